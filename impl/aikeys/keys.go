@@ -1,0 +1,214 @@
+package aikeys
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// RegisterKey seals a provider key and stores it.
+func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObject) (gen.RegisterKeyResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	provider, err := s.checkRegister(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	registration, err := s.seal(ctx, caller, provider, req)
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.store.RegisterKey(ctx, caller, roleToWrite(registration.Key), registration, s.now().UnixMicro())
+	if errors.Is(err, models.ErrForbidden) {
+		s.recordDenied(ctx, registration.Event)
+	}
+	if err != nil {
+		return nil, takenName(err)
+	}
+	location := keyPath(key)
+	return gen.RegisterKey201JSONResponse{
+		Body:    gen.RegisterResponse{Key: wireKey(key)},
+		Headers: gen.RegisterKey201ResponseHeaders{Location: &location},
+	}, nil
+}
+
+// tellingSecret is the length from which a secret inside a name is no accident.
+const tellingSecret = 8
+
+// checkRegister refuses what the document can't describe.
+func (s *server) checkRegister(body *gen.RegisterRequest) (providers.Provider, error) {
+	provider, err := s.provider(body.Provider)
+	if err != nil {
+		return provider, err
+	}
+	if refusal := (*providers.Refusal)(nil); errors.As(s.providers.CheckSecret(provider, string(body.Secret)), &refusal) {
+		return provider, problem.Invalid("secret", refusal.Reason)
+	}
+	if len(body.Secret) >= tellingSecret && strings.Contains(body.Name, string(body.Secret)) {
+		return provider, problem.Invalid("name", "holds the secret itself; names are shown to people, choose another")
+	}
+	return provider, nil
+}
+
+// seal builds all that the register writes. The plaintext ends here.
+func (s *server) seal(ctx context.Context, caller models.Caller, provider providers.Provider, req gen.RegisterKeyRequestObject) (models.Registration, error) {
+	now := s.now()
+	key := models.Key{
+		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
+		Provider: provider.Slug, Name: req.Body.Name, Version: 1, CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
+	}
+	if req.Body.UserScope != nil && *req.Body.UserScope {
+		key.UserID = caller.UserID
+	}
+	key.DisplaySuffix = providers.DisplaySuffix(string(req.Body.Secret))
+	idempotency, err := s.idempotency(ctx, caller, key, req)
+	if err != nil {
+		return models.Registration{}, err
+	}
+	secret := sealer.NewSecret([]byte(req.Body.Secret))
+	defer secret.Wipe()
+	envelope, err := s.sealer.Seal(ctx, sealer.Binding{
+		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
+	}, secret)
+	if err != nil {
+		return models.Registration{}, err
+	}
+	key.Envelope, key.KEKID = envelope.Bytes, envelope.KEKID
+	return models.Registration{Key: key, Event: s.keyEvent(ctx, models.EventKeyRegistered, key), Idempotency: idempotency}, nil
+}
+
+// GetKey returns one key's metadata.
+func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.GetKeyResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.store.GetKey(ctx, caller, keyID(req.ID), s.now().UnixMicro())
+	if err != nil {
+		return nil, err
+	}
+	return gen.GetKey200JSONResponse{Key: wireKey(key)}, nil
+}
+
+// ListKeys returns the project's keys and the caller's own.
+func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (gen.ListKeysResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	page, err := keyPage(req.Params.PageSize, req.Params.PageToken)
+	if err != nil {
+		return nil, err
+	}
+	filter := models.KeyFilter{Before: page.after, Limit: page.limit()}
+	if req.Params.Provider != nil {
+		if _, err := s.provider(*req.Params.Provider); err != nil {
+			return nil, err
+		}
+		filter.Provider = *req.Params.Provider
+	}
+	if req.Params.State != nil {
+		filter.State = models.KeyState(*req.Params.State)
+	}
+	keys, err := s.store.ListKeys(ctx, caller, filter, s.now().UnixMicro())
+	if err != nil {
+		return nil, err
+	}
+	keys, next := cut(keys, page, func(k models.Key) string { return k.ID })
+	return gen.ListKeys200JSONResponse{Keys: convert(keys, wireKey), NextPageToken: next}, nil
+}
+
+// RevokeKey ends a key. Its receipt is complete as soon as it is stored while no data plane is known to hold keys.
+func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) (gen.RevokeKeyResponseObject, error) {
+	if _, err := waitOf(req.Params.Wait); err != nil {
+		return nil, err
+	}
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		key   models.Key
+		event models.Event
+	)
+	err = s.store.Transact(ctx, func(tx *models.Tx) error {
+		role, err := tx.Role(caller)
+		if err != nil {
+			return err
+		}
+		if key, err = tx.Key(caller, keyID(req.ID)); err != nil {
+			return err
+		}
+		event = s.keyEvent(ctx, models.EventKeyRevoked, key)
+		if !role.Covers(roleToWrite(key)) {
+			return models.ErrForbidden
+		}
+		first, err := tx.RevokeKey(&key, caller.UserID)
+		if err != nil || !first {
+			return err
+		}
+		return tx.AppendEvent(event)
+	})
+	if errors.Is(err, models.ErrForbidden) {
+		s.recordDenied(ctx, event)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return gen.RevokeKey200JSONResponse{Receipt: gen.Receipt{
+		State: "complete", RevokedAt: wireTime(key.RevokedAt), RevokedBy: key.RevokedBy,
+	}}, nil
+}
+
+// takenName names the field behind a conflict.
+func takenName(err error) error {
+	if errors.Is(err, models.ErrAlreadyExists) {
+		return &problem.Error{Kind: err, Fields: []problem.Field{{Field: "name", Message: "is taken by an active key"}}}
+	}
+	return err
+}
+
+// roleToWrite is the access rule for registering and revoking: a member's own key needs no more than membership, a
+// project-level key its owner.
+func roleToWrite(key models.Key) models.Role {
+	if key.UserID != "" {
+		return models.RoleMember
+	}
+	return models.RoleOwner
+}
+
+// keyEvent is the audit line of what the request at hand does to key.
+func (s *server) keyEvent(ctx context.Context, what models.EventType, key models.Key) models.Event {
+	event := s.event(ctx, what, key.CustomerID, key.ProjectID)
+	event.ScopeUserID, event.KeyID, event.Provider = key.UserID, key.ID, key.Provider
+	return event
+}
+
+func (s *server) event(ctx context.Context, what models.EventType, customerID, projectID string) models.Event {
+	call, now := httpapi.CallFrom(ctx), s.now()
+	return models.Event{
+		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: customerID, ProjectID: projectID,
+		Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
+		ActorUserID: call.Principal.UserID, ActorMethod: string(call.Principal.Method), ActorTokenID: call.Principal.TokenID,
+		SourceIP: call.SourceIP, RequestID: call.ID,
+	}
+}
+
+// recordDenied adds a member's refused attempt to the audit trail. It is refused all the same if that fails, and the
+// request's log line tells of it either way.
+func (s *server) recordDenied(ctx context.Context, event models.Event) {
+	event.Outcome = models.OutcomeDenied
+	if event.Type == models.EventKeyRegistered {
+		event.KeyID = "" // no such key came to be
+	}
+	_ = s.store.Transact(ctx, func(tx *models.Tx) error { return tx.AppendEvent(event) })
+}

@@ -1,0 +1,98 @@
+// Package aikeys implements the public API of spec/aikeys.yaml: the handlers behind the generated routes. A request goes
+// generated route → authentication, rate limit and validation (impl/httpapi) → handler → access rule → models and sealer →
+// reply. It may import spec, gen, models, sealer, and what else is in impl.
+package aikeys
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// Config is what the public API needs.
+type Config struct {
+	Store     *models.Store
+	Sealer    sealer.Sealer
+	Canary    *canary.Keeper
+	Providers *providers.Catalogue
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// API is the shared part; its Document is set here.
+	API httpapi.Config
+}
+
+// server holds the handlers. Each file has those of one resource.
+type server struct {
+	store     *models.Store
+	sealer    sealer.Sealer
+	canary    *canary.Keeper
+	providers *providers.Catalogue
+	now       func() time.Time
+	ids       models.IDs
+}
+
+var _ gen.StrictServerInterface = (*server)(nil)
+
+// NewHandler returns the public API.
+func NewHandler(cfg Config) (http.Handler, error) {
+	doc, err := gen.GetSpec()
+	if err != nil {
+		return nil, fmt.Errorf("public API document: %w", err)
+	}
+	cfg.API.Document = doc
+	api, err := httpapi.NewAPI(cfg.API)
+	if err != nil {
+		return nil, fmt.Errorf("public API: %w", err)
+	}
+	s := &server{store: cfg.Store, sealer: cfg.Sealer, canary: cfg.Canary, providers: cfg.Providers, now: cfg.Now}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	gen.RegisterHandlersWithOptions(api.Echo, gen.NewStrictHandler(s, []gen.StrictMiddlewareFunc{httpapi.RequireChecked[gen.StrictHandlerFunc]}),
+		gen.RegisterHandlersOptions{OperationMiddlewares: api.Middlewares})
+	return api.Echo, nil
+}
+
+// caller says on whose behalf, and on which project, the request acts. A session reaches the projects of its own customer
+// alone: another customer's are answered like projects that it is no member of.
+func (s *server) caller(ctx context.Context, customerID, projectID string) (models.Caller, error) {
+	who := httpapi.CallFrom(ctx).Principal
+	if customerID == httpapi.SessionDefault {
+		customerID = who.CustomerID
+	}
+	if projectID == httpapi.SessionDefault {
+		projectID = who.ProjectID
+	}
+	if customerID != who.CustomerID {
+		return models.Caller{}, fmt.Errorf("%w: project of another customer", models.ErrNotMember)
+	}
+	return models.Caller{CustomerID: customerID, ProjectID: projectID, UserID: who.UserID, TokenID: who.TokenID}, nil
+}
+
+// member returns the caller if they are a member of the project.
+func (s *server) member(ctx context.Context, customerID, projectID string) (models.Caller, error) {
+	caller, err := s.caller(ctx, customerID, projectID)
+	if err != nil {
+		return caller, err
+	}
+	_, err = s.store.Role(ctx, caller, s.now().UnixMicro())
+	return caller, err
+}
+
+// provider looks a slug up in the catalogue.
+func (s *server) provider(slug string) (providers.Provider, error) {
+	p, ok := s.providers.Lookup(slug)
+	if !ok {
+		return p, problem.Invalid("provider", "is not a provider that we know; known are "+s.knownProviders())
+	}
+	return p, nil
+}

@@ -1,0 +1,193 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/labstack/echo/v4"
+
+	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// Sessions opens sessions; *session.Authenticator is one.
+type Sessions interface {
+	Authenticate(ctx context.Context, authorization string) (session.Principal, error)
+	Drop(tokenID string)
+}
+
+// Config is what an API needs besides its handlers.
+type Config struct {
+	// Document is the OpenAPI document that requests are checked against.
+	Document *openapi3.T
+	Sessions Sessions
+	Observer *Observer
+	// Ready tells whether requests may be served yet; nil means always. Until then every operation answers 503.
+	Ready func() bool
+	// PrincipalRate limits each customer's user, FailureRate the failed authentications of each address.
+	PrincipalRate Rate
+	FailureRate   Rate
+	// TrustedProxies are the networks whose X-Forwarded-For is believed. Empty believes none.
+	TrustedProxies []netip.Prefix
+}
+
+// API is an Echo instance with what every operation goes through: authentication, rate limit, validation.
+type API struct {
+	Echo *echo.Echo
+	// Middlewares are the operations' own, by operationId, for the generated registration of routes.
+	Middlewares map[string][]echo.MiddlewareFunc
+
+	ready      func() bool
+	sessions   Sessions
+	observer   *Observer
+	principals *Limiter
+	failures   *Limiter
+}
+
+// NewAPI builds the shared part of a listener. The caller registers the generated routes on Echo.
+func NewAPI(cfg Config) (*API, error) {
+	api := &API{
+		Echo:        echo.New(),
+		Middlewares: map[string][]echo.MiddlewareFunc{},
+		ready:       cfg.Ready,
+		sessions:    cfg.Sessions,
+		observer:    cfg.Observer,
+		principals:  NewLimiter(cfg.PrincipalRate),
+		failures:    NewLimiter(cfg.FailureRate),
+	}
+	if api.ready == nil {
+		api.ready = func() bool { return true }
+	}
+	api.Echo.HTTPErrorHandler = api.fail
+	api.Echo.IPExtractor = sourceIP(cfg.TrustedProxies)
+	api.Echo.Pre(CanonicalPaths)
+	api.Echo.Pre(api.observer.middleware)
+	for path, item := range cfg.Document.Paths.Map() {
+		for method, op := range item.Operations() {
+			chain, err := api.chain(cfg.Document, item, op)
+			if err != nil {
+				return nil, fmt.Errorf("%s %s: %w", method, path, err)
+			}
+			api.Middlewares[op.OperationID] = chain
+		}
+	}
+	return api, nil
+}
+
+func (a *API) chain(doc *openapi3.T, item *openapi3.PathItem, op *openapi3.Operation) ([]echo.MiddlewareFunc, error) {
+	v, err := newValidator(item, op)
+	if err != nil {
+		return nil, err
+	}
+	chain := []echo.MiddlewareFunc{a.admit(op.OperationID)}
+	security := op.Security
+	if security == nil {
+		security = &doc.Security
+	}
+	if len(*security) > 0 {
+		chain = append(chain, a.authenticate, a.limit)
+	}
+	return append(chain, v.middleware), nil
+}
+
+// admit names the operation, and turns it away while the service starts.
+func (a *API) admit(operationID string) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			CallFrom(c.Request().Context()).Operation = operationID
+			if !a.ready() {
+				return problem.ErrNotReady
+			}
+			return next(c)
+		}
+	}
+}
+
+func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		ctx := c.Request().Context()
+		call := CallFrom(ctx)
+		principal, err := a.openSession(ctx, c.Request().Header.Values("Authorization"))
+		if errors.Is(err, session.ErrUnauthenticated) {
+			if ok, wait := a.failures.Allow(addressKey(call.SourceIP)); !ok {
+				return &problem.Wait{Kind: problem.ErrTooManyRequests, Seconds: wait}
+			}
+		}
+		if err != nil {
+			return err
+		}
+		call.Principal = principal
+		err = next(c)
+		if errors.Is(err, models.ErrSessionEnded) {
+			a.sessions.Drop(principal.TokenID)
+		}
+		return err
+	}
+}
+
+func (a *API) openSession(ctx context.Context, headers []string) (session.Principal, error) {
+	if len(headers) != 1 {
+		return session.Principal{}, fmt.Errorf("%w: %d Authorization headers", session.ErrUnauthenticated, len(headers))
+	}
+	return a.sessions.Authenticate(ctx, headers[0])
+}
+
+func (a *API) limit(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		who := CallFrom(c.Request().Context()).Principal
+		if ok, wait := a.principals.Allow(who.CustomerID + "/" + who.UserID); !ok {
+			return &problem.Wait{Kind: problem.ErrTooManyRequests, Seconds: wait}
+		}
+		return next(c)
+	}
+}
+
+// RequireChecked stands right before the handlers: a request that came past an operation's own middlewares, because they
+// were not registered, is refused.
+func RequireChecked[Handler ~func(echo.Context, any) (any, error)](next Handler, _ string) Handler {
+	return func(c echo.Context, request any) (any, error) {
+		if !CallFrom(c.Request().Context()).checked {
+			return nil, errors.New("operation registered without its middlewares")
+		}
+		return next(c, request)
+	}
+}
+
+// fail is the one exit for errors.
+func (a *API) fail(err error, c echo.Context) {
+	call := CallFrom(c.Request().Context())
+	call.Err = err
+	if c.Response().Committed {
+		return
+	}
+	problem.Write(c.Response(), problem.From(known(err), call.ID), err)
+}
+
+// known gives the router's own errors their sentinels, so that they don't pass for a missing resource.
+func known(err error) error {
+	switch {
+	case errors.Is(err, echo.ErrNotFound):
+		return problem.ErrNoRoute
+	case errors.Is(err, echo.ErrMethodNotAllowed):
+		return problem.ErrMethodNotAllowed
+	}
+	return err
+}
+
+// sourceIP finds the caller's address: the peer's own, or the nearest address in X-Forwarded-For that is no trusted proxy.
+func sourceIP(trusted []netip.Prefix) echo.IPExtractor {
+	if len(trusted) == 0 {
+		return echo.ExtractIPDirect()
+	}
+	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
+	for _, prefix := range trusted {
+		options = append(options, echo.TrustIPRange(ipNet(prefix)))
+	}
+	forwarded := echo.ExtractIPFromXFFHeader(options...)
+	return func(r *http.Request) string { return forwarded(r) }
+}

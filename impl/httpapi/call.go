@@ -1,0 +1,43 @@
+// Package httpapi is what the HTTP listeners share: one Call for each request with its id, log line, metrics and span;
+// authentication and rate limits; validation of requests against the OpenAPI document; and servers that drain. It knows no
+// resource. It may import gen, impl/problem and impl/session.
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/agentrouter/aikeys/impl/session"
+)
+
+// Call is what is known of the request at hand. Its middleware fills it in on the way to the handler.
+type Call struct {
+	// ID is a ULID, minted here: a caller's own id could be anything.
+	ID string
+	// SourceIP is the caller's address, taken from X-Forwarded-For only where a trusted proxy set it.
+	SourceIP string
+	// Operation is the operationId of the document; empty where no operation matched.
+	Operation string
+	// Principal is who calls. It is zero before authentication and for operations that need none.
+	Principal session.Principal
+	// Started is when the request's head was read.
+	Started time.Time
+	// checked is set once the request passed everything that its operation asks for.
+	checked bool
+	// Err is the error that the problem document was made from; nil on success.
+	Err error
+}
+
+type callKey struct{}
+
+// CallFrom returns the call that ctx belongs to, an empty one outside any.
+func CallFrom(ctx context.Context) *Call {
+	if call, ok := ctx.Value(callKey{}).(*Call); ok {
+		return call
+	}
+	return &Call{}
+}
+
+func withCall(ctx context.Context, call *Call) context.Context {
+	return context.WithValue(ctx, callKey{}, call)
+}

@@ -1,0 +1,162 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+// Observer gives every request its id, log line, metrics and span. What it writes is an allow-list: operation ids, our own
+// ids, statuses and times. Paths, query strings, headers and bodies, which can hold anything, are never among it.
+type Observer struct {
+	log      *slog.Logger
+	tracer   trace.Tracer
+	ids      models.IDs
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+}
+
+// NewObserver returns an Observer for one listener, named in the metrics. A nil tracer means no traces.
+func NewObserver(listener string, log *slog.Logger, metrics prometheus.Registerer, tracer trace.Tracer) (*Observer, error) {
+	labels := prometheus.Labels{"listener": listener}
+	o := &Observer{
+		log: log, tracer: tracer,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aikeys_http_requests_total", Help: "Requests answered, by operation and status.", ConstLabels: labels,
+		}, []string{"operation", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aikeys_http_request_duration_seconds", Help: "Time from a request's head to the end of its answer.", ConstLabels: labels,
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"operation"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "aikeys_http_requests_in_flight", Help: "Requests being answered.", ConstLabels: labels,
+		}),
+	}
+	for _, c := range []prometheus.Collector{o.requests, o.duration, o.inFlight} {
+		if err := metrics.Register(c); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return o, nil
+}
+
+func (o *Observer) middleware(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		call := &Call{Started: time.Now(), SourceIP: c.RealIP()}
+		call.ID = o.ids.Next("", call.Started)
+		ctx := withCall(c.Request().Context(), call)
+		span := trace.SpanFromContext(ctx)
+		if o.tracer != nil {
+			ctx, span = o.startSpan(ctx, c.Request())
+		}
+		c.SetRequest(c.Request().WithContext(ctx))
+		header := c.Response().Header()
+		header.Set("X-Request-Id", call.ID)
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		o.inFlight.Inc()
+		defer o.inFlight.Dec()
+		if err := o.recovered(next, c); err != nil {
+			c.Error(err)
+		}
+		o.record(ctx, c, call, span)
+		return nil
+	}
+}
+
+type panicError struct{ stack []byte }
+
+func (*panicError) Error() string { return "panic" }
+
+// recovered turns a panic into an error. What was panicked with may hold a secret, so only the stack is kept.
+func (o *Observer) recovered(next echo.HandlerFunc, c echo.Context) (err error) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if p == http.ErrAbortHandler { //nolint:errorlint // the value that net/http documents for aborting
+			panic(p)
+		}
+		err = &panicError{stack: debug.Stack()}
+	}()
+	return next(c)
+}
+
+func (o *Observer) startSpan(ctx context.Context, r *http.Request) (context.Context, trace.Span) {
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
+	return o.tracer.Start(ctx, "request", trace.WithSpanKind(trace.SpanKindServer))
+}
+
+func (o *Observer) record(ctx context.Context, c echo.Context, call *Call, span trace.Span) {
+	status, took := c.Response().Status, time.Since(call.Started)
+	operation := call.Operation
+	if operation == "" {
+		operation = "none"
+	}
+	o.requests.WithLabelValues(operation, strconv.Itoa(status)).Inc()
+	o.duration.WithLabelValues(operation).Observe(took.Seconds())
+	if span.IsRecording() {
+		span.SetName(operation)
+		span.SetAttributes(attribute.Int("http.response.status_code", status), attribute.String("aikeys.request_id", call.ID))
+		if status >= http.StatusInternalServerError {
+			span.SetStatus(codes.Error, "")
+		}
+		span.End()
+	}
+	if level := levelOf(c.Request().Method, status); o.log.Enabled(ctx, level) {
+		o.log.LogAttrs(ctx, level, "request", attributes(operation, c, call, took)...)
+	}
+}
+
+// levelOf keeps the log readable under load: changes and refusals are told, successful reads only when debugging.
+func levelOf(method string, status int) slog.Level {
+	switch {
+	case status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable:
+		return slog.LevelError
+	case status == http.StatusServiceUnavailable:
+		return slog.LevelWarn
+	case status < http.StatusBadRequest && method == http.MethodGet:
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+func attributes(operation string, c echo.Context, call *Call, took time.Duration) []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("request_id", call.ID), slog.String("operation", operation), slog.Int("status", c.Response().Status),
+		slog.Duration("took", took.Round(time.Microsecond)), slog.String("source_ip", call.SourceIP),
+	}
+	if who := call.Principal; who.UserID != "" {
+		attrs = append(attrs, slog.String("customer_id", who.CustomerID), slog.String("user_id", who.UserID), slog.String("token_id", who.TokenID))
+	}
+	if call.Err != nil && c.Response().Status >= http.StatusInternalServerError {
+		attrs = append(attrs, slog.String("error", call.Err.Error()))
+	}
+	if crash := (*panicError)(nil); errors.As(call.Err, &crash) {
+		attrs = append(attrs, slog.String("stack", string(crash.stack)))
+	}
+	return attrs
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	p = p.Masked()
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

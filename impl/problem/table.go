@@ -1,0 +1,76 @@
+package problem
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// The sentinels of the HTTP layer itself.
+var (
+	ErrInvalid          = errors.New("invalid argument")
+	ErrTooLarge         = errors.New("body too large")
+	ErrMediaType        = errors.New("unsupported media type")
+	ErrNoRoute          = errors.New("no such path")
+	ErrMethodNotAllowed = errors.New("method not allowed")
+	ErrTooManyRequests  = errors.New("too many requests")
+	ErrNotReady         = errors.New("not ready")
+	ErrInternal         = errors.New("internal")
+)
+
+type row struct {
+	sentinel error
+	status   int
+	code     string
+	slug     string
+	title    string
+	detail   string
+}
+
+var internal = row{ErrInternal, http.StatusInternalServerError, "internal", "internal", "Internal error",
+	"Something failed on our side; quote the request_id to support."}
+
+// The first row whose sentinel the error wraps is the answer; among rows of one status the first also answers for
+// errors that carry that status alone.
+var table = []row{
+	{ErrInvalid, http.StatusBadRequest, "invalid_argument", "invalid-argument", "Invalid argument",
+		"The request is not as this method describes it; see errors."},
+	{ErrTooLarge, http.StatusRequestEntityTooLarge, "invalid_argument", "body-too-large", "Body too large",
+		"The body is over the limit of 64 KiB."},
+	{ErrMediaType, http.StatusUnsupportedMediaType, "invalid_argument", "unsupported-media-type", "Unsupported media type",
+		"Send the body as application/json in UTF-8, without a content encoding."},
+	{session.ErrUnauthenticated, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
+		"Send one valid API key or session token in the header Authorization: Bearer <token>."},
+	{models.ErrSessionEnded, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
+		"This API key has been revoked or has expired; ask for a new one."},
+	{models.ErrNotMember, http.StatusForbidden, "permission_denied", "permission-denied", "Permission denied",
+		"You are not a member of this project; one of its owners can add you."},
+	{models.ErrForbidden, http.StatusForbidden, "permission_denied", "permission-denied", "Permission denied",
+		"This needs the project's owner. Members may register and revoke keys of their own with user_scope."},
+	{models.ErrNotFound, http.StatusNotFound, "not_found", "not-found", "Not found",
+		"There is no such thing here, or none that you may see."},
+	{ErrNoRoute, http.StatusNotFound, "not_found", "not-found", "Not found",
+		"There is no such path; the API begins at /v1 and is described by its OpenAPI document."},
+	{ErrMethodNotAllowed, http.StatusMethodNotAllowed, "invalid_argument", "method-not-allowed", "Method not allowed",
+		"This path does not answer that method; the header Allow lists those that it does."},
+	{models.ErrAlreadyExists, http.StatusConflict, "already_exists", "already-exists", "Already exists",
+		"An active key of this provider and scope has that name already; choose another name, or revoke that key."},
+	{models.ErrLastOwner, http.StatusConflict, "failed_precondition", "failed-precondition", "Failed precondition",
+		"A project keeps at least one owner; make somebody else an owner first."},
+	{models.ErrIdempotencyReuse, http.StatusUnprocessableEntity, "failed_precondition", "idempotency-key-reused",
+		"Idempotency key reused", "This Idempotency-Key was used for another request; send a new one."},
+	{ErrTooManyRequests, http.StatusTooManyRequests, "resource_exhausted", "resource-exhausted", "Too many requests",
+		"You have sent too many requests; try again after the time in Retry-After."},
+	{ErrNotReady, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
+		"The service is starting, or waiting for its database; try again after the time in Retry-After."},
+	{models.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
+		"The database can't be reached at the moment; try again after the time in Retry-After."},
+	{sealer.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
+		"The secrets service can't be reached at the moment; try again after the time in Retry-After."},
+	{session.ErrIssuerUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
+		"The issuer of session tokens can't be reached at the moment; try again after the time in Retry-After."},
+	internal,
+}

@@ -1,0 +1,172 @@
+package providers
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func load(t testing.TB) *Catalogue {
+	t.Helper()
+	c, err := Load()
+	require.NoError(t, err)
+	return c
+}
+
+func lookup(t testing.TB, c *Catalogue, slug string) Provider {
+	t.Helper()
+	p, ok := c.Lookup(slug)
+	require.True(t, ok, slug)
+	return p
+}
+
+// Where a key may go, and in what header: a change here is a change of who receives customers' keys.
+func TestDestinationsArePinned(t *testing.T) {
+	want := []struct {
+		slug, baseURL string
+		style         AuthStyle
+		format        SecretFormat
+	}{
+		{"openai", "https://api.openai.com/v1", AuthBearer, FormatToken},
+		{"anthropic", "https://api.anthropic.com", AuthXAPIKey, FormatToken},
+		{"gemini", "https://generativelanguage.googleapis.com/v1beta", AuthXGoogAPIKey, FormatToken},
+		{"groq", "https://api.groq.com/openai/v1", AuthBearer, FormatToken},
+		{"xai", "https://api.x.ai/v1", AuthBearer, FormatToken},
+		{"deepinfra", "https://api.deepinfra.com/v1/openai", AuthBearer, FormatToken},
+		{"mistral", "https://api.mistral.ai/v1", AuthBearer, FormatToken},
+		{"cohere", "https://api.cohere.com", AuthBearer, FormatToken},
+		{"together", "https://api.together.ai/v1", AuthBearer, FormatToken},
+		{"fireworks", "https://api.fireworks.ai/inference/v1", AuthBearer, FormatToken},
+		{"deepseek", "https://api.deepseek.com", AuthBearer, FormatToken},
+		{"perplexity", "https://api.perplexity.ai", AuthBearer, FormatToken},
+		{"openrouter", "https://openrouter.ai/api/v1", AuthBearer, FormatToken},
+		{"azure_openai", "https://{resource}.openai.azure.com", AuthAPIKey, FormatJSON},
+		{"bedrock", "https://bedrock-runtime.{region}.amazonaws.com", AuthAWSSigV4, FormatJSON},
+		{"vertex", "https://aiplatform.googleapis.com/v1", AuthGCPOAuth, FormatJSON},
+		{"vertexanthropic", "https://aiplatform.googleapis.com/v1", AuthGCPOAuth, FormatJSON},
+	}
+	c := load(t)
+	slugs := []string{}
+	for i, p := range c.All() {
+		slugs = append(slugs, p.Slug)
+		require.Less(t, i, len(want), p.Slug)
+		require.Equal(t, want[i].slug, p.Slug)
+		require.Equal(t, want[i].baseURL, p.BaseURL)
+		require.Equal(t, want[i].style, p.AuthStyle)
+		require.Equal(t, want[i].format, p.SecretFormat)
+	}
+	require.Len(t, slugs, len(want))
+	require.Equal(t, slugs, c.Slugs())
+}
+
+func TestRequiredFieldsArePinned(t *testing.T) {
+	c := load(t)
+	serviceAccount := []string{"type", "project_id", "private_key", "client_email"}
+	require.Equal(t, []string{}, lookup(t, c, "openai").RequiredFields())
+	require.Equal(t, []string{"resource", "api_key"}, lookup(t, c, "azure_openai").RequiredFields())
+	require.Equal(t, []string{"access_key_id", "secret_access_key", "region"}, lookup(t, c, "bedrock").RequiredFields())
+	require.Equal(t, serviceAccount, lookup(t, c, "vertex").RequiredFields())
+	require.Equal(t, serviceAccount, lookup(t, c, "vertexanthropic").RequiredFields())
+}
+
+func TestKnownPrefixesKeepTheFilesOrder(t *testing.T) {
+	c := load(t)
+	require.Equal(t, []string{"sk-", "sk-proj-", "sk-svcacct-", "sk-admin-"}, lookup(t, c, "openai").KnownPrefixes())
+	require.Equal(t, []string{}, lookup(t, c, "mistral").KnownPrefixes())
+}
+
+func TestLookupIsExact(t *testing.T) {
+	c := load(t)
+	for _, slug := range []string{"", "OpenAI", "openai ", "nope"} {
+		_, ok := c.Lookup(slug)
+		require.False(t, ok, "%q", slug)
+	}
+}
+
+func TestCallersCannotChangeTheCatalogue(t *testing.T) {
+	c := load(t)
+	spoil := func(p Provider) {
+		p.Prefixes[0].Value = "spoilt"
+		p.Fields[0].OneOf = append(p.Fields[0].OneOf[:0], "spoilt")
+		p.Fields[0].Name = "spoilt"
+	}
+	c.providers = append(c.providers, Provider{
+		Slug: "both", Prefixes: []Prefix{{Value: "b-"}}, Fields: []Field{{Name: "type", OneOf: []string{"b"}}},
+	})
+	before := lookup(t, c, "both")
+	spoil(lookup(t, c, "both"))
+	spoil(c.All()[len(c.All())-1])
+	c.All()[0] = Provider{}
+	c.Slugs()[0] = "spoilt"
+	require.Equal(t, before, lookup(t, c, "both"))
+	require.Equal(t, "openai", c.Slugs()[0])
+	require.Equal(t, "openai", c.All()[0].Slug)
+}
+
+const validCatalogue = `
+providers:
+  - slug: one
+    display_name: One
+    base_url: https://one.example/v1
+    auth_style: bearer
+    secret_format: token
+    prefixes: [{value: one-, distinctive: true}, {value: sk-}]
+    key_page: https://one.example/keys
+    example: one-EXAMPLE
+  - slug: two
+    display_name: Two
+    base_url: https://{region}.two.example
+    auth_style: api_key
+    secret_format: json
+    prefixes: [{value: sk-}]
+    fields: [{name: region}, {name: api_key}]
+    key_page: https://two.example/keys
+    example: '{}'
+`
+
+func TestAnInvalidCatalogueIsRefused(t *testing.T) {
+	_, err := parse([]byte(validCatalogue))
+	require.NoError(t, err)
+	cases := []struct{ name, old, new string }{
+		{"not YAML", "providers:", "providers: ]"},
+		{"unknown field", "display_name: One", "display_name: One\n    nickname: One"},
+		{"unknown field of a prefix", "{value: one-, ", "{value: one-, length: 3, "},
+		{"field twice", "slug: one", "slug: one\n    slug: one"},
+		{"second document", "example: '{}'", "example: '{}'\n---\nproviders: []"},
+		{"no providers", validCatalogue, "providers: []"},
+		{"slug taken", "slug: two", "slug: one"},
+		{"slug in capitals", "slug: one", "slug: One"},
+		{"no display name", "display_name: One", "display_name: ''"},
+		{"plain http", "https://one.example/v1", "http://one.example/v1"},
+		{"no host", "https://one.example/v1", "https:///v1"},
+		{"user in the URL", "https://one.example/v1", "https://user@one.example/v1"},
+		{"trailing slash", "https://one.example/v1", "https://one.example/v1/"},
+		{"query", "https://one.example/v1", "https://one.example/v1?a=b"},
+		{"stray brace", "https://one.example/v1", "https://one.example/v1}"},
+		{"host from no field", "https://{region}.two", "https://{zone}.two"},
+		{"host from an optional field", "{name: region}", "{name: region, optional: true}"},
+		{"unknown auth style", "auth_style: bearer", "auth_style: basic"},
+		{"unknown secret format", "secret_format: token", "secret_format: xml"},
+		{"token with fields", "secret_format: token", "secret_format: token\n    fields: [{name: a}]"},
+		{"json without a required field", "https://{region}.two.example\n    auth_style: api_key\n    secret_format: json\n" +
+			"    prefixes: [{value: sk-}]\n    fields: [{name: region}, {name: api_key}]",
+			"https://two.example\n    auth_style: api_key\n    secret_format: json"},
+		{"nameless field", "{name: api_key}", "{name: api_key}, {optional: true}"},
+		{"field listed twice", "{name: api_key}", "{name: api_key}, {name: region}"},
+		{"empty prefix", "{value: one-, distinctive: true}", "{value: ''}"},
+		{"prefix twice", "{value: one-, distinctive: true}", "{value: sk-}"},
+		{"distinctive prefix of two", "prefixes: [{value: sk-}]", "prefixes: [{value: one-}]"},
+		{"distinctive after plain", "prefixes: [{value: sk-}]", "prefixes: [{value: sk-, distinctive: true}]"},
+		{"key page not https", "https://one.example/keys", "one.example/keys"},
+		{"no example", "example: one-EXAMPLE", "example: ''"},
+	}
+	for _, test := range cases {
+		t.Run(test.name, func(t *testing.T) {
+			document := strings.Replace(validCatalogue, test.old, test.new, 1)
+			require.NotEqual(t, validCatalogue, document)
+			_, err := parse([]byte(document))
+			require.ErrorIs(t, err, ErrCatalogue)
+		})
+	}
+}

@@ -1,0 +1,138 @@
+package session_test
+
+import (
+	"crypto/sha256"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/session"
+)
+
+var keyPattern = regexp.MustCompile(`^ak_([0-9A-HJKMNP-TV-Z]{26})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})$`)
+
+func TestAPIKey(t *testing.T) {
+	t.Run("its text has the documented form and its hash is of the secret part alone", func(t *testing.T) {
+		text, id, hash, err := session.MintAPIKey(time.Now())
+		require.NoError(t, err)
+		parts := keyPattern.FindStringSubmatch(text)
+		require.NotNil(t, parts)
+		require.Equal(t, id, parts[1])
+		sum := sha256.Sum256([]byte(parts[2]))
+		require.Equal(t, sum[:], hash)
+	})
+	t.Run("parsing gives back what was minted, with or without ak- before it", func(t *testing.T) {
+		text, id, hash, err := session.MintAPIKey(time.Now())
+		require.NoError(t, err)
+		for _, spelling := range []string{text, "ak-" + text} {
+			gotID, gotHash, err := session.ParseAPIKey(spelling)
+			require.NoError(t, err)
+			require.Equal(t, id, gotID)
+			require.Equal(t, hash, gotHash[:])
+		}
+	})
+	t.Run("no two are alike", func(t *testing.T) {
+		now, ids, hashes := time.Now(), map[string]bool{}, map[string]bool{}
+		for range 1000 {
+			_, id, hash, err := session.MintAPIKey(now)
+			require.NoError(t, err)
+			ids[id], hashes[string(hash)] = true, true
+		}
+		require.Len(t, ids, 1000)
+		require.Len(t, hashes, 1000)
+	})
+	t.Run("a time that no ULID can hold is an error", func(t *testing.T) {
+		_, _, _, err := session.MintAPIKey(time.UnixMilli(1 << 50))
+		require.Error(t, err)
+	})
+	t.Run("a token of another prefix is refused", func(t *testing.T) {
+		text, id, _, err := session.Mint("dp", time.Now())
+		require.NoError(t, err)
+		_, _, err = session.ParseAPIKey(text)
+		require.ErrorIs(t, err, session.ErrUnauthenticated)
+		_, _, err = session.ParseAPIKey("ak" + text[2:])
+		require.ErrorIs(t, err, session.ErrUnauthenticated, "the checksum covers the prefix")
+		got, _, err := session.Parse("dp", text)
+		require.NoError(t, err)
+		require.Equal(t, id, got)
+	})
+	t.Run("a fixed key keeps its checksum", func(t *testing.T) {
+		text := "ak_01ARZ3NDEKTSV4RRFFQ69G5FAV_" + strings.Repeat("0", 43) + "_4EdhZZ"
+		id, _, err := session.ParseAPIKey(text)
+		require.NoError(t, err, "keys in the field must stay valid")
+		require.Equal(t, "01ARZ3NDEKTSV4RRFFQ69G5FAV", id)
+	})
+}
+
+func TestAPIKeyWithOneWrongCharacterIsRefused(t *testing.T) {
+	text, _, _, err := session.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	for _, key := range []string{text, "ak-" + text} {
+		for i := range key {
+			for c := range 256 {
+				if byte(c) == key[i] {
+					continue
+				}
+				wrong := key[:i] + string([]byte{byte(c)}) + key[i+1:]
+				if _, _, err := session.ParseAPIKey(wrong); err == nil {
+					t.Fatalf("accepted with character %d of %d changed to %q", i, len(key), byte(c))
+				}
+			}
+		}
+	}
+}
+
+func TestAPIKeyOfWrongShapeIsRefused(t *testing.T) {
+	text, _, _, err := session.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	parts := strings.Split(text, "_")
+	cases := map[string]string{
+		"empty":              "",
+		"prefix alone":       "ak_",
+		"no prefix":          text[3:],
+		"prefix twice":       "ak-ak-" + text,
+		"upper-case prefix":  "AK" + text[2:],
+		"lower-case ULID":    strings.Join([]string{parts[0], strings.ToLower(parts[1]), parts[2], parts[3]}, "_"),
+		"no checksum":        strings.Join(parts[:3], "_"),
+		"a part too many":    text + "_x",
+		"truncated":          text[:len(text)-1],
+		"trailing newline":   text + "\n",
+		"leading space":      " " + text,
+		"parts swapped":      strings.Join([]string{parts[0], parts[2], parts[1], parts[3]}, "_"),
+		"ULID past its time": "ak_8ZZZZZZZZZZZZZZZZZZZZZZZZZ_" + parts[2] + "_" + parts[3],
+	}
+	for name, wrong := range cases {
+		t.Run(name, func(t *testing.T) {
+			id, hash, err := session.ParseAPIKey(wrong)
+			require.ErrorIs(t, err, session.ErrUnauthenticated)
+			require.Empty(t, id)
+			require.Zero(t, hash)
+			requireQuiet(t, err, wrong)
+		})
+	}
+}
+
+// FuzzAPIKey: parsing never panics, what parses has the documented form, and one changed byte undoes it.
+func FuzzAPIKey(f *testing.F) {
+	text, _, _, err := session.MintAPIKey(time.Now())
+	require.NoError(f, err)
+	f.Add(text, uint(7), byte('x'))
+	f.Add("ak-"+text, uint(80), byte('_'))
+	f.Add("ak__", uint(0), byte(0))
+	f.Fuzz(func(t *testing.T, text string, at uint, c byte) {
+		if _, _, err := session.ParseAPIKey(text); err != nil {
+			require.ErrorIs(t, err, session.ErrUnauthenticated)
+			return
+		}
+		require.Regexp(t, keyPattern, strings.TrimPrefix(text, "ak-"))
+		wrong := []byte(text)
+		wrong[at%uint(len(text))] = c
+		if string(wrong) != text {
+			_, _, err := session.ParseAPIKey(string(wrong))
+			require.ErrorIs(t, err, session.ErrUnauthenticated)
+		}
+	})
+}

@@ -1,0 +1,65 @@
+package session
+
+import (
+	"crypto/sha256"
+	"strings"
+)
+
+// maxHeaderLength bounds what is hashed and parsed for a caller that is not known yet, in bytes. A JWT with a long list
+// of groups stays well below.
+const maxHeaderLength = 8 << 10
+
+// bearerToken returns the token of an Authorization header: the scheme in any case, one or more spaces, and the token
+// (RFC 6750, section 2.1; RFC 9110, section 11.4).
+func bearerToken(authorization string) (string, error) {
+	const scheme = "Bearer"
+	if authorization == "" {
+		return "", errMissing
+	}
+	if len(authorization) > maxHeaderLength {
+		return "", errTooLong
+	}
+	if len(authorization) <= len(scheme) || !strings.EqualFold(authorization[:len(scheme)], scheme) ||
+		authorization[len(scheme)] != ' ' {
+		return "", errScheme
+	}
+	return strings.TrimLeft(authorization[len(scheme):], " "), nil
+}
+
+// cacheKey stands for a token in the cache: the SHA-256 of its whole text.
+type cacheKey [sha256.Size]byte
+
+func keyOf(token string) cacheKey { return sha256.Sum256([]byte(token)) }
+
+// credential is a token whose shape is known: an API key has an id and a hash, a JWT its text.
+type credential struct {
+	id   string
+	hash [sha256.Size]byte
+	jwt  string
+}
+
+// parseToken tells an API key from a JWT by its shape. Either shape leaves no room for a comma, a space or a second
+// token.
+func parseToken(token string) (credential, error) {
+	if isJWT(token) {
+		return credential{jwt: token}, nil
+	}
+	id, hash, err := ParseAPIKey(token)
+	return credential{id: id, hash: hash}, err
+}
+
+// isJWT tells whether a token is three parts of base64url with dots between: the compact form, the only one that
+// RFC 7519, section 1 allows a JWT to have.
+func isJWT(token string) bool {
+	dots := 0
+	for _, c := range []byte(token) {
+		switch {
+		case c == '.':
+			dots++
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return dots == 2
+}

@@ -1,0 +1,38 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrUnauthenticated says that the request opens no session. The cause that it comes with is for the log, not for
+	// the caller: which of them applies tells a guesser what to try next.
+	ErrUnauthenticated = errors.New("unauthenticated")
+	// ErrIssuerUnavailable says that the OIDC issuer's documents can't be read, so that a session token can be neither
+	// accepted nor refused; a retry may work.
+	ErrIssuerUnavailable = errors.New("OIDC issuer unavailable")
+)
+
+// The causes of ErrUnauthenticated. They are fixed texts, so that none can hold a piece of a token.
+var (
+	errMissing   = errors.New("no Authorization header")
+	errScheme    = errors.New("authorization scheme is not Bearer")
+	errTooLong   = errors.New("Authorization header is too long")
+	errMalformed = errors.New("neither an API key nor a JWT")
+	errChecksum  = errors.New("API key is mistyped: its checksum does not match")
+	errUnknown   = errors.New("no API key has this id and secret")
+	errRevoked   = errors.New("API key is revoked")
+	errExpired   = errors.New("token has expired")
+	errNoIssuer  = errors.New("session tokens are not accepted: no OIDC issuer is configured")
+	errAlgorithm = errors.New("JWT is malformed or its algorithm is not accepted")
+	errSignature = errors.New("no key of the issuer verifies the JWT's signature")
+	errIssuer    = errors.New("JWT is of another issuer")
+	errAudience  = errors.New("JWT is for another audience or not valid yet")
+	errClaims    = errors.New("JWT's claims are ambiguous or not a JSON object")
+)
+
+// unauthenticated wraps one of the causes above.
+func unauthenticated(cause error) error {
+	return fmt.Errorf("%w: %w", ErrUnauthenticated, cause)
+}

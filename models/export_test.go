@@ -1,0 +1,68 @@
+package models
+
+import (
+	"context"
+	"database/sql"
+	"sync/atomic"
+
+	"github.com/pressly/goose/v3"
+)
+
+// What the tests of package models_test see of the inside. They live in a package of their own because modelstest, which
+// they use, imports this one.
+
+// The hot statements, with $N parameters.
+const (
+	GetKeySQL   = getKeySQL
+	ListKeysSQL = listKeysSQL
+)
+
+// CallerArgs are the first parameters of the hot statements.
+func CallerArgs(c Caller, now int64) []any { return callerArgs(c, now) }
+
+// BindSQLite turns $N parameters into SQLite's own.
+func BindSQLite(text string) string { return bindSQLite(text) }
+
+// Migrator returns the store's migrations, to walk them down as well.
+func Migrator(s *Store) (*goose.Provider, error) { return s.migrator() }
+
+// Exec runs any statement by the store's own connections: the writer's on SQLite.
+func Exec(ctx context.Context, s *Store, statement string, args ...any) error {
+	_, err := Conn(s).ExecContext(ctx, statement, args...)
+	return err
+}
+
+// Conn returns the connections that the store writes by.
+func Conn(s *Store) *sql.DB {
+	switch e := s.engine.(type) {
+	case *postgresEngine:
+		return e.std
+	case *sqliteEngine:
+		return e.writer.db
+	}
+	return nil
+}
+
+// Count returns how many rows a table has.
+func Count(ctx context.Context, s *Store, table string) (int, error) {
+	var n int
+	err := s.orm().WithContext(ctx).Raw("SELECT count(*) FROM " + table).Scan(&n).Error
+	return n, err
+}
+
+// CountStatements returns a counter of the hand-written statements that the store runs from now on.
+func CountStatements(s *Store) *atomic.Int64 {
+	counting := &countingEngine{engine: s.engine}
+	s.engine = counting
+	return &counting.statements
+}
+
+type countingEngine struct {
+	engine
+	statements atomic.Int64
+}
+
+func (e *countingEngine) query(ctx context.Context, text string, args []any, scan func(scanner) error) error {
+	e.statements.Add(1)
+	return e.engine.query(ctx, text, args, scan)
+}

@@ -1,0 +1,90 @@
+package models
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed migrations
+var migrationFiles embed.FS
+
+// Migration is one step of the schema.
+type Migration struct {
+	Version int64
+	Name    string
+	// AppliedAt is zero while it is pending.
+	AppliedAt time.Time
+}
+
+// Migrate applies the migrations that are missing, and returns how many it applied itself. Any number of replicas may
+// call it at once: Postgres' take turns by an advisory lock, SQLite's by its write lock.
+func (s *Store) Migrate(ctx context.Context) (int, error) {
+	m, err := s.migrator()
+	if err != nil {
+		return 0, s.classify(err)
+	}
+	const attempts = 5
+	for attempt := 1; ; attempt++ {
+		applied, err := m.Up(ctx)
+		if err == nil || attempt == attempts || ctx.Err() != nil {
+			return len(applied), wrap("migrate", s.classify(err))
+		}
+		// Another process won the race for a step: look again at what is left.
+		if pending, pendErr := m.HasPending(ctx); pendErr == nil && !pending {
+			return 0, nil
+		}
+		time.Sleep(time.Duration(attempt) * 50 * time.Millisecond)
+	}
+}
+
+// Migrations returns the steps of the schema in order, and when each was applied.
+func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
+	m, err := s.migrator()
+	if err != nil {
+		return nil, s.classify(err)
+	}
+	steps, err := m.Status(ctx)
+	if err != nil {
+		return nil, wrap("migration status", s.classify(err))
+	}
+	out := make([]Migration, len(steps))
+	for i, step := range steps {
+		out[i] = Migration{Version: step.Source.Version, Name: step.Source.Path, AppliedAt: step.AppliedAt}
+	}
+	return out, nil
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+func migrationsOf(folder string) (fs.FS, error) { return fs.Sub(migrationFiles, "migrations/"+folder) }
+
+func (p *postgresEngine) migrator() (*goose.Provider, error) {
+	files, err := migrationsOf("postgres")
+	if err != nil {
+		return nil, err
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectPostgres, p.std, files, goose.WithSessionLocker(locker))
+}
+
+func (e *sqliteEngine) migrator() (*goose.Provider, error) {
+	files, err := migrationsOf("sqlite")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectSQLite3, e.writer.db, files)
+}

@@ -1,0 +1,160 @@
+package models
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/puddle/v2"
+	"gorm.io/driver/postgres"
+	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+)
+
+// postgresEngine uses one pool for GORM and for the hand-written statements.
+type postgresEngine struct {
+	pool *pgxpool.Pool
+	std  *sql.DB
+	gorm *gorm.DB
+}
+
+func openPostgres(url string, opts Options) (engine, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("database URL: not a valid postgres:// URL")
+	}
+	cfg.MaxConns = int32(min(opts.MaxConns, 1000)) //nolint:gosec // G115: bounded on this line
+	cfg.ConnConfig.ConnectTimeout = min(opts.Timeout, 3*time.Second)
+	// The server ends what a lost client left behind, and a statement that we have given up on.
+	for name, value := range map[string]time.Duration{
+		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout,
+	} {
+		cfg.ConnConfig.RuntimeParams[name] = strconv.FormatInt(value.Milliseconds(), 10)
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	std := stdlib.OpenDBFromPool(pool)
+	db, err := gorm.Open(postgres.New(postgres.Config{Conn: std}), gormConfig())
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return &postgresEngine{pool: pool, std: std, gorm: db}, nil
+}
+
+// gormConfig silences GORM's own log, which prints statements with their values.
+func gormConfig() *gorm.Config {
+	return &gorm.Config{
+		Logger: logger.Discard, TranslateError: true, SkipDefaultTransaction: true, DisableAutomaticPing: true,
+	}
+}
+
+func (p *postgresEngine) orm() *gorm.DB { return p.gorm }
+
+func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ctx) }
+
+func (p *postgresEngine) close() error {
+	err := p.std.Close()
+	p.pool.Close()
+	return err
+}
+
+func (p *postgresEngine) query(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
+	rows, err := p.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error {
+	return p.gorm.WithContext(ctx).Transaction(func(db *gorm.DB) error {
+		return fn(&Tx{db: db, bind: func(sql string) string { return sql }, Now: micros(time.Now())})
+	})
+}
+
+// The two forms of the hot write, built once.
+var (
+	registerPlain      = registerSQL(false)
+	registerIdempotent = registerSQL(true)
+)
+
+// registerSQL is one statement, and so one round trip and one transaction: who the caller is, and, if their role
+// suffices, the inserts. Its parameters are callerArgs, the role needed, keyArgs, eventArgs and idempotencyArgs.
+func registerSQL(idempotent bool) string {
+	allowed := ` FROM caller WHERE live AND (role = 'owner' OR role = $6)`
+	ctes := []string{`caller AS (SELECT ` + callerColumns + ` FROM ` + callerJoins + `)`}
+	source := allowed
+	if idempotent {
+		ctes = append(ctes, `claimed AS (`+insertIdempotency+`SELECT `+params(35, 7)+allowed+` ON CONFLICT DO NOTHING RETURNING 1)`)
+		source = ` FROM claimed`
+	}
+	ctes = append(ctes,
+		`stored AS (`+insertKey+`SELECT `+params(7, 12)+source+` RETURNING 1)`,
+		`recorded AS (`+insertEvent+`SELECT `+params(19, 16)+` FROM stored)`)
+	return `WITH ` + strings.Join(ctes, ",\n") + "\nSELECT live, role, EXISTS (SELECT 1 FROM stored) FROM caller"
+}
+
+func (p *postgresEngine) register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (registered, error) {
+	args := append(callerArgs(c, now), string(needs))
+	args = append(append(args, keyArgs(r.Key)...), eventArgs(r.Event)...)
+	sql := registerPlain
+	if r.Idempotency != nil {
+		sql, args = registerIdempotent, append(args, idempotencyArgs(*r.Idempotency)...)
+	}
+	var got registered
+	err := p.query(ctx, sql, args, func(row scanner) error { return row.Scan(&got.live, &got.role, &got.stored) })
+	return got, err
+}
+
+// classify: https://www.postgresql.org/docs/15/errcodes-appendix.html
+func (p *postgresEngine) classify(err error) error {
+	return classifyCommon(err, func(err error) error {
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) {
+			if isConnectionError(err) {
+				return ErrUnavailable
+			}
+			return nil
+		}
+		switch class := pgErr.Code[:2]; {
+		case pgErr.Code == "23505":
+			return ErrAlreadyExists
+		case class == "08", class == "53", class == "57", class == "55", class == "40", pgErr.Code == "25006", pgErr.Code == "25P03":
+			// connection, resources, shutdown or cancel, lock, serialization or deadlock, a standby, idle timeout
+			return ErrUnavailable
+		case pgErr.Code == "42P01", pgErr.Code == "3D000":
+			// no such table or database: not migrated yet
+			return ErrUnavailable
+		}
+		return nil
+	})
+}
+
+func isConnectionError(err error) bool {
+	var (
+		connect *pgconn.ConnectError
+		network net.Error
+	)
+	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, puddle.ErrClosedPool)
+}

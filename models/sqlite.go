@@ -1,0 +1,166 @@
+package models
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+	sqlitedriver "modernc.org/sqlite"
+	sqlitelib "modernc.org/sqlite/lib"
+)
+
+// sqliteEngine reads through a pool of connections and writes through one, whose owner commits writers in groups.
+type sqliteEngine struct {
+	readers  *sql.DB
+	gorm     *gorm.DB
+	writer   *groupWriter
+	prepared sync.Map // statement text → *sql.Stmt
+}
+
+// pragmas: a commit is on disk before it is acknowledged (synchronous FULL), and readers never wait for the writer (WAL).
+var pragmas = []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)"}
+
+func openSQLite(path string) (engine, error) {
+	if path == "" {
+		return nil, errors.New("database URL: want sqlite:<path>")
+	}
+	if err := prepareFile(path); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	query := url.Values{"_pragma": pragmas}
+	readers, err := sql.Open("sqlite", "file:"+url.PathEscape(path)+"?"+query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	readers.SetMaxOpenConns(4 * runtime.GOMAXPROCS(0))
+	readers.SetMaxIdleConns(4 * runtime.GOMAXPROCS(0))
+	db, err := gorm.Open(sqlite.New(sqlite.Config{Conn: readers}), gormConfig())
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	query.Set("_txlock", "immediate")
+	writer, err := newGroupWriter("file:" + url.PathEscape(path) + "?" + query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return &sqliteEngine{readers: readers, gorm: db, writer: writer}, nil
+}
+
+// prepareFile makes the database file readable by its owner alone, before SQLite would make it with the umask's mode.
+func prepareFile(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Clean(path), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func bindSQLite(sql string) string { return strings.ReplaceAll(sql, "$", "?") }
+
+func (e *sqliteEngine) orm() *gorm.DB { return e.gorm }
+
+func (e *sqliteEngine) ping(ctx context.Context) error { return e.readers.PingContext(ctx) }
+
+func (e *sqliteEngine) close() error {
+	err := e.writer.close()
+	e.prepared.Range(func(_, stmt any) bool {
+		err = errors.Join(err, stmt.(*sql.Stmt).Close())
+		return true
+	})
+	return errors.Join(err, e.readers.Close())
+}
+
+func (e *sqliteEngine) statement(text string) (*sql.Stmt, error) {
+	if stmt, ok := e.prepared.Load(text); ok {
+		return stmt.(*sql.Stmt), nil
+	}
+	stmt, err := e.readers.PrepareContext(context.Background(), bindSQLite(text))
+	if err != nil {
+		return nil, err
+	}
+	if first, raced := e.prepared.LoadOrStore(text, stmt); raced {
+		return first.(*sql.Stmt), stmt.Close()
+	}
+	return stmt, nil
+}
+
+func (e *sqliteEngine) query(ctx context.Context, text string, args []any, scan func(scanner) error) error {
+	stmt, err := e.statement(text)
+	if err != nil {
+		return err
+	}
+	// A local read is over in microseconds; watching for its cancellation would cost more than the read.
+	rows, err := stmt.QueryContext(context.WithoutCancel(ctx), args...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (e *sqliteEngine) transact(ctx context.Context, fn func(*Tx) error) error {
+	return e.writer.do(ctx, fn)
+}
+
+func (e *sqliteEngine) register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (registered, error) {
+	var got registered
+	err := e.writer.do(ctx, func(tx *Tx) error {
+		err := tx.queryRow(`SELECT `+callerColumns+` FROM `+callerJoins, callerArgs(c, now)...).Scan(&got.live, &got.role)
+		if err != nil || got.check(needs) != nil {
+			return err
+		}
+		if r.Idempotency != nil {
+			claimed, err := tx.exec(insertIdempotency+`VALUES (`+params(1, 7)+`) ON CONFLICT DO NOTHING`, idempotencyArgs(*r.Idempotency))
+			if err != nil || claimed == 0 {
+				return err
+			}
+		}
+		if _, err := tx.exec(insertKey+`VALUES (`+params(1, 12)+`)`, keyArgs(r.Key)); err != nil {
+			return err
+		}
+		got.stored = true
+		_, err = tx.exec(insertEvent+`VALUES (`+params(1, 16)+`)`, eventArgs(r.Event))
+		return err
+	})
+	return got, err
+}
+
+// classify: https://www.sqlite.org/rescode.html
+func (e *sqliteEngine) classify(err error) error {
+	return classifyCommon(err, func(err error) error {
+		var native *sqlitedriver.Error
+		if !errors.As(err, &native) {
+			if errors.Is(err, sql.ErrConnDone) || errors.Is(err, sql.ErrTxDone) {
+				return ErrUnavailable
+			}
+			return nil
+		}
+		switch native.Code() {
+		case sqlitelib.SQLITE_CONSTRAINT_UNIQUE, sqlitelib.SQLITE_CONSTRAINT_PRIMARYKEY:
+			return ErrAlreadyExists
+		}
+		switch native.Code() & 0xff {
+		case sqlitelib.SQLITE_BUSY, sqlitelib.SQLITE_LOCKED, sqlitelib.SQLITE_IOERR, sqlitelib.SQLITE_FULL,
+			sqlitelib.SQLITE_CANTOPEN, sqlitelib.SQLITE_READONLY:
+			return ErrUnavailable
+		}
+		return nil
+	})
+}

@@ -1,0 +1,123 @@
+package models
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"gorm.io/gorm"
+)
+
+// Store is the database. Its methods return the sentinels of this package; all of them may return ErrUnavailable.
+type Store struct {
+	engine
+	timeout time.Duration
+}
+
+// Options adjust a Store; the zero value is ready for production.
+type Options struct {
+	// Timeout is how long one method may take, waiting for a connection included. Zero is 5 s.
+	Timeout time.Duration
+	// MaxConns is how many connections to Postgres to hold at the most. Zero is 16. SQLite ignores it.
+	MaxConns int
+}
+
+// engine is what differs between the two databases.
+type engine interface {
+	// orm is GORM over the database, for reads.
+	orm() *gorm.DB
+	// query runs one hand-written statement, with $N parameters, and hands each row to scan.
+	query(ctx context.Context, sql string, args []any, scan func(scanner) error) error
+	// transact runs fn in a transaction; the transaction is durable when it returns nil.
+	transact(ctx context.Context, fn func(*Tx) error) error
+	// register is the hot write: the key, its event and its idempotency record at once.
+	register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (registered, error)
+	// migrator applies the engine's own migrations; the caller closes what it returns.
+	migrator() (*goose.Provider, error)
+	ping(ctx context.Context) error
+	// classify wraps a driver's error with the sentinel it amounts to.
+	classify(err error) error
+	close() error
+}
+
+type scanner interface{ Scan(dest ...any) error }
+
+// Open returns the Store behind url, "sqlite:<path>" or "postgres://…". It opens no connection: a database that is down
+// is found out by the first method, and no error may hold url, which can carry a password.
+func Open(url string, opts Options) (*Store, error) {
+	if opts.Timeout == 0 {
+		opts.Timeout = 5 * time.Second
+	}
+	if opts.MaxConns == 0 {
+		opts.MaxConns = 16
+	}
+	var (
+		e   engine
+		err error
+	)
+	switch scheme, rest, _ := strings.Cut(url, ":"); scheme {
+	case "sqlite":
+		e, err = openSQLite(rest)
+	case "postgres", "postgresql":
+		e, err = openPostgres(url, opts)
+	default:
+		return nil, errors.New("database URL: want sqlite:<path> or postgres://<user>@<host>/<database>")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Store{engine: e, timeout: opts.Timeout}, nil
+}
+
+// Close ends the store's connections and goroutines.
+func (s *Store) Close() error { return s.close() }
+
+// Ping tells whether the database answers.
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.classify(s.ping(ctx))
+}
+
+// Transact runs fn in one transaction, which is durable when Transact returns nil and undone when fn returns an error.
+// fn must do nothing but use its Tx, and quickly: on SQLite it shares the only writer.
+func (s *Store) Transact(ctx context.Context, fn func(*Tx) error) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.classify(s.transact(ctx, fn))
+}
+
+func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, s.timeout)
+}
+
+// classifyCommon maps what both engines have in common; native says what the driver's own error amounts to, or nil.
+func classifyCommon(err error, native func(error) error) error {
+	if err == nil {
+		return nil
+	}
+	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
+		ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable, context.Canceled} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	sentinel := native(err)
+	switch {
+	case sentinel != nil:
+	case errors.Is(err, gorm.ErrRecordNotFound):
+		sentinel = ErrNotFound
+	case errors.Is(err, gorm.ErrDuplicatedKey):
+		sentinel = ErrAlreadyExists
+	case errors.Is(err, context.DeadlineExceeded):
+		sentinel = ErrUnavailable
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
+}
+
+func micros(t time.Time) int64 { return t.UnixMicro() }

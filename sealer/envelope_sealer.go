@@ -1,0 +1,184 @@
+package sealer
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+
+	"github.com/tink-crypto/tink-go/v2/aead/subtle"
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// KEKs are the key-encryption keys of a backend: all that NewEnvelopeSealer needs to know of it. An id is 1 to 255
+// bytes of printable ASCII without blanks, and never comes to mean another key. Methods may be called from many
+// goroutines at once, keep no reference to their arguments, and put neither keys nor wrapped keys in error texts.
+type KEKs interface {
+	// Primary returns the id of the KEK to wrap new data keys with, or ErrUnavailable.
+	Primary(ctx context.Context) (kekID string, err error)
+
+	// Wrap encrypts a data key of 32 bytes and authenticates associatedData, at most 1,304 bytes. It returns 1 to
+	// 65535 bytes, ErrUnknownKEK or ErrUnavailable.
+	Wrap(ctx context.Context, kekID string, dataKey, associatedData []byte) (wrapped []byte, err error)
+
+	// Unwrap reverses Wrap. It returns the data key in memory that the caller may zero, ErrUnknownKEK, ErrUnavailable,
+	// or ErrBinding if wrapped and associatedData do not belong together under this KEK.
+	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
+}
+
+// NewEnvelopeSealer returns a Sealer whose data keys are wrapped by keks. It holds no other state, so envelopes open
+// in every process that has the same KEKs.
+func NewEnvelopeSealer(keks KEKs) Sealer { return &envelopeSealer{keks: keks} }
+
+type envelopeSealer struct{ keks KEKs }
+
+// Seal implements Sealer.
+func (s *envelopeSealer) Seal(ctx context.Context, binding Binding, secret Secret) (Envelope, error) {
+	bound, err := begin(ctx, binding)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("seal: %w", err)
+	}
+	if n := secret.Len(); n == 0 || n > MaxSecretLen {
+		return Envelope{}, fmt.Errorf("seal: %w: it has %d bytes, want 1 to %d", ErrInvalidSecret, n, MaxSecretLen)
+	}
+	kekID, err := s.keks.Primary(ctx)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("seal: %w", err)
+	}
+	// crypto/rand.Read never fails: it ends the program rather than return bytes that are not random.
+	dataKey := make([]byte, dataKeyLen)
+	rand.Read(dataKey)
+	defer clear(dataKey)
+
+	cipher, err := subtle.NewAESGCM(dataKey)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("seal: %w", err)
+	}
+	payload, err := cipher.Encrypt(secret.Reveal(), secretContext(bound))
+	if err != nil {
+		return Envelope{}, fmt.Errorf("seal: %w", err)
+	}
+	envelope, err := s.wrap(ctx, kekID, bound, dataKey, payload)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("seal: %w", err)
+	}
+	return envelope, nil
+}
+
+// Open implements Sealer.
+func (s *envelopeSealer) Open(ctx context.Context, binding Binding, envelope []byte) (Secret, error) {
+	bound, err := begin(ctx, binding)
+	if err != nil {
+		return Secret{}, fmt.Errorf("open: %w", err)
+	}
+	parts, dataKey, err := s.unwrap(ctx, bound, envelope)
+	if err != nil {
+		return Secret{}, fmt.Errorf("open: %w", err)
+	}
+	defer clear(dataKey)
+
+	cipher, err := subtle.NewAESGCM(dataKey)
+	if err != nil {
+		return Secret{}, fmt.Errorf("open: %w", err)
+	}
+	plaintext, err := cipher.Decrypt(parts.payload, secretContext(bound))
+	if err != nil {
+		return Secret{}, fmt.Errorf("open: %w", ErrBinding)
+	}
+	return NewSecret(plaintext), nil
+}
+
+// Rewrap implements Sealer.
+func (s *envelopeSealer) Rewrap(ctx context.Context, binding Binding, envelope []byte) (Envelope, error) {
+	bound, err := begin(ctx, binding)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+	}
+	parts, dataKey, err := s.unwrap(ctx, bound, envelope)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+	}
+	defer clear(dataKey)
+
+	primary, err := s.keks.Primary(ctx)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+	}
+	if parts.kekID == primary {
+		return Envelope{KEKID: primary, Bytes: bytes.Clone(envelope)}, nil
+	}
+	rewrapped, err := s.wrap(ctx, primary, bound, dataKey, parts.payload)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+	}
+	return rewrapped, nil
+}
+
+// PrimaryKEK implements Sealer.
+func (s *envelopeSealer) PrimaryKEK(ctx context.Context) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("primary KEK: %w", err)
+	}
+	kekID, err := s.keks.Primary(ctx)
+	if err != nil {
+		return "", fmt.Errorf("primary KEK: %w", err)
+	}
+	return kekID, nil
+}
+
+// wrap makes an envelope of a payload and its data key, under the given KEK.
+func (s *envelopeSealer) wrap(
+	ctx context.Context, kekID string, bound, dataKey, payload []byte,
+) (Envelope, error) {
+	associatedData, err := dataKeyContext(kekID, bound)
+	if err != nil {
+		return Envelope{}, err
+	}
+	wrapped, err := s.keks.Wrap(ctx, kekID, dataKey, associatedData)
+	if err != nil {
+		return Envelope{}, err
+	}
+	return envelopeParts{kekID: kekID, wrapped: wrapped, payload: payload}.encode()
+}
+
+// unwrap parses an envelope and returns its parts and its data key, which the caller zeroes.
+func (s *envelopeSealer) unwrap(ctx context.Context, bound, envelope []byte) (envelopeParts, []byte, error) {
+	parts, err := parseEnvelope(envelope)
+	if err != nil {
+		return envelopeParts{}, nil, err
+	}
+	associatedData, err := dataKeyContext(parts.kekID, bound)
+	if err != nil {
+		return envelopeParts{}, nil, err
+	}
+	dataKey, err := s.keks.Unwrap(ctx, parts.kekID, parts.wrapped, associatedData)
+	if err != nil {
+		return envelopeParts{}, nil, err
+	}
+	if n := len(dataKey); n != dataKeyLen {
+		clear(dataKey)
+		return envelopeParts{}, nil, fmt.Errorf("%w: data key has %d bytes, want %d", ErrMalformed, n, dataKeyLen)
+	}
+	return parts, dataKey, nil
+}
+
+// begin does what each method does first: it gives up if ctx is done, and encodes the binding.
+func begin(ctx context.Context, binding Binding) (bound []byte, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return binding.AssociatedData()
+}
+
+// dataKeyContext is the associated data of a wrapped data key. It holds the KEK id so that the header of an envelope
+// is authenticated as well, and fails for one that is too long.
+func dataKeyContext(kekID string, bound []byte) ([]byte, error) {
+	var b cryptobyte.Builder
+	b.AddBytes([]byte(dataKeyLabel))
+	addShortString(&b, kekID)
+	b.AddBytes(bound)
+	return b.Bytes()
+}
+
+// secretContext is the associated data of an encrypted secret.
+func secretContext(bound []byte) []byte { return append([]byte(secretLabel), bound...) }

@@ -1,0 +1,176 @@
+//go:build unix
+
+package local
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/tink-crypto/tink-go/v2/aead"
+	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
+	"github.com/tink-crypto/tink-go/v2/keyset"
+)
+
+// The sentinels of Open, wrapped with %w. Their texts name the file and what to do, and quote nothing of its content.
+var (
+	// ErrInsecureFile says that others than the user of this process may read or write the keyset file.
+	ErrInsecureFile = errors.New("insecure keyset file")
+	// ErrKeyset says that the file holds no keyset of AES-256-GCM keys.
+	ErrKeyset = errors.New("invalid keyset")
+)
+
+const (
+	dirMode = 0o700
+	// othersMode are the permissions of group and others; a keyset file has none of them.
+	othersMode = 0o077
+	// maxFileLen bounds what is read, in bytes; a keyset of one KEK has about 300.
+	maxFileLen = 1 << 20
+)
+
+// openKeyset reads the keyset at path, and makes it first if there is none.
+func openKeyset(path string) (*keyset.Handle, error) {
+	handle, err := readKeyset(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := createKeyset(path); err != nil {
+			return nil, err
+		}
+		if handle, err = readKeyset(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w (is it a symbolic link to a file that is missing?)", err)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The file may have been made a moment ago by another process that has not come to this line. What is sealed must
+	// not outlive the name of the file, so no process goes on before the name is on the disk.
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	return handle, nil
+}
+
+func readKeyset(path string) (*keyset.Handle, error) {
+	// O_NONBLOCK keeps a named pipe from blocking until somebody writes to it; it means nothing to a regular file.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read keyset file: %w", err)
+	}
+	defer func() { _ = file.Close() }() // it is only read
+
+	// The open file is checked, not the path, which may lead elsewhere by now.
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read keyset file: %w", err)
+	}
+	if err := checkSecure(path, info, os.Geteuid()); err != nil {
+		return nil, err
+	}
+	if info.Size() > maxFileLen {
+		return nil, fmt.Errorf("%w: file %q has %d bytes, want at most %d", ErrKeyset, path, info.Size(), maxFileLen)
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxFileLen))
+	if err != nil {
+		return nil, fmt.Errorf("read keyset file: %w", err)
+	}
+	defer clear(content)
+	if len(content) == 0 {
+		return nil, fmt.Errorf("%w: file %q is empty; restore it from a backup", ErrKeyset, path)
+	}
+	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(content)))
+	if err != nil {
+		// The cause is left out: a parser's error may quote what it could not parse.
+		return nil, fmt.Errorf("%w: file %q is no valid Tink keyset in JSON; restore it from a backup", ErrKeyset, path)
+	}
+	return handle, nil
+}
+
+// checkSecure returns ErrInsecureFile unless the file is a regular one, is owned by uid and is closed to all others.
+func checkSecure(path string, info fs.FileInfo, uid int) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: %q is not a regular file", ErrInsecureFile, path)
+	}
+	if mode := info.Mode().Perm(); mode&othersMode != 0 {
+		return fmt.Errorf("%w: %q has mode %#o, which lets others than its owner at it; run: chmod 600 %q",
+			ErrInsecureFile, path, mode, path)
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || int(stat.Uid) != uid {
+		return fmt.Errorf("%w: %q belongs to another user; run: chown %d %q", ErrInsecureFile, path, uid, path)
+	}
+	return nil
+}
+
+// createKeyset puts a new keyset at path unless something is there already, which is no error. The file appears whole
+// or not at all: it is written under a temporary name and linked to path, which fails if path exists. A process that is
+// killed in between may leave its temporary file behind, with mode 0600: nobody reads it, and it can be deleted.
+func createKeyset(path string) error {
+	dir := filepath.Dir(path)
+	if err := makeDir(dir); err != nil {
+		return err
+	}
+	temporary, err := writeTemporary(dir)
+	if err != nil {
+		return fmt.Errorf("create keyset file: %w", err)
+	}
+	linkErr := os.Link(temporary, path)
+	if errors.Is(linkErr, fs.ErrExist) {
+		linkErr = nil // another process was first; its keyset counts
+	}
+	if err := errors.Join(linkErr, os.Remove(temporary)); err != nil {
+		return fmt.Errorf("create keyset file: %w", err)
+	}
+	return nil
+}
+
+// writeTemporary writes a new keyset to a new file in dir and returns the file's path.
+func writeTemporary(dir string) (path string, err error) {
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	if err != nil {
+		return "", err
+	}
+	file, err := os.CreateTemp(dir, ".keyset-*.tmp") // has mode 0600
+	if err != nil {
+		return "", err
+	}
+	err = errors.Join(
+		insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(file)),
+		file.Sync(),
+		file.Close(),
+	)
+	if err != nil {
+		return "", errors.Join(err, os.Remove(file.Name()))
+	}
+	return file.Name(), nil
+}
+
+// makeDir makes dir and what is missing above it, and sees each new name to the disk.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
+}
+
+// syncDir sees the names in a directory to the disk.
+func syncDir(dir string) error {
+	file, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory of keyset file: %w", err)
+	}
+	if err := errors.Join(file.Sync(), file.Close()); err != nil {
+		return fmt.Errorf("sync directory of keyset file: %w", err)
+	}
+	return nil
+}

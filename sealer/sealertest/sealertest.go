@@ -1,0 +1,87 @@
+// Package sealertest helps to test backends of package sealer and their users: Run is the contract suite that every
+// backend passes, New gives a Sealer that works, and Unavailable one whose backend can be lost and found again.
+//
+// For tests only. Imports package sealer, its local backend and testify.
+package sealertest
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/local"
+)
+
+// New returns a local Sealer with a KEK of its own, which is deleted when the test ends.
+func New(t testing.TB) sealer.Sealer {
+	t.Helper()
+	backend, err := local.Open(filepath.Join(t.TempDir(), "keyset.json"))
+	require.NoError(t, err)
+	return backend
+}
+
+// Unavailable is a Sealer that fails like one whose backend cannot be reached: every method returns
+// sealer.ErrUnavailable, whatever it is asked. SetAvailable ends and resumes that, at any time and from any goroutine.
+type Unavailable struct {
+	backend   sealer.Sealer
+	available atomic.Bool
+}
+
+var _ sealer.Sealer = (*Unavailable)(nil)
+
+// NewUnavailable returns an Unavailable that hands calls to backend while it is available, which at first it is not.
+func NewUnavailable(backend sealer.Sealer) *Unavailable { return &Unavailable{backend: backend} }
+
+// SetAvailable lets calls through to the backend, or stops them.
+func (u *Unavailable) SetAvailable(available bool) { u.available.Store(available) }
+
+// Seal implements sealer.Sealer.
+func (u *Unavailable) Seal(
+	ctx context.Context, binding sealer.Binding, secret sealer.Secret,
+) (sealer.Envelope, error) {
+	if err := u.reach(ctx); err != nil {
+		return sealer.Envelope{}, fmt.Errorf("seal: %w", err)
+	}
+	return u.backend.Seal(ctx, binding, secret)
+}
+
+// Open implements sealer.Sealer.
+func (u *Unavailable) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
+	if err := u.reach(ctx); err != nil {
+		return sealer.Secret{}, fmt.Errorf("open: %w", err)
+	}
+	return u.backend.Open(ctx, binding, envelope)
+}
+
+// Rewrap implements sealer.Sealer.
+func (u *Unavailable) Rewrap(
+	ctx context.Context, binding sealer.Binding, envelope []byte,
+) (sealer.Envelope, error) {
+	if err := u.reach(ctx); err != nil {
+		return sealer.Envelope{}, fmt.Errorf("re-wrap: %w", err)
+	}
+	return u.backend.Rewrap(ctx, binding, envelope)
+}
+
+// PrimaryKEK implements sealer.Sealer.
+func (u *Unavailable) PrimaryKEK(ctx context.Context) (string, error) {
+	if err := u.reach(ctx); err != nil {
+		return "", fmt.Errorf("primary KEK: %w", err)
+	}
+	return u.backend.PrimaryKEK(ctx)
+}
+
+func (u *Unavailable) reach(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !u.available.Load() {
+		return sealer.ErrUnavailable
+	}
+	return nil
+}

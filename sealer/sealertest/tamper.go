@@ -1,0 +1,220 @@
+package sealertest
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// RunRotation tests what holds when a KEK is replaced. newSealers returns one Sealer from before and one from after:
+// the second has the first one's KEKs too, but another one is primary, which the first does not have.
+func RunRotation(t *testing.T, newSealers func(t *testing.T) (before, after sealer.Sealer)) {
+	t.Run("an old envelope opens, and its re-wrapped form under the new KEK alone", func(t *testing.T) {
+		before, after := newSealers(t)
+		old := mustSeal(t, before, binding(), []byte(canary))
+		requireOpens(t, after, binding(), old.Bytes, []byte(canary))
+
+		rewrapped, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+		require.NoError(t, err)
+		primary, err := after.PrimaryKEK(t.Context())
+		require.NoError(t, err)
+		require.NotEqual(t, old.KEKID, primary)
+		require.Equal(t, primary, rewrapped.KEKID)
+		named, err := sealer.KEKIDOf(rewrapped.Bytes)
+		require.NoError(t, err)
+		require.Equal(t, primary, named)
+
+		requireOpens(t, after, binding(), rewrapped.Bytes, []byte(canary))
+		requireDoesNotOpen(t, before, binding(), rewrapped.Bytes, sealer.ErrUnknownKEK)
+		_, err = before.Rewrap(t.Context(), binding(), rewrapped.Bytes)
+		requireRefusal(t, err, sealer.ErrUnknownKEK)
+	})
+	t.Run("re-wrapping touches the data key alone", func(t *testing.T) {
+		before, after := newSealers(t)
+		old := mustSeal(t, before, binding(), []byte(canary))
+		rewrapped, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+		require.NoError(t, err)
+
+		const payload = 12 + len(canary) + 16 // nonce, ciphertext and tag, in bytes
+		require.Equal(t, old.Bytes[len(old.Bytes)-payload:], rewrapped.Bytes[len(rewrapped.Bytes)-payload:])
+	})
+	t.Run("re-wrapping keeps the binding", func(t *testing.T) {
+		before, after := newSealers(t)
+		old := mustSeal(t, before, binding(), []byte(canary))
+		rewrapped, err := after.Rewrap(t.Context(), binding(), old.Bytes)
+		require.NoError(t, err)
+		for name, other := range otherBindings() {
+			t.Run(name, func(t *testing.T) {
+				_, err := after.Rewrap(t.Context(), other, old.Bytes)
+				requireRefusal(t, err, sealer.ErrBinding)
+				requireDoesNotOpen(t, after, other, rewrapped.Bytes, sealer.ErrBinding)
+			})
+		}
+	})
+	t.Run("an old envelope cannot be relabelled with the new KEK", func(t *testing.T) {
+		before, after := newSealers(t)
+		old := mustSeal(t, before, binding(), []byte(canary))
+		primary, err := after.PrimaryKEK(t.Context())
+		require.NoError(t, err)
+		requireDoesNotOpen(t, after, binding(), relabel(t, old, primary), sealer.ErrBinding)
+	})
+}
+
+func testOtherBinding(t *testing.T, s sealer.Sealer) {
+	envelope := mustSeal(t, s, binding(), []byte(canary))
+	for name, other := range otherBindings() {
+		t.Run(name, func(t *testing.T) {
+			requireDoesNotOpen(t, s, other, envelope.Bytes, sealer.ErrBinding)
+			_, err := s.Rewrap(t.Context(), other, envelope.Bytes)
+			requireRefusal(t, err, sealer.ErrBinding)
+		})
+	}
+}
+
+func testBitFlips(t *testing.T, s sealer.Sealer) {
+	envelope := mustSeal(t, s, binding(), []byte(canary))
+	for i := range envelope.Bytes {
+		flipped := bytes.Clone(envelope.Bytes)
+		flipped[i] ^= 1 << (i % 8)
+		requireTampered(t, s, flipped, fmt.Sprintf("byte %d", i))
+	}
+}
+
+func testLengths(t *testing.T, s sealer.Sealer) {
+	envelope := mustSeal(t, s, binding(), []byte(canary))
+	for n := range envelope.Bytes {
+		requireTampered(t, s, envelope.Bytes[:n], fmt.Sprintf("cut to %d bytes", n))
+	}
+	requireTampered(t, s, nil, "nil")
+	requireTampered(t, s, append(bytes.Clone(envelope.Bytes), 0), "a byte more")
+	requireTampered(t, s, append([]byte{envelope.Bytes[0]}, envelope.Bytes...), "a byte more in front")
+	requireTampered(t, s, []byte(canary), "a plaintext")
+}
+
+// testSplicing joins the head of one envelope to the tail of another of the same size, at each place.
+func testSplicing(t *testing.T, s sealer.Sealer) {
+	first := mustSeal(t, s, binding(), []byte(canary)).Bytes
+	second := mustSeal(t, s, binding(), []byte(canary)).Bytes
+	common := 0
+	for common < len(first) && first[common] == second[common] {
+		common++
+	}
+	for i := common + 1; i < min(len(first), len(second)); i++ {
+		spliced := append(bytes.Clone(first[:i]), second[i:]...)
+		if bytes.Equal(spliced, first) || bytes.Equal(spliced, second) {
+			continue // the rest happens to be the same
+		}
+		requireTampered(t, s, spliced, fmt.Sprintf("spliced at byte %d", i))
+	}
+}
+
+func testUnknownKEK(t *testing.T, s sealer.Sealer) {
+	envelope := mustSeal(t, s, binding(), []byte(canary))
+	// As long as the KEK id is, so that a backend which checks the form of its ids finds no fault in the length.
+	unknown := envelope.KEKID[:len(envelope.KEKID)-1] + "0"
+	if unknown == envelope.KEKID {
+		unknown = envelope.KEKID[:len(envelope.KEKID)-1] + "1"
+	}
+	requireDoesNotOpen(t, s, binding(), relabel(t, envelope, unknown), sealer.ErrUnknownKEK)
+	_, err := s.Rewrap(t.Context(), binding(), relabel(t, envelope, unknown))
+	requireRefusal(t, err, sealer.ErrUnknownKEK)
+}
+
+// relabel names another KEK in an envelope: its id stands after the format byte and its length.
+func relabel(t *testing.T, envelope sealer.Envelope, kekID string) []byte {
+	t.Helper()
+	var b cryptobyte.Builder
+	b.AddUint8(envelope.Bytes[0])
+	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(kekID)) })
+	b.AddBytes(envelope.Bytes[2+len(envelope.KEKID):])
+	relabelled, err := b.Bytes()
+	require.NoError(t, err)
+	return relabelled
+}
+
+func binding() sealer.Binding {
+	return sealer.Binding{
+		CustomerID: "cust_1", ProjectID: "proj_1", KeyID: "byok_1", Provider: "openai", Version: 1,
+	}
+}
+
+func changed(change func(b *sealer.Binding)) sealer.Binding {
+	b := binding()
+	change(&b)
+	return b
+}
+
+// otherBindings differ from binding() in one field each, or share its characters with other borders between fields.
+func otherBindings() map[string]sealer.Binding {
+	return map[string]sealer.Binding{
+		"customer":       changed(func(b *sealer.Binding) { b.CustomerID = "cust_2" }),
+		"project":        changed(func(b *sealer.Binding) { b.ProjectID = "proj_2" }),
+		"key":            changed(func(b *sealer.Binding) { b.KeyID = "byok_2" }),
+		"provider":       changed(func(b *sealer.Binding) { b.Provider = "anthropic" }),
+		"version":        changed(func(b *sealer.Binding) { b.Version = 2 }),
+		"version + 2^24": changed(func(b *sealer.Binding) { b.Version += 1 << 24 }),
+		"letter case":    changed(func(b *sealer.Binding) { b.CustomerID = "Cust_1" }),
+		"fields moved":   changed(func(b *sealer.Binding) { b.CustomerID, b.ProjectID = b.ProjectID, b.CustomerID }),
+		"border moved":   changed(func(b *sealer.Binding) { b.CustomerID, b.ProjectID = "cust_1p", "roj_1" }),
+		"trailing zero":  changed(func(b *sealer.Binding) { b.Provider += "\x00" }),
+	}
+}
+
+func mustSeal(t *testing.T, s sealer.Sealer, b sealer.Binding, plaintext []byte) sealer.Envelope {
+	t.Helper()
+	envelope, err := s.Seal(t.Context(), b, sealer.NewSecret(bytes.Clone(plaintext)))
+	require.NoError(t, err)
+	return envelope
+}
+
+func requireOpens(t *testing.T, s sealer.Sealer, b sealer.Binding, envelope, plaintext []byte) {
+	t.Helper()
+	secret, err := s.Open(t.Context(), b, envelope)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(plaintext, secret.Reveal()), "another secret came out than went in")
+}
+
+func requireDoesNotOpen(t *testing.T, s sealer.Sealer, b sealer.Binding, envelope []byte, want error) {
+	t.Helper()
+	secret, err := s.Open(t.Context(), b, envelope)
+	requireRefusal(t, err, want)
+	require.Zero(t, secret.Len(), "a refusal came with plaintext")
+}
+
+// requireTampered requires that changed bytes are refused, for whichever reason comes to light first.
+func requireTampered(t *testing.T, s sealer.Sealer, envelope []byte, what string) {
+	t.Helper()
+	secret, err := s.Open(t.Context(), binding(), envelope)
+	require.Error(t, err, what)
+	known := errors.Is(err, sealer.ErrBinding) || errors.Is(err, sealer.ErrMalformed) ||
+		errors.Is(err, sealer.ErrUnknownKEK)
+	require.True(t, known, "%s: %v", what, err)
+	require.Zero(t, secret.Len(), "%s: a refusal came with plaintext", what)
+	requireSilent(t, err)
+}
+
+func requireRefusal(t *testing.T, err, want error) {
+	t.Helper()
+	require.ErrorIs(t, err, want)
+	requireSilent(t, err)
+}
+
+// requireSilent requires that an error text holds the canary in no encoding that a %x, %d or JSON would give it.
+func requireSilent(t *testing.T, err error) {
+	t.Helper()
+	decimal := strings.Trim(fmt.Sprint([]byte(canary)), "[]")
+	for _, form := range []string{
+		canary, hex.EncodeToString([]byte(canary)), base64.StdEncoding.EncodeToString([]byte(canary)), decimal,
+	} {
+		require.NotContains(t, fmt.Sprintf("%+v", err), form)
+	}
+}
