@@ -72,15 +72,15 @@ func TestEveryGuardedMethodChecksSessionAndMembershipAndWritesNothingForOthers(t
 			caller models.Caller
 			want   error
 		}{
-			"a member with a session token":     {mia, nil},
-			"an API key that never expires":     {withToken(f, "live", 0, 0), nil},
-			"an API key that has not expired":   {withToken(f, "unexpired", now()+hour, 0), nil},
-			"a revoked API key":                 {withToken(f, "revoked", 0, now()), models.ErrSessionEnded},
+			"a member with a session token":      {mia, nil},
+			"an API key that never expires":      {withToken(f, "live", 0, 0), nil},
+			"an API key that has not expired":    {withToken(f, "unexpired", now()+hour, 0), nil},
+			"a revoked API key":                  {withToken(f, "revoked", 0, now()), models.ErrSessionEnded},
 			"an API key revoked by a fast clock": {withToken(f, "revoked-ahead", 0, now()+hour), models.ErrSessionEnded},
-			"an expired API key":                {withToken(f, "expired", now()-1, 0), models.ErrSessionEnded},
-			"an API key that is not there":      {unknown, models.ErrSessionEnded},
-			"a stranger":                        {stranger, models.ErrNotMember},
-			"a stranger with a live API key":    {strangerWithToken, models.ErrNotMember},
+			"an expired API key":                 {withToken(f, "expired", now()-1, 0), models.ErrSessionEnded},
+			"an API key that is not there":       {unknown, models.ErrSessionEnded},
+			"a stranger":                         {stranger, models.ErrNotMember},
+			"a stranger with a live API key":     {strangerWithToken, models.ErrNotMember},
 			"an owner of a project of that name of another customer": {
 				models.Caller{CustomerID: acme, ProjectID: web, UserID: "gus"}, models.ErrNotMember},
 			"another customer's project of that name": {
@@ -251,7 +251,7 @@ func TestOneReadIsOneStatement(t *testing.T) {
 }
 
 func TestOneHotCallIsOneRoundTripToPostgres(t *testing.T) {
-	proxy := newWireProxy(t, modelstest.Postgres(t))
+	proxy := newWireProxy(t, modelstest.EnginePostgres.URL(t))
 	store := modelstest.OpenStore(t, proxy.url, models.Options{MaxConns: 1})
 	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)

@@ -47,7 +47,7 @@ func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var who standing
-	err := s.query(ctx, `SELECT `+callerColumns+` FROM `+callerJoins, callerArgs(c, now), func(row scanner) error {
+	err := s.lookUp(ctx, `SELECT `+callerColumns+` FROM `+callerJoins, callerArgs(c, now), func(row scanner) error {
 		return row.Scan(&who.live, &who.role)
 	})
 	if err != nil {

@@ -26,19 +26,24 @@ func BindSQLite(text string) string { return bindSQLite(text) }
 // Migrator returns the store's migrations, to walk them down as well.
 func Migrator(s *Store) (*goose.Provider, error) { return s.migrator() }
 
-// Exec runs any statement by the store's own connections: the writer's on SQLite.
+// Exec runs any statement by a connection that the store writes by. On SQLite no write may be under way.
 func Exec(ctx context.Context, s *Store, statement string, args ...any) error {
-	_, err := Conn(s).ExecContext(ctx, statement, args...)
+	var err error
+	if e, ok := s.engine.(*sqliteEngine); ok {
+		_, err = e.writer.conn.ExecContext(ctx, statement, args...)
+	} else {
+		_, err = Conn(s).ExecContext(ctx, statement, args...)
+	}
 	return err
 }
 
-// Conn returns the connections that the store writes by.
+// Conn returns the connections that the store reads by.
 func Conn(s *Store) *sql.DB {
 	switch e := s.engine.(type) {
 	case *postgresEngine:
 		return e.std
 	case *sqliteEngine:
-		return e.writer.db
+		return e.readers
 	}
 	return nil
 }
@@ -60,6 +65,11 @@ func CountStatements(s *Store) *atomic.Int64 {
 type countingEngine struct {
 	engine
 	statements atomic.Int64
+}
+
+func (e *countingEngine) lookUp(ctx context.Context, text string, args []any, scan func(scanner) error) error {
+	e.statements.Add(1)
+	return e.engine.lookUp(ctx, text, args, scan)
 }
 
 func (e *countingEngine) query(ctx context.Context, text string, args []any, scan func(scanner) error) error {

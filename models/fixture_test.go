@@ -30,12 +30,21 @@ type fixture struct {
 	*models.Store
 	t   *testing.T
 	ids models.IDs
+	url string // of its database; set by each
 }
 
 // each runs a test on a fixture of every engine.
 func each(t *testing.T, test func(t *testing.T, f *fixture)) {
 	t.Helper()
-	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) { test(t, newFixture(t, modelstest.NewStore(t, e))) })
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		url := e.URL(t)
+		store := modelstest.OpenStore(t, url, models.Options{})
+		_, err := store.Migrate(t.Context())
+		require.NoError(t, err)
+		f := newFixture(t, store)
+		f.url = url
+		test(t, f)
+	})
 }
 
 func newFixture(t *testing.T, s *models.Store) *fixture {

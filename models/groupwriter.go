@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"gorm.io/driver/sqlite"
@@ -19,6 +20,7 @@ const maxGroup = 64
 // nothing of its neighbours'.
 type groupWriter struct {
 	db    *sql.DB
+	conn  *writerConn
 	gorm  *gorm.DB
 	queue chan *write
 	stop  chan struct{}
@@ -26,34 +28,39 @@ type groupWriter struct {
 }
 
 type write struct {
-	ctx    context.Context
 	fn     func(*Tx) error
 	err    error
 	finish chan struct{}
+	// claimed is set by whoever is first: the writer, which then carries the write out, or the caller, who gives up.
+	claimed atomic.Bool
 }
-
-var errClosed = fmt.Errorf("%w: store is closed", ErrUnavailable)
 
 func newGroupWriter(dsn string) (*groupWriter, error) {
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(1)
-	cfg := gormConfig()
-	cfg.PrepareStmt = true
-	orm, err := gorm.Open(sqlite.New(sqlite.Config{Conn: db}), cfg)
+	db.SetMaxOpenConns(2) // the writer's own, and one for migrations
+	conn, err := newWriterConn(context.Background(), db)
 	if err != nil {
 		return nil, err
 	}
-	w := &groupWriter{db: db, gorm: orm, queue: make(chan *write, maxGroup), stop: make(chan struct{}), done: make(chan struct{})}
+	orm, err := gorm.Open(sqlite.New(sqlite.Config{Conn: conn}), gormConfig())
+	if err != nil {
+		return nil, err
+	}
+	w := &groupWriter{db: db, conn: conn, gorm: orm, queue: make(chan *write, maxGroup), stop: make(chan struct{}), done: make(chan struct{})}
 	go w.run()
 	return w, nil
 }
 
-// do runs fn in a transaction and returns when it is on disk, or undone.
+// do runs fn in a transaction and returns when it is on disk, or undone. A write that has not begun when ctx ends is
+// never carried out; one that has is waited for.
 func (w *groupWriter) do(ctx context.Context, fn func(*Tx) error) error {
-	item := &write{ctx: ctx, fn: fn, finish: make(chan struct{})}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	item := &write{fn: fn, finish: make(chan struct{})}
 	select {
 	case w.queue <- item:
 	case <-w.stop:
@@ -61,18 +68,26 @@ func (w *groupWriter) do(ctx context.Context, fn func(*Tx) error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	var gaveUp error
 	select {
 	case <-item.finish:
 		return item.err
 	case <-w.done:
-		return errClosed
+		gaveUp = errClosed
+	case <-ctx.Done():
+		gaveUp = ctx.Err()
 	}
+	if item.claimed.CompareAndSwap(false, true) {
+		return gaveUp
+	}
+	<-item.finish
+	return item.err
 }
 
 func (w *groupWriter) close() error {
 	close(w.stop)
 	<-w.done
-	return w.db.Close()
+	return errors.Join(w.conn.close(), w.db.Close())
 }
 
 func (w *groupWriter) run() {
@@ -82,60 +97,66 @@ func (w *groupWriter) run() {
 		case <-w.stop:
 			return
 		case first := <-w.queue:
-			group := w.gather(first)
-			if err := w.commit(group); err != nil {
-				for _, item := range group {
-					item.err = errors.Join(item.err, err)
-				}
-			}
+			group := gather(w.queue, first, maxGroup)
+			err := w.commit(group)
 			for _, item := range group {
+				if err != nil {
+					item.err = err // what it met in the transaction, a name taken say, was undone as well
+				}
 				close(item.finish)
 			}
 		}
 	}
 }
 
-func (w *groupWriter) gather(first *write) []*write {
-	group := []*write{first}
-	for len(group) < maxGroup {
-		select {
-		case next := <-w.queue:
-			group = append(group, next)
-		default:
-			return group
-		}
-	}
-	return group
-}
-
-// commit applies a group. Its context is its own: cancelling one caller's statement would undo the whole transaction.
+// commit applies a group; its error is every write's. Its context is its own: cancelling one caller's statement would undo
+// the whole transaction.
 func (w *groupWriter) commit(group []*write) error {
-	tx := w.gorm.WithContext(context.Background()).Begin()
-	if tx.Error != nil {
-		return tx.Error
+	ctx := context.Background()
+	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return err
 	}
-	defer tx.Rollback()
-	for _, item := range group {
-		if item.err = item.ctx.Err(); item.err == nil {
-			item.err = apply(tx, item.fn)
-		}
+	if err := w.applyAll(ctx, group); err != nil {
+		w.rollback(ctx)
+		return err
 	}
-	return tx.Commit().Error
+	if _, err := w.conn.ExecContext(ctx, "COMMIT"); err != nil {
+		w.rollback(ctx)
+		return err
+	}
+	return nil
 }
 
-func apply(db *gorm.DB, fn func(*Tx) error) error {
+func (w *groupWriter) applyAll(ctx context.Context, group []*write) error {
+	db := w.gorm.WithContext(ctx)
+	for _, item := range group {
+		if !item.claimed.CompareAndSwap(false, true) {
+			continue
+		}
+		if err := item.apply(db); err != nil {
+			return fmt.Errorf("%w: transaction lost: %w", ErrUnavailable, err)
+		}
+	}
+	return nil
+}
+
+// rollback ends the transaction; SQLite may have ended it already, which is as good.
+func (w *groupWriter) rollback(ctx context.Context) { _, _ = w.conn.ExecContext(ctx, "ROLLBACK") }
+
+// apply carries the write out. Its error is that of a savepoint, not the write's own: SQLite rolls a whole transaction back
+// when the disk is full or fails, and what ran on after that would be a transaction of its own.
+func (item *write) apply(db *gorm.DB) error {
 	tx := &Tx{db: db.Session(&gorm.Session{NewDB: true}), bind: bindSQLite, Now: micros(time.Now())}
 	if _, err := tx.exec("SAVEPOINT one", nil); err != nil {
 		return err
 	}
-	err := guarded(fn, tx)
-	if err != nil {
-		if _, undo := tx.exec("ROLLBACK TO one", nil); undo != nil {
-			return errors.Join(err, undo)
+	if item.err = guarded(item.fn, tx); item.err != nil {
+		if _, err := tx.exec("ROLLBACK TO one", nil); err != nil {
+			return errors.Join(item.err, err)
 		}
 	}
-	_, release := tx.exec("RELEASE one", nil)
-	return errors.Join(err, release)
+	_, err := tx.exec("RELEASE one", nil)
+	return err
 }
 
 // guarded keeps one write's panic from its neighbours.

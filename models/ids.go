@@ -8,11 +8,13 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// IDs mints ULIDs (https://github.com/ulid/spec) that rise within a process, also within one millisecond. The zero value
-// is ready; it is safe for concurrent use.
+// IDs mints ULIDs (https://github.com/ulid/spec) that rise as long as it lives, also within one millisecond and when the
+// clock steps back: an id's time is then that of the id before. Ids of different processes are ordered as their clocks are.
+// The zero value is ready; it is safe for concurrent use.
 type IDs struct {
 	mu      sync.Mutex
 	entropy *ulid.MonotonicEntropy
+	last    uint64 // milliseconds since the Unix epoch
 }
 
 // Prefixes of the ids that people see.
@@ -21,6 +23,9 @@ const (
 	EventIDPrefix = "evt_"
 )
 
+// maxMillis is short of a ULID's 48 bits by what running out of values may add.
+const maxMillis = 1<<48 - 1<<20
+
 // Next returns prefix and a new ULID.
 func (g *IDs) Next(prefix string, now time.Time) string {
 	g.mu.Lock()
@@ -28,11 +33,12 @@ func (g *IDs) Next(prefix string, now time.Time) string {
 	if g.entropy == nil {
 		g.entropy = ulid.Monotonic(rand.Reader, 0)
 	}
-	id, err := ulid.New(ulid.Timestamp(now), g.entropy)
-	if err != nil {
-		// The millisecond's 2^80 values ran out, or the clock is past the year 10889: start afresh.
-		g.entropy = ulid.Monotonic(rand.Reader, 0)
-		id = ulid.MustNew(ulid.Timestamp(now), g.entropy)
+	// A ULID holds the years from 1970 to 10889; a clock beyond them is broken.
+	g.last = max(g.last, uint64(min(max(now.UnixMilli(), 0), maxMillis))) //nolint:gosec // G115: bounded on this line
+	id, err := ulid.New(g.last, g.entropy)
+	if err != nil { // the millisecond's values ran out
+		g.last++
+		id = ulid.MustNew(g.last, g.entropy)
 	}
 	return prefix + id.String()
 }

@@ -150,10 +150,12 @@ func TestNoReadOfMetadataCarriesAnEnvelope(t *testing.T) {
 		require.Equal(t, shared.ID, serving.Project.ID)
 		require.Empty(t, serving.Own.Envelope)
 		require.Empty(t, serving.Project.Envelope)
-		f.transact(func(tx *models.Tx) error {
-			k, err := tx.Key(mia, own.ID)
-			require.Empty(t, k.Envelope)
+		var read models.Key
+		f.transact(func(tx *models.Tx) (err error) {
+			read, err = tx.Key(mia, own.ID)
 			return err
 		})
+		require.Equal(t, own.ID, read.ID)
+		require.Empty(t, read.Envelope)
 	})
 }

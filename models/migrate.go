@@ -74,7 +74,8 @@ func (p *postgresEngine) migrator() (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	locker, err := lock.NewPostgresSessionLocker()
+	const everySecond, fiveMinutes = 1, 300
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(everySecond, fiveMinutes))
 	if err != nil {
 		return nil, err
 	}

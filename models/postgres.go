@@ -26,12 +26,20 @@ type postgresEngine struct {
 	pool *pgxpool.Pool
 	std  *sql.DB
 	gorm *gorm.DB
+	// reads carries the hot look-ups.
+	reads *pipeline
 }
+
+var errBadURL = errors.New("database URL: not a valid postgres:// URL; special characters of a password are escaped as in %2F")
 
 func openPostgres(url string, opts Options) (engine, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, errors.New("database URL: not a valid postgres:// URL")
+		return nil, errBadURL
+	}
+	// A "/" in a password that isn't escaped ends the host early; the rest would show in errors as the database's name.
+	if strings.Contains(cfg.ConnConfig.Database, "@") {
+		return nil, errBadURL
 	}
 	cfg.MaxConns = int32(min(opts.MaxConns, 1000)) //nolint:gosec // G115: bounded on this line
 	cfg.ConnConfig.ConnectTimeout = min(opts.Timeout, 3*time.Second)
@@ -51,7 +59,7 @@ func openPostgres(url string, opts Options) (engine, error) {
 		pool.Close()
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	return &postgresEngine{pool: pool, std: std, gorm: db}, nil
+	return &postgresEngine{pool: pool, std: std, gorm: db, reads: newPipeline(pool, opts.Timeout)}, nil
 }
 
 // gormConfig silences GORM's own log, which prints statements with their values.
@@ -66,9 +74,14 @@ func (p *postgresEngine) orm() *gorm.DB { return p.gorm }
 func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ctx) }
 
 func (p *postgresEngine) close() error {
+	p.reads.close()
 	err := p.std.Close()
 	p.pool.Close()
 	return err
+}
+
+func (p *postgresEngine) lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
+	return p.reads.do(ctx, sql, args, scan)
 }
 
 func (p *postgresEngine) query(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
@@ -76,13 +89,7 @@ func (p *postgresEngine) query(ctx context.Context, sql string, args []any, scan
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
+	return readRows(rows, scan)
 }
 
 func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error {
@@ -128,6 +135,11 @@ func (p *postgresEngine) register(ctx context.Context, c Caller, needs Role, r R
 // classify: https://www.postgresql.org/docs/15/errcodes-appendix.html
 func (p *postgresEngine) classify(err error) error {
 	return classifyCommon(err, func(err error) error {
+		// Whatever keeps us from connecting, a changed password too, is for an operator to mend and for callers to wait for.
+		var connect *pgconn.ConnectError
+		if errors.As(err, &connect) {
+			return ErrUnavailable
+		}
 		var pgErr *pgconn.PgError
 		if !errors.As(err, &pgErr) {
 			if isConnectionError(err) {
@@ -135,7 +147,7 @@ func (p *postgresEngine) classify(err error) error {
 			}
 			return nil
 		}
-		switch class := pgErr.Code[:2]; {
+		switch class := pgErr.Code[:min(2, len(pgErr.Code))]; {
 		case pgErr.Code == "23505":
 			return ErrAlreadyExists
 		case class == "08", class == "53", class == "57", class == "55", class == "40", pgErr.Code == "25006", pgErr.Code == "25P03":
@@ -150,11 +162,8 @@ func (p *postgresEngine) classify(err error) error {
 }
 
 func isConnectionError(err error) bool {
-	var (
-		connect *pgconn.ConnectError
-		network net.Error
-	)
-	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
+	var network net.Error
+	return errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, puddle.ErrClosedPool)
 }

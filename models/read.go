@@ -11,13 +11,13 @@ import (
 // row of empty columns.
 const (
 	keyColumns = `COALESCE(k.id, ''), COALESCE(k.customer_id, ''), COALESCE(k.project_id, ''), COALESCE(k.user_id, ''),
-COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''),
+COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), COALESCE(k.version, 0),
 COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, '')`
 
 	getKeySQL = `SELECT ` + callerColumns + `, ` + keyColumns + ` FROM ` + callerJoins + `
 LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AND k.user_id IN ('', $5) AND m.role <> ''`
 
-	metadataColumns = `id, customer_id, project_id, user_id, provider, name, display_suffix, created_at, created_by, revoked_at, revoked_by`
+	metadataColumns = `id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by, revoked_at, revoked_by`
 
 	// A page of each scope is read off its own stretch of the index, so that other members' keys cost nothing.
 	listFilter  = ` AND id < $6 AND ($7 = '' OR provider = $7) AND ($8 = '' OR (revoked_at = 0) = ($8 = 'active')) ORDER BY id DESC LIMIT $9`
@@ -31,7 +31,7 @@ SELECT * FROM (SELECT ` + metadataColumns + ` FROM ai_keys WHERE customer_id = $
 
 func scanKey(row scanner, who *standing, k *Key) error {
 	return row.Scan(&who.live, &who.role, &k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name,
-		&k.DisplaySuffix, &k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy)
+		&k.DisplaySuffix, &k.Version, &k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy)
 }
 
 // GetKey returns a key's metadata as the caller may see it: ErrSessionEnded, ErrNotMember, or ErrNotFound where it is
@@ -43,7 +43,7 @@ func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key
 		who standing
 		key Key
 	)
-	err := s.query(ctx, getKeySQL, append(callerArgs(c, now), id), func(row scanner) error {
+	err := s.lookUp(ctx, getKeySQL, append(callerArgs(c, now), id), func(row scanner) error {
 		return scanKey(row, &who, &key)
 	})
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *Store) ListKeys(ctx context.Context, c Caller, f KeyFilter, now int64) 
 	if before == "" {
 		before = "~" // sorts after every id
 	}
-	if limit == 0 {
+	if limit <= 0 {
 		limit = math.MaxInt64
 	}
 	var who standing
@@ -186,7 +186,8 @@ func (s *Store) FindToken(ctx context.Context, id string) (Token, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var t Token
-	return t, s.classify(s.orm().WithContext(ctx).Where("id = ?", id).Take(&t).Error)
+	err := s.orm().WithContext(ctx).Where("id = ?", id).Take(&t).Error
+	return t, s.classify(err)
 }
 
 // ListTokens returns a project's API keys by age, those of one user unless userID is empty.
@@ -207,5 +208,6 @@ func (s *Store) Canary(ctx context.Context) (Canary, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var c Canary
-	return c, s.classify(s.orm().WithContext(ctx).Where("id = 1").Take(&c).Error)
+	err := s.orm().WithContext(ctx).Where("id = 1").Take(&c).Error
+	return c, s.classify(err)
 }

@@ -34,9 +34,9 @@ func TestRegisterWritesAllOrNothing(t *testing.T) {
 		require.NoError(t, err)
 		before := f.size()
 		for name, change := range map[string]func(*models.Registration){
-			"the key's name":  named("prod"),
-			"the key's id":    func(r *models.Registration) { r.Key.ID = taken },
-			"the event's id":  func(r *models.Registration) { r.Event.ID = events[0].ID },
+			"the key's name": named("prod"),
+			"the key's id":   func(r *models.Registration) { r.Key.ID = taken },
+			"the event's id": func(r *models.Registration) { r.Event.ID = events[0].ID },
 		} {
 			t.Run(name+" is taken", func(t *testing.T) {
 				for _, r := range []models.Registration{f.shared(olga, change), f.shared(olga, change, retryable("once", "same"))} {
@@ -244,11 +244,12 @@ func TestParallelRevokesKeepTheFirst(t *testing.T) {
 
 func TestRevokingAKeyThatIsNotThereIsNotFound(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		err := f.Transact(t.Context(), func(tx *models.Tx) error {
-			done, err := tx.RevokeKey(&models.Key{ID: "byok_absent"}, "olga")
-			require.False(t, done)
+		var done bool
+		err := f.Transact(t.Context(), func(tx *models.Tx) (err error) {
+			done, err = tx.RevokeKey(&models.Key{ID: "byok_absent"}, "olga")
 			return err
 		})
 		require.ErrorIs(t, err, models.ErrNotFound)
+		require.False(t, done)
 	})
 }

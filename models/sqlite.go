@@ -27,11 +27,14 @@ type sqliteEngine struct {
 }
 
 // pragmas: a commit is on disk before it is acknowledged (synchronous FULL), and readers never wait for the writer (WAL).
-var pragmas = []string{"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)"}
+var pragmas = []string{
+	"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
+	"wal_autocheckpoint(4000)", "cache_size(-16000)",
+}
 
 func openSQLite(path string) (engine, error) {
-	if path == "" {
-		return nil, errors.New("database URL: want sqlite:<path>")
+	if path == "" || path == ":memory:" {
+		return nil, errors.New("database URL: want sqlite:<path of a file>")
 	}
 	if err := prepareFile(path); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
@@ -97,6 +100,9 @@ func (e *sqliteEngine) statement(text string) (*sql.Stmt, error) {
 }
 
 func (e *sqliteEngine) query(ctx context.Context, text string, args []any, scan func(scanner) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	stmt, err := e.statement(text)
 	if err != nil {
 		return err
@@ -113,6 +119,10 @@ func (e *sqliteEngine) query(ctx context.Context, text string, args []any, scan 
 		}
 	}
 	return rows.Err()
+}
+
+func (e *sqliteEngine) lookUp(ctx context.Context, text string, args []any, scan func(scanner) error) error {
+	return e.query(ctx, text, args, scan)
 }
 
 func (e *sqliteEngine) transact(ctx context.Context, fn func(*Tx) error) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -15,6 +16,7 @@ import (
 type Store struct {
 	engine
 	timeout time.Duration
+	closed  atomic.Bool
 }
 
 // Options adjust a Store; the zero value is ready for production.
@@ -31,11 +33,13 @@ type engine interface {
 	orm() *gorm.DB
 	// query runs one hand-written statement, with $N parameters, and hands each row to scan.
 	query(ctx context.Context, sql string, args []any, scan func(scanner) error) error
+	// lookUp is query for statements that return one row and only read.
+	lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error
 	// transact runs fn in a transaction; the transaction is durable when it returns nil.
 	transact(ctx context.Context, fn func(*Tx) error) error
 	// register is the hot write: the key, its event and its idempotency record at once.
 	register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (registered, error)
-	// migrator applies the engine's own migrations; the caller closes what it returns.
+	// migrator applies the engine's own migrations. It uses the engine's connections, so the caller must not close it.
 	migrator() (*goose.Provider, error)
 	ping(ctx context.Context) error
 	// classify wraps a driver's error with the sentinel it amounts to.
@@ -72,8 +76,14 @@ func Open(url string, opts Options) (*Store, error) {
 	return &Store{engine: e, timeout: opts.Timeout}, nil
 }
 
-// Close ends the store's connections and goroutines.
-func (s *Store) Close() error { return s.close() }
+// Close ends the store's connections and goroutines. Calls under way end with ErrUnavailable or their result; closing again
+// does nothing.
+func (s *Store) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	return s.close()
+}
 
 // Ping tells whether the database answers.
 func (s *Store) Ping(ctx context.Context) error {
@@ -94,16 +104,29 @@ func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFun
 	return context.WithTimeout(ctx, s.timeout)
 }
 
-// classifyCommon maps what both engines have in common; native says what the driver's own error amounts to, or nil.
-func classifyCommon(err error, native func(error) error) error {
-	if err == nil {
-		return nil
+// classify adds what only the store knows: database/sql has no sentinel for what its closed parts return.
+func (s *Store) classify(err error) error {
+	err = s.engine.classify(err)
+	if err == nil || !s.closed.Load() || hasSentinel(err) {
+		return err
 	}
+	return fmt.Errorf("%w: %w", errClosed, err)
+}
+
+func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
 		ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable, context.Canceled} {
 		if errors.Is(err, known) {
-			return err
+			return true
 		}
+	}
+	return false
+}
+
+// classifyCommon maps what both engines have in common; native says what the driver's own error amounts to, or nil.
+func classifyCommon(err error, native func(error) error) error {
+	if err == nil || hasSentinel(err) {
+		return err
 	}
 	sentinel := native(err)
 	switch {

@@ -78,6 +78,9 @@ func (tx *Tx) AppendEvent(e Event) error { return tx.db.Create(&e).Error }
 // SetPolicy puts a policy in force.
 func (tx *Tx) SetPolicy(p *Policy, by string) error {
 	p.UpdatedAt, p.UpdatedBy = tx.Now, by
+	if p.UserKeysByProvider == nil {
+		p.UserKeysByProvider = map[string]UserKeys{} // the column holds an object, and GORM makes NULL of nil
+	}
 	return tx.db.Clauses(clause.OnConflict{UpdateAll: true}).Create(p).Error
 }
 

@@ -102,6 +102,8 @@ func (o *Observer) recovered(next echo.HandlerFunc, c echo.Context) (err error) 
 
 func (o *Observer) startSpan(ctx context.Context, r *http.Request) (context.Context, trace.Span) {
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(r.Header))
+	// The caller's trace goes on here, without its tracestate: that may hold any text.
+	ctx = trace.ContextWithRemoteSpanContext(ctx, trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{}))
 	return o.tracer.Start(ctx, "request", trace.WithSpanKind(trace.SpanKindServer))
 }
 
@@ -121,14 +123,16 @@ func (o *Observer) record(ctx context.Context, c echo.Context, call *Call, span 
 		}
 		span.End()
 	}
-	if level := levelOf(c.Request().Method, status); o.log.Enabled(ctx, level) {
+	if level := levelOf(c.Request().Method, status, call.Err); o.log.Enabled(ctx, level) {
 		o.log.LogAttrs(ctx, level, "request", attributes(operation, c, call, took)...)
 	}
 }
 
 // levelOf keeps the log readable under load: changes and refusals are told, successful reads only when debugging.
-func levelOf(method string, status int) slog.Level {
+func levelOf(method string, status int, err error) slog.Level {
 	switch {
+	case errors.Is(err, context.Canceled):
+		return slog.LevelInfo // the caller left; nothing of ours failed
 	case status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable:
 		return slog.LevelError
 	case status == http.StatusServiceUnavailable:

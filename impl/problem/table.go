@@ -1,6 +1,7 @@
 package problem
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
@@ -66,6 +67,8 @@ var table = []row{
 		"You have sent too many requests; try again after the time in Retry-After."},
 	{ErrNotReady, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
 		"The service is starting, or waiting for its database; try again after the time in Retry-After."},
+	{context.Canceled, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
+		"The request was given up before it was answered."},
 	{models.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
 		"The database can't be reached at the moment; try again after the time in Retry-After."},
 	{sealer.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",

@@ -1,0 +1,132 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+)
+
+// The limits of every server of ours. A request is small and answered at once, so they are short; writeTimeout leaves room
+// for a revoke that waits for its receipt.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	writeTimeout      = 60 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+)
+
+// strictTransport is for a year, in seconds (RFC 6797, section 6.1.1).
+const strictTransport = "max-age=31536000"
+
+// ErrAddressTaken says that another program listens on the address.
+var ErrAddressTaken = errors.New("another program listens there already")
+
+// Listen binds a TCP address, host:port. Port 0 is any that is free. Its error wraps ErrAddressTaken where that is why.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%w: %w", ErrAddressTaken, err)
+	}
+	return listener, err
+}
+
+// ServerConfig is what a Server needs. Listener, Handler and Log are required.
+type ServerConfig struct {
+	Listener net.Listener
+	Handler  http.Handler
+	// Certificates makes it serve HTTPS alone; nil is plain HTTP.
+	Certificates *Certificates
+	Log          *slog.Logger
+}
+
+// Server answers HTTP on one listener, which it owns, until it is shut down.
+type Server struct {
+	server   *http.Server
+	listener net.Listener
+	scheme   string
+}
+
+// NewServer returns a Server that does not answer yet; connections wait in its listener.
+func NewServer(cfg ServerConfig) *Server {
+	s := &Server{listener: cfg.Listener, scheme: "http", server: &http.Server{
+		Handler:           cfg.Handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          log.New(serverLog{cfg.Log}, "", 0),
+	}}
+	if cfg.Certificates != nil {
+		s.scheme = "https"
+		s.server.Handler = withStrictTransport(cfg.Handler)
+		s.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cfg.Certificates.get}
+	}
+	return s
+}
+
+// URL is where the server answers, with the port that it got: http://127.0.0.1:8080.
+func (s *Server) URL() string { return s.scheme + "://" + s.listener.Addr().String() }
+
+// Serve answers until Shutdown, and then returns nil at once: Shutdown is what to wait for.
+func (s *Server) Serve() error {
+	err := s.serve()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", s.URL(), err)
+}
+
+func (s *Server) serve() error {
+	if s.server.TLSConfig != nil {
+		return s.server.ServeTLS(s.listener, "", "") // the certificate comes from GetCertificate
+	}
+	return s.server.Serve(s.listener)
+}
+
+// Shutdown takes no more connections and returns when the requests in flight are answered. Those that are not when ctx
+// ends are cut, and its error is ctx's.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.server.Shutdown(ctx)
+	if err != nil {
+		return errors.Join(err, s.server.Close())
+	}
+	return nil
+}
+
+func withStrictTransport(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Strict-Transport-Security", strictTransport)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// serverLog is where net/http's own messages go. Some of them quote what a client sent, or what a handler panicked with,
+// so only their kind is told.
+type serverLog struct{ log *slog.Logger }
+
+// Write takes one message.
+func (l serverLog) Write(line []byte) (int, error) {
+	ctx := context.Background() // net/http has none to offer
+	switch {
+	case bytes.HasPrefix(line, []byte("http: TLS handshake error")):
+		l.log.DebugContext(ctx, "TLS handshake failed") // every port scan does that
+	case bytes.HasPrefix(line, []byte("http: panic serving")):
+		l.log.ErrorContext(ctx, "handler panicked")
+	case bytes.HasPrefix(line, []byte("http: Accept error")):
+		l.log.WarnContext(ctx, "connection not accepted", slog.String("error", string(bytes.TrimSpace(line)))) // the system's text
+	default:
+		l.log.WarnContext(ctx, "HTTP server complained")
+	}
+	return len(line), nil
+}

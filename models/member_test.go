@@ -1,0 +1,155 @@
+package models_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+func (f *fixture) setMember(user string, role models.Role) error {
+	return f.Transact(f.t.Context(), func(tx *models.Tx) error {
+		_, err := tx.SetMember(acme, web, user, role)
+		return err
+	})
+}
+
+func (f *fixture) removeMember(user string) error {
+	return f.Transact(f.t.Context(), func(tx *models.Tx) error { return tx.RemoveMember(acme, web, user) })
+}
+
+// roles returns the members of acme/web in the order in which they are listed.
+func (f *fixture) roles() (users []string, roles map[string]models.Role) {
+	f.t.Helper()
+	members, err := f.ListMembers(f.t.Context(), olga, "", 0)
+	require.NoError(f.t, err)
+	roles = map[string]models.Role{}
+	for _, m := range members {
+		users = append(users, m.UserID)
+		roles[m.UserID] = m.Role
+	}
+	return users, roles
+}
+
+func TestTheLastOwnerStays(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		require.ErrorIs(t, f.removeMember("olga"), models.ErrLastOwner)
+		require.ErrorIs(t, f.setMember("olga", models.RoleMember), models.ErrLastOwner)
+		_, roles := f.roles()
+		require.Equal(t, models.RoleOwner, roles["olga"])
+
+		require.NoError(t, f.setMember("mia", models.RoleOwner))
+		require.NoError(t, f.setMember("olga", models.RoleMember), "with a second owner the first may go")
+		require.ErrorIs(t, f.removeMember("mia"), models.ErrLastOwner)
+	})
+}
+
+func TestAnOwnerOfAnotherProjectIsNoOwnerHere(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.addMember(models.Caller{CustomerID: acme, ProjectID: "ios", UserID: "ida"}, models.RoleOwner)
+		f.addMember(models.Caller{CustomerID: "globex", ProjectID: web, UserID: "gus"}, models.RoleOwner)
+		require.ErrorIs(t, f.removeMember("olga"), models.ErrLastOwner)
+	})
+}
+
+func TestAProjectBeginsWithAnOwner(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		err := f.Transact(t.Context(), func(tx *models.Tx) error {
+			if err := tx.EnsureProject(acme, "ios"); err != nil {
+				return err
+			}
+			_, err := tx.SetMember(acme, "ios", "ida", models.RoleMember)
+			return err
+		})
+		require.ErrorIs(t, err, models.ErrLastOwner)
+	})
+}
+
+func TestTwoOwnersWhoRemoveEachOtherInParallelLeaveOne(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		for range 10 {
+			require.NoError(t, f.setMember("olga", models.RoleOwner))
+			require.NoError(t, f.setMember("mia", models.RoleOwner))
+			errs := together(2, func(i int) error {
+				return []func() error{
+					func() error { return f.removeMember("olga") },
+					func() error { return f.setMember("mia", models.RoleMember) },
+				}[i]()
+			})
+			if errs[0] == nil {
+				require.ErrorIs(t, errs[1], models.ErrLastOwner)
+			} else {
+				require.ErrorIs(t, errs[0], models.ErrLastOwner)
+				require.NoError(t, errs[1])
+			}
+		}
+	})
+}
+
+func TestMembersComeChangeAndGo(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		set := func(role models.Role) (m models.Member) {
+			f.transact(func(tx *models.Tx) (err error) {
+				m, err = tx.SetMember(acme, web, "zoe", role)
+				return err
+			})
+			return m
+		}
+		added := set(models.RoleMember)
+		require.Equal(t, models.Member{CustomerID: acme, ProjectID: web, UserID: "zoe", Role: models.RoleMember,
+			CreatedAt: added.CreatedAt, UpdatedAt: added.CreatedAt}, added)
+		require.InDelta(t, now(), added.CreatedAt, 60e6)
+		changed := set(models.RoleOwner)
+		require.Equal(t, models.RoleOwner, changed.Role)
+		require.Equal(t, added.CreatedAt, changed.CreatedAt)
+		require.Greater(t, changed.UpdatedAt, added.UpdatedAt)
+
+		users, roles := f.roles()
+		require.Equal(t, []string{"mia", "moe", "olga", "zoe"}, users)
+		require.Equal(t, models.RoleOwner, roles["zoe"])
+
+		require.NoError(t, f.removeMember("zoe"))
+		require.ErrorIs(t, f.removeMember("zoe"), models.ErrNotFound)
+		users, _ = f.roles()
+		require.Equal(t, []string{"mia", "moe", "olga"}, users)
+	})
+}
+
+func TestMembersAreListedInPages(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		first, err := f.ListMembers(t.Context(), olga, "", 2)
+		require.NoError(t, err)
+		require.Len(t, first, 2)
+		rest, err := f.ListMembers(t.Context(), olga, first[1].UserID, 2)
+		require.NoError(t, err)
+		require.Len(t, rest, 1)
+		require.Equal(t, []string{"mia", "moe", "olga"}, []string{first[0].UserID, first[1].UserID, rest[0].UserID})
+	})
+}
+
+func TestARoleThatIsNoneAndAProjectThatIsNoneAreRefused(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		require.Error(t, f.setMember("zoe", "admin"))
+		err := f.Transact(t.Context(), func(tx *models.Tx) error {
+			_, err := tx.SetMember(acme, "nowhere", "zoe", models.RoleOwner)
+			return err
+		})
+		require.Error(t, err)
+		users, _ := f.roles()
+		require.NotContains(t, users, "zoe")
+	})
+}
+
+func TestEnsureProjectIsIdempotentAlsoInParallel(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		for _, err := range together(8, func(int) error {
+			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.EnsureProject(acme, "ios") })
+		}) {
+			require.NoError(t, err)
+		}
+		n, err := models.Count(t.Context(), f.Store, "projects")
+		require.NoError(t, err)
+		require.Equal(t, 2, n)
+	})
+}

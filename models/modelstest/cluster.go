@@ -1,0 +1,209 @@
+package modelstest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// startTimeout bounds one start, crash recovery included, on a busy machine.
+	startTimeout = 60 * time.Second
+	// stopTimeout is how long a shutdown may take before the cluster is killed.
+	stopTimeout = 30 * time.Second
+	// maxConnections is the cluster's limit over all of its databases.
+	maxConnections = 200
+	// logTail is how many bytes of the server's log a failure shows.
+	logTail = 2000
+	// dirPrefix begins the name of each cluster's folder; the id of the process that owns it follows.
+	dirPrefix = "aikeys-pg-"
+	// superuser owns the cluster and is the user of every URL.
+	superuser = "postgres"
+)
+
+// StopMode says how a cluster shuts down: the signal that its postmaster takes for it
+// (https://www.postgresql.org/docs/15/server-shutdown.html).
+type StopMode syscall.Signal
+
+const (
+	// Smart waits for every session to end by itself.
+	Smart = StopMode(syscall.SIGTERM)
+	// Fast ends the sessions, rolls their transactions back and writes a checkpoint.
+	Fast = StopMode(syscall.SIGINT)
+	// Immediate ends the sessions and leaves recovery to the next start.
+	Immediate = StopMode(syscall.SIGQUIT)
+)
+
+// Option changes how StartCluster sets a cluster up.
+type Option func(*Cluster)
+
+// WithoutFsync turns fsync off: faster commits, which survive a crash of the server but not of the machine.
+func WithoutFsync() Option {
+	return func(c *Cluster) { c.settings = append(c.settings, "fsync=off") }
+}
+
+// WithSetting sets a server parameter, such as "idle_in_transaction_session_timeout" to "1s".
+func WithSetting(name, value string) Option {
+	return func(c *Cluster) { c.settings = append(c.settings, name+"="+value) }
+}
+
+// Cluster is a PostgreSQL server of one test: an empty one, on a loopback port and a unix socket, that keeps its port
+// and its data over Stop, Kill and Start. It ends with the test, and with the process however that ends. Its methods
+// are for one goroutine at a time.
+type Cluster struct {
+	dir        string // holds data/, log and the socket; owned by the server's user
+	bin        string
+	port       int
+	password   string
+	settings   []string
+	credential *syscall.Credential
+
+	postmaster *os.Process
+	exited     chan struct{} // closed once the postmaster has been waited for
+}
+
+// StartCluster starts a cluster, with fsync on unless an option says otherwise, and removes it when the test ends.
+func StartCluster(t testing.TB, opts ...Option) *Cluster {
+	t.Helper()
+	c, err := newCluster(opts...)
+	if err != nil {
+		t.Fatalf("modelstest: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := c.remove(Immediate); err != nil {
+			t.Errorf("modelstest: %v", err)
+		}
+	})
+	return c
+}
+
+// URL returns the URL of a database over TCP; a new cluster has "postgres". The URL stays valid over Stop, Kill and
+// Start.
+func (c *Cluster) URL(db string) string {
+	u := c.baseURL(db)
+	u.Host = net.JoinHostPort("127.0.0.1", strconv.Itoa(c.port))
+	u.RawQuery = "sslmode=disable"
+	return u.String()
+}
+
+// SocketURL is URL over the unix socket.
+func (c *Cluster) SocketURL(db string) string {
+	u := c.baseURL(db)
+	u.RawQuery = url.Values{"host": {c.dir}, "port": {strconv.Itoa(c.port)}}.Encode()
+	return u.String()
+}
+
+func (c *Cluster) baseURL(db string) url.URL {
+	return url.URL{Scheme: "postgres", User: url.UserPassword(superuser, c.password), Path: "/" + db}
+}
+
+// Stop shuts the cluster down and waits until it is down; Start brings it back. A shutdown that takes longer than 30 s
+// is an error, and the cluster is then killed. Stopping a stopped cluster does nothing.
+func (c *Cluster) Stop(mode StopMode) error {
+	if c.postmaster == nil {
+		return nil
+	}
+	if err := c.postmaster.Signal(syscall.Signal(mode)); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stopping PostgreSQL: %w", err)
+	}
+	select {
+	case <-c.exited:
+		c.postmaster = nil
+		return nil
+	case <-time.After(stopTimeout):
+		return errors.Join(fmt.Errorf("PostgreSQL did not stop within %s", stopTimeout), c.Kill())
+	}
+}
+
+// Kill ends every process of the cluster with SIGKILL, as a power cut or the kernel's OOM killer would, and waits
+// until they are gone. Start recovers what was committed.
+func (c *Cluster) Kill() error {
+	if c.postmaster == nil {
+		return nil
+	}
+	// Stopped, the postmaster neither forks nor reacts to the loss of its children.
+	if err := c.postmaster.Signal(syscall.SIGSTOP); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing PostgreSQL: %w", err)
+	}
+	children, err := childrenOf(c.postmaster.Pid)
+	if err != nil {
+		return fmt.Errorf("killing PostgreSQL: %w", err)
+	}
+	for _, pid := range children {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("killing PostgreSQL: %w", err)
+		}
+	}
+	if err := c.postmaster.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing PostgreSQL: %w", err)
+	}
+	<-c.exited
+	c.postmaster = nil
+	return waitGone(children, stopTimeout)
+}
+
+// Start starts a cluster that was stopped or killed, on its port and its data, and waits until it takes connections.
+func (c *Cluster) Start() error {
+	if c.postmaster != nil {
+		return errors.New("the cluster is running")
+	}
+	if err := c.launch(); err != nil {
+		return fmt.Errorf("starting PostgreSQL: %w", err)
+	}
+	if err := c.awaitReady(); err != nil {
+		return errors.Join(fmt.Errorf("starting PostgreSQL: %w; its log ends:\n%s", err, c.logTail()), c.Kill())
+	}
+	return nil
+}
+
+// newCluster makes the data folder and starts the server. It gives up on a failed start: the port was free, so a
+// second attempt would fail alike.
+func newCluster(opts ...Option) (*Cluster, error) {
+	bin, err := findBinaries("/usr/lib/postgresql")
+	if err != nil {
+		return nil, err
+	}
+	credential, err := serverCredential()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{bin: bin, credential: credential, password: randomHex(16)}
+	for _, opt := range opts {
+		opt(c)
+	}
+	sweep(os.TempDir())
+	if c.dir, err = os.MkdirTemp("", dirPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
+		return nil, err
+	}
+	if err := c.create(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(c.dir))
+	}
+	if err := c.Start(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(c.dir))
+	}
+	return c, nil
+}
+
+// remove ends the cluster for good.
+func (c *Cluster) remove(mode StopMode) error {
+	return errors.Join(c.Stop(mode), os.RemoveAll(c.dir))
+}
+
+func (c *Cluster) dataDir() string { return filepath.Join(c.dir, "data") }
+func (c *Cluster) logPath() string { return filepath.Join(c.dir, "log") }
+
+func (c *Cluster) logTail() string {
+	log, err := os.ReadFile(c.logPath())
+	if err != nil {
+		return err.Error()
+	}
+	return string(bytes.TrimSpace(log[max(0, len(log)-logTail):]))
+}

@@ -1,0 +1,183 @@
+package models_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+)
+
+const (
+	// outageTimeout is the store's timeout in tests of outages, and slack what a busy machine may add to it.
+	outageTimeout = time.Second
+	slack         = 2 * time.Second
+)
+
+// requireUnavailable checks that every method says ErrUnavailable, and in time.
+func requireUnavailable(t *testing.T, f *fixture, except ...string) {
+	t.Helper()
+	type result struct {
+		name string
+		err  error
+		took time.Duration
+	}
+	all := methods(f)
+	for _, name := range except {
+		delete(all, name)
+	}
+	results := make(chan result, len(all))
+	for name, call := range all {
+		go func() {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), outageTimeout) // Migrate has no timeout of its own
+			defer cancel()
+			results <- result{name, call(ctx), time.Since(began)}
+		}()
+	}
+	for range all {
+		r := <-results
+		require.ErrorIs(t, r.err, models.ErrUnavailable, r.name)
+		require.Less(t, r.took, outageTimeout+slack, r.name)
+	}
+}
+
+func requireRecovers(t *testing.T, f *fixture) {
+	t.Helper()
+	require.Eventually(t, func() bool { return f.Ping(t.Context()) == nil }, 10*time.Second, 20*time.Millisecond)
+	r := f.shared(olga)
+	require.Equal(t, r.Key.ID, f.register(r).ID)
+}
+
+func openForOutage(t *testing.T, url string) *models.Store {
+	t.Helper()
+	return modelstest.OpenStore(t, url, models.Options{Timeout: outageTimeout, MaxConns: 8})
+}
+
+func TestAStoreOpensWithoutPostgresAndWorksOnceItIsThere(t *testing.T) {
+	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	require.NoError(t, cluster.Stop(modelstest.Fast))
+	store := openForOutage(t, cluster.URL("postgres"))
+	requireUnavailable(t, &fixture{Store: store, t: t})
+	require.NoError(t, cluster.Start())
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	newFixture(t, store).register(newFixture(t, store).shared(olga))
+}
+
+// Whichever way the server goes down under load, calls end in time with ErrUnavailable, what was acknowledged is there
+// when it is back, and the store recovers by itself.
+func TestPostgresGoesAwayUnderLoadAndComesBack(t *testing.T) {
+	cluster := modelstest.StartCluster(t)
+	store := openForOutage(t, cluster.URL("postgres"))
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	f := newFixture(t, store)
+	var acknowledged []string
+	for name, down := range map[string]func() error{
+		"killed":          cluster.Kill,
+		"stopped fast":    func() error { return cluster.Stop(modelstest.Fast) },
+		"stopped at once": func() error { return cluster.Stop(modelstest.Immediate) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ids, errs := loadUntilUnavailable(f, 16, func() {
+				time.Sleep(200 * time.Millisecond)
+				require.NoError(t, down())
+			})
+			require.NotEmpty(t, ids)
+			acknowledged = append(acknowledged, ids...)
+			for _, err := range errs {
+				require.ErrorIs(t, err, models.ErrUnavailable)
+			}
+			requireUnavailable(t, f)
+			require.NoError(t, cluster.Start())
+			requireRecovers(t, f)
+			requireAcknowledged(t, f, acknowledged)
+		})
+	}
+}
+
+func TestANetworkThatDropsEverythingHangsNoCall(t *testing.T) {
+	proxy := newWireProxy(t, modelstest.EnginePostgres.URL(t))
+	store := openForOutage(t, proxy.url)
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	f := newFixture(t, store)
+	for _, err := range together(8, func(int) error { return f.Ping(t.Context()) }) { // connections in the pool
+		require.NoError(t, err)
+	}
+	proxy.freeze()
+	requireUnavailable(t, f)
+	requireUnavailable(t, f)
+	proxy.thaw()
+	requireRecovers(t, f)
+}
+
+func TestAPoolWithoutAFreeConnectionIsUnavailableInTime(t *testing.T) {
+	store := modelstest.OpenStore(t, modelstest.EnginePostgres.URL(t), models.Options{Timeout: outageTimeout, MaxConns: 2})
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	f := newFixture(t, store)
+	for range 2 {
+		tx, err := models.Conn(store).BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		defer func() { _ = tx.Rollback() }() //nolint:revive // Two of them, for the rest of the test.
+	}
+	requireUnavailable(t, f)
+}
+
+func TestATransactionThatWaitsForALockIsUnavailableInTime(t *testing.T) {
+	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
+	lock, err := models.Conn(f.Store).BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer func() { _ = lock.Rollback() }()
+	_, err = lock.ExecContext(t.Context(), "LOCK TABLE ai_keys, project_members")
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), outageTimeout)
+	defer cancel()
+	for _, method := range []string{"Role", "GetKey", "RegisterKey", "Tx.Role"} {
+		began := time.Now()
+		require.ErrorIs(t, methods(f)[method](ctx), models.ErrUnavailable, method)
+		require.Less(t, time.Since(began), outageTimeout+slack, method)
+	}
+}
+
+func TestADatabaseThatIsNotReadyIsUnavailable(t *testing.T) {
+	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync(), modelstest.WithSetting("max_connections", "8"))
+	good := cluster.URL("postgres")
+	t.Run("no such database", func(t *testing.T) {
+		requireUnavailable(t, &fixture{Store: openForOutage(t, cluster.URL("missing")), t: t})
+	})
+	t.Run("not migrated", func(t *testing.T) {
+		requireUnavailable(t, &fixture{Store: openForOutage(t, good), t: t}, "Ping", "Migrate", "Migrations")
+	})
+	t.Run("the password was changed", func(t *testing.T) {
+		store := openForOutage(t, strings.Replace(good, "postgres:", "postgres:CANARY", 1))
+		requireUnavailable(t, &fixture{Store: store, t: t})
+		require.NotContains(t, fmt.Sprintf("%+v", store.Ping(t.Context())), "CANARY")
+	})
+	store := openForOutage(t, good)
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	f := newFixture(t, store)
+	t.Run("a standby, for writes", func(t *testing.T) {
+		require.NoError(t, models.Exec(t.Context(), store, "ALTER DATABASE postgres SET default_transaction_read_only = on"))
+		standby := openForOutage(t, good)
+		_, err := standby.Role(t.Context(), olga, now())
+		require.NoError(t, err)
+		_, err = standby.RegisterKey(t.Context(), olga, models.RoleOwner, f.shared(olga), now())
+		require.ErrorIs(t, err, models.ErrUnavailable)
+		require.ErrorIs(t, (&fixture{Store: standby, t: t}).setMember("zoe", models.RoleMember), models.ErrUnavailable)
+	})
+	t.Run("no connection is left", func(t *testing.T) {
+		require.NoError(t, models.Exec(t.Context(), store, "ALTER DATABASE postgres WITH CONNECTION LIMIT 0"))
+		require.NoError(t, models.Exec(t.Context(), store, "CREATE ROLE app LOGIN PASSWORD 'app'"))
+		_, rest, _ := strings.Cut(good, "@")
+		requireUnavailable(t, &fixture{Store: openForOutage(t, "postgres://app:app@"+rest), t: t})
+	})
+}
