@@ -76,3 +76,6 @@ func (e *countingEngine) query(ctx context.Context, text string, args []any, sca
 	e.statements.Add(1)
 	return e.engine.query(ctx, text, args, scan)
 }
+
+// Classify wraps a driver's error with the sentinel it amounts to.
+func Classify(s *Store, err error) error { return s.classify(err) }

@@ -43,11 +43,11 @@ func newGroupWriter(dsn string) (*groupWriter, error) {
 	db.SetMaxOpenConns(2) // the writer's own, and one for migrations
 	conn, err := newWriterConn(context.Background(), db)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, db.Close())
 	}
 	orm, err := gorm.Open(sqlite.New(sqlite.Config{Conn: conn}), gormConfig())
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, conn.close(), db.Close())
 	}
 	w := &groupWriter{db: db, conn: conn, gorm: orm, queue: make(chan *write, maxGroup), stop: make(chan struct{}), done: make(chan struct{})}
 	go w.run()
@@ -146,7 +146,7 @@ func (w *groupWriter) rollback(ctx context.Context) { _, _ = w.conn.ExecContext(
 // apply carries the write out. Its error is that of a savepoint, not the write's own: SQLite rolls a whole transaction back
 // when the disk is full or fails, and what ran on after that would be a transaction of its own.
 func (item *write) apply(db *gorm.DB) error {
-	tx := &Tx{db: db.Session(&gorm.Session{NewDB: true}), bind: bindSQLite, Now: micros(time.Now())}
+	tx := &Tx{db: db.Session(&gorm.Session{NewDB: true}), Now: micros(time.Now())}
 	if _, err := tx.exec("SAVEPOINT one", nil); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (g *IDs) Next(prefix string, now time.Time) string {
 		g.entropy = ulid.Monotonic(rand.Reader, 0)
 	}
 	// A ULID holds the years from 1970 to 10889; a clock beyond them is broken.
-	g.last = max(g.last, uint64(min(max(now.UnixMilli(), 0), maxMillis))) //nolint:gosec // G115: bounded on this line
+	g.last = max(g.last, uint64(min(max(now.UnixMilli(), 0), maxMillis)))
 	id, err := ulid.New(g.last, g.entropy)
 	if err != nil { // the millisecond's values ran out
 		g.last++

@@ -32,8 +32,11 @@ func TestASQLitePathThatCannotBeAFileIsRefusedAtOpen(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	text := filepath.Join(dir, "text")
+	require.NoError(t, os.WriteFile(text, []byte(strings.Repeat("no database ", 100)), 0o600))
 	for name, path := range map[string]string{
 		"a folder":             dir,
+		"no database":          text,
 		"below a file":         filepath.Join(file, "aikeys.db"),
 		"nothing":              "",
 		"a database in memory": ":memory:",

@@ -147,6 +147,19 @@ func TestATransactionThatWaitsForALockIsUnavailableInTime(t *testing.T) {
 	}
 }
 
+func TestATransactionThatOutlastsItsTimeIsUnavailableAndUndone(t *testing.T) {
+	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err := f.Transact(ctx, func(tx *models.Tx) error {
+		err := tx.EnsureProject(acme, "ios")
+		time.Sleep(300 * time.Millisecond)
+		return err
+	})
+	require.ErrorIs(t, err, models.ErrUnavailable)
+	require.Equal(t, 1, f.count("projects"))
+}
+
 func TestADatabaseThatIsNotReadyIsUnavailable(t *testing.T) {
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync(), modelstest.WithSetting("max_connections", "8"))
 	good := cluster.URL("postgres")

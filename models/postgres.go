@@ -94,7 +94,7 @@ func (p *postgresEngine) query(ctx context.Context, sql string, args []any, scan
 
 func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error {
 	return p.gorm.WithContext(ctx).Transaction(func(db *gorm.DB) error {
-		return fn(&Tx{db: db, bind: func(sql string) string { return sql }, Now: micros(time.Now())})
+		return fn(&Tx{db: db, Now: micros(time.Now())})
 	})
 }
 
@@ -165,5 +165,5 @@ func isConnectionError(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
 		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, sql.ErrConnDone) || errors.Is(err, puddle.ErrClosedPool)
+		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, puddle.ErrClosedPool)
 }

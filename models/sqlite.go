@@ -9,8 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"sync"
+	"slices"
+	"time"
 
 	"gorm.io/driver/sqlite"
 	"gorm.io/gorm"
@@ -23,14 +23,17 @@ type sqliteEngine struct {
 	readers  *sql.DB
 	gorm     *gorm.DB
 	writer   *groupWriter
-	prepared sync.Map // statement text → *sql.Stmt
+	prepared prepared // on the readers
 }
 
 // pragmas: a commit is on disk before it is acknowledged (synchronous FULL), and readers never wait for the writer (WAL).
 var pragmas = []string{
 	"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
-	"wal_autocheckpoint(4000)", "cache_size(-16000)",
 }
+
+// writerPragmas: pages that many commits change reach the database file once for all of them (16 MB of WAL at the most),
+// and the writer keeps what it changes in memory (16 MB).
+var writerPragmas = []string{"wal_autocheckpoint(4000)", "cache_size(-16000)"}
 
 func openSQLite(path string) (engine, error) {
 	if path == "" || path == ":memory:" {
@@ -46,16 +49,43 @@ func openSQLite(path string) (engine, error) {
 	}
 	readers.SetMaxOpenConns(4 * runtime.GOMAXPROCS(0))
 	readers.SetMaxIdleConns(4 * runtime.GOMAXPROCS(0))
+	query["_pragma"] = slices.Concat(pragmas, writerPragmas)
+	query.Set("_txlock", "immediate")
+	e, err := newSQLiteEngine(readers, "file:"+url.PathEscape(path)+"?"+query.Encode())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("database: %w", err), readers.Close())
+	}
+	return e, nil
+}
+
+func newSQLiteEngine(readers *sql.DB, writerDSN string) (*sqliteEngine, error) {
+	if err := awaitWAL(readers); err != nil {
+		return nil, err
+	}
 	db, err := gorm.Open(sqlite.New(sqlite.Config{Conn: readers}), gormConfig())
 	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+		return nil, err
 	}
-	query.Set("_txlock", "immediate")
-	writer, err := newGroupWriter("file:" + url.PathEscape(path) + "?" + query.Encode())
+	writer, err := newGroupWriter(writerDSN)
 	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+		return nil, err
 	}
-	return &sqliteEngine{readers: readers, gorm: db, writer: writer}, nil
+	return &sqliteEngine{readers: readers, gorm: db, writer: writer, prepared: prepared{on: readers}}, nil
+}
+
+// awaitWAL opens the first connection, which turns the write-ahead log on. When several processes do so to a new file, SQLite
+// turns some away at once, whatever their busy timeout.
+func awaitWAL(db *sql.DB) error {
+	const attempts, pause = 100, 20 * time.Millisecond
+	for attempt := 1; ; attempt++ {
+		err := db.PingContext(context.Background())
+		var native *sqlitedriver.Error
+		busy := errors.As(err, &native) && native.Code()&0xff == sqlitelib.SQLITE_BUSY
+		if !busy || attempt == attempts {
+			return err
+		}
+		time.Sleep(pause)
+	}
 }
 
 // prepareFile makes the database file readable by its owner alone, before SQLite would make it with the umask's mode.
@@ -70,40 +100,19 @@ func prepareFile(path string) error {
 	return f.Close()
 }
 
-func bindSQLite(sql string) string { return strings.ReplaceAll(sql, "$", "?") }
-
 func (e *sqliteEngine) orm() *gorm.DB { return e.gorm }
 
 func (e *sqliteEngine) ping(ctx context.Context) error { return e.readers.PingContext(ctx) }
 
 func (e *sqliteEngine) close() error {
-	err := e.writer.close()
-	e.prepared.Range(func(_, stmt any) bool {
-		err = errors.Join(err, stmt.(*sql.Stmt).Close())
-		return true
-	})
-	return errors.Join(err, e.readers.Close())
-}
-
-func (e *sqliteEngine) statement(text string) (*sql.Stmt, error) {
-	if stmt, ok := e.prepared.Load(text); ok {
-		return stmt.(*sql.Stmt), nil
-	}
-	stmt, err := e.readers.PrepareContext(context.Background(), bindSQLite(text))
-	if err != nil {
-		return nil, err
-	}
-	if first, raced := e.prepared.LoadOrStore(text, stmt); raced {
-		return first.(*sql.Stmt), stmt.Close()
-	}
-	return stmt, nil
+	return errors.Join(e.writer.close(), e.prepared.close(), e.readers.Close())
 }
 
 func (e *sqliteEngine) query(ctx context.Context, text string, args []any, scan func(scanner) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	stmt, err := e.statement(text)
+	stmt, err := e.prepared.get(context.WithoutCancel(ctx), text)
 	if err != nil {
 		return err
 	}
@@ -157,9 +166,6 @@ func (e *sqliteEngine) classify(err error) error {
 	return classifyCommon(err, func(err error) error {
 		var native *sqlitedriver.Error
 		if !errors.As(err, &native) {
-			if errors.Is(err, sql.ErrConnDone) || errors.Is(err, sql.ErrTxDone) {
-				return ErrUnavailable
-			}
 			return nil
 		}
 		switch native.Code() {

@@ -6,7 +6,7 @@ import "context"
 type PoolStats struct {
 	// InUse are at work, Idle wait for some; Max is how many there may be.
 	InUse, Idle, Max int
-	// Waits is how often a method had to wait for a connection, since the store was opened.
+	// Waits is how often no connection was idle, and one had to be opened or waited for, since the store was opened.
 	Waits int64
 }
 

@@ -2,6 +2,8 @@ package models
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"strings"
@@ -110,12 +112,12 @@ func (s *Store) classify(err error) error {
 	if err == nil || !s.closed.Load() || hasSentinel(err) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", errClosed, err)
+	return fmt.Errorf("%w: %w", errClosed, err) // a cancellation too: it may be that of the pool
 }
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable, context.Canceled} {
+		ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
 		if errors.Is(err, known) {
 			return true
 		}
@@ -125,7 +127,7 @@ func hasSentinel(err error) bool {
 
 // classifyCommon maps what both engines have in common; native says what the driver's own error amounts to, or nil.
 func classifyCommon(err error, native func(error) error) error {
-	if err == nil || hasSentinel(err) {
+	if err == nil || hasSentinel(err) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	sentinel := native(err)
@@ -135,7 +137,8 @@ func classifyCommon(err error, native func(error) error) error {
 		sentinel = ErrNotFound
 	case errors.Is(err, gorm.ErrDuplicatedKey):
 		sentinel = ErrAlreadyExists
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone),
+		errors.Is(err, sql.ErrTxDone):
 		sentinel = ErrUnavailable
 	default:
 		return err

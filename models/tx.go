@@ -11,18 +11,16 @@ import (
 // Tx is an open transaction. It serves one goroutine, until the function it was given to returns.
 type Tx struct {
 	db *gorm.DB
-	// bind turns $N parameters into the engine's own.
-	bind func(string) string
 	// Now is the transaction's one time, in microseconds.
 	Now int64
 }
 
 func (tx *Tx) queryRow(sql string, args ...any) *sql.Row {
-	return tx.db.Statement.ConnPool.QueryRowContext(tx.context(), tx.bind(sql), args...)
+	return tx.db.Statement.ConnPool.QueryRowContext(tx.context(), sql, args...)
 }
 
 func (tx *Tx) exec(sql string, args []any) (int64, error) {
-	done, err := tx.db.Statement.ConnPool.ExecContext(tx.context(), tx.bind(sql), args...)
+	done, err := tx.db.Statement.ConnPool.ExecContext(tx.context(), sql, args...)
 	if err != nil {
 		return 0, err
 	}

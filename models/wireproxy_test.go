@@ -1,6 +1,7 @@
 package models_test
 
 import (
+	"context"
 	"encoding/binary"
 	"io"
 	"net"
@@ -71,7 +72,7 @@ func (p *wireProxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", p.upstream)
+		server, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.upstream)
 		if err != nil {
 			_ = client.Close()
 			continue

@@ -17,7 +17,7 @@ import (
 type AuthStyle string
 
 // The known styles, with the header that each fills in.
-const (
+const ( //nolint:gosec // G101: these are names of styles
 	AuthBearer      AuthStyle = "bearer"         // Authorization: Bearer KEY
 	AuthXAPIKey     AuthStyle = "x_api_key"      // x-api-key: KEY
 	AuthXGoogAPIKey AuthStyle = "x_goog_api_key" // x-goog-api-key: KEY

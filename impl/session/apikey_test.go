@@ -2,6 +2,8 @@ package session_test
 
 import (
 	"crypto/sha256"
+	"hash/crc32"
+	"math/big"
 	"regexp"
 	"strings"
 	"testing"
@@ -89,20 +91,28 @@ func TestAPIKeyOfWrongShapeIsRefused(t *testing.T) {
 	text, _, _, err := session.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	parts := strings.Split(text, "_")
+	id, secret := parts[1], parts[2]
+	require.Equal(t, text, withChecksum("ak_"+id+"_"+secret))
 	cases := map[string]string{
-		"empty":              "",
-		"prefix alone":       "ak_",
-		"no prefix":          text[3:],
-		"prefix twice":       "ak-ak-" + text,
-		"upper-case prefix":  "AK" + text[2:],
-		"lower-case ULID":    strings.Join([]string{parts[0], strings.ToLower(parts[1]), parts[2], parts[3]}, "_"),
-		"no checksum":        strings.Join(parts[:3], "_"),
-		"a part too many":    text + "_x",
-		"truncated":          text[:len(text)-1],
-		"trailing newline":   text + "\n",
-		"leading space":      " " + text,
-		"parts swapped":      strings.Join([]string{parts[0], parts[2], parts[1], parts[3]}, "_"),
-		"ULID past its time": "ak_8ZZZZZZZZZZZZZZZZZZZZZZZZZ_" + parts[2] + "_" + parts[3],
+		"empty":                  "",
+		"prefix alone":           "ak_",
+		"no prefix":              text[3:],
+		"prefix twice":           "ak-ak-" + text,
+		"no checksum":            "ak_" + id + "_" + secret,
+		"a part too many":        text + "_x",
+		"truncated":              text[:len(text)-1],
+		"trailing newline":       text + "\n",
+		"leading space":          " " + text,
+		"other separators":       withChecksum("ak_" + id + "-" + secret),
+		"upper-case prefix":      withChecksum("AK_" + id + "_" + secret),
+		"lower-case ULID":        withChecksum("ak_" + strings.ToLower(id) + "_" + secret),
+		"ULID of other letters":  withChecksum("ak_" + id[:25] + "U_" + secret),
+		"ULID past its time":     withChecksum("ak_8" + id[1:] + "_" + secret),
+		"parts swapped":          withChecksum("ak_" + secret + "_" + id),
+		"secret with a dash":     withChecksum("ak_" + id + "_" + secret[1:] + "-"),
+		"secret with a NUL":      withChecksum("ak_" + id + "_" + secret[1:] + "\x00"),
+		"secret with underscore": withChecksum("ak_" + id + "_" + secret[1:] + "_"),
+		"short secret":           withChecksum("ak_" + id + "_" + secret[1:]),
 	}
 	for name, wrong := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -113,6 +123,12 @@ func TestAPIKeyOfWrongShapeIsRefused(t *testing.T) {
 			requireQuiet(t, err, wrong)
 		})
 	}
+}
+
+// withChecksum seals a body as the documented format says, so that nothing but the body can be what is refused.
+func withChecksum(body string) string {
+	digits := big.NewInt(int64(crc32.ChecksumIEEE([]byte(body)))).Text(62)
+	return body + "_" + strings.Repeat("0", 6-len(digits)) + digits
 }
 
 // FuzzAPIKey: parsing never panics, what parses has the documented form, and one changed byte undoes it.

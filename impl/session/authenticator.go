@@ -101,7 +101,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, authorization string) 
 }
 
 // Drop forgets the sessions of a revoked API key (its ULID) on this process, at once: a request that begins after Drop
-// returns is answered by a look-up that began after it too.
+// returns is answered by a look-up that began after it too. Call it when the revocation is committed, not before.
 func (a *Authenticator) Drop(tokenID string) { a.epochs.advance(tokenID) }
 
 // serves tells whether the session may answer a request that began at now, in the given epoch of its token.
@@ -116,7 +116,8 @@ func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, token string, 
 		return Principal{}, err
 	}
 	epoch := a.epochs.of(cred.id)
-	// A look-up that was joined may have begun too long ago, or before a Drop. The next one began after this call.
+	// A look-up that was joined may have begun too long ago, or before a Drop. The next one begins after this call; when
+	// not even that serves, the token expires at this very moment.
 	for range 2 {
 		e, err := a.lookUps.do(ctx, string(key[:]), func(ctx context.Context) (*entry, error) {
 			return a.open(ctx, key, cred)

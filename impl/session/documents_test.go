@@ -45,7 +45,7 @@ func TestDiscoveryDocumentIsChecked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, _ := serveDocuments(t, document, map[string]any{})
-			requireIssuerUnavailable(t, a, token)
+			require.ErrorContains(t, requireIssuerUnavailable(t, a, token), "discovery document: ", "not what comes after")
 		})
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -24,13 +23,14 @@ import (
 const perFetch = 2
 
 // requireIssuerUnavailable asserts that the token was neither accepted nor refused.
-func requireIssuerUnavailable(t testing.TB, a *session.Authenticator, token string) {
+func requireIssuerUnavailable(t testing.TB, a *session.Authenticator, token string) error {
 	t.Helper()
 	p, err := a.Authenticate(t.Context(), bearer(token))
 	require.ErrorIs(t, err, session.ErrIssuerUnavailable)
 	require.NotErrorIs(t, err, session.ErrUnauthenticated)
 	require.Zero(t, p)
 	requireQuiet(t, err, token)
+	return err
 }
 
 func requireOpens(t testing.TB, a *session.Authenticator, token string) {
@@ -120,14 +120,17 @@ func TestUnknownKeysDoNotHammerTheIssuer(t *testing.T) {
 }
 
 func TestBrokenIssuer(t *testing.T) {
-	for name, mode := range map[string]sessiontest.Mode{
-		"closes the connection":     sessiontest.Refuse,
-		"answers 500":               sessiontest.Fail,
-		"hangs":                     sessiontest.Hang,
-		"has a garbage key set":     sessiontest.Garbage,
-		"has an oversized key set":  sessiontest.Oversized,
-		"has an empty key set":      sessiontest.Empty,
-		"says it is another issuer": sessiontest.Impostor,
+	for name, broken := range map[string]struct {
+		mode sessiontest.Mode
+		log  string
+	}{
+		"closes the connection":     {sessiontest.Refuse, "EOF"},
+		"answers 500":               {sessiontest.Fail, "status 500"},
+		"hangs":                     {sessiontest.Hang, "deadline exceeded"},
+		"has a garbage key set":     {sessiontest.Garbage, "not the JSON document"},
+		"has an oversized key set":  {sessiontest.Oversized, "longer than 1048576 bytes"},
+		"has an empty key set":      {sessiontest.Empty, "no key"},
+		"says it is another issuer": {sessiontest.Impostor, "another issuer"},
 	} {
 		t.Run("one that "+name+" is unavailable, not a refusal, and is asked again after a second", func(t *testing.T) {
 			issuer, now := sessiontest.NewIssuer(t), newClock()
@@ -138,9 +141,9 @@ func TestBrokenIssuer(t *testing.T) {
 			require.NoError(t, err)
 			a := session.New(session.Config{OIDC: oidc, Now: now.Now})
 			token := issuer.Sign(ann(nil))
-			issuer.Break(mode)
+			issuer.Break(broken.mode)
 			start := time.Now()
-			requireIssuerUnavailable(t, a, token)
+			require.ErrorContains(t, requireIssuerUnavailable(t, a, token), broken.log)
 			require.Less(t, time.Since(start), 3*time.Second)
 
 			fetches := issuer.Fetches()
@@ -231,22 +234,34 @@ func TestIssuerDownLater(t *testing.T) {
 }
 
 func TestRedirects(t *testing.T) {
-	issuer := sessiontest.NewIssuer(t)
 	for name, target := range map[string]string{
 		"to plain http elsewhere": "http://issuer.example/",
 		"to itself for ever":      "/.well-known/openid-configuration",
 	} {
 		t.Run(name+" is not followed", func(t *testing.T) {
-			requests := 0
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				requests++
-				http.Redirect(w, r, target, http.StatusFound)
-			}))
-			t.Cleanup(server.Close)
-			oidc, err := session.NewOIDC(session.OIDCConfig{Issuer: server.URL, Audience: sessiontest.Audience})
+			network := &redirector{target: target}
+			oidc, err := session.NewOIDC(session.OIDCConfig{
+				Issuer: "https://good.example", Audience: sessiontest.Audience,
+				HTTPClient: &http.Client{Transport: network},
+			})
 			require.NoError(t, err)
-			requireIssuerUnavailable(t, session.New(session.Config{OIDC: oidc}), issuer.Sign(ann(nil)))
-			require.LessOrEqual(t, requests, 4)
+			a := session.New(session.Config{OIDC: oidc})
+			requireIssuerUnavailable(t, a, sessiontest.NewIssuer(t).Sign(ann(nil)))
+			require.LessOrEqual(t, len(network.hosts), 4)
+			require.NotContains(t, network.hosts, "issuer.example")
 		})
 	}
+}
+
+// redirector is a transport that answers every request with a redirect.
+type redirector struct {
+	target string
+	hosts  []string
+}
+
+func (r *redirector) RoundTrip(req *http.Request) (*http.Response, error) {
+	r.hosts = append(r.hosts, req.URL.Host)
+	return &http.Response{
+		StatusCode: http.StatusFound, Header: http.Header{"Location": {r.target}}, Body: http.NoBody, Request: req,
+	}, nil
 }

@@ -23,7 +23,7 @@ type clock struct {
 	now time.Time
 }
 
-func newClock() *clock { return &clock{now: time.Now().Truncate(time.Microsecond)} }
+func newClock() *clock { return &clock{now: time.Now().Truncate(time.Second)} }
 
 func (c *clock) Now() time.Time {
 	c.mu.Lock()

@@ -183,8 +183,10 @@ func TestForgedSessionTokenIsRefused(t *testing.T) {
 	t.Run("algorithm none", func(t *testing.T) {
 		for _, alg := range []string{"none", "None", "NONE", ""} {
 			header := encode([]byte(`{"alg":"` + alg + `","kid":"` + key.KeyID + `"}`))
-			requireRefused(t, a, bearer(header+"."+parts[1]+"."))
-			requireRefused(t, a, bearer(header+"."+parts[1]+"."+parts[2]))
+			for _, signature := range []string{"", parts[2]} {
+				err := requireRefused(t, a, bearer(header+"."+parts[1]+"."+signature))
+				require.ErrorContains(t, err, "algorithm", "no key is tried")
+			}
 		}
 	})
 	t.Run("HS256 with the public key as the secret", func(t *testing.T) {
@@ -195,7 +197,8 @@ func TestForgedSessionTokenIsRefused(t *testing.T) {
 		block := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 		for _, secret := range [][]byte{der, block, jwk} {
 			shared := jose.JSONWebKey{Key: secret, KeyID: key.KeyID, Algorithm: string(jose.HS256)}
-			requireRefused(t, a, bearer(sessiontest.SignWith(t, shared, issuer.Claims(ann(nil)))))
+			err := requireRefused(t, a, bearer(sessiontest.SignWith(t, shared, issuer.Claims(ann(nil)))))
+			require.ErrorContains(t, err, "algorithm", "no key is tried")
 		}
 	})
 	t.Run("another key under the issuer's key id, or none", func(t *testing.T) {

@@ -1,9 +1,6 @@
 package session
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // Method says how a session was authenticated.
 type Method string
@@ -25,17 +22,4 @@ type Principal struct {
 	Method  Method
 	// ExpiresAt is when the session ends; zero means never.
 	ExpiresAt time.Time
-}
-
-type contextKey struct{}
-
-// WithPrincipal returns a context that carries p.
-func WithPrincipal(ctx context.Context, p Principal) context.Context {
-	return context.WithValue(ctx, contextKey{}, p)
-}
-
-// FromContext returns the Principal that WithPrincipal put into ctx; false when there is none.
-func FromContext(ctx context.Context) (Principal, bool) {
-	p, ok := ctx.Value(contextKey{}).(Principal)
-	return p, ok
 }

@@ -18,12 +18,12 @@ type gate struct{ read, release chan struct{} }
 
 func holdFirst(store *tokens) gate {
 	g := gate{read: make(chan struct{}), release: make(chan struct{})}
-	store.answer = func(_ context.Context, find int) error {
+	store.answer = func(ctx context.Context, find int) error {
 		if find == 1 {
 			close(g.read)
 			<-g.release
 		}
-		return nil
+		return ctx.Err()
 	}
 	return g
 }
@@ -100,6 +100,21 @@ func TestDrop(t *testing.T) {
 			a.Drop(id)
 		}
 		require.Equal(t, 3, store.Finds())
+	})
+	bubble(t, "a request for a live key that joined a look-up from before it asks again", func(t *testing.T) {
+		store := newTokens()
+		text, id := store.Mint(t)
+		g := holdFirst(store)
+		a := session.New(session.Config{Tokens: store})
+		early := begin(t.Context(), a, bearer(text))
+		<-g.read
+		a.Drop(id)
+		late := begin(t.Context(), a, bearer(text))
+		synctest.Wait() // late has joined early's look-up
+		close(g.release)
+		require.NoError(t, (<-early).err)
+		require.NoError(t, (<-late).err)
+		require.Equal(t, 2, store.Finds())
 	})
 	t.Run("no request that begins after it succeeds, in any interleaving", func(t *testing.T) {
 		store := newTokens()

@@ -32,7 +32,7 @@ type Mode int
 const (
 	Healthy   Mode = iota
 	Refuse         // closes the connection without an answer
-	Fail           // status 500 with a body
+	Fail           // status 500, with the document all the same
 	Hang           // no answer until the client leaves
 	Garbage        // status 200 and no JSON, for the key set only
 	Oversized      // a valid key set of 2 MiB
@@ -149,8 +149,8 @@ func SignWith(t testing.TB, key jose.JSONWebKey, claims map[string]any) string {
 	return token
 }
 
-// arrive counts a request and answers it when the issuer is broken as a whole; false means that it has been answered.
-func (i *Issuer) arrive(w http.ResponseWriter, r *http.Request) (Mode, bool) {
+// arrive counts a request and breaks it when the issuer is broken as a whole.
+func (i *Issuer) arrive(w http.ResponseWriter, r *http.Request) Mode {
 	i.mu.Lock()
 	i.fetches++
 	mode := i.mode
@@ -159,20 +159,15 @@ func (i *Issuer) arrive(w http.ResponseWriter, r *http.Request) (Mode, bool) {
 	case Refuse:
 		panic(http.ErrAbortHandler)
 	case Fail:
-		http.Error(w, "the issuer is on fire", http.StatusInternalServerError)
+		w.WriteHeader(http.StatusInternalServerError)
 	case Hang:
 		<-r.Context().Done()
-	default:
-		return mode, true
 	}
-	return mode, false
+	return mode
 }
 
 func (i *Issuer) serveDiscovery(w http.ResponseWriter, r *http.Request) {
-	mode, ok := i.arrive(w, r)
-	if !ok {
-		return
-	}
+	mode := i.arrive(w, r)
 	document := map[string]any{"issuer": i.URL, "jwks_uri": i.URL + "/keys"}
 	if mode == Impostor {
 		document["issuer"] = "https://impostor.example"
@@ -181,11 +176,7 @@ func (i *Issuer) serveDiscovery(w http.ResponseWriter, r *http.Request) {
 }
 
 func (i *Issuer) serveKeys(w http.ResponseWriter, r *http.Request) {
-	mode, ok := i.arrive(w, r)
-	if !ok {
-		return
-	}
-	switch mode {
+	switch i.arrive(w, r) {
 	case Garbage:
 		_, _ = w.Write([]byte("<html>not a key set</html>"))
 	case Empty:

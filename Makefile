@@ -1,0 +1,64 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help run build test test-go bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
+
+run: build ## Start everything in one process: SQLite, a local keyset, the gateway, a ready session
+	@bin/aikeysd dev
+
+build: ## Build the programs into bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
+
+test: ## Install what the tests need, then run them all
+	@tools/deps.sh compiler postgres curl
+	@tools/test-go.sh $(TESTFLAGS)
+
+test-go: ## Run the Go tests alone (TESTFLAGS='-v -run Name')
+	@tools/test-go.sh $(TESTFLAGS)
+
+bench: ## Measure the service against its machine, as ratios in one run (BENCH=regexp)
+	@tools/deps.sh postgres wrk
+	@go test -run='^$$' -bench='$(or $(BENCH),.)' -benchtime=1x -timeout=60m ./impl/bench
+
+fuzz: ## Run each fuzz target for FUZZTIME (5s)
+	@FUZZTIME=$(or $(FUZZTIME),5s) tools/fuzz.sh
+
+lint: bin/golangci-lint ## Check the Go code: format, vet, linters, go.mod
+	@tools/lint-go.sh
+
+lint-spec: tools/lint/node_modules/.package-lock.json ## Check the OpenAPI documents
+	@tools/lint/run.sh
+
+breaking: bin/oasdiff ## Check the OpenAPI documents against the released ones
+	@tools/breaking.sh
+
+generate: bin/oapi-codegen ## Generate gen/ from spec/
+	@tools/generate.sh
+
+verify-generate: bin/oapi-codegen ## Check that gen/ in git is what spec/ generates
+	@tools/verify-generate.sh
+
+check: ## Run everything that CI runs
+	@.ci/run
+
+tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint tools/lint/node_modules/.package-lock.json ## Build the pinned tools
+
+clean: ## Remove what was built; data/ stays
+	rm -rf bin dist tools/lint/node_modules
+
+# The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
+bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
+bin/oasdiff: tool := github.com/oasdiff/oasdiff
+bin/golangci-lint: tool := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+bin/oapi-codegen bin/oasdiff bin/golangci-lint: tools/go.mod tools/go.sum
+	go -C tools build -o ../bin/ $(tool)
+	@touch $@
+
+tools/lint/node_modules/.package-lock.json: tools/lint/package.json tools/lint/package-lock.json
+	npm ci --prefix tools/lint --ignore-scripts --no-audit --no-fund
+	@touch $@

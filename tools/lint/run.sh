@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Lints the OpenAPI documents in spec/, once every house rule has shown on bad.yaml that it still notices something.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# The linter phones home and looks for updates unless it is told not to.
+export REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true REDOCLY_SUPPRESS_NOTIFICATIONS=true
+
+lint() {
+  node tools/lint/node_modules/@redocly/cli/bin/cli.js lint \
+    --config=spec/redocly.yaml --lint-config=error --max-problems=1000 "$@"
+}
+
+noticed=$(lint --format=json tools/lint/bad.yaml 2>/dev/null || true)
+rules=$(node -p 'Object.keys(require("./spec/house-rules.js")().rules.oas3).join("\n")')
+for rule in $rules; do
+  if ! grep -qF "\"house/$rule\"" <<<"$noticed"; then
+    echo "house/$rule is off in spec/redocly.yaml, or does not notice what tools/lint/bad.yaml breaks" >&2
+    exit 1
+  fi
+done
+
+documents=$(grep -l '^openapi:' spec/*.yaml || true)
+if [[ -z $documents ]]; then
+  echo "spec/ holds no OpenAPI document" >&2
+  exit 1
+fi
+# shellcheck disable=SC2086 # one path a line, none with a space
+lint --format=stylish $documents
