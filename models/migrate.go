@@ -79,7 +79,7 @@ func (p *postgresEngine) migrator() (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectPostgres, p.std, files, goose.WithSessionLocker(locker))
+	return goose.NewProvider(goose.DialectPostgres, p.schema, files, goose.WithSessionLocker(locker))
 }
 
 func (e *sqliteEngine) migrator() (*goose.Provider, error) {

@@ -66,20 +66,35 @@ func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 	})
 }
 
-func TestManyProcessesMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
-	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		url := e.URL(t)
-		children := make([]*exec.Cmd, 4)
-		for i := range children {
-			children[i], _ = startChild(t, taskMigrate, url)
-		}
-		for _, child := range children {
-			require.NoError(t, child.Wait())
-		}
-		store := modelstest.OpenStore(t, url, models.Options{})
-		requireAppliedOnce(t, store)
-		newFixture(t, store)
-	})
+// Processes share a file in other ways than one process's connections do.
+func TestManyProcessesMigrateAFileAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
+	url := modelstest.EngineSQLite.URL(t)
+	children := make([]*exec.Cmd, 4)
+	for i := range children {
+		children[i], _ = startChild(t, taskMigrate, url)
+	}
+	for _, child := range children {
+		require.NoError(t, child.Wait())
+	}
+	store := modelstest.OpenStore(t, url, models.Options{})
+	requireAppliedOnce(t, store)
+	newFixture(t, store)
+}
+
+func TestAMigrationMayTakeLongerThanAMethod(t *testing.T) {
+	url := modelstest.EnginePostgres.URL(t)
+	f := &fixture{Store: modelstest.OpenStore(t, url, models.Options{}), t: t}
+	_, err := f.Migrate(t.Context())
+	require.NoError(t, err)
+	lock, err := models.Conn(f.Store).BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = lock.ExecContext(t.Context(), "LOCK TABLE goose_db_version")
+	require.NoError(t, err)
+	released := time.AfterFunc(time.Second, func() { _ = lock.Rollback() })
+	defer released.Stop()
+	hasty := modelstest.OpenStore(t, url, models.Options{Timeout: 300 * time.Millisecond})
+	_, err = hasty.Migrate(t.Context())
+	require.NoError(t, err)
 }
 
 func requireAppliedOnce(t *testing.T, s *models.Store) {

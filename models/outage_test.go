@@ -3,6 +3,7 @@ package models_test
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -59,25 +60,18 @@ func openForOutage(t *testing.T, url string) *models.Store {
 	return modelstest.OpenStore(t, url, models.Options{Timeout: outageTimeout, MaxConns: 8})
 }
 
-func TestAStoreOpensWithoutPostgresAndWorksOnceItIsThere(t *testing.T) {
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+// A store opens without its server and works once that is there. Whichever way the server then goes down under load, calls
+// end in time with ErrUnavailable, what was acknowledged is there when it is back, and the store recovers by itself.
+func TestPostgresMayComeLateAndGoAwayAndComeBack(t *testing.T) {
+	cluster := modelstest.StartCluster(t)
 	require.NoError(t, cluster.Stop(modelstest.Fast))
 	store := openForOutage(t, cluster.URL("postgres"))
 	requireUnavailable(t, &fixture{Store: store, t: t})
 	require.NoError(t, cluster.Start())
 	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)
-	newFixture(t, store).register(newFixture(t, store).shared(olga))
-}
-
-// Whichever way the server goes down under load, calls end in time with ErrUnavailable, what was acknowledged is there
-// when it is back, and the store recovers by itself.
-func TestPostgresGoesAwayUnderLoadAndComesBack(t *testing.T) {
-	cluster := modelstest.StartCluster(t)
-	store := openForOutage(t, cluster.URL("postgres"))
-	_, err := store.Migrate(t.Context())
-	require.NoError(t, err)
 	f := newFixture(t, store)
+
 	var acknowledged []string
 	for name, down := range map[string]func() error{
 		"killed":          cluster.Kill,
@@ -126,9 +120,9 @@ func TestAPoolWithoutAFreeConnectionIsUnavailableInTime(t *testing.T) {
 	for range 2 {
 		tx, err := models.Conn(store).BeginTx(t.Context(), nil)
 		require.NoError(t, err)
-		defer func() { _ = tx.Rollback() }() //nolint:revive // Two of them, for the rest of the test.
+		t.Cleanup(func() { _ = tx.Rollback() })
 	}
-	requireUnavailable(t, f)
+	requireUnavailable(t, f, "Migrate", "Migrations") // which have connections of their own
 }
 
 func TestATransactionThatWaitsForALockIsUnavailableInTime(t *testing.T) {
@@ -161,36 +155,45 @@ func TestATransactionThatOutlastsItsTimeIsUnavailableAndUndone(t *testing.T) {
 }
 
 func TestADatabaseThatIsNotReadyIsUnavailable(t *testing.T) {
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync(), modelstest.WithSetting("max_connections", "8"))
-	good := cluster.URL("postgres")
-	t.Run("no such database", func(t *testing.T) {
-		requireUnavailable(t, &fixture{Store: openForOutage(t, cluster.URL("missing")), t: t})
+	database := modelstest.Postgres(t)
+	at, err := url.Parse(database)
+	require.NoError(t, err)
+	name := strings.TrimPrefix(at.Path, "/")
+	as := func(user, password, name string) *fixture {
+		u := *at
+		u.User, u.Path = url.UserPassword(user, password), "/"+name
+		return &fixture{Store: openForOutage(t, u.String()), t: t}
+	}
+	store := openForOutage(t, database)
+	execute := func(statement string) { require.NoError(t, models.Exec(t.Context(), store, statement)) }
+	execute("CREATE ROLE " + name + " LOGIN PASSWORD 'right'")
+	t.Cleanup(func() {
+		require.NoError(t, models.Exec(context.Background(), store, "DROP ROLE "+name))
 	})
+
 	t.Run("not migrated", func(t *testing.T) {
-		requireUnavailable(t, &fixture{Store: openForOutage(t, good), t: t}, "Ping", "Migrate", "Migrations")
+		requireUnavailable(t, &fixture{Store: store, t: t}, "Ping", "Migrate", "Migrations")
 	})
+	t.Run("no such database", func(t *testing.T) { requireUnavailable(t, as(name, "right", "missing")) })
 	t.Run("the password was changed", func(t *testing.T) {
-		store := openForOutage(t, strings.Replace(good, "postgres:", "postgres:CANARY", 1))
-		requireUnavailable(t, &fixture{Store: store, t: t})
-		require.NotContains(t, fmt.Sprintf("%+v", store.Ping(t.Context())), "CANARY")
+		changed := as(name, "CANARY", name)
+		requireUnavailable(t, changed)
+		require.NotContains(t, fmt.Sprintf("%+v", changed.Ping(t.Context())), "CANARY")
 	})
-	store := openForOutage(t, good)
-	_, err := store.Migrate(t.Context())
+	_, err = store.Migrate(t.Context())
 	require.NoError(t, err)
 	f := newFixture(t, store)
 	t.Run("a standby, for writes", func(t *testing.T) {
-		require.NoError(t, models.Exec(t.Context(), store, "ALTER DATABASE postgres SET default_transaction_read_only = on"))
-		standby := openForOutage(t, good)
+		execute("ALTER DATABASE " + name + " SET default_transaction_read_only = on")
+		standby := &fixture{Store: openForOutage(t, database), t: t}
 		_, err := standby.Role(t.Context(), olga, now())
 		require.NoError(t, err)
 		_, err = standby.RegisterKey(t.Context(), olga, models.RoleOwner, f.shared(olga), now())
 		require.ErrorIs(t, err, models.ErrUnavailable)
-		require.ErrorIs(t, (&fixture{Store: standby, t: t}).setMember("zoe", models.RoleMember), models.ErrUnavailable)
+		require.ErrorIs(t, standby.setMember("zoe", models.RoleMember), models.ErrUnavailable)
 	})
 	t.Run("no connection is left", func(t *testing.T) {
-		require.NoError(t, models.Exec(t.Context(), store, "ALTER DATABASE postgres WITH CONNECTION LIMIT 0"))
-		require.NoError(t, models.Exec(t.Context(), store, "CREATE ROLE app LOGIN PASSWORD 'app'"))
-		_, rest, _ := strings.Cut(good, "@")
-		requireUnavailable(t, &fixture{Store: openForOutage(t, "postgres://app:app@"+rest), t: t})
+		execute("ALTER DATABASE " + name + " WITH CONNECTION LIMIT 0")
+		requireUnavailable(t, as(name, "right", name))
 	})
 }

@@ -28,6 +28,8 @@ type postgresEngine struct {
 	gorm *gorm.DB
 	// reads carries the hot look-ups.
 	reads *pipeline
+	// schema is for migrations, which may take as long as they take.
+	schema *sql.DB
 }
 
 var errBadURL = errors.New("database URL: not a valid postgres:// URL; special characters of a password are escaped as in %2F")
@@ -43,6 +45,7 @@ func openPostgres(url string, opts Options) (engine, error) {
 	}
 	cfg.MaxConns = int32(min(opts.MaxConns, 1000)) //nolint:gosec // G115: bounded on this line
 	cfg.ConnConfig.ConnectTimeout = min(opts.Timeout, 3*time.Second)
+	schema := stdlib.OpenDB(*cfg.ConnConfig.Copy())
 	// The server ends what a lost client left behind, and a statement that we have given up on.
 	for name, value := range map[string]time.Duration{
 		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout,
@@ -59,7 +62,7 @@ func openPostgres(url string, opts Options) (engine, error) {
 		pool.Close()
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	return &postgresEngine{pool: pool, std: std, gorm: db, reads: newPipeline(pool, opts.Timeout)}, nil
+	return &postgresEngine{pool: pool, std: std, gorm: db, reads: newPipeline(pool, opts.Timeout), schema: schema}, nil
 }
 
 // gormConfig silences GORM's own log, which prints statements with their values.
@@ -75,7 +78,7 @@ func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ct
 
 func (p *postgresEngine) close() error {
 	p.reads.close()
-	err := p.std.Close()
+	err := errors.Join(p.std.Close(), p.schema.Close())
 	p.pool.Close()
 	return err
 }

@@ -15,7 +15,7 @@ COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), 
 COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, '')`
 
 	getKeySQL = `SELECT ` + callerColumns + `, ` + keyColumns + ` FROM ` + callerJoins + `
-LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AND k.user_id IN ('', $5) AND m.role <> ''`
+LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AND (k.user_id = '' OR k.user_id = $5) AND m.role <> ''`
 
 	metadataColumns = `id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by, revoked_at, revoked_by`
 

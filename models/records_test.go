@@ -17,17 +17,17 @@ func TestAPolicyIsReadAsItWasWritten(t *testing.T) {
 			return p
 		}
 		require.Equal(t, models.DefaultPolicy(acme, web), read())
-		for _, want := range []models.Policy{
+		for _, written := range []models.Policy{
 			{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysForbid, OnBadKey: models.OnBadKeyNextKey,
 				UserKeysByProvider: map[string]models.UserKeys{"openai": models.UserKeysRequire}},
 			{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysAllow, OnBadKey: models.OnBadKeyFail,
 				UserKeysByProvider: map[string]models.UserKeys{}},
 			models.DefaultPolicy(acme, web),
 		} {
-			f.transact(func(tx *models.Tx) error { return tx.SetPolicy(&want, "olga") })
-			require.Equal(t, "olga", want.UpdatedBy)
-			require.InDelta(t, now(), want.UpdatedAt, 60e6)
-			require.Equal(t, want, read())
+			f.transact(func(tx *models.Tx) error { return tx.SetPolicy(&written, "olga") })
+			require.Equal(t, "olga", written.UpdatedBy)
+			require.InDelta(t, now(), written.UpdatedAt, 60e6)
+			require.Equal(t, written, read())
 		}
 		other, err := f.Policy(t.Context(), models.Caller{CustomerID: "globex", ProjectID: web})
 		require.NoError(t, err)

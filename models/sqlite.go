@@ -109,15 +109,7 @@ func (e *sqliteEngine) close() error {
 }
 
 func (e *sqliteEngine) query(ctx context.Context, text string, args []any, scan func(scanner) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	stmt, err := e.prepared.get(context.WithoutCancel(ctx), text)
-	if err != nil {
-		return err
-	}
-	// A local read is over in microseconds; watching for its cancellation would cost more than the read.
-	rows, err := stmt.QueryContext(context.WithoutCancel(ctx), args...)
+	rows, err := e.rows(ctx, text, args)
 	if err != nil {
 		return err
 	}
@@ -130,8 +122,30 @@ func (e *sqliteEngine) query(ctx context.Context, text string, args []any, scan 
 	return rows.Err()
 }
 
+// lookUp stops at the one row: to step on, only to see that there is no second, would cost a tenth of a look-up.
 func (e *sqliteEngine) lookUp(ctx context.Context, text string, args []any, scan func(scanner) error) error {
-	return e.query(ctx, text, args, scan)
+	rows, err := e.rows(ctx, text, args)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }()
+	if rows.Next() {
+		return scan(rows)
+	}
+	return rows.Err()
+}
+
+func (e *sqliteEngine) rows(ctx context.Context, text string, args []any) (*sql.Rows, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// A local read is over in microseconds; watching for its cancellation would cost more than the read.
+	ctx = context.WithoutCancel(ctx)
+	stmt, err := e.prepared.get(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.QueryContext(ctx, args...)
 }
 
 func (e *sqliteEngine) transact(ctx context.Context, fn func(*Tx) error) error {

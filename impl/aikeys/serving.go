@@ -108,6 +108,7 @@ func (s *server) SetPolicy(ctx context.Context, req gen.SetPolicyRequestObject) 
 
 func (s *server) policyFrom(caller models.Caller, body *gen.PolicyRequest) (models.Policy, error) {
 	policy := models.DefaultPolicy(caller.CustomerID, caller.ProjectID)
+	policy.UserKeysByProvider = map[string]models.UserKeys{} // a nil map would be stored as NULL, which the column refuses
 	if body.UserKeys != nil {
 		policy.UserKeys = models.UserKeys(*body.UserKeys)
 	}
@@ -117,7 +118,6 @@ func (s *server) policyFrom(caller models.Caller, body *gen.PolicyRequest) (mode
 	if body.UserKeysByProvider == nil {
 		return policy, nil
 	}
-	policy.UserKeysByProvider = make(map[string]models.UserKeys, len(*body.UserKeysByProvider))
 	for slug, choice := range *body.UserKeysByProvider {
 		if _, known := s.providers.Lookup(slug); !known {
 			return policy, problem.Invalid("user_keys_by_provider", "names a provider that we don't know; known are "+s.knownProviders())

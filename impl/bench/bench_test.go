@@ -122,7 +122,7 @@ func BenchmarkStart(b *testing.B) {
 // postgres returns a database of its own on a server of its own, with count keys spread over the projects.
 func postgres(b *testing.B, count int) (database string, projects []project) {
 	b.Helper()
-	cluster := modelstest.StartCluster(b, modelstest.WithSetting("shared_buffers", "'512MB'"))
+	cluster := modelstest.StartCluster(b, modelstest.WithSetting("shared_buffers", "512MB"))
 	database = cluster.URL("postgres")
 	projects = seed(b, database, projectCount)[:usedProjects]
 	db, err := pgx.Connect(context.Background(), database)

@@ -18,7 +18,6 @@ import (
 // serial returns the serial number of the certificate that a new connection is shown.
 func serial(t *testing.T, server *httpapi.Server) int64 {
 	t.Helper()
-	//nolint:gosec // it is about which certificate comes, not about whether to trust it
 	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", hostOf(server))
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()
@@ -58,7 +57,6 @@ func TestCertificatesAreReadAgainWhenTheyChange(t *testing.T) {
 		require.Equal(t, "max-age=31536000", response.Header.Get("Strict-Transport-Security"))
 	})
 	t.Run("TLS 1.1 is refused", func(t *testing.T) {
-		//nolint:gosec // the old version is the point
 		old := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 		_, err := (&tls.Dialer{Config: old}).DialContext(t.Context(), "tcp", hostOf(server))
 		require.ErrorContains(t, err, "protocol version")

@@ -169,7 +169,7 @@ func TestNetHTTPsOwnMessagesAreLoggedWithoutWhatClientsSent(t *testing.T) {
 	})
 	t.Run("panic", func(t *testing.T) {
 		client := httpsClient(t, certificate)
-		_, err := client.Get(server.URL()) //nolint:bodyclose,noctx // it fails
+		_, err := client.Get(server.URL()) //nolint:bodyclose // it fails
 		require.Error(t, err)
 		require.Eventually(t, func() bool { return strings.Contains(log.String(), "handler panicked") }, 5*time.Second, 5*time.Millisecond)
 	})

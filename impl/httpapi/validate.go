@@ -167,14 +167,21 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 	return violations("", v.body, value), nil
 }
 
+// checkMediaType wants one Content-Type, as two would let a proxy and us read the same body differently.
 func checkMediaType(h http.Header) error {
-	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	given := h.Values("Content-Type")
+	if len(given) != 1 {
+		return problem.ErrMediaType
+	}
+	media, params, err := mime.ParseMediaType(given[0])
 	charset := params["charset"]
 	if err != nil || media != "application/json" || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
 		return problem.ErrMediaType
 	}
-	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		return problem.ErrMediaType
+	for _, encoding := range h.Values("Content-Encoding") {
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return problem.ErrMediaType
+		}
 	}
 	return nil
 }

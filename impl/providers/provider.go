@@ -17,10 +17,10 @@ import (
 type AuthStyle string
 
 // The known styles, with the header that each fills in.
-const ( //nolint:gosec // G101: these are names of styles
+const (
 	AuthBearer      AuthStyle = "bearer"         // Authorization: Bearer KEY
 	AuthXAPIKey     AuthStyle = "x_api_key"      // x-api-key: KEY
-	AuthXGoogAPIKey AuthStyle = "x_goog_api_key" // x-goog-api-key: KEY
+	AuthXGoogAPIKey AuthStyle = "x_goog_api_key" //nolint:gosec // G101: a header, x-goog-api-key: KEY
 	AuthAPIKey      AuthStyle = "api_key"        // api-key: KEY
 	AuthAWSSigV4    AuthStyle = "aws_sigv4"      // Authorization: AWS4-HMAC-SHA256 ..., signed with the credential
 	AuthGCPOAuth    AuthStyle = "gcp_oauth"      // Authorization: Bearer ACCESS_TOKEN, exchanged for the credential
