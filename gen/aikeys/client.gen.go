@@ -92,20 +92,24 @@ type ClientInterface interface {
 
 	// ListKeys List AI keys
 	//
-	// Lists the project's shared keys and the caller's own, newest first, revoked ones included. All of them at once,
-	// unless `page_size` or `page_token` is given. Other members' own keys are never listed.
+	// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
+	// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
+	// even to an owner.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 	ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RegisterKeyWithBody Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-	// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-	// requests alone; a project-level key needs the project's owner.
+	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+	// the first without a gap.
 	//
-	// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-	// key frees its name.
+	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	//
+	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+	// two keys can be told apart. Revoking a key frees its name.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -114,12 +118,15 @@ type ClientInterface interface {
 
 	// RegisterKey Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-	// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-	// requests alone; a project-level key needs the project's owner.
+	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+	// the first without a gap.
 	//
-	// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-	// key frees its name.
+	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	//
+	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+	// two keys can be told apart. Revoking a key frees its name.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -130,24 +137,26 @@ type ClientInterface interface {
 	//
 	// Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
 	// the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-	// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands.
+	// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
+	// receipt is the answer.
 	//
-	// A project-level key needs the project's owner; a key of one's own only its user.
+	// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 	RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetKey Get an AI key
 	//
-	// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a key of
-	// one's own only by its user: to everybody else it does not exist.
+	// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
+	// own key only by that member: to everybody else, owners too, it does not exist (404).
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 	GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListEvents Read the audit trail
 	//
-	// Who did what to which key, when, from where, and with what outcome, newest first. What concerns another member's
+	// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
+	// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
 	// own keys is left out, as those keys are.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
@@ -155,20 +164,22 @@ type ClientInterface interface {
 
 	// ListMembers List the project's members
 	//
-	// Lists members and their roles, by user id. Every member may read it.
+	// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
+	// Every member may read it.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members (the `ListMembers` operationId).
 	ListMembers(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RemoveMember Remove a member
 	//
-	// Owners only. The member's sessions lose the project at once. The last owner can't be removed.
+	// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 	RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SetMemberWithBody Add a member or change their role
 	//
+	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 	// Owners only. The last owner can't be made a plain member.
 	//
 	// Takes any type of body and a specified content type.
@@ -178,6 +189,7 @@ type ClientInterface interface {
 
 	// SetMember Add a member or change their role
 	//
+	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 	// Owners only. The last owner can't be made a plain member.
 	//
 	// Takes a body of the `application/json` content type.
@@ -187,14 +199,16 @@ type ClientInterface interface {
 
 	// GetPolicy Read the project's policy
 	//
-	// Returns the written policy on whose keys serve whom. Every member may read it.
+	// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+	// it.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/policy (the `GetPolicy` operationId).
 	GetPolicy(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SetPolicyWithBody Write the project's policy
 	//
-	// Replaces the whole policy; what is left out returns to its default. Owners only.
+	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -203,7 +217,8 @@ type ClientInterface interface {
 
 	// SetPolicy Write the project's policy
 	//
-	// Replaces the whole policy; what is left out returns to its default. Owners only.
+	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -213,21 +228,23 @@ type ClientInterface interface {
 	// ResolveKey Show which key would serve me
 	//
 	// A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-	// why. When none would, `key` is absent and `reason` says what is missing. Nothing is recorded as used.
+	// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
+	// missing. Nothing is recorded as used.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 	ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListProviders List the providers
 	//
-	// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each.
+	// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
+	// is the same for every caller and changes only with a release of the service.
 	//
 	// Corresponds with GET /v1/providers (the `ListProviders` operationId).
 	ListProviders(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// WhoAmI Show my session
 	//
-	// Whom the credential stands for, the customer and project it defaults to, the role there, and when it ends.
+	// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
 	//
 	// Corresponds with GET /v1/whoami (the `WhoAmI` operationId).
 	WhoAmI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -235,8 +252,9 @@ type ClientInterface interface {
 
 // ListKeys List AI keys
 //
-// Lists the project's shared keys and the caller's own, newest first, revoked ones included. All of them at once,
-// unless `page_size` or `page_token` is given. Other members' own keys are never listed.
+// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
+// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
+// even to an owner.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -253,12 +271,15 @@ func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID 
 
 // RegisterKeyWithBody Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-// requests alone; a project-level key needs the project's owner.
+// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+// the first without a gap.
 //
-// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-// key frees its name.
+// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+// which serves their requests alone, and before the project's, unless the policy says otherwise.
+//
+// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+// two keys can be told apart. Revoking a key frees its name.
 //
 // Takes any type of body and a specified content type.
 //
@@ -277,12 +298,15 @@ func (c *Client) RegisterKeyWithBody(ctx context.Context, customerID CustomerID,
 
 // RegisterKey Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-// requests alone; a project-level key needs the project's owner.
+// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+// the first without a gap.
 //
-// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-// key frees its name.
+// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+// which serves their requests alone, and before the project's, unless the policy says otherwise.
+//
+// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+// two keys can be told apart. Revoking a key frees its name.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -303,9 +327,10 @@ func (c *Client) RegisterKey(ctx context.Context, customerID CustomerID, project
 //
 // Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
 // the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands.
+// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
+// receipt is the answer.
 //
-// A project-level key needs the project's owner; a key of one's own only its user.
+// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -322,8 +347,8 @@ func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID
 
 // GetKey Get an AI key
 //
-// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a key of
-// one's own only by its user: to everybody else it does not exist.
+// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
+// own key only by that member: to everybody else, owners too, it does not exist (404).
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -340,7 +365,8 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 
 // ListEvents Read the audit trail
 //
-// Who did what to which key, when, from where, and with what outcome, newest first. What concerns another member's
+// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
+// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
 // own keys is left out, as those keys are.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
@@ -358,7 +384,8 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 
 // ListMembers List the project's members
 //
-// Lists members and their roles, by user id. Every member may read it.
+// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
+// Every member may read it.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members (the `ListMembers` operationId).
 func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -375,7 +402,7 @@ func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, project
 
 // RemoveMember Remove a member
 //
-// Owners only. The member's sessions lose the project at once. The last owner can't be removed.
+// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -392,6 +419,7 @@ func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projec
 
 // SetMemberWithBody Add a member or change their role
 //
+// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 // Owners only. The last owner can't be made a plain member.
 //
 // Takes any type of body and a specified content type.
@@ -411,6 +439,7 @@ func (c *Client) SetMemberWithBody(ctx context.Context, customerID CustomerID, p
 
 // SetMember Add a member or change their role
 //
+// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 // Owners only. The last owner can't be made a plain member.
 //
 // Takes a body of the `application/json` content type.
@@ -430,7 +459,8 @@ func (c *Client) SetMember(ctx context.Context, customerID CustomerID, projectID
 
 // GetPolicy Read the project's policy
 //
-// Returns the written policy on whose keys serve whom. Every member may read it.
+// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+// it.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/policy (the `GetPolicy` operationId).
 func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -447,7 +477,8 @@ func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID
 
 // SetPolicyWithBody Write the project's policy
 //
-// Replaces the whole policy; what is left out returns to its default. Owners only.
+// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 //
 // Takes any type of body and a specified content type.
 //
@@ -466,7 +497,8 @@ func (c *Client) SetPolicyWithBody(ctx context.Context, customerID CustomerID, p
 
 // SetPolicy Write the project's policy
 //
-// Replaces the whole policy; what is left out returns to its default. Owners only.
+// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -486,7 +518,8 @@ func (c *Client) SetPolicy(ctx context.Context, customerID CustomerID, projectID
 // ResolveKey Show which key would serve me
 //
 // A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-// why. When none would, `key` is absent and `reason` says what is missing. Nothing is recorded as used.
+// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
+// missing. Nothing is recorded as used.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -503,7 +536,8 @@ func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectI
 
 // ListProviders List the providers
 //
-// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each.
+// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
+// is the same for every caller and changes only with a release of the service.
 //
 // Corresponds with GET /v1/providers (the `ListProviders` operationId).
 func (c *Client) ListProviders(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -520,7 +554,7 @@ func (c *Client) ListProviders(ctx context.Context, reqEditors ...RequestEditorF
 
 // WhoAmI Show my session
 //
-// Whom the credential stands for, the customer and project it defaults to, the role there, and when it ends.
+// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
 //
 // Corresponds with GET /v1/whoami (the `WhoAmI` operationId).
 func (c *Client) WhoAmI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1359,8 +1393,9 @@ type ClientWithResponsesInterface interface {
 
 	// ListKeysWithResponse List AI keys
 	//
-	// Lists the project's shared keys and the caller's own, newest first, revoked ones included. All of them at once,
-	// unless `page_size` or `page_token` is given. Other members' own keys are never listed.
+	// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
+	// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
+	// even to an owner.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1369,12 +1404,15 @@ type ClientWithResponsesInterface interface {
 
 	// RegisterKeyWithBodyWithResponse Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-	// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-	// requests alone; a project-level key needs the project's owner.
+	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+	// the first without a gap.
 	//
-	// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-	// key frees its name.
+	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	//
+	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+	// two keys can be told apart. Revoking a key frees its name.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1383,12 +1421,15 @@ type ClientWithResponsesInterface interface {
 
 	// RegisterKeyWithResponse Register an AI key
 	//
-	// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-	// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-	// requests alone; a project-level key needs the project's owner.
+	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+	// the first without a gap.
 	//
-	// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-	// key frees its name.
+	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	//
+	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+	// two keys can be told apart. Revoking a key frees its name.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1399,9 +1440,10 @@ type ClientWithResponsesInterface interface {
 	//
 	// Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
 	// the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-	// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands.
+	// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
+	// receipt is the answer.
 	//
-	// A project-level key needs the project's owner; a key of one's own only its user.
+	// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1410,8 +1452,8 @@ type ClientWithResponsesInterface interface {
 
 	// GetKeyWithResponse Get an AI key
 	//
-	// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a key of
-	// one's own only by its user: to everybody else it does not exist.
+	// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
+	// own key only by that member: to everybody else, owners too, it does not exist (404).
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1420,7 +1462,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListEventsWithResponse Read the audit trail
 	//
-	// Who did what to which key, when, from where, and with what outcome, newest first. What concerns another member's
+	// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
+	// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
 	// own keys is left out, as those keys are.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -1430,7 +1473,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListMembersWithResponse List the project's members
 	//
-	// Lists members and their roles, by user id. Every member may read it.
+	// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
+	// Every member may read it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1439,7 +1483,7 @@ type ClientWithResponsesInterface interface {
 
 	// RemoveMemberWithResponse Remove a member
 	//
-	// Owners only. The member's sessions lose the project at once. The last owner can't be removed.
+	// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1448,6 +1492,7 @@ type ClientWithResponsesInterface interface {
 
 	// SetMemberWithBodyWithResponse Add a member or change their role
 	//
+	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 	// Owners only. The last owner can't be made a plain member.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1457,6 +1502,7 @@ type ClientWithResponsesInterface interface {
 
 	// SetMemberWithResponse Add a member or change their role
 	//
+	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 	// Owners only. The last owner can't be made a plain member.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -1466,7 +1512,8 @@ type ClientWithResponsesInterface interface {
 
 	// GetPolicyWithResponse Read the project's policy
 	//
-	// Returns the written policy on whose keys serve whom. Every member may read it.
+	// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+	// it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1475,7 +1522,8 @@ type ClientWithResponsesInterface interface {
 
 	// SetPolicyWithBodyWithResponse Write the project's policy
 	//
-	// Replaces the whole policy; what is left out returns to its default. Owners only.
+	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1484,7 +1532,8 @@ type ClientWithResponsesInterface interface {
 
 	// SetPolicyWithResponse Write the project's policy
 	//
-	// Replaces the whole policy; what is left out returns to its default. Owners only.
+	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1494,7 +1543,8 @@ type ClientWithResponsesInterface interface {
 	// ResolveKeyWithResponse Show which key would serve me
 	//
 	// A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-	// why. When none would, `key` is absent and `reason` says what is missing. Nothing is recorded as used.
+	// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
+	// missing. Nothing is recorded as used.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1503,7 +1553,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListProvidersWithResponse List the providers
 	//
-	// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each.
+	// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
+	// is the same for every caller and changes only with a release of the service.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1512,7 +1563,7 @@ type ClientWithResponsesInterface interface {
 
 	// WhoAmIWithResponse Show my session
 	//
-	// Whom the credential stands for, the customer and project it defaults to, the role there, and when it ends.
+	// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -2958,8 +3009,9 @@ func (r WhoAmIResult) ContentType() string {
 
 // ListKeysWithResponse List AI keys
 //
-// Lists the project's shared keys and the caller's own, newest first, revoked ones included. All of them at once,
-// unless `page_size` or `page_token` is given. Other members' own keys are never listed.
+// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
+// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
+// even to an owner.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -2974,12 +3026,15 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, customer
 
 // RegisterKeyWithBodyWithResponse Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-// requests alone; a project-level key needs the project's owner.
+// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+// the first without a gap.
 //
-// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-// key frees its name.
+// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+// which serves their requests alone, and before the project's, unless the policy says otherwise.
+//
+// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+// two keys can be told apart. Revoking a key frees its name.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2994,12 +3049,15 @@ func (c *ClientWithResponses) RegisterKeyWithBodyWithResponse(ctx context.Contex
 
 // RegisterKeyWithResponse Register an AI key
 //
-// Seals a provider's key and stores it under a project. From then on, inference requests of the project to that
-// provider are served with it. Any member may register a key of their own (`user_scope: true`), which serves their
-// requests alone; a project-level key needs the project's owner.
+// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
+// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
+// the first without a gap.
 //
-// Names are unique among the active keys of one provider in one scope, so that two keys can be told apart; revoking a
-// key frees its name.
+// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
+// which serves their requests alone, and before the project's, unless the policy says otherwise.
+//
+// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
+// two keys can be told apart. Revoking a key frees its name.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3016,9 +3074,10 @@ func (c *ClientWithResponses) RegisterKeyWithResponse(ctx context.Context, custo
 //
 // Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
 // the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands.
+// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
+// receipt is the answer.
 //
-// A project-level key needs the project's owner; a key of one's own only its user.
+// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3033,8 +3092,8 @@ func (c *ClientWithResponses) RevokeKeyWithResponse(ctx context.Context, custome
 
 // GetKeyWithResponse Get an AI key
 //
-// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a key of
-// one's own only by its user: to everybody else it does not exist.
+// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
+// own key only by that member: to everybody else, owners too, it does not exist (404).
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3049,7 +3108,8 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 
 // ListEventsWithResponse Read the audit trail
 //
-// Who did what to which key, when, from where, and with what outcome, newest first. What concerns another member's
+// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
+// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
 // own keys is left out, as those keys are.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -3065,7 +3125,8 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 
 // ListMembersWithResponse List the project's members
 //
-// Lists members and their roles, by user id. Every member may read it.
+// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
+// Every member may read it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3080,7 +3141,7 @@ func (c *ClientWithResponses) ListMembersWithResponse(ctx context.Context, custo
 
 // RemoveMemberWithResponse Remove a member
 //
-// Owners only. The member's sessions lose the project at once. The last owner can't be removed.
+// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3095,6 +3156,7 @@ func (c *ClientWithResponses) RemoveMemberWithResponse(ctx context.Context, cust
 
 // SetMemberWithBodyWithResponse Add a member or change their role
 //
+// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 // Owners only. The last owner can't be made a plain member.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -3110,6 +3172,7 @@ func (c *ClientWithResponses) SetMemberWithBodyWithResponse(ctx context.Context,
 
 // SetMemberWithResponse Add a member or change their role
 //
+// Adds a user to the project, or gives a member another role. The user need not have called this service before.
 // Owners only. The last owner can't be made a plain member.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -3125,7 +3188,8 @@ func (c *ClientWithResponses) SetMemberWithResponse(ctx context.Context, custome
 
 // GetPolicyWithResponse Read the project's policy
 //
-// Returns the written policy on whose keys serve whom. Every member may read it.
+// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+// it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3140,7 +3204,8 @@ func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, custome
 
 // SetPolicyWithBodyWithResponse Write the project's policy
 //
-// Replaces the whole policy; what is left out returns to its default. Owners only.
+// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3155,7 +3220,8 @@ func (c *ClientWithResponses) SetPolicyWithBodyWithResponse(ctx context.Context,
 
 // SetPolicyWithResponse Write the project's policy
 //
-// Replaces the whole policy; what is left out returns to its default. Owners only.
+// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
+// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3171,7 +3237,8 @@ func (c *ClientWithResponses) SetPolicyWithResponse(ctx context.Context, custome
 // ResolveKeyWithResponse Show which key would serve me
 //
 // A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-// why. When none would, `key` is absent and `reason` says what is missing. Nothing is recorded as used.
+// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
+// missing. Nothing is recorded as used.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3186,7 +3253,8 @@ func (c *ClientWithResponses) ResolveKeyWithResponse(ctx context.Context, custom
 
 // ListProvidersWithResponse List the providers
 //
-// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each.
+// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
+// is the same for every caller and changes only with a release of the service.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3201,7 +3269,7 @@ func (c *ClientWithResponses) ListProvidersWithResponse(ctx context.Context, req
 
 // WhoAmIWithResponse Show my session
 //
-// Whom the credential stands for, the customer and project it defaults to, the role there, and when it ends.
+// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -102,34 +102,36 @@ func (e ListKeysParamsState) Valid() bool {
 
 // Actor Who did it.
 type Actor struct {
-	// Method How the session was authenticated; `admin` is the operator's own command.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
+	// is the operator's own command.
 	Method AuthMethod `json:"method"`
 
-	// TokenID The id of the API key that was used.
+	// TokenID The id of the API key that was used. Absent for a session token and for the operator's own command.
 	TokenID *string `json:"token_id,omitempty"`
 
 	// UserID The user. Empty for the operator's own command.
 	UserID string `json:"user_id"`
 }
 
-// AuthMethod How the session was authenticated; `admin` is the operator's own command.
+// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
+// is the operator's own command.
 type AuthMethod = string
 
-// Event One act, as it was recorded in the transaction that carried it out.
+// Event One act. What was carried out is recorded in the same transaction, so that neither is there without the other.
 type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
-	// At When.
+	// At When it was done.
 	At time.Time `json:"at"`
 
-	// ID `evt_<ulid>`.
+	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
 
-	// KeyID The key it was done to.
+	// KeyID The key it was done to. Absent where it was done to none, as in a `key.registered` that was denied.
 	KeyID *string `json:"key_id,omitempty"`
 
-	// MemberID The member it was done to, or the user a token was made for.
+	// MemberID The member it was done to, or the user whose token it was. Absent in other events.
 	MemberID *string `json:"member_id,omitempty"`
 
 	// Outcome Whether it was carried out. A denied act changed nothing.
@@ -147,16 +149,17 @@ type Event struct {
 	// SourceIP The address the request came from. Empty for the operator's own command.
 	SourceIP string `json:"source_ip"`
 
-	// Type What was done.
+	// Type What was done. A token is an API key of ours, which operators create and revoke.
 	Type string `json:"type"`
 }
 
 // FieldError One field at fault. The value itself is never repeated.
 type FieldError struct {
-	// Field The field, parameter or header.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body` or
+	// `query` for the whole of it.
 	Field string `json:"field"`
 
-	// Message What is wrong with it.
+	// Message What is wrong with it, for people, to be read after the field's name.
 	Message string `json:"message"`
 }
 
@@ -174,22 +177,23 @@ type Key struct {
 	// CreatedBy The user who registered it.
 	CreatedBy string `json:"created_by"`
 
-	// CustomerID An opaque id of 1 to 64 characters.
+	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// DisplaySuffix The secret's last characters, to recognise it by; never more than four, nor than a quarter of it.
+	// DisplaySuffix The secret's last four characters, to recognise it by. Fewer for a secret of less than sixteen, as no more
+	// than a quarter is shown; empty for a credential document.
 	DisplaySuffix string `json:"display_suffix"`
 
-	// ID `byok_<ulid>`.
+	// ID Its id, `byok_<ulid>`.
 	ID string `json:"id"`
 
-	// LastUsedAt When a data plane last served a request with it. Absent until one reports it.
+	// LastUsedAt When a data plane last served a request with it. Absent until one has reported that.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 
 	// Name Its label.
 	Name string `json:"name"`
 
-	// ProjectID An opaque id of 1 to 64 characters.
+	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
@@ -201,14 +205,14 @@ type Key struct {
 	// RevokedBy The user who revoked it. Absent while it is active.
 	RevokedBy *string `json:"revoked_by,omitempty"`
 
-	// State Whether the key serves.
+	// State `active` until the key is revoked, `revoked` for good from then on.
 	State KeyState `json:"state"`
 
 	// UserScope Whether it is the caller's own key rather than the project's.
 	UserScope bool `json:"user_scope"`
 }
 
-// KeyState Whether the key serves.
+// KeyState `active` until the key is revoked, `revoked` for good from then on.
 type KeyState = string
 
 // ListEventsResponse A page of the audit trail.
@@ -216,31 +220,31 @@ type ListEventsResponse struct {
 	// Events The events, newest first.
 	Events []Event `json:"events"`
 
-	// NextPageToken Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
-// ListMembersResponse Members, by user id.
+// ListMembersResponse Members, sorted by user id.
 type ListMembersResponse struct {
 	// Members The members.
 	Members []Member `json:"members"`
 
-	// NextPageToken Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
 // ListProvidersResponse The catalogue.
 type ListProvidersResponse struct {
-	// Providers The providers.
+	// Providers The providers, in the catalogue's order.
 	Providers []Provider `json:"providers"`
 }
 
-// ListResponse Keys, newest first.
+// ListResponse Keys, newest first. The list is empty where there are none.
 type ListResponse struct {
 	// Keys The keys' metadata.
 	Keys []Key `json:"keys"`
 
-	// NextPageToken Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
@@ -255,7 +259,7 @@ type Member struct {
 	// UpdatedAt When their role was last set.
 	UpdatedAt time.Time `json:"updated_at"`
 
-	// UserID An opaque id of 1 to 64 characters.
+	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
 }
 
@@ -265,14 +269,14 @@ type MemberResponse struct {
 	Member Member `json:"member"`
 }
 
-// NextPageToken Send it as `page_token` for the next page. Absent on the last one.
+// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
 type NextPageToken = string
 
 // OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
 // the next key in order. Nothing falls back silently.
 type OnBadKey string
 
-// OpaqueID An opaque id of 1 to 64 characters.
+// OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
 // Policy The project's written policy. A project that never wrote one has `allow` and `fail`.
@@ -287,25 +291,25 @@ type Policy struct {
 	// UpdatedBy The user who last wrote it. Absent for the default.
 	UpdatedBy *string `json:"updated_by,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers one where it exists, `require` never uses the project's,
-	// `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
+	// project's, `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 
-	// UserKeysByProvider Exceptions to `user_keys`, by provider slug.
+	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider"`
 }
 
-// PolicyRequest The policy to put in force.
+// PolicyRequest The policy to put in force. A field that is left out takes its default.
 type PolicyRequest struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
 	// the next key in order. Nothing falls back silently.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers one where it exists, `require` never uses the project's,
-	// `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
+	// project's, `forbid` uses only the project's.
 	UserKeys *UserKeys `json:"user_keys,omitempty"`
 
-	// UserKeysByProvider Exceptions to `user_keys`, by provider slug.
+	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
 	UserKeysByProvider *UserKeysByProvider `json:"user_keys_by_provider,omitempty"`
 }
 
@@ -320,10 +324,10 @@ type Problem struct {
 	// Code A stable code to branch on.
 	Code string `json:"code"`
 
-	// Detail What went wrong and what to do about it.
+	// Detail What went wrong and what to do about it, for people. Its wording may change.
 	Detail string `json:"detail"`
 
-	// Errors The fields at fault.
+	// Errors The fields at fault, each once. Absent where no field is.
 	Errors []FieldError `json:"errors,omitempty"`
 
 	// Instance Names this one occurrence, `urn:request:<request_id>`.
@@ -338,16 +342,17 @@ type Problem struct {
 	// Title The kind of problem in a few words.
 	Title string `json:"title"`
 
-	// Type A URI reference that names the kind of problem, and leads to its page.
+	// Type A URI reference that names the kind of problem, such as `/problems/already-exists`. It is finer than `code`.
 	Type string `json:"type"`
 }
 
 // Provider What the service knows of a provider.
 type Provider struct {
-	// AuthStyle How it wants the key.
+	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in the
+	// header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token made from it.
 	AuthStyle string `json:"auth_style"`
 
-	// BaseURL Where its keys may be sent. Parts in braces come from the credential itself.
+	// BaseURL The only place its keys are sent; request paths are appended. Parts in braces come from the credential itself.
 	BaseURL string `json:"base_url"`
 
 	// DisplayName Its name for people.
@@ -356,13 +361,14 @@ type Provider struct {
 	// KeyPageURL The page where keys are made.
 	KeyPageURL string `json:"key_page_url"`
 
-	// Prefixes How its secrets are known to begin. Empty where nothing is known.
+	// Prefixes How its secrets are known to begin, as a hint for people. Empty where nothing is known. A secret that begins
+	// otherwise is taken, unless that beginning belongs to another provider.
 	Prefixes []string `json:"prefixes"`
 
-	// RequiredFields For `json`, the fields that the document must have.
+	// RequiredFields For `json`, the fields that the document must have. Empty for `token`.
 	RequiredFields []string `json:"required_fields"`
 
-	// SecretFormat `token` for one line of text, `json` for a credential document.
+	// SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 	SecretFormat string `json:"secret_format"`
 
 	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
@@ -372,15 +378,15 @@ type Provider struct {
 // ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
 type ProviderSlug = string
 
-// Receipt The proof of a revocation; how many data planes have confirmed that they no longer use the key.
+// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key.
 type Receipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// CompleteBy While pending, the time by which it must be complete.
+	// CompleteBy While `pending`, the time by which it must be complete. Absent once it is.
 	CompleteBy *time.Time `json:"complete_by,omitempty"`
 
-	// DataPlanes How many data planes had to confirm.
+	// DataPlanes How many data planes had to confirm. Zero where none held keys.
 	DataPlanes int `json:"data_planes"`
 
 	// RevokedAt When the key was first revoked.
@@ -398,7 +404,7 @@ type Receipt struct {
 
 // RegisterRequest A provider key to seal and store.
 type RegisterRequest struct {
-	// Name A label for people, such as `openai-prod`.
+	// Name A label for people, such as `openai-prod`, shown wherever the key is. It may not hold the secret.
 	Name string `json:"name"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
@@ -406,9 +412,15 @@ type RegisterRequest struct {
 
 	// Secret The provider's key in plain text, 16 KiB at the most. It is sealed before anything is stored, and never returned.
 	// For a provider whose `secret_format` is `json`, the credential document as a string.
+	//
+	// What can't be a key of the provider is refused with 400: white space at either end, a masked value or placeholder
+	// (`sk-...abcd`), a `Bearer` in front, a prefix that belongs to another provider, a token with anything but visible
+	// ASCII, a credential document without one of its required fields. Whether the provider accepts it shows on first
+	// use.
 	Secret Secret `json:"secret"`
 
-	// UserScope True makes it the caller's own key, which serves their requests alone. False is a project-level key.
+	// UserScope True makes it the caller's own key, which serves their requests alone. False makes it a project-level key, and
+	// needs the project's owner.
 	UserScope *bool `json:"user_scope,omitempty"`
 }
 
@@ -418,10 +430,11 @@ type RegisterResponse struct {
 	Key Key `json:"key"`
 }
 
-// RemoveMemberResponse Nothing yet.
+// RemoveMemberResponse An empty object; fields may come.
 type RemoveMemberResponse = map[string]interface{}
 
-// ResolveResponse Which key would serve the caller, and why.
+// ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this provider;
+// `key` and `scope` are absent where none would serve.
 type ResolveResponse struct {
 	// Key A key's metadata. The secret is in no answer.
 	Key *Key `json:"key,omitempty"`
@@ -433,33 +446,38 @@ type ResolveResponse struct {
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
 	Provider ProviderSlug `json:"provider"`
 
-	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key. `user_keys_forbidden`: the
-	// project's newest key, as the policy forbids members' own. `user_key_required`: none, as the policy requires a
-	// key of the caller's own. `no_key`: none is registered.
+	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, as the caller has none.
+	// `user_keys_forbidden`: the project's newest key, as the policy forbids members' own. `user_key_required`: none,
+	// as the policy requires a key of the caller's own. `no_key`: none that the policy lets serve is active.
 	Reason string `json:"reason"`
 
-	// Scope Whose key it is, one member's own or the project's.
+	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope *Scope `json:"scope,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers one where it exists, `require` never uses the project's,
-	// `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
+	// project's, `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 }
 
 // RevokeResponse What became of the revocation.
 type RevokeResponse struct {
-	// Receipt The proof of a revocation; how many data planes have confirmed that they no longer use the key.
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key.
 	Receipt Receipt `json:"receipt"`
 }
 
 // Role What a member may do. An owner may also write project-level keys, the policy and the members.
 type Role string
 
-// Scope Whose key it is, one member's own or the project's.
+// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope = string
 
 // Secret The provider's key in plain text, 16 KiB at the most. It is sealed before anything is stored, and never returned.
 // For a provider whose `secret_format` is `json`, the credential document as a string.
+//
+// What can't be a key of the provider is refused with 400: white space at either end, a masked value or placeholder
+// (`sk-...abcd`), a `Bearer` in front, a prefix that belongs to another provider, a token with anything but visible
+// ASCII, a credential document without one of its required fields. Whether the provider accepts it shows on first
+// use.
 type Secret = SecretText
 
 // SetMemberRequest The role to give.
@@ -468,38 +486,40 @@ type SetMemberRequest struct {
 	Role Role `json:"role"`
 }
 
-// UserKeys Whether members' own keys serve them: `allow` prefers one where it exists, `require` never uses the project's,
-// `forbid` uses only the project's.
+// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
+// project's, `forbid` uses only the project's.
 type UserKeys string
 
-// UserKeysByProvider Exceptions to `user_keys`, by provider slug.
+// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
 type UserKeysByProvider map[string]UserKeys
 
-// WhoAmIResponse The session.
+// WhoAmIResponse The session. `role` is that in its project, absent where the user is no member of it; `token_id` and `expires_at`
+// are absent where they do not apply.
 type WhoAmIResponse struct {
-	// CustomerID An opaque id of 1 to 64 characters.
+	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
 	// ExpiresAt When the session ends. Absent where it does not.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
-	// Method How the session was authenticated; `admin` is the operator's own command.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
+	// is the operator's own command.
 	Method AuthMethod `json:"method"`
 
-	// ProjectID An opaque id of 1 to 64 characters.
+	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
 	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
 
-	// TokenID The id of the API key in use, to revoke it by.
+	// TokenID The id of the API key in use, to revoke it by. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID An opaque id of 1 to 64 characters.
+	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
 }
 
-// CustomerID An opaque id of 1 to 64 characters.
+// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type CustomerID = OpaqueID
 
 // EventPageSize defines model for EventPageSize.
@@ -517,7 +537,7 @@ type PageSize = int
 // PageToken defines model for PageToken.
 type PageToken = string
 
-// ProjectID An opaque id of 1 to 64 characters.
+// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type ProjectID = OpaqueID
 
 // ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
@@ -526,7 +546,7 @@ type ProviderFilter = ProviderSlug
 // StateFilter defines model for StateFilter.
 type StateFilter string
 
-// UserID An opaque id of 1 to 64 characters.
+// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type UserID = OpaqueID
 
 // Wait defines model for Wait.
@@ -570,16 +590,17 @@ type UnsupportedMediaType = Problem
 
 // ListKeysParams defines parameters for ListKeys.
 type ListKeysParams struct {
-	// Provider Only keys of this provider.
+	// Provider Only keys of this provider. Left out, of all.
 	Provider *ProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// State Only keys in this state.
+	// State Only keys in this state. Left out, in both.
 	State *ListKeysParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize How many to return at the most. Left out, with no `page_token` either, everything is returned.
+	// PageSize How many to return at the most. Left out, it is 100 where a `page_token` is given; with neither, everything is
+	// returned.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the page before.
+	// PageToken The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
@@ -588,14 +609,16 @@ type ListKeysParamsState string
 
 // RegisterKeyParams defines parameters for RegisterKey.
 type RegisterKeyParams struct {
-	// IdempotencyKey A value of your choice, best a UUID, that makes a retry safe for 24 hours: the same request with the same value
-	// answers with the key that the first one made. With another request it is refused.
+	// IdempotencyKey A value of your choice, best a UUID, that makes a repeat safe for 24 hours: the same user's same request with the
+	// same value makes no second key, but answers with the one that the first made. With another body it is refused with
+	// 422. A request that was refused does not use the value up.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
-	// Wait How long to wait for the receipt to be complete, such as `500ms` or `2s`; 30 s at the most.
+	// Wait How long to hold the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or `2s`,
+	// 30 seconds at the most. Left out, the answer comes at once.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
@@ -604,22 +627,23 @@ type ListEventsParams struct {
 	// PageSize How many events to return at the most.
 	PageSize *EventPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the page before.
+	// PageToken The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
-	// PageSize How many to return at the most. Left out, with no `page_token` either, everything is returned.
+	// PageSize How many to return at the most. Left out, it is 100 where a `page_token` is given; with neither, everything is
+	// returned.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the page before.
+	// PageToken The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // ResolveKeyParams defines parameters for ResolveKey.
 type ResolveKeyParams struct {
-	// Provider The provider's slug, as the catalogue lists it.
+	// Provider The provider's slug, as the catalogue (`GET /v1/providers`) lists it. Another one is refused with 400.
 	Provider ProviderSlug `form:"provider" json:"provider"`
 }
 

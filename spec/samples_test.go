@@ -1,0 +1,245 @@
+package spec_test
+
+import (
+	"encoding/json"
+	"go/format"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/stretchr/testify/require"
+)
+
+// sample is one entry of x-codeSamples, the extension by which Redocly and its like show code beside an operation.
+type sample struct {
+	Lang   string `json:"lang"`
+	Label  string `json:"label"`
+	Source string `json:"source"`
+}
+
+func samplesOf(t *testing.T, op operation) []sample {
+	t.Helper()
+	text, err := json.Marshal(op.Extensions["x-codeSamples"])
+	require.NoError(t, err)
+	var samples []sample
+	require.NoError(t, json.Unmarshal(text, &samples))
+	return samples
+}
+
+// eachSample runs a test on the sample of that label of every operation.
+func eachSample(t *testing.T, label string, test func(t *testing.T, op operation, source string)) {
+	t.Helper()
+	for id, op := range operations(load(t, publicDocument)) {
+		t.Run(id, func(t *testing.T) {
+			for _, s := range samplesOf(t, op) {
+				if s.Label == label {
+					test(t, op, s.Source)
+					return
+				}
+			}
+			require.Fail(t, "no sample "+label)
+		})
+	}
+}
+
+func TestEveryOperationHasFiveSamples(t *testing.T) {
+	for id, op := range operations(load(t, publicDocument)) {
+		t.Run(id, func(t *testing.T) {
+			kinds := [][2]string{}
+			for _, s := range samplesOf(t, op) {
+				kinds = append(kinds, [2]string{s.Label, s.Lang})
+				require.NotEmpty(t, strings.TrimSpace(s.Source), s.Label)
+			}
+			require.Equal(t, [][2]string{
+				{"curl", "Shell"}, {"Go", "Go"}, {"Python", "Python"}, {"TypeScript", "TypeScript"}, {"CLI", "Shell"},
+			}, kinds)
+		})
+	}
+}
+
+// calls is how each operation is called in Go, Python, TypeScript and on the command line. Programs are written against
+// these names: they may grow, and never change.
+func calls() map[string][4]string {
+	return map[string][4]string{
+		"registerKey":   {"client.AIKeys().Register(ctx, ", "client.aikeys.register(", "client.aikeys.register(", "tare api byok add "},
+		"getKey":        {"client.AIKeys().Get(ctx, ", "client.aikeys.get(", "client.aikeys.get(", "tare api byok get byok_"},
+		"listKeys":      {"client.AIKeys().List(ctx, ", "client.aikeys.list(", "client.aikeys.list(", "tare api byok list\n"},
+		"revokeKey":     {"client.AIKeys().Revoke(ctx, ", "client.aikeys.revoke(", "client.aikeys.revoke(", "tare api byok remove byok_"},
+		"resolveKey":    {"client.AIKeys().Resolve(ctx, ", "client.aikeys.resolve(", "client.aikeys.resolve(", "tare api byok resolve "},
+		"listEvents":    {"client.Events().List(ctx, ", "client.events.list(", "client.events.list(", "tare api byok events\n"},
+		"getPolicy":     {"client.Policy().Get(ctx, ", "client.policy.get(", "client.policy.get(", "tare api policy get\n"},
+		"setPolicy":     {"client.Policy().Set(ctx, ", "client.policy.set(", "client.policy.set(", "tare api policy set "},
+		"listMembers":   {"client.Members().List(ctx, ", "client.members.list(", "client.members.list(", "tare api members list\n"},
+		"setMember":     {"client.Members().Set(ctx, ", "client.members.set(", "client.members.set(", "tare api members set bob "},
+		"removeMember":  {"client.Members().Remove(ctx, ", "client.members.remove(", "client.members.remove(", "tare api members remove bob\n"},
+		"listProviders": {"client.Providers().List(ctx)", "client.providers.list()", "client.providers.list()", "tare api providers\n"},
+		"whoAmI":        {"client.WhoAmI(ctx)", "client.whoami()", "client.whoAmI()", "tare api whoami\n"},
+	}
+}
+
+func TestSamplesCallThePublishedNames(t *testing.T) {
+	want := calls()
+	for i, label := range []string{"Go", "Python", "TypeScript", "CLI"} {
+		t.Run(label, func(t *testing.T) {
+			eachSample(t, label, func(t *testing.T, op operation, source string) {
+				require.Contains(t, want, op.OperationID)
+				require.Contains(t, source, want[op.OperationID][i])
+			})
+		})
+	}
+	require.Len(t, operations(load(t, publicDocument)), len(want))
+}
+
+func TestGoSamplesAreFormatted(t *testing.T) {
+	eachSample(t, "Go", func(t *testing.T, _ operation, source string) {
+		formatted, err := format.Source([]byte(source))
+		require.NoError(t, err)
+		require.Equal(t, string(formatted), source)
+	})
+}
+
+// A command line shows in process lists and in the shell's history.
+func TestSamplesKeepSecretsOffTheCommandLine(t *testing.T) {
+	t.Run("CLI", func(t *testing.T) {
+		eachSample(t, "CLI", func(t *testing.T, _ operation, source string) {
+			require.NotContains(t, source, "--secret")
+		})
+	})
+	t.Run("curl", func(t *testing.T) {
+		eachSample(t, "curl", func(t *testing.T, op operation, source string) {
+			require.Contains(t, source, `--oauth2-bearer "$AGENTROUTER_API_KEY"`)
+			require.NotContains(t, source, "Authorization")
+			if cmd := parseCurl(t, source); takesSecret(op) {
+				require.True(t, cmd.bodyFromInput)
+			}
+		})
+	})
+}
+
+func takesSecret(op operation) bool {
+	if op.RequestBody == nil {
+		return false
+	}
+	for _, property := range op.RequestBody.Value.Content.Get("application/json").Schema.Value.Properties {
+		if property.Value.Extensions["x-secret"] == true {
+			return true
+		}
+	}
+	return false
+}
+
+// curl is what a curl sample sends.
+type curl struct {
+	method, path  string
+	query         url.Values
+	header        http.Header
+	body          string
+	bodyFromInput bool
+}
+
+var (
+	curlURL    = regexp.MustCompile(`"\$AGENTROUTER_BASE_URL(/[^"]*)"`)
+	curlMethod = regexp.MustCompile(` -X (\S+)`)
+	curlHeader = regexp.MustCompile(` -H "([^":]+): ([^"]*)"`)
+	curlArgued = regexp.MustCompile(`(?s) -d '([^']*)'`)
+	curlPiped  = regexp.MustCompile(`(?s) -d @- <<EOF\n(.*)\nEOF\n`)
+)
+
+func parseCurl(t *testing.T, source string) curl {
+	t.Helper()
+	cmd := curl{method: http.MethodGet, header: http.Header{}}
+	if found := curlMethod.FindStringSubmatch(source); found != nil {
+		cmd.method = found[1]
+	}
+	addresses := curlURL.FindAllStringSubmatch(source, -1)
+	require.Len(t, addresses, 1)
+	address, err := url.Parse(addresses[0][1])
+	require.NoError(t, err)
+	cmd.path, cmd.query = address.Path, address.Query()
+	for _, found := range curlHeader.FindAllStringSubmatch(source, -1) {
+		cmd.header.Add(found[1], found[2])
+	}
+	if found := curlArgued.FindStringSubmatch(source); found != nil {
+		cmd.body = found[1]
+	}
+	if found := curlPiped.FindStringSubmatch(source); found != nil {
+		cmd.body, cmd.bodyFromInput = found[1], true
+	}
+	return cmd
+}
+
+// pathValues returns what a path has in place of a template's parameters; not ok where it is not of the template.
+func pathValues(template, path string) (values map[string]string, ok bool) {
+	want, got := strings.Split(template, "/"), strings.Split(path, "/")
+	if len(want) != len(got) {
+		return nil, false
+	}
+	values = map[string]string{}
+	for i, part := range want {
+		if name, isName := strings.CutPrefix(part, "{"); isName {
+			values[strings.TrimSuffix(name, "}")] = got[i]
+		} else if part != got[i] {
+			return nil, false
+		}
+	}
+	return values, true
+}
+
+func TestCurlSamplesCallTheirOperation(t *testing.T) {
+	eachSample(t, "curl", func(t *testing.T, op operation, source string) {
+		cmd := parseCurl(t, source)
+		require.Equal(t, op.method, cmd.method)
+		inPath, ok := pathValues(op.path, cmd.path)
+		require.True(t, ok, "%s is not %s", cmd.path, op.path)
+		for _, p := range op.parameters {
+			checkParameter(t, p, inPath, cmd)
+			cmd.query.Del(p.Name)
+			cmd.header.Del(p.Name)
+		}
+		require.Empty(t, cmd.query, "parameters that the operation does not have")
+		checkBody(t, op, cmd)
+		cmd.header.Del("Content-Type")
+		require.Empty(t, cmd.header, "headers that the operation does not have")
+	})
+}
+
+func checkParameter(t *testing.T, p *openapi3.Parameter, inPath map[string]string, cmd curl) {
+	t.Helper()
+	var text string
+	var given bool
+	switch p.In {
+	case openapi3.ParameterInPath:
+		text, given = inPath[p.Name]
+	case openapi3.ParameterInQuery:
+		text, given = cmd.query.Get(p.Name), cmd.query.Has(p.Name)
+	case openapi3.ParameterInHeader:
+		text = cmd.header.Get(p.Name)
+		given = text != ""
+	}
+	if !given {
+		require.False(t, p.Required, "parameter %s is missing", p.Name)
+		return
+	}
+	var value any = text
+	if p.Schema.Value.Type.Is("integer") {
+		require.NoError(t, json.Unmarshal([]byte(text), &value))
+	}
+	require.NoError(t, p.Schema.Value.VisitJSON(value, openapi3.VisitAsRequest()), "parameter %s", p.Name)
+}
+
+func checkBody(t *testing.T, op operation, cmd curl) {
+	t.Helper()
+	if op.RequestBody == nil {
+		require.Empty(t, cmd.body)
+		require.Empty(t, cmd.header.Get("Content-Type"))
+		return
+	}
+	require.Equal(t, "application/json", cmd.header.Get("Content-Type"))
+	var value any
+	require.NoError(t, json.Unmarshal([]byte(cmd.body), &value))
+	schema := op.RequestBody.Value.Content.Get("application/json").Schema.Value
+	require.NoError(t, schema.VisitJSON(value, openapi3.VisitAsRequest()))
+}
