@@ -83,10 +83,10 @@ func TestManyProcessesMigrateAFileAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 
 func TestAMigrationMayTakeLongerThanAMethod(t *testing.T) {
 	url := modelstest.EnginePostgres.URL(t)
-	f := &fixture{Store: modelstest.OpenStore(t, url, models.Options{}), t: t}
-	_, err := f.Migrate(t.Context())
+	store := modelstest.OpenStore(t, url, models.Options{})
+	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)
-	lock, err := models.Conn(f.Store).BeginTx(t.Context(), nil)
+	lock, err := models.Conn(store).BeginTx(t.Context(), nil)
 	require.NoError(t, err)
 	_, err = lock.ExecContext(t.Context(), "LOCK TABLE goose_db_version")
 	require.NoError(t, err)

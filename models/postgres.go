@@ -46,6 +46,7 @@ func openPostgres(url string, opts Options) (engine, error) {
 	cfg.MaxConns = int32(min(opts.MaxConns, 1000)) //nolint:gosec // G115: bounded on this line
 	cfg.ConnConfig.ConnectTimeout = min(opts.Timeout, 3*time.Second)
 	schema := stdlib.OpenDB(*cfg.ConnConfig.Copy())
+	schema.SetMaxIdleConns(0) // migrations are rare
 	// The server ends what a lost client left behind, and a statement that we have given up on.
 	for name, value := range map[string]time.Duration{
 		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout,

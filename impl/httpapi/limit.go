@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"net/netip"
-	"time"
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/time/rate"
@@ -18,8 +17,7 @@ type Rate struct {
 // limiterCount bounds the memory of a Limiter: about 200 bytes a key.
 const limiterCount = 50_000
 
-// Limiter counts by key, each key for itself. It keeps a bounded number of keys and forgets the idle ones, which by then
-// have their whole burst back.
+// Limiter counts by key, each key for itself. It keeps a bounded number of keys and forgets those that come least.
 type Limiter struct {
 	rate    rate.Limit
 	burst   int
@@ -35,10 +33,8 @@ func NewLimiter(r Rate) *Limiter {
 	if burst == 0 {
 		burst = max(1, int(2*r.PerSecond))
 	}
-	refill := time.Duration(float64(burst) / r.PerSecond * float64(time.Second))
 	return &Limiter{rate: rate.Limit(r.PerSecond), burst: burst, buckets: otter.Must(&otter.Options[string, *rate.Limiter]{
-		MaximumSize:      limiterCount,
-		ExpiryCalculator: otter.ExpiryAccessing[string, *rate.Limiter](refill + time.Second),
+		MaximumSize: limiterCount,
 	})}
 }
 

@@ -22,7 +22,7 @@ import (
 
 // EnvPostgresURL names the variable that holds the URL of a PostgreSQL server to test on in place of a cluster of
 // ours. Its user must be allowed to create databases.
-const EnvPostgresURL = "AIKEYS_TEST_POSTGRES_URL"
+const EnvPostgresURL = "TEST_POSTGRES_URL"
 
 // adminTimeout bounds creating or dropping one database.
 const adminTimeout = 30 * time.Second

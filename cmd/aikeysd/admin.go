@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+func (p *program) adminCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:     "admin",
+		Short:   "Manage members and API keys, straight in the database",
+		GroupID: groupOperate,
+		Long: `Manages the members of projects and their API keys, straight in the database: whoever may read the database's URL is
+trusted. The service need not run; if it does, it notices within a second. Every act is recorded in the project's
+events.`,
+		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
+  aikeysd admin token create --customer acme --project chat --user alice > alice.token`,
+	}, p.memberCommand(), p.tokenCommand())
+}
+
+// admin is one run of an admin command: the project it acts on, and the database.
+type admin struct {
+	*program
+	cfg               *settings
+	customer, project string
+	user              string
+	store             *models.Store
+	ids               models.IDs
+}
+
+// adminSpec is what one admin command has of its own.
+type adminSpec struct {
+	// user says what --user is: required, optional, or absent.
+	user string
+	// check looks at the command's own flags; nil when there are none.
+	check func() error
+	// act runs with the database open and its schema in place.
+	act func(ctx context.Context, a *admin) error
+}
+
+// newAdmin finishes cmd: the flags that all admin commands have, and the way to act.
+func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
+	a := &admin{program: p, cfg: newSettings()}
+	flags := cmd.Flags()
+	flags.StringVar(&a.customer, "customer", "", "customer that the project belongs to (required)")
+	flags.StringVar(&a.project, "project", "", "project (required)")
+	ids := []identifier{{"--customer", &a.customer, true}, {"--project", &a.project, true}}
+	if spec.user != absent {
+		flags.StringVar(&a.user, "user", "", "user id, as API keys or the issuer's session tokens name the user ("+spec.user+")")
+		ids = append(ids, identifier{"--user", &a.user, spec.user == required})
+	}
+	a.cfg.addFlags(flags, databaseSettings()...)
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		err := errors.Join(checkIDs(ids), a.cfg.load(p.environ))
+		if spec.check != nil {
+			err = errors.Join(err, spec.check())
+		}
+		if err != nil {
+			return err
+		}
+		return p.withStore(a.cfg, func(store *models.Store) error {
+			a.store = store
+			if err := requireSchema(cmd.Context(), a.cfg, store); err != nil {
+				return err
+			}
+			return spec.act(cmd.Context(), a)
+		})
+	}
+	return cmd
+}
+
+// What --user can be.
+const (
+	absent   = ""
+	required = "required"
+	optional = "optional"
+)
+
+// identifier is a flag that holds an id.
+type identifier struct {
+	flag     string
+	value    *string
+	required bool
+}
+
+var opaqueID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// checkIDs names all ids that are missing or are none. "-", "." and ".." mean something else in a path.
+func checkIDs(ids []identifier) error {
+	var complaints []string
+	for _, id := range ids {
+		switch text := *id.value; {
+		case text == "" && !id.required:
+		case text == "":
+			complaints = append(complaints, id.flag+": is required")
+		case !opaqueID.MatchString(text) || text == "-" || text == "." || text == "..":
+			complaints = append(complaints, id.flag+": must be 1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and dash, and not just - or . or ..")
+		}
+	}
+	if len(complaints) > 0 {
+		return &usageError{complaints}
+	}
+	return nil
+}
+
+// caller is the user whom the command is about.
+func (a *admin) caller() models.Caller {
+	return models.Caller{CustomerID: a.customer, ProjectID: a.project, UserID: a.user}
+}
+
+// adminEvent is an event whose actor is the operator.
+func adminEvent(ids *models.IDs, tx *models.Tx, what models.EventType, about models.Caller) models.Event {
+	return models.Event{
+		ID: ids.Next(models.EventIDPrefix, time.UnixMicro(tx.Now)), CustomerID: about.CustomerID, ProjectID: about.ProjectID,
+		Type: what, Outcome: models.OutcomeAllowed, At: tx.Now, ActorMethod: "admin", MemberID: about.UserID,
+	}
+}
+
+// where is the project as messages name it.
+func (a *admin) where() string { return a.customer + "/" + a.project }

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/models"
+)
+
+func (p *program) tokenCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "token",
+		Short: "Create, list and revoke members' API keys",
+		Long: `Creates, lists and revokes the API keys with which members call the API. An API key is shown once, when it is created:
+the database holds only a hash of it.`,
+		Example: `  aikeysd admin token create --customer acme --project chat --user alice --expires 720h
+  aikeysd admin token list --customer acme --project chat`,
+	}, p.tokenCreateCommand(), p.tokenListCommand(), p.tokenRevokeCommand())
+}
+
+func (p *program) tokenCreateCommand() *cobra.Command {
+	var expires time.Duration
+	cmd := p.newAdmin(&cobra.Command{
+		Use:   "create",
+		Short: "Create an API key for a member",
+		Long: `Creates an API key for a member, and prints it alone on standard output, so that it can go straight into a file or a
+secret store; notes go to standard error. It is shown this once.`,
+		Example: `  aikeysd admin token create --customer acme --project chat --user alice > alice.token
+  aikeysd admin token create --customer acme --project chat --user ci --expires 720h`,
+	}, adminSpec{user: required, check: func() error {
+		if expires < 0 {
+			return usagef("--expires: must be a duration above zero, such as 720h; leave it out for an API key that does not expire")
+		}
+		return nil
+	}, act: func(ctx context.Context, a *admin) error {
+		var minted apiKey
+		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
+			minted, err = createToken(tx, &a.ids, a.caller(), expires)
+			return err
+		})
+		if errors.Is(err, models.ErrNotMember) {
+			return fmt.Errorf("%s is no member of %s, so the API key would open nothing; first run: aikeysd admin member set --customer %s --project %s --user %s --role member",
+				a.user, a.where(), a.customer, a.project, a.user)
+		}
+		if err != nil {
+			return err
+		}
+		a.note("API key %s of %s for %s; expires: %s. It is shown this once.", minted.id, a.user, a.where(), moment(minted.expiresAt))
+		return a.say("%s", minted.text)
+	}})
+	cmd.Flags().DurationVar(&expires, "expires", 0, "how long it is good for, such as 720h; 0 does not expire")
+	return cmd
+}
+
+// apiKey is an API key just made.
+type apiKey struct {
+	text, id  string
+	expiresAt int64
+}
+
+// createToken mints an API key for a member, stores its hash, and records it: ErrNotMember for others.
+func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, expires time.Duration) (apiKey, error) {
+	if _, err := tx.Role(who); err != nil {
+		return apiKey{}, err
+	}
+	now := time.UnixMicro(tx.Now)
+	text, id, hash, err := session.MintAPIKey(now)
+	if err != nil {
+		return apiKey{}, err
+	}
+	token := models.Token{
+		ID: id, Hash: hash, CustomerID: who.CustomerID, ProjectID: who.ProjectID, UserID: who.UserID, CreatedAt: tx.Now,
+	}
+	if expires > 0 {
+		token.ExpiresAt = now.Add(expires).UnixMicro()
+	}
+	if err := tx.CreateToken(token); err != nil {
+		return apiKey{}, err
+	}
+	return apiKey{text, id, token.ExpiresAt}, tx.AppendEvent(adminEvent(ids, tx, models.EventTokenCreated, who))
+}
+
+func (p *program) tokenListCommand() *cobra.Command {
+	return p.newAdmin(&cobra.Command{
+		Use:   "list",
+		Short: "List the API keys of a project",
+		Long:  `Lists the API keys of a project by age, those of one user if --user is given. The ids are no secrets.`,
+		Example: `  aikeysd admin token list --customer acme --project chat
+  aikeysd admin token list --customer acme --project chat --user alice`,
+	}, adminSpec{user: optional, act: func(ctx context.Context, a *admin) error {
+		tokens, err := a.store.ListTokens(ctx, a.customer, a.project, a.user)
+		if err != nil {
+			return err
+		}
+		now := time.Now().UnixMicro()
+		table := a.newTable("ID", "USER", "CREATED", "EXPIRES", "STATE")
+		for _, t := range tokens {
+			table.row(t.ID, t.UserID, moment(t.CreatedAt), moment(t.ExpiresAt), tokenState(t, now))
+		}
+		return table.flush()
+	}})
+}
+
+func tokenState(t models.Token, now int64) string {
+	switch {
+	case t.RevokedAt != 0:
+		return "revoked"
+	case !t.Live(now):
+		return "expired"
+	}
+	return "active"
+}
+
+func (p *program) tokenRevokeCommand() *cobra.Command {
+	var id string
+	cmd := p.newAdmin(&cobra.Command{
+		Use:     "revoke",
+		Short:   "Revoke an API key",
+		Long:    `Revokes an API key for good. Servers that run refuse it within a second.`,
+		Example: `  aikeysd admin token revoke --customer acme --project chat --id 01JD8Q6Z3V8M2T5K7N9R4W1XYZ`,
+	}, adminSpec{check: func() error {
+		if _, err := ulid.ParseStrict(id); err != nil {
+			return usagef("--id: must be an id as \"aikeysd admin token list\" shows it, 26 characters; never give the API key itself")
+		}
+		return nil
+	}, act: func(ctx context.Context, a *admin) error {
+		var token models.Token
+		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
+			token, err = tx.RevokeToken(a.customer, a.project, id)
+			if err != nil || token.RevokedAt != tx.Now {
+				return err // it had been revoked before
+			}
+			return tx.AppendEvent(adminEvent(&a.ids, tx, models.EventTokenRevoked, models.Caller{
+				CustomerID: a.customer, ProjectID: a.project, UserID: token.UserID,
+			}))
+		})
+		if errors.Is(err, models.ErrNotFound) {
+			return fmt.Errorf("%s has no API key with this id; see: aikeysd admin token list --customer %s --project %s",
+				a.where(), a.customer, a.project)
+		}
+		if err != nil {
+			return err
+		}
+		a.note("API key %s of %s is revoked since %s", token.ID, token.UserID, moment(token.RevokedAt))
+		return nil
+	}})
+	cmd.Flags().StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")
+	return cmd
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+)
+
+func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
+	help := strings.Join(strings.Fields(mustAikeysd(t, nil, "serve", "--help")), " ")
+	for _, d := range newSettings().declared {
+		require.Contains(t, help, "--"+d.name+" ")
+		_, rest, found := strings.Cut(help, "["+d.variable()+"]")
+		require.True(t, found, d.variable())
+		if d.def != "" && d.def != "false" {
+			require.True(t, strings.HasPrefix(rest, " (default "+d.def+")"), "%s has no default in help", d.name)
+		}
+	}
+}
+
+func TestEveryCommandTeaches(t *testing.T) {
+	var visit func(cmd *cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		t.Run(cmd.CommandPath(), func(t *testing.T) {
+			require.NotEmpty(t, cmd.Short)
+			require.Greater(t, len(cmd.Long), len(cmd.Short))
+			require.Contains(t, cmd.Example, cmd.CommandPath())
+			for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
+				require.LessOrEqual(t, len(strings.TrimSpace(line)), helpWidth)
+			}
+		})
+		for _, child := range cmd.Commands() {
+			visit(child)
+		}
+	}
+	visit(newProgram(nil, nil, nil).root())
+}
+
+func TestRootHelpSaysWhereToStartAndWhatExitCodesMean(t *testing.T) {
+	help := mustAikeysd(t, nil)
+	require.Equal(t, help, mustAikeysd(t, nil, "--help"))
+	for _, text := range []string{"Start here:\n  dev ", "Serve:\n  serve ", "Operate:\n  admin ", `Run "aikeysd dev"`, "Exit codes: 0"} {
+		require.Contains(t, help, text)
+	}
+}
+
+func TestVersionNamesTheToolchain(t *testing.T) {
+	require.Regexp(t, `^aikeysd version \S+.* go1\.`, mustAikeysd(t, nil, "--version"))
+}
+
+func TestCommandLinesThatAreRefused(t *testing.T) {
+	cases := map[string]struct {
+		args []string
+		says string
+	}{
+		"no such command":            {[]string{"srve"}, "serve"},
+		"no such command of another": {[]string{"migrate", "down"}, "it has up, status"},
+		"no such flag":               {[]string{"serve", "--lisen", "x"}, "--lisen"},
+		"an argument too many":       {[]string{"check", "everything"}, "everything"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := aikeysd(t, nil, tc.args...)
+			require.Equal(t, exitUsage, got.code)
+			require.Empty(t, got.stdout)
+			require.Contains(t, got.stderr, tc.says)
+			require.Equal(t, 1, strings.Count(got.stderr, "\n"), "an error is one line")
+		})
+	}
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+func (p *program) migrateCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:     "migrate",
+		Short:   "Bring the database's schema up to date, or show it",
+		GroupID: groupOperate,
+		Long: `Brings the database's schema up to date, or shows how far it is. "aikeysd serve" does so by itself at its start; use
+these where the service's own database user may not change the schema, together with AIKEYS_MIGRATE=never.`,
+		Example: `  aikeysd migrate status
+  AIKEYS_DATABASE_URL_FILE=/run/secrets/admin-url aikeysd migrate up`,
+	}, p.migrateUpCommand(), p.migrateStatusCommand())
+}
+
+func (p *program) migrateUpCommand() *cobra.Command {
+	cfg := newSettings()
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Apply the migrations that are missing",
+		Args:  cobra.NoArgs,
+		Long: `Applies the migrations that are missing, each in a transaction of its own. It may run while the service serves, and
+several may run at once: they take turns.`,
+		Example: `  aikeysd migrate up
+  aikeysd migrate up --database-url postgres://aikeys@db.internal/aikeys`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.load(p.environ); err != nil {
+				return err
+			}
+			return p.withStore(cfg, func(store *models.Store) error {
+				applied, err := store.Migrate(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if applied == 0 {
+					return p.say("%s is up to date", databaseName(cfg.DatabaseURL))
+				}
+				return p.say("%s is up to date, after %s", databaseName(cfg.DatabaseURL), migrations(applied))
+			})
+		},
+	}
+	cfg.addFlags(cmd.Flags(), databaseSettings()...)
+	return cmd
+}
+
+func (p *program) migrateStatusCommand() *cobra.Command {
+	cfg := newSettings()
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "List the migrations, and when each was applied",
+		Args:    cobra.NoArgs,
+		Long:    `Lists the migrations that this version of aikeysd knows, and when each was applied to the database.`,
+		Example: `  aikeysd migrate status`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.load(p.environ); err != nil {
+				return err
+			}
+			if err := requireFile(cfg.DatabaseURL); err != nil {
+				return err
+			}
+			return p.withStore(cfg, func(store *models.Store) error {
+				steps, err := store.Migrations(cmd.Context())
+				if err != nil {
+					return err
+				}
+				table := p.newTable("VERSION", "NAME", "APPLIED")
+				for _, step := range steps {
+					applied := "pending"
+					if !step.AppliedAt.IsZero() {
+						applied = step.AppliedAt.UTC().Format(time.RFC3339)
+					}
+					table.row(strconv.FormatInt(step.Version, 10), step.Name, applied)
+				}
+				return table.flush()
+			})
+		},
+	}
+	cfg.addFlags(cmd.Flags(), databaseSettings()...)
+	return cmd
+}
+
+// databaseSettings are the settings of commands that need the database alone.
+func databaseSettings() []string { return []string{"database-url", "database-url-file"} }

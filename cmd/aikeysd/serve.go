@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (p *program) serveCommand() *cobra.Command {
+	cfg := newSettings()
+	cmd := &cobra.Command{
+		Use:     "serve",
+		Short:   "Serve the public API",
+		GroupID: groupServe,
+		Args:    cobra.NoArgs,
+		Long: `Serves the public API, and /healthz, /readyz and /metrics on a listener of their own.
+
+It holds no state: run as many as you like on one Postgres. It starts without its database, answers 503 until it has
+it, and becomes ready by itself. The first start makes the database's schema and, for a local sealer, the keyset: back
+the keyset up, apart from the database, since without it no key opens again.
+
+SIGTERM or SIGINT stops it: /readyz turns 503, requests in flight are answered, then it exits. A second signal ends it
+at once. GOGC and GOMEMLIMIT work as in every Go program; GOGC's default is 400 here. Traces are sent by OTLP over
+HTTP when OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.`,
+		Example: `  # On this machine alone: SQLite, a local keyset, no TLS
+  aikeysd serve
+
+  # In production
+  export AIKEYS_DATABASE_URL_FILE=/run/secrets/database-url AIKEYS_SEALER=local:/etc/aikeys/keyset.json
+  aikeysd serve --listen 0.0.0.0:8443 --tls-cert /etc/aikeys/tls.crt --tls-key /etc/aikeys/tls.key`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.load(p.environ); err != nil {
+				return err
+			}
+			return p.serve(cmd.Context(), cfg)
+		},
+	}
+	cfg.addFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *program) serve(ctx context.Context, cfg *settings) error {
+	s, err := p.newService(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// getenv looks a variable up that is none of our settings.
+func (p *program) getenv(name string) string {
+	for _, entry := range p.environ {
+		if text, ok := strings.CutPrefix(entry, name+"="); ok {
+			return text
+		}
+	}
+	return ""
+}

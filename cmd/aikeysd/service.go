@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/tracing"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/local"
+)
+
+// flushTimeout is how long a collector may take for the last traces.
+const flushTimeout = 5 * time.Second
+
+// service is one running control plane.
+type service struct {
+	cfg    *settings
+	log    *slog.Logger
+	getenv func(name string) string // for variables that are none of our settings
+
+	publicListener, opsListener net.Listener
+	traces                      *tracing.Provider // nil when there are none
+	sealer                      sealer.Sealer
+	madeKeyset                  bool // whether the keyset file was missing
+	store                       *models.Store
+	canary                      *canary.Keeper
+	sessions                    *session.Authenticator
+	api, ops                    *httpapi.Server
+
+	state state
+	// onReady is called once, when the service is ready; nil calls nothing. Its error ends the service.
+	onReady func(ctx context.Context) error
+	// closers undo the opening, last first.
+	closers []func() error
+}
+
+// newService binds the listeners, so that a taken port is told before anything is touched, opens the parts and wires
+// them. It waits for nothing: the database may be down.
+func (p *program) newService(ctx context.Context, cfg *settings) (*service, error) {
+	s := &service{cfg: cfg, log: newLogger(p.stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.getenv}
+	for _, step := range []func(context.Context) error{s.bind, s.openTraces, s.openSealer, s.openStore, s.wire} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
+	return s, nil
+}
+
+func (s *service) bind(ctx context.Context) (err error) {
+	if s.publicListener, err = s.listen(ctx, s.cfg.Listen, s.cfg.of("listen")); err != nil {
+		return err
+	}
+	s.opsListener, err = s.listen(ctx, s.cfg.OpsListen, s.cfg.of("ops-listen"))
+	return err
+}
+
+func (s *service) listen(ctx context.Context, address string, setting *setting) (net.Listener, error) {
+	listener, err := httpapi.Listen(ctx, address)
+	switch {
+	case errors.Is(err, httpapi.ErrAddressTaken):
+		return nil, fmt.Errorf("%s is taken, perhaps by another aikeysd: stop that program, or choose another address with --%s or %s",
+			address, setting.name, setting.variable())
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", setting.given(), err)
+	}
+	s.closers = append(s.closers, func() error {
+		_ = listener.Close() // its server has closed it, unless it never came to have one
+		return nil
+	})
+	return listener, nil
+}
+
+// openTraces starts the export of traces if the environment asks for it.
+func (s *service) openTraces(ctx context.Context) error {
+	endpoint, err := tracing.Endpoint(s.getenv)
+	if err != nil {
+		return usagef("%s", err)
+	}
+	if endpoint == "" {
+		return nil
+	}
+	s.traces, err = tracing.New(ctx, tracing.Config{Endpoint: endpoint, Service: "aikeysd", Version: version(), Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		return s.traces.Shutdown(ctx)
+	})
+	return nil
+}
+
+func (s *service) openSealer(ctx context.Context) (err error) {
+	path := s.cfg.keysetPath()
+	_, missing := os.Stat(path)
+	if s.sealer, err = local.Open(path); err != nil {
+		return err
+	}
+	if s.madeKeyset = errors.Is(missing, fs.ErrNotExist); s.madeKeyset {
+		s.log.WarnContext(ctx, "made a new keyset: back it up, apart from the database; without it no key opens again",
+			slog.String("file", path))
+	}
+	return nil
+}
+
+func (s *service) openStore(context.Context) (err error) {
+	if s.store, err = models.Open(s.cfg.DatabaseURL, models.Options{MaxConns: s.cfg.DBMaxConns}); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.store.Close)
+	s.canary = canary.New(s.store, s.sealer)
+	return nil
+}
+
+// run serves until ctx ends, or until a part fails that the service can't be without. It returns when everything is
+// closed.
+func (s *service) run(ctx context.Context) error {
+	s.log.InfoContext(ctx, "listening", slog.String("api", s.api.URL()), slog.String("ops", s.ops.URL()),
+		slog.String("version", version()))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(s.api.Serve)
+	group.Go(s.ops.Serve)
+	group.Go(func() error { return s.start(ctx) })
+	group.Go(func() error {
+		<-ctx.Done()
+		return s.drain(context.WithoutCancel(ctx))
+	})
+	err := errors.Join(group.Wait(), s.close())
+	if err == nil {
+		s.log.InfoContext(ctx, "stopped")
+	}
+	return err
+}
+
+// drain lets the requests in flight end. The ops listener goes last, so that probes see why.
+func (s *service) drain(ctx context.Context) error {
+	s.log.InfoContext(ctx, "stopping: requests in flight are answered first", slog.Duration("timeout", s.cfg.ShutdownTimeout))
+	s.state.draining.Store(true)
+	patience, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
+	defer cancel()
+	err := s.api.Shutdown(patience)
+	if err != nil {
+		err = fmt.Errorf("requests in flight were cut after %s: %w", s.cfg.ShutdownTimeout, err)
+	}
+	moment, cancelMoment := context.WithTimeout(ctx, time.Second)
+	defer cancelMoment()
+	_ = s.ops.Shutdown(moment) // a probe that is cut loses nothing
+	return err
+}
+
+func (s *service) close() error {
+	var err error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		err = errors.Join(err, s.closers[i]())
+	}
+	return err
+}

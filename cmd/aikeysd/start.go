@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/ops"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// The least and the most time between two attempts to become ready.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 2 * time.Second
+)
+
+// What readiness depends on.
+const (
+	checkService  = "service"
+	checkDatabase = "database"
+	checkSchema   = "schema"
+	checkKeyset   = "keyset"
+)
+
+// state is how far the service has come. The zero value has just begun.
+type state struct {
+	ready, draining, schema, keyset atomic.Bool
+}
+
+// service is the state of the service as a whole; draining outranks the rest.
+func (s *state) service(context.Context) ops.State {
+	switch {
+	case s.draining.Load():
+		return ops.Draining
+	case !s.ready.Load():
+		return ops.Starting
+	}
+	return ops.OK
+}
+
+// once returns a probe of something that the start finds in order, and which stays so.
+func once(done *atomic.Bool) ops.Probe {
+	return func(context.Context) ops.State {
+		if done.Load() {
+			return ops.OK
+		}
+		return ops.Pending
+	}
+}
+
+// start makes the service ready, however long its database takes to come, and then does its chores until ctx ends.
+func (s *service) start(ctx context.Context) error {
+	began := time.Now()
+	if err := s.becomeReady(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	s.state.ready.Store(true)
+	s.log.InfoContext(ctx, "ready", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
+	if s.onReady != nil {
+		if err := s.onReady(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	s.forgetIdempotency(ctx, forgetInterval)
+	return nil
+}
+
+// becomeReady returns when the service is ready, when ctx ends, or with an error that waiting does not cure. It logs what
+// it waits for when that changes.
+func (s *service) becomeReady(ctx context.Context) error {
+	var waitingFor string
+	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
+		need, err := s.prepare(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, canary.ErrWrongKEK):
+			return s.wrongKeyset(err)
+		case ctx.Err() != nil: // which may be why
+		case s.hopeless(err):
+			return err
+		case need != waitingFor:
+			waitingFor = need
+			s.log.WarnContext(ctx, "not ready", slog.String("waiting_for", need), slog.String("error", oneLine(err.Error())))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+// hopeless tells a file that is no database, or is damaged, from a database that may come back.
+func (s *service) hopeless(err error) bool {
+	for _, passing := range []error{models.ErrUnavailable, sealer.ErrUnavailable, errPending} {
+		if errors.Is(err, passing) {
+			return false
+		}
+	}
+	return isSQLite(s.cfg.DatabaseURL)
+}
+
+var errPending = errors.New("the database's schema is not up to date")
+
+// prepare does what has to be done before requests are served. An error comes with the name of what it was about.
+func (s *service) prepare(ctx context.Context) (need string, err error) {
+	if err := s.store.Ping(ctx); err != nil {
+		return checkDatabase, err
+	}
+	steps, err := s.store.Migrations(ctx)
+	if err != nil {
+		return checkSchema, err
+	}
+	if pending := pendingOf(steps); pending > 0 {
+		// With a wrong keyset, not even the schema of a database that is in use may change.
+		if pending < len(steps) {
+			if err := s.openCanary(ctx); err != nil {
+				return checkKeyset, err
+			}
+		}
+		if err := s.migrate(ctx, pending); err != nil {
+			return checkSchema, err
+		}
+	}
+	s.state.schema.Store(true)
+	return checkKeyset, s.openCanary(ctx)
+}
+
+func (s *service) migrate(ctx context.Context, pending int) error {
+	if s.cfg.Migrate == migrateNever {
+		return fmt.Errorf("%w: it lacks %s and %s=%s; run: aikeysd migrate up",
+			errPending, migrations(pending), s.cfg.of("migrate").variable(), migrateNever)
+	}
+	applied, err := s.store.Migrate(ctx)
+	if err == nil && applied > 0 {
+		s.log.InfoContext(ctx, "database schema brought up to date", slog.Int("migrations", applied))
+	}
+	return err
+}
+
+func pendingOf(steps []models.Migration) int {
+	pending := 0
+	for _, step := range steps {
+		if step.AppliedAt.IsZero() {
+			pending++
+		}
+	}
+	return pending
+}
+
+func (s *service) openCanary(ctx context.Context) error {
+	if _, err := s.canary.Value(ctx); err != nil {
+		return err
+	}
+	s.state.keyset.Store(true)
+	return nil
+}
+
+// wrongKeyset says what the operator should look at.
+func (s *service) wrongKeyset(err error) error {
+	advice := fmt.Sprintf("check that %s=%s is the keyset that belongs to %s, or restore that keyset from its backup",
+		s.cfg.of("sealer").variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL))
+	if s.madeKeyset {
+		advice += "; that file was missing, so a new keyset was made, which the right one may replace"
+	}
+	return fmt.Errorf("%w; %s; nothing was changed in the database", err, advice)
+}
