@@ -8,7 +8,7 @@ SHELL := bash
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
-run: build ## Start everything in one process: SQLite, a local keyset, the gateway, a ready session
+run: build ## Start everything in one process: SQLite, a local keyset, a ready session
 	@bin/aikeysd dev
 
 build: ## Build the programs into bin/

@@ -38,6 +38,7 @@ func TestMigrationsArePendingThenApplied(t *testing.T) {
 }
 
 func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
+	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		url := e.URL(t)
 		stores := make([]*models.Store, 8)
@@ -68,6 +69,7 @@ func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 
 // Processes share a file in other ways than one process's connections do.
 func TestManyProcessesMigrateAFileAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
+	t.Parallel()
 	url := modelstest.EngineSQLite.URL(t)
 	children := make([]*exec.Cmd, 4)
 	for i := range children {
@@ -82,6 +84,7 @@ func TestManyProcessesMigrateAFileAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 }
 
 func TestAMigrationMayTakeLongerThanAMethod(t *testing.T) {
+	t.Parallel()
 	url := modelstest.EnginePostgres.URL(t)
 	store := modelstest.OpenStore(t, url, models.Options{})
 	_, err := store.Migrate(t.Context())

@@ -11,6 +11,7 @@ import (
 )
 
 func TestNoErrorHoldsTheDatabasesPassword(t *testing.T) {
+	t.Parallel()
 	for _, url := range []string{
 		"postgres://user:CANARY@127.0.0.1:1/db",
 		"postgres://user:CANARY@127.0.0.1:1,127.0.0.1:2/db?sslmode=disable",

@@ -111,6 +111,7 @@ func TestAReadOnlyFileIsUnavailableForWritesAndStillRead(t *testing.T) {
 }
 
 func TestAFileThatAnotherProcessHasLockedIsUnavailableInTimeForWritesAndStillRead(t *testing.T) {
+	t.Parallel()
 	url := modelstest.EngineSQLite.URL(t)
 	store := openForOutage(t, url)
 	_, err := store.Migrate(t.Context())

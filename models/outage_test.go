@@ -63,6 +63,7 @@ func openForOutage(t *testing.T, url string) *models.Store {
 // A store opens without its server and works once that is there. Whichever way the server then goes down under load, calls
 // end in time with ErrUnavailable, what was acknowledged is there when it is back, and the store recovers by itself.
 func TestPostgresMayComeLateAndGoAwayAndComeBack(t *testing.T) {
+	t.Parallel()
 	cluster := modelstest.StartCluster(t)
 	require.NoError(t, cluster.Stop(modelstest.Fast))
 	store := openForOutage(t, cluster.URL("postgres"))
@@ -97,6 +98,7 @@ func TestPostgresMayComeLateAndGoAwayAndComeBack(t *testing.T) {
 }
 
 func TestANetworkThatDropsEverythingHangsNoCall(t *testing.T) {
+	t.Parallel()
 	proxy := newWireProxy(t, modelstest.EnginePostgres.URL(t))
 	store := openForOutage(t, proxy.url)
 	_, err := store.Migrate(t.Context())
@@ -113,6 +115,7 @@ func TestANetworkThatDropsEverythingHangsNoCall(t *testing.T) {
 }
 
 func TestAPoolWithoutAFreeConnectionIsUnavailableInTime(t *testing.T) {
+	t.Parallel()
 	store := modelstest.OpenStore(t, modelstest.EnginePostgres.URL(t), models.Options{Timeout: outageTimeout, MaxConns: 2})
 	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)
@@ -126,6 +129,7 @@ func TestAPoolWithoutAFreeConnectionIsUnavailableInTime(t *testing.T) {
 }
 
 func TestATransactionThatWaitsForALockIsUnavailableInTime(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
 	lock, err := models.Conn(f.Store).BeginTx(t.Context(), nil)
 	require.NoError(t, err)
@@ -142,6 +146,7 @@ func TestATransactionThatWaitsForALockIsUnavailableInTime(t *testing.T) {
 }
 
 func TestATransactionThatOutlastsItsTimeIsUnavailableAndUndone(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -155,6 +160,7 @@ func TestATransactionThatOutlastsItsTimeIsUnavailableAndUndone(t *testing.T) {
 }
 
 func TestADatabaseThatIsNotReadyIsUnavailable(t *testing.T) {
+	t.Parallel()
 	database := modelstest.Postgres(t)
 	at, err := url.Parse(database)
 	require.NoError(t, err)

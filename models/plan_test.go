@@ -42,6 +42,7 @@ FROM n`, planKeys-1, text, planProjects, planProjects), acme, []byte(strings.Rep
 }
 
 func TestSQLiteFindsKeysByIndexAndSortsNoMoreThanAPage(t *testing.T) {
+	t.Parallel()
 	f, caller := planFixture(t, modelstest.EngineSQLite)
 	explain := func(statement string, args ...any) string {
 		rows, err := models.Conn(f.Store).QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+models.BindSQLite(statement), args...)
@@ -100,6 +101,7 @@ func (n planNode) walk(visit func(planNode)) {
 }
 
 func TestPostgresFindsKeysByIndexAndSortsNoMoreThanAPage(t *testing.T) {
+	t.Parallel()
 	f, caller := planFixture(t, modelstest.EnginePostgres)
 	conn, err := models.Conn(f.Store).Conn(t.Context())
 	require.NoError(t, err)

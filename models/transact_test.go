@@ -208,6 +208,7 @@ func TestAPanicAmongParallelWritesUndoesNothingOfItsNeighbours(t *testing.T) {
 
 // A write that waits behind a long one is withdrawn in time, and then never carried out.
 func TestAWriteThatGivesUpWaitingIsNeverCarriedOut(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EngineSQLite))
 	holding, release, held := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	go func() {

@@ -89,7 +89,9 @@ func Write(w http.ResponseWriter, doc Document, err error) {
 	}
 	w.WriteHeader(doc.Status)
 	// The status is sent; a reader that is gone can be told nothing more.
-	_ = json.NewEncoder(w).Encode(doc)
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	_ = out.Encode(doc)
 }
 
 // Wait is an error that knows when a retry may work.

@@ -1,0 +1,225 @@
+package aikeys_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// startPatience is how long the program may take to begin, on a machine that is busy with other tests.
+const startPatience = time.Minute
+
+// TestThePagesAreTrueOfTheProgram builds aikeysd as make does, and holds the pages against it.
+func TestThePagesAreTrueOfTheProgram(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "aikeysd")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "./cmd/aikeysd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	t.Run("every command and flag exists", func(t *testing.T) { requireCommands(t, program) })
+	t.Run("the settings and their defaults are the program's own", func(t *testing.T) { requireSettings(t, program) })
+	t.Run("the README's steps work as they stand", func(t *testing.T) {
+		dev := startDev(t, program)
+		requireWalk(t, dev.dir)
+		t.Run("and the metrics are the program's own", func(t *testing.T) { requireMetrics(t, dev.ops) })
+	})
+}
+
+// cleanEnviron has nothing of the developer's own: no settings, no proxy, no ~/.curlrc.
+func cleanEnviron(t *testing.T) []string {
+	t.Helper()
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
+}
+
+// help returns what a command says of itself, with its lines joined.
+func help(t *testing.T, program string, command ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, append(command, "--help")...)
+	cmd.Env = cleanEnviron(t)
+	out, err := cmd.Output()
+	require.NoError(t, err, "aikeysd %s --help", strings.Join(command, " "))
+	return strings.Join(strings.Fields(string(out)), " ")
+}
+
+var (
+	commandLine = regexp.MustCompile(`(?:^|[\s/])aikeysd((?: +[^\s|>&;]+)*)`)
+	commandWord = regexp.MustCompile(`^[a-z]+$`)
+	flagName    = regexp.MustCompile(`^--[a-z-]+`)
+)
+
+func requireCommands(t *testing.T, program string) {
+	helps := map[string]string{}
+	for _, p := range pages(t) {
+		for _, line := range p.commands() {
+			for _, m := range commandLine.FindAllStringSubmatch(line, -1) {
+				words := strings.Fields(m[1])
+				end := slices.IndexFunc(words, func(word string) bool { return !commandWord.MatchString(word) })
+				if end < 0 {
+					end = len(words)
+				}
+				command := strings.Join(words[:end], " ")
+				if helps[command] == "" {
+					helps[command] = help(t, program, words[:end]...)
+				}
+				usage := strings.TrimSpace("Usage: aikeysd " + command)
+				require.Regexp(t, regexp.QuoteMeta(usage)+` \[`, helps[command], "%s says %q", p.file, line)
+				for _, word := range words[end:] {
+					if flag := flagName.FindString(word); flag != "" {
+						require.Contains(t, helps[command], flag+" ", "%s says %q", p.file, line)
+					}
+				}
+			}
+		}
+	}
+	require.Greater(t, len(helps), 7)
+}
+
+var (
+	settingName = regexp.MustCompile(`\bAIKEYS_[A-Z_]+`)
+	settingRow  = regexp.MustCompile("(?m)^\\| `(AIKEYS_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
+	settingHelp = regexp.MustCompile(`\[(AIKEYS_[A-Z_]+)\](?: \(default ([^)]+)\))?`)
+)
+
+func requireSettings(t *testing.T, program string) {
+	defaults, documented := map[string]string{}, map[string]string{}
+	for _, m := range settingHelp.FindAllStringSubmatch(help(t, program, "serve"), -1) {
+		defaults[m[1]] = m[2]
+	}
+	for _, m := range settingRow.FindAllStringSubmatch(readText(t, "docs/operations.md"), -1) {
+		documented[m[1]] = m[2]
+		if m[2] == "false" {
+			documented[m[1]] = "" // help doesn't show the default of a switch
+		}
+	}
+	require.Equal(t, defaults, documented)
+	for _, p := range pages(t) {
+		for _, name := range settingName.FindAllString(p.text, -1) {
+			require.Contains(t, defaults, name, p.file)
+		}
+	}
+}
+
+// dev is "aikeysd dev" at work in a folder of its own, as make run starts it.
+type dev struct{ dir, ops string }
+
+var opsAddress = regexp.MustCompile(`(?m)^  Ops +(http://\S+)`)
+
+func startDev(t *testing.T, program string) dev {
+	t.Helper()
+	dir := t.TempDir()
+	said, err := os.Create(filepath.Join(dir, "said"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, said.Close()) }() // the program has its own
+	cmd := exec.CommandContext(context.Background(), program, "dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0")
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, cleanEnviron(t), said, said
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		require.NoError(t, cmd.Wait(), readText(t, said.Name()))
+	})
+	for end := time.Now().Add(startPatience); ; time.Sleep(20 * time.Millisecond) {
+		text := readText(t, said.Name())
+		if found := opsAddress.FindStringSubmatch(text); found != nil {
+			return dev{dir: dir, ops: found[1]}
+		}
+		require.True(t, time.Now().Before(end), "aikeysd dev is not ready; it said:\n%s", text)
+	}
+}
+
+// walkInfo marks the blocks of the README that a reader runs one after the other; a block of JSON behind one is what it
+// prints, but for ids, times and tokens.
+const walkInfo = "bash walk"
+
+func requireWalk(t *testing.T, dir string) {
+	t.Helper()
+	blocks := page{"README.md", readText(t, "README.md")}.blocks()
+	script := "set -euo pipefail\n"
+	var wants []string
+	for i, b := range blocks {
+		if b.info != walkInfo {
+			continue
+		}
+		script += b.text + "printf '\\0'\n"
+		want := ""
+		if i+1 < len(blocks) && blocks[i+1].info == "json" {
+			want = blocks[i+1].text
+		}
+		wants = append(wants, want)
+	}
+	require.Greater(t, len(wants), 5)
+
+	ctx, cancel := context.WithTimeout(t.Context(), startPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash")
+	cmd.Dir, cmd.Env, cmd.Stdin = dir, cleanEnviron(t), strings.NewReader(script)
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	require.NoError(t, err, "%s\n%s", out, &complaints)
+	require.Empty(t, complaints.String())
+	printed := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	require.Len(t, printed, len(wants))
+	for i, want := range wants {
+		if want != "" {
+			require.JSONEq(t, anyTime(want), anyTime(printed[i]))
+		} else if i > 0 { // the first only loads the session
+			require.Contains(t, printed[i], `"key`, "it shows a key, or keys")
+			require.NotContains(t, printed[i], `"code"`, "it is no problem document")
+		}
+	}
+}
+
+var (
+	anyULID  = regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`)
+	anyStamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`)
+	anyPage  = regexp.MustCompile(`("next_page_token": ?)"[^"]+"`)
+)
+
+// anyTime replaces what differs from run to run.
+func anyTime(text string) string {
+	text = anyPage.ReplaceAllString(text, `$1"TOKEN"`)
+	return anyStamp.ReplaceAllString(anyULID.ReplaceAllString(text, "ULID"), "TIME")
+}
+
+var (
+	metricName = regexp.MustCompile(`\baikeys_[a-z_]+`)
+	metricType = regexp.MustCompile(`(?m)^# TYPE (aikeys_\w+) `)
+	metricPart = regexp.MustCompile(`_(bucket|count|sum)$`)
+)
+
+// requireMetrics compares the metrics that operations.md names with those that a program at work shows.
+func requireMetrics(t *testing.T, ops string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, ops+"/metrics", nil)
+	require.NoError(t, err)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+
+	var shown, named []string
+	for _, m := range metricType.FindAllStringSubmatch(string(text), -1) {
+		shown = append(shown, m[1])
+	}
+	_, section, found := strings.Cut(readText(t, "docs/operations.md"), "\n## Metrics and alerts\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	for _, name := range metricName.FindAllString(section, -1) {
+		named = append(named, metricPart.ReplaceAllString(name, ""))
+	}
+	slices.Sort(shown)
+	slices.Sort(named)
+	require.Equal(t, shown, slices.Compact(named))
+}
