@@ -44,8 +44,6 @@ func (s standing) check(needs Role) error {
 
 // Role returns the caller's role: ErrSessionEnded when their API key is no longer good, ErrNotMember for a stranger.
 func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var who standing
 	err := s.lookUp(ctx, `SELECT `+callerColumns+` FROM `+callerJoins, callerArgs(c, now), func(row scanner) error {
 		return row.Scan(&who.live, &who.role)

@@ -85,6 +85,8 @@ func (p *postgresEngine) close() error {
 }
 
 func (p *postgresEngine) lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
+	ctx, cancel := context.WithTimeout(ctx, p.reads.timeout)
+	defer cancel()
 	return p.reads.do(ctx, sql, args, scan)
 }
 

@@ -37,8 +37,6 @@ func scanKey(row scanner, who *standing, k *Key) error {
 // GetKey returns a key's metadata as the caller may see it: ErrSessionEnded, ErrNotMember, or ErrNotFound where it is
 // absent, in another project, or another member's own.
 func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
 	var (
 		who standing
 		key Key

@@ -35,7 +35,7 @@ type engine interface {
 	orm() *gorm.DB
 	// query runs one hand-written statement, with $N parameters, and hands each row to scan.
 	query(ctx context.Context, sql string, args []any, scan func(scanner) error) error
-	// lookUp is query for statements that return one row and only read.
+	// lookUp is query for statements that return one row and only read; it sees to its own timeout.
 	lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error
 	// transact runs fn in a transaction; the transaction is durable when it returns nil.
 	transact(ctx context.Context, fn func(*Tx) error) error
