@@ -77,5 +77,19 @@ func (e *countingEngine) query(ctx context.Context, text string, args []any, sca
 	return e.engine.query(ctx, text, args, scan)
 }
 
+// Queued returns how many writes wait for SQLite's writer.
+func Queued(s *Store) int {
+	if e, ok := s.engine.(*sqliteEngine); ok {
+		return len(e.writer.queue)
+	}
+	return 0
+}
+
+// TxExec runs any statement in a transaction.
+func TxExec(tx *Tx, statement string, args ...any) error {
+	_, err := tx.exec(statement, args)
+	return err
+}
+
 // Classify wraps a driver's error with the sentinel it amounts to.
 func Classify(s *Store, err error) error { return s.classify(err) }

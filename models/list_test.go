@@ -128,7 +128,8 @@ func TestAPageIsFullWhateverOtherUsersRegister(t *testing.T) {
 
 func TestMetadataIsWholeAndNeverCarriesTheEnvelope(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		stored := f.register(f.own(mia, named("laptop"), provider("anthropic")))
+		stored := f.register(f.own(mia, named("laptop"), provider("anthropic"),
+			func(r *models.Registration) { r.Key.Version = 3 }))
 		f.revoke(stored)
 		got, err := f.GetKey(t.Context(), mia, stored.ID, now())
 		require.NoError(t, err)

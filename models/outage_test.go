@@ -2,6 +2,7 @@ package models_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -112,6 +113,29 @@ func TestANetworkThatDropsEverythingHangsNoCall(t *testing.T) {
 	requireUnavailable(t, f)
 	proxy.thaw()
 	requireRecovers(t, f)
+}
+
+// A firewall that forgets connections lets new ones through; the store finds out by its timeout and opens some.
+func TestConnectionsThatTheNetworkForgotAreReplaced(t *testing.T) {
+	t.Parallel()
+	proxy := newWireProxy(t, modelstest.EnginePostgres.URL(t))
+	store := modelstest.OpenStore(t, proxy.url, models.Options{Timeout: outageTimeout, MaxConns: 4})
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	f := newFixture(t, store)
+	key := f.register(f.shared(olga))
+	look := func(int) error {
+		_, err := f.GetKey(t.Context(), olga, key.ID, now())
+		return err
+	}
+	for _, err := range together(32, look) { // by all of the pool's connections
+		require.NoError(t, err)
+	}
+	proxy.strand()
+	require.ErrorIs(t, look(0), models.ErrUnavailable)
+	require.Eventually(t, func() bool { return errors.Join(together(8, look)...) == nil }, 10*time.Second, time.Millisecond)
+	requireRecovers(t, f)
+	proxy.thaw() // pgx takes leave of a dead connection for 15 s, and Close would wait for that
 }
 
 func TestAPoolWithoutAFreeConnectionIsUnavailableInTime(t *testing.T) {

@@ -3,6 +3,7 @@ package models
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync"
 	"time"
@@ -149,4 +150,4 @@ func gather[T any](queue <-chan T, first T, limit int) []T {
 	return group
 }
 
-var errClosed = errors.Join(ErrUnavailable, errors.New("store is closed"))
+var errClosed = fmt.Errorf("%w: store is closed", ErrUnavailable)

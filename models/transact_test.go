@@ -233,3 +233,38 @@ func TestAWriteThatGivesUpWaitingIsNeverCarriedOut(t *testing.T) {
 	f.register(f.shared(olga))
 	require.Equal(t, 1, f.count("projects"))
 }
+
+// Two writes of a group want one name, and the group's commit fails: the name is free, so none may hear that it is taken.
+func TestWhatAFailedCommitUndidIsNoReasonToRefuseAnother(t *testing.T) {
+	f := newFixture(t, modelstest.NewStore(t, modelstest.EngineSQLite))
+	write := func(errs chan error, fn func(tx *models.Tx) error) {
+		go func() { errs <- f.Transact(context.WithoutCancel(t.Context()), fn) }()
+	}
+	holding, release, held, errs := make(chan struct{}), make(chan struct{}), make(chan error, 1), make(chan error, 3)
+	write(held, func(*models.Tx) error {
+		close(holding)
+		<-release
+		return nil
+	})
+	<-holding
+	for range 2 {
+		write(errs, func(tx *models.Tx) error {
+			return tx.AppendEvent(models.Event{CustomerID: acme, ProjectID: web, ID: "evt_1"})
+		})
+	}
+	write(errs, func(tx *models.Tx) error {
+		return errors.Join(
+			models.TxExec(tx, "PRAGMA defer_foreign_keys = on"),
+			models.TxExec(tx, "INSERT INTO project_members VALUES ('acme', 'nowhere', 'zoe', 'owner', 0, 0)"))
+	})
+	require.Eventually(t, func() bool { return models.Queued(f.Store) == 3 }, 10*time.Second, time.Millisecond)
+	close(release)
+	require.NoError(t, <-held)
+	for range 3 {
+		err := <-errs
+		require.Error(t, err)
+		require.NotErrorIs(t, err, models.ErrAlreadyExists)
+	}
+	require.Equal(t, size{}, f.size())
+	f.register(f.shared(olga))
+}

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// wireProxy stands between a store and Postgres: it counts round trips, and it can freeze, as a network does that drops
-// every packet and tells nobody.
+// wireProxy stands between a store and Postgres: it counts round trips, and it can drop what is sent and tell nobody, as
+// networks do.
 type wireProxy struct {
 	url        string
 	roundTrips atomic.Int64
@@ -22,6 +22,8 @@ type wireProxy struct {
 	upstream string
 	listener net.Listener
 	frozen   atomic.Bool
+	stranded atomic.Int64 // connections with a lower number are dead
+	accepted atomic.Int64
 	mu       sync.Mutex
 	conns    []net.Conn
 	pumps    sync.WaitGroup
@@ -44,6 +46,9 @@ func newWireProxy(t *testing.T, database string) *wireProxy {
 
 // freeze swallows whatever is sent from now on.
 func (p *wireProxy) freeze() { p.frozen.Store(true) }
+
+// strand swallows whatever is sent by the connections of now; new ones work.
+func (p *wireProxy) strand() { p.stranded.Store(p.accepted.Load() + 1) }
 
 // thaw lets new connections through; those that were frozen have lost bytes, and are cut.
 func (p *wireProxy) thaw() {
@@ -80,18 +85,19 @@ func (p *wireProxy) accept() {
 		p.mu.Lock()
 		p.conns = append(p.conns, client, server)
 		p.mu.Unlock()
-		p.pumps.Go(func() { p.pump(server, client, &syncCounter{trips: &p.roundTrips}) })
-		p.pumps.Go(func() { p.pump(client, server, io.Discard) })
+		number := p.accepted.Add(1)
+		p.pumps.Go(func() { p.pump(number, server, client, &syncCounter{trips: &p.roundTrips}) })
+		p.pumps.Go(func() { p.pump(number, client, server, io.Discard) })
 	}
 }
 
 // pump copies until an end closes, and shows what passes to tap.
-func (p *wireProxy) pump(to, from net.Conn, tap io.Writer) {
+func (p *wireProxy) pump(number int64, to, from net.Conn, tap io.Writer) {
 	defer func() { _ = to.Close() }()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
-		if n > 0 && !p.frozen.Load() {
+		if n > 0 && !p.frozen.Load() && number >= p.stranded.Load() {
 			_, _ = tap.Write(buf[:n])
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
