@@ -19,7 +19,7 @@ import (
 )
 
 // maxLines is the size at which a hand-written file has become two.
-const maxLines = 450
+const maxLines = 300
 
 // layoutRule says what the files under a prefix of their path may import of ours, as prefixes of folders.
 type layoutRule struct {

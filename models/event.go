@@ -38,8 +38,9 @@ type Event struct {
 	ActorUserID  string
 	ActorMethod  string
 	ActorTokenID string
-	// KeyID, Provider, MemberID and Role are what it was done to; empty where they do not apply.
+	// KeyID, TokenID, Provider, MemberID and Role are what it was done to; empty where they do not apply.
 	KeyID    string
+	TokenID  string
 	Provider string
 	MemberID string
 	Role     Role

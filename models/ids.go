@@ -2,6 +2,7 @@ package models
 
 import (
 	"crypto/rand"
+	"regexp"
 	"sync"
 	"time"
 
@@ -41,4 +42,12 @@ func (g *IDs) Next(prefix string, now time.Time) string {
 		id = ulid.MustNew(g.last, g.entropy)
 	}
 	return prefix + id.String()
+}
+
+var idPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// ValidID tells whether text can name a customer, project or user: 1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and
+// dash. A lone dash, which stands for the session's default, and the dots that paths resolve away are none.
+func ValidID(text string) bool {
+	return idPattern.MatchString(text) && text != "-" && text != "." && text != ".."
 }

@@ -117,12 +117,12 @@ func registerSQL(idempotent bool) string {
 	ctes := []string{`caller AS (SELECT ` + callerColumns + ` FROM ` + callerJoins + `)`}
 	source := allowed
 	if idempotent {
-		ctes = append(ctes, `claimed AS (`+insertIdempotency+`SELECT `+params(35, 7)+allowed+` ON CONFLICT DO NOTHING RETURNING 1)`)
+		ctes = append(ctes, `claimed AS (`+insertIdempotency+`SELECT `+params(36, 7)+allowed+` ON CONFLICT DO NOTHING RETURNING 1)`)
 		source = ` FROM claimed`
 	}
 	ctes = append(ctes,
 		`stored AS (`+insertKey+`SELECT `+params(7, 12)+source+` RETURNING 1)`,
-		`recorded AS (`+insertEvent+`SELECT `+params(19, 16)+` FROM stored)`)
+		`recorded AS (`+insertEvent+`SELECT `+params(19, 17)+` FROM stored)`)
 	return `WITH ` + strings.Join(ctes, ",\n") + "\nSELECT live, role, EXISTS (SELECT 1 FROM stored) FROM caller"
 }
 

@@ -3,6 +3,7 @@ package models
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,9 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 	if got.stored {
 		return r.Key, nil
 	}
+	if r.Idempotency == nil {
+		return Key{}, errors.New("register: nothing was stored, and nothing stood in its way")
+	}
 	return s.replay(ctx, c, *r.Idempotency, now)
 }
 
@@ -62,7 +66,7 @@ const (
 	insertKey = `INSERT INTO ai_keys (id, customer_id, project_id, user_id, provider, name, display_suffix, version,
 envelope, kek_id, created_at, created_by) `
 	insertEvent = `INSERT INTO events (customer_id, project_id, scope_user_id, id, type, outcome, at, actor_user_id,
-actor_method, actor_token_id, key_id, provider, member_id, role, source_ip, request_id) `
+actor_method, actor_token_id, key_id, token_id, provider, member_id, role, source_ip, request_id) `
 	insertIdempotency = `INSERT INTO idempotency_records (customer_id, project_id, user_id, key_hash, fingerprint, key_id,
 created_at) `
 )
@@ -74,7 +78,7 @@ func keyArgs(k Key) []any {
 
 func eventArgs(e Event) []any {
 	return []any{e.CustomerID, e.ProjectID, e.ScopeUserID, e.ID, string(e.Type), string(e.Outcome), e.At, e.ActorUserID,
-		e.ActorMethod, e.ActorTokenID, e.KeyID, e.Provider, e.MemberID, string(e.Role), e.SourceIP, e.RequestID}
+		e.ActorMethod, e.ActorTokenID, e.KeyID, e.TokenID, e.Provider, e.MemberID, string(e.Role), e.SourceIP, e.RequestID}
 }
 
 func idempotencyArgs(r IdempotencyRecord) []any {

@@ -7,6 +7,6 @@ func Statements() map[string]string {
 		"get":          getKeySQL,
 		"list":         listKeysSQL,
 		"insert-key":   insertKey + `VALUES (` + params(1, 12) + `)`,
-		"insert-event": insertEvent + `VALUES (` + params(1, 16) + `)`,
+		"insert-event": insertEvent + `VALUES (` + params(1, 17) + `)`,
 	}
 }

@@ -1,11 +1,3 @@
-// Package spec holds the OpenAPI documents, one for each audience, and the provider catalogue. They come first: servers,
-// clients and pages are generated from them. It imports nothing of ours.
+// Package spec holds the OpenAPI documents, their lint rules, and the provider catalogue. They come first: the server, its
+// client and its types are generated from them. It imports nothing of ours.
 package spec
-
-import _ "embed"
-
-//go:embed aikeys.yaml
-var aikeysYAML []byte
-
-// AIKeysYAML returns the public API's document as it stands in the repository.
-func AIKeysYAML() []byte { return append([]byte(nil), aikeysYAML...) }

@@ -149,6 +149,9 @@ type Event struct {
 	// SourceIP The address the request came from. Empty for the operator's own command.
 	SourceIP string `json:"source_ip"`
 
+	// TokenID The API key that was made or revoked, by its id.
+	TokenID *string `json:"token_id,omitempty"`
+
 	// Type What was done. A token is an API key of ours, which operators create and revoke.
 	Type string `json:"type"`
 }

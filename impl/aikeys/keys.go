@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
+	"unicode"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models"
@@ -28,11 +29,8 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 		return nil, err
 	}
 	key, err := s.store.RegisterKey(ctx, caller, roleToWrite(registration.Key), registration, s.now().UnixMicro())
-	if errors.Is(err, models.ErrForbidden) {
-		s.recordDenied(ctx, registration.Event)
-	}
 	if err != nil {
-		return nil, takenName(err)
+		return nil, takenName(s.refused(ctx, err, registration.Event))
 	}
 	location := keyPath(key)
 	return gen.RegisterKey201JSONResponse{
@@ -53,10 +51,21 @@ func (s *server) checkRegister(body *gen.RegisterRequest) (providers.Provider, e
 	if refusal := (*providers.Refusal)(nil); errors.As(s.providers.CheckSecret(provider, string(body.Secret)), &refusal) {
 		return provider, problem.Invalid("secret", refusal.Reason)
 	}
-	if len(body.Secret) >= tellingSecret && strings.Contains(body.Name, string(body.Secret)) {
-		return provider, problem.Invalid("name", "holds the secret itself; names are shown to people, choose another")
+	if unprintable(body.Name) {
+		return provider, problem.Invalid("name", "must not begin or end with a space, nor hold control characters")
+	}
+	if s.providers.LooksLikeSecret(body.Name) || len(body.Secret) >= tellingSecret && strings.Contains(body.Name, string(body.Secret)) {
+		return provider, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
 	}
 	return provider, nil
+}
+
+// unprintable tells a name that could pass for another one, or do something to the terminal that it is printed on. The
+// document's pattern knows ASCII's spaces and controls only: OpenAPI has no portable way to write Unicode's.
+func unprintable(name string) bool {
+	return strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+	})
 }
 
 // seal builds all that the register writes. The plaintext ends here.
@@ -83,7 +92,7 @@ func (s *server) seal(ctx context.Context, caller models.Caller, provider provid
 		return models.Registration{}, err
 	}
 	key.Envelope, key.KEKID = envelope.Bytes, envelope.KEKID
-	return models.Registration{Key: key, Event: s.keyEvent(ctx, models.EventKeyRegistered, key), Idempotency: idempotency}, nil
+	return models.Registration{Key: key, Event: s.keyEvent(ctx, models.EventKeyRegistered, caller, key), Idempotency: idempotency}, nil
 }
 
 // GetKey returns one key's metadata.
@@ -129,7 +138,7 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 
 // RevokeKey ends a key. Its receipt is complete as soon as it is stored while no data plane is known to hold keys.
 func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) (gen.RevokeKeyResponseObject, error) {
-	if _, err := waitOf(req.Params.Wait); err != nil {
+	if err := checkWait(req.Params.Wait); err != nil {
 		return nil, err
 	}
 	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
@@ -148,7 +157,7 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 		if key, err = tx.Key(caller, keyID(req.ID)); err != nil {
 			return err
 		}
-		event = s.keyEvent(ctx, models.EventKeyRevoked, key)
+		event = s.keyEvent(ctx, models.EventKeyRevoked, caller, key)
 		if !role.Covers(roleToWrite(key)) {
 			return models.ErrForbidden
 		}
@@ -158,15 +167,26 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 		}
 		return tx.AppendEvent(event)
 	})
-	if errors.Is(err, models.ErrForbidden) {
-		s.recordDenied(ctx, event)
-	}
 	if err != nil {
-		return nil, err
+		return nil, s.refused(ctx, err, event)
 	}
 	return gen.RevokeKey200JSONResponse{Receipt: gen.Receipt{
 		State: "complete", RevokedAt: wireTime(key.RevokedAt), RevokedBy: key.RevokedBy,
 	}}, nil
+}
+
+// maxWait is the longest that a revoke is held for its receipt.
+const maxWait = 30 * time.Second
+
+// checkWait checks the time to wait. There is nothing to wait for while a receipt is complete at once.
+func checkWait(text *string) error {
+	if text == nil {
+		return nil
+	}
+	if wait, err := time.ParseDuration(*text); err != nil || wait > maxWait {
+		return problem.Invalid("wait", "must be a time such as 500ms or 2s, and 30s at the most")
+	}
+	return nil
 }
 
 // takenName names the field behind a conflict.
@@ -184,31 +204,4 @@ func roleToWrite(key models.Key) models.Role {
 		return models.RoleMember
 	}
 	return models.RoleOwner
-}
-
-// keyEvent is the audit line of what the request at hand does to key.
-func (s *server) keyEvent(ctx context.Context, what models.EventType, key models.Key) models.Event {
-	event := s.event(ctx, what, key.CustomerID, key.ProjectID)
-	event.ScopeUserID, event.KeyID, event.Provider = key.UserID, key.ID, key.Provider
-	return event
-}
-
-func (s *server) event(ctx context.Context, what models.EventType, customerID, projectID string) models.Event {
-	call, now := httpapi.CallFrom(ctx), s.now()
-	return models.Event{
-		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: customerID, ProjectID: projectID,
-		Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
-		ActorUserID: call.Principal.UserID, ActorMethod: string(call.Principal.Method), ActorTokenID: call.Principal.TokenID,
-		SourceIP: call.SourceIP, RequestID: call.ID,
-	}
-}
-
-// recordDenied adds a member's refused attempt to the audit trail. It is refused all the same if that fails, and the
-// request's log line tells of it either way.
-func (s *server) recordDenied(ctx context.Context, event models.Event) {
-	event.Outcome = models.OutcomeDenied
-	if event.Type == models.EventKeyRegistered {
-		event.KeyID = "" // no such key came to be
-	}
-	_ = s.store.Transact(ctx, func(tx *models.Tx) error { return tx.AppendEvent(event) })
 }

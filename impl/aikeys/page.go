@@ -2,9 +2,7 @@ package aikeys
 
 import (
 	"encoding/base64"
-	"regexp"
 	"strings"
-	"time"
 
 	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/models"
@@ -27,8 +25,6 @@ func (p page) limit() int {
 // defaultPage is the size of a page whose token is given without a size.
 const defaultPage = 100
 
-var opaqueID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
 // newPage reads page_size and page_token. A token is the last id of the page before, in base64url.
 func newPage(size *int, token *string, valid func(string) bool) (page, error) {
 	var p page
@@ -50,11 +46,11 @@ func newPage(size *int, token *string, valid func(string) bool) (page, error) {
 }
 
 func keyPage(size *int, token *string) (page, error) {
-	return newPage(size, token, func(id string) bool { return strings.HasPrefix(id, models.KeyIDPrefix) && opaqueID.MatchString(id) })
+	return newPage(size, token, func(id string) bool { return strings.HasPrefix(id, models.KeyIDPrefix) && models.ValidID(id) })
 }
 
 func eventPage(size *int, token *string) (page, error) {
-	p, err := newPage(size, token, func(id string) bool { return strings.HasPrefix(id, models.EventIDPrefix) && opaqueID.MatchString(id) })
+	p, err := newPage(size, token, func(id string) bool { return strings.HasPrefix(id, models.EventIDPrefix) && models.ValidID(id) })
 	if p.size == 0 {
 		p.size = defaultEvents
 	}
@@ -65,7 +61,7 @@ func eventPage(size *int, token *string) (page, error) {
 const defaultEvents = 50
 
 func memberPage(size *int, token *string) (page, error) {
-	return newPage(size, token, opaqueID.MatchString)
+	return newPage(size, token, models.ValidID)
 }
 
 // cut drops the row that was read to look ahead, and makes the token for the page that it begins.
@@ -76,19 +72,4 @@ func cut[Row any](rows []Row, p page, id func(Row) string) ([]Row, *string) {
 	rows = rows[:p.size]
 	token := base64.RawURLEncoding.EncodeToString([]byte(id(rows[p.size-1])))
 	return rows, &token
-}
-
-// maxWait is the longest that a revoke is held for its receipt.
-const maxWait = 30 * time.Second
-
-// waitOf reads the wait parameter; absent means no waiting.
-func waitOf(text *string) (time.Duration, error) {
-	if text == nil {
-		return 0, nil
-	}
-	wait, err := time.ParseDuration(*text)
-	if err != nil || wait > maxWait {
-		return 0, problem.Invalid("wait", "must be a time such as 500ms or 2s, and 30s at the most")
-	}
-	return wait, nil
 }

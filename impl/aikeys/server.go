@@ -12,7 +12,6 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/canary"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -30,7 +29,7 @@ type Config struct {
 	API httpapi.Config
 }
 
-// server holds the handlers. Each file has those of one resource.
+// server holds the handlers; each resource has a file of its own.
 type server struct {
 	store     *models.Store
 	sealer    sealer.Sealer
@@ -86,13 +85,4 @@ func (s *server) member(ctx context.Context, customerID, projectID string) (mode
 	}
 	_, err = s.store.Role(ctx, caller, s.now().UnixMicro())
 	return caller, err
-}
-
-// provider looks a slug up in the catalogue.
-func (s *server) provider(slug string) (providers.Provider, error) {
-	p, ok := s.providers.Lookup(slug)
-	if !ok {
-		return p, problem.Invalid("provider", "is not a provider that we know; known are "+s.knownProviders())
-	}
-	return p, nil
 }

@@ -69,7 +69,7 @@ func wireEvent(e models.Event) gen.Event {
 	return gen.Event{
 		ID: e.ID, Type: string(e.Type), Outcome: string(e.Outcome), At: wireTime(e.At),
 		Actor: gen.Actor{UserID: e.ActorUserID, Method: e.ActorMethod, TokenID: optional(e.ActorTokenID)},
-		KeyID: optional(e.KeyID), Provider: optional(e.Provider), MemberID: optional(e.MemberID),
+		KeyID: optional(e.KeyID), TokenID: optional(e.TokenID), Provider: optional(e.Provider), MemberID: optional(e.MemberID),
 		Role: optional(gen.Role(e.Role)), SourceIP: e.SourceIP, RequestID: e.RequestID,
 	}
 }

@@ -174,7 +174,7 @@ func insertScript() string {
 	}
 	for i, v := range []string{
 		"'acme'", "'p' || :p", "''", "'evt_' || :client_id || '-' || :r", "'key.registered'", "'allowed'", "1763892000000000",
-		"'alice'", "'api_key'", "'01JD8Q6Z3V8M2T5K7N9R4W1100'", id, "'openai'", "''", "''", "'127.0.0.1'", "'01JD8Q6Z3V8M2T5K7N9R4W1100'",
+		"'alice'", "'api_key'", "'01JD8Q6Z3V8M2T5K7N9R4W1100'", id, "''", "'openai'", "''", "''", "'127.0.0.1'", "'01JD8Q6Z3V8M2T5K7N9R4W1100'",
 	} {
 		event[strconv.Itoa(i+1)] = v
 	}

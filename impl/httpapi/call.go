@@ -1,6 +1,6 @@
 // Package httpapi is what the HTTP listeners share: one Call for each request with its id, log line, metrics and span;
 // authentication and rate limits; validation of requests against the OpenAPI document; and servers that drain. It knows no
-// resource. It may import gen, impl/problem and impl/session.
+// resource. It may import models, impl/problem and impl/session.
 package httpapi
 
 import (

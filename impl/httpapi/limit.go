@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"math"
 	"net/netip"
 
 	"github.com/maypok86/otter/v2"
@@ -50,7 +51,7 @@ func (l *Limiter) Allow(key string) (bool, int) {
 	if bucket.Allow() {
 		return true, 0
 	}
-	return false, max(1, int(1/float64(l.rate)))
+	return false, int(math.Ceil(1 / float64(l.rate)))
 }
 
 // addressKey is what failures are counted by: an IPv4 address, or the /64 that one IPv6 host usually has to itself.

@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -108,7 +109,7 @@ func (o *Observer) startSpan(ctx context.Context, r *http.Request) (context.Cont
 }
 
 func (o *Observer) record(ctx context.Context, c echo.Context, call *Call, span trace.Span) {
-	status, took := c.Response().Status, time.Since(call.Started)
+	status, took := statusOf(ctx, c, call), time.Since(call.Started)
 	operation := call.Operation
 	if operation == "" {
 		operation = "none"
@@ -124,15 +125,25 @@ func (o *Observer) record(ctx context.Context, c echo.Context, call *Call, span 
 		span.End()
 	}
 	if level := levelOf(c.Request().Method, status, call.Err); o.log.Enabled(ctx, level) {
-		o.log.LogAttrs(ctx, level, "request", attributes(operation, c, call, took)...)
+		o.log.LogAttrs(ctx, level, "request", attributes(operation, status, call, took)...)
 	}
+}
+
+// statusClientGone is told of a request whose caller left before the answer, as nginx does. Nothing of ours failed.
+const statusClientGone = 499
+
+func statusOf(ctx context.Context, c echo.Context, call *Call) int {
+	if ctx.Err() != nil && errors.Is(call.Err, context.Canceled) {
+		return statusClientGone
+	}
+	return c.Response().Status
 }
 
 // levelOf keeps the log readable under load: changes and refusals are told, successful reads only when debugging.
 func levelOf(method string, status int, err error) slog.Level {
 	switch {
-	case errors.Is(err, context.Canceled):
-		return slog.LevelInfo // the caller left; nothing of ours failed
+	case errors.Is(err, problem.ErrUnrecorded):
+		return slog.LevelError
 	case status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable:
 		return slog.LevelError
 	case status == http.StatusServiceUnavailable:
@@ -143,21 +154,27 @@ func levelOf(method string, status int, err error) slog.Level {
 	return slog.LevelInfo
 }
 
-func attributes(operation string, c echo.Context, call *Call, took time.Duration) []slog.Attr {
+func attributes(operation string, status int, call *Call, took time.Duration) []slog.Attr {
 	attrs := []slog.Attr{
-		slog.String("request_id", call.ID), slog.String("operation", operation), slog.Int("status", c.Response().Status),
+		slog.String("request_id", call.ID), slog.String("operation", operation), slog.Int("status", status),
 		slog.Duration("took", took.Round(time.Microsecond)), slog.String("source_ip", call.SourceIP),
 	}
 	if who := call.Principal; who.UserID != "" {
 		attrs = append(attrs, slog.String("customer_id", who.CustomerID), slog.String("user_id", who.UserID), slog.String("token_id", who.TokenID))
 	}
-	if call.Err != nil && c.Response().Status >= http.StatusInternalServerError {
+	if call.Err != nil && tellsCause(status) {
 		attrs = append(attrs, slog.String("error", call.Err.Error()))
 	}
 	if crash := (*panicError)(nil); errors.As(call.Err, &crash) {
 		attrs = append(attrs, slog.String("stack", string(crash.stack)))
 	}
 	return attrs
+}
+
+// tellsCause: why a credential or an act was refused, and what failed, is for the operator alone. These errors are made of
+// fixed texts; those of other refusals can hold what was sent.
+func tellsCause(status int) bool {
+	return status >= http.StatusInternalServerError || status == http.StatusUnauthorized || status == http.StatusForbidden
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -1,9 +1,12 @@
 package httpapi
 
 import (
+	"errors"
+	"fmt"
 	"io"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // decodeJSON reads exactly one JSON value: duplicate members, invalid UTF-8 and bytes after the value are errors.
@@ -12,6 +15,20 @@ func decodeJSON(r io.Reader) (any, error) {
 	var value any
 	err := json.UnmarshalRead(r, &value)
 	return value, err
+}
+
+// complaint says what is wrong with a body that did not decode, and where, without a word of it.
+func complaint(err error) string {
+	var at *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, io.EOF):
+		return "is empty; send a JSON object"
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return "has a member twice"
+	case errors.As(err, &at):
+		return fmt.Sprintf("is not one well-formed JSON document in UTF-8; it goes wrong at byte %d", at.ByteOffset)
+	}
+	return "is not one well-formed JSON document in UTF-8"
 }
 
 // validatedBody is an emptied request body that carries the value which was validated; the generated handler binds that

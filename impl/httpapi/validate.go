@@ -161,7 +161,7 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 		return nil, problem.ErrTooLarge
 	}
 	if err != nil {
-		return nil, problem.Invalid("body", "must be one well-formed JSON document in UTF-8, without duplicate members")
+		return nil, problem.Invalid("body", complaint(err))
 	}
 	req.Body = validatedBody{ReadCloser: req.Body, value: value}
 	return violations("", v.body, value), nil

@@ -18,8 +18,10 @@ var (
 	ErrNoRoute          = errors.New("no such path")
 	ErrMethodNotAllowed = errors.New("method not allowed")
 	ErrTooManyRequests  = errors.New("too many requests")
-	ErrNotReady         = errors.New("not ready")
-	ErrInternal         = errors.New("internal")
+	// ErrUnrecorded comes along with a refusal that could not be written to the audit trail.
+	ErrUnrecorded = errors.New("refusal not recorded in the audit trail")
+	ErrNotReady   = errors.New("not ready")
+	ErrInternal   = errors.New("internal")
 )
 
 type row struct {
@@ -48,13 +50,13 @@ var table = []row{
 	{models.ErrSessionEnded, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
 		"This API key has been revoked or has expired; ask for a new one."},
 	{models.ErrNotMember, http.StatusForbidden, "permission_denied", "permission-denied", "Permission denied",
-		"You are not a member of this project; one of its owners can add you."},
+		"You are not a member of this project; its owners can add users of their own customer."},
 	{models.ErrForbidden, http.StatusForbidden, "permission_denied", "permission-denied", "Permission denied",
-		"This needs the project's owner. Members may register and revoke keys of their own with user_scope."},
+		"This needs an owner of the project. A member may register and revoke keys of their own, with user_scope."},
 	{models.ErrNotFound, http.StatusNotFound, "not_found", "not-found", "Not found",
 		"There is no such thing here, or none that you may see."},
 	{ErrNoRoute, http.StatusNotFound, "not_found", "not-found", "Not found",
-		"There is no such path; the API begins at /v1 and is described by its OpenAPI document."},
+		"There is no such path; the API begins at /v1, and spec/aikeys.yaml describes it."},
 	{ErrMethodNotAllowed, http.StatusMethodNotAllowed, "invalid_argument", "method-not-allowed", "Method not allowed",
 		"This path does not answer that method; the header Allow lists those that it does."},
 	{models.ErrAlreadyExists, http.StatusConflict, "already_exists", "already-exists", "Already exists",

@@ -83,6 +83,21 @@ func (c *Catalogue) lookalike(p Provider, secret string) (owner Provider, ok boo
 	return owner, ok
 }
 
+// LooksLikeSecret tells whether text, which is to be shown to people, begins as only a provider's secrets do and is long
+// enough to be one.
+func (c *Catalogue) LooksLikeSecret(text string) bool {
+	const shortest = 20
+	if len(text) < shortest || strings.ContainsAny(text, " \t") {
+		return false
+	}
+	for _, p := range c.providers {
+		if p.longestPrefix(text, true) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // refuseToken judges a secret that goes into a header field as it is. The grammar of RFC 9110 section 5.5 allows spaces
 // inside a field value; no key has one, and Authorization's token68 (section 11.2) excludes it.
 func (c *Catalogue) refuseToken(secret string) string {

@@ -39,9 +39,9 @@ type Config struct {
 	Now func() time.Time
 	// CacheSize is the number of sessions to keep; 0 means 10,000.
 	CacheSize int
-	// CacheTTL is how long the session of an API key is served without asking Tokens, and so how late this process
-	// notices a revocation made by another; 0 means 500 ms. It must stay under a second, the time in which a revocation
-	// is promised to hold everywhere; more than 900 ms is taken as 900 ms.
+	// CacheTTL is how long the session of an API key is served without asking Tokens; 0 means 500 ms, and more than 900 ms
+	// is taken as 900 ms. It bounds what a revocation made by another process can escape where nothing else asks; the
+	// statements that serve a request do ask, and end a revoked session at once.
 	CacheTTL time.Duration
 }
 

@@ -3,8 +3,9 @@ package session
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strings"
+
+	"github.com/agentrouter/aikeys/models"
 )
 
 // ClaimNames names the top-level claims of a session token that hold the ids of a Principal.
@@ -77,15 +78,13 @@ func decodeClaims(payload []byte) (claimSet, error) {
 	return claims, nil
 }
 
-var idPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
 // id returns a claim that is an id. Its error names the claim, which is configuration, and not the value.
 func (c claimSet) id(name string) (string, error) {
 	var id string
 	err := json.Unmarshal(c[name], &id)
-	if err != nil || !idPattern.MatchString(id) || id == "-" || id == "." || id == ".." {
+	if err != nil || !models.ValidID(id) {
 		return "", unauthenticated(fmt.Errorf("JWT's claim %q is missing or no id; "+
-			"an id is 1 to 64 characters of [A-Za-z0-9._-] and not - or . or ..", name))
+			"an id is 1 to 64 characters of [A-Za-z0-9._-], and neither a dash nor dots alone", name))
 	}
 	return id, nil
 }

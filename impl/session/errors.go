@@ -18,7 +18,7 @@ var (
 var (
 	errMissing   = errors.New("no Authorization header")
 	errScheme    = errors.New("authorization scheme is not Bearer")
-	errTooLong   = errors.New("Authorization header is too long")
+	errTooLong   = errors.New("the Authorization header is too long")
 	errMalformed = errors.New("neither an API key nor a JWT")
 	errChecksum  = errors.New("API key is mistyped: its checksum does not match")
 	errUnknown   = errors.New("no API key has this id and secret")

@@ -217,7 +217,7 @@ func (s *keySource) get(ctx context.Context, from string, to any) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("answered with status %d", resp.StatusCode)
 	}

@@ -99,6 +99,13 @@ func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 	return p, nil
 }
 
+// Probe tells whether the issuer's documents can be read, as a session token needs them. It fetches them, for 5 s at the
+// most, unless they are at hand; its error wraps ErrIssuerUnavailable.
+func (o *OIDC) Probe(ctx context.Context) error {
+	_, err := o.keys.current(ctx, false)
+	return err
+}
+
 // cause says why Verify failed. It replaces the library's error, whose text holds what the token says, by ours.
 func (o *OIDC) cause(keys *callKeys, err error) error {
 	var expired *oidc.TokenExpiredError

@@ -162,6 +162,7 @@ func (i *Issuer) arrive(w http.ResponseWriter, r *http.Request) Mode {
 		w.WriteHeader(http.StatusInternalServerError)
 	case Hang:
 		<-r.Context().Done()
+	default: // the document itself is broken, or nothing is
 	}
 	return mode
 }

@@ -90,6 +90,7 @@ CREATE TABLE events (
     actor_method  text   NOT NULL,
     actor_token_id text  NOT NULL,
     key_id        text   NOT NULL,
+    token_id      text   NOT NULL,
     provider      text   NOT NULL,
     member_id     text   NOT NULL,
     role          text   NOT NULL,

@@ -3,20 +3,11 @@ package aikeys
 import (
 	"context"
 	"errors"
-	"strings"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/models"
 )
-
-// ListProviders returns the catalogue. It asks for the caller's role only to see that the session is still good.
-func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestObject) (gen.ListProvidersResponseObject, error) {
-	if _, err := s.ownRole(ctx); err != nil {
-		return nil, err
-	}
-	return gen.ListProviders200JSONResponse{Providers: convert(s.providers.All(), wireProvider)}, nil
-}
 
 // WhoAmI returns the session.
 func (s *server) WhoAmI(ctx context.Context, _ gen.WhoAmIRequestObject) (gen.WhoAmIResponseObject, error) {
@@ -47,5 +38,3 @@ func (s *server) ownRole(ctx context.Context) (models.Role, error) {
 	}
 	return role, err
 }
-
-func (s *server) knownProviders() string { return strings.Join(s.providers.Slugs(), ", ") }

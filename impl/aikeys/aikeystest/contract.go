@@ -1,0 +1,196 @@
+package aikeystest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/stretchr/testify/require"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+)
+
+// contract checks replies against the OpenAPI document, more strictly than its readers should: members that it does not
+// name and values that its growing lists do not have are errors, so that nothing is answered that is not written down.
+type contract struct {
+	doc *openapi3.T
+}
+
+// loadContract reads the document, which takes a while, once for all services of a test run.
+var loadContract = sync.OnceValues(func() (*contract, error) {
+	doc, err := gen.GetSpec()
+	if err != nil {
+		return nil, err
+	}
+	closed := map[*openapi3.Schema]bool{}
+	for _, ref := range doc.Components.Schemas {
+		closeSchema(ref, closed)
+	}
+	return &contract{doc: doc}, nil
+})
+
+func newContract(t testing.TB) *contract {
+	t.Helper()
+	c, err := loadContract()
+	require.NoError(t, err)
+	return c
+}
+
+func closeSchema(ref *openapi3.SchemaRef, closed map[*openapi3.Schema]bool) {
+	if ref == nil || closed[ref.Value] {
+		return
+	}
+	s := ref.Value
+	closed[s] = true
+	if known, ok := s.Extensions["x-extensible-enum"].([]any); ok {
+		s.Enum = known
+	}
+	if s.Type.Is("object") && s.AdditionalProperties.Schema == nil {
+		none := false
+		s.AdditionalProperties.Has = &none
+	}
+	closeSchema(s.Items, closed)
+	closeSchema(s.AdditionalProperties.Schema, closed)
+	for _, property := range s.Properties {
+		closeSchema(property, closed)
+	}
+}
+
+// complaints says what is wrong with a reply. It repeats nothing of the request.
+func (c *contract) complaints(req *http.Request, resp *http.Response, body []byte) []string {
+	var found []string
+	complain := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"} {
+		if got := resp.Header.Values(name); !slices.Equal(got, []string{want}) {
+			complain("header %s is %q, want %q", name, got, want)
+		}
+	}
+	if resp.StatusCode >= http.StatusBadRequest && req.Method != http.MethodHead {
+		found = append(found, problemComplaints(resp, body)...)
+	}
+	route := c.route(req)
+	if route == nil {
+		unrouted := []int{http.StatusNotFound, http.StatusMethodNotAllowed}
+		if req.Method == http.MethodOptions {
+			unrouted = append(unrouted, http.StatusNoContent)
+		}
+		if !slices.Contains(unrouted, resp.StatusCode) {
+			complain("status %d for what is not in the document", resp.StatusCode)
+		}
+		return found
+	}
+	err := openapi3filter.ValidateResponse(context.Background(), &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: req, Route: route},
+		Status:                 resp.StatusCode, Header: resp.Header, Body: io.NopCloser(bytes.NewReader(body)),
+		Options: &openapi3filter.Options{
+			IncludeResponseStatus:   true,
+			SchemaValidationOptions: []openapi3.SchemaValidationOption{openapi3.EnableFormatValidation(), openapi3.DisableSchemaErrorDetails()},
+		},
+	})
+	if err != nil {
+		complain("%s, status %d: %v", route.Operation.OperationID, resp.StatusCode, err)
+	}
+	return found
+}
+
+// problemComplaints checks what the document can't say of problems.
+func problemComplaints(resp *http.Response, body []byte) []string {
+	var found []string
+	p, err := parseProblem(resp.Header, body)
+	if err != nil {
+		return []string{fmt.Sprintf("status %d: %v", resp.StatusCode, err)}
+	}
+	if p.Status != resp.StatusCode {
+		found = append(found, fmt.Sprintf("problem says status %d, the reply %d", p.Status, resp.StatusCode))
+	}
+	if id := resp.Header.Get("X-Request-Id"); len(id) != 26 || p.RequestID != id || p.Instance == nil || *p.Instance != "urn:request:"+id {
+		found = append(found, "problem's request_id and instance are not the X-Request-Id")
+	}
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		if !strings.HasPrefix(resp.Header.Get("WWW-Authenticate"), "Bearer ") {
+			found = append(found, "401 without WWW-Authenticate")
+		}
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		if wait, err := strconv.Atoi(resp.Header.Get("Retry-After")); err != nil || wait < 1 {
+			found = append(found, fmt.Sprintf("%d without Retry-After of a second or more", resp.StatusCode))
+		}
+	case http.StatusMethodNotAllowed:
+		if resp.Header.Get("Allow") == "" {
+			found = append(found, "405 without Allow")
+		}
+	}
+	return found
+}
+
+// route returns the operation that answers a request, nil where there is none.
+func (c *contract) route(req *http.Request) *routers.Route {
+	path := documented(req.URL.EscapedPath())
+	for template, item := range c.doc.Paths.Map() {
+		op := item.GetOperation(req.Method)
+		if op != nil && matches(template, path) {
+			return &routers.Route{Spec: c.doc, Path: template, PathItem: item, Method: req.Method, Operation: op}
+		}
+	}
+	return nil
+}
+
+// documented returns the spelling that the document has of a path: no short form, no empty ids.
+func documented(path string) string {
+	if rest, ok := strings.CutPrefix(path, "/v1/aikeys"); ok && (rest == "" || rest[0] == '/') {
+		path = "/v1/customers/-/projects/-/aikeys" + rest
+	}
+	parts := strings.Split(path, "/")
+	for _, i := range []int{3, 5} { // "", v1, customers, {customer_id}, projects, {project_id}, …
+		if len(parts) > 6 && parts[2] == "customers" && parts[i] == "" {
+			parts[i] = "-"
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
+// matches tells whether a path is of a template. A parameter at the end takes all that is left, slashes too: no id has
+// one, so that the operation refuses it.
+func matches(template, path string) bool {
+	want, got := strings.Split(template, "/"), strings.Split(path, "/")
+	last := len(want) - 1
+	if strings.HasPrefix(want[last], "{") && len(got) > len(want) {
+		got = append(got[:last:last], strings.Join(got[last:], "/"))
+	}
+	return slices.EqualFunc(want, got, func(w, g string) bool { return w == g || (strings.HasPrefix(w, "{") && g != "") })
+}
+
+// checkedTransport checks every reply on its way to the client and keeps it as evidence.
+type checkedTransport struct {
+	service *Service
+	base    http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *checkedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := c.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	c.service.Evidence.keep(resp, body)
+	for _, complaint := range c.service.contract.complaints(req, resp, body) {
+		c.service.t.Errorf("aikeystest: %s", complaint)
+	}
+	return resp, nil
+}

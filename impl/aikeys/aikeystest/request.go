@@ -1,0 +1,204 @@
+package aikeystest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/stretchr/testify/require"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/problem"
+)
+
+// Request is a request that a generated client would not make.
+type Request struct {
+	Method string
+	// Path is what follows the host, escaped, with its query.
+	Path string
+	// Token goes into an Authorization header; empty sends none.
+	Token  string
+	Header http.Header
+	// Body is sent as it is; nil sends none. Its Content-Type is application/json unless Header says otherwise.
+	Body []byte
+	// Chunked sends the body without its length.
+	Chunked bool
+}
+
+// Reply is what came back.
+type Reply struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Problem returns the reply's problem document, which it must be.
+func (r Reply) Problem(t testing.TB) gen.Problem {
+	t.Helper()
+	p, err := parseProblem(r.Header, r.Body)
+	require.NoError(t, err)
+	return p
+}
+
+// Fields returns the fields that the reply's problem names.
+func (r Reply) Fields(t testing.TB) []string {
+	t.Helper()
+	var names []string
+	for _, field := range r.Problem(t).Errors {
+		names = append(names, field.Field)
+	}
+	return names
+}
+
+func parseProblem(header http.Header, body []byte) (gen.Problem, error) {
+	var p gen.Problem
+	if got := header.Get("Content-Type"); got != problem.ContentType {
+		return p, fmt.Errorf("content type is %q, want %s", got, problem.ContentType)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&p); err != nil {
+		return p, fmt.Errorf("not a problem document: %w", err)
+	}
+	return p, nil
+}
+
+// Send makes a request over the socket. Its reply is checked like any other.
+func (s *Service) Send(t testing.TB, r Request) Reply {
+	t.Helper()
+	req, err := r.build(s.URL)
+	require.NoError(t, err)
+	return s.Do(t, req.WithContext(t.Context()))
+}
+
+// Do makes a request that the caller has built. Its reply is checked like any other.
+func (s *Service) Do(t testing.TB, req *http.Request) Reply {
+	t.Helper()
+	resp, err := s.client.Do(req)
+	require.NoError(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return Reply{resp.StatusCode, resp.Header, body}
+}
+
+// Serve hands a request to the handler without a socket, and returns what is wrong with the reply beside it.
+func (s *Service) Serve(req *http.Request) (Reply, []string) {
+	recorder := httptest.NewRecorder()
+	s.Handler.ServeHTTP(recorder, req.Clone(req.Context())) // it is free to change its request
+	resp := recorder.Result()
+	body := recorder.Body.Bytes()
+	s.Evidence.keep(resp, body)
+	return Reply{resp.StatusCode, resp.Header, body}, s.contract.complaints(req, resp, body)
+}
+
+// Raw writes text to a connection of its own and returns the first reply. The text may be no request at all, so that
+// net/http answers for itself: only secrecy is checked.
+func (s *Service) Raw(t testing.TB, text string) Reply {
+	t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.URL, "http://"))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = io.WriteString(conn, text)
+	require.NoError(t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	s.Evidence.keep(resp, body)
+	return Reply{resp.StatusCode, resp.Header, body}
+}
+
+func (r Request) build(base string) (*http.Request, error) {
+	var body io.Reader
+	if r.Body != nil {
+		body = bytes.NewReader(r.Body)
+	}
+	if r.Chunked {
+		body = io.MultiReader(body) // whose length net/http does not know
+	}
+	req, err := http.NewRequest(r.Method, base+r.Path, body) //nolint:noctx // Send adds the test's.
+	if err != nil {
+		return nil, err
+	}
+	if r.Body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for name, values := range r.Header {
+		req.Header[name] = values
+	}
+	if r.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.Token)
+	}
+	return req, nil
+}
+
+// Operation is one of the document's, with a request to it made of the document's examples.
+type Operation struct {
+	*openapi3.Operation
+	Request
+}
+
+var loadDocument = sync.OnceValues(gen.GetSpec)
+
+// Operations returns all of the document's operations. Tests share them, so they must not be changed.
+func Operations(t testing.TB) []Operation {
+	t.Helper()
+	doc, err := loadDocument()
+	require.NoError(t, err)
+	var operations []Operation
+	for _, path := range doc.Paths.InMatchingOrder() {
+		item := doc.Paths.Value(path)
+		for method, op := range item.Operations() {
+			o := Operation{Operation: op, Request: Request{Method: method, Path: path}}
+			for _, ref := range append(item.Parameters[:len(item.Parameters):len(item.Parameters)], op.Parameters...) {
+				o.addExample(ref.Value)
+			}
+			if op.RequestBody != nil {
+				o.Body = exampleBody(t, op)
+			}
+			operations = append(operations, o)
+		}
+	}
+	require.NotEmpty(t, operations)
+	return operations
+}
+
+// addExample puts a parameter's example in place, if the parameter is required. Ids of customer and project are Self.
+func (o *Operation) addExample(p *openapi3.Parameter) {
+	value := fmt.Sprint(p.Example)
+	switch {
+	case p.In == openapi3.ParameterInPath && (p.Name == "customer_id" || p.Name == "project_id"):
+		o.Path = strings.ReplaceAll(o.Path, "{"+p.Name+"}", Self)
+	case p.In == openapi3.ParameterInPath:
+		o.Path = strings.ReplaceAll(o.Path, "{"+p.Name+"}", value)
+	case p.In == openapi3.ParameterInQuery && p.Required:
+		o.Path += "?" + p.Name + "=" + value
+	}
+}
+
+// exampleBody returns the example whose name sorts first.
+func exampleBody(t testing.TB, op *openapi3.Operation) []byte {
+	t.Helper()
+	examples := op.RequestBody.Value.Content["application/json"].Examples
+	first := ""
+	for name := range examples {
+		if first == "" || name < first {
+			first = name
+		}
+	}
+	require.NotEmpty(t, first, "operation %s has no example of its body", op.OperationID)
+	body, err := json.Marshal(examples[first].Value.Value)
+	require.NoError(t, err)
+	return body
+}

@@ -1,0 +1,189 @@
+package aikeystest
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+)
+
+// Evidence is what a Service has let out: its log at every level, its replies, its metrics and its spans. It is safe for
+// concurrent use.
+type Evidence struct {
+	mu       sync.Mutex
+	log      bytes.Buffer
+	replies  bytes.Buffer
+	hidden   []string
+	registry *prometheus.Registry
+	spans    *tracetest.InMemoryExporter
+}
+
+func newEvidence() *Evidence { return &Evidence{} }
+
+// Secret returns new text to use as a secret, or anywhere else that a caller could put one: 32 hexadecimal digits, which
+// the service may let out nowhere.
+func (s *Service) Secret() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read ends the program instead
+	text := hex.EncodeToString(b[:])
+	s.Evidence.Hide(text)
+	return text
+}
+
+// Hide adds a text that the service may let out nowhere, at least 16 bytes long.
+func (e *Evidence) Hide(secret string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.hidden = append(e.hidden, secret)
+}
+
+// Leaks says where a hidden text was let out, whole or in part. It does not repeat the text.
+func (e *Evidence) Leaks() []string {
+	places := map[string]string{"the log": e.Log(), "a reply": e.Replies(), "a metric": e.Metrics(), "a span": e.Spans()}
+	e.mu.Lock()
+	hidden := slices.Clone(e.hidden)
+	e.mu.Unlock()
+	var leaks []string
+	for place, text := range places {
+		for i, secret := range hidden {
+			if form := FindIn([]byte(text), secret); form != "" {
+				leaks = append(leaks, fmt.Sprintf("%s holds hidden text %d, %s", place, i, form))
+			}
+		}
+	}
+	return leaks
+}
+
+// FindIn tells in which form data holds a secret, or a half of it: as it is, in hexadecimal or in base64. Empty is none.
+func FindIn(data []byte, secret string) string {
+	half := len(secret) / 2
+	for _, part := range []string{secret[:half], secret[half:]} {
+		for _, form := range Forms(part) {
+			if bytes.Contains(data, []byte(form.Text)) {
+				return form.Name
+			}
+		}
+	}
+	return ""
+}
+
+// Form is one way to write a text.
+type Form struct{ Name, Text string }
+
+// Forms returns the ways in which a text may be hidden in another.
+func Forms(text string) []Form {
+	digits := hex.EncodeToString([]byte(text))
+	forms := []Form{
+		{"as it is", text}, {"in upper case", strings.ToUpper(text)},
+		{"in hexadecimal", digits}, {"in hexadecimal", strings.ToUpper(digits)}, {"backwards", backwards(text)},
+	}
+	for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		// Inside longer data the text may begin at any of the three places of a group; the groups at both ends then
+		// depend on what is around it.
+		for shift := range 3 {
+			encoded := alphabet.EncodeToString([]byte(strings.Repeat(" ", shift) + text))
+			forms = append(forms, Form{"in base64", encoded[4 : len(encoded)-len(encoded)%4-4]})
+		}
+	}
+	return forms
+}
+
+func backwards(text string) string {
+	b := []byte(text)
+	slices.Reverse(b)
+	return string(b)
+}
+
+// Log returns all that was logged so far, JSON by line.
+func (e *Evidence) Log() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.log.String()
+}
+
+// Lines returns the log's lines so far whose request has that id.
+func (e *Evidence) Lines(requestID string) []map[string]any {
+	var lines []map[string]any
+	for text := range strings.Lines(e.Log()) {
+		var line map[string]any
+		if json.Unmarshal([]byte(text), &line) == nil && line["request_id"] == requestID {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// Replies returns all replies so far, heads and bodies.
+func (e *Evidence) Replies() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.replies.String()
+}
+
+// Metrics returns the metrics as a scraper sees them.
+func (e *Evidence) Metrics() string {
+	families, err := e.registry.Gather()
+	if err != nil {
+		return err.Error()
+	}
+	var text bytes.Buffer
+	for _, family := range families {
+		if _, err := expfmt.MetricFamilyToText(&text, family); err != nil {
+			return err.Error()
+		}
+	}
+	return text.String()
+}
+
+// Spans returns all spans so far, each with whatever it carries.
+func (e *Evidence) Spans() string {
+	var text strings.Builder
+	for _, span := range e.spans.GetSpans() {
+		line, err := json.Marshal(span)
+		if err != nil {
+			return err.Error()
+		}
+		text.Write(append(line, '\n'))
+	}
+	return text.String()
+}
+
+func (e *Evidence) keep(resp *http.Response, body []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_ = resp.Header.Write(&e.replies) // a buffer never fails to write
+	e.replies.Write(append(body, '\n'))
+}
+
+// Forget drops what was kept so far, for tests that send very much.
+func (e *Evidence) Forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.log.Reset()
+	e.replies.Reset()
+	e.hidden = nil
+	e.spans.Reset()
+}
+
+func (e *Evidence) logHandler() slog.Handler {
+	return slog.NewJSONHandler(logWriter{e}, &slog.HandlerOptions{Level: slog.LevelDebug})
+}
+
+type logWriter struct{ evidence *Evidence }
+
+func (w logWriter) Write(line []byte) (int, error) {
+	w.evidence.mu.Lock()
+	defer w.evidence.mu.Unlock()
+	return w.evidence.log.Write(line)
+}

@@ -1,0 +1,136 @@
+// Package aikeystest runs the public API for tests: the real handler on a real loopback socket, over a given store, with
+// a project of owners and members and sessions for them.
+//
+// Whatever a Service answers is checked against the OpenAPI document, and whatever it logs, measures, traces or answers
+// is searched for the secrets that the test used; either fails the test, whichever it was meant to test. For tests only;
+// of ours it may import gen, impl, models and sealer.
+package aikeystest
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/agentrouter/aikeys/impl/aikeys"
+	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
+)
+
+// Options adjust a Service; the zero value is a service of its own on SQLite.
+type Options struct {
+	// Store is migrated; nil is a fresh one on SQLite. Two services on one database are two replicas.
+	Store *models.Store
+	// Sealer is what keys are sealed with; nil is a local one with a keyset of its own.
+	Sealer sealer.Sealer
+	// Now is the handlers' clock; nil is time.Now.
+	Now func() time.Time
+	// OIDC verifies session tokens; nil: only API keys open sessions.
+	OIDC *session.OIDC
+	// Ready, PrincipalRate, FailureRate and TrustedProxies are those of httpapi.Config.
+	Ready          func() bool
+	PrincipalRate  httpapi.Rate
+	FailureRate    httpapi.Rate
+	TrustedProxies []netip.Prefix
+}
+
+// Service is a running public API. Its methods are safe for concurrent use.
+type Service struct {
+	// URL is where it listens, "http://127.0.0.1:port".
+	URL    string
+	Store  *models.Store
+	Sealer sealer.Sealer
+	// Handler is what the socket serves; see Serve for calls without one.
+	Handler http.Handler
+	// Evidence is everything the service has let out, to be searched for secrets.
+	Evidence *Evidence
+
+	t        testing.TB
+	contract *contract
+	client   *http.Client
+	sessions sessions
+}
+
+// Start runs a Service until the test ends. Its database has the projects and members that the constants describe.
+func Start(t testing.TB, opts Options) *Service {
+	t.Helper()
+	if opts.Store == nil {
+		opts.Store = modelstest.NewStore(t, modelstest.EngineSQLite)
+	}
+	if opts.Sealer == nil {
+		opts.Sealer = sealertest.New(t)
+	}
+	s := &Service{
+		Store: opts.Store, Sealer: opts.Sealer, Evidence: newEvidence(), t: t, contract: newContract(t),
+		sessions: sessions{byUser: map[caller]*Session{}},
+	}
+	s.Handler = s.newHandler(opts)
+	s.seed()
+	t.Cleanup(func() {
+		for _, leak := range s.Evidence.Leaks() {
+			t.Errorf("aikeystest: %s", leak)
+		}
+	})
+	s.serve()
+	transport := &http.Transport{MaxIdleConnsPerHost: 128}
+	t.Cleanup(transport.CloseIdleConnections)
+	s.client = &http.Client{
+		Transport:     &checkedTransport{service: s, base: transport},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return s
+}
+
+// shutdownTimeout is how long the requests that a test left behind may take.
+const shutdownTimeout = 10 * time.Second
+
+// serve listens until the test ends.
+func (s *Service) serve() {
+	s.t.Helper()
+	listener, err := httpapi.Listen(context.Background(), "127.0.0.1:0")
+	require.NoError(s.t, err)
+	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: s.Handler, Log: slog.New(s.Evidence.logHandler())})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve() }()
+	s.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		require.NoError(s.t, server.Shutdown(ctx))
+		require.NoError(s.t, <-served)
+	})
+	s.URL = server.URL()
+}
+
+func (s *Service) newHandler(opts Options) http.Handler {
+	s.t.Helper()
+	catalogue, err := providers.Load()
+	require.NoError(s.t, err)
+	spans := tracetest.NewInMemoryExporter()
+	tracing := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	registry := prometheus.NewRegistry()
+	s.Evidence.registry, s.Evidence.spans = registry, spans
+	observer, err := httpapi.NewObserver("public", slog.New(s.Evidence.logHandler()), registry, tracing.Tracer("aikeys"))
+	require.NoError(s.t, err)
+	handler, err := aikeys.NewHandler(aikeys.Config{
+		Store: opts.Store, Sealer: opts.Sealer, Canary: canary.New(opts.Store, opts.Sealer), Providers: catalogue, Now: opts.Now,
+		API: httpapi.Config{
+			Sessions: session.New(session.Config{Tokens: opts.Store, OIDC: opts.OIDC}), Observer: observer, Ready: opts.Ready,
+			PrincipalRate: opts.PrincipalRate, FailureRate: opts.FailureRate, TrustedProxies: opts.TrustedProxies,
+		},
+	})
+	require.NoError(s.t, err)
+	return handler
+}

@@ -1,0 +1,161 @@
+package aikeystest
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// The projects of every Service: Customer's Project and OtherProject, and the OtherCustomer's project of the same name.
+const (
+	Customer      = "acme"
+	Project       = "web"
+	OtherProject  = "ops"
+	OtherCustomer = "globex"
+)
+
+// The users of every Service. Owner, Member and OtherMember are in Project and Stranger is not. Stranger owns
+// OtherProject, and a user who is called as Owner is owns OtherCustomer's project.
+const (
+	Owner       = "olga"
+	Member      = "mia"
+	OtherMember = "moe"
+	Stranger    = "sam"
+)
+
+// Self stands in a path for the session's own customer or project.
+const Self = "-"
+
+func (s *Service) seed() {
+	s.t.Helper()
+	s.SetMember(Customer, Project, Owner, models.RoleOwner)
+	s.SetMember(Customer, Project, Member, models.RoleMember)
+	s.SetMember(Customer, Project, OtherMember, models.RoleMember)
+	s.SetMember(Customer, OtherProject, Stranger, models.RoleOwner)
+	s.SetMember(OtherCustomer, Project, Owner, models.RoleOwner)
+}
+
+// SetMember gives a user a role in a project, which it makes, as the operator does.
+func (s *Service) SetMember(customer, project, user string, role models.Role) {
+	s.t.Helper()
+	require.NoError(s.t, s.Store.Transact(context.Background(), func(tx *models.Tx) error {
+		if err := tx.EnsureProject(customer, project); err != nil {
+			return err
+		}
+		_, err := tx.SetMember(customer, project, user, role)
+		return err
+	}))
+}
+
+// Session is a user's session by an API key of ours, and the generated client that uses it.
+type Session struct {
+	*gen.ClientWithResponses
+	// Token is the API key, TokenID the id to revoke it by.
+	Token   string
+	TokenID string
+
+	service *Service
+}
+
+type caller struct{ customer, project, user string }
+
+type sessions struct {
+	mu     sync.Mutex
+	byUser map[caller]*Session
+}
+
+// As returns the session of a user whose default project is Customer's Project, always the same one.
+func (s *Service) As(user string) *Session {
+	s.t.Helper()
+	return s.Session(Customer, Project, user)
+}
+
+// Session returns a user's session with that default project, always the same one.
+func (s *Service) Session(customer, project, user string) *Session {
+	s.t.Helper()
+	s.sessions.mu.Lock()
+	defer s.sessions.mu.Unlock()
+	who := caller{customer, project, user}
+	if s.sessions.byUser[who] == nil {
+		s.sessions.byUser[who] = s.NewSession(customer, project, user, time.Time{})
+	}
+	return s.sessions.byUser[who]
+}
+
+// NewSession makes an API key and returns its session. Zero expires never.
+func (s *Service) NewSession(customer, project, user string, expires time.Time) *Session {
+	s.t.Helper()
+	now := time.Now()
+	text, id, hash, err := session.MintAPIKey(now)
+	require.NoError(s.t, err)
+	row := models.Token{ID: id, Hash: hash, CustomerID: customer, ProjectID: project, UserID: user, CreatedAt: now.UnixMicro()}
+	if !expires.IsZero() {
+		row.ExpiresAt = expires.UnixMicro()
+	}
+	require.NoError(s.t, s.Store.Transact(context.Background(), func(tx *models.Tx) error { return tx.CreateToken(row) }))
+	s.Evidence.Hide(text)
+	return &Session{ClientWithResponses: s.Client(text), Token: text, TokenID: id, service: s}
+}
+
+// Revoke ends the session's API key, as the operator does.
+func (c *Session) Revoke(t testing.TB, customer, project string) {
+	t.Helper()
+	require.NoError(t, c.service.Store.Transact(t.Context(), func(tx *models.Tx) error {
+		_, err := tx.RevokeToken(customer, project, c.TokenID)
+		return err
+	}))
+}
+
+// Client returns the generated client with a bearer token.
+func (s *Service) Client(token string) *gen.ClientWithResponses {
+	s.t.Helper()
+	client, err := gen.NewClientWithResponses(s.URL, gen.WithHTTPClient(s.client),
+		gen.WithRequestEditorFn(func(_ context.Context, req *http.Request) error {
+			req.Header.Set("Authorization", "Bearer "+token)
+			return nil
+		}))
+	require.NoError(s.t, err)
+	return client
+}
+
+// Register registers a key in the session's project, which must succeed.
+func (c *Session) Register(t testing.TB, body gen.RegisterRequest) gen.Key {
+	t.Helper()
+	reply, err := c.RegisterKeyWithResponse(t.Context(), Self, Self, nil, body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusCreated, reply.StatusCode(), "%s", reply.Body)
+	return reply.JSON201.Key
+}
+
+// RevokeKey revokes a key of the session's project, which must succeed.
+func (c *Session) RevokeKey(t testing.TB, id string) gen.Receipt {
+	t.Helper()
+	reply, err := c.RevokeKeyWithResponse(t.Context(), Self, Self, id, nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
+	return reply.JSON200.Receipt
+}
+
+// Shared returns a body that registers a project-level OpenAI key with a secret of its own, changed as the caller likes.
+func (s *Service) Shared(name string, changes ...func(*gen.RegisterRequest)) gen.RegisterRequest {
+	body := gen.RegisterRequest{Provider: "openai", Name: name, Secret: gen.Secret("sk-" + s.Secret())}
+	for _, change := range changes {
+		change(&body)
+	}
+	return body
+}
+
+// Own is Shared for a key of the caller's own.
+func (s *Service) Own(name string, changes ...func(*gen.RegisterRequest)) gen.RegisterRequest {
+	own := true
+	mine := func(body *gen.RegisterRequest) { body.UserScope = &own }
+	return s.Shared(name, append([]func(*gen.RegisterRequest){mine}, changes...)...)
+}

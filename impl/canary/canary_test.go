@@ -1,0 +1,143 @@
+package canary_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
+)
+
+func TestMain(m *testing.M) {
+	code := modelstest.Main(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func value(t *testing.T, store *models.Store, s sealer.Sealer) []byte {
+	t.Helper()
+	v, err := canary.New(store, s).Value(t.Context())
+	require.NoError(t, err)
+	return v
+}
+
+func TestTheValueIsTheDatabasesOwnForGood(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store, backend := modelstest.NewStore(t, e), sealertest.New(t)
+		first := value(t, store, backend)
+		require.Len(t, first, 32)
+		require.NotEqual(t, make([]byte, 32), first)
+		require.Equal(t, first, value(t, store, backend), "after a restart")
+		other := modelstest.NewStore(t, e)
+		require.NotEqual(t, first, value(t, other, backend), "another database has another")
+		t.Run("and is stored sealed only", func(t *testing.T) {
+			row, err := store.Canary(t.Context())
+			require.NoError(t, err)
+			require.NotContains(t, string(row.Envelope), string(first[:8]))
+			kek, err := backend.PrimaryKEK(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, kek, row.KEKID)
+		})
+	})
+}
+
+func TestReplicasThatStartTogetherAgree(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store, backend := modelstest.NewStore(t, e), sealertest.New(t)
+		const replicas = 20
+		got, errs := make([][]byte, replicas), make([]error, replicas)
+		var wg sync.WaitGroup
+		for i := range replicas {
+			wg.Go(func() { got[i], errs[i] = canary.New(store, backend).Value(t.Context()) })
+		}
+		wg.Wait()
+		for i := range replicas {
+			require.NoError(t, errs[i])
+			require.Equal(t, got[0], got[i])
+		}
+	})
+}
+
+// With two keysets the keys of one database would be split in two, each half unreadable by the other.
+func TestAnotherKeysetIsToldAtOnce(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store, right := modelstest.NewStore(t, e), sealertest.New(t)
+		want := value(t, store, right)
+		row, err := store.Canary(t.Context())
+		require.NoError(t, err)
+		wrong := canary.New(store, sealertest.New(t))
+		for range 2 {
+			_, err = wrong.Value(t.Context())
+			require.ErrorIs(t, err, canary.ErrWrongKEK)
+			require.ErrorContains(t, err, row.KEKID, "which keyset is missing")
+		}
+		require.Equal(t, want, value(t, store, right), "and nothing was changed")
+	})
+}
+
+func TestADamagedCanaryIsNoRightKeyset(t *testing.T) {
+	backend := sealertest.New(t)
+	sound, err := backend.Seal(t.Context(), sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 2}, sealer.NewSecret(make([]byte, 32)))
+	require.NoError(t, err)
+	for name, envelope := range map[string][]byte{"no envelope": []byte("damaged"), "of another binding": sound.Bytes} {
+		t.Run(name, func(t *testing.T) {
+			store := modelstest.NewStore(t, modelstest.EngineSQLite)
+			require.NoError(t, store.Transact(t.Context(), func(tx *models.Tx) error {
+				_, err := tx.KeepCanary(models.Canary{Envelope: envelope, KEKID: "x"})
+				return err
+			}))
+			_, err := canary.New(store, backend).Value(t.Context())
+			require.ErrorIs(t, err, canary.ErrWrongKEK)
+		})
+	}
+}
+
+func TestWhatCannotBeToldYetIsNoWrongKeyset(t *testing.T) {
+	t.Run("the sealer is away", func(t *testing.T) {
+		store := modelstest.NewStore(t, modelstest.EngineSQLite)
+		backend := sealertest.NewUnavailable(sealertest.New(t))
+		keeper := canary.New(store, backend)
+		_, err := keeper.Value(t.Context())
+		require.ErrorIs(t, err, sealer.ErrUnavailable)
+		_, err = store.Canary(t.Context())
+		require.ErrorIs(t, err, models.ErrNotFound, "nothing is stored")
+		backend.SetAvailable(true)
+		planted, err := keeper.Value(t.Context())
+		require.NoError(t, err)
+
+		backend.SetAvailable(false)
+		_, err = canary.New(store, backend).Value(t.Context())
+		require.ErrorIs(t, err, sealer.ErrUnavailable)
+		require.NotErrorIs(t, err, canary.ErrWrongKEK)
+		again, err := keeper.Value(t.Context())
+		require.NoError(t, err, "what was opened once is remembered")
+		require.Equal(t, planted, again)
+	})
+	t.Run("the database is away", func(t *testing.T) {
+		store := modelstest.NewStore(t, modelstest.EngineSQLite)
+		require.NoError(t, store.Close())
+		_, err := canary.New(store, sealertest.New(t)).Value(t.Context())
+		require.ErrorIs(t, err, models.ErrUnavailable)
+	})
+	t.Run("the caller has left", func(t *testing.T) {
+		ctx, leave := context.WithCancel(t.Context())
+		leave()
+		keeper := canary.New(modelstest.NewStore(t, modelstest.EngineSQLite), sealertest.New(t))
+		_, err := keeper.Value(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		_, err = keeper.Value(t.Context())
+		require.NoError(t, err)
+	})
+}
