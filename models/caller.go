@@ -23,6 +23,8 @@ const (
 	callerJoins   = `(SELECT 1) AS one
 LEFT JOIN api_tokens t ON t.id = $1 AND t.revoked_at = 0 AND (t.expires_at = 0 OR t.expires_at > $2)
 LEFT JOIN project_members m ON m.customer_id = $3 AND m.project_id = $4 AND m.user_id = $5`
+
+	roleSQL = `SELECT ` + callerColumns + ` FROM ` + callerJoins
 )
 
 type standing struct {
@@ -45,7 +47,7 @@ func (s standing) check(needs Role) error {
 // Role returns the caller's role: ErrSessionEnded when their API key is no longer good, ErrNotMember for a stranger.
 func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
 	var who standing
-	err := s.lookUp(ctx, `SELECT `+callerColumns+` FROM `+callerJoins, callerArgs(c, now), func(row scanner) error {
+	err := s.lookUp(ctx, roleSQL, callerArgs(c, now), func(row scanner) error {
 		return row.Scan(&who.live, &who.role)
 	})
 	if err != nil {

@@ -26,8 +26,12 @@ type postgresEngine struct {
 	pool *pgxpool.Pool
 	std  *sql.DB
 	gorm *gorm.DB
-	// reads carries the hot look-ups.
-	reads *pipeline
+	// keys and roles carry the hot look-ups, each their own: one that waits for a lock holds up its own kind alone.
+	keys, roles *pipeline
+	// writers is a place for each transaction under way. They get half of the connections, so that writers who wait for one
+	// another leave the rest to everybody else.
+	writers chan struct{}
+	timeout time.Duration
 	// schema is for migrations, which may take as long as they take.
 	schema *sql.DB
 }
@@ -49,7 +53,7 @@ func openPostgres(url string, opts Options) (engine, error) {
 	schema.SetMaxIdleConns(0) // migrations are rare
 	// The server ends what a lost client left behind, and a statement that we have given up on.
 	for name, value := range map[string]time.Duration{
-		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout,
+		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout, "lock_timeout": opts.Timeout / 2,
 	} {
 		cfg.ConnConfig.RuntimeParams[name] = strconv.FormatInt(value.Milliseconds(), 10)
 	}
@@ -63,7 +67,11 @@ func openPostgres(url string, opts Options) (engine, error) {
 		pool.Close()
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	return &postgresEngine{pool: pool, std: std, gorm: db, reads: newPipeline(pool, opts.Timeout), schema: schema}, nil
+	return &postgresEngine{
+		pool: pool, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
+		keys: newPipeline(pool, opts.Timeout), roles: newPipeline(pool, opts.Timeout),
+		writers: make(chan struct{}, max(1, opts.MaxConns/2)),
+	}, nil
 }
 
 // gormConfig silences GORM's own log, which prints statements with their values.
@@ -78,16 +86,20 @@ func (p *postgresEngine) orm() *gorm.DB { return p.gorm }
 func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ctx) }
 
 func (p *postgresEngine) close() error {
-	p.reads.close()
+	p.keys.close()
+	p.roles.close()
 	err := errors.Join(p.std.Close(), p.schema.Close())
 	p.pool.Close()
 	return err
 }
 
 func (p *postgresEngine) lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
-	ctx, cancel := context.WithTimeout(ctx, p.reads.timeout)
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	return p.reads.do(ctx, sql, args, scan)
+	if sql == roleSQL {
+		return p.roles.do(ctx, sql, args, scan)
+	}
+	return p.keys.do(ctx, sql, args, scan)
 }
 
 func (p *postgresEngine) query(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
@@ -99,6 +111,12 @@ func (p *postgresEngine) query(ctx context.Context, sql string, args []any, scan
 }
 
 func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error {
+	select {
+	case p.writers <- struct{}{}:
+		defer func() { <-p.writers }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	return p.gorm.WithContext(ctx).Transaction(func(db *gorm.DB) error {
 		return fn(&Tx{db: db, Now: micros(time.Now())})
 	})

@@ -155,7 +155,7 @@ func (e *sqliteEngine) transact(ctx context.Context, fn func(*Tx) error) error {
 func (e *sqliteEngine) register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (registered, error) {
 	var got registered
 	err := e.writer.do(ctx, func(tx *Tx) error {
-		err := tx.queryRow(`SELECT `+callerColumns+` FROM `+callerJoins, callerArgs(c, now)...).Scan(&got.live, &got.role)
+		err := tx.queryRow(roleSQL, callerArgs(c, now)...).Scan(&got.live, &got.role)
 		if err != nil || got.check(needs) != nil {
 			return err
 		}

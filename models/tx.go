@@ -35,7 +35,7 @@ func (tx *Tx) Role(c Caller) (Role, error) {
 		return "", err
 	}
 	var who standing
-	err := tx.queryRow(`SELECT `+callerColumns+` FROM `+callerJoins, callerArgs(c, tx.Now)...).Scan(&who.live, &who.role)
+	err := tx.queryRow(roleSQL, callerArgs(c, tx.Now)...).Scan(&who.live, &who.role)
 	if err != nil {
 		return "", err
 	}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
@@ -132,6 +133,7 @@ func (s stuck) Seal(ctx context.Context, _ sealer.Binding, _ sealer.Secret) (sea
 }
 
 func TestAClientThatLeavesLeavesNothingBehind(t *testing.T) {
+	modelstest.Postgres(t) // its cluster outlives the test
 	before := goleak.IgnoreCurrent()
 	t.Run("service", func(t *testing.T) {
 		each(t, func(t *testing.T, s *aikeystest.Service) {
@@ -156,21 +158,30 @@ func TestAClientThatLeavesLeavesNothingBehind(t *testing.T) {
 			}
 			leave()
 			wg.Wait()
-			require.Eventually(t, func() bool { return len(levels(s, "registerKey")) == clients }, 5*time.Second, 5*time.Millisecond)
-			require.Equal(t, slices.Repeat([]string{"INFO"}, clients), levels(s, "registerKey"), "nothing of ours failed")
+			require.Eventually(t, func() bool { return len(ends(s, "registerKey")) == clients }, 5*time.Second, 5*time.Millisecond)
+			require.Equal(t, slices.Repeat([]end{{"INFO", 499}}, clients), ends(s, "registerKey"), "nothing of ours failed")
 			require.Empty(t, list(t, s, owner))
 		}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = stuck{sealertest.New(t), make(chan struct{})} })
 	})
 	goleak.VerifyNone(t, before)
 }
 
-// levels returns the levels of the log's lines about an operation.
-func levels(s *aikeystest.Service, operation string) []string {
-	var found []string
+// end is how the log tells of a request's end.
+type end struct {
+	level  string
+	status int
+}
+
+// ends returns what the log tells of an operation's requests.
+func ends(s *aikeystest.Service, operation string) []end {
+	var found []end
 	for text := range strings.Lines(s.Evidence.Log()) {
-		var line struct{ Level, Operation string }
+		var line struct {
+			Level, Operation string
+			Status           int
+		}
 		if json.Unmarshal([]byte(text), &line) == nil && line.Operation == operation {
-			found = append(found, line.Level)
+			found = append(found, end{line.Level, line.Status})
 		}
 	}
 	return found

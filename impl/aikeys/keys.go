@@ -39,9 +39,6 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	}, nil
 }
 
-// tellingSecret is the length from which a secret inside a name is no accident.
-const tellingSecret = 8
-
 // checkRegister refuses what the document can't describe.
 func (s *server) checkRegister(body *gen.RegisterRequest) (providers.Provider, error) {
 	provider, err := s.provider(body.Provider)
@@ -54,7 +51,7 @@ func (s *server) checkRegister(body *gen.RegisterRequest) (providers.Provider, e
 	if unprintable(body.Name) {
 		return provider, problem.Invalid("name", "must not begin or end with a space, nor hold control characters")
 	}
-	if s.providers.LooksLikeSecret(body.Name) || len(body.Secret) >= tellingSecret && strings.Contains(body.Name, string(body.Secret)) {
+	if s.providers.Reveals(body.Name, string(body.Secret)) {
 		return provider, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
 	}
 	return provider, nil
@@ -117,6 +114,13 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	page, err := keyPage(req.Params.PageSize, req.Params.PageToken)
 	if err != nil {
 		return nil, err
+	}
+	if page.size == 0 {
+		leave, err := s.wholeLists.Enter(caller.CustomerID + "/" + caller.UserID)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 	}
 	filter := models.KeyFilter{Before: page.after, Limit: page.limit()}
 	if req.Params.Provider != nil {

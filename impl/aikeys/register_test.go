@@ -138,10 +138,17 @@ func TestAnUnknownProviderIsToldTheKnownOnes(t *testing.T) {
 func TestANameMayNotHoldTheSecret(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := "sk-" + s.Secret()
-	reply := post(t, s, owner, project+"/aikeys", s.Shared("key "+secret, func(b *gen.RegisterRequest) { b.Secret = gen.Secret(secret) }))
-	require.Equal(t, http.StatusBadRequest, reply.Status)
-	require.Equal(t, []string{"name"}, reply.Fields(t))
+	for what, name := range map[string]string{
+		"the secret": secret, "the secret among other text": "key " + secret, "another secret": "sk-ant-api03-" + s.Secret(),
+	} {
+		t.Run(what, func(t *testing.T) {
+			reply := post(t, s, owner, project+"/aikeys", s.Shared(name, func(b *gen.RegisterRequest) { b.Secret = gen.Secret(secret) }))
+			require.Equal(t, http.StatusBadRequest, reply.Status)
+			require.Equal(t, []string{"name"}, reply.Fields(t))
+		})
+	}
 	require.Empty(t, list(t, s, owner))
+	s.As(owner).Register(t, s.Shared("gsk_prod-key"))
 }
 
 // Names are printed for people, in terminals too.

@@ -37,7 +37,12 @@ type server struct {
 	providers *providers.Catalogue
 	now       func() time.Time
 	ids       models.IDs
+	// wholeLists bounds the memory that one user can ask for: a list without pages is as large as its project.
+	wholeLists *httpapi.Gate
 }
+
+// maxWholeLists is how many lists without pages one user may have under way at once. Pages are not bounded.
+const maxWholeLists = 4
 
 var _ gen.StrictServerInterface = (*server)(nil)
 
@@ -52,7 +57,8 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, sealer: cfg.Sealer, canary: cfg.Canary, providers: cfg.Providers, now: cfg.Now}
+	s := &server{store: cfg.Store, sealer: cfg.Sealer, canary: cfg.Canary, providers: cfg.Providers, now: cfg.Now,
+		wholeLists: httpapi.NewGate(maxWholeLists)}
 	if s.now == nil {
 		s.now = time.Now
 	}

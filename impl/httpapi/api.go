@@ -47,7 +47,13 @@ type API struct {
 	observer   *Observer
 	principals *Limiter
 	failures   *Limiter
+	// suspects is a place for each credential that may be looked at while its address is over the limit of failures.
+	suspects chan struct{}
 }
+
+// maxSuspects keeps what guessers cost the database to this many look-ups at a time. A neighbour of theirs with a good
+// credential is served still, if a little later.
+const maxSuspects = 2
 
 // NewAPI builds the shared part of a listener. The caller registers the generated routes on Echo.
 func NewAPI(cfg Config) (*API, error) {
@@ -59,6 +65,7 @@ func NewAPI(cfg Config) (*API, error) {
 		observer:    cfg.Observer,
 		principals:  NewLimiter(cfg.PrincipalRate),
 		failures:    NewLimiter(cfg.FailureRate),
+		suspects:    make(chan struct{}, maxSuspects),
 	}
 	if api.ready == nil {
 		api.ready = func() bool { return true }
@@ -112,9 +119,10 @@ func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		ctx := c.Request().Context()
 		call := CallFrom(ctx)
-		principal, err := a.openSession(ctx, c.Request().Header.Values("Authorization"))
+		address := addressKey(call.SourceIP)
+		principal, err := a.openSession(ctx, address, c.Request().Header.Values("Authorization"))
 		if errors.Is(err, session.ErrUnauthenticated) {
-			if ok, wait := a.failures.Allow(addressKey(call.SourceIP)); !ok {
+			if ok, wait := a.failures.Allow(address); !ok {
 				return &problem.Wait{Kind: problem.ErrTooManyRequests, Seconds: wait}
 			}
 		}
@@ -130,9 +138,17 @@ func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-func (a *API) openSession(ctx context.Context, headers []string) (session.Principal, error) {
+func (a *API) openSession(ctx context.Context, address string, headers []string) (session.Principal, error) {
 	if len(headers) != 1 {
 		return session.Principal{}, fmt.Errorf("%w: %d Authorization headers", session.ErrUnauthenticated, len(headers))
+	}
+	if a.failures.exhausted(address) {
+		select {
+		case a.suspects <- struct{}{}:
+			defer func() { <-a.suspects }()
+		case <-ctx.Done():
+			return session.Principal{}, ctx.Err()
+		}
 	}
 	return a.sessions.Authenticate(ctx, headers[0])
 }
@@ -165,7 +181,21 @@ func (a *API) fail(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	problem.Write(c.Response(), problem.From(known(err), call.ID), err)
+	doc := problem.From(known(err), call.ID)
+	if c.Request().ContentLength != 0 && bodyUnread(doc.Status) {
+		// Else net/http would wait for the rest of a body that nobody wants.
+		c.Response().Header().Set("Connection", "close")
+	}
+	problem.Write(c.Response(), doc, err)
+}
+
+// bodyUnread tells the refusals that come before the body was read.
+func bodyUnread(status int) bool {
+	switch status {
+	case http.StatusUnauthorized, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests:
+		return true
+	}
+	return false
 }
 
 // known gives the router's own errors their sentinels, so that they don't pass for a missing resource.

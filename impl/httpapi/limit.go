@@ -3,9 +3,12 @@ package httpapi
 import (
 	"math"
 	"net/netip"
+	"sync"
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/time/rate"
+
+	"github.com/agentrouter/aikeys/impl/problem"
 )
 
 // Rate is how often something may happen. Zero PerSecond means without limit.
@@ -52,6 +55,42 @@ func (l *Limiter) Allow(key string) (bool, int) {
 		return true, 0
 	}
 	return false, int(math.Ceil(1 / float64(l.rate)))
+}
+
+// exhausted tells whether key has used up what it may, without counting.
+func (l *Limiter) exhausted(key string) bool {
+	if l == nil {
+		return false
+	}
+	bucket, ok := l.buckets.GetIfPresent(key)
+	return ok && bucket.Tokens() < 1
+}
+
+// Gate bounds how many of a key's requests are under way at once. It holds only the keys that have some.
+type Gate struct {
+	limit int
+	mu    sync.Mutex
+	held  map[string]int
+}
+
+// NewGate returns a Gate that lets limit requests of each key through at once.
+func NewGate(limit int) *Gate { return &Gate{limit: limit, held: map[string]int{}} }
+
+// Enter lets one in, who must call leave, or refuses: problem.ErrTooManyRequests.
+func (g *Gate) Enter(key string) (leave func(), err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held[key] >= g.limit {
+		return nil, problem.ErrTooManyRequests
+	}
+	g.held[key]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.held[key]--; g.held[key] == 0 {
+			delete(g.held, key)
+		}
+	}, nil
 }
 
 // addressKey is what failures are counted by: an IPv4 address, or the /64 that one IPv6 host usually has to itself.

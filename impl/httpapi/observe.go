@@ -124,7 +124,7 @@ func (o *Observer) record(ctx context.Context, c echo.Context, call *Call, span 
 		}
 		span.End()
 	}
-	if level := levelOf(c.Request().Method, status, call.Err); o.log.Enabled(ctx, level) {
+	if level := levelOf(c.Request().Method, status, call); o.log.Enabled(ctx, level) {
 		o.log.LogAttrs(ctx, level, "request", attributes(operation, status, call, took)...)
 	}
 }
@@ -140,10 +140,15 @@ func statusOf(ctx context.Context, c echo.Context, call *Call) int {
 }
 
 // levelOf keeps the log readable under load: changes and refusals are told, successful reads only when debugging.
-func levelOf(method string, status int, err error) slog.Level {
+//
+// Nor can strangers fill the disk: a 401 is told until its address is over the limit, when it becomes a 429.
+func levelOf(method string, status int, call *Call) slog.Level {
 	switch {
-	case errors.Is(err, problem.ErrUnrecorded):
+	case errors.Is(call.Err, problem.ErrUnrecorded):
 		return slog.LevelError
+	case status == http.StatusTooManyRequests,
+		call.Principal.UserID == "" && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):
+		return slog.LevelDebug
 	case status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable:
 		return slog.LevelError
 	case status == http.StatusServiceUnavailable:

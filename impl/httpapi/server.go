@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/netutil"
 )
 
 // The limits of every server of ours. A request is small and answered at once, so they are short; writeTimeout leaves room
@@ -20,7 +22,7 @@ const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
 	writeTimeout      = 60 * time.Second
-	idleTimeout       = 2 * time.Minute
+	idleTimeout       = time.Minute
 	maxHeaderBytes    = 16 << 10
 )
 
@@ -58,7 +60,7 @@ type Server struct {
 
 // NewServer returns a Server that does not answer yet; connections wait in its listener.
 func NewServer(cfg ServerConfig) *Server {
-	s := &Server{listener: cfg.Listener, scheme: "http", server: &http.Server{
+	s := &Server{listener: netutil.LimitListener(cfg.Listener, maxConnections()), scheme: "http", server: &http.Server{
 		Handler:           cfg.Handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
@@ -73,6 +75,17 @@ func NewServer(cfg ServerConfig) *Server {
 		s.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cfg.Certificates.get}
 	}
 	return s
+}
+
+// maxConnections leaves a third of the process's files to each listener and a third to the rest, so that idle connections to
+// one take no other's, nor the database's. More than the listener may have wait in the kernel.
+func maxConnections() int {
+	const most = 10_000
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return most
+	}
+	return max(1, int(min(files.Cur/3, most)))
 }
 
 // URL is where the server answers, with the port that it got: http://127.0.0.1:8080.

@@ -72,7 +72,7 @@ var table = []row{
 	{context.Canceled, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
 		"The request was given up before it was answered."},
 	{models.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
-		"The database can't be reached at the moment; try again after the time in Retry-After."},
+		"The database can't serve this at the moment; try again after the time in Retry-After."},
 	{sealer.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
 		"The secrets service can't be reached at the moment; try again after the time in Retry-After."},
 	{session.ErrIssuerUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // MaxSecretBytes is the longest secret that is taken, in bytes: 16 KiB, many times a service account's key file.
@@ -83,16 +85,30 @@ func (c *Catalogue) lookalike(p Provider, secret string) (owner Provider, ok boo
 	return owner, ok
 }
 
-// LooksLikeSecret tells whether text, which is to be shown to people, begins as only a provider's secrets do and is long
-// enough to be one.
-func (c *Catalogue) LooksLikeSecret(text string) bool {
-	const shortest = 20
-	if len(text) < shortest || strings.ContainsAny(text, " \t") {
-		return false
+// shortestKey is the length, in bytes, from which a word is no mere abbreviation of a key.
+const shortestKey = 16
+
+// Reveals tells whether text, which is to be shown to people, gives a secret away: it holds the secret, a member of the
+// credential document that the secret is, or a word that begins as only a provider's keys do.
+func (c *Catalogue) Reveals(text, secret string) bool {
+	parts := []string{secret}
+	if members, err := readMembers(secret); err == nil {
+		for _, value := range members {
+			if unquoted, err := jsontext.AppendUnquote(nil, value); err == nil {
+				parts = append(parts, string(unquoted))
+			}
+		}
 	}
-	for _, p := range c.providers {
-		if p.longestPrefix(text, true) > 0 {
+	for _, part := range parts {
+		if len(part) >= shortestKey && strings.Contains(text, part) {
 			return true
+		}
+	}
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t:=,;'\"`()", r) }) {
+		for _, p := range c.providers {
+			if n := p.longestPrefix(word, true); n > 0 && len(word) >= n+shortestKey {
+				return true
+			}
 		}
 	}
 	return false

@@ -14,9 +14,9 @@ func TestProbeTellsWhetherSessionTokensCanBeVerified(t *testing.T) {
 		mode sessiontest.Mode
 		want error
 	}{
-		"an issuer that answers":            {sessiontest.Healthy, nil},
-		"an issuer that refuses":            {sessiontest.Refuse, session.ErrIssuerUnavailable},
-		"an issuer without keys":            {sessiontest.Empty, session.ErrIssuerUnavailable},
+		"an issuer that answers":             {sessiontest.Healthy, nil},
+		"an issuer that refuses":             {sessiontest.Refuse, session.ErrIssuerUnavailable},
+		"an issuer without keys":             {sessiontest.Empty, session.ErrIssuerUnavailable},
 		"an issuer that is another's double": {sessiontest.Impostor, session.ErrIssuerUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
