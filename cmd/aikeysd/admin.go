@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/models"
 )
@@ -17,10 +20,10 @@ func (p *program) adminCommand() *cobra.Command {
 		Short:   "Manage members and API keys, straight in the database",
 		GroupID: groupOperate,
 		Long: `Manages the members of projects and their API keys, straight in the database: whoever may read the database's URL is
-trusted. The service need not run; if it does, it notices within a second. Every act is recorded in the project's
-events.`,
+trusted. The service need not run; if it does, an act holds from the next request on. Every act is recorded in the
+project's events.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
-  aikeysd admin token create --customer acme --project chat --user alice > alice.token`,
+  (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)`,
 	}, p.memberCommand(), p.tokenCommand())
 }
 
@@ -38,8 +41,11 @@ type admin struct {
 type adminSpec struct {
 	// user says what --user is: required, optional, or absent.
 	user string
-	// check looks at the command's own flags; nil when there are none.
+	// flags adds the command's own flags, check looks at them; nil when there are none.
+	flags func(*pflag.FlagSet)
 	check func() error
+	// bootstraps tells whether this run may make a SQLite database that is not there; nil is never.
+	bootstraps func() bool
 	// act runs with the database open and its schema in place.
 	act func(ctx context.Context, a *admin) error
 }
@@ -55,8 +61,15 @@ func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
 		flags.StringVar(&a.user, "user", "", "user id, as API keys or the issuer's session tokens name the user ("+spec.user+")")
 		ids = append(ids, identifier{"--user", &a.user, spec.user == required})
 	}
+	if spec.flags != nil {
+		spec.flags(flags)
+	}
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = id.flag
+	}
+	cmd.Args = noArguments(names...)
 	a.cfg.addFlags(flags, databaseSettings()...)
-	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		err := errors.Join(checkIDs(ids), a.cfg.load(p.environ))
 		if spec.check != nil {
@@ -65,15 +78,31 @@ func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return p.withStore(a.cfg, func(store *models.Store) error {
-			a.store = store
-			if err := requireSchema(cmd.Context(), a.cfg, store); err != nil {
-				return err
-			}
-			return spec.act(cmd.Context(), a)
-		})
+		return a.run(cmd.Context(), spec)
 	}
 	return cmd
+}
+
+// run opens the database and acts. Only a command that bootstraps makes one: any other would act on an empty one, and
+// say nothing of a path that is wrong.
+func (a *admin) run(ctx context.Context, spec adminSpec) error {
+	fresh, err := databaseMissing(a.cfg.DatabaseURL)
+	if err != nil {
+		return err
+	}
+	if fresh && (spec.bootstraps == nil || !spec.bootstraps()) {
+		return requireDatabase(a.cfg.DatabaseURL)
+	}
+	return a.withStore(a.cfg, func(store *models.Store) error {
+		a.store = store
+		if err := requireSchema(ctx, a.cfg, store); err != nil {
+			return err
+		}
+		if fresh {
+			a.note("made a new database at %s", absolute(strings.TrimPrefix(a.cfg.DatabaseURL, sqlitePrefix)))
+		}
+		return spec.act(ctx, a)
+	})
 }
 
 // What --user can be.
@@ -123,5 +152,26 @@ func adminEvent(ids *models.IDs, tx *models.Tx, what models.EventType, about mod
 	}
 }
 
-// where is the project as messages name it.
+// where is the project as messages name it; place says in which database too, for those that tell of a change.
 func (a *admin) where() string { return a.customer + "/" + a.project }
+func (a *admin) place() string { return a.where() + " in " + databaseName(a.cfg.DatabaseURL) }
+
+// command is another admin command on the same project in the same database, as one can paste it.
+func (a *admin) command(name string) string {
+	return fmt.Sprintf("aikeysd admin %s --customer %s --project %s%s", name, a.customer, a.project, a.cfg.databaseFlags())
+}
+
+// projectExists tells whether the project is there: one that is has an owner.
+func (a *admin) projectExists(ctx context.Context) (bool, error) {
+	members, err := a.store.ListMembers(ctx, a.caller(), "", 1)
+	return len(members) > 0, err
+}
+
+// requireProject refuses a project that is not there.
+func (a *admin) requireProject(ctx context.Context) error {
+	exists, err := a.projectExists(ctx)
+	if err == nil && !exists {
+		return fmt.Errorf("there is no project %s; is it spelled right? \"aikeysd admin member set\" makes one, with its first owner", a.place())
+	}
+	return err
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/models"
 )
@@ -23,19 +24,21 @@ and manages its members; a member uses its keys, and has keys of their own.`,
 
 func (p *program) memberSetCommand() *cobra.Command {
 	var role string
-	cmd := p.newAdmin(&cobra.Command{
+	return p.newAdmin(&cobra.Command{
 		Use:   "set",
 		Short: "Add a member, or change their role",
 		Long: `Adds a member, or changes their role. A project that is new is made; its first member must be an owner, and it keeps
-at least one.`,
+at least one. A SQLite database that is not there is made for an owner, and the path told.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   aikeysd admin member set --customer acme --project chat --user bob --role member`,
-	}, adminSpec{user: required, check: func() error {
+	}, adminSpec{user: required, flags: func(flags *pflag.FlagSet) {
+		flags.StringVar(&role, "role", "", "owner or member (required)")
+	}, check: func() error {
 		if !models.Role(role).Valid() {
 			return usagef("--role: must be owner or member")
 		}
 		return nil
-	}, act: func(ctx context.Context, a *admin) error {
+	}, bootstraps: func() bool { return models.Role(role) == models.RoleOwner }, act: func(ctx context.Context, a *admin) error {
 		err := a.store.Transact(ctx, func(tx *models.Tx) error {
 			return setMember(tx, &a.ids, a.caller(), models.Role(role))
 		})
@@ -45,11 +48,9 @@ at least one.`,
 		if err != nil {
 			return err
 		}
-		a.note("%s is %s of %s", a.user, role, a.where())
+		a.note("%s is %s of %s", a.user, role, a.place())
 		return nil
 	}})
-	cmd.Flags().StringVar(&role, "role", "", "owner or member (required)")
-	return cmd
 }
 
 // setMember gives a user their role, makes the project if it is new, and records it.
@@ -72,12 +73,12 @@ func (p *program) memberListCommand() *cobra.Command {
 		Long:    `Lists the members of a project with their roles, by user id.`,
 		Example: `  aikeysd admin member list --customer acme --project chat`,
 	}, adminSpec{act: func(ctx context.Context, a *admin) error {
+		if err := a.requireProject(ctx); err != nil {
+			return err
+		}
 		members, err := a.store.ListMembers(ctx, a.caller(), "", 0)
 		if err != nil {
 			return err
-		}
-		if len(members) == 0 {
-			a.note("%s has no members; is it spelled right?", a.where())
 		}
 		table := a.newTable("USER", "ROLE", "ADDED", "CHANGED")
 		for _, m := range members {
@@ -103,13 +104,13 @@ The last owner can't be removed.`,
 		})
 		switch {
 		case errors.Is(err, models.ErrNotFound):
-			return fmt.Errorf("%s is no member of %s; see: aikeysd admin member list", a.user, a.where())
+			return fmt.Errorf("%s is no member of %s; see: %s", a.user, a.where(), a.command("member list"))
 		case errors.Is(err, models.ErrLastOwner):
 			return fmt.Errorf("%w: %s needs one; make another user an owner first", err, a.where())
 		case err != nil:
 			return err
 		}
-		a.note("%s is no longer a member of %s", a.user, a.where())
+		a.note("%s is no longer a member of %s", a.user, a.place())
 		return nil
 	}})
 }

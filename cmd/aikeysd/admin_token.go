@@ -8,6 +8,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
@@ -19,43 +20,60 @@ func (p *program) tokenCommand() *cobra.Command {
 		Short: "Create, list and revoke members' API keys",
 		Long: `Creates, lists and revokes the API keys with which members call the API. An API key is shown once, when it is created:
 the database holds only a hash of it.`,
-		Example: `  aikeysd admin token create --customer acme --project chat --user alice --expires 720h
+		Example: `  aikeysd admin token create --customer acme --project chat --user alice --expires 30d
   aikeysd admin token list --customer acme --project chat`,
 	}, p.tokenCreateCommand(), p.tokenListCommand(), p.tokenRevokeCommand())
 }
 
 func (p *program) tokenCreateCommand() *cobra.Command {
-	var expires time.Duration
-	cmd := p.newAdmin(&cobra.Command{
+	var expires string
+	return p.newAdmin(&cobra.Command{
 		Use:   "create",
 		Short: "Create an API key for a member",
 		Long: `Creates an API key for a member, and prints it alone on standard output, so that it can go straight into a file or a
 secret store; notes go to standard error. It is shown this once.`,
-		Example: `  aikeysd admin token create --customer acme --project chat --user alice > alice.token
-  aikeysd admin token create --customer acme --project chat --user ci --expires 720h`,
-	}, adminSpec{user: required, check: func() error {
-		if expires < 0 {
-			return usagef("--expires: must be a duration above zero, such as 720h; leave it out for an API key that does not expire")
+		Example: `  (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
+  aikeysd admin token create --customer acme --project chat --user ci --expires 30d`,
+	}, adminSpec{user: required, flags: func(flags *pflag.FlagSet) {
+		flags.StringVar(&expires, "expires", "0", "`lifetime` of the API key in hours or days, such as 720h or 30d; 0 does not expire")
+	}, check: func() error {
+		if _, err := lifetime(expires); err != nil {
+			return usagef("--expires: %s", err)
 		}
 		return nil
 	}, act: func(ctx context.Context, a *admin) error {
+		life, err := lifetime(expires)
+		if err != nil {
+			return err
+		}
 		var minted apiKey
-		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
-			minted, err = createToken(tx, &a.ids, a.caller(), expires)
+		err = a.store.Transact(ctx, func(tx *models.Tx) (err error) {
+			minted, err = createToken(tx, &a.ids, a.caller(), life)
 			return err
 		})
 		if errors.Is(err, models.ErrNotMember) {
-			return fmt.Errorf("%s is no member of %s, so the API key would open nothing; first run: aikeysd admin member set --customer %s --project %s --user %s --role member",
-				a.user, a.where(), a.customer, a.project, a.user)
+			return a.noMember(ctx)
 		}
 		if err != nil {
 			return err
 		}
-		a.note("API key %s of %s for %s; expires: %s. It is shown this once.", minted.id, a.user, a.where(), moment(minted.expiresAt))
+		a.note("API key %s of %s for %s; expires: %s. It is shown this once.", minted.id, a.user, a.place(), moment(minted.expiresAt))
 		return a.say("%s", minted.text)
 	}})
-	cmd.Flags().DurationVar(&expires, "expires", 0, "how long it is good for, such as 720h; 0 does not expire")
-	return cmd
+}
+
+// noMember says how to make the user a member, who is an owner if they are the project's first.
+func (a *admin) noMember(ctx context.Context) error {
+	exists, err := a.projectExists(ctx)
+	if err != nil {
+		return err
+	}
+	role := models.RoleMember
+	if !exists {
+		role = models.RoleOwner
+	}
+	return fmt.Errorf("%s is no member of %s, so the API key would open nothing; first run: %s --user %s --role %s",
+		a.user, a.where(), a.command("member set"), a.user, role)
 }
 
 // apiKey is an API key just made.
@@ -83,7 +101,9 @@ func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, expires time
 	if err := tx.CreateToken(token); err != nil {
 		return apiKey{}, err
 	}
-	return apiKey{text, id, token.ExpiresAt}, tx.AppendEvent(adminEvent(ids, tx, models.EventTokenCreated, who))
+	event := adminEvent(ids, tx, models.EventTokenCreated, who)
+	event.TokenID = id
+	return apiKey{text, id, token.ExpiresAt}, tx.AppendEvent(event)
 }
 
 func (p *program) tokenListCommand() *cobra.Command {
@@ -94,6 +114,9 @@ func (p *program) tokenListCommand() *cobra.Command {
 		Example: `  aikeysd admin token list --customer acme --project chat
   aikeysd admin token list --customer acme --project chat --user alice`,
 	}, adminSpec{user: optional, act: func(ctx context.Context, a *admin) error {
+		if err := a.requireProject(ctx); err != nil {
+			return err
+		}
 		tokens, err := a.store.ListTokens(ctx, a.customer, a.project, a.user)
 		if err != nil {
 			return err
@@ -119,14 +142,16 @@ func tokenState(t models.Token, now int64) string {
 
 func (p *program) tokenRevokeCommand() *cobra.Command {
 	var id string
-	cmd := p.newAdmin(&cobra.Command{
+	return p.newAdmin(&cobra.Command{
 		Use:     "revoke",
 		Short:   "Revoke an API key",
-		Long:    `Revokes an API key for good. Servers that run refuse it within a second.`,
+		Long:    `Revokes an API key for good. Servers that run refuse it from the next request on.`,
 		Example: `  aikeysd admin token revoke --customer acme --project chat --id 01JD8Q6Z3V8M2T5K7N9R4W1XYZ`,
-	}, adminSpec{check: func() error {
+	}, adminSpec{flags: func(flags *pflag.FlagSet) {
+		flags.StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")
+	}, check: func() error {
 		if _, err := ulid.ParseStrict(id); err != nil {
-			return usagef("--id: must be an id as \"aikeysd admin token list\" shows it, 26 characters; never give the API key itself")
+			return usagef("--id: must be an id as \"token list\" shows it, 26 characters; never give the API key itself")
 		}
 		return nil
 	}, act: func(ctx context.Context, a *admin) error {
@@ -136,20 +161,19 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 			if err != nil || token.RevokedAt != tx.Now {
 				return err // it had been revoked before
 			}
-			return tx.AppendEvent(adminEvent(&a.ids, tx, models.EventTokenRevoked, models.Caller{
+			event := adminEvent(&a.ids, tx, models.EventTokenRevoked, models.Caller{
 				CustomerID: a.customer, ProjectID: a.project, UserID: token.UserID,
-			}))
+			})
+			event.TokenID = token.ID
+			return tx.AppendEvent(event)
 		})
 		if errors.Is(err, models.ErrNotFound) {
-			return fmt.Errorf("%s has no API key with this id; see: aikeysd admin token list --customer %s --project %s",
-				a.where(), a.customer, a.project)
+			return fmt.Errorf("%s has no API key with this id; see: %s", a.where(), a.command("token list"))
 		}
 		if err != nil {
 			return err
 		}
-		a.note("API key %s of %s is revoked since %s", token.ID, token.UserID, moment(token.RevokedAt))
+		a.note("API key %s of %s for %s is revoked since %s", token.ID, token.UserID, a.place(), moment(token.RevokedAt))
 		return nil
 	}})
-	cmd.Flags().StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")
-	return cmd
 }

@@ -29,6 +29,7 @@ database +ok .*
 schema +ok .*
 keyset +ok .*
 keys +ok +2 sealed with the current key-encryption key \(local:[0-9a-f]{8}\), 0 with others
+issuer +ok +none is configured.*
 $`, got.stdout)
 		require.Equal(t, exitOK, s.wait())
 	})
@@ -39,9 +40,11 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		spoil func(t *testing.T, environ []string) []string
 		says  string
 	}{
-		"no database file": {func(t *testing.T, environ []string) []string {
-			return with(environ, "AIKEYS_DATABASE_URL=sqlite:"+filepath.Join(t.TempDir(), "none.db"))
-		}, `database +FAILED +there is no database at`},
+		"a file that is no database": {func(t *testing.T, environ []string) []string {
+			path := filepath.Join(t.TempDir(), "a.db")
+			require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("not a database ", 100)), 0o600))
+			return with(environ, "AIKEYS_DATABASE_URL=sqlite:"+path)
+		}, `database +FAILED .*file is not a database`},
 		"a database that is down": {func(_ *testing.T, environ []string) []string {
 			return with(environ, "AIKEYS_DATABASE_URL=postgres://aikeys:hunter2@127.0.0.1:1/keys")
 		}, `database +FAILED .*can be reached`},
@@ -56,9 +59,9 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 			require.Equal(t, exitOK, startReady(t, other).wait())
 			return with(environ, other[3])
 		}, `keyset +FAILED .*does not open this database`},
-		"a certificate that is not there": {func(_ *testing.T, environ []string) []string {
-			return with(environ, "AIKEYS_TLS_CERT=/nowhere/tls.crt", "AIKEYS_TLS_KEY=/nowhere/tls.key")
-		}, `settings +FAILED .*/nowhere/tls.crt`},
+		"an issuer that is not there": {func(_ *testing.T, environ []string) []string {
+			return with(environ, "AIKEYS_OIDC_ISSUER=http://127.0.0.1:1", "AIKEYS_OIDC_AUDIENCE=aikeys")
+		}, `issuer +FAILED +OIDC issuer unavailable: discovery document: `},
 		"a collector that is no URL": {func(_ *testing.T, environ []string) []string {
 			return with(environ, "OTEL_EXPORTER_OTLP_ENDPOINT=collector")
 		}, `settings +FAILED +OTEL_EXPORTER_OTLP_ENDPOINT`},
@@ -73,7 +76,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 			require.Regexp(t, tc.says, got.stdout)
 			require.Contains(t, got.stderr, "a check failed")
 			require.NotContains(t, got.stdout+got.stderr, "hunter2")
-			require.Equal(t, 6, strings.Count(got.stdout, "\n"), "a line for each check:\n%s", got.stdout)
+			require.Equal(t, 7, strings.Count(got.stdout, "\n"), "a line for each check:\n%s", got.stdout)
 		})
 	}
 }
@@ -81,9 +84,13 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 func TestCheckMakesNeitherDatabaseNorKeyset(t *testing.T) {
 	dir := t.TempDir()
 	environ := []string{"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(dir, "a.db"), "AIKEYS_SEALER=local:" + filepath.Join(dir, "k.json")}
-	require.Equal(t, exitFailure, aikeysd(t, environ, "check").code)
+	require.Regexp(t, `\ndatabase +not yet +sqlite:`+dir+`/a.db is not there yet: serve will make it
+schema +- .*
+keyset +not yet +`+dir+`/k.json is not there yet: serve will make it
+keys +- `, mustAikeysd(t, environ, "check"), "no failure before the first start")
+	require.NoFileExists(t, filepath.Join(dir, "a.db"))
 	mustAikeysd(t, environ, "migrate", "up")
-	require.Equal(t, exitFailure, aikeysd(t, environ, "check").code)
+	require.Regexp(t, `\nschema +ok .*\nkeyset +not yet `, mustAikeysd(t, environ, "check"))
 	require.NoFileExists(t, filepath.Join(dir, "k.json"))
 
 	t.Run("nor binds one to the other", func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,10 +17,10 @@ const sqlitePrefix = "sqlite:"
 
 func isSQLite(databaseURL string) bool { return strings.HasPrefix(databaseURL, sqlitePrefix) }
 
-// databaseName is a database's URL without user, password and options.
+// databaseName is a database's URL without user, password and options, and with a file's whole path.
 func databaseName(databaseURL string) string {
-	if isSQLite(databaseURL) {
-		return databaseURL
+	if path, ok := strings.CutPrefix(databaseURL, sqlitePrefix); ok {
+		return sqlitePrefix + absolute(path)
 	}
 	u, err := url.Parse(databaseURL)
 	if err != nil {
@@ -68,28 +69,58 @@ func requireSchema(ctx context.Context, cfg *settings, store *models.Store) erro
 		return err
 	}
 	if pending := pendingOf(steps); pending > 0 {
-		return fmt.Errorf("%w: %s lacks %s; run: aikeysd migrate up",
-			errPending, databaseName(cfg.DatabaseURL), migrations(pending))
+		return fmt.Errorf("%w: %s lacks %s; run: aikeysd migrate up%s",
+			errPending, databaseName(cfg.DatabaseURL), migrations(pending), cfg.databaseFlags())
 	}
 	return nil
 }
 
-// requireFile refuses a SQLite database that is not there: opening it would make it.
-func requireFile(databaseURL string) error {
+// databaseFlags repeats the flags that named the database, with a space before each, for commands that somebody may paste.
+func (s *settings) databaseFlags() string {
+	var flags strings.Builder
+	for _, name := range databaseSettings() {
+		if d := s.of(name); d.origin == fromFlag {
+			flags.WriteString(" --" + name + " " + shellQuote(d.text))
+		}
+	}
+	return flags.String()
+}
+
+// databaseMissing tells whether a SQLite database is not there: to open it would make it.
+func databaseMissing(databaseURL string) (bool, error) {
 	path, ok := strings.CutPrefix(databaseURL, sqlitePrefix)
 	if !ok {
-		return nil
+		return false, nil
 	}
-	if _, err := os.Stat(filepath.Clean(path)); err != nil {
-		return missing(err, "database", path)
+	missing, err := fileMissing(path)
+	if err != nil {
+		return false, fmt.Errorf("database: %w", err)
 	}
-	return nil
+	return missing, nil
 }
 
-// missing says of a file that is not there yet who makes it.
-func missing(err error, what, path string) error {
-	if os.IsNotExist(err) {
-		return fmt.Errorf("there is no %s at %s yet; \"aikeysd serve\" makes it on its first start", what, path)
+// requireDatabase refuses a SQLite database that is not there.
+func requireDatabase(databaseURL string) error {
+	missing, err := databaseMissing(databaseURL)
+	if missing {
+		return fmt.Errorf("there is no database at %s; the first start of \"aikeysd serve\" makes one, and so does \"aikeysd admin member set\" with a first owner",
+			absolute(strings.TrimPrefix(databaseURL, sqlitePrefix)))
 	}
-	return fmt.Errorf("%s: %w", what, err)
+	return err
+}
+
+func fileMissing(path string) (bool, error) {
+	_, err := os.Stat(filepath.Clean(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+// absolute is the whole path of a file, so that messages name it wherever they are read.
+func absolute(path string) string {
+	if whole, err := filepath.Abs(path); err == nil {
+		return whole
+	}
+	return path
 }

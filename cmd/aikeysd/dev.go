@@ -12,12 +12,13 @@ import (
 
 func (p *program) devCommand() *cobra.Command {
 	cfg := newSettings()
+	cfg.of("log-format").preset(formatText)
 	var data string
 	cmd := &cobra.Command{
 		Use:     "dev",
 		Short:   "Start everything on this machine, with a session that is ready to use",
 		GroupID: groupStart,
-		Args:    cobra.NoArgs,
+		Args:    noArguments(),
 		Long: `Starts everything on this machine: SQLite, a local keyset, a project with an owner and a member, and an API key for
 each. It prints commands to try. What it makes stays in the folder --data, and the next start uses it again; delete the
 folder to begin anew.
@@ -39,7 +40,7 @@ It is for development alone: it listens on this machine only, and refuses produc
 }
 
 // devSettings are those that dev takes. All others would make it something else than a playground.
-func devSettings() []string { return []string{"listen", "ops-listen", "log-level"} }
+func devSettings() []string { return []string{"listen", "ops-listen", "log-level", "log-format"} }
 
 // checkDevelopment refuses production settings.
 func (s *settings) checkDevelopment() (complaints []string) {
@@ -60,7 +61,6 @@ func (s *settings) checkDevelopment() (complaints []string) {
 func (s *settings) useFolder(data string) {
 	s.DatabaseURL = sqlitePrefix + filepath.Join(data, "aikeys.db")
 	s.Sealer = sealerLocal + ":" + filepath.Join(data, "keyset.json")
-	s.LogFormat = formatText
 }
 
 func (p *program) dev(ctx context.Context, cfg *settings, data string) error {

@@ -11,7 +11,8 @@ import (
 )
 
 // summary is what dev prints when it is ready. Its commands work as they stand in bash, one after the other, as often as
-// one likes within one start: the last one frees the name that the first one takes.
+// one likes within one start: the last one frees the name that the first one takes. API keys go where curl blanks them in
+// lists of processes.
 const summary = `
 AgentRouter AI Keys is ready.
 
@@ -24,20 +25,20 @@ AgentRouter AI Keys is ready.
 Try it in another terminal. The secret is made up.
 
   # Register a key for the project
-  curl -sS -X POST {{.BaseURL}}/v1/aikeys -H 'Authorization: Bearer {{.OwnerKey}}' -H 'Content-Type: application/json' -d '{"provider":"{{.Provider}}","name":"{{.Name}}","secret":"{{.Secret}}"}'
+  curl -sS -X POST {{.BaseURL}}/v1/aikeys --oauth2-bearer '{{.OwnerKey}}' -H 'Content-Type: application/json' -d '{"provider":"{{.Provider}}","name":"{{.Name}}","secret":"{{.Secret}}"}'
 
   # Load the session, so that no command need hold an API key
   . {{.SessionFile}}
 
   # List the project's keys and your own
-  curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys" -H "Authorization: Bearer $AGENTROUTER_API_KEY"
+  curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys" --oauth2-bearer "$AGENTROUTER_API_KEY"
 
   # Get the newest key, as the member
-  KEY_ID=$(curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys?page_size=1" -H "Authorization: Bearer $AGENTROUTER_API_KEY" | grep -o 'byok_[0-9A-Z]*')
-  curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID" -H "Authorization: Bearer $AGENTROUTER_MEMBER_API_KEY"
+  KEY_ID=$(curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys?page_size=1" --oauth2-bearer "$AGENTROUTER_API_KEY" | grep -o 'byok_[0-9A-Z]*')
+  curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID" --oauth2-bearer "$AGENTROUTER_MEMBER_API_KEY"
 
   # Revoke it
-  curl -sS -X DELETE "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID" -H "Authorization: Bearer $AGENTROUTER_API_KEY"
+  curl -sS -X DELETE "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID" --oauth2-bearer "$AGENTROUTER_API_KEY"
 
 Ctrl-C stops it. The next start has the same data and API keys.
 

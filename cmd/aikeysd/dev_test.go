@@ -42,6 +42,8 @@ func TestDevPrintsCommandsThatWorkAsTheyStand(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "it's a folder", "data")
 	s := startDev(t, data)
 	require.Equal(t, 5, strings.Count(s.pasted(), "curl "))
+	require.Equal(t, 5, strings.Count(s.pasted(), "--oauth2-bearer "), "which curl blanks in lists of processes")
+	require.NotContains(t, s.pasted(), "Authorization")
 	worked := []string{"201", "200", "200", "200", "200"} // register, list, find, get, revoke
 	statuses, output := paste(t, s.pasted())
 	require.Equal(t, worked, statuses, output)
@@ -94,6 +96,12 @@ func TestDevLeavesMembersAsTheyWereMade(t *testing.T) {
 	mustAikeysd(t, environ, "admin", "member", "set", "--customer", "acme", "--project", "chat", "--user", "bob", "--role", "owner")
 	require.Equal(t, exitOK, startDev(t, data).wait())
 	require.Regexp(t, `bob +owner`, mustAikeysd(t, environ, "admin", "member", "list", "--customer", "acme", "--project", "chat"))
+}
+
+func TestDevLogsAsItIsTold(t *testing.T) {
+	environ := []string{"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0", "AIKEYS_LOG_FORMAT=json", "AIKEYS_LOG_LEVEL=debug"}
+	s := start(t, environ, "dev", "--data", t.TempDir()).awaitReady()
+	require.Equal(t, exitOK, s.wait())
 }
 
 func TestDevRefusesToBeProduction(t *testing.T) {

@@ -46,6 +46,30 @@ func TestRootHelpSaysWhereToStartAndWhatExitCodesMean(t *testing.T) {
 	}
 }
 
+func TestHelpShowsRequiredFlagsFirst(t *testing.T) {
+	for command, flags := range map[string][]string{
+		"member set":   {"customer", "project", "user", "role", "database-url"},
+		"token create": {"customer", "project", "user", "expires", "database-url"},
+		"token revoke": {"customer", "project", "id", "database-url"},
+	} {
+		help, last := mustAikeysd(t, nil, append(append([]string{"admin"}, strings.Fields(command)...), "--help")...), 0
+		_, help, _ = strings.Cut(help, "\nFlags:\n")
+		for _, flag := range flags {
+			at := strings.Index(help, " --"+flag+" ")
+			require.Greater(t, at, last, "%s: --%s", command, flag)
+			last = at
+		}
+	}
+}
+
+func TestHelpPromisesNoDataPlane(t *testing.T) {
+	for _, args := range [][]string{{}, {"admin"}, {"admin", "token", "revoke"}} {
+		help := mustAikeysd(t, nil, append(args, "--help")...)
+		require.NotContains(t, help, "within a second")
+		require.NotContains(t, help, "everywhere")
+	}
+}
+
 func TestVersionNamesTheToolchain(t *testing.T) {
 	require.Regexp(t, `^aikeysd version \S+.* go1\.`, mustAikeysd(t, nil, "--version"))
 }
@@ -58,7 +82,10 @@ func TestCommandLinesThatAreRefused(t *testing.T) {
 		"no such command":            {[]string{"srve"}, "serve"},
 		"no such command of another": {[]string{"migrate", "down"}, "it has up, status"},
 		"no such flag":               {[]string{"serve", "--lisen", "x"}, "--lisen"},
-		"an argument too many":       {[]string{"check", "everything"}, "everything"},
+		"an argument too many":       {[]string{"check", "ak_secret"}, "aikeysd check takes no arguments; see aikeysd check --help"},
+		"an argument for a flag": {[]string{"admin", "token", "list", "ak_secret"},
+			"aikeysd admin token list takes no arguments; use --customer, --project, --user; see aikeysd admin token list --help"},
+		"no such flag of a command's command": {[]string{"admin", "member", "set", "--rolle", "owner"}, "see aikeysd admin member set --help"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -67,6 +94,7 @@ func TestCommandLinesThatAreRefused(t *testing.T) {
 			require.Empty(t, got.stdout)
 			require.Contains(t, got.stderr, tc.says)
 			require.Equal(t, 1, strings.Count(got.stderr, "\n"), "an error is one line")
+			require.NotContains(t, got.stderr, "ak_secret")
 		})
 	}
 }

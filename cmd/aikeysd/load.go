@@ -8,13 +8,19 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/models"
 )
 
-// load takes the variables, which flags outrank, and checks everything that a server needs. Its error names all that is
-// wrong at once.
+// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
 func (s *settings) load(environ []string) error {
 	return s.loadAnd(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC)
+}
+
+// loadToServe is load, and reads the files that only a server needs: operators may lack the right to.
+func (s *settings) loadToServe(environ []string) error {
+	return s.loadAnd(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificate)
 }
 
 func (s *settings) loadAnd(environ []string, checks ...func() []string) error {
@@ -35,9 +41,10 @@ func (s *settings) loadAnd(environ []string, checks ...func() []string) error {
 	return nil
 }
 
-// serviceLink matches what Kubernetes puts into the environment of every pod when a Service is named aikeys or aikeys-…
-// (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables). They are not settings.
-var serviceLink = regexp.MustCompile(`^AIKEYS_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+// serviceLink matches what Kubernetes puts into the environment of every pod when a Service is named aikeys
+// (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables). They are not settings. Those
+// of a Service named aikeys-… can't be told from settings that are mistyped.
+var serviceLink = regexp.MustCompile(`^AIKEYS_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 func (s *settings) takeVariables(environ []string) (complaints []string) {
 	for _, entry := range environ {
@@ -48,40 +55,12 @@ func (s *settings) takeVariables(environ []string) (complaints []string) {
 		i := slices.IndexFunc(s.declared, func(d *setting) bool { return d.variable() == variable })
 		switch {
 		case i < 0:
-			complaints = append(complaints, fmt.Sprintf("%s: no such setting; did you mean %s?", variable, s.nearest(variable)))
+			complaints = append(complaints, variable+": no such setting; "+s.suggestion(variable))
 		case s.declared[i].origin != fromFlag:
 			s.declared[i].text, s.declared[i].origin = text, fromVariable
 		}
 	}
 	return complaints
-}
-
-// nearest is the variable that takes the fewest edits to reach.
-func (s *settings) nearest(variable string) string {
-	best := slices.MinFunc(s.declared, func(a, b *setting) int {
-		return editDistance(variable, a.variable()) - editDistance(variable, b.variable())
-	})
-	return best.variable()
-}
-
-// editDistance is Levenshtein's: how many characters to insert, delete or replace.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func (s *settings) checkDatabase() (complaints []string) {
@@ -99,13 +78,20 @@ func (s *settings) checkDatabase() (complaints []string) {
 	}
 	scheme, path, _ := strings.Cut(s.DatabaseURL, ":")
 	switch {
-	case isSQLite(s.DatabaseURL) && path != "":
+	case isSQLite(s.DatabaseURL) && path != "" && path != ":memory:":
 		return nil
 	case given.origin == fromFlag && given != file && mayHoldPassword(s.DatabaseURL):
 		return []string{"--database-url: every user of this machine can see it in the process list, so it may hold no password; use " +
 			given.variable() + ", or a file and " + file.variable()}
 	case scheme != "postgres" && scheme != "postgresql":
 		return []string{given.given() + ": must be sqlite:<path> or postgres://<user>@<host>/<database>"}
+	}
+	store, err := models.Open(s.DatabaseURL, models.Options{}) // knows which URLs are sound, and connects to nothing
+	if err == nil {
+		err = store.Close()
+	}
+	if err != nil {
+		return []string{given.given() + ": " + err.Error()}
 	}
 	return nil
 }
@@ -147,6 +133,16 @@ func (s *settings) checkListeners() (complaints []string) {
 		complaints = append(complaints, fmt.Sprintf("%s and %s: must differ", listen.given(), s.of("ops-listen").given()))
 	}
 	return complaints
+}
+
+func (s *settings) checkCertificate() []string {
+	if s.TLSCert == "" || s.TLSKey == "" {
+		return nil
+	}
+	if _, err := httpapi.LoadCertificates(s.TLSCert, s.TLSKey, nil); err != nil {
+		return []string{fmt.Sprintf("%s and %s: %s", s.of("tls-cert").given(), s.of("tls-key").given(), err)}
+	}
+	return nil
 }
 
 func (s *settings) checkOIDC() []string {

@@ -26,7 +26,7 @@ func (p *program) migrateUpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Apply the migrations that are missing",
-		Args:  cobra.NoArgs,
+		Args:  noArguments(),
 		Long: `Applies the migrations that are missing, each in a transaction of its own. It may run while the service serves, and
 several may run at once: they take turns.`,
 		Example: `  aikeysd migrate up
@@ -56,14 +56,14 @@ func (p *program) migrateStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "List the migrations, and when each was applied",
-		Args:    cobra.NoArgs,
+		Args:    noArguments(),
 		Long:    `Lists the migrations that this version of aikeysd knows, and when each was applied to the database.`,
 		Example: `  aikeysd migrate status`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := cfg.load(p.environ); err != nil {
 				return err
 			}
-			if err := requireFile(cfg.DatabaseURL); err != nil {
+			if err := requireDatabase(cfg.DatabaseURL); err != nil {
 				return err
 			}
 			return p.withStore(cfg, func(store *models.Store) error {

@@ -35,11 +35,25 @@ func (p *program) execute(ctx context.Context, args []string) error {
 	root, begun := p.root(), false
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !begun {
-		return usagef("%s; see aikeysd --help", oneLine(err.Error()))
+		return usagef("%s; see %s --help", oneLine(err.Error()), cmd.CommandPath())
 	}
 	return err
+}
+
+// noArguments refuses what is neither command nor flag, and names the flags that take its place. It doesn't repeat the
+// argument, which may be an API key.
+func noArguments(flags ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return nil
+		case len(flags) == 0:
+			return fmt.Errorf("%s takes no arguments", cmd.CommandPath())
+		}
+		return fmt.Errorf("%s takes no arguments; use %s", cmd.CommandPath(), strings.Join(flags, ", "))
+	}
 }
 
 func (p *program) root() *cobra.Command {
@@ -47,7 +61,7 @@ func (p *program) root() *cobra.Command {
 		Use:   "aikeysd",
 		Short: "Keep teams' LLM-provider keys: sealed, shared, revocable",
 		Long: `aikeysd is the control plane of AgentRouter AI Keys. Teams register their own provider keys with it; it seals
-them at once, lets nobody read them back, and revokes them everywhere within a second.
+them at once, lets nobody read them back, and revokes them for good.
 
 New here? Run "aikeysd dev": it starts everything on this machine and prints commands to try.
 In production, run "aikeysd serve", add the first member with "aikeysd admin member set", and give them an API key with

@@ -13,7 +13,7 @@ func (p *program) serveCommand() *cobra.Command {
 		Use:     "serve",
 		Short:   "Serve the public API",
 		GroupID: groupServe,
-		Args:    cobra.NoArgs,
+		Args:    noArguments(),
 		Long: `Serves the public API, and /healthz, /readyz and /metrics on a listener of their own.
 
 It holds no state: run as many as you like on one Postgres. It starts without its database, answers 503 until it has
@@ -30,7 +30,7 @@ HTTP when OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is s
   export AIKEYS_DATABASE_URL_FILE=/run/secrets/database-url AIKEYS_SEALER=local:/etc/aikeys/keyset.json
   aikeysd serve --listen 0.0.0.0:8443 --tls-cert /etc/aikeys/tls.crt --tls-key /etc/aikeys/tls.key`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cfg.load(p.environ); err != nil {
+			if err := cfg.loadToServe(p.environ); err != nil {
 				return err
 			}
 			return p.serve(cmd.Context(), cfg)

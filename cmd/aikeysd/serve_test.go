@@ -235,9 +235,6 @@ func TestStartsThatAreHopelessEnd(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte("{}"), 0o644))
 			return with(environ, "AIKEYS_SEALER=local:"+path)
 		}, "chmod 600"},
-		"the certificate is not there": {func(_ *testing.T, environ []string) []string {
-			return with(environ, "AIKEYS_TLS_CERT=/nowhere/tls.crt", "AIKEYS_TLS_KEY=/nowhere/tls.key")
-		}, "/nowhere/tls.crt"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

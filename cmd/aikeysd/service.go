@@ -36,6 +36,7 @@ type service struct {
 	madeKeyset                  bool // whether the keyset file was missing
 	store                       *models.Store
 	canary                      *canary.Keeper
+	issuer                      *session.OIDC // nil when there is none
 	sessions                    *session.Authenticator
 	api, ops                    *httpapi.Server
 
@@ -135,6 +136,10 @@ func (s *service) run(ctx context.Context) error {
 	group.Go(s.ops.Serve)
 	group.Go(func() error { return s.start(ctx) })
 	group.Go(func() error {
+		s.probeIssuer(ctx)
+		return nil
+	})
+	group.Go(func() error {
 		<-ctx.Done()
 		return s.drain(context.WithoutCancel(ctx))
 	})
@@ -143,6 +148,17 @@ func (s *service) run(ctx context.Context) error {
 		s.log.InfoContext(ctx, "stopped")
 	}
 	return err
+}
+
+// probeIssuer warns of an issuer that can't be read. The service starts all the same: API keys work without it.
+func (s *service) probeIssuer(ctx context.Context) {
+	if s.issuer == nil {
+		return
+	}
+	if err := s.issuer.Probe(ctx); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "the OIDC issuer can't be read; until it can, session tokens get a 503",
+			slog.String("issuer", s.cfg.OIDCIssuer), slog.String("error", err.Error()))
+	}
 }
 
 // drain lets the requests in flight end. The ops listener goes last, so that probes see why.

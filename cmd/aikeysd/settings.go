@@ -139,6 +139,9 @@ func (d *setting) Type() string {
 	return d.arg
 }
 
+// preset gives the setting another default.
+func (d *setting) preset(text string) { d.def, d.text = text, text }
+
 // given is the name under which the operator gave the value, or would.
 func (d *setting) given() string {
 	if d.origin == fromFlag {

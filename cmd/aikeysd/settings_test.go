@@ -19,7 +19,7 @@ func load(t *testing.T, environ []string, args ...string) (*settings, string) {
 	cmd.ResetFlags()
 	cfg.addFlags(cmd.Flags())
 	require.NoError(t, cmd.ParseFlags(args))
-	if err := cfg.load(environ); err != nil {
+	if err := cfg.loadToServe(environ); err != nil {
 		return cfg, err.Error()
 	}
 	return cfg, ""
@@ -48,13 +48,30 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	urlFile := filepath.Join(dir, "url")
 	require.NoError(t, os.WriteFile(urlFile, []byte("mysql://root:hunter2@db/x\n"), 0o600))
-	pair := httpapitest.WriteCertificate(t, dir, 1)
+	brokenFile := filepath.Join(dir, "broken")
+	require.NoError(t, os.WriteFile(brokenFile, []byte("postgres://u:p/hunter2@h/db"), 0o600))
+	pair, other := httpapitest.WriteCertificate(t, dir, 1), httpapitest.WriteCertificate(t, t.TempDir(), 2)
 	cases := map[string]struct {
 		environ, args []string
 		says          []string
 	}{
 		"an unknown variable, with the nearest known one": {
 			environ: []string{"AIKEYS_LISTN=127.0.0.1:1"}, says: []string{"AIKEYS_LISTN", "AIKEYS_LISTEN?"}},
+		"an unknown variable that is near none": {
+			environ: []string{"AIKEYS_FOO=1"}, says: []string{"AIKEYS_FOO: no such setting; aikeysd serve --help"}},
+		"a setting of another program": {
+			environ: []string{"AIKEYS_DATAPLANE_LISTEN=1"}, says: []string{"AIKEYS_DATAPLANE_LISTEN: no such setting; aikeysd serve --help"}},
+		"a password with a slash": {
+			environ: []string{"AIKEYS_DATABASE_URL=postgres://u:p/hunter2@h/db"}, says: []string{"AIKEYS_DATABASE_URL: ", "%2F"}},
+		"a URL in a file that is none": {
+			environ: []string{"AIKEYS_DATABASE_URL_FILE=" + brokenFile}, says: []string{"AIKEYS_DATABASE_URL_FILE: ", "%2F"}},
+		"a database in memory": {
+			environ: []string{"AIKEYS_DATABASE_URL=sqlite::memory:"}, says: []string{"AIKEYS_DATABASE_URL: must be sqlite:<path>"}},
+		"a certificate that is not there": {
+			environ: []string{"AIKEYS_TLS_KEY=/nowhere/tls.key"}, args: []string{"--tls-cert", "/nowhere/tls.crt"},
+			says: []string{"--tls-cert and AIKEYS_TLS_KEY: ", "/nowhere/tls.crt"}},
+		"a certificate with another's key": {
+			args: []string{"--tls-cert", pair.CertFile, "--tls-key", other.KeyFile}, says: []string{"--tls-cert and --tls-key: ", "does not match"}},
 		"a password in a flag": {
 			args: []string{"--database-url", "postgres://u:hunter2@db/x"}, says: []string{"--database-url", "AIKEYS_DATABASE_URL_FILE"}},
 		"a password in a flag's query": {
@@ -92,6 +109,8 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"a choice that there is not":                   {environ: []string{"AIKEYS_MIGRATE=maybe"}, says: []string{"auto, never"}},
 		"everything at once":                           {environ: []string{"AIKEYS_LISTN=x", "AIKEYS_DB_MAX_CONNS=x", "AIKEYS_LISTEN=0.0.0.0:1"}, args: []string{"--log-level", "loud"}, says: []string{"AIKEYS_LISTN", "AIKEYS_DB_MAX_CONNS", "AIKEYS_LISTEN: beyond", "--log-level"}},
 		"a Kubernetes link that is nearly a setting's": {environ: []string{"AIKEYS_PORTS=1"}, says: []string{"AIKEYS_PORTS"}},
+		"a port of the database":                       {environ: []string{"AIKEYS_DATABASE_PORT=1"}, says: []string{"AIKEYS_DATABASE_PORT: no such setting"}},
+		"a Kubernetes link of another Service":         {environ: []string{"AIKEYS_OPS_SERVICE_HOST=10.0.0.2"}, says: []string{"AIKEYS_OPS_SERVICE_HOST: no such setting"}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -111,8 +130,10 @@ func TestSettingsThatAreRefused(t *testing.T) {
 }
 
 func TestSettingsThatAreAccepted(t *testing.T) {
-	urlFile := filepath.Join(t.TempDir(), "url")
+	dir := t.TempDir()
+	urlFile := filepath.Join(dir, "url")
 	require.NoError(t, os.WriteFile(urlFile, []byte("postgres://u:hunter2@db/x\n"), 0o600))
+	pair := httpapitest.WriteCertificate(t, dir, 1)
 	cases := map[string]struct {
 		environ, args []string
 		check         func(t *testing.T, cfg *settings)
@@ -123,7 +144,7 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 			require.Equal(t, "postgres://u:hunter2@db/x", cfg.DatabaseURL, "without its line end")
 		}},
 		"beyond this machine behind a proxy": {args: []string{"--listen", ":8080", "--insecure"}},
-		"beyond this machine with TLS":       {args: []string{"--listen", ":8080", "--tls-cert", "a", "--tls-key", "b"}},
+		"beyond this machine with TLS":       {args: []string{"--listen", ":8080", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
 		"IPv6 on this machine":               {args: []string{"--listen", "[::1]:8080"}},
 		"ops beyond this machine":            {args: []string{"--ops-listen", "0.0.0.0:8082"}},
 		"two listeners on any free port":     {args: []string{"--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}},
@@ -135,7 +156,7 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 		"an empty variable without a default": {environ: []string{"AIKEYS_TLS_CERT=", "AIKEYS_DATABASE_URL_FILE="}},
 		"a Kubernetes Service of our name": {environ: []string{
 			"AIKEYS_SERVICE_HOST=10.0.0.1", "AIKEYS_SERVICE_PORT=80", "AIKEYS_SERVICE_PORT_HTTP=80", "AIKEYS_PORT=tcp://10.0.0.1:80",
-			"AIKEYS_PORT_80_TCP=tcp://10.0.0.1:80", "AIKEYS_PORT_80_TCP_PROTO=tcp", "AIKEYS_OPS_SERVICE_HOST=10.0.0.2",
+			"AIKEYS_PORT_80_TCP=tcp://10.0.0.1:80", "AIKEYS_PORT_80_TCP_PROTO=tcp",
 		}},
 	}
 	for name, tc := range cases {
@@ -149,7 +170,32 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 	}
 }
 
+func TestWrongSettingsAreFoundBeforeAnythingIsMade(t *testing.T) {
+	for name, changes := range map[string][]string{
+		"a database URL that is none":     {"AIKEYS_DATABASE_URL=postgres://u:p/hunter2@h/db"},
+		"a certificate that is not there": {"AIKEYS_TLS_CERT=/nowhere/tls.crt", "AIKEYS_TLS_KEY=/nowhere/tls.key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			for _, command := range []string{"serve", "check"} {
+				got := aikeysd(t, changes, command)
+				require.Equal(t, exitUsage, got.code)
+				require.Contains(t, got.stderr, strings.Split(changes[0], "=")[0])
+				require.NotContains(t, got.stderr, "hunter2")
+			}
+			require.NoDirExists(t, "data")
+		})
+	}
+	t.Run("operators' commands need no certificate", func(t *testing.T) {
+		mustAikeysd(t, with(newEnviron(t), "AIKEYS_TLS_CERT=/nowhere/tls.crt", "AIKEYS_TLS_KEY=/nowhere/tls.key"), "migrate", "up")
+	})
+}
+
 func TestDatabaseNamesHoldNoCredentials(t *testing.T) {
+	t.Chdir(t.TempDir())
+	folder, err := os.Getwd()
+	require.NoError(t, err)
+	require.Equal(t, "sqlite:"+folder+"/a.db", databaseName("sqlite:a.db"), "wherever it is read")
 	require.Equal(t, "postgres://db:5432/keys", databaseName("postgres://u:hunter2@db:5432/keys?password=hunter2&sslmode=disable"))
 	require.Equal(t, "the database", databaseName("postgres://u:hunter2%@db/keys"))
 }

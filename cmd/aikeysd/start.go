@@ -135,8 +135,8 @@ func (s *service) prepare(ctx context.Context) (need string, err error) {
 
 func (s *service) migrate(ctx context.Context, pending int) error {
 	if s.cfg.Migrate == migrateNever {
-		return fmt.Errorf("%w: it lacks %s and %s=%s; run: aikeysd migrate up",
-			errPending, migrations(pending), s.cfg.of("migrate").variable(), migrateNever)
+		return fmt.Errorf("%w: it lacks %s and %s=%s; run: aikeysd migrate up%s",
+			errPending, migrations(pending), s.cfg.of("migrate").variable(), migrateNever, s.cfg.databaseFlags())
 	}
 	applied, err := s.store.Migrate(ctx)
 	if err == nil && applied > 0 {

@@ -47,11 +47,10 @@ func (s *service) publicAPI(registry *prometheus.Registry) (http.Handler, error)
 	if err != nil {
 		return nil, err
 	}
-	oidc, err := s.cfg.oidc()
-	if err != nil {
+	if s.issuer, err = s.cfg.oidc(); err != nil {
 		return nil, err
 	}
-	s.sessions = session.New(session.Config{Tokens: metrics.Tokens(s.store), OIDC: oidc})
+	s.sessions = session.New(session.Config{Tokens: metrics.Tokens(s.store), OIDC: s.issuer})
 	var tracer trace.Tracer
 	if s.traces != nil {
 		tracer = s.traces.Tracer("github.com/agentrouter/aikeys")
