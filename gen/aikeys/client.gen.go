@@ -93,8 +93,8 @@ type ClientInterface interface {
 	// ListKeys List AI keys
 	//
 	// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-	// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
-	// even to an owner.
+	// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
+	// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 	ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -172,7 +172,8 @@ type ClientInterface interface {
 
 	// RemoveMember Remove a member
 	//
-	// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
+	// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
+	// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 	RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -253,8 +254,8 @@ type ClientInterface interface {
 // ListKeys List AI keys
 //
 // Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
-// even to an owner.
+// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
+// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -402,7 +403,8 @@ func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, project
 
 // RemoveMember Remove a member
 //
-// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
+// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
+// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1394,8 +1396,8 @@ type ClientWithResponsesInterface interface {
 	// ListKeysWithResponse List AI keys
 	//
 	// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-	// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
-	// even to an owner.
+	// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
+	// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1483,7 +1485,8 @@ type ClientWithResponsesInterface interface {
 
 	// RemoveMemberWithResponse Remove a member
 	//
-	// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
+	// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
+	// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3010,8 +3013,8 @@ func (r WhoAmIResult) ContentType() string {
 // ListKeysWithResponse List AI keys
 //
 // Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-// All of them at once, unless `page_size` or `page_token` is given. Other members' own keys are never listed, not
-// even to an owner.
+// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
+// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3141,7 +3144,8 @@ func (c *ClientWithResponses) ListMembersWithResponse(ctx context.Context, custo
 
 // RemoveMemberWithResponse Remove a member
 //
-// Takes a member out of the project: their sessions lose it at once. Owners only. The last owner can't be removed.
+// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
+// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
 //
 // Returns a wrapper object for the known response body format(s).
 //
