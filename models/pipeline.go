@@ -35,9 +35,11 @@ type lookUp struct {
 	finish chan struct{}
 }
 
+// newPipeline returns a pipeline that holds at most a quarter of the pool's connections, two at the least: should all of
+// them wait for a lock, the rest is left to others.
 func newPipeline(pool *pgxpool.Pool, timeout time.Duration) *pipeline {
 	p := &pipeline{pool: pool, timeout: timeout, queue: make(chan *lookUp, maxPipeline), stop: make(chan struct{})}
-	for range max(2, runtime.GOMAXPROCS(0)) {
+	for range max(2, min(runtime.GOMAXPROCS(0), int(pool.Config().MaxConns/4))) {
 		p.workers.Go(p.run)
 	}
 	return p

@@ -101,14 +101,14 @@ func walk(ref *openapi3.SchemaRef, secret func(path string)) {
 // Whatever is marked secret in the document has the type that prints nothing.
 func TestASecretOfTheDocumentPrintsNothing(t *testing.T) {
 	const secret = "sk-0123456789abcdef"
-	req := gen.RegisterRequest{Provider: "openai", Name: "n", Secret: secret}
+	req := gen.RegisterRequest{Provider: "openai", Name: "n", Secret: gen.NewSecretText(secret)}
 	printed := map[string]string{}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 		printed[verb] = fmt.Sprintf(verb, req)
 		printed["pointer "+verb] = fmt.Sprintf(verb, &req)
 		printed["alone "+verb] = fmt.Sprintf(verb, req.Secret)
 	}
-	for _, verb := range []string{"%v", "%+v", "%#v"} {
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 		printed["wrapped "+verb] = fmt.Sprintf(verb, gen.RegisterKeyRequestObject{Body: &req})
 	}
 	printed["error"] = fmt.Errorf("refused: %v", req).Error()

@@ -21,7 +21,7 @@ func (s *server) idempotency(ctx context.Context, caller models.Caller, key mode
 		return nil, err
 	}
 	mac := hmac.New(sha256.New, macKey)
-	for _, part := range []string{key.Provider, key.Name, key.UserID, string(req.Body.Secret)} {
+	for _, part := range []string{key.Provider, key.Name, key.UserID, req.Body.Secret.Reveal()} {
 		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
 		mac.Write([]byte(part))
 	}

@@ -40,7 +40,7 @@ func TestARetryWithTheSameIdempotencyKeyMakesNoSecondKey(t *testing.T) {
 		})
 		for name, change := range map[string]func(*gen.RegisterRequest){
 			"another name":     func(b *gen.RegisterRequest) { b.Name = "other" },
-			"another secret":   func(b *gen.RegisterRequest) { b.Secret = gen.Secret("sk-" + s.Secret()) },
+			"another secret":   func(b *gen.RegisterRequest) { b.Secret = gen.NewSecretText("sk-" + s.Secret()) },
 			"another provider": func(b *gen.RegisterRequest) { b.Provider = "deepseek" },
 			"another scope":    func(b *gen.RegisterRequest) { own := true; b.UserScope = &own },
 		} {

@@ -45,13 +45,13 @@ func (s *server) checkRegister(body *gen.RegisterRequest) (providers.Provider, e
 	if err != nil {
 		return provider, err
 	}
-	if refusal := (*providers.Refusal)(nil); errors.As(s.providers.CheckSecret(provider, string(body.Secret)), &refusal) {
+	if refusal := (*providers.Refusal)(nil); errors.As(s.providers.CheckSecret(provider, body.Secret.Reveal()), &refusal) {
 		return provider, problem.Invalid("secret", refusal.Reason)
 	}
 	if unprintable(body.Name) {
 		return provider, problem.Invalid("name", "must not begin or end with a space, nor hold control characters")
 	}
-	if s.providers.Reveals(body.Name, string(body.Secret)) {
+	if s.providers.Reveals(body.Name, body.Secret.Reveal()) {
 		return provider, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
 	}
 	return provider, nil
@@ -75,12 +75,12 @@ func (s *server) seal(ctx context.Context, caller models.Caller, provider provid
 	if req.Body.UserScope != nil && *req.Body.UserScope {
 		key.UserID = caller.UserID
 	}
-	key.DisplaySuffix = providers.DisplaySuffix(string(req.Body.Secret))
+	key.DisplaySuffix = providers.DisplaySuffix(req.Body.Secret.Reveal())
 	idempotency, err := s.idempotency(ctx, caller, key, req)
 	if err != nil {
 		return models.Registration{}, err
 	}
-	secret := sealer.NewSecret([]byte(req.Body.Secret))
+	secret := sealer.NewSecret([]byte(req.Body.Secret.Reveal()))
 	defer secret.Wipe()
 	envelope, err := s.sealer.Seal(ctx, sealer.Binding{
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,

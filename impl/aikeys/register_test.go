@@ -26,7 +26,7 @@ func TestRegisterAnswersWithTheKeyAndWhereItIs(t *testing.T) {
 				key := decode[gen.RegisterResponse](t, reply).Key
 				require.Regexp(t, `^byok_[0-7][0-9A-HJKMNP-TV-Z]{25}$`, key.ID)
 				require.WithinRange(t, key.CreatedAt, before, time.Now())
-				suffix := string(body.Secret)[len(body.Secret)-4:]
+				suffix := body.Secret.Reveal()[len(body.Secret.Reveal())-4:]
 				require.Equal(t, gen.Key{
 					ID: key.ID, CustomerID: "acme", ProjectID: "web", Provider: "openai", Name: name, DisplaySuffix: suffix,
 					UserScope: name == "own", CreatedAt: key.CreatedAt, CreatedBy: owner, State: "active",
@@ -50,7 +50,7 @@ func TestRegisterSealsWhatWasSent(t *testing.T) {
 		binding := sealer.Binding{CustomerID: "acme", ProjectID: "web", KeyID: key.ID, Provider: "openai", Version: 1}
 		opened, err := s.Sealer.Open(t.Context(), binding, envelope)
 		require.NoError(t, err)
-		require.Equal(t, string(body.Secret), string(opened.Reveal()))
+		require.Equal(t, body.Secret.Reveal(), string(opened.Reveal()))
 		binding.Provider = "anthropic"
 		_, err = s.Sealer.Open(t.Context(), binding, envelope)
 		require.ErrorIs(t, err, sealer.ErrBinding)
@@ -66,7 +66,7 @@ func TestTheDisplaySuffixIsNeverMoreThanAQuarter(t *testing.T) {
 	} {
 		t.Run(secret, func(t *testing.T) {
 			key := s.As(owner).Register(t, s.Shared("n "+secret[:1]+want+string(rune('a'+len(secret)%26)), func(b *gen.RegisterRequest) {
-				b.Provider, b.Secret = "mistral", gen.Secret(secret)
+				b.Provider, b.Secret = "mistral", gen.NewSecretText(secret)
 				if secret[0] == '{' {
 					b.Provider = "azure_openai"
 				}
@@ -101,7 +101,7 @@ func TestASecretThatCannotBeOneIsRefusedByName(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			reply := post(t, s, owner, project+"/aikeys", s.Shared("n", func(b *gen.RegisterRequest) {
-				b.Provider, b.Secret = tc.provider, gen.Secret(tc.secret)
+				b.Provider, b.Secret = tc.provider, gen.NewSecretText(tc.secret)
 			}))
 			require.Equal(t, http.StatusBadRequest, reply.Status)
 			p := reply.Problem(t)
@@ -119,7 +119,7 @@ func TestEveryProvidersExampleIsTaken(t *testing.T) {
 	require.NoError(t, err)
 	for _, p := range catalogue.All() {
 		t.Run(p.Slug, func(t *testing.T) {
-			key := s.As(owner).Register(t, s.Shared("n", func(b *gen.RegisterRequest) { b.Provider, b.Secret = p.Slug, gen.Secret(p.Example) }))
+			key := s.As(owner).Register(t, s.Shared("n", func(b *gen.RegisterRequest) { b.Provider, b.Secret = p.Slug, gen.NewSecretText(p.Example) }))
 			require.Equal(t, p.Slug, key.Provider)
 		})
 	}
@@ -142,7 +142,7 @@ func TestANameMayNotHoldTheSecret(t *testing.T) {
 		"the secret": secret, "the secret among other text": "key " + secret, "another secret": "sk-ant-api03-" + s.Secret(),
 	} {
 		t.Run(what, func(t *testing.T) {
-			reply := post(t, s, owner, project+"/aikeys", s.Shared(name, func(b *gen.RegisterRequest) { b.Secret = gen.Secret(secret) }))
+			reply := post(t, s, owner, project+"/aikeys", s.Shared(name, func(b *gen.RegisterRequest) { b.Secret = gen.NewSecretText(secret) }))
 			require.Equal(t, http.StatusBadRequest, reply.Status)
 			require.Equal(t, []string{"name"}, reply.Fields(t))
 		})

@@ -23,7 +23,7 @@ func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
 	t.Helper()
 	secret, open = s.Secret(), "openly-named"
 	with := func(text string) func(*gen.RegisterRequest) {
-		return func(b *gen.RegisterRequest) { b.Secret = gen.Secret(text) }
+		return func(b *gen.RegisterRequest) { b.Secret = gen.NewSecretText(text) }
 	}
 	shared := s.As(owner).Register(t, s.Shared(open, with("sk-"+secret)))
 	s.As(member).Register(t, s.Own(open, with("sk-"+secret)))

@@ -21,11 +21,12 @@ func decodeJSON(r io.Reader) (any, error) {
 func complaint(err error) string {
 	var at *jsontext.SyntacticError
 	switch {
-	case errors.Is(err, io.EOF):
-		return "is empty; send a JSON object"
 	case errors.Is(err, jsontext.ErrDuplicateName):
 		return "has a member twice"
 	case errors.As(err, &at):
+		if at.ByteOffset == 0 && errors.Is(err, io.ErrUnexpectedEOF) {
+			return "is empty; send a JSON object"
+		}
 		return fmt.Sprintf("is not one well-formed JSON document in UTF-8; it goes wrong at byte %d", at.ByteOffset)
 	}
 	return "is not one well-formed JSON document in UTF-8"

@@ -3,6 +3,7 @@ package providers
 import (
 	"regexp"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -104,11 +105,24 @@ func (c *Catalogue) Reveals(text, secret string) bool {
 			return true
 		}
 	}
-	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t:=,;'\"`()", r) }) {
-		for _, p := range c.providers {
-			if n := p.longestPrefix(word, true); n > 0 && len(word) >= n+shortestKey {
+	for _, word := range strings.FieldsFunc(text, betweenWords) {
+		for ; word != ""; _, word, _ = strings.Cut(word, "/") { // which a key may hold, or follow
+			if c.beginsAsKey(word) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+func betweenWords(r rune) bool {
+	return unicode.IsSpace(r) || strings.ContainsRune(":=,;|'\"`()[]{}<>", r)
+}
+
+func (c *Catalogue) beginsAsKey(word string) bool {
+	for _, p := range c.providers {
+		if n := p.longestPrefix(word, true); n > 0 && len(word) >= n+shortestKey {
+			return true
 		}
 	}
 	return false

@@ -146,7 +146,7 @@ func (c *Session) RevokeKey(t testing.TB, id string) gen.Receipt {
 
 // Shared returns a body that registers a project-level OpenAI key with a secret of its own, changed as the caller likes.
 func (s *Service) Shared(name string, changes ...func(*gen.RegisterRequest)) gen.RegisterRequest {
-	body := gen.RegisterRequest{Provider: "openai", Name: name, Secret: gen.Secret("sk-" + s.Secret())}
+	body := gen.RegisterRequest{Provider: "openai", Name: name, Secret: gen.NewSecretText("sk-" + s.Secret())}
 	for _, change := range changes {
 		change(&body)
 	}
