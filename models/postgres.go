@@ -57,8 +57,9 @@ func openPostgres(url string, opts Options) (engine, error) {
 	} {
 		cfg.ConnConfig.RuntimeParams[name] = strconv.FormatInt(value.Milliseconds(), 10)
 	}
-	// A page's size is a parameter, so a plan that is kept for all sizes would gather and sort a large project's keys for a
-	// page of them. Walking the index in its order is right for each of our statements.
+	// Each of our statements has one right plan, to walk its index in order, whatever its parameters. Postgres would plan a
+	// page of a large project anew each time, which costs more than the page, or gather and sort the project for it.
+	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["enable_bitmapscan"] = "off"
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
