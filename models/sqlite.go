@@ -47,8 +47,9 @@ func openSQLite(path string) (engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	readers.SetMaxOpenConns(4 * runtime.GOMAXPROCS(0))
-	readers.SetMaxIdleConns(4 * runtime.GOMAXPROCS(0))
+	// A reader keeps a processor busy; more readers than processors only take turns, which costs each of them.
+	readers.SetMaxOpenConns(max(2, runtime.GOMAXPROCS(0)))
+	readers.SetMaxIdleConns(max(2, runtime.GOMAXPROCS(0)))
 	query["_pragma"] = slices.Concat(pragmas, writerPragmas)
 	query.Set("_txlock", "immediate")
 	e, err := newSQLiteEngine(readers, "file:"+url.PathEscape(path)+"?"+query.Encode())
