@@ -103,7 +103,7 @@ func mayHoldPassword(databaseURL string) bool {
 		return true
 	}
 	_, inUser := u.User.Password()
-	return inUser || u.Query().Has("password")
+	return inUser || u.Query().Has("password") || u.Query().Has("sslpassword")
 }
 
 // sealerLocal is the scheme of the one sealer that is built in.

@@ -76,6 +76,8 @@ func TestSettingsThatAreRefused(t *testing.T) {
 			args: []string{"--database-url", "postgres://u:hunter2@db/x"}, says: []string{"--database-url", "AIKEYS_DATABASE_URL_FILE"}},
 		"a password in a flag's query": {
 			args: []string{"--database-url", "postgres://db/x?password=hunter2"}, says: []string{"AIKEYS_DATABASE_URL_FILE"}},
+		"a password in a flag's query, that of a client key": {
+			args: []string{"--database-url", "postgres://db/x?sslpassword=hunter2"}, says: []string{"AIKEYS_DATABASE_URL_FILE"}},
 		"a password in a flag that is no URL": {
 			args: []string{"--database-url", "postgres://u:hunter2%@db/x"}, says: []string{"AIKEYS_DATABASE_URL_FILE"}},
 		"a database of another kind": {
