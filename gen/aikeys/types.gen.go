@@ -5,6 +5,8 @@ package aikeys
 
 import (
 	"time"
+
+	"github.com/agentrouter/aikeys/gen/secret"
 )
 
 // Defines values for OnBadKey.
@@ -103,7 +105,7 @@ func (e ListKeysParamsState) Valid() bool {
 // Actor Who did it.
 type Actor struct {
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-	// is the operator's own command.
+	// is the operator's own command, and `data_plane` a gateway's report.
 	Method AuthMethod `json:"method"`
 
 	// TokenID The id of the API key that was used. Absent for a session token and for the operator's own command.
@@ -114,7 +116,7 @@ type Actor struct {
 }
 
 // AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-// is the operator's own command.
+// is the operator's own command, and `data_plane` a gateway's report.
 type AuthMethod = string
 
 // Event One act. What was carried out is recorded in the same transaction, so that neither is there without the other.
@@ -152,7 +154,8 @@ type Event struct {
 	// TokenID The API key that was made or revoked, by its id.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// Type What was done. A token is an API key of ours, which operators create and revoke.
+	// Type What was done. A token is an API key of ours, which operators create and revoke. `key.failing` is a data plane's
+	// word that a provider has begun to refuse a key.
 	Type string `json:"type"`
 }
 
@@ -190,6 +193,10 @@ type Key struct {
 	// ID Its id, `byok_<ulid>`.
 	ID string `json:"id"`
 
+	// LastFailure The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
+	// used with success since then if `last_used_at` is later.
+	LastFailure *KeyFailure `json:"last_failure,omitempty"`
+
 	// LastUsedAt When a data plane last served a request with it. Absent until one has reported that.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 
@@ -202,6 +209,10 @@ type Key struct {
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
 	Provider ProviderSlug `json:"provider"`
 
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
+	// it comes with the key itself too, and not in lists.
+	Receipt *Receipt `json:"receipt,omitempty"`
+
 	// RevokedAt When it was revoked. Absent while it is active.
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 
@@ -213,6 +224,16 @@ type Key struct {
 
 	// UserScope Whether it is the caller's own key rather than the project's.
 	UserScope bool `json:"user_scope"`
+}
+
+// KeyFailure The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
+// used with success since then if `last_used_at` is later.
+type KeyFailure struct {
+	// At When the provider refused it.
+	At time.Time `json:"at"`
+
+	// Status The HTTP status with which it did, 401 or 403.
+	Status int `json:"status"`
 }
 
 // KeyState `active` until the key is revoked, `revoked` for good from then on.
@@ -381,7 +402,8 @@ type Provider struct {
 // ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
 type ProviderSlug = string
 
-// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key.
+// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
+// it comes with the key itself too, and not in lists.
 type Receipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
@@ -452,6 +474,8 @@ type ResolveResponse struct {
 	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, as the caller has none.
 	// `user_keys_forbidden`: the project's newest key, as the policy forbids members' own. `user_key_required`: none,
 	// as the policy requires a key of the caller's own. `no_key`: none that the policy lets serve is active.
+	// `next_key`: the next key in order, as the provider has refused the newer one within the last five minutes and
+	// the policy says `next_key`.
 	Reason string `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
@@ -464,7 +488,8 @@ type ResolveResponse struct {
 
 // RevokeResponse What became of the revocation.
 type RevokeResponse struct {
-	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key.
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
+	// it comes with the key itself too, and not in lists.
 	Receipt Receipt `json:"receipt"`
 }
 
@@ -481,7 +506,7 @@ type Scope = string
 // (`sk-...abcd`), a `Bearer` in front, a prefix that belongs to another provider, a token with anything but visible
 // ASCII, a credential document without one of its required fields. Whether the provider accepts it shows on first
 // use.
-type Secret = SecretText
+type Secret = secret.Text
 
 // SetMemberRequest The role to give.
 type SetMemberRequest struct {
@@ -506,7 +531,7 @@ type WhoAmIResponse struct {
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-	// is the operator's own command.
+	// is the operator's own command, and `data_plane` a gateway's report.
 	Method AuthMethod `json:"method"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/providers"
 )
@@ -100,8 +101,8 @@ func walk(ref *openapi3.SchemaRef, secret func(path string)) {
 
 // Whatever is marked secret in the document has the type that prints nothing.
 func TestASecretOfTheDocumentPrintsNothing(t *testing.T) {
-	const secret = "sk-0123456789abcdef"
-	req := gen.RegisterRequest{Provider: "openai", Name: "n", Secret: gen.NewSecretText(secret)}
+	const plain = "sk-0123456789abcdef"
+	req := gen.RegisterRequest{Provider: "openai", Name: "n", Secret: gensecret.New(plain)}
 	printed := map[string]string{}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 		printed[verb] = fmt.Sprintf(verb, req)
@@ -122,7 +123,7 @@ func TestASecretOfTheDocumentPrintsNothing(t *testing.T) {
 	}
 	for name, text := range printed {
 		t.Run(name, func(t *testing.T) {
-			require.Empty(t, aikeystest.FindIn([]byte(text), secret))
+			require.Empty(t, aikeystest.FindIn([]byte(text), plain))
 			if !strings.HasPrefix(name, "wrapped") { // which prints a pointer's address
 				require.Contains(t, text, "[redacted]")
 			}
@@ -131,6 +132,6 @@ func TestASecretOfTheDocumentPrintsNothing(t *testing.T) {
 	t.Run("and yet goes over the wire", func(t *testing.T) {
 		text, err := json.Marshal(req)
 		require.NoError(t, err)
-		require.Contains(t, string(text), strconv.Quote(secret))
+		require.Contains(t, string(text), strconv.Quote(plain))
 	})
 }

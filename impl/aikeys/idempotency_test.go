@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
@@ -40,7 +41,7 @@ func TestARetryWithTheSameIdempotencyKeyMakesNoSecondKey(t *testing.T) {
 		})
 		for name, change := range map[string]func(*gen.RegisterRequest){
 			"another name":     func(b *gen.RegisterRequest) { b.Name = "other" },
-			"another secret":   func(b *gen.RegisterRequest) { b.Secret = gen.NewSecretText("sk-" + s.Secret()) },
+			"another secret":   func(b *gen.RegisterRequest) { b.Secret = gensecret.New("sk-" + s.Secret()) },
 			"another provider": func(b *gen.RegisterRequest) { b.Provider = "deepseek" },
 			"another scope":    func(b *gen.RegisterRequest) { own := true; b.UserScope = &own },
 		} {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
@@ -73,7 +74,7 @@ func TestListShowsSharedAndOwnKeysNewestFirst(t *testing.T) {
 			s.As(owner).Register(t, s.Own("the owner's "+n))
 			s.Session("acme", "ops", sam).Register(t, s.Shared("elsewhere "+n))
 		}
-		groq := s.As(owner).Register(t, s.Shared("groq", func(b *gen.RegisterRequest) { b.Provider, b.Secret = "groq", gen.NewSecretText("gsk_0123456789") }))
+		groq := s.As(owner).Register(t, s.Shared("groq", func(b *gen.RegisterRequest) { b.Provider, b.Secret = "groq", gensecret.New("gsk_0123456789") }))
 		want = append(want, groq.ID)
 		s.As(owner).RevokeKey(t, want[0])
 		s.As(member).RevokeKey(t, want[1])

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -66,7 +67,7 @@ func TestTheDisplaySuffixIsNeverMoreThanAQuarter(t *testing.T) {
 	} {
 		t.Run(secret, func(t *testing.T) {
 			key := s.As(owner).Register(t, s.Shared("n "+secret[:1]+want+string(rune('a'+len(secret)%26)), func(b *gen.RegisterRequest) {
-				b.Provider, b.Secret = "mistral", gen.NewSecretText(secret)
+				b.Provider, b.Secret = "mistral", gensecret.New(secret)
 				if secret[0] == '{' {
 					b.Provider = "azure_openai"
 				}
@@ -101,7 +102,7 @@ func TestASecretThatCannotBeOneIsRefusedByName(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			reply := post(t, s, owner, project+"/aikeys", s.Shared("n", func(b *gen.RegisterRequest) {
-				b.Provider, b.Secret = tc.provider, gen.NewSecretText(tc.secret)
+				b.Provider, b.Secret = tc.provider, gensecret.New(tc.secret)
 			}))
 			require.Equal(t, http.StatusBadRequest, reply.Status)
 			p := reply.Problem(t)
@@ -119,7 +120,7 @@ func TestEveryProvidersExampleIsTaken(t *testing.T) {
 	require.NoError(t, err)
 	for _, p := range catalogue.All() {
 		t.Run(p.Slug, func(t *testing.T) {
-			key := s.As(owner).Register(t, s.Shared("n", func(b *gen.RegisterRequest) { b.Provider, b.Secret = p.Slug, gen.NewSecretText(p.Example) }))
+			key := s.As(owner).Register(t, s.Shared("n", func(b *gen.RegisterRequest) { b.Provider, b.Secret = p.Slug, gensecret.New(p.Example) }))
 			require.Equal(t, p.Slug, key.Provider)
 		})
 	}
@@ -142,7 +143,7 @@ func TestANameMayNotHoldTheSecret(t *testing.T) {
 		"the secret": secret, "the secret among other text": "key " + secret, "another secret": "sk-ant-api03-" + s.Secret(),
 	} {
 		t.Run(what, func(t *testing.T) {
-			reply := post(t, s, owner, project+"/aikeys", s.Shared(name, func(b *gen.RegisterRequest) { b.Secret = gen.NewSecretText(secret) }))
+			reply := post(t, s, owner, project+"/aikeys", s.Shared(name, func(b *gen.RegisterRequest) { b.Secret = gensecret.New(secret) }))
 			require.Equal(t, http.StatusBadRequest, reply.Status)
 			require.Equal(t, []string{"name"}, reply.Fields(t))
 		})

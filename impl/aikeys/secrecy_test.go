@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -23,7 +24,7 @@ func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
 	t.Helper()
 	secret, open = s.Secret(), "openly-named"
 	with := func(text string) func(*gen.RegisterRequest) {
-		return func(b *gen.RegisterRequest) { b.Secret = gen.NewSecretText(text) }
+		return func(b *gen.RegisterRequest) { b.Secret = gensecret.New(text) }
 	}
 	shared := s.As(owner).Register(t, s.Shared(open, with("sk-"+secret)))
 	s.As(member).Register(t, s.Own(open, with("sk-"+secret)))

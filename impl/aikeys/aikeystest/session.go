@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 )
@@ -146,7 +147,7 @@ func (c *Session) RevokeKey(t testing.TB, id string) gen.Receipt {
 
 // Shared returns a body that registers a project-level OpenAI key with a secret of its own, changed as the caller likes.
 func (s *Service) Shared(name string, changes ...func(*gen.RegisterRequest)) gen.RegisterRequest {
-	body := gen.RegisterRequest{Provider: "openai", Name: name, Secret: gen.NewSecretText("sk-" + s.Secret())}
+	body := gen.RegisterRequest{Provider: "openai", Name: name, Secret: gensecret.New("sk-" + s.Secret())}
 	for _, change := range changes {
 		change(&body)
 	}
