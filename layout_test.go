@@ -32,20 +32,22 @@ type layoutRule struct {
 func layoutRules() []layoutRule {
 	server := []string{"impl/", "models/", "sealer/", "spec/", "gen/"}
 	client := []string{"sdk/", "dataplane/"}
+	shared := []string{"cmd/internal/"} // what programs have in common, which belongs to neither half
 	return []layoutRule{
 		{prefix: "spec/"},
-		{prefix: "gen/"},
+		{prefix: "gen/", mayImport: []string{"gen/secret/"}},
 		{prefix: "models/", mayImport: []string{"models/"}},
 		{prefix: "sealer/", mayImport: []string{"sealer/"}},
 		{prefix: "sealer/remote/", mayImport: []string{"sealer/", "gen/secrets/"}},
 		{prefix: "impl/", mayImport: server},
 		{prefix: "sdk/", mayImport: []string{"sdk/"}},
-		{prefix: "dataplane/", mayImport: []string{"dataplane/", "gen/dataplane/"}},
-		{prefix: "cmd/aikeysd/", mayImport: slices.Concat(server, []string{"cmd/aikeysd/"}), anyInTests: true},
-		{prefix: "cmd/aikeysd/dev", mayImport: slices.Concat(server, client, []string{"cmd/aikeysd/"}), anyInTests: true},
-		{prefix: "cmd/secrets-svc/", mayImport: slices.Concat(server, []string{"cmd/secrets-svc/"}), anyInTests: true},
-		{prefix: "cmd/aikeys-gateway/", mayImport: slices.Concat(client, []string{"cmd/aikeys-gateway/"}), anyInTests: true},
-		{prefix: "cmd/tare/", mayImport: slices.Concat(client, []string{"cmd/tare/"}), anyInTests: true},
+		{prefix: "dataplane/", mayImport: []string{"dataplane/", "gen/dataplane/", "gen/secret/"}},
+		{prefix: "cmd/internal/", mayImport: shared},
+		{prefix: "cmd/aikeysd/", mayImport: slices.Concat(server, shared, []string{"cmd/aikeysd/"}), anyInTests: true},
+		{prefix: "cmd/aikeysd/dev", mayImport: slices.Concat(server, client, shared, []string{"cmd/aikeysd/"}), anyInTests: true},
+		{prefix: "cmd/secrets-svc/", mayImport: slices.Concat(server, shared, []string{"cmd/secrets-svc/"}), anyInTests: true},
+		{prefix: "cmd/aikeys-gateway/", mayImport: slices.Concat(client, shared, []string{"cmd/aikeys-gateway/"}), anyInTests: true},
+		{prefix: "cmd/tare/", mayImport: slices.Concat(client, shared, []string{"cmd/tare/"}), anyInTests: true},
 	}
 }
 

@@ -14,6 +14,10 @@ var (
 	ErrForbidden = errors.New("role does not suffice")
 	// ErrSessionEnded says that the caller's API key was revoked or has expired.
 	ErrSessionEnded = errors.New("session ended")
+	// ErrDataPlaneEnded says that the data plane's credential was revoked or has expired.
+	ErrDataPlaneEnded = errors.New("data plane's credential ended")
+	// ErrNotServed says that the data plane may not serve the customer.
+	ErrNotServed = errors.New("customer not served by the data plane")
 	// ErrLastOwner says that a change would leave a project without an owner.
 	ErrLastOwner = errors.New("project would have no owner")
 	// ErrIdempotencyReuse says that an idempotency key came back with another request.

@@ -7,6 +7,7 @@ type EventType string
 const (
 	EventKeyRegistered EventType = "key.registered"
 	EventKeyRevoked    EventType = "key.revoked"
+	EventKeyFailing    EventType = "key.failing"
 	EventPolicySet     EventType = "policy.set"
 	EventMemberSet     EventType = "member.set"
 	EventMemberRemoved EventType = "member.removed"

@@ -146,7 +146,7 @@ func (w *groupWriter) rollback(ctx context.Context) { _, _ = w.conn.ExecContext(
 // apply carries the write out. Its error is that of a savepoint, not the write's own: SQLite rolls a whole transaction back
 // when the disk is full or fails, and what ran on after that would be a transaction of its own.
 func (item *write) apply(db *gorm.DB) error {
-	tx := &Tx{db: db.Session(&gorm.Session{NewDB: true}), Now: micros(time.Now())}
+	tx := &Tx{db: db.Session(&gorm.Session{NewDB: true}), txNumber: sqliteTx, Now: micros(time.Now())}
 	if _, err := tx.exec("SAVEPOINT one", nil); err != nil {
 		return err
 	}

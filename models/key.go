@@ -1,5 +1,7 @@
 package models
 
+import "time"
+
 // Key is a provider key that we hold. Reads that need no envelope leave Envelope and KEKID empty.
 type Key struct {
 	// ID is "byok_" and a ULID.
@@ -21,6 +23,22 @@ type Key struct {
 	// RevokedAt is zero, and RevokedBy empty, while the key is active.
 	RevokedAt int64
 	RevokedBy string
+	// RevocationTx is the number of the transaction that revoked it; zero while it is active, and for keys that were revoked
+	// before there were data planes.
+	RevocationTx int64
+	// LastUsedAt and LastFailureAt are when a data plane last used it with success, and when its provider last refused it,
+	// with LastFailureStatus; zero where that never was.
+	LastUsedAt        int64
+	LastFailureAt     int64
+	LastFailureStatus int
+}
+
+// badFor is how long a refusal counts against a key that nobody has used with success since.
+const badFor = 5 * time.Minute
+
+// Bad tells whether the key's last use, in the last five minutes, was refused by its provider.
+func (k Key) Bad(now int64) bool {
+	return k.LastFailureAt > k.LastUsedAt && now-k.LastFailureAt < badFor.Microseconds()
 }
 
 // TableName is the resource's name in the public API.

@@ -134,9 +134,10 @@ func TestMetadataIsWholeAndNeverCarriesTheEnvelope(t *testing.T) {
 		got, err := f.GetKey(t.Context(), mia, stored.ID, now())
 		require.NoError(t, err)
 		require.NotZero(t, got.RevokedAt)
+		require.NotZero(t, got.RevocationTx)
 		want := stored
 		want.Envelope, want.KEKID = nil, ""
-		want.RevokedAt, want.RevokedBy = got.RevokedAt, "olga"
+		want.RevokedAt, want.RevokedBy, want.RevocationTx = got.RevokedAt, "olga", got.RevocationTx
 		require.Equal(t, want, got)
 		require.Equal(t, []models.Key{want}, f.list(mia, models.KeyFilter{}))
 	})

@@ -2,6 +2,7 @@ package models
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -28,12 +29,16 @@ type postgresEngine struct {
 	gorm *gorm.DB
 	// keys and roles carry the hot look-ups, each their own: one that waits for a lock holds up its own kind alone.
 	keys, roles *pipeline
+	records     *recorder
 	// writers is a place for each transaction under way. They get half of the connections, so that writers who wait for one
 	// another leave the rest to everybody else.
 	writers chan struct{}
 	timeout time.Duration
 	// schema is for migrations, which may take as long as they take.
 	schema *sql.DB
+	// listener is how to connect for notifications; id tells our own from others'.
+	listener *pgx.ConnConfig
+	id       string
 }
 
 var errBadURL = errors.New("database URL: not a valid postgres:// URL; special characters of a password are escaped as in %2F")
@@ -51,6 +56,7 @@ func openPostgres(url string, opts Options) (engine, error) {
 	cfg.ConnConfig.ConnectTimeout = min(opts.Timeout, 3*time.Second)
 	schema := stdlib.OpenDB(*cfg.ConnConfig.Copy())
 	schema.SetMaxIdleConns(0) // migrations are rare
+	listener := cfg.ConnConfig.Copy()
 	// The server ends what a lost client left behind, and a statement that we have given up on.
 	for name, value := range map[string]time.Duration{
 		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout, "lock_timeout": opts.Timeout / 2,
@@ -73,8 +79,8 @@ func openPostgres(url string, opts Options) (engine, error) {
 	}
 	return &postgresEngine{
 		pool: pool, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
-		keys: newPipeline(pool, opts.Timeout), roles: newPipeline(pool, opts.Timeout),
-		writers: make(chan struct{}, max(1, opts.MaxConns/2)),
+		keys: newPipeline(pool, opts.Timeout), roles: newPipeline(pool, opts.Timeout), records: newRecorder(pool, opts.Timeout),
+		writers: make(chan struct{}, max(1, opts.MaxConns/2)), listener: listener, id: rand.Text(),
 	}, nil
 }
 
@@ -92,6 +98,7 @@ func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ct
 func (p *postgresEngine) close() error {
 	p.keys.close()
 	p.roles.close()
+	p.records.close()
 	err := errors.Join(p.std.Close(), p.schema.Close())
 	p.pool.Close()
 	return err
@@ -122,12 +129,14 @@ func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error
 		return ctx.Err()
 	}
 	return p.gorm.WithContext(ctx).Transaction(func(db *gorm.DB) error {
-		return fn(&Tx{db: db, Now: micros(time.Now())})
+		return fn(&Tx{db: db, txNumber: postgresTx, Now: micros(time.Now())})
 	})
 }
 
-// The two forms of the hot write, built once.
+// The forms of the hot statements, built once.
 var (
+	postgresFetch, postgresFetchByID = fetchSQL(postgresPosition)
+
 	registerPlain      = registerSQL(false)
 	registerIdempotent = registerSQL(true)
 )
@@ -144,7 +153,7 @@ func registerSQL(idempotent bool) string {
 	}
 	ctes = append(ctes,
 		`stored AS (`+insertKey+`SELECT `+params(7, 12)+source+` RETURNING 1)`,
-		`recorded AS (`+insertEvent+`SELECT `+params(19, 17)+` FROM stored)`)
+		`recorded AS (`+insertEvent+`SELECT `+postgresTx+`, `+params(19, 17)+` FROM stored)`)
 	return `WITH ` + strings.Join(ctes, ",\n") + "\nSELECT live, role, EXISTS (SELECT 1 FROM stored) FROM caller"
 }
 
@@ -195,3 +204,5 @@ func isConnectionError(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, puddle.ErrClosedPool)
 }
+
+func (p *postgresEngine) fetchSQL() (forCaller, byID string) { return postgresFetch, postgresFetchByID }

@@ -12,12 +12,14 @@ import (
 const (
 	keyColumns = `COALESCE(k.id, ''), COALESCE(k.customer_id, ''), COALESCE(k.project_id, ''), COALESCE(k.user_id, ''),
 COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), COALESCE(k.version, 0),
-COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, '')`
+COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, ''),
+COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0)`
 
 	getKeySQL = `SELECT ` + callerColumns + `, ` + keyColumns + ` FROM ` + callerJoins + `
 LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AND (k.user_id = '' OR k.user_id = $5) AND m.role <> ''`
 
-	metadataColumns = `id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by, revoked_at, revoked_by`
+	metadataColumns = `id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by, revoked_at, revoked_by,
+revocation_tx, last_used_at, last_failure_at, last_failure_status`
 
 	// A page of each scope is read off its own stretch of the index, so that other members' keys cost nothing.
 	listFilter  = ` AND id < $6 AND ($7 = '' OR provider = $7) AND ($8 = '' OR (revoked_at = 0) = ($8 = 'active')) ORDER BY id DESC LIMIT $9`
@@ -30,8 +32,14 @@ SELECT * FROM (SELECT ` + metadataColumns + ` FROM ai_keys WHERE customer_id = $
 )
 
 func scanKey(row scanner, who *standing, k *Key) error {
-	return row.Scan(&who.live, &who.role, &k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name,
-		&k.DisplaySuffix, &k.Version, &k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy)
+	return row.Scan(append([]any{&who.live, &who.role}, keyFields(k)...)...)
+}
+
+// keyFields are where keyColumns go.
+func keyFields(k *Key) []any {
+	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name,
+		&k.DisplaySuffix, &k.Version, &k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
+		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus}
 }
 
 // GetKey returns a key's metadata as the caller may see it: ErrSessionEnded, ErrNotMember, or ErrNotFound where it is

@@ -41,6 +41,7 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 		return Key{}, err
 	}
 	if got.stored {
+		s.Wake()
 		return r.Key, nil
 	}
 	if r.Idempotency == nil {
@@ -65,7 +66,7 @@ func (s *Store) replay(ctx context.Context, c Caller, want IdempotencyRecord, no
 const (
 	insertKey = `INSERT INTO ai_keys (id, customer_id, project_id, user_id, provider, name, display_suffix, version,
 envelope, kek_id, created_at, created_by) `
-	insertEvent = `INSERT INTO events (customer_id, project_id, scope_user_id, id, type, outcome, at, actor_user_id,
+	insertEvent = `INSERT INTO events (tx, customer_id, project_id, scope_user_id, id, type, outcome, at, actor_user_id,
 actor_method, actor_token_id, key_id, token_id, provider, member_id, role, source_ip, request_id) `
 	insertIdempotency = `INSERT INTO idempotency_records (customer_id, project_id, user_id, key_hash, fingerprint, key_id,
 created_at) `

@@ -27,7 +27,7 @@ UNION ALL
 SELECT concat_ws(' ', 'index', i.indrelid::regclass, CASE WHEN i.indisunique THEN 'unique' ELSE 'plain' END,
     '(' || (SELECT string_agg(a.attname, ',' ORDER BY k.n) FROM unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum) || ')',
-    trim(BOTH '()' FROM coalesce(pg_get_expr(i.indpred, i.indrelid), 'all')))
+    replace(trim(BOTH '()' FROM coalesce(pg_get_expr(i.indpred, i.indrelid), 'all')), '::text', ''))
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
 WHERE c.relnamespace = current_schema()::regnamespace AND c.relname <> 'goose_db_version'
 UNION ALL

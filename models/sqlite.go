@@ -170,7 +170,7 @@ func (e *sqliteEngine) register(ctx context.Context, c Caller, needs Role, r Reg
 			return err
 		}
 		got.stored = true
-		_, err = tx.exec(insertEvent+`VALUES (`+params(1, 17)+`)`, eventArgs(r.Event))
+		_, err = tx.exec(insertEvent+`VALUES (`+sqliteTx+`, `+params(1, 17)+`)`, eventArgs(r.Event))
 		return err
 	})
 	return got, err

@@ -19,6 +19,8 @@ type Store struct {
 	engine
 	timeout time.Duration
 	closed  atomic.Bool
+	// changed holds a wake-up for who watches; see Watch.
+	changed chan struct{}
 }
 
 // Options adjust a Store; the zero value is ready for production.
@@ -44,6 +46,17 @@ type engine interface {
 	// migrator applies the engine's own migrations. It uses the engine's connections, so the caller must not close it.
 	migrator() (*goose.Provider, error)
 	ping(ctx context.Context) error
+	// position is the expression of what the statement it stands in sees, txNumber that of the number which the transaction
+	// gives to the next event, and changes the statement for what a position lacks.
+	position() string
+	txNumber() string
+	changes(since Position, limit int) (sql string, args []any)
+	// fetchSQL are the statements of a fetch: for a caller, and by a key's id.
+	fetchSQL() (forCaller, byID string)
+	recordFetch(ctx context.Context, r FetchRecord) error
+	// listen calls wake when another process may have committed something, until ctx ends; notify is what it hears.
+	listen(ctx context.Context, wake func()) error
+	notify(ctx context.Context) error
 	// classify wraps a driver's error with the sentinel it amounts to.
 	classify(err error) error
 	close() error
@@ -75,7 +88,7 @@ func Open(url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{engine: e, timeout: opts.Timeout}, nil
+	return &Store{engine: e, timeout: opts.Timeout, changed: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the store's connections and goroutines. Calls under way end with ErrUnavailable or their result; closing again
@@ -99,7 +112,11 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Transact(ctx context.Context, fn func(*Tx) error) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	return s.classify(s.transact(ctx, fn))
+	if err := s.transact(ctx, fn); err != nil {
+		return s.classify(err)
+	}
+	s.Wake()
+	return nil
 }
 
 func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -117,7 +134,7 @@ func (s *Store) classify(err error) error {
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
 		if errors.Is(err, known) {
 			return true
 		}

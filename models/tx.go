@@ -11,6 +11,8 @@ import (
 // Tx is an open transaction. It serves one goroutine, until the function it was given to returns.
 type Tx struct {
 	db *gorm.DB
+	// txNumber is the expression of the number that the transaction gives to its next event.
+	txNumber string
 	// Now is the transaction's one time, in microseconds.
 	Now int64
 }
@@ -48,6 +50,11 @@ func (tx *Tx) lockProject(customerID, projectID string) error {
 		Where("customer_id = ? AND project_id = ?", customerID, projectID).Find(&[]Project{}).Error
 }
 
+// lockKey reads a key, if it is there, which no other transaction can change until this one ends.
+func (tx *Tx) lockKey(id string, into *[]Key) error {
+	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("envelope").Where("id = ?", id).Find(into).Error
+}
+
 // Key returns a key as the caller may see it, without its envelope: ErrNotFound.
 func (tx *Tx) Key(c Caller, id string) (Key, error) {
 	var k Key
@@ -56,22 +63,22 @@ func (tx *Tx) Key(c Caller, id string) (Key, error) {
 	return k, err
 }
 
-// RevokeKey marks the key revoked and returns true, unless it was already; then the first revocation stands.
+// RevokeKey marks the key revoked and returns true, unless it was already; then the first revocation stands. The event that
+// says so must be the next that the transaction appends.
 func (tx *Tx) RevokeKey(k *Key, by string) (bool, error) {
-	done := tx.db.Model(&Key{}).Where("id = ? AND revoked_at = 0", k.ID).
-		Updates(map[string]any{"revoked_at": tx.Now, "revoked_by": by})
-	if done.Error != nil {
-		return false, done.Error
+	done, err := tx.exec(`UPDATE ai_keys SET revoked_at = $1, revoked_by = $2, revocation_tx = `+tx.txNumber+`
+WHERE id = $3 AND revoked_at = 0`, []any{tx.Now, by, k.ID})
+	if err != nil {
+		return false, err
 	}
-	if done.RowsAffected == 1 {
-		k.RevokedAt, k.RevokedBy = tx.Now, by
-		return true, nil
-	}
-	return false, tx.db.Select("revoked_at", "revoked_by").Where("id = ?", k.ID).Take(k).Error
+	return done == 1, tx.db.Select("revoked_at", "revoked_by", "revocation_tx").Where("id = ?", k.ID).Take(k).Error
 }
 
 // AppendEvent adds to the audit trail.
-func (tx *Tx) AppendEvent(e Event) error { return tx.db.Create(&e).Error }
+func (tx *Tx) AppendEvent(e Event) error {
+	_, err := tx.exec(insertEvent+`VALUES (`+tx.txNumber+`, `+params(1, 17)+`)`, eventArgs(e))
+	return err
+}
 
 // SetPolicy puts a policy in force.
 func (tx *Tx) SetPolicy(p *Policy, by string) error {

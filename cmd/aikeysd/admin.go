@@ -11,11 +11,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
 )
 
 func (p *program) adminCommand() *cobra.Command {
-	return group(&cobra.Command{
+	return cli.Group(&cobra.Command{
 		Use:     "admin",
 		Short:   "Manage members and API keys, straight in the database",
 		GroupID: groupOperate,
@@ -30,7 +31,7 @@ project's events.`,
 // admin is one run of an admin command: the project it acts on, and the database.
 type admin struct {
 	*program
-	cfg               *settings
+	cfg               *config
 	customer, project string
 	user              string
 	store             *models.Store
@@ -52,7 +53,7 @@ type adminSpec struct {
 
 // newAdmin finishes cmd: the flags that all admin commands have, and the way to act.
 func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
-	a := &admin{program: p, cfg: newSettings()}
+	a := &admin{program: p, cfg: newConfig()}
 	flags := cmd.Flags()
 	flags.StringVar(&a.customer, "customer", "", "customer that the project belongs to (required)")
 	flags.StringVar(&a.project, "project", "", "project (required)")
@@ -68,10 +69,10 @@ func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
 	for i, id := range ids {
 		names[i] = id.flag
 	}
-	cmd.Args = noArguments(names...)
-	a.cfg.addFlags(flags, databaseSettings()...)
+	cmd.Args = cli.NoArguments(names...)
+	a.cfg.AddFlags(flags, databaseSettings()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		err := errors.Join(checkIDs(ids), a.cfg.load(p.environ))
+		err := errors.Join(checkIDs(ids), a.cfg.load(p.Environ))
 		if spec.check != nil {
 			err = errors.Join(err, spec.check())
 		}
@@ -99,7 +100,7 @@ func (a *admin) run(ctx context.Context, spec adminSpec) error {
 			return err
 		}
 		if fresh {
-			a.note("made a new database at %s", absolute(strings.TrimPrefix(a.cfg.DatabaseURL, sqlitePrefix)))
+			a.Note("made a new database at %s", absolute(strings.TrimPrefix(a.cfg.DatabaseURL, sqlitePrefix)))
 		}
 		return spec.act(ctx, a)
 	})
@@ -134,7 +135,7 @@ func checkIDs(ids []identifier) error {
 		}
 	}
 	if len(complaints) > 0 {
-		return &usageError{complaints}
+		return &cli.UsageError{Complaints: complaints}
 	}
 	return nil
 }

@@ -8,11 +8,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
 )
 
 func (p *program) memberCommand() *cobra.Command {
-	return group(&cobra.Command{
+	return cli.Group(&cobra.Command{
 		Use:   "member",
 		Short: "Add, list and remove the members of a project",
 		Long: `Adds, lists and removes the members of a project. An owner registers and revokes the project's keys, writes its policy
@@ -35,7 +36,7 @@ at least one. A SQLite database that is not there is made for an owner, and the 
 		flags.StringVar(&role, "role", "", "owner or member (required)")
 	}, check: func() error {
 		if !models.Role(role).Valid() {
-			return usagef("--role: must be owner or member")
+			return cli.Usagef("--role: must be owner or member")
 		}
 		return nil
 	}, bootstraps: func() bool { return models.Role(role) == models.RoleOwner }, act: func(ctx context.Context, a *admin) error {
@@ -48,7 +49,7 @@ at least one. A SQLite database that is not there is made for an owner, and the 
 		if err != nil {
 			return err
 		}
-		a.note("%s is %s of %s", a.user, role, a.place())
+		a.Note("%s is %s of %s", a.user, role, a.place())
 		return nil
 	}})
 }
@@ -80,11 +81,11 @@ func (p *program) memberListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		table := a.newTable("USER", "ROLE", "ADDED", "CHANGED")
+		table := a.NewTable("USER", "ROLE", "ADDED", "CHANGED")
 		for _, m := range members {
-			table.row(m.UserID, string(m.Role), moment(m.CreatedAt), moment(m.UpdatedAt))
+			table.Row(m.UserID, string(m.Role), moment(m.CreatedAt), moment(m.UpdatedAt))
 		}
-		return table.flush()
+		return table.Flush()
 	}})
 }
 
@@ -110,7 +111,7 @@ The last owner can't be removed.`,
 		case err != nil:
 			return err
 		}
-		a.note("%s is no longer a member of %s", a.user, a.place())
+		a.Note("%s is no longer a member of %s", a.user, a.place())
 		return nil
 	}})
 }

@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 )
 
 func (p *program) tokenCommand() *cobra.Command {
-	return group(&cobra.Command{
+	return cli.Group(&cobra.Command{
 		Use:   "token",
 		Short: "Create, list and revoke members' API keys",
 		Long: `Creates, lists and revokes the API keys with which members call the API. An API key is shown once, when it is created:
@@ -38,7 +39,7 @@ secret store; notes go to standard error. It is shown this once.`,
 		flags.StringVar(&expires, "expires", "0", "`lifetime` of the API key in hours or days, such as 720h or 30d; 0 does not expire")
 	}, check: func() error {
 		if _, err := lifetime(expires); err != nil {
-			return usagef("--expires: %s", err)
+			return cli.Usagef("--expires: %s", err)
 		}
 		return nil
 	}, act: func(ctx context.Context, a *admin) error {
@@ -57,8 +58,8 @@ secret store; notes go to standard error. It is shown this once.`,
 		if err != nil {
 			return err
 		}
-		a.note("API key %s of %s for %s; expires: %s. It is shown this once.", minted.id, a.user, a.place(), moment(minted.expiresAt))
-		return a.say("%s", minted.text)
+		a.Note("API key %s of %s for %s; expires: %s. It is shown this once.", minted.id, a.user, a.place(), moment(minted.expiresAt))
+		return a.Say("%s", minted.text)
 	}})
 }
 
@@ -122,11 +123,11 @@ func (p *program) tokenListCommand() *cobra.Command {
 			return err
 		}
 		now := time.Now().UnixMicro()
-		table := a.newTable("ID", "USER", "CREATED", "EXPIRES", "STATE")
+		table := a.NewTable("ID", "USER", "CREATED", "EXPIRES", "STATE")
 		for _, t := range tokens {
-			table.row(t.ID, t.UserID, moment(t.CreatedAt), moment(t.ExpiresAt), tokenState(t, now))
+			table.Row(t.ID, t.UserID, moment(t.CreatedAt), moment(t.ExpiresAt), tokenState(t, now))
 		}
-		return table.flush()
+		return table.Flush()
 	}})
 }
 
@@ -151,7 +152,7 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 		flags.StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")
 	}, check: func() error {
 		if _, err := ulid.ParseStrict(id); err != nil {
-			return usagef("--id: must be an id as \"token list\" shows it, 26 characters; never give the API key itself")
+			return cli.Usagef("--id: must be an id as \"token list\" shows it, 26 characters; never give the API key itself")
 		}
 		return nil
 	}, act: func(ctx context.Context, a *admin) error {
@@ -173,7 +174,7 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		a.note("API key %s of %s for %s is revoked since %s", token.ID, token.UserID, a.place(), moment(token.RevokedAt))
+		a.Note("API key %s of %s for %s is revoked since %s", token.ID, token.UserID, a.place(), moment(token.RevokedAt))
 		return nil
 	}})
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/canary"
 	"github.com/agentrouter/aikeys/impl/tracing"
 	"github.com/agentrouter/aikeys/models"
@@ -16,12 +17,12 @@ import (
 )
 
 func (p *program) checkCommand() *cobra.Command {
-	cfg := newSettings()
+	cfg := newConfig()
 	cmd := &cobra.Command{
 		Use:     "check",
 		Short:   "Check settings, database, schema, keyset and issuer",
 		GroupID: groupOperate,
-		Args:    noArguments(),
+		Args:    cli.NoArguments(),
 		Long: `Checks that the settings are sound, that the database answers and its schema is current, that the keyset opens this
 database, and that the OpenID Connect issuer, if there is one, can be read. It also counts the keys that are sealed with
 the current key-encryption key and with others. It makes neither database nor keyset, and may run beside the service.
@@ -33,13 +34,13 @@ Exits with 1 if a check fails.`,
 		Example: `  aikeysd check
   aikeysd check --database-url postgres://aikeys@db.internal/aikeys --sealer local:/etc/aikeys/keyset.json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cfg.loadToServe(p.environ); err != nil {
+			if err := cfg.loadToServe(p.Environ); err != nil {
 				return err
 			}
 			return p.check(cmd.Context(), cfg)
 		},
 	}
-	cfg.addFlags(cmd.Flags())
+	cfg.AddFlags(cmd.Flags())
 	return cmd
 }
 
@@ -51,10 +52,10 @@ var (
 	errSkipped = errors.New("not checked: see above")
 )
 
-func (p *program) check(ctx context.Context, cfg *settings) error {
+func (p *program) check(ctx context.Context, cfg *config) error {
 	c := &checker{program: p, cfg: cfg}
 	defer c.close()
-	table := p.newTable("CHECK", "RESULT", "DETAIL")
+	table := p.NewTable("CHECK", "RESULT", "DETAIL")
 	failed := false
 	for _, step := range []struct {
 		name string
@@ -71,11 +72,11 @@ func (p *program) check(ctx context.Context, cfg *settings) error {
 		case errors.Is(err, errSkipped):
 			result, detail = "-", err.Error()
 		case err != nil:
-			result, detail, failed = "FAILED", oneLine(err.Error()), true
+			result, detail, failed = "FAILED", cli.OneLine(err.Error()), true
 		}
-		table.row(step.name, result, detail)
+		table.Row(step.name, result, detail)
 	}
-	if err := table.flush(); err != nil {
+	if err := table.Flush(); err != nil {
 		return err
 	}
 	if failed {
@@ -87,7 +88,7 @@ func (p *program) check(ctx context.Context, cfg *settings) error {
 // checker holds what one check leaves for the next.
 type checker struct {
 	*program
-	cfg    *settings
+	cfg    *config
 	store  *models.Store // nil unless the database answers
 	fresh  bool          // whether serve will make the database
 	ready  bool          // whether its schema is current
@@ -102,7 +103,7 @@ func (c *checker) close() {
 
 // settings have been loaded; what is left are the variables of others.
 func (c *checker) settings(context.Context) (string, error) {
-	if _, err := tracing.Endpoint(c.getenv); err != nil {
+	if _, err := tracing.Endpoint(c.Getenv); err != nil {
 		return "", err
 	}
 	return "public API on " + c.cfg.Listen + ", ops on " + c.cfg.OpsListen, nil

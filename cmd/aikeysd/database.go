@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -30,7 +31,7 @@ func databaseName(databaseURL string) string {
 }
 
 // withStore opens the database that the settings name, hands it to use, and closes it.
-func (p *program) withStore(cfg *settings, use func(*models.Store) error) error {
+func (p *program) withStore(cfg *config, use func(*models.Store) error) error {
 	store, err := models.Open(cfg.DatabaseURL, models.Options{MaxConns: cfg.DBMaxConns})
 	if err != nil {
 		return err
@@ -43,11 +44,11 @@ func (p *program) withStore(cfg *settings, use func(*models.Store) error) error 
 }
 
 // unreachable adds what to look at to an error that says that the database doesn't answer.
-func unreachable(cfg *settings, err error) error {
+func unreachable(cfg *config, err error) error {
 	if !errors.Is(err, models.ErrUnavailable) {
 		return err
 	}
-	return fmt.Errorf("%w; check that %s can be reached, and %s", err, databaseName(cfg.DatabaseURL), cfg.of("database-url").variable())
+	return fmt.Errorf("%w; check that %s can be reached, and %s", err, databaseName(cfg.DatabaseURL), cfg.Of("database-url").Variable())
 }
 
 // migrations counts them in words.
@@ -59,7 +60,7 @@ func migrations(n int) string {
 }
 
 // requireSchema brings SQLite's schema up to date. A Postgres is shared with others, so there it must be so already.
-func requireSchema(ctx context.Context, cfg *settings, store *models.Store) error {
+func requireSchema(ctx context.Context, cfg *config, store *models.Store) error {
 	if isSQLite(cfg.DatabaseURL) {
 		_, err := store.Migrate(ctx)
 		return err
@@ -76,11 +77,11 @@ func requireSchema(ctx context.Context, cfg *settings, store *models.Store) erro
 }
 
 // databaseFlags repeats the flags that named the database, with a space before each, for commands that somebody may paste.
-func (s *settings) databaseFlags() string {
+func (s *config) databaseFlags() string {
 	var flags strings.Builder
 	for _, name := range databaseSettings() {
-		if d := s.of(name); d.origin == fromFlag {
-			flags.WriteString(" --" + name + " " + shellQuote(d.text))
+		if d := s.Of(name); d.Origin() == settings.FromFlag {
+			flags.WriteString(" --" + name + " " + shellQuote(d.String()))
 		}
 	}
 	return flags.String()

@@ -6,16 +6,18 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 	help := strings.Join(strings.Fields(mustAikeysd(t, nil, "serve", "--help")), " ")
-	for _, d := range newSettings().declared {
-		require.Contains(t, help, "--"+d.name+" ")
-		_, rest, found := strings.Cut(help, "["+d.variable()+"]")
-		require.True(t, found, d.variable())
-		if d.def != "" && d.def != "false" {
-			require.True(t, strings.HasPrefix(rest, " (default "+d.def+")"), "%s has no default in help", d.name)
+	for _, d := range newConfig().All() {
+		require.Contains(t, help, "--"+d.Name+" ")
+		_, rest, found := strings.Cut(help, "["+d.Variable()+"]")
+		require.True(t, found, d.Variable())
+		if d.Default != "" && d.Default != "false" {
+			require.True(t, strings.HasPrefix(rest, " (default "+d.Default+")"), "%s has no default in help", d.Name)
 		}
 	}
 }
@@ -28,7 +30,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 			require.Greater(t, len(cmd.Long), len(cmd.Short))
 			require.Contains(t, cmd.Example, cmd.CommandPath())
 			for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
-				require.LessOrEqual(t, len(strings.TrimSpace(line)), helpWidth)
+				require.LessOrEqual(t, len(strings.TrimSpace(line)), cli.HelpWidth)
 			}
 		})
 		for _, child := range cmd.Commands() {

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -29,6 +30,13 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(code)
 }
+
+// The exit codes, by short names.
+const (
+	exitOK      = cli.ExitOK
+	exitFailure = cli.ExitFailure
+	exitUsage   = cli.ExitUsage
+)
 
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second

@@ -6,11 +6,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
 )
 
 func (p *program) migrateCommand() *cobra.Command {
-	return group(&cobra.Command{
+	return cli.Group(&cobra.Command{
 		Use:     "migrate",
 		Short:   "Bring the database's schema up to date, or show it",
 		GroupID: groupOperate,
@@ -22,17 +23,17 @@ these where the service's own database user may not change the schema, together 
 }
 
 func (p *program) migrateUpCommand() *cobra.Command {
-	cfg := newSettings()
+	cfg := newConfig()
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Apply the migrations that are missing",
-		Args:  noArguments(),
+		Args:  cli.NoArguments(),
 		Long: `Applies the migrations that are missing, each in a transaction of its own. It may run while the service serves, and
 several may run at once: they take turns.`,
 		Example: `  aikeysd migrate up
   aikeysd migrate up --database-url postgres://aikeys@db.internal/aikeys`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cfg.load(p.environ); err != nil {
+			if err := cfg.load(p.Environ); err != nil {
 				return err
 			}
 			return p.withStore(cfg, func(store *models.Store) error {
@@ -41,26 +42,26 @@ several may run at once: they take turns.`,
 					return err
 				}
 				if applied == 0 {
-					return p.say("%s is up to date", databaseName(cfg.DatabaseURL))
+					return p.Say("%s is up to date", databaseName(cfg.DatabaseURL))
 				}
-				return p.say("%s is up to date, after %s", databaseName(cfg.DatabaseURL), migrations(applied))
+				return p.Say("%s is up to date, after %s", databaseName(cfg.DatabaseURL), migrations(applied))
 			})
 		},
 	}
-	cfg.addFlags(cmd.Flags(), databaseSettings()...)
+	cfg.AddFlags(cmd.Flags(), databaseSettings()...)
 	return cmd
 }
 
 func (p *program) migrateStatusCommand() *cobra.Command {
-	cfg := newSettings()
+	cfg := newConfig()
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "List the migrations, and when each was applied",
-		Args:    noArguments(),
+		Args:    cli.NoArguments(),
 		Long:    `Lists the migrations that this version of aikeysd knows, and when each was applied to the database.`,
 		Example: `  aikeysd migrate status`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cfg.load(p.environ); err != nil {
+			if err := cfg.load(p.Environ); err != nil {
 				return err
 			}
 			if err := requireDatabase(cfg.DatabaseURL); err != nil {
@@ -71,19 +72,19 @@ func (p *program) migrateStatusCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				table := p.newTable("VERSION", "NAME", "APPLIED")
+				table := p.NewTable("VERSION", "NAME", "APPLIED")
 				for _, step := range steps {
 					applied := "pending"
 					if !step.AppliedAt.IsZero() {
 						applied = step.AppliedAt.UTC().Format(time.RFC3339)
 					}
-					table.row(strconv.FormatInt(step.Version, 10), step.Name, applied)
+					table.Row(strconv.FormatInt(step.Version, 10), step.Name, applied)
 				}
-				return table.flush()
+				return table.Flush()
 			})
 		},
 	}
-	cfg.addFlags(cmd.Flags(), databaseSettings()...)
+	cfg.AddFlags(cmd.Flags(), databaseSettings()...)
 	return cmd
 }
 

@@ -1,23 +1,18 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"io"
-	"runtime/debug"
-	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 // program is what the commands share.
-type program struct {
-	environ        []string
-	stdout, stderr io.Writer
-}
+type program struct{ cli.Program }
 
 func newProgram(environ []string, stdout, stderr io.Writer) *program {
-	return &program{environ: environ, stdout: stdout, stderr: stderr}
+	return &program{cli.Program{Name: "aikeysd", Environ: environ, Stdout: stdout, Stderr: stderr}}
 }
 
 // The groups of the root command's help.
@@ -26,35 +21,6 @@ const (
 	groupServe   = "serve"
 	groupOperate = "operate"
 )
-
-// helpWidth is how wide help is, in columns.
-const helpWidth = 120
-
-// execute runs the command that args name. Whatever goes wrong before the command itself begins is a usageError.
-func (p *program) execute(ctx context.Context, args []string) error {
-	root, begun := p.root(), false
-	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
-	root.SetArgs(args)
-	cmd, err := root.ExecuteContextC(ctx)
-	if err != nil && !begun {
-		return usagef("%s; see %s --help", oneLine(err.Error()), cmd.CommandPath())
-	}
-	return err
-}
-
-// noArguments refuses what is neither command nor flag, and names the flags that take its place. It doesn't repeat the
-// argument, which may be an API key.
-func noArguments(flags ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) == 0:
-			return nil
-		case len(flags) == 0:
-			return fmt.Errorf("%s takes no arguments", cmd.CommandPath())
-		}
-		return fmt.Errorf("%s takes no arguments; use %s", cmd.CommandPath(), strings.Join(flags, ", "))
-	}
-}
 
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
@@ -73,54 +39,13 @@ Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong
 		Example: `  aikeysd dev
   aikeysd serve --database-url sqlite:data/aikeys.db --sealer local:data/keyset.json
   aikeysd check`,
-		Version:           version(),
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.SetOut(p.stdout)
-	root.SetErr(p.stderr)
 	root.AddGroup(
 		&cobra.Group{ID: groupStart, Title: "Start here:"},
 		&cobra.Group{ID: groupServe, Title: "Serve:"},
 		&cobra.Group{ID: groupOperate, Title: "Operate:"},
 	)
 	root.SetHelpCommandGroupID(groupStart)
-	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "LocalFlags.FlagUsages", fmt.Sprintf("LocalFlags.FlagUsagesWrapped %d", helpWidth)))
 	root.AddCommand(p.devCommand(), p.serveCommand(), p.migrateCommand(), p.adminCommand(), p.checkCommand())
 	return root
-}
-
-// group returns a command that only holds others.
-func group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
-	cmd.AddCommand(children...)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return cmd.Help()
-		}
-		names := make([]string, len(children))
-		for i, child := range children {
-			names[i] = child.Name()
-		}
-		return usagef("%s has no command %q; it has %s", cmd.CommandPath(), args[0], strings.Join(names, ", "))
-	}
-	return cmd
-}
-
-// version is what the Go toolchain stamped into the program: the module's version, and the commit that it came from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	text := info.Main.Version
-	if text == "" {
-		text = "(devel)"
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			text += " " + setting.Value
-		}
-	}
-	return text + " " + info.GoVersion
 }

@@ -143,7 +143,7 @@ func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
 }
 
 func TestWithoutACollectorNothingIsTraced(t *testing.T) {
-	s := &service{getenv: newProgram([]string{"OTEL_SERVICE_NAME=x"}, io.Discard, io.Discard).getenv}
+	s := &service{getenv: newProgram([]string{"OTEL_SERVICE_NAME=x"}, io.Discard, io.Discard).Getenv}
 	require.NoError(t, s.openTraces(t.Context()))
 	require.Nil(t, s.traces)
 	require.Empty(t, s.closers)

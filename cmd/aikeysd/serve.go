@@ -2,18 +2,19 @@ package main
 
 import (
 	"context"
-	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 func (p *program) serveCommand() *cobra.Command {
-	cfg := newSettings()
+	cfg := newConfig()
 	cmd := &cobra.Command{
 		Use:     "serve",
 		Short:   "Serve the public API",
 		GroupID: groupServe,
-		Args:    noArguments(),
+		Args:    cli.NoArguments(),
 		Long: `Serves the public API, and /healthz, /readyz and /metrics on a listener of their own.
 
 It holds no state: run as many as you like on one Postgres. It starts without its database, answers 503 until it has
@@ -30,30 +31,20 @@ HTTP when OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is s
   export AIKEYS_DATABASE_URL_FILE=/run/secrets/database-url AIKEYS_SEALER=local:/etc/aikeys/keyset.json
   aikeysd serve --listen 0.0.0.0:8443 --tls-cert /etc/aikeys/tls.crt --tls-key /etc/aikeys/tls.key`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cfg.loadToServe(p.environ); err != nil {
+			if err := cfg.loadToServe(p.Environ); err != nil {
 				return err
 			}
 			return p.serve(cmd.Context(), cfg)
 		},
 	}
-	cfg.addFlags(cmd.Flags())
+	cfg.AddFlags(cmd.Flags())
 	return cmd
 }
 
-func (p *program) serve(ctx context.Context, cfg *settings) error {
+func (p *program) serve(ctx context.Context, cfg *config) error {
 	s, err := p.newService(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	return s.run(ctx)
-}
-
-// getenv looks a variable up that is none of our settings.
-func (p *program) getenv(name string) string {
-	for _, entry := range p.environ {
-		if text, ok := strings.CutPrefix(entry, name+"="); ok {
-			return text
-		}
-	}
-	return ""
 }

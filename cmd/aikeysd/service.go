@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/canary"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/session"
@@ -26,7 +28,7 @@ const flushTimeout = 5 * time.Second
 
 // service is one running control plane.
 type service struct {
-	cfg    *settings
+	cfg    *config
 	log    *slog.Logger
 	getenv func(name string) string // for variables that are none of our settings
 
@@ -49,8 +51,8 @@ type service struct {
 
 // newService binds the listeners, so that a taken port is told before anything is touched, opens the parts and wires
 // them. It waits for nothing: the database may be down.
-func (p *program) newService(ctx context.Context, cfg *settings) (*service, error) {
-	s := &service{cfg: cfg, log: newLogger(p.stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.getenv}
+func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv}
 	for _, step := range []func(context.Context) error{s.bind, s.openTraces, s.openSealer, s.openStore, s.wire} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.close())
@@ -60,21 +62,21 @@ func (p *program) newService(ctx context.Context, cfg *settings) (*service, erro
 }
 
 func (s *service) bind(ctx context.Context) (err error) {
-	if s.publicListener, err = s.listen(ctx, s.cfg.Listen, s.cfg.of("listen")); err != nil {
+	if s.publicListener, err = s.listen(ctx, s.cfg.Listen, s.cfg.Of("listen")); err != nil {
 		return err
 	}
-	s.opsListener, err = s.listen(ctx, s.cfg.OpsListen, s.cfg.of("ops-listen"))
+	s.opsListener, err = s.listen(ctx, s.cfg.OpsListen, s.cfg.Of("ops-listen"))
 	return err
 }
 
-func (s *service) listen(ctx context.Context, address string, setting *setting) (net.Listener, error) {
+func (s *service) listen(ctx context.Context, address string, setting *settings.Setting) (net.Listener, error) {
 	listener, err := httpapi.Listen(ctx, address)
 	switch {
 	case errors.Is(err, httpapi.ErrAddressTaken):
 		return nil, fmt.Errorf("%s is taken, perhaps by another aikeysd: stop that program, or choose another address with --%s or %s",
-			address, setting.name, setting.variable())
+			address, setting.Name, setting.Variable())
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", setting.given(), err)
+		return nil, fmt.Errorf("%s: %w", setting.Given(), err)
 	}
 	s.closers = append(s.closers, func() error {
 		_ = listener.Close() // its server has closed it, unless it never came to have one
@@ -87,12 +89,12 @@ func (s *service) listen(ctx context.Context, address string, setting *setting) 
 func (s *service) openTraces(ctx context.Context) error {
 	endpoint, err := tracing.Endpoint(s.getenv)
 	if err != nil {
-		return usagef("%s", err)
+		return cli.Usagef("%s", err)
 	}
 	if endpoint == "" {
 		return nil
 	}
-	s.traces, err = tracing.New(ctx, tracing.Config{Endpoint: endpoint, Service: "aikeysd", Version: version(), Log: s.log})
+	s.traces, err = tracing.New(ctx, tracing.Config{Endpoint: endpoint, Service: "aikeysd", Version: cli.Version(), Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -130,7 +132,7 @@ func (s *service) openStore(context.Context) (err error) {
 // closed.
 func (s *service) run(ctx context.Context) error {
 	s.log.InfoContext(ctx, "listening", slog.String("api", s.api.URL()), slog.String("ops", s.ops.URL()),
-		slog.String("version", version()))
+		slog.String("version", cli.Version()))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(s.api.Serve)
 	group.Go(s.ops.Serve)

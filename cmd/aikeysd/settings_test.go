@@ -8,16 +8,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
 )
 
 // load returns what settings make of flags and variables, and the complaints.
-func load(t *testing.T, environ []string, args ...string) (*settings, string) {
+func load(t *testing.T, environ []string, args ...string) (*config, string) {
 	t.Helper()
-	p, cfg := newProgram(environ, nil, nil), newSettings()
+	p, cfg := newProgram(environ, nil, nil), newConfig()
 	cmd := p.serveCommand()
 	cmd.ResetFlags()
-	cfg.addFlags(cmd.Flags())
+	cfg.AddFlags(cmd.Flags())
 	require.NoError(t, cmd.ParseFlags(args))
 	if err := cfg.loadToServe(environ); err != nil {
 		return cfg, err.Error()
@@ -28,20 +29,13 @@ func load(t *testing.T, environ []string, args ...string) (*settings, string) {
 func TestDefaultsAreSound(t *testing.T) {
 	cfg, complaints := load(t, nil)
 	require.Empty(t, complaints)
-	for _, d := range cfg.declared {
-		if d.def != "" {
-			require.NoError(t, d.parse(d.def), d.name)
+	for _, d := range cfg.All() {
+		if d.Default != "" {
+			require.NoError(t, d.Parse(d.Default), d.Name)
 		}
 	}
 	require.Equal(t, "sqlite:data/aikeys.db", cfg.DatabaseURL)
-	require.True(t, isLoopback(cfg.Listen) && isLoopback(cfg.OpsListen))
-}
-
-func TestFlagsOutrankVariables(t *testing.T) {
-	cfg, complaints := load(t, []string{"AIKEYS_RATE_LIMIT=7", "AIKEYS_DB_MAX_CONNS=3", "HOME=/"}, "--rate-limit", "9")
-	require.Empty(t, complaints)
-	require.InDelta(t, 9, cfg.RateLimit, 0)
-	require.Equal(t, 3, cfg.DBMaxConns)
+	require.True(t, settings.IsLoopback(cfg.Listen) && settings.IsLoopback(cfg.OpsListen))
 }
 
 func TestSettingsThatAreRefused(t *testing.T) {
@@ -61,6 +55,8 @@ func TestSettingsThatAreRefused(t *testing.T) {
 			environ: []string{"AIKEYS_FOO=1"}, says: []string{"AIKEYS_FOO: no such setting; aikeysd serve --help"}},
 		"a setting of another program": {
 			environ: []string{"AIKEYS_DATAPLANE_LISTEN=1"}, says: []string{"AIKEYS_DATAPLANE_LISTEN: no such setting; aikeysd serve --help"}},
+		"a variable that only resembles the gateway's": {
+			environ: []string{"AIKEYS_GATEWAYS_LISTEN=1"}, says: []string{"AIKEYS_GATEWAYS_LISTEN: no such setting"}},
 		"a password with a slash": {
 			environ: []string{"AIKEYS_DATABASE_URL=postgres://u:p/hunter2@h/db"}, says: []string{"AIKEYS_DATABASE_URL: ", "%2F"}},
 		"a URL in a file that is none": {
@@ -91,28 +87,25 @@ func TestSettingsThatAreRefused(t *testing.T) {
 			says: []string{"--database-url and AIKEYS_DATABASE_URL_FILE"}},
 		"an empty variable that has a default": {
 			environ: []string{"AIKEYS_DATABASE_URL="}, says: []string{"AIKEYS_DATABASE_URL: must not be empty"}},
-		"no TLS beyond this machine":                   {args: []string{"--listen", "0.0.0.0:8443"}, says: []string{"--listen", "AIKEYS_INSECURE"}},
-		"no TLS on every interface":                    {args: []string{"--listen", ":8443"}, says: []string{"--listen", "AIKEYS_TLS_CERT"}},
-		"no TLS on another machine's name":             {args: []string{"--listen", "api.internal:8443"}, says: []string{"--listen"}},
-		"a certificate without its key":                {args: []string{"--tls-cert", pair.CertFile}, says: []string{"give both or none"}},
-		"one address for both listeners":               {args: []string{"--listen", "127.0.0.1:7", "--ops-listen", "127.0.0.1:7"}, says: []string{"must differ"}},
-		"an address without a port":                    {args: []string{"--listen", "127.0.0.1"}, says: []string{"host:port"}},
-		"another sealer":                               {args: []string{"--sealer", "awskms://key"}, says: []string{"--sealer: must be local:"}},
-		"a sealer without a path":                      {args: []string{"--sealer", "local:"}, says: []string{"--sealer"}},
-		"an issuer without an audience":                {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},
-		"an issuer over plain HTTP":                    {args: []string{"--oidc-issuer", "http://issuer.example", "--oidc-audience", "a"}, says: []string{"https"}},
-		"claims without an issuer":                     {args: []string{"--oidc-claims", "user=sub"}, says: []string{"AIKEYS_OIDC_ISSUER: is required"}},
-		"proxies that are no networks":                 {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy"}, says: []string{"--trusted-proxies"}},
-		"a number that is none":                        {args: []string{"--rate-limit", "NaN"}, says: []string{"--rate-limit"}},
-		"a negative number":                            {args: []string{"--failed-auth-limit", "-1"}, says: []string{"--failed-auth-limit"}},
-		"no connections":                               {args: []string{"--db-max-conns", "0"}, says: []string{"from 1 to 1000"}},
-		"no time to shut down":                         {args: []string{"--shutdown-timeout", "0s"}, says: []string{"--shutdown-timeout"}},
-		"a switch that is neither":                     {environ: []string{"AIKEYS_INSECURE=1"}, says: []string{"true or false"}},
-		"a choice that there is not":                   {environ: []string{"AIKEYS_MIGRATE=maybe"}, says: []string{"auto, never"}},
-		"everything at once":                           {environ: []string{"AIKEYS_LISTN=x", "AIKEYS_DB_MAX_CONNS=x", "AIKEYS_LISTEN=0.0.0.0:1"}, args: []string{"--log-level", "loud"}, says: []string{"AIKEYS_LISTN", "AIKEYS_DB_MAX_CONNS", "AIKEYS_LISTEN: beyond", "--log-level"}},
-		"a Kubernetes link that is nearly a setting's": {environ: []string{"AIKEYS_PORTS=1"}, says: []string{"AIKEYS_PORTS"}},
-		"a port of the database":                       {environ: []string{"AIKEYS_DATABASE_PORT=1"}, says: []string{"AIKEYS_DATABASE_PORT: no such setting"}},
-		"a Kubernetes link of another Service":         {environ: []string{"AIKEYS_OPS_SERVICE_HOST=10.0.0.2"}, says: []string{"AIKEYS_OPS_SERVICE_HOST: no such setting"}},
+		"no TLS beyond this machine":       {args: []string{"--listen", "0.0.0.0:8443"}, says: []string{"--listen", "AIKEYS_INSECURE"}},
+		"no TLS on every interface":        {args: []string{"--listen", ":8443"}, says: []string{"--listen", "AIKEYS_TLS_CERT"}},
+		"no TLS on another machine's name": {args: []string{"--listen", "api.internal:8443"}, says: []string{"--listen"}},
+		"a certificate without its key":    {args: []string{"--tls-cert", pair.CertFile}, says: []string{"give both or none"}},
+		"one address for both listeners":   {args: []string{"--listen", "127.0.0.1:7", "--ops-listen", "127.0.0.1:7"}, says: []string{"must differ"}},
+		"an address without a port":        {args: []string{"--listen", "127.0.0.1"}, says: []string{"host:port"}},
+		"another sealer":                   {args: []string{"--sealer", "awskms://key"}, says: []string{"--sealer: must be local:"}},
+		"a sealer without a path":          {args: []string{"--sealer", "local:"}, says: []string{"--sealer"}},
+		"an issuer without an audience":    {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},
+		"an issuer over plain HTTP":        {args: []string{"--oidc-issuer", "http://issuer.example", "--oidc-audience", "a"}, says: []string{"https"}},
+		"claims without an issuer":         {args: []string{"--oidc-claims", "user=sub"}, says: []string{"AIKEYS_OIDC_ISSUER: is required"}},
+		"proxies that are no networks":     {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy"}, says: []string{"--trusted-proxies"}},
+		"a number that is none":            {args: []string{"--rate-limit", "NaN"}, says: []string{"--rate-limit"}},
+		"a negative number":                {args: []string{"--failed-auth-limit", "-1"}, says: []string{"--failed-auth-limit"}},
+		"no connections":                   {args: []string{"--db-max-conns", "0"}, says: []string{"from 1 to 1000"}},
+		"no time to shut down":             {args: []string{"--shutdown-timeout", "0s"}, says: []string{"--shutdown-timeout"}},
+		"a switch that is neither":         {environ: []string{"AIKEYS_INSECURE=1"}, says: []string{"true or false"}},
+		"a choice that there is not":       {environ: []string{"AIKEYS_MIGRATE=maybe"}, says: []string{"auto, never"}},
+		"everything at once":               {environ: []string{"AIKEYS_LISTN=x", "AIKEYS_DB_MAX_CONNS=x", "AIKEYS_LISTEN=0.0.0.0:1"}, args: []string{"--log-level", "loud"}, says: []string{"AIKEYS_LISTN", "AIKEYS_DB_MAX_CONNS", "AIKEYS_LISTEN: beyond", "--log-level"}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -138,11 +131,11 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 	pair := httpapitest.WriteCertificate(t, dir, 1)
 	cases := map[string]struct {
 		environ, args []string
-		check         func(t *testing.T, cfg *settings)
+		check         func(t *testing.T, cfg *config)
 	}{
 		"a password in a variable":           {environ: []string{"AIKEYS_DATABASE_URL=postgres://u:hunter2@db/x"}},
 		"a URL without a password in a flag": {args: []string{"--database-url", "postgres://u@db/x"}},
-		"a database URL in a file": {environ: []string{"AIKEYS_DATABASE_URL_FILE=" + urlFile}, check: func(t *testing.T, cfg *settings) {
+		"a database URL in a file": {environ: []string{"AIKEYS_DATABASE_URL_FILE=" + urlFile}, check: func(t *testing.T, cfg *config) {
 			require.Equal(t, "postgres://u:hunter2@db/x", cfg.DatabaseURL, "without its line end")
 		}},
 		"beyond this machine behind a proxy": {args: []string{"--listen", ":8080", "--insecure"}},
@@ -151,11 +144,12 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 		"ops beyond this machine":            {args: []string{"--ops-listen", "0.0.0.0:8082"}},
 		"two listeners on any free port":     {args: []string{"--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}},
 		"no limits":                          {args: []string{"--rate-limit", "0", "--failed-auth-limit", "0"}},
-		"networks and addresses": {args: []string{"--trusted-proxies", "10.0.0.0/8, 192.0.2.1,fd00::/8"}, check: func(t *testing.T, cfg *settings) {
+		"networks and addresses": {args: []string{"--trusted-proxies", "10.0.0.0/8, 192.0.2.1,fd00::/8"}, check: func(t *testing.T, cfg *config) {
 			require.Len(t, cfg.TrustedProxies, 3)
 			require.Equal(t, "192.0.2.1/32", cfg.TrustedProxies[1].String())
 		}},
-		"an empty variable without a default": {environ: []string{"AIKEYS_TLS_CERT=", "AIKEYS_DATABASE_URL_FILE="}},
+		"an empty variable without a default":      {environ: []string{"AIKEYS_TLS_CERT=", "AIKEYS_DATABASE_URL_FILE="}},
+		"the gateway's settings, in the same file": {environ: []string{"AIKEYS_GATEWAY_LISTEN=1", "AIKEYS_GATEWAY_SERVICE_HOST=10.0.0.1"}},
 		"a Kubernetes Service of our name": {environ: []string{
 			"AIKEYS_SERVICE_HOST=10.0.0.1", "AIKEYS_SERVICE_PORT=80", "AIKEYS_SERVICE_PORT_HTTP=80", "AIKEYS_PORT=tcp://10.0.0.1:80",
 			"AIKEYS_PORT_80_TCP=tcp://10.0.0.1:80", "AIKEYS_PORT_80_TCP_PROTO=tcp",

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/canary"
 	"github.com/agentrouter/aikeys/impl/ops"
 	"github.com/agentrouter/aikeys/models"
@@ -87,7 +88,7 @@ func (s *service) becomeReady(ctx context.Context) error {
 			return err
 		case need != waitingFor:
 			waitingFor = need
-			s.log.WarnContext(ctx, "not ready", slog.String("waiting_for", need), slog.String("error", oneLine(err.Error())))
+			s.log.WarnContext(ctx, "not ready", slog.String("waiting_for", need), slog.String("error", cli.OneLine(err.Error())))
 		}
 		select {
 		case <-ctx.Done():
@@ -136,7 +137,7 @@ func (s *service) prepare(ctx context.Context) (need string, err error) {
 func (s *service) migrate(ctx context.Context, pending int) error {
 	if s.cfg.Migrate == migrateNever {
 		return fmt.Errorf("%w: it lacks %s and %s=%s; run: aikeysd migrate up%s",
-			errPending, migrations(pending), s.cfg.of("migrate").variable(), migrateNever, s.cfg.databaseFlags())
+			errPending, migrations(pending), s.cfg.Of("migrate").Variable(), migrateNever, s.cfg.databaseFlags())
 	}
 	applied, err := s.store.Migrate(ctx)
 	if err == nil && applied > 0 {
@@ -166,7 +167,7 @@ func (s *service) openCanary(ctx context.Context) error {
 // wrongKeyset says what the operator should look at.
 func (s *service) wrongKeyset(err error) error {
 	advice := fmt.Sprintf("check that %s=%s is the keyset that belongs to %s, or restore that keyset from its backup",
-		s.cfg.of("sealer").variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL))
+		s.cfg.Of("sealer").Variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL))
 	if s.madeKeyset {
 		advice += "; that file was missing, so a new keyset was made, which the right one may replace"
 	}

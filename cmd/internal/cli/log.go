@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"io"
@@ -7,12 +7,19 @@ import (
 	"time"
 )
 
-// newLogger returns the log that settings ask for.
-func newLogger(to io.Writer, format, level string) *slog.Logger {
+// The formats of a log.
+const (
+	LogAuto = "auto" // text on a terminal, JSON elsewhere
+	LogJSON = "json"
+	LogText = "text"
+)
+
+// NewLogger returns the log that settings ask for: one of the formats, and the least level to log.
+func NewLogger(to io.Writer, format, level string) *slog.Logger {
 	var least slog.Level
-	_ = least.UnmarshalText([]byte(level)) // load has checked it
+	_ = least.UnmarshalText([]byte(level)) // settings have checked it
 	options := &slog.HandlerOptions{Level: least}
-	if format == formatText || format == formatAuto && isTerminal(to) {
+	if format == LogText || format == LogAuto && isTerminal(to) {
 		return slog.New(slog.NewTextHandler(to, options))
 	}
 	options.ReplaceAttr = durationInMS

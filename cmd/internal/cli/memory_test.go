@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"math"
@@ -43,14 +43,15 @@ func TestAContainersLimitIsFound(t *testing.T) {
 func TestTheOperatorsOwnMemorySettingsStand(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(50))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
+	const gcPercent = 400
 	container := cgroup("", "1000000000")
 	env := map[string]string{"GOGC": "50", "GOMEMLIMIT": "1GiB"}
 
-	tuneMemory(container, func(name string) string { return env[name] })
+	TuneMemory(gcPercent, container, func(name string) string { return env[name] })
 	require.Equal(t, 50, debug.SetGCPercent(50))
 	require.EqualValues(t, math.MaxInt64, debug.SetMemoryLimit(-1))
 
-	tuneMemory(container, func(string) string { return "" })
+	TuneMemory(gcPercent, container, func(string) string { return "" })
 	require.Equal(t, gcPercent, debug.SetGCPercent(50))
 	require.EqualValues(t, 900_000_000, debug.SetMemoryLimit(-1))
 }

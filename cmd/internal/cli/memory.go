@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"io/fs"
@@ -8,18 +8,15 @@ import (
 	"strings"
 )
 
-// gcPercent is the default of GOGC here. The service's live heap is small, below 10 MiB, and every request makes garbage:
-// collecting it a quarter as often was measured to be worth 18 % of the throughput of reads, for 13 MiB more.
-const gcPercent = 400
-
 // limitShare is how much of a container's memory the Go runtime may use before it collects harder; the rest is for what
 // it doesn't count.
 const limitShare = 0.9
 
-// tuneMemory sets the garbage collector's pace, unless the operator has. A container's limit, if there is one, becomes
+// TuneMemory sets the garbage collector's pace, unless the operator has. A container's limit, if there is one, becomes
 // the runtime's: a heap that GOGC lets grow fivefold should be collected rather than the process killed. No limit is made
-// up where there is none, since a live heap beyond it would be collected without end.
-func tuneMemory(root fs.FS, getenv func(string) string) {
+// up where there is none, since a live heap beyond it would be collected without end. root is the machine's file system,
+// gcPercent the program's default of GOGC.
+func TuneMemory(gcPercent int, root fs.FS, getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"errors"
@@ -15,14 +15,16 @@ import (
 // The parsers of settings. Each returns a function that stores a text's value, or says what is wanted in its place
 // without repeating the text, which may be a secret in the wrong variable.
 
-func text(to *string) func(string) error {
+// Text takes every text.
+func Text(to *string) func(string) error {
 	return func(text string) error {
 		*to = text
 		return nil
 	}
 }
 
-func choice(to *string, choices ...string) func(string) error {
+// Choice takes one of the choices.
+func Choice(to *string, choices ...string) func(string) error {
 	return func(text string) error {
 		if !slices.Contains(choices, text) {
 			return fmt.Errorf("must be one of %s", strings.Join(choices, ", "))
@@ -32,7 +34,8 @@ func choice(to *string, choices ...string) func(string) error {
 	}
 }
 
-func yes(to *bool) func(string) error {
+// Switch takes true or false; its setting has no Arg.
+func Switch(to *bool) func(string) error {
 	return func(text string) error {
 		switch text {
 		case "true":
@@ -46,7 +49,8 @@ func yes(to *bool) func(string) error {
 	}
 }
 
-func count(to *int, least, most int) func(string) error {
+// Count takes a whole number within bounds.
+func Count(to *int, least, most int) func(string) error {
 	return func(text string) error {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < least || n > most {
@@ -57,7 +61,8 @@ func count(to *int, least, most int) func(string) error {
 	}
 }
 
-func quantity(to *float64) func(string) error {
+// Quantity takes a number, 0 or more.
+func Quantity(to *float64) func(string) error {
 	return func(text string) error {
 		n, err := strconv.ParseFloat(text, 64)
 		if err != nil || math.IsNaN(n) || n < 0 || n > 1e9 {
@@ -68,7 +73,8 @@ func quantity(to *float64) func(string) error {
 	}
 }
 
-func duration(to *time.Duration) func(string) error {
+// Duration takes a duration above zero.
+func Duration(to *time.Duration) func(string) error {
 	return func(text string) error {
 		d, err := time.ParseDuration(text)
 		if err != nil || d <= 0 {
@@ -79,19 +85,8 @@ func duration(to *time.Duration) func(string) error {
 	}
 }
 
-// lifetime parses how long an API key is good for: a duration, or whole days. Zero is for good.
-func lifetime(text string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
-			return time.Duration(n) * 24 * time.Hour, nil
-		}
-	} else if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return d, nil
-	}
-	return 0, errors.New("must be hours or days above zero, such as 720h or 30d; leave it out for an API key that does not expire")
-}
-
-func address(to *string) func(string) error {
+// Address takes host:port.
+func Address(to *string) func(string) error {
 	return func(text string) error {
 		_, port, err := net.SplitHostPort(text)
 		if err == nil {
@@ -105,7 +100,8 @@ func address(to *string) func(string) error {
 	}
 }
 
-func networks(to *[]netip.Prefix) func(string) error {
+// Networks takes networks and addresses with commas between, or nothing.
+func Networks(to *[]netip.Prefix) func(string) error {
 	return func(text string) error {
 		var found []netip.Prefix
 		for part := range strings.SplitSeq(text, ",") {
@@ -130,8 +126,8 @@ func network(text string) (netip.Prefix, error) {
 	return netip.ParsePrefix(text)
 }
 
-// isLoopback tells whether only this machine can reach the host of a host:port.
-func isLoopback(address string) bool {
+// IsLoopback tells whether only this machine can reach the host of a host:port.
+func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
 }

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"fmt"
@@ -9,14 +9,14 @@ import (
 const maxTypos = 2
 
 // suggestion says which variable a mistyped one was meant to be, or where they all are.
-func (s *settings) suggestion(variable string) string {
-	nearest := slices.MinFunc(s.declared, func(a, b *setting) int {
-		return editDistance(variable, a.variable()) - editDistance(variable, b.variable())
+func (s *Set) suggestion(variable string) string {
+	nearest := slices.MinFunc(s.declared, func(a, b *Setting) int {
+		return editDistance(variable, a.Variable()) - editDistance(variable, b.Variable())
 	})
-	if editDistance(variable, nearest.variable()) > maxTypos {
-		return "aikeysd serve --help lists them all"
+	if editDistance(variable, nearest.Variable()) > maxTypos {
+		return s.names.List + " lists them all"
 	}
-	return fmt.Sprintf("did you mean %s?", nearest.variable())
+	return fmt.Sprintf("did you mean %s?", nearest.Variable())
 }
 
 // editDistance is Levenshtein's: how many characters to insert, delete or replace.

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit codes of all programs.
+const (
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitUsage   = 2
+)
+
+// Program is one run of a program, as its commands share it.
+type Program struct {
+	Name           string // begins every line about an error
+	Environ        []string
+	Stdout, Stderr io.Writer
+}
+
+// Run runs the command that args name, and returns the exit code. It gives root what all programs have in common. The
+// command stops in order when ctx ends.
+func (p *Program) Run(ctx context.Context, root *cobra.Command, args []string) int {
+	err := p.execute(ctx, root, args)
+	if err == nil {
+		return ExitOK
+	}
+	usage := (*UsageError)(nil)
+	if !errors.As(err, &usage) {
+		p.Note("%s: %s", p.Name, OneLine(err.Error()))
+		return ExitFailure
+	}
+	for line := range strings.Lines(err.Error()) {
+		p.Note("%s: %s", p.Name, strings.TrimSpace(line))
+	}
+	return ExitUsage
+}
+
+// execute runs the command. Whatever goes wrong before the command itself begins is a UsageError.
+func (p *Program) execute(ctx context.Context, root *cobra.Command, args []string) error {
+	p.outfit(root)
+	begun := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !begun {
+		return Usagef("%s; see %s --help", OneLine(err.Error()), cmd.CommandPath())
+	}
+	return err
+}
+
+// outfit gives root its outputs, its version and wide help. Run tells its errors.
+func (p *Program) outfit(root *cobra.Command) {
+	root.Version = Version()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetOut(p.Stdout)
+	root.SetErr(p.Stderr)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(),
+		"LocalFlags.FlagUsages", fmt.Sprintf("LocalFlags.FlagUsagesWrapped %d", HelpWidth)))
+}
+
+// Getenv looks a variable up that is none of the program's settings.
+func (p *Program) Getenv(name string) string {
+	for _, entry := range p.Environ {
+		if text, ok := strings.CutPrefix(entry, name+"="); ok {
+			return text
+		}
+	}
+	return ""
+}

@@ -1,0 +1,137 @@
+package models
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+)
+
+// Fetched is what one statement found for a fetch, all as of one position.
+type Fetched struct {
+	Policy Policy
+	// Own and Project are the newest active keys that could serve, with their envelopes; an ID is empty where there is none.
+	Own, Project Key
+	// AsOf is the position at which it was found, in text.
+	AsOf string
+}
+
+// The statement of a fetch: the data plane, the caller, the policy and the newest keys at once. Its parameters are
+// callerArgs, the provider and the data plane.
+const (
+	fetchHead = `SELECT d.id IS NOT NULL, COALESCE(d.customers, 'null'), `
+	fetchTail = `LEFT JOIN data_planes d ON d.id = $7 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
+LEFT JOIN project_policies p ON p.customer_id = $3 AND p.project_id = $4
+LEFT JOIN ai_keys o ON o.id = (SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = $5
+AND user_id <> '' AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1)
+LEFT JOIN ai_keys k ON k.id = (SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ''
+AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1)`
+	fetchPolicy = `COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, '')`
+	fetchByID   = `LEFT JOIN data_planes d ON d.id = $1 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
+LEFT JOIN ai_keys k ON k.id = $3`
+)
+
+// sealedColumns are the columns of a key with its envelope, in the table of that name.
+func sealedColumns(table string) string {
+	return strings.ReplaceAll(keyColumns, "k.", table+".") + `, ` + table + `.envelope, COALESCE(` + table + `.kek_id, '')`
+}
+
+func sealedFields(k *Key) []any { return append(keyFields(k), &k.Envelope, &k.KEKID) }
+
+// fetchSQL is the statement of an engine, by its expression for the position; byID that for a key's id.
+func fetchSQL(position string) (forCaller, byID string) {
+	return fetchHead + callerColumns + `, ` + fetchPolicy + `, ` + sealedColumns("o") + `, ` + sealedColumns("k") + `, ` + position +
+			` FROM ` + callerJoins + "\n" + fetchTail,
+		fetchHead + sealedColumns("k") + `, ` + position + ` FROM (SELECT 1) AS one` + "\n" + fetchByID
+}
+
+// Fetch returns what could serve a user's requests to a provider, or with an empty UserID the project's own, through a data
+// plane. Errors: ErrDataPlaneEnded, ErrNotServed, ErrSessionEnded, ErrNotMember.
+func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (Fetched, error) {
+	var (
+		found           Fetched
+		who             standing
+		live            bool
+		customers, byPr string
+		p               = &found.Policy
+	)
+	fields := []any{&live, &customers, &who.live, &who.role, &p.UserKeys, &byPr, &p.OnBadKey}
+	fields = append(append(append(fields, sealedFields(&found.Own)...), sealedFields(&found.Project)...), &found.AsOf)
+	sql, _ := s.fetchSQL()
+	err := s.lookUp(ctx, sql, append(callerArgs(c, now), provider, dataPlaneID), func(row scanner) error { return row.Scan(fields...) })
+	if err == nil {
+		err = mayServe(live, customers, c.CustomerID)
+	}
+	if err == nil && (c.UserID != "" || !who.live) {
+		err = who.check(RoleMember)
+	}
+	if err != nil {
+		return Fetched{}, s.classify(err)
+	}
+	if p.UserKeys == "" {
+		found.Policy = DefaultPolicy(c.CustomerID, c.ProjectID)
+	} else if err := json.Unmarshal([]byte(byPr), &p.UserKeysByProvider); err != nil {
+		return Fetched{}, err
+	}
+	return found, nil
+}
+
+// FetchByID returns a key with its envelope, revoked or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
+// ErrNotServed, ErrNotFound.
+func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (Key, string, error) {
+	var (
+		k               Key
+		live            bool
+		customers, asOf string
+	)
+	fields := append(append([]any{&live, &customers}, sealedFields(&k)...), &asOf)
+	_, sql := s.fetchSQL()
+	err := s.lookUp(ctx, sql, []any{dataPlaneID, now, id}, func(row scanner) error { return row.Scan(fields...) })
+	if err == nil && live && k.ID == "" {
+		err = ErrNotFound
+	}
+	if err == nil {
+		err = mayServe(live, customers, k.CustomerID)
+	}
+	if err != nil {
+		return Key{}, "", s.classify(err)
+	}
+	return k, asOf, nil
+}
+
+func mayServe(live bool, customers, customerID string) error {
+	if !live {
+		return ErrDataPlaneEnded
+	}
+	var d DataPlane
+	if err := json.Unmarshal([]byte(customers), &d.Customers); err != nil {
+		return err
+	}
+	if !d.Serves(customerID) {
+		return ErrNotServed
+	}
+	return nil
+}
+
+// maxCandidates bounds how many keys are looked at for one that is not bad.
+const maxCandidates = 50
+
+// Candidates returns the active keys of a provider with their envelopes, the newest first: the user's own, and the project's.
+// What a fetch's statement leaves out for its speed, it is for the rare case that the newest is bad.
+func (s *Store) Candidates(ctx context.Context, c Caller, provider string) (own, project []Key, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	newest := func(userID string) (keys []Key, err error) {
+		err = s.orm().WithContext(ctx).
+			Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at = 0",
+				c.CustomerID, c.ProjectID, userID, provider).
+			Order("seq DESC").Limit(maxCandidates).Find(&keys).Error
+		return keys, s.classify(err)
+	}
+	if c.UserID != "" {
+		if own, err = newest(c.UserID); err != nil {
+			return nil, nil, err
+		}
+	}
+	project, err = newest("")
+	return own, project, err
+}

@@ -1,0 +1,88 @@
+package models
+
+import (
+	"cmp"
+	"context"
+	"slices"
+)
+
+// KeyReport is what a data plane says of one key. Times are microseconds, zero where that did not happen.
+type KeyReport struct {
+	KeyID         string
+	UsedAt        int64
+	FailedAt      int64
+	FailureStatus int
+}
+
+// usedStep is how much later a use must be than the one on record to be worth a write, in microseconds.
+const usedStep = 5_000_000
+
+// ReportKeys takes down how keys fare, if the data plane serves their customers, and passes over the others. Where a key
+// begins to be bad, it stores the event that failing makes for it.
+func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, failing func(Key) Event) error {
+	// In one order, so that two data planes which report the same keys wait for one another rather than both forever.
+	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })
+	ids := make([]string, len(reports))
+	for i, r := range reports {
+		ids[i] = r.KeyID
+	}
+	var known []Key
+	if err := s.reported(ctx, ids, &known); err != nil {
+		return err
+	}
+	worth := slices.DeleteFunc(reports, func(r KeyReport) bool {
+		i := slices.IndexFunc(known, func(k Key) bool { return k.ID == r.KeyID })
+		return i < 0 || !d.Serves(known[i].CustomerID) || !r.tells(known[i])
+	})
+	if len(worth) == 0 {
+		return nil
+	}
+	return s.Transact(ctx, func(tx *Tx) error {
+		for _, r := range worth {
+			if err := tx.report(r, failing); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// reported reads what is on record, for which nothing need be locked.
+func (s *Store) reported(ctx context.Context, ids []string, into *[]Key) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.classify(s.orm().WithContext(ctx).Omit("envelope").Where("id IN ?", ids).Find(into).Error)
+}
+
+// tells is whether the report says something that the key's row does not.
+func (r KeyReport) tells(k Key) bool {
+	recovers := k.LastFailureAt > k.LastUsedAt && r.UsedAt > k.LastFailureAt
+	return r.FailedAt > k.LastFailureAt || r.UsedAt >= k.LastUsedAt+usedStep || recovers
+}
+
+func (tx *Tx) report(r KeyReport, failing func(Key) Event) error {
+	var before []Key
+	if err := tx.lockKey(r.KeyID, &before); err != nil || len(before) == 0 {
+		return err
+	}
+	k := before[0]
+	changed := map[string]any{}
+	if r.UsedAt > k.LastUsedAt {
+		k.LastUsedAt = r.UsedAt
+		changed["last_used_at"] = r.UsedAt
+	}
+	if r.FailedAt > k.LastFailureAt {
+		k.LastFailureAt, k.LastFailureStatus = r.FailedAt, r.FailureStatus
+		changed["last_failure_at"], changed["last_failure_status"] = r.FailedAt, r.FailureStatus
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	if err := tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(changed).Error; err != nil {
+		return err
+	}
+	if k.Bad(tx.Now) && !before[0].Bad(tx.Now) {
+		return tx.AppendEvent(failing(k))
+	}
+	return nil
+}

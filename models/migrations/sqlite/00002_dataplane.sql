@@ -1,0 +1,83 @@
+-- +goose Up
+-- The same as on Postgres; tx counts events here, as there is one writer.
+ALTER TABLE events ADD COLUMN tx integer NOT NULL DEFAULT 0;
+CREATE INDEX events_by_tx ON events (tx);
+
+-- revocation_tx is the tx of the key's key.revoked event, zero for keys that were revoked before there were data planes.
+ALTER TABLE ai_keys ADD COLUMN revocation_tx integer NOT NULL DEFAULT 0;
+ALTER TABLE ai_keys ADD COLUMN last_used_at integer NOT NULL DEFAULT 0;
+ALTER TABLE ai_keys ADD COLUMN last_failure_at integer NOT NULL DEFAULT 0;
+ALTER TABLE ai_keys ADD COLUMN last_failure_status integer NOT NULL DEFAULT 0;
+
+-- customers is a JSON list of the customers that a data plane may serve; 'null' is all.
+CREATE TABLE data_planes (
+    id         text   PRIMARY KEY,
+    name       text   NOT NULL,
+    hash       blob  NOT NULL,
+    customers  text   NOT NULL,
+    created_at integer NOT NULL,
+    expires_at integer NOT NULL DEFAULT 0,
+    revoked_at integer NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX data_planes_active_name ON data_planes (name) WHERE revoked_at = 0;
+
+-- Every fetch, allowed or refused.
+CREATE TABLE fetches (
+    id            integer PRIMARY KEY,
+    at            integer  NOT NULL,
+    data_plane_id text    NOT NULL,
+    customer_id   text    NOT NULL,
+    project_id    text    NOT NULL,
+    user_id       text    NOT NULL,
+    token_id      text    NOT NULL,
+    provider      text    NOT NULL,
+    key_id        text    NOT NULL,
+    version       integer NOT NULL,
+    decision      text    NOT NULL,
+    reason        text    NOT NULL,
+    request_id    text    NOT NULL
+);
+CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
+CREATE INDEX fetches_by_age ON fetches (at);
+
+-- A stream of a data plane, for as long as its lease may run: a little longer than the connection. Of each tx below
+-- settled, the data plane is known to have heard. forwarded is a position that was acknowledged at another replica.
+CREATE TABLE streams (
+    id            text    PRIMARY KEY,
+    data_plane_id text    NOT NULL REFERENCES data_planes,
+    replica_id    text    NOT NULL,
+    max_stale_ms  integer NOT NULL,
+    settled       integer  NOT NULL,
+    forwarded     text    NOT NULL DEFAULT ''
+);
+CREATE INDEX streams_by_replica ON streams (replica_id);
+CREATE INDEX streams_forwarded ON streams (replica_id) WHERE forwarded <> '';
+
+-- beat counts up while a replica that has streams lives.
+CREATE TABLE replicas (
+    id   text   PRIMARY KEY,
+    beat integer NOT NULL
+);
+
+-- What the data planes at one replica have acknowledged of one revocation.
+CREATE TABLE receipts (
+    key_id       text    NOT NULL,
+    replica_id   text    NOT NULL,
+    data_planes  integer NOT NULL,
+    acknowledged integer NOT NULL,
+    slowest_us   integer  NOT NULL,
+    PRIMARY KEY (key_id, replica_id)
+);
+
+-- +goose Down
+DROP TABLE receipts;
+DROP TABLE replicas;
+DROP TABLE streams;
+DROP TABLE fetches;
+DROP TABLE data_planes;
+ALTER TABLE ai_keys DROP COLUMN revocation_tx;
+ALTER TABLE ai_keys DROP COLUMN last_used_at;
+ALTER TABLE ai_keys DROP COLUMN last_failure_at;
+ALTER TABLE ai_keys DROP COLUMN last_failure_status;
+DROP INDEX events_by_tx;
+ALTER TABLE events DROP COLUMN tx;
