@@ -3,6 +3,7 @@ package models
 import (
 	"context"
 	"fmt"
+	"strings"
 )
 
 // Change is an act that was carried out, as data planes are told of it.
@@ -32,7 +33,7 @@ FROM (SELECT 1) AS one LEFT JOIN (` + unseen + `) AS c ON 1 = 1`
 
 // Changes returns what was committed since a position, and the position as of now: the two differ by exactly these
 // changes, whatever order their transactions committed in and whatever else is still at work. More than limit changes are
-// cut short, at limit.
+// cut short, at limit. A position that ends before since tells that the database was put back to an earlier state.
 func (s *Store) Changes(ctx context.Context, since Position, limit int) ([]Change, Position, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -54,7 +55,7 @@ func (s *Store) Changes(ctx context.Context, since Position, limit int) ([]Chang
 	if err != nil {
 		return nil, Position{}, s.classify(err)
 	}
-	now, err := ParsePosition(text)
+	now, err := seen(text)
 	if err != nil {
 		return nil, Position{}, fmt.Errorf("changes: %w", err)
 	}
@@ -70,16 +71,31 @@ func (s *Store) Position(ctx context.Context) (Position, error) {
 	if err != nil {
 		return Position{}, s.classify(err)
 	}
-	return ParsePosition(text)
+	return seen(text)
+}
+
+// seen reads what an engine's expression for the position says: a position, and after a slash, where there is one, the number
+// of the newest event in it, with which it then ends.
+func seen(text string) (Position, error) {
+	text, newest, bounded := strings.Cut(text, "/")
+	p, err := ParsePosition(text)
+	if err != nil || !bounded {
+		return p, err
+	}
+	return p.below(number(newest) + 1), nil
 }
 
 // On Postgres a transaction's number is its xid, which a snapshot tells seen from unseen. Numbers from the snapshot's xmax
 // on can only stem from another server, whose backup this one was made of.
+//
+// A server that crashed gives numbers out again: those above the last that had reached its disk. That of an event had, since
+// nobody sees it sooner. So a position ends with the newest event; whatever comes above is not in it, and is found.
 const (
 	postgresTx       = `pg_current_xact_id()::text::bigint`
-	postgresPosition = `pg_current_snapshot()::text`
+	postgresXmax     = `pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
+	postgresPosition = `pg_current_snapshot()::text || '/' || COALESCE((SELECT MAX(tx) FROM events WHERE tx < ` + postgresXmax + `), 0)`
 	postgresUnseen   = `(SELECT ` + changeColumns + ` FROM events
-WHERE tx >= $1 AND tx < pg_snapshot_xmax(pg_current_snapshot())::text::bigint AND outcome = 'allowed' ORDER BY tx LIMIT $3)
+WHERE tx >= $1 AND tx < ` + postgresXmax + ` AND outcome = 'allowed' ORDER BY tx LIMIT $3)
 UNION ALL
 (SELECT ` + changeColumns + ` FROM events WHERE tx = ANY($2::bigint[]) AND outcome = 'allowed' ORDER BY tx LIMIT $3)`
 )

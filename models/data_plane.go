@@ -2,7 +2,10 @@ package models
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
+
+	"gorm.io/gorm/clause"
 )
 
 // DataPlane is a gateway's credential, and what it may serve.
@@ -30,12 +33,21 @@ func (d DataPlane) Live(now int64) bool {
 }
 
 // CreateDataPlane stores a data plane: ErrAlreadyExists when an active one has its name.
-func (tx *Tx) CreateDataPlane(d DataPlane) error { return tx.db.Create(&d).Error }
+func (tx *Tx) CreateDataPlane(d DataPlane) error {
+	customers, err := json.Marshal(d.Customers) // by hand, as GORM's serializer makes NULL of nil
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec(`INSERT INTO data_planes (id, name, hash, customers, created_at, expires_at, revoked_at)
+VALUES (`+params(1, 7)+`)`, []any{d.ID, d.Name, d.Hash, string(customers), d.CreatedAt, d.ExpiresAt, d.RevokedAt})
+	return err
+}
 
 // RevokeDataPlane ends the active data plane of a name for good and returns it: ErrNotFound.
 func (tx *Tx) RevokeDataPlane(name string) (DataPlane, error) {
 	var d DataPlane
-	if err := tx.db.Where("name = ? AND revoked_at = 0", name).Take(&d).Error; err != nil {
+	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("name = ? AND revoked_at = 0", name).Take(&d).Error
+	if err != nil {
 		return d, err
 	}
 	d.RevokedAt = tx.Now

@@ -52,10 +52,11 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 		who             standing
 		live            bool
 		customers, byPr string
+		asOf            string
 		p               = &found.Policy
 	)
 	fields := []any{&live, &customers, &who.live, &who.role, &p.UserKeys, &byPr, &p.OnBadKey}
-	fields = append(append(append(fields, sealedFields(&found.Own)...), sealedFields(&found.Project)...), &found.AsOf)
+	fields = append(append(append(fields, sealedFields(&found.Own)...), sealedFields(&found.Project)...), &asOf)
 	sql, _ := s.fetchSQL()
 	err := s.lookUp(ctx, sql, append(callerArgs(c, now), provider, dataPlaneID), func(row scanner) error { return row.Scan(fields...) })
 	if err == nil {
@@ -67,12 +68,14 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 	if err != nil {
 		return Fetched{}, s.classify(err)
 	}
-	if p.UserKeys == "" {
+	if p.CustomerID, p.ProjectID = c.CustomerID, c.ProjectID; p.UserKeys == "" {
 		found.Policy = DefaultPolicy(c.CustomerID, c.ProjectID)
 	} else if err := json.Unmarshal([]byte(byPr), &p.UserKeysByProvider); err != nil {
 		return Fetched{}, err
 	}
-	return found, nil
+	at, err := seen(asOf)
+	found.AsOf = at.String()
+	return found, err
 }
 
 // FetchByID returns a key with its envelope, revoked or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
@@ -95,7 +98,8 @@ func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64
 	if err != nil {
 		return Key{}, "", s.classify(err)
 	}
-	return k, asOf, nil
+	at, err := seen(asOf)
+	return k, at.String(), err
 }
 
 func mayServe(live bool, customers, customerID string) error {

@@ -137,7 +137,9 @@ func (r *recorder) run() {
 			group := gather(r.queue, first, maxRecords)
 			err := r.store(group)
 			for _, item := range group {
-				item.err = err
+				if item.err = err; len(group) > 1 && isRefused(err) { // for the sake of one of them: a zero byte in its text, say
+					item.err = r.store([]*record{item})
+				}
 				close(item.finish)
 			}
 		}

@@ -24,7 +24,7 @@ const maxOpen = 10_000
 // ParsePosition reads the text of a pg_snapshot, <xmin>:<xmax>:<list>
 // (https://www.postgresql.org/docs/15/functions-info.html#FUNCTIONS-PG-SNAPSHOT).
 func ParsePosition(text string) (Position, error) {
-	parts := strings.Split(text, ":")
+	parts := strings.SplitN(text, ":", 4)
 	if len(parts) != 3 {
 		return Position{}, ErrBadPosition
 	}
@@ -47,11 +47,11 @@ func ParsePosition(text string) (Position, error) {
 
 // number reads a transaction's number; -1 for a text that is none.
 func number(text string) int64 {
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 {
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
 		return -1
 	}
-	return n
+	return int64(n) //nolint:gosec // G115: of 63 bits
 }
 
 // String returns the text that ParsePosition reads.
@@ -66,6 +66,15 @@ func (p Position) String() string {
 		text = strconv.AppendInt(text, tx, 10)
 	}
 	return string(text)
+}
+
+// below returns what of the set is below a transaction.
+func (p Position) below(tx int64) Position {
+	if tx >= p.Xmax {
+		return p
+	}
+	open := slices.DeleteFunc(slices.Clone(p.Open), func(open int64) bool { return open >= tx })
+	return Position{Xmin: min(p.Xmin, tx), Xmax: tx, Open: open}
 }
 
 // Holds tells whether the transaction is in the set.

@@ -17,8 +17,9 @@ type Stream struct {
 	ReplicaID   string
 	// MaxStaleMs is how much longer than its lease the data plane serves from its cache while nobody answers.
 	MaxStaleMs int
-	// Settled: of each transaction below it, the data plane is known to have heard.
-	Settled int64
+	// Position is where the stream began, Settled its xmin: the data plane has heard of what these hold by other means.
+	Position string
+	Settled  int64
 	// Forwarded is a position that the data plane acknowledged at another replica; empty when there is none.
 	Forwarded string
 }
@@ -39,13 +40,6 @@ func (s *Store) OpenStream(ctx context.Context, stream Stream, previous string) 
 			}
 		}
 		return tx.db.Create(&stream).Error
-	})
-}
-
-// SettleStream notes, when the connection has ended, what the data plane had acknowledged.
-func (s *Store) SettleStream(ctx context.Context, id string, settled int64) error {
-	return s.Transact(ctx, func(tx *Tx) error {
-		return tx.db.Model(&Stream{}).Where("id = ?", id).Update("settled", settled).Error
 	})
 }
 
@@ -143,6 +137,9 @@ type Receipt struct {
 
 // SaveReceipts stores receipts in place of earlier ones.
 func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
+	if len(receipts) == 0 {
+		return nil
+	}
 	return s.Transact(ctx, func(tx *Tx) error {
 		return tx.db.Clauses(clause.OnConflict{UpdateAll: true}).Create(&receipts).Error
 	})
@@ -154,21 +151,27 @@ func (s *Store) Receipts(ctx context.Context, k Key) (receipts []Receipt, unhear
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	db := s.orm().WithContext(ctx)
-	if err := db.Where("key_id = ?", k.ID).Find(&receipts).Error; err != nil {
-		return nil, 0, s.classify(err)
-	}
 	var open []struct {
 		ReplicaID string
+		Position  string
 		Customers []string `gorm:"serializer:json"`
 	}
-	err = db.Table("streams").Select("streams.replica_id, data_planes.customers").
+	err = db.Table("streams").Select("streams.replica_id, streams.position, data_planes.customers").
 		Joins("JOIN data_planes ON data_planes.id = streams.data_plane_id").
 		Where("streams.settled <= ?", k.RevocationTx).Find(&open).Error
+	// The streams first: a receipt that is made in between accounts for them, a stream that ends in between does not.
+	if err == nil {
+		err = db.Where("key_id = ?", k.ID).Find(&receipts).Error
+	}
+	if err != nil {
+		return nil, 0, s.classify(err)
+	}
 	for _, stream := range open {
+		began, badPosition := ParsePosition(stream.Position)
 		made := slices.ContainsFunc(receipts, func(r Receipt) bool { return r.ReplicaID == stream.ReplicaID })
-		if (DataPlane{Customers: stream.Customers}).Serves(k.CustomerID) && !made {
+		if (badPosition != nil || !began.Holds(k.RevocationTx)) && (DataPlane{Customers: stream.Customers}).Serves(k.CustomerID) && !made {
 			unheard++
 		}
 	}
-	return receipts, unheard, s.classify(err)
+	return receipts, unheard, nil
 }

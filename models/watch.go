@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -23,31 +24,49 @@ const (
 func (s *Store) Watch(ctx context.Context, wake func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.listen(ctx, wake) })
+	tell := make(chan struct{}, 1)
 	group.Go(func() error {
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-s.changed:
-			}
+		forEach(ctx, s.changed, func() {
 			wake()
-			// After the commit: in its transaction, NOTIFY would make writers take turns. One that fails is made up for by
-			// whoever looks in any case.
-			notifyCtx, cancel := s.bounded(ctx)
-			_ = s.notify(notifyCtx)
-			cancel()
-		}
+			signal(tell)
+		})
+		return nil
+	})
+	// Apart, lest a busy pool hold up our own watcher; after the commit, as NOTIFY in its transaction would make writers take
+	// turns. One that fails is made up for by whoever looks in any case.
+	group.Go(func() error {
+		forEach(ctx, tell, func() {
+			ctx, cancel := s.bounded(ctx)
+			defer cancel()
+			_ = s.notify(ctx)
+		})
+		return nil
 	})
 	return group.Wait()
 }
 
-// Wake wakes whoever watches the database, as a commit does.
-func (s *Store) Wake() {
-	select {
-	case s.changed <- struct{}{}:
-	default: // a wake-up is due already
+// forEach calls do for each signal until ctx ends.
+func forEach(ctx context.Context, signals <-chan struct{}, do func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			do()
+		}
 	}
 }
+
+// signal leaves a signal, unless one waits already.
+func signal(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+// Wake wakes whoever watches the database, as a commit does.
+func (s *Store) Wake() { signal(s.changed) }
 
 func (p *postgresEngine) notify(ctx context.Context) error {
 	_, err := p.pool.Exec(ctx, "SELECT pg_notify($1, $2)", channel, p.id)
@@ -74,19 +93,44 @@ func (p *postgresEngine) listenOnce(ctx context.Context, wake func()) (listened 
 	if err != nil {
 		return false
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	defer p.leave(ctx, conn)
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		return false
 	}
 	wake() // what was committed before
 	for {
-		note, err := conn.WaitForNotification(ctx)
+		note, err := p.hear(ctx, conn)
 		if err != nil {
 			return true
 		}
-		if note.Payload != p.id {
+		if note != nil && note.Payload != p.id {
 			wake()
 		}
+	}
+}
+
+// hear waits for a notification. Where none comes for long it asks whether the server is still there, which networks do not
+// always tell, and returns nil.
+func (p *postgresEngine) hear(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	quiet, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	note, err := conn.WaitForNotification(quiet)
+	if err == nil || quiet.Err() == nil || ctx.Err() != nil {
+		return note, err
+	}
+	asked, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	return nil, conn.Ping(asked)
+}
+
+// leave ends the connection, and waits until nothing of it is left.
+func (p *postgresEngine) leave(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.timeout)
+	defer cancel()
+	_ = conn.Close(ctx)
+	select {
+	case <-conn.PgConn().CleanupDone():
+	case <-ctx.Done():
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"time"
 	"unicode"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
@@ -102,7 +101,15 @@ func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.G
 	if err != nil {
 		return nil, err
 	}
-	return gen.GetKey200JSONResponse{Key: wireKey(key)}, nil
+	wire := wireKey(key)
+	if key.RevokedAt != 0 {
+		receipt, err := s.receipts.Receipt(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		wire.Receipt = new(s.wireReceipt(key, receipt))
+	}
+	return gen.GetKey200JSONResponse{Key: wire}, nil
 }
 
 // ListKeys returns the project's keys and the caller's own.
@@ -138,59 +145,6 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	}
 	keys, next := cut(keys, page, func(k models.Key) string { return k.ID })
 	return gen.ListKeys200JSONResponse{Keys: convert(keys, wireKey), NextPageToken: next}, nil
-}
-
-// RevokeKey ends a key. Its receipt is complete as soon as it is stored while no data plane is known to hold keys.
-func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) (gen.RevokeKeyResponseObject, error) {
-	if err := checkWait(req.Params.Wait); err != nil {
-		return nil, err
-	}
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		key   models.Key
-		event models.Event
-	)
-	err = s.store.Transact(ctx, func(tx *models.Tx) error {
-		role, err := tx.Role(caller)
-		if err != nil {
-			return err
-		}
-		if key, err = tx.Key(caller, keyID(req.ID)); err != nil {
-			return err
-		}
-		event = s.keyEvent(ctx, models.EventKeyRevoked, caller, key)
-		if !role.Covers(roleToWrite(key)) {
-			return models.ErrForbidden
-		}
-		first, err := tx.RevokeKey(&key, caller.UserID)
-		if err != nil || !first {
-			return err
-		}
-		return tx.AppendEvent(event)
-	})
-	if err != nil {
-		return nil, s.refused(ctx, err, event)
-	}
-	return gen.RevokeKey200JSONResponse{Receipt: gen.Receipt{
-		State: "complete", RevokedAt: wireTime(key.RevokedAt), RevokedBy: key.RevokedBy,
-	}}, nil
-}
-
-// maxWait is the longest that a revoke is held for its receipt.
-const maxWait = 30 * time.Second
-
-// checkWait checks the time to wait. There is nothing to wait for while a receipt is complete at once.
-func checkWait(text *string) error {
-	if text == nil {
-		return nil
-	}
-	if wait, err := time.ParseDuration(*text); err != nil || wait > maxWait {
-		return problem.Invalid("wait", "must be a time such as 500ms or 2s, and 30s at the most")
-	}
-	return nil
 }
 
 // takenName names the field behind a conflict.

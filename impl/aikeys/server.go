@@ -11,6 +11,7 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models"
@@ -22,6 +23,7 @@ type Config struct {
 	Store     *models.Store
 	Sealer    sealer.Sealer
 	Canary    *canary.Keeper
+	Receipts  Receipts
 	Providers *providers.Catalogue
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -29,11 +31,19 @@ type Config struct {
 	API httpapi.Config
 }
 
+// Receipts tells how far the revocation of a key has come; *feed.Feed does.
+type Receipts interface {
+	Receipt(ctx context.Context, k models.Key) (feed.Receipt, error)
+	// Await returns the receipt when it is complete, or as it is when the time to wait is over.
+	Await(ctx context.Context, k models.Key, wait time.Duration) (feed.Receipt, error)
+}
+
 // server holds the handlers; each resource has a file of its own.
 type server struct {
 	store     *models.Store
 	sealer    sealer.Sealer
 	canary    *canary.Keeper
+	receipts  Receipts
 	providers *providers.Catalogue
 	now       func() time.Time
 	ids       models.IDs
@@ -57,7 +67,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, sealer: cfg.Sealer, canary: cfg.Canary, providers: cfg.Providers, now: cfg.Now,
+	s := &server{store: cfg.Store, sealer: cfg.Sealer, canary: cfg.Canary, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now,
 		wholeLists: httpapi.NewGate(maxWholeLists)}
 	if s.now == nil {
 		s.now = time.Now

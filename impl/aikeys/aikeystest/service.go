@@ -21,6 +21,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/session"
@@ -124,8 +125,11 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	s.Evidence.registry, s.Evidence.spans = registry, spans
 	observer, err := httpapi.NewObserver("public", slog.New(s.Evidence.logHandler()), registry, tracing.Tracer("aikeys"))
 	require.NoError(s.t, err)
+	receipts, err := feed.New(feed.Config{Store: opts.Store})
+	require.NoError(s.t, err)
 	handler, err := aikeys.NewHandler(aikeys.Config{
-		Store: opts.Store, Sealer: opts.Sealer, Canary: canary.New(opts.Store, opts.Sealer), Providers: catalogue, Now: opts.Now,
+		Store: opts.Store, Sealer: opts.Sealer, Canary: canary.New(opts.Store, opts.Sealer), Receipts: receipts,
+		Providers: catalogue, Now: opts.Now,
 		API: httpapi.Config{
 			Sessions: session.New(session.Config{Tokens: opts.Store, OIDC: opts.OIDC}), Observer: observer, Ready: opts.Ready,
 			PrincipalRate: opts.PrincipalRate, FailureRate: opts.FailureRate, TrustedProxies: opts.TrustedProxies,

@@ -40,14 +40,16 @@ CREATE TABLE fetches (
 CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
 CREATE INDEX fetches_by_age ON fetches (at);
 
--- A stream of a data plane, for as long as its lease may run: a little longer than the connection. Of each tx below
--- settled, the data plane is known to have heard. forwarded is a position that was acknowledged at another replica.
+-- A stream of a data plane, for as long as its lease may run: a little longer than the connection. It began at a position,
+-- whose xmin is settled: of each tx below that, the data plane has heard. forwarded is a position that was acknowledged at
+-- another replica.
 CREATE TABLE streams (
     id            text    PRIMARY KEY,
     data_plane_id text    NOT NULL REFERENCES data_planes,
     replica_id    text    NOT NULL,
     max_stale_ms  integer NOT NULL,
     settled       integer  NOT NULL,
+    position      text    NOT NULL,
     forwarded     text    NOT NULL DEFAULT ''
 );
 CREATE INDEX streams_by_replica ON streams (replica_id);

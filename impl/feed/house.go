@@ -1,0 +1,165 @@
+package feed
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+const (
+	// houseInterval is how often the house is kept.
+	houseInterval = time.Second
+	// ackSilence is how long a stream may go without an acknowledgement; data planes send one every 5 s.
+	ackSilence = 30 * time.Second
+	// deadAfter is how long another replica may go without a beat. It is longer than beatGrace, by which a replica that can't
+	// beat has stopped to extend leases.
+	deadAfter = 2 * beatGrace
+	// tallyLife is how long a revocation is remembered: longer than any data plane may serve without asking.
+	tallyLife = time.Hour + time.Minute
+)
+
+// pulse is the last beat of another replica, and when it was first seen.
+type pulse struct {
+	beat   int64
+	seenAt time.Duration
+}
+
+// keepHouse says that this replica lives, ends streams that must not go on, and takes leases that have run out off the books:
+// its own, and those of replicas that are dead.
+func (f *Feed) keepHouse(ctx context.Context) error {
+	ticker := time.NewTicker(houseInterval)
+	defer ticker.Stop()
+	others := map[string]pulse{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		f.forget()
+		for _, chore := range []func(context.Context) error{f.live, f.endUnfit, f.dropDeparted,
+			func(ctx context.Context) error { return f.buryDead(ctx, others) }} {
+			if err := chore(ctx); err != nil && ctx.Err() == nil {
+				f.log.DebugContext(ctx, "a chore of the feed failed and is due again", slog.String("error", err.Error()))
+			}
+		}
+	}
+}
+
+// live beats for as long as streams depend on it.
+func (f *Feed) live(ctx context.Context) error {
+	f.mu.Lock()
+	idle := len(f.streams) == 0 && len(f.departed) == 0
+	f.mu.Unlock()
+	if !idle {
+		if err := f.store.Beat(ctx, f.replica); err != nil {
+			return err
+		}
+	}
+	f.beat()
+	return nil
+}
+
+// beat notes that the others know this replica to live: a stream that was just stored says so too.
+func (f *Feed) beat() { f.beatAt.Store(int64(f.clock())) }
+
+// endUnfit ends streams whose data plane's credential has ended, and those that acknowledge nothing.
+func (f *Feed) endUnfit(ctx context.Context) error {
+	connected := map[string][]*Stream{} // :: data plane → streams
+	f.mu.Lock()
+	for _, s := range f.streams {
+		if f.clock()-s.heardAt > ackSilence {
+			f.end(s, endSilent)
+			continue
+		}
+		connected[s.dataPlane.ID] = append(connected[s.dataPlane.ID], s)
+	}
+	f.mu.Unlock()
+	ids := make([]string, 0, len(connected))
+	for id := range connected {
+		ids = append(ids, id)
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	live, err := f.store.LiveDataPlanes(ctx, ids, time.Now().UnixMicro())
+	if err != nil {
+		return err
+	}
+	for _, id := range live {
+		delete(connected, id)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, streams := range connected {
+		for _, s := range streams {
+			f.end(s, endRevoked)
+		}
+	}
+	return nil
+}
+
+// dropDeparted takes streams off the books whose leases have run out.
+func (f *Feed) dropDeparted(ctx context.Context) error {
+	var ids []string
+	f.mu.Lock()
+	for id, s := range f.departed {
+		if f.clock() >= s.until && len(ids) < maxRows {
+			ids = append(ids, id)
+		}
+	}
+	f.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := f.store.DropStreams(ctx, ids); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range ids {
+		delete(f.departed, id)
+	}
+	return nil
+}
+
+// buryDead takes the streams of dead replicas off the books when their leases have run out.
+func (f *Feed) buryDead(ctx context.Context, others map[string]pulse) error {
+	replicas, err := f.store.Replicas(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, r := range replicas {
+		known[r.ID] = true
+		last, seen := others[r.ID]
+		if !seen || last.beat != r.Beat {
+			others[r.ID] = pulse{beat: r.Beat, seenAt: f.clock()}
+			continue
+		}
+		silence := f.clock() - last.seenAt
+		if r.ID == f.replica || silence < deadAfter+f.lease {
+			continue
+		}
+		if err := f.store.BuryReplica(ctx, r.ID, int((silence - deadAfter - f.lease).Milliseconds())); err != nil {
+			return err
+		}
+	}
+	for id := range others {
+		if !known[id] {
+			delete(others, id)
+		}
+	}
+	return nil
+}
+
+// forget drops revocations that are complete whatever happens.
+func (f *Feed) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for tx, seenAt := range f.seen {
+		if f.clock()-seenAt > tallyLife {
+			delete(f.seen, tx)
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package feed
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+	"time"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// beatGrace is for how long this replica's streams get heartbeats though the others can't be told that it lives. Another
+// replica takes it for dead later than that.
+const beatGrace = 5 * time.Second
+
+// publish tells all streams of changes, and of the time up to which they know all. A stream whose queue is full is ended: it
+// must resume, and no other waits for it.
+func (f *Feed) publish(changes []models.Change, now models.Position, began time.Duration) {
+	frames := make([][]byte, len(changes))
+	for i, c := range changes {
+		frames[i] = changeFrame(c)
+		f.metrics.changes.WithLabelValues(string(c.Type)).Inc()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.position, f.ready, f.readAt = now, true, began
+	f.note(changes)
+	f.nextTurn()
+	if len(changes) == 0 && (began-f.told < f.lease/4 || !f.mayHeartbeat()) {
+		return
+	}
+	end := f.heartbeat()
+	whole := slices.Concat(append(frames, end)...)
+	for _, s := range f.streams {
+		message := whole
+		if s.dataPlane.Customers != nil && len(changes) > 0 {
+			message = slices.Concat(append(s.filter(changes, frames), end)...)
+		}
+		f.send(s, message)
+	}
+}
+
+// heartbeat is the frame that extends the leases to the last read; empty while this replica may not.
+func (f *Feed) heartbeat() []byte {
+	if !f.mayHeartbeat() {
+		return nil
+	}
+	f.told = f.readAt
+	return heartbeatFrame(f.position, f.readAt)
+}
+
+func (f *Feed) mayHeartbeat() bool {
+	return f.clock()-time.Duration(f.beatAt.Load()) < beatGrace
+}
+
+// send hands a message to a stream; a stream that is too slow for it is ended.
+func (f *Feed) send(s *Stream, message []byte) {
+	if len(message) == 0 {
+		return
+	}
+	select {
+	case s.queue <- message:
+	default:
+		f.end(s, endSlow)
+	}
+}
+
+// restart makes every stream begin anew.
+func (f *Feed) restart(now models.Position, began time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.position, f.ready, f.readAt = now, true, began
+	f.nextTurn()
+	message := slices.Concat(resetFrame(), f.heartbeat())
+	for _, s := range f.streams {
+		f.send(s, message)
+	}
+}
+
+// filter returns the frames of the changes that the stream's data plane may know of.
+func (s *Stream) filter(changes []models.Change, frames [][]byte) [][]byte {
+	var own [][]byte
+	for i, c := range changes {
+		if s.dataPlane.Serves(c.CustomerID) {
+			own = append(own, frames[i])
+		}
+	}
+	return own
+}
+
+// end ends a stream, once. Its lease may run on, so it stays on the books.
+func (f *Feed) end(s *Stream, reason string) {
+	if _, open := f.streams[s.id]; !open {
+		return
+	}
+	delete(f.streams, s.id)
+	s.until = f.clock() + f.lease + s.maxStale
+	f.departed[s.id] = s
+	f.metrics.ended.WithLabelValues(reason).Inc()
+	close(s.gone)
+}
+
+func (f *Feed) nextTurn() {
+	close(f.turn)
+	f.turn = make(chan struct{})
+}
+
+// stop ends all streams, and whatever awaits a receipt.
+func (f *Feed) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = true
+	for _, s := range f.streams {
+		f.end(s, endStopping)
+	}
+	f.nextTurn()
+}
+
+// frame is one server-sent event. JSON has no line ends of its own.
+func frame(message gen.StreamMessage) []byte {
+	data, err := json.Marshal(message)
+	if err != nil {
+		data = []byte(`{"type":"reset"}`) // can't happen: strings and numbers alone
+	}
+	text := append([]byte("event: "), message.Type...)
+	return append(append(append(text, "\ndata: "...), data...), "\n\n"...)
+}
+
+func changeFrame(c models.Change) []byte {
+	return frame(gen.StreamMessage{
+		Type: string(c.Type), Tx: &c.Tx, CustomerID: &c.CustomerID, ProjectID: &c.ProjectID,
+		Provider: optional(c.Provider), KeyID: optional(c.KeyID), UserID: optional(c.UserID), TokenID: optional(c.TokenID),
+	})
+}
+
+func heartbeatFrame(position models.Position, at time.Duration) []byte {
+	text := append([]byte("id: "), position.String()...)
+	text = append(text, "\nevent: heartbeat\ndata: {\"type\":\"heartbeat\",\"clock_ms\":"...)
+	return append(strconv.AppendInt(text, at.Milliseconds(), 10), "}\n\n"...)
+}
+
+func resetFrame() []byte { return frame(gen.StreamMessage{Type: "reset"}) }
+
+func optional(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}

@@ -1,0 +1,159 @@
+package feed
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+const (
+	// saveDelay is how long acknowledgements gather before they are stored.
+	saveDelay = 20 * time.Millisecond
+	// awaitPause is the least time between two looks at a receipt that is awaited.
+	awaitPause = 10 * time.Millisecond
+)
+
+// Receipt is how far a revocation has come.
+type Receipt struct {
+	Complete bool
+	// DataPlanes had to acknowledge it, Acknowledged have.
+	DataPlanes, Acknowledged int
+	// Slowest is how long the slowest acknowledgement took; zero while there is none.
+	Slowest time.Duration
+	// Remaining is, of one that is not complete, the time within which it must be.
+	Remaining time.Duration
+}
+
+// Receipt returns the receipt of a revoked key.
+func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
+	if k.RevocationTx == 0 {
+		return Receipt{Complete: true}, nil
+	}
+	rows, unheard, err := f.store.Receipts(ctx, k)
+	if err != nil {
+		return Receipt{}, err
+	}
+	r := Receipt{DataPlanes: unheard}
+	for _, row := range rows {
+		r.DataPlanes += row.DataPlanes
+		r.Acknowledged += row.Acknowledged
+		r.Slowest = max(r.Slowest, time.Duration(row.SlowestUs)*time.Microsecond)
+	}
+	if r.Acknowledged >= r.DataPlanes {
+		r.Complete = true
+		return r, nil
+	}
+	longest, err := f.store.LongestStale(ctx)
+	if err != nil {
+		return Receipt{}, err
+	}
+	r.Remaining = f.lease + time.Duration(longest)*time.Millisecond - f.age(k.RevocationTx)
+	if r.Remaining <= 0 {
+		r.Complete, r.Remaining = true, 0
+	}
+	return r, nil
+}
+
+// age is how long a revocation has been known to be committed, on this replica's clock. One that this replica has not seen
+// happen was there when it started; one that it has not read yet may just have been made.
+func (f *Feed) age(tx int64) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	seenAt, known := f.seen[tx]
+	switch {
+	case known:
+		return f.clock() - seenAt
+	case f.ready && f.position.Holds(tx):
+		return f.clock()
+	}
+	return 0
+}
+
+// Await returns the receipt of a revoked key when it is complete, or else as it is when the time to wait is over, ctx ends or
+// the feed stops.
+func (f *Feed) Await(ctx context.Context, k models.Key, wait time.Duration) (Receipt, error) {
+	over := time.NewTimer(wait)
+	defer over.Stop()
+	for {
+		f.mu.Lock()
+		turn, stopped := f.turn, f.stopped
+		f.mu.Unlock()
+		r, err := f.Receipt(ctx, k)
+		if err != nil || r.Complete || wait <= 0 || stopped {
+			return r, err
+		}
+		select {
+		case <-time.After(awaitPause):
+		case <-over.C:
+			return r, nil
+		}
+		select {
+		case <-turn:
+		case <-time.After(r.Remaining):
+		case <-over.C:
+			return f.Receipt(ctx, k)
+		case <-ctx.Done():
+			return r, nil
+		}
+	}
+}
+
+// saveReceipts stores tallies as they change, and forgets those that can change no more.
+func (f *Feed) saveReceipts(ctx context.Context) error {
+	ticker := time.NewTicker(saveDelay)
+	defer ticker.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		rows := f.changedTallies()
+		if len(rows) == 0 {
+			continue
+		}
+		err := f.store.SaveReceipts(ctx, rows)
+		if err != nil {
+			f.keepChanged(rows)
+		}
+		if (err != nil) != failing && ctx.Err() == nil {
+			failing = err != nil
+			f.log.WarnContext(ctx, "receipts of revocations can't be stored", slog.Bool("now", failing))
+		}
+	}
+}
+
+// maxRows bounds how many receipts are stored at once.
+const maxRows = 500
+
+func (f *Feed) changedTallies() []models.Receipt {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var rows []models.Receipt
+	for key, t := range f.tallies {
+		switch {
+		case t.changed && len(rows) < maxRows:
+			t.changed = false
+			rows = append(rows, models.Receipt{
+				KeyID: key, ReplicaID: f.replica, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
+			})
+		case !t.changed && (t.acknowledged == t.dataPlanes || f.clock()-t.seenAt > tallyLife):
+			delete(f.tallies, key)
+		}
+	}
+	return rows
+}
+
+// keepChanged is for rows that were not stored.
+func (f *Feed) keepChanged(rows []models.Receipt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, row := range rows {
+		if t := f.tallies[row.KeyID]; t != nil {
+			t.changed = true
+		}
+	}
+}
