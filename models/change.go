@@ -42,7 +42,7 @@ func (s *Store) Changes(ctx context.Context, since Position, limit int) ([]Chang
 		text    string
 	)
 	sql, args := s.changes(since, limit)
-	err := s.query(ctx, sql, args, func(row scanner) error {
+	err := s.aside(ctx, sql, args, func(row scanner) error {
 		var c Change
 		if err := row.Scan(&text, &c.Tx, &c.Type, &c.CustomerID, &c.ProjectID, &c.UserID, &c.KeyID, &c.TokenID, &c.Provider); err != nil {
 			return err
@@ -67,7 +67,7 @@ func (s *Store) Position(ctx context.Context) (Position, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var text string
-	err := s.query(ctx, "SELECT "+s.position(), nil, func(row scanner) error { return row.Scan(&text) })
+	err := s.aside(ctx, "SELECT "+s.position(), nil, func(row scanner) error { return row.Scan(&text) })
 	if err != nil {
 		return Position{}, s.classify(err)
 	}

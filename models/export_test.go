@@ -93,3 +93,11 @@ func TxExec(tx *Tx, statement string, args ...any) error {
 
 // Classify wraps a driver's error with the sentinel it amounts to.
 func Classify(s *Store, err error) error { return s.classify(err) }
+
+// FetchSQL are the statements of a fetch, with $N parameters.
+func FetchSQL(s *Store) (forCaller, byID string) { return s.fetchSQL() }
+
+// ChangesSQL is the statement for what a position lacks, with $N parameters, and its arguments.
+func ChangesSQL(s *Store, since Position, limit int) (statement string, args []any) {
+	return s.changes(since, limit)
+}

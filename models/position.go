@@ -8,8 +8,8 @@ import (
 )
 
 // Position is a set of transactions: every one below Xmin, none from Xmax on, and of those between all but the Open. It is
-// what a statement saw of the database. Transactions commit out of order, so that one number would not say it: Open are
-// those that were still at work.
+// what a statement saw of the events. Transactions commit out of order, so that one number would not say it: Open are those
+// that were still at work.
 type Position struct {
 	Xmin, Xmax int64
 	Open       []int64
@@ -51,7 +51,7 @@ func number(text string) int64 {
 	if err != nil {
 		return -1
 	}
-	return int64(n) //nolint:gosec // G115: of 63 bits
+	return int64(n)
 }
 
 // String returns the text that ParsePosition reads.

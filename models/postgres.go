@@ -25,6 +25,8 @@ import (
 // postgresEngine uses one pool for GORM and for the hand-written statements.
 type postgresEngine struct {
 	pool *pgxpool.Pool
+	// side is for what must not wait for requests; see aside.go.
+	side *pgxpool.Pool
 	std  *sql.DB
 	gorm *gorm.DB
 	// keys and roles carry the hot look-ups, each their own: one that waits for a lock holds up its own kind alone.
@@ -71,14 +73,20 @@ func openPostgres(url string, opts Options) (engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	std := stdlib.OpenDBFromPool(pool)
-	db, err := gorm.Open(postgres.New(postgres.Config{Conn: std}), gormConfig())
+	side, err := newAside(cfg)
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("database: %w", err)
 	}
+	std := stdlib.OpenDBFromPool(pool)
+	db, err := gorm.Open(postgres.New(postgres.Config{Conn: std}), gormConfig())
+	if err != nil {
+		pool.Close()
+		side.Close()
+		return nil, fmt.Errorf("database: %w", err)
+	}
 	return &postgresEngine{
-		pool: pool, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
+		pool: pool, side: side, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
 		keys: newPipeline(pool, opts.Timeout), roles: newPipeline(pool, opts.Timeout), records: newRecorder(pool, opts.Timeout),
 		writers: make(chan struct{}, max(1, opts.MaxConns/2)), listener: listener, id: rand.Text(),
 	}, nil
@@ -100,6 +108,7 @@ func (p *postgresEngine) close() error {
 	p.roles.close()
 	p.records.close()
 	err := errors.Join(p.std.Close(), p.schema.Close())
+	p.side.Close()
 	p.pool.Close()
 	return err
 }

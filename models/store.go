@@ -54,6 +54,9 @@ type engine interface {
 	// fetchSQL are the statements of a fetch: for a caller, and by a key's id.
 	fetchSQL() (forCaller, byID string)
 	recordFetch(ctx context.Context, r FetchRecord) error
+	// aside runs a statement on a connection that no request waits for, so that leases go on while the pool is busy.
+	aside(ctx context.Context, sql string, args []any, scan func(scanner) error) error
+	asideExec(ctx context.Context, sql string, args ...any) error
 	// listen calls wake when another process may have committed something, until ctx ends; notify is what it hears.
 	listen(ctx context.Context, wake func()) error
 	notify(ctx context.Context) error

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 )
 
@@ -96,11 +95,8 @@ func (s *Store) LongestStale(ctx context.Context) (int, error) {
 func (s *Store) Beat(ctx context.Context, replicaID string) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	return s.classify(s.transact(ctx, func(tx *Tx) error {
-		return tx.db.Clauses(clause.OnConflict{
-			Columns: []clause.Column{{Name: "id"}}, DoUpdates: clause.Assignments(map[string]any{"beat": gorm.Expr("replicas.beat + 1")}),
-		}).Create(&Replica{ID: replicaID, Beat: 1}).Error
-	}))
+	const beat = `INSERT INTO replicas (id, beat) VALUES ($1, 1) ON CONFLICT (id) DO UPDATE SET beat = replicas.beat + 1`
+	return s.classify(s.asideExec(ctx, beat, replicaID))
 }
 
 // Replicas returns all replicas that beat, and those with streams that never did, as of beat zero.

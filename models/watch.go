@@ -69,8 +69,7 @@ func signal(to chan<- struct{}) {
 func (s *Store) Wake() { signal(s.changed) }
 
 func (p *postgresEngine) notify(ctx context.Context) error {
-	_, err := p.pool.Exec(ctx, "SELECT pg_notify($1, $2)", channel, p.id)
-	return err
+	return p.aside(ctx, "SELECT pg_notify($1, $2)::text", []any{channel, p.id}, func(scanner) error { return nil })
 }
 
 // listen holds a connection of its own, which must not wait for the pool's, nor count as one of them.

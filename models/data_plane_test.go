@@ -1,0 +1,191 @@
+package models_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+)
+
+// dataPlane stores a data plane that may serve the customers: all of them when the list is nil.
+func (f *fixture) dataPlane(name string, customers []string, changes ...func(*models.DataPlane)) models.DataPlane {
+	f.t.Helper()
+	d := models.DataPlane{ID: f.ids.Next("", time.Now()), Name: name, Hash: []byte("hash of " + name), Customers: customers, CreatedAt: now()}
+	for _, change := range changes {
+		change(&d)
+	}
+	f.transact(func(tx *models.Tx) error { return tx.CreateDataPlane(d) })
+	return d
+}
+
+func (f *fixture) revokeDataPlane(name string) (models.DataPlane, error) {
+	var d models.DataPlane
+	err := f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
+		d, err = tx.RevokeDataPlane(name)
+		return err
+	})
+	return d, err
+}
+
+func expiring(at int64) func(*models.DataPlane) {
+	return func(d *models.DataPlane) { d.ExpiresAt = at }
+}
+
+func TestADataPlaneIsReadAsItWasStored(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		var want []models.DataPlane
+		for name, customers := range map[string][]string{"all": nil, "none": {}, "some": {acme, "globex"}} {
+			d := f.dataPlane(name, customers, expiring(now()+1e9))
+			want = append(want, d)
+			got, err := f.FindDataPlane(t.Context(), d.ID)
+			require.NoError(t, err)
+			require.Equal(t, d, got)
+			require.Equal(t, name != "none", got.Serves(acme))
+			require.Equal(t, name == "all", got.Serves("initech"))
+		}
+		all, err := f.ListDataPlanes(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, all, "by age")
+		_, err = f.FindDataPlane(t.Context(), "absent")
+		require.ErrorIs(t, err, models.ErrNotFound)
+	})
+}
+
+func TestActiveDataPlanesHaveNamesOfTheirOwn(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		first := f.dataPlane("eu", nil)
+		again := first
+		again.ID = f.ids.Next("", time.Now())
+		create := func() error {
+			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.CreateDataPlane(again) })
+		}
+		require.ErrorIs(t, create(), models.ErrAlreadyExists)
+		_, err := f.revokeDataPlane("eu")
+		require.NoError(t, err)
+		require.NoError(t, create(), "a revoked one leaves its name")
+		_, err = f.revokeDataPlane("eu")
+		require.NoError(t, err)
+		require.Equal(t, 2, f.count("data_planes"))
+	})
+}
+
+func TestADataPlaneIsRevokedOnce(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d := f.dataPlane("eu", []string{acme})
+		other := f.dataPlane("us", []string{acme})
+		_, err := f.revokeDataPlane("asia")
+		require.ErrorIs(t, err, models.ErrNotFound)
+		done := make([]models.DataPlane, 8)
+		var ok int
+		for i, err := range together(len(done), func(i int) (err error) { done[i], err = f.revokeDataPlane("eu"); return err }) {
+			if err != nil {
+				require.ErrorIs(t, err, models.ErrNotFound)
+				continue
+			}
+			ok++
+			stands, err := f.FindDataPlane(t.Context(), d.ID)
+			require.NoError(t, err)
+			require.Equal(t, done[i], stands)
+			require.InDelta(t, now(), stands.RevokedAt, 60e6)
+			require.False(t, stands.Live(now()))
+		}
+		require.Equal(t, 1, ok, "the first revocation stands")
+		untouched, err := f.FindDataPlane(t.Context(), other.ID)
+		require.NoError(t, err)
+		require.Equal(t, other, untouched)
+	})
+}
+
+func TestLiveDataPlanesAreNeitherRevokedNorExpired(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const noon = 1_000_000
+		forever, lasting := f.dataPlane("forever", nil), f.dataPlane("lasting", nil, expiring(noon+1))
+		ending, revoked := f.dataPlane("ending", nil, expiring(noon)), f.dataPlane("revoked", nil)
+		_, err := f.revokeDataPlane("revoked")
+		require.NoError(t, err)
+		f.dataPlane("not asked for", nil)
+
+		live, err := f.LiveDataPlanes(t.Context(), []string{forever.ID, lasting.ID, ending.ID, revoked.ID, "absent"}, noon)
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{forever.ID, lasting.ID}, live)
+		for d, want := range map[*models.DataPlane]bool{&forever: true, &lasting: true, &ending: false} {
+			require.Equal(t, want, d.Live(noon), d.Name)
+		}
+		live, err = f.LiveDataPlanes(t.Context(), nil, noon)
+		require.NoError(t, err)
+		require.Empty(t, live)
+	})
+}
+
+// dataPlaneMethods calls each method that is there for data planes.
+func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
+	d, key := models.DataPlane{ID: "dp"}, models.Key{ID: "byok_absent", RevocationTx: 1}
+	return map[string]func(context.Context) error{
+		"Position":       func(ctx context.Context) error { _, err := f.Position(ctx); return err },
+		"Changes":        func(ctx context.Context) error { _, _, err := f.Changes(ctx, models.Position{}, 1); return err },
+		"FindDataPlane":  func(ctx context.Context) error { _, err := f.FindDataPlane(ctx, "dp"); return err },
+		"ListDataPlanes": func(ctx context.Context) error { _, err := f.ListDataPlanes(ctx); return err },
+		"LiveDataPlanes": func(ctx context.Context) error { _, err := f.LiveDataPlanes(ctx, []string{"dp"}, 1); return err },
+		"Fetch":          func(ctx context.Context) error { _, err := f.Fetch(ctx, "dp", mia, "openai", 1); return err },
+		"FetchByID":      func(ctx context.Context) error { _, _, err := f.FetchByID(ctx, "dp", key.ID, 1); return err },
+		"Candidates":     func(ctx context.Context) error { _, _, err := f.Candidates(ctx, mia, "openai"); return err },
+		"RecordFetch":    func(ctx context.Context) error { return f.RecordFetch(ctx, record("r")) },
+		"ListFetches":    func(ctx context.Context) error { _, err := f.ListFetches(ctx, acme, web, 0, 1); return err },
+		"OpenStream": func(ctx context.Context) error {
+			return f.OpenStream(ctx, models.Stream{ID: "1", DataPlaneID: "dp"}, "")
+		},
+		"DropStreams": func(ctx context.Context) error { return f.DropStreams(ctx, []string{"1"}) },
+		"ForwardAcknowledgement": func(ctx context.Context) error {
+			return f.ForwardAcknowledgement(ctx, "1", "dp", models.Position{})
+		},
+		"TakeForwarded": func(ctx context.Context) error { _, err := f.TakeForwarded(ctx, "r1"); return err },
+		"LongestStale":  func(ctx context.Context) error { _, err := f.LongestStale(ctx); return err },
+		"Beat":          func(ctx context.Context) error { return f.Beat(ctx, "r1") },
+		"Replicas":      func(ctx context.Context) error { _, err := f.Replicas(ctx); return err },
+		"BuryReplica":   func(ctx context.Context) error { return f.BuryReplica(ctx, "r1", 1) },
+		"SaveReceipts":  func(ctx context.Context) error { return f.SaveReceipts(ctx, []models.Receipt{{KeyID: "k"}}) },
+		"Receipts":      func(ctx context.Context) error { _, _, err := f.Receipts(ctx, key); return err },
+		"ReportKeys": func(ctx context.Context) error {
+			return f.ReportKeys(ctx, d, []models.KeyReport{{KeyID: key.ID, UsedAt: 1}}, func(models.Key) models.Event { return models.Event{} })
+		},
+	}
+}
+
+func TestAClosedStoreIsUnavailableToEveryMethodForDataPlanes(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		for _, call := range dataPlaneMethods(f) {
+			_ = call(t.Context()) // so that statements are prepared and connections open
+		}
+		require.NoError(t, f.Close())
+		for name, call := range dataPlaneMethods(f) {
+			require.ErrorIs(t, call(t.Context()), models.ErrUnavailable, name)
+		}
+	})
+}
+
+func TestEveryMethodForDataPlanesReturnsTheErrorOfACancelledContext(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for name, call := range dataPlaneMethods(f) {
+			require.ErrorIs(t, call(ctx), context.Canceled, name)
+		}
+	})
+}
+
+func TestWithoutADatabaseEveryMethodForDataPlanesIsUnavailableInTime(t *testing.T) {
+	t.Parallel()
+	unreachable := &fixture{Store: openForOutage(t, "postgres://nobody@127.0.0.1:1/none"), t: t}
+	unmigrated := &fixture{Store: openForOutage(t, modelstest.EnginePostgres.URL(t)), t: t}
+	for _, f := range []*fixture{unreachable, unmigrated} {
+		for name, call := range dataPlaneMethods(f) {
+			began := time.Now()
+			require.ErrorIs(t, call(t.Context()), models.ErrUnavailable, name)
+			require.Less(t, time.Since(began), outageTimeout+slack, name)
+		}
+	}
+}

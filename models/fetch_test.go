@@ -1,0 +1,285 @@
+package models_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+// fetch fetches for openai through a data plane.
+func (f *fixture) fetch(d models.DataPlane, c models.Caller) models.Fetched {
+	f.t.Helper()
+	found, err := f.Fetch(f.t.Context(), d.ID, c, "openai", now())
+	require.NoError(f.t, err)
+	return found
+}
+
+func (f *fixture) fetchErr(d models.DataPlane, c models.Caller) error {
+	found, err := f.Fetch(f.t.Context(), d.ID, c, "openai", now())
+	if err != nil {
+		require.Equal(f.t, models.Fetched{}, found, "a refusal tells nothing")
+	}
+	return err
+}
+
+func (f *fixture) fetchByIDErr(d models.DataPlane, k models.Key) error {
+	found, asOf, err := f.FetchByID(f.t.Context(), d.ID, k.ID, now())
+	if err != nil {
+		require.Equal(f.t, models.Key{}, found, "a refusal tells nothing")
+		require.Empty(f.t, asOf)
+	}
+	return err
+}
+
+func parsed(t *testing.T, text string) models.Position {
+	t.Helper()
+	p, err := models.ParsePosition(text)
+	require.NoError(t, err)
+	return p
+}
+
+func bearing(c models.Caller, token string) models.Caller {
+	c.TokenID = token
+	return c
+}
+
+// project is the fixture's project without a user.
+var project = models.Caller{CustomerID: acme, ProjectID: web}
+
+func TestADataPlaneFetchesForTheCustomersThatItServesAndOnlyWhileItIsGood(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key := f.register(f.shared(olga))
+		f.dataPlane("revoked", nil)
+		revoked, err := f.revokeDataPlane("revoked")
+		require.NoError(t, err)
+		for _, c := range []struct {
+			dataPlane models.DataPlane
+			want      error
+		}{
+			{f.dataPlane("all", nil), nil},
+			{f.dataPlane("ours", []string{"globex", acme}), nil},
+			{f.dataPlane("lasting", nil, expiring(now()+1e9)), nil},
+			{f.dataPlane("none", []string{}), models.ErrNotServed},
+			{f.dataPlane("another's", []string{"globex", "acme2", "ACME"}), models.ErrNotServed},
+			{f.dataPlane("expired", nil, expiring(now())), models.ErrDataPlaneEnded},
+			{f.dataPlane("expired another's", []string{"globex"}, expiring(1)), models.ErrDataPlaneEnded},
+			{revoked, models.ErrDataPlaneEnded},
+			{models.DataPlane{ID: "absent"}, models.ErrDataPlaneEnded},
+			{models.DataPlane{}, models.ErrDataPlaneEnded},
+		} {
+			for _, caller := range []models.Caller{mia, project} {
+				err := f.fetchErr(c.dataPlane, caller)
+				require.Equal(t, c.want == nil, err == nil, "%s: %v", c.dataPlane.Name, err)
+				require.ErrorIs(t, err, c.want, c.dataPlane.Name)
+			}
+			require.ErrorIs(t, f.fetchByIDErr(c.dataPlane, key), c.want, c.dataPlane.Name)
+		}
+	})
+}
+
+func TestAFetchIsForAMemberWhoseSessionIsLive(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.register(f.shared(olga))
+		d := f.dataPlane("all", nil)
+		f.transact(func(tx *models.Tx) error {
+			for id, token := range map[string]models.Token{"good": {}, "revoked": {RevokedAt: 1}, "expired": {ExpiresAt: now()}, "lasting": {ExpiresAt: now() + 1e9}} {
+				token.ID, token.Hash, token.CustomerID, token.ProjectID, token.UserID = id, []byte("h"), acme, web, "mia"
+				if err := tx.CreateToken(token); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		for caller, want := range map[models.Caller]error{
+			mia: nil, olga: nil, project: nil, bearing(mia, "good"): nil, bearing(mia, "lasting"): nil, bearing(project, "good"): nil,
+			stranger:                 models.ErrNotMember,
+			bearing(mia, "revoked"):  models.ErrSessionEnded,
+			bearing(mia, "expired"):  models.ErrSessionEnded,
+			bearing(mia, "absent"):   models.ErrSessionEnded,
+			bearing(project, "gone"): models.ErrSessionEnded,
+			{CustomerID: acme, ProjectID: "nowhere", UserID: "mia"}:   models.ErrNotMember,
+			{CustomerID: "globex", ProjectID: web, UserID: "mia"}:     models.ErrNotMember,
+			{CustomerID: acme, ProjectID: web, UserID: "MIA"}:         models.ErrNotMember,
+			bearing(stranger, "revoked"):                              models.ErrSessionEnded,
+			bearing(models.Caller{CustomerID: acme}, "lasting"):       nil,
+			{CustomerID: "globex", ProjectID: web, TokenID: "absent"}: models.ErrSessionEnded,
+		} {
+			err := f.fetchErr(d, caller)
+			require.Equal(t, want == nil, err == nil, "%+v: %v", caller, err)
+			require.ErrorIs(t, err, want, "%+v", caller)
+		}
+		f.transact(func(tx *models.Tx) error { return tx.RemoveMember(acme, web, "mia") })
+		require.ErrorIs(t, f.fetchErr(d, mia), models.ErrNotMember, "from the next fetch on")
+	})
+}
+
+func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d := f.dataPlane("all", nil)
+		require.Empty(t, f.fetch(d, mia).Project.ID)
+		backwards := func(r *models.Registration) { // a replica whose clock is behind
+			r.Key.ID, r.Key.CreatedAt = models.KeyIDPrefix+"0000000000000000000000000"+r.Key.UserID, r.Key.CreatedAt-time.Hour.Microseconds()
+		}
+		own1, shared1 := f.register(f.own(mia)), f.register(f.shared(olga))
+		own2, shared2 := f.register(f.own(mia, backwards)), f.register(f.shared(olga, backwards))
+		for _, r := range []models.Registration{f.own(moe), f.own(mia, provider("anthropic")), f.shared(olga, provider("anthropic"))} {
+			f.register(r)
+		}
+		requireFound := func(own, shared models.Key) {
+			t.Helper()
+			found := f.fetch(d, mia)
+			require.Equal(t, own, found.Own)
+			require.Equal(t, shared, found.Project)
+			owns, shareds, err := f.Candidates(t.Context(), mia, "openai")
+			require.NoError(t, err)
+			if own.ID != "" {
+				require.Equal(t, own, owns[0])
+			}
+			require.Equal(t, shared, shareds[0])
+		}
+		requireFound(own2, shared2)
+		require.Equal(t, models.Key{}, f.fetch(d, project).Own, "without a user, none's own")
+		require.Equal(t, shared2, f.fetch(d, project).Project)
+		require.Equal(t, models.Key{}, f.fetch(d, olga).Own)
+
+		owns, shareds, err := f.Candidates(t.Context(), mia, "openai")
+		require.NoError(t, err)
+		require.Equal(t, []models.Key{own2, own1}, owns)
+		require.Equal(t, []models.Key{shared2, shared1}, shareds)
+		owns, shareds, err = f.Candidates(t.Context(), project, "openai")
+		require.NoError(t, err)
+		require.Empty(t, owns)
+		require.Len(t, shareds, 2)
+
+		f.revokeNoted(&own2)
+		requireFound(own1, shared2)
+		f.revokeNoted(&shared2)
+		requireFound(own1, shared1)
+		f.revokeNoted(&own1)
+		requireFound(models.Key{}, shared1)
+	})
+}
+
+func TestAFetchByIDFindsTheKeyRevokedOrNot(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d := f.dataPlane("all", nil)
+		key := f.register(f.own(mia))
+		got, asOf, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
+		require.NoError(t, err)
+		require.Equal(t, key, got)
+		f.revokeNoted(&key)
+		got, later, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
+		require.NoError(t, err)
+		require.Equal(t, key, got)
+		require.False(t, parsed(t, asOf).Holds(key.RevocationTx))
+		require.True(t, parsed(t, later).Holds(key.RevocationTx))
+		require.ErrorIs(t, f.fetchByIDErr(d, models.Key{ID: "byok_absent"}), models.ErrNotFound)
+		require.ErrorIs(t, f.fetchByIDErr(d, models.Key{}), models.ErrNotFound)
+	})
+}
+
+func TestAFetchBringsThePolicyInForce(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d := f.dataPlane("all", nil)
+		require.Equal(t, models.DefaultPolicy(acme, web), f.fetch(d, mia).Policy)
+		for _, byProvider := range []map[string]models.UserKeys{nil, {"openai": models.UserKeysForbid, "groq": models.UserKeysRequire}} {
+			policy := models.Policy{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysRequire, UserKeysByProvider: byProvider, OnBadKey: models.OnBadKeyNextKey}
+			f.transact(func(tx *models.Tx) error { return tx.SetPolicy(&policy, "olga") })
+			got := f.fetch(d, mia).Policy
+			require.Equal(t, models.OnBadKeyNextKey, got.OnBadKey)
+			require.Equal(t, models.UserKeysRequire, got.UserKeys)
+			require.Equal(t, policy.For("openai"), got.For("openai"))
+			require.Equal(t, policy.For("groq"), got.For("groq"))
+			require.Equal(t, []string{acme, web}, []string{got.CustomerID, got.ProjectID})
+		}
+	})
+}
+
+// A fetch is as of the transactions it saw: one which found a key is not as of the key's revocation, one which did not is.
+func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		newStranger(t, f) // a transaction that stays open, so that positions have a list
+		d := f.dataPlane("all", nil)
+		key := f.register(f.shared(olga))
+		byID := func() (bool, string, error) {
+			k, asOf, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
+			return k.RevokedAt == 0, asOf, err
+		}
+		byCaller := func() (bool, string, error) {
+			found, err := f.Fetch(t.Context(), d.ID, mia, "openai", now())
+			return found.Project.ID != "", found.AsOf, err
+		}
+		const fetches = 200
+		type outcome struct {
+			found bool
+			asOf  string
+			err   error
+		}
+		var begun atomic.Int64
+		outcomes := together(fetches+1, func(i int) (o outcome) {
+			if i == fetches {
+				for begun.Load() < fetches/4 {
+					time.Sleep(100 * time.Microsecond)
+				}
+				o.err = f.tryRevokeNoted(context.WithoutCancel(t.Context()), &key)
+				return o
+			}
+			for range 3 {
+				begun.Add(1)
+				o.found, o.asOf, o.err = []func() (bool, string, error){byID, byCaller}[i%2]()
+			}
+			return o
+		})
+		require.NoError(t, outcomes[fetches].err)
+		require.Positive(t, key.RevocationTx)
+		for _, o := range outcomes[:fetches] {
+			require.NoError(t, o.err)
+			require.Equal(t, !o.found, parsed(t, o.asOf).Holds(key.RevocationTx), "%d in %s", key.RevocationTx, o.asOf)
+		}
+		for range 2 {
+			found, asOf, err := byCaller()
+			require.NoError(t, err)
+			require.False(t, found)
+			require.True(t, parsed(t, asOf).Holds(key.RevocationTx))
+		}
+	})
+}
+
+// On Postgres a revocation that has its number, and is not committed, is not in the position of a fetch.
+func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d := f.dataPlane("all", nil)
+		key := f.register(f.shared(olga))
+		event := f.event(models.EventKeyRevoked, about(key.ID))
+		written, finish := make(chan struct{}), make(chan struct{})
+		done := make(chan error, 1)
+		go func() {
+			done <- f.Transact(context.WithoutCancel(t.Context()), func(tx *models.Tx) error {
+				_, err := tx.RevokeKey(&key, "olga")
+				if err == nil {
+					err = tx.AppendEvent(event)
+				}
+				close(written)
+				<-finish
+				return err
+			})
+		}()
+		<-written
+		if !f.isSQLite() {
+			f.note("another, which is committed") // so that the newest event is later than the revocation
+		}
+		during := f.fetch(d, mia)
+		close(finish)
+		require.NoError(t, <-done)
+		require.Equal(t, key.ID, during.Project.ID)
+		require.False(t, parsed(t, during.AsOf).Holds(key.RevocationTx))
+		after := f.fetch(d, mia)
+		require.Empty(t, after.Project.ID)
+		require.True(t, parsed(t, after.AsOf).Holds(key.RevocationTx))
+	})
+}

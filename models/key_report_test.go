@@ -1,0 +1,160 @@
+package models_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+// report reports keys, and makes the event of those that begin to fail.
+func (f *fixture) report(d models.DataPlane, reports ...models.KeyReport) error {
+	return f.ReportKeys(f.t.Context(), d, reports, func(k models.Key) models.Event {
+		return f.event(models.EventKeyFailing, about(k.ID), func(e *models.Event) { e.ScopeUserID = k.UserID })
+	})
+}
+
+// reported is what stands in a key's row: last used, last failed, with which status.
+func (f *fixture) reported(k models.Key) [3]int64 {
+	f.t.Helper()
+	got, err := f.GetKey(f.t.Context(), models.Caller{CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.CreatedBy}, k.ID, now())
+	require.NoError(f.t, err)
+	return [3]int64{got.LastUsedAt, got.LastFailureAt, int64(got.LastFailureStatus)}
+}
+
+// failing are the ids of the keys that began to fail since a position.
+func (f *fixture) failing(at *models.Position) []string {
+	f.t.Helper()
+	out := []string{}
+	for _, c := range f.changes(at) {
+		require.Equal(f.t, models.EventKeyFailing, c.Type)
+		out = append(out, c.KeyID)
+	}
+	return out
+}
+
+func second(n int64) int64 { return n * time.Second.Microseconds() }
+
+func TestReportsOnUnknownKeysAndOfCustomersNotServedArePassedOver(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		globex := models.Caller{CustomerID: "globex", ProjectID: web, UserID: "gus"}
+		f.addMember(globex, models.RoleOwner)
+		ours, theirs := f.register(f.shared(olga)), f.register(f.shared(globex))
+		at, when := f.position(), now()
+		require.NoError(t, f.report(f.dataPlane("ours", []string{acme}),
+			models.KeyReport{KeyID: "byok_absent", UsedAt: when}, models.KeyReport{KeyID: theirs.ID, FailedAt: when, FailureStatus: 401},
+			models.KeyReport{KeyID: "", UsedAt: when}, models.KeyReport{KeyID: ours.ID, UsedAt: when}))
+		require.Equal(t, [3]int64{when, 0, 0}, f.reported(ours))
+		require.Zero(t, f.reported(theirs))
+		require.NoError(t, f.report(f.dataPlane("none", []string{}), models.KeyReport{KeyID: ours.ID, FailedAt: when + 1}))
+		require.NoError(t, f.report(f.dataPlane("all", nil)))
+		require.Equal(t, [3]int64{when, 0, 0}, f.reported(ours))
+		require.Empty(t, f.failing(&at))
+	})
+}
+
+func TestTimesOfReportsOnlyMoveOn(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key, when := f.dataPlane("all", nil), f.register(f.own(mia)), now()-second(100)
+		for _, c := range []struct {
+			report models.KeyReport
+			want   [3]int64
+		}{
+			{models.KeyReport{UsedAt: when}, [3]int64{when, 0, 0}},
+			{models.KeyReport{UsedAt: when - second(50)}, [3]int64{when, 0, 0}},
+			{models.KeyReport{}, [3]int64{when, 0, 0}},
+			{models.KeyReport{UsedAt: when + second(5) - 1}, [3]int64{when, 0, 0}}, // not worth a write
+			{models.KeyReport{UsedAt: when + second(5)}, [3]int64{when + second(5), 0, 0}},
+			{models.KeyReport{FailedAt: when, FailureStatus: 403}, [3]int64{when + second(5), when, 403}},
+			{models.KeyReport{FailedAt: when - 1, FailureStatus: 401}, [3]int64{when + second(5), when, 403}},
+			{models.KeyReport{UsedAt: when + second(6), FailedAt: when + 7, FailureStatus: 401}, [3]int64{when + second(6), when + 7, 401}},
+		} {
+			c.report.KeyID = key.ID
+			require.NoError(t, f.report(d, c.report))
+			require.Equal(t, c.want, f.reported(key), "%+v", c.report)
+		}
+	})
+}
+
+func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("all", nil), f.register(f.own(mia))
+		at, when := f.position(), now()-second(60)
+		failed := func(after int64) models.KeyReport {
+			return models.KeyReport{KeyID: key.ID, FailedAt: when + second(after), FailureStatus: 401}
+		}
+		used := func(after int64) models.KeyReport {
+			return models.KeyReport{KeyID: key.ID, UsedAt: when + second(after)}
+		}
+		for _, c := range []struct {
+			name   string
+			report models.KeyReport
+			begins bool
+		}{
+			{"used", used(10), false},
+			{"failed before that", failed(5), false},
+			{"failed", failed(11), true},
+			{"failed again", failed(12), false},
+			{"used before that", used(11), false},
+			{"used again, at once", used(13), false},
+			{"failed anew", failed(14), true},
+		} {
+			require.NoError(t, f.report(d, c.report))
+			want := []string{}
+			if c.begins {
+				want = append(want, key.ID)
+			}
+			require.Equal(t, want, f.failing(&at), c.name)
+		}
+		events, err := f.ListEvents(t.Context(), mia, "", 1)
+		require.NoError(t, err)
+		require.Equal(t, models.EventKeyFailing, events[0].Type)
+		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() - second(1), UsedAt: now()}))
+		require.Empty(t, f.failing(&at), "failed, but used later")
+	})
+}
+
+func TestAFailureThatIsLongPastMakesNoEvent(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("all", nil), f.register(f.shared(olga))
+		at := f.position()
+		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() - second(3600), FailureStatus: 401}))
+		require.Empty(t, f.failing(&at))
+		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now(), FailureStatus: 401}))
+		require.Equal(t, []string{key.ID}, f.failing(&at))
+	})
+}
+
+// Eight data planes report the same keys, each in an order of its own.
+func TestManyReportersOfTheSameKeysDoNotBlockOneAnotherAndMakeOneEvent(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const reporters, rounds = 8, 5
+		d := f.dataPlane("all", nil)
+		var keys []models.Key
+		for range 20 {
+			keys = append(keys, f.register(f.shared(olga)))
+		}
+		at, when := f.position(), now()-second(60)
+		for _, err := range together(reporters, func(reporter int) error {
+			for round := range int64(rounds) {
+				reports := make([]models.KeyReport, len(keys))
+				for to, from := range rand.Perm(len(keys)) {
+					reports[to] = models.KeyReport{KeyID: keys[from].ID, FailedAt: when + round*100 + int64(reporter), FailureStatus: 401}
+				}
+				if err := f.report(d, reports...); err != nil {
+					return err
+				}
+			}
+			return nil
+		}) {
+			require.NoError(t, err)
+		}
+		require.ElementsMatch(t, ids(keys), f.failing(&at))
+		for _, k := range keys {
+			require.Equal(t, [3]int64{0, when + (rounds-1)*100 + reporters - 1, 401}, f.reported(k))
+		}
+	})
+}
