@@ -1,0 +1,90 @@
+package dataplanetest
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// listener hands out connections that can be cut and frozen.
+type listener struct {
+	net.Listener
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+func listen(address string) (*listener, error) {
+	inner, err := net.Listen("tcp", address) //nolint:noctx // there is nothing to cancel on this machine
+	if err != nil {
+		return nil, err
+	}
+	return &listener{Listener: inner, conns: map[*conn]struct{}{}}, nil
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	inner, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{Conn: inner, owner: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[c] = struct{}{}
+	return c, nil
+}
+
+// each calls do for every open connection.
+func (l *listener) each(do func(*conn)) {
+	l.mu.Lock()
+	conns := make([]*conn, 0, len(l.conns))
+	for c := range l.conns {
+		conns = append(conns, c)
+	}
+	l.mu.Unlock()
+	for _, c := range conns {
+		do(c)
+	}
+}
+
+// conn is a connection. A frozen one is like one whose other end has lost its power: nothing gets through, not even
+// that it is closed.
+type conn struct {
+	net.Conn
+	owner  *listener
+	frozen atomic.Bool
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err != nil || !c.frozen.Load() {
+			return n, err
+		}
+	}
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if c.frozen.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// Close closes the connection, but keeps it from the other end if it is frozen; drop closes it then.
+func (c *conn) Close() error {
+	if c.frozen.Load() {
+		return nil
+	}
+	return c.drop()
+}
+
+// drop closes the connection for good, without a farewell.
+func (c *conn) drop() error {
+	c.owner.mu.Lock()
+	delete(c.owner.conns, c)
+	c.owner.mu.Unlock()
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	return c.Conn.Close()
+}

@@ -1,0 +1,190 @@
+package dataplanetest
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+)
+
+// Token is the data plane's credential that a ControlPlane takes until SetToken gives it another.
+const Token = "dp_EXAMPLE_EXAMPLE_EXAMPLE" //nolint:gosec // opens nothing
+
+// Option changes how a ControlPlane is.
+type Option func(*ControlPlane)
+
+// WithClock has the control plane go by a clock of the test's.
+func WithClock(c *Clock) Option { return func(cp *ControlPlane) { cp.now = c.Now } }
+
+// WithLease sets for how long a heartbeat extends a lease; it is a second unless set.
+func WithLease(d time.Duration) Option { return func(cp *ControlPlane) { cp.lease = d } }
+
+// WithHeartbeats sets how often heartbeats are sent; it is every 20 ms unless set.
+func WithHeartbeats(every time.Duration) Option { return func(cp *ControlPlane) { cp.every = every } }
+
+// WithAcknowledgeWithin sets within which time revocations are to be acknowledged; it is at once unless set.
+func WithAcknowledgeWithin(d time.Duration) Option {
+	return func(cp *ControlPlane) { cp.ackWithin = d }
+}
+
+// ControlPlane is a control plane in memory on a socket of its own.
+type ControlPlane struct {
+	t         testing.TB
+	now       func() time.Duration
+	lease     time.Duration
+	every     time.Duration
+	ackWithin time.Duration
+	address   string
+
+	// server is nil while the control plane is down. lifeMu orders Down and Up.
+	lifeMu   sync.Mutex
+	server   *http.Server
+	listener *listener
+	served   chan struct{}
+
+	mu      sync.Mutex
+	changed chan struct{} // closed at the next change of anything below
+	state
+	channel
+	faults
+}
+
+// NewControlPlane starts a control plane, which ends with the test.
+func NewControlPlane(t testing.TB, options ...Option) *ControlPlane {
+	t.Helper()
+	start := time.Now()
+	cp := &ControlPlane{
+		t: t, lease: time.Second, every: 20 * time.Millisecond, address: "127.0.0.1:0", changed: make(chan struct{}),
+		// Its clock began at another time than the data plane's.
+		now:   func() time.Duration { return 731*time.Second + time.Since(start) },
+		state: newState(), channel: channel{token: Token, sessions: map[string]bool{}},
+	}
+	for _, option := range options {
+		option(cp)
+	}
+	cp.Up()
+	t.Cleanup(cp.Down)
+	return cp
+}
+
+// URL is where the control plane answers.
+func (cp *ControlPlane) URL() string { return "http://" + cp.address }
+
+// SetToken changes the data plane's credential: others get 401 from then on, and their streams end.
+func (cp *ControlPlane) SetToken(token string) {
+	cp.update(func() { cp.token = token })
+}
+
+// Down ends the control plane: connections break, and nobody listens. What it knows stays.
+func (cp *ControlPlane) Down() {
+	cp.lifeMu.Lock()
+	defer cp.lifeMu.Unlock()
+	if cp.server == nil {
+		return
+	}
+	_ = cp.server.Close()
+	cp.listener.each(func(c *conn) { _ = c.drop() })
+	<-cp.served
+	cp.server = nil
+}
+
+// Up starts the control plane again, at the same address.
+func (cp *ControlPlane) Up() {
+	cp.t.Helper()
+	cp.lifeMu.Lock()
+	defer cp.lifeMu.Unlock()
+	if cp.server != nil {
+		return
+	}
+	var l *listener
+	require.Eventually(cp.t, func() (ok bool) {
+		var err error
+		l, err = listen(cp.address)
+		return err == nil
+	}, 5*time.Second, 5*time.Millisecond, "the control plane finds its address taken")
+	cp.listener, cp.address = l, l.Addr().String()
+	server, served := &http.Server{Handler: cp.routes(), ReadHeaderTimeout: 5 * time.Second}, make(chan struct{})
+	cp.server, cp.served = server, served
+	go func() {
+		defer close(served)
+		_ = server.Serve(l)
+	}()
+}
+
+// Cut breaks every open connection; new ones are taken.
+func (cp *ControlPlane) Cut() { cp.eachConn(func(c *conn) { _ = c.drop() }) }
+
+// HalfOpen makes every open connection go silent without being closed, as when a link or a machine dies; new ones work.
+func (cp *ControlPlane) HalfOpen() { cp.eachConn(func(c *conn) { c.frozen.Store(true) }) }
+
+func (cp *ControlPlane) eachConn(do func(*conn)) {
+	cp.lifeMu.Lock()
+	defer cp.lifeMu.Unlock()
+	cp.listener.each(do)
+}
+
+func (cp *ControlPlane) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/fetch", cp.guarded(Fetch, cp.fetch))
+	mux.HandleFunc("POST /v1/reports", cp.guarded(Report, cp.report))
+	mux.HandleFunc("GET /v1/events", cp.guarded(Events, cp.events))
+	mux.HandleFunc("POST /v1/acknowledgements", cp.guarded(Acknowledge, cp.acknowledge))
+	return mux
+}
+
+// update changes something and wakes whoever waits for changes.
+func (cp *ControlPlane) update(change func()) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	change()
+	close(cp.changed)
+	cp.changed = make(chan struct{})
+}
+
+// await waits until a condition holds, which is looked at with the mutex held. It returns false if ctx ends first.
+func (cp *ControlPlane) await(ctx context.Context, condition func() bool) bool {
+	for {
+		cp.mu.Lock()
+		ok, changed := condition(), cp.changed
+		cp.mu.Unlock()
+		if ok {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// refuse answers with a problem document.
+func refuse(w http.ResponseWriter, status int, problem, code string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(gen.Problem{
+		Type: "/problems/" + problem, Title: http.StatusText(status), Status: status, Code: code,
+		Detail: "The stand-in of the control plane refuses this.", RequestID: "00000000000000000000000000",
+	})
+}
+
+// decode reads a body as strictly as the real control plane does.
+func decode(w http.ResponseWriter, r *http.Request, into any) bool {
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	decoder.DisallowUnknownFields()
+	if r.Header.Get("Content-Type") != "application/json" {
+		refuse(w, http.StatusUnsupportedMediaType, "unsupported-media-type", "invalid_argument")
+		return false
+	}
+	if err := decoder.Decode(into); err != nil {
+		refuse(w, http.StatusBadRequest, "invalid-argument", "invalid_argument")
+		return false
+	}
+	return true
+}

@@ -1,0 +1,67 @@
+package dataplanetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+)
+
+// patience is how long is waited for what must come.
+const patience = 10 * time.Second
+
+// Config is that of a Resolver of this control plane.
+func (cp *ControlPlane) Config() dataplane.Config {
+	return dataplane.Config{ControlPlane: cp.URL(), Token: func() string { return Token }}
+}
+
+// Resolver returns a Resolver that follows this control plane until the test ends, and has its lease. Change the
+// configuration as you like.
+func (cp *ControlPlane) Resolver(t testing.TB, change ...func(*dataplane.Config)) *dataplane.Resolver {
+	t.Helper()
+	cfg := cp.Config()
+	for _, c := range change {
+		c(&cfg)
+	}
+	r, err := dataplane.New(cfg)
+	require.NoError(t, err)
+	Run(t, r)
+	require.Eventually(t, func() bool { return r.Status().Leased }, patience, time.Millisecond, "no lease")
+	return r
+}
+
+// Run runs a Resolver until the test ends, or until stop is called.
+func Run(t testing.TB, r *dataplane.Resolver) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+		case <-time.After(patience):
+			t.Error("Run does not return")
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// Await waits until a Resolver has acted on a transaction.
+func Await(t testing.TB, r *dataplane.Resolver, tx uint64) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		position, err := dataplane.ParsePosition(r.Status().Position)
+		return err == nil && position.Contains(tx)
+	}, patience, time.Millisecond, "transaction %d has not arrived", tx)
+}

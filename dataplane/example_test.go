@@ -1,0 +1,142 @@
+package dataplane_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+)
+
+// A gateway makes one Resolver, runs it for as long as it lives, and resolves for each request.
+func Example() {
+	cp, end := exampleControlPlane()
+	defer end()
+
+	resolver, err := dataplane.New(dataplane.Config{
+		ControlPlane: cp.URL(),
+		Token: func() string {
+			token, _ := os.ReadFile("/run/secrets/dataplane-token")
+			if len(token) == 0 {
+				return dataplanetest.Token
+			}
+			return strings.TrimSpace(string(token))
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- resolver.Run(ctx) }()
+
+	key, err := resolver.Resolve(ctx, dataplane.ForCaller("ak_EXAMPLE", "openai"))
+	switch {
+	case errors.Is(err, dataplane.ErrCallerUnauthenticated):
+		fmt.Println("answer 401")
+		return
+	case err != nil:
+		fmt.Println("answer 503")
+		return
+	}
+	request, _ := http.NewRequestWithContext(ctx, http.MethodGet, key.BaseURL+"/models", http.NoBody)
+	request.Header.Set("Authorization", "Bearer ak_EXAMPLE") // the caller's
+	if err := key.Authorize(request.Header); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(request.URL, request.Header.Get("Authorization"))
+	resolver.Report(key, http.StatusOK) // what the provider answered
+
+	cancel()
+	fmt.Println(<-done)
+	// Output:
+	// https://api.openai.com/v1/models Bearer sk-EXAMPLE
+	// <nil>
+}
+
+// What holds a secret does not print it.
+func ExampleRequest() {
+	fmt.Println(dataplane.ForCaller("ak_EXAMPLE", "openai"))
+	fmt.Println(dataplane.ForUser("acme", "chat", "alice", "openai"))
+	// Output:
+	// {Credential:[redacted] CustomerID: ProjectID: UserID: Provider:openai KeyID:}
+	// {Credential: CustomerID:acme ProjectID:chat UserID:alice Provider:openai KeyID:}
+}
+
+// A proxy that sets headers itself is told which.
+func ExampleKey_Header() {
+	cp, end := exampleControlPlane()
+	defer end()
+	resolver, err := dataplane.New(cp.Config())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	key, err := resolver.Resolve(context.Background(), dataplane.ForUser("acme", "chat", "", "openai"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	name, value, err := key.Header()
+	fmt.Println(name, value, err)
+	fmt.Println(key)
+	// Output:
+	// Authorization Bearer sk-EXAMPLE <nil>
+	// byok_00000000000000000000000001 v1 of acme/chat for openai (project, project_key)
+}
+
+func ExampleParsePosition() {
+	p, err := dataplane.ParsePosition("5012:5015:5013")
+	fmt.Println(p.Contains(5012), p.Contains(5013), p.Contains(5014), p.Contains(5015), err)
+	// Output: true false true false <nil>
+}
+
+// A revocation is acted on in milliseconds.
+func ExampleResolver_Status() {
+	cp, end := exampleControlPlane()
+	defer end()
+	resolver, err := dataplane.New(cp.Config())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- resolver.Run(ctx) }()
+	for !resolver.Status().Leased {
+		time.Sleep(time.Millisecond)
+	}
+	wanted := dataplane.ForUser("acme", "chat", "", "openai")
+	key, err := resolver.Resolve(ctx, wanted)
+	fmt.Println(key.Provider, err)
+
+	revocation := cp.RevokeKey(key.ID)
+	for !cp.Acknowledged(revocation) {
+		time.Sleep(time.Millisecond)
+	}
+	_, err = resolver.Resolve(ctx, wanted)
+	fmt.Println(errors.Is(err, dataplane.ErrNoKey))
+	cancel()
+	<-done
+	// Output:
+	// openai <nil>
+	// true
+}
+
+// exampleControlPlane is a control plane for an example, which has no test to end with.
+func exampleControlPlane() (cp *dataplanetest.ControlPlane, end func()) {
+	var t testing.T
+	cp = dataplanetest.NewControlPlane(&t)
+	cp.RegisterKey(dataplanetest.Key{Secret: "sk-EXAMPLE"})
+	cp.AddCredential("ak_EXAMPLE", dataplanetest.Credential{})
+	return cp, cp.Down
+}

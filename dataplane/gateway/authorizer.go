@@ -1,0 +1,93 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/agentrouter/aikeys/dataplane"
+)
+
+// Grant is what another proxy has to do for a request that may pass: set one header, which carries the provider's key.
+// It prints without it.
+type Grant struct {
+	KeyID, Provider, Reason string
+	// Header returns the header to set. The caller's own credential headers have to go.
+	Header func() (name, value string)
+}
+
+// Authorizer answers other proxies, whichever way they ask. It is safe for concurrent use.
+type Authorizer struct {
+	face     string
+	resolver Resolver
+	log      *slog.Logger
+	metrics  *Metrics
+}
+
+// NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the Resolver, Log and
+// Metrics of the configuration.
+func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
+	if cfg.Resolver == nil {
+		return nil, errors.New("gateway: no resolver")
+	}
+	metrics, err := NewMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	a := &Authorizer{face: face, resolver: cfg.Resolver, log: cfg.Log, metrics: metrics}
+	if a.log == nil {
+		a.log = slog.Default()
+	}
+	return a, nil
+}
+
+// Authorize decides on a request by its head. The problem is for those whom it does not let pass; it is nil else.
+func (a *Authorizer) Authorize(ctx context.Context, provider string, header http.Header, rawQuery string) (Grant, *Problem) {
+	started := time.Now()
+	key, err := a.resolve(ctx, provider, header, rawQuery)
+	if err != nil {
+		return Grant{}, a.Refuse(ctx, started, providerOf(provider, err), err)
+	}
+	name, value, err := key.Header()
+	if err != nil {
+		return Grant{}, a.Refuse(ctx, started, provider, err)
+	}
+	a.record(ctx, slog.LevelInfo, http.StatusOK, provider,
+		slog.Duration("took", time.Since(started).Round(time.Microsecond)), slog.String("key_id", key.ID))
+	return Grant{
+		KeyID: key.ID, Provider: provider, Reason: key.Reason,
+		Header: func() (string, string) { return name, value },
+	}, nil
+}
+
+// Refuse writes a refusal down and returns what to answer.
+func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider string, err error) *Problem {
+	problem := ProblemOf(err, NewRequestID(started))
+	a.record(ctx, levelOf(problem.Status, err), problem.Status, provider,
+		slog.Duration("took", time.Since(started).Round(time.Microsecond)),
+		slog.String("request_id", problem.RequestID), slog.String("cause", causeOf(err)))
+	return &problem
+}
+
+func (a *Authorizer) resolve(ctx context.Context, provider string, header http.Header, rawQuery string) (*dataplane.Key, error) {
+	if provider == "" {
+		return nil, ErrNoProvider
+	}
+	request, err := CallerOf(header, rawQuery, provider)
+	if err != nil {
+		return nil, err
+	}
+	return a.resolver.Resolve(ctx, request)
+}
+
+func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {
+	a.metrics.authorizations.WithLabelValues(a.face, provider, strconv.Itoa(status)).Inc()
+	if a.log.Enabled(ctx, level) {
+		a.log.LogAttrs(ctx, level, "authorization", append([]slog.Attr{
+			slog.String("face", a.face), slog.String("provider", provider), slog.Int("status", status),
+		}, more...)...)
+	}
+}

@@ -1,0 +1,193 @@
+package gateway_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+)
+
+// BenchmarkAgainstBareProxy compares the gateway with a bare httputil.ReverseProxy before the same provider, with the
+// same transport settings and a pool of buffers as well. Rounds of 64 connections alternate; then single requests do,
+// for the median that the gateway adds.
+//
+//	go test -run - -bench AgainstBareProxy -benchtime 1x ./dataplane/gateway
+func BenchmarkAgainstBareProxy(b *testing.B) {
+	answer := []byte(strings.Repeat(`{"choices":[]}`, 64))
+	upstream := provider(b, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(answer)
+	})
+	bare := benchServer(b, bareProxy(b, upstream+"/v1"))
+	ours, err := gateway.New(gateway.Config{
+		Resolver: cached{newKey(b, "openai", dataplane.AuthBearer, upstream+"/v1", secret)},
+		Log:      slog.New(slog.NewJSONHandler(io.Discard, nil)), //nolint:sloglint // lines cost what they cost
+		Metrics:  prometheus.NewRegistry(),
+	})
+	require.NoError(b, err)
+	b.Cleanup(ours.Close)
+	proxied := benchServer(b, ours)
+	const warmUp, round, rounds, singles = 200 * time.Millisecond, 150 * time.Millisecond, 30, 4000
+	throughput(b, bare, warmUp)
+	throughput(b, proxied, warmUp)
+	for b.Loop() {
+		var ratios, bareRates, ourRates []float64
+		for range rounds {
+			theirs, mine := throughput(b, bare, round), throughput(b, proxied, round)
+			bareRates, ourRates, ratios = append(bareRates, theirs), append(ourRates, mine), append(ratios, mine/theirs)
+		}
+		added := latencies(b, bare, proxied, singles)
+		b.ReportMetric(median(ratios), "ratio")
+		b.ReportMetric(median(bareRates), "bare-req/s")
+		b.ReportMetric(median(ourRates), "gateway-req/s")
+		b.ReportMetric(float64(added.Microseconds()), "added-µs")
+	}
+}
+
+// cached serves everybody with one key, and keeps no record of what it was asked.
+type cached struct{ key *dataplane.Key }
+
+func (c cached) Resolve(context.Context, dataplane.Request) (*dataplane.Key, error) {
+	return c.key, nil
+}
+func (cached) Report(*dataplane.Key, int) {}
+
+func bareProxy(b *testing.B, upstream string) http.Handler {
+	target, err := url.Parse(upstream)
+	require.NoError(b, err)
+	transport := gateway.NewTransport(gateway.TransportConfig{})
+	b.Cleanup(transport.CloseIdleConnections)
+	return &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(target)
+			pr.Out.URL.Path = strings.Replace(pr.Out.URL.Path, "/openai", "", 1)
+		},
+		Transport: transport, FlushInterval: -1, BufferPool: new(benchBuffers),
+	}
+}
+
+type benchBuffers struct{ pool sync.Pool }
+
+func (b *benchBuffers) Get() []byte {
+	if buffer, ok := b.pool.Get().(*[32 << 10]byte); ok {
+		return buffer[:]
+	}
+	return make([]byte, 32<<10)
+}
+
+func (b *benchBuffers) Put(buffer []byte) { b.pool.Put((*[32 << 10]byte)(buffer)) }
+
+func benchServer(b *testing.B, handler http.Handler) string {
+	server := httptest.NewServer(handler)
+	b.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+// throughput returns requests per second over 64 connections.
+func throughput(b *testing.B, address string, d time.Duration) float64 {
+	var (
+		group sync.WaitGroup
+		count atomic.Int64
+		began = time.Now()
+	)
+	for range 64 {
+		group.Go(func() {
+			conn := dialBench(b, address)
+			defer func() { _ = conn.Close() }()
+			for time.Since(began) < d {
+				if err := conn.exchange(); err != nil {
+					b.Error(err)
+					return
+				}
+				count.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	return float64(count.Load()) / time.Since(began).Seconds()
+}
+
+// latencies alternates between the two and returns how much longer the median of the second is.
+func latencies(b *testing.B, bare, proxied string, n int) time.Duration {
+	first, second := dialBench(b, bare), dialBench(b, proxied)
+	defer func() { _ = first.Close() }()
+	defer func() { _ = second.Close() }()
+	times := [2][]float64{}
+	for range n {
+		for i, conn := range []*benchConn{first, second} {
+			began := time.Now()
+			require.NoError(b, conn.exchange())
+			times[i] = append(times[i], float64(time.Since(began)))
+		}
+	}
+	return time.Duration(median(times[1]) - median(times[0]))
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// benchConn sends one request over and over. It does less than Go's client, which would hide what the proxies cost.
+type benchConn struct {
+	net.Conn
+
+	in      *bufio.Reader
+	request []byte
+}
+
+func dialBench(b *testing.B, address string) *benchConn {
+	conn, err := net.Dial("tcp", address)
+	require.NoError(b, err)
+	body := `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Say hello."}]}`
+	return &benchConn{conn, bufio.NewReaderSize(conn, 16<<10), fmt.Appendf(nil,
+		"POST /openai/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"+
+			"Accept: application/json\r\nUser-Agent: OpenAI/Python 2.0.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Os: Linux\r\n"+
+			"X-Stainless-Runtime: CPython\r\nX-Stainless-Retry-Count: 0\r\nContent-Length: %d\r\n\r\n%s", callersKey, len(body), body)}
+}
+
+func (c *benchConn) exchange() error {
+	if _, err := c.Write(c.request); err != nil {
+		return err
+	}
+	var status, length int
+	for {
+		line, err := c.in.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if len(line) == 2 {
+			break
+		}
+		text := string(line)
+		if status == 0 {
+			_, _ = fmt.Sscanf(text, "HTTP/1.1 %d", &status)
+		} else if strings.HasPrefix(text, "Content-Length: ") {
+			_, _ = fmt.Sscanf(text, "Content-Length: %d", &length)
+		}
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("status %d", status)
+	}
+	_, err := c.in.Discard(length)
+	return err
+}

@@ -1,0 +1,217 @@
+package extauthz_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/dataplane/gateway/extauthz"
+)
+
+const (
+	keyID      = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"
+	callersKey = "ak_01M83VVAHV8M2T5K7N9R4W1XYZ_MARKED-CALLERS-OWN"
+	secret     = "sk-MARKED-PROVIDER-SECRET"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type fakeResolver func(dataplane.Request) (*dataplane.Key, error)
+
+func (f fakeResolver) Resolve(_ context.Context, r dataplane.Request) (*dataplane.Key, error) {
+	return f(r)
+}
+func (fakeResolver) Report(*dataplane.Key, int) {}
+
+func serving(key *dataplane.Key) fakeResolver {
+	return func(r dataplane.Request) (*dataplane.Key, error) {
+		if r.Credential != callersKey {
+			return nil, dataplane.ErrCallerUnauthenticated
+		}
+		return key, nil
+	}
+}
+
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// start serves over a real socket; ended has what Serve returned after stop.
+func start(t *testing.T, resolver gateway.Resolver) (conn *grpc.ClientConn, log *logBuffer, stop func(), ended <-chan error) {
+	t.Helper()
+	log = new(logBuffer)
+	server, err := extauthz.New(resolver, gateway.Config{
+		Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	require.NoError(t, err)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() { result <- extauthz.Serve(ctx, listener, server, extauthz.ServeConfig{}) }()
+	conn, err = grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_ = conn.Close()
+		cancel()
+	})
+	return conn, log, cancel, result
+}
+
+func check(t *testing.T, conn *grpc.ClientConn, provider, path string, header map[string]string) *authv3.CheckResponse {
+	t.Helper()
+	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+			Method: "POST", Path: path, Headers: header,
+		}},
+	}}
+	if provider != "" {
+		request.Attributes.ContextExtensions = map[string]string{"provider": provider}
+	}
+	response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), request)
+	require.NoError(t, err)
+	return response
+}
+
+func fields(options []*corev3.HeaderValueOption) map[string]string {
+	found := map[string]string{}
+	for _, option := range options {
+		found[option.GetHeader().GetKey()] = option.GetHeader().GetValue()
+	}
+	return found
+}
+
+func TestEnvoyIsToldTheHeaderToSetAndThoseToRemove(t *testing.T) {
+	for style, want := range map[dataplane.AuthStyle][2]string{
+		dataplane.AuthBearer:      {"authorization", "Bearer " + secret},
+		dataplane.AuthXAPIKey:     {"x-api-key", secret},
+		dataplane.AuthXGoogAPIKey: {"x-goog-api-key", secret},
+		dataplane.AuthAPIKey:      {"api-key", secret},
+	} {
+		conn, log, _, _ := start(t, serving(newKey(t, "openai", style, "https://p.example", secret)))
+		for _, sent := range []map[string]string{
+			{"authorization": "Bearer " + callersKey, "agentrouter-project": "chat", "cookie": "a=b"},
+			{"x-api-key": callersKey, "agentrouter-project": "chat", "cookie": "a=b"},
+		} {
+			response := check(t, conn, "openai", "/v1/chat/completions", sent)
+			require.EqualValues(t, codes.OK, response.GetStatus().GetCode())
+			ok := response.GetOkResponse()
+			require.Equal(t, map[string]string{want[0]: want[1]}, fields(ok.GetHeaders()))
+			require.Equal(t, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD, ok.GetHeaders()[0].GetAppendAction())
+			remove := []string{"agentrouter-project", "cookie"}
+			for _, name := range []string{"authorization", "x-api-key", "x-goog-api-key", "api-key"} {
+				if name != want[0] {
+					remove = append(remove, name)
+				}
+			}
+			require.ElementsMatch(t, remove, ok.GetHeadersToRemove())
+			require.Equal(t, keyID, fields(ok.GetResponseHeadersToAdd())["agentrouter-key-id"])
+			require.Equal(t, keyID, response.GetDynamicMetadata().GetFields()["key_id"].GetStringValue())
+		}
+		require.NotContains(t, log.String(), "MARKED")
+		require.Contains(t, log.String(), keyID)
+	}
+}
+
+func TestGeminisKeyInTheQueryIsTakenAndRemoved(t *testing.T) {
+	conn, _, _, _ := start(t, serving(newKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://p.example", secret)))
+	response := check(t, conn, "gemini", "/v1beta/models/m:generateContent?alt=sse&key="+callersKey, nil)
+	require.Equal(t, []string{"key"}, response.GetOkResponse().GetQueryParametersToRemove())
+}
+
+func TestHeadersThatComeRawAreRead(t *testing.T) {
+	conn, _, _, _ := start(t, serving(newKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
+	ask := func(values ...string) codes.Code {
+		headers := &corev3.HeaderMap{}
+		for _, value := range values {
+			headers.Headers = append(headers.Headers, &corev3.HeaderValue{Key: "x-api-key", RawValue: []byte(value)})
+		}
+		response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			ContextExtensions: map[string]string{"provider": "openai"},
+			Request:           &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{HeaderMap: headers}},
+		}})
+		require.NoError(t, err)
+		return codes.Code(response.GetStatus().GetCode())
+	}
+	require.Equal(t, codes.OK, ask(callersKey))
+	require.Equal(t, codes.Unauthenticated, ask(callersKey, "another"))
+}
+
+func TestRefusalsCarryAStatusAndAProblem(t *testing.T) {
+	for _, tc := range []struct {
+		err      error
+		provider string
+		status   int
+		code     codes.Code
+	}{
+		{dataplane.ErrCallerUnauthenticated, "openai", 401, codes.Unauthenticated},
+		{dataplane.ErrNoKey, "openai", 403, codes.PermissionDenied},
+		{dataplane.ErrUnavailable, "openai", 503, codes.Unavailable},
+		{dataplane.ErrUnsupportedAuth, "openai", 501, codes.Unimplemented},
+		{errors.New("MARKED"), "openai", 500, codes.Internal},
+		{nil, "", 500, codes.Internal},
+		{nil, "Open AI", 404, codes.NotFound},
+	} {
+		conn, log, _, _ := start(t, fakeResolver(func(dataplane.Request) (*dataplane.Key, error) { return nil, tc.err }))
+		response := check(t, conn, tc.provider, "/x", map[string]string{"x-api-key": callersKey})
+		require.Equal(t, tc.code, codes.Code(response.GetStatus().GetCode()))
+		denied := response.GetDeniedResponse()
+		require.EqualValues(t, tc.status, denied.GetStatus().GetCode())
+		var problem gateway.Problem
+		require.NoError(t, json.Unmarshal([]byte(denied.GetBody()), &problem))
+		require.Equal(t, tc.status, problem.Status)
+		require.Equal(t, "application/problem+json", fields(denied.GetHeaders())["content-type"])
+		require.Equal(t, problem.RequestID, fields(denied.GetHeaders())["x-request-id"])
+		require.NotContains(t, response.String()+log.String(), "MARKED")
+	}
+}
+
+func TestAPanicIsARefusal(t *testing.T) {
+	conn, log, _, _ := start(t, fakeResolver(func(dataplane.Request) (*dataplane.Key, error) { panic("MARKED") }))
+	response := check(t, conn, "openai", "/x", map[string]string{"x-api-key": callersKey})
+	require.EqualValues(t, 500, response.GetDeniedResponse().GetStatus().GetCode())
+	require.NotContains(t, response.String()+log.String(), "MARKED")
+}
+
+func TestItTellsItsHealthBoundsMessagesAndStops(t *testing.T) {
+	conn, _, stop, ended := start(t, serving(nil))
+	healthy, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+	require.NoError(t, err)
+	require.Equal(t, healthv1.HealthCheckResponse_SERVING, healthy.GetStatus())
+	_, err = authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		ContextExtensions: map[string]string{"x": strings.Repeat("x", 1<<20)},
+	}})
+	require.Equal(t, codes.ResourceExhausted, status.Code(err))
+	stop()
+	require.NoError(t, <-ended)
+}

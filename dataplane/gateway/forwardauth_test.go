@@ -1,0 +1,100 @@
+package gateway_test
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+)
+
+func forwardAuth(t testing.TB, resolver *fakeResolver, secret func() string) *rig {
+	t.Helper()
+	r := &rig{fakeResolver: resolver, log: new(safeBuffer), registry: prometheus.NewRegistry()}
+	handler, err := gateway.NewForwardAuth(gateway.Config{
+		Resolver: resolver, Metrics: r.registry, Log: slog.New(slog.NewJSONHandler(r.log, nil)), ForwardAuthSecret: secret,
+	})
+	require.NoError(t, err)
+	server := httptest.NewServer(handler)
+	t.Cleanup(func() {
+		server.Close()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	r.URL = server.URL
+	return r
+}
+
+// A proxy that copies all four headers puts the key in and takes the caller's credential out.
+func TestForwardAuthAnswersWithOneHeaderAndEmptiesTheOthers(t *testing.T) {
+	for style, want := range map[dataplane.AuthStyle][2]string{
+		dataplane.AuthBearer:      {"Authorization", "Bearer " + secret},
+		dataplane.AuthXAPIKey:     {"X-Api-Key", secret},
+		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key", secret},
+		dataplane.AuthAPIKey:      {"Api-Key", secret},
+	} {
+		gw := forwardAuth(t, serving(newKey(t, "openai", style, "https://p.example", secret)), nil)
+		for _, method := range []string{"GET", "POST", "HEAD"} {
+			res, body := do(t, request(t, method, gw.URL+"/auth/openai", nil))
+			require.Equal(t, 200, res.StatusCode)
+			require.Empty(t, body)
+			for _, name := range gateway.CredentialHeaders() {
+				value := ""
+				if name == want[0] {
+					value = want[1]
+				}
+				require.Equal(t, []string{value}, res.Header[name], name)
+			}
+			require.Equal(t, keyID, res.Header.Get("Agentrouter-Key-Id"))
+			require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
+		}
+		requireNoSecrets(t, gw.log.String())
+	}
+}
+
+func TestForwardAuthRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		err    error
+		path   string
+		status int
+	}{
+		{dataplane.ErrCallerUnauthenticated, "/auth/openai", 401},
+		{dataplane.ErrNoKey, "/auth/openai", 403},
+		{dataplane.ErrUnavailable, "/auth/openai", 503},
+		{errors.New("MARKED"), "/auth/openai", 500},
+		{nil, "/auth/", 404},
+		{nil, "/auth/openai/x", 404},
+		{nil, "/openai", 404},
+	} {
+		gw := forwardAuth(t, refusing(tc.err), nil)
+		res, body := do(t, request(t, "GET", gw.URL+tc.path, nil))
+		require.Equal(t, tc.status, problemOf(t, res, body).Status)
+		for _, name := range gateway.CredentialHeaders() {
+			require.NotContains(t, res.Header, name)
+		}
+		requireNoSecrets(t, body, gw.log.String())
+	}
+}
+
+func TestForwardAuthAsksForItsSecret(t *testing.T) {
+	expected := "hunter2"
+	gw := forwardAuth(t, serving(newKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)), func() string { return expected })
+	ask := func(values ...string) int {
+		r := request(t, "GET", gw.URL+"/auth/openai", nil)
+		r.Header["Agentrouter-Forward-Auth"] = values
+		res, _ := do(t, r)
+		return res.StatusCode
+	}
+	require.Equal(t, 200, ask("hunter2"))
+	require.Equal(t, 403, ask())
+	require.Equal(t, 403, ask(""))
+	require.Equal(t, 403, ask("hunter"))
+	require.Equal(t, 403, ask("hunter2", "hunter2"))
+	expected = ""
+	require.Equal(t, 403, ask(""), "no secret lets nobody in")
+}

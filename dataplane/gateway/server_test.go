@@ -1,0 +1,141 @@
+package gateway_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/websocket"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+)
+
+// serve runs a Server until stop; ended then has what Serve returned.
+func serve(t testing.TB, handler http.Handler, drain time.Duration) (address string, stop func(), ended <-chan error) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() {
+		result <- (&gateway.Server{Listener: listener, Handler: handler, Drain: drain}).Serve(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return listener.Addr().String(), cancel, result
+}
+
+func TestAServerThatStopsLetsRequestsEnd(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	address, stop, ended := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		flush(w)
+		close(arrived)
+		<-release
+		_, _ = io.WriteString(w, "whole")
+	}), time.Minute)
+	body := make(chan string, 1)
+	go func() {
+		res, err := http.DefaultTransport.RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+address, nil))
+		if err != nil {
+			body <- err.Error()
+			return
+		}
+		defer func() { _ = res.Body.Close() }()
+		text, _ := io.ReadAll(res.Body)
+		body <- string(text)
+	}()
+	<-arrived
+	stop()
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	}, 5*time.Second, time.Millisecond, "it takes nobody else")
+	close(release)
+	require.Equal(t, "whole", <-body)
+	require.NoError(t, <-ended)
+}
+
+func TestAServerCutsWhatOutlastsItsDrain(t *testing.T) {
+	arrived := make(chan struct{}, 2)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/plain", func(_ http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	mux.Handle("/upgraded", websocket.Server{Handler: func(ws *websocket.Conn) {
+		arrived <- struct{}{}
+		<-ws.Request().Context().Done()
+	}})
+	for _, path := range []string{"/plain", "/upgraded"} {
+		address, stop, ended := serve(t, mux, 20*time.Millisecond)
+		go func() {
+			if path == "/upgraded" {
+				if ws, err := websocket.Dial("ws://"+address+path, "", "http://localhost/"); err == nil {
+					_, _ = io.Copy(io.Discard, ws)
+					_ = ws.Close()
+				}
+				return
+			}
+			if res, err := http.DefaultTransport.RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+address+path, nil)); err == nil {
+				_ = res.Body.Close()
+			}
+		}()
+		<-arrived
+		stop()
+		require.ErrorIs(t, <-ended, context.DeadlineExceeded)
+	}
+}
+
+func TestHeadsHaveABound(t *testing.T) {
+	address, stop, ended := serve(t, http.NotFoundHandler(), time.Second)
+	r := httptest.NewRequest(http.MethodGet, "http://"+address, nil)
+	r.Header.Set("X-Long", strings.Repeat("x", 128<<10))
+	res, err := http.DefaultTransport.RoundTrip(r)
+	require.NoError(t, err)
+	_ = res.Body.Close()
+	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, res.StatusCode)
+	stop()
+	require.NoError(t, <-ended)
+}
+
+func TestOperatorsSeeWhetherItIsReady(t *testing.T) {
+	for state, want := range map[dataplane.Status]string{
+		{Connected: true, Leased: true}: `{"ready":true,"state":"ok"}`,
+		{Leased: true}:                  `{"ready":true,"state":"ok"}`,
+		{GraceRemaining: 1}:             `{"ready":true,"state":"stale"}`,
+		{Connected: true}:               `{"ready":false,"state":"no_lease"}`,
+		{}:                              `{"ready":false,"state":"disconnected"}`,
+		{Unauthenticated: true}:         `{"ready":false,"state":"unauthenticated"}`,
+	} {
+		ops := gateway.NewOps(prometheus.NewRegistry(), gateway.LeaseReadiness(func() dataplane.Status { return state }))
+		w := httptest.NewRecorder()
+		ops.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+		require.JSONEq(t, want, w.Body.String())
+		require.Equal(t, strings.Contains(want, "true"), w.Code == 200)
+	}
+	registry := prometheus.NewRegistry()
+	_, err := gateway.New(gateway.Config{Resolver: refusing(nil), Metrics: registry})
+	require.NoError(t, err)
+	_, err = gateway.NewForwardAuth(gateway.Config{Resolver: refusing(nil), Metrics: registry})
+	require.NoError(t, err, "the faces share their metrics")
+	ops := gateway.NewOps(registry, nil)
+	for path, want := range map[string]string{"/healthz": "ok", "/metrics": "aikeys_gateway_requests_in_flight 0"} {
+		w := httptest.NewRecorder()
+		ops.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		require.Equal(t, 200, w.Code)
+		require.Contains(t, w.Body.String(), want)
+	}
+}

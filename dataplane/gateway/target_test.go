@@ -1,0 +1,120 @@
+package gateway
+
+import (
+	"net/url"
+	"path"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTargetJoinsEachPathOnce(t *testing.T) {
+	cases := []struct{ base, rest, want string }{
+		{"https://p.example/v1", "/chat/completions", "https://p.example/v1/chat/completions"},
+		{"https://p.example/v1", "/v1/chat/completions", "https://p.example/v1/chat/completions"},
+		{"https://p.example/v1/", "/v1", "https://p.example/v1"},
+		{"https://p.example/v1", "/v1beta/x", "https://p.example/v1/v1beta/x"},
+		{"https://p.example/openai/v1", "/openai/v1/models", "https://p.example/openai/v1/models"},
+		{"https://p.example/openai/v1", "/v1/models", "https://p.example/openai/v1/models"},
+		{"https://p.example/v1beta", "/openai/chat/completions", "https://p.example/v1beta/openai/chat/completions"},
+		{"https://p.example", "/v1/messages", "https://p.example/v1/messages"},
+		{"https://p.example/", "/", "https://p.example/"},
+		{"https://p.example", "", "https://p.example"},
+		{"https://p.example/v1", "/models/meta-llama%2FLlama-3", "https://p.example/v1/models/meta-llama%2FLlama-3"},
+		{"https://p.example/v1", "/models/a:generate", "https://p.example/v1/models/a:generate"},
+		{"https://p.example/v1", "/files/100%25", "https://p.example/v1/files/100%25"},
+		{"https://p.example/v1", "/..a/.b/c..", "https://p.example/v1/..a/.b/c.."},
+	}
+	for _, tc := range cases {
+		base, err := url.Parse(tc.base)
+		require.NoError(t, err)
+		got, err := target(base, tc.rest)
+		require.NoError(t, err, tc.rest)
+		require.Equal(t, tc.want, got.String(), tc.rest)
+	}
+}
+
+func attacks() []string {
+	return []string{
+		"/..", "/../x", "/a/../../x", "/./x", "/a/.", "//evil.example/x", "/a//b", "/%2e%2e/x", "/%2E%2e/x", "/.%2e/x",
+		"/a%2f..%2fx", "/%2fevil.example", "/a/%2f/b", "/..%2fx", `/..\x`, "/..%5cx", "/%5c%5cevil.example", `/\evil.example`,
+		"/%252e%252e/x", "/%25252e%25252e/x", "/..;/x", "/..;a=b/x", "/%2e%2e%3b/x", "/a%00", "/a%0d%0aX: y", "/%c0%ae%c0%ae/x",
+		"/%zz%2e%2e", "/%%32%65%%32%65/x", "@evil.example/x", ".evil.example", ":80/x", "x",
+	}
+}
+
+func TestTargetRefusesWhatCouldClimb(t *testing.T) {
+	base, err := url.Parse("https://p.example/v1")
+	require.NoError(t, err)
+	for _, rest := range attacks() {
+		got, err := target(base, rest)
+		require.ErrorIs(t, err, errPath, "%s went to %v", rest, got)
+	}
+}
+
+// Whatever the path: the host stays the provider's, and nobody who decodes the path, however often, leaves the base.
+func FuzzTarget(f *testing.F) {
+	for _, rest := range attacks() {
+		f.Add("/v1", rest)
+		f.Add("", rest)
+	}
+	f.Add("/openai/v1", "/openai/v1/chat")
+	f.Add("/v1", "/models/a%252Fb")
+	f.Fuzz(func(t *testing.T, root, rest string) {
+		base, err := url.Parse("https://p.example" + root)
+		plain := !strings.ContainsFunc(root, func(r rune) bool { return !strings.ContainsRune("/abv019._-", r) })
+		if err != nil || base.Host != "p.example" || !plain || !hasSafeSegments("/"+strings.TrimPrefix(root, "/")) {
+			return
+		}
+		asked, err := url.ParseRequestURI("/p" + rest) // as net/http reads it
+		if err != nil {
+			return
+		}
+		out, err := target(base, strings.TrimPrefix(asked.EscapedPath(), "/p"))
+		if err != nil {
+			return
+		}
+		sent, err := url.Parse(out.String())
+		require.NoError(t, err)
+		require.Equal(t, "https://p.example", sent.Scheme+"://"+sent.Host)
+		require.Nil(t, sent.User)
+		within := path.Clean("/" + base.Path)
+		for p := "/" + strings.TrimPrefix(sent.EscapedPath(), "/"); ; {
+			clean := path.Clean(strings.ReplaceAll(p, `\`, "/"))
+			require.True(t, within == "/" || clean == within || strings.HasPrefix(clean, within+"/"), "%q leaves %q", p, within)
+			require.NotContains(t, p, `\`)
+			require.NotContains(t, p, "//")
+			decoded, changed := unescape(p)
+			if !changed {
+				return
+			}
+			p = decoded
+		}
+	})
+}
+
+func TestOnlySafeDestinationsTakeKeys(t *testing.T) {
+	for text, ok := range map[string]bool{
+		"https://api.example.com/v1":      true,
+		"https://10.0.0.1:8443":           true,
+		"http://127.0.0.1:1234/v1":        true,
+		"http://localhost:1234":           true,
+		"http://[::1]:1234":               true,
+		"http://api.example.com":          false,
+		"http://127.0.0.1.example.com":    false,
+		"http://10.0.0.1":                 false,
+		"ftp://api.example.com":           false,
+		"//api.example.com":               false,
+		"https://":                        false,
+		"https://:443":                    false,
+		"https:api.example.com":           false,
+		"https://user@api.example.com":    false,
+		"https://api.example.com/?a=b":    false,
+		"https://api.example.com/#a":      false,
+		"http://evil.example\\@127.0.0.1": false,
+	} {
+		u, err := url.Parse(text)
+		require.Equal(t, ok, err == nil && checkDestination(u) == nil, text)
+	}
+}
