@@ -3,19 +3,23 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help run build test test-go bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: help run demo build test test-go bench fuzz lint lint-spec breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
-run: build ## Start everything in one process: SQLite, a local keyset, a ready session
+run: build ## Start everything in one process: SQLite, a local keyset, a gateway, a ready session
 	@bin/aikeysd dev
+
+demo: build ## Watch a key being shared, used and revoked, in a few seconds
+	@bin/aikeysd demo
 
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
 
 test: ## Install what the tests need, then run them all
-	@tools/deps.sh compiler postgres curl
+	@tools/deps.sh compiler postgres curl nginx node python
+	@tools/peers.sh install
 	@tools/test-go.sh $(TESTFLAGS)
 
 test-go: ## Run the Go tests alone (TESTFLAGS='-v -run Name')
@@ -49,7 +53,7 @@ check: ## Run everything that CI runs
 tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist tools/lint/node_modules
+	rm -rf bin dist tools/lint/node_modules tools/peers/node_modules tools/peers/.venv
 
 # The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
 bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen

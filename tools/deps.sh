@@ -1,22 +1,49 @@
 #!/usr/bin/env bash
 # Makes sure of programs that tests and benchmarks need beside Go itself, named as arguments: compiler (for the race
-# detector), postgres, curl, wrk. As root on a machine with apt it installs what is missing; elsewhere it says what to.
+# detector), postgres, nginx, node (with npm), python (with venv), curl, wrk. As root on a machine with apt it installs
+# what is missing; elsewhere it says what to. It starts no service.
 set -euo pipefail
 
 have() {
   case $1 in
     compiler) command -v "$(go env CC)" ;;
     postgres) command -v postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' ;;
+    nginx) command -v nginx || compgen -G /usr/sbin/nginx ;;
+    node) command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ;;
+    python) python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' ;;
     *) command -v "$1" ;;
-  esac >/dev/null
+  esac &>/dev/null
 }
 
 packages_of() {
   case $1 in
     compiler) echo gcc libc6-dev ;;
     postgres) echo postgresql ;;
+    node) echo nodejs npm ;;
+    python) echo python3 python3-venv ;;
     *) echo "$1" ;;
   esac
+}
+
+# what_is NAME: what the messages call it.
+what_is() {
+  case $1 in
+    node) echo 'Node.js 20 or later, with npm,' ;;
+    python) echo 'Python 3.11 or later, with its venv module,' ;;
+    *) echo "$1" ;;
+  esac
+}
+
+# install PACKAGE...: with apt, without starting the services that the packages bring. invoke-rc.d asks policy-rc.d.
+install() {
+  if [[ ! -e /usr/sbin/policy-rc.d ]]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq </dev/null
+  apt-get install -qq --yes --no-install-recommends "$@" </dev/null
 }
 
 packages=()
@@ -27,9 +54,7 @@ done
 
 if [[ ${#packages[@]} -gt 0 && $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
   echo "installing: ${packages[*]}"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq </dev/null
-  apt-get install -qq --yes --no-install-recommends "${packages[@]}" </dev/null
+  install "${packages[@]}" || true # what is missing still is said below, with a word of help
 fi
 
 status=0
@@ -41,9 +66,9 @@ for program in "$@"; do
   fi
   status=1
   cat >&2 <<MESSAGE
-$program is needed and not on this machine. Install it:
+$(what_is "$program") is needed and not on this machine. Install it:
   Debian, Ubuntu   sudo apt-get install $(packages_of "$program")
-  Fedora           sudo dnf install ${program/postgres/postgresql-server}
+  Fedora           sudo dnf install $(sed 's/postgres/&ql-server/; s/node/&js/; s/python/&3/' <<<"$program")
   macOS            brew install ${program/postgres/postgresql@15}
 MESSAGE
 done
