@@ -9,6 +9,7 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -149,5 +150,62 @@ func TestPolicyIsWrittenAsAWhole(t *testing.T) {
 			require.Equal(t, http.StatusForbidden, put(t, s, member, project+"/policy", map[string]any{"user_keys": "allow"}).Status)
 			require.Equal(t, before, read(member))
 		})
+	})
+}
+
+// refuse has a provider refuse a key, or accept it, as a data plane reports that.
+func refuse(t *testing.T, s *aikeystest.Service, id string, refused bool) {
+	t.Helper()
+	r, now := models.KeyReport{KeyID: id}, time.Now().UnixMicro()
+	if refused {
+		r.FailedAt, r.FailureStatus = now, http.StatusUnauthorized
+	} else {
+		r.UsedAt = now
+	}
+	var ids models.IDs
+	require.NoError(t, s.Store.ReportKeys(t.Context(), models.DataPlane{}, []models.KeyReport{r}, func(k models.Key) models.Event {
+		return models.Event{
+			ID: ids.Next(models.EventIDPrefix, time.Now()), CustomerID: k.CustomerID, ProjectID: k.ProjectID, ScopeUserID: k.UserID,
+			Type: models.EventKeyFailing, Outcome: models.OutcomeAllowed, At: now, ActorMethod: "data_plane", KeyID: k.ID,
+		}
+	}))
+}
+
+func TestABadKeyIsPassedOverWhereThePolicySaysSo(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		shared := s.As(owner).Register(t, s.Shared("shared"))
+		older := s.As(member).Register(t, s.Own("older"))
+		newest := s.As(member).Register(t, s.Own("newest"))
+		requireServes := func(key gen.Key, reason, scope string) {
+			t.Helper()
+			got := resolve(t, s, member, "openai")
+			require.Equal(t, []string{key.ID, reason, scope}, []string{got.Key.ID, got.Reason, *got.Scope})
+		}
+		refuse(t, s, newest.ID, true)
+		requireServes(newest, "user_key", "user")
+		setPolicy(t, s, map[string]any{"on_bad_key": "next_key"})
+		requireServes(older, "next_key", "user")
+		refuse(t, s, older.ID, true)
+		requireServes(shared, "next_key", "project")
+		setPolicy(t, s, map[string]any{"on_bad_key": "next_key", "user_keys": "require"})
+		requireServes(newest, "user_key", "user")
+		refuse(t, s, newest.ID, false)
+		requireServes(newest, "user_key", "user")
+	})
+}
+
+func TestAKeyTellsHowItFares(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(owner).Register(t, s.Shared("n"))
+		require.Nil(t, key.LastUsedAt)
+		require.Nil(t, key.LastFailure)
+		before := time.Now().Truncate(time.Microsecond)
+		refuse(t, s, key.ID, false)
+		refuse(t, s, key.ID, true)
+		got := decode[gen.GetResponse](t, get(t, s, member, project+"/aikeys/"+key.ID)).Key
+		require.WithinRange(t, *got.LastUsedAt, before, time.Now())
+		require.WithinRange(t, got.LastFailure.At, *got.LastUsedAt, time.Now())
+		require.Equal(t, http.StatusUnauthorized, got.LastFailure.Status)
+		require.Equal(t, []gen.Key{got}, list(t, s, member))
 	})
 }

@@ -45,7 +45,15 @@ func wireKey(k models.Key) gen.Key {
 		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, Provider: k.Provider, Name: k.Name,
 		DisplaySuffix: k.DisplaySuffix, UserScope: k.UserID != "", CreatedAt: wireTime(k.CreatedAt), CreatedBy: k.CreatedBy,
 		RevokedAt: optionalTime(k.RevokedAt), RevokedBy: optional(k.RevokedBy), State: string(state),
+		LastUsedAt: optionalTime(k.LastUsedAt), LastFailure: wireFailure(k),
 	}
+}
+
+func wireFailure(k models.Key) *gen.KeyFailure {
+	if k.LastFailureAt == 0 {
+		return nil
+	}
+	return &gen.KeyFailure{At: wireTime(k.LastFailureAt), Status: k.LastFailureStatus}
 }
 
 // keyPath is where a key can be read.

@@ -77,15 +77,15 @@ func NewServer(cfg ServerConfig) *Server {
 	return s
 }
 
-// maxConnections leaves a third of the process's files to each listener and a third to the rest, so that idle connections to
-// one take no other's, nor the database's. More than the listener may have wait in the kernel.
+// maxConnections leaves a quarter of the process's files to each of the three listeners and a quarter to the rest, so that
+// connections to one take no other's, nor the database's. More than the listener may have wait in the kernel.
 func maxConnections() int {
-	const most = 10_000
+	const most, listenersAndRest = 10_000, 4
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return most
 	}
-	return max(1, int(min(files.Cur/3, most)))
+	return max(1, int(min(files.Cur/listenersAndRest, most)))
 }
 
 // URL is where the server answers, with the port that it got: http://127.0.0.1:8080.

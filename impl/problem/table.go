@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/agentrouter/aikeys/impl/serving"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -49,14 +50,24 @@ var table = []row{
 		"Send one valid API key or session token in the header Authorization: Bearer <token>."},
 	{models.ErrSessionEnded, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
 		"This API key has been revoked or has expired; ask for a new one."},
+	{models.ErrDataPlaneEnded, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
+		"This data plane's credential has been revoked or has expired; ask its operator for a new one."},
 	{models.ErrNotMember, http.StatusForbidden, "permission_denied", "permission-denied", "Permission denied",
 		"You are not a member of this project; its owners can add users of their own customer."},
 	{models.ErrForbidden, http.StatusForbidden, "permission_denied", "permission-denied", "Permission denied",
 		"This needs an owner of the project. A member may register and revoke keys of their own, with user_scope."},
+	{models.ErrNotServed, http.StatusForbidden, "permission_denied", "customer-not-served", "Customer not served",
+		"This data plane may not serve that customer."},
+	{serving.ErrKeyRevoked, http.StatusForbidden, "permission_denied", "key-revoked", "Key revoked",
+		"This key has been revoked; no data plane may use it."},
 	{models.ErrNotFound, http.StatusNotFound, "not_found", "not-found", "Not found",
 		"There is no such thing here, or none that you may see."},
 	{ErrNoRoute, http.StatusNotFound, "not_found", "not-found", "Not found",
 		"There is no such path; the API begins at /v1, and spec/aikeys.yaml describes it."},
+	{serving.ErrNoKey, http.StatusNotFound, "not_found", "no-key", "No key",
+		"No active key of this provider may serve this caller; register one, or look at the project's policy."},
+	{serving.ErrUserKeyRequired, http.StatusNotFound, "not_found", "user-key-required", "User key required",
+		"The project's policy requires a key of the user's own for this provider, and they have none."},
 	{ErrMethodNotAllowed, http.StatusMethodNotAllowed, "invalid_argument", "method-not-allowed", "Method not allowed",
 		"This path does not answer that method; the header Allow lists those that it does."},
 	{models.ErrAlreadyExists, http.StatusConflict, "already_exists", "already-exists", "Already exists",
@@ -65,6 +76,8 @@ var table = []row{
 		"A project keeps at least one owner; make somebody else an owner first."},
 	{models.ErrIdempotencyReuse, http.StatusUnprocessableEntity, "failed_precondition", "idempotency-key-reused",
 		"Idempotency key reused", "This Idempotency-Key was used for another request; send a new one."},
+	{serving.ErrCallerUnauthenticated, http.StatusUnprocessableEntity, "unauthenticated", "caller-unauthenticated",
+		"Caller unauthenticated", "The caller's API key or session token is not valid."},
 	{ErrTooManyRequests, http.StatusTooManyRequests, "resource_exhausted", "resource-exhausted", "Too many requests",
 		"You have sent too many requests; try again after the time in Retry-After."},
 	{ErrNotReady, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",

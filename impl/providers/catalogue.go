@@ -123,6 +123,8 @@ func (p Provider) validate() error {
 		{p.SecretFormat != FormatToken && p.SecretFormat != FormatJSON, "secret_format is unknown"},
 		{p.SecretFormat == FormatJSON && len(p.RequiredFields()) == 0, "json needs a required field"},
 		{p.SecretFormat != FormatJSON && len(p.Fields) > 0, "fields are for json only"},
+		{p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField), "key_field is not a required field"},
+		{p.SecretFormat == FormatJSON && (p.KeyField == "") != p.signs(), "key_field is for a header that takes one field as it is"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},

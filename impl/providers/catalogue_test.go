@@ -121,6 +121,7 @@ providers:
     secret_format: json
     prefixes: [{value: sk-}]
     fields: [{name: region}, {name: api_key}]
+    key_field: api_key
     key_page: https://two.example/keys
     example: '{}'
 `
@@ -150,8 +151,13 @@ func TestAnInvalidCatalogueIsRefused(t *testing.T) {
 		{"unknown secret format", "secret_format: token", "secret_format: xml"},
 		{"token with fields", "secret_format: token", "secret_format: token\n    fields: [{name: a}]"},
 		{"json without a required field", "https://{region}.two.example\n    auth_style: api_key\n    secret_format: json\n" +
-			"    prefixes: [{value: sk-}]\n    fields: [{name: region}, {name: api_key}]",
-			"https://two.example\n    auth_style: api_key\n    secret_format: json"},
+			"    prefixes: [{value: sk-}]\n    fields: [{name: region}, {name: api_key}]\n    key_field: api_key",
+			"https://two.example\n    auth_style: gcp_oauth\n    secret_format: json"},
+		{"key field of a token", "auth_style: bearer", "auth_style: bearer\n    key_field: api_key"},
+		{"key field that is none", "key_field: api_key", "key_field: key"},
+		{"key field that is optional", "{name: api_key}", "{name: api_key, optional: true}"},
+		{"no key field for a header", "key_field: api_key", "key_field: ''"},
+		{"key field of what is signed with", "auth_style: api_key", "auth_style: aws_sigv4"},
 		{"nameless field", "{name: api_key}", "{name: api_key}, {optional: true}"},
 		{"field listed twice", "{name: api_key}", "{name: api_key}, {name: region}"},
 		{"empty prefix", "{value: one-, distinctive: true}", "{value: ''}"},

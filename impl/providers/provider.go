@@ -42,8 +42,9 @@ type Provider struct {
 	BaseURL      string       `yaml:"base_url"` // https, no trailing slash; {name} stands for the credential's field
 	AuthStyle    AuthStyle    `yaml:"auth_style"`
 	SecretFormat SecretFormat `yaml:"secret_format"`
-	Prefixes     []Prefix     `yaml:"prefixes"` // none: nothing is known of how its keys begin
-	Fields       []Field      `yaml:"fields"`   // FormatJSON only
+	Prefixes     []Prefix     `yaml:"prefixes"`  // none: nothing is known of how its keys begin
+	Fields       []Field      `yaml:"fields"`    // FormatJSON only
+	KeyField     string       `yaml:"key_field"` // the field that goes into the header; empty: the whole credential is needed
 	KeyPage      string       `yaml:"key_page"`
 	Example      string       `yaml:"example"` // a made-up secret of the right shape
 }

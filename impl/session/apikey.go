@@ -24,20 +24,30 @@ import (
 // (https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats/). Base62 rather than base64url,
 // because the underscore separates.
 const (
-	apiKeyPrefix   = "ak"
 	secretBytes    = 32
 	secretLength   = 43
 	checksumLength = 6
 )
 
+// The prefixes of our tokens: the API keys of users, and the credentials of data planes.
+const (
+	APIKeyPrefix    = "ak"
+	DataPlanePrefix = "dp"
+)
+
 // MintAPIKey makes a new API key: the text to show once, the id to find it by, and the hash to store (see Mint).
 func MintAPIKey(now time.Time) (text, id string, hash []byte, err error) {
-	return Mint(apiKeyPrefix, now)
+	return Mint(APIKeyPrefix, now)
+}
+
+// MintDataPlane makes a new credential of a data plane; it returns what MintAPIKey does.
+func MintDataPlane(now time.Time) (text, id string, hash []byte, err error) {
+	return Mint(DataPlanePrefix, now)
 }
 
 // ParseAPIKey splits the text of an API key; an "ak-" before it is tolerated. See Parse.
 func ParseAPIKey(text string) (id string, hash [sha256.Size]byte, err error) {
-	return Parse(apiKeyPrefix, strings.TrimPrefix(text, apiKeyPrefix+"-"))
+	return Parse(APIKeyPrefix, strings.TrimPrefix(text, APIKeyPrefix+"-"))
 }
 
 // Mint makes a token of the given prefix (no underscore). The id is a ULID of time now; hash is the SHA-256 of the

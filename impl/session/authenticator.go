@@ -33,6 +33,8 @@ type TokenFinder interface {
 // Config is what an Authenticator needs. Tokens is required.
 type Config struct {
 	Tokens TokenFinder
+	// Prefix says which tokens of ours open sessions: APIKeyPrefix, which empty means too, or DataPlanePrefix.
+	Prefix string
 	// OIDC verifies session tokens; nil: none are accepted.
 	OIDC *OIDC
 	// Now is the clock; nil means time.Now.
@@ -49,6 +51,8 @@ type Config struct {
 // themselves.
 type Authenticator struct {
 	tokens  TokenFinder
+	prefix  string
+	method  Method
 	oidc    *OIDC
 	now     func() time.Time
 	ttl     time.Duration
@@ -75,8 +79,17 @@ func New(cfg Config) *Authenticator {
 	if cfg.CacheTTL <= 0 {
 		cfg.CacheTTL = defaultCacheTTL
 	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = APIKeyPrefix
+	}
+	method := MethodAPIKey
+	if cfg.Prefix == DataPlanePrefix {
+		method = MethodDataPlane
+	}
 	return &Authenticator{
 		tokens:  cfg.Tokens,
+		prefix:  cfg.Prefix,
+		method:  method,
 		oidc:    cfg.OIDC,
 		now:     cfg.Now,
 		ttl:     min(cfg.CacheTTL, maxCacheTTL),
@@ -111,7 +124,7 @@ func (e *entry) serves(now time.Time, epoch uint64) bool {
 
 // lookUp opens the session of a token and caches it. Callers with the same token share one look-up.
 func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, token string, now time.Time) (Principal, error) {
-	cred, err := parseToken(token)
+	cred, err := parseToken(a.prefix, token)
 	if err != nil {
 		return Principal{}, err
 	}
@@ -190,7 +203,7 @@ func (a *Authenticator) findKey(ctx context.Context, cred credential, now time.T
 		UserID:     token.UserID,
 		ProjectID:  token.ProjectID,
 		TokenID:    cred.id,
-		Method:     MethodAPIKey,
+		Method:     a.method,
 	}
 	if token.ExpiresAt != 0 {
 		p.ExpiresAt = time.UnixMicro(token.ExpiresAt)

@@ -31,20 +31,24 @@ type cacheKey [sha256.Size]byte
 
 func keyOf(token string) cacheKey { return sha256.Sum256([]byte(token)) }
 
-// credential is a token whose shape is known: an API key has an id and a hash, a JWT its text.
+// credential is a token whose shape is known: one of ours has an id and a hash, a JWT its text.
 type credential struct {
 	id   string
 	hash [sha256.Size]byte
 	jwt  string
 }
 
-// parseToken tells an API key from a JWT by its shape. Either shape leaves no room for a comma, a space or a second
-// token.
-func parseToken(token string) (credential, error) {
+// parseToken tells a token of ours, of the given prefix, from a JWT by its shape. Either shape leaves no room for a comma,
+// a space or a second token.
+func parseToken(prefix, token string) (credential, error) {
 	if isJWT(token) {
 		return credential{jwt: token}, nil
 	}
-	id, hash, err := ParseAPIKey(token)
+	parse := ParseAPIKey
+	if prefix != APIKeyPrefix {
+		parse = func(text string) (string, [sha256.Size]byte, error) { return Parse(prefix, text) }
+	}
+	id, hash, err := parse(token)
 	return credential{id: id, hash: hash}, err
 }
 

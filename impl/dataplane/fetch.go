@@ -1,0 +1,141 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/serving"
+	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// fetch is one under way: what the reply and the record say of it.
+type fetch struct {
+	dataPlaneID string
+	now         int64
+	caller      models.Caller
+	who         *gen.Caller // nil where neither a caller nor a user was named
+	provider    string
+	choice      serving.Choice
+	asOf        string
+}
+
+// FetchKey returns a key in plain text. Whatever was decided is on record before it is answered.
+func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (gen.FetchKeyResponseObject, error) {
+	way, err := s.wayOf(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	f := &fetch{dataPlaneID: httpapi.CallFrom(ctx).Principal.TokenID, now: s.now().UnixMicro()}
+	if way == byKeyID {
+		err = s.findByID(ctx, f, *req.Body.KeyID)
+	} else {
+		err = s.findFor(ctx, f, req.Body)
+	}
+	var reply gen.FetchKey200JSONResponse
+	if err == nil {
+		reply, err = s.open(ctx, f)
+	}
+	if unrecorded := s.record(ctx, f, err); unrecorded != nil {
+		return nil, unrecorded
+	}
+	if err != nil {
+		return nil, err
+	}
+	return reply, nil
+}
+
+// findByID finds a key by its id alone.
+func (s *server) findByID(ctx context.Context, f *fetch, id string) error {
+	f.choice = serving.Choice{Key: models.Key{ID: id}, Reason: serving.ByID}
+	key, asOf, err := s.store.FetchByID(ctx, f.dataPlaneID, id, f.now)
+	if err != nil {
+		return err
+	}
+	f.caller = models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID}
+	f.provider, f.choice.Key, f.asOf = key.Provider, key, asOf
+	if key.RevokedAt != 0 {
+		return serving.ErrKeyRevoked
+	}
+	return nil
+}
+
+// findFor finds the key that serves a caller, or a user.
+func (s *server) findFor(ctx context.Context, f *fetch, body *gen.FetchRequest) error {
+	f.provider = *body.Provider
+	if body.Credential != nil {
+		if err := s.authenticate(ctx, f, body.Credential.Reveal()); err != nil {
+			return err
+		}
+	} else {
+		f.caller.CustomerID = *body.CustomerID
+	}
+	if body.ProjectID != nil {
+		f.caller.ProjectID = *body.ProjectID
+	}
+	if body.UserID != nil {
+		f.caller.UserID, f.who = *body.UserID, &gen.Caller{UserID: *body.UserID}
+	}
+	found, err := s.store.Fetch(ctx, f.dataPlaneID, f.caller, f.provider, f.now)
+	if errors.Is(err, models.ErrSessionEnded) {
+		s.callers.Drop(f.caller.TokenID)
+		return serving.ErrCallerUnauthenticated
+	}
+	if err != nil {
+		return err
+	}
+	newest := models.Serving{Own: found.Own, Project: found.Project}
+	f.choice, err = serving.Resolve(ctx, s.store, f.caller, f.provider, found.Policy, newest, f.now)
+	if err != nil {
+		return err
+	}
+	// Of a key that was read after it, the position may say too little, never too much.
+	f.asOf = found.AsOf
+	return f.choice.Err()
+}
+
+// authenticate finds out who bears a credential. Why one is refused stays here: a 401 would speak of the data plane's own.
+func (s *server) authenticate(ctx context.Context, f *fetch, credential string) error {
+	p, err := s.callers.Authenticate(ctx, "Bearer "+credential)
+	if errors.Is(err, session.ErrUnauthenticated) {
+		return serving.ErrCallerUnauthenticated
+	}
+	if err != nil {
+		return err
+	}
+	f.caller = models.Caller{CustomerID: p.CustomerID, ProjectID: p.ProjectID, UserID: p.UserID, TokenID: p.TokenID}
+	f.who = wireCaller(p, s.now())
+	return nil
+}
+
+// errUnreadable says that a key's row does not open, or opens to what can't be used.
+var errUnreadable = errors.New("key is unreadable")
+
+// open opens the key that was chosen. Its plaintext is in the reply from here on, and nowhere else.
+func (s *server) open(ctx context.Context, f *fetch) (gen.FetchKey200JSONResponse, error) {
+	key := f.choice.Key
+	provider, known := s.providers.Lookup(key.Provider)
+	if !known {
+		return gen.FetchKey200JSONResponse{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
+	}
+	plain, err := s.sealer.Open(ctx, sealer.Binding{
+		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
+	}, key.Envelope)
+	if err != nil {
+		if errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil {
+			return gen.FetchKey200JSONResponse{}, err
+		}
+		return gen.FetchKey200JSONResponse{}, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	defer plain.Wipe()
+	baseURL, secret, err := provider.Destination(string(plain.Reveal()))
+	if err != nil {
+		return gen.FetchKey200JSONResponse{}, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	return wireFetch(f, provider.AuthStyle, baseURL, gensecret.New(secret)), nil
+}

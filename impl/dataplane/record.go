@@ -1,0 +1,61 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/serving"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// reasons are the codes under which refusals are on record; another failure is "failed".
+var reasons = []struct {
+	err  error
+	code string
+}{
+	{serving.ErrCallerUnauthenticated, "caller_unauthenticated"},
+	{models.ErrNotServed, "customer_not_served"},
+	{models.ErrNotMember, "not_a_member"},
+	{serving.ErrKeyRevoked, "key_revoked"},
+	{serving.ErrUserKeyRequired, string(serving.UserKeyRequired)},
+	{serving.ErrNoKey, string(serving.NoKey)},
+	{models.ErrNotFound, string(serving.NoKey)},
+	{errUnreadable, "unreadable"},
+}
+
+// undecided are failures before anything was decided, by which nobody learned anything: the data plane itself was not let
+// in, the database could not be asked, or who asked has left.
+var undecided = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, context.Canceled}
+
+// record puts a fetch on record, with what came of it.
+func (s *server) record(ctx context.Context, f *fetch, outcome error) error {
+	for _, err := range undecided {
+		if errors.Is(outcome, err) {
+			return nil
+		}
+	}
+	r := models.FetchRecord{
+		At: f.now, DataPlaneID: f.dataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
+		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
+		KeyID: f.choice.Key.ID, Version: f.choice.Key.Version,
+		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: httpapi.CallFrom(ctx).ID,
+	}
+	if outcome != nil {
+		r.Decision, r.Reason = models.OutcomeDenied, reasonOf(outcome)
+	}
+	if err := s.store.RecordFetch(ctx, r); err != nil {
+		return fmt.Errorf("record fetch: %w", err)
+	}
+	return nil
+}
+
+func reasonOf(err error) string {
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return r.code
+		}
+	}
+	return "failed"
+}

@@ -1,0 +1,129 @@
+package dataplane_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+)
+
+// key returns what the public API tells a user of a key.
+func (s *service) key(t *testing.T, user, id string) pub.Key {
+	t.Helper()
+	reply, err := s.public.As(user).GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, id)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, reply.StatusCode())
+	return reply.JSON200.Key
+}
+
+// failing returns the key.failing events that a user may read.
+func (s *service) failing(t *testing.T, user string) []pub.Event {
+	t.Helper()
+	reply, err := s.public.As(user).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
+	require.NoError(t, err)
+	var found []pub.Event
+	for _, e := range reply.JSON200.Events {
+		if e.Type == "key.failing" {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+func TestAReportShowsInTheKeysMetadata(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, used, failed := s.dataPlane(), s.shared("openai"), s.shared("mistral")
+		require.Nil(t, s.key(t, member, used.ID).LastUsedAt)
+		now := time.Now()
+		reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{
+			{KeyID: used.ID, UsedMsAgo: ptr(10_000)},
+			{KeyID: failed.ID, UsedMsAgo: ptr(60_000), FailedMsAgo: ptr(2_000), FailureStatus: ptr(http.StatusForbidden)},
+		}})
+		require.NoError(t, err)
+		require.Equal(t, http.StatusNoContent, reply.StatusCode())
+		got := s.key(t, member, used.ID)
+		require.WithinDuration(t, now.Add(-10*time.Second), *got.LastUsedAt, 5*time.Second)
+		require.Nil(t, got.LastFailure)
+		got = s.key(t, member, failed.ID)
+		require.WithinDuration(t, now.Add(-time.Minute), *got.LastUsedAt, 5*time.Second)
+		require.WithinDuration(t, now.Add(-2*time.Second), got.LastFailure.At, 5*time.Second)
+		require.Equal(t, http.StatusForbidden, got.LastFailure.Status)
+	})
+}
+
+func TestAKeyThatBeginsToFailIsAnEventOfItsReaders(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, project, mine := s.dataPlane(), s.shared("openai"), s.own(member, "openai")
+		for range 2 { // failing on is no news
+			report(t, dp, project.ID, true, 0)
+			report(t, dp, mine.ID, true, 0)
+		}
+		require.Len(t, s.failing(t, other), 1, "of the project's key")
+		events := s.failing(t, member)
+		require.Len(t, events, 2)
+		for _, e := range events {
+			require.Equal(t, pub.Actor{UserID: dp.id, Method: "data_plane"}, e.Actor)
+			require.Equal(t, "openai", *e.Provider)
+			require.Equal(t, "allowed", e.Outcome)
+			require.Equal(t, "127.0.0.1", e.SourceIP)
+			require.NotEmpty(t, e.RequestID)
+		}
+		require.ElementsMatch(t, []string{project.ID, mine.ID}, []string{*events[0].KeyID, *events[1].KeyID})
+		report(t, dp, project.ID, false, 0)
+		report(t, dp, project.ID, true, 0)
+		require.Len(t, s.failing(t, other), 2, "it had recovered in between")
+	})
+}
+
+func TestAReportPassesOverWhatTheDataPlaneMayNotServe(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, ours := s.dataPlane(serving(acme)), s.shared("openai")
+		globexOwner := s.public.Session(globex, web, owner)
+		theirs := s.registerAs(globexOwner, pub.RegisterRequest{Provider: "openai", Name: "n", Secret: gensecret.New(s.marked())})
+		const absent = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"
+		var keys []gen.KeyReport
+		for _, id := range []string{theirs.ID, absent, ours.ID} {
+			keys = append(keys, gen.KeyReport{KeyID: id, FailedMsAgo: ptr(0), FailureStatus: ptr(401)})
+		}
+		reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: keys})
+		require.NoError(t, err)
+		require.Equal(t, http.StatusNoContent, reply.StatusCode())
+		require.NotNil(t, s.key(t, member, ours.ID).LastFailure)
+		got, err := globexOwner.GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, theirs.ID)
+		require.NoError(t, err)
+		require.Nil(t, got.JSON200.Key.LastFailure)
+	})
+}
+
+func TestAReportThatMakesNoSenseIsRefused(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp, key := s.dataPlane(), s.shared("openai")
+	for name, keys := range map[string]string{
+		"no keys":                  ``,
+		"a key twice":              `{"key_id":"ID","used_ms_ago":1},{"key_id":"ID","used_ms_ago":2}`,
+		"a failure without status": `{"key_id":"ID","failed_ms_ago":1}`,
+		"a status without failure": `{"key_id":"ID","failure_status":401}`,
+		"no key's id":              `{"key_id":"byok_1","used_ms_ago":1}`,
+		"in the future":            `{"key_id":"ID","used_ms_ago":-1}`,
+		"a day and more ago":       `{"key_id":"ID","used_ms_ago":86400001}`,
+		"a success that failed":    `{"key_id":"ID","failed_ms_ago":1,"failure_status":200}`,
+		"something more":           `{"key_id":"ID","used_ms_ago":1,"secret":"x"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := `{"keys":[` + strings.ReplaceAll(keys, "ID", key.ID) + `]}`
+			got := s.send(t, http.MethodPost, "/v1/reports", dp.token, body)
+			doc := requireRefused(t, got, http.StatusBadRequest, "invalid-argument")
+			require.Contains(t, doc.Errors[0].Field, "keys")
+		})
+	}
+	got := s.key(t, member, key.ID)
+	require.Nil(t, got.LastUsedAt)
+	require.Nil(t, got.LastFailure)
+}

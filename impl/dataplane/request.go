@@ -1,0 +1,70 @@
+package dataplane
+
+import (
+	"strings"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/problem"
+)
+
+// The ways to say whose key to fetch, by the field that tells each from the others.
+const (
+	byCredential = "credential"
+	byCustomer   = "customer_id"
+	byKeyID      = "key_id"
+)
+
+// ways are, for each, the fields that it needs besides and those that may come along.
+var ways = []struct {
+	field           string
+	needs, optional []string
+}{
+	{byCredential, []string{"provider"}, []string{"project_id"}},
+	{byCustomer, []string{"project_id", "provider"}, []string{"user_id"}},
+	{byKeyID, nil, nil},
+}
+
+// wayOf returns the way in which a request asks, and refuses what the document can't describe: no way, two, or half of one.
+func (s *server) wayOf(body *gen.FetchRequest) (string, error) {
+	given := map[string]bool{
+		byCredential: body.Credential != nil, byCustomer: body.CustomerID != nil, byKeyID: body.KeyID != nil,
+		"project_id": body.ProjectID != nil, "user_id": body.UserID != nil, "provider": body.Provider != nil,
+	}
+	for _, way := range ways {
+		if !given[way.field] {
+			continue
+		}
+		var fields []problem.Field
+		delete(given, way.field)
+		for _, name := range way.needs {
+			if !given[name] {
+				fields = append(fields, problem.Field{Field: name, Message: "is required with " + way.field})
+			}
+			delete(given, name)
+		}
+		for _, name := range way.optional {
+			delete(given, name)
+		}
+		for _, name := range []string{byCustomer, byKeyID, "project_id", "provider", "user_id"} {
+			if given[name] {
+				fields = append(fields, problem.Field{Field: name, Message: "can't be given together with " + way.field})
+			}
+		}
+		if len(fields) > 0 {
+			return "", &problem.Error{Kind: problem.ErrInvalid, Fields: fields}
+		}
+		return way.field, s.checkProvider(body.Provider)
+	}
+	return "", problem.Invalid("body", "must have one of credential, customer_id and key_id")
+}
+
+// checkProvider refuses a slug that the catalogue lacks.
+func (s *server) checkProvider(slug *string) error {
+	if slug == nil {
+		return nil
+	}
+	if _, known := s.providers.Lookup(*slug); !known {
+		return problem.Invalid("provider", "is not a provider that we know; known are "+strings.Join(s.providers.Slugs(), ", "))
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+// Package dataplane implements the data planes' API of spec/dataplane.yaml: the handlers behind the generated routes. Its
+// answers hold providers' keys in plain text, so it has a listener of its own. A fetch goes generated route →
+// authentication of the data plane and validation (impl/httpapi) → authentication of the caller → one statement that finds
+// keys and policy and checks who asks (models) → the rule that chooses (impl/serving) → sealer → record → reply.
+//
+// It may import spec, gen, models, sealer, and what else is in impl.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/serving"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// Store is what the handlers ask of the database; *models.Store is one.
+type Store interface {
+	serving.Keys
+	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
+	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
+	RecordFetch(ctx context.Context, r models.FetchRecord) error
+	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
+	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, failing func(models.Key) models.Event) error
+}
+
+// Feed is the channel of changes; *feed.Feed is one.
+type Feed interface {
+	Subscribe(ctx context.Context, sub feed.Subscription) (*feed.Stream, error)
+	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at models.Position) error
+}
+
+// Config is what the data planes' API needs. All but Now is required.
+type Config struct {
+	Store     Store
+	Sealer    sealer.Sealer
+	Providers *providers.Catalogue
+	// Sessions opens those of the callers for whom data planes ask, by their API keys and session tokens.
+	Sessions httpapi.Sessions
+	Feed     Feed
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// API is the shared part, whose Sessions are the data planes' own; its Document is set here.
+	API httpapi.Config
+}
+
+// server holds the handlers.
+type server struct {
+	store      Store
+	sealer     sealer.Sealer
+	providers  *providers.Catalogue
+	callers    httpapi.Sessions
+	dataPlanes httpapi.Sessions
+	feed       Feed
+	now        func() time.Time
+	ids        models.IDs
+}
+
+var _ gen.StrictServerInterface = (*server)(nil)
+
+// NewHandler returns the data planes' API.
+func NewHandler(cfg Config) (http.Handler, error) {
+	doc, err := gen.GetSpec()
+	if err != nil {
+		return nil, fmt.Errorf("data planes' API document: %w", err)
+	}
+	cfg.API.Document = doc
+	api, err := httpapi.NewAPI(cfg.API)
+	if err != nil {
+		return nil, fmt.Errorf("data planes' API: %w", err)
+	}
+	s := &server{
+		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions, dataPlanes: cfg.API.Sessions,
+		feed: cfg.Feed, now: cfg.Now,
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	strict := gen.NewStrictHandler(s, []gen.StrictMiddlewareFunc{s.dropEnded, httpapi.RequireChecked[gen.StrictHandlerFunc]})
+	gen.RegisterHandlersWithOptions(api.Echo, strict, gen.RegisterHandlersOptions{OperationMiddlewares: api.Middlewares})
+	return api.Echo, nil
+}
+
+// dropEnded forgets the cached session of a data plane whose credential turned out to have ended.
+func (s *server) dropEnded(next gen.StrictHandlerFunc, _ string) gen.StrictHandlerFunc {
+	return func(c echo.Context, request any) (any, error) {
+		response, err := next(c, request)
+		if errors.Is(err, models.ErrDataPlaneEnded) {
+			s.dataPlanes.Drop(httpapi.CallFrom(c.Request().Context()).Principal.TokenID)
+		}
+		return response, err
+	}
+}
+
+// dataPlane returns who calls, as the database has it now: models.ErrDataPlaneEnded when their credential is good no longer.
+func (s *server) dataPlane(ctx context.Context) (models.DataPlane, error) {
+	d, err := s.store.FindDataPlane(ctx, httpapi.CallFrom(ctx).Principal.TokenID)
+	if errors.Is(err, models.ErrNotFound) || (err == nil && !d.Live(s.now().UnixMicro())) {
+		return models.DataPlane{}, models.ErrDataPlaneEnded
+	}
+	return d, err
+}

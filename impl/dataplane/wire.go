@@ -1,0 +1,42 @@
+package dataplane
+
+import (
+	"time"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	gensecret "github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/session"
+)
+
+func wireFetch(f *fetch, style providers.AuthStyle, baseURL string, secret gensecret.Text) gen.FetchKey200JSONResponse {
+	key, scope := f.choice.Key, "project"
+	if key.UserID != "" {
+		scope = "user"
+	}
+	return gen.FetchKey200JSONResponse{
+		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
+		Scope: scope, Reason: string(f.choice.Reason), Secret: secret, BaseURL: baseURL, AuthStyle: string(style),
+		AsOf: f.asOf, Caller: f.who,
+	}
+}
+
+// tokenCheck is how long an answer may serve a session token. Nobody announces that one has ended, or that its issuer no
+// longer stands by it, so that it has to be looked at again.
+const tokenCheck = time.Minute
+
+func wireCaller(p session.Principal, now time.Time) *gen.Caller {
+	who := &gen.Caller{UserID: p.UserID}
+	if p.TokenID != "" {
+		who.TokenID = &p.TokenID
+	}
+	until := p.ExpiresAt
+	if check := now.Add(tokenCheck); p.Method == session.MethodOIDC && (until.IsZero() || until.After(check)) {
+		until = check
+	}
+	if !until.IsZero() {
+		left := max(0, until.Sub(now).Milliseconds())
+		who.ValidMs = &left
+	}
+	return who
+}
