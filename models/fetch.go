@@ -27,7 +27,8 @@ LEFT JOIN ai_keys k ON k.id = (SELECT id FROM ai_keys WHERE customer_id = $3 AND
 AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1)`
 	fetchPolicy = `COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, '')`
 	fetchByID   = `LEFT JOIN data_planes d ON d.id = $1 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
-LEFT JOIN ai_keys k ON k.id = $3`
+LEFT JOIN ai_keys k ON k.id = $3
+LEFT JOIN project_members m ON m.customer_id = k.customer_id AND m.project_id = k.project_id AND m.user_id = k.user_id`
 )
 
 // sealedColumns are the columns of a key with its envelope, in the table of that name.
@@ -41,7 +42,7 @@ func sealedFields(k *Key) []any { return append(keyFields(k), &k.Envelope, &k.KE
 func fetchSQL(position string) (forCaller, byID string) {
 	return fetchHead + callerColumns + `, ` + fetchPolicy + `, ` + sealedColumns("o") + `, ` + sealedColumns("k") + `, ` + position +
 			` FROM ` + callerJoins + "\n" + fetchTail,
-		fetchHead + sealedColumns("k") + `, ` + position + ` FROM (SELECT 1) AS one` + "\n" + fetchByID
+		fetchHead + `m.user_id IS NOT NULL, ` + sealedColumns("k") + `, ` + position + ` FROM (SELECT 1) AS one` + "\n" + fetchByID
 }
 
 // Fetch returns what could serve a user's requests to a provider, or with an empty UserID the project's own, through a data
@@ -79,14 +80,14 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 }
 
 // FetchByID returns a key with its envelope, revoked or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
-// ErrNotServed, ErrNotFound.
+// ErrNotServed, ErrNotFound, and ErrNotMember for the own key of a user who has left the project.
 func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (Key, string, error) {
 	var (
 		k               Key
-		live            bool
+		live, member    bool
 		customers, asOf string
 	)
-	fields := append(append([]any{&live, &customers}, sealedFields(&k)...), &asOf)
+	fields := append(append([]any{&live, &customers, &member}, sealedFields(&k)...), &asOf)
 	_, sql := s.fetchSQL()
 	err := s.lookUp(ctx, sql, []any{dataPlaneID, now, id}, func(row scanner) error { return row.Scan(fields...) })
 	if err == nil && live && k.ID == "" {
@@ -94,6 +95,9 @@ func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64
 	}
 	if err == nil {
 		err = mayServe(live, customers, k.CustomerID)
+	}
+	if err == nil && k.UserID != "" && !member {
+		err = ErrNotMember
 	}
 	if err != nil {
 		return Key{}, "", s.classify(err)

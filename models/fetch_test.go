@@ -283,3 +283,12 @@ func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 		require.True(t, parsed(t, after.AsOf).Holds(key.RevocationTx))
 	})
 }
+
+func TestTheOwnKeyOfAUserWhoHasLeftIsNotFetchedByItsIDEither(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("gateway", nil), f.register(f.own(mia))
+		require.NoError(t, f.fetchByIDErr(d, key))
+		f.transact(func(tx *models.Tx) error { return tx.RemoveMember(acme, web, mia.UserID) })
+		require.ErrorIs(t, f.fetchByIDErr(d, key), models.ErrNotMember)
+	})
+}

@@ -16,7 +16,7 @@ type AcknowledgeRequest struct {
 	SessionID SessionID `json:"session_id"`
 }
 
-// Caller Who is served, where a credential or a user was given.
+// Caller Who is served, where a credential or a user was given, or the key is a user's own.
 type Caller struct {
 	// TokenID The id of the caller's API key. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
@@ -66,7 +66,7 @@ type FetchResponse struct {
 	// BaseURL The only place that the key may go; request paths are appended.
 	BaseURL string `json:"base_url"`
 
-	// Caller Who is served, where a credential or a user was given.
+	// Caller Who is served, where a credential or a user was given, or the key is a user's own.
 	Caller *Caller `json:"caller,omitempty"`
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.

@@ -59,6 +59,9 @@ func (s *server) findByID(ctx context.Context, f *fetch, id string) error {
 	}
 	f.caller = models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID}
 	f.provider, f.choice.Key, f.asOf = key.Provider, key, asOf
+	if key.UserID != "" {
+		f.who = &gen.Caller{UserID: key.UserID}
+	}
 	if key.RevokedAt != 0 {
 		return serving.ErrKeyRevoked
 	}
