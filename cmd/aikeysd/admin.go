@@ -18,17 +18,18 @@ import (
 func (p *program) adminCommand() *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:     "admin",
-		Short:   "Manage members and API keys, straight in the database",
+		Short:   "Manage members, API keys and data planes, straight in the database",
 		GroupID: groupOperate,
-		Long: `Manages the members of projects and their API keys, straight in the database: whoever may read the database's URL is
-trusted. The service need not run; if it does, an act holds from the next request on. Every act is recorded in the
-project's events.`,
+		Long: `Manages the members of projects, their API keys, and the credentials of data planes, straight in the database: whoever
+may read the database's URL is trusted. The service need not run; if it does, an act holds from the next request on.
+Every act on a project is recorded in its events.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
-  (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)`,
-	}, p.memberCommand(), p.tokenCommand())
+  (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
+  (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)`,
+	}, p.memberCommand(), p.tokenCommand(), p.dataPlaneCommand(), p.fetchesCommand())
 }
 
-// admin is one run of an admin command: the project it acts on, and the database.
+// admin is one run of an admin command: the project it acts on, if any, and the database.
 type admin struct {
 	*program
 	cfg               *config
@@ -40,6 +41,8 @@ type admin struct {
 
 // adminSpec is what one admin command has of its own.
 type adminSpec struct {
+	// everywhere says that it acts on no project: it has no --customer, --project and --user.
+	everywhere bool
 	// user says what --user is: required, optional, or absent.
 	user string
 	// flags adds the command's own flags, check looks at them; nil when there are none.
@@ -55,13 +58,7 @@ type adminSpec struct {
 func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
 	a := &admin{program: p, cfg: newConfig()}
 	flags := cmd.Flags()
-	flags.StringVar(&a.customer, "customer", "", "customer that the project belongs to (required)")
-	flags.StringVar(&a.project, "project", "", "project (required)")
-	ids := []identifier{{"--customer", &a.customer, true}, {"--project", &a.project, true}}
-	if spec.user != absent {
-		flags.StringVar(&a.user, "user", "", "user id, as API keys or the issuer's session tokens name the user ("+spec.user+")")
-		ids = append(ids, identifier{"--user", &a.user, spec.user == required})
-	}
+	ids := a.projectFlags(flags, spec)
 	if spec.flags != nil {
 		spec.flags(flags)
 	}
@@ -82,6 +79,21 @@ func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
 		return a.run(cmd.Context(), spec)
 	}
 	return cmd
+}
+
+// projectFlags adds the flags that say whom the command is about, and returns them.
+func (a *admin) projectFlags(flags *pflag.FlagSet, spec adminSpec) []identifier {
+	if spec.everywhere {
+		return nil
+	}
+	flags.StringVar(&a.customer, "customer", "", "customer that the project belongs to (required)")
+	flags.StringVar(&a.project, "project", "", "project (required)")
+	ids := []identifier{{"--customer", &a.customer, true}, {"--project", &a.project, true}}
+	if spec.user != absent {
+		flags.StringVar(&a.user, "user", "", "user id, as API keys or the issuer's session tokens name the user ("+spec.user+")")
+		ids = append(ids, identifier{"--user", &a.user, spec.user == required})
+	}
+	return ids
 }
 
 // run opens the database and acts. Only a command that bootstraps makes one: any other would act on an empty one, and

@@ -166,10 +166,11 @@ func TestADatabaseThatIsDownIsToldInOneLineWithoutItsPassword(t *testing.T) {
 	}
 }
 
-func TestTokenStates(t *testing.T) {
+func TestCredentialStates(t *testing.T) {
 	now := time.Now().UnixMicro()
-	require.Equal(t, "active", tokenState(models.Token{}, now))
-	require.Equal(t, "active", tokenState(models.Token{ExpiresAt: now + 1}, now))
-	require.Equal(t, "expired", tokenState(models.Token{ExpiresAt: now}, now))
-	require.Equal(t, "revoked", tokenState(models.Token{RevokedAt: 1, ExpiresAt: now}, now))
+	state := func(token models.Token) string { return credentialState(token.RevokedAt, token.Live(now)) }
+	require.Equal(t, "active", state(models.Token{}))
+	require.Equal(t, "active", state(models.Token{ExpiresAt: now + 1}))
+	require.Equal(t, "expired", state(models.Token{ExpiresAt: now}))
+	require.Equal(t, "revoked", state(models.Token{RevokedAt: 1, ExpiresAt: now}))
 }

@@ -125,17 +125,18 @@ func (p *program) tokenListCommand() *cobra.Command {
 		now := time.Now().UnixMicro()
 		table := a.NewTable("ID", "USER", "CREATED", "EXPIRES", "STATE")
 		for _, t := range tokens {
-			table.Row(t.ID, t.UserID, moment(t.CreatedAt), moment(t.ExpiresAt), tokenState(t, now))
+			table.Row(t.ID, t.UserID, moment(t.CreatedAt), moment(t.ExpiresAt), credentialState(t.RevokedAt, t.Live(now)))
 		}
 		return table.Flush()
 	}})
 }
 
-func tokenState(t models.Token, now int64) string {
+// credentialState is what has become of an API key or a data plane's credential.
+func credentialState(revokedAt int64, live bool) string {
 	switch {
-	case t.RevokedAt != 0:
+	case revokedAt != 0:
 		return "revoked"
-	case !t.Live(now):
+	case !live:
 		return "expired"
 	}
 	return "active"

@@ -106,7 +106,7 @@ func (c *checker) settings(context.Context) (string, error) {
 	if _, err := tracing.Endpoint(c.Getenv); err != nil {
 		return "", err
 	}
-	return "public API on " + c.cfg.Listen + ", ops on " + c.cfg.OpsListen, nil
+	return "public API on " + c.cfg.Listen + ", data-plane API on " + c.cfg.DataplaneListen + ", ops on " + c.cfg.OpsListen, nil
 }
 
 func (c *checker) database(ctx context.Context) (_ string, err error) {

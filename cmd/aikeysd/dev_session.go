@@ -26,17 +26,19 @@ const (
 	envBaseURL   = "AGENTROUTER_BASE_URL"
 	envAPIKey    = "AGENTROUTER_API_KEY" //nolint:gosec // G101: the name of a variable
 	envMemberKey = "AGENTROUTER_MEMBER_API_KEY"
+	envGateway   = "AGENTROUTER_GATEWAY_URL"
 )
 
 // devSession is what a developer needs to call the service.
 type devSession struct {
 	path                         string // of its file
 	baseURL, ownerKey, memberKey string
+	gatewayURL                   string
 }
 
 // seed makes the project and its members where they are missing, and returns API keys for both: those of the last start
 // when they still work, else new ones.
-func (s *service) seed(ctx context.Context, path string) (devSession, error) {
+func (s *service) seed(ctx context.Context, path, gatewayURL string) (devSession, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return devSession{}, err
@@ -45,7 +47,7 @@ func (s *service) seed(ctx context.Context, path string) (devSession, error) {
 	if err != nil {
 		return devSession{}, err
 	}
-	now := devSession{path: path, baseURL: s.api.URL()}
+	now := devSession{path: path, baseURL: s.api.URL(), gatewayURL: gatewayURL}
 	if now.ownerKey, err = s.seedUser(ctx, devOwner, models.RoleOwner, last.ownerKey); err != nil {
 		return devSession{}, err
 	}
@@ -94,22 +96,28 @@ func readSession(path string) (devSession, error) {
 			last.ownerKey = value
 		case envMemberKey:
 			last.memberKey = value
+		case envGateway:
+			last.gatewayURL = value
 		}
 	}
 	return last, nil
 }
 
-// write puts the session into its file, which appears whole and readable by its owner alone.
+// write puts the session into its file.
 func (d devSession) write() error {
-	content := fmt.Sprintf("# Written by aikeysd dev; load it with: . %s\nexport %s=%s\nexport %s=%s\nexport %s=%s\n",
-		shellQuote(d.path), envBaseURL, d.baseURL, envAPIKey, d.ownerKey, envMemberKey, d.memberKey)
-	file, err := os.CreateTemp(filepath.Dir(d.path), ".session-*.tmp") // has mode 0600
+	return writePrivate(d.path, fmt.Sprintf("# Written by aikeysd dev; load it with: . %s\nexport %s=%s\nexport %s=%s\nexport %s=%s\nexport %s=%s\n",
+		shellQuote(d.path), envBaseURL, d.baseURL, envAPIKey, d.ownerKey, envMemberKey, d.memberKey, envGateway, d.gatewayURL))
+}
+
+// writePrivate writes a file that appears whole, and readable by its owner alone.
+func writePrivate(path, content string) error {
+	file, err := os.CreateTemp(filepath.Dir(path), ".session-*.tmp") // has mode 0600
 	if err != nil {
 		return fmt.Errorf("session file: %w", err)
 	}
 	_, err = file.WriteString(content)
 	if err = errors.Join(err, file.Close()); err == nil {
-		err = os.Rename(file.Name(), d.path)
+		err = os.Rename(file.Name(), path)
 	}
 	if err != nil {
 		_ = os.Remove(file.Name()) // the error above tells more

@@ -8,12 +8,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
 // startDev runs "dev" in a folder and returns once it has printed its summary.
 func startDev(t *testing.T, data string) *server {
 	t.Helper()
-	s := start(t, []string{"AIKEYS_LISTEN=127.0.0.1:0"}, "dev", "--data", data, "--ops-listen", "127.0.0.1:0")
+	provider := gatewaytest.StartProvider(t)
+	s := start(t, []string{"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0"}, "dev", "--data", data,
+		"--ops-listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0", "--upstream", "openai="+provider.URL+"/v1")
 	s.eventually("the summary", func() bool { return strings.Contains(s.stdout.String(), "Ctrl-C stops it") })
 	return s
 }
@@ -41,16 +45,19 @@ func paste(t *testing.T, commands string) (statuses []string, output string) {
 func TestDevPrintsCommandsThatWorkAsTheyStand(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "it's a folder", "data")
 	s := startDev(t, data)
-	require.Equal(t, 5, strings.Count(s.pasted(), "curl "))
-	require.Equal(t, 5, strings.Count(s.pasted(), "--oauth2-bearer "), "which curl blanks in lists of processes")
+	require.Equal(t, 6, strings.Count(s.pasted(), "curl "))
+	require.Equal(t, 6, strings.Count(s.pasted(), "--oauth2-bearer "), "which curl blanks in lists of processes")
 	require.NotContains(t, s.pasted(), "Authorization")
-	worked := []string{"201", "200", "200", "200", "200"} // register, list, find, get, revoke
+	worked := []string{"201", "200", "200", "200", "401", "200"} // register, list, find, get, use a made-up secret, revoke
 	statuses, output := paste(t, s.pasted())
 	require.Equal(t, worked, statuses, output)
 	require.Contains(t, output, `"display_suffix":"0001"`)
 	require.Contains(t, output, `"state":"complete"`)
+	require.Contains(t, output, "Incorrect API key provided", "the provider says so")
+	require.Contains(t, output, `"data_planes":1`)
 	require.Contains(t, s.stderr.String(), "level=INFO msg=ready", "logs are text")
 	require.Equal(t, exitOK, s.wait())
+	require.NotContains(t, s.stderr.String(), "connecting anew", "it stops in order")
 
 	info, err := os.Stat(data)
 	require.NoError(t, err)
@@ -59,6 +66,12 @@ func TestDevPrintsCommandsThatWorkAsTheyStand(t *testing.T) {
 	info, err = os.Stat(session)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	credential := filepath.Join(data, "gateway.token")
+	info, err = os.Stat(credential)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	firstCredential, err := os.ReadFile(credential)
+	require.NoError(t, err)
 	first, err := readSession(session)
 	require.NoError(t, err)
 
@@ -69,15 +82,19 @@ func TestDevPrintsCommandsThatWorkAsTheyStand(t *testing.T) {
 		require.Equal(t, first.ownerKey, second.ownerKey)
 		require.Equal(t, first.memberKey, second.memberKey)
 		require.Equal(t, again.api, second.baseURL, "with the address of this start")
+		secondCredential, err := os.ReadFile(credential)
+		require.NoError(t, err)
+		require.Equal(t, firstCredential, secondCredential)
 		require.NotEqual(t, s.pasted(), again.pasted())
 		statuses, output := paste(t, again.pasted())
 		require.Equal(t, worked, statuses, output)
 		require.Equal(t, exitOK, again.wait())
 	})
-	t.Run("an API key that does not work any more is replaced", func(t *testing.T) {
+	t.Run("credentials that do not work any more are replaced", func(t *testing.T) {
 		id := strings.Split(first.ownerKey, "_")[1]
 		environ := []string{"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(data, "aikeys.db")}
 		mustAikeysd(t, environ, "admin", "token", "revoke", "--customer", "acme", "--project", "chat", "--id", id)
+		mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "dev")
 		again := startDev(t, data)
 		second, err := readSession(session)
 		require.NoError(t, err)
@@ -99,8 +116,11 @@ func TestDevLeavesMembersAsTheyWereMade(t *testing.T) {
 }
 
 func TestDevLogsAsItIsTold(t *testing.T) {
-	environ := []string{"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0", "AIKEYS_LOG_FORMAT=json", "AIKEYS_LOG_LEVEL=debug"}
-	s := start(t, environ, "dev", "--data", t.TempDir()).awaitReady()
+	environ := []string{
+		"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0",
+		"AIKEYS_LOG_FORMAT=json", "AIKEYS_LOG_LEVEL=debug",
+	}
+	s := start(t, environ, "dev", "--data", t.TempDir(), "--gateway-listen", "127.0.0.1:0").awaitReady()
 	require.Equal(t, exitOK, s.wait())
 }
 
@@ -109,13 +129,16 @@ func TestDevRefusesToBeProduction(t *testing.T) {
 		environ, args []string
 		says          string
 	}{
-		"a database":          {environ: []string{"AIKEYS_DATABASE_URL=postgres://u:hunter2@db/x"}, says: "AIKEYS_DATABASE_URL: dev takes no production settings"},
-		"a sealer":            {environ: []string{"AIKEYS_SEALER=local:/etc/keyset.json"}, says: "run: aikeysd serve"},
-		"an issuer":           {environ: []string{"AIKEYS_OIDC_ISSUER=https://issuer.example"}, says: "AIKEYS_OIDC_ISSUER"},
-		"TLS":                 {environ: []string{"AIKEYS_TLS_CERT=a", "AIKEYS_TLS_KEY=b"}, says: "AIKEYS_TLS_KEY"},
-		"insecurity":          {environ: []string{"AIKEYS_INSECURE=true"}, says: "AIKEYS_INSECURE"},
-		"other machines":      {args: []string{"--listen", "0.0.0.0:8080"}, says: "--listen: dev listens on this machine only"},
-		"other machines' ops": {environ: []string{"AIKEYS_OPS_LISTEN=:8082"}, says: "AIKEYS_OPS_LISTEN: dev listens on this machine only"},
+		"a database":                  {environ: []string{"AIKEYS_DATABASE_URL=postgres://u:hunter2@db/x"}, says: "AIKEYS_DATABASE_URL: dev takes no production settings"},
+		"a sealer":                    {environ: []string{"AIKEYS_SEALER=local:/etc/keyset.json"}, says: "run: aikeysd serve"},
+		"an issuer":                   {environ: []string{"AIKEYS_OIDC_ISSUER=https://issuer.example"}, says: "AIKEYS_OIDC_ISSUER"},
+		"TLS":                         {environ: []string{"AIKEYS_TLS_CERT=a", "AIKEYS_TLS_KEY=b"}, says: "AIKEYS_TLS_KEY"},
+		"insecurity":                  {environ: []string{"AIKEYS_INSECURE=true"}, says: "AIKEYS_INSECURE"},
+		"other machines":              {args: []string{"--listen", "0.0.0.0:8080"}, says: "--listen: dev listens on this machine only"},
+		"an upstream that is none":    {args: []string{"--upstream", "http://127.0.0.1:1"}, says: "--upstream: must be provider=URL"},
+		"other machines' data planes": {args: []string{"--dataplane-listen", ":8081"}, says: "--dataplane-listen: dev listens on this machine only"},
+		"other machines' gateway":     {args: []string{"--gateway-listen", ":8090"}, says: "--gateway-listen: must be an address of this machine"},
+		"other machines' ops":         {environ: []string{"AIKEYS_OPS_LISTEN=:8082"}, says: "AIKEYS_OPS_LISTEN: dev listens on this machine only"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -70,19 +70,35 @@ func (s *config) checkSealer() []string {
 func (s *config) keysetPath() string { return strings.TrimPrefix(s.Sealer, sealerLocal+":") }
 
 func (s *config) checkListeners() (complaints []string) {
-	listen, cert, key := s.Of("listen"), s.Of("tls-cert"), s.Of("tls-key")
+	cert, key := s.Of("tls-cert"), s.Of("tls-key")
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		complaints = append(complaints, fmt.Sprintf("%s and %s: give both or none", cert.Given(), key.Given()))
 	}
-	if s.TLSCert == "" && s.TLSKey == "" && !s.Insecure && !settings.IsLoopback(s.Listen) {
-		complaints = append(complaints, fmt.Sprintf(
-			"%s: beyond this machine, API keys and secrets would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
-			listen.Given(), cert.Variable(), key.Variable(), s.Of("insecure").Variable()))
+	for _, listen := range []*settings.Setting{s.Of("listen"), s.Of("dataplane-listen")} {
+		if s.TLSCert == "" && s.TLSKey == "" && !s.Insecure && reachesOthers(listen) {
+			complaints = append(complaints, fmt.Sprintf(
+				"%s: beyond this machine, API keys and secrets would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
+				listen.Given(), cert.Variable(), key.Variable(), s.Of("insecure").Variable()))
+		}
 	}
-	if s.Listen == s.OpsListen && !strings.HasSuffix(s.Listen, ":0") {
-		complaints = append(complaints, fmt.Sprintf("%s and %s: must differ", listen.Given(), s.Of("ops-listen").Given()))
+	taken := map[string]*settings.Setting{}
+	for _, name := range listenSettings() {
+		listen := s.Of(name)
+		if other := taken[listen.String()]; other != nil {
+			complaints = append(complaints, fmt.Sprintf("%s and %s: must differ", other.Given(), listen.Given()))
+		} else if !strings.HasSuffix(listen.String(), ":0") {
+			taken[listen.String()] = listen
+		}
 	}
 	return complaints
+}
+
+// listenSettings are the addresses that the service listens on.
+func listenSettings() []string { return []string{"listen", "dataplane-listen", "ops-listen"} }
+
+// reachesOthers tells whether an address can be reached from beyond this machine. One that is none is complained of already.
+func reachesOthers(listen *settings.Setting) bool {
+	return listen.Parse(listen.String()) == nil && !settings.IsLoopback(listen.String())
 }
 
 func (s *config) checkCertificate() []string {

@@ -91,6 +91,7 @@ func newEnviron(t *testing.T) []string {
 	return []string{
 		"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0",
 		"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(dir, "aikeys.db"), "AIKEYS_SEALER=local:" + filepath.Join(dir, "keyset.json"),
+		"AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0",
 	}
 }
 
@@ -113,6 +114,7 @@ func with(environ []string, changes ...string) []string {
 type server struct {
 	t              *testing.T
 	api, ops       string // URLs
+	dataplane      string // another
 	stdout, stderr *buffer
 	stop           context.CancelFunc // asks it to stop, as the first signal does
 	exited         chan struct{}
@@ -139,9 +141,9 @@ func (s *server) readAddresses() bool {
 		if !strings.Contains(line, "listening") {
 			continue
 		}
-		var entry struct{ API, Ops string }
+		var entry struct{ API, Ops, Dataplane string }
 		if json.Unmarshal([]byte(line), &entry) == nil {
-			s.api, s.ops = entry.API, entry.Ops
+			s.api, s.ops, s.dataplane = entry.API, entry.Ops, entry.Dataplane
 		}
 		for field := range strings.FieldsSeq(line) {
 			switch name, value, _ := strings.Cut(field, "="); name {
@@ -149,6 +151,8 @@ func (s *server) readAddresses() bool {
 				s.api = value
 			case "ops":
 				s.ops = value
+			case "dataplane":
+				s.dataplane = value
 			}
 		}
 		return true

@@ -257,7 +257,9 @@ func TestOldIdempotencyRecordsAreForgottenInBatches(t *testing.T) {
 	tamper(t, database, fmt.Sprintf(insert, 2*forgetBatch+1, "old", old))
 	tamper(t, database, fmt.Sprintf(insert, 3, "new", time.Now().UnixMicro()))
 	s := startReady(t, environ)
-	s.eventually("they are deleted", func() bool { return strings.Contains(s.stderr.String(), "old idempotency records deleted") })
+	s.eventually("they are deleted", func() bool {
+		return strings.Contains(s.stderr.String(), `"msg":"old records deleted","kind":"idempotency"`)
+	})
 	require.Contains(t, s.stderr.String(), fmt.Sprintf(`"records":%d`, 2*forgetBatch+1))
 	require.Equal(t, exitOK, s.wait())
 	left := rows(t, open(t, database), `SELECT COUNT(*) FROM idempotency_records`)

@@ -15,6 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/impl/tracing"
@@ -23,8 +24,12 @@ import (
 	"github.com/agentrouter/aikeys/sealer/local"
 )
 
-// flushTimeout is how long a collector may take for the last traces.
-const flushTimeout = 5 * time.Second
+// flushTimeout is how long a collector may take for the last traces, lastMoment what a server has to end in after the time to
+// shut down is up.
+const (
+	flushTimeout = 5 * time.Second
+	lastMoment   = time.Second
+)
 
 // service is one running control plane.
 type service struct {
@@ -32,19 +37,24 @@ type service struct {
 	log    *slog.Logger
 	getenv func(name string) string // for variables that are none of our settings
 
-	publicListener, opsListener net.Listener
-	traces                      *tracing.Provider // nil when there are none
-	sealer                      sealer.Sealer
-	madeKeyset                  bool // whether the keyset file was missing
-	store                       *models.Store
-	canary                      *canary.Keeper
-	issuer                      *session.OIDC // nil when there is none
-	sessions                    *session.Authenticator
-	api, ops                    *httpapi.Server
+	publicListener, dataplaneListener, opsListener net.Listener
 
-	state state
+	traces              *tracing.Provider // nil when there are none
+	sealer              sealer.Sealer
+	madeKeyset          bool // whether the keyset file was missing
+	store               *models.Store
+	canary              *canary.Keeper
+	issuer              *session.OIDC // nil when there is none
+	sessions            *session.Authenticator
+	feed                *feed.Feed
+	api, dataplane, ops *httpapi.Server
+
+	state    state
+	prepared chan struct{} // closed when the service is ready
 	// onReady is called once, when the service is ready; nil calls nothing. Its error ends the service.
 	onReady func(ctx context.Context) error
+	// beforeDrain is called when the service begins to stop, before it takes anything away; nil does nothing.
+	beforeDrain func()
 	// closers undo the opening, last first.
 	closers []func() error
 }
@@ -53,6 +63,7 @@ type service struct {
 // them. It waits for nothing: the database may be down.
 func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
 	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv}
+	s.prepared = make(chan struct{})
 	for _, step := range []func(context.Context) error{s.bind, s.openTraces, s.openSealer, s.openStore, s.wire} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.close())
@@ -63,6 +74,9 @@ func (p *program) newService(ctx context.Context, cfg *config) (*service, error)
 
 func (s *service) bind(ctx context.Context) (err error) {
 	if s.publicListener, err = s.listen(ctx, s.cfg.Listen, s.cfg.Of("listen")); err != nil {
+		return err
+	}
+	if s.dataplaneListener, err = s.listen(ctx, s.cfg.DataplaneListen, s.cfg.Of("dataplane-listen")); err != nil {
 		return err
 	}
 	s.opsListener, err = s.listen(ctx, s.cfg.OpsListen, s.cfg.Of("ops-listen"))
@@ -131,11 +145,15 @@ func (s *service) openStore(context.Context) (err error) {
 // run serves until ctx ends, or until a part fails that the service can't be without. It returns when everything is
 // closed.
 func (s *service) run(ctx context.Context) error {
-	s.log.InfoContext(ctx, "listening", slog.String("api", s.api.URL()), slog.String("ops", s.ops.URL()),
-		slog.String("version", cli.Version()))
+	s.log.InfoContext(ctx, "listening", slog.String("api", s.api.URL()), slog.String("dataplane", s.dataplane.URL()),
+		slog.String("ops", s.ops.URL()), slog.String("version", cli.Version()))
+	feeding, endFeed := context.WithCancel(context.WithoutCancel(ctx)) // requests in flight need it
+	defer endFeed()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(s.api.Serve)
+	group.Go(s.dataplane.Serve)
 	group.Go(s.ops.Serve)
+	group.Go(func() error { return s.runFeed(feeding) })
 	group.Go(func() error { return s.start(ctx) })
 	group.Go(func() error {
 		s.probeIssuer(ctx)
@@ -143,13 +161,23 @@ func (s *service) run(ctx context.Context) error {
 	})
 	group.Go(func() error {
 		<-ctx.Done()
-		return s.drain(context.WithoutCancel(ctx))
+		return s.drain(context.WithoutCancel(ctx), endFeed)
 	})
 	err := errors.Join(group.Wait(), s.close())
 	if err == nil {
 		s.log.InfoContext(ctx, "stopped")
 	}
 	return err
+}
+
+// runFeed tells data planes of changes, from when there is a database to read them from until ctx ends.
+func (s *service) runFeed(ctx context.Context) error {
+	select {
+	case <-s.prepared:
+		return s.feed.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // probeIssuer warns of an issuer that can't be read. The service starts all the same: API keys work without it.
@@ -163,17 +191,28 @@ func (s *service) probeIssuer(ctx context.Context) {
 	}
 }
 
-// drain lets the requests in flight end. The ops listener goes last, so that probes see why.
-func (s *service) drain(ctx context.Context) error {
+// drain lets the requests in flight end: first those of the public API, among which a revoke may be waiting for data planes
+// to acknowledge it; then the data planes' streams, which would not end by themselves, and their other requests. The ops
+// listener goes last, so that probes see why.
+func (s *service) drain(ctx context.Context, endFeed func()) error {
 	s.log.InfoContext(ctx, "stopping: requests in flight are answered first", slog.Duration("timeout", s.cfg.ShutdownTimeout))
 	s.state.draining.Store(true)
+	if s.beforeDrain != nil {
+		s.beforeDrain()
+	}
 	patience, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
 	defer cancel()
 	err := s.api.Shutdown(patience)
+	endFeed()
+	if patience.Err() != nil {
+		patience, cancel = context.WithTimeout(ctx, lastMoment) // none of it is the data planes' fault
+		defer cancel()
+	}
+	err = errors.Join(err, s.dataplane.Shutdown(patience))
 	if err != nil {
 		err = fmt.Errorf("requests in flight were cut after %s: %w", s.cfg.ShutdownTimeout, err)
 	}
-	moment, cancelMoment := context.WithTimeout(ctx, time.Second)
+	moment, cancelMoment := context.WithTimeout(ctx, lastMoment)
 	defer cancelMoment()
 	_ = s.ops.Shutdown(moment) // a probe that is cut loses nothing
 	return err

@@ -16,6 +16,7 @@ type config struct {
 	DatabaseURL     string
 	DBMaxConns      int
 	Listen          string
+	DataplaneListen string
 	OpsListen       string
 	Sealer          string
 	TLSCert         string
@@ -27,6 +28,7 @@ type config struct {
 	TrustedProxies  []netip.Prefix
 	RateLimit       float64
 	FailedAuthLimit float64
+	FetchRetention  time.Duration
 	LogLevel        string
 	LogFormat       string
 	ShutdownTimeout time.Duration
@@ -57,16 +59,18 @@ func newConfig() *config {
 			Usage: "connections to Postgres at the most, for each process"},
 		{Name: "listen", Arg: "address", Default: "127.0.0.1:8080", Parse: settings.Address(&s.Listen),
 			Usage: "host:port of the public API; port 0 takes a free one"},
+		{Name: "dataplane-listen", Arg: "address", Default: "127.0.0.1:8081", Parse: settings.Address(&s.DataplaneListen),
+			Usage: "host:port of the data-plane API: gateways only, never public; its answers hold providers' keys"},
 		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8082", Parse: settings.Address(&s.OpsListen),
 			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
 		{Name: "sealer", Arg: "URL", Default: "local:data/keyset.json", Parse: settings.Text(&s.Sealer),
 			Usage: "where the key-encryption keys are: local:<path> of a keyset file, which is made on the first start"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
-			Usage: "certificate chain of the public API, in PEM; read again when it changes"},
+			Usage: "certificate chain of the public and the data-plane API, in PEM; read again when it changes"},
 		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),
 			Usage: "private key of the certificate, in PEM"},
 		{Name: "insecure", Arg: "", Default: "false", Parse: settings.Switch(&s.Insecure),
-			Usage: "let the public API listen without TLS beyond this machine: only behind a proxy that terminates TLS"},
+			Usage: "let the public and the data-plane API listen without TLS beyond this machine: only behind a proxy that terminates TLS"},
 		{Name: "oidc-issuer", Arg: "URL", Parse: settings.Text(&s.OIDCIssuer),
 			Usage: "OpenID Connect issuer whose session tokens are accepted; empty accepts API keys only"},
 		{Name: "oidc-audience", Arg: "name", Parse: settings.Text(&s.OIDCAudience),
@@ -79,6 +83,8 @@ func newConfig() *config {
 			Usage: "requests a second that each user may make, twice as many at once; 0 sets no limit"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),
 			Usage: "failed authentications a minute that each address may make; 0 sets no limit"},
+		{Name: "fetch-retention", Arg: "lifetime", Default: "30d", Parse: retention(&s.FetchRetention),
+			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them for good"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
 			Usage: "least level to log: debug, info, warn or error; debug logs every read"},
 		{Name: "log-format", Arg: "format", Default: cli.LogAuto, Parse: settings.Choice(&s.LogFormat, cli.LogAuto, cli.LogJSON, cli.LogText),

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,7 +36,8 @@ func TestDefaultsAreSound(t *testing.T) {
 		}
 	}
 	require.Equal(t, "sqlite:data/aikeys.db", cfg.DatabaseURL)
-	require.True(t, settings.IsLoopback(cfg.Listen) && settings.IsLoopback(cfg.OpsListen))
+	require.True(t, settings.IsLoopback(cfg.Listen) && settings.IsLoopback(cfg.DataplaneListen) && settings.IsLoopback(cfg.OpsListen))
+	require.Equal(t, 30*24*time.Hour, cfg.FetchRetention)
 }
 
 func TestSettingsThatAreRefused(t *testing.T) {
@@ -54,7 +56,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"an unknown variable that is near none": {
 			environ: []string{"AIKEYS_FOO=1"}, says: []string{"AIKEYS_FOO: no such setting; aikeysd serve --help"}},
 		"a setting of another program": {
-			environ: []string{"AIKEYS_DATAPLANE_LISTEN=1"}, says: []string{"AIKEYS_DATAPLANE_LISTEN: no such setting; aikeysd serve --help"}},
+			environ: []string{"AIKEYS_SECRETS_LISTEN=1"}, says: []string{"AIKEYS_SECRETS_LISTEN: no such setting; aikeysd serve --help"}},
 		"a variable that only resembles the gateway's": {
 			environ: []string{"AIKEYS_GATEWAYS_LISTEN=1"}, says: []string{"AIKEYS_GATEWAYS_LISTEN: no such setting"}},
 		"a password with a slash": {
@@ -92,20 +94,27 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"no TLS on another machine's name": {args: []string{"--listen", "api.internal:8443"}, says: []string{"--listen"}},
 		"a certificate without its key":    {args: []string{"--tls-cert", pair.CertFile}, says: []string{"give both or none"}},
 		"one address for both listeners":   {args: []string{"--listen", "127.0.0.1:7", "--ops-listen", "127.0.0.1:7"}, says: []string{"must differ"}},
-		"an address without a port":        {args: []string{"--listen", "127.0.0.1"}, says: []string{"host:port"}},
-		"another sealer":                   {args: []string{"--sealer", "awskms://key"}, says: []string{"--sealer: must be local:"}},
-		"a sealer without a path":          {args: []string{"--sealer", "local:"}, says: []string{"--sealer"}},
-		"an issuer without an audience":    {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},
-		"an issuer over plain HTTP":        {args: []string{"--oidc-issuer", "http://issuer.example", "--oidc-audience", "a"}, says: []string{"https"}},
-		"claims without an issuer":         {args: []string{"--oidc-claims", "user=sub"}, says: []string{"AIKEYS_OIDC_ISSUER: is required"}},
-		"proxies that are no networks":     {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy"}, says: []string{"--trusted-proxies"}},
-		"a number that is none":            {args: []string{"--rate-limit", "NaN"}, says: []string{"--rate-limit"}},
-		"a negative number":                {args: []string{"--failed-auth-limit", "-1"}, says: []string{"--failed-auth-limit"}},
-		"no connections":                   {args: []string{"--db-max-conns", "0"}, says: []string{"from 1 to 1000"}},
-		"no time to shut down":             {args: []string{"--shutdown-timeout", "0s"}, says: []string{"--shutdown-timeout"}},
-		"a switch that is neither":         {environ: []string{"AIKEYS_INSECURE=1"}, says: []string{"true or false"}},
-		"a choice that there is not":       {environ: []string{"AIKEYS_MIGRATE=maybe"}, says: []string{"auto, never"}},
-		"everything at once":               {environ: []string{"AIKEYS_LISTN=x", "AIKEYS_DB_MAX_CONNS=x", "AIKEYS_LISTEN=0.0.0.0:1"}, args: []string{"--log-level", "loud"}, says: []string{"AIKEYS_LISTN", "AIKEYS_DB_MAX_CONNS", "AIKEYS_LISTEN: beyond", "--log-level"}},
+		"one address for both APIs": {
+			args: []string{"--dataplane-listen", "127.0.0.1:8080"}, says: []string{"AIKEYS_LISTEN and --dataplane-listen: must differ"}},
+		"one address for data planes and ops": {
+			args: []string{"--ops-listen", "127.0.0.1:8081"}, says: []string{"AIKEYS_DATAPLANE_LISTEN and --ops-listen: must differ"}},
+		"no TLS beyond this machine for data planes": {
+			args: []string{"--dataplane-listen", "0.0.0.0:8444"}, says: []string{"--dataplane-listen: beyond", "AIKEYS_TLS_CERT", "AIKEYS_INSECURE"}},
+		"a retention that is none":      {args: []string{"--fetch-retention", "1y"}, says: []string{"--fetch-retention: must be hours or days"}},
+		"an address without a port":     {args: []string{"--listen", "127.0.0.1"}, says: []string{"host:port"}},
+		"another sealer":                {args: []string{"--sealer", "awskms://key"}, says: []string{"--sealer: must be local:"}},
+		"a sealer without a path":       {args: []string{"--sealer", "local:"}, says: []string{"--sealer"}},
+		"an issuer without an audience": {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},
+		"an issuer over plain HTTP":     {args: []string{"--oidc-issuer", "http://issuer.example", "--oidc-audience", "a"}, says: []string{"https"}},
+		"claims without an issuer":      {args: []string{"--oidc-claims", "user=sub"}, says: []string{"AIKEYS_OIDC_ISSUER: is required"}},
+		"proxies that are no networks":  {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy"}, says: []string{"--trusted-proxies"}},
+		"a number that is none":         {args: []string{"--rate-limit", "NaN"}, says: []string{"--rate-limit"}},
+		"a negative number":             {args: []string{"--failed-auth-limit", "-1"}, says: []string{"--failed-auth-limit"}},
+		"no connections":                {args: []string{"--db-max-conns", "0"}, says: []string{"from 1 to 1000"}},
+		"no time to shut down":          {args: []string{"--shutdown-timeout", "0s"}, says: []string{"--shutdown-timeout"}},
+		"a switch that is neither":      {environ: []string{"AIKEYS_INSECURE=1"}, says: []string{"true or false"}},
+		"a choice that there is not":    {environ: []string{"AIKEYS_MIGRATE=maybe"}, says: []string{"auto, never"}},
+		"everything at once":            {environ: []string{"AIKEYS_LISTN=x", "AIKEYS_DB_MAX_CONNS=x", "AIKEYS_LISTEN=0.0.0.0:1"}, args: []string{"--log-level", "loud"}, says: []string{"AIKEYS_LISTN", "AIKEYS_DB_MAX_CONNS", "AIKEYS_LISTEN: beyond", "--log-level"}},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -139,11 +148,20 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 			require.Equal(t, "postgres://u:hunter2@db/x", cfg.DatabaseURL, "without its line end")
 		}},
 		"beyond this machine behind a proxy": {args: []string{"--listen", ":8080", "--insecure"}},
-		"beyond this machine with TLS":       {args: []string{"--listen", ":8080", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
-		"IPv6 on this machine":               {args: []string{"--listen", "[::1]:8080"}},
-		"ops beyond this machine":            {args: []string{"--ops-listen", "0.0.0.0:8082"}},
-		"two listeners on any free port":     {args: []string{"--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}},
-		"no limits":                          {args: []string{"--rate-limit", "0", "--failed-auth-limit", "0"}},
+		"data planes beyond this machine with TLS": {args: []string{
+			"--dataplane-listen", ":8444", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
+		"fetches kept for good": {args: []string{"--fetch-retention", "0"}, check: func(t *testing.T, cfg *config) {
+			require.Zero(t, cfg.FetchRetention)
+		}},
+		"fetches kept for days": {environ: []string{"AIKEYS_FETCH_RETENTION=7d"}, check: func(t *testing.T, cfg *config) {
+			require.Equal(t, 7*24*time.Hour, cfg.FetchRetention)
+		}},
+		"beyond this machine with TLS": {args: []string{"--listen", ":8080", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
+		"IPv6 on this machine":         {args: []string{"--listen", "[::1]:8080"}},
+		"ops beyond this machine":      {args: []string{"--ops-listen", "0.0.0.0:8082"}},
+		"listeners on any free port": {
+			args: []string{"--listen", "127.0.0.1:0", "--dataplane-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"}},
+		"no limits": {args: []string{"--rate-limit", "0", "--failed-auth-limit", "0"}},
 		"networks and addresses": {args: []string{"--trusted-proxies", "10.0.0.0/8, 192.0.2.1,fd00::/8"}, check: func(t *testing.T, cfg *config) {
 			require.Len(t, cfg.TrustedProxies, 3)
 			require.Equal(t, "192.0.2.1/32", cfg.TrustedProxies[1].String())

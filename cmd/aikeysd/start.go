@@ -61,6 +61,7 @@ func (s *service) start(ctx context.Context) error {
 	if err := s.becomeReady(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	close(s.prepared)
 	s.state.ready.Store(true)
 	s.log.InfoContext(ctx, "ready", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
 	if s.onReady != nil {
@@ -68,7 +69,7 @@ func (s *service) start(ctx context.Context) error {
 			return err
 		}
 	}
-	s.forgetIdempotency(ctx, forgetInterval)
+	s.forgetRecords(ctx, forgetInterval)
 	return nil
 }
 

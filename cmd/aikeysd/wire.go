@@ -10,6 +10,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/agentrouter/aikeys/impl/aikeys"
+	"github.com/agentrouter/aikeys/impl/dataplane"
+	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/ops"
 	"github.com/agentrouter/aikeys/impl/providers"
@@ -22,56 +24,99 @@ const (
 	pingInterval = time.Second
 )
 
-// wire makes the two servers out of the parts.
+// wiring is what the two APIs share.
+type wiring struct {
+	*service
+	registry  *prometheus.Registry
+	metrics   *ops.SessionMetrics
+	catalogue *providers.Catalogue
+	tracer    trace.Tracer // nil when there are no traces
+}
+
+// wire makes the servers out of the parts.
 func (s *service) wire(context.Context) error {
-	registry := ops.NewRegistry(s.store.Stats)
-	handler, err := s.publicAPI(registry)
+	w, err := s.newWiring()
 	if err != nil {
 		return err
 	}
-	public := httpapi.ServerConfig{Listener: s.publicListener, Handler: handler, Log: s.log}
+	public, err := w.publicAPI()
+	if err != nil {
+		return err
+	}
+	dataPlanes, err := w.dataPlaneAPI()
+	if err != nil {
+		return err
+	}
+	var certificates *httpapi.Certificates // none is plain HTTP
 	if s.cfg.TLSCert != "" {
-		if public.Certificates, err = httpapi.LoadCertificates(s.cfg.TLSCert, s.cfg.TLSKey, s.log); err != nil {
+		if certificates, err = httpapi.LoadCertificates(s.cfg.TLSCert, s.cfg.TLSKey, s.log); err != nil {
 			return err
 		}
 	}
-	s.api = httpapi.NewServer(public)
+	s.api = httpapi.NewServer(httpapi.ServerConfig{
+		Listener: s.publicListener, Handler: public, Certificates: certificates, Log: s.log,
+	})
+	s.dataplane = httpapi.NewServer(httpapi.ServerConfig{
+		Listener: s.dataplaneListener, Handler: dataPlanes, Certificates: certificates, Log: s.log,
+	})
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.opsListener, Handler: ops.NewHandler(registry, s.checks()), Log: s.log,
+		Listener: s.opsListener, Handler: ops.NewHandler(w.registry, s.checks()), Log: s.log,
 	})
 	return nil
 }
 
-func (s *service) publicAPI(registry *prometheus.Registry) (http.Handler, error) {
-	metrics, err := ops.NewSessionMetrics(registry)
-	if err != nil {
-		return nil, err
+func (s *service) newWiring() (w wiring, err error) {
+	w = wiring{service: s, registry: ops.NewRegistry(s.store.Stats)}
+	if w.metrics, err = ops.NewSessionMetrics(w.registry); err != nil {
+		return w, err
+	}
+	if w.catalogue, err = providers.Load(); err != nil {
+		return w, err
+	}
+	if s.traces != nil {
+		w.tracer = s.traces.Tracer("github.com/agentrouter/aikeys")
 	}
 	if s.issuer, err = s.cfg.oidc(); err != nil {
-		return nil, err
+		return w, err
 	}
-	s.sessions = session.New(session.Config{Tokens: metrics.Tokens(s.store), OIDC: s.issuer})
-	var tracer trace.Tracer
-	if s.traces != nil {
-		tracer = s.traces.Tracer("github.com/agentrouter/aikeys")
-	}
-	observer, err := httpapi.NewObserver("public", s.log, registry, tracer)
+	s.sessions = session.New(session.Config{Tokens: w.metrics.Tokens(s.store), OIDC: s.issuer})
+	s.feed, err = feed.New(feed.Config{Store: s.store, Log: s.log, Metrics: w.registry})
+	return w, err
+}
+
+func (w wiring) publicAPI() (http.Handler, error) {
+	api, err := w.api("public", w.sessions)
 	if err != nil {
 		return nil, err
 	}
-	catalogue, err := providers.Load()
-	if err != nil {
-		return nil, err
-	}
+	api.PrincipalRate = httpapi.Rate{PerSecond: w.cfg.RateLimit}
 	return aikeys.NewHandler(aikeys.Config{
-		Store: s.store, Sealer: s.sealer, Canary: s.canary, Providers: catalogue,
-		API: httpapi.Config{
-			Sessions: metrics.Sessions(s.sessions), Observer: observer, Ready: s.state.ready.Load,
-			PrincipalRate:  httpapi.Rate{PerSecond: s.cfg.RateLimit},
-			FailureRate:    httpapi.Rate{PerSecond: s.cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(s.cfg.FailedAuthLimit))},
-			TrustedProxies: s.cfg.TrustedProxies,
-		},
+		Store: w.store, Sealer: w.sealer, Canary: w.canary, Receipts: w.feed, Providers: w.catalogue, API: api,
 	})
+}
+
+// dataPlaneAPI has no limit on requests: a data plane whose cache is empty asks as often as it is asked.
+func (w wiring) dataPlaneAPI() (http.Handler, error) {
+	own := session.New(session.Config{
+		Tokens: w.metrics.Tokens(session.DataPlaneTokens(w.store)), Prefix: session.DataPlanePrefix,
+	})
+	api, err := w.api("dataplane", own)
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.NewHandler(dataplane.Config{
+		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, API: api,
+	})
+}
+
+// api is what an API needs besides its handlers.
+func (w wiring) api(listener string, sessions httpapi.Sessions) (httpapi.Config, error) {
+	observer, err := httpapi.NewObserver(listener, w.log, w.registry, w.tracer)
+	return httpapi.Config{
+		Sessions: w.metrics.Sessions(sessions), Observer: observer, Ready: w.state.ready.Load,
+		FailureRate:    httpapi.Rate{PerSecond: w.cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(w.cfg.FailedAuthLimit))},
+		TrustedProxies: w.cfg.TrustedProxies,
+	}, err
 }
 
 // checks are what /readyz depends on. The database is asked; the others are what the start found out.

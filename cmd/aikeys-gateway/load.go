@@ -1,0 +1,121 @@
+package main
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
+)
+
+// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
+func (s *config) load(environ []string) error {
+	return s.Read(environ, s.checkToken, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
+}
+
+func (s *config) checkToken() []string {
+	setting := s.Of("token-file")
+	if s.TokenFile == "" {
+		return []string{setting.Given() + ": is required; \"aikeysd admin dataplane create\" prints what it holds"}
+	}
+	if _, err := readCredential(s.TokenFile); err != nil {
+		return []string{setting.Given() + ": " + err.Error()}
+	}
+	if s.ForwardAuthFile != "" {
+		if _, err := readSecret(s.ForwardAuthFile); err != nil {
+			return []string{s.Of("forward-auth-secret-file").Given() + ": " + err.Error()}
+		}
+	}
+	return nil
+}
+
+func (s *config) checkControlPlane() (complaints []string) {
+	setting := s.Of("control-plane")
+	target, err := url.Parse(s.ControlPlane)
+	switch {
+	case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Host == "" || target.User != nil:
+		complaints = append(complaints, setting.Given()+": must be an http or https URL without user and password, such as https://aikeys-dataplane.example.com")
+	case target.Scheme == "http" && !s.Insecure && !isThisMachine(target):
+		complaints = append(complaints, fmt.Sprintf("%s: beyond this machine, providers' keys would travel in the clear; use https, or set %s=true",
+			setting.Given(), s.Of("insecure").Variable()))
+	}
+	if s.ControlPlaneCA != "" {
+		if _, err := readPool(s.ControlPlaneCA); err != nil {
+			complaints = append(complaints, s.Of("control-plane-ca").Given()+": "+err.Error())
+		}
+	}
+	return complaints
+}
+
+func (s *config) checkUpstreams() (complaints []string) {
+	for provider, upstream := range s.Upstreams {
+		secure := upstream.Scheme == "https" || upstream.Scheme == "http" && isThisMachine(upstream)
+		if !secure || upstream.User != nil || upstream.RawQuery != "" || upstream.Fragment != "" {
+			complaints = append(complaints, fmt.Sprintf("%s: the URL of %s must be https, or http on this machine, without user, query and fragment",
+				s.Of("upstream").Given(), provider))
+		}
+	}
+	return complaints
+}
+
+func isThisMachine(u *url.URL) bool { return settings.IsLoopback(net.JoinHostPort(u.Hostname(), "0")) }
+
+// readPool reads the certificates of a file.
+func readPool(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
+func (s *config) checkListeners() (complaints []string) {
+	cert, key := s.Of("tls-cert"), s.Of("tls-key")
+	if (s.TLSCert == "") != (s.TLSKey == "") {
+		complaints = append(complaints, fmt.Sprintf("%s and %s: give both or none", cert.Given(), key.Given()))
+	}
+	if s.TLSCert == "" && s.TLSKey == "" && !s.Insecure && reachesOthers(s.Of("listen")) {
+		complaints = append(complaints, fmt.Sprintf(
+			"%s: beyond this machine, callers' API keys would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
+			s.Of("listen").Given(), cert.Variable(), key.Variable(), s.Of("insecure").Variable()))
+	}
+	for _, name := range []string{"forward-auth-listen", "ext-authz-listen"} {
+		if listen := s.Of(name); !s.Insecure && reachesOthers(listen) {
+			complaints = append(complaints, fmt.Sprintf(
+				"%s: its answers hold providers' keys in the clear, so it listens on this machine only; set %s=true where nobody but the proxy reaches it",
+				listen.Given(), s.Of("insecure").Variable()))
+		}
+	}
+	taken := map[string]*settings.Setting{}
+	for _, name := range []string{"listen", "forward-auth-listen", "ext-authz-listen", "ops-listen"} {
+		listen := s.Of(name)
+		if other := taken[listen.String()]; other != nil {
+			complaints = append(complaints, fmt.Sprintf("%s and %s: must differ", other.Given(), listen.Given()))
+		} else if listen.String() != "" && !strings.HasSuffix(listen.String(), ":0") {
+			taken[listen.String()] = listen
+		}
+	}
+	return complaints
+}
+
+// reachesOthers tells whether an address can be reached from beyond this machine. One that is none is complained of already.
+func reachesOthers(listen *settings.Setting) bool {
+	return listen.String() != "" && listen.Parse(listen.String()) == nil && !settings.IsLoopback(listen.String())
+}
+
+func (s *config) checkCertificate() []string {
+	if s.TLSCert == "" || s.TLSKey == "" {
+		return nil
+	}
+	if _, err := readCertificate(s.TLSCert, s.TLSKey); err != nil {
+		return []string{fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err)}
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
+)
+
+// config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
+// and its help follow from that. What the settings mean together is checked by load.
+type config struct {
+	*settings.Set
+
+	Listen            string
+	ControlPlane      string
+	ControlPlaneCA    string
+	TokenFile         string
+	MaxStale          time.Duration
+	CacheSize         int
+	Upstreams         map[string]*url.URL
+	ForwardAuthListen string
+	ForwardAuthFile   string
+	ExtAuthzListen    string
+	OpsListen         string
+	TLSCert           string
+	TLSKey            string
+	Insecure          bool
+	LogLevel          string
+	LogFormat         string
+	ShutdownTimeout   time.Duration
+}
+
+// mostStale is the longest time that may be declared to the control plane.
+const mostStale = time.Hour
+
+// mostEntries bounds the cache, which holds about 1 KiB for each.
+const mostEntries = 10_000_000
+
+const variablePrefix = "AIKEYS_GATEWAY_"
+
+func newConfig() *config {
+	s := &config{}
+	s.Set = settings.New(settings.Names{Prefix: variablePrefix, List: "aikeys-gateway serve --help"}, []*settings.Setting{
+		{Name: "listen", Arg: "address", Default: "127.0.0.1:8090", Parse: settings.Address(&s.Listen),
+			Usage: "host:port of the proxy, where callers send their requests; port 0 takes a free one"},
+		{Name: "control-plane", Arg: "URL", Default: "http://127.0.0.1:8081", Parse: settings.Text(&s.ControlPlane),
+			Usage: "the data-plane API of the control plane; plain http to this machine alone"},
+		{Name: "control-plane-ca", Arg: "file", Parse: settings.Text(&s.ControlPlaneCA),
+			Usage: "certificates, in PEM, of who may vouch for the control plane; empty is whom this machine trusts"},
+		{Name: "token-file", Arg: "file", Parse: settings.Text(&s.TokenFile),
+			Usage: "file with the credential that \"aikeysd admin dataplane create\" prints (required); read again when it changes"},
+		{Name: "max-stale", Arg: "duration", Default: "0s", Parse: upTo(&s.MaxStale, mostStale),
+			Usage: "how long keys go on serving when the control plane does not answer, 1h at the most; a revoked one may, too. 0s refuses at once"},
+		{Name: "cache-size", Arg: "number", Default: "10000", Parse: settings.Count(&s.CacheSize, 1, mostEntries),
+			Usage: "answers of the control plane to keep in memory at the most"},
+		{Name: "upstream", Arg: "provider=URL", Parse: upstreams(&s.Upstreams),
+			Usage: "send a provider's requests, and keys, elsewhere; a list with commas between, or the flag several times"},
+		{Name: "forward-auth-listen", Arg: "address", Parse: optional(settings.Address(&s.ForwardAuthListen)),
+			Usage: "host:port that answers nginx, Caddy and Traefik; its answers hold providers' keys, so let nobody else reach it; empty is off"},
+		{Name: "forward-auth-secret-file", Arg: "file", Parse: settings.Text(&s.ForwardAuthFile),
+			Usage: "file with what those proxies must send as Agentrouter-Forward-Auth; read again when it changes; empty asks for nothing"},
+		{Name: "ext-authz-listen", Arg: "address", Parse: optional(settings.Address(&s.ExtAuthzListen)),
+			Usage: "host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
+		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8092", Parse: settings.Address(&s.OpsListen),
+			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
+		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
+			Usage: "certificate chain of the proxy, in PEM; read again when it changes"},
+		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),
+			Usage: "private key of the certificate, in PEM"},
+		{Name: "insecure", Arg: "", Default: "false", Parse: settings.Switch(&s.Insecure),
+			Usage: "let keys travel beyond this machine without TLS, on whichever of the connections above: only over a network that you trust"},
+		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
+			Usage: "least level to log: debug, info, warn or error"},
+		{Name: "log-format", Arg: "format", Default: cli.LogAuto, Parse: settings.Choice(&s.LogFormat, cli.LogAuto, cli.LogJSON, cli.LogText),
+			Usage: "auto, json or text; auto is text on a terminal and JSON elsewhere"},
+		{Name: "shutdown-timeout", Arg: "duration", Default: "20s", Parse: settings.Duration(&s.ShutdownTimeout),
+			Usage: "how long requests in flight may take to end before they are cut"},
+	})
+	return s
+}
+
+// addFlags adds the flags of all settings.
+func (s *config) addFlags(flags *pflag.FlagSet) {
+	s.AddFlags(flags)
+	list := flags.Lookup("upstream")
+	list.Value = addedTo{s.Of("upstream")}
+}
+
+// addedTo is a setting whose flag, when it is given again, adds to the list.
+type addedTo struct{ *settings.Setting }
+
+// Set implements pflag.Value.
+func (a addedTo) Set(text string) error {
+	if a.Origin() == settings.FromFlag {
+		text = a.String() + "," + text
+	}
+	return a.Setting.Set(text)
+}
+
+// optional lets a setting be empty.
+func optional(parse func(string) error) func(string) error {
+	return func(text string) error {
+		if text == "" {
+			return nil
+		}
+		return parse(text)
+	}
+}
+
+// upTo takes a duration from zero to the most.
+func upTo(to *time.Duration, most time.Duration) func(string) error {
+	return func(text string) error {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 || d > most {
+			return errors.New("must be a duration from 0s to 1h, such as 30s")
+		}
+		*to = d
+		return nil
+	}
+}
+
+// upstreams takes provider=URL, with commas between.
+func upstreams(to *map[string]*url.URL) func(string) error {
+	return func(text string) error {
+		found := map[string]*url.URL{}
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item == "" {
+				continue
+			}
+			provider, address, _ := strings.Cut(item, "=")
+			target, err := url.Parse(address)
+			if err != nil || provider == "" || target.Host == "" || found[provider] != nil {
+				return errors.New("must be provider=URL, each provider once, with commas between, such as openai=https://llm.example/v1")
+			}
+			found[provider] = target
+		}
+		*to = found
+		return nil
+	}
+}
