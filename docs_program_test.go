@@ -19,21 +19,51 @@ import (
 // startPatience is how long the program may take to begin, on a machine that is busy with other tests.
 const startPatience = time.Minute
 
-// TestThePagesAreTrueOfTheProgram builds aikeysd as make does, and holds the pages against it.
-func TestThePagesAreTrueOfTheProgram(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "aikeysd")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "./cmd/aikeysd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+// The programs, and the pages that have their settings and metrics.
+const (
+	controlPlane, controlPlanePage = "aikeysd", "docs/operations.md"
+	gateway, gatewayPage           = "aikeys-gateway", "docs/gateway.md"
+)
 
-	t.Run("every command and flag exists", func(t *testing.T) { requireCommands(t, program) })
-	t.Run("the settings and their defaults are the program's own", func(t *testing.T) { requireSettings(t, program) })
+// TestThePagesAreTrueOfThePrograms builds the programs as make does, and holds the pages against them.
+func TestThePagesAreTrueOfThePrograms(t *testing.T) {
+	bin := t.TempDir()
+	build(t, bin+"/", "./cmd/"+controlPlane, "./cmd/"+gateway)
+
+	t.Run("every command and flag exists", func(t *testing.T) { requireCommands(t, bin) })
+	t.Run("the settings and their defaults are the programs' own", func(t *testing.T) { requireSettings(t, bin) })
+	t.Run("Go programs build", requireGo)
 	t.Run("the README's steps work as they stand", func(t *testing.T) {
-		dev := startDev(t, program)
+		dev := startDev(t, filepath.Join(bin, controlPlane))
 		requireWalk(t, dev.dir)
-		t.Run("and the metrics are the program's own", func(t *testing.T) { requireMetrics(t, dev.ops) })
+		t.Run("and what metrics it shows are on the page", func(t *testing.T) { requireShown(t, dev.ops) })
 	})
+}
+
+// build builds what the arguments name, as make does.
+func build(t *testing.T, to string, what ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"build", "-trimpath", "-o", to}, what...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// requireGo builds the blocks of Go that are programs.
+func requireGo(t *testing.T) {
+	programs := 0
+	for _, p := range pages(t) {
+		for _, b := range p.blocks() {
+			if b.info != "go" || !strings.HasPrefix(b.text, "package main\n") {
+				continue
+			}
+			programs++
+			dir := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(b.text), 0o600), p.file)
+			build(t, filepath.Join(dir, "program"), filepath.Join(dir, "main.go"))
+		}
+	}
+	require.Positive(t, programs)
 }
 
 // cleanEnviron has nothing of the developer's own: no settings, no proxy, no ~/.curlrc.
@@ -48,31 +78,31 @@ func help(t *testing.T, program string, command ...string) string {
 	cmd := exec.CommandContext(t.Context(), program, append(command, "--help")...)
 	cmd.Env = cleanEnviron(t)
 	out, err := cmd.Output()
-	require.NoError(t, err, "aikeysd %s --help", strings.Join(command, " "))
+	require.NoError(t, err, "%s %s --help", filepath.Base(program), strings.Join(command, " "))
 	return strings.Join(strings.Fields(string(out)), " ")
 }
 
 var (
-	commandLine = regexp.MustCompile(`(?:^|[\s/])aikeysd((?: +[^\s|>&;]+)*)`)
+	commandLine = regexp.MustCompile(`(?:^|[\s/(])(aikeysd|aikeys-gateway)((?: +[^\s|>&;]+)*)`)
 	commandWord = regexp.MustCompile(`^[a-z]+$`)
 	flagName    = regexp.MustCompile(`^--[a-z-]+`)
 )
 
-func requireCommands(t *testing.T, program string) {
+func requireCommands(t *testing.T, bin string) {
 	helps := map[string]string{}
 	for _, p := range pages(t) {
 		for _, line := range p.commands() {
 			for _, m := range commandLine.FindAllStringSubmatch(line, -1) {
-				words := strings.Fields(m[1])
+				words := strings.Fields(m[2])
 				end := slices.IndexFunc(words, func(word string) bool { return !commandWord.MatchString(word) })
 				if end < 0 {
 					end = len(words)
 				}
-				command := strings.Join(words[:end], " ")
+				command := strings.TrimSpace(m[1] + " " + strings.Join(words[:end], " "))
 				if helps[command] == "" {
-					helps[command] = help(t, program, words[:end]...)
+					helps[command] = help(t, filepath.Join(bin, m[1]), words[:end]...)
 				}
-				usage := strings.TrimSpace("Usage: aikeysd " + command)
+				usage := "Usage: " + command
 				require.Regexp(t, regexp.QuoteMeta(usage)+` \[`, helps[command], "%s says %q", p.file, line)
 				for _, word := range words[end:] {
 					if flag := flagName.FindString(word); flag != "" {
@@ -82,7 +112,7 @@ func requireCommands(t *testing.T, program string) {
 			}
 		}
 	}
-	require.Greater(t, len(helps), 7)
+	require.Greater(t, len(helps), 12)
 }
 
 var (
@@ -91,21 +121,25 @@ var (
 	settingHelp = regexp.MustCompile(`\[(AIKEYS_[A-Z_]+)\](?: \(default ([^)]+)\))?`)
 )
 
-func requireSettings(t *testing.T, program string) {
-	defaults, documented := map[string]string{}, map[string]string{}
-	for _, m := range settingHelp.FindAllStringSubmatch(help(t, program, "serve"), -1) {
-		defaults[m[1]] = m[2]
-	}
-	for _, m := range settingRow.FindAllStringSubmatch(readText(t, "docs/operations.md"), -1) {
-		documented[m[1]] = m[2]
-		if m[2] == "false" {
-			documented[m[1]] = "" // help doesn't show the default of a switch
+// requireSettings compares each program's settings with the table of its page, and looks for others in all pages.
+func requireSettings(t *testing.T, bin string) {
+	all := map[string]string{"AIKEYS_GATEWAY_": ""} // the prefix, which a page may name
+	for program, file := range map[string]string{controlPlane: controlPlanePage, gateway: gatewayPage} {
+		defaults, documented := map[string]string{}, map[string]string{}
+		for _, m := range settingHelp.FindAllStringSubmatch(help(t, filepath.Join(bin, program), "serve"), -1) {
+			defaults[m[1]], all[m[1]] = m[2], m[2]
 		}
+		for _, m := range settingRow.FindAllStringSubmatch(readText(t, file), -1) {
+			documented[m[1]] = m[2]
+			if m[2] == "false" {
+				documented[m[1]] = "" // help doesn't show the default of a switch
+			}
+		}
+		require.Equal(t, defaults, documented, file)
 	}
-	require.Equal(t, defaults, documented)
 	for _, p := range pages(t) {
 		for _, name := range settingName.FindAllString(p.text, -1) {
-			require.Contains(t, defaults, name, p.file)
+			require.Contains(t, all, name, p.file)
 		}
 	}
 }
@@ -121,7 +155,9 @@ func startDev(t *testing.T, program string) dev {
 	said, err := os.Create(filepath.Join(dir, "said"))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, said.Close()) }() // the program has its own
-	cmd := exec.CommandContext(context.Background(), program, "dev", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0")
+	const anyPort = "127.0.0.1:0"
+	cmd := exec.CommandContext(context.Background(), program, "dev", "--listen", anyPort, "--dataplane-listen", anyPort,
+		"--ops-listen", anyPort, "--gateway-listen", anyPort)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, cleanEnviron(t), said, said
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
@@ -184,22 +220,51 @@ var (
 	anyULID  = regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`)
 	anyStamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`)
 	anyPage  = regexp.MustCompile(`("next_page_token": ?)"[^"]+"`)
+	anyTook  = regexp.MustCompile(`("slowest_ms": ?)\d+`)
 )
 
 // anyTime replaces what differs from run to run.
 func anyTime(text string) string {
-	text = anyPage.ReplaceAllString(text, `$1"TOKEN"`)
+	text = anyTook.ReplaceAllString(anyPage.ReplaceAllString(text, `$1"TOKEN"`), `${1}0`)
 	return anyStamp.ReplaceAllString(anyULID.ReplaceAllString(text, "ULID"), "TIME")
 }
 
 var (
-	metricName = regexp.MustCompile(`\baikeys_[a-z_]+`)
-	metricType = regexp.MustCompile(`(?m)^# TYPE (aikeys_\w+) `)
-	metricPart = regexp.MustCompile(`_(bucket|count|sum)$`)
+	metricName   = regexp.MustCompile(`\baikeys_[a-z_]+`)
+	metricType   = regexp.MustCompile(`(?m)^# TYPE (aikeys_\w+) `)
+	metricPart   = regexp.MustCompile(`_(bucket|count|sum)$`)
+	metricSource = regexp.MustCompile(`(?:Name: +|NewDesc\(|gauge\()"(aikeys_[a-z_]+)"`)
 )
 
-// requireMetrics compares the metrics that operations.md names with those that a program at work shows.
-func requireMetrics(t *testing.T, ops string) {
+// metricsOn returns the metrics that a page names in its section on them.
+func metricsOn(t *testing.T, file string) []string {
+	t.Helper()
+	_, section, found := strings.Cut(readText(t, file), "\n## Metrics and alerts\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	var named []string
+	for _, name := range metricName.FindAllString(section, -1) {
+		if !strings.HasSuffix(name, "_") { // else it is the beginning of several
+			named = append(named, metricPart.ReplaceAllString(name, ""))
+		}
+	}
+	slices.Sort(named)
+	return slices.Compact(named)
+}
+
+func TestTheMetricsOnThePagesAreTheProgramsOwn(t *testing.T) {
+	for file, folders := range map[string][]string{controlPlanePage: {"impl", "models"}, gatewayPage: {"dataplane"}} {
+		var registered []string
+		for _, m := range metricSource.FindAllStringSubmatch(sources(t, folders...), -1) {
+			registered = append(registered, m[1])
+		}
+		slices.Sort(registered)
+		require.Equal(t, slices.Compact(registered), metricsOn(t, file), file)
+	}
+}
+
+// requireShown looks for each metric that a program at work shows on its page.
+func requireShown(t *testing.T, ops string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, ops+"/metrics", nil)
 	require.NoError(t, err)
@@ -209,17 +274,9 @@ func requireMetrics(t *testing.T, ops string) {
 	text, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
 
-	var shown, named []string
-	for _, m := range metricType.FindAllStringSubmatch(string(text), -1) {
-		shown = append(shown, m[1])
+	shown := metricType.FindAllStringSubmatch(string(text), -1)
+	require.Greater(t, len(shown), 5)
+	for _, m := range shown {
+		require.Contains(t, metricsOn(t, controlPlanePage), m[1])
 	}
-	_, section, found := strings.Cut(readText(t, "docs/operations.md"), "\n## Metrics and alerts\n")
-	require.True(t, found)
-	section, _, _ = strings.Cut(section, "\n## ")
-	for _, name := range metricName.FindAllString(section, -1) {
-		named = append(named, metricPart.ReplaceAllString(name, ""))
-	}
-	slices.Sort(shown)
-	slices.Sort(named)
-	require.Equal(t, shown, slices.Compact(named))
 }

@@ -191,16 +191,27 @@ func TestEveryMakeTargetNamedInThePagesExists(t *testing.T) {
 
 var problemRow = regexp.MustCompile("(?m)^\\| (\\d{3}) \\| `(\\w+)` \\| `([^`]+)` \\| ([^|]+) \\|")
 
-func TestTheContractsTableOfProblemsIsTheProgramsOwn(t *testing.T) {
-	var documented []string
-	for _, m := range problemRow.FindAllStringSubmatch(readText(t, "docs/contract.md"), -1) {
-		documented = append(documented, strings.Join(m[1:], " "))
+func TestTheTablesOfProblemsAreTheProgramsOwn(t *testing.T) {
+	for page, table := range map[string][]string{
+		"docs/contract.md": {"impl/problem/table.go"},
+		"docs/gateway.md":  {"dataplane/gateway/table.go", "dataplane/gateway/problem.go"},
+	} {
+		var documented, own []string
+		for _, m := range problemRow.FindAllStringSubmatch(readText(t, page), -1) {
+			documented = append(documented, strings.Join(m[1:], " "))
+		}
+		for _, file := range table {
+			own = append(own, problemsOf(t, file)...)
+		}
+		require.Greater(t, len(own), 10)
+		slices.Sort(documented)
+		slices.Sort(own)
+		require.Equal(t, slices.Compact(own), documented, page)
 	}
-	slices.Sort(documented)
-	require.Equal(t, problemsOf(t, "impl/problem/table.go"), documented)
 }
 
-// problemsOf reads the rows of the table of problems: status, code, type and title, each row once.
+// problemsOf reads the rows of a table of problems: status, code, type and title. Its texts stand in the row itself, or are
+// constants of the file.
 func problemsOf(t *testing.T, file string) []string {
 	t.Helper()
 	source, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
@@ -209,8 +220,14 @@ func problemsOf(t *testing.T, file string) []string {
 	for status := range 600 {
 		statuses["Status"+strings.ReplaceAll(http.StatusText(status), " ", "")] = status
 	}
+	constants := map[string]ast.Expr{}
 	var rows []string
 	ast.Inspect(source, func(node ast.Node) bool {
+		if spec, ok := node.(*ast.ValueSpec); ok && len(spec.Names) == len(spec.Values) {
+			for i, name := range spec.Names {
+				constants[name.Name] = spec.Values[i]
+			}
+		}
 		literal, ok := node.(*ast.CompositeLit)
 		if !ok || len(literal.Elts) != 6 {
 			return true
@@ -221,8 +238,11 @@ func problemsOf(t *testing.T, file string) []string {
 		}
 		texts := make([]string, 3) // code, slug, title
 		for i, element := range literal.Elts[2:5] {
+			if name, ok := element.(*ast.Ident); ok {
+				element = constants[name.Name]
+			}
 			text, ok := element.(*ast.BasicLit)
-			require.True(t, ok, "a row's texts stand in the row itself")
+			require.True(t, ok, "a row's texts are literals")
 			texts[i], err = strconv.Unquote(text.Value)
 			require.NoError(t, err)
 		}
@@ -230,29 +250,34 @@ func problemsOf(t *testing.T, file string) []string {
 		rows = append(rows, fmt.Sprintf("%d %s /problems/%s %s", statuses[status.Sel.Name], texts[0], texts[1], texts[2]))
 		return true
 	})
-	require.Greater(t, len(rows), 10)
-	slices.Sort(rows)
-	return slices.Compact(rows)
+	return rows
+}
+
+// sources returns the text of the hand-written and generated Go files in the folders, without tests.
+func sources(t *testing.T, folders ...string) string {
+	t.Helper()
+	var text strings.Builder
+	tree := os.DirFS(".")
+	for _, top := range folders {
+		require.NoError(t, fs.WalkDir(tree, top, func(file string, _ fs.DirEntry, err error) error {
+			if err == nil && path.Ext(file) == ".go" && !isTest(file) {
+				text.WriteString(readText(t, file))
+			}
+			return err
+		}))
+	}
+	return text.String()
 }
 
 var messageRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 
 func TestEveryMessageInTroubleshootingIsOneOfOurs(t *testing.T) {
-	var source strings.Builder
-	tree := os.DirFS(".")
-	for _, top := range []string{"cmd", "impl", "models", "sealer"} {
-		require.NoError(t, fs.WalkDir(tree, top, func(file string, _ fs.DirEntry, err error) error {
-			if err == nil && path.Ext(file) == ".go" && !isTest(file) {
-				source.WriteString(readText(t, file))
-			}
-			return err
-		}))
-	}
+	source := sources(t, "cmd", "dataplane", "impl", "models", "sealer")
 	messages := messageRow.FindAllStringSubmatch(readText(t, "docs/troubleshooting.md"), -1)
 	require.Greater(t, len(messages), 10)
 	var strange []string
 	for _, m := range messages {
-		if !strings.Contains(source.String(), m[1]) {
+		if !strings.Contains(source, m[1]) {
 			strange = append(strange, m[1])
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 )
 
 // Problem is our own answer to a request that no provider answers: an RFC 9457 problem document, with the member
@@ -30,7 +31,7 @@ type ProblemError struct {
 func ProblemOf(err error, requestID string) Problem {
 	row := rowOf(err)
 	return Problem{
-		Type:      "/problems/" + row.slug,
+		Type:      "/problems/" + strings.ReplaceAll(row.slug, "_", "-"), // as the control plane writes its own
 		Title:     row.title,
 		Status:    row.status,
 		Detail:    row.detail,

@@ -136,7 +136,8 @@ type ClientInterface interface {
 	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 	//
 	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+	// those by a credential that opens no session: they name nobody.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -150,7 +151,8 @@ type ClientInterface interface {
 	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 	//
 	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+	// those by a credential that opens no session: they name nobody.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -258,7 +260,8 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 // (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 //
 // For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+// those by a credential that opens no session: they name nobody.
 //
 // Takes any type of body and a specified content type.
 //
@@ -282,7 +285,8 @@ func (c *Client) FetchKeyWithBody(ctx context.Context, contentType string, body 
 // (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 //
 // For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+// those by a credential that opens no session: they name nobody.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -636,7 +640,8 @@ type ClientWithResponsesInterface interface {
 	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 	//
 	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+	// those by a credential that opens no session: they name nobody.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -650,7 +655,8 @@ type ClientWithResponsesInterface interface {
 	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 	//
 	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+	// those by a credential that opens no session: they name nobody.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1185,7 +1191,8 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 // (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 //
 // For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+// those by a credential that opens no session: they name nobody.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1205,7 +1212,8 @@ func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, 
 // (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
 //
 // For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too.
+// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
+// those by a credential that opens no session: they name nobody.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

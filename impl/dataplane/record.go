@@ -15,7 +15,6 @@ var reasons = []struct {
 	err  error
 	code string
 }{
-	{serving.ErrCallerUnauthenticated, "caller_unauthenticated"},
 	{models.ErrNotServed, "customer_not_served"},
 	{models.ErrNotMember, "not_a_member"},
 	{serving.ErrKeyRevoked, "key_revoked"},
@@ -26,8 +25,9 @@ var reasons = []struct {
 }
 
 // undecided are failures before anything was decided, by which nobody learned anything: the data plane itself was not let
-// in, the database could not be asked, or who asked has left.
-var undecided = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, context.Canceled}
+// in, the database could not be asked, or who asked has left. Nor is a stranger's credential put on record, which would let
+// strangers fill the database.
+var undecided = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, serving.ErrCallerUnauthenticated, context.Canceled}
 
 // record puts a fetch on record, with what came of it.
 func (s *server) record(ctx context.Context, f *fetch, outcome error) error {

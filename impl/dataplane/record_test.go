@@ -64,9 +64,6 @@ func TestEachFetchIsOnRecordWithWhatCameOfIt(t *testing.T) {
 			"another customer": {forCaller(s.hide(foreign.Token), "openai"), 403, func(r *models.FetchRecord) {
 				r.CustomerID, r.UserID, r.TokenID, r.Reason = globex, owner, foreign.TokenID, "customer_not_served"
 			}},
-			"no session": {forCaller("ak_", "openai"), 422, func(r *models.FetchRecord) {
-				r.CustomerID, r.ProjectID, r.Reason = "", "", "caller_unauthenticated"
-			}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				want, before := base, time.Now()

@@ -91,7 +91,8 @@ func (a *API) chain(doc *openapi3.T, item *openapi3.PathItem, op *openapi3.Opera
 	if err != nil {
 		return nil, err
 	}
-	chain := []echo.MiddlewareFunc{a.admit(op.OperationID)}
+	routine, _ := op.Extensions["x-routine"].(bool)
+	chain := []echo.MiddlewareFunc{a.admit(op.OperationID, routine)}
 	security := op.Security
 	if security == nil {
 		security = &doc.Security
@@ -103,10 +104,11 @@ func (a *API) chain(doc *openapi3.T, item *openapi3.PathItem, op *openapi3.Opera
 }
 
 // admit names the operation, and turns it away while the service starts.
-func (a *API) admit(operationID string) echo.MiddlewareFunc {
+func (a *API) admit(operationID string, routine bool) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			CallFrom(c.Request().Context()).Operation = operationID
+			call := CallFrom(c.Request().Context())
+			call.Operation, call.routine = operationID, routine
 			if !a.ready() {
 				return problem.ErrNotReady
 			}

@@ -22,6 +22,8 @@ type Call struct {
 	Principal session.Principal
 	// Started is when the request's head was read.
 	Started time.Time
+	// routine is whether the document marks the operation x-routine: it is logged only when debugging, unless it fails.
+	routine bool
 	// checked is set once the request passed everything that its operation asks for.
 	checked bool
 	// Err is the error that the problem document was made from; nil on success.

@@ -139,9 +139,10 @@ func statusOf(ctx context.Context, c echo.Context, call *Call) int {
 	return c.Response().Status
 }
 
-// levelOf keeps the log readable under load: changes and refusals are told, successful reads only when debugging.
+// levelOf keeps the log readable under load: changes and refusals are told, successful reads and routine only when debugging.
 //
-// Nor can strangers fill the disk: a 401 is told until its address is over the limit, when it becomes a 429.
+// Nor can strangers fill the disk: a 401 is told until its address is over the limit, when it becomes a 429, and the 422 of
+// credentials that a gateway passes on is routine.
 func levelOf(method string, status int, call *Call) slog.Level {
 	switch {
 	case errors.Is(call.Err, problem.ErrUnrecorded):
@@ -153,7 +154,8 @@ func levelOf(method string, status int, call *Call) slog.Level {
 		return slog.LevelError
 	case status == http.StatusServiceUnavailable:
 		return slog.LevelWarn
-	case status < http.StatusBadRequest && method == http.MethodGet:
+	case status < http.StatusBadRequest && (method == http.MethodGet || call.routine),
+		status == http.StatusUnprocessableEntity && call.routine:
 		return slog.LevelDebug
 	}
 	return slog.LevelInfo
