@@ -131,3 +131,17 @@ func TestAChangeShowsAtOnce(t *testing.T) {
 	v.applied(v.FailKey(next))
 	v.serves(forNobody, v.key)
 }
+
+// A refusal to a caller's credential does not say for which project it is; the caller who then registers a key is served.
+func TestARegistrationEndsTheRefusalOfACallerByTheirCredential(t *testing.T) {
+	s := newScene(t)
+	s.AddCredential("alices", dataplanetest.Credential{})
+	byCredential := dataplane.ForCaller("alices", "openai")
+	s.refuses(byCredential, dataplane.ErrNoKey)
+	s.fetches(0, func() { s.refuses(byCredential, dataplane.ErrNoKey) })
+	id := s.RegisterKey(dataplanetest.Key{})
+	s.applied(s.Publish(unrelated()))
+	key, err := s.resolve(byCredential)
+	require.NoError(t, err)
+	require.Equal(t, id, key.ID)
+}

@@ -35,7 +35,9 @@ type store struct {
 	mu       sync.Mutex
 	projects map[project]map[*entry]struct{}
 	tokens   map[string]map[*entry]struct{}
-	flights  map[digest]*flight
+	// adrift are refusals to a caller who is known to the control plane: they do not say for which project they are.
+	adrift  map[*entry]struct{}
+	flights map[digest]*flight
 	// generation counts how often everything was dropped.
 	generation uint64
 	// log has the events since the first of the fetches began; logStart counts those before it.
@@ -52,6 +54,7 @@ func newStore(size int) (*store, error) {
 	s := &store{
 		projects: map[project]map[*entry]struct{}{},
 		tokens:   map[string]map[*entry]struct{}{},
+		adrift:   map[*entry]struct{}{},
 		flights:  map[digest]*flight{},
 	}
 	cache, err := otter.New(&otter.Options[digest, *entry]{
@@ -96,9 +99,9 @@ func (s *store) candidates(ev *event) []map[*entry]struct{} {
 	case ev.kind == typeTokenRevoked && ev.tok != "":
 		return []map[*entry]struct{}{s.tokens[ev.tok]}
 	case ev.project.customer != "" && ev.project.name != "":
-		return []map[*entry]struct{}{s.projects[ev.project]}
+		return []map[*entry]struct{}{s.projects[ev.project], s.adrift}
 	}
-	all := make([]map[*entry]struct{}, 0, len(s.projects))
+	all := append(make([]map[*entry]struct{}, 0, len(s.projects)+1), s.adrift)
 	for _, among := range s.projects {
 		all = append(all, among)
 	}
@@ -113,6 +116,7 @@ func (s *store) dropAll() {
 	s.generation++
 	clear(s.projects)
 	clear(s.tokens)
+	clear(s.adrift)
 	s.cache.InvalidateAll()
 }
 
@@ -124,6 +128,8 @@ func (s *store) insert(e *entry) {
 	}
 	if e.project.customer != "" {
 		add(s.projects, e.project, e)
+	} else if e.err != nil && !errors.Is(e.err, ErrCallerUnauthenticated) {
+		s.adrift[e] = struct{}{}
 	}
 	if e.token != "" {
 		add(s.tokens, e.token, e)
@@ -145,6 +151,7 @@ func (s *store) sweep() {
 func (s *store) unindex(e *entry) {
 	remove(s.projects, e.project, e)
 	remove(s.tokens, e.token, e)
+	delete(s.adrift, e)
 }
 
 func add[K comparable](index map[K]map[*entry]struct{}, k K, e *entry) {
