@@ -31,13 +31,13 @@ type ProblemError struct {
 func ProblemOf(err error, requestID string) Problem {
 	row := rowOf(err)
 	return Problem{
-		Type:      "/problems/" + strings.ReplaceAll(row.slug, "_", "-"), // as the control plane writes its own
+		Type:      "/problems/" + row.slug,
 		Title:     row.title,
 		Status:    row.status,
 		Detail:    row.detail,
 		Code:      row.code,
 		RequestID: requestID,
-		Error:     ProblemError{Message: row.detail, Type: row.code, Code: row.slug},
+		Error:     ProblemError{Message: row.detail, Type: row.code, Code: strings.ReplaceAll(row.slug, "-", "_")},
 	}
 }
 
