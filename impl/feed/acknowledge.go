@@ -8,7 +8,7 @@ import (
 )
 
 // Acknowledge takes down that a data plane has acted on everything up to a position. A stream that another replica has is
-// told there. It is models.ErrNotFound when the stream has ended.
+// told there. It is models.ErrNotFound when the stream has ended, and its lease with it.
 func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at models.Position) error {
 	if f.acknowledge(dataPlaneID, streamID, at) {
 		return nil
@@ -21,6 +21,9 @@ func (f *Feed) acknowledge(dataPlaneID, streamID string, at models.Position) boo
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.streams[streamID]
+	if s == nil {
+		s = f.departed[streamID]
+	}
 	if s == nil || s.dataPlane.ID != dataPlaneID {
 		return false
 	}
@@ -34,7 +37,7 @@ func (f *Feed) acknowledge(dataPlaneID, streamID string, at models.Position) boo
 		}
 		t.acknowledged++
 		t.slowest = max(t.slowest, now-t.seenAt)
-		t.changed = true
+		f.unsaved[t.keyID] = t
 	}
 	s.pending = waiting
 	return true
@@ -43,7 +46,7 @@ func (f *Feed) acknowledge(dataPlaneID, streamID string, at models.Position) boo
 // takeForwarded takes what other replicas were told in place of this one.
 func (f *Feed) takeForwarded(ctx context.Context) error {
 	f.mu.Lock()
-	streams := len(f.streams)
+	streams := len(f.streams) + len(f.departed)
 	f.mu.Unlock()
 	if streams == 0 {
 		return nil
@@ -60,12 +63,12 @@ func (f *Feed) takeForwarded(ctx context.Context) error {
 // tally counts who has acknowledged one revocation at this replica. It is the feed's, under its lock.
 type tally struct {
 	keyID        string
+	customerID   string
 	tx           int64
 	seenAt       time.Duration
 	dataPlanes   int
 	acknowledged int
 	slowest      time.Duration
-	changed      bool // since it was last stored
 }
 
 // note opens a tally for each revocation, of the streams that are to hear of it, and of those that have ended so lately that
@@ -76,18 +79,35 @@ func (f *Feed) note(changes []models.Change) {
 		if c.Type != models.EventKeyRevoked {
 			continue
 		}
-		f.seen[c.Tx] = now
-		t := &tally{keyID: c.KeyID, tx: c.Tx, seenAt: now, changed: true}
+		t := f.open(c, now)
 		for _, streams := range []map[string]*Stream{f.streams, f.departed} {
 			for _, s := range streams {
 				if s.dataPlane.Serves(c.CustomerID) {
-					s.pending = append(s.pending, t)
-					t.dataPlanes++
+					f.await(s, t)
 				}
 			}
 		}
-		if t.dataPlanes > 0 {
-			f.tallies[c.KeyID] = t
-		}
 	}
+}
+
+func (f *Feed) open(c models.Change, seenAt time.Duration) *tally {
+	t := &tally{keyID: c.KeyID, customerID: c.CustomerID, tx: c.Tx, seenAt: seenAt}
+	f.tallies[c.KeyID] = t
+	return t
+}
+
+// await has a tally wait for a stream.
+func (f *Feed) await(s *Stream, t *tally) {
+	s.pending = append(s.pending, t)
+	t.dataPlanes++
+	f.unsaved[t.keyID] = t
+}
+
+// excuse has all tallies wait for a stream no longer.
+func (f *Feed) excuse(s *Stream) {
+	for _, t := range s.pending {
+		t.dataPlanes--
+		f.unsaved[t.keyID] = t
+	}
+	s.pending = nil
 }

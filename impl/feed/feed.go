@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,8 +59,13 @@ type Feed struct {
 	replica string
 	started time.Time
 
+	// Constants but in tests; see house.go.
+	house, beatGrace, ackSilence time.Duration
+
 	wake    chan struct{}
 	resumes chan struct{} // a place for each stream that reads what it missed
+	saving  sync.Mutex    // held while receipts are stored: an older count must not come last
+	beating sync.Mutex    // held while this replica says that it lives
 	// beatAt is when this replica last told the others that it lives, on its clock.
 	beatAt atomic.Int64
 
@@ -67,22 +73,26 @@ type Feed struct {
 	position models.Position
 	ready    bool          // whether there is a position
 	stopped  bool          // whether Run has ended
+	since    time.Duration // by when everything was committed that the position held when it was taken over unread
 	readAt   time.Duration // when the read that led to position began
 	told     time.Duration // readAt of the last heartbeat
 	turn     chan struct{} // closed, and made anew, when there may be news for who awaits a receipt
 	streams  map[string]*Stream
 	departed map[string]*Stream // those whose leases may run on
-	tallies  map[string]*tally  // of revocations, by key
-	seen     map[int64]time.Duration
+	tallies  map[string]*tally  // of all revocations since, by key
+	unsaved  map[string]*tally  // of those, what is to be stored
 }
 
 // New returns a Feed.
 func New(cfg Config) (*Feed, error) {
 	f := &Feed{
 		store: cfg.Store, lease: cfg.Lease, log: cfg.Log, started: time.Now(),
+		house: houseInterval, beatGrace: beatGrace, ackSilence: ackSilence,
 		wake: make(chan struct{}, 1), resumes: make(chan struct{}, maxResumes), turn: make(chan struct{}),
-		streams: map[string]*Stream{}, departed: map[string]*Stream{}, tallies: map[string]*tally{}, seen: map[int64]time.Duration{},
+		streams: map[string]*Stream{}, departed: map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
 	}
+	f.beatAt.Store(math.MinInt64 / 2) // never
+	f.wakeUp()                        // to read at once
 	f.replica = f.ids.Next("", f.started)
 	if f.lease == 0 {
 		f.lease = defaultLease
@@ -124,15 +134,17 @@ func (f *Feed) wakeUp() {
 func (f *Feed) follow(ctx context.Context) error {
 	heartbeat := time.NewTicker(time.Duration(float64(f.lease) / heartbeatsPerLease))
 	defer heartbeat.Stop()
-	failing := false
+	failing, due := false, true
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-f.wake:
 		case <-heartbeat.C:
+			due = true
 		}
-		err := f.read(ctx)
+		err := f.read(ctx, due)
+		due = due && err != nil
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -156,8 +168,9 @@ func (f *Feed) tell(ctx context.Context, err error) {
 	f.log.WarnContext(ctx, "changes can't be read; data planes get no leases until they can", slog.String("error", err.Error()))
 }
 
-// read reads once, and tells the streams. The time is taken before: what is committed later is not promised.
-func (f *Feed) read(ctx context.Context) error {
+// read reads once, and tells the streams: of the time as well if that is due. The time is taken before: what is committed later
+// is not promised.
+func (f *Feed) read(ctx context.Context, due bool) error {
 	f.mu.Lock()
 	since, ready := f.position, f.ready
 	f.mu.Unlock()
@@ -165,7 +178,7 @@ func (f *Feed) read(ctx context.Context) error {
 	if !ready {
 		now, err := f.store.Position(ctx)
 		if err == nil {
-			f.publish(nil, now, began)
+			f.begin(now, began)
 		}
 		return err
 	}
@@ -173,12 +186,17 @@ func (f *Feed) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(changes) == maxBatch || now.Xmax < since.Xmax {
-		// More than can be told, or a database that was restored from a backup: nobody knows what has changed.
+	// More than can be told, or a database that was restored from a backup: nobody knows what has changed.
+	switch {
+	case now.Xmax < since.Xmax:
+		f.log.WarnContext(ctx, "the database has gone back to an earlier state; data planes begin anew")
+		f.expel(now, began)
+		return nil
+	case len(changes) == maxBatch:
 		f.log.WarnContext(ctx, "too much has changed to tell; data planes begin anew")
 		f.restart(now, began)
 		return nil
 	}
-	f.publish(changes, now, began)
+	f.publish(changes, now, began, due)
 	return f.takeForwarded(ctx)
 }

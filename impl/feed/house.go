@@ -11,12 +11,15 @@ const (
 	houseInterval = time.Second
 	// ackSilence is how long a stream may go without an acknowledgement; data planes send one every 5 s.
 	ackSilence = 30 * time.Second
-	// deadAfter is how long another replica may go without a beat. It is longer than beatGrace, by which a replica that can't
-	// beat has stopped to extend leases.
-	deadAfter = 2 * beatGrace
+	// beatGrace is for how long this replica's streams get heartbeats though the others can't be told that it lives.
+	beatGrace = 5 * time.Second
 	// tallyLife is how long a revocation is remembered: longer than any data plane may serve without asking.
 	tallyLife = time.Hour + time.Minute
 )
+
+// deadAfter is how long another replica may go without a beat. It is longer than beatGrace, by which a replica that can't beat
+// has stopped to extend leases.
+func (f *Feed) deadAfter() time.Duration { return 2 * f.beatGrace }
 
 // pulse is the last beat of another replica, and when it was first seen.
 type pulse struct {
@@ -27,7 +30,7 @@ type pulse struct {
 // keepHouse says that this replica lives, ends streams that must not go on, and takes leases that have run out off the books:
 // its own, and those of replicas that are dead.
 func (f *Feed) keepHouse(ctx context.Context) error {
-	ticker := time.NewTicker(houseInterval)
+	ticker := time.NewTicker(f.house)
 	defer ticker.Stop()
 	others := map[string]pulse{}
 	for {
@@ -51,24 +54,49 @@ func (f *Feed) live(ctx context.Context) error {
 	f.mu.Lock()
 	idle := len(f.streams) == 0 && len(f.departed) == 0
 	f.mu.Unlock()
-	if !idle {
-		if err := f.store.Beat(ctx, f.replica); err != nil {
-			return err
-		}
+	if idle {
+		return nil
 	}
-	f.beat()
-	return nil
+	f.beating.Lock()
+	defer f.beating.Unlock()
+	return f.beat(ctx)
 }
 
-// beat notes that the others know this replica to live: a stream that was just stored says so too.
-func (f *Feed) beat() { f.beatAt.Store(int64(f.clock())) }
+// ensureAlive beats unless that was done lately. Streams come after it: to those who have not heard of this replica for long
+// it is dead, and its streams, new ones too, are to be taken off the books.
+func (f *Feed) ensureAlive(ctx context.Context) error {
+	f.beating.Lock()
+	defer f.beating.Unlock()
+	if f.clock()-time.Duration(f.beatAt.Load()) < 2*f.house {
+		return nil
+	}
+	return f.beat(ctx)
+}
+
+// beat tells the others that this replica lives. When they may have taken it for dead meanwhile, its streams are not on the
+// books any more, and end.
+func (f *Feed) beat(ctx context.Context) error {
+	began := f.clock()
+	if err := f.store.Beat(ctx, f.replica); err != nil {
+		return err
+	}
+	if f.clock()-time.Duration(f.beatAt.Load()) > f.deadAfter() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, s := range f.streams {
+			f.end(s, endBuried)
+		}
+	}
+	f.beatAt.Store(int64(began))
+	return nil
+}
 
 // endUnfit ends streams whose data plane's credential has ended, and those that acknowledge nothing.
 func (f *Feed) endUnfit(ctx context.Context) error {
 	connected := map[string][]*Stream{} // :: data plane → streams
 	f.mu.Lock()
 	for _, s := range f.streams {
-		if f.clock()-s.heardAt > ackSilence {
+		if f.clock()-s.heardAt > f.ackSilence {
 			f.end(s, endSilent)
 			continue
 		}
@@ -125,6 +153,7 @@ func (f *Feed) dropDeparted(ctx context.Context) error {
 
 // buryDead takes the streams of dead replicas off the books when their leases have run out.
 func (f *Feed) buryDead(ctx context.Context, others map[string]pulse) error {
+	asked := f.clock()
 	replicas, err := f.store.Replicas(ctx)
 	if err != nil {
 		return err
@@ -137,11 +166,11 @@ func (f *Feed) buryDead(ctx context.Context, others map[string]pulse) error {
 			others[r.ID] = pulse{beat: r.Beat, seenAt: f.clock()}
 			continue
 		}
-		silence := f.clock() - last.seenAt
-		if r.ID == f.replica || silence < deadAfter+f.lease {
+		expired := asked - last.seenAt - f.deadAfter() - f.lease
+		if r.ID == f.replica || expired < 0 {
 			continue
 		}
-		if err := f.store.BuryReplica(ctx, r.ID, int((silence - deadAfter - f.lease).Milliseconds())); err != nil {
+		if err := f.store.BuryReplica(ctx, r.ID, int(expired.Milliseconds())); err != nil {
 			return err
 		}
 	}
@@ -157,9 +186,9 @@ func (f *Feed) buryDead(ctx context.Context, others map[string]pulse) error {
 func (f *Feed) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for tx, seenAt := range f.seen {
-		if f.clock()-seenAt > tallyLife {
-			delete(f.seen, tx)
+	for key, t := range f.tallies {
+		if f.clock()-t.seenAt > tallyLife {
+			delete(f.tallies, key)
 		}
 	}
 }

@@ -10,13 +10,9 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// beatGrace is for how long this replica's streams get heartbeats though the others can't be told that it lives. Another
-// replica takes it for dead later than that.
-const beatGrace = 5 * time.Second
-
 // publish tells all streams of changes, and of the time up to which they know all. A stream whose queue is full is ended: it
 // must resume, and no other waits for it.
-func (f *Feed) publish(changes []models.Change, now models.Position, began time.Duration) {
+func (f *Feed) publish(changes []models.Change, now models.Position, began time.Duration, due bool) {
 	frames := make([][]byte, len(changes))
 	for i, c := range changes {
 		frames[i] = changeFrame(c)
@@ -24,14 +20,14 @@ func (f *Feed) publish(changes []models.Change, now models.Position, began time.
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.position, f.ready, f.readAt = now, true, began
+	f.position, f.readAt = now, began
 	f.note(changes)
 	f.nextTurn()
-	if len(changes) == 0 && (began-f.told < f.lease/4 || !f.mayHeartbeat()) {
+	if len(changes) == 0 && (!due && began-f.told < f.lease/4 || !f.mayHeartbeat()) {
 		return
 	}
 	end := f.heartbeat()
-	whole := slices.Concat(append(frames, end)...)
+	whole := slices.Concat(slices.Concat(frames...), end)
 	for _, s := range f.streams {
 		message := whole
 		if s.dataPlane.Customers != nil && len(changes) > 0 {
@@ -51,7 +47,7 @@ func (f *Feed) heartbeat() []byte {
 }
 
 func (f *Feed) mayHeartbeat() bool {
-	return f.clock()-time.Duration(f.beatAt.Load()) < beatGrace
+	return f.clock()-time.Duration(f.beatAt.Load()) < f.beatGrace
 }
 
 // send hands a message to a stream; a stream that is too slow for it is ended.
@@ -66,15 +62,40 @@ func (f *Feed) send(s *Stream, message []byte) {
 	}
 }
 
+// begin takes over a position that nobody has read up to.
+func (f *Feed) begin(now models.Position, began time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.takeOver(now, began)
+}
+
+func (f *Feed) takeOver(now models.Position, began time.Duration) {
+	f.position, f.ready, f.readAt, f.since = now, true, began, f.clock()
+	f.nextTurn()
+}
+
 // restart makes every stream begin anew.
 func (f *Feed) restart(now models.Position, began time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.position, f.ready, f.readAt = now, true, began
-	f.nextTurn()
+	f.takeOver(now, began)
 	message := slices.Concat(resetFrame(), f.heartbeat())
 	for _, s := range f.streams {
 		f.send(s, message)
+	}
+}
+
+// expel ends every stream, to begin anew: with the later state of the database, the rows of the streams are lost. The numbers
+// of transactions will be used again.
+func (f *Feed) expel(now models.Position, began time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.takeOver(now, began)
+	f.tallies, f.unsaved = map[string]*tally{}, map[string]*tally{}
+	last := slices.Concat(resetFrame(), heartbeatFrame(now, 0)) // a position to resume from, which extends no lease
+	for _, s := range f.streams {
+		s.last = last
+		f.end(s, endRestored)
 	}
 }
 
@@ -95,10 +116,15 @@ func (f *Feed) end(s *Stream, reason string) {
 		return
 	}
 	delete(f.streams, s.id)
-	s.until = f.clock() + f.lease + s.maxStale
-	f.departed[s.id] = s
+	f.depart(s)
 	f.metrics.ended.WithLabelValues(reason).Inc()
 	close(s.gone)
+}
+
+// depart keeps a stream on the books for as long as its lease may run.
+func (f *Feed) depart(s *Stream) {
+	s.until = f.clock() + f.lease + s.maxStale
+	f.departed[s.id] = s
 }
 
 func (f *Feed) nextTurn() {

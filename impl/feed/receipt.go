@@ -49,7 +49,7 @@ func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	r.Remaining = f.lease + time.Duration(longest)*time.Millisecond - f.age(k.RevocationTx)
+	r.Remaining = f.lease + time.Duration(longest)*time.Millisecond - f.age(k)
 	if r.Remaining <= 0 {
 		r.Complete, r.Remaining = true, 0
 	}
@@ -57,16 +57,16 @@ func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
 }
 
 // age is how long a revocation has been known to be committed, on this replica's clock. One that this replica has not seen
-// happen was there when it started; one that it has not read yet may just have been made.
-func (f *Feed) age(tx int64) time.Duration {
+// happen was there when it began to read; one that it has not read yet may just have been made.
+func (f *Feed) age(k models.Key) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	seenAt, known := f.seen[tx]
+	t := f.tallies[k.ID]
 	switch {
-	case known:
-		return f.clock() - seenAt
-	case f.ready && f.position.Holds(tx):
-		return f.clock()
+	case t != nil && t.tx == k.RevocationTx:
+		return f.clock() - t.seenAt
+	case f.ready && f.position.Holds(k.RevocationTx):
+		return f.clock() - f.since
 	}
 	return 0
 }
@@ -88,6 +88,8 @@ func (f *Feed) Await(ctx context.Context, k models.Key, wait time.Duration) (Rec
 		case <-time.After(awaitPause):
 		case <-over.C:
 			return r, nil
+		case <-ctx.Done():
+			return r, nil
 		}
 		select {
 		case <-turn:
@@ -100,7 +102,7 @@ func (f *Feed) Await(ctx context.Context, k models.Key, wait time.Duration) (Rec
 	}
 }
 
-// saveReceipts stores tallies as they change, and forgets those that can change no more.
+// saveReceipts stores tallies as they change.
 func (f *Feed) saveReceipts(ctx context.Context) error {
 	ticker := time.NewTicker(saveDelay)
 	defer ticker.Stop()
@@ -111,14 +113,7 @@ func (f *Feed) saveReceipts(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		rows := f.changedTallies()
-		if len(rows) == 0 {
-			continue
-		}
-		err := f.store.SaveReceipts(ctx, rows)
-		if err != nil {
-			f.keepChanged(rows)
-		}
+		err := f.flush(ctx)
 		if (err != nil) != failing && ctx.Err() == nil {
 			failing = err != nil
 			f.log.WarnContext(ctx, "receipts of revocations can't be stored", slog.Bool("now", failing))
@@ -129,31 +124,45 @@ func (f *Feed) saveReceipts(ctx context.Context) error {
 // maxRows bounds how many receipts are stored at once.
 const maxRows = 500
 
-func (f *Feed) changedTallies() []models.Receipt {
+// flush stores what has changed.
+func (f *Feed) flush(ctx context.Context) error {
+	f.saving.Lock()
+	defer f.saving.Unlock()
+	for {
+		rows := f.takeUnsaved()
+		if len(rows) == 0 {
+			return nil
+		}
+		if err := f.store.SaveReceipts(ctx, rows); err != nil {
+			f.putBack(rows)
+			return err
+		}
+	}
+}
+
+func (f *Feed) takeUnsaved() []models.Receipt {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var rows []models.Receipt
-	for key, t := range f.tallies {
-		switch {
-		case t.changed && len(rows) < maxRows:
-			t.changed = false
-			rows = append(rows, models.Receipt{
-				KeyID: key, ReplicaID: f.replica, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
-			})
-		case !t.changed && (t.acknowledged == t.dataPlanes || f.clock()-t.seenAt > tallyLife):
-			delete(f.tallies, key)
+	for key, t := range f.unsaved {
+		if len(rows) == maxRows {
+			break
 		}
+		delete(f.unsaved, key)
+		rows = append(rows, models.Receipt{
+			KeyID: key, ReplicaID: f.replica, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
+		})
 	}
 	return rows
 }
 
-// keepChanged is for rows that were not stored.
-func (f *Feed) keepChanged(rows []models.Receipt) {
+// putBack is for rows that were not stored.
+func (f *Feed) putBack(rows []models.Receipt) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, row := range rows {
 		if t := f.tallies[row.KeyID]; t != nil {
-			t.changed = true
+			f.unsaved[row.KeyID] = t
 		}
 	}
 }

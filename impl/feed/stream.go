@@ -25,7 +25,7 @@ const (
 	// maxResumes is how many streams read their backlog at once.
 	maxResumes = 4
 	// streamsPerMs is how many acknowledgements a replica is sent each millisecond, when all come at once.
-	streamsPerMs = 20
+	streamsPerMs = 2
 )
 
 // Why streams end.
@@ -34,6 +34,8 @@ const (
 	endSilent   = "silent"
 	endRevoked  = "revoked"
 	endClosed   = "closed"
+	endBuried   = "buried"
+	endRestored = "restored"
 	endReplaced = "replaced"
 	endStopping = "stopping"
 )
@@ -58,6 +60,7 @@ type Stream struct {
 	first     []byte // what is written before anything else
 	queue     chan []byte
 	gone      chan struct{} // closed when the stream has ended
+	last      []byte        // what is written when it has, if anything; set before
 
 	// The rest is the feed's, under its lock.
 	heardAt time.Duration // when it last acknowledged anything
@@ -67,88 +70,81 @@ type Stream struct {
 
 // Subscribe opens a stream, which Serve must serve. Until the feed has read from the database, it is models.ErrUnavailable.
 func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error) {
-	arrived := f.clock()
-	f.mu.Lock()
-	ready, position := f.ready && !f.stopped, f.position
-	f.mu.Unlock()
-	if !ready {
-		return nil, fmt.Errorf("%w: no changes have been read yet", models.ErrUnavailable)
-	}
 	s := &Stream{
 		feed: f, id: f.ids.Next("", time.Now()), dataPlane: sub.DataPlane, maxStale: sub.MaxStale,
-		queue: make(chan []byte, queueLength), gone: make(chan struct{}), heardAt: arrived,
+		queue: make(chan []byte, queueLength), gone: make(chan struct{}), heardAt: f.clock(),
 	}
-	// On the books first: whoever has a lease counts.
-	err := f.store.OpenStream(ctx, models.Stream{
+	arrived := s.heardAt
+	if err := f.ensureAlive(ctx); err != nil {
+		return nil, err
+	}
+	start, readAt, within, err := f.join(s)
+	if err != nil {
+		return nil, err
+	}
+	backlog, err := f.catchUp(ctx, s, sub, start)
+	if err != nil {
+		f.abandon(s)
+		return nil, err
+	}
+	// On the books before anything is written: whoever has a lease counts.
+	err = f.store.OpenStream(ctx, models.Stream{
 		ID: s.id, DataPlaneID: sub.DataPlane.ID, ReplicaID: f.replica, MaxStaleMs: int(sub.MaxStale.Milliseconds()),
-		Settled: position.Xmin, Position: position.String(),
+		Settled: start.Xmin, Position: start.String(),
 	}, sub.Previous)
 	if err != nil {
+		f.leave(s) // it may be on the books all the same
 		return nil, err
 	}
-	f.beat()
-	start, readAt, within := f.join(s, sub.Previous)
-	backlog, err := f.backlog(ctx, s, sub.Resume, start)
-	if err != nil {
-		f.leave(s)
-		return nil, err
+	if !f.replace(s, sub.Previous) {
+		return nil, fmt.Errorf("%w: the stream ended before it began", models.ErrUnavailable)
 	}
 	s.first = slices.Concat(s.hello(arrived, within), backlog, heartbeatFrame(start, readAt))
 	return s, nil
 }
 
-// join adds a stream, which gets all changes that are not in the position returned. It takes over what the one that it
-// carries on had yet to acknowledge: that is in its backlog.
-func (f *Feed) join(s *Stream, previous string) (start models.Position, readAt time.Duration, within int) {
+// join adds a stream, which gets all changes that are not in the position returned.
+func (f *Feed) join(s *Stream) (start models.Position, readAt time.Duration, within int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.ready || f.stopped {
+		return start, 0, 0, fmt.Errorf("%w: no changes are read", models.ErrUnavailable)
+	}
+	f.streams[s.id] = s
+	return f.position, f.readAt, min(len(f.streams)/streamsPerMs, 1000), nil
+}
+
+// replace ends the stream that this one carries on, takes over what that had yet to acknowledge, which is in this one's
+// backlog, and tells whether this one goes on.
+func (f *Feed) replace(s *Stream, previous string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if old := f.streams[previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
 		f.end(old, endReplaced)
 	}
 	if old := f.departed[previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
-		s.pending, old.pending = old.pending, nil
+		s.pending, old.pending = append(s.pending, old.pending...), nil
 		delete(f.departed, previous)
 	}
-	if f.stopped {
-		close(s.gone)
-	} else {
-		f.streams[s.id] = s
+	if f.streams[s.id] == nil {
+		f.depart(s) // anew, as its row may have come after it had been dropped
+		return false
 	}
-	return f.position, f.readAt, min(len(f.streams)/streamsPerMs, 1000)
+	return true
 }
 
-// backlog returns the frames of what the data plane has missed: nothing for one that begins now.
-func (f *Feed) backlog(ctx context.Context, s *Stream, resume *models.Position, start models.Position) ([]byte, error) {
-	if resume == nil {
-		return nil, nil
-	}
-	if resume.Xmax > start.Xmax {
-		return resetFrame(), nil // of another database
-	}
-	select {
-	case f.resumes <- struct{}{}:
-		defer func() { <-f.resumes }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	changes, _, err := f.store.Changes(ctx, *resume, maxBacklog+1)
-	if err != nil {
-		return nil, err
-	}
-	if len(changes) > maxBacklog {
-		return resetFrame(), nil
-	}
-	var frames []byte
-	for _, c := range changes {
-		if s.dataPlane.Serves(c.CustomerID) {
-			frames = append(frames, changeFrame(c)...)
-		}
-	}
-	return frames, nil
+// abandon forgets a stream that is not on the books.
+func (f *Feed) abandon(s *Stream) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.excuse(s)
+	delete(f.streams, s.id)
+	delete(f.departed, s.id)
 }
 
+// hello rounds its time up, where heartbeats round theirs down: a lease is rather too short than too long.
 func (s *Stream) hello(arrived time.Duration, within int) []byte {
-	clock, lease := arrived.Milliseconds(), int(s.feed.lease.Milliseconds())
+	clock, lease := (arrived + time.Millisecond - 1).Milliseconds(), int(s.feed.lease.Milliseconds())
 	return frame(gen.StreamMessage{
 		Type: "hello", SessionID: &s.id, ReplicaID: &s.feed.replica, ClockMs: &clock, LeaseMs: &lease, AcknowledgeWithinMs: &within,
 	})
@@ -164,15 +160,21 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // tells nginx not to wait for more
 	w.WriteHeader(http.StatusOK)
-	life := time.NewTimer(streamLife + rand.N(streamLife/2))
+	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
 	defer life.Stop()
+	select {
+	case <-s.gone:
+		return nil // the first message would begin a lease
+	default:
+	}
 	for message := s.first; ; {
 		if err := s.write(control, w, message); err != nil {
-			return nil //nolint:nilerr // the data plane has left, or reads too slowly; it comes back
+			return nil // the data plane has left, or reads too slowly; it comes back
 		}
 		select {
 		case message = <-s.queue:
 		case <-s.gone:
+			_ = s.write(control, w, s.last)
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -182,14 +184,17 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	}
 }
 
-// write sends a message and all that have queued up behind it.
+// write sends a message and those that have queued up behind it.
 func (s *Stream) write(control *http.ResponseController, w http.ResponseWriter, message []byte) error {
 	if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	for {
+	for more := queueLength; ; more-- {
 		if _, err := w.Write(message); err != nil {
 			return err
+		}
+		if more == 0 {
+			return control.Flush()
 		}
 		select {
 		case message = <-s.queue:

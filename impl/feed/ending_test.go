@@ -1,0 +1,124 @@
+package feed_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/models"
+)
+
+func TestTheStreamsOfARevokedDataPlaneEndWithinTwoSeconds(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := w.replica(options{})
+		revoked, expired, fine := w.dataPlane(), w.dataPlane(), w.dataPlane()
+		first, second, third := r.connect(request{dataPlane: revoked.ID}), r.connect(request{dataPlane: expired.ID}),
+			r.connect(request{dataPlane: fine.ID})
+		began := time.Now()
+		w.transact(func(tx *models.Tx) error {
+			_, err := tx.RevokeDataPlane(revoked.Name)
+			return err
+		})
+		first.awaitEnd()
+		require.Less(t, time.Since(began), 2*time.Second)
+		began = time.Now()
+		w.execute("UPDATE data_planes SET expires_at = 1 WHERE id = '" + expired.ID + "'")
+		second.awaitEnd()
+		require.Less(t, time.Since(began), 2*time.Second)
+		third.await("what comes next", about(r.revoke().ID))
+	})
+}
+
+func TestStreamsThatAcknowledgeNothingEnd(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := w.replica(options{house: 50 * time.Millisecond, silence: 500 * time.Millisecond})
+		silent, heard := r.join(request{}), r.join(request{})
+		for began := time.Now(); time.Since(began) < time.Second; time.Sleep(50 * time.Millisecond) {
+			r.acknowledge(heard.id, heard.conn, heard.last())
+		}
+		silent.awaitEnd()
+		select {
+		case <-heard.ended:
+			require.Fail(t, "it acknowledged all the while")
+		default:
+		}
+	})
+}
+
+func TestRunEndsAtOnceAndAllStreamsWithIt(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		r := w.replica(options{})
+		all := []*conn{r.connect(request{}), r.connect(request{}), r.connect(request{})}
+		began := time.Now()
+		r.kill()
+		require.Less(t, time.Since(began), 2*time.Second)
+		for _, c := range all {
+			c.awaitEnd()
+		}
+		require.Zero(t, r.serving.Load())
+		_, err := r.Subscribe(t.Context(), feed.Subscription{DataPlane: w.dataPlane()})
+		require.ErrorIs(t, err, models.ErrUnavailable)
+	})
+}
+
+func TestMetricsAreRegisteredOnce(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		registry := prometheus.NewPedanticRegistry()
+		_, err := feed.New(feed.Config{Store: w.store, Metrics: registry})
+		require.NoError(t, err)
+		families, err := registry.Gather()
+		require.NoError(t, err)
+		require.Len(t, families, 2, "gauges; counters come with what they count")
+		_, err = feed.New(feed.Config{Store: w.store, Metrics: registry})
+		require.Error(t, err)
+	})
+}
+
+// Leases and receipts go by Feed.clock, which is monotonic: the time of day serves ids, the expiry of credentials, and the
+// deadlines of sockets, which take one.
+func TestNothingGoesByTheTimeOfDay(t *testing.T) {
+	t.Parallel()
+	allowed := map[string]string{
+		"New":       "the start of the clock, and the replica's id",
+		"clock":     "time since then",
+		"Subscribe": "the stream's id",
+		"write":     "the socket's deadline",
+		"endUnfit":  "credentials expire by the time of day",
+	}
+	entries, err := os.ReadDir(".")
+	require.NoError(t, err)
+	found := map[string]bool{}
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), ".go") || strings.HasSuffix(entry.Name(), "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), entry.Name(), nil, 0)
+		require.NoError(t, err)
+		for _, d := range file.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			ast.Inspect(fn, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == "time" && (s.Sel.Name == "Now" || s.Sel.Name == "Since" || s.Sel.Name == "Until") {
+					require.Contains(t, allowed, fn.Name.Name)
+					found[fn.Name.Name] = true
+				}
+				return true
+			})
+		}
+	}
+	require.Len(t, found, len(allowed))
+}
