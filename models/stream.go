@@ -82,6 +82,15 @@ func (s *Store) TakeForwarded(ctx context.Context, replicaID string) ([]Stream, 
 	return waiting, s.classify(err)
 }
 
+// StreamIDs returns the ids of a replica's streams.
+func (s *Store) StreamIDs(ctx context.Context, replicaID string) ([]string, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var ids []string
+	err := s.orm().WithContext(ctx).Model(&Stream{}).Where("replica_id = ?", replicaID).Pluck("id", &ids).Error
+	return ids, s.classify(err)
+}
+
 // LongestStale returns the greatest MaxStaleMs of all streams.
 func (s *Store) LongestStale(ctx context.Context) (int, error) {
 	ctx, cancel := s.bounded(ctx)

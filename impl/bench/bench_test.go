@@ -85,6 +85,20 @@ func BenchmarkRegisterSQLite(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, registerScript(projects), d) })
 }
 
+// BenchmarkFetchPostgres: a fetch by a data plane, for a caller by their credential, of a Get. Every fetch is recorded, and
+// opens an envelope.
+func BenchmarkFetchPostgres(b *testing.B) {
+	database, projects := postgres(b, keyCount)
+	server := startAikeysd(b, database)
+	for _, p := range projects {
+		registerOne(b, server, p)
+	}
+	token := dataPlaneToken(b, database)
+	compare(b, "of-get",
+		func(d time.Duration) float64 { return wrk(b, server.url, getScript(projects), d) },
+		func(d time.Duration) float64 { return wrk(b, server.dataPlane, fetchScript(projects, token), d) })
+}
+
 // BenchmarkMillionKeys: Get and List with a million keys in the table, of the same with a thousand.
 func BenchmarkMillionKeys(b *testing.B) {
 	few, fewProjects := postgres(b, projectCount)
@@ -229,6 +243,20 @@ func getOne(p project, id string) string {
 function init(args) r = wrk.format("GET", "/v1/aikeys/%s", {["Authorization"] = "Bearer %s"}) end
 function request() return r end
 `, id, p.token)
+}
+
+// fetchScript fetches the key of each used project for its owner.
+func fetchScript(projects []project, token string) string {
+	return tokensLua(projects) + fmt.Sprintf(`local requests = {}
+function init(args)
+  math.randomseed(1)
+  for i = 1, #tokens do
+    requests[i] = wrk.format("POST", "/v1/fetch", {["Authorization"] = "Bearer %s", ["Content-Type"] = "application/json"},
+      '{"provider":"openai","credential":"' .. tokens[i] .. '"}')
+  end
+end
+function request() return requests[math.random(1, #tokens)] end
+`, token)
 }
 
 // registerScript registers keys of names never used before.

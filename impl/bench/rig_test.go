@@ -75,6 +75,8 @@ func serveBare(addr string) {
 type process struct {
 	cmd *exec.Cmd
 	url string
+	// dataPlane is the URL of its data-plane API.
+	dataPlane string
 	// ready is how long the process took from its start until it answered ready.
 	ready time.Duration
 }
@@ -105,11 +107,29 @@ func start(b *testing.B, cmd *exec.Cmd, url, readyURL string) *process {
 
 func startAikeysd(b *testing.B, database string) *process {
 	b.Helper()
-	public, ops := freeAddr(b), freeAddr(b)
-	cmd := exec.Command(binary, "serve", "--listen", public, "--ops-listen", ops, "--rate-limit", "1000000",
-		"--sealer", "local:"+filepath.Join(b.TempDir(), "keyset.json"), "--log-level", "warn")
+	return startReplica(b, database, filepath.Join(b.TempDir(), "keyset.json"))
+}
+
+// startReplica starts an aikeysd that shares a keyset with others.
+func startReplica(b *testing.B, database, keyset string) *process {
+	b.Helper()
+	public, dataPlane, ops := freeAddr(b), freeAddr(b), freeAddr(b)
+	cmd := exec.Command(binary, "serve", "--listen", public, "--dataplane-listen", dataPlane, "--ops-listen", ops,
+		"--rate-limit", "1000000", "--sealer", "local:"+keyset, "--log-level", "warn")
 	cmd.Env = []string{"AIKEYS_DATABASE_URL=" + database, "HOME=" + os.Getenv("HOME")}
-	return start(b, cmd, "http://"+public, "http://"+ops+"/readyz")
+	server := start(b, cmd, "http://"+public, "http://"+ops+"/readyz")
+	server.dataPlane = "http://" + dataPlane
+	return server
+}
+
+// dataPlaneToken makes a credential that serves all customers.
+func dataPlaneToken(b *testing.B, database string) string {
+	b.Helper()
+	cmd := exec.Command(binary, "admin", "dataplane", "create", "--name", "bench")
+	cmd.Env = []string{"AIKEYS_DATABASE_URL=" + database}
+	token, err := cmd.Output()
+	require.NoError(b, err)
+	return strings.TrimSpace(string(token))
 }
 
 func startBareEcho(b *testing.B) *process {

@@ -7,13 +7,14 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 
 // StreamEvents opens a stream of changes.
 func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestObject) (gen.StreamEventsResponseObject, error) {
-	var sub feed.Subscription
+	sub := feed.Subscription{Arrived: httpapi.CallFrom(ctx).Started}
 	if at := req.Params.LastEventID; at != nil {
 		resume, err := position("Last-Event-ID", *at)
 		if err != nil {

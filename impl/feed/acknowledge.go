@@ -38,6 +38,9 @@ func (f *Feed) acknowledge(dataPlaneID, streamID string, at models.Position) boo
 		t.acknowledged++
 		t.slowest = max(t.slowest, now-t.seenAt)
 		f.unsaved[t.keyID] = t
+		if t.acknowledged == t.dataPlanes {
+			f.saveNow()
+		}
 	}
 	s.pending = waiting
 	return true

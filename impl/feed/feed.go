@@ -64,6 +64,8 @@ type Feed struct {
 
 	wake    chan struct{}
 	resumes chan struct{} // a place for each stream that reads what it missed
+	// complete says that a receipt may have become so.
+	complete chan struct{}
 	saving  sync.Mutex    // held while receipts are stored: an older count must not come last
 	beating sync.Mutex    // held while this replica says that it lives
 	// beatAt is when this replica last told the others that it lives, on its clock.
@@ -88,7 +90,7 @@ func New(cfg Config) (*Feed, error) {
 	f := &Feed{
 		store: cfg.Store, lease: cfg.Lease, log: cfg.Log, started: time.Now(),
 		house: houseInterval, beatGrace: beatGrace, ackSilence: ackSilence,
-		wake: make(chan struct{}, 1), resumes: make(chan struct{}, maxResumes), turn: make(chan struct{}),
+		wake: make(chan struct{}, 1), resumes: make(chan struct{}, maxResumes), complete: make(chan struct{}, 1), turn: make(chan struct{}),
 		streams: map[string]*Stream{}, departed: map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
 	}
 	f.beatAt.Store(math.MinInt64 / 2) // never

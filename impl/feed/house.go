@@ -40,7 +40,7 @@ func (f *Feed) keepHouse(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		f.forget()
-		for _, chore := range []func(context.Context) error{f.live, f.endUnfit, f.dropDeparted,
+		for _, chore := range []func(context.Context) error{f.live, f.endUnfit, f.dropDeparted, f.dropReplaced,
 			func(ctx context.Context) error { return f.buryDead(ctx, others) }} {
 			if err := chore(ctx); err != nil && ctx.Err() == nil {
 				f.log.DebugContext(ctx, "a chore of the feed failed and is due again", slog.String("error", err.Error()))
@@ -83,8 +83,11 @@ func (f *Feed) beat(ctx context.Context) error {
 	if f.clock()-time.Duration(f.beatAt.Load()) > f.deadAfter() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		for _, s := range f.streams {
-			f.end(s, endBuried)
+		for _, streams := range []map[string]*Stream{f.streams, f.departed} {
+			for _, s := range streams {
+				s.booked = false // nobody has taken its place
+				f.end(s, endBuried)
+			}
 		}
 	}
 	f.beatAt.Store(int64(began))
@@ -149,6 +152,49 @@ func (f *Feed) dropDeparted(ctx context.Context) error {
 		delete(f.departed, id)
 	}
 	return nil
+}
+
+// dropReplaced drops streams that another replica's have taken the place of. What those had yet to acknowledge, the others
+// wait for: that was stored before these went off the books. A replica that others may take for dead can't tell these from
+// streams that they have buried.
+func (f *Feed) dropReplaced(ctx context.Context) error {
+	booked := f.booked()
+	if len(booked) == 0 || !f.mayHeartbeat() {
+		return nil
+	}
+	ids, err := f.store.StreamIDs(ctx, f.replica)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		delete(booked, id)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, s := range booked {
+		if !s.booked {
+			continue // taken for dead meanwhile
+		}
+		f.excuse(s)
+		f.end(s, endReplaced)
+		delete(f.departed, id)
+	}
+	return nil
+}
+
+// booked returns the streams that are on the books.
+func (f *Feed) booked() map[string]*Stream {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	booked := map[string]*Stream{}
+	for _, streams := range []map[string]*Stream{f.streams, f.departed} {
+		for id, s := range streams {
+			if s.booked {
+				booked[id] = s
+			}
+		}
+	}
+	return booked
 }
 
 // buryDead takes the streams of dead replicas off the books when their leases have run out.

@@ -112,12 +112,21 @@ func (f *Feed) saveReceipts(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		case <-f.complete:
 		}
 		err := f.flush(ctx)
 		if (err != nil) != failing && ctx.Err() == nil {
 			failing = err != nil
 			f.log.WarnContext(ctx, "receipts of revocations can't be stored", slog.Bool("now", failing))
 		}
+	}
+}
+
+// saveNow has a tally stored at once that nobody need wait for any more.
+func (f *Feed) saveNow() {
+	select {
+	case f.complete <- struct{}{}:
+	default: // it is due already
 	}
 }
 

@@ -377,3 +377,26 @@ func TestAwaitEndsWithItsTimeItsContextAndTheFeed(t *testing.T) {
 		require.Less(t, time.Since(began), patience)
 	})
 }
+
+// A data plane that moves to another replica, as behind a load balancer, holds up the receipts of neither: the one it left
+// sees that its stream has been carried on, though the connection may seem open still.
+func TestAStreamThatAnotherReplicaCarriesOnHoldsNoReceiptUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, modelstest.EnginePostgres)
+	o := options{lease: time.Minute, house: 50 * time.Millisecond}
+	left, next := w.replica(o), w.replica(o)
+	m := left.join(request{maxStale: time.Minute})
+	pending := left.revoke()
+	w.eventually("both have read it", func() bool {
+		return feed.Holds(left.Feed, pending.RevocationTx) && feed.Holds(next.Feed, pending.RevocationTx)
+	})
+	back := next.join(request{dataPlane: m.id, previous: m.session(), resume: m.hear(pending).id, maxStale: time.Minute})
+	w.eventually("the replica it left knows", func() bool { return feed.Streams(left.Feed) == 0 })
+	require.True(t, left.await(pending, patience).Complete, "it had acted on it, as its position says")
+
+	k := left.revoke()
+	back.heed(k, next)
+	got := left.await(k, patience)
+	require.True(t, got.Complete)
+	require.Equal(t, 1, got.DataPlanes)
+}

@@ -49,6 +49,8 @@ type Subscription struct {
 	Resume *models.Position
 	// MaxStale is how much longer than its lease the data plane serves while nobody answers.
 	MaxStale time.Duration
+	// Arrived is when the request for it did, by a clock that nothing steps. Zero is now.
+	Arrived time.Time
 }
 
 // Stream is one connection of a data plane.
@@ -64,6 +66,7 @@ type Stream struct {
 
 	// The rest is the feed's, under its lock.
 	heardAt time.Duration // when it last acknowledged anything
+	booked  bool          // whether its row is in the database, until another stream takes its place
 	until   time.Duration // of one that has ended: when its lease has run out
 	pending []*tally
 }
@@ -75,6 +78,9 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 		queue: make(chan []byte, queueLength), gone: make(chan struct{}), heardAt: f.clock(),
 	}
 	arrived := s.heardAt
+	if !sub.Arrived.IsZero() {
+		arrived -= time.Since(sub.Arrived)
+	}
 	if err := f.ensureAlive(ctx); err != nil {
 		return nil, err
 	}
@@ -126,6 +132,7 @@ func (f *Feed) replace(s *Stream, previous string) bool {
 		s.pending, old.pending = append(s.pending, old.pending...), nil
 		delete(f.departed, previous)
 	}
+	s.booked = true
 	if f.streams[s.id] == nil {
 		f.depart(s) // anew, as its row may have come after it had been dropped
 		return false
@@ -194,14 +201,23 @@ func (s *Stream) write(control *http.ResponseController, w http.ResponseWriter, 
 			return err
 		}
 		if more == 0 {
-			return control.Flush()
+			return flush(control)
 		}
 		select {
 		case message = <-s.queue:
 		default:
-			return control.Flush()
+			return flush(control)
 		}
 	}
+}
+
+// flush sends what was written. The deadline is lifted for the time until the next message: over HTTP/2 one that passes ends
+// the stream, though there be nothing to write.
+func flush(control *http.ResponseController) error {
+	if err := control.Flush(); err != nil {
+		return err
+	}
+	return control.SetWriteDeadline(time.Time{})
 }
 
 func (f *Feed) leave(s *Stream) {
