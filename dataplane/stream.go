@@ -28,6 +28,7 @@ var (
 	errQuiet    = errors.New("no message came for too long")
 	errTurned   = errors.New("the control plane turns the stream away for now")
 	errSession  = errors.New("the control plane no longer knows the stream")
+	errResume   = errors.New("the control plane does not understand what the stream should carry on")
 	errNotFirst = fmt.Errorf("stream: %w: hello must come first, and once", errGarbage)
 )
 
@@ -70,6 +71,9 @@ func (r *Resolver) noteEnd(ctx context.Context, err error) {
 	r.channelMu.Lock()
 	was := r.channel
 	r.channel.connected, r.channel.unauthenticated, r.channel.failing = false, refused, true
+	if errors.Is(err, errResume) { // it came from who knows whom: begin anew
+		r.channel.session, r.channel.position = "", ""
+	}
 	r.channelMu.Unlock()
 	switch {
 	case ctx.Err() != nil:
@@ -151,6 +155,8 @@ func checkStream(response *http.Response) error {
 		return ErrDataPlaneUnauthenticated
 	case response.StatusCode == http.StatusTooManyRequests:
 		return errTurned
+	case response.StatusCode == http.StatusBadRequest:
+		return errResume
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("stream: it answers %d", response.StatusCode)
 	case kind != "text/event-stream":
@@ -223,6 +229,7 @@ func (s *session) hello(m *gen.StreamMessage) error {
 	if !s.resumes {
 		s.r.store.dropAll()
 	}
+	s.r.health.heard(s.r.clock.Now()) // before changes come that may have to be asked about
 	s.r.term.Store(int64(s.term))
 	s.r.channelMu.Lock()
 	defer s.r.channelMu.Unlock()
@@ -247,6 +254,9 @@ func (s *session) heartbeat(m *gen.StreamMessage, id string) error {
 		s.r.leaseEnd.Store(int64(end))
 	}
 	s.beats = true
+	if within := m.AcknowledgeWithinMs; within != nil {
+		s.acks.within.Store(int64(milliseconds(int64(*within), time.Minute)))
+	}
 	s.acks.note(id, s.urgent)
 	s.urgent = false
 	return nil

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,7 +35,6 @@ type planes struct {
 // plane is one data plane's stream.
 type plane struct {
 	session, ackURL, token string
-	within                 time.Duration
 	tail                   []byte // what was read last and may be half a line
 	owes                   bool   // whether it has heard what is wanted and not acknowledged it
 	told                   bool
@@ -42,7 +42,7 @@ type plane struct {
 
 var (
 	helloSession = regexp.MustCompile(`"session_id":"(\w+)"`)
-	helloWithin  = regexp.MustCompile(`"acknowledge_within_ms":(\d+)`)
+	ackWithin    = regexp.MustCompile(`"acknowledge_within_ms":(\d+)`)
 	streamID     = regexp.MustCompile(`(?m)^id: (\S+)$`)
 )
 
@@ -55,6 +55,7 @@ func connectPlanes(b *testing.B, servers []*process, token string, count int) *p
 		p.connect(b, servers[i%len(servers)], token)
 	}
 	stop, done := make(chan struct{}), make(chan struct{})
+	threads := runtime.GOMAXPROCS(8) // the reader waits in the kernel, and must not wait for a processor of Go's besides
 	go p.follow(stop, done)
 	b.Cleanup(func() {
 		close(stop)
@@ -63,6 +64,7 @@ func connectPlanes(b *testing.B, servers []*process, token string, count int) *p
 			_ = syscall.Close(int(fd))
 		}
 		_ = syscall.Close(epoll)
+		runtime.GOMAXPROCS(threads)
 	})
 	return p
 }
@@ -83,10 +85,8 @@ func (p *planes) connect(b *testing.B, server *process, token string) {
 		require.NoError(b, err, string(text))
 		text = append(text, buffer[:n]...)
 	}
-	session, within := helloSession.FindSubmatch(text), helloWithin.FindSubmatch(text)
+	session := helloSession.FindSubmatch(text)
 	require.NotNil(b, session, string(text))
-	ms, err := strconv.Atoi(string(within[1]))
-	require.NoError(b, err)
 	tcp, isTCP := conn.(*net.TCPConn)
 	require.True(b, isTCP)
 	file, err := tcp.File()
@@ -95,7 +95,7 @@ func (p *planes) connect(b *testing.B, server *process, token string) {
 	fd, err := syscall.Dup(int(file.Fd()))
 	require.NoError(b, err)
 	require.NoError(b, syscall.SetNonblock(fd, true))
-	p.all[int32(fd)] = &plane{session: string(session[1]), ackURL: server.dataPlane + "/v1/acknowledgements", token: token, within: time.Duration(ms) * time.Millisecond}
+	p.all[int32(fd)] = &plane{session: string(session[1]), ackURL: server.dataPlane + "/v1/acknowledgements", token: token}
 	require.NoError(b, syscall.EpollCtl(p.epoll, syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(fd)}))
 }
 
@@ -157,13 +157,17 @@ func (p *planes) read(s *plane, text []byte, now time.Time) {
 			close(p.complete)
 		}
 	}
-	found := streamID.FindSubmatch(text)
-	if found == nil || !s.owes {
+	if !s.owes {
 		return
 	}
+	found, within := streamID.FindSubmatch(text), ackWithin.FindSubmatch(text)
+	if found == nil || within == nil {
+		return
+	}
+	ms, _ := strconv.Atoi(string(within[1]))
 	s.owes, s.tail = false, nil
 	body := fmt.Sprintf(`{"session_id":%q,"position":%q}`, s.session, found[1])
-	time.AfterFunc(time.Duration(rand.Int64N(int64(s.within)+1)), func() { p.acknowledge(s, body) })
+	time.AfterFunc(time.Duration(rand.IntN(ms+1))*time.Millisecond, func() { p.acknowledge(s, body) })
 }
 
 func (p *planes) acknowledge(s *plane, body string) {

@@ -66,8 +66,8 @@ type Feed struct {
 	resumes chan struct{} // a place for each stream that reads what it missed
 	// complete says that a receipt may have become so.
 	complete chan struct{}
-	saving  sync.Mutex    // held while receipts are stored: an older count must not come last
-	beating sync.Mutex    // held while this replica says that it lives
+	saving   sync.Mutex // held while receipts are stored: an older count must not come last
+	beating  sync.Mutex // held while this replica says that it lives
 	// beatAt is when this replica last told the others that it lives, on its clock.
 	beatAt atomic.Int64
 

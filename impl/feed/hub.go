@@ -43,7 +43,13 @@ func (f *Feed) heartbeat() []byte {
 		return nil
 	}
 	f.told = f.readAt
-	return heartbeatFrame(f.position, f.readAt)
+	return heartbeatFrame(f.position, f.readAt, f.acknowledgeWithin())
+}
+
+// acknowledgeWithin is the time, in milliseconds, over which data planes spread their acknowledgements of a revocation: one a
+// millisecond comes to each replica, but none so late that leases have run out before.
+func (f *Feed) acknowledgeWithin() int {
+	return min(len(f.streams), int(f.lease.Milliseconds())/2)
 }
 
 func (f *Feed) mayHeartbeat() bool {
@@ -92,7 +98,7 @@ func (f *Feed) expel(now models.Position, began time.Duration) {
 	defer f.mu.Unlock()
 	f.takeOver(now, began)
 	f.tallies, f.unsaved = map[string]*tally{}, map[string]*tally{}
-	last := slices.Concat(resetFrame(), heartbeatFrame(now, 0)) // a position to resume from, which extends no lease
+	last := slices.Concat(resetFrame(), heartbeatFrame(now, 0, 0)) // a position to resume from, which extends no lease
 	for _, s := range f.streams {
 		s.last = last
 		f.end(s, endRestored)
@@ -160,10 +166,11 @@ func changeFrame(c models.Change) []byte {
 	})
 }
 
-func heartbeatFrame(position models.Position, at time.Duration) []byte {
+func heartbeatFrame(position models.Position, at time.Duration, within int) []byte {
 	text := append([]byte("id: "), position.String()...)
 	text = append(text, "\nevent: heartbeat\ndata: {\"type\":\"heartbeat\",\"clock_ms\":"...)
-	return append(strconv.AppendInt(text, at.Milliseconds(), 10), "}\n\n"...)
+	text = append(strconv.AppendInt(text, at.Milliseconds(), 10), ",\"acknowledge_within_ms\":"...)
+	return append(strconv.AppendInt(text, int64(within), 10), "}\n\n"...)
 }
 
 func resetFrame() []byte { return frame(gen.StreamMessage{Type: "reset"}) }

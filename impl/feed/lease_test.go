@@ -21,7 +21,7 @@ func TestHelloSaysWhatTheLeaseNeeds(t *testing.T) {
 		require.Len(t, *all[0].SessionID, 26)
 		require.Len(t, *all[0].ReplicaID, 26)
 		require.Equal(t, 700, *all[0].LeaseMs)
-		require.Zero(t, *all[0].AcknowledgeWithinMs, "of one stream")
+		require.Equal(t, 1, *all[0].AcknowledgeWithinMs, "of one stream")
 		require.Equal(t, "heartbeat", all[1].Type)
 		require.False(t, c.when(*all[1].ClockMs).After(all[1].at), "what is told was read before")
 		require.Empty(t, all[0].id)

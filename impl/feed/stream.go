@@ -24,8 +24,6 @@ const (
 	maxBacklog = 1_000
 	// maxResumes is how many streams read their backlog at once.
 	maxResumes = 4
-	// streamsPerMs is how many acknowledgements a replica is sent each millisecond, when all come at once.
-	streamsPerMs = 2
 )
 
 // Why streams end.
@@ -105,7 +103,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	if !f.replace(s, sub.Previous) {
 		return nil, fmt.Errorf("%w: the stream ended before it began", models.ErrUnavailable)
 	}
-	s.first = slices.Concat(s.hello(arrived, within), backlog, heartbeatFrame(start, readAt))
+	s.first = slices.Concat(s.hello(arrived, within), backlog, heartbeatFrame(start, readAt, within))
 	return s, nil
 }
 
@@ -117,7 +115,7 @@ func (f *Feed) join(s *Stream) (start models.Position, readAt time.Duration, wit
 		return start, 0, 0, fmt.Errorf("%w: no changes are read", models.ErrUnavailable)
 	}
 	f.streams[s.id] = s
-	return f.position, f.readAt, min(len(f.streams)/streamsPerMs, 1000), nil
+	return f.position, f.readAt, f.acknowledgeWithin(), nil
 }
 
 // replace ends the stream that this one carries on, takes over what that had yet to acknowledge, which is in this one's
