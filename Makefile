@@ -27,7 +27,8 @@ test-go: ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 
 bench: ## Measure the service against its machine, as ratios in one run (BENCH=regexp)
 	@tools/deps.sh postgres wrk
-	@go test -run='^$$' -bench='$(or $(BENCH),.)' -benchtime=1x -timeout=60m ./impl/bench
+	@go test -run='^$$' -bench='$(or $(BENCH),.)' -benchtime=1x -timeout=60m ./impl/bench ./dataplane/gateway
+	@go test -run='^$$' -bench='$(or $(BENCH),.)' ./dataplane
 
 fuzz: ## Run each fuzz target for FUZZTIME (5s)
 	@FUZZTIME=$(or $(FUZZTIME),5s) tools/fuzz.sh
