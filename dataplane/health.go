@@ -43,6 +43,13 @@ func (h *health) end(sent, now time.Duration, failure error) {
 	}
 }
 
+// heard notes that the control plane has answered otherwise: requests are worth a try again.
+func (h *health) heard(now time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.silent, h.answered, h.failure = now, now, nil
+}
+
 // down returns why there is no use in asking now; nil if there is. That requests hang counts only if there is no lease
 // either: while heartbeats come, they are merely slow.
 func (h *health) down(now time.Duration, leased bool) error {

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A lease outlasts a cut of 0.2 s: no request is refused, and a revocation that the data plane misses is told later.
+func TestAShortCutOfTheLinkCostsNoRequest(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, sqliteURL(t), 1)
+	links, planes := s.planes(0, 5*time.Second)
+	for _, reset := range []bool{true, false} {
+		for i, p := range planes {
+			// A lease that is about to be extended might not last as long as the cut.
+			require.Eventually(t, func() bool { return p.resolver.Status().LeaseRemaining > 800*time.Millisecond }, patience, time.Millisecond)
+			began := time.Now()
+			links[i].cut(reset)
+			time.Sleep(200 * time.Millisecond) // the cut
+			links[i].up()
+			ended := time.Now()
+			require.Eventually(t, func() bool { return p.resolver.Status().Connected }, patience, time.Millisecond)
+			require.Less(t, time.Since(ended), back)
+			time.Sleep(time.Until(ended.Add(back))) // what there is to see shows within that time
+			p.requireServed(began, time.Now())
+		}
+	}
+	for i, p := range planes {
+		links[i].cut(true)
+		revoked := s.owner(s.at(0)).revoke(t, s.newest, "0s")
+		links[i].up()
+		p.awaitKey(s.older)
+		p.requireNone(s.newest, revoked.answered.Add(lease+margin), revoked.answered)
+		p.requireServed(revoked.sent, time.Now())
+		s.newest = s.add(false)
+		p.awaitKey(s.newest)
+		for _, other := range planes {
+			other.awaitKey(s.newest)
+		}
+	}
+}
+
+// What takes long to arrive prolongs no lease by that: a slow link costs no request, and the bound stays what it is.
+func TestASlowLinkCostsNoRequestAndKeepsTheBound(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, sqliteURL(t), 1)
+	links, planes := s.planes(0, 5*time.Second)
+	for _, l := range links {
+		l.delay.Store(int64(100 * time.Millisecond))
+	}
+	began := time.Now()
+	require.Eventually(t, func() bool { return time.Since(began) > 2*lease }, patience, 10*time.Millisecond) // leases are slow by now
+	revoked := s.owner(s.at(0)).revoke(t, s.newest, "10s")
+	require.Equal(t, "complete", revoked.State)
+	for _, p := range planes {
+		p.awaitKey(s.older)
+		p.requireNone(s.newest, revoked.answered, revoked.sent)
+		p.requireServed(began, time.Now())
+	}
+}
+
+// 2 s are longer than a lease: a gateway without a grace refuses from its lease's end until the link is back.
+func TestALinkThatIsCutForTwoSecondsCostsWhatTheLeaseForces(t *testing.T) {
+	t.Parallel()
+	for _, reset := range []bool{true, false} {
+		t.Run(fmt.Sprintf("reset %v", reset), func(t *testing.T) {
+			s := newScene(t, sqliteURL(t), 1)
+			links, planes := s.planes(0, 5*time.Second)
+			began := time.Now()
+			var covered []time.Time
+			for i, l := range links {
+				l.cut(reset)
+				covered = append(covered, planes[i].covered())
+			}
+			revoked := s.owner(s.at(0)).revoke(t, s.newest, "0s")
+			require.Equal(t, "pending", revoked.State)
+			time.Sleep(time.Until(began.Add(2 * time.Second))) // the cut
+			for _, l := range links {
+				l.up()
+			}
+			ended := time.Now()
+			time.Sleep(time.Until(ended.Add(back + 200*time.Millisecond)))
+			for i, p := range planes {
+				p.awaitKey(s.older)
+				p.requireNone(s.newest, revoked.answered.Add(p.bound()+margin), revoked.answered)
+				p.requireServed(began, time.Now(), window{covered[i], ended.Add(back)})
+			}
+			planes[0].requireRefused(covered[0].Add(margin), ended)
+			planes[1].requireServed(began, time.Now())
+		})
+	}
+}
+
+// awaitComplete waits until a receipt is complete, which it must be by a time, and returns when it was known to be.
+func awaitComplete(t *testing.T, owner people, key string, by time.Time) time.Time {
+	t.Helper()
+	for {
+		asked := time.Now()
+		if owner.receipt(t, key).State == "complete" {
+			return time.Now()
+		}
+		require.Less(t, asked.Sub(by), time.Second, "it is not complete by its time")
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// rounding is that of times in answers, and the difference between two readings of a clock.
+const rounding = 5 * time.Millisecond
+
+// A link that is half open: nothing says that it is gone. The receipt of a revocation is pending until the leases have
+// run out, and complete then; by then no request is served with the key.
+func TestARevocationOverAHalfOpenLinkIsBoundAndItsReceiptSaysSo(t *testing.T) {
+	t.Parallel()
+	for _, lose := range []bool{false, true} {
+		t.Run(fmt.Sprintf("connections lost %v", lose), func(t *testing.T) {
+			s := newScene(t, sqliteURL(t), 1)
+			links, planes := s.planes(0, 2*time.Second)
+			owner := s.owner(s.at(0))
+			began := time.Now()
+			var covered []time.Time
+			for i, l := range links {
+				l.darken(lose)
+				covered = append(covered, planes[i].covered())
+			}
+			revoked := owner.revoke(t, s.newest, "0s")
+			require.Equal(t, "pending", revoked.State)
+			require.Equal(t, 2, revoked.DataPlanes)
+			require.WithinDuration(t, revoked.answered.Add(lease+2*time.Second), *revoked.CompleteBy, 500*time.Millisecond)
+			awaited := make(chan revocation, 1)
+			go func() {
+				again, err := owner.tryRevoke(t.Context(), s.newest, "10s")
+				if err != nil {
+					t.Errorf("the second revoke: %v", err)
+				}
+				awaited <- again
+			}()
+			complete := awaitComplete(t, owner, s.newest, *revoked.CompleteBy)
+			require.False(t, complete.Before(revoked.CompleteBy.Add(-rounding)), "nobody has acknowledged it")
+			again := <-awaited
+			require.Equal(t, "complete", again.State)
+			require.False(t, again.answered.Before(revoked.CompleteBy.Add(-rounding)))
+			t.Logf("complete_by was %+d ms, it was complete at %+d ms", revoked.CompleteBy.Sub(revoked.answered).Milliseconds(),
+				again.answered.Sub(revoked.answered).Milliseconds())
+			if again.answered.Before(complete) {
+				complete = again.answered
+			}
+			time.Sleep(500 * time.Millisecond) // so that there is something to see after it
+			for _, l := range links {
+				l.up()
+			}
+			ended := time.Now()
+			for i, p := range planes {
+				p.awaitKey(s.older)
+				p.requireNone(s.newest, revoked.answered.Add(p.bound()+margin), revoked.answered)
+				p.requireNone(s.newest, complete, revoked.answered)
+				p.requireServed(began, time.Now(), window{covered[i], ended.Add(back)})
+			}
+			time.Sleep(time.Until(ended.Add(back)))
+			require.Equal(t, http.StatusOK, planes[0].awaitKey(s.older).status)
+		})
+	}
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models/modelstest"
+)
+
+// streaming returns the process that has the only stream there is, and one that has none.
+func (s *scene) streaming() (with, without *replica) {
+	s.t.Helper()
+	require.Eventually(s.t, func() bool {
+		with, without = nil, nil
+		for i := range s.addresses() {
+			if r := s.at(i); r.streams() {
+				with = r
+			} else {
+				without = r
+			}
+		}
+		return with != nil && without != nil
+	}, patience, 10*time.Millisecond, "nobody has the stream")
+	return with, without
+}
+
+// A replica is killed right after another has answered a revocation; in one case it could not even have told its data
+// planes of it before. They resume at the replicas that are left and miss nothing.
+func TestAReplicaThatIsKilledWithEventsInFlightLosesNone(t *testing.T) {
+	t.Parallel()
+	for _, frozen := range []bool{false, true} {
+		t.Run(fmt.Sprintf("frozen before %v", frozen), func(t *testing.T) {
+			s := newScene(t, modelstest.Postgres(t), 3)
+			_, planes := s.planes(0)
+			p := planes[0]
+			with, without := s.streaming()
+			owner := s.owner(without)
+			began := time.Now()
+			if frozen {
+				require.NoError(t, with.cmd.Process.Signal(syscall.SIGSTOP))
+			}
+			revoked := owner.revoke(t, s.newest, "0s")
+			killed := time.Now()
+			s.end(with, syscall.SIGKILL)
+			require.Equal(t, 1, revoked.DataPlanes)
+			complete := owner.revoke(t, s.newest, "10s")
+			require.Equal(t, "complete", complete.State)
+			t.Logf("the receipt was complete after %v", complete.answered.Sub(revoked.answered).Round(time.Millisecond))
+			p.awaitKey(s.older)
+			require.Eventually(t, func() bool { return p.resolver.Status().Connected }, patience, 5*time.Millisecond)
+			p.requireNone(s.newest, revoked.answered.Add(lease+margin), revoked.answered)
+			p.requireNone(s.newest, complete.answered, revoked.answered)
+			// It is healthy again: what comes next is told at once, by another.
+			last := owner.revoke(t, s.older, "10s")
+			p.requireServed(began, last.sent, window{killed.Add(-margin), killed.Add(back)})
+			require.Equal(t, "complete", last.State)
+			p.awaitStatus(http.StatusForbidden)
+			p.requireRefused(last.answered, time.Now())
+		})
+	}
+}
+
+// A control plane that is stopped and started anew: with a grace no request is refused, without one none but while it
+// is away.
+func TestARestartOfTheControlPlaneCostsNoMoreThanItsAbsence(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, sqliteURL(t), 1)
+	_, planes := s.planes(0, 5*time.Second)
+	began := time.Now()
+	s.end(s.at(0), syscall.SIGTERM)
+	stopped := time.Now()
+	time.Sleep(1500 * time.Millisecond) // it is away for longer than a lease
+	s.start()
+	started := time.Now()
+	t.Logf("it took %v to stop, and was away for %v", stopped.Sub(began).Round(time.Millisecond),
+		started.Sub(stopped).Round(time.Millisecond))
+	for _, p := range planes {
+		p.awaitKey(s.newest)
+	}
+	time.Sleep(time.Until(started.Add(back)))
+	planes[0].requireServed(began, time.Now(), window{began.Add(lease / 2), started.Add(back)})
+	planes[1].requireServed(began, time.Now())
+	s.requireHealthy(planes)
+}
+
+// requireHealthy revokes the newest key and sees that all is as without faults: no plane serves it once the receipt is
+// complete, and none refuses a request.
+func (s *scene) requireHealthy(planes []*plane) {
+	s.t.Helper()
+	for _, p := range planes {
+		require.Eventually(s.t, func() bool { return p.resolver.Status().Leased }, patience, 5*time.Millisecond)
+	}
+	began := time.Now()
+	revoked := s.owner(s.at(0)).revoke(s.t, s.newest, "20s")
+	require.Equal(s.t, "complete", revoked.State)
+	for _, p := range planes {
+		p.awaitKey(s.older)
+		p.requireNone(s.newest, revoked.answered, revoked.sent)
+		p.requireServed(began, time.Now())
+	}
+}
+
+// A gateway that is killed holds nothing when it starts again, and asks; one that finds no control plane when it starts
+// refuses until there is one.
+func TestAGatewayThatIsStartedAnewServesWhatIsSoNow(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, sqliteURL(t), 1)
+	l := s.link()
+	environ := []string{
+		"AIKEYS_GATEWAY_LISTEN=127.0.0.1:0", "AIKEYS_GATEWAY_OPS_LISTEN=127.0.0.1:0", "AIKEYS_GATEWAY_MAX_STALE=5s",
+		"AIKEYS_GATEWAY_CONTROL_PLANE=" + l.url, "AIKEYS_GATEWAY_TOKEN_FILE=" + tokenFile(t, s.edge()),
+		"AIKEYS_GATEWAY_UPSTREAM=openai=" + s.provider.URL + "/v1",
+	}
+	cmd, first := launchGateway(t, programPath(t, "aikeys-gateway"), environ)
+	before := check(t, "the first", first.url, s.alice, pace)
+	before.awaitKey(s.newest)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	before.stop()
+	revoked := s.owner(s.at(0)).revoke(t, s.newest, "0s")
+	require.Equal(t, "pending", revoked.State, "what was killed might have been cut off, and serve")
+
+	began := time.Now()
+	_, second := launchGateway(t, programPath(t, "aikeys-gateway"), environ)
+	ready := time.Now()
+	after := check(t, "the second", second.url, s.alice, pace)
+	after.awaitKey(s.older)
+	after.requireServed(ready, time.Now())
+	after.requireNone(s.newest, revoked.answered, revoked.answered)
+	t.Logf("it was ready after %v", ready.Sub(began).Round(time.Millisecond))
+	awaitComplete(t, s.owner(s.at(0)), s.newest, *revoked.CompleteBy)
+
+	l.cut(true)
+	third := startGateway(t, environ)
+	alone := check(t, "the third", third.url, s.alice, pace)
+	alone.awaitStatus(http.StatusServiceUnavailable)
+	require.Equal(t, http.StatusServiceUnavailable, third.readyz().status)
+	alone.requireRefused(time.Time{}, time.Now())
+	l.up()
+	restored := time.Now()
+	alone.awaitKey(s.older)
+	third.awaitReady()
+	time.Sleep(time.Until(restored.Add(back)))
+	alone.awaitKey(s.older)
+	alone.requireServed(restored, time.Now(), window{restored, restored.Add(back)})
+	alone.stop()
+	require.Equal(t, exitOK, third.end())
+}
+
+// A receipt waits for a data plane once: when its stream is carried on at another replica, the old one is off the books.
+func TestAReceiptWaitsForNoStreamThatWentOnElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, modelstest.Postgres(t), 2)
+	to := s.at(0)
+	l := newLink(t, func() []string { return []string{strings.TrimPrefix(to.dataplane, "http://")} })
+	p := s.plane(l, 20*time.Second)
+	l.cut(true)
+	to = s.at(1)
+	l.up()
+	require.Eventually(t, func() bool { return s.at(1).streams() && !s.at(0).streams() }, patience, 5*time.Millisecond)
+	revoked := s.owner(s.at(1)).revoke(t, s.newest, "15s")
+	require.Equal(t, "complete", revoked.State)
+	t.Logf("the receipt was complete after %v", revoked.answered.Sub(revoked.sent).Round(time.Millisecond))
+	require.Less(t, revoked.answered.Sub(revoked.sent), 5*time.Second)
+	require.Equal(t, 1, revoked.DataPlanes)
+	p.awaitKey(s.older)
+}
