@@ -21,8 +21,8 @@ func (p *program) adminCommand() *cobra.Command {
 		Short:   "Manage members, API keys and data planes, straight in the database",
 		GroupID: groupOperate,
 		Long: `Manages the members of projects, their API keys, and the credentials of data planes, straight in the database: whoever
-may read the database's URL is trusted. The service need not run; if it does, an act holds from the next request on.
-Every act on a project is recorded in its events.`,
+may read the database's URL is trusted. The service need not run; if it does, an act holds from its next request on,
+and at gateways within a second. Every act on a project is recorded in its events.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
   (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)`,

@@ -93,7 +93,8 @@ func (p *program) memberRemoveCommand() *cobra.Command {
 	return p.newAdmin(&cobra.Command{
 		Use:   "remove",
 		Short: "Take a member out of a project",
-		Long: `Takes a member out of a project. Their API keys open the project no more, and their own provider keys serve nobody.
+		Long: `Takes a member out of a project. Their API keys open the project no more, and their own provider keys serve nobody:
+at the API from the next request on, at gateways within a second.
 The last owner can't be removed.`,
 		Example: `  aikeysd admin member remove --customer acme --project chat --user bob`,
 	}, adminSpec{user: required, act: func(ctx context.Context, a *admin) error {

@@ -147,7 +147,7 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 	return p.newAdmin(&cobra.Command{
 		Use:     "revoke",
 		Short:   "Revoke an API key",
-		Long:    `Revokes an API key for good. Servers that run refuse it from the next request on.`,
+		Long:    `Revokes an API key for good. Servers refuse it from the next request on, gateways within a second.`,
 		Example: `  aikeysd admin token revoke --customer acme --project chat --id 01JD8Q6Z3V8M2T5K7N9R4W1XYZ`,
 	}, adminSpec{flags: func(flags *pflag.FlagSet) {
 		flags.StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")

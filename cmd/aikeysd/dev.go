@@ -42,8 +42,8 @@ It is for development alone: it listens on this machine only, and refuses produc
 			return p.dev(cmd.Context(), cfg, data, devGatewayConfig{listen: gatewayListen, upstreams: destinations})
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "data", "folder for the database, the keyset and the session; made if it is missing")
-	cmd.Flags().StringVar(&gatewayListen, "gateway-listen", "127.0.0.1:8090", "host:`port` of the gateway, where inference requests go")
+	cmd.Flags().StringVar(&data, "data", "data", "`folder` for the database, the keyset and the session; made if it is missing")
+	cmd.Flags().StringVar(&gatewayListen, "gateway-listen", "127.0.0.1:8090", "`host:port` of the gateway, where inference requests go")
 	cmd.Flags().StringArrayVar(&upstreams, "upstream", nil, "`provider=URL`: send a provider's requests, and keys, elsewhere; give it again for more")
 	cfg.AddFlags(cmd.Flags(), devSettings()...)
 	return cmd

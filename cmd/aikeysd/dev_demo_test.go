@@ -89,7 +89,7 @@ func TestTheVerdictIsByWhatWasServedAfterTheReceipt(t *testing.T) {
 }
 
 func TestBarsAreAsLongAsTimes(t *testing.T) {
-	const longest = 44 * time.Millisecond
+	const longest = maxBar * time.Millisecond
 	require.Empty(t, bar(-time.Millisecond, longest))
 	require.Equal(t, "▏", bar(0, longest))
 	require.Equal(t, "█", bar(time.Millisecond, longest))

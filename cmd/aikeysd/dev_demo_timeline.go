@@ -27,8 +27,8 @@ const (
 	reset  = "\x1b[0m"
 )
 
-// maxBar is the length of the longest bar.
-const maxBar = 44
+// maxBar is the length of the longest bar: with it, lines fit a terminal of 80 columns.
+const maxBar = 22
 
 // introduce says what there is.
 func (st *stage) introduce() error {
