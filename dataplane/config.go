@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -23,6 +24,8 @@ const (
 type Config struct {
 	// ControlPlane is the URL of the data-plane API, such as http://127.0.0.1:8081.
 	ControlPlane string
+	// Insecure lets it be plain http beyond this machine, which carries keys in clear: only inside an encrypted network.
+	Insecure bool
 	// Token returns the data plane's own credential, dp_…. It is asked anew for each request, so that a file may be
 	// rotated, and must be quick.
 	Token func() string
@@ -59,6 +62,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	target, err := url.Parse(cfg.ControlPlane)
 	ok := err == nil && (target.Scheme == "http" || target.Scheme == "https") && target.Host != ""
 	check(ok, "ControlPlane: must be an http or https URL") // which is not repeated: it may hold a password
+	check(!ok || target.Scheme == "https" || cfg.Insecure || isLoopback(target.Hostname()),
+		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: may hold no user or password")
 	check(cfg.Token != nil, "Token: is required")
 	check(cfg.CacheSize >= 0, "CacheSize: %d is negative", cfg.CacheSize)
@@ -80,6 +85,12 @@ func (cfg Config) withDefaults() (Config, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return cfg, nil
+}
+
+// isLoopback tells names of this very machine.
+func isLoopback(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && address.IsLoopback()
 }
 
 func orDefault[T comparable](value, fallback T) T {

@@ -72,6 +72,16 @@ func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
 	return all, s.classify(err)
 }
 
+// UnknownCustomers returns those of the customers that have no project.
+func (s *Store) UnknownCustomers(ctx context.Context, customers []string) ([]string, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var known []string
+	err := s.orm().WithContext(ctx).Model(&Project{}).Where("customer_id IN ?", customers).Distinct().Pluck("customer_id", &known).Error
+	unknown := slices.DeleteFunc(slices.Clone(customers), func(id string) bool { return slices.Contains(known, id) })
+	return unknown, s.classify(err)
+}
+
 // LiveDataPlanes returns those of the ids whose credential is good at a time.
 func (s *Store) LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]string, error) {
 	ctx, cancel := s.bounded(ctx)

@@ -67,6 +67,13 @@ or a secret store; notes go to standard error. It is shown this once. Give each 
 		if made.Customers == nil {
 			a.Note("WARNING: no --customer was given, so whoever has this credential can fetch the keys of ALL customers")
 		}
+		unknown, err := a.store.UnknownCustomers(ctx, customers)
+		if err != nil {
+			return err
+		}
+		for _, customer := range unknown {
+			a.Note("NOTE: there is no project of customer %s yet; is it spelled right?", customer)
+		}
 		a.Note("Credential %s of data plane %s for %s in %s; expires: %s. It is shown this once.",
 			made.ID, made.Name, served(made), databaseName(a.cfg.DatabaseURL), moment(made.ExpiresAt))
 		return a.Say("%s", text)

@@ -72,6 +72,15 @@ func TestADataPlaneWithoutCustomersIsToldToServeAll(t *testing.T) {
 	require.Regexp(t, ` edge-2 +acme,globex,initech `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
 }
 
+func TestACustomerWhoHasNoProjectIsPointedOut(t *testing.T) {
+	environ := newEnviron(t)
+	newOwnerAfter(t, environ)
+	got := aikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme,acmee")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stderr, "no project of customer acmee yet")
+	require.NotContains(t, got.stderr, "no project of customer acme yet")
+}
+
 func TestNamesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -166,7 +167,9 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 		slog.String("request_id", call.ID), slog.String("operation", operation), slog.Int("status", status),
 		slog.Duration("took", took.Round(time.Microsecond)), slog.String("source_ip", call.SourceIP),
 	}
-	if who := call.Principal; who.UserID != "" {
+	if who := call.Principal; who.Method == session.MethodDataPlane {
+		attrs = append(attrs, slog.String("data_plane_id", who.TokenID))
+	} else if who.UserID != "" {
 		attrs = append(attrs, slog.String("customer_id", who.CustomerID), slog.String("user_id", who.UserID), slog.String("token_id", who.TokenID))
 	}
 	if call.Err != nil && tellsCause(status) {
