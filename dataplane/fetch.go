@@ -22,6 +22,12 @@ const (
 	maxValid = 100 * 365 * 24 * time.Hour
 )
 
+// issuerUnavailable is the problem of session tokens that can't be checked. It says nothing of the control plane: else
+// strangers with made-up ones would keep everybody from it.
+const issuerUnavailable = "issuer-unavailable"
+
+var errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)
+
 var errSilent = fmt.Errorf("%w: it does not answer", ErrUnavailable)
 
 // unreachable is a failure that says something of the control plane, not of this request: others need not try now.
@@ -122,14 +128,18 @@ func (r *Resolver) post(
 
 // read makes an entry of an answer.
 func (r *Resolver) read(req Request, status int, body []byte) (*entry, Position, error) {
-	switch status {
-	case http.StatusOK:
+	if status == http.StatusOK {
 		return readKey(req, body)
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return nil, Position{}, unreachable{fmt.Errorf("it answers %d", status)}
 	}
 	var problem gen.Problem
 	_ = json.Unmarshal(body, &problem) // what is none has no type
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		if path.Base(problem.Type) == issuerUnavailable {
+			return nil, Position{}, errIssuer
+		}
+		return nil, Position{}, unreachable{fmt.Errorf("it answers %d", status)}
+	}
 	refused := refusal(status, path.Base(problem.Type))
 	if refused == nil {
 		return nil, Position{}, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)

@@ -249,3 +249,17 @@ func TestAnAnswerThatTookLongerThanALeaseIsNotUsedWithoutOne(t *testing.T) {
 		require.Equal(t, id, s.outcome(result).key.ID)
 	})
 }
+
+// Else strangers with made-up session tokens would keep everybody from the control plane.
+func TestATokenThatCantBeCheckedIsNoFailureOfTheControlPlane(t *testing.T) {
+	for fault, passes := range map[dataplanetest.Fault]bool{dataplanetest.IssuerUnavailable: true, dataplanetest.Unavailable: false} {
+		s := newScene(t)
+		s.RegisterKey(dataplanetest.Key{})
+		s.SetFault(fault, dataplanetest.Fetch)
+		_, err := s.resolve(forCaller)
+		require.ErrorIs(t, err, dataplane.ErrUnavailable)
+		s.SetFault(dataplanetest.Healthy)
+		_, err = s.resolve(forNobody) // at the same moment: the clock stands still
+		require.Equal(t, passes, err == nil, "%v", err)
+	}
+}

@@ -36,7 +36,7 @@ var (
 type channel struct {
 	connected       bool
 	unauthenticated bool
-	failing         bool // no stream could be opened since the last one ended
+	failing         bool // it was told that no stream can be opened
 	session         string
 	replica         string
 	position        string // of the last heartbeat
@@ -70,7 +70,7 @@ func (r *Resolver) noteEnd(ctx context.Context, err error) {
 	refused := errors.Is(err, ErrDataPlaneUnauthenticated)
 	r.channelMu.Lock()
 	was := r.channel
-	r.channel.connected, r.channel.unauthenticated, r.channel.failing = false, refused, true
+	r.channel.connected, r.channel.unauthenticated, r.channel.failing = false, refused, !was.connected
 	if errors.Is(err, errResume) { // it came from who knows whom: begin anew
 		r.channel.session, r.channel.position = "", ""
 	}
@@ -106,7 +106,7 @@ func (r *Resolver) followOnce(ctx context.Context) (beat bool, err error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	s := &session{r: r, anchor: anchor, resumes: last.position != "", acks: newAcker(r)}
-	if err := checkStream(response); err != nil {
+	if err := checkStream(response, last.session != "" || last.position != ""); err != nil {
 		return false, err
 	}
 	done := make(chan struct{})
@@ -148,17 +148,17 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-func checkStream(response *http.Response) error {
+func checkStream(response *http.Response, resumes bool) error {
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	switch {
 	case response.StatusCode == http.StatusUnauthorized:
 		return ErrDataPlaneUnauthenticated
 	case response.StatusCode == http.StatusTooManyRequests:
 		return errTurned
-	case response.StatusCode == http.StatusBadRequest:
+	case response.StatusCode == http.StatusBadRequest && resumes:
 		return errResume
 	case response.StatusCode != http.StatusOK:
-		return fmt.Errorf("stream: it answers %d", response.StatusCode)
+		return fmt.Errorf("stream: it answers %d; is %s the data-plane API?", response.StatusCode, response.Request.URL.Host)
 	case kind != "text/event-stream":
 		return fmt.Errorf("stream: %w: it is no stream of events", errGarbage)
 	}
@@ -233,7 +233,10 @@ func (s *session) hello(m *gen.StreamMessage) error {
 	s.r.term.Store(int64(s.term))
 	s.r.channelMu.Lock()
 	defer s.r.channelMu.Unlock()
-	s.r.channel.connected, s.r.channel.unauthenticated = true, false
+	if s.r.channel.failing {
+		s.r.log.InfoContext(context.Background(), "the stream of events is open again")
+	}
+	s.r.channel.connected, s.r.channel.unauthenticated, s.r.channel.failing = true, false, false
 	s.r.channel.session, s.r.channel.replica = *m.SessionID, value(m.ReplicaID)
 	return nil
 }

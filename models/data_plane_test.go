@@ -143,7 +143,7 @@ func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
 			return f.ForwardAcknowledgement(ctx, "1", "dp", models.Position{})
 		},
 		"TakeForwarded": func(ctx context.Context) error { _, err := f.TakeForwarded(ctx, "r1"); return err },
-		"LongestStale":  func(ctx context.Context) error { _, err := f.LongestStale(ctx); return err },
+		"LongestStale":  func(ctx context.Context) error { _, err := f.LongestStale(ctx, acme); return err },
 		"Beat":          func(ctx context.Context) error { return f.Beat(ctx, "r1") },
 		"Replicas":      func(ctx context.Context) error { _, err := f.Replicas(ctx); return err },
 		"BuryReplica":   func(ctx context.Context) error { return f.BuryReplica(ctx, "r1", 1) },

@@ -91,12 +91,22 @@ func (s *Store) StreamIDs(ctx context.Context, replicaID string) ([]string, erro
 	return ids, s.classify(err)
 }
 
-// LongestStale returns the greatest MaxStaleMs of all streams.
-func (s *Store) LongestStale(ctx context.Context) (int, error) {
+// LongestStale returns the greatest MaxStaleMs of all streams whose data planes serve a customer.
+func (s *Store) LongestStale(ctx context.Context, customerID string) (int, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	var longest int
-	err := s.orm().WithContext(ctx).Model(&Stream{}).Select("COALESCE(MAX(max_stale_ms), 0)").Scan(&longest).Error
+	var open []struct {
+		MaxStaleMs int
+		Customers  []string `gorm:"serializer:json"`
+	}
+	err := s.orm().WithContext(ctx).Table("streams").Distinct("streams.max_stale_ms", "data_planes.customers").
+		Joins("JOIN data_planes ON data_planes.id = streams.data_plane_id").Find(&open).Error
+	longest := 0
+	for _, stream := range open {
+		if (DataPlane{Customers: stream.Customers}).Serves(customerID) {
+			longest = max(longest, stream.MaxStaleMs)
+		}
+	}
 	return longest, s.classify(err)
 }
 

@@ -91,11 +91,11 @@ func TestStreamsAreDroppedByTheirIDs(t *testing.T) {
 	})
 }
 
-func TestTheLongestStaleIsThatOfAllStreams(t *testing.T) {
+func TestTheLongestStaleIsThatOfAllStreamsWhichServeTheCustomer(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		requireLongest := func(want int) {
 			t.Helper()
-			longest, err := f.LongestStale(t.Context())
+			longest, err := f.LongestStale(t.Context(), acme)
 			require.NoError(t, err)
 			require.Equal(t, want, longest)
 		}
@@ -104,6 +104,8 @@ func TestTheLongestStaleIsThatOfAllStreams(t *testing.T) {
 		for i, ms := range []int{0, 5000, 300} {
 			require.NoError(t, f.OpenStream(t.Context(), models.Stream{ID: strconv.Itoa(i), DataPlaneID: eu.ID, MaxStaleMs: ms}, ""))
 		}
+		others := models.Stream{ID: "9", DataPlaneID: f.dataPlane("globex", []string{"globex"}).ID, MaxStaleMs: 9000}
+		require.NoError(t, f.OpenStream(t.Context(), others, ""))
 		requireLongest(5000)
 		require.NoError(t, f.DropStreams(t.Context(), []string{"1"}))
 		requireLongest(300)

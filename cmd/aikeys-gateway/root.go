@@ -24,8 +24,8 @@ API key of ours in the place of the provider's. It finds the provider key that s
 request on: /openai/chat/completions goes to OpenAI, /anthropic/v1/messages to Anthropic. The SDKs of both work with
 their base URL changed and nothing else. Streams pass as they come.
 
-A key that is revoked serves no more within a fraction of a second: the gateway follows the control plane's stream of
-changes, and without it, it asks before each request, or refuses.
+A key that is revoked serves no more within a second: the gateway follows the control plane's stream of changes, and
+without it, it asks before each request, or refuses. --max-stale allows longer, while the control plane does not answer.
 
 It needs a credential of its own, which the control plane makes:
 

@@ -121,6 +121,7 @@ func TestKeysServeOnForAsLongAsTheOperatorAllows(t *testing.T) {
 	models := func() int { return send(t, http.MethodGet, s.url+"/openai/models", callerToken).status }
 	require.Equal(t, http.StatusOK, models())
 	w.control.Down()
+	time.Sleep(2 * time.Second) // nobody looks while the lease runs out
 	s.eventually("the lease is over", func() bool { return strings.Contains(s.readyz().body, `"stale"`) })
 	require.Equal(t, http.StatusOK, s.readyz().status)
 	require.Equal(t, http.StatusOK, models())

@@ -36,7 +36,6 @@ type service struct {
 
 	listeners map[string]net.Listener // by the name of their setting
 	draining  atomic.Bool
-	leasedAt  atomic.Int64 // when a lease was last seen, in Unix microseconds; zero is never
 }
 
 // newService makes the parts and binds the listeners. It waits for nothing: the control plane may be down.
@@ -63,6 +62,9 @@ func (s *service) bind(ctx context.Context) error {
 		listener, err := listen(ctx, address, s.cfg.Of(name))
 		if err != nil {
 			return err
+		}
+		if name == "listen" { // where strangers come
+			listener = bounded(listener)
 		}
 		s.listeners[name] = listener
 		if setting := s.cfg.Of(name); name != "ops-listen" && reachesOthers(setting) && (s.tls == nil || name != "listen") {

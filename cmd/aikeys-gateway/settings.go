@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -28,6 +29,8 @@ type config struct {
 	ForwardAuthFile   string
 	ExtAuthzListen    string
 	OpsListen         string
+	FailedAuthLimit   float64
+	TrustedProxies    []netip.Prefix
 	TLSCert           string
 	TLSKey            string
 	Insecure          bool
@@ -69,6 +72,10 @@ func newConfig() *config {
 			Usage: "host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
 		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8092", Parse: settings.Address(&s.OpsListen),
 			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
+		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),
+			Usage: "requests a minute that each address may send with a wrong credential, project or provider; 0 sets no limit"},
+		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
+			Usage: "proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
 			Usage: "certificate chain of the proxy, in PEM; read again when it changes"},
 		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),

@@ -36,6 +36,8 @@ func TestDefaultsAreSoundButForTheCredential(t *testing.T) {
 	}
 	require.True(t, settings.IsLoopback(cfg.Listen) && settings.IsLoopback(cfg.OpsListen))
 	require.Zero(t, cfg.MaxStale)
+	require.InDelta(t, 60, cfg.FailedAuthLimit, 0)
+	require.Empty(t, cfg.TrustedProxies, "X-Forwarded-For is anybody's to send")
 	require.Empty(t, cfg.ForwardAuthListen+cfg.ExtAuthzListen, "what answers with keys is off")
 }
 
@@ -73,6 +75,8 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 		"ext_authz beyond this machine":     {args: []string{"--ext-authz-listen", ":8085", "--listen", ":8443", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}, says: []string{"--ext-authz-listen: its answers"}},
 		"a forward-auth secret of two":      {args: []string{"--forward-auth-secret-file", file("two", "hunter2 hunter3")}, says: []string{"--forward-auth-secret-file: the file must hold one word"}},
 		"one address for two listeners":     {args: []string{"--ext-authz-listen", "127.0.0.1:8092"}, says: []string{"--ext-authz-listen and AIKEYS_GATEWAY_OPS_LISTEN: must differ"}},
+		"proxies that are no networks":      {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy"}, says: []string{"--trusted-proxies: must be networks"}},
+		"fewer failures than none":          {args: []string{"--failed-auth-limit", "-1"}, says: []string{"--failed-auth-limit: must be a number"}},
 		"a certificate without its key":     {args: []string{"--tls-cert", pair.CertFile}, says: []string{"give both or none"}},
 		"a certificate with another's key":  {args: []string{"--tls-cert", pair.CertFile, "--tls-key", other.KeyFile}, says: []string{"does not match"}},
 		"an address without a port":         {args: []string{"--listen", "127.0.0.1"}, says: []string{"--listen: must be host:port"}},
@@ -114,6 +118,10 @@ func TestGatewaySettingsThatAreAccepted(t *testing.T) {
 		"callers over TLS": {args: []string{"--listen", ":8443", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
 		"an hour's grace": {args: []string{"--max-stale", "1h"}, check: func(t *testing.T, cfg *config) {
 			require.Equal(t, time.Hour, cfg.MaxStale)
+		}},
+		"no limit of failures, and proxies": {args: []string{"--failed-auth-limit", "0", "--trusted-proxies", "10.0.0.0/8, 192.0.2.1"}, check: func(t *testing.T, cfg *config) {
+			require.Zero(t, cfg.FailedAuthLimit)
+			require.Len(t, cfg.TrustedProxies, 2)
 		}},
 		"upstreams, several to a flag and several flags": {
 			args: []string{"--upstream", "openai=https://a.example/v1, anthropic=http://127.0.0.1:1", "--upstream", "gemini=https://g.example"},

@@ -28,6 +28,7 @@ func (s *service) wire() (err error) {
 	}
 	cfg := gateway.Config{
 		Resolver: s.resolver, Log: s.log, Metrics: s.registry, Upstreams: s.cfg.Upstreams,
+		FailedAuthLimit: s.cfg.FailedAuthLimit, TrustedProxies: s.cfg.TrustedProxies,
 		Transport: gateway.NewTransport(gateway.TransportConfig{Proxy: http.ProxyFromEnvironment}),
 	}
 	if s.cfg.ForwardAuthFile != "" {
@@ -63,7 +64,7 @@ func (s *service) newResolver() (*dataplane.Resolver, error) {
 		return nil, err
 	}
 	return dataplane.New(dataplane.Config{
-		ControlPlane: s.cfg.ControlPlane, Token: credential.get, HTTPClient: client,
+		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure, Token: credential.get, HTTPClient: client,
 		CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
 	})
 }
@@ -122,10 +123,7 @@ const (
 
 // readiness tells whether requests can be served: with a lease, or for as long after it as keys may be stale.
 func (s *service) readiness(context.Context) (ready bool, word string) {
-	now, status := time.Now(), s.resolver.Status()
-	if status.Leased {
-		s.leasedAt.Store(now.UnixMicro())
-	}
+	status := s.resolver.Status()
 	switch {
 	case s.draining.Load():
 		return false, stateDraining
@@ -133,7 +131,7 @@ func (s *service) readiness(context.Context) (ready bool, word string) {
 		return true, stateOK
 	case status.Unauthenticated:
 		return false, stateRefused
-	case now.Sub(time.UnixMicro(s.leasedAt.Load())) < s.cfg.MaxStale:
+	case status.GraceRemaining > 0:
 		return true, stateStale
 	}
 	return false, stateNoLease

@@ -23,12 +23,13 @@ type Fault int
 
 // The ways to fail. Events that are streamed already go on; see Cut and HalfOpen for those.
 const (
-	Healthy         Fault = iota
-	InternalError         // answers 500
-	Unavailable           // answers 503
-	Hanging               // takes the request and never answers
-	Garbage               // answers 200 with nonsense
-	TooManyRequests       // answers 429
+	Healthy           Fault = iota
+	InternalError           // answers 500
+	Unavailable             // answers 503
+	Hanging                 // takes the request and never answers
+	Garbage                 // answers 200 with nonsense
+	TooManyRequests         // answers 429
+	IssuerUnavailable       // answers 503, as the caller's session token can't be checked
 )
 
 type faults struct {
@@ -139,6 +140,9 @@ func (cp *ControlPlane) guarded(op Operation, handle http.HandlerFunc) http.Hand
 		case TooManyRequests:
 			w.Header().Set("Retry-After", "1")
 			refuse(w, http.StatusTooManyRequests, "resource-exhausted", "resource_exhausted")
+		case IssuerUnavailable:
+			w.Header().Set("Retry-After", "1")
+			refuse(w, http.StatusServiceUnavailable, "issuer-unavailable", "unavailable")
 		case Hanging:
 			// The server notices that the client has gone only once the body is read.
 			_, _ = io.Copy(io.Discard, r.Body)

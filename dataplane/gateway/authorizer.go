@@ -23,12 +23,13 @@ type Grant struct {
 type Authorizer struct {
 	face     string
 	resolver Resolver
+	guard    *guard
 	log      *slog.Logger
 	metrics  *Metrics
 }
 
-// NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the Resolver, Log and
-// Metrics of the configuration.
+// NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the Resolver, Log,
+// Metrics, FailedAuthLimit and TrustedProxies of the configuration.
 func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if cfg.Resolver == nil {
 		return nil, errors.New("gateway: no resolver")
@@ -37,17 +38,20 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authorizer{face: face, resolver: cfg.Resolver, log: cfg.Log, metrics: metrics}
+	a := &Authorizer{face: face, resolver: cfg.Resolver, guard: newGuard(cfg), log: cfg.Log, metrics: metrics}
 	if a.log == nil {
 		a.log = slog.Default()
 	}
 	return a, nil
 }
 
-// Authorize decides on a request by its head. The problem is for those whom it does not let pass; it is nil else.
-func (a *Authorizer) Authorize(ctx context.Context, provider string, header http.Header, rawQuery string) (Grant, *Problem) {
+// Authorize decides on a request by its head; peer is the address that it came from. The problem is for those whom it
+// does not let pass; it is nil else.
+func (a *Authorizer) Authorize(
+	ctx context.Context, peer, provider string, header http.Header, rawQuery string,
+) (Grant, *Problem) {
 	started := time.Now()
-	key, err := a.resolve(ctx, provider, header, rawQuery)
+	key, err := a.resolve(ctx, peer, provider, header, rawQuery)
 	if err != nil {
 		return Grant{}, a.Refuse(ctx, started, providerOf(provider, err), err)
 	}
@@ -72,7 +76,9 @@ func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider str
 	return &problem
 }
 
-func (a *Authorizer) resolve(ctx context.Context, provider string, header http.Header, rawQuery string) (*dataplane.Key, error) {
+func (a *Authorizer) resolve(
+	ctx context.Context, peer, provider string, header http.Header, rawQuery string,
+) (*dataplane.Key, error) {
 	if provider == "" {
 		return nil, ErrNoProvider
 	}
@@ -80,7 +86,7 @@ func (a *Authorizer) resolve(ctx context.Context, provider string, header http.H
 	if err != nil {
 		return nil, err
 	}
-	return a.resolver.Resolve(ctx, request)
+	return a.guard.resolve(ctx, a.resolver, request, peer, header)
 }
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {

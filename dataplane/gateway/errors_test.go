@@ -90,6 +90,8 @@ func TestPathsAndMethodsThatAreRefused(t *testing.T) {
 		{`GET /openai/..\admin HTTP/1.1`, "unsafe_path"},
 		{"GET http://evil.example/openai/..%2fadmin HTTP/1.1", "unsafe_path"},
 		{"TRACE /openai/chat HTTP/1.1", "method_not_allowed"},
+		{"trace /openai/chat HTTP/1.1", "method_not_allowed"},
+		{"TRACK /openai/chat HTTP/1.1", "method_not_allowed"},
 		{"CONNECT evil.example:443 HTTP/1.1", "method_not_allowed"},
 	}
 	for _, tc := range cases {

@@ -50,7 +50,7 @@ func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.authorizer.Refuse(r.Context(), started, noProvider, errNoRoute).Write(w)
 		return
 	}
-	grant, problem := f.authorizer.Authorize(r.Context(), provider, r.Header, "")
+	grant, problem := f.authorizer.Authorize(r.Context(), r.RemoteAddr, provider, r.Header, "")
 	if problem != nil {
 		problem.Write(w)
 		return

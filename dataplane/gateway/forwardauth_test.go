@@ -14,12 +14,16 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
-func forwardAuth(t testing.TB, resolver *fakeResolver, secret func() string) *rig {
+func forwardAuth(t testing.TB, resolver *fakeResolver, secret func() string, change ...func(*gateway.Config)) *rig {
 	t.Helper()
 	r := &rig{fakeResolver: resolver, log: new(safeBuffer), registry: prometheus.NewRegistry()}
-	handler, err := gateway.NewForwardAuth(gateway.Config{
+	cfg := gateway.Config{
 		Resolver: resolver, Metrics: r.registry, Log: slog.New(slog.NewJSONHandler(r.log, nil)), ForwardAuthSecret: secret,
-	})
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	handler, err := gateway.NewForwardAuth(cfg)
 	require.NoError(t, err)
 	server := httptest.NewServer(handler)
 	t.Cleanup(func() {

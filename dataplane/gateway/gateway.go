@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strings"
@@ -37,6 +38,11 @@ type Config struct {
 	// ForwardAuthSecret returns what callers of NewForwardAuth's handler have to know; nil asks for nothing. It is
 	// called for each request, so that the secret can change; while it returns "", all are refused.
 	ForwardAuthSecret func() string
+	// FailedAuthLimit is how many refusals a minute each client address may provoke with a credential, a project or a
+	// provider that is wrong; 0 is without limit. Those over it get 429. Each face counts for itself.
+	FailedAuthLimit float64
+	// TrustedProxies are the networks whose X-Forwarded-For is believed; empty believes none.
+	TrustedProxies []netip.Prefix
 }
 
 // Gateway is the reverse proxy. It is an http.Handler, and safe for concurrent use.
@@ -45,6 +51,7 @@ type Gateway struct {
 	log       *slog.Logger
 	metrics   *Metrics
 	upstreams map[string]*url.URL
+	guard     *guard
 	slots     chan struct{} // nil is unbounded
 	transport http.RoundTripper
 	proxy     httputil.ReverseProxy
@@ -64,7 +71,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
-		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport,
+		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, guard: newGuard(cfg),
 	}
 	for provider, upstream := range g.upstreams {
 		if upstream == nil || checkDestination(upstream) != nil {
@@ -126,8 +133,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // prepare finds out who asks for what, which key serves it, and where it goes.
 func (g *Gateway) prepare(r *http.Request, ex *exchange) error {
-	if r.Method == http.MethodTrace || r.Method == http.MethodConnect {
-		return errMethod // TRACE would return the provider's key to the caller
+	if isForbidden(r.Method) {
+		return errMethod
 	}
 	provider, rest, err := split(r.URL.EscapedPath())
 	if err != nil {
@@ -140,7 +147,7 @@ func (g *Gateway) prepare(r *http.Request, ex *exchange) error {
 	if rest != "" && !isSafe(rest) {
 		return errPath
 	}
-	key, err := g.resolver.Resolve(r.Context(), request)
+	key, err := g.guard.resolve(r.Context(), g.resolver, request, r.RemoteAddr, r.Header)
 	if err != nil {
 		ex.provider = providerOf(provider, err)
 		return err
@@ -155,6 +162,13 @@ func (g *Gateway) prepare(r *http.Request, ex *exchange) error {
 	}
 	ex.target.RawQuery = withoutCredential(r.URL.RawQuery, provider, request.Credential)
 	return nil
+}
+
+// isForbidden tells the methods to which a provider would answer with the request itself, and so with its key, or with
+// a tunnel. Some servers read them in lower case, too.
+func isForbidden(method string) bool {
+	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, "TRACK") ||
+		strings.EqualFold(method, http.MethodConnect)
 }
 
 // split cuts an escaped path into the provider's slug and the rest, which begins with a slash unless it is empty.

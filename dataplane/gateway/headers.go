@@ -27,7 +27,8 @@ func stripRequest(header http.Header, credential string) {
 
 func isPrivate(name string) bool {
 	switch name {
-	case authorization, headerX, headerGoogle, headerAPI, "Cookie", "Via", "Forwarded", "X-Real-Ip", "True-Client-Ip":
+	case authorization, headerX, headerGoogle, headerAPI, "Cookie", "Via", "Forwarded", "X-Real-Ip", "True-Client-Ip",
+		"X-Original-Url", "X-Rewrite-Url": // another path, to some servers
 		return true
 	}
 	return strings.HasPrefix(name, forwardedPrefix) || strings.HasPrefix(name, ownPrefix)

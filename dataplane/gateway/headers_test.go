@@ -63,6 +63,7 @@ func TestProviderNeverSeesWhoTheCallerIs(t *testing.T) {
 	r := request(t, "POST", gw.URL+"/openai/chat?model=a&token="+callersKey, strings.NewReader("{}"))
 	private := map[string]string{
 		"Cookie": "a=b", "Forwarded": "for=1.2.3.4", "Via": "1.1 x", "X-Real-Ip": "1.2.3.4", "True-Client-Ip": "1.2.3.4",
+		"X-Original-Url": "/admin", "X-Rewrite-Url": "/admin",
 		"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Host": "x", "X-Forwarded-Port": "1", "X-Forwarded-Client-Cert": "x",
 		"Agentrouter-Project": "chat", "Agentrouter-Anything": "x", "X-Copy-Of-Auth": "key " + callersKey,
 		"Keep-Alive": "x", "X-Hop": "x", "Proxy-Authorization": "Basic x", "Connection": "X-Hop",

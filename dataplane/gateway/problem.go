@@ -18,6 +18,8 @@ type Problem struct {
 	Code      string       `json:"code"`
 	RequestID string       `json:"request_id"`
 	Error     ProblemError `json:"error"`
+
+	retryAfter string // in seconds, for the header
 }
 
 // ProblemError repeats a Problem in the shape in which providers tell errors.
@@ -38,6 +40,8 @@ func ProblemOf(err error, requestID string) Problem {
 		Code:      row.code,
 		RequestID: requestID,
 		Error:     ProblemError{Message: row.detail, Type: row.code, Code: strings.ReplaceAll(row.slug, "-", "_")},
+
+		retryAfter: retryAfter(err),
 	}
 }
 
@@ -53,8 +57,8 @@ func (p Problem) Header() http.Header {
 	switch p.Status {
 	case http.StatusUnauthorized:
 		header["Www-Authenticate"] = []string{`Bearer realm="aikeys"`} // RFC 6750, section 3
-	case http.StatusServiceUnavailable:
-		header["Retry-After"] = []string{"1"}
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		header["Retry-After"] = []string{p.retryAfter}
 	case http.StatusMethodNotAllowed:
 		header["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 	}

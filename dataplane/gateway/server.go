@@ -18,8 +18,10 @@ import (
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
-	defaultDrain      = 30 * time.Second
+	// unreadTimeout is how long net/http may wait for the rest of a body that the answer came without.
+	unreadTimeout  = 2 * time.Second
+	maxHeaderBytes = 64 << 10
+	defaultDrain   = 30 * time.Second
 )
 
 // Server answers HTTP on one listener. Listener and Handler are required.
@@ -52,6 +54,7 @@ func (s *Server) Serve(ctx context.Context) error {
 				upgraded.Add(1)
 				defer upgraded.Done()
 			}
+			defer dropBody(w, r)
 			s.Handler.ServeHTTP(w, r)
 		}),
 		BaseContext:       func(net.Listener) context.Context { return requests },
@@ -90,6 +93,15 @@ func (s *Server) Serve(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("drain: %w", err), server.Close())
 	}
 	return nil
+}
+
+// dropBody bounds the time that goes into a body which the handler has left. Before it answers, and before it closes
+// the connection or takes the next request from it, net/http reads on, and would wait for a stranger for ever. Where
+// the body was read, net/http sets the deadline anew.
+func dropBody(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(unreadTimeout)) // a connection that is gone needs none
+	}
 }
 
 // waitFor returns when group is done, or ctx is.

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
@@ -66,6 +67,54 @@ func TestAServerThatStopsLetsRequestsEnd(t *testing.T) {
 	close(release)
 	require.Equal(t, "whole", <-body)
 	require.NoError(t, <-ended)
+}
+
+// Strangers can't hold a connection with a body that never comes: the refusal is sent, and the connection closed.
+func TestABodyThatNeverComesHoldsNoConnection(t *testing.T) {
+	handler, err := gateway.New(gateway.Config{Resolver: serving(nil)})
+	require.NoError(t, err)
+	asked, err := gateway.NewForwardAuth(gateway.Config{Resolver: serving(nil)})
+	require.NoError(t, err)
+	for _, face := range []http.Handler{handler, asked} {
+		address, _, _ := serve(t, face, time.Minute)
+		for _, head := range []string{"Content-Length: 1000", "Transfer-Encoding: chunked"} {
+			conn, err := net.Dial("tcp", address)
+			require.NoError(t, err)
+			require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+			_, err = io.WriteString(conn, "POST /openai/chat HTTP/1.1\r\nHost: x\r\n"+head+"\r\n\r\n")
+			require.NoError(t, err)
+			text, err := io.ReadAll(conn)
+			require.NoError(t, err, "the connection is closed")
+			require.Regexp(t, `^HTTP/1\.1 40[14] `, string(text))
+			require.NoError(t, conn.Close())
+		}
+	}
+}
+
+// A connection whose body was read is kept, however long the answer took.
+func TestABodyThatWasReadLeavesTheConnectionGood(t *testing.T) {
+	address, _, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(text)
+	}), time.Minute)
+	conn, err := net.Dial("tcp", address)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	answers := bufio.NewReader(conn)
+	for i := range 2 {
+		if i > 0 {
+			time.Sleep(2500 * time.Millisecond) // longer than an unread body gets
+		}
+		_, err = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
+		require.NoError(t, err)
+		res, err := http.ReadResponse(answers, nil)
+		require.NoError(t, err)
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, "ok", string(text))
+	}
 }
 
 func TestAServerCutsWhatOutlastsItsDrain(t *testing.T) {

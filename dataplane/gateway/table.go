@@ -23,6 +23,8 @@ var (
 	errUnreachable    = errors.New("provider unreachable")
 	errTimeout        = errors.New("provider timed out")
 
+	errTooManyFailures = errors.New("too many failures from this address")
+
 	// ErrNoProvider says that a proxy asked without naming the provider: its configuration is wrong, not the request.
 	ErrNoProvider = errors.New("no provider named")
 )
@@ -73,7 +75,9 @@ func callersFaults() []row {
 		{dataplane.ErrInvalid, http.StatusNotFound, "not_found", "unknown-provider", "Unknown provider",
 			"The control plane knows no such provider. Paths begin with a slug of its catalogue: /openai/chat/completions, /anthropic/v1/messages."},
 		{errMethod, http.StatusMethodNotAllowed, invalid, "method-not-allowed", "Method not allowed",
-			"The gateway passes on neither CONNECT nor TRACE."},
+			"The gateway passes on neither CONNECT nor TRACE nor TRACK."},
+		{errTooManyFailures, http.StatusTooManyRequests, "resource_exhausted", "too-many-failures", "Too many failures",
+			"Too many requests from this address had a wrong credential, project or provider; try again after the time in Retry-After."},
 	}
 }
 

@@ -45,7 +45,7 @@ func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
 		r.Complete = true
 		return r, nil
 	}
-	longest, err := f.store.LongestStale(ctx)
+	longest, err := f.store.LongestStale(ctx, k.CustomerID)
 	if err != nil {
 		return Receipt{}, err
 	}

@@ -88,7 +88,8 @@ var table = []row{
 		"The database can't serve this at the moment; try again after the time in Retry-After."},
 	{sealer.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
 		"The secrets service can't be reached at the moment; try again after the time in Retry-After."},
-	{session.ErrIssuerUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
+	// Of its own type, so that data planes don't take it for a failure of the service.
+	{session.ErrIssuerUnavailable, http.StatusServiceUnavailable, "unavailable", "issuer-unavailable", "Issuer unavailable",
 		"The issuer of session tokens can't be reached at the moment; try again after the time in Retry-After."},
 	internal,
 }

@@ -37,7 +37,8 @@ type Server struct {
 	authorizer *gateway.Authorizer
 }
 
-// New returns a Server that finds keys with resolver. Of the configuration it uses Log and Metrics.
+// New returns a Server that finds keys with resolver. Of the configuration it uses Log, Metrics,
+// FailedAuthLimit and TrustedProxies.
 func New(resolver gateway.Resolver, cfg gateway.Config) (*Server, error) {
 	cfg.Resolver = resolver
 	authorizer, err := gateway.NewAuthorizer("ext_authz", cfg)
@@ -53,7 +54,8 @@ func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*auth
 	provider := attributes.GetContextExtensions()[ProviderExtension]
 	header := headerOf(attributes.GetRequest().GetHttp())
 	_, rawQuery, _ := strings.Cut(attributes.GetRequest().GetHttp().GetPath(), "?")
-	grant, problem := s.authorizer.Authorize(ctx, provider, header, rawQuery)
+	peer := attributes.GetSource().GetAddress().GetSocketAddress().GetAddress()
+	grant, problem := s.authorizer.Authorize(ctx, peer, provider, header, rawQuery)
 	if problem != nil {
 		return denied(problem), nil
 	}
@@ -141,6 +143,8 @@ func codeOf(httpStatus int) codes.Code {
 		return codes.PermissionDenied
 	case http.StatusNotFound:
 		return codes.NotFound
+	case http.StatusTooManyRequests:
+		return codes.ResourceExhausted
 	case http.StatusNotImplemented:
 		return codes.Unimplemented
 	case http.StatusServiceUnavailable:

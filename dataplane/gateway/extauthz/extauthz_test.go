@@ -67,12 +67,14 @@ func (b *logBuffer) String() string {
 }
 
 // start serves over a real socket; ended has what Serve returned after stop.
-func start(t *testing.T, resolver gateway.Resolver) (conn *grpc.ClientConn, log *logBuffer, stop func(), ended <-chan error) {
+func start(t *testing.T, resolver gateway.Resolver, limit ...float64) (conn *grpc.ClientConn, log *logBuffer, stop func(), ended <-chan error) {
 	t.Helper()
 	log = new(logBuffer)
-	server, err := extauthz.New(resolver, gateway.Config{
-		Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	cfg := gateway.Config{Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	if len(limit) > 0 {
+		cfg.FailedAuthLimit = limit[0]
+	}
+	server, err := extauthz.New(resolver, cfg)
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -194,6 +196,25 @@ func TestRefusalsCarryAStatusAndAProblem(t *testing.T) {
 		require.Equal(t, problem.RequestID, fields(denied.GetHeaders())["x-request-id"])
 		require.NotContains(t, response.String()+log.String(), "MARKED")
 	}
+}
+
+// Envoy tells the client's address by itself.
+func TestGuessesCountForTheClientThatEnvoyNames(t *testing.T) {
+	conn, _, _, _ := start(t, serving(nil), 1)
+	ask := func(client string) int32 {
+		response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			ContextExtensions: map[string]string{"provider": "openai"},
+			Source: &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
+				SocketAddress: &corev3.SocketAddress{Address: client},
+			}}},
+			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Headers: map[string]string{"x-api-key": "bad"}}},
+		}})
+		require.NoError(t, err)
+		return int32(response.GetDeniedResponse().GetStatus().GetCode())
+	}
+	require.EqualValues(t, 401, ask("192.0.2.1"))
+	require.EqualValues(t, 429, ask("192.0.2.1"))
+	require.EqualValues(t, 401, ask("192.0.2.2"))
 }
 
 func TestAPanicIsARefusal(t *testing.T) {
