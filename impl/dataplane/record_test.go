@@ -94,7 +94,6 @@ func TestWhatCantBeRecordedIsNotAnswered(t *testing.T) {
 		dp, key := s.dataPlane(), s.shared("openai")
 		for name, body := range map[string]gen.FetchRequest{
 			"a key": forUser(web, member, "openai"), "a key by its id": forKey(key.ID), "a refusal": forUser(web, sam, "openai"),
-			"a caller's refusal": forCaller("ak_", "openai"),
 		} {
 			t.Run(name, func(t *testing.T) {
 				requireRefused(t, fetch(t, dp, body), http.StatusServiceUnavailable, "unavailable")
@@ -102,6 +101,15 @@ func TestWhatCantBeRecordedIsNotAnswered(t *testing.T) {
 		}
 	}, func(_ *testing.T, o *options) {
 		o.store = func(s *models.Store) dataplane.Store { return forgetful{s} }
+	})
+}
+
+// They name nobody, and are there for the making: strangers must not be able to fill the database.
+func TestStrangersLeaveNoRecord(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		requireRefused(t, fetch(t, dp, forCaller("ak_", "openai")), http.StatusUnprocessableEntity, "unauthenticated")
+		require.Empty(t, s.records("", ""))
 	})
 }
 

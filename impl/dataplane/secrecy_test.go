@@ -158,9 +158,8 @@ func TestWhatIsLoggedOfAFetchIsAnAllowList(t *testing.T) {
 	require.Len(t, lines, 1)
 	for name := range lines[0] {
 		require.Contains(t, []string{"time", "level", "msg", "request_id", "operation", "status", "took", "source_ip",
-			"customer_id", "user_id", "token_id"}, name)
+			"data_plane_id"}, name)
 	}
-	require.Equal(t, dp.id, lines[0]["user_id"])
-	require.Equal(t, dp.id, lines[0]["token_id"])
+	require.Equal(t, dp.id, lines[0]["data_plane_id"])
 	require.NotContains(t, s.log.String(), "the-name-of-the-edge")
 }
