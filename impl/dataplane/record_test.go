@@ -108,7 +108,7 @@ func TestWhatCantBeRecordedIsNotAnswered(t *testing.T) {
 func TestStrangersLeaveNoRecord(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
-		requireRefused(t, fetch(t, dp, forCaller("ak_", "openai")), http.StatusUnprocessableEntity, "unauthenticated")
+		requireRefused(t, fetch(t, dp, forCaller("ak_", "openai")), http.StatusUnprocessableEntity, "caller-unauthenticated")
 		require.Empty(t, s.records("", ""))
 	})
 }
