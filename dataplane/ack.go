@@ -17,8 +17,8 @@ const (
 	ackRetryMax = time.Second
 )
 
-// acker acknowledges the positions of one stream: soon after a revocation, at a random moment of the time that hello
-// allows, and every few seconds.
+// acker acknowledges the positions of one stream: soon after a revocation, at a random moment of the time that the
+// control plane allows, and every few seconds.
 type acker struct {
 	r       *Resolver
 	session string // written before the first note
@@ -101,10 +101,10 @@ func (a *acker) send(ctx context.Context, position string) int {
 	return status
 }
 
-// spread returns a random moment of a time.
+// spread returns a random moment of the second half of a time. In the first half the control plane has others to tell.
 func spread(within time.Duration) time.Duration {
-	if within <= 0 {
+	if within <= 1 {
 		return 0
 	}
-	return rand.N(within) //nolint:gosec // spreads load, guards nothing
+	return within/2 + rand.N(within/2) //nolint:gosec // spreads load, guards nothing
 }

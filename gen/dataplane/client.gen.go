@@ -93,7 +93,8 @@ type ClientInterface interface {
 	// AcknowledgeWithBody Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+	// the first, and one every five seconds besides: a
 	// stream without any for half a minute is ended.
 	//
 	// Takes any type of body and a specified content type.
@@ -104,7 +105,8 @@ type ClientInterface interface {
 	// Acknowledge Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+	// the first, and one every five seconds besides: a
 	// stream without any for half a minute is ended.
 	//
 	// Takes a body of the `application/json` content type.
@@ -187,7 +189,8 @@ type ClientInterface interface {
 // AcknowledgeWithBody Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+// the first, and one every five seconds besides: a
 // stream without any for half a minute is ended.
 //
 // Takes any type of body and a specified content type.
@@ -208,7 +211,8 @@ func (c *Client) AcknowledgeWithBody(ctx context.Context, contentType string, bo
 // Acknowledge Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+// the first, and one every five seconds besides: a
 // stream without any for half a minute is ended.
 //
 // Takes a body of the `application/json` content type.
@@ -595,7 +599,8 @@ type ClientWithResponsesInterface interface {
 	// AcknowledgeWithBodyWithResponse Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+	// the first, and one every five seconds besides: a
 	// stream without any for half a minute is ended.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -606,7 +611,8 @@ type ClientWithResponsesInterface interface {
 	// AcknowledgeWithResponse Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+	// the first, and one every five seconds besides: a
 	// stream without any for half a minute is ended.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -1128,7 +1134,8 @@ func (r ReportKeysResult) ContentType() string {
 // AcknowledgeWithBodyWithResponse Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+// the first, and one every five seconds besides: a
 // stream without any for half a minute is ended.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1145,7 +1152,8 @@ func (c *ClientWithResponses) AcknowledgeWithBodyWithResponse(ctx context.Contex
 // AcknowledgeWithResponse Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of that time, and one every five seconds besides: a
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
+// the first, and one every five seconds besides: a
 // stream without any for half a minute is ended.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).

@@ -175,8 +175,8 @@ type SessionID = string
 
 // StreamMessage The data of one event of the stream. Which fields are there depends on its type.
 type StreamMessage struct {
-	// AcknowledgeWithinMs In a hello and a heartbeat: within which time to acknowledge a revocation, at a random moment of it. It grows with
-	// the number of data planes.
+	// AcknowledgeWithinMs In a hello and a heartbeat: within which time to acknowledge a revocation, at a random moment of its second half.
+	// It grows with the number of data planes.
 	AcknowledgeWithinMs *int `json:"acknowledge_within_ms,omitempty"`
 
 	// ClockMs In a hello, the time on the replica's clock when the request had arrived. In a heartbeat, the time up to which

@@ -167,7 +167,7 @@ func (p *planes) read(s *plane, text []byte, now time.Time) {
 	ms, _ := strconv.Atoi(string(within[1]))
 	s.owes, s.tail = false, nil
 	body := fmt.Sprintf(`{"session_id":%q,"position":%q}`, s.session, found[1])
-	time.AfterFunc(time.Duration(rand.IntN(ms+1))*time.Millisecond, func() { p.acknowledge(s, body) })
+	time.AfterFunc(time.Duration(ms/2+rand.IntN(ms/2+1))*time.Millisecond, func() { p.acknowledge(s, body) })
 }
 
 func (p *planes) acknowledge(s *plane, body string) {
