@@ -40,11 +40,7 @@ type plane struct {
 	told                   bool
 }
 
-var (
-	helloSession = regexp.MustCompile(`"session_id":"(\w+)"`)
-	ackWithin    = regexp.MustCompile(`"acknowledge_within_ms":(\d+)`)
-	streamID     = regexp.MustCompile(`(?m)^id: (\S+)$`)
-)
+var helloSession = regexp.MustCompile(`"session_id":"(\w+)"`)
 
 func connectPlanes(b *testing.B, servers []*process, token string, count int) *planes {
 	b.Helper()
@@ -160,14 +156,25 @@ func (p *planes) read(s *plane, text []byte, now time.Time) {
 	if !s.owes {
 		return
 	}
-	found, within := streamID.FindSubmatch(text), ackWithin.FindSubmatch(text)
-	if found == nil || within == nil {
+	position, ms := after(text, "id: ", '\n'), after(text, `"acknowledge_within_ms":`, '}')
+	within, err := strconv.Atoi(ms)
+	if position == "" || err != nil {
 		return
 	}
-	ms, _ := strconv.Atoi(string(within[1]))
 	s.owes, s.tail = false, nil
-	body := fmt.Sprintf(`{"session_id":%q,"position":%q}`, s.session, found[1])
-	time.AfterFunc(time.Duration(ms/2+rand.IntN(ms/2+1))*time.Millisecond, func() { p.acknowledge(s, body) })
+	wait := time.Duration(within/2+rand.IntN(within/2+1)) * time.Millisecond
+	time.AfterFunc(wait, func() { p.acknowledge(s, fmt.Sprintf(`{"session_id":%q,"position":%q}`, s.session, position)) })
+}
+
+// after returns what stands between the last mark in a text and an end. Regular expressions would cost more than the service
+// takes to tell a data plane.
+func after(text []byte, mark string, end byte) string {
+	i := bytes.LastIndex(text, []byte(mark))
+	if i < 0 {
+		return ""
+	}
+	found, _, _ := bytes.Cut(text[i+len(mark):], []byte{end})
+	return string(found)
 }
 
 func (p *planes) acknowledge(s *plane, body string) {
