@@ -1,0 +1,80 @@
+package agentrouter
+
+import (
+	"context"
+	"iter"
+
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+	"github.com/tetrateio/agentrouter-go/internal/operations"
+)
+
+// AIKeysClient registers, reads and revokes provider keys.
+type AIKeysClient struct{ service service }
+
+// With returns a client whose calls take these optional parameters: IdempotencyKey for Register; OfProvider, InState,
+// PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke.
+func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
+	return &AIKeysClient{a.service.with(options)}
+}
+
+// registerRequest is a Register's body. It stays in this package, as it holds the secret.
+type registerRequest struct {
+	Provider  aikeysv1.Provider `json:"provider"`
+	Name      string            `json:"name"`
+	Secret    string            `json:"secret"`
+	UserScope bool              `json:"user_scope"`
+}
+
+// Register seals a provider's key and stores it under a project: a key of the caller's own with userScope, else the
+// project's, which needs its owner. Each call carries an idempotency key, so that its retries make one key alone.
+func (a *AIKeysClient) Register(
+	ctx context.Context, customerID, projectID string, provider aikeysv1.Provider, name, secret string, userScope bool,
+) (*aikeysv1.RegisterResponse, error) {
+	r := a.service.inProject(operations.RegisterKey(), customerID, projectID)
+	r.checkText("provider", string(provider))
+	r.checkText("name", name)
+	r.checkText("secret", secret)
+	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope}
+	return send(ctx, r, func(r *aikeysv1.RegisterResponse) bool { return r.Key.ID != "" })
+}
+
+// Get returns one key's metadata, whether active or revoked.
+func (a *AIKeysClient) Get(ctx context.Context, customerID, projectID, id string) (*aikeysv1.GetResponse, error) {
+	r := a.service.inProject(operations.GetKey(), customerID, projectID, "id", id)
+	return send(ctx, r, func(r *aikeysv1.GetResponse) bool { return r.Key.ID != "" })
+}
+
+// List returns the project's keys and the caller's own, newest first: all of them, or one page with PageSize or PageToken.
+func (a *AIKeysClient) List(ctx context.Context, customerID, projectID string) (*aikeysv1.ListResponse, error) {
+	r := a.service.inProject(operations.ListKeys(), customerID, projectID)
+	return send(ctx, r, func(r *aikeysv1.ListResponse) bool { return r.Keys != nil })
+}
+
+// All goes through the keys of all pages, newest first. It fetches a page when it comes to it, and ends with an error.
+func (a *AIKeysClient) All(ctx context.Context, customerID, projectID string) iter.Seq2[aikeysv1.Key, error] {
+	return pages(a.service, func(s service) ([]aikeysv1.Key, string, error) {
+		page, err := (&AIKeysClient{s}).List(ctx, customerID, projectID)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Keys, page.NextPageToken, nil
+	})
+}
+
+// Revoke ends a key for good. The receipt says how many data planes have confirmed that they no longer use it; with Wait
+// the answer is held until all have. Revoking again is safe, and gives the first revocation's receipt.
+func (a *AIKeysClient) Revoke(
+	ctx context.Context, customerID, projectID, id string,
+) (*aikeysv1.RevokeResponse, error) {
+	r := a.service.inProject(operations.RevokeKey(), customerID, projectID, "id", id)
+	return send(ctx, r, func(r *aikeysv1.RevokeResponse) bool { return r.Receipt.State != "" })
+}
+
+// Resolve tells which key would serve the caller's request to a provider now, and why. It uses nothing up.
+func (a *AIKeysClient) Resolve(
+	ctx context.Context, customerID, projectID string, provider aikeysv1.Provider,
+) (*aikeysv1.ResolveResponse, error) {
+	r := a.service.with([]CallOption{OfProvider(provider)}).inProject(operations.ResolveKey(), customerID, projectID)
+	r.checkText("provider", string(provider))
+	return send(ctx, r, func(r *aikeysv1.ResolveResponse) bool { return r.Reason != "" })
+}

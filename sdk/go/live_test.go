@@ -1,0 +1,190 @@
+package agentrouter_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	agentrouter "github.com/tetrateio/agentrouter-go"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+)
+
+// live builds the service, starts it with a session and returns its environment: the base URL and two API keys.
+func live(t testing.TB) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "aikeysd")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/aikeysd")
+	build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	const port = "127.0.0.1:0"
+	server := exec.CommandContext(t.Context(), program, "dev", "--data", dir, "--listen", port, "--dataplane-listen", port,
+		"--ops-listen", port, "--gateway-listen", port)
+	server.Cancel = func() error { return server.Process.Signal(syscall.SIGTERM) }
+	server.WaitDelay = 20 * time.Second
+	out, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && !strings.HasSuffix(lines.Text(), "is ready.") {
+	}
+	done := make(chan struct{})
+	go func() { // until the server ends, which it must not do for want of a reader
+		defer close(done)
+		for lines.Scan() {
+		}
+	}()
+	t.Cleanup(func() { // the test's context has ended by now, and with it the server
+		<-done
+		_ = server.Wait()
+	})
+	return sessionOf(t, filepath.Join(dir, "session.env"))
+}
+
+func sessionOf(t testing.TB, file string) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if assignment, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
+			name, value, _ := strings.Cut(assignment, "=")
+			session[name] = value
+		}
+	}
+	return session
+}
+
+func signIn(t testing.TB, session map[string]string, key string) *agentrouter.Client {
+	t.Helper()
+	c, err := agentrouter.New(context.Background(),
+		agentrouter.WithBaseURL(session["AGENTROUTER_BASE_URL"]), agentrouter.WithAPIKey(session[key]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestEveryMethodAgainstTheService(t *testing.T) {
+	session := live(t)
+	ctx := t.Context()
+	owner := signIn(t, session, "AGENTROUTER_API_KEY")
+	member := signIn(t, session, "AGENTROUTER_MEMBER_API_KEY")
+
+	who, err := owner.WhoAmI(ctx)
+	must(t, err)
+	equal(t, who.Role, aikeysv1.RoleOwner)
+	providers, err := owner.Providers().List(ctx)
+	must(t, err)
+	equal(t, len(providers.Providers) > 10, true)
+
+	t.Run("keys", func(t *testing.T) { liveKeys(t, owner, member) })
+	t.Run("policy", func(t *testing.T) { livePolicy(t, owner, member) })
+	t.Run("members", func(t *testing.T) { liveMembers(t, owner, who.UserID) })
+	t.Run("events", func(t *testing.T) {
+		page, err := owner.Events().With(agentrouter.PageSize(2)).List(ctx, who.CustomerID, who.ProjectID)
+		must(t, err)
+		equal(t, len(page.Events), 2)
+		first, _, err := collect(owner.Events().With(agentrouter.PageSize(2)).All(ctx, "", ""))
+		must(t, err)
+		all, _, err := collect(owner.Events().All(ctx, "", ""))
+		must(t, err)
+		equal(t, asJSON(t, first), asJSON(t, all))
+	})
+	t.Run("a wrong credential", func(t *testing.T) {
+		stranger, err := agentrouter.New(ctx, agentrouter.WithBaseURL(session["AGENTROUTER_BASE_URL"]),
+			agentrouter.WithAPIKey("ak_nobody"))
+		must(t, err)
+		_, err = stranger.WhoAmI(ctx)
+		is(t, err, agentrouter.ErrUnauthenticated)
+	})
+}
+
+func liveKeys(t *testing.T, owner, member *agentrouter.Client) {
+	ctx := t.Context()
+	const secret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-9f3c"
+	once := owner.AIKeys().With(agentrouter.IdempotencyKey(t.Name()))
+	made, err := once.Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
+	must(t, err)
+	again, err := once.Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
+	must(t, err)
+	equal(t, again.Key.ID, made.Key.ID)
+	_, err = owner.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
+	is(t, err, agentrouter.ErrAlreadyExists)
+	_, err = member.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "mine", secret, false)
+	is(t, err, agentrouter.ErrPermissionDenied)
+	_, err = member.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "mine", secret, true)
+	must(t, err)
+	_, err = owner.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, " bad ", secret, false)
+	is(t, err, agentrouter.ErrInvalidArgument)
+	equal(t, as[*agentrouter.Error](t, err).Fields[0].Field, "name")
+
+	got, err := member.AIKeys().Get(ctx, "", "", made.Key.ID)
+	must(t, err)
+	equal(t, got.Key.DisplaySuffix, "9f3c")
+	resolved, err := owner.AIKeys().Resolve(ctx, "", "", aikeysv1.ProviderOpenai)
+	must(t, err)
+	equal(t, resolved.Key.ID, made.Key.ID)
+
+	list, err := member.AIKeys().With(agentrouter.OfProvider("openai"), agentrouter.InState("active")).List(ctx, "", "")
+	must(t, err)
+	equal(t, len(list.Keys), 2)
+	paged, _, err := collect(member.AIKeys().With(agentrouter.PageSize(1)).All(ctx, "", ""))
+	must(t, err)
+	equal(t, asJSON(t, paged), asJSON(t, list.Keys))
+
+	revoked, err := owner.AIKeys().With(agentrouter.Wait(5*time.Second)).Revoke(ctx, "", "", made.Key.ID)
+	must(t, err)
+	equal(t, revoked.Receipt.State, aikeysv1.ReceiptStateComplete)
+	_, err = owner.AIKeys().Revoke(ctx, "", "", "byok_01M83VVAHV8M2T5K7N9R4W1XYZ")
+	is(t, err, agentrouter.ErrNotFound)
+}
+
+func livePolicy(t *testing.T, owner, member *agentrouter.Client) {
+	ctx := t.Context()
+	exceptions := aikeysv1.UserKeysByProvider{"anthropic": aikeysv1.UserKeysRequire}
+	set, err := owner.Policy().Set(ctx, "", "", aikeysv1.UserKeysForbid, exceptions, aikeysv1.OnBadKeyNextKey)
+	must(t, err)
+	equal(t, set.Policy.UserKeysByProvider, exceptions)
+	_, err = member.Policy().Set(ctx, "", "", "", nil, "")
+	is(t, err, agentrouter.ErrPermissionDenied)
+	_, err = owner.Policy().Set(ctx, "", "", "", nil, "")
+	must(t, err)
+	got, err := member.Policy().Get(ctx, "", "")
+	must(t, err)
+	equal(t, got.Policy.UserKeys, aikeysv1.UserKeysAllow)
+}
+
+func liveMembers(t *testing.T, owner *agentrouter.Client, self string) {
+	ctx := t.Context()
+	set, err := owner.Members().Set(ctx, "", "", "carol", aikeysv1.RoleMember)
+	must(t, err)
+	equal(t, set.Member.UserID, "carol")
+	list, err := owner.Members().List(ctx, "", "")
+	must(t, err)
+	paged, _, err := collect(owner.Members().With(agentrouter.PageSize(1)).All(ctx, "", ""))
+	must(t, err)
+	equal(t, asJSON(t, paged), asJSON(t, list.Members))
+	_, err = owner.Members().Remove(ctx, "", "", "carol")
+	must(t, err)
+	_, err = owner.Members().Remove(ctx, "", "", "carol")
+	is(t, err, agentrouter.ErrNotFound)
+	_, err = owner.Members().Remove(ctx, "", "", self)
+	is(t, err, agentrouter.ErrFailedPrecondition)
+	equal(t, errors.Is(err, agentrouter.ErrAlreadyExists), false)
+}

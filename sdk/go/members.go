@@ -1,0 +1,57 @@
+package agentrouter
+
+import (
+	"context"
+	"iter"
+
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+	"github.com/tetrateio/agentrouter-go/internal/operations"
+)
+
+// MembersClient reads and writes who is in the project.
+type MembersClient struct{ service service }
+
+// With returns a client whose calls take these optional parameters: PageSize and PageToken for List, PageSize for All.
+func (m *MembersClient) With(options ...CallOption) *MembersClient {
+	return &MembersClient{m.service.with(options)}
+}
+
+type setMemberRequest struct {
+	Role aikeysv1.Role `json:"role"`
+}
+
+// List returns the members, sorted by user id: all of them, or one page with PageSize or PageToken.
+func (m *MembersClient) List(
+	ctx context.Context, customerID, projectID string,
+) (*aikeysv1.ListMembersResponse, error) {
+	r := m.service.inProject(operations.ListMembers(), customerID, projectID)
+	return send(ctx, r, func(r *aikeysv1.ListMembersResponse) bool { return r.Members != nil })
+}
+
+// All goes through the members of all pages. It fetches a page when it comes to it, and ends with an error.
+func (m *MembersClient) All(ctx context.Context, customerID, projectID string) iter.Seq2[aikeysv1.Member, error] {
+	return pages(m.service, func(s service) ([]aikeysv1.Member, string, error) {
+		page, err := (&MembersClient{s}).List(ctx, customerID, projectID)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Members, page.NextPageToken, nil
+	})
+}
+
+// Set adds a user to the project, or gives a member another role. Owners only.
+func (m *MembersClient) Set(
+	ctx context.Context, customerID, projectID, userID string, role aikeysv1.Role,
+) (*aikeysv1.MemberResponse, error) {
+	r := m.service.inProject(operations.SetMember(), customerID, projectID, "user_id", userID)
+	r.body = setMemberRequest{Role: role}
+	return send(ctx, r, func(r *aikeysv1.MemberResponse) bool { return r.Member.UserID != "" })
+}
+
+// Remove takes a member out of the project. Owners only. Removing a member who is gone is an ErrNotFound.
+func (m *MembersClient) Remove(
+	ctx context.Context, customerID, projectID, userID string,
+) (*aikeysv1.RemoveMemberResponse, error) {
+	r := m.service.inProject(operations.RemoveMember(), customerID, projectID, "user_id", userID)
+	return send(ctx, r, func(*aikeysv1.RemoveMemberResponse) bool { return true })
+}

@@ -1,0 +1,36 @@
+package agentrouter
+
+import (
+	"context"
+
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+	"github.com/tetrateio/agentrouter-go/internal/operations"
+)
+
+// PolicyClient reads and writes the project's policy on whose keys serve whom.
+type PolicyClient struct{ service service }
+
+type policyRequest struct {
+	UserKeys           aikeysv1.UserKeys           `json:"user_keys,omitempty"`
+	UserKeysByProvider aikeysv1.UserKeysByProvider `json:"user_keys_by_provider,omitzero"`
+	OnBadKey           aikeysv1.OnBadKey           `json:"on_bad_key,omitempty"`
+}
+
+// Get returns the policy in force, the default one where none was written.
+func (p *PolicyClient) Get(ctx context.Context, customerID, projectID string) (*aikeysv1.PolicyResponse, error) {
+	return sendPolicy(ctx, p.service.inProject(operations.GetPolicy(), customerID, projectID))
+}
+
+// Set replaces the whole policy: what is empty or nil returns to its default. Owners only.
+func (p *PolicyClient) Set(
+	ctx context.Context, customerID, projectID string,
+	userKeys aikeysv1.UserKeys, userKeysByProvider aikeysv1.UserKeysByProvider, onBadKey aikeysv1.OnBadKey,
+) (*aikeysv1.PolicyResponse, error) {
+	r := p.service.inProject(operations.SetPolicy(), customerID, projectID)
+	r.body = policyRequest{UserKeys: userKeys, UserKeysByProvider: userKeysByProvider, OnBadKey: onBadKey}
+	return sendPolicy(ctx, r)
+}
+
+func sendPolicy(ctx context.Context, r *request) (*aikeysv1.PolicyResponse, error) {
+	return send(ctx, r, func(r *aikeysv1.PolicyResponse) bool { return r.Policy.UserKeys != "" })
+}

@@ -1,0 +1,289 @@
+package agentrouter_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	agentrouter "github.com/tetrateio/agentrouter-go"
+	"github.com/tetrateio/agentrouter-go/internal/operations"
+)
+
+// vector is one entry of ../vectors/vectors.json; the README beside it says what each member means.
+type vector struct {
+	Name    string
+	Call    string
+	Args    map[string]any
+	Options struct {
+		MaxRetries *int `json:"max_retries"`
+	}
+	Exchanges []exchange
+	Result    any
+	Error     *vectorError
+	Partial   any
+	Unknown   map[string]any
+	ElapsedMS struct{ Min, Max int64 } `json:"elapsed_ms"`
+}
+
+type exchange struct {
+	Request struct {
+		Method  string
+		Path    string
+		Query   map[string]string
+		Headers map[string]string
+		Body    any
+	}
+	Response struct {
+		Status   int
+		Headers  map[string]string
+		Body     json.RawMessage
+		BodyText string `json:"body_text"`
+		Close    bool
+		Truncate bool
+	}
+}
+
+type vectorError struct {
+	Kind            string
+	Code            string
+	Class           string
+	Status          int
+	Type            string
+	Title           string
+	Detail          string
+	RequestID       string `json:"request_id"`
+	Errors          []map[string]string
+	RetryAfter      *int     `json:"retry_after"`
+	MessageContains []string `json:"message_contains"`
+	Unknown         map[string]any
+}
+
+func readVectors(t *testing.T) []vector {
+	t.Helper()
+	text, err := os.ReadFile("../vectors/vectors.json")
+	must(t, err)
+	var vectors []vector
+	decoder := json.NewDecoder(strings.NewReader(string(text)))
+	decoder.DisallowUnknownFields()
+	must(t, decoder.Decode(&vectors))
+	return vectors
+}
+
+// player answers requests as a vector says, and notes what is not as it should be.
+type player struct {
+	exchanges []exchange
+	mu        sync.Mutex
+	next      int
+	uuid      string
+	problems  []string
+}
+
+func (p *player) problem(format string, args ...any) {
+	p.problems = append(p.problems, fmt.Sprintf(format, args...))
+}
+
+func (p *player) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next >= len(p.exchanges) {
+		p.problem("one request too many: %s %s", r.Method, r.URL)
+		w.WriteHeader(http.StatusTeapot)
+		return
+	}
+	e := p.exchanges[p.next]
+	p.next++
+	p.check(e, r)
+	answer(w, e)
+}
+
+var isUUID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+
+func (p *player) check(e exchange, r *http.Request) {
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	if r.Method != e.Request.Method || path != e.Request.Path {
+		p.problem("request %d is %s %s, not %s %s", p.next, r.Method, path, e.Request.Method, e.Request.Path)
+	}
+	query := map[string]string{}
+	for name, values := range r.URL.Query() {
+		query[name] = strings.Join(values, "|")
+	}
+	if !reflect.DeepEqual(query, e.Request.Query) {
+		p.problem("request %d has the query %v, not %v", p.next, query, e.Request.Query)
+	}
+	for name, want := range e.Request.Headers {
+		got := r.Header.Get(name)
+		if want == "$uuid" && isUUID.MatchString(got) && (p.uuid == "" || p.uuid == got) {
+			p.uuid = got
+			continue
+		}
+		if got != want {
+			p.problem("request %d has %s: %q, not %q", p.next, name, got, want)
+		}
+	}
+	text, err := io.ReadAll(r.Body)
+	var body any
+	if err == nil && len(text) > 0 {
+		err = json.Unmarshal(text, &body)
+	}
+	if err != nil || !reflect.DeepEqual(body, e.Request.Body) {
+		p.problem("request %d has the body %s (%v), not %v", p.next, text, err, e.Request.Body)
+	}
+}
+
+func answer(w http.ResponseWriter, e exchange) {
+	if e.Response.Close {
+		panic(http.ErrAbortHandler)
+	}
+	for name, value := range e.Response.Headers {
+		w.Header().Set(name, value)
+	}
+	body := []byte(e.Response.BodyText)
+	if e.Response.Body != nil {
+		body = e.Response.Body
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(e.Response.Status)
+	if e.Response.Truncate {
+		_, _ = w.Write(body[:len(body)/2])
+		panic(http.ErrAbortHandler)
+	}
+	_, _ = w.Write(body)
+}
+
+func TestVectors(t *testing.T) {
+	for _, v := range readVectors(t) {
+		t.Run(v.Name, func(t *testing.T) {
+			t.Parallel()
+			p := &player{exchanges: v.Exchanges}
+			server := httptest.NewServer(p)
+			defer server.Close()
+			options := []agentrouter.Option{agentrouter.WithBaseURL(server.URL), agentrouter.WithAPIKey("ak_vector_key")}
+			if v.Options.MaxRetries != nil {
+				options = append(options, agentrouter.WithMaxRetries(*v.Options.MaxRetries))
+			}
+			client, err := agentrouter.New(t.Context(), options...)
+			must(t, err)
+
+			start := time.Now()
+			result, partial, err := call(t.Context(), client, v)
+			elapsed := time.Since(start).Milliseconds()
+			p.mu.Lock() // an answer that never came tells the race detector nothing
+			defer p.mu.Unlock()
+
+			if elapsed < v.ElapsedMS.Min || (v.ElapsedMS.Max > 0 && elapsed > v.ElapsedMS.Max) {
+				t.Errorf("took %d ms", elapsed)
+			}
+			for _, problem := range p.problems {
+				t.Error(problem)
+			}
+			equal(t, p.next, len(p.exchanges))
+			if v.Error != nil {
+				checkError(t, err, *v.Error)
+				if v.Partial != nil {
+					equal(t, asJSON(t, partial), v.Partial)
+				}
+				return
+			}
+			must(t, err)
+			equal(t, asJSON(t, result), v.Result)
+			for path, want := range v.Unknown {
+				equal(t, unknownAt(t, reflect.ValueOf(result), strings.Split(path, ".")), want)
+			}
+		})
+	}
+}
+
+func checkError(t *testing.T, err error, want vectorError) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, part := range want.MessageContains {
+		contains(t, err.Error(), part)
+	}
+	switch want.Kind {
+	case "connection":
+		_ = as[*agentrouter.ConnectionError](t, err)
+	case "argument":
+		_ = as[*agentrouter.ArgumentError](t, err)
+		is(t, err, agentrouter.ErrInvalidArgument)
+	case "response":
+		equal(t, as[*agentrouter.Error](t, err).Status, want.Status)
+		is(t, err, agentrouter.ErrResponse)
+	case "api":
+		e := as[*agentrouter.Error](t, err)
+		is(t, err, sentinel(want.Class))
+		equal(t, e.Code, want.Code)
+		equal(t, e.Status, want.Status)
+		if want.RetryAfter != nil {
+			equal(t, e.RetryAfter, time.Duration(*want.RetryAfter)*time.Second)
+		} else {
+			equal(t, e.RetryAfter, 0)
+		}
+		checkProblem(t, e, want)
+	default:
+		t.Fatalf("unknown kind %q", want.Kind)
+	}
+}
+
+func checkProblem(t *testing.T, e *agentrouter.Error, want vectorError) {
+	t.Helper()
+	if want.RequestID != "" {
+		equal(t, e.RequestID, want.RequestID)
+	}
+	if want.Type == "" {
+		return // no problem document
+	}
+	equal(t, e.Type, want.Type)
+	equal(t, e.Title, want.Title)
+	equal(t, e.Detail, want.Detail)
+	equal(t, len(e.Fields), len(want.Errors))
+	for i, field := range want.Errors {
+		equal(t, e.Fields[i].Field, field["field"])
+		equal(t, e.Fields[i].Message, field["message"])
+	}
+	for name, value := range want.Unknown {
+		equal(t, asJSON(t, e.Unknown[name]), value)
+	}
+}
+
+func sentinel(class string) error {
+	for _, err := range []error{
+		agentrouter.ErrInvalidArgument, agentrouter.ErrUnauthenticated, agentrouter.ErrPermissionDenied,
+		agentrouter.ErrNotFound, agentrouter.ErrAlreadyExists, agentrouter.ErrFailedPrecondition,
+		agentrouter.ErrResourceExhausted, agentrouter.ErrUnavailable, agentrouter.ErrInternal,
+	} {
+		if err.Error() == class {
+			return err
+		}
+	}
+	return errors.New("no sentinel of class " + class)
+}
+
+// The core's operations come from the document, the vectors from people: none may be forgotten.
+func TestVectorsCoverEveryOperation(t *testing.T) {
+	vectors := readVectors(t)
+	for _, op := range operations.All() {
+		pattern := "^" + regexp.MustCompile(`\{[a-z_]+\}`).ReplaceAllString(op.Path, "[^/]+") + "$"
+		covered := slices.ContainsFunc(vectors, func(v vector) bool {
+			return slices.ContainsFunc(v.Exchanges, func(e exchange) bool {
+				return e.Request.Method == op.Method && regexp.MustCompile(pattern).MatchString(e.Request.Path)
+			})
+		})
+		if !covered {
+			t.Errorf("no vector of %s", op.ID)
+		}
+	}
+}
