@@ -1,0 +1,257 @@
+"""The methods of the contract. "" as customer_id or project_id stands for the session's own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import AsyncIterator, Mapping, Optional, Union
+
+from .. import _operations as operations
+from .. import models
+from .._exchange import next_token
+from .._operation import wait_text
+from .._operations import KeyState, OnBadKey, ProviderSlug, Role, UserKeys
+from .transport import AsyncTransport
+
+PAGE_SIZE = 100
+
+
+class _Resource:
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+
+class AsyncAIKeys(_Resource):
+    """Provider keys, and which of them serves."""
+
+    async def register(
+        self,
+        customer_id: str,
+        project_id: str,
+        provider: ProviderSlug,
+        name: str,
+        secret: str,
+        user_scope: bool = False,
+        *,
+        idempotency_key: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RegisterResponse:
+        """Seal a provider's key and store it under a project, or as the caller's own with user_scope.
+
+        The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
+        """
+        call = operations.REGISTER_KEY.call(
+            {
+                "customer_id": customer_id,
+                "project_id": project_id,
+                "provider": provider,
+                "name": name,
+                "secret": secret,
+                "user_scope": user_scope,
+            },
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+        )
+        del secret  # An error's traceback holds this frame.
+        return await self._transport.send(call)
+
+    async def get(
+        self, customer_id: str, project_id: str, id: str, *, timeout: Optional[float] = None
+    ) -> models.GetResponse:
+        """Return one key's metadata, active or revoked."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id}
+        return await self._transport.send(operations.GET_KEY.call(arguments, timeout=timeout))
+
+    async def list(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        provider: Optional[ProviderSlug] = None,
+        state: Optional[KeyState] = None,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListResponse:
+        """List the project's keys and the caller's own, newest first: all of them, or a page where one is asked for."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "provider": provider,
+            "state": state,
+            "page_size": page_size,
+            "page_token": page_token,
+        }
+        return await self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+
+    async def iterate(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        provider: Optional[ProviderSlug] = None,
+        state: Optional[KeyState] = None,
+        page_size: int = PAGE_SIZE,
+        timeout: Optional[float] = None,
+    ) -> AsyncIterator[models.Key]:
+        """Give the keys of all pages, one by one; a page is asked for when its first key is."""
+        token: Optional[str] = None
+        while True:
+            page = await self.list(
+                customer_id,
+                project_id,
+                provider=provider,
+                state=state,
+                page_size=page_size,
+                page_token=token,
+                timeout=timeout,
+            )
+            for key in page.keys:
+                yield key
+            token = next_token(token, page.next_page_token)
+            if token is None:
+                return
+
+    async def revoke(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        *,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RevokeResponse:
+        """End a key for good and return the revocation's receipt.
+
+        With wait, in seconds or such as "500ms", the service holds its answer until every data plane has confirmed, or
+        until that time is up. It comes on top of the timeout.
+        """
+        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
+        return await self._transport.send(operations.REVOKE_KEY.call(arguments, timeout=timeout))
+
+    async def resolve(
+        self, customer_id: str, project_id: str, provider: ProviderSlug, *, timeout: Optional[float] = None
+    ) -> models.ResolveResponse:
+        """Show which key would serve the caller's request to a provider now, and why."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "provider": provider}
+        return await self._transport.send(operations.RESOLVE_KEY.call(arguments, timeout=timeout))
+
+
+class AsyncPolicy(_Resource):
+    """The project's written policy on whose keys serve whom."""
+
+    async def get(self, customer_id: str, project_id: str, *, timeout: Optional[float] = None) -> models.PolicyResponse:
+        """Return the policy in force."""
+        arguments = {"customer_id": customer_id, "project_id": project_id}
+        return await self._transport.send(operations.GET_POLICY.call(arguments, timeout=timeout))
+
+    async def set(
+        self,
+        customer_id: str,
+        project_id: str,
+        user_keys: Optional[UserKeys] = None,
+        user_keys_by_provider: Optional[Mapping[str, UserKeys]] = None,
+        on_bad_key: Optional[OnBadKey] = None,
+        *,
+        timeout: Optional[float] = None,
+    ) -> models.PolicyResponse:
+        """Replace the whole policy. What is left out returns to its default."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "user_keys": user_keys,
+            "user_keys_by_provider": None if user_keys_by_provider is None else dict(user_keys_by_provider),
+            "on_bad_key": on_bad_key,
+        }
+        return await self._transport.send(operations.SET_POLICY.call(arguments, timeout=timeout))
+
+
+class AsyncEvents(_Resource):
+    """The audit trail."""
+
+    async def list(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListEventsResponse:
+        """Return a page of events, newest first: the 50 newest unless another one is asked for."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "page_size": page_size,
+            "page_token": page_token,
+        }
+        return await self._transport.send(operations.LIST_EVENTS.call(arguments, timeout=timeout))
+
+    async def iterate(
+        self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
+    ) -> AsyncIterator[models.Event]:
+        """Give the events of all pages, one by one; a page is asked for when its first event is."""
+        token: Optional[str] = None
+        while True:
+            page = await self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
+            for event in page.events:
+                yield event
+            token = next_token(token, page.next_page_token)
+            if token is None:
+                return
+
+
+class AsyncMembers(_Resource):
+    """The project's members and their roles."""
+
+    async def list(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListMembersResponse:
+        """List the members by user id: all of them, or a page where one is asked for."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "page_size": page_size,
+            "page_token": page_token,
+        }
+        return await self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+
+    async def iterate(
+        self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
+    ) -> AsyncIterator[models.Member]:
+        """Give the members of all pages, one by one; a page is asked for when its first member is."""
+        token: Optional[str] = None
+        while True:
+            page = await self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
+            for member in page.members:
+                yield member
+            token = next_token(token, page.next_page_token)
+            if token is None:
+                return
+
+    async def set(
+        self, customer_id: str, project_id: str, user_id: str, role: Role, *, timeout: Optional[float] = None
+    ) -> models.MemberResponse:
+        """Add a member, or give one another role."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id, "role": role}
+        return await self._transport.send(operations.SET_MEMBER.call(arguments, timeout=timeout))
+
+    async def remove(
+        self, customer_id: str, project_id: str, user_id: str, *, timeout: Optional[float] = None
+    ) -> models.RemoveMemberResponse:
+        """Take a member out of the project."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
+        return await self._transport.send(operations.REMOVE_MEMBER.call(arguments, timeout=timeout))
+
+
+class AsyncProviders(_Resource):
+    """The catalogue of providers."""
+
+    async def list(self, *, timeout: Optional[float] = None) -> models.ListProvidersResponse:
+        """List the providers whose keys can be registered."""
+        return await self._transport.send(operations.LIST_PROVIDERS.call({}, timeout=timeout))

@@ -1,0 +1,95 @@
+"""What a client is made of: checked once, when it is made."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import platform
+import re
+from dataclasses import dataclass
+from typing import Optional
+from urllib.parse import urlsplit
+
+from ._secret import Secret
+from ._version import __version__
+from .errors import ConfigurationError
+
+ENV_BASE_URL = "AGENTROUTER_BASE_URL"
+ENV_API_KEY = "AGENTROUTER_API_KEY"
+
+USER_AGENT = f"agentrouter-python/{__version__} ({platform.python_implementation()} {platform.python_version()})"
+
+_VISIBLE = re.compile(r"[!-~]+\Z")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A client's settings."""
+
+    base_url: str
+    api_key: Secret[str]
+    timeout: float
+    max_retries: int
+
+
+def configure(
+    base_url: Optional[str],
+    api_key: Optional[str],
+    timeout: float,
+    max_retries: int,
+    allow_insecure_http: bool,
+) -> Config:
+    """Check the settings, taking from the environment what is not given."""
+    key = api_key or os.environ.get(ENV_API_KEY, "")
+    if not key:
+        raise ConfigurationError(f"no API key: pass api_key, or set {ENV_API_KEY}")
+    if not isinstance(key, str) or not _VISIBLE.match(key):
+        raise ConfigurationError("the API key is malformed: it may hold visible ASCII alone, and no space or line end")
+    url = base_url or os.environ.get(ENV_BASE_URL, "")
+    if not url:
+        raise ConfigurationError(f"no base URL: pass base_url, or set {ENV_BASE_URL}")
+    if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
+        raise ConfigurationError("max_retries must be a whole number, 0 or more")
+    return Config(_checked_url(url, allow_insecure_http), Secret(key), checked_timeout(timeout), max_retries)
+
+
+def checked_timeout(timeout: float) -> float:
+    """Return a timeout as it is, if it can be one."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise ConfigurationError("timeout must be a number of seconds")
+    if not 0 < timeout < math.inf:
+        raise ConfigurationError("timeout must be more than 0 seconds")
+    return timeout
+
+
+def _checked_url(text: str, allow_insecure_http: bool) -> str:
+    # The text is not repeated in errors: people have put credentials into it.
+    if not isinstance(text, str) or not _VISIBLE.match(text) or "\\" in text:
+        raise ConfigurationError("the base URL is malformed")
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        url, host = urlsplit(""), None
+    if not host or url.scheme not in ("http", "https"):
+        raise ConfigurationError("the base URL is malformed: it must be like https://aikeys.example.com")
+    if url.username is not None or url.password is not None:
+        raise ConfigurationError("the base URL may hold no user name or password")
+    if "?" in text or "#" in text:
+        raise ConfigurationError("the base URL may hold no query and no fragment")
+    if url.scheme == "http" and not allow_insecure_http and not _is_loopback(host):
+        raise ConfigurationError(
+            "the base URL is http:// to another machine, where the API key would go in clear: "
+            "use https://, or pass allow_insecure_http=True"
+        )
+    return text.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

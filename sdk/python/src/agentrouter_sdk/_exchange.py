@@ -1,0 +1,138 @@
+"""What sync and async share of an exchange: the request's headers, what an answer means, and when to try again."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, Dict, Mapping, Optional, TypeVar, Union
+
+import httpx
+from pydantic import ValidationError
+
+from ._config import USER_AGENT, Config
+from ._model import Model
+from ._operation import Call
+from ._secret import REDACTED
+from .errors import (
+    AgentRouterError,
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    UnexpectedResponseError,
+    class_of,
+    code_of_status,
+)
+from .models import Problem
+
+T = TypeVar("T", bound=Model)
+
+RETRIED_STATUS = frozenset((429, 502, 503, 504))
+LONGEST_RETRY_AFTER = 30
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 4.0
+
+# What is shorter is no key, and is found in any text.
+SHORTEST_SCRUBBED = 8
+
+
+def headers_of(config: Config, call: Call[Any]) -> Dict[str, str]:
+    """Return the headers of every attempt of a call."""
+    headers = {
+        "Authorization": "Bearer " + config.api_key.reveal(),
+        "Accept": "application/json, application/problem+json",
+        "User-Agent": USER_AGENT,
+        **call.headers,
+    }
+    if call.body is not None:
+        headers["Content-Type"] = "application/json"
+    return headers
+
+
+def timeout_of(config: Config, call: Call[Any]) -> float:
+    """Return how long an attempt may take: what the service holds its answer for comes on top."""
+    return (config.timeout if call.timeout is None else call.timeout) + call.hold
+
+
+def read(config: Config, call: Call[T], response: httpx.Response, body: bytes) -> Union[T, AgentRouterError]:
+    """Return an answer's meaning: the result or an error, which is not raised here so that no frame is in it."""
+    status = response.status_code
+    if status >= 400:
+        return _problem(config, call, response, body)
+    message = f"{status} is no answer of the API; is the base URL right?"
+    if 200 <= status < 300:
+        try:
+            return call.operation.answer.model_validate_json(body)
+        except ValidationError as invalid:
+            first = invalid.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "body"
+        message = f"{status} with an answer that is not of the API: {where}: {_scrubbed(config, call, first['msg'])}"
+    return UnexpectedResponseError(message, status, response.headers.get("X-Request-Id", ""))
+
+
+def _problem(config: Config, call: Call[Any], response: httpx.Response, body: bytes) -> APIError:
+    status = response.status_code
+    retry_after = _retry_after(response.headers)
+    try:
+        # A service never repeats what it was sent. Something in between might.
+        problem = Problem.model_validate_json(_scrubbed(config, call, body.decode("utf-8", "replace")))
+    except ValidationError:
+        code, request_id = code_of_status(status), response.headers.get("X-Request-Id", "")
+        title = response.reason_phrase or "an error without a problem document"
+        return class_of(code, status)(status, code, title=title, request_id=request_id, retry_after=retry_after)
+    return class_of(problem.code, status)(
+        status=status,
+        code=problem.code,
+        type=problem.type,
+        title=problem.title,
+        detail=problem.detail,
+        request_id=problem.request_id,
+        errors=problem.errors,
+        retry_after=retry_after,
+        extra=problem.model_extra,
+    )
+
+
+def connection_error(config: Config, call: Call[Any], cause: Exception, timeout: float) -> APIConnectionError:
+    """Return the error for an exchange that failed. The cause stays out of it: it holds the request."""
+    name = f"{call.operation.method} {call.operation.path}"
+    if isinstance(cause, httpx.TimeoutException):
+        return APITimeoutError(f"{name}: no answer within {timeout:g} s ({type(cause).__name__})")
+    text = _scrubbed(config, call, str(cause))
+    return APIConnectionError(f"{name}: {type(cause).__name__}" + (f": {text}" if text else ""))
+
+
+def pause_before_retry(config: Config, error: AgentRouterError, attempt: int) -> Optional[float]:
+    """Return how long to wait before trying again after attempt 0, 1, …; None: do not."""
+    if attempt >= config.max_retries:
+        return None
+    if isinstance(error, APIError):
+        if error.status not in RETRIED_STATUS:
+            return None
+        if error.retry_after is not None:
+            return error.retry_after if error.retry_after <= LONGEST_RETRY_AFTER else None
+    elif not isinstance(error, APIConnectionError):
+        return None
+    ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 10))
+    return random.uniform(0, ceiling)  # noqa: S311 - it spreads load and guards nothing
+
+
+def next_token(last: Optional[str], following: Optional[str]) -> Optional[str]:
+    """Return the token of the page to ask for; None after the last one."""
+    if following and following == last:
+        raise UnexpectedResponseError("the list repeats a page; its next_page_token does not move on")
+    return following or None
+
+
+def _retry_after(headers: Mapping[str, str]) -> Optional[int]:
+    text = headers.get("Retry-After", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _scrubbed(config: Config, call: Call[Any], text: str) -> str:
+    for secret in (config.api_key, call.secret):
+        value = secret.reveal() if secret else ""
+        if len(value) < SHORTEST_SCRUBBED:
+            continue
+        for form in (value, json.dumps(value)[1:-1]):
+            text = text.replace(form, REDACTED)
+    return text

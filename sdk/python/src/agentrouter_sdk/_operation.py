@@ -1,0 +1,122 @@
+"""What an operation of the contract is, and what one call of it sends."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Dict, Generic, Mapping, Optional, Tuple, Type, TypeVar, Union
+from urllib.parse import quote, urlencode
+
+from ._config import checked_timeout
+from ._model import Model
+from ._secret import Secret
+from .errors import ArgumentError
+
+T = TypeVar("T", bound=Model)
+
+_DEFAULTED = ("customer_id", "project_id")
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}\Z")
+_WAIT = re.compile(r"([0-9]{1,5})(ms|s)\Z")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One call: what every attempt of it sends."""
+
+    operation: Operation[T]
+    target: str
+    headers: Mapping[str, str]
+    body: Optional[Secret[bytes]]
+    secret: Optional[Secret[str]]
+    timeout: Optional[float]
+    hold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Operation(Generic[T]):
+    """An operation of the contract. The table of them is generated."""
+
+    id: str
+    method: str
+    path: str
+    answer: Type[T]
+    query: Tuple[str, ...] = ()
+    body: Tuple[str, ...] = ()
+    idempotent_by_key: bool = False
+    _parts: Tuple[Tuple[str, str], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found = re.findall(r"([^{]+)(?:\{(\w+)\})?", self.path)
+        object.__setattr__(self, "_parts", tuple((text.lstrip("}"), name) for text, name in found))
+
+    def call(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        timeout: Optional[float] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> Call[T]:
+        """Make a call of arguments by their names in the contract; None is one that is not given."""
+        headers: Dict[str, str] = {}
+        if self.idempotent_by_key:
+            headers["Idempotency-Key"] = _checked_idempotency_key(idempotency_key)
+        secret = arguments.get("secret")
+        return Call(
+            operation=self,
+            target=self._target(arguments),
+            headers=headers,
+            body=self._body(arguments),
+            secret=Secret(secret) if isinstance(secret, str) else None,
+            timeout=None if timeout is None else checked_timeout(timeout),
+            hold=seconds_of(arguments.get("wait")),
+        )
+
+    def _target(self, arguments: Mapping[str, Any]) -> str:
+        target = "".join(text + (_segment(name, arguments[name]) if name else "") for text, name in self._parts)
+        query = {name: arguments[name] for name in self.query if arguments.get(name) is not None}
+        return target + "?" + urlencode(query) if query else target
+
+    def _body(self, arguments: Mapping[str, Any]) -> Optional[Secret[bytes]]:
+        if not self.body:
+            return None
+        given = {name: arguments[name] for name in self.body if arguments.get(name) is not None}
+        return Secret(json.dumps(given, separators=(",", ":")).encode())
+
+
+def _segment(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str")
+    if not value and name in _DEFAULTED:
+        return "-"
+    if value in ("", ".", ".."):
+        raise ArgumentError(f"{name} must be an id, and not empty or a dot or two")
+    return quote(value, safe="", errors="surrogatepass")
+
+
+def _checked_idempotency_key(key: Optional[str]) -> str:
+    if key is None:
+        return str(uuid.uuid4())
+    if not _IDEMPOTENCY_KEY.match(key):
+        raise ArgumentError("idempotency_key must be 1 to 255 visible ASCII characters without spaces")
+    return key
+
+
+def wait_text(wait: Union[str, float, timedelta, None]) -> Optional[str]:
+    """Write a time as the contract does, such as 500ms or 2s. A number is one of seconds."""
+    if wait is None or isinstance(wait, str):
+        return wait
+    seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+    if not 0 <= seconds <= 30:
+        raise ArgumentError("wait must be between 0 and 30 seconds")
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
+
+
+def seconds_of(wait: Optional[str]) -> float:
+    """Return how long the service may hold its answer; 0 for a text that it will refuse."""
+    found = _WAIT.match(wait or "")
+    if not found:
+        return 0.0
+    return int(found.group(1)) / (1000 if found.group(2) == "ms" else 1)
