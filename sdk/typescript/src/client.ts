@@ -1,0 +1,39 @@
+import { type ClientOptions, readConfig } from './config.js';
+import { AIKeys, Events, Members, PolicyMethods, Providers } from './resources.js';
+import { Transport } from './transport.js';
+import type { CallOptions, WhoAmIResponse } from './types.js';
+
+/**
+ * A client of AgentRouter AI Keys. It can be shared, has nothing to close, and shows its API key to nobody: neither
+ * when it is printed nor as JSON.
+ */
+export class Client {
+  readonly #transport: Transport;
+
+  /** Provider keys. */
+  readonly aikeys: AIKeys;
+  /** The project's policy. */
+  readonly policy: PolicyMethods;
+  /** The audit trail. */
+  readonly events: Events;
+  /** The project's members. */
+  readonly members: Members;
+  /** The catalogue of providers. */
+  readonly providers: Providers;
+
+  /** Reads from the environment what the options leave out. Throws an ArgumentError for what is missing or wrong. */
+  constructor(options: ClientOptions = {}) {
+    const transport = new Transport(readConfig(options));
+    this.#transport = transport;
+    this.aikeys = new AIKeys(transport);
+    this.policy = new PolicyMethods(transport);
+    this.events = new Events(transport);
+    this.members = new Members(transport);
+    this.providers = new Providers(transport);
+  }
+
+  /** Shows the session: whom the API key stands for, and which customer and project `''` means. */
+  async whoAmI(options?: CallOptions): Promise<WhoAmIResponse> {
+    return this.#transport.send({ method: 'GET', path: '/v1/whoami', expect: ['user_id', 'string'] }, options);
+  }
+}

@@ -1,0 +1,130 @@
+/** Reads and checks what a client is made from. */
+
+import { ArgumentError } from './errors.js';
+
+export interface ClientOptions {
+  /** Where the service is. Left out, `AGENTROUTER_BASE_URL` of the environment. */
+  baseUrl?: string | undefined;
+  /** An API key or a session token. Left out, `AGENTROUTER_API_KEY` of the environment. */
+  apiKey?: string | undefined;
+  /** Used instead of the platform's `fetch`. */
+  fetch?: typeof globalThis.fetch | undefined;
+  /** How long one attempt may take: 30 000 unless given. */
+  timeoutMs?: number | undefined;
+  /** How many times a failed attempt is repeated: 2 unless given. */
+  maxRetries?: number | undefined;
+  /** Lets the API key go over plain HTTP to another machine. */
+  allowInsecureHttp?: boolean | undefined;
+  /** Further headers of every request, such as those that a proxy asks for. */
+  headers?: Record<string, string> | undefined;
+}
+
+export interface Config {
+  baseUrl: string;
+  apiKey: string;
+  fetch: typeof globalThis.fetch | undefined;
+  timeoutMs: number;
+  maxRetries: number;
+  headers: Record<string, string>;
+}
+
+interface Runtime {
+  process?: {
+    env?: Record<string, string | undefined>;
+    versions?: Record<string, string | undefined>;
+  };
+}
+
+const runtime = (): Runtime['process'] => (globalThis as Runtime).process;
+
+/** The runtime's name and version, unless it is a browser: those send a User-Agent of their own. */
+export function runtimeVersion(): string | undefined {
+  const versions = runtime()?.versions ?? {};
+  const name = ['bun', 'deno', 'node'].find((known) => versions[known]);
+  return name && `${name} ${versions[name]}`;
+}
+
+/** A variable of the environment, where there is one and it may be read: Deno asks for leave. */
+function fromEnvironment(name: string): string | undefined {
+  try {
+    return runtime()?.env?.[name];
+  } catch {
+    return undefined;
+  }
+}
+
+const loopback = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
+
+function checkBaseUrl(text: string | undefined, insecureAllowed: boolean): string {
+  if (!text) {
+    throw new ArgumentError('no base URL: give baseUrl, or set AGENTROUTER_BASE_URL');
+  }
+  let url: URL;
+  try {
+    url = new URL(text);
+  } catch {
+    throw new ArgumentError('the base URL is not a URL such as https://aikeys.example.com');
+  }
+  if (url.protocol !== 'https:' && url.protocol !== 'http:') {
+    throw new ArgumentError('the base URL must begin with https:// or http://');
+  }
+  if (url.username || url.password || url.search || url.hash) {
+    throw new ArgumentError('the base URL must have no user, password, query or fragment');
+  }
+  if (url.protocol === 'http:' && !insecureAllowed && !loopback.test(url.hostname)) {
+    throw new ArgumentError(
+      'the base URL is http:// to another machine, which would show the API key to the network:' +
+        ' use https://, or allowInsecureHttp',
+    );
+  }
+  return url.origin + url.pathname.replace(/\/+$/, '');
+}
+
+function checkApiKey(key: string | undefined): string {
+  if (!key) {
+    throw new ArgumentError('no API key: give apiKey, or set AGENTROUTER_API_KEY');
+  }
+  if (!/^[!-~]+$/.test(key)) {
+    throw new ArgumentError('the API key must be visible ASCII characters without spaces');
+  }
+  return key;
+}
+
+/** A header's value may be a secret, so the error does not repeat it. */
+function checkHeaders(headers: Record<string, string>): Record<string, string> {
+  for (const [name, value] of Object.entries(headers)) {
+    if (!/^[!#$%&'*+.^_`|~\w-]+$/.test(name) || !/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) {
+      throw new ArgumentError(`headers must have names and values that HTTP allows: see ${JSON.stringify(name)}`);
+    }
+  }
+  return { ...headers };
+}
+
+/** The longest time that timers can keep. */
+const maxTimeoutMs = 2 ** 31 - 1;
+
+export function checkTimeout(timeoutMs: number): number {
+  if (!(timeoutMs > 0)) {
+    throw new ArgumentError('timeoutMs must be more than 0');
+  }
+  return Math.min(timeoutMs, maxTimeoutMs);
+}
+
+export function checkRetries(maxRetries: number): number {
+  if (!(maxRetries >= 0)) {
+    throw new ArgumentError('maxRetries must be 0 or more');
+  }
+  return maxRetries;
+}
+
+/** What the options say wins over the environment; what is wrong is said without repeating it. */
+export function readConfig(options: ClientOptions): Config {
+  return {
+    baseUrl: checkBaseUrl(options.baseUrl || fromEnvironment('AGENTROUTER_BASE_URL'), !!options.allowInsecureHttp),
+    apiKey: checkApiKey(options.apiKey || fromEnvironment('AGENTROUTER_API_KEY')),
+    fetch: options.fetch,
+    timeoutMs: checkTimeout(options.timeoutMs ?? 30_000),
+    maxRetries: checkRetries(options.maxRetries ?? 2),
+    headers: checkHeaders(options.headers ?? {}),
+  };
+}

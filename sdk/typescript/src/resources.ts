@@ -1,0 +1,241 @@
+/** The methods, grouped as the service has them. `''` for a customer or a project stands for the session's own. */
+
+import { ArgumentError } from './errors.js';
+import { segment, type Transport } from './transport.js';
+import type * as t from './types.js';
+import { freshKey } from './uuid.js';
+
+type Options = t.CallOptions;
+
+function project(customerId: string, projectId: string): string {
+  const customer = segment('customer_id', customerId || '-');
+  return `/v1/customers/${customer}/projects/${segment('project_id', projectId || '-')}`;
+}
+
+const pageQuery = (options: t.PageOptions) =>
+  ({ page_size: options.pageSize, page_token: options.pageToken }) satisfies Record<keyof t.PageQuery, unknown>;
+
+/** The size of an iterator's pages, unless given: without one, some lists come whole. */
+const iteratorPageSize = 100;
+
+interface Page {
+  next_page_token?: string;
+}
+
+/** Gives the items of all pages, and asks for a page when the one before is used up. */
+async function* iterate<P extends Page, Item>(
+  options: t.PageOptions,
+  list: (options: t.PageOptions) => Promise<P>,
+  itemsOf: (page: P) => Item[],
+): t.Items<Item> {
+  let pageToken = options.pageToken;
+  do {
+    const page = await list({ ...options, pageSize: options.pageSize ?? iteratorPageSize, pageToken });
+    yield* itemsOf(page);
+    pageToken = page.next_page_token;
+  } while (pageToken);
+}
+
+/** Provider keys. Only their metadata ever comes back. */
+export class AIKeys {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Seals a provider's key and stores it. Safe to repeat: see `idempotencyKey`. */
+  async register(
+    customerId: string,
+    projectId: string,
+    provider: t.AIKeyProvider,
+    name: string,
+    secret: string,
+    userScope: boolean,
+    options: t.RegisterOptions = {},
+  ): Promise<t.RegisterResponse> {
+    const idempotencyKey = options.idempotencyKey || freshKey();
+    if (!/^[!-~]{1,255}$/.test(idempotencyKey)) {
+      throw new ArgumentError('idempotencyKey must be 1 to 255 visible ASCII characters without spaces');
+    }
+    const body: t.RegisterRequest = { provider, name, secret, user_scope: userScope };
+    const path = `${project(customerId, projectId)}/aikeys`;
+    const headers = { 'content-type': 'application/json', 'idempotency-key': idempotencyKey };
+    return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);
+  }
+
+  /** Returns one key's metadata. */
+  async get(customerId: string, projectId: string, id: string, options?: Options): Promise<t.GetResponse> {
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}`;
+    return this.#transport.send({ method: 'GET', path, expect: ['key', 'object'] }, options);
+  }
+
+  /** Lists the project's keys and the caller's own, newest first; all of them, unless a page is asked for. */
+  async list(customerId: string, projectId: string, options: t.ListOptions = {}): Promise<t.ListResponse> {
+    const path = `${project(customerId, projectId)}/aikeys`;
+    const query = { provider: options.provider, state: options.state, ...pageQuery(options) };
+    query satisfies Record<keyof t.ListQuery, unknown>;
+    return this.#transport.send({ method: 'GET', path, query, expect: ['keys', 'array'] }, options);
+  }
+
+  /** Gives all keys that `list` has, page by page. */
+  iterate(customerId: string, projectId: string, options: t.ListOptions = {}): t.Items<t.AIKey> {
+    return iterate(
+      options,
+      (page) => this.list(customerId, projectId, { ...options, ...page }),
+      (page) => page.keys,
+    );
+  }
+
+  /** Ends a key for good, and returns the receipt of its revocation. */
+  async revoke(
+    customerId: string,
+    projectId: string,
+    id: string,
+    options: t.RevokeOptions = {},
+  ): Promise<t.RevokeResponse> {
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}`;
+    const wait = typeof options.wait === 'number' ? `${Math.ceil(options.wait)}ms` : options.wait;
+    const query = { wait } satisfies Record<keyof t.RevokeQuery, unknown>;
+    const extraMs = waitMs(wait);
+    return this.#transport.send({ method: 'DELETE', path, query, extraMs, expect: ['receipt', 'object'] }, options);
+  }
+
+  /** Shows which key would serve the caller's requests to a provider now, and why. */
+  async resolve(
+    customerId: string,
+    projectId: string,
+    provider: t.AIKeyProvider,
+    options?: Options,
+  ): Promise<t.ResolveResponse> {
+    const path = `${project(customerId, projectId)}/resolve`;
+    const query = { provider } satisfies t.ResolveQuery;
+    return this.#transport.send({ method: 'GET', path, query, expect: ['reason', 'string'] }, options);
+  }
+}
+
+/** A time such as `500ms` or `2s` in milliseconds; 0 for what the service will refuse. */
+function waitMs(wait: string | undefined): number {
+  const [, amount, unit] = /^(\d{1,5})(ms|s)$/.exec(wait ?? '') ?? [];
+  return Number(amount ?? 0) * (unit === 's' ? 1_000 : 1);
+}
+
+/** The project's written policy on whose keys serve whom. */
+export class PolicyMethods {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Returns the policy in force. */
+  async get(customerId: string, projectId: string, options?: Options): Promise<t.PolicyResponse> {
+    const path = `${project(customerId, projectId)}/policy`;
+    return this.#transport.send({ method: 'GET', path, expect: ['policy', 'object'] }, options);
+  }
+
+  /** Replaces the whole policy; what is `undefined` returns to its default. */
+  async set(
+    customerId: string,
+    projectId: string,
+    userKeys?: t.UserKeys,
+    userKeysByProvider?: t.UserKeysByProvider,
+    onBadKey?: t.OnBadKey,
+    options?: Options,
+  ): Promise<t.PolicyResponse> {
+    const path = `${project(customerId, projectId)}/policy`;
+    const body = { user_keys: userKeys, user_keys_by_provider: userKeysByProvider, on_bad_key: onBadKey };
+    body satisfies Record<keyof t.PolicyRequest, unknown>;
+    const headers = { 'content-type': 'application/json' };
+    return this.#transport.send({ method: 'PUT', path, body, headers, expect: ['policy', 'object'] }, options);
+  }
+}
+
+/** The project's audit trail. */
+export class Events {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Returns a page of the audit trail, newest first. */
+  async list(customerId: string, projectId: string, options: t.PageOptions = {}): Promise<t.ListEventsResponse> {
+    const path = `${project(customerId, projectId)}/events`;
+    const query = pageQuery(options);
+    return this.#transport.send({ method: 'GET', path, query, expect: ['events', 'array'] }, options);
+  }
+
+  /** Gives the whole audit trail, page by page. */
+  iterate(customerId: string, projectId: string, options: t.PageOptions = {}): t.Items<t.Event> {
+    return iterate(
+      options,
+      (page) => this.list(customerId, projectId, page),
+      (page) => page.events,
+    );
+  }
+}
+
+/** The project's members and their roles. */
+export class Members {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Lists the members, sorted by user id; all of them, unless a page is asked for. */
+  async list(customerId: string, projectId: string, options: t.PageOptions = {}): Promise<t.ListMembersResponse> {
+    const path = `${project(customerId, projectId)}/members`;
+    const query = pageQuery(options);
+    return this.#transport.send({ method: 'GET', path, query, expect: ['members', 'array'] }, options);
+  }
+
+  /** Gives all members, page by page. */
+  iterate(customerId: string, projectId: string, options: t.PageOptions = {}): t.Items<t.Member> {
+    return iterate(
+      options,
+      (page) => this.list(customerId, projectId, page),
+      (page) => page.members,
+    );
+  }
+
+  /** Adds a user to the project, or gives a member another role. */
+  async set(
+    customerId: string,
+    projectId: string,
+    userId: string,
+    role: t.Role,
+    options?: Options,
+  ): Promise<t.MemberResponse> {
+    const path = `${project(customerId, projectId)}/members/${segment('user_id', userId)}`;
+    const body: t.SetMemberRequest = { role };
+    const headers = { 'content-type': 'application/json' };
+    return this.#transport.send({ method: 'PUT', path, body, headers, expect: ['member', 'object'] }, options);
+  }
+
+  /** Takes a member out of the project. Nothing of theirs is revoked. */
+  async remove(
+    customerId: string,
+    projectId: string,
+    userId: string,
+    options?: Options,
+  ): Promise<t.RemoveMemberResponse> {
+    const path = `${project(customerId, projectId)}/members/${segment('user_id', userId)}`;
+    return this.#transport.send({ method: 'DELETE', path }, options);
+  }
+}
+
+/** The catalogue of providers whose keys can be registered. */
+export class Providers {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Returns the catalogue. */
+  async list(options?: Options): Promise<t.ListProvidersResponse> {
+    return this.#transport.send({ method: 'GET', path: '/v1/providers', expect: ['providers', 'array'] }, options);
+  }
+}

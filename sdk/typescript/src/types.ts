@@ -1,0 +1,91 @@
+/**
+ * The contract's types under their public names. Results come as the service sends them: their fields have the names
+ * of the contract, such as `display_suffix`. A field, or a value of a list, that this version does not know is kept.
+ */
+
+import type { components, operations } from './gen/aikeys.js';
+
+type Schemas = components['schemas'];
+
+/** A provider's slug: those known to this version, and any other that the catalogue lists. */
+export type AIKeyProvider = Schemas['ProviderSlug'];
+export type AIKey = Schemas['Key'];
+export type AIKeyState = Schemas['KeyState'];
+export type KeyFailure = Schemas['KeyFailure'];
+export type Receipt = Schemas['Receipt'];
+export type Scope = Schemas['Scope'];
+export type Role = Schemas['Role'];
+export type AuthMethod = Schemas['AuthMethod'];
+export type UserKeys = Schemas['UserKeys'];
+export type UserKeysByProvider = Schemas['UserKeysByProvider'];
+export type OnBadKey = Schemas['OnBadKey'];
+export type Policy = Schemas['Policy'];
+export type Event = Schemas['Event'];
+export type Actor = Schemas['Actor'];
+export type Member = Schemas['Member'];
+export type Provider = Schemas['Provider'];
+export type FieldError = Schemas['FieldError'];
+
+export type RegisterResponse = Schemas['RegisterResponse'];
+export type GetResponse = Schemas['GetResponse'];
+export type ListResponse = Schemas['ListResponse'];
+export type RevokeResponse = Schemas['RevokeResponse'];
+export type ResolveResponse = Schemas['ResolveResponse'];
+export type PolicyResponse = Schemas['PolicyResponse'];
+export type ListEventsResponse = Schemas['ListEventsResponse'];
+export type ListMembersResponse = Schemas['ListMembersResponse'];
+export type MemberResponse = Schemas['MemberResponse'];
+export type RemoveMemberResponse = Schemas['RemoveMemberResponse'];
+export type ListProvidersResponse = Schemas['ListProvidersResponse'];
+export type WhoAmIResponse = Schemas['WhoAmIResponse'];
+
+/** A problem's stable code. */
+export type ErrorCode = Schemas['Problem']['code'];
+
+/** The bodies that the methods send. */
+export type RegisterRequest = Schemas['RegisterRequest'];
+export type PolicyRequest = Schemas['PolicyRequest'];
+export type SetMemberRequest = Schemas['SetMemberRequest'];
+
+/** The query parameters that the methods send. */
+export type ListQuery = NonNullable<operations['listKeys']['parameters']['query']>;
+export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
+export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
+export type ResolveQuery = operations['resolveKey']['parameters']['query'];
+
+/** The items of all pages, for `for await`. */
+export type Items<Item> = AsyncGenerator<Item, void, undefined>;
+
+/** What every method takes as its last argument. */
+export interface CallOptions {
+  /** Ends the call, also while it waits for its next attempt; it then rejects with the signal's reason. */
+  signal?: AbortSignal | undefined;
+  /** How long one attempt may take, instead of the client's. */
+  timeoutMs?: number | undefined;
+  /** How many times a failed attempt is repeated, instead of the client's. */
+  maxRetries?: number | undefined;
+}
+
+export interface RegisterOptions extends CallOptions {
+  /** Makes a repeat safe for 24 hours. Left out, it is a fresh UUID, the same over the call's own retries. */
+  idempotencyKey?: string | undefined;
+}
+
+export interface RevokeOptions extends CallOptions {
+  /** How long to wait for the receipt to be complete, such as `2s`, or in milliseconds. At most 30 seconds. */
+  wait?: string | number | undefined;
+}
+
+export interface PageOptions extends CallOptions {
+  /** How many to return at the most. */
+  pageSize?: number | undefined;
+  /** The `next_page_token` of the page before. */
+  pageToken?: string | undefined;
+}
+
+export interface ListOptions extends PageOptions {
+  /** Only keys of this provider. */
+  provider?: AIKeyProvider | undefined;
+  /** Only keys in this state. */
+  state?: ListQuery['state'];
+}

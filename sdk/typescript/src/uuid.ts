@@ -1,0 +1,21 @@
+interface Crypto {
+  crypto?: { getRandomValues?: (bytes: Uint8Array) => Uint8Array };
+}
+
+/**
+ * A fresh UUID (version 4). It has to be another one each time and may be guessed, so that Math.random will do where
+ * the platform shows no crypto, as Node 18 does not. Pages that came over plain HTTP have no `crypto.randomUUID`.
+ */
+export function freshKey(): string {
+  const bytes = Uint8Array.from({ length: 16 }, () => Math.random() * 256);
+  (globalThis as Crypto).crypto?.getRandomValues?.(bytes);
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  const variant = ((bytes[8] ?? 0) % 4) + 8;
+  return [
+    hex.slice(0, 8),
+    hex.slice(8, 12),
+    `4${hex.slice(13, 16)}`,
+    variant.toString(16) + hex.slice(17, 20),
+    hex.slice(20),
+  ].join('-');
+}
