@@ -37,12 +37,15 @@ func benchmarkRevocation(b *testing.B, count int) {
 	for i := range servers {
 		servers[i] = startReplica(b, database, keyset)
 	}
+	keys := make([]string, revocations+1)
+	for i := range keys { // before anybody is connected, who would be told of it
+		keys[i] = registerOne(b, servers[0], projects[0])
+	}
 	token := dataPlaneToken(b, database)
 	planes := connectPlanes(b, servers, token, count)
 	var told, last, receipts []float64
 	stolen := stolenTime(b)
-	for i := range revocations + 1 {
-		key := registerOne(b, servers[i%replicas], projects[0])
+	for i, key := range keys {
 		planes.expect(key)
 		sent := time.Now()
 		receipt := revokeOne(b, servers[i%replicas], projects[0], key)

@@ -90,7 +90,7 @@ func TestNothingGoesByTheTimeOfDay(t *testing.T) {
 		"New":       "the start of the clock, and the replica's id",
 		"clock":     "time since then",
 		"Subscribe": "the stream's id",
-		"write":     "the socket's deadline",
+		"begin":     "the socket's deadline",
 		"endUnfit":  "credentials expire by the time of day",
 	}
 	entries, err := os.ReadDir(".")

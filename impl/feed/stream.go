@@ -15,8 +15,6 @@ import (
 const (
 	// queueLength is how many messages a stream may be behind: a minute's heartbeats, or a burst.
 	queueLength = 64
-	// writeTimeout is how long a data plane may take to read what is written to it.
-	writeTimeout = time.Second
 	// streamLife is how long a stream lasts at the least; up to half as much again is added, so that they end apart. It bounds
 	// how far the clocks of the two ends drift apart within one: 0.1 s if they differ by a ten-thousandth.
 	streamLife = 15 * time.Minute
@@ -158,8 +156,8 @@ func (s *Stream) hello(arrived time.Duration, within int) []byte {
 // Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	defer s.feed.leave(s)
-	control := http.NewResponseController(w)
-	if err := control.SetReadDeadline(time.Time{}); err != nil { // the server's is for requests
+	out := newOutput(w)
+	if err := out.control.SetReadDeadline(time.Time{}); err != nil { // the server's is for requests
 		return fmt.Errorf("stream: %w", err)
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -172,50 +170,22 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 		return nil // the first message would begin a lease
 	default:
 	}
+	done := ctx.Done()
 	for message := s.first; ; {
-		if err := s.write(control, w, message); err != nil {
+		if err := out.write(message, s.queue); err != nil {
 			return nil // the data plane has left, or reads too slowly; it comes back
 		}
 		select {
 		case message = <-s.queue:
 		case <-s.gone:
-			_ = s.write(control, w, s.last)
+			_ = out.write(s.last, nil)
 			return nil
-		case <-ctx.Done():
+		case <-done:
 			return nil
 		case <-life.C:
 			return nil
 		}
 	}
-}
-
-// write sends a message and those that have queued up behind it.
-func (s *Stream) write(control *http.ResponseController, w http.ResponseWriter, message []byte) error {
-	if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	for more := queueLength; ; more-- {
-		if _, err := w.Write(message); err != nil {
-			return err
-		}
-		if more == 0 {
-			return flush(control)
-		}
-		select {
-		case message = <-s.queue:
-		default:
-			return flush(control)
-		}
-	}
-}
-
-// flush sends what was written. The deadline is lifted for the time until the next message: over HTTP/2 one that passes ends
-// the stream, though there be nothing to write.
-func flush(control *http.ResponseController) error {
-	if err := control.Flush(); err != nil {
-		return err
-	}
-	return control.SetWriteDeadline(time.Time{})
 }
 
 func (f *Feed) leave(s *Stream) {
