@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help run demo build test test-go bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: help run demo build dist test test-go test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -17,13 +17,20 @@ demo: build ## Watch a key being shared, used and revoked, in a few seconds
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
 
+dist: ## Pack the SDKs into dist/
+	@for sdk in go python typescript; do sdk/$$sdk/dist.sh dist; done
+
 test: ## Install what the tests need, then run them all
 	@tools/deps.sh compiler postgres curl nginx node python
 	@tools/peers.sh install
 	@tools/test-go.sh $(TESTFLAGS)
+	@tools/test-sdks.sh
 
 test-go: ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)
+
+test-sdks: ## Run the tests of the Python and TypeScript SDKs alone
+	@tools/test-sdks.sh
 
 bench: ## Measure the service against its machine, as ratios in one run (BENCH=regexp)
 	@tools/deps.sh postgres wrk
@@ -42,8 +49,9 @@ lint-spec: tools/lint/node_modules/.package-lock.json ## Check the OpenAPI docum
 breaking: bin/oasdiff ## Check the OpenAPI documents against the released ones
 	@tools/breaking.sh
 
-generate: bin/oapi-codegen ## Generate gen/ from spec/
+generate: bin/oapi-codegen ## Generate the Go code of gen/ and sdk/go from spec/
 	@tools/generate.sh
+	@sdk/go/generate.sh
 
 verify-generate: bin/oapi-codegen ## Check that gen/ in git is what spec/ generates
 	@tools/verify-generate.sh
@@ -54,7 +62,7 @@ check: ## Run everything that CI runs
 tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist tools/lint/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/peers/node_modules tools/peers/.venv
 
 # The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
 bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generates the Go code of every config gen/NAME/*.cfg.yaml from the document spec/NAME.yaml.
+# Generates the service's Go code, of every config gen/NAME/*.cfg.yaml from the document spec/NAME.yaml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
