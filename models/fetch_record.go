@@ -17,7 +17,8 @@ type FetchRecord struct {
 	UserID      string
 	TokenID     string
 	Provider    string
-	// KeyID and Version are those of the key that was given out; empty and zero where none was.
+	// KeyID and Version are those of the key that was given out, or asked for by its id, or found revoked or unreadable; empty
+	// and zero where there was none.
 	KeyID    string
 	Version  uint32
 	Decision Outcome

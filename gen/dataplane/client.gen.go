@@ -93,9 +93,8 @@ type ClientInterface interface {
 	// AcknowledgeWithBody Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-	// the first, and one every five seconds besides: a
-	// stream without any for half a minute is ended.
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -105,9 +104,8 @@ type ClientInterface interface {
 	// Acknowledge Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-	// the first, and one every five seconds besides: a
-	// stream without any for half a minute is ended.
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -189,9 +187,8 @@ type ClientInterface interface {
 // AcknowledgeWithBody Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-// the first, and one every five seconds besides: a
-// stream without any for half a minute is ended.
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 //
 // Takes any type of body and a specified content type.
 //
@@ -211,9 +208,8 @@ func (c *Client) AcknowledgeWithBody(ctx context.Context, contentType string, bo
 // Acknowledge Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-// the first, and one every five seconds besides: a
-// stream without any for half a minute is ended.
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -599,9 +595,8 @@ type ClientWithResponsesInterface interface {
 	// AcknowledgeWithBodyWithResponse Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-	// the first, and one every five seconds besides: a
-	// stream without any for half a minute is ended.
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -611,9 +606,8 @@ type ClientWithResponsesInterface interface {
 	// AcknowledgeWithResponse Acknowledge a position
 	//
 	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-	// the first, and one every five seconds besides: a
-	// stream without any for half a minute is ended.
+	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1134,9 +1128,8 @@ func (r ReportKeysResult) ContentType() string {
 // AcknowledgeWithBodyWithResponse Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-// the first, and one every five seconds besides: a
-// stream without any for half a minute is ended.
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1152,9 +1145,8 @@ func (c *ClientWithResponses) AcknowledgeWithBodyWithResponse(ctx context.Contex
 // AcknowledgeWithResponse Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told in
-// the first, and one every five seconds besides: a
-// stream without any for half a minute is ended.
+// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
+// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
