@@ -20,13 +20,13 @@ build: ## Build the programs into bin/
 dist: ## Pack the SDKs into dist/
 	@for sdk in go python typescript; do sdk/$$sdk/dist.sh dist; done
 
-test: ## Install what the tests need, then run them all
+test: bin/gotestsum ## Install what the tests need, then run them all
 	@tools/deps.sh compiler postgres curl nginx node python
 	@tools/peers.sh install
 	@tools/test-go.sh $(TESTFLAGS)
 	@tools/test-sdks.sh
 
-test-go: ## Run the Go tests alone (TESTFLAGS='-v -run Name')
+test-go: bin/gotestsum ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)
 
 test-sdks: ## Run the tests of the Python and TypeScript SDKs alone
@@ -59,7 +59,7 @@ verify-generate: bin/oapi-codegen ## Check that gen/ in git is what spec/ genera
 check: ## Run everything that CI runs
 	@.ci/run
 
-tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint tools/lint/node_modules/.package-lock.json ## Build the pinned tools
+tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
 	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/peers/node_modules tools/peers/.venv
@@ -68,7 +68,8 @@ clean: ## Remove what was built; data/ stays
 bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
 bin/oasdiff: tool := github.com/oasdiff/oasdiff
 bin/golangci-lint: tool := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-bin/oapi-codegen bin/oasdiff bin/golangci-lint: tools/go.mod tools/go.sum
+bin/gotestsum: tool := gotest.tools/gotestsum
+bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum: tools/go.mod tools/go.sum
 	go -C tools build -o ../bin/ $(tool)
 	@touch $@
 

@@ -242,6 +242,13 @@ type revocation struct {
 	sent, answered time.Time
 }
 
+// requireCompleteBy fails the test unless the receipt says that it is complete a time after the revocation.
+func (r revocation) requireCompleteBy(t *testing.T, after time.Duration) {
+	t.Helper()
+	require.False(t, r.CompleteBy.Before(r.sent.Add(-rounding)), "complete by %v, sent at %v", r.CompleteBy, r.sent)
+	require.False(t, r.CompleteBy.After(r.answered.Add(after+rounding)), "complete by %v, answered at %v", r.CompleteBy, r.answered)
+}
+
 // revoke revokes a key and waits for its receipt for as long as is said.
 func (p people) revoke(t *testing.T, key, wait string) revocation {
 	t.Helper()

@@ -167,7 +167,7 @@ func TestAReceiptWaitsForNoStreamThatWentOnElsewhere(t *testing.T) {
 	revoked := s.owner(s.at(1)).revoke(t, s.newest, "15s")
 	require.Equal(t, "complete", revoked.State)
 	t.Logf("the receipt was complete after %v", revoked.answered.Sub(revoked.sent).Round(time.Millisecond))
-	require.Less(t, revoked.answered.Sub(revoked.sent), 5*time.Second)
+	require.Less(t, revoked.answered.Sub(revoked.sent), 12*time.Second)
 	require.Equal(t, 1, revoked.DataPlanes)
 	p.awaitKey(s.older)
 }

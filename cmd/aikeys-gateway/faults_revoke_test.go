@@ -78,11 +78,17 @@ func TestNoFetchBringsBackWhatIsRevokedMeanwhile(t *testing.T) {
 		resolvers = append(resolvers, r)
 	}
 	ask := func(i int) (key string, err error) {
-		got, err := resolvers[i%3].Resolve(context.Background(), dataplane.ForUser("acme", "chat", fmt.Sprintf("user-%d", i), "openai"))
-		if err != nil {
-			return "", err
+		user := dataplane.ForUser("acme", "chat", fmt.Sprintf("user-%d", i), "openai")
+		for range 10 { // on a busy machine an answer may come too late to be used, which serves nobody
+			var got *dataplane.Key
+			if got, err = resolvers[i%3].Resolve(context.Background(), user); err == nil {
+				return got.ID, nil
+			}
+			if !errors.Is(err, dataplane.ErrUnavailable) {
+				break
+			}
 		}
-		return got.ID, nil
+		return "", err
 	}
 	s.owner(s.at(0)).revoke(t, s.older, "10s")
 	var mu sync.Mutex

@@ -182,13 +182,13 @@ func TestIssuerDownAtStart(t *testing.T) {
 		issuer.Break(sessiontest.Hang)
 		start := time.Now()
 		requireIssuerUnavailable(t, a, issuer.Sign(ann(nil)))
-		require.Less(t, time.Since(start), 8*time.Second)
+		require.Less(t, time.Since(start), 15*time.Second)
 	})
 	t.Run("a caller that leaves a hanging issuer is let go", func(t *testing.T) {
 		issuer := sessiontest.NewIssuer(t)
 		oidc, err := session.NewOIDC(session.OIDCConfig{
 			Issuer: issuer.URL, Audience: sessiontest.Audience,
-			HTTPClient: &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
+			HTTPClient: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 		})
 		require.NoError(t, err)
 		a := session.New(session.Config{OIDC: oidc})
@@ -199,7 +199,7 @@ func TestIssuerDownAtStart(t *testing.T) {
 		_, err = a.Authenticate(ctx, bearer(issuer.Sign(ann(nil))))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotErrorIs(t, err, session.ErrUnauthenticated)
-		require.Less(t, time.Since(start), 900*time.Millisecond, "it does not wait for the fetch to end")
+		require.Less(t, time.Since(start), 4*time.Second, "it does not wait for the fetch to end")
 	})
 }
 
