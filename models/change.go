@@ -125,6 +125,6 @@ func (e *sqliteEngine) changes(since Position, limit int) (string, []any) {
 
 var sqliteChanges = changesSQL(sqlitePosition, sqliteUnseen)
 
-var sqliteFetch, sqliteFetchByID = fetchSQL(sqlitePosition)
+var sqliteFetch, sqliteFetchByID = fetchSQL(sqlitePosition, sqliteNewest)
 
 func (e *sqliteEngine) fetchSQL() (forCaller, byID string) { return sqliteFetch, sqliteFetchByID }

@@ -3,9 +3,9 @@ package models_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
-	"slices"
 	"testing"
 	"time"
 

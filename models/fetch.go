@@ -3,13 +3,15 @@ package models
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 )
 
 // Fetched is what one statement found for a fetch, all as of one position.
 type Fetched struct {
 	Policy Policy
-	// Own and Project are the newest active keys that could serve, with their envelopes; an ID is empty where there is none.
+	// Own and Project are the newest active keys that could serve, with what serving takes: their envelopes, and how they
+	// fared. An ID is empty where there is none.
 	Own, Project Key
 	// AsOf is the position at which it was found, in text.
 	AsOf string
@@ -21,28 +23,35 @@ const (
 	fetchHead = `SELECT d.id IS NOT NULL, COALESCE(d.customers, 'null'), `
 	fetchTail = `LEFT JOIN data_planes d ON d.id = $7 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
 LEFT JOIN project_policies p ON p.customer_id = $3 AND p.project_id = $4
-LEFT JOIN ai_keys o ON o.id = (SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = $5
-AND user_id <> '' AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1)
-LEFT JOIN ai_keys k ON k.id = (SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ''
-AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1)`
+`
 	fetchPolicy = `COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, '')`
 	fetchByID   = `LEFT JOIN data_planes d ON d.id = $1 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
 LEFT JOIN ai_keys k ON k.id = $3
 LEFT JOIN project_members m ON m.customer_id = k.customer_id AND m.project_id = k.project_id AND m.user_id = k.user_id`
+
+	// servingColumns are what serving takes of a key k: the fewer, the faster.
+	servingColumns = `COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0),
+COALESCE(k.last_failure_status, 0), k.envelope`
+	// newestKey selects the newest active key of a user, %s.
+	newestKey = `FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = %s
+AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1`
+	// SQLite knows no LATERAL: it finds the key twice.
+	sqliteNewest = `LEFT JOIN ai_keys o ON o.id = (SELECT id ` + newestKey + `) AND $5 <> ''
+LEFT JOIN ai_keys k ON k.id = (SELECT id ` + newestKey + `)`
+	postgresNewest = `LEFT JOIN LATERAL (SELECT * ` + newestKey + `) o ON $5 <> ''
+LEFT JOIN LATERAL (SELECT * ` + newestKey + `) k ON true`
 )
 
-// sealedColumns are the columns of a key with its envelope, in the table of that name.
-func sealedColumns(table string) string {
-	return strings.ReplaceAll(keyColumns, "k.", table+".") + `, ` + table + `.envelope, COALESCE(` + table + `.kek_id, '')`
+func servingFields(k *Key) []any {
+	return []any{&k.ID, &k.Version, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.Envelope}
 }
 
-func sealedFields(k *Key) []any { return append(keyFields(k), &k.Envelope, &k.KEKID) }
-
-// fetchSQL is the statement of an engine, by its expression for the position; byID that for a key's id.
-func fetchSQL(position string) (forCaller, byID string) {
-	return fetchHead + callerColumns + `, ` + fetchPolicy + `, ` + sealedColumns("o") + `, ` + sealedColumns("k") + `, ` + position +
-			` FROM ` + callerJoins + "\n" + fetchTail,
-		fetchHead + `m.user_id IS NOT NULL, ` + sealedColumns("k") + `, ` + position + ` FROM (SELECT 1) AS one` + "\n" + fetchByID
+// fetchSQL is the statement of an engine, by its expressions for the position and for the newest keys; byID that for a key's id.
+func fetchSQL(position, newest string) (forCaller, byID string) {
+	own := strings.ReplaceAll(servingColumns, "k.", "o.")
+	return fetchHead + callerColumns + `, ` + fetchPolicy + `, ` + own + `, ` + servingColumns + `, ` + position +
+			` FROM ` + callerJoins + "\n" + fetchTail + fmt.Sprintf(newest, "$5", "''"),
+		fetchHead + `m.user_id IS NOT NULL, ` + keyColumns + `, k.envelope, COALESCE(k.kek_id, ''), ` + position + ` FROM (SELECT 1) AS one` + "\n" + fetchByID
 }
 
 // Fetch returns what could serve a user's requests to a provider, or with an empty UserID the project's own, through a data
@@ -57,7 +66,7 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 		p               = &found.Policy
 	)
 	fields := []any{&live, &customers, &who.live, &who.role, &p.UserKeys, &byPr, &p.OnBadKey}
-	fields = append(append(append(fields, sealedFields(&found.Own)...), sealedFields(&found.Project)...), &asOf)
+	fields = append(append(append(fields, servingFields(&found.Own)...), servingFields(&found.Project)...), &asOf)
 	sql, _ := s.fetchSQL()
 	err := s.lookUp(ctx, sql, append(callerArgs(c, now), provider, dataPlaneID), func(row scanner) error { return row.Scan(fields...) })
 	if err == nil {
@@ -74,9 +83,18 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 	} else if err := json.Unmarshal([]byte(byPr), &p.UserKeysByProvider); err != nil {
 		return Fetched{}, err
 	}
+	found.Own.place(c, provider, c.UserID)
+	found.Project.place(c, provider, "")
 	at, err := seen(asOf)
 	found.AsOf = at.String()
 	return found, err
+}
+
+// place says whose key it is, which the statement was told and does not tell again.
+func (k *Key) place(c Caller, provider, userID string) {
+	if k.ID != "" {
+		k.CustomerID, k.ProjectID, k.Provider, k.UserID = c.CustomerID, c.ProjectID, provider, userID
+	}
 }
 
 // FetchByID returns a key with its envelope, revoked or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
@@ -87,7 +105,7 @@ func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64
 		live, member    bool
 		customers, asOf string
 	)
-	fields := append(append([]any{&live, &customers, &member}, sealedFields(&k)...), &asOf)
+	fields := append(append([]any{&live, &customers, &member}, keyFields(&k)...), &k.Envelope, &k.KEKID, &asOf)
 	_, sql := s.fetchSQL()
 	err := s.lookUp(ctx, sql, []any{dataPlaneID, now, id}, func(row scanner) error { return row.Scan(fields...) })
 	if err == nil && live && k.ID == "" {

@@ -65,7 +65,7 @@ func TestFetchesComeByProjectInPagesNewestFirst(t *testing.T) {
 
 func TestTheOldestFetchesAreForgotten(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		for _, at := range []int64{50, 10, 40, 20, 30} {
+		for _, at := range []int64{10, 50, 20, 30, 40} {
 			r := record(strconv.FormatInt(at, 10))
 			r.At = at
 			require.NoError(t, f.RecordFetch(t.Context(), r))
@@ -74,9 +74,9 @@ func TestTheOldestFetchesAreForgotten(t *testing.T) {
 			f.transact(func(tx *models.Tx) (err error) { n, err = tx.ForgetFetches(before, limit); return err })
 			return n
 		}
-		require.EqualValues(t, 2, forget(40, 2))
-		require.EqualValues(t, 1, forget(40, 2))
-		require.Zero(t, forget(40, 2))
+		require.EqualValues(t, 2, forget(40, 3))
+		require.EqualValues(t, 1, forget(40, 3))
+		require.Zero(t, forget(40, 3))
 		left := f.fetches(0, 10)
 		require.Len(t, left, 2)
 		require.ElementsMatch(t, []int64{40, 50}, []int64{left[0].At, left[1].At})

@@ -51,6 +51,14 @@ func bearing(c models.Caller, token string) models.Caller {
 // project is the fixture's project without a user.
 var project = models.Caller{CustomerID: acme, ProjectID: web}
 
+// servingPart is what a fetch finds of a key.
+func servingPart(k models.Key) models.Key {
+	return models.Key{
+		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.UserID, Provider: k.Provider, Version: k.Version,
+		Envelope: k.Envelope, LastUsedAt: k.LastUsedAt, LastFailureAt: k.LastFailureAt, LastFailureStatus: k.LastFailureStatus,
+	}
+}
+
 func TestADataPlaneFetchesForTheCustomersThatItServesAndOnlyWhileItIsGood(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		key := f.register(f.shared(olga))
@@ -133,8 +141,8 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		requireFound := func(own, shared models.Key) {
 			t.Helper()
 			found := f.fetch(d, mia)
-			require.Equal(t, own, found.Own)
-			require.Equal(t, shared, found.Project)
+			require.Equal(t, servingPart(own), found.Own)
+			require.Equal(t, servingPart(shared), found.Project)
 			owns, shareds, err := f.Candidates(t.Context(), mia, "openai")
 			require.NoError(t, err)
 			if own.ID != "" {
@@ -144,7 +152,7 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		}
 		requireFound(own2, shared2)
 		require.Equal(t, models.Key{}, f.fetch(d, project).Own, "without a user, none's own")
-		require.Equal(t, shared2, f.fetch(d, project).Project)
+		require.Equal(t, servingPart(shared2), f.fetch(d, project).Project)
 		require.Equal(t, models.Key{}, f.fetch(d, olga).Own)
 
 		owns, shareds, err := f.Candidates(t.Context(), mia, "openai")

@@ -144,7 +144,7 @@ func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error
 
 // The forms of the hot statements, built once.
 var (
-	postgresFetch, postgresFetchByID = fetchSQL(postgresPosition)
+	postgresFetch, postgresFetchByID = fetchSQL(postgresPosition, postgresNewest)
 
 	registerPlain      = registerSQL(false)
 	registerIdempotent = registerSQL(true)

@@ -114,7 +114,7 @@ func TestNoFetchBringsBackWhatIsRevokedMeanwhile(t *testing.T) {
 					last = began
 				}
 				mu.Unlock()
-				time.Sleep(time.Millisecond) // leave the others some of the processor
+				time.Sleep(50 * time.Millisecond) // leave the others some of the processor
 			}
 		})
 	}

@@ -10,6 +10,9 @@ ALTER TABLE ai_keys
     ADD COLUMN last_failure_at     bigint  NOT NULL DEFAULT 0,
     ADD COLUMN last_failure_status integer NOT NULL DEFAULT 0;
 
+-- The newest active key of a scope and provider is the one that serves.
+CREATE INDEX ai_keys_serving ON ai_keys (customer_id, project_id, user_id, provider, seq) WHERE revoked_at = 0;
+
 -- customers is a JSON list of the customers that a data plane may serve; 'null' is all.
 CREATE TABLE data_planes (
     id         text   COLLATE "C" PRIMARY KEY,
@@ -39,7 +42,6 @@ CREATE TABLE fetches (
     request_id    text    NOT NULL
 );
 CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
-CREATE INDEX fetches_by_age ON fetches (at);
 
 -- A stream of a data plane, for as long as its lease may run: a little longer than the connection. It began at a position,
 -- whose xmin is settled: of each tx below that, the data plane has heard. forwarded is a position that was acknowledged at
@@ -75,5 +77,6 @@ CREATE TABLE receipts (
 -- +goose Down
 DROP TABLE receipts, replicas, streams, fetches, data_planes;
 ALTER TABLE ai_keys DROP COLUMN revocation_tx, DROP COLUMN last_used_at, DROP COLUMN last_failure_at, DROP COLUMN last_failure_status;
+DROP INDEX ai_keys_serving;
 DROP INDEX events_by_tx;
 ALTER TABLE events DROP COLUMN tx;

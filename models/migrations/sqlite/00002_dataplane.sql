@@ -9,6 +9,9 @@ ALTER TABLE ai_keys ADD COLUMN last_used_at integer NOT NULL DEFAULT 0;
 ALTER TABLE ai_keys ADD COLUMN last_failure_at integer NOT NULL DEFAULT 0;
 ALTER TABLE ai_keys ADD COLUMN last_failure_status integer NOT NULL DEFAULT 0;
 
+-- The newest active key of a scope and provider is the one that serves.
+CREATE INDEX ai_keys_serving ON ai_keys (customer_id, project_id, user_id, provider, seq) WHERE revoked_at = 0;
+
 -- customers is a JSON list of the customers that a data plane may serve; 'null' is all.
 CREATE TABLE data_planes (
     id         text   PRIMARY KEY,
@@ -38,7 +41,6 @@ CREATE TABLE fetches (
     request_id    text    NOT NULL
 );
 CREATE INDEX fetches_by_project ON fetches (customer_id, project_id, id);
-CREATE INDEX fetches_by_age ON fetches (at);
 
 -- A stream of a data plane, for as long as its lease may run: a little longer than the connection. It began at a position,
 -- whose xmin is settled: of each tx below that, the data plane has heard. forwarded is a position that was acknowledged at
@@ -81,5 +83,6 @@ ALTER TABLE ai_keys DROP COLUMN revocation_tx;
 ALTER TABLE ai_keys DROP COLUMN last_used_at;
 ALTER TABLE ai_keys DROP COLUMN last_failure_at;
 ALTER TABLE ai_keys DROP COLUMN last_failure_status;
+DROP INDEX ai_keys_serving;
 DROP INDEX events_by_tx;
 ALTER TABLE events DROP COLUMN tx;
