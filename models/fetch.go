@@ -38,8 +38,9 @@ AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1`
 	// SQLite knows no LATERAL: it finds the key twice.
 	sqliteNewest = `LEFT JOIN ai_keys o ON o.id = (SELECT id ` + newestKey + `) AND $5 <> ''
 LEFT JOIN ai_keys k ON k.id = (SELECT id ` + newestKey + `)`
-	postgresNewest = `LEFT JOIN LATERAL (SELECT * ` + newestKey + `) o ON $5 <> ''
-LEFT JOIN LATERAL (SELECT * ` + newestKey + `) k ON true`
+	postgresNewest = `LEFT JOIN LATERAL (SELECT ` + servingNames + ` ` + newestKey + `) o ON $5 <> ''
+LEFT JOIN LATERAL (SELECT ` + servingNames + ` ` + newestKey + `) k ON true`
+	servingNames = `id, version, last_used_at, last_failure_at, last_failure_status, envelope`
 )
 
 func servingFields(k *Key) []any {

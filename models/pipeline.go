@@ -138,8 +138,10 @@ func readRows(rows pgx.Rows, scan func(scanner) error) error {
 	return rows.Err()
 }
 
-// gather takes what waits in queue behind first, up to limit in all.
+// gather takes what waits in queue behind first, up to limit in all. Those who are about to join the queue come first:
+// answers arrive in groups, and so does what follows on them.
 func gather[T any](queue <-chan T, first T, limit int) []T {
+	runtime.Gosched()
 	group := []T{first}
 	for len(group) < limit {
 		select {
