@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help run demo build dist test test-go test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: help run demo mock build dist test test-go test-mock test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -17,17 +17,25 @@ demo: build ## Watch a key being shared, used and revoked, in a few seconds
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
 
-dist: ## Pack the SDKs into dist/
+dist: ## Pack the SDKs and the lint rules into dist/
 	@for sdk in go python typescript; do sdk/$$sdk/dist.sh dist; done
+	@spec/lint/dist.sh dist
+
+mock: ## Serve the contract from its examples, with no backend (MOCK_PORT=4010)
+	@tools/mock/run.sh
 
 test: bin/gotestsum ## Install what the tests need, then run them all
 	@tools/deps.sh compiler postgres curl nginx node python
 	@tools/peers.sh install
 	@tools/test-go.sh $(TESTFLAGS)
 	@tools/test-sdks.sh
+	@tools/mock/test.sh
 
 test-go: bin/gotestsum ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)
+
+test-mock: ## Run the tests of the mock server alone
+	@tools/mock/test.sh
 
 test-sdks: ## Run the tests of the Python and TypeScript SDKs alone
 	@tools/test-sdks.sh
@@ -45,6 +53,7 @@ lint: bin/golangci-lint ## Check the Go code: format, vet, linters, go.mod
 
 lint-spec: tools/lint/node_modules/.package-lock.json ## Check the OpenAPI documents
 	@tools/lint/run.sh
+	@spec/lint/test.sh
 
 breaking: bin/oasdiff ## Check the OpenAPI documents against the released ones
 	@tools/breaking.sh
@@ -62,7 +71,7 @@ check: ## Run everything that CI runs
 tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
 
 # The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
 bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen

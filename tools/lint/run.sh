@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints the OpenAPI documents in spec/, once every house rule has shown on bad.yaml that it still notices something.
+# Lints the OpenAPI documents in spec/, once every rule of ours has shown on bad.yaml that it still notices something.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -12,10 +12,10 @@ lint() {
 }
 
 noticed=$(lint --format=json tools/lint/bad.yaml 2>/dev/null || true)
-rules=$(node -p 'Object.keys(require("./spec/house-rules.js")().rules.oas3).join("\n")')
+rules=$(node -p 'Object.keys(require("./spec/lint")().rules.oas3).join("\n")')
 for rule in $rules; do
-  if ! grep -qF "\"house/$rule\"" <<<"$noticed"; then
-    echo "house/$rule is off in spec/redocly.yaml, or does not notice what tools/lint/bad.yaml breaks" >&2
+  if ! grep -qF "\"aikeys/$rule\"" <<<"$noticed"; then
+    echo "aikeys/$rule is off in spec/redocly.yaml, or does not notice what tools/lint/bad.yaml breaks" >&2
     exit 1
   fi
 done

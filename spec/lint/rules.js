@@ -1,5 +1,5 @@
-// House rules for our OpenAPI documents, as a Redocly CLI plugin (https://redocly.com/docs/cli/custom-plugins).
-// Each rule is a visitor of the document's nodes; what it asks for, and why, stands above it.
+// Rules of our own for OpenAPI documents, for Redocly CLI (https://redocly.com/docs/cli/custom-plugins). Each one is a
+// visitor of the document's nodes; what it asks for, and why, stands above it.
 
 const PROBLEM = 'application/problem+json';
 
@@ -126,7 +126,8 @@ function PropertyDescription() {
       for (const [name, property] of Object.entries(properties)) {
         const described = property.description ?? ctx.resolve(property).node?.description;
         if (!described?.trim()) {
-          ctx.report({ message: `Property ${name} must have a description.`, location: ctx.location.child(name).key() });
+          const location = ctx.location.child(name).key();
+          ctx.report({ message: `Property ${name} must have a description.`, location });
         }
       }
     },
@@ -158,19 +159,14 @@ function NoSecretInResponse() {
   };
 }
 
-module.exports = () => ({
-  id: 'house',
-  rules: {
-    oas3: {
-      version: Version,
-      'operation-tag': OperationTag,
-      'code-samples': CodeSamples,
-      'problem-responses': ProblemResponses,
-      'request-bounds': RequestBounds,
-      'path-parameter-pattern': PathParameterPattern,
-      'property-description': PropertyDescription,
-      'media-type-example': MediaTypeExample,
-      'no-secret-in-response': NoSecretInResponse,
-    },
-  },
-});
+module.exports = {
+  version: Version,
+  'operation-tag': OperationTag,
+  'code-samples': CodeSamples,
+  'problem-responses': ProblemResponses,
+  'request-bounds': RequestBounds,
+  'path-parameter-pattern': PathParameterPattern,
+  'property-description': PropertyDescription,
+  'media-type-example': MediaTypeExample,
+  'no-secret-in-response': NoSecretInResponse,
+};
