@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help run demo mock build dist test test-go test-mock test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: help run demo mock build dist test test-clients test-go test-mock test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -30,12 +30,16 @@ test: bin/gotestsum ## Install what the tests need, then run them all
 	@tools/test-go.sh $(TESTFLAGS)
 	@tools/test-sdks.sh
 	@tools/mock/test.sh
+	@tools/test-clients.sh
 
 test-go: bin/gotestsum ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)
 
 test-mock: ## Run the tests of the mock server alone
 	@tools/mock/test.sh
+
+test-clients: ## Generate clients with others' generators, run the samples and the published programs
+	@tools/test-clients.sh
 
 test-sdks: ## Run the tests of the Python and TypeScript SDKs alone
 	@tools/test-sdks.sh
@@ -71,7 +75,7 @@ check: ## Run everything that CI runs
 tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
 
 # The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
 bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen

@@ -74,6 +74,16 @@ class Event(Model):
     """
 
     actor: Actor
+    source_ip: str
+    """
+    The address the request came from. Empty for the operator's own command.
+    """
+
+    request_id: str
+    """
+    The request's id, as in its `X-Request-Id`. Empty for the operator's own command.
+    """
+
     key_id: Optional[str] = None
     """
     The key it was done to. Absent where it was done to none, as in a `key.registered` that was denied.
@@ -120,16 +130,6 @@ class Event(Model):
     role: Optional[Union[Literal["owner", "member"], str]] = None
     """
     What a member may do. An owner may also write project-level keys, the policy and the members.
-    """
-
-    source_ip: str
-    """
-    The address the request came from. Empty for the operator's own command.
-    """
-
-    request_id: str
-    """
-    The request's id, as in its `X-Request-Id`. Empty for the operator's own command.
     """
 
 
@@ -232,6 +232,11 @@ class Key(Model):
     The user who registered it.
     """
 
+    state: Union[Literal["active", "revoked"], str]
+    """
+    `active` until the key is revoked, `revoked` for good from then on.
+    """
+
     revoked_at: Optional[AwareDatetime] = None
     """
     When it was revoked. Absent while it is active.
@@ -249,10 +254,6 @@ class Key(Model):
 
     last_failure: Optional[KeyFailure] = None
     receipt: Optional[Receipt] = None
-    state: Union[Literal["active", "revoked"], str]
-    """
-    `active` until the key is revoked, `revoked` for good from then on.
-    """
 
 
 class KeyFailure(Model):
@@ -431,11 +432,6 @@ class Problem(Model):
     What went wrong and what to do about it, for people. Its wording may change.
     """
 
-    instance: Optional[str] = None
-    """
-    Names this one occurrence, `urn:request:<request_id>`.
-    """
-
     code: Union[
         Literal[
             "invalid_argument",
@@ -457,6 +453,11 @@ class Problem(Model):
     request_id: str
     """
     The request's id, also in `X-Request-Id`.
+    """
+
+    instance: Optional[str] = None
+    """
+    Names this one occurrence, `urn:request:<request_id>`.
     """
 
     errors: Optional[list[FieldError]] = None
@@ -639,11 +640,6 @@ class ResolveResponse(Model):
 
     """
 
-    scope: Optional[Union[Literal["user", "project"], str]] = None
-    """
-    Whose key it is: the caller's own (`user`) or the project's (`project`).
-    """
-
     user_keys: Union[Literal["allow", "require", "forbid"], str]
     """
     Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
@@ -656,6 +652,11 @@ class ResolveResponse(Model):
     What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
     the next key in order. Nothing falls back silently.
 
+    """
+
+    scope: Optional[Union[Literal["user", "project"], str]] = None
+    """
+    Whose key it is: the caller's own (`user`) or the project's (`project`).
     """
 
     key: Optional[Key] = None
@@ -691,16 +692,16 @@ class WhoAmIResponse(Model):
     An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
     """
 
-    role: Optional[Union[Literal["owner", "member"], str]] = None
-    """
-    What a member may do. An owner may also write project-level keys, the policy and the members.
-    """
-
     method: Union[Literal["api_key", "oidc", "admin", "data_plane"], str]
     """
     How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
     is the operator's own command, and `data_plane` a gateway's report.
 
+    """
+
+    role: Optional[Union[Literal["owner", "member"], str]] = None
+    """
+    What a member may do. An owner may also write project-level keys, the policy and the members.
     """
 
     token_id: Optional[str] = None

@@ -445,6 +445,7 @@ export interface components {
             created_at: string;
             /** @description The user who registered it. */
             created_by: string;
+            state: components["schemas"]["KeyState"];
             /**
              * Format: date-time
              * @description When it was revoked. Absent while it is active.
@@ -459,7 +460,6 @@ export interface components {
             last_used_at?: string;
             last_failure?: components["schemas"]["KeyFailure"];
             receipt?: components["schemas"]["Receipt"];
-            state: components["schemas"]["KeyState"];
         };
         /**
          * @description The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
@@ -488,9 +488,9 @@ export interface components {
              *     the policy says `next_key`.
              */
             reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "user_key_required" | "no_key" | (string & {});
-            scope?: components["schemas"]["Scope"];
             user_keys: components["schemas"]["UserKeys"];
             on_bad_key: components["schemas"]["OnBadKey"];
+            scope?: components["schemas"]["Scope"];
             key?: components["schemas"]["Key"];
         };
         /** @description The policy to put in force. A field that is left out takes its default. */
@@ -543,6 +543,10 @@ export interface components {
              */
             at: string;
             actor: components["schemas"]["Actor"];
+            /** @description The address the request came from. Empty for the operator's own command. */
+            source_ip: string;
+            /** @description The request's id, as in its `X-Request-Id`. Empty for the operator's own command. */
+            request_id: string;
             /** @description The key it was done to. Absent where it was done to none, as in a `key.registered` that was denied. */
             key_id?: string;
             /** @description The API key that was made or revoked, by its id. */
@@ -551,10 +555,6 @@ export interface components {
             /** @description The member it was done to, or the user whose token it was. Absent in other events. */
             member_id?: string;
             role?: components["schemas"]["Role"];
-            /** @description The address the request came from. Empty for the operator's own command. */
-            source_ip: string;
-            /** @description The request's id, as in its `X-Request-Id`. Empty for the operator's own command. */
-            request_id: string;
         };
         /** @description Who did it. */
         Actor: {
@@ -632,8 +632,8 @@ export interface components {
             customer_id: components["schemas"]["OpaqueID"];
             project_id: components["schemas"]["OpaqueID"];
             user_id: components["schemas"]["OpaqueID"];
-            role?: components["schemas"]["Role"];
             method: components["schemas"]["AuthMethod"];
+            role?: components["schemas"]["Role"];
             /** @description The id of the API key in use, to revoke it by. Absent for a session token. */
             token_id?: string;
             /**
@@ -652,12 +652,12 @@ export interface components {
             status: number;
             /** @description What went wrong and what to do about it, for people. Its wording may change. */
             detail: string;
-            /** @description Names this one occurrence, `urn:request:<request_id>`. */
-            instance?: string;
             /** @description A stable code to branch on. */
             code: "invalid_argument" | "unauthenticated" | "permission_denied" | "not_found" | "already_exists" | "failed_precondition" | "resource_exhausted" | "unavailable" | "internal" | (string & {});
             /** @description The request's id, also in `X-Request-Id`. */
             request_id: string;
+            /** @description Names this one occurrence, `urn:request:<request_id>`. */
+            instance?: string;
             /** @description The fields at fault, each once. Absent where no field is. */
             errors?: components["schemas"]["FieldError"][];
         };
