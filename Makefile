@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help run demo mock build dist test test-clients test-go test-mock test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: help run demo mock build dist fuzz-api test test-clients test-go test-mock test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -31,6 +31,7 @@ test: bin/gotestsum ## Install what the tests need, then run them all
 	@tools/test-sdks.sh
 	@tools/mock/test.sh
 	@tools/test-clients.sh
+	@tools/fuzz-api/run.sh
 
 test-go: bin/gotestsum ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)
@@ -51,6 +52,9 @@ bench: ## Measure the service against its machine, as ratios in one run (BENCH=r
 
 fuzz: ## Run each fuzz target for FUZZTIME (5s)
 	@FUZZTIME=$(or $(FUZZTIME),5s) tools/fuzz.sh
+
+fuzz-api: ## Fuzz a running service from its documents (FUZZ_SEED, FUZZ_EXAMPLES)
+	@tools/fuzz-api/run.sh
 
 lint: bin/golangci-lint ## Check the Go code: format, vet, linters, go.mod
 	@tools/lint-go.sh
@@ -75,7 +79,7 @@ check: ## Run everything that CI runs
 tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
 
 # The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
 bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen

@@ -58,6 +58,23 @@ func TestAReportShowsInTheKeysMetadata(t *testing.T) {
 	})
 }
 
+// Whole numbers from a million on were refused once, with no word of what was wrong with them.
+func TestReportsOfWhatWasUpToADayAgoAreTaken(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp := s.dataPlane()
+	for _, ago := range []time.Duration{999_999 * time.Millisecond, 1_000_000 * time.Millisecond, 24 * time.Hour} {
+		key, ms := s.shared("openai"), int(ago.Milliseconds())
+		reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{
+			{KeyID: key.ID, UsedMsAgo: &ms, FailedMsAgo: &ms, FailureStatus: ptr(http.StatusForbidden)},
+		}})
+		require.NoError(t, err)
+		require.Equal(t, http.StatusNoContent, reply.StatusCode(), "%s ago", ago)
+		got := s.key(t, member, key.ID)
+		require.WithinDuration(t, time.Now().Add(-ago), *got.LastUsedAt, 5*time.Second)
+		require.WithinDuration(t, time.Now().Add(-ago), got.LastFailure.At, 5*time.Second)
+	}
+}
+
 func TestAKeyThatBeginsToFailIsAnEventOfItsReaders(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, project, mine := s.dataPlane(), s.shared("openai"), s.own(member, "openai")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -40,4 +41,24 @@ type validatedBody struct {
 }
 
 // ValidatedValue is the method that the generated code looks for.
-func (b validatedBody) ValidatedValue() any { return b.value }
+func (b validatedBody) ValidatedValue() any { return wholeNumbers(b.value) }
+
+// wholeNumbers makes integers of the numbers that are whole, in place. The generated code writes a float64 out to read it
+// as an integer, and from a million on that would be 1e+06, which is none.
+func wholeNumbers(value any) any {
+	switch v := value.(type) {
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			return int64(v)
+		}
+	case map[string]any:
+		for name, member := range v {
+			v[name] = wholeNumbers(member)
+		}
+	case []any:
+		for i, item := range v {
+			v[i] = wholeNumbers(item)
+		}
+	}
+	return value
+}

@@ -1,0 +1,264 @@
+"""What schemathesis knows of the service beside its document.
+
+Requests that are right by the document are made sensible here, so that they reach what lies behind validation: ids that
+exist, credentials of providers in their shape, positions that were given out. Those that are wrong on purpose stay so.
+Every secret that is sent holds CANARY. Own checks look for it in the answers, and for keys that come back to life.
+Each answer is noted in the ledger, from which runs.py tells whether every operation was reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import unicodedata
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import schemathesis
+import yaml
+from hypothesis import strategies as st
+from schemathesis.core.parameters import ParameterLocation
+
+FACTS: dict[str, Any] = json.loads(Path(os.environ["AIKEYS_FUZZ_FACTS"]).read_text())
+CANARY: str = FACTS["canary"]
+ULID = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")
+LEDGER = Path(os.environ["AIKEYS_FUZZ_LEDGER"])
+
+# A secret where the document has format: password; `fit` puts the provider's own shape in place of it.
+schemathesis.openapi.format("password", st.integers(0, 9999).map(lambda n: f"{CANARY}-{n:04}-abcdefgh"))
+
+# What earlier answers told.
+keys: list[str] = list(FACTS["keys"])
+pages: dict[str, dict[str, Any]] = {}
+positions: list[str] = list(FACTS["positions"])
+revoked: set[str] = set()
+
+
+@cache
+def examples() -> dict[str, str]:
+    """One secret of the right shape for each provider, with the canary in it."""
+    catalogue = yaml.safe_load(Path(FACTS["catalogue"]).read_text())
+    return {p["slug"]: p["example"].replace("EXAMPLE", CANARY, 1) for p in catalogue["providers"]}
+
+
+def pick(case: Any, salt: str, among: int) -> int:
+    """A number below `among` that is the same for the same request of the same seed. Ids differ from run to run."""
+    request = f"{FACTS['seed']}{salt}{case.operation.label}{case.path_parameters}{case.query}{case.body}"
+    return zlib.crc32(ULID.sub("", request).encode(errors="replace")) % among
+
+
+def one_of(case: Any, salt: str, values: list[Any]) -> Any:
+    return values[pick(case, salt, len(values))]
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    meta = case.meta
+    if meta is None:
+        return
+    right = {location: not meta.is_negative_at(location) for location in ParameterLocation}
+    if right[ParameterLocation.PATH] and case.path_parameters:
+        case.path_parameters = fit_path(case, dict(case.path_parameters))
+    if right[ParameterLocation.QUERY] and case.query:
+        case.query = fit_query(case, dict(case.query))
+    if right[ParameterLocation.HEADER] and "Last-Event-ID" in case.headers:
+        case.headers["Last-Event-ID"] = positions[-1]
+    if isinstance(case.body, dict):
+        fit = FITS.get(operation_id(case)) if right[ParameterLocation.BODY] else mark
+        if fit is not None:
+            case.body = fit(case, dict(case.body))
+
+
+def operation_id(case: Any) -> str:
+    return case.operation.definition.raw["operationId"]
+
+
+def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
+    """Seven of ten requests go to the project where there is something, one there by its dashes, one to the project
+    with a single owner, and one to where the generator says."""
+    where = pick(case, "where", 10)
+    if "customer_id" in path and where < 9:
+        own = [("acme", "chat")] * 7 + [("-", "-"), ("acme", "solo")]
+        path["customer_id"], path["project_id"] = own[where]
+    if "id" in path and path["id"] not in keys and pick(case, "id", 8) > 0:
+        path["id"] = one_of(case, "key", keys[-40:])
+        if pick(case, "bare", 4) == 0:
+            path["id"] = path["id"].removeprefix("byok_")
+    if "user_id" in path:
+        # The caller stays an owner of the project that everything else needs, and the only one of the other.
+        if path.get("project_id") == "solo":
+            path["user_id"] = FACTS["user"]
+        elif path["user_id"] in (FACTS["user"], "-", ".", "..") or pick(case, "user", 4) > 0:
+            path["user_id"] = one_of(case, "member", FACTS["members"])
+    return path
+
+
+def fit_query(case: Any, query: dict[str, Any]) -> dict[str, Any]:
+    """The document can't say which providers and page tokens there are, nor that a wait is 30 s at the most. None lasts
+    that long, since no data plane follows the stream by then."""
+    if "provider" in query:
+        query["provider"] = one_of(case, "provider", list(examples()))
+    if "wait" in query:
+        query["wait"] = one_of(case, "wait", ["0s", "1ms", "00250ms", "30000ms", "30s", "2s"])
+    if "page_token" in query:
+        query.pop("page_token")
+        query |= pages.get(operation_id(case), {})
+    if "previous_session_id" in query and query["previous_session_id"] == FACTS["session"]:
+        query.pop("previous_session_id")
+    if "max_stale_ms" in query:
+        query["max_stale_ms"] = min(int(query["max_stale_ms"]), 50)
+    return query
+
+
+def fit_register(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """Names go without Unicode's controls and spaces beyond ASCII, which the document's pattern has no way to write."""
+    body["provider"] = one_of(case, "provider", list(examples()))
+    body["secret"] = examples()[body["provider"]]
+    unwelcome = ("Cc", "Cf", "Zl", "Zp")
+    body["name"] = "".join(c for c in body["name"] if unicodedata.category(c) not in unwelcome).strip() or "n"
+    return body
+
+
+def fit_policy(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    if "user_keys_by_provider" in body:
+        exceptions = body["user_keys_by_provider"].values()
+        body["user_keys_by_provider"] = dict(zip(examples(), exceptions, strict=False))
+    return body
+
+
+def fit_fetch(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """One of the three ways to ask, whatever of them came."""
+    provider = one_of(case, "provider", list(examples()))
+    way = pick(case, "way", 4)
+    if way == 0:
+        return {"key_id": one_of(case, "key", keys[-40:])}
+    if way == 1:
+        return {"credential": one_of(case, "who", FACTS["credentials"]), "provider": provider}
+    if way == 2:
+        return {"credential": f"ak_{CANARY}", "provider": provider}
+    user = {"user_id": one_of(case, "user", [FACTS["user"], *FACTS["members"]])} if "user_id" in body else {}
+    return {"customer_id": "acme", "project_id": "chat", "provider": provider} | user
+
+
+def fit_report(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """Each key once, and a failure with its status or without one. Most of the keys exist."""
+    for n, report in enumerate(body["keys"]):
+        report["key_id"] = keys[n] if n < len(keys) else f"byok_{n:026}"
+        if ("failed_ms_ago" in report) != ("failure_status" in report):
+            report |= {"failed_ms_ago": 1200, "failure_status": 403}
+    return body
+
+
+def fit_acknowledgement(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    if pick(case, "session", 4) > 0:
+        body["session_id"] = FACTS["session"]
+    body["position"] = one_of(case, "position", positions[-20:])
+    return body
+
+
+def mark(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """Puts the canary into a secret that is wrong, where there is something to put it into."""
+    for field in ("secret", "credential"):
+        value = body.get(field)
+        if isinstance(value, str) and value != "" and CANARY not in value:
+            body[field] = CANARY + value
+        elif isinstance(value, list):
+            body[field] = [*value, CANARY]
+        elif isinstance(value, dict):
+            body[field] = value | {CANARY: CANARY}
+    return body
+
+
+FITS = {
+    "registerKey": fit_register,
+    "setPolicy": fit_policy,
+    "fetchKey": fit_fetch,
+    "reportKeys": fit_report,
+    "acknowledge": fit_acknowledgement,
+}
+
+
+@schemathesis.hook
+def after_call(context: Any, case: Any, response: Any) -> None:
+    operation = operation_id(case)
+    if response.request.method.lower() != case.operation.method.lower():
+        return  # a method that the path does not have
+    with LEDGER.open("a") as ledger:
+        ledger.write(json.dumps({"operation": operation, "status": response.status_code}) + "\n")
+    if 200 <= response.status_code < 300:
+        learn(operation, case, response)
+
+
+def learn(operation: str, case: Any, response: Any) -> None:
+    """Keeps what later requests can use. What is wrong with an answer is for the checks to say."""
+    if operation == "revokeKey":
+        revoked.add(case.path_parameters["id"].removeprefix("byok_"))
+    elif operation == "streamEvents":
+        positions.extend(line.removeprefix("id: ") for line in response.text.splitlines() if line.startswith("id: "))
+    elif operation == "registerKey" or operation.startswith("list"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            body = response.json()
+            if operation == "registerKey":
+                keys.append(body["key"]["id"])
+            elif token := body.get("next_page_token"):
+                pages[operation] = dict(case.query) | {"page_token": token}
+
+
+@schemathesis.check
+def no_secret_shows(ctx: Any, response: Any, case: Any) -> None:
+    """No answer holds a secret, but for the one member of the one answer that is there for it."""
+    content = response.content
+    if operation_id(case) == "fetchKey" and response.status_code == 200:
+        body = response.json()
+        body.pop("secret")
+        content = json.dumps(body).encode()
+    told = content + repr(response.headers).encode()
+    for secret in (CANARY, *FACTS["credentials"], *FACTS["tokens"]):
+        assert secret.encode() not in told, "the answer holds a secret that was sent"
+
+
+@schemathesis.check
+def revoked_for_good(ctx: Any, response: Any, case: Any) -> None:
+    """A key that was revoked is there to be read, as revoked."""
+    if operation_id(case) == "getKey" and response.status_code == 200:
+        key = response.json()["key"]
+        if key["id"].removeprefix("byok_") in revoked:
+            assert key["state"] == "revoked", "a revoked key is active again"
+            assert "receipt" in key, "a revoked key came without its receipt"
+
+
+@schemathesis.check
+def traceable(ctx: Any, response: Any, case: Any) -> None:
+    """Every answer says which request it is to, and is not for caches; a problem says the same in its body."""
+    assert "x-request-id" in response.headers, "no X-Request-Id"
+    assert response.headers.get("cache-control") == ["no-store"], "no Cache-Control: no-store"
+    if response.status_code >= 400 and response.content:
+        body = response.json()
+        if response.status_code == 400:
+            assert body.get("errors"), "a problem that names nothing at fault"
+        assert body["status"] == response.status_code, "the problem's status is not the answer's"
+        assert [body["request_id"]] == response.headers["x-request-id"], "the problem's request_id is not the answer's"
+    if response.status_code in (429, 503):
+        assert "retry-after" in response.headers, "no Retry-After"
+
+
+@schemathesis.check
+def stream_conformance(ctx: Any, response: Any, case: Any) -> None:
+    """Each event of a stream is as the document says, and named after its type."""
+    if operation_id(case) != "streamEvents" or response.status_code != 200:
+        return
+    events = [
+        dict(line.split(": ", 1) for line in block.splitlines()) for block in response.text.split("\n\n") if block
+    ]
+    assert events and events[0]["event"] == "hello", "the stream does not begin with hello"
+    for event in events:
+        message = json.loads(event["data"])
+        assert message["type"] == event["event"], "an event is not named after its type"
+        components = case.operation.schema.raw_schema["components"]
+        schema = {"$ref": "#/components/schemas/StreamMessage", "components": components}
+        jsonschema_rs.Draft4Validator(schema).validate(message)
