@@ -39,6 +39,7 @@ It is for development alone: it listens on this machine only, and refuses produc
 				return err
 			}
 			cfg.useFolder(data)
+			cfg.useDownloads()
 			return p.dev(cmd.Context(), cfg, data, devGatewayConfig{listen: gatewayListen, upstreams: destinations})
 		},
 	}
@@ -51,7 +52,7 @@ It is for development alone: it listens on this machine only, and refuses produc
 
 // devSettings are those that dev takes. All others would make it something else than a playground.
 func devSettings() []string {
-	return []string{"listen", "dataplane-listen", "ops-listen", "log-level", "log-format"}
+	return []string{"listen", "dataplane-listen", "ops-listen", "downloads", "log-level", "log-format"}
 }
 
 // checkDevelopment refuses production settings.
@@ -73,6 +74,16 @@ func (s *config) checkDevelopment() (complaints []string) {
 func (s *config) useFolder(data string) {
 	s.DatabaseURL = sqlitePrefix + filepath.Join(data, "aikeys.db")
 	s.Sealer = sealerLocal + ":" + filepath.Join(data, "keyset.json")
+}
+
+// devDownloads is where "make dist" leaves the SDKs, seen from the checkout that "make run" runs in.
+const devDownloads = "dist"
+
+// useDownloads offers the SDKs that have been packed, unless it is told of others.
+func (s *config) useDownloads() {
+	if info, err := os.Stat(devDownloads); s.Downloads == "" && err == nil && info.IsDir() {
+		s.Downloads = devDownloads
+	}
 }
 
 func (p *program) dev(ctx context.Context, cfg *config, data string, gatewayConfig devGatewayConfig) error {

@@ -17,6 +17,7 @@ const summary = `
 AgentRouter AI Keys is ready.
 
   API       {{.BaseURL}}
+  Pages     {{.BaseURL}}/docs
   Gateway   {{.GatewayURL}}
   Ops       {{.OpsURL}}  (/healthz /readyz /metrics)
   Project   {{.Customer}}/{{.Project}}

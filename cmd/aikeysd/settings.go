@@ -19,6 +19,10 @@ type config struct {
 	DataplaneListen string
 	OpsListen       string
 	Sealer          string
+	SealerOld       []string
+	SealerCert      string
+	SealerKey       string
+	SealerCA        string
 	TLSCert         string
 	TLSKey          string
 	Insecure        bool
@@ -29,6 +33,7 @@ type config struct {
 	RateLimit       float64
 	FailedAuthLimit float64
 	FetchRetention  time.Duration
+	Downloads       string
 	LogLevel        string
 	LogFormat       string
 	ShutdownTimeout time.Duration
@@ -64,7 +69,15 @@ func newConfig() *config {
 		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8082", Parse: settings.Address(&s.OpsListen),
 			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
 		{Name: "sealer", Arg: "URL", Default: "local:data/keyset.json", Parse: settings.Text(&s.Sealer),
-			Usage: "where the key-encryption keys are: local:<path> of a keyset file, which is made on the first start"},
+			Usage: "where the key-encryption keys are: local:<path> of a keyset file, which is made on the first start; or in secrets-svc, secrets+unix:<path> of its socket or secrets+https://<host>:<port>"},
+		{Name: "sealer-old", Arg: "URLs", Parse: settings.List(&s.SealerOld),
+			Usage: "sealers of before, with commas between, which still open what \"aikeysd rewrap\" has not moved yet; nothing is sealed with them"},
+		{Name: "sealer-cert", Arg: "file", Parse: settings.Text(&s.SealerCert),
+			Usage: "certificate chain that tells secrets-svc who calls, in PEM; for secrets+https, and read again when it changes, like the next two"},
+		{Name: "sealer-key", Arg: "file", Parse: settings.Text(&s.SealerKey),
+			Usage: "private key of that certificate, in PEM"},
+		{Name: "sealer-ca", Arg: "file", Parse: settings.Text(&s.SealerCA),
+			Usage: "certificates of the authorities that secrets-svc's own certificate may be signed by, in PEM"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
 			Usage: "certificate chain of the public and the data-plane API, in PEM; read again when it changes"},
 		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),
@@ -78,13 +91,15 @@ func newConfig() *config {
 		{Name: "oidc-claims", Arg: "names", Parse: settings.Text(&s.OIDCClaims),
 			Usage: "claims that hold a session's ids; empty means customer=customer_id,user=sub,project=project_id"},
 		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
-			Usage: "proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
+			Usage: "proxies whose X-Forwarded-For, -Proto and -Host are believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
 		{Name: "rate-limit", Arg: "number", Default: "200", Parse: settings.Quantity(&s.RateLimit),
 			Usage: "requests a second that each user may make, twice as many at once; 0 sets no limit"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),
 			Usage: "failed authentications a minute that each address may make; 0 sets no limit"},
 		{Name: "fetch-retention", Arg: "lifetime", Default: "30d", Parse: retention(&s.FetchRetention),
 			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them for good"},
+		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
+			Usage: "folder with the packed SDKs that the page /docs/sdks offers, as \"make dist\" leaves them; read at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
 			Usage: "least level to log: debug, info, warn or error; debug logs every read"},
 		{Name: "log-format", Arg: "format", Default: cli.LogAuto, Parse: settings.Choice(&s.LogFormat, cli.LogAuto, cli.LogJSON, cli.LogText),

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/ops"
+	"github.com/agentrouter/aikeys/impl/pages"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/session"
 )
@@ -90,6 +93,13 @@ func (w wiring) publicAPI() (http.Handler, error) {
 		return nil, err
 	}
 	api.PrincipalRate = httpapi.Rate{PerSecond: w.cfg.RateLimit}
+	api.Site, err = pages.New(pages.Config{Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies})
+	if errors.Is(err, pages.ErrDownloads) {
+		return nil, fmt.Errorf("%s: %w", w.cfg.Of("downloads").Given(), err)
+	}
+	if err != nil {
+		return nil, err
+	}
 	return aikeys.NewHandler(aikeys.Config{
 		Store: w.store, Sealer: w.sealer, Canary: w.canary, Receipts: w.feed, Providers: w.catalogue, API: api,
 	})
@@ -131,6 +141,7 @@ func (s *service) checks() []ops.Check {
 		{Name: checkService, Probe: s.state.service},
 		{Name: checkDatabase, Probe: ops.Cached(database, pingTimeout, pingInterval)},
 		{Name: checkSchema, Probe: once(&s.state.schema)},
-		{Name: checkKeyset, Probe: once(&s.state.keyset)},
+		// Without its secrets service it still tells of keys and revokes them, and what it told data planes goes on being true.
+		{Name: checkKeyset, Probe: s.keysetProbe(), MayFail: s.state.ready.Load},
 	}
 }

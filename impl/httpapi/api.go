@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,12 @@ type Config struct {
 	FailureRate   Rate
 	// TrustedProxies are the networks whose X-Forwarded-For is believed. Empty believes none.
 	TrustedProxies []netip.Prefix
+	// Site is what is served beside the API; nil is nothing.
+	Site Site
+	// MaxBody is the most that a request body may hold: DefaultMaxBody, which 0 means as well, or LargeBody.
+	MaxBody int
+	// Door is what every operation passes where connections, and no credentials, tell who calls; nil is none.
+	Door Door
 }
 
 // API is an Echo instance with what every operation goes through: authentication, rate limit, validation.
@@ -74,9 +81,12 @@ func NewAPI(cfg Config) (*API, error) {
 	api.Echo.IPExtractor = sourceIP(cfg.TrustedProxies)
 	api.Echo.Pre(CanonicalPaths)
 	api.Echo.Pre(api.observer.middleware)
+	if cfg.Site != nil {
+		api.Echo.Pre(api.pages(cfg.Site))
+	}
 	for path, item := range cfg.Document.Paths.Map() {
 		for method, op := range item.Operations() {
-			chain, err := api.chain(cfg.Document, item, op)
+			chain, err := api.chain(cfg, item, op)
 			if err != nil {
 				return nil, fmt.Errorf("%s %s: %w", method, path, err)
 			}
@@ -86,19 +96,23 @@ func NewAPI(cfg Config) (*API, error) {
 	return api, nil
 }
 
-func (a *API) chain(doc *openapi3.T, item *openapi3.PathItem, op *openapi3.Operation) ([]echo.MiddlewareFunc, error) {
+func (a *API) chain(cfg Config, item *openapi3.PathItem, op *openapi3.Operation) ([]echo.MiddlewareFunc, error) {
 	v, err := newValidator(item, op)
 	if err != nil {
 		return nil, err
 	}
+	v.maxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
 	routine, _ := op.Extensions["x-routine"].(bool)
 	chain := []echo.MiddlewareFunc{a.admit(op.OperationID, routine)}
 	security := op.Security
 	if security == nil {
-		security = &doc.Security
+		security = &cfg.Document.Security
 	}
 	if len(*security) > 0 {
 		chain = append(chain, a.authenticate, a.limit)
+	}
+	if cfg.Door != nil {
+		chain = append(chain, guarded(cfg.Door, v))
 	}
 	return append(chain, v.middleware), nil
 }

@@ -59,21 +59,24 @@ func Invalid(field, message string) error {
 
 // From returns the document for err. An error that the table does not know is an internal one.
 func From(err error, requestID string) Document {
-	row := lookUp(err)
-	doc := Document{
-		Type:      "/problems/" + row.slug,
-		Title:     row.title,
-		Status:    row.status,
-		Detail:    row.detail,
-		Instance:  "urn:request:" + requestID,
-		Code:      row.code,
-		RequestID: requestID,
-	}
+	doc := lookUp(err).document(requestID)
 	var detailed *Error
 	if errors.As(err, &detailed) && doc.Status < http.StatusInternalServerError {
 		doc.Errors = detailed.Fields
 	}
 	return doc
+}
+
+func (r row) document(requestID string) Document {
+	return Document{
+		Type:      "/problems/" + r.slug,
+		Title:     r.title,
+		Status:    r.status,
+		Detail:    r.detail,
+		Instance:  "urn:request:" + requestID,
+		Code:      r.code,
+		RequestID: requestID,
+	}
 }
 
 // Write answers with the document, and the headers that its status asks for.

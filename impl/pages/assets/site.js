@@ -1,0 +1,40 @@
+// What the pages do in a browser: they say the address by which the reader reached us, and let code be copied.
+'use strict';
+
+// The server can only guess its address behind some proxies; the browser knows it.
+const said = document.body.dataset.base;
+if (said !== location.origin) {
+  for (const element of document.querySelectorAll('[data-base]:not(body)')) {
+    element.textContent = element.textContent.replaceAll(said, location.origin);
+  }
+}
+
+// Without a secure connection there is no clipboard to write to.
+if (navigator.clipboard) {
+  for (const code of document.querySelectorAll('pre')) {
+    const frame = document.createElement('div');
+    frame.className = 'copyable';
+    const button = document.createElement('button');
+    button.className = 'copy';
+    button.type = 'button';
+    button.textContent = 'Copy';
+    button.addEventListener('click', async () => {
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        button.textContent = 'Copied';
+      } catch {
+        button.textContent = 'Not copied';
+      }
+      setTimeout(() => { button.textContent = 'Copy'; }, 2000);
+    });
+    code.replaceWith(frame);
+    frame.append(code, button);
+  }
+}
+
+// Code that is wider than its frame can be scrolled by keyboard.
+for (const code of document.querySelectorAll('pre')) {
+  if (code.scrollWidth > code.clientWidth || code.closest('details')) {
+    code.tabIndex = 0;
+  }
+}
