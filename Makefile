@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help run demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: bench-tare help run demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -53,6 +53,9 @@ bench: ## Measure the service against its machine, as ratios in one run (BENCH=r
 	@tools/deps.sh postgres wrk
 	@go test -run='^$$' -bench='$(or $(BENCH),.)' -benchtime=1x -timeout=60m ./impl/bench ./dataplane/gateway
 	@go test -run='^$$' -bench='$(or $(BENCH),.)' ./dataplane
+
+bench-tare: ## Measure how soon tare shows something
+	@cmd/tare/bench.sh
 
 fuzz: ## Run each fuzz target for FUZZTIME (5s)
 	@FUZZTIME=$(or $(FUZZTIME),5s) tools/fuzz.sh

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// benchRounds is how often each command is run.
+const benchRounds = 100
+
+// BenchmarkFirstOutput measures the time from the start of a process to the first byte of its output: help, a list from a
+// server on this machine, the same list by curl, and a program that does nothing. They take turns, so that what else the
+// machine does falls on all of them.
+func BenchmarkFirstOutput(b *testing.B) {
+	base, key := built.env["AGENTROUTER_BASE_URL"], built.env["AGENTROUTER_API_KEY"]
+	env := []string{"AGENTROUTER_BASE_URL=" + base, "AGENTROUTER_API_KEY=" + key, "HOME=" + b.TempDir()}
+	curl := exec.CommandContext(b.Context(), "curl", "-sS", base+"/v1/aikeys", "--oauth2-bearer", key).Args
+	commands := map[string][]string{
+		"help": {built.tare, "--help"}, "list": {built.tare, "api", "byok", "list"}, "curl": curl, "echo": {"/bin/echo"},
+	}
+	register := exec.CommandContext(b.Context(), built.tare, "api", "byok", "add", "--provider", "openai", "--name", "bench",
+		"--secret", aSecret)
+	register.Env = env
+	require.NoError(b, register.Run(), "a list has something to show")
+	times := map[string][]time.Duration{}
+	for b.Loop() {
+		for range benchRounds {
+			for name, args := range commands {
+				times[name] = append(times[name], firstOutput(b, env, args))
+			}
+		}
+	}
+	for name, each := range times {
+		slices.Sort(each)
+		b.ReportMetric(milliseconds(each[len(each)/2]), name+"-ms")
+		b.ReportMetric(milliseconds(each[len(each)*95/100]), name+"-p95-ms")
+	}
+	b.ReportMetric(milliseconds(times["list"][len(times["list"])/2])/milliseconds(times["curl"][len(times["curl"])/2]), "list/curl")
+	b.ReportMetric(0, "ns/op")
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func firstOutput(b *testing.B, env, args []string) time.Duration {
+	ctx, cancel := context.WithTimeout(b.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = env
+	out, err := cmd.StdoutPipe()
+	require.NoError(b, err)
+	begun := time.Now()
+	require.NoError(b, cmd.Start())
+	_, err = io.ReadFull(out, make([]byte, 1))
+	took := time.Since(begun)
+	require.NoError(b, err, args)
+	_, err = io.Copy(io.Discard, out)
+	require.NoError(b, err)
+	require.NoError(b, cmd.Wait())
+	return took
+}
