@@ -15,6 +15,7 @@ import (
 const (
 	GetKeySQL   = getKeySQL
 	ListKeysSQL = listKeysSQL
+	RewrapSQL   = postgresRewrap
 )
 
 // CallerArgs are the first parameters of the hot statements.

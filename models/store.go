@@ -54,6 +54,8 @@ type engine interface {
 	// fetchSQL are the statements of a fetch: for a caller, and by a key's id.
 	fetchSQL() (forCaller, byID string)
 	recordFetch(ctx context.Context, r FetchRecord) error
+	// rewrap stores the envelopes of keys that still have the old ones, and returns their ids.
+	rewrap(ctx context.Context, batch []Rewrapping) ([]string, error)
 	// aside runs a statement on a connection that no request waits for, so that leases go on while the pool is busy.
 	aside(ctx context.Context, sql string, args []any, scan func(scanner) error) error
 	asideExec(ctx context.Context, sql string, args ...any) error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -141,6 +142,7 @@ func methods(f *fixture) map[string]func(context.Context) error {
 	for name, call := range guarded(f, key) {
 		all[name] = func(ctx context.Context) error { return call(ctx, mia) }
 	}
+	maps.Copy(all, rewrapMethods(f))
 	return all
 }
 

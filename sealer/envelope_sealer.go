@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
@@ -41,10 +42,6 @@ func (s *envelopeSealer) Seal(ctx context.Context, binding Binding, secret Secre
 	if n := secret.Len(); n == 0 || n > MaxSecretLen {
 		return Envelope{}, fmt.Errorf("seal: %w: it has %d bytes, want 1 to %d", ErrInvalidSecret, n, MaxSecretLen)
 	}
-	kekID, err := s.keks.Primary(ctx)
-	if err != nil {
-		return Envelope{}, fmt.Errorf("seal: %w", err)
-	}
 	// crypto/rand.Read never fails: it ends the program rather than return bytes that are not random.
 	dataKey := make([]byte, dataKeyLen)
 	rand.Read(dataKey)
@@ -58,7 +55,7 @@ func (s *envelopeSealer) Seal(ctx context.Context, binding Binding, secret Secre
 	if err != nil {
 		return Envelope{}, fmt.Errorf("seal: %w", err)
 	}
-	envelope, err := s.wrap(ctx, kekID, bound, dataKey, payload)
+	envelope, err := s.wrapPrimary(ctx, bound, dataKey, payload)
 	if err != nil {
 		return Envelope{}, fmt.Errorf("seal: %w", err)
 	}
@@ -107,7 +104,7 @@ func (s *envelopeSealer) Rewrap(ctx context.Context, binding Binding, envelope [
 	if parts.kekID == primary {
 		return Envelope{KEKID: primary, Bytes: bytes.Clone(envelope)}, nil
 	}
-	rewrapped, err := s.wrap(ctx, primary, bound, dataKey, parts.payload)
+	rewrapped, err := s.wrapPrimary(ctx, bound, dataKey, parts.payload)
 	if err != nil {
 		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
 	}
@@ -124,6 +121,21 @@ func (s *envelopeSealer) PrimaryKEK(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("primary KEK: %w", err)
 	}
 	return kekID, nil
+}
+
+// wrapPrimary makes an envelope under the primary KEK. One that was retired between the two questions is primary no
+// longer, so the backend is asked once more.
+func (s *envelopeSealer) wrapPrimary(ctx context.Context, bound, dataKey, payload []byte) (Envelope, error) {
+	for again := true; ; again = false {
+		primary, err := s.keks.Primary(ctx)
+		if err != nil {
+			return Envelope{}, err
+		}
+		envelope, err := s.wrap(ctx, primary, bound, dataKey, payload)
+		if !again || !errors.Is(err, ErrUnknownKEK) {
+			return envelope, err
+		}
+	}
 }
 
 // wrap makes an envelope of a payload and its data key, under the given KEK.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,33 +14,41 @@ import (
 	"github.com/agentrouter/aikeys/impl/tracing"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/local"
 )
 
 func (p *program) checkCommand() *cobra.Command {
 	cfg := newConfig()
+	var asked checkRequest
 	cmd := &cobra.Command{
 		Use:     "check",
-		Short:   "Check settings, database, schema, keyset and issuer",
+		Short:   "Check settings, database, schema, keyset, keys and issuer",
 		GroupID: groupOperate,
 		Args:    cli.NoArguments(),
 		Long: `Checks that the settings are sound, that the database answers and its schema is current, that the keyset opens this
-database, and that the OpenID Connect issuer, if there is one, can be read. It also counts the keys that are sealed with
-the current key-encryption key and with others. It makes neither database nor keyset, and may run beside the service.
+database, and that the OpenID Connect issuer, if there is one, can be read. It makes neither database nor keyset, and
+may run beside the service.
+
+For each key-encryption key (KEK) it tells the state (primary, enabled, retired, or unknown to the sealer) and counts
+the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary one, or "unreadable". It goes by
+what the keys' rows say; with --deep it tries each envelope, which opens no secret unless --sealer-old is given, and
+lists the keys that can't be read. With --keys it lists a project's keys and how each is sealed.
 
 "not yet" is what the first start of "aikeysd serve" will make: a SQLite database, or a keyset for a database that has
 none. If you expected it to be there, look at its path.
 
-Exits with 1 if a check fails.`,
+Exits with 1 if a check fails, or a key can't be read.`,
 		Example: `  aikeysd check
+  aikeysd check --deep
+  aikeysd check --keys --customer acme --project chat -o json
   aikeysd check --database-url postgres://aikeys@db.internal/aikeys --sealer local:/etc/aikeys/keyset.json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cfg.loadToServe(p.Environ); err != nil {
+			if err := errors.Join(asked.check(), cfg.loadToServe(p.Environ)); err != nil {
 				return err
 			}
-			return p.check(cmd.Context(), cfg)
+			return p.check(cmd.Context(), cfg, asked)
 		},
 	}
+	asked.addFlags(cmd.Flags())
 	cfg.AddFlags(cmd.Flags())
 	return cmd
 }
@@ -52,10 +61,10 @@ var (
 	errSkipped = errors.New("not checked: see above")
 )
 
-func (p *program) check(ctx context.Context, cfg *config) error {
-	c := &checker{program: p, cfg: cfg}
+func (p *program) check(ctx context.Context, cfg *config, asked checkRequest) error {
+	c := &checker{program: p, cfg: cfg, asked: asked}
 	defer c.close()
-	table := p.NewTable("CHECK", "RESULT", "DETAIL")
+	var report checkReport
 	failed := false
 	for _, step := range []struct {
 		name string
@@ -74,9 +83,10 @@ func (p *program) check(ctx context.Context, cfg *config) error {
 		case err != nil:
 			result, detail, failed = "FAILED", cli.OneLine(err.Error()), true
 		}
-		table.Row(step.name, result, detail)
+		report.Checks = append(report.Checks, checkResult{step.name, result, detail})
 	}
-	if err := table.Flush(); err != nil {
+	report.sealReport = c.seals
+	if err := report.print(p, asked); err != nil {
 		return err
 	}
 	if failed {
@@ -89,13 +99,20 @@ func (p *program) check(ctx context.Context, cfg *config) error {
 type checker struct {
 	*program
 	cfg    *config
+	asked  checkRequest
+	seals  sealReport    // what the keys are sealed with
 	store  *models.Store // nil unless the database answers
 	fresh  bool          // whether serve will make the database
 	ready  bool          // whether its schema is current
 	sealer sealer.Sealer // nil unless the keyset fits
+	// closers undo what was opened; nothing was written, so their errors tell nothing.
+	closers []func() error
 }
 
 func (c *checker) close() {
+	for _, closeOne := range c.closers {
+		_ = closeOne()
+	}
 	if c.store != nil {
 		_ = c.store.Close() // nothing was written
 	}
@@ -152,29 +169,44 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := absolute(c.cfg.keysetPath())
-	switch missing, err := fileMissing(path); {
-	case err != nil:
-		return "", fmt.Errorf("keyset: %w", err)
-	case missing && bound:
-		return "", fmt.Errorf("there is no keyset at %s, and the database is bound to one: put that one there, or its backup", path)
-	case missing:
-		return "", fmt.Errorf("%s %w", path, errNotYet)
+	if err := c.findKeyset(bound); err != nil {
+		return "", err
 	}
-	keyset, err := local.Open(path)
+	opened, closeSealer, err := c.cfg.openSealer(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return "", err
 	}
+	c.closers = append(c.closers, closeSealer)
 	if bound {
-		if _, err := canary.New(c.store, keyset).Value(ctx); err != nil {
-			return "", err
-		}
+		_, err = canary.New(c.store, opened).Value(ctx)
+	} else {
+		_, err = opened.PrimaryKEK(ctx)
 	}
-	c.sealer = keyset
+	if err != nil {
+		return "", unreachableSealer(c.cfg, err)
+	}
+	c.sealer = opened
 	if !bound {
-		return path + " is sound; the database is bound to no keyset yet, the first start of serve binds it", nil
+		return c.cfg.sealerName() + " is sound; the database is bound to no keyset yet, the first start of serve binds it", nil
 	}
-	return path + " opens this database", nil
+	return c.cfg.sealerName() + " opens this database", nil
+}
+
+// findKeyset looks for the file of a local sealer, which opening it would make.
+func (c *checker) findKeyset(bound bool) error {
+	path, isFile := c.cfg.keysetPath()
+	if !isFile {
+		return nil
+	}
+	switch missing, err := fileMissing(path); {
+	case err != nil:
+		return fmt.Errorf("keyset: %w", err)
+	case missing && bound && len(c.cfg.SealerOld) == 0:
+		return fmt.Errorf("there is no keyset at %s, and the database is bound to one: put that one there, or its backup", absolute(path))
+	case missing:
+		return fmt.Errorf("%s %w", absolute(path), errNotYet)
+	}
+	return nil
 }
 
 // bound tells whether the database is bound to a keyset. It asks for the canary itself: its keeper would make one.
@@ -187,27 +219,6 @@ func (c *checker) bound(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-func (c *checker) keys(ctx context.Context) (string, error) {
-	if c.sealer == nil || !c.ready {
-		return "", errSkipped
-	}
-	primary, err := c.sealer.PrimaryKEK(ctx)
-	if err != nil {
-		return "", err
-	}
-	counts, err := c.store.KeysByKEK(ctx)
-	if err != nil {
-		return "", err
-	}
-	var other int64
-	for kek, keys := range counts {
-		if kek != primary {
-			other += keys
-		}
-	}
-	return fmt.Sprintf("%d sealed with the current key-encryption key (%s), %d with others", counts[primary], primary, other), nil
 }
 
 func (c *checker) issuer(ctx context.Context) (string, error) {

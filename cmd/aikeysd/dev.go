@@ -27,7 +27,8 @@ func (p *program) devCommand() *cobra.Command {
 		Args:    cli.NoArguments(),
 		Long: `Starts everything on this machine: SQLite, a local keyset, a project with an owner and a member, an API key for each,
 and a gateway that serves inference requests with the project's keys. It prints commands to try. What it makes stays in
-the folder --data, and the next start uses it again; delete the folder to begin anew.
+the folder --data, and the next start uses it again; delete the folder to begin anew. With --sealer secrets+unix:<path>
+the keyset is that of a secrets-svc on this machine instead; "make run-split" starts both.
 
 It is for development alone: it listens on this machine only, and refuses production settings.`,
 		Example: `  aikeysd dev
@@ -52,13 +53,15 @@ It is for development alone: it listens on this machine only, and refuses produc
 
 // devSettings are those that dev takes. All others would make it something else than a playground.
 func devSettings() []string {
-	return []string{"listen", "dataplane-listen", "ops-listen", "downloads", "log-level", "log-format"}
+	return []string{"listen", "dataplane-listen", "ops-listen", "sealer", "downloads", "log-level", "log-format"}
 }
 
 // checkDevelopment refuses production settings.
 func (s *config) checkDevelopment() (complaints []string) {
 	for _, d := range s.All() {
-		if d.Origin() != settings.FromDefault && !slices.Contains(devSettings(), d.Name) {
+		scheme, _ := splitSealer(s.Sealer)
+		mayBe := slices.Contains(devSettings(), d.Name) && (d.Name != "sealer" || scheme == sealerSocket)
+		if d.Origin() != settings.FromDefault && !mayBe {
 			complaints = append(complaints, d.Given()+": dev takes no production settings; unset it, or run: aikeysd serve")
 		}
 	}
@@ -70,10 +73,12 @@ func (s *config) checkDevelopment() (complaints []string) {
 	return complaints
 }
 
-// useFolder keeps everything in one folder.
+// useFolder keeps everything in one folder, but for a keyset that is in another process.
 func (s *config) useFolder(data string) {
 	s.DatabaseURL = sqlitePrefix + filepath.Join(data, "aikeys.db")
-	s.Sealer = sealerLocal + ":" + filepath.Join(data, "keyset.json")
+	if s.Of("sealer").Origin() == settings.FromDefault {
+		s.Sealer = sealerLocal + ":" + filepath.Join(data, "keyset.json")
+	}
 }
 
 // devDownloads is where "make dist" leaves the SDKs, seen from the checkout that "make run" runs in.

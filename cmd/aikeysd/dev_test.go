@@ -131,6 +131,7 @@ func TestDevRefusesToBeProduction(t *testing.T) {
 	}{
 		"a database":                  {environ: []string{"AIKEYS_DATABASE_URL=postgres://u:hunter2@db/x"}, says: "AIKEYS_DATABASE_URL: dev takes no production settings"},
 		"a sealer":                    {environ: []string{"AIKEYS_SEALER=local:/etc/keyset.json"}, says: "run: aikeysd serve"},
+		"a sealer elsewhere":          {args: []string{"--sealer", "secrets+https://secrets.internal:8443"}, says: "--sealer: dev takes no production settings"},
 		"an issuer":                   {environ: []string{"AIKEYS_OIDC_ISSUER=https://issuer.example"}, says: "AIKEYS_OIDC_ISSUER"},
 		"TLS":                         {environ: []string{"AIKEYS_TLS_CERT=a", "AIKEYS_TLS_KEY=b"}, says: "AIKEYS_TLS_KEY"},
 		"insecurity":                  {environ: []string{"AIKEYS_INSECURE=true"}, says: "AIKEYS_INSECURE"},

@@ -18,7 +18,7 @@ func (s *config) load(environ []string) error {
 
 // loadToServe is load, and reads the files that only a server needs: operators may lack the right to.
 func (s *config) loadToServe(environ []string) error {
-	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificate)
+	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificate, s.checkSealerFiles)
 }
 
 func (s *config) checkDatabase() (complaints []string) {
@@ -55,19 +55,6 @@ func mayHoldPassword(databaseURL string) bool {
 	_, inUser := u.User.Password()
 	return inUser || u.Query().Has("password") || u.Query().Has("sslpassword")
 }
-
-// sealerLocal is the scheme of the one sealer that is built in.
-const sealerLocal = "local"
-
-func (s *config) checkSealer() []string {
-	scheme, path, _ := strings.Cut(s.Sealer, ":")
-	if scheme != sealerLocal || path == "" {
-		return []string{s.Of("sealer").Given() + ": must be local:<path of a keyset file>, the one kind that is supported"}
-	}
-	return nil
-}
-
-func (s *config) keysetPath() string { return strings.TrimPrefix(s.Sealer, sealerLocal+":") }
 
 func (s *config) checkListeners() (complaints []string) {
 	cert, key := s.Of("tls-cert"), s.Of("tls-key")

@@ -22,5 +22,9 @@ func main() {
 // run is the whole program. It stops in order when ctx ends.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := newProgram(environ, stdout, stderr)
-	return p.Run(ctx, p.root(), args)
+	code := p.Run(ctx, p.root(), args)
+	if code == cli.ExitFailure && p.exit != 0 {
+		return p.exit
+	}
+	return code
 }

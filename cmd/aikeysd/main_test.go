@@ -18,7 +18,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 // TestMain also sees to it that no run of the program leaves a goroutine behind.
@@ -84,8 +86,19 @@ func mustAikeysd(t *testing.T, environ []string, args ...string) string {
 	return got.stdout
 }
 
-// newEnviron returns the variables of an installation in a folder of its own, on free ports of this machine.
+// newEnviron returns the variables of an installation in a folder of its own, on free ports of this machine. It seals with
+// a keyset file or with a secrets service, whichever secretstest is asked for.
 func newEnviron(t *testing.T) []string {
+	t.Helper()
+	environ := newLocalEnviron(t)
+	if secretstest.IsRemote(t) {
+		return with(environ, "AIKEYS_SEALER=secrets+unix:"+secretstest.Serve(t, sealertest.New(t)))
+	}
+	return environ
+}
+
+// newLocalEnviron is newEnviron with a keyset file, for what is about that.
+func newLocalEnviron(t *testing.T) []string {
 	t.Helper()
 	dir := t.TempDir()
 	return []string{

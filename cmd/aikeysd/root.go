@@ -9,10 +9,14 @@ import (
 )
 
 // program is what the commands share.
-type program struct{ cli.Program }
+type program struct {
+	cli.Program
+	// exit is the code of a failure that has one of its own; zero is any other.
+	exit int
+}
 
 func newProgram(environ []string, stdout, stderr io.Writer) *program {
-	return &program{cli.Program{Name: "aikeysd", Environ: environ, Stdout: stdout, Stderr: stderr}}
+	return &program{Program: cli.Program{Name: "aikeysd", Environ: environ, Stdout: stdout, Stderr: stderr}}
 }
 
 // The groups of the root command's help.
@@ -49,6 +53,6 @@ Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong
 		&cobra.Group{ID: groupOperate, Title: "Operate:"},
 	)
 	root.SetHelpCommandGroupID(groupStart)
-	root.AddCommand(p.devCommand(), p.demoCommand(), p.serveCommand(), p.migrateCommand(), p.adminCommand(), p.checkCommand())
+	root.AddCommand(p.devCommand(), p.demoCommand(), p.serveCommand(), p.migrateCommand(), p.adminCommand(), p.checkCommand(), p.rewrapCommand())
 	return root
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,7 +19,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/tracing"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/local"
 )
 
 // flushTimeout is how long a collector may take for the last traces, lastMoment what a server has to end in after the time to
@@ -41,7 +38,7 @@ type service struct {
 
 	traces              *tracing.Provider // nil when there are none
 	sealer              sealer.Sealer
-	madeKeyset          bool // whether the keyset file was missing
+	madeKeyset          bool // whether there was a keyset file to be, and was none
 	store               *models.Store
 	canary              *canary.Keeper
 	issuer              *session.OIDC // nil when there is none
@@ -121,12 +118,17 @@ func (s *service) openTraces(ctx context.Context) error {
 }
 
 func (s *service) openSealer(ctx context.Context) (err error) {
-	path := s.cfg.keysetPath()
-	_, missing := os.Stat(path)
-	if s.sealer, err = local.Open(path); err != nil {
+	path, isFile := s.cfg.keysetPath()
+	missing := false
+	if isFile {
+		missing, _ = fileMissing(path) // what else is wrong with it, opening it tells
+	}
+	var closeSealer func() error
+	if s.sealer, closeSealer, err = s.cfg.openSealer(s.log); err != nil {
 		return err
 	}
-	if s.madeKeyset = errors.Is(missing, fs.ErrNotExist); s.madeKeyset {
+	s.closers = append(s.closers, closeSealer)
+	if s.madeKeyset = missing; missing {
 		s.log.WarnContext(ctx, "made a new keyset: back it up, apart from the database; without it no key opens again",
 			slog.String("file", path))
 	}

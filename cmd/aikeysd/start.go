@@ -13,6 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/ops"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
 // The least and the most time between two attempts to become ready.
@@ -28,6 +29,9 @@ const (
 	checkSchema   = "schema"
 	checkKeyset   = "keyset"
 )
+
+// checkPermission is what a start waits for when secrets-svc answers, and refuses.
+const checkPermission = "secrets-svc's permission"
 
 // state is how far the service has come. The zero value has just begun.
 type state struct {
@@ -55,6 +59,27 @@ func once(done *atomic.Bool) ops.Probe {
 	}
 }
 
+// keysetProbe tells whether the keyset opens this database, and then whether the process that has it can be reached. A
+// keyset of our own always can.
+func (s *service) keysetProbe() ops.Probe {
+	opened := once(&s.state.keyset)
+	if _, isFile := s.cfg.keysetPath(); isFile {
+		return opened
+	}
+	reached := ops.Cached(func(ctx context.Context) ops.State {
+		if _, err := sealer.ListKEKs(ctx, s.sealer); err != nil {
+			return ops.Unavailable
+		}
+		return ops.OK
+	}, pingTimeout, pingInterval)
+	return func(ctx context.Context) ops.State {
+		if state := opened(ctx); state != ops.OK {
+			return state
+		}
+		return reached(ctx)
+	}
+}
+
 // start makes the service ready, however long its database takes to come, and then does its chores until ctx ends.
 func (s *service) start(ctx context.Context) error {
 	began := time.Now()
@@ -79,6 +104,9 @@ func (s *service) becomeReady(ctx context.Context) error {
 	var waitingFor string
 	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
 		need, err := s.prepare(ctx)
+		if errors.Is(err, remote.ErrNotAllowed) {
+			need = checkPermission
+		}
 		switch {
 		case err == nil:
 			return nil
@@ -159,7 +187,7 @@ func pendingOf(steps []models.Migration) int {
 
 func (s *service) openCanary(ctx context.Context) error {
 	if _, err := s.canary.Value(ctx); err != nil {
-		return err
+		return unreachableSealer(s.cfg, err)
 	}
 	s.state.keyset.Store(true)
 	return nil
@@ -169,6 +197,11 @@ func (s *service) openCanary(ctx context.Context) error {
 func (s *service) wrongKeyset(err error) error {
 	advice := fmt.Sprintf("check that %s=%s is the keyset that belongs to %s, or restore that keyset from its backup",
 		s.cfg.Of("sealer").Variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL))
+	if _, isFile := s.cfg.keysetPath(); !isFile {
+		advice = fmt.Sprintf("check that %s=%s is the secrets-svc that belongs to %s, and that this client has its own namespace there; "+
+			"if the keys were sealed with another sealer, name that one in %s",
+			s.cfg.Of("sealer").Variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL), s.cfg.Of("sealer-old").Variable())
+	}
 	if s.madeKeyset {
 		advice += "; that file was missing, so a new keyset was made, which the right one may replace"
 	}

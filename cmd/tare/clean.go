@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 // secret is a text that nothing prints: an API key of ours, a provider's key. It is behind a function, so that fmt and
@@ -50,10 +53,13 @@ func (s *secret) UnmarshalJSON(document []byte) error {
 // shortest is the length from which a secret is cut out of what is shown: shorter ones are in too many words.
 const shortest = 8
 
-// hide has a secret cut out of all that is shown from now on, should a server repeat it.
+// hide has a secret cut out of all that is shown from now on, should a server repeat it. One of several lines is looked
+// for on one line too, as errors are shown.
 func (p *program) hide(s secret) {
-	if len(s.reveal()) >= shortest {
-		p.hidden = append(p.hidden, s)
+	for _, form := range []secret{s, newSecret(cli.OneLine(s.reveal()))} {
+		if len(form.reveal()) >= shortest {
+			p.hidden = append(p.hidden, form)
+		}
 	}
 }
 
@@ -62,6 +68,51 @@ func (p *program) withoutSecrets(text string) string {
 		text = strings.ReplaceAll(text, hidden.reveal(), redacted)
 	}
 	return text
+}
+
+// withoutSecretsIn is withoutSecrets for a JSON document, where a secret's characters may be escaped.
+func (p *program) withoutSecretsIn(document []byte) []byte {
+	var b bytes.Buffer
+	for {
+		start := bytes.IndexByte(document, '"')
+		if start < 0 {
+			b.Write(document)
+			return b.Bytes()
+		}
+		end := endOfString(document, start)
+		b.Write(document[:start])
+		b.Write(p.withoutSecretsInString(document[start:end]))
+		document = document[end:]
+	}
+}
+
+func (p *program) withoutSecretsInString(quoted []byte) []byte {
+	var text string
+	if json.Unmarshal(quoted, &text) != nil {
+		return quoted
+	}
+	cut := p.withoutSecrets(text)
+	if cut == text {
+		return quoted
+	}
+	again, err := json.Marshal(cut)
+	if err != nil {
+		return []byte(`"` + redacted + `"`)
+	}
+	return again
+}
+
+// endOfString is where the string of a JSON document ends that starts with the quotation mark there.
+func endOfString(document []byte, start int) int {
+	for i := start + 1; i < len(document); i++ {
+		switch document[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(document)
 }
 
 // clean makes one line of a text, without secrets. What a terminal would obey is shown as its code: control characters,
@@ -88,9 +139,12 @@ func visible(text string) string {
 	return b.String()
 }
 
-// unsafe tells what is not simply a character to see. It takes the replacement character for a byte that is no UTF-8,
-// which only costs a second look.
-func unsafe(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+// unsafe tells what is not simply a character to see: Unicode counts some as letters and marks that show nothing. It takes
+// the replacement character for a byte that is no UTF-8, which only costs a second look.
+func unsafe(r rune) bool {
+	return r == utf8.RuneError || !unicode.IsPrint(r) ||
+		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
+}
 
 func escaped(r rune) string {
 	if r > 0xffff {

@@ -10,11 +10,11 @@ import (
 )
 
 // Words that the shell is offered. A shell takes them apart and puts them on command lines, so that a word with anything
-// but the characters of ids is left out, whatever the server says.
+// but the characters of ids is left out, whatever the server says, and so is what would be a flag.
 
 // offered is a word with its description.
 func offered(word, description string) []string {
-	if word == "" || strings.ContainsFunc(word, strange) {
+	if word == "" || word[0] == '-' || strings.ContainsFunc(word, strange) {
 		return nil
 	}
 	return []string{cobra.CompletionWithDesc(word, harmless(description))}

@@ -65,8 +65,10 @@ func TestCompletionOffersNothingThatAShellCouldRun(t *testing.T) {
 		key := aKey("$(touch /tmp/x) `id` \x1b[2J\u202e; rm")
 		other := aKey("x")
 		other["id"] = "byok_$(touch x)"
+		flag := aKey("x")
+		flag["id"] = "--yes"
 		if request == "GET aikeys" {
-			writeJSON(w, http.StatusOK, map[string]any{"keys": []any{key, other}})
+			writeJSON(w, http.StatusOK, map[string]any{"keys": []any{key, other, flag}})
 			return
 		}
 		hostile(request, w, r)

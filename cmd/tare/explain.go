@@ -68,8 +68,12 @@ func (p *program) diagnose(ctx context.Context, err error) (code int, says strin
 	case errors.Is(err, errDeclined):
 		return exitDeclined, err.Error(), nil
 	case errors.Is(err, errNoSession):
+		login := "tare login"
+		if p.flags.profile != "" {
+			login += " --profile " + p.flags.profile
+		}
 		return exitUnauthenticated, err.Error(), []string{
-			"Log in with: tare login",
+			"Log in with: " + login,
 			"Or set " + baseURLVariable + " and " + apiKeyVariable + ".",
 		}
 	case errors.As(err, &answer):
@@ -92,7 +96,7 @@ func (p *program) diagnoseAnswer(ctx context.Context, e *agentrouter.Error) (cod
 	case errors.Is(e, agentrouter.ErrPermissionDenied):
 		return exitDenied, says, p.hintsOnRole(ctx)
 	case errors.Is(e, agentrouter.ErrNotFound):
-		return exitNotFound, says, p.hintsOnAbsence()
+		return exitNotFound, says, p.hintsOnAbsence(e)
 	case errors.Is(e, agentrouter.ErrAlreadyExists), e.Status == 409:
 		return exitConflict, says, nil
 	case errors.Is(e, agentrouter.ErrInvalidArgument), errors.Is(e, agentrouter.ErrFailedPrecondition):

@@ -18,8 +18,11 @@ func (p *program) hintsOnSession() []string {
 	if p.session == nil || p.session.profile == "" {
 		return []string{"The API key comes from " + apiKeyVariable + ". Set another, or unset it and log in with: tare login"}
 	}
-	return []string{fmt.Sprintf("The API key comes from the %s. Log in again with: tare login --profile %s",
-		p.session.keyFrom, p.session.profile)}
+	again := "Log in again with: tare login --profile " + p.session.profile
+	if p.session.keyFrom == givenKey {
+		return []string{"Is it the whole key, and of this installation? " + again}
+	}
+	return []string{fmt.Sprintf("The API key comes from the %s. %s", p.session.keyFrom, again)}
 }
 
 // hintsOnRole says who one is, and who could do it.
@@ -60,7 +63,13 @@ func (p *program) hintsOnRole(ctx context.Context) []string {
 	return []string{fmt.Sprintf("You are %s, %s of %s. Its owners: %s.", me.UserID, role, place, strings.Join(owners, ", "))}
 }
 
-func (p *program) hintsOnAbsence() []string {
+// noSuchPath is the type of the problem that a path is not in the API.
+const noSuchPath = "/problems/no-such-path"
+
+func (p *program) hintsOnAbsence(e *agentrouter.Error) []string {
+	if e.Type == "" || e.Type == noSuchPath { // whoever answered has no such API
+		return []string{"Is " + p.address() + " the address of AgentRouter AI Keys, without a path?"}
+	}
 	return []string{"See what there is with: tare api byok list, tare api members list"}
 }
 

@@ -11,6 +11,9 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
+// givenKey is where the API key comes from while one logs in.
+const givenKey = "key that you gave"
+
 func (p *program) loginCommand() *cobra.Command {
 	keyFile := ""
 	cmd := &cobra.Command{
@@ -54,7 +57,7 @@ func (p *program) login(ctx context.Context, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	a.profile, a.keyFrom = name, "key that you gave"
+	a.profile, a.keyFrom = name, givenKey
 	s, err := p.open(ctx, a, agentrouter.WithMaxRetries(1))
 	if err != nil {
 		return err
@@ -165,5 +168,5 @@ func (p *program) logout(ctx context.Context) error {
 	if tokenID != "" {
 		p.tell("The API key is valid still. An operator ends it by its id, " + tokenID + ".")
 	}
-	return p.line(fmt.Sprintf("Logged out of the profile %s.", name))
+	return p.done(fmt.Sprintf("Logged out of the profile %s.", name), map[string]any{"profile": name, "logged_in": false})
 }

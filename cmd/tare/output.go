@@ -86,7 +86,10 @@ func (p *program) show(s *session, people func() error) error {
 
 // showRaw prints a JSON document in the format that was asked for.
 func (p *program) showRaw(document []byte) error {
-	document = []byte(p.withoutSecrets(string(document)))
+	if nested(document) > deepest {
+		return fmt.Errorf("the answer is nested more than %d deep, as none of the service's is", deepest)
+	}
+	document = p.withoutSecretsIn(document)
 	if p.flags.output == asYAML {
 		return p.showYAML(document)
 	}
@@ -104,6 +107,35 @@ func (p *program) showValue(value any) error {
 		return err
 	}
 	return p.showRaw(document)
+}
+
+// done prints what a command did to our own profiles: a line for people, or a value.
+func (p *program) done(line string, value any) error {
+	if p.flags.output == asTable {
+		return p.line(line)
+	}
+	return p.showValue(value)
+}
+
+// deepest is how many arrays and objects an answer may have within each other. The layout indents each line by that, so
+// that without a limit a few KiB become GiB.
+const deepest = 32
+
+// nested tells how deep a JSON document is.
+func nested(document []byte) int {
+	most, now := 0, 0
+	for i := 0; i < len(document); i++ {
+		switch document[i] {
+		case '"':
+			i = endOfString(document, i) - 1
+		case '[', '{':
+			now++
+			most = max(most, now)
+		case ']', '}':
+			now--
+		}
+	}
+	return most
 }
 
 // escapedJSON writes what a terminal would obey as JSON writes control characters, which changes nothing of the document:

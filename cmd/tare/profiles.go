@@ -131,12 +131,11 @@ func (p *program) changeProfiles(ctx context.Context, change func(*profiles) err
 	if err != nil {
 		return err
 	}
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := p.makeFolder(filepath.Dir(file)); err != nil {
 		return err
 	}
-	if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // G302: a folder needs the x
-		return err
+	if behind, err := filepath.EvalSymlinks(file); err == nil {
+		file = behind // else an API key that is taken out would stay there
 	}
 	lock := flock.New(file+".lock", flock.SetPermissions(0o600))
 	waiting, cancel := context.WithTimeout(ctx, lockPatience)
@@ -157,6 +156,18 @@ func (p *program) changeProfiles(ctx context.Context, change func(*profiles) err
 		return err
 	}
 	return replaceFile(file, append(text, '\n'))
+}
+
+// makeFolder makes the folder of the profiles, for its owner alone. One that TARE_CONFIG_DIR names may be anybody's, and
+// stays as it is if it is there.
+func (p *program) makeFolder(dir string) error {
+	if _, err := os.Stat(dir); err == nil && p.Getenv(configVariable) != "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o700) //nolint:gosec // G302: a folder needs the x
 }
 
 // replaceFile puts a text in a file's place, so that a reader finds the old one or the new one, whole.

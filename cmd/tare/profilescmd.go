@@ -108,7 +108,7 @@ func (p *program) profilesUseCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return p.line(fmt.Sprintf("The profile %s is in use.", name))
+		return p.done(fmt.Sprintf("The profile %s is in use.", name), map[string]any{"profile": name, "in_use": true})
 	})
 	return cmd
 }
@@ -135,7 +135,7 @@ func (p *program) profilesRemoveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return p.line(fmt.Sprintf("Removed the profile %s.", name))
+		return p.done(fmt.Sprintf("Removed the profile %s.", name), map[string]any{"profile": name, "removed": true})
 	})
 	return cmd
 }

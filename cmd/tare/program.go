@@ -70,9 +70,9 @@ func terminal(stream any) *os.File {
 	return file
 }
 
-// width is how many columns there are on standard output; 0 where it is no terminal, and nothing need fit.
-func (p *program) width() int {
-	file := terminal(p.Stdout)
+// width is how many columns a stream has; 0 where it is no terminal, and nothing need fit.
+func width(stream any) int {
+	file := terminal(stream)
 	if file == nil {
 		return 0
 	}

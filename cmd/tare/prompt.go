@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"golang.org/x/term"
 )
@@ -40,8 +42,11 @@ func (a *prompting) ask(ctx context.Context, question string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// askHidden asks for a line that is not shown.
+// askHidden asks for a line that is not shown. Signals that would end the process stop it in order, or the terminal would
+// not show what is typed afterwards either.
 func (a *prompting) askHidden(ctx context.Context, question string) (secret, error) {
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT)
+	defer cancel()
 	a.put(question)
 	text, err := a.answer(ctx, func() ([]byte, error) { return term.ReadPassword(int(a.in.Fd())) })
 	if !errors.Is(err, errStopped) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/clipperhouse/displaywidth"
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 )
 
@@ -16,11 +17,19 @@ func receiptCell(r *aikeysv1.Receipt, now time.Time) cell {
 		if r.DataPlanes == 0 {
 			return cell{"complete: no data plane had keys", green}
 		}
-		return cell{"complete: " + confirmed(r), green}
+		text := "complete: " + confirmed(r)
+		if r.Acknowledged < r.DataPlanes {
+			text += ", the rest are out of their leases"
+		}
+		return cell{text, green}
 	}
 	text := "pending: " + confirmed(r)
 	if !r.CompleteBy.IsZero() {
-		text += ", the rest " + since(r.CompleteBy, now) + " at the latest"
+		by := since(r.CompleteBy, now)
+		if r.CompleteBy.Sub(now) <= time.Second {
+			by = "in a second"
+		}
+		text += ", the rest " + by + " at the latest"
 	}
 	return cell{text, yellow}
 }
@@ -87,6 +96,9 @@ func (g *progress) show(r *aikeysv1.Receipt) {
 	}
 	g.shown = true
 	text := fmt.Sprintf("Revoked, and waiting: %s (%.1f s)", confirmed(r), time.Since(g.begun).Seconds())
+	if columns := width(g.to); columns > 0 { // a line that goes on below can't be taken back
+		text = displaywidth.TruncateString(text, columns-1, "…")
+	}
 	_, _ = io.WriteString(g.to, "\r\x1b[K"+g.paint(yellow, text)) // it is only for the eye
 }
 

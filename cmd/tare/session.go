@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	agentrouter "github.com/tetrateio/agentrouter-go"
@@ -136,7 +137,7 @@ func (p *program) open(ctx context.Context, a access, options ...agentrouter.Opt
 	}
 	client, err := agentrouter.New(ctx, options...)
 	if err != nil {
-		return nil, cli.Usagef("%s", err.Error())
+		return nil, cli.Usagef("%s", strings.TrimPrefix(err.Error(), "agentrouter: "))
 	}
 	p.session = &session{Client: client, access: a, answers: answers}
 	return p.session, nil

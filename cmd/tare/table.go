@@ -41,8 +41,7 @@ func (p *program) print(t *table) error {
 			row[i].text = p.clean(row[i].text)
 		}
 	}
-	width := p.width()
-	widths, ok := t.fit(width)
+	widths, ok := t.fit(width(p.Stdout))
 	if !ok {
 		return p.printBlocks(t, paint)
 	}

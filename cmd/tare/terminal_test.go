@@ -3,9 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"net/http"
+	"os"
+	"reflect"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/clipperhouse/displaywidth"
 	"github.com/creack/pty"
@@ -54,6 +59,41 @@ func TestCtrlCAtAPromptStopsAndLeavesTheTerminalAsItWas(t *testing.T) {
 		left, err := term.GetState(int(s.tty.Fd()))
 		require.NoError(t, err)
 		require.Equal(t, usual, left)
+	}
+}
+
+func TestASignalAtAHiddenPromptLeavesATerminalThatShowsWhatIsTyped(t *testing.T) {
+	_, fresh, err := pty.Open()
+	require.NoError(t, err)
+	usual, err := term.GetState(int(fresh.Fd()))
+	require.NoError(t, err)
+	for _, signal := range []os.Signal{syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGTERM} {
+		s := alice(t).at(100, "api byok add --provider openai --name never")
+		require.Eventually(t, func() bool {
+			now, err := term.GetState(int(s.tty.Fd()))
+			return err == nil && !reflect.DeepEqual(usual, now)
+		}, patience, time.Millisecond, "it never hides what is typed")
+		require.NoError(t, s.cmd.Process.Signal(signal))
+		code, shown := s.ends()
+		require.Equal(t, exitStopped, code, shown)
+		left, err := term.GetState(int(s.tty.Fd()))
+		require.NoError(t, err)
+		require.Equal(t, usual, left, signal)
+	}
+}
+
+func TestTheProgressFitsANarrowTerminal(t *testing.T) {
+	s := newStandIn(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		held(r)
+		writeJSON(w, http.StatusOK, receipt(1))
+	})
+	code, shown := s.user(t).at(40, "api byok remove --yes --wait 350ms "+sampleID).ends()
+	require.Equal(t, exitPending, code)
+	before, _, _ := strings.Cut(controlCodes.ReplaceAllString(shown, ""), "\n")
+	lines := strings.Split(before, "\r")
+	require.Contains(t, strings.Join(lines, ""), "waiting: 1 of 3")
+	for _, line := range lines[:len(lines)-1] {
+		require.Less(t, displaywidth.String(line), 40, "a line that goes on below can't be taken back")
 	}
 }
 

@@ -43,12 +43,36 @@ func withoutValue(cmd *cobra.Command, err error) error {
 		syntax  *pflag.InvalidSyntaxError
 	)
 	switch {
-	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "":
+	case errors.As(err, &unknown) && flagLike(unknown.GetSpecifiedName()):
+		if cmd.HasSubCommands() {
+			return fmt.Errorf("%s has no flag --%s, or its command is misspelt", cmd.CommandPath(), unknown.GetSpecifiedName())
+		}
 		return errors.New("unknown flag: --" + unknown.GetSpecifiedName())
 	case errors.As(err, &unknown), errors.As(err, &syntax):
 		return fmt.Errorf("%s has no such flag; long flags begin with two dashes", cmd.CommandPath())
 	case errors.As(err, &invalid):
-		return fmt.Errorf("--%s %w", invalid.GetFlag().Name, errors.Unwrap(invalid))
+		return fmt.Errorf("--%s %s", invalid.GetFlag().Name, complaint(invalid))
 	}
 	return err
+}
+
+// longestFlag is longer than any of our flags' names.
+const longestFlag = 20
+
+// flagLike tells what can be a flag, misspelt, and no flag with a secret right behind it.
+func flagLike(name string) bool {
+	other := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
+	return name != "" && len(name) <= longestFlag && !strings.ContainsFunc(name, other)
+}
+
+// complaint is what is wrong with a flag's value. The library's own flags repeat it; ours do not.
+func complaint(invalid *pflag.InvalidValueError) string {
+	switch invalid.GetFlag().Value.Type() {
+	case "bool":
+		return "takes no value, or true or false"
+	case "int":
+		return "must be a whole number"
+	default:
+		return errors.Unwrap(invalid).Error()
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
@@ -47,7 +48,9 @@ func TestWithoutItsSealerNothingIsRegisteredAndTheRestWorks(t *testing.T) {
 		requireUnavailable(t, retry(t, s, token, "k", body))
 		require.Equal(t, key.ID, resolve(t, s, member, "openai").Key.ID)
 		s.As(owner).RevokeKey(t, key.ID)
-	}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = sealertest.NewUnavailable(sealertest.New(t)) })
+	}, func(t *testing.T, o *aikeystest.Options) {
+		o.Sealer = sealertest.NewUnavailable(secretstest.Backend(t))
+	})
 }
 
 // statusOf returns a reply's status, 0 where there is none.
@@ -115,7 +118,7 @@ func TestAPanicIsAnInternalErrorThatTellsNothing(t *testing.T) {
 				require.Equal(t, "ERROR", lines[0]["level"])
 				require.Contains(t, lines[0]["stack"], "crashing.Seal", "where it happened")
 				require.Empty(t, list(t, s, owner), "and the service goes on")
-			}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = crashing{sealertest.New(t), what} })
+			}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = crashing{secretstest.Backend(t), what} })
 		})
 	}
 }
@@ -161,7 +164,9 @@ func TestAClientThatLeavesLeavesNothingBehind(t *testing.T) {
 			require.Eventually(t, func() bool { return len(ends(s, "registerKey")) == clients }, 5*time.Second, 5*time.Millisecond)
 			require.Equal(t, slices.Repeat([]end{{"INFO", 499}}, clients), ends(s, "registerKey"), "nothing of ours failed")
 			require.Empty(t, list(t, s, owner))
-		}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = stuck{sealertest.New(t), make(chan struct{})} })
+		}, func(t *testing.T, o *aikeystest.Options) {
+			o.Sealer = stuck{secretstest.Backend(t), make(chan struct{})}
+		})
 	})
 	goleak.VerifyNone(t, before)
 }

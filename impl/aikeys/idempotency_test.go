@@ -13,8 +13,8 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 // retry sends a register with an Idempotency-Key.
@@ -151,5 +151,5 @@ func TestARetryAfterAFaultWorks(t *testing.T) {
 		require.Equal(t, []string{"first"}, names(list(t, s, owner)))
 		require.Equal(t, http.StatusCreated, retry(t, s, token, "k", body).Status)
 		require.Equal(t, []string{"first", "prod"}, names(list(t, s, owner)))
-	}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = &flaky{Sealer: sealertest.New(t)} })
+	}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = &flaky{Sealer: secretstest.Backend(t)} })
 }

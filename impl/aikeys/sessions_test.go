@@ -11,11 +11,11 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/impl/session/sessiontest"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
-	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 // withIssuer runs a service that takes the session tokens of an issuer.
@@ -129,7 +129,7 @@ func TestWithoutItsIssuerASessionIsUnavailable(t *testing.T) {
 // replicas runs two services over one Postgres database, each with connections of its own.
 func replicas(t *testing.T) (first, second *aikeystest.Service) {
 	t.Helper()
-	url, backend := modelstest.EnginePostgres.URL(t), sealertest.New(t)
+	url, backend := modelstest.EnginePostgres.URL(t), secretstest.Backend(t)
 	start := func() *aikeystest.Service {
 		store := modelstest.OpenStore(t, url, models.Options{})
 		_, err := store.Migrate(t.Context())

@@ -37,13 +37,16 @@ const (
 	bareEcho = "AIKEYS_BENCH_BARE_ECHO"
 )
 
-// binary is aikeysd, built once.
+// binary is aikeysd, built once; secrets-svc is beside it.
 var binary string
 
 func TestMain(m *testing.M) {
 	if addr := os.Getenv(bareEcho); addr != "" {
 		serveBare(addr)
 		return
+	}
+	if dir := os.Getenv(bareSealer); dir != "" {
+		panic(serveBareSealer(dir))
 	}
 	os.Exit(run(m))
 }
@@ -55,10 +58,10 @@ func run(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "aikeysd")
-	build := exec.Command("go", "build", "-o", binary, "../../cmd/aikeysd")
+	build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/aikeysd", "../../cmd/secrets-svc")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		panic(fmt.Sprintf("build aikeysd: %v\n%s", err, out))
+		panic(fmt.Sprintf("build the programs: %v\n%s", err, out))
 	}
 	return modelstest.Main(m)
 }
@@ -81,17 +84,24 @@ type process struct {
 	ready time.Duration
 }
 
-func start(b *testing.B, cmd *exec.Cmd, url, readyURL string) *process {
+// launch starts a process that ends with the benchmark, and returns what it says.
+func launch(b *testing.B, cmd *exec.Cmd) *bytes.Buffer {
 	b.Helper()
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	began := time.Now()
 	require.NoError(b, cmd.Start())
 	b.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 	})
+	return &log
+}
+
+func start(b *testing.B, cmd *exec.Cmd, url, readyURL string) *process {
+	b.Helper()
+	began := time.Now()
+	log := launch(b, cmd)
 	for time.Since(began) < 20*time.Second {
 		if reply, err := http.Get(readyURL); err == nil {
 			_ = reply.Body.Close()
@@ -113,9 +123,15 @@ func startAikeysd(b *testing.B, database string) *process {
 // startReplica starts an aikeysd that shares a keyset with others.
 func startReplica(b *testing.B, database, keyset string) *process {
 	b.Helper()
+	return startSealing(b, database, "local:"+keyset)
+}
+
+// startSealing starts an aikeysd with a sealer, and more flags.
+func startSealing(b *testing.B, database, sealer string, flags ...string) *process {
+	b.Helper()
 	public, dataPlane, ops := freeAddr(b), freeAddr(b), freeAddr(b)
-	cmd := exec.Command(binary, "serve", "--listen", public, "--dataplane-listen", dataPlane, "--ops-listen", ops,
-		"--rate-limit", "1000000", "--sealer", "local:"+keyset, "--log-level", "warn")
+	cmd := exec.Command(binary, append([]string{"serve", "--listen", public, "--dataplane-listen", dataPlane, "--ops-listen", ops,
+		"--rate-limit", "1000000", "--sealer", sealer, "--log-level", "warn"}, flags...)...)
 	cmd.Env = []string{"AIKEYS_DATABASE_URL=" + database, "HOME=" + os.Getenv("HOME")}
 	server := start(b, cmd, "http://"+public, "http://"+ops+"/readyz")
 	server.dataPlane = "http://" + dataPlane

@@ -18,8 +18,11 @@ import (
 // ErrWrongKEK says that the sealer can't open what this database holds: it has another keyset.
 var ErrWrongKEK = errors.New("the sealer's keyset does not open this database's canary: it is not the keyset that the keys were sealed with")
 
-// binding is of no tenant: "-" names the session's default in paths, and is refused as an id.
-var binding = sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 1}
+// Binding is what the canary is sealed as. It is of no tenant: "-" names the session's default in paths, and is refused as
+// an id.
+func Binding() sealer.Binding {
+	return sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 1}
+}
 
 const size = 32
 
@@ -49,7 +52,7 @@ func (k *Keeper) Value(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	opened, err := k.sealer.Open(ctx, binding, row.Envelope)
+	opened, err := k.sealer.Open(ctx, Binding(), row.Envelope)
 	switch {
 	case errors.Is(err, sealer.ErrUnknownKEK), errors.Is(err, sealer.ErrBinding), errors.Is(err, sealer.ErrMalformed):
 		return nil, fmt.Errorf("%w (sealed with %s)", ErrWrongKEK, row.KEKID)
@@ -66,7 +69,7 @@ func (k *Keeper) plant(ctx context.Context) (models.Canary, error) {
 	if _, err := rand.Read(value); err != nil {
 		return models.Canary{}, fmt.Errorf("canary: %w", err)
 	}
-	envelope, err := k.sealer.Seal(ctx, binding, sealer.NewSecret(value))
+	envelope, err := k.sealer.Seal(ctx, Binding(), sealer.NewSecret(value))
 	if err != nil {
 		return models.Canary{}, fmt.Errorf("canary: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
@@ -35,7 +36,7 @@ func value(t *testing.T, store *models.Store, s sealer.Sealer) []byte {
 
 func TestTheValueIsTheDatabasesOwnForGood(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		store, backend := modelstest.NewStore(t, e), sealertest.New(t)
+		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
 		first := value(t, store, backend)
 		require.Len(t, first, 32)
 		require.NotEqual(t, make([]byte, 32), first)
@@ -55,7 +56,7 @@ func TestTheValueIsTheDatabasesOwnForGood(t *testing.T) {
 
 func TestReplicasThatStartTogetherAgree(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		store, backend := modelstest.NewStore(t, e), sealertest.New(t)
+		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
 		const replicas = 20
 		got, errs := make([][]byte, replicas), make([]error, replicas)
 		var wg sync.WaitGroup
@@ -73,11 +74,11 @@ func TestReplicasThatStartTogetherAgree(t *testing.T) {
 // With two keysets the keys of one database would be split in two, each half unreadable by the other.
 func TestAnotherKeysetIsToldAtOnce(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		store, right := modelstest.NewStore(t, e), sealertest.New(t)
+		store, right := modelstest.NewStore(t, e), secretstest.Backend(t)
 		want := value(t, store, right)
 		row, err := store.Canary(t.Context())
 		require.NoError(t, err)
-		wrong := canary.New(store, sealertest.New(t))
+		wrong := canary.New(store, secretstest.Backend(t))
 		for range 2 {
 			_, err = wrong.Value(t.Context())
 			require.ErrorIs(t, err, canary.ErrWrongKEK)
@@ -88,7 +89,7 @@ func TestAnotherKeysetIsToldAtOnce(t *testing.T) {
 }
 
 func TestADamagedCanaryIsNoRightKeyset(t *testing.T) {
-	backend := sealertest.New(t)
+	backend := secretstest.Backend(t)
 	sound, err := backend.Seal(t.Context(), sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 2}, sealer.NewSecret(make([]byte, 32)))
 	require.NoError(t, err)
 	for name, envelope := range map[string][]byte{"no envelope": []byte("damaged"), "of another binding": sound.Bytes} {
@@ -107,7 +108,7 @@ func TestADamagedCanaryIsNoRightKeyset(t *testing.T) {
 func TestWhatCannotBeToldYetIsNoWrongKeyset(t *testing.T) {
 	t.Run("the sealer is away", func(t *testing.T) {
 		store := modelstest.NewStore(t, modelstest.EngineSQLite)
-		backend := sealertest.NewUnavailable(sealertest.New(t))
+		backend := sealertest.NewUnavailable(secretstest.Backend(t))
 		keeper := canary.New(store, backend)
 		_, err := keeper.Value(t.Context())
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
@@ -128,13 +129,13 @@ func TestWhatCannotBeToldYetIsNoWrongKeyset(t *testing.T) {
 	t.Run("the database is away", func(t *testing.T) {
 		store := modelstest.NewStore(t, modelstest.EngineSQLite)
 		require.NoError(t, store.Close())
-		_, err := canary.New(store, sealertest.New(t)).Value(t.Context())
+		_, err := canary.New(store, secretstest.Backend(t)).Value(t.Context())
 		require.ErrorIs(t, err, models.ErrUnavailable)
 	})
 	t.Run("the caller has left", func(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		leave()
-		keeper := canary.New(modelstest.NewStore(t, modelstest.EngineSQLite), sealertest.New(t))
+		keeper := canary.New(modelstest.NewStore(t, modelstest.EngineSQLite), secretstest.Backend(t))
 		_, err := keeper.Value(ctx)
 		require.ErrorIs(t, err, context.Canceled)
 		_, err = keeper.Value(t.Context())

@@ -15,6 +15,7 @@ import (
 	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -176,7 +177,7 @@ func TestWithoutItsSealerAKeyIsUnavailable(t *testing.T) {
 		require.Equal(t, "failed", s.records(acme, web)[0].Reason)
 		backend.SetAvailable(true)
 		requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
-	}, func(t *testing.T, o *options) { o.sealer = sealertest.NewUnavailable(sealertest.New(t)) })
+	}, func(t *testing.T, o *options) { o.sealer = sealertest.NewUnavailable(secretstest.Backend(t)) })
 }
 
 // away are sessions that can't be opened now, for a reason.

@@ -15,9 +15,9 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 // Fields marked as secret are the ones that nothing may show. This list changes under a reviewer's eyes only.
@@ -117,7 +117,7 @@ func (c crashing) Open(ctx context.Context, binding sealer.Binding, envelope []b
 }
 
 func TestAPanicOverASecretTellsNothingOfIt(t *testing.T) {
-	s := start(t, "sqlite", options{sealer: crashing{sealertest.New(t)}})
+	s := start(t, "sqlite", options{sealer: crashing{secretstest.Backend(t)}})
 	dp := s.dataPlane()
 	s.shared("openai")
 	requireRefused(t, fetch(t, dp, forUser(web, member, "openai")), http.StatusInternalServerError, "internal")
@@ -138,7 +138,7 @@ func (k keeping) Open(ctx context.Context, binding sealer.Binding, envelope []by
 
 func TestWhatWasOpenedIsWipedOnceItIsAnswered(t *testing.T) {
 	opened := make(chan sealer.Secret, 1)
-	s := start(t, "sqlite", options{sealer: keeping{sealertest.New(t), opened}})
+	s := start(t, "sqlite", options{sealer: keeping{secretstest.Backend(t), opened}})
 	dp, key := s.dataPlane(), s.shared("openai")
 	requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
 	require.Zero(t, (<-opened).Len())

@@ -22,11 +22,11 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 // options adjust a service; the zero value will do.
@@ -106,7 +106,7 @@ func start(t testing.TB, e modelstest.Engine, opts options) *service {
 	_, err := s.store.Migrate(t.Context())
 	require.NoError(t, err)
 	if opts.sealer == nil {
-		opts.sealer = sealertest.New(t)
+		opts.sealer = secretstest.Backend(t)
 	}
 	s.public = aikeystest.Start(t, aikeystest.Options{Store: s.store, Sealer: opts.sealer, OIDC: opts.oidc, Now: opts.now})
 	s.handler = s.newHandler(opts)

@@ -20,12 +20,16 @@ type Call struct {
 	Operation string
 	// Principal is who calls. It is zero before authentication and for operations that need none.
 	Principal session.Principal
+	// Client is the name of who calls, where connections tell it: see Door.
+	Client string
 	// Started is when the request's head was read.
 	Started time.Time
 	// routine is whether the document marks the operation x-routine: it is logged only when debugging, unless it fails.
 	routine bool
 	// checked is set once the request passed everything that its operation asks for.
 	checked bool
+	// body is what a Door has let in; nil where there is none.
+	body *heldBody
 	// Err is the error that the problem document was made from; nil on success.
 	Err error
 }

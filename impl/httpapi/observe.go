@@ -167,6 +167,9 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 		slog.String("request_id", call.ID), slog.String("operation", operation), slog.Int("status", status),
 		slog.Duration("took", took.Round(time.Microsecond)), slog.String("source_ip", call.SourceIP),
 	}
+	if call.Client != "" {
+		attrs = append(attrs, slog.String("client", call.Client))
+	}
 	if who := call.Principal; who.Method == session.MethodDataPlane {
 		attrs = append(attrs, slog.String("data_plane_id", who.TokenID))
 	} else if who.UserID != "" {

@@ -48,7 +48,11 @@ type ServerConfig struct {
 	Handler  http.Handler
 	// Certificates makes it serve HTTPS alone; nil is plain HTTP.
 	Certificates *Certificates
-	Log          *slog.Logger
+	// TLS is a configuration of its own in place of Certificates; nil is none.
+	TLS *tls.Config
+	// ConnContext may add to the context of a connection's requests; nil adds nothing.
+	ConnContext func(ctx context.Context, c net.Conn) context.Context
+	Log         *slog.Logger
 }
 
 // Server answers HTTP on one listener, which it owns, until it is shut down.
@@ -67,8 +71,13 @@ func NewServer(cfg ServerConfig) *Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnContext:       cfg.ConnContext,
 		ErrorLog:          log.New(serverLog{cfg.Log}, "", 0),
 	}}
+	if cfg.TLS != nil {
+		s.scheme = "https"
+		s.server.TLSConfig = cfg.TLS
+	}
 	if cfg.Certificates != nil {
 		s.scheme = "https"
 		s.server.Handler = withStrictTransport(cfg.Handler)
@@ -88,8 +97,13 @@ func maxConnections() int {
 	return max(1, int(min(files.Cur/listenersAndRest, most)))
 }
 
-// URL is where the server answers, with the port that it got: http://127.0.0.1:8080.
-func (s *Server) URL() string { return s.scheme + "://" + s.listener.Addr().String() }
+// URL is where the server answers, with the port that it got: http://127.0.0.1:8080. On a unix socket it is unix:<path>.
+func (s *Server) URL() string {
+	if address := s.listener.Addr(); address.Network() == "unix" {
+		return "unix:" + address.String()
+	}
+	return s.scheme + "://" + s.listener.Addr().String()
+}
 
 // Serve answers until Shutdown, and then returns nil at once: Shutdown is what to wait for.
 func (s *Server) Serve() error {

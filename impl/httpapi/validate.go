@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"mime"
@@ -16,8 +17,12 @@ import (
 	"github.com/agentrouter/aikeys/impl/problem"
 )
 
-// MaxBody is the most that a request body may hold, in bytes: a 16 KiB secret of which every byte is escaped, and room.
-const MaxBody = 64 << 10
+// DefaultMaxBody is the most that a request body may hold where nothing else is said, in bytes: a 16 KiB secret of which
+// every byte is escaped, and room.
+const DefaultMaxBody = 64 << 10
+
+// LargeBody is the other limit that there is, in bytes: the secrets service's, whose envelopes come in batches.
+const LargeBody = 1 << 20
 
 // validator checks the requests of one operation. It tells which field is at fault and what the document asks of it, never
 // what was sent: the texts come from the document and from this package alone.
@@ -26,6 +31,9 @@ type validator struct {
 	query  map[string]parameter
 	header []parameter
 	body   *openapi3.Schema
+	// secrets are the members of the body that are cut out where it is held.
+	secrets map[string]bool
+	maxBody int
 }
 
 type parameter struct {
@@ -58,6 +66,7 @@ func newValidator(item *openapi3.PathItem, op *openapi3.Operation) (*validator, 
 			return nil, fmt.Errorf("operation %s: only required application/json bodies are supported", op.OperationID)
 		}
 		v.body = media.Schema.Value
+		v.secrets = secretMembers(v.body)
 	}
 	return v, nil
 }
@@ -155,16 +164,33 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 	if err := checkMediaType(req.Header); err != nil {
 		return nil, err
 	}
-	req.Body = http.MaxBytesReader(c.Response(), req.Body, MaxBody)
-	value, err := decodeJSON(req.Body)
+	value, err := v.decodeBody(c)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, problem.ErrTooLarge
+		return nil, v.tooLarge()
 	}
 	if err != nil {
 		return nil, problem.Invalid("body", complaint(err))
 	}
 	req.Body = validatedBody{ReadCloser: req.Body, value: value}
 	return violations("", v.body, value), nil
+}
+
+func (v *validator) decodeBody(c echo.Context) (any, error) {
+	req := c.Request()
+	if held, ok := req.Body.(*heldBody); ok {
+		held.cut(v.secrets)
+		return decodeJSON(bytes.NewBuffer(held.text))
+	}
+	req.Body = http.MaxBytesReader(c.Response(), req.Body, int64(v.maxBody))
+	return decodeJSON(req.Body)
+}
+
+// tooLarge is the refusal of a body over the limit, whose text names that limit.
+func (v *validator) tooLarge() error {
+	if v.maxBody == DefaultMaxBody {
+		return problem.ErrTooLarge
+	}
+	return problem.ErrOverMiB
 }
 
 // checkMediaType wants one Content-Type, as two would let a proxy and us read the same body differently.

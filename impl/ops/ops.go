@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// State is a word on one thing that readiness depends on. Every word but OK means not ready.
+// State is a word on one thing that readiness depends on. Every word but OK means not ready, unless the check may fail.
 type State string
 
 // The states.
@@ -33,6 +33,8 @@ type Probe func(ctx context.Context) State
 type Check struct {
 	Name  string
 	Probe Probe
+	// MayFail tells whether the service is ready although the state is not OK, which is told all the same; nil is never.
+	MayFail func() bool
 }
 
 // scrapes bounds how many scrapes of the metrics are answered at once.
@@ -63,7 +65,7 @@ func writeReadiness(w http.ResponseWriter, r *http.Request, checks []Check) {
 	for _, check := range checks {
 		state := check.Probe(r.Context())
 		found.Checks[check.Name] = state
-		found.Ready = found.Ready && state == OK
+		found.Ready = found.Ready && (state == OK || check.MayFail != nil && check.MayFail())
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

@@ -3,6 +3,7 @@ package ops_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -53,6 +54,17 @@ func TestReadinessNeedsEveryCheck(t *testing.T) {
 			}, body)
 			require.Equal(t, http.StatusOK, get(t, handler, "/healthz").Code, "it lives whether it is ready or not")
 		})
+	}
+}
+
+func TestACheckThatMayFailIsToldAndDoesNotEndReadiness(t *testing.T) {
+	for mayFail, status := range map[bool]int{true: http.StatusOK, false: http.StatusServiceUnavailable} {
+		handler := ops.NewHandler(prometheus.NewRegistry(), []ops.Check{
+			{Name: "keyset", Probe: fixed(ops.Unavailable), MayFail: func() bool { return mayFail }},
+		})
+		got := get(t, handler, "/readyz")
+		require.Equal(t, status, got.Code)
+		require.JSONEq(t, fmt.Sprintf(`{"ready":%t,"checks":{"keyset":"unavailable"}}`, mayFail), got.Body.String())
 	}
 }
 

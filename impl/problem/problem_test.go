@@ -18,6 +18,7 @@ import (
 
 	"github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/serving"
 	"github.com/agentrouter/aikeys/impl/session"
@@ -39,17 +40,18 @@ func TestEverySentinelOfOursHasAStatus(t *testing.T) {
 	for want, sentinels := range map[int][]error{
 		400: {problem.ErrInvalid},
 		401: {session.ErrUnauthenticated, models.ErrSessionEnded, models.ErrDataPlaneEnded},
-		403: {models.ErrNotMember, models.ErrForbidden, models.ErrNotServed, serving.ErrKeyRevoked},
+		403: {models.ErrNotMember, models.ErrForbidden, models.ErrNotServed, serving.ErrKeyRevoked, problem.ErrClientNotAllowed},
 		404: {models.ErrNotFound, problem.ErrNoRoute, serving.ErrNoKey, serving.ErrUserKeyRequired},
 		405: {problem.ErrMethodNotAllowed},
 		409: {models.ErrAlreadyExists, models.ErrLastOwner},
-		413: {problem.ErrTooLarge},
+		413: {problem.ErrTooLarge, problem.ErrOverMiB},
 		415: {problem.ErrMediaType},
-		422: {models.ErrIdempotencyReuse, serving.ErrCallerUnauthenticated},
+		422: {models.ErrIdempotencyReuse, serving.ErrCallerUnauthenticated, problem.ErrDoesNotOpen, problem.ErrUnknownKEK,
+			problem.ErrMalformedEnvelope},
 		429: {problem.ErrTooManyRequests},
 		500: {problem.ErrInternal, sealer.ErrBinding, sealer.ErrUnknownKEK, sealer.ErrMalformed, sealer.ErrInvalidBinding, sealer.ErrInvalidSecret,
 			errors.New("unforeseen"), context.DeadlineExceeded},
-		503: {problem.ErrNotReady, models.ErrUnavailable, sealer.ErrUnavailable, session.ErrIssuerUnavailable, context.Canceled},
+		503: {problem.ErrNotReady, problem.ErrBusy, models.ErrUnavailable, sealer.ErrUnavailable, session.ErrIssuerUnavailable, context.Canceled},
 	} {
 		for _, sentinel := range sentinels {
 			t.Run(sentinel.Error(), func(t *testing.T) {
@@ -79,8 +81,11 @@ func TestTheTableAndTheDocumentsSayTheSame(t *testing.T) {
 	require.NoError(t, err)
 	forDataPlanes, err := dataplane.GetSpec()
 	require.NoError(t, err)
+	ofTheSecretsService, err := secrets.GetSpec()
+	require.NoError(t, err)
+	documents := []*openapi3.T{public, forDataPlanes, ofTheSecretsService}
 	documented := map[int]bool{}
-	for _, doc := range []*openapi3.T{public, forDataPlanes} {
+	for _, doc := range documents {
 		for _, item := range doc.Paths.Map() {
 			for _, op := range item.Operations() {
 				for status := range op.Responses.Map() {
@@ -103,7 +108,7 @@ func TestTheTableAndTheDocumentsSayTheSame(t *testing.T) {
 		slugs[row.Slug] = row.Title
 		require.True(t, strings.HasSuffix(row.Detail, ".") && len(row.Detail) < 1024, row.Detail)
 	}
-	for _, doc := range []*openapi3.T{public, forDataPlanes} {
+	for _, doc := range documents {
 		t.Run(doc.Info.Title, func(t *testing.T) {
 			listed := doc.Components.Schemas["Problem"].Value.Properties["code"].Value.Extensions["x-extensible-enum"]
 			require.Subset(t, listed, slices.Collect(maps.Keys(codes)))

@@ -25,6 +25,17 @@ var (
 	ErrInternal   = errors.New("internal")
 )
 
+// The sentinels of the secrets service. Those that say why an envelope does not open are of the sealer too, for which they
+// are faults of ours: who asks the service is told, who asks for a key is not.
+var (
+	ErrOverMiB           = errors.New("body larger than 1 MiB")
+	ErrClientNotAllowed  = errors.New("client not allowed")
+	ErrDoesNotOpen       = errors.New("does not open")
+	ErrUnknownKEK        = errors.New("unknown key-encryption key")
+	ErrMalformedEnvelope = errors.New("malformed envelope")
+	ErrBusy              = errors.New("busy")
+)
+
 type row struct {
 	sentinel error
 	status   int
@@ -44,6 +55,8 @@ var table = []row{
 		"The request is not as this method describes it; see errors."},
 	{ErrTooLarge, http.StatusRequestEntityTooLarge, "invalid_argument", "body-too-large", "Body too large",
 		"The body is over the limit of 64 KiB."},
+	{ErrOverMiB, http.StatusRequestEntityTooLarge, "invalid_argument", "body-too-large", "Body too large",
+		"The body is over the limit of 1 MiB."},
 	{ErrMediaType, http.StatusUnsupportedMediaType, "invalid_argument", "unsupported-media-type", "Unsupported media type",
 		"Send the body as application/json in UTF-8, without a content encoding."},
 	{session.ErrUnauthenticated, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
@@ -60,10 +73,12 @@ var table = []row{
 		"This data plane may not serve that customer."},
 	{serving.ErrKeyRevoked, http.StatusForbidden, "permission_denied", "key-revoked", "Key revoked",
 		"This key has been revoked; no data plane may use it."},
+	{ErrClientNotAllowed, http.StatusForbidden, "permission_denied", "client-not-allowed", "Client not allowed",
+		"The operator of the secrets service has not allowed this client to do that."},
 	{models.ErrNotFound, http.StatusNotFound, "not_found", "not-found", "Not found",
 		"There is no such thing here, or none that you may see."},
-	{ErrNoRoute, http.StatusNotFound, "not_found", "not-found", "Not found",
-		"There is no such path; the API begins at /v1, and spec/aikeys.yaml describes it."},
+	{ErrNoRoute, http.StatusNotFound, "not_found", "no-such-path", "No such path",
+		"There is no such path; the API begins at /v1, and /openapi.yaml describes it."},
 	{serving.ErrNoKey, http.StatusNotFound, "not_found", "no-key", "No key",
 		"No active key of this provider may serve this caller; register one, or look at the project's policy."},
 	{serving.ErrUserKeyRequired, http.StatusNotFound, "not_found", "user-key-required", "User key required",
@@ -78,6 +93,12 @@ var table = []row{
 		"Idempotency key reused", "This Idempotency-Key was used for another request; send a new one."},
 	{serving.ErrCallerUnauthenticated, http.StatusUnprocessableEntity, "unauthenticated", "caller-unauthenticated",
 		"Caller unauthenticated", "The caller's API key or session token is not valid."},
+	{ErrDoesNotOpen, http.StatusUnprocessableEntity, "failed_precondition", "does-not-open", "Does not open",
+		"The envelope does not open under this binding."},
+	{ErrUnknownKEK, http.StatusUnprocessableEntity, "failed_precondition", "unknown-kek", "Unknown key-encryption key",
+		"The envelope names a key-encryption key that is not in this namespace, or is retired."},
+	{ErrMalformedEnvelope, http.StatusUnprocessableEntity, "failed_precondition", "malformed-envelope", "Malformed envelope",
+		"The bytes are no envelope that this version can read."},
 	{ErrTooManyRequests, http.StatusTooManyRequests, "resource_exhausted", "resource-exhausted", "Too many requests",
 		"You have sent too many requests; try again after the time in Retry-After."},
 	{ErrNotReady, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
@@ -88,6 +109,8 @@ var table = []row{
 		"The database can't serve this at the moment; try again after the time in Retry-After."},
 	{sealer.ErrUnavailable, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
 		"The secrets service can't be reached at the moment; try again after the time in Retry-After."},
+	{ErrBusy, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
+		"The secrets service can't serve this at the moment; try again after the time in Retry-After."},
 	// Of its own type, so that data planes don't take it for a failure of the service.
 	{session.ErrIssuerUnavailable, http.StatusServiceUnavailable, "unavailable", "issuer-unavailable", "Issuer unavailable",
 		"The issuer of session tokens can't be reached at the moment; try again after the time in Retry-After."},

@@ -26,33 +26,27 @@ var (
 )
 
 const (
-	dirMode = 0o700
+	dirMode  = 0o700
+	fileMode = 0o600
 	// othersMode are the permissions of group and others; a keyset file has none of them.
 	othersMode = 0o077
 	// maxFileLen bounds what is read, in bytes; a keyset of one KEK has about 300.
 	maxFileLen = 1 << 20
 )
 
-// openKeyset reads the keyset at path, and makes it first if there is none.
-func openKeyset(path string) (*keyset.Handle, error) {
-	handle, err := readKeyset(path)
-	if errors.Is(err, fs.ErrNotExist) {
+// ensureKeyset sees to it that there is a file at path, whatever it holds, and that its name is on the disk.
+func ensureKeyset(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createKeyset(path); err != nil {
-			return nil, err
+			return err
 		}
-		if handle, err = readKeyset(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w (is it a symbolic link to a file that is missing?)", err)
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w (is it a symbolic link to a file that is missing?)", err)
 		}
-	}
-	if err != nil {
-		return nil, err
 	}
 	// The file may have been made a moment ago by another process that has not come to this line. What is sealed must
 	// not outlive the name of the file, so no process goes on before the name is on the disk.
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, err
-	}
-	return handle, nil
+	return syncDir(filepath.Dir(path))
 }
 
 func readKeyset(path string) (*keyset.Handle, error) {
@@ -113,7 +107,11 @@ func createKeyset(path string) error {
 	if err := makeDir(dir); err != nil {
 		return err
 	}
-	temporary, err := writeTemporary(dir)
+	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
+	if err != nil {
+		return fmt.Errorf("create keyset file: %w", err)
+	}
+	temporary, err := writeTemporary(dir, handle, fileMode)
 	if err != nil {
 		return fmt.Errorf("create keyset file: %w", err)
 	}
@@ -127,18 +125,15 @@ func createKeyset(path string) error {
 	return nil
 }
 
-// writeTemporary writes a new keyset to a new file in dir and returns the file's path.
-func writeTemporary(dir string) (path string, err error) {
-	handle, err := keyset.NewHandle(aead.AES256GCMKeyTemplate())
-	if err != nil {
-		return "", err
-	}
+// writeTemporary writes a keyset to a new file in dir, sees it to the disk, and returns the file's path.
+func writeTemporary(dir string, handle *keyset.Handle, mode fs.FileMode) (path string, err error) {
 	file, err := os.CreateTemp(dir, ".keyset-*.tmp") // has mode 0600
 	if err != nil {
 		return "", err
 	}
 	err = errors.Join(
 		insecurecleartextkeyset.Write(handle, keyset.NewJSONWriter(file)),
+		file.Chmod(mode),
 		file.Sync(),
 		file.Close(),
 	)

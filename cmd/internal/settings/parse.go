@@ -23,6 +23,20 @@ func Text(to *string) func(string) error {
 	}
 }
 
+// List takes texts with commas between, or nothing.
+func List(to *[]string) func(string) error {
+	return func(text string) error {
+		var found []string
+		for part := range strings.SplitSeq(text, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				found = append(found, part)
+			}
+		}
+		*to = found
+		return nil
+	}
+}
+
 // Choice takes one of the choices.
 func Choice(to *string, choices ...string) func(string) error {
 	return func(text string) error {

@@ -211,6 +211,11 @@ func TestParsersStoreWhatIsSoundAndSayWhatIsWanted(t *testing.T) {
 			}
 		})
 	}
+	var list []string
+	require.NoError(t, settings.List(&list)("a, b,"))
+	require.Equal(t, []string{"a", "b"}, list)
+	require.NoError(t, settings.List(&list)(""))
+	require.Empty(t, list)
 	require.NoError(t, settings.Networks(&networks)("10.0.0.0/8,192.0.2.1"))
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")}, networks)
 }

@@ -24,18 +24,18 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 // Options adjust a Service; the zero value is a service of its own on SQLite.
 type Options struct {
 	// Store is migrated; nil is a fresh one on SQLite. Two services on one database are two replicas.
 	Store *models.Store
-	// Sealer is what keys are sealed with; nil is a local one with a keyset of its own.
+	// Sealer is what keys are sealed with; nil is one with a keyset of its own, as secretstest.Backend makes it.
 	Sealer sealer.Sealer
 	// Now is the handlers' clock; nil is time.Now.
 	Now func() time.Time
@@ -72,7 +72,7 @@ func Start(t testing.TB, opts Options) *Service {
 		opts.Store = modelstest.NewStore(t, modelstest.EngineSQLite)
 	}
 	if opts.Sealer == nil {
-		opts.Sealer = sealertest.New(t)
+		opts.Sealer = secretstest.Backend(t)
 	}
 	s := &Service{
 		Store: opts.Store, Sealer: opts.Sealer, Evidence: newEvidence(), t: t, contract: newContract(t),

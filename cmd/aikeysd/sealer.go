@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"strings"
+
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/local"
+	"github.com/agentrouter/aikeys/sealer/remote"
+)
+
+// The schemes of sealers: a keyset file of this process, and secrets-svc on this machine or on another.
+const (
+	sealerLocal  = "local"
+	sealerSocket = "secrets+unix"
+	sealerTLS    = "secrets+https"
+)
+
+// sealerForms is what a sealer's setting may look like.
+const sealerForms = "local:<path of a keyset file>, secrets+unix:<path of a socket> or secrets+https://<host>:<port>"
+
+// splitSealer returns a sealer's scheme and what follows; the scheme is empty if the text names no sealer.
+func splitSealer(text string) (scheme, rest string) {
+	scheme, rest, _ = strings.Cut(text, ":")
+	switch scheme {
+	case sealerLocal, sealerSocket:
+		if rest != "" {
+			return scheme, rest
+		}
+	case sealerTLS:
+		u, err := url.Parse("https:" + rest)
+		if err == nil && u.Hostname() != "" && u.Port() != "" && u.User == nil && *u == (url.URL{Scheme: u.Scheme, Host: u.Host}) {
+			return scheme, rest
+		}
+	}
+	return "", ""
+}
+
+// checkSealer checks what the settings say, and opens nothing.
+func (s *config) checkSealer() (complaints []string) {
+	given, old := s.Of("sealer"), s.Of("sealer-old")
+	scheme, _ := splitSealer(s.Sealer)
+	if scheme == "" {
+		return []string{given.Given() + ": must be " + sealerForms}
+	}
+	overTLS := scheme == sealerTLS
+	for _, text := range s.SealerOld {
+		scheme, _ := splitSealer(text)
+		if scheme == "" {
+			return []string{old.Given() + ": must be sealers with commas between, each " + sealerForms}
+		}
+		if text == s.Sealer {
+			complaints = append(complaints, old.Given()+": names "+given.Given()+" itself, which needs no mention")
+		}
+		overTLS = overTLS || scheme == sealerTLS
+	}
+	for _, name := range []string{"sealer-cert", "sealer-key", "sealer-ca"} {
+		if file := s.Of(name); (file.String() != "") != overTLS {
+			return append(complaints, fmt.Sprintf("%s, %s and %s: are for a sealer that is secrets+https, which needs all three",
+				s.Of("sealer-cert").Given(), s.Of("sealer-key").Given(), s.Of("sealer-ca").Given()))
+		}
+	}
+	return complaints
+}
+
+// checkSealerFiles reads the files for TLS. What is wrong with the settings themselves is complained of already.
+func (s *config) checkSealerFiles() []string {
+	if len(s.checkSealer()) > 0 {
+		return nil
+	}
+	for _, text := range append([]string{s.Sealer}, s.SealerOld...) {
+		if scheme, rest := splitSealer(text); scheme == sealerTLS {
+			if _, err := s.openRemote(scheme, rest, nil); err != nil {
+				return []string{s.Of("sealer-cert").Given() + ": " + err.Error()}
+			}
+		}
+	}
+	return nil
+}
+
+// keysetPath is the file of a local sealer; ok is false if the sealer is of another kind.
+func (s *config) keysetPath() (path string, ok bool) {
+	scheme, rest := splitSealer(s.Sealer)
+	return rest, scheme == sealerLocal
+}
+
+// openSealer opens what seals, with the old sealers behind it that open what it has not sealed. It makes a keyset file
+// that is missing, if it is to seal with it, and asks no other process. What it returns is closed with close.
+func (s *config) openSealer(log *slog.Logger) (_ sealer.Sealer, closeAll func() error, err error) {
+	var closers []func() error
+	closeAll = func() error {
+		var errs error
+		for _, c := range closers {
+			errs = errors.Join(errs, c())
+		}
+		return errs
+	}
+	var opened []sealer.Sealer
+	for i, text := range append([]string{s.Sealer}, s.SealerOld...) {
+		one, closeOne, err := s.openOne(text, i > 0, log)
+		if err != nil {
+			return nil, nil, errors.Join(err, closeAll())
+		}
+		opened, closers = append(opened, one), append(closers, closeOne)
+	}
+	return sealer.Migrating(opened[0], opened[1:]...), closeAll, nil
+}
+
+// openOne opens one sealer. A keyset that must exist is not made.
+func (s *config) openOne(text string, mustExist bool, log *slog.Logger) (sealer.Sealer, func() error, error) {
+	scheme, rest := splitSealer(text)
+	if scheme != sealerLocal {
+		one, err := s.openRemote(scheme, rest, log)
+		if err != nil {
+			return nil, nil, err
+		}
+		return one, one.Close, nil
+	}
+	one, err := local.OpenWith(rest, local.Options{MustExist: mustExist, Log: log})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%s: there is no keyset at %s", s.Of("sealer-old").Given(), absolute(rest))
+	}
+	return one, func() error { return nil }, err
+}
+
+// openRemote makes a client of secrets-svc; nil logs nothing.
+func (s *config) openRemote(scheme, rest string, log *slog.Logger) (*remote.Sealer, error) {
+	cfg := remote.Config{Socket: rest, Log: log}
+	if scheme == sealerTLS {
+		cfg = remote.Config{URL: "https:" + rest, CertFile: s.SealerCert, KeyFile: s.SealerKey, CAFile: s.SealerCA, Log: log}
+	}
+	return remote.New(cfg)
+}
+
+// sealerName is the sealer as messages name it, with a file's whole path.
+func (s *config) sealerName() string {
+	if path, ok := s.keysetPath(); ok {
+		return absolute(path)
+	}
+	return s.Sealer
+}
+
+// unreachableSealer adds what to look at to an error that says that secrets-svc doesn't serve us.
+func unreachableSealer(cfg *config, err error) error {
+	switch {
+	case errors.Is(err, remote.ErrNotAllowed):
+		return fmt.Errorf("%w; check SECRETS_SVC_CLIENTS there", err)
+	case errors.Is(err, sealer.ErrUnavailable):
+		return fmt.Errorf("%w; check that secrets-svc runs at %s, and %s", err, cfg.Sealer, cfg.Of("sealer").Variable())
+	}
+	return err
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/local"
+)
+
+var errNotInOrder = errors.New("not everything is in order")
+
+func (p *program) checkCommand() *cobra.Command {
+	cfg := newConfig()
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check settings, clients, certificates and keys, and change nothing",
+		Args:  cli.NoArguments(),
+		Long: `Checks what "secrets-svc serve" would start with: settings, clients file, certificates, and for each namespace that its
+keyset seals and opens. It changes nothing, and may be run beside a service. Exits with 1 if something is not in order.`,
+		Example: "  secrets-svc check",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.load(p.Environ); err != nil {
+				return err
+			}
+			return p.check(cmd.Context(), cfg)
+		},
+	}
+	cfg.AddFlags(cmd.Flags())
+	return cmd
+}
+
+func (p *program) check(ctx context.Context, cfg *config) error {
+	table := p.NewTable("CHECK", "RESULT", "DETAIL")
+	sound := true
+	row := func(name, detail string, err error) {
+		result := "ok"
+		if err != nil {
+			result, detail, sound = "FAILED", cli.OneLine(err.Error()), false
+		}
+		table.Row(name, result, detail)
+	}
+	if err := hideMemory(); err != nil {
+		row("core dumps", "", err)
+	} else {
+		row("core dumps", "off", nil)
+	}
+	if _, isSocket := cfg.socketPath(); isSocket {
+		_, err := groupID(cfg.SocketGroup)
+		row("listen", cfg.Listen, err)
+	} else {
+		_, err := cfg.readCredentials()
+		row("listen", cfg.Listen+" with mutual TLS", err)
+	}
+	list, err := secrets.ReadClients(cfg.Clients)
+	if err != nil {
+		row("clients", "", err)
+	} else {
+		for _, client := range list.All() {
+			may := slices.Sorted(maps.Keys(client.May))
+			words := make([]string, len(may))
+			for i, permission := range may {
+				words[i] = string(permission)
+			}
+			row("client "+client.Name, fmt.Sprintf("%s may %s in %s", strings.Join(list.Identities(client.Name), ", "),
+				strings.Join(words, ", "), client.Namespace), nil)
+		}
+		for _, name := range list.Namespaces() {
+			detail, err := checkNamespace(ctx, keysetPath(cfg.Keys, name))
+			row("namespace "+name, detail, err)
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if !sound {
+		return errNotInOrder
+	}
+	return nil
+}
+
+// checkNamespace seals and opens something with the keyset at path.
+func checkNamespace(ctx context.Context, path string) (detail string, err error) {
+	s, err := local.OpenWith(path, local.Options{MustExist: true})
+	if err != nil {
+		return "", err
+	}
+	binding := sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "check", Provider: "-", Version: 1}
+	probe := []byte("check")
+	envelope, err := s.Seal(ctx, binding, sealer.NewSecret(bytes.Clone(probe)))
+	if err != nil {
+		return "", err
+	}
+	opened, err := s.Open(ctx, binding, envelope.Bytes)
+	if err != nil {
+		return "", err
+	}
+	if !bytes.Equal(opened.Reveal(), probe) {
+		return "", sealer.ErrBinding
+	}
+	keks, err := s.KEKs(ctx)
+	if err != nil {
+		return "", err
+	}
+	counts := map[sealer.KEKState]int{}
+	for _, kek := range keks {
+		counts[kek.State]++
+	}
+	return fmt.Sprintf("primary %s; %d enabled, %d retired", envelope.KEKID, counts[sealer.KEKEnabled], counts[sealer.KEKRetired]), nil
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/remote"
+)
+
+// childVariable makes the test binary be the program, as a process of its own.
+const childVariable = "TEST_AS_SECRETS_SVC"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) != "" {
+		os.Exit(run(cli.UntilSignal(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// patience is longer than anything may take here, with room for a busy machine.
+const patience, often = 30 * time.Second, 20 * time.Millisecond
+
+// installation is a folder with what a service needs.
+type installation struct {
+	t   testing.TB
+	dir string
+}
+
+const everything = "[seal, open, rewrap, status]"
+
+// install makes a folder with a clients file, in which the user of this process may do everything in the namespace main,
+// and no keys. Its path is short, as a socket's has to be.
+func install(t testing.TB) *installation {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // a socket's path has 104 bytes at the most
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	require.NoError(t, os.Chmod(dir, 0o755)) // other users connect to the socket in it
+	i := &installation{t, dir}
+	i.clients(fmt.Sprintf("clients:\n  - {name: tests, uids: [%d], namespace: main, may: %s}\n", os.Geteuid(), everything))
+	return i
+}
+
+func (i *installation) path(name string) string { return filepath.Join(i.dir, name) }
+
+func (i *installation) clients(text string) {
+	i.t.Helper()
+	require.NoError(i.t, os.WriteFile(i.path("clients.yaml"), []byte(text), 0o600))
+}
+
+func (i *installation) environ() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "SECRETS_SVC_LISTEN=unix:" + i.path("api.sock"), "SECRETS_SVC_OPS_LISTEN=127.0.0.1:0",
+		"SECRETS_SVC_CLIENTS=" + i.path("clients.yaml"), "SECRETS_SVC_KEYS=" + i.path("keys"),
+		"SECRETS_SVC_LOG_LEVEL=debug",
+	}
+}
+
+// outcome is what became of a command.
+type outcome struct {
+	code           int
+	stdout, stderr string
+}
+
+// run runs a command in this process; entries of environ win over the installation's.
+func (i *installation) run(environ []string, args ...string) outcome {
+	i.t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(context.Background(), args, slices.Concat(i.environ(), environ), &stdout, &stderr)
+	return outcome{code, stdout.String(), stderr.String()}
+}
+
+// must runs a command that has to work, and returns what it prints.
+func (i *installation) must(args ...string) string {
+	i.t.Helper()
+	got := i.run(nil, args...)
+	require.Equal(i.t, cli.ExitOK, got.code, "%v: %s", args, got.stderr)
+	return strings.TrimSpace(got.stdout)
+}
+
+// create makes a key in the namespace main.
+func (i *installation) create() string {
+	i.t.Helper()
+	return i.must("keys", "create", "--namespace", "main")
+}
+
+// server is a service as a process of its own.
+type server struct {
+	*installation
+	cmd *exec.Cmd
+	ops string
+}
+
+var opsURL = regexp.MustCompile(`"ops":"(http://[^"]+)"`)
+
+// launch starts the program, and returns once it listens. Its log is the file log, its standard output the file audit.
+func (i *installation) launch(args ...string) *server {
+	i.t.Helper()
+	s := &server{installation: i, cmd: exec.Command(os.Args[0], append([]string{"serve"}, args...)...)}
+	s.cmd.Env = append(i.environ(), childVariable+"=1")
+	s.cmd.Stderr, s.cmd.Stdout = i.appendTo("log"), i.appendTo("audit")
+	before := len(i.read("log"))
+	require.NoError(i.t, s.cmd.Start())
+	i.t.Cleanup(s.kill)
+	require.Eventually(i.t, func() bool {
+		found := opsURL.FindStringSubmatch(i.read("log")[before:])
+		if found != nil {
+			s.ops = found[1]
+		}
+		return found != nil
+	}, patience, often, "%s", i.read("log"))
+	return s
+}
+
+func (i *installation) appendTo(name string) *os.File {
+	i.t.Helper()
+	file, err := os.OpenFile(i.path(name), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	require.NoError(i.t, err)
+	i.t.Cleanup(func() { require.NoError(i.t, file.Close()) })
+	return file
+}
+
+func (i *installation) read(name string) string {
+	i.t.Helper()
+	text, err := os.ReadFile(i.path(name))
+	require.NoError(i.t, err)
+	return string(text)
+}
+
+func (s *server) kill() {
+	_ = s.cmd.Process.Kill() // unless it has ended
+	_ = s.cmd.Wait()
+}
+
+// stop ends it in order.
+func (s *server) stop() {
+	s.t.Helper()
+	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(s.t, s.cmd.Wait(), "exit code 0")
+}
+
+// client returns a sealer that asks the service over its socket.
+func (i *installation) client() *remote.Sealer {
+	i.t.Helper()
+	client, err := remote.New(remote.Config{Socket: i.path("api.sock")})
+	require.NoError(i.t, err)
+	i.t.Cleanup(func() { require.NoError(i.t, client.Close()) })
+	return client
+}
+
+func (s *server) get(path string) (status int, body string) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, s.ops+path, http.NoBody)
+	require.NoError(s.t, err)
+	reply, err := http.DefaultClient.Do(req)
+	require.NoError(s.t, err)
+	defer func() { _ = reply.Body.Close() }()
+	text, err := io.ReadAll(reply.Body)
+	require.NoError(s.t, err)
+	return reply.StatusCode, string(text)
+}
+
+func binding() sealer.Binding {
+	return sealer.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: "byok_1", Provider: "openai", Version: 1}
+}
+
+const plain = "sk-0123456789abcdef"
+
+func mustSeal(t testing.TB, s sealer.Sealer) sealer.Envelope {
+	t.Helper()
+	envelope, err := s.Seal(context.Background(), binding(), sealer.NewSecret([]byte(plain)))
+	require.NoError(t, err)
+	return envelope
+}
+
+func requireOpens(t testing.TB, s sealer.Sealer, envelope []byte) {
+	t.Helper()
+	secret, err := s.Open(context.Background(), binding(), envelope)
+	require.NoError(t, err)
+	require.Equal(t, plain, string(secret.Reveal()))
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// hideMemory keeps what is in memory out of core dumps, and out of other processes of the same user (prctl(2),
+// PR_SET_DUMPABLE).
+func hideMemory() error {
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return fmt.Errorf("turn core dumps off: %w", err)
+	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0); errno != 0 {
+		return fmt.Errorf("turn core dumps off: %w", errno)
+	}
+	return nil
+}
+
+var errLockLimit = errors.New("the process may lock too little memory: set the limit memlock to unlimited (LimitMEMLOCK=infinity), or grant CAP_IPC_LOCK")
+
+const (
+	rlimitMemlock = 8  // RLIMIT_MEMLOCK in asm-generic/resource.h
+	capIPCLock    = 14 // CAP_IPC_LOCK in linux/capability.h
+	mclOnFault    = 4  // MCL_ONFAULT in asm-generic/mman.h: lock what is used, not what is reserved
+)
+
+// lockMemory keeps the process's memory out of swap.
+func lockMemory() error {
+	if err := mayLock(); err != nil {
+		return err
+	}
+	return syscall.Mlockall(syscall.MCL_CURRENT | syscall.MCL_FUTURE | mclOnFault)
+}
+
+// mayLock tells whether the process may lock any amount of memory. Within a limit it is not tried: what Go reserves counts
+// too, and beyond the limit the next reservation would end the process.
+func mayLock() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(rlimitMemlock, &limit); err != nil {
+		return err
+	}
+	if limit.Cur != ^uint64(0) && !hasCapability(capIPCLock) {
+		return errLockLimit
+	}
+	return nil
+}
+
+// hasCapability reads the effective capabilities of the process (proc_pid_status(5)).
+func hasCapability(number uint) bool {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(status)) {
+		if text, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			set, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+			return err == nil && set&(1<<number) != 0
+		}
+	}
+	return false
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/local"
+)
+
+func (p *program) keysCommand() *cobra.Command {
+	return cli.Group(&cobra.Command{
+		Use:   "keys",
+		Short: "Create, list, promote, retire and enable key-encryption keys",
+		Long: `Manages the key-encryption keys (KEKs) of namespaces. The commands change keyset files; a service that runs reads them
+again within a second, so nothing is restarted. Nothing is ever deleted.
+
+A rotation has two steps, because every service that may meet an envelope must have the key that wraps it: create the
+new key and bring it to every machine that has the namespace's keyset; only then make it primary, everywhere. Then
+re-wrap what is sealed with the old one ("aikeysd rewrap"), and retire that.`,
+		Example: `  secrets-svc keys create --namespace main
+  secrets-svc keys list
+  secrets-svc keys primary --namespace main --id local:5f0c1a2b`,
+	}, p.createKeyCommand(), p.listKeysCommand(), p.primaryKeyCommand(), p.enableKeyCommand(), p.retireKeyCommand())
+}
+
+// keyring is one run of a command on keys: whose they are, and which.
+type keyring struct {
+	*program
+	cfg       *config
+	namespace string
+	id        string
+}
+
+func (k *keyring) path() string { return keysetPath(k.cfg.Keys, k.namespace) }
+
+// keySpec is what a command on keys asks for.
+type keySpec struct {
+	anyNamespace bool // --namespace may be left out
+	id           bool // it is about one key
+	flags        func(*pflag.FlagSet)
+	act          func(ctx context.Context, k *keyring) error
+}
+
+func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command {
+	k := &keyring{program: p, cfg: newConfig()}
+	cmd.Args = cli.NoArguments("--namespace", "--id")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := k.load(spec); err != nil {
+			return err
+		}
+		if err := hideMemory(); err != nil {
+			return err
+		}
+		return k.explain(spec.act(cmd.Context(), k))
+	}
+	k.cfg.AddFlags(cmd.Flags(), "keys")
+	cmd.Flags().StringVar(&k.namespace, "namespace", "", "`name` of the namespace, as the clients file has it")
+	if spec.id {
+		cmd.Flags().StringVar(&k.id, "id", "", "`id` of the key, as \"secrets-svc keys list\" prints it")
+	}
+	if spec.flags != nil {
+		spec.flags(cmd.Flags())
+	}
+	return cmd
+}
+
+func (k *keyring) load(spec keySpec) error {
+	if err := k.cfg.Read(k.Environ); err != nil {
+		return err
+	}
+	var complaints []string
+	switch {
+	case k.namespace == "" && !spec.anyNamespace:
+		complaints = append(complaints, "--namespace: is required")
+	case k.namespace != "" && !secrets.IsNamespace(k.namespace):
+		complaints = append(complaints, "--namespace: must be 1 to 64 characters a-z, 0-9, - and _")
+	}
+	if spec.id && k.id == "" {
+		complaints = append(complaints, "--id: is required; \"secrets-svc keys list\" prints the ids")
+	}
+	if len(complaints) > 0 {
+		return &cli.UsageError{Complaints: complaints}
+	}
+	return nil
+}
+
+// explain adds to an error what to do about it.
+func (k *keyring) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; \"secrets-svc keys create --namespace %s\" makes a keyset, a backup brings one back", err, k.namespace)
+	case errors.Is(err, local.ErrInsecureFile):
+		return fmt.Errorf("%w; or run this command as the user of the service", err)
+	case errors.Is(err, sealer.ErrUnknownKEK):
+		return fmt.Errorf("%w; \"secrets-svc keys list --namespace %s\" prints the ids", err, k.namespace)
+	}
+	return err
+}
+
+func (p *program) createKeyCommand() *cobra.Command {
+	var primary bool
+	return p.newKeyCommand(&cobra.Command{
+		Use:   "create",
+		Short: "Create a key, and make it primary if it is the first",
+		Long: `Adds a new key to a namespace, and prints its id alone on standard output. The first key of a namespace is primary; a
+later one only with --primary, which is for a namespace whose keyset is on one machine. Where there are more, bring
+the keyset to all of them first, and then use "secrets-svc keys primary" on each.
+
+Back the keyset up before anything is sealed with the key, apart from the database.`,
+		Example: `  secrets-svc keys create --namespace main
+  secrets-svc keys create --namespace main --primary`,
+	}, keySpec{
+		flags: func(flags *pflag.FlagSet) {
+			flags.BoolVar(&primary, "primary", false, "make it primary at once")
+		},
+		act: func(_ context.Context, k *keyring) error { return k.create(primary) },
+	})
+}
+
+func (k *keyring) create(primary bool) error {
+	id, err := local.AddKEK(k.path())
+	if err != nil {
+		return err
+	}
+	if primary {
+		if err := local.SetPrimary(k.path(), id); err != nil {
+			return err
+		}
+	}
+	keks, err := local.List(k.path())
+	if err != nil {
+		return err
+	}
+	k.Note("back up %s now, apart from the database: without it nothing that this key seals opens again", k.path())
+	if keks[0].ID == id {
+		k.Note("%s is primary: what is sealed from now on is sealed with it", id)
+	} else {
+		k.Note("%s is enabled. When every machine with this namespace has it: secrets-svc keys primary --namespace %s --id %s",
+			id, k.namespace, id)
+	}
+	return k.Say("%s", id)
+}
+
+func (p *program) listKeysCommand() *cobra.Command {
+	return p.newKeyCommand(&cobra.Command{
+		Use:   "list",
+		Short: "List the keys of a namespace, or of all",
+		Long: `Lists the ids and states of keys: primary seals and opens, enabled opens what it has sealed, retired does nothing. The
+keys themselves are never shown.`,
+		Example: "  secrets-svc keys list\n  secrets-svc keys list --namespace main",
+	}, keySpec{anyNamespace: true, act: func(_ context.Context, k *keyring) error { return k.list() }})
+}
+
+func (k *keyring) list() error {
+	names := []string{k.namespace}
+	if k.namespace == "" {
+		var err error
+		if names, err = namespacesIn(k.cfg.Keys); err != nil {
+			return err
+		}
+	}
+	table := k.NewTable("NAMESPACE", "ID", "STATE")
+	for _, name := range names {
+		keks, err := local.List(keysetPath(k.cfg.Keys, name))
+		if err != nil {
+			return err
+		}
+		for _, kek := range keks {
+			table.Row(name, kek.ID, string(kek.State))
+		}
+	}
+	return table.Flush()
+}
+
+// namespacesIn returns the namespaces that have a keyset in a folder.
+func namespacesIn(folder string) ([]string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, fmt.Errorf("folder of keysets: %w", err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if name, ok := strings.CutSuffix(entry.Name(), ".json"); ok && secrets.IsNamespace(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func (p *program) primaryKeyCommand() *cobra.Command {
+	return p.newKeyCommand(&cobra.Command{
+		Use:   "primary",
+		Short: "Make a key the one that seals",
+		Long: `Makes a key primary: what is sealed from now on is sealed with it. The one before stays enabled, and opens what it has
+sealed. Every machine with this namespace must have the key already.`,
+		Example: "  secrets-svc keys primary --namespace main --id local:5f0c1a2b",
+	}, keySpec{id: true, act: func(_ context.Context, k *keyring) error {
+		if err := local.SetPrimary(k.path(), k.id); err != nil {
+			return err
+		}
+		k.Note("%s is primary; services that run use it within a second. Next: aikeysd rewrap", k.id)
+		return nil
+	}})
+}
+
+func (p *program) enableKeyCommand() *cobra.Command {
+	return p.newKeyCommand(&cobra.Command{
+		Use:     "enable",
+		Short:   "Bring a retired key back",
+		Long:    "Brings a retired key back: what is sealed with it opens again within a second.",
+		Example: "  secrets-svc keys enable --namespace main --id local:5f0c1a2b",
+	}, keySpec{id: true, act: func(_ context.Context, k *keyring) error {
+		if err := local.Enable(k.path(), k.id); err != nil {
+			return err
+		}
+		k.Note("%s is enabled; services that run have it within a second", k.id)
+		return nil
+	}})
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/secrets"
+)
+
+const (
+	lockSuffix = ".lock"
+
+	lockMode        = 0o600
+	groupSocketMode = 0o660
+	ownerUmask      = 0o177
+	dirMode         = 0o700
+	// dialTimeout bounds asking whether somebody listens on a socket.
+	dialTimeout = time.Second
+)
+
+// socket is a unix socket that is listened on. Its lock is held for as long: two services can't take it from each other.
+type socket struct {
+	net.Listener
+	lock *os.File
+}
+
+// listenUnix listens on a socket at path. A socket file on which nobody listens any more is replaced; anything else there
+// is left alone: httpapi.ErrAddressTaken. Group -1 is none.
+func listenUnix(ctx context.Context, path string, group int) (_ *socket, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
+		return nil, err
+	}
+	s := &socket{}
+	if s.lock, err = lockFile(path + lockSuffix); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	if err := requireFree(ctx, path); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := bindUnix(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	s.Listener = secrets.WithPeers(listener)
+	if group < 0 {
+		return s, nil
+	}
+	return s, errors.Join(os.Chown(path, -1, group), os.Chmod(path, groupSocketMode))
+}
+
+// bindUnix makes a socket that nobody but this user may connect to, from its first moment.
+func bindUnix(ctx context.Context, path string) (*net.UnixListener, error) {
+	defer syscall.Umask(syscall.Umask(ownerUmask))
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	unix, ok := listener.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(errors.ErrUnsupported, listener.Close())
+	}
+	return unix, nil
+}
+
+// Close implements net.Listener. Closing it again does nothing.
+func (s *socket) Close() error {
+	if s.Listener != nil {
+		if err := s.Listener.Close(); errors.Is(err, net.ErrClosed) { // which removes the socket
+			return nil
+		}
+	}
+	return s.lock.Close()
+}
+
+// lockFile takes a lock that ends with the process, however it ends.
+func lockFile(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, lockMode)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, httpapi.ErrAddressTaken
+		}
+		return nil, err
+	}
+	return file, nil
+}
+
+// requireFree returns nil if there is nothing at path, or a socket on which nobody listens.
+func requireFree(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%q is there already, and is no socket", path)
+	}
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, "unix", path)
+	if err == nil {
+		_ = conn.Close()
+		return httpapi.ErrAddressTaken
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil
+	}
+	return err
+}
+
+// groupID is the number of a group, by name or number; -1 for an empty one.
+func groupID(group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	if id, err := strconv.ParseUint(group, 10, 31); err == nil {
+		return int(id), nil
+	}
+	found, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(found.Gid)
+}

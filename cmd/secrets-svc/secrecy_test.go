@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// canary is a secret that is found wherever it gets to; each of a test's is one of its own.
+func canary(n int) string { return fmt.Sprintf("sk-canary-%08d-hunter2", n) }
+
+// forms are how a canary may show, whole or the part that all have in common.
+func forms() []string {
+	const mark = "-hunter2"
+	found := []string{"canary", mark, hex.EncodeToString([]byte(mark))}
+	for shift := range 3 { // base64 of it, wherever in a text it begins
+		encoded := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("x", shift) + mark))
+		found = append(found, encoded[(shift*8+5)/6:len(mark)*8/6-1])
+	}
+	return found
+}
+
+func TestTheFormsOfACanaryAreFound(t *testing.T) {
+	for n := range 30 {
+		text := strings.Repeat("y", n%3) + canary(n)
+		for _, shown := range []string{text, base64.StdEncoding.EncodeToString([]byte(text)), hex.EncodeToString([]byte(text))} {
+			require.NotEmpty(t, shownIn([]byte(shown)), shown)
+		}
+	}
+	require.Empty(t, shownIn([]byte(base64.StdEncoding.EncodeToString([]byte("a text without any")))))
+}
+
+func shownIn(text []byte) string {
+	for _, form := range forms() {
+		if bytes.Contains(text, []byte(form)) {
+			return form
+		}
+	}
+	return ""
+}
+
+// A busy session, with everything going wrong that can, leaves nothing of its secrets in what the process writes, in its
+// files, or in what the system shows of it.
+func TestNoSecretIsInTheLogTheFilesOrTheProcessTable(t *testing.T) {
+	i := install(t)
+	i.create()
+	s := i.launch("--log-level", "debug")
+	client := i.client()
+	var wg sync.WaitGroup
+	for caller := range 8 {
+		wg.Go(func() {
+			for n := range 25 {
+				if err := sealWrongly(client, canary(100*caller+n)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	i.sendWrongly(base64.StdEncoding.EncodeToString([]byte(canary(1))), canary(2))
+	i.must("keys", "create", "--namespace", "main", "--primary")
+	for _, args := range [][]string{{"keys", "create", "--namespace", "/" + canary(3)}, {"keys", canary(4)}, {"serve", canary(5)},
+		{"keys", "primary", "--namespace", "main", "--secret", canary(6)}} {
+		got := i.run(nil, args...)
+		require.NotEqual(t, cli.ExitOK, got.code)
+		if args[1] != canary(4) { // a command that does not exist is named
+			require.Empty(t, shownIn([]byte(got.stdout+got.stderr)), "%v", args)
+		}
+	}
+	process := fmt.Sprintf("/proc/%d/", s.cmd.Process.Pid)
+	for _, file := range []string{"environ", "cmdline", "status", "maps", "comm"} {
+		text, err := os.ReadFile(process + file)
+		require.NoError(t, err)
+		require.Empty(t, shownIn(text), file)
+	}
+	limits, err := os.ReadFile(process + "limits")
+	require.NoError(t, err)
+	require.Regexp(t, `Max core file size +0 +0 `, string(limits))
+	for _, path := range []string{"/metrics", "/readyz"} {
+		_, body := s.get(path)
+		require.Empty(t, shownIn([]byte(body)), path)
+	}
+	s.stop()
+	keysets := 0
+	require.NoError(t, filepath.WalkDir(i.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Empty(t, shownIn(text), path)
+		if strings.HasSuffix(path, ".json") {
+			keysets++
+		}
+		return nil
+	}))
+	require.Equal(t, 1, keysets)
+	require.Equal(t, 401, strings.Count(i.read("audit"), "\n"))
+	require.Contains(t, i.read("log"), `"status":400`)
+}
+
+// sealWrongly seals and opens a secret, and opens it under another binding.
+func sealWrongly(client sealer.Sealer, secret string) error {
+	ctx := context.Background()
+	envelope, err := client.Seal(ctx, binding(), sealer.NewSecret([]byte(secret)))
+	if err != nil {
+		return err
+	}
+	opened, err := client.Open(ctx, binding(), envelope.Bytes)
+	if err != nil || string(opened.Reveal()) != secret {
+		return errors.Join(err, errors.New("opened as another"))
+	}
+	other := binding()
+	other.CustomerID = "globex"
+	if _, err = client.Open(ctx, other, envelope.Bytes); !errors.Is(err, sealer.ErrBinding) {
+		return errors.Join(errors.New("opened elsewhere"), err)
+	}
+	return nil
+}
+
+// sendWrongly sends secrets where none belong.
+func (i *installation) sendWrongly(encoded, secret string) {
+	i.t.Helper()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", i.path("api.sock"))
+	}}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	const of = `"binding": {"customer_id": "c", "project_id": "p", "key_id": "k", "provider": "openai", "version": 1}`
+	for _, body := range []string{
+		`{` + of + `, "secret": "` + secret + `"}`, `{` + of + `, "secret": "` + encoded + `", "` + secret + `": 1}`,
+		`{` + of + `, "secret": "` + encoded, `{` + of + `, "secret": "` + encoded + `", "secret": "` + encoded + `"}`,
+		`{"secret": ["` + secret + `"]}`, `"` + secret + `"`, secret, `{"secret": "` + strings.Repeat(encoded, 40_000) + `"}`,
+		`{` + of + `, "envelope": "` + encoded + `"}`, `{"items": [{"envelope": "` + secret + `"}]}`,
+	} {
+		for _, path := range []string{"/v1/seal", "/v1/open", "/v1/rewrap", "/" + secret, "/v1/keks?" + secret + "=1"} {
+			req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "http://secrets-svc"+path, strings.NewReader(body))
+			require.NoError(i.t, err)
+			req.Header.Set("Content-Type", "application/json")
+			req.Header.Set("Authorization", "Bearer "+secret)
+			reply, err := client.Do(req)
+			require.NoError(i.t, err)
+			answer, err := io.ReadAll(reply.Body)
+			require.NoError(i.t, err)
+			require.NoError(i.t, reply.Body.Close())
+			require.GreaterOrEqual(i.t, reply.StatusCode, http.StatusBadRequest, "%s %s", path, body)
+			require.Empty(i.t, shownIn(answer), path)
+		}
+	}
+}

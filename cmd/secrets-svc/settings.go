@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
+)
+
+// config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
+// and its help follow from that. What the settings mean together is checked by load.
+type config struct {
+	*settings.Set
+
+	Listen          string
+	SocketGroup     string
+	OpsListen       string
+	Clients         string
+	Keys            string
+	AuditLog        string
+	TLSCert         string
+	TLSKey          string
+	TLSClientCA     string
+	MaxConcurrent   int
+	MaxQueue        int
+	LockMemory      string
+	LogLevel        string
+	LogFormat       string
+	ShutdownTimeout time.Duration
+}
+
+// The choices of LOCK_MEMORY.
+const (
+	lockAuto    = "auto"
+	lockRequire = "require"
+	lockOff     = "off"
+)
+
+const (
+	variablePrefix = "SECRETS_SVC_"
+	// unixPrefix begins a listen address that is a socket's path.
+	unixPrefix = "unix:"
+	// standardOutput is the audit log that is no file.
+	standardOutput = "-"
+)
+
+// Bounds of the limits on work.
+const (
+	mostConcurrent = 10_000
+	mostQueued     = 100_000
+)
+
+func newConfig() *config {
+	s := &config{}
+	s.Set = settings.New(settings.Names{Prefix: variablePrefix, List: "secrets-svc serve --help"}, []*settings.Setting{
+		{Name: "listen", Arg: "address", Default: "unix:data/secrets-svc.sock", Parse: listenAddress(&s.Listen),
+			Usage: "unix:<path> of a socket, or host:port for mutual TLS; there is no plain TCP"},
+		{Name: "socket-group", Arg: "group", Parse: settings.Text(&s.SocketGroup),
+			Usage: "group, by name or number, whose processes may connect to the socket too; empty is this user's alone"},
+		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8083", Parse: settings.Address(&s.OpsListen),
+			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
+		{Name: "clients", Arg: "file", Default: "data/secrets-clients.yaml", Parse: settings.Text(&s.Clients),
+			Usage: "who may connect, and what each may do; with mode 0600; read again when it changes"},
+		{Name: "keys", Arg: "folder", Default: "data/secrets-keys", Parse: settings.Text(&s.Keys),
+			Usage: "folder with the keyset file of each namespace, <namespace>.json; read again when they change"},
+		{Name: "audit-log", Arg: "file", Default: standardOutput, Parse: settings.Text(&s.AuditLog),
+			Usage: "file to add a line to for each open, in JSON; - is standard output. What can't be written there is not opened"},
+		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
+			Usage: "certificate chain of this service, in PEM; for host:port; read again when it changes"},
+		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),
+			Usage: "private key of the certificate, in PEM"},
+		{Name: "tls-client-ca", Arg: "file", Parse: settings.Text(&s.TLSClientCA),
+			Usage: "certificates, in PEM, of who may vouch for clients; read again when it changes"},
+		{Name: "max-concurrent", Arg: "number", Default: "0", Parse: settings.Count(&s.MaxConcurrent, 0, mostConcurrent),
+			Usage: "operations at work at once; 0 is four for each CPU"},
+		{Name: "max-queue", Arg: "number", Default: "256", Parse: settings.Count(&s.MaxQueue, 0, mostQueued),
+			Usage: "operations that may wait for that; further ones get a 503 at once"},
+		{Name: "lock-memory", Arg: "when", Default: lockAuto, Parse: settings.Choice(&s.LockMemory, lockAuto, lockRequire, lockOff),
+			Usage: "auto keeps memory out of swap where the system permits; require does not start otherwise; off leaves it"},
+		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
+			Usage: "least level to log: debug, info, warn or error; debug logs every operation"},
+		{Name: "log-format", Arg: "format", Default: cli.LogAuto, Parse: settings.Choice(&s.LogFormat, cli.LogAuto, cli.LogJSON, cli.LogText),
+			Usage: "auto, json or text; auto is text on a terminal and JSON elsewhere"},
+		{Name: "shutdown-timeout", Arg: "duration", Default: "20s", Parse: settings.Duration(&s.ShutdownTimeout),
+			Usage: "how long requests in flight may take to end before they are cut"},
+	})
+	return s
+}
+
+// maxSocketPath is how long a socket's path may be, in bytes: 104 with the zero at its end is the least limit of the systems
+// that we run on.
+const maxSocketPath = 103
+
+// listenAddress takes unix:<path> or host:port.
+func listenAddress(to *string) func(string) error {
+	return func(text string) error {
+		path, isSocket := strings.CutPrefix(text, unixPrefix)
+		switch {
+		case isSocket && path == "":
+			return errors.New("must be unix:<path> or host:port")
+		case isSocket && len(path) > maxSocketPath:
+			return errors.New("the path of a unix socket may have 103 bytes at the most")
+		case isSocket:
+			*to = text
+			return nil
+		case settings.Address(to)(text) != nil:
+			return errors.New("must be unix:<path> or host:port, such as unix:/run/secrets-svc/api.sock or 10.0.0.5:8443")
+		}
+		return nil
+	}
+}
+
+// socketPath is the path of the socket to listen on; ok is false for mutual TLS.
+func (s *config) socketPath() (path string, ok bool) { return strings.CutPrefix(s.Listen, unixPrefix) }

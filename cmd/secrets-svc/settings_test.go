@@ -1,0 +1,143 @@
+package main
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
+)
+
+// page is where operators read of this program.
+const page = "../../docs/secrets.md"
+
+// loaded returns what settings make of flags and variables, and the complaints.
+func loaded(t *testing.T, environ []string, args ...string) (*config, string) {
+	t.Helper()
+	cfg := newConfig()
+	cmd := &cobra.Command{}
+	cfg.AddFlags(cmd.Flags())
+	require.NoError(t, cmd.ParseFlags(args))
+	if err := cfg.load(environ); err != nil {
+		return cfg, err.Error()
+	}
+	return cfg, ""
+}
+
+func TestDefaultsAreSound(t *testing.T) {
+	cfg, complaints := loaded(t, nil)
+	require.Empty(t, complaints)
+	for _, d := range cfg.All() {
+		require.NoError(t, d.Parse(d.Default), d.Name)
+	}
+	_, isSocket := cfg.socketPath()
+	require.True(t, isSocket)
+	require.True(t, settings.IsLoopback(cfg.OpsListen))
+	require.Equal(t, lockAuto, cfg.LockMemory)
+}
+
+func TestSettingsThatAreRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		environ, args []string
+		says          []string
+	}{
+		"plain TCP":                 {args: []string{"--listen", "127.0.0.1:8443"}, says: []string{"TLS_CERT: is required", "TLS_KEY: is required", "TLS_CLIENT_CA: is required"}},
+		"clients without a CA":      {args: []string{"--listen", ":8443", "--tls-cert", "a", "--tls-key", "b"}, says: []string{"SECRETS_SVC_TLS_CLIENT_CA: is required, as --listen is no unix socket"}},
+		"TLS on a socket":           {args: []string{"--tls-cert", "a"}, says: []string{"--tls-cert: is for mutual TLS"}},
+		"a group without a socket":  {args: []string{"--listen", ":1", "--tls-cert", "a", "--tls-key", "b", "--tls-client-ca", "c", "--socket-group", "g"}, says: []string{"--socket-group: is for a unix socket"}},
+		"no address":                {args: []string{"--listen", "secrets"}, says: []string{"--listen: must be unix:<path> or host:port"}},
+		"a socket without a path":   {args: []string{"--listen", "unix:"}, says: []string{"--listen: must be unix:<path> or host:port"}},
+		"a path that is too long":   {args: []string{"--listen", "unix:/" + strings.Repeat("x", 103)}, says: []string{"--listen: the path of a unix socket may have 103 bytes"}},
+		"a mistyped variable":       {environ: []string{"SECRETS_SVC_LISTN=hunter2"}, says: []string{"did you mean SECRETS_SVC_LISTEN?"}},
+		"a key in a variable":       {environ: []string{"SECRETS_SVC_KEK=hunter2"}, says: []string{"SECRETS_SVC_KEK: no such setting"}},
+		"no choice":                 {args: []string{"--lock-memory", "yes"}, says: []string{"--lock-memory: must be one of auto, require, off"}},
+		"too much at once":          {args: []string{"--max-concurrent", "10001"}, says: []string{"--max-concurrent: must be a whole number from 0 to 10000"}},
+		"a queue of less than none": {args: []string{"--max-queue", "-1"}, says: []string{"--max-queue: must be a whole number"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, complaints := loaded(t, tc.environ, tc.args...)
+			require.Len(t, strings.Split(complaints, "\n"), len(tc.says), complaints)
+			for _, says := range tc.says {
+				require.Contains(t, complaints, says)
+			}
+			require.NotContains(t, complaints, "hunter2")
+			got := install(t).run(tc.environ, append([]string{"serve"}, tc.args...)...)
+			require.Equal(t, cli.ExitUsage, got.code)
+		})
+	}
+}
+
+func TestWhatCannotBeReadAtTheStartIsTold(t *testing.T) {
+	i := install(t)
+	i.create()
+	for name, tc := range map[string]struct {
+		args []string
+		says string
+	}{
+		"no clients file":     {[]string{"--clients", i.path("none")}, "--clients: clients file: open"},
+		"no such group":       {[]string{"--socket-group", "no-such-group"}, "unknown group"},
+		"no audit folder":     {[]string{"--audit-log", i.path("none/audit")}, "--audit-log: open"},
+		"no certificate":      {[]string{"--listen", "127.0.0.1:0", "--tls-cert", i.path("none"), "--tls-key", i.path("none"), "--tls-client-ca", i.path("none")}, "--tls-cert and --tls-key: open"},
+		"a taken ops address": {[]string{"--ops-listen", "256.0.0.1:1"}, "--ops-listen: "},
+	} {
+		got := i.run(nil, append([]string{"serve", "--lock-memory", "off"}, tc.args...)...)
+		require.Equal(t, cli.ExitFailure, got.code, name)
+		require.Contains(t, got.stderr, tc.says, name)
+		require.NoFileExists(t, i.path("api.sock"), name)
+	}
+}
+
+func TestEveryCommandTeaches(t *testing.T) {
+	root := newProgram(nil, nil, nil).root()
+	commands := append([]*cobra.Command{root}, root.Commands()...)
+	for _, cmd := range root.Commands() {
+		commands = append(commands, cmd.Commands()...)
+	}
+	require.Len(t, commands, 9)
+	for _, cmd := range commands {
+		require.NotEmpty(t, cmd.Short)
+		require.Greater(t, len(cmd.Long), len(cmd.Short))
+		require.Contains(t, cmd.Long+cmd.Example, cmd.CommandPath())
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
+			require.LessOrEqual(t, len(strings.TrimSpace(line)), cli.HelpWidth)
+		}
+	}
+}
+
+var (
+	settingRow = regexp.MustCompile("(?m)^\\| `(SECRETS_SVC_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
+	metricName = regexp.MustCompile(`\bsecrets_svc_[a-z_]+`)
+)
+
+func TestThePageHasTheSettingsAndTheMetricsOfTheProgram(t *testing.T) {
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	own, documented := map[string]string{}, map[string]string{}
+	for _, d := range newConfig().All() {
+		own[d.Variable()] = d.Default
+	}
+	for _, m := range settingRow.FindAllStringSubmatch(string(text), -1) {
+		documented[m[1]] = m[2]
+	}
+	require.Equal(t, own, documented)
+
+	i := install(t)
+	i.create()
+	s := i.launch()
+	mustSeal(t, i.client())
+	_, shown := s.get("/metrics")
+	onPage := map[string]bool{}
+	for _, name := range metricName.FindAllString(string(text), -1) {
+		onPage[name] = true
+	}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (secrets_svc_\w+) `).FindAllStringSubmatch(shown, -1) {
+		require.True(t, onPage[m[1]], m[1])
+		delete(onPage, m[1])
+	}
+	require.Empty(t, onPage, "these are no metrics")
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/sealer/remote"
+)
+
+// authority signs certificates.
+type authority struct {
+	t    *testing.T
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{t: t}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	var err error
+	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
+	require.NoError(t, err)
+	a.cert, err = x509.ParseCertificate(der)
+	require.NoError(t, err)
+	return a
+}
+
+// issue writes a certificate and its key to files.
+func (a *authority) issue(i *installation, file string, change func(*x509.Certificate)) (certFile, keyFile string) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(a.t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	change(template)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	require.NoError(a.t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(a.t, err)
+	writePEM(i, file+".crt", "CERTIFICATE", der)
+	writePEM(i, file+".key", "PRIVATE KEY", private)
+	return i.path(file + ".crt"), i.path(file + ".key")
+}
+
+func (a *authority) write(i *installation, file string) string {
+	writePEM(i, file, "CERTIFICATE", a.cert.Raw)
+	return i.path(file)
+}
+
+func writePEM(i *installation, file, kind string, der []byte) {
+	require.NoError(i.t, os.WriteFile(i.path(file), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+}
+
+func named(name string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) { c.DNSNames = []string{name} }
+}
+
+var apiURL = regexp.MustCompile(`"api":"(https://[^"]+)"`)
+
+// overTLS launches a service with mutual TLS, for clients that an authority vouches for.
+func overTLS(i *installation, clients *authority) (url, serverCA string) {
+	i.t.Helper()
+	t, ok := i.t.(*testing.T)
+	require.True(t, ok)
+	own := newAuthority(t)
+	cert, key := own.issue(i, "server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+	i.launch("--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", clients.write(i, "clients-ca.crt"))
+	found := apiURL.FindStringSubmatch(i.read("log"))
+	require.NotNil(t, found)
+	return found[1], own.write(i, "server-ca.crt")
+}
+
+const byName = `clients:
+  - {name: aikeysd, certificates: ["dns:aikeysd.internal"], namespace: main, may: [seal, open, status]}
+  - {name: rewrap, certificates: ["uri:spiffe://acme/rewrap", "cn:Re-wrap"], namespace: main, may: [rewrap, status]}
+`
+
+func TestMutualTLS(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	i.create()
+	i.clients(byName)
+	clients := newAuthority(t)
+	server, serverCA := overTLS(i, clients)
+	// keks asks for the KEKs with a certificate, or with none; status 0 is that there was no answer.
+	keks := func(certFile, keyFile string) (status int) {
+		pool := x509.NewCertPool()
+		require.True(t, pool.AppendCertsFromPEM([]byte(i.read("server-ca.crt"))))
+		settings := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}
+		if certFile != "" {
+			pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+			require.NoError(t, err)
+			// Whatever the server asks for: it is the server that has to refuse it.
+			settings.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+		}
+		transport := &http.Transport{TLSClientConfig: settings}
+		defer transport.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server+"/v1/keks", http.NoBody)
+		require.NoError(t, err)
+		reply, err := (&http.Client{Transport: transport}).Do(req)
+		if err != nil {
+			return 0
+		}
+		require.NoError(t, reply.Body.Close())
+		return reply.StatusCode
+	}
+	t.Run("a client that is listed does what it may", func(t *testing.T) {
+		cert, key := clients.issue(i, "aikeysd", named("aikeysd.internal"))
+		client, err := remote.New(remote.Config{URL: server, CertFile: cert, KeyFile: key, CAFile: serverCA})
+		require.NoError(t, err)
+		defer func() { require.NoError(t, client.Close()) }()
+		envelope := mustSeal(t, client)
+		requireOpens(t, client, envelope.Bytes)
+		require.Contains(t, i.read("audit"), `"client":"aikeysd"`)
+		_, err = client.Rewrap(t.Context(), binding(), envelope.Bytes)
+		require.Error(t, err)
+	})
+	for name, tc := range map[string]struct {
+		by     *authority
+		change func(*x509.Certificate)
+		status int
+	}{
+		"a URI is a name":          {clients, func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/rewrap"}} }, 200},
+		"a common name is one":     {clients, func(c *x509.Certificate) { c.Subject.CommonName = "Re-wrap" }, 200},
+		"but of its own kind":      {clients, func(c *x509.Certificate) { c.Subject.CommonName = "aikeysd.internal" }, 403},
+		"a name that is no one's":  {clients, named("other.internal"), 403},
+		"names of two clients":     {clients, func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = []string{"aikeysd.internal"}, "Re-wrap" }, 403},
+		"no name":                  {clients, func(*x509.Certificate) {}, 403},
+		"another authority's":      {newAuthority(t), named("aikeysd.internal"), 0},
+		"one that has expired":     {clients, func(c *x509.Certificate) { named("aikeysd.internal")(c); c.NotAfter = time.Now().Add(-time.Minute) }, 0},
+		"one that is not yet":      {clients, func(c *x509.Certificate) { named("aikeysd.internal")(c); c.NotBefore = time.Now().Add(time.Minute) }, 0},
+		"one that is for servers":  {clients, func(c *x509.Certificate) { named("aikeysd.internal")(c); c.ExtKeyUsage = c.ExtKeyUsage[1:] }, 0},
+		"the service's own as one": {clients, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cert, key := tc.by.issue(i, "client", tc.change)
+			require.Equal(t, tc.status, keks(cert, key))
+		})
+	}
+	t.Run("no certificate", func(t *testing.T) { require.Zero(t, keks("", "")) })
+	t.Run("there is no plain HTTP", func(t *testing.T) {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(server, "https://"))
+		require.NoError(t, err)
+		defer func() { _ = conn.Close() }()
+		_, err = io.WriteString(conn, "GET /v1/keks HTTP/1.1\r\nHost: secrets-svc\r\n\r\n")
+		require.NoError(t, err)
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.True(t, bytes.HasPrefix(answer, []byte("HTTP/1.0 400")), "%s", answer)
+	})
+	t.Run("another authority is believed once the file names it", func(t *testing.T) {
+		next := newAuthority(t)
+		cert, key := next.issue(i, "next", named("aikeysd.internal"))
+		require.Zero(t, keks(cert, key))
+		next.write(i, "clients-ca.crt")
+		require.Eventually(t, func() bool { return keks(cert, key) == http.StatusOK }, patience, often)
+		cert, key = clients.issue(i, "aikeysd", named("aikeysd.internal"))
+		require.Zero(t, keks(cert, key), "and the one before no longer")
+	})
+}
+
+func TestACertificateThatExpiresOnAnOpenConnectionIsNobodysAnyMore(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	i.create()
+	i.clients(byName)
+	clients := newAuthority(t)
+	server, serverCA := overTLS(i, clients)
+	cert, key := clients.issue(i, "brief", func(c *x509.Certificate) {
+		named("aikeysd.internal")(c)
+		c.NotAfter = time.Now().Add(3 * time.Second)
+	})
+	client, err := remote.New(remote.Config{URL: server, CertFile: cert, KeyFile: key, CAFile: serverCA})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, client.Close()) }()
+	_, err = client.KEKs(t.Context())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := client.KEKs(t.Context())
+		return err != nil
+	}, patience, often)
+	require.Contains(t, i.read("log"), `"status":403`)
+}

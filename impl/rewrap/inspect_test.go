@@ -1,0 +1,124 @@
+package rewrap_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/rewrap"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/local"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
+)
+
+func inspect(t *testing.T, w *world, s sealer.Sealer) *rewrap.Inspector {
+	t.Helper()
+	i, err := rewrap.NewInspector(t.Context(), w.Store, s)
+	require.NoError(t, err)
+	return i
+}
+
+func primaryOf(t *testing.T, s sealer.Sealer) string {
+	t.Helper()
+	id, err := s.PrimaryKEK(t.Context())
+	require.NoError(t, err)
+	return id
+}
+
+func TestKeysAreCountedByTheStateOfTheirKEK(t *testing.T) {
+	each(t, 2, func(t *testing.T, w *world) {
+		retired := primaryOf(t, w.sealer)
+		w.rotate()
+		enabled := primaryOf(t, w.sealer)
+		w.registerMany(3)
+		w.rotate()
+		w.registerMany(4)
+		foreign := sealertest.New(t)
+		row := w.rows()[8]
+		envelope, err := foreign.Seal(t.Context(), bindingOf(row), sealer.NewSecret([]byte("x")))
+		require.NoError(t, err)
+		w.replace(row.ID, envelope.Bytes, envelope.KEKID)
+		require.NoError(t, local.Retire(w.keyset, retired))
+		w.sealer = open(t, w.keyset)
+
+		i := inspect(t, w, w.sealer)
+		require.Equal(t, primaryOf(t, w.sealer), i.Primary())
+		want := []rewrap.KEKKeys{
+			{KEK: sealer.KEK{ID: i.Primary(), State: sealer.KEKPrimary}, Current: 3},
+			{KEK: sealer.KEK{ID: enabled, State: sealer.KEKEnabled}, OldKEK: 3},
+			{KEK: sealer.KEK{ID: retired, State: sealer.KEKRetired}, Unreadable: 2},
+			{KEK: sealer.KEK{ID: envelope.KEKID, State: rewrap.KEKUnknown}, Unreadable: 1},
+		}
+		counts, err := i.Count(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, counts)
+
+		before := w.rows()
+		tried, unreadable, err := i.Try(t.Context(), 0)
+		require.NoError(t, err)
+		require.Equal(t, want, tried, "an attempt comes to the same while nothing is damaged")
+		require.Equal(t, []string{before[0].ID, before[1].ID, before[8].ID},
+			[]string{unreadable[0].KeyID, unreadable[1].KeyID, unreadable[2].KeyID})
+		require.Len(t, unreadable, 3)
+		require.Equal(t, before, w.rows(), "and writes nothing")
+
+		sample, unreadable, err := i.Try(t.Context(), 1)
+		require.NoError(t, err)
+		require.Len(t, unreadable, 2)
+		for _, kek := range sample {
+			require.EqualValues(t, 1, kek.All(), kek.ID)
+		}
+	})
+}
+
+func TestOnlyAnAttemptFindsWhatIsDamagedInsideAndNeedsNoRightToOpen(t *testing.T) {
+	each(t, 3, func(t *testing.T, w *world) {
+		keys := w.rows()
+		w.replace(keys[1].ID, keys[0].Envelope, keys[1].KEKID)
+		w.replace(keys[2].ID, []byte("rubbish"), keys[2].KEKID)
+		i := inspect(t, w, closedSealer{w.sealer})
+		counts, err := i.Count(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 3, counts[0].Current)
+		_, unreadable, err := i.Try(t.Context(), 0)
+		require.NoError(t, err)
+		require.Equal(t, []string{"it was changed, or belongs to another row", "it is not an envelope"},
+			[]string{unreadable[0].Reason, unreadable[1].Reason})
+		require.Equal(t, []string{keys[1].ID, keys[2].ID}, []string{unreadable[0].KeyID, unreadable[1].KeyID})
+
+		for n, want := range []rewrap.State{rewrap.StateCurrent, rewrap.StateCurrent, rewrap.StateUnreadable} {
+			require.Equal(t, want, i.Judge(w.rows()[n]).State)
+		}
+		seals, err := i.TryThese(t.Context(), w.rows())
+		require.NoError(t, err)
+		for n, want := range []rewrap.State{rewrap.StateCurrent, rewrap.StateUnreadable, rewrap.StateUnreadable} {
+			require.Equal(t, want, seals[n].State)
+			require.Equal(t, n > 0, seals[n].Reason() != "")
+		}
+	})
+}
+
+func TestAKEKOfTwoSealersHasTheStateThatTheCurrentOneGives(t *testing.T) {
+	w := newWorld(t, modelstest.EngineSQLite, 1)
+	i := inspect(t, w, sealer.Migrating(w.sealer, open(t, w.keyset), sealertest.New(t)))
+	counts, err := i.Count(t.Context())
+	require.NoError(t, err)
+	require.Len(t, counts, 2)
+	require.Equal(t, sealer.KEKPrimary, counts[0].State)
+	require.EqualValues(t, 1, counts[0].Current)
+	require.Equal(t, rewrap.StateUnreadable, i.Judge(models.Key{Envelope: []byte("x"), KEKID: i.Primary()}).State)
+}
+
+func TestNothingIsToldWhileTheSealerIsAway(t *testing.T) {
+	w := newWorld(t, modelstest.EngineSQLite, 1)
+	away := sealertest.NewUnavailable(w.sealer)
+	_, err := rewrap.NewInspector(t.Context(), w.Store, away)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	away.SetAvailable(true)
+	i := inspect(t, w, away)
+	away.SetAvailable(false)
+	_, _, err = i.Try(t.Context(), 0)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+}

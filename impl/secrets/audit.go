@@ -1,0 +1,53 @@
+package secrets
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// Audit writes a line for each open that was asked for, in JSON. It holds ids and fixed words, never a secret.
+type Audit struct{ lines slog.Handler }
+
+// NewAudit returns an Audit that writes each line with one Write, whose error refuses the open.
+func NewAudit(to io.Writer) *Audit { return &Audit{slog.NewJSONHandler(to, nil)} }
+
+// The outcomes that are no type of problem.
+const (
+	outcomeOpened = "opened"
+	outcomeFailed = "failed"
+)
+
+// opened tells of an open that was worked on.
+func (a *Audit) opened(ctx context.Context, requestID string, client Client, item sealer.Item, outcome string) error {
+	kekID, _ := sealer.KEKIDOf(item.Envelope) // empty where the bytes are no envelope
+	b := item.Binding
+	return a.write(ctx,
+		slog.String("client", client.Name), slog.String("namespace", client.Namespace),
+		slog.String("customer_id", b.CustomerID), slog.String("project_id", b.ProjectID), slog.String("key_id", b.KeyID),
+		slog.String("provider", b.Provider), slog.Uint64("version", uint64(b.Version)), slog.String("kek_id", kekID),
+		slog.String("outcome", outcome), slog.String("request_id", requestID))
+}
+
+// turnedAway tells of an open that whoever asked may not do; its body was not read.
+func (a *Audit) turnedAway(ctx context.Context, client Client, identities []Identity, requestID string) error {
+	names := make([]string, len(identities))
+	for i, identity := range identities {
+		names[i] = identity.String()
+	}
+	return a.write(ctx, slog.String("client", client.Name), slog.String("namespace", client.Namespace), slog.Any("peer", names),
+		slog.String("outcome", "client-not-allowed"), slog.String("request_id", requestID))
+}
+
+func (a *Audit) write(ctx context.Context, attrs ...slog.Attr) error {
+	line := slog.NewRecord(time.Now(), slog.LevelInfo, "open", 0)
+	line.AddAttrs(attrs...)
+	if err := a.lines.Handle(ctx, line); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	return nil
+}

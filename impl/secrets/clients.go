@@ -1,0 +1,182 @@
+package secrets
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Permission is what a client may do.
+type Permission string
+
+// The permissions, each for one operation.
+const (
+	Seal   Permission = "seal"
+	Open   Permission = "open"
+	Rewrap Permission = "rewrap"
+	Status Permission = "status" // list the namespace's KEKs
+)
+
+// Client is one that the operator has listed.
+type Client struct {
+	Name string
+	// Namespace is where it seals and opens; it reaches no other.
+	Namespace string
+	May       map[Permission]bool
+}
+
+// ErrClients says that a clients file can't be used.
+var ErrClients = errors.New("invalid clients file")
+
+// ClientList is what a clients file holds.
+type ClientList struct {
+	clients []Client
+	owners  map[Identity]int // :: identity → whose it is, as an index of clients
+}
+
+// clientEntry is a client as the file has it; see docs/secrets.md.
+type clientEntry struct {
+	Name         string       `yaml:"name"`
+	UIDs         []uint32     `yaml:"uids"`
+	Certificates []string     `yaml:"certificates"`
+	Namespace    string       `yaml:"namespace"`
+	May          []Permission `yaml:"may"`
+}
+
+// ParseClients reads a clients file, in YAML or JSON. Its error, an ErrClients, tells all that is wrong, one complaint a
+// line.
+func ParseClients(text []byte) (*ClientList, error) {
+	var document struct {
+		Clients []clientEntry `yaml:"clients"`
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text)) // JSON is YAML too
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&document); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrClients, err)
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: it holds more than one document", ErrClients)
+	}
+	list := &ClientList{owners: map[Identity]int{}}
+	var complaints []string
+	if len(document.Clients) == 0 {
+		complaints = append(complaints, "it lists no clients")
+	}
+	for i, entry := range document.Clients {
+		for _, complaint := range list.add(entry) {
+			complaints = append(complaints, fmt.Sprintf("client %d (%q): %s", i+1, entry.Name, complaint))
+		}
+	}
+	if len(complaints) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrClients, strings.Join(complaints, "\n"))
+	}
+	return list, nil
+}
+
+// add adds a client, and says what is wrong with it.
+func (l *ClientList) add(entry clientEntry) (complaints []string) {
+	client := Client{Name: entry.Name, Namespace: entry.Namespace, May: map[Permission]bool{}}
+	if !namePattern.MatchString(entry.Name) || entry.Name == nobody {
+		complaints = append(complaints, fmt.Sprintf("name must be 1 to 64 characters a-z, 0-9, - and _, and not %q", nobody))
+	}
+	if slices.ContainsFunc(l.clients, func(c Client) bool { return c.Name == entry.Name }) {
+		complaints = append(complaints, "the name is there twice")
+	}
+	if !IsNamespace(entry.Namespace) {
+		complaints = append(complaints, "namespace must be 1 to 64 characters a-z, 0-9, - and _")
+	}
+	if len(entry.May) == 0 {
+		complaints = append(complaints, "may must list one or more of seal, open, rewrap, status")
+	}
+	for _, permission := range entry.May {
+		if !slices.Contains([]Permission{Seal, Open, Rewrap, Status}, permission) {
+			complaints = append(complaints, fmt.Sprintf("may has %q; it knows seal, open, rewrap, status", permission))
+		}
+		client.May[permission] = true
+	}
+	identities, err := identitiesOf(entry.UIDs, entry.Certificates)
+	if err != nil {
+		complaints = append(complaints, err.Error())
+	}
+	for _, identity := range identities {
+		if owner, taken := l.owners[identity]; taken {
+			complaints = append(complaints, fmt.Sprintf("%s is client %d's already", identity, owner+1))
+		}
+		l.owners[identity] = len(l.clients)
+	}
+	l.clients = append(l.clients, client)
+	return complaints
+}
+
+// namePattern is of names that stand in logs, metrics and file names.
+var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+
+// IsNamespace tells whether a namespace may have that name.
+func IsNamespace(name string) bool { return namePattern.MatchString(name) }
+
+func identitiesOf(uids []uint32, certificates []string) (found []Identity, err error) {
+	if len(uids)+len(certificates) == 0 {
+		return nil, errors.New("it needs uids or certificates, to be told by")
+	}
+	for _, uid := range uids {
+		found = append(found, Identity{UID, strconv.FormatUint(uint64(uid), 10)})
+	}
+	for _, certificate := range certificates {
+		kind, name, _ := strings.Cut(certificate, ":")
+		if !slices.Contains([]IdentityKind{DNSName, URI, CommonName}, IdentityKind(kind)) || name == "" {
+			return nil, errors.New("each of certificates must be dns:<name>, uri:<name> or cn:<name>")
+		}
+		found = append(found, Identity{IdentityKind(kind), name})
+	}
+	return found, nil
+}
+
+// Find returns the one client with one of these identities. A certificate with names of two clients is of neither.
+func (l *ClientList) Find(identities []Identity) (client Client, ok bool) {
+	found := -1
+	for _, identity := range identities {
+		owner, listed := l.owners[identity]
+		if !listed || owner == found {
+			continue
+		}
+		if found >= 0 {
+			return Client{}, false
+		}
+		found = owner
+	}
+	if found < 0 {
+		return Client{}, false
+	}
+	return l.clients[found], true
+}
+
+// All returns the clients in the order of the file.
+func (l *ClientList) All() []Client { return slices.Clone(l.clients) }
+
+// Identities returns how a client is told, sorted.
+func (l *ClientList) Identities(name string) (found []string) {
+	for identity, owner := range l.owners {
+		if l.clients[owner].Name == name {
+			found = append(found, identity.String())
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// Namespaces returns the namespaces of all clients, each once, sorted.
+func (l *ClientList) Namespaces() []string {
+	names := make([]string, len(l.clients))
+	for i, client := range l.clients {
+		names[i] = client.Namespace
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -1,0 +1,158 @@
+package secrets
+
+import (
+	"context"
+	"errors"
+	"path"
+
+	gen "github.com/agentrouter/aikeys/gen/secrets"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// SealSecret implements gen.StrictServerInterface.
+func (s *server) SealSecret(ctx context.Context, req gen.SealSecretRequestObject) (gen.SealSecretResponseObject, error) {
+	plaintext, err := decode("secret", httpapi.CutSecret(ctx, "secret"))
+	if err != nil {
+		return nil, err
+	}
+	secret := sealer.NewSecret(plaintext)
+	defer secret.Wipe()
+	namespace, err := s.namespace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	envelope, err := namespace.Seal(ctx, bindingOf(req.Body.Binding), secret)
+	if err != nil {
+		return nil, told(err)
+	}
+	return gen.SealSecret200JSONResponse{KekID: envelope.KEKID, Envelope: encode(envelope.Bytes)}, nil
+}
+
+// OpenEnvelope implements gen.StrictServerInterface. The audit has it before the answer goes out, and before it is known
+// to the caller that it failed; what the audit can't take is not answered.
+func (s *server) OpenEnvelope(
+	ctx context.Context, req gen.OpenEnvelopeRequestObject,
+) (response gen.OpenEnvelopeResponseObject, err error) {
+	envelope, err := decode("envelope", []byte(req.Body.Envelope))
+	if err != nil {
+		return nil, err
+	}
+	item := sealer.Item{Binding: bindingOf(req.Body.Binding), Envelope: envelope}
+	var secret sealer.Secret
+	outcome := outcomeFailed // if it panics
+	defer func() {
+		if unrecorded := s.audit.opened(ctx, httpapi.CallFrom(ctx).ID, clientFrom(ctx), item, outcome); unrecorded != nil {
+			secret.Wipe()
+			response, err = nil, errors.Join(problem.ErrBusy, problem.ErrUnrecorded, unrecorded)
+		}
+	}()
+	if secret, err = s.open(ctx, item); err != nil {
+		outcome = slug(err)
+		return nil, err
+	}
+	outcome = outcomeOpened
+	return opened{secret}, nil
+}
+
+func (s *server) open(ctx context.Context, item sealer.Item) (sealer.Secret, error) {
+	namespace, err := s.namespace(ctx)
+	if err != nil {
+		return sealer.Secret{}, err
+	}
+	secret, err := namespace.Open(ctx, item.Binding, item.Envelope)
+	return secret, told(err)
+}
+
+// RewrapEnvelopes implements gen.StrictServerInterface.
+func (s *server) RewrapEnvelopes(
+	ctx context.Context, req gen.RewrapEnvelopesRequestObject,
+) (gen.RewrapEnvelopesResponseObject, error) {
+	namespace, err := s.namespace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	items := make([]sealer.Item, len(req.Body.Items))
+	for i, item := range req.Body.Items {
+		// What is no base64 is no envelope either, and has its problem with the others.
+		envelope, _ := decode("envelope", []byte(item.Envelope))
+		items[i] = sealer.Item{Binding: bindingOf(item.Binding), Envelope: envelope}
+	}
+	rewrapped, err := sealer.RewrapAll(ctx, namespace, items)
+	if err != nil {
+		return nil, told(err)
+	}
+	results := make([]gen.RewrapResult, len(rewrapped))
+	for i, result := range rewrapped {
+		if results[i], err = resultOf(result); err != nil {
+			return nil, err
+		}
+	}
+	return gen.RewrapEnvelopes200JSONResponse{Results: results}, nil
+}
+
+// resultOf tells what became of one item; an error is a fault of ours, or of the backend.
+func resultOf(r sealer.Result) (gen.RewrapResult, error) {
+	if r.Err == nil {
+		envelope := encode(r.Envelope.Bytes)
+		return gen.RewrapResult{KekID: &r.Envelope.KEKID, Envelope: &envelope}, nil
+	}
+	err := told(r.Err)
+	for _, ofTheItem := range []error{
+		problem.ErrDoesNotOpen, problem.ErrUnknownKEK, problem.ErrMalformedEnvelope, problem.ErrInvalid,
+	} {
+		if errors.Is(err, ofTheItem) {
+			reason := slug(err)
+			return gen.RewrapResult{Problem: &reason}, nil
+		}
+	}
+	return gen.RewrapResult{}, err
+}
+
+// ListKEKs implements gen.StrictServerInterface.
+func (s *server) ListKEKs(ctx context.Context, _ gen.ListKEKsRequestObject) (gen.ListKEKsResponseObject, error) {
+	namespace, err := s.namespace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keks, err := sealer.ListKEKs(ctx, namespace)
+	if err != nil {
+		return nil, told(err)
+	}
+	list := gen.ListKEKs200JSONResponse{Keks: make([]gen.KEK, len(keks))}
+	for i, kek := range keks {
+		list.Keks[i] = gen.KEK{ID: kek.ID, State: string(kek.State)}
+		if kek.State == sealer.KEKPrimary {
+			list.Primary = kek.ID
+		}
+	}
+	return list, nil
+}
+
+func (s *server) namespace(ctx context.Context) (sealer.Sealer, error) {
+	found, err := s.namespaces.Sealer(ctx, clientFrom(ctx).Namespace)
+	return found, told(err)
+}
+
+// told gives the sealer's errors the sentinels under which they are told to clients of this service.
+func told(err error) error {
+	switch {
+	case errors.Is(err, sealer.ErrBinding):
+		return errors.Join(problem.ErrDoesNotOpen, err)
+	case errors.Is(err, sealer.ErrUnknownKEK):
+		return errors.Join(problem.ErrUnknownKEK, err)
+	case errors.Is(err, sealer.ErrMalformed):
+		return errors.Join(problem.ErrMalformedEnvelope, err)
+	case errors.Is(err, sealer.ErrUnavailable):
+		return errors.Join(problem.ErrBusy, err)
+	case errors.Is(err, sealer.ErrInvalidBinding):
+		return problem.Invalid("binding", "has a part that is empty or longer than 255 bytes, or version 0")
+	case errors.Is(err, sealer.ErrInvalidSecret):
+		return problem.Invalid("secret", "must be 1 to 65,536 bytes in base64")
+	}
+	return err
+}
+
+// slug is the last part of the type of problem that err amounts to.
+func slug(err error) string { return path.Base(problem.From(err, "").Type) }

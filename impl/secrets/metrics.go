@@ -1,0 +1,58 @@
+package secrets
+
+import (
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/problem"
+)
+
+// nobody is the client of those that are none.
+const nobody = "none"
+
+type metrics struct {
+	operations *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+}
+
+func newMetrics(registry prometheus.Registerer, inFlight, queued func() int) (*metrics, error) {
+	m := &metrics{
+		operations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "secrets_svc_operations_total", Help: "Operations, by client and outcome: ok, or the type of the problem.",
+		}, []string{"client", "operation", "outcome"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "secrets_svc_operation_duration_seconds", Help: "Time from a request's head to the end of its operation.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"operation"}),
+	}
+	for _, c := range []prometheus.Collector{
+		m.operations, m.duration,
+		gauge("secrets_svc_operations_in_flight", "Operations at work.", inFlight),
+		gauge("secrets_svc_queue_length", "Operations that wait for a place to work in.", queued),
+	} {
+		if err := registry.Register(c); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func gauge(name, help string, value func() int) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+}
+
+func (m *metrics) done(call *httpapi.Call, err error) {
+	client, outcome := call.Client, "ok"
+	if client == "" {
+		client = nobody
+	}
+	if err != nil {
+		outcome = path.Base(problem.From(err, call.ID).Type)
+	}
+	m.operations.WithLabelValues(client, call.Operation, outcome).Inc()
+	m.duration.WithLabelValues(call.Operation).Observe(time.Since(call.Started).Seconds())
+}

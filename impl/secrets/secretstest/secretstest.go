@@ -1,0 +1,125 @@
+// Package secretstest runs the secrets service for tests: the real handler on a real unix socket, over a given sealer, and
+// the client of sealer/remote before it. With AIKEYS_TEST_SEALER=remote in the environment, the tests of the server seal
+// through it instead of in their own process.
+//
+// For tests only. It may import what impl may.
+package secretstest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/remote"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
+)
+
+// Variable is the environment's word on how the server's tests seal: "remote", or "local", which is the default.
+const Variable = "AIKEYS_TEST_SEALER"
+
+// IsRemote tells whether the tests of the server seal through a service.
+func IsRemote(t testing.TB) bool {
+	t.Helper()
+	switch how := os.Getenv(Variable); how {
+	case "", "local":
+		return false
+	case "remote":
+		return true
+	default:
+		require.Fail(t, Variable+" must be local or remote", how)
+		return false
+	}
+}
+
+// Backend returns a Sealer with a KEK of its own, as the environment wants it: in this process, or behind a service.
+func Backend(t testing.TB) sealer.Sealer {
+	t.Helper()
+	backend := sealertest.New(t)
+	if !IsRemote(t) {
+		return backend
+	}
+	return Client(t, Serve(t, backend))
+}
+
+// Client returns a Sealer that asks the service at a socket.
+func Client(t testing.TB, socket string) *remote.Sealer {
+	t.Helper()
+	client, err := remote.New(remote.Config{Socket: socket})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, client.Close()) })
+	return client
+}
+
+// one is the namespace of every client.
+type one struct{ backend sealer.Sealer }
+
+// Sealer implements secrets.Namespaces.
+func (o one) Sealer(context.Context, string) (sealer.Sealer, error) { return o.backend, nil }
+
+// shutdownTimeout is how long the requests that a test left behind may take.
+const shutdownTimeout = 10 * time.Second
+
+// Serve runs a service over a backend until the test ends, and returns the path of its socket. The user of this process
+// may do everything there.
+func Serve(t testing.TB, backend sealer.Sealer) (socket string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "secrets") //nolint:usetesting // a socket's path has 108 bytes at the most
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	socket = filepath.Join(dir, "api.sock")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	require.NoError(t, err)
+	log := slog.New(slog.DiscardHandler)
+	server := httpapi.NewServer(httpapi.ServerConfig{
+		Listener: secrets.WithPeers(listener), Handler: newHandler(t, backend, log), ConnContext: secrets.ConnContext, Log: log,
+	})
+	served := make(chan error, 1)
+	go func() { served <- server.Serve() }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		require.NoError(t, server.Shutdown(ctx))
+		require.NoError(t, <-served)
+	})
+	return socket
+}
+
+// Plenty of room: what a crowd meets is for the service's own tests.
+const maxConcurrent, maxQueue = 64, 1024
+
+func newHandler(t testing.TB, backend sealer.Sealer, log *slog.Logger) http.Handler {
+	t.Helper()
+	clients, err := secrets.ParseClients(fmt.Appendf(nil,
+		`{"clients": [{"name": "tests", "uids": [%d], "namespace": "tests", "may": ["seal", "open", "rewrap", "status"]}]}`, os.Geteuid()))
+	require.NoError(t, err)
+	metrics := prometheus.NewRegistry()
+	observer, err := httpapi.NewObserver("secrets", log, metrics, nil)
+	require.NoError(t, err)
+	handler, err := secrets.NewHandler(secrets.Config{
+		Clients: listed{clients}, Namespaces: one{backend}, Audit: secrets.NewAudit(io.Discard), Metrics: metrics,
+		MaxConcurrent: maxConcurrent, MaxQueue: maxQueue, API: httpapi.Config{Observer: observer},
+	})
+	require.NoError(t, err)
+	return handler
+}
+
+// listed is a list of clients that does not change.
+type listed struct{ *secrets.ClientList }
+
+// Find implements secrets.Clients.
+func (l listed) Find(_ context.Context, identities []secrets.Identity) (secrets.Client, bool) {
+	return l.ClientList.Find(identities)
+}

@@ -1,0 +1,174 @@
+package local_test
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/local"
+)
+
+// soon is longer than a change may take to be seen, with room for a busy machine.
+const soon, often = 10 * time.Second, 10 * time.Millisecond
+
+// lines is a log for concurrent use.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func mustOpenLogged(t *testing.T, path string) (*local.Sealer, *lines) {
+	t.Helper()
+	log := &lines{}
+	s, err := local.OpenWith(path, local.Options{MustExist: true, Log: slog.New(slog.NewTextHandler(log, nil))})
+	require.NoError(t, err)
+	return s, log
+}
+
+func primaryOf(t *testing.T, s sealer.Sealer) string {
+	t.Helper()
+	id, err := s.PrimaryKEK(t.Context())
+	require.NoError(t, err)
+	return id
+}
+
+func TestOpenWithMustExistMakesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys", "keyset.json")
+	_, err := local.OpenWith(path, local.Options{MustExist: true})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoDirExists(t, filepath.Dir(path))
+}
+
+func TestAKEKThatIsNotKnownIsLookedForAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	add(t, path)
+	s := mustOpen(t, path)
+	require.NoError(t, local.SetPrimary(path, add(t, path)))
+	requireOpens(t, s, mustSeal(t, mustOpen(t, path)).Bytes)
+}
+
+func TestAChangedFileIsReadAgainSoon(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	first := add(t, path)
+	s, log := mustOpenLogged(t, path)
+	old := mustSeal(t, s)
+	second := add(t, path)
+	require.NoError(t, local.SetPrimary(path, second))
+	require.Eventually(t, func() bool { return primaryOf(t, s) == second }, soon, often)
+	require.Contains(t, log.String(), "keyset file read again")
+
+	require.NoError(t, local.Retire(path, first))
+	require.Eventually(t, func() bool {
+		_, err := s.Open(t.Context(), exampleBinding(), old.Bytes)
+		return err != nil
+	}, soon, often)
+	keks, err := s.KEKs(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []sealer.KEK{primary(second), retired(first)}, keks)
+
+	require.NoError(t, local.Enable(path, first))
+	requireOpens(t, s, old.Bytes)
+}
+
+func TestAFileThatIsBrokenOrGoneLeavesTheOldKEKsInForce(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, path string){
+		"gone":     func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+		"empty":    func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 0)) },
+		"cut off":  func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 100)) },
+		"readable": func(t *testing.T, path string) { require.NoError(t, os.Chmod(path, 0o644)) },
+		"other":    func(t *testing.T, path string) { require.NoError(t, os.WriteFile(path, []byte(canary), 0o600)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "keyset.json")
+			first := add(t, path)
+			whole, err := os.ReadFile(path)
+			require.NoError(t, err)
+			s, log := mustOpenLogged(t, path)
+			envelope := mustSeal(t, s)
+
+			spoil(t, path)
+			if name == "readable" { // its content and time are as before, so only a change shows it
+				now := time.Now()
+				require.NoError(t, os.Chtimes(path, now, now))
+			}
+			require.Error(t, s.Check(t.Context()))
+			require.Error(t, s.Check(t.Context()))
+			requireOpens(t, s, envelope.Bytes)
+			require.Equal(t, first, mustSeal(t, s).KEKID)
+			require.Equal(t, 1, strings.Count(log.String(), "the keys that were read before stay in force"), "%s", log)
+			require.NotContains(t, log.String(), canary)
+
+			require.NoError(t, os.RemoveAll(path))
+			require.NoError(t, os.WriteFile(path, whole, 0o600))
+			require.NoError(t, s.Check(t.Context()))
+			require.Contains(t, log.String(), "keyset file read again")
+		})
+	}
+}
+
+// Sixteen callers seal and open while keys are created, made primary and retired: none of them notices.
+func TestARotationIsNoticedByNobody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyset.json")
+	add(t, path)
+	s := mustOpen(t, path)
+	const callers, rotations = 16, 8
+	var stop atomic.Bool
+	errs := make(chan error, callers)
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for !stop.Load() {
+				if err := sealAndOpen(t, s); err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	var keks []string
+	for range rotations {
+		id := add(t, path)
+		require.NoError(t, local.SetPrimary(path, id))
+		require.Eventually(t, func() bool { return primaryOf(t, s) == id }, soon, time.Millisecond)
+		keks = append(keks, id)
+	}
+	stop.Store(true)
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		require.NoError(t, err)
+	}
+	require.Equal(t, keks[rotations-1], mustSeal(t, s).KEKID)
+}
+
+func sealAndOpen(t *testing.T, s sealer.Sealer) error {
+	envelope, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	if err != nil {
+		return err
+	}
+	secret, err := s.Open(t.Context(), exampleBinding(), envelope.Bytes)
+	secret.Wipe()
+	return err
+}

@@ -1,0 +1,124 @@
+package sealer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Migrating returns a Sealer for the time in which envelopes move from old sealers to the current one. It seals with
+// the current one alone, and opens what any of them opens: an envelope of a KEK that the current one does not know is
+// handed to the old ones in turn. Re-wrapping such an envelope seals its secret anew with the current sealer: the one
+// case in which a re-wrap has the plaintext, which is wiped.
+//
+// An old sealer that is unavailable stands in nobody's way: only what no other one knows is unavailable then.
+func Migrating(current Sealer, old ...Sealer) Sealer {
+	if len(old) == 0 {
+		return current
+	}
+	return &migrating{current: current, old: old}
+}
+
+type migrating struct {
+	current Sealer
+	old     []Sealer
+}
+
+// Seal implements Sealer.
+func (m *migrating) Seal(ctx context.Context, binding Binding, secret Secret) (Envelope, error) {
+	return m.current.Seal(ctx, binding, secret)
+}
+
+// PrimaryKEK implements Sealer.
+func (m *migrating) PrimaryKEK(ctx context.Context) (string, error) { return m.current.PrimaryKEK(ctx) }
+
+// Open implements Sealer.
+func (m *migrating) Open(ctx context.Context, binding Binding, envelope []byte) (Secret, error) {
+	secret, err := m.current.Open(ctx, binding, envelope)
+	if !errors.Is(err, ErrUnknownKEK) {
+		return secret, err
+	}
+	return m.openOld(ctx, binding, envelope, err)
+}
+
+// openOld asks the old sealers in turn; unknown is what the current one said.
+func (m *migrating) openOld(ctx context.Context, binding Binding, envelope []byte, unknown error) (Secret, error) {
+	var unavailable error
+	for _, s := range m.old {
+		secret, err := s.Open(ctx, binding, envelope)
+		switch {
+		case errors.Is(err, ErrUnknownKEK):
+		case ctx.Err() == nil && errors.Is(err, ErrUnavailable):
+			unavailable = err
+		default:
+			return secret, err
+		}
+	}
+	if unavailable != nil {
+		return Secret{}, unavailable // it may know the KEK
+	}
+	return Secret{}, unknown
+}
+
+// Rewrap implements Sealer.
+func (m *migrating) Rewrap(ctx context.Context, binding Binding, envelope []byte) (Envelope, error) {
+	rewrapped, err := m.current.Rewrap(ctx, binding, envelope)
+	if !errors.Is(err, ErrUnknownKEK) {
+		return rewrapped, err
+	}
+	return m.moveOld(ctx, binding, envelope, err)
+}
+
+// moveOld opens an envelope with an old sealer and seals what was in it with the current one.
+func (m *migrating) moveOld(ctx context.Context, binding Binding, envelope []byte, unknown error) (Envelope, error) {
+	secret, err := m.openOld(ctx, binding, envelope, unknown)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("re-wrap from an old sealer: %w", err)
+	}
+	defer secret.Wipe()
+	moved, err := m.current.Seal(ctx, binding, secret)
+	if err != nil {
+		return Envelope{}, fmt.Errorf("re-wrap from an old sealer: %w", err)
+	}
+	return moved, nil
+}
+
+// RewrapAll implements BatchRewrapper.
+func (m *migrating) RewrapAll(ctx context.Context, items []Item) ([]Result, error) {
+	results, err := RewrapAll(ctx, m.current, items)
+	if err != nil {
+		return nil, err
+	}
+	for i, result := range results {
+		if !errors.Is(result.Err, ErrUnknownKEK) {
+			continue
+		}
+		envelope, err := m.moveOld(ctx, items[i].Binding, items[i].Envelope, result.Err)
+		if ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
+			return nil, errors.Join(ctx.Err(), err)
+		}
+		results[i] = Result{Envelope: envelope, Err: err}
+	}
+	return results, nil
+}
+
+// KEKs implements KEKLister. The primary KEKs of old sealers are enabled here, since nothing new is wrapped with them.
+func (m *migrating) KEKs(ctx context.Context) ([]KEK, error) {
+	keks, err := ListKEKs(ctx, m.current)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range m.old {
+		old, err := ListKEKs(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		for _, kek := range old {
+			if kek.State == KEKPrimary {
+				kek.State = KEKEnabled
+			}
+			keks = append(keks, kek)
+		}
+	}
+	return keks, nil
+}

@@ -1,0 +1,205 @@
+package sealer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
+)
+
+const migratedSecret = "sk-migrated-0123456789"
+
+func seal(t *testing.T, s sealer.Sealer) sealer.Envelope {
+	t.Helper()
+	envelope, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(migratedSecret)))
+	require.NoError(t, err)
+	return envelope
+}
+
+func requireOpensMigrated(t *testing.T, s sealer.Sealer, envelope []byte) {
+	t.Helper()
+	secret, err := s.Open(t.Context(), exampleBinding(), envelope)
+	require.NoError(t, err)
+	require.Equal(t, migratedSecret, string(secret.Reveal()))
+}
+
+func TestAMigratingSealerKeepsTheContract(t *testing.T) {
+	sealertest.Run(t, func(t *testing.T) sealer.Sealer {
+		return sealer.Migrating(sealertest.New(t), sealertest.New(t), sealertest.New(t))
+	})
+}
+
+func TestMigratingFromNothingIsTheCurrentSealer(t *testing.T) {
+	current := sealertest.New(t)
+	require.Same(t, current, sealer.Migrating(current))
+}
+
+func TestMigratingOpensWhatAnyOfItsSealersOpensAndSealsWithTheCurrentOne(t *testing.T) {
+	current, first, second := sealertest.New(t), sealertest.New(t), sealertest.New(t)
+	m := sealer.Migrating(current, first, second)
+	for _, s := range []sealer.Sealer{current, first, second} {
+		requireOpensMigrated(t, m, seal(t, s).Bytes)
+	}
+	requireOpensMigrated(t, current, seal(t, m).Bytes)
+	primary, err := m.PrimaryKEK(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, seal(t, current).KEKID, primary)
+
+	_, err = m.Open(t.Context(), exampleBinding(), seal(t, sealertest.New(t)).Bytes)
+	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
+}
+
+// leaking is a sealer that keeps hold of what it opened.
+type leaking struct {
+	sealer.Sealer
+	opened []sealer.Secret
+}
+
+func (l *leaking) Open(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
+	secret, err := l.Sealer.Open(ctx, b, envelope)
+	l.opened = append(l.opened, secret)
+	return secret, err
+}
+
+func TestRewrappingMovesAnEnvelopeToTheCurrentSealerAndWipesItsSecret(t *testing.T) {
+	current, old := sealertest.New(t), &leaking{Sealer: sealertest.New(t)}
+	m := sealer.Migrating(current, old)
+	moved, err := m.Rewrap(t.Context(), exampleBinding(), seal(t, old).Bytes)
+	require.NoError(t, err)
+	requireOpensMigrated(t, current, moved.Bytes)
+	require.Len(t, old.opened, 1)
+	require.Zero(t, old.opened[0].Len())
+
+	again, err := m.Rewrap(t.Context(), exampleBinding(), moved.Bytes)
+	require.NoError(t, err)
+	require.Equal(t, moved, again)
+
+	other := exampleBinding()
+	other.ProjectID = "another"
+	_, err = m.Rewrap(t.Context(), other, seal(t, old).Bytes)
+	require.ErrorIs(t, err, sealer.ErrBinding)
+}
+
+func TestAnOldSealerThatIsAwayStandsInNobodysWay(t *testing.T) {
+	current, old, away := sealertest.New(t), sealertest.New(t), sealertest.NewUnavailable(sealertest.New(t))
+	m := sealer.Migrating(current, away, old)
+	requireOpensMigrated(t, m, seal(t, current).Bytes)
+	requireOpensMigrated(t, m, seal(t, old).Bytes)
+
+	stranger := seal(t, sealertest.New(t)).Bytes
+	_, err := m.Open(t.Context(), exampleBinding(), stranger)
+	require.ErrorIs(t, err, sealer.ErrUnavailable, "it may be its envelope")
+	_, err = m.Rewrap(t.Context(), exampleBinding(), stranger)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	away.SetAvailable(true)
+	_, err = m.Open(t.Context(), exampleBinding(), stranger)
+	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
+}
+
+func TestMigratingListsTheKEKsOfAll(t *testing.T) {
+	current, old := sealertest.New(t), sealertest.New(t)
+	keks, err := sealer.ListKEKs(t.Context(), sealer.Migrating(current, old))
+	require.NoError(t, err)
+	require.Equal(t, []sealer.KEK{
+		{ID: seal(t, current).KEKID, State: sealer.KEKPrimary}, {ID: seal(t, old).KEKID, State: sealer.KEKEnabled},
+	}, keks)
+
+	away := sealer.Migrating(current, sealertest.NewUnavailable(old))
+	_, err = sealer.ListKEKs(t.Context(), away)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+}
+
+func TestASealerThatListsNothingHasItsPrimaryKEKListed(t *testing.T) {
+	plain := struct{ sealer.Sealer }{sealertest.New(t)}
+	keks, err := sealer.ListKEKs(t.Context(), plain)
+	require.NoError(t, err)
+	require.Equal(t, []sealer.KEK{{ID: seal(t, plain).KEKID, State: sealer.KEKPrimary}}, keks)
+}
+
+// batching is a sealer that re-wraps in batches, and counts them.
+type batching struct {
+	sealer.Sealer
+	batches int
+}
+
+func (b *batching) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.Result, error) {
+	b.batches++
+	return sealer.RewrapAll(ctx, b.Sealer, items)
+}
+
+func TestABatchIsRewrappedInOneCallAndEachItemHasItsOwnResult(t *testing.T) {
+	current, old := &batching{Sealer: sealertest.New(t)}, sealertest.New(t)
+	kept := seal(t, current)
+	items := []sealer.Item{
+		{Binding: exampleBinding(), Envelope: kept.Bytes},
+		{Binding: exampleBinding(), Envelope: seal(t, old).Bytes},
+		{Binding: exampleBinding(), Envelope: seal(t, sealertest.New(t)).Bytes},
+		{Binding: exampleBinding(), Envelope: []byte("no envelope")},
+		{Binding: sealer.Binding{}, Envelope: kept.Bytes},
+	}
+	results, err := sealer.RewrapAll(t.Context(), sealer.Migrating(current, old), items)
+	require.NoError(t, err)
+	require.Equal(t, 1, current.batches)
+	require.Len(t, results, len(items))
+	require.Equal(t, sealer.Result{Envelope: kept}, results[0])
+	require.NoError(t, results[1].Err)
+	requireOpensMigrated(t, current, results[1].Envelope.Bytes)
+	require.ErrorIs(t, results[2].Err, sealer.ErrUnknownKEK)
+	require.ErrorIs(t, results[3].Err, sealer.ErrMalformed)
+	require.ErrorIs(t, results[4].Err, sealer.ErrInvalidBinding)
+}
+
+func TestABatchThatCannotBeDoneHasNoResults(t *testing.T) {
+	current := sealertest.New(t)
+	items := []sealer.Item{{Binding: exampleBinding(), Envelope: seal(t, sealertest.New(t)).Bytes}}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, s := range map[string]sealer.Sealer{
+		"one by one": current, "migrating": sealer.Migrating(current, sealertest.New(t)),
+	} {
+		results, err := sealer.RewrapAll(ended, s, items)
+		require.ErrorIs(t, err, context.Canceled, name)
+		require.Nil(t, results, name)
+	}
+	for name, s := range map[string]sealer.Sealer{
+		"the current one is away": sealertest.NewUnavailable(current),
+		"the old one is away":     sealer.Migrating(current, sealertest.NewUnavailable(current)),
+	} {
+		results, err := sealer.RewrapAll(t.Context(), s, items)
+		require.ErrorIs(t, err, sealer.ErrUnavailable, name)
+		require.Nil(t, results, name)
+	}
+}
+
+// turning is KEKs whose primary one is retired between the question for it and its use.
+type turning struct{ retired, primary string }
+
+func (k *turning) Primary(context.Context) (string, error) {
+	defer func() { k.retired, k.primary = k.primary, fmt.Sprint(k.primary, "+") }()
+	return k.primary, nil
+}
+
+func (k *turning) Wrap(_ context.Context, kekID string, dataKey, _ []byte) ([]byte, error) {
+	if kekID == k.retired && len(kekID) < 3 {
+		return nil, sealer.ErrUnknownKEK
+	}
+	return dataKey, nil
+}
+
+func (*turning) Unwrap(context.Context, string, []byte, []byte) ([]byte, error) {
+	return nil, errors.New("not asked for")
+}
+
+func TestAPrimaryKEKThatIsRetiredAtTheWrongMomentFailsNoSeal(t *testing.T) {
+	envelope, err := sealer.NewEnvelopeSealer(&turning{primary: "k+"}).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte("x")))
+	require.NoError(t, err)
+	require.Equal(t, "k++", envelope.KEKID)
+
+	_, err = sealer.NewEnvelopeSealer(&turning{primary: "k"}).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte("x")))
+	require.ErrorIs(t, err, sealer.ErrUnknownKEK, "but a backend that has none is not asked for ever")
+}

@@ -1,0 +1,127 @@
+package remote
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/agentrouter/aikeys/gen/secrets"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// The bounds of one request, from spec/secrets.yaml: its items, and the bytes of its body less some room for what is
+// around the items.
+const (
+	maxItems = 256
+	maxBatch = 1<<20 - 1<<10
+)
+
+// RewrapAll implements sealer.BatchRewrapper, with a request for every 256 envelopes.
+func (s *Sealer) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.Result, error) {
+	results, err := s.rewrapAll(ctx, items)
+	if err != nil {
+		return nil, fmt.Errorf("re-wrap: %w", err)
+	}
+	return results, nil
+}
+
+func (s *Sealer) rewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	results := make([]sealer.Result, len(items))
+	var next batch
+	for i, item := range items {
+		if err := checkItem(item); err != nil {
+			results[i].Err = fmt.Errorf("re-wrap: %w", err)
+			continue
+		}
+		if !next.fits(item) {
+			if err := s.rewrapBatch(ctx, next, results); err != nil {
+				return nil, err
+			}
+			next = batch{}
+		}
+		next.add(i, item)
+	}
+	if len(next.items) > 0 {
+		if err := s.rewrapBatch(ctx, next, results); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}
+
+func checkItem(item sealer.Item) error {
+	if err := checkBinding(item.Binding); err != nil {
+		return err
+	}
+	_, err := sealer.KEKIDOf(item.Envelope)
+	return err
+}
+
+// batch is what goes into one request.
+type batch struct {
+	items  []secrets.OpenRequest
+	places []int // where the items' results belong
+	size   int   // the most bytes that the items can take
+}
+
+func (b *batch) fits(item sealer.Item) bool {
+	return len(b.items) < maxItems && b.size+sizeOf(item) <= maxBatch
+}
+
+func (b *batch) add(place int, item sealer.Item) {
+	b.items = append(b.items, wireItem(item.Binding, item.Envelope))
+	b.places = append(b.places, place)
+	b.size += sizeOf(item)
+}
+
+// sizeOf is the most that an item can take as JSON: a byte of text is up to six there.
+func sizeOf(item sealer.Item) int {
+	const names, escaped = 160, 6
+	b := item.Binding
+	text := len(b.CustomerID) + len(b.ProjectID) + len(b.KeyID) + len(b.Provider)
+	return names + escaped*text + base64.StdEncoding.EncodedLen(len(item.Envelope))
+}
+
+// rewrapBatch puts each result into its place.
+func (s *Sealer) rewrapBatch(ctx context.Context, b batch, results []sealer.Result) error {
+	// An envelope grows by what its new KEK's wrapping is longer than the old one's.
+	limit := len(b.items)*1024 + 2*b.size + maxEnvelopeAnswer
+	answer, err := s.call(ctx, limit, func(ctx context.Context) (*http.Response, error) {
+		return s.client.RewrapEnvelopes(ctx, secrets.RewrapRequest{Items: b.items})
+	})
+	if err != nil {
+		return err
+	}
+	var wire secrets.RewrapResponse
+	if err := json.Unmarshal(answer, &wire); err != nil {
+		return garbled("results that are no JSON")
+	}
+	if len(wire.Results) != len(b.items) {
+		return garbled(fmt.Sprintf("%d results for %d envelopes", len(wire.Results), len(b.items)))
+	}
+	for i, result := range wire.Results {
+		if results[b.places[i]], err = resultOf(result); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func resultOf(wire secrets.RewrapResult) (sealer.Result, error) {
+	switch {
+	case wire.Problem != nil:
+		if sentinel := sentinelOf(*wire.Problem); sentinel != nil {
+			return sealer.Result{Err: fmt.Errorf("re-wrap: %w", sentinel)}, nil
+		}
+		return sealer.Result{}, garbled("a result with an unknown problem")
+	case wire.KekID == nil || wire.Envelope == nil:
+		return sealer.Result{}, garbled("a result that is neither envelope nor problem")
+	}
+	envelope, err := envelopeOf(*wire.KekID, *wire.Envelope)
+	return sealer.Result{Envelope: envelope}, err
+}

@@ -1,0 +1,342 @@
+package remote_test
+
+import (
+	"context"
+	"encoding/base64"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/remote"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
+)
+
+func encode(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+func TestServiceThatIsDownIsUnavailableAndComesBackByItself(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	gone := &standIn{socket: s.socket + ".later", backend: s.backend}
+	late := gone.client(t)
+	for name, run := range operations(late, envelope.Bytes) {
+		began := time.Now()
+		require.ErrorIs(t, run(t.Context()), sealer.ErrUnavailable, name)
+		require.Less(t, time.Since(began), time.Second, name)
+	}
+	gone.serve(t)
+	for name, run := range operations(late, envelope.Bytes) {
+		require.Eventually(t, func() bool { return run(t.Context()) == nil }, 5*time.Second, 10*time.Millisecond, name)
+	}
+}
+
+// A restart closes all connections, and kept ones among them.
+func TestServiceThatWasRestartedIsAskedWithoutAnError(t *testing.T) {
+	s := &standIn{socket: filepath.Join(t.TempDir(), "api.sock"), backend: sealertest.New(t)}
+	client := s.client(t)
+	for range 3 {
+		server := s.serve(t)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+				require.NoError(t, err)
+			})
+		}
+		wg.Wait()
+		require.NoError(t, server.Close())
+	}
+}
+
+// The other side may close a connection in the very moment in which a request is sent on it.
+func TestRequestOnAConnectionThatBreaksIsSentOnceMore(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	for name, run := range operations(client, envelope.Bytes) {
+		if name == "PrimaryKEK" {
+			continue // may have been asked before
+		}
+		require.NoError(t, run(t.Context())) // leaves a connection
+		var broken atomic.Bool
+		s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			if broken.Swap(true) {
+				return false
+			}
+			hangUp(w)
+			return true
+		})
+		require.NoError(t, run(t.Context()), name)
+		require.True(t, broken.Load(), name)
+		s.behave()
+	}
+}
+
+func hangUp(w http.ResponseWriter) {
+	controller := http.NewResponseController(w)
+	conn, _, err := controller.Hijack()
+	if err == nil {
+		_ = conn.Close()
+	}
+}
+
+func TestServiceThatHangsUpAgainIsUnavailable(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+		hangUp(w)
+		return true
+	})
+	for name, run := range operations(client, envelope.Bytes) {
+		s.requests.Store(0)
+		require.ErrorIs(t, run(t.Context()), sealer.ErrUnavailable, name)
+		require.LessOrEqual(t, s.requests.Load(), int64(2), name)
+	}
+}
+
+func TestBusyServiceIsAskedOnceMore(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	for _, header := range []string{"", "0", "1", "soon"} {
+		var asked atomic.Int64
+		var first, second time.Time
+		s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+			if asked.Add(1) > 1 {
+				second = time.Now()
+				return false
+			}
+			first = time.Now()
+			if header != "" {
+				w.Header().Set("Retry-After", header)
+			}
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		})
+		_, err := client.Open(t.Context(), exampleBinding(), envelope.Bytes)
+		require.NoError(t, err, header)
+		require.EqualValues(t, 2, asked.Load())
+		if header == "1" {
+			require.GreaterOrEqual(t, second.Sub(first), time.Second, "its Retry-After is honoured")
+		}
+	}
+}
+
+func TestBusyServiceIsNotWaitedForBeyondTheDeadline(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	for name, run := range operations(client, envelope.Bytes) {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		s.requests.Store(0)
+		began := time.Now()
+		require.ErrorIs(t, run(ctx), sealer.ErrUnavailable, name)
+		require.Less(t, time.Since(began), 400*time.Millisecond, "%s: it is told at once", name)
+		require.EqualValues(t, 1, s.requests.Load(), name)
+		cancel()
+	}
+}
+
+func TestServiceThatStaysBusyIsUnavailable(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	s.always(http.StatusServiceUnavailable, "")
+	_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	require.NotErrorIs(t, err, remote.ErrAnswer)
+	require.EqualValues(t, 2, s.requests.Load(), "asked twice, and no more")
+}
+
+// hang makes the stand-in take requests and answer none until the returned function is called.
+func (s *standIn) hang() (release func()) {
+	held := make(chan struct{})
+	s.answer(func(http.ResponseWriter, *http.Request) bool {
+		<-held
+		return false
+	})
+	return func() { close(held) }
+}
+
+func TestServiceThatHangsIsGivenUpOn(t *testing.T) {
+	const patience = 100 * time.Millisecond
+	s := newStandIn(t)
+	client := s.client(t, within(patience), func(cfg *remote.Config) { cfg.MaxConns = 1 })
+	envelope := mustSeal(t, client)
+	release := s.hang()
+	defer release()
+	for name, run := range operations(client, envelope.Bytes) {
+		began := time.Now()
+		err := run(t.Context())
+		require.ErrorIs(t, err, sealer.ErrUnavailable, name)
+		require.NotErrorIs(t, err, context.DeadlineExceeded, "%s: the caller's time is not up", name)
+		require.ErrorContains(t, err, patience.String())
+		require.Less(t, time.Since(began), 10*patience, name)
+	}
+}
+
+func TestCallEndsWithItsContext(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t, within(time.Minute), func(cfg *remote.Config) { cfg.MaxConns = 1 })
+	envelope := mustSeal(t, client)
+	release := s.hang()
+	defer release()
+	for name, run := range operations(client, envelope.Bytes) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		err := run(ctx)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		ctx, cancel = context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		require.ErrorIs(t, run(ctx), context.Canceled, name)
+	}
+}
+
+func TestCallThatWaitsForAConnectionEndsInTimeToo(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t, within(time.Minute), func(cfg *remote.Config) { cfg.MaxConns = 1 })
+	release := s.hang()
+	first := make(chan error, 1)
+	go func() {
+		_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+		first <- err
+	}()
+	require.Eventually(t, func() bool { return s.requests.Load() == 1 }, 5*time.Second, time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := client.Seal(ctx, exampleBinding(), sealer.NewSecret([]byte(canary)))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.EqualValues(t, 1, s.requests.Load(), "it was never sent")
+	release()
+	require.NoError(t, <-first)
+}
+
+func TestClientThatIsNotAllowedIsToldSo(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	s.always(http.StatusForbidden, `{"type":"/problems/client-not-allowed"}`)
+	for name, run := range operations(client, envelope.Bytes) {
+		err := run(t.Context())
+		require.ErrorIs(t, err, sealer.ErrUnavailable, name)
+		require.ErrorIs(t, err, remote.ErrNotAllowed, name)
+		require.ErrorContains(t, err, "its operator lists the clients")
+	}
+}
+
+// The type counts, whatever the texts say.
+func TestProblemsAreToldByTheirTypes(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	for slug, want := range map[string]error{
+		"does-not-open": sealer.ErrBinding, "unknown-kek": sealer.ErrUnknownKEK, "malformed-envelope": sealer.ErrMalformed,
+	} {
+		s.always(http.StatusUnprocessableEntity, `{"type":"/problems/`+slug+`","title":"unknown-kek does-not-open malformed-envelope"}`)
+		_, err := client.Open(t.Context(), exampleBinding(), envelope.Bytes)
+		require.ErrorIs(t, err, want)
+		require.NotErrorIs(t, err, sealer.ErrUnavailable)
+	}
+}
+
+func TestAnswerThatIsNoneOfTheServicesIsUnavailable(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	endless := func(w http.ResponseWriter, _ *http.Request) bool {
+		for range 4 << 10 {
+			if _, err := w.Write(make([]byte, 1<<10)); err != nil {
+				break
+			}
+		}
+		return true
+	}
+	answers := map[string]func(w http.ResponseWriter, r *http.Request) bool{"an endless one": endless}
+	for name, text := range map[string]string{
+		"nothing": "", "no JSON": "<html>", "an empty object": "{}", "null": "null", "an array": "[]",
+		"no base64":          `{"kek_id":"k","envelope":"!","secret":"!"}`,
+		"a bare KEK":         `{"kek_id":"k","envelope":"","keks":[{"id":"k","state":"enabled"}],"primary":"k"}`,
+		"another KEK's":      `{"kek_id":"k","envelope":"` + encode(envelope.Bytes) + `"}`,
+		"an empty secret":    `{"secret":""}`,
+		"too long a secret":  `{"secret":"` + encode(make([]byte, sealer.MaxSecretLen+1)) + `"}`,
+		"two documents":      `{}{}`,
+		"too few results":    `{"results":[]}`,
+		"an empty result":    `{"results":[{}]}`,
+		"an unknown problem": `{"results":[{"problem":"invalid-argument"}]}`,
+		"another's envelope": `{"results":[{"kek_id":"k","envelope":"` + encode(envelope.Bytes) + `"}]}`,
+	} {
+		answers[name] = func(w http.ResponseWriter, _ *http.Request) bool {
+			_, _ = w.Write([]byte(text))
+			return true
+		}
+	}
+	for _, status := range []int{http.StatusCreated, http.StatusFound, http.StatusBadRequest, http.StatusNotFound, http.StatusTeapot, http.StatusUnprocessableEntity} {
+		answers[http.StatusText(status)] = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Location", "http://127.0.0.1:1/")
+			w.WriteHeader(status)
+			return true
+		}
+	}
+	for name, answer := range answers {
+		s.answer(answer)
+		for operation, run := range operations(client, envelope.Bytes) {
+			err := run(t.Context())
+			require.ErrorIs(t, err, sealer.ErrUnavailable, "%s: %s", operation, name)
+			require.ErrorIs(t, err, remote.ErrAnswer, "%s: %s", operation, name)
+		}
+	}
+}
+
+func TestAnswerThatBreaksOffIsUnavailable(t *testing.T) {
+	s := newStandIn(t)
+	client := s.client(t)
+	envelope := mustSeal(t, client)
+	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = w.Write([]byte(strings.Repeat(" ", 100)))
+		return true
+	})
+	_, err := client.Open(t.Context(), exampleBinding(), envelope.Bytes)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+}
+
+// An answer that comes before the request was read must not let its zeroed body be sent.
+func TestEarlyAnswerDisturbsNothing(t *testing.T) {
+	s := newStandIn(t)
+	listener, err := net.Listen("unix", s.socket+".early")
+	require.NoError(t, err)
+	early := &standIn{socket: s.socket + ".early"}
+	done := make(chan error, 1)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				done <- err
+				return
+			}
+			_, _ = conn.Read(make([]byte, 1))
+			_, _ = conn.Write([]byte("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+			_ = conn.Close()
+		}
+	}()
+	client := early.client(t)
+	for range 50 {
+		_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret(make([]byte, sealer.MaxSecretLen)))
+		require.ErrorIs(t, err, sealer.ErrUnavailable)
+	}
+	require.NoError(t, listener.Close())
+	require.ErrorIs(t, <-done, net.ErrClosed)
+}

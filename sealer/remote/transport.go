@@ -1,0 +1,75 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+const (
+	// idleTimeout is shorter than the service's own, so that it is this side that closes connections.
+	idleTimeout = 30 * time.Second
+	// socketServer is what requests over a unix socket are addressed to; nobody looks at it.
+	socketServer = "http://secrets-svc"
+
+	maxHeaderBytes = 16 << 10
+)
+
+// doer makes the generated client use a transport as it is: without redirects, cookies, and a URL in each error.
+type doer struct{ transport *http.Transport }
+
+// Do implements secrets.HttpRequestDoer.
+func (d doer) Do(request *http.Request) (*http.Response, error) {
+	return d.transport.RoundTrip(request)
+}
+
+// newTransport returns what makes connections, and the URL that requests are for.
+func newTransport(cfg Config) (transport *http.Transport, server string, err error) {
+	transport = &http.Transport{
+		// No proxy: not even one that the environment names is to see a secret.
+		DisableCompression: true, IdleConnTimeout: idleTimeout, MaxResponseHeaderBytes: maxHeaderBytes,
+	}
+	var dialer net.Dialer
+	switch {
+	case (cfg.Socket == "") == (cfg.URL == ""):
+		return nil, "", errors.New("secrets-svc: want either the path of a socket or a URL")
+	case cfg.Socket != "":
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return reached(dialer.DialContext(ctx, "unix", cfg.Socket))
+		}
+		return transport, socketServer, nil
+	}
+	server, host, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, "", err
+	}
+	files, err := loadIdentity(cfg, host)
+	if err != nil {
+		return nil, "", err
+	}
+	transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return reached((&tls.Dialer{NetDialer: &dialer, Config: files.current(ctx)}).DialContext(ctx, network, address))
+	}
+	return transport, server, nil
+}
+
+func reached(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnreached, err)
+	}
+	return conn, nil
+}
+
+func parseURL(text string) (server, host string, err error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+		(u.Path != "" && u.Path != "/") {
+		return "", "", fmt.Errorf("secrets-svc: %q is not https://host:port", text)
+	}
+	return "https://" + u.Host, u.Hostname(), nil
+}

@@ -1,0 +1,172 @@
+package remote
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+
+	"github.com/agentrouter/aikeys/gen/secrets"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// The longest answers in bytes: what spec/secrets.yaml allows, with some room for the names of fields.
+const (
+	maxEnvelopeAnswer = 180_000
+	maxSecretAnswer   = 90_000
+	maxKEKsAnswer     = 1 << 20
+	maxProblem        = 16 << 10
+)
+
+// body is a request's body that can be zeroed. Package net/http may go on reading it after it has returned, when the
+// answer came early, so reading and zeroing exclude each other.
+type body struct {
+	mu   sync.Mutex
+	text []byte // nil once zeroed
+	size int64
+}
+
+var errWiped = errors.New("the request is over")
+
+// newSealBody writes a SealRequest by hand: encoding/json keeps the buffers that it writes to, and would keep the secret.
+func newSealBody(binding sealer.Binding, secret sealer.Secret) (*body, error) {
+	bound, err := json.Marshal(wireBinding(binding))
+	if err != nil {
+		return nil, err
+	}
+	const head, middle, tail = `{"binding":`, `,"secret":"`, `"}`
+	size := len(head) + len(bound) + len(middle) + base64.StdEncoding.EncodedLen(secret.Len()) + len(tail)
+	text := append(make([]byte, 0, size), head...) // never grows, which would leave a copy behind
+	text = append(append(text, bound...), middle...)
+	text = append(base64.StdEncoding.AppendEncode(text, secret.Reveal()), tail...)
+	return &body{text: text, size: int64(len(text))}, nil
+}
+
+func (b *body) wipe() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.text)
+	b.text = nil
+}
+
+// reader reads it from its begin.
+func (b *body) reader() io.ReadCloser { return &bodyReader{body: b} }
+
+// attach is a RequestEditorFn. It tells what http.NewRequest knows of its own readers only.
+func (b *body) attach(_ context.Context, request *http.Request) error {
+	request.ContentLength = b.size
+	request.GetBody = func() (io.ReadCloser, error) { return b.reader(), nil }
+	return nil
+}
+
+type bodyReader struct {
+	body *body
+	read int
+}
+
+// Read implements io.Reader.
+func (r *bodyReader) Read(p []byte) (int, error) {
+	r.body.mu.Lock()
+	defer r.body.mu.Unlock()
+	if r.body.text == nil {
+		return 0, errWiped
+	}
+	n := copy(p, r.body.text[r.read:])
+	if r.read += n; n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Close implements io.Closer.
+func (r *bodyReader) Close() error { return nil }
+
+func wireBinding(b sealer.Binding) secrets.Binding {
+	return secrets.Binding{
+		CustomerID: b.CustomerID, ProjectID: b.ProjectID, KeyID: b.KeyID, Provider: b.Provider, Version: int64(b.Version),
+	}
+}
+
+func wireItem(b sealer.Binding, envelope []byte) secrets.OpenRequest {
+	return secrets.OpenRequest{Binding: wireBinding(b), Envelope: base64.StdEncoding.EncodeToString(envelope)}
+}
+
+func parseEnvelope(answer []byte) (sealer.Envelope, error) {
+	var wire secrets.Envelope
+	if err := json.Unmarshal(answer, &wire); err != nil {
+		return sealer.Envelope{}, garbled("an envelope that is no JSON")
+	}
+	return envelopeOf(wire.KekID, wire.Envelope)
+}
+
+// envelopeOf takes an envelope only if it is one: what is stored in its place is lost for good.
+func envelopeOf(kekID, encoded string) (sealer.Envelope, error) {
+	decoded, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return sealer.Envelope{}, garbled("an envelope that is no base64")
+	}
+	if named, err := sealer.KEKIDOf(decoded); err != nil || named != kekID {
+		return sealer.Envelope{}, garbled("an envelope that is none, or names another KEK")
+	}
+	return sealer.Envelope{KEKID: kekID, Bytes: decoded}, nil
+}
+
+// parseSecret leaves no copy of the secret behind but the one that it returns and the answer, which the caller zeroes:
+// encoding/json decodes base64 from the one into the other.
+func parseSecret(answer []byte) (sealer.Secret, error) {
+	var wire struct {
+		Secret []byte `json:"secret"`
+	}
+	err := json.Unmarshal(answer, &wire)
+	if n := len(wire.Secret); err != nil || n == 0 || n > sealer.MaxSecretLen {
+		clear(wire.Secret)
+		return sealer.Secret{}, garbled("a secret that is none")
+	}
+	return sealer.NewSecret(wire.Secret), nil
+}
+
+func parseKEKs(answer []byte) ([]sealer.KEK, error) {
+	var wire secrets.KEKList
+	if err := json.Unmarshal(answer, &wire); err != nil {
+		return nil, garbled("a list of KEKs that is no JSON")
+	}
+	keks := make([]sealer.KEK, len(wire.Keks))
+	for i, kek := range wire.Keks {
+		keks[i] = sealer.KEK{ID: kek.ID, State: sealer.KEKState(kek.State)}
+	}
+	if len(keks) == 0 || keks[0].State != sealer.KEKPrimary || keks[0].ID == "" || keks[0].ID != wire.Primary {
+		return nil, garbled("a list of KEKs that does not begin with the primary one")
+	}
+	return keks, nil
+}
+
+// readAtMost reads an answer without leaving parts of it behind in buffers that it outgrew.
+func readAtMost(response *http.Response, limit int) ([]byte, error) {
+	size := min(512, limit)
+	if response.ContentLength >= 0 {
+		size = int(min(response.ContentLength, int64(limit)))
+	}
+	text := make([]byte, 0, size+1)
+	for {
+		n, err := response.Body.Read(text[len(text):cap(text)])
+		text = text[:len(text)+n]
+		switch {
+		case len(text) > limit:
+			clear(text)
+			return nil, garbled(fmt.Sprintf("more than %d bytes", limit))
+		case errors.Is(err, io.EOF):
+			return text, nil
+		case err != nil:
+			clear(text)
+			return nil, err
+		case len(text) == cap(text):
+			grown := append(make([]byte, 0, 2*cap(text)), text...)
+			clear(text)
+			text = grown
+		}
+	}
+}
