@@ -3,13 +3,16 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: bench-tare help run demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: bench-tare help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
 run: build ## Start everything in one process: SQLite, a local keyset, a gateway, a ready session
 	@bin/aikeysd dev
+
+run-split: build ## The same with the secrets service in a process of its own
+	@tools/run-split.sh
 
 demo: build ## Watch a key being shared, used and revoked, in a few seconds
 	@bin/aikeysd demo

@@ -17,8 +17,8 @@ export function createMock({ document, operations }, log = () => {}) {
     const path = canonical(given);
     const there = operations.filter((operation) => operation.pattern.test(path));
     if (there.length === 0) {
-      const detail = 'There is no such path; the API begins at /v1, and spec/aikeys.yaml describes it.';
-      return failure('NotFound', { detail });
+      const detail = 'There is no such path; the API begins at /v1, and /openapi.yaml describes it.';
+      return failure('NotFound', { type: '/problems/no-such-path', title: 'No such path', detail });
     }
     const operation = there.find(({ method }) => method === incoming.method);
     if (!operation) {
