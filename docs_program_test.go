@@ -23,12 +23,13 @@ const startPatience = time.Minute
 const (
 	controlPlane, controlPlanePage = "aikeysd", "docs/operations.md"
 	gateway, gatewayPage           = "aikeys-gateway", "docs/gateway.md"
+	keeper, keeperPage             = "secrets-svc", "docs/secrets.md"
 )
 
 // TestThePagesAreTrueOfThePrograms builds the programs as make does, and holds the pages against them.
 func TestThePagesAreTrueOfThePrograms(t *testing.T) {
 	bin := t.TempDir()
-	build(t, bin+"/", "./cmd/"+controlPlane, "./cmd/"+gateway)
+	build(t, bin+"/", "./cmd/...")
 
 	t.Run("every command and flag exists", func(t *testing.T) { requireCommands(t, bin) })
 	t.Run("the settings and their defaults are the programs' own", func(t *testing.T) { requireSettings(t, bin) })
@@ -83,7 +84,7 @@ func help(t *testing.T, program string, command ...string) string {
 }
 
 var (
-	commandLine = regexp.MustCompile(`(?:^|[\s/(])(aikeysd|aikeys-gateway)((?: +[^\s|>&;]+)*)`)
+	commandLine = regexp.MustCompile(`(?:^|[\s/(])(aikeysd|aikeys-gateway|secrets-svc)((?: +[^\s|>&;]+)*)`)
 	commandWord = regexp.MustCompile(`^[a-z]+$`)
 	flagName    = regexp.MustCompile(`^--[a-z-]+`)
 )
@@ -103,7 +104,7 @@ func requireCommands(t *testing.T, bin string) {
 					helps[command] = help(t, filepath.Join(bin, m[1]), words[:end]...)
 				}
 				usage := "Usage: " + command
-				require.Regexp(t, regexp.QuoteMeta(usage)+` \[`, helps[command], "%s says %q", p.file, line)
+				require.Regexp(t, regexp.QuoteMeta(usage)+`( <[^>]+>)* \[`, helps[command], "%s says %q", p.file, line)
 				for _, word := range words[end:] {
 					if flag := flagName.FindString(word); flag != "" {
 						require.Contains(t, helps[command], flag+" ", "%s says %q", p.file, line)
@@ -116,23 +117,23 @@ func requireCommands(t *testing.T, bin string) {
 }
 
 var (
-	settingName = regexp.MustCompile(`\bAIKEYS_[A-Z_]+`)
-	settingRow  = regexp.MustCompile("(?m)^\\| `(AIKEYS_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
-	settingHelp = regexp.MustCompile(`\[(AIKEYS_[A-Z_]+)\](?: \(default ([^)]+)\))?`)
+	settingName = regexp.MustCompile(`\b(?:AIKEYS|SECRETS_SVC)_[A-Z_]+`)
+	settingRow  = regexp.MustCompile("(?m)^\\| `((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
+	settingHelp = regexp.MustCompile(`\[((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)\](?: \(default ([^)]+)\))?`)
 )
 
 // requireSettings compares each program's settings with the table of its page, and looks for others in all pages.
 func requireSettings(t *testing.T, bin string) {
 	all := map[string]string{"AIKEYS_GATEWAY_": ""} // the prefix, which a page may name
-	for program, file := range map[string]string{controlPlane: controlPlanePage, gateway: gatewayPage} {
+	for program, file := range map[string]string{controlPlane: controlPlanePage, gateway: gatewayPage, keeper: keeperPage} {
 		defaults, documented := map[string]string{}, map[string]string{}
 		for _, m := range settingHelp.FindAllStringSubmatch(help(t, filepath.Join(bin, program), "serve"), -1) {
 			defaults[m[1]], all[m[1]] = m[2], m[2]
 		}
 		for _, m := range settingRow.FindAllStringSubmatch(readText(t, file), -1) {
 			documented[m[1]] = m[2]
-			if m[2] == "false" {
-				documented[m[1]] = "" // help doesn't show the default of a switch
+			if m[2] == "false" || m[2] == "0" {
+				documented[m[1]] = "" // help shows no default that is Go's zero
 			}
 		}
 		require.Equal(t, defaults, documented, file)

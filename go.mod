@@ -105,3 +105,6 @@ require (
 )
 
 replace github.com/tetrateio/agentrouter-go => ./sdk/go
+
+// What npm installs may hold Go files.
+ignore node_modules
