@@ -81,7 +81,7 @@ func TestHeartbeatsComeThriceInALeaseWhateverElseHappens(t *testing.T) {
 		}
 		require.Less(t, slices.Min(usual), 450*time.Millisecond)
 		require.Less(t, slices.Min(disturbed), 450*time.Millisecond)
-		gaps := append(usual, disturbed...)
+		gaps := slices.Concat(usual, disturbed)
 		slices.Sort(gaps)
 		require.Less(t, gaps[len(gaps)/2], time.Second)
 	})
