@@ -83,7 +83,7 @@ func (s *service) openClients(context.Context) (err error) {
 
 func (s *service) openAudit(context.Context) error {
 	if s.cfg.AuditLog == standardOutput {
-		s.audit = secrets.NewAudit(s.stdout)
+		s.audit = secrets.NewAudit(&wholeLines{to: s.stdout})
 		return nil
 	}
 	file, err := openAudit(s.cfg.AuditLog)
