@@ -44,7 +44,7 @@ LEFT JOIN LATERAL (SELECT ` + servingNames + ` ` + newestKey + `) k ON true`
 )
 
 func servingFields(k *Key) []any {
-	return []any{&k.ID, &k.Version, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.Envelope}
+	return []any{&k.ID, &versionColumn{&k.Version}, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.Envelope}
 }
 
 // fetchSQL is the statement of an engine, by its expressions for the position and for the newest keys; byID that for a key's id.

@@ -38,7 +38,7 @@ func scanKey(row scanner, who *standing, k *Key) error {
 // keyFields are where keyColumns go.
 func keyFields(k *Key) []any {
 	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name,
-		&k.DisplaySuffix, &k.Version, &k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
+		&k.DisplaySuffix, &versionColumn{&k.Version}, &k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
 		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus}
 }
 

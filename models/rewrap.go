@@ -3,6 +3,7 @@ package models
 import (
 	"cmp"
 	"context"
+	"math"
 )
 
 // Rewrapping puts another envelope in the place of a key's.
@@ -18,7 +19,21 @@ type Rewrapping struct {
 const sealedColumns = `id, customer_id, project_id, user_id, provider, name, version, revoked_at, envelope, kek_id`
 
 func sealedFields(k *Key) []any {
-	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.Version, &k.RevokedAt, &k.Envelope, &k.KEKID}
+	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &versionColumn{&k.Version}, &k.RevokedAt,
+		&k.Envelope, &k.KEKID}
+}
+
+// versionColumn reads a version. One that no key can have is 0, which no envelope opens under: a row that was damaged keeps no
+// other from being read.
+type versionColumn struct{ to *uint32 }
+
+// Scan implements sql.Scanner.
+func (v *versionColumn) Scan(value any) error {
+	*v.to = 0
+	if n, ok := value.(int64); ok && n > 0 && n <= math.MaxUint32 {
+		*v.to = uint32(n)
+	}
+	return nil
 }
 
 // SealedKeys returns keys of all customers with their envelopes, revoked ones too, in the order of their ids: limit at

@@ -30,8 +30,9 @@ may run beside the service.
 
 For each key-encryption key (KEK) it tells the state (primary, enabled, retired, or unknown to the sealer) and counts
 the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary one, or "unreadable". It goes by
-what the keys' rows say; with --deep it tries each envelope, which opens no secret unless --sealer-old is given, and
-lists the keys that can't be read. With --keys it lists a project's keys and how each is sealed.
+what the keys' rows say; with --deep it unwraps each data key for a try, and lists the keys that can't be read. That
+opens no secret unless --sealer-old is given, and so does not find a changed ciphertext. With --keys it lists a
+project's keys and how each is sealed. At secrets-svc it needs "open" and "status", and "rewrap" for --deep.
 
 "not yet" is what the first start of "aikeysd serve" will make: a SQLite database, or a keyset for a database that has
 none. If you expected it to be there, look at its path.

@@ -26,7 +26,8 @@ const (
 	rewrapRate = 2000
 	// rewrapConns is how many connections to Postgres the job holds: it uses one at a time.
 	rewrapConns = 2
-	// rewrapSettle is longer than a sealer in another process may take to learn of a new primary KEK.
+	// rewrapSettle is longer than a sealer may take to learn of a new primary KEK: ours, and that of a service, which
+	// goes on sealing under the old one until then.
 	rewrapSettle = 1500 * time.Millisecond
 	// dryRunSample is how many envelopes a dry run tries under each KEK.
 	dryRunSample = 100
@@ -47,7 +48,8 @@ func (p *program) rewrapCommand() *cobra.Command {
 		Args:    cli.NoArguments(),
 		Long: `Puts every key, revoked ones too, and the canary under the primary key-encryption key: after another one was made
 primary, or to move all secrets to another sealer. In the latter case --sealer is where they go and --sealer-old where
-they come from, and every aikeysd has to run with both before. Otherwise no secret is opened but for a sample.
+they come from, and every aikeysd has to run with both before. Otherwise no secret is opened but for a sample. At
+secrets-svc it needs "rewrap" and "status"; to move secrets there, "seal" and "open" as well.
 
 The service may run meanwhile. What is to be done stands in the keys' rows, so the command can be stopped or killed at
 any time and run again, and several may run at once. Each new envelope is verified before it is written, and written
@@ -119,9 +121,7 @@ func (p *program) rewrap(ctx context.Context, cfg *config, job rewrap.Config) er
 		p.Note("moving secrets to %s: every aikeysd must run with it and with %s already, or can't open what has moved",
 			cfg.sealerName(), cfg.Of("sealer-old").Variable())
 	}
-	if _, isFile := cfg.keysetPath(); !isFile {
-		job.Settle = rewrapSettle
-	}
+	job.Settle = rewrapSettle
 	progress := newRewrapProgress(p.Stderr)
 	job.Report = progress.report
 	result, err := rewrap.New(job).Run(ctx)

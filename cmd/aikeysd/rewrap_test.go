@@ -99,6 +99,20 @@ func TestRewrapPutsAllKeysUnderThePrimaryKEKBesideTheService(t *testing.T) {
 	})
 }
 
+func TestRewrapLeavesNothingToAServiceThatLearnsOfThePrimaryKEKLate(t *testing.T) {
+	v := newVault(t, newLocalEnviron(t), 1)
+	kek := v.rotate()
+	require.Eventually(t, func() bool { // then it has just looked at the keyset, and does so again in half a second
+		v.register(fmt.Sprintf("meanwhile-%d", len(v.ids)))
+		return !strings.Contains(mustAikeysd(t, v.environ, "check"), kek+"  primary  0 ")
+	}, patience, 10*time.Millisecond)
+	kek = v.rotate()
+	mustAikeysd(t, v.environ, "rewrap", "--rate", "0")
+	v.register("afterwards")
+	require.Regexp(t, fmt.Sprintf(`%s +primary +%d +0 +0\n`, kek, len(v.ids)), mustAikeysd(t, v.environ, "check"))
+	require.Equal(t, exitOK, v.wait())
+}
+
 func TestUnreadableKeysAreListedByRewrapAndCheck(t *testing.T) {
 	v := newVault(t, newLocalEnviron(t), 3)
 	v.rotate()

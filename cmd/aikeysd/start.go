@@ -59,15 +59,16 @@ func once(done *atomic.Bool) ops.Probe {
 	}
 }
 
-// keysetProbe tells whether the keyset opens this database, and then whether the process that has it can be reached. A
-// keyset of our own always can.
+// keysetProbe tells whether the keyset opens this database: at the start, and anew whenever its KEKs are others, or cannot
+// be asked for.
 func (s *service) keysetProbe() ops.Probe {
 	opened := once(&s.state.keyset)
-	if _, isFile := s.cfg.keysetPath(); isFile {
-		return opened
-	}
-	reached := ops.Cached(func(ctx context.Context) ops.State {
-		if _, err := sealer.ListKEKs(ctx, s.sealer); err != nil {
+	still := ops.Cached(func(ctx context.Context) ops.State {
+		keks, err := sealer.ListKEKs(ctx, s.sealer)
+		if err == nil {
+			err = s.canary.Vouch(ctx, fmt.Sprint(keks))
+		}
+		if err != nil {
 			return ops.Unavailable
 		}
 		return ops.OK
@@ -76,7 +77,7 @@ func (s *service) keysetProbe() ops.Probe {
 		if state := opened(ctx); state != ops.OK {
 			return state
 		}
-		return reached(ctx)
+		return still(ctx)
 	}
 }
 

@@ -27,7 +27,7 @@ again within a second, so nothing is restarted. Nothing is ever deleted.
 
 A rotation has two steps, because every service that may meet an envelope must have the key that wraps it: create the
 new key and bring it to every machine that has the namespace's keyset; only then make it primary, everywhere. Then
-re-wrap what is sealed with the old one ("aikeysd rewrap"), and retire that.`,
+re-wrap what is sealed with the old one ("aikeysd rewrap"), and retire that. Run these commands as the service's user.`,
 		Example: `  secrets-svc keys create --namespace main
   secrets-svc keys list
   secrets-svc keys primary --namespace main --id local:5f0c1a2b`,
@@ -43,6 +43,12 @@ type keyring struct {
 }
 
 func (k *keyring) path() string { return keysetPath(k.cfg.Keys, k.namespace) }
+
+// missing tells whether the namespace has no keyset.
+func (k *keyring) missing() bool {
+	_, err := os.Stat(k.path())
+	return errors.Is(err, fs.ErrNotExist)
+}
 
 // keySpec is what a command on keys asks for.
 type keySpec struct {
@@ -98,7 +104,9 @@ func (k *keyring) load(spec keySpec) error {
 // explain adds to an error what to do about it.
 func (k *keyring) explain(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && k.namespace == "":
+		return fmt.Errorf("%w; the first \"secrets-svc keys create\" makes it", err)
+	case errors.Is(err, fs.ErrNotExist) && k.missing():
 		return fmt.Errorf("%w; \"secrets-svc keys create --namespace %s\" makes a keyset, a backup brings one back", err, k.namespace)
 	case errors.Is(err, local.ErrInsecureFile):
 		return fmt.Errorf("%w; or run this command as the user of the service", err)
@@ -115,7 +123,7 @@ func (p *program) createKeyCommand() *cobra.Command {
 		Short: "Create a key, and make it primary if it is the first",
 		Long: `Adds a new key to a namespace, and prints its id alone on standard output. The first key of a namespace is primary; a
 later one only with --primary, which is for a namespace whose keyset is on one machine. Where there are more, bring
-the keyset to all of them first, and then use "secrets-svc keys primary" on each.
+the keyset to all of them first; then use "secrets-svc keys primary" on one, and bring the keyset to all once more.
 
 Back the keyset up before anything is sealed with the key, apart from the database.`,
 		Example: `  secrets-svc keys create --namespace main
@@ -129,6 +137,7 @@ Back the keyset up before anything is sealed with the key, apart from the databa
 }
 
 func (k *keyring) create(primary bool) error {
+	first := k.missing()
 	id, err := local.AddKEK(k.path())
 	if err != nil {
 		return err
@@ -141,6 +150,9 @@ func (k *keyring) create(primary bool) error {
 	keks, err := local.List(k.path())
 	if err != nil {
 		return err
+	}
+	if first {
+		k.Note("made a new keyset. If namespace %s had one before, bring its backup back instead: this one opens nothing of it", k.namespace)
 	}
 	k.Note("back up %s now, apart from the database: without it nothing that this key seals opens again", k.path())
 	if keks[0].ID == id {
@@ -225,7 +237,7 @@ func (p *program) enableKeyCommand() *cobra.Command {
 		if err := local.Enable(k.path(), k.id); err != nil {
 			return err
 		}
-		k.Note("%s is enabled; services that run have it within a second", k.id)
+		k.Note("%s opens what is sealed with it; services that run have it within a second", k.id)
 		return nil
 	}})
 }

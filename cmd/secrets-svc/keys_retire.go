@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"slices"
@@ -130,6 +131,9 @@ func mayHoldPassword(databaseURL string) bool {
 func (k *keyring) retireCounted(ctx context.Context, databaseURL string) (err error) {
 	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
 		if _, err := os.Stat(path); err != nil { // to open it would make it
+			if errors.Is(err, fs.ErrPermission) {
+				err = fmt.Errorf("%w; run \"aikeysd check\" as a user who may; if it counts no key under %s, say --i-have-checked in place of the URL", err, k.id)
+			}
 			return fmt.Errorf("database: %w", err)
 		}
 	}

@@ -63,7 +63,10 @@ func listenUnix(ctx context.Context, path string, group int) (_ *socket, err err
 	if group < 0 {
 		return s, nil
 	}
-	return s, errors.Join(os.Chown(path, -1, group), os.Chmod(path, groupSocketMode))
+	if err := os.Chown(path, -1, group); err != nil {
+		return nil, fmt.Errorf("give the socket to group %d: %w; the user of the service must be in that group", group, err)
+	}
+	return s, os.Chmod(path, groupSocketMode)
 }
 
 // bindUnix makes a socket that nobody but this user may connect to, from its first moment.

@@ -84,6 +84,9 @@ func (s *server) seal(ctx context.Context, caller models.Caller, provider provid
 	envelope, err := s.sealer.Seal(ctx, sealer.Binding{
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
 	}, secret)
+	if err == nil {
+		err = s.canary.Vouch(ctx, envelope.KEKID)
+	}
 	if err != nil {
 		return models.Registration{}, err
 	}

@@ -142,3 +142,25 @@ func TestWhatCannotBeToldYetIsNoWrongKeyset(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+// A keyset that is put in another's place while the service runs is found out by what is sealed with it.
+func TestAnotherKeysetIsNotVouchedFor(t *testing.T) {
+	store := modelstest.NewStore(t, modelstest.EngineSQLite)
+	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
+	swapped := &replaceable{Sealer: right}
+	keeper := canary.New(store, swapped)
+	_, err := keeper.Value(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, keeper.Vouch(t.Context(), "the first"))
+
+	swapped.Sealer = wrong
+	require.NoError(t, keeper.Vouch(t.Context(), "the first"), "it has been vouched for")
+	err = keeper.Vouch(t.Context(), "another")
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	require.ErrorIs(t, err, canary.ErrWrongKEK)
+
+	swapped.Sealer = right
+	require.NoError(t, keeper.Vouch(t.Context(), "another"), "a refusal is not remembered")
+}
+
+type replaceable struct{ sealer.Sealer }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/go-json-experiment/json/jsontext"
@@ -29,18 +30,19 @@ type Door interface {
 
 // guarded has each request of an operation pass the door.
 func guarded(door Door, v *validator) echo.MiddlewareFunc {
+	long := new(atomic.Int64)
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			call := CallFrom(c.Request().Context())
 			err := problem.ErrInternal // if it panics
 			defer func() { door.Done(call, err) }()
-			err = pass(door, v, next, c)
+			err = pass(door, v, long, next, c)
 			return err
 		}
 	}
 }
 
-func pass(door Door, v *validator, next echo.HandlerFunc, c echo.Context) error {
+func pass(door Door, v *validator, long *atomic.Int64, next echo.HandlerFunc, c echo.Context) error {
 	call := CallFrom(c.Request().Context())
 	ctx, err := door.Admit(c.Request().Context(), call)
 	if err != nil {
@@ -48,7 +50,7 @@ func pass(door Door, v *validator, next echo.HandlerFunc, c echo.Context) error 
 	}
 	c.SetRequest(c.Request().WithContext(ctx))
 	if v.body != nil {
-		held, err := v.hold(c)
+		held, err := v.hold(c, long)
 		if err != nil {
 			return err
 		}
@@ -77,24 +79,33 @@ type heldBody struct {
 	io.Reader // of nothing: the validator reads text
 	text      []byte
 	secrets   map[string][]byte
+	// long counts the bytes of room beyond firstRead of all bodies of the operation, grown those of this one.
+	long  *atomic.Int64
+	grown int64
 }
 
 // Close implements io.Closer.
 func (*heldBody) Close() error { return nil }
 
-// firstRead is how much of a body is made room for at first, in bytes: enough for most.
-const firstRead = 4 << 10
+const (
+	// firstRead is how much of a body is made room for at first, in bytes: enough for most.
+	firstRead = 4 << 10
+	// maxLong bounds the room that longer bodies of an operation take beyond that. Bodies are held before there is a
+	// place to work on them, so that who sends slowly keeps no place; many such must not take all of the memory either.
+	maxLong = 64 << 20
+)
 
 // hold reads the whole body.
-func (v *validator) hold(c echo.Context) (*heldBody, error) {
+func (v *validator) hold(c echo.Context, long *atomic.Int64) (*heldBody, error) {
 	if err := checkMediaType(c.Request().Header); err != nil {
 		return nil, err
 	}
 	body := http.MaxBytesReader(c.Response(), c.Request().Body, int64(v.maxBody))
-	held := &heldBody{Reader: http.NoBody, text: make([]byte, 0, firstRead)}
+	held := &heldBody{Reader: http.NoBody, text: make([]byte, 0, firstRead), long: long}
 	for {
-		if len(held.text) == cap(held.text) {
-			held.grow()
+		if len(held.text) == cap(held.text) && !held.grow(v.maxBody+1) {
+			held.wipe()
+			return nil, problem.ErrBusy
 		}
 		n, err := body.Read(held.text[len(held.text):cap(held.text)])
 		held.text = held.text[:len(held.text)+n]
@@ -116,19 +127,30 @@ func (v *validator) unread(err error) error {
 	return problem.Invalid("body", "did not come whole")
 }
 
-// grow doubles the room and leaves nothing behind.
-func (b *heldBody) grow() {
-	grown := make([]byte, len(b.text), 2*cap(b.text))
+// grow doubles the room, up to most bytes, and leaves nothing behind. It returns false if there is none to be had.
+func (b *heldBody) grow(most int) bool {
+	size := min(2*cap(b.text), most)
+	more := int64(size - cap(b.text))
+	if b.long.Add(more) > maxLong {
+		b.long.Add(-more)
+		return false
+	}
+	b.grown += more
+	grown := make([]byte, len(b.text), size)
 	copy(grown, b.text)
 	clear(b.text)
 	b.text = grown
+	return true
 }
 
+// wipe zeroes the body, and gives its room back.
 func (b *heldBody) wipe() {
 	clear(b.text[:cap(b.text)])
 	for _, secret := range b.secrets {
 		clear(secret)
 	}
+	b.long.Add(-b.grown)
+	b.grown = 0
 }
 
 // cut takes the texts of the named members out of the body's object. It stops at what is no JSON: who reads the rest says

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/labstack/echo/v4"
@@ -46,7 +48,7 @@ func (p *porter) Done(_ *httpapi.Call, err error) { p.left = append(p.left, err)
 const sealBody = `{"binding": {"customer_id": "c", "project_id": "p", "key_id": "k", "provider": "openai", "version": 1}, "secret": %s}`
 
 // behind serves the operation sealSecret behind a door.
-func behind(t *testing.T, p *porter, handler echo.HandlerFunc) func(body io.Reader) *httptest.ResponseRecorder {
+func behind(t *testing.T, p httpapi.Door, handler echo.HandlerFunc) func(body io.Reader) *httptest.ResponseRecorder {
 	t.Helper()
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
@@ -176,3 +178,53 @@ func TestABodyThatBreaksOffIsTheCallersFault(t *testing.T) {
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// ajar is a door that lets everybody in, many at once.
+type ajar struct{}
+
+func (ajar) Admit(ctx context.Context, _ *httpapi.Call) (context.Context, error) { return ctx, nil }
+func (ajar) Enter(context.Context) (func(), error)                               { return func() {}, nil }
+func (ajar) Done(*httpapi.Call, error)                                           {}
+
+func TestBodiesThatAreHeldTakeABoundedAmountOfMemory(t *testing.T) {
+	const most = 64 << 20
+	send := behind(t, ajar{}, func(c echo.Context) error { return c.NoContent(http.StatusNoContent) })
+	long := fmt.Sprintf(sealBody, `"`+strings.Repeat("abcd", 20_000)+`"`) + strings.Repeat(" ", httpapi.LargeBody*3/4)
+	var (
+		held     sync.WaitGroup
+		let      []io.Closer
+		sentAway atomic.Int64
+	)
+	answered := make(chan int)
+	for range most/httpapi.LargeBody + 1 {
+		body, rest := io.Pipe()
+		let = append(let, rest)
+		read := make(chan struct{})
+		held.Go(func() {
+			code := send(io.MultiReader(strings.NewReader(long), &telling{read: read}, body)).Code
+			if code == http.StatusServiceUnavailable {
+				sentAway.Add(1)
+				answered <- code
+			}
+		})
+		select {
+		case <-read:
+		case <-answered:
+		}
+	}
+	require.EqualValues(t, 1, sentAway.Load(), "those that fit are held, and no more")
+	require.Equal(t, http.StatusNoContent, send(strings.NewReader(fmt.Sprintf(sealBody, `"abcd"`))).Code, "short ones need no more room")
+	for _, rest := range let {
+		require.NoError(t, rest.Close())
+	}
+	held.Wait()
+	require.Equal(t, http.StatusNoContent, send(strings.NewReader(long)).Code, "the room was given back")
+}
+
+// telling tells when it is read, and holds nothing.
+type telling struct{ read chan struct{} }
+
+func (r *telling) Read([]byte) (int, error) {
+	close(r.read)
+	return 0, io.EOF
+}

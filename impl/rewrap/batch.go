@@ -20,7 +20,11 @@ func (j *Job) outdated(ctx context.Context, keys []models.Key) ([]models.Key, er
 	for _, k := range keys {
 		if named, err := sealer.KEKIDOf(k.Envelope); err != nil || named != primary || k.KEKID != primary {
 			todo = append(todo, k)
-		} else if j.postponed[k.ID] {
+			continue
+		}
+		// Another job may have sealers that this one lacks, and have read what is unreadable here.
+		if _, unreadable := j.unreadable[k.ID]; unreadable || j.postponed[k.ID] {
+			delete(j.unreadable, k.ID)
 			delete(j.postponed, k.ID)
 			j.progress.Elsewhere++
 		}

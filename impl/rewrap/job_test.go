@@ -253,3 +253,18 @@ func TestAnOutageIsWaitedFor(t *testing.T) {
 		})
 	})
 }
+
+// The columns hold numbers that no version is: one such row must not keep the others from being read.
+func TestARowWhoseVersionIsNoneIsUnreadableAlone(t *testing.T) {
+	each(t, 3, func(t *testing.T, w *world) {
+		damaged := w.rows()[1].ID
+		_, err := w.database().ExecContext(t.Context(), `UPDATE ai_keys SET version = -1 WHERE id = $1`, damaged)
+		require.NoError(t, err)
+		w.rotate()
+		result := w.run(w.sealer)
+		require.Equal(t, rewrap.Progress{Total: 3, Rewrapped: 2, Unreadable: 1}, result.Progress)
+		require.Equal(t, damaged, result.Unreadable[0].KeyID)
+		require.Equal(t, "its row has no valid ids", result.Unreadable[0].Reason)
+		w.requireDone(w.sealer, damaged)
+	})
+}

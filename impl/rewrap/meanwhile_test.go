@@ -3,6 +3,7 @@ package rewrap_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -199,4 +200,22 @@ func TestAPrimaryKEKThatShowsLateIsWaitedFor(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, result.Rewrapped)
 	w.requireDone(w.sealer)
+}
+
+func TestAKeyThatAnotherJobCouldReadIsNoLongerUnreadable(t *testing.T) {
+	each(t, 3, func(t *testing.T, w *world) {
+		elsewhere := open(t, filepath.Join(t.TempDir(), "elsewhere.json"))
+		require.NoError(t, w.register(elsewhere))
+		w.rotate()
+		both := sealer.Migrating(w.sealer, elsewhere)
+		var once sync.Once
+		result, err := rewrap.New(rewrap.Config{Store: w.Store, Sealer: w.sealer, Report: func(rewrap.Progress) {
+			once.Do(func() { w.run(both) })
+		}}).Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, rewrap.Progress{Total: 4, Rewrapped: 3, Elsewhere: 1}, result.Progress)
+		require.Empty(t, result.Unreadable)
+		w.requireAllOpen(w.sealer)
+		w.requireDone(w.sealer)
+	})
 }

@@ -60,6 +60,10 @@ func (s *Sealer) attempt(ctx context.Context, limit int, send send) ([]byte, err
 		return nil, unanswered(err)
 	}
 	defer func() { _ = response.Body.Close() }() // it was read, or is of no use
+	// What follows a 101 is no body, and its reading would not end with ctx.
+	if response.StatusCode < http.StatusOK {
+		return nil, garbled(fmt.Sprintf("status %d", response.StatusCode))
+	}
 	if response.StatusCode != http.StatusOK {
 		return nil, refusal(response)
 	}
