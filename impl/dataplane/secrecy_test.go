@@ -15,6 +15,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/canary"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -110,7 +111,7 @@ type crashing struct{ sealer.Sealer }
 
 func (c crashing) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
 	plain, err := c.Sealer.Open(ctx, binding, envelope)
-	if err != nil {
+	if err != nil || binding == canary.Binding() {
 		return plain, err
 	}
 	panic(string(plain.Reveal()))
@@ -132,7 +133,9 @@ type keeping struct {
 
 func (k keeping) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
 	plain, err := k.Sealer.Open(ctx, binding, envelope)
-	k.opened <- plain
+	if binding != canary.Binding() {
+		k.opened <- plain
+	}
 	return plain, err
 }
 
