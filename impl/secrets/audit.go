@@ -10,7 +10,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Audit writes a line for each open that was asked for, in JSON. It holds ids and fixed words, never a secret.
+// Audit writes a line for each open that comes as far as the keys, and for each that whoever asked may not do, in JSON. It
+// holds ids and fixed words, never a secret.
 type Audit struct{ lines slog.Handler }
 
 // NewAudit returns an Audit that writes each line with one Write, whose error refuses the open.
