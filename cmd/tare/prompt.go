@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 var (
 	errStopped  = errors.New("stopped")
 	errDeclined = errors.New("nothing was done")
+	errEnded    = fmt.Errorf("the input was ended (Ctrl-D) before an answer: %w", errDeclined)
 )
 
 // prompting is one question at a terminal. Answers are read a byte at a time, so that what is typed ahead stays for the
@@ -48,7 +50,7 @@ func (a *prompting) askHidden(ctx context.Context, question string) (secret, err
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT)
 	defer cancel()
 	a.put(question)
-	text, err := a.answer(ctx, func() ([]byte, error) { return term.ReadPassword(int(a.in.Fd())) })
+	text, err := a.answer(ctx, func() ([]byte, error) { return readHidden(a.in) })
 	if !errors.Is(err, errStopped) {
 		a.p.Note("")
 	}
@@ -79,7 +81,7 @@ func (a *prompting) answer(ctx context.Context, read func() ([]byte, error)) ([]
 		a.p.Note("")
 		return nil, errors.Join(err, term.Restore(int(a.in.Fd()), before))
 	case errors.Is(err, io.EOF):
-		return nil, errDeclined
+		return nil, errEnded
 	}
 	return text, err
 }

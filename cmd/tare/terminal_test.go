@@ -62,6 +62,35 @@ func TestCtrlCAtAPromptStopsAndLeavesTheTerminalAsItWas(t *testing.T) {
 	}
 }
 
+func TestCtrlDAtAHiddenPromptEndsItAndSaysSo(t *testing.T) {
+	u := alice(t)
+	_, fresh, err := pty.Open()
+	require.NoError(t, err)
+	usual, err := term.GetState(int(fresh.Fd()))
+	require.NoError(t, err)
+	for _, keys := range []string{"\x04", "hunter2\x04\x04"} {
+		for _, command := range []string{"api byok add --provider openai --name never", "login --profile never --base-url http://127.0.0.1:1"} {
+			s := u.at(100, strings.Fields(command)...).expect("(not shown): ").types(keys)
+			code, shown := s.ends()
+			require.Equal(t, exitDeclined, code, shown)
+			require.Contains(t, shown, "tare: the input was ended (Ctrl-D) before an answer: nothing was done\n")
+			require.NotContains(t, shown, "hunter2")
+			left, err := term.GetState(int(s.tty.Fd()))
+			require.NoError(t, err)
+			require.Equal(t, usual, left)
+		}
+	}
+}
+
+func TestABackspaceThatTheTerminalDoesNotKnowIsCarriedOut(t *testing.T) {
+	u := alice(t)
+	s := u.at(100, "api byok add --provider openai --name corrected").expect("(not shown): ")
+	code, shown := s.types("\b" + aSecret + "x\b\n").ends()
+	require.Equal(t, exitOK, code, shown)
+	require.Contains(t, shown, "…ter2")
+	u.revoke(anyKeyID.FindString(shown))
+}
+
 func TestASignalAtAHiddenPromptLeavesATerminalThatShowsWhatIsTyped(t *testing.T) {
 	_, fresh, err := pty.Open()
 	require.NoError(t, err)

@@ -42,6 +42,24 @@ func run(t *testing.T, err error, args ...string) outcome {
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
+func TestHelpOnWhatThereIsNotIsRefusedAndNotRepeated(t *testing.T) {
+	for args, says := range map[string]string{
+		"help jelly":          "larder has no such command to help with; it has jam\n",
+		"help jam hunter2":    "larder jam has no such command to help with; it has stir, taste\n",
+		"help jam stir again": "larder jam stir has no commands of its own; see larder jam stir --help\n",
+	} {
+		got := run(t, nil, strings.Fields(args)...)
+		require.Equal(t, cli.ExitUsage, got.code, args)
+		require.Empty(t, got.stdout)
+		require.Equal(t, "larder: "+says, got.stderr)
+	}
+	for _, args := range []string{"help", "help jam", "help jam stir"} {
+		got := run(t, nil, strings.Fields(args)...)
+		require.Equal(t, cli.ExitOK, got.code, args)
+		require.Contains(t, got.stdout, "Usage:")
+	}
+}
+
 func TestExitCodesAndWhatIsTold(t *testing.T) {
 	wrong := fmt.Errorf("stove: %w", &cli.UsageError{Complaints: []string{"first", "second"}})
 	cases := map[string]struct {

@@ -39,3 +39,31 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	}
 	return cmd
 }
+
+// strictHelp has "help" refuse a command or a topic that there is not, as the program refuses a command that there is not.
+// The word is not repeated: it may be an API key.
+func strictHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil || help == root {
+		return // a program without commands has none
+	}
+	show := help.Run
+	help.Run, help.RunE = nil, func(cmd *cobra.Command, args []string) error {
+		about, rest, err := root.Find(args)
+		if err == nil && len(rest) == 0 {
+			show(cmd, args)
+			return nil
+		}
+		var names []string
+		for _, child := range about.Commands() {
+			if child.IsAvailableCommand() || child.IsAdditionalHelpTopicCommand() {
+				names = append(names, child.Name())
+			}
+		}
+		if len(names) == 0 {
+			return Usagef("%s has no commands of its own; see %s --help", about.CommandPath(), about.CommandPath())
+		}
+		return Usagef("%s has no such command to help with; it has %s", about.CommandPath(), strings.Join(names, ", "))
+	}
+}

@@ -62,6 +62,7 @@ func (p *Program) outfit(root *cobra.Command) {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
+	strictHelp(root)
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(),
 		"LocalFlags.FlagUsages", fmt.Sprintf("LocalFlags.FlagUsagesWrapped %d", HelpWidth)))
 }
