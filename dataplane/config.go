@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/agentrouter/aikeys/dataplane/internal/loopback"
 )
 
 const (
@@ -20,14 +21,14 @@ const (
 	maxMaxStale         = time.Hour
 )
 
-// Config is what a Resolver needs. ControlPlane and Token are required.
+// Config is what a Resolver needs. ControlPlane is required, and Token or an HTTPClient with a client certificate.
 type Config struct {
 	// ControlPlane is the URL of the data-plane API, such as http://127.0.0.1:8081.
 	ControlPlane string
 	// Insecure lets it be plain http beyond this machine, which carries keys in clear: only inside an encrypted network.
 	Insecure bool
 	// Token returns the data plane's own credential, dp_…. It is asked anew for each request, so that a file may be
-	// rotated, and must be quick.
+	// rotated, and must be quick. Nil: a client certificate is the credential, which HTTPClient shows over https.
 	Token func() string
 	// HTTPClient makes the requests; the stream gets a copy of it, with connections of its own. Nil: one that uses no
 	// proxy and follows no redirect.
@@ -35,7 +36,7 @@ type Config struct {
 	// CacheSize is how many answers to keep; 0 means 10,000.
 	CacheSize int
 	// MaxStale is how much longer than its lease the cache is used while the control plane does not answer. 0: not at
-	// all. At most one hour.
+	// all. At most one hour; the control plane may allow less, and gives a data plane that declares more no lease.
 	MaxStale time.Duration
 	// NegativeTTL is how long a refusal is remembered (no key, not a member, unauthenticated …); 0 means 1 s.
 	NegativeTTL time.Duration
@@ -62,10 +63,11 @@ func (cfg Config) withDefaults() (Config, error) {
 	target, err := url.Parse(cfg.ControlPlane)
 	ok := err == nil && (target.Scheme == "http" || target.Scheme == "https") && target.Host != ""
 	check(ok, "ControlPlane: must be an http or https URL") // which is not repeated: it may hold a password
-	check(!ok || target.Scheme == "https" || cfg.Insecure || isLoopback(target.Hostname()),
+	check(!ok || target.Scheme == "https" || cfg.Insecure || loopback.Is(target.Hostname()),
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: may hold no user or password")
-	check(cfg.Token != nil, "Token: is required")
+	check(cfg.hasCredential(target),
+		"Token: is required, unless HTTPClient shows a client certificate, over https")
 	check(cfg.CacheSize >= 0, "CacheSize: %d is negative", cfg.CacheSize)
 	check(cfg.MaxStale >= 0 && cfg.MaxStale <= maxMaxStale, "MaxStale: %v is not from 0 to %v", cfg.MaxStale, maxMaxStale)
 	check(cfg.NegativeTTL >= 0, "NegativeTTL: %v is negative", cfg.NegativeTTL)
@@ -87,10 +89,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	return cfg, nil
 }
 
-// isLoopback tells names of this very machine.
-func isLoopback(host string) bool {
-	address, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && address.IsLoopback()
+// hasCredential tells of a token, and of a client that can show a certificate to the control plane.
+func (cfg *Config) hasCredential(target *url.URL) bool {
+	return cfg.Token != nil || cfg.HTTPClient != nil && target != nil && target.Scheme == "https"
 }
 
 func orDefault[T comparable](value, fallback T) T {

@@ -48,6 +48,24 @@ func TestAClientOfOnesOwnIsUsed(t *testing.T) {
 	client.CloseIdleConnections()
 }
 
+func TestACertificateMayTakeTheTokensPlaceOverHTTPSAlone(t *testing.T) {
+	for url, ok := range map[string]bool{"https://127.0.0.1:1": true, "http://127.0.0.1:1": false} {
+		_, err := dataplane.New(dataplane.Config{ControlPlane: url, HTTPClient: &http.Client{}})
+		require.Equal(t, ok, err == nil, url)
+	}
+	_, err := dataplane.New(dataplane.Config{ControlPlane: "https://127.0.0.1:1"})
+	require.ErrorContains(t, err, "Token: is required")
+
+	asked := make(chan http.Header, 1)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r.Header }))
+	defer server.Close()
+	r, err := dataplane.New(dataplane.Config{ControlPlane: server.URL, HTTPClient: server.Client()})
+	require.NoError(t, err)
+	_, err = r.Resolve(t.Context(), forNobody)
+	require.ErrorIs(t, err, dataplane.ErrUnavailable)
+	require.NotContains(t, <-asked, "Authorization")
+}
+
 func TestAnAnswerThatIsIncompleteOrForAnotherIsNotUsed(t *testing.T) {
 	good := gen.FetchResponse{
 		KeyID: "byok_1", Version: 1, CustomerID: "acme", ProjectID: "chat", Provider: "openai", Scope: "project",

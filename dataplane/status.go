@@ -10,6 +10,8 @@ type Status struct {
 	// Connected tells whether a stream is open. Unauthenticated: the control plane refused the data plane's credential
 	// when the stream was opened last.
 	Connected, Unauthenticated bool
+	// TooStale: the control plane did not allow Config.MaxStale when the stream was to be opened last.
+	TooStale bool
 	// Leased tells whether the cache may be used without asking, and LeaseRemaining for how long.
 	Leased         bool
 	LeaseRemaining time.Duration
@@ -28,7 +30,7 @@ func (r *Resolver) Status() Status {
 	r.channelMu.Unlock()
 	remaining := r.remaining(0)
 	return Status{
-		Connected: c.connected, Unauthenticated: c.unauthenticated,
+		Connected: c.connected, Unauthenticated: c.unauthenticated, TooStale: c.tooStale,
 		Leased: remaining > 0, LeaseRemaining: remaining, GraceRemaining: r.remaining(r.cfg.MaxStale),
 		SessionID: c.session, ReplicaID: c.replica, Position: c.position,
 		Entries: r.store.size(),

@@ -18,7 +18,8 @@ import (
 const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = time.Second
-	// slowBackoff is for a control plane that wants no more of us for now: the credential is refused, or too many come.
+	// slowBackoff is for a control plane that wants no more of us for now: it refuses the credential or the grace, or too many
+	// come.
 	slowBackoff = 2 * time.Second
 	// minSilence is the shortest time without a message after which a link counts as dead.
 	minSilence = 50 * time.Millisecond
@@ -36,6 +37,7 @@ var (
 type channel struct {
 	connected       bool
 	unauthenticated bool
+	tooStale        bool // the control plane allows no such grace
 	failing         bool // it was told that no stream can be opened
 	session         string
 	replica         string
@@ -53,7 +55,7 @@ func (r *Resolver) follow(ctx context.Context) {
 		r.noteEnd(ctx, err)
 		wait := backoff/2 + rand.N(backoff/2) //nolint:gosec // spreads load, guards nothing
 		backoff = min(2*backoff, maxBackoff)
-		if errors.Is(err, ErrDataPlaneUnauthenticated) || errors.Is(err, errTurned) {
+		if errors.Is(err, ErrDataPlaneUnauthenticated) || errors.Is(err, errTurned) || errors.As(err, new(*tooStale)) {
 			wait += slowBackoff
 		}
 		timer := time.NewTimer(wait)
@@ -67,10 +69,11 @@ func (r *Resolver) follow(ctx context.Context) {
 
 // noteEnd takes down that a stream has ended or could not be opened. It logs the first of failures in a row.
 func (r *Resolver) noteEnd(ctx context.Context, err error) {
-	refused := errors.Is(err, ErrDataPlaneUnauthenticated)
+	refused, stale := errors.Is(err, ErrDataPlaneUnauthenticated), errors.As(err, new(*tooStale))
 	r.channelMu.Lock()
 	was := r.channel
 	r.channel.connected, r.channel.unauthenticated, r.channel.failing = false, refused, !was.connected
+	r.channel.tooStale = stale
 	if errors.Is(err, errResume) { // it came from who knows whom: begin anew
 		r.channel.session, r.channel.position = "", ""
 	}
@@ -79,6 +82,8 @@ func (r *Resolver) noteEnd(ctx context.Context, err error) {
 	case ctx.Err() != nil:
 	case refused && !was.unauthenticated:
 		r.log.ErrorContext(ctx, "the control plane refuses this data plane's credential; trying on", "error", err)
+	case stale && !was.tooStale:
+		r.log.ErrorContext(ctx, "the control plane refuses this data plane's max-stale, so it gets no lease; trying on", "error", err)
 	case was.connected:
 		r.log.InfoContext(ctx, "the stream of events has ended; connecting anew", "error", err)
 	case !was.failing:
@@ -106,6 +111,9 @@ func (r *Resolver) followOnce(ctx context.Context) (beat bool, err error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	s := &session{r: r, anchor: anchor, resumes: last.position != "", acks: newAcker(r)}
+	if err := readTooStale(response, r.cfg.MaxStale); err != nil {
+		return false, err
+	}
 	if err := checkStream(response, last.session != "" || last.position != ""); err != nil {
 		return false, err
 	}
@@ -237,6 +245,7 @@ func (s *session) hello(m *gen.StreamMessage) error {
 		s.r.log.InfoContext(context.Background(), "the stream of events is open again")
 	}
 	s.r.channel.connected, s.r.channel.unauthenticated, s.r.channel.failing = true, false, false
+	s.r.channel.tooStale = false
 	s.r.channel.session, s.r.channel.replica = *m.SessionID, value(m.ReplicaID)
 	return nil
 }

@@ -53,7 +53,9 @@ func newClients(cfg *Config) (unary, stream *gen.Client, idle func(), err error)
 		follow.Transport = alone
 	}
 	authorize := gen.WithRequestEditorFn(func(_ context.Context, request *http.Request) error {
-		request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a new line
+		if cfg.Token != nil {
+			request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a new line
+		}
 		// Not sent; it lets net/http send the request again when a kept connection turns out to be closed.
 		request.Header["X-Idempotency-Key"] = nil
 		return nil

@@ -6,14 +6,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// asideConns is how many connections to Postgres are kept for what must not wait for requests: one that reads changes, and
-// one for what goes on meanwhile. The connection that listens is apart from these.
-const asideConns = 2
+// asideConns is how many connections to Postgres are kept for what must not wait for requests: one that reads changes, one
+// that records fetches, and one for what goes on meanwhile. The connection that listens is apart from these.
+const asideConns = 3
 
-// newAside returns the pool for it, which is made of the same settings as the other.
+// newAside returns the pool for it, which is made of the same settings as the other. What is read there is looked for all
+// the time, by an index: not even a table that was small when that was planned, or has no statistics, may be read whole.
 func newAside(cfg *pgxpool.Config) (*pgxpool.Pool, error) {
 	own := cfg.Copy()
 	own.MaxConns = asideConns
+	own.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
 	return pgxpool.NewWithConfig(context.Background(), own)
 }
 

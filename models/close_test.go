@@ -83,10 +83,7 @@ func loadUntilUnavailable(f *fixture, n int, fault func()) (acknowledged []strin
 					_, err = f.ServingKeys(ctx, olga, "openai")
 				}
 				if err == nil {
-					err = f.Transact(ctx, func(tx *models.Tx) error {
-						_, err := tx.RevokeKey(&key, "olga")
-						return err
-					})
+					err = f.tryRevokeNoted(ctx, &key)
 				}
 				if err != nil {
 					mu.Lock()

@@ -12,14 +12,19 @@ import (
 type DataPlane struct {
 	ID   string `gorm:"primaryKey"`
 	Name string
-	// Hash is the SHA-256 of its token's secret part.
-	Hash []byte
+	// Hash is the SHA-256 of its token's secret part, Certificate the name in client certificates that stands for it, such
+	// as dns:edge-1.internal. It has the one or the other: the other is empty.
+	Hash        []byte
+	Certificate string
 	// Customers are those that it may serve. Nil is all of them.
 	Customers []string `gorm:"serializer:json"`
 	CreatedAt int64    `gorm:"autoCreateTime:false"`
 	// ExpiresAt is zero for one that does not expire, RevokedAt while it is active.
 	ExpiresAt int64
 	RevokedAt int64
+	// CreatedBy and RevokedBy are the operators who did it, as they were told; empty where they were not.
+	CreatedBy string
+	RevokedBy string
 }
 
 // Serves tells whether the data plane may serve a customer.
@@ -32,26 +37,32 @@ func (d DataPlane) Live(now int64) bool {
 	return d.RevokedAt == 0 && (d.ExpiresAt == 0 || d.ExpiresAt > now)
 }
 
-// CreateDataPlane stores a data plane: ErrAlreadyExists when an active one has its name.
+// CreateDataPlane stores a data plane: ErrAlreadyExists when an active one has its name, or its certificate.
 func (tx *Tx) CreateDataPlane(d DataPlane) error {
 	customers, err := json.Marshal(d.Customers) // by hand, as GORM's serializer makes NULL of nil
 	if err != nil {
 		return err
 	}
-	_, err = tx.exec(`INSERT INTO data_planes (id, name, hash, customers, created_at, expires_at, revoked_at)
-VALUES (`+params(1, 7)+`)`, []any{d.ID, d.Name, d.Hash, string(customers), d.CreatedAt, d.ExpiresAt, d.RevokedAt})
+	if d.Hash == nil {
+		d.Hash = []byte{} // no NULL
+	}
+	_, err = tx.exec(`INSERT INTO data_planes (id, name, hash, certificate, customers, created_at, expires_at, revoked_at, created_by, revoked_by)
+VALUES (`+params(1, 10)+`)`, []any{
+		d.ID, d.Name, d.Hash, d.Certificate, string(customers), d.CreatedAt, d.ExpiresAt, d.RevokedAt, d.CreatedBy, d.RevokedBy,
+	})
 	return err
 }
 
-// RevokeDataPlane ends the active data plane of a name for good and returns it: ErrNotFound.
-func (tx *Tx) RevokeDataPlane(name string) (DataPlane, error) {
+// RevokeDataPlane ends the active data plane of a name for good and returns it: ErrNotFound. by says who does it.
+func (tx *Tx) RevokeDataPlane(name, by string) (DataPlane, error) {
 	var d DataPlane
 	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("name = ? AND revoked_at = 0", name).Take(&d).Error
 	if err != nil {
 		return d, err
 	}
-	d.RevokedAt = tx.Now
-	return d, tx.db.Model(&DataPlane{}).Where("id = ?", d.ID).Update("revoked_at", tx.Now).Error
+	d.RevokedAt, d.RevokedBy = tx.Now, by
+	return d, tx.db.Model(&DataPlane{}).Where("id = ?", d.ID).
+		Updates(map[string]any{"revoked_at": d.RevokedAt, "revoked_by": d.RevokedBy}).Error
 }
 
 // FindDataPlane returns the data plane with that id, revoked or not: ErrNotFound.
@@ -63,6 +74,15 @@ func (s *Store) FindDataPlane(ctx context.Context, id string) (DataPlane, error)
 	return d, s.classify(err)
 }
 
+// FindDataPlanesByCertificate returns the active data planes of the names in a certificate, expired ones included.
+func (s *Store) FindDataPlanesByCertificate(ctx context.Context, names []string) ([]DataPlane, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var found []DataPlane
+	err := s.orm().WithContext(ctx).Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names).Find(&found).Error
+	return found, s.classify(err)
+}
+
 // ListDataPlanes returns all data planes by age, revoked ones included.
 func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
 	ctx, cancel := s.bounded(ctx)
@@ -70,6 +90,22 @@ func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
 	var all []DataPlane
 	err := s.orm().WithContext(ctx).Order("id").Find(&all).Error
 	return all, s.classify(err)
+}
+
+// CountStreams returns how many streams the data planes have that have any, by their ids.
+func (s *Store) CountStreams(ctx context.Context) (map[string]int, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var rows []struct {
+		DataPlaneID string
+		Streams     int
+	}
+	err := s.orm().WithContext(ctx).Model(&Stream{}).Select("data_plane_id, count(*) AS streams").Group("data_plane_id").Find(&rows).Error
+	counts := make(map[string]int, len(rows))
+	for _, row := range rows {
+		counts[row.DataPlaneID] = row.Streams
+	}
+	return counts, s.classify(err)
 }
 
 // UnknownCustomers returns those of the customers that have no project.

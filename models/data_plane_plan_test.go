@@ -128,3 +128,45 @@ func TestPostgresFetchesAndFindsChangesByIndex(t *testing.T) {
 		require.LessOrEqual(t, rows, c.rows+1, "%s: %v", name, found)
 	}
 }
+
+// A plan lasts as long as its connection, or until the table is analyzed: it must not stem from the table's first days.
+func TestPostgresRecordsFetchesAndFindsChangesByIndexHoweverSmallItsTablesWere(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
+	f.dataPlane("first", nil)
+	conn := models.AsideConn(t.Context(), t, f.Store)
+	exec := func(statement string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	changes, _ := models.ChangesSQL(f.Store, models.Position{}, 0)
+	exec("PREPARE record AS " + models.RecordFetchesSQL)
+	exec("PREPARE changes AS " + changes)
+	const (
+		record = `EXECUTE record ('{1}', '{dp}', '{acme}', '{web}', '{mia}', '{01T}', '{openai}', '{byok_1}', '{1}', '{allowed}', '{own_key}', '{r}',
+  '{true}', 99990, '{7,9}', 1000, 1, '{dp0042}')`
+		read = `EXECUTE changes (99990, '{7,9}', 1000)`
+	)
+	exec(record)
+	exec(read)
+	exec(`INSERT INTO events (tx, customer_id, project_id, scope_user_id, id, type, outcome, at, actor_user_id, actor_method, actor_token_id, key_id,
+token_id, provider, member_id, role, source_ip, request_id)
+SELECT i, 'acme', 'web', '', 'evt_' || i, 'policy.set', 'allowed', 1, '', '', '', '', '', '', '', '', '', '' FROM generate_series(1, 100000) AS i`)
+	exec(`INSERT INTO data_planes (id, name, hash, customers, created_at) SELECT 'dp' || i, 'dp' || i, '', 'null', 1 FROM generate_series(1, 10000) AS i`)
+	for _, statement := range []string{record, read} {
+		var text []byte
+		require.NoError(t, conn.QueryRow(t.Context(), "EXPLAIN (ANALYZE, FORMAT JSON) "+statement).Scan(&text))
+		var plans []struct{ Plan planNode }
+		require.NoError(t, json.Unmarshal(text, &plans))
+		looked := 0
+		plans[0].Plan.walk(func(n planNode) {
+			if n.Relation == "events" || n.Relation == "data_planes" {
+				looked++
+				require.NotEmpty(t, n.Index, "%s of %s: %s", n.Type, n.Relation, text)
+				require.Less(t, (n.Rows+n.Removed)*max(n.Loops, 1), 100.0, "%s", text)
+			}
+		})
+		require.Positive(t, looked)
+	}
+}

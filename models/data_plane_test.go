@@ -2,6 +2,7 @@ package models_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -25,10 +26,15 @@ func (f *fixture) dataPlane(name string, customers []string, changes ...func(*mo
 func (f *fixture) revokeDataPlane(name string) (models.DataPlane, error) {
 	var d models.DataPlane
 	err := f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
-		d, err = tx.RevokeDataPlane(name)
+		d, err = tx.RevokeDataPlane(name, "alice@host")
 		return err
 	})
 	return d, err
+}
+
+// certified has a data plane told by a name in certificates.
+func certified(name string) func(*models.DataPlane) {
+	return func(d *models.DataPlane) { d.Hash, d.Certificate = nil, name }
 }
 
 func expiring(at int64) func(*models.DataPlane) {
@@ -70,6 +76,85 @@ func TestActiveDataPlanesHaveNamesOfTheirOwn(t *testing.T) {
 		_, err = f.revokeDataPlane("eu")
 		require.NoError(t, err)
 		require.Equal(t, 2, f.count("data_planes"))
+	})
+}
+
+func TestADataPlaneIsFoundByTheNamesInItsCertificate(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		edge := f.dataPlane("edge", []string{acme}, certified("dns:edge.internal"))
+		other := f.dataPlane("other", nil, certified("cn:other"), expiring(1))
+		f.dataPlane("with a token", nil)
+		names := func(names ...string) (ids []string) {
+			found, err := f.FindDataPlanesByCertificate(t.Context(), names)
+			require.NoError(t, err)
+			for _, d := range found {
+				require.Empty(t, d.Hash)
+				ids = append(ids, d.ID)
+			}
+			return ids
+		}
+		require.Equal(t, []string{edge.ID}, names("dns:unknown.internal", "dns:edge.internal"))
+		require.ElementsMatch(t, []string{edge.ID, other.ID}, names("dns:edge.internal", "cn:other"), "expired ones included")
+		require.Empty(t, names("cn:edge.internal", "dns:EDGE.internal", "dns:edge", "", "%"))
+		require.Empty(t, names())
+		got, err := f.FindDataPlane(t.Context(), edge.ID)
+		require.NoError(t, err)
+		require.Equal(t, "dns:edge.internal", got.Certificate)
+		require.True(t, got.Serves(acme))
+		_, err = f.revokeDataPlane("edge")
+		require.NoError(t, err)
+		require.Empty(t, names("dns:edge.internal"))
+	})
+}
+
+func TestWhoMadeAndWhoRevokedADataPlaneIsOnRecord(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		made := f.dataPlane("eu", nil, func(d *models.DataPlane) { d.CreatedBy = "bob@there" })
+		revoked, err := f.revokeDataPlane("eu")
+		require.NoError(t, err)
+		_, err = f.revokeDataPlane("eu")
+		require.ErrorIs(t, err, models.ErrNotFound)
+		got, err := f.FindDataPlane(t.Context(), made.ID)
+		require.NoError(t, err)
+		require.Equal(t, revoked, got)
+		require.Equal(t, []string{"bob@there", "alice@host"}, []string{got.CreatedBy, got.RevokedBy})
+	})
+}
+
+func TestStreamsAreCountedByDataPlane(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu, us := f.dataPlane("eu", nil), f.dataPlane("us", nil)
+		f.dataPlane("idle", nil)
+		for i, d := range []models.DataPlane{eu, us, eu} {
+			require.NoError(t, f.OpenStream(t.Context(), models.Stream{ID: fmt.Sprint(i), DataPlaneID: d.ID, ReplicaID: "r"}, ""))
+		}
+		counts, err := f.CountStreams(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{eu.ID: 2, us.ID: 1}, counts)
+	})
+}
+
+func TestActiveDataPlanesHaveCertificatesOfTheirOwn(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.dataPlane("eu", nil, certified("dns:edge.internal"), expiring(1))
+		create := func(name, certificate string) error {
+			d := models.DataPlane{ID: f.ids.Next("", time.Now()), Name: name, Certificate: certificate, CreatedAt: now()}
+			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.CreateDataPlane(d) })
+		}
+		require.ErrorIs(t, create("us", "dns:edge.internal"), models.ErrAlreadyExists, "as long as it is not revoked, expired or not")
+		require.NoError(t, create("us", "cn:edge.internal"), "a name of another kind is another")
+		_, err := f.revokeDataPlane("eu")
+		require.NoError(t, err)
+		outcomes := together(8, func(i int) error { return create(fmt.Sprint("eu", i), "dns:edge.internal") })
+		made := 0
+		for _, err := range outcomes {
+			if err == nil {
+				made++
+				continue
+			}
+			require.ErrorIs(t, err, models.ErrAlreadyExists)
+		}
+		require.Equal(t, 1, made, "a revoked one leaves its certificate to one")
 	})
 }
 
@@ -125,9 +210,13 @@ func TestLiveDataPlanesAreNeitherRevokedNorExpired(t *testing.T) {
 func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
 	d, key := models.DataPlane{ID: "dp"}, models.Key{ID: "byok_absent", RevocationTx: 1}
 	return map[string]func(context.Context) error{
-		"Position":       func(ctx context.Context) error { _, err := f.Position(ctx); return err },
-		"Changes":        func(ctx context.Context) error { _, _, err := f.Changes(ctx, models.Position{}, 1); return err },
-		"FindDataPlane":  func(ctx context.Context) error { _, err := f.FindDataPlane(ctx, "dp"); return err },
+		"Position":      func(ctx context.Context) error { _, err := f.Position(ctx); return err },
+		"Changes":       func(ctx context.Context) error { _, _, err := f.Changes(ctx, models.Position{}, 1); return err },
+		"FindDataPlane": func(ctx context.Context) error { _, err := f.FindDataPlane(ctx, "dp"); return err },
+		"FindDataPlanesByCertificate": func(ctx context.Context) error {
+			_, err := f.FindDataPlanesByCertificate(ctx, []string{"dns:dp"})
+			return err
+		},
 		"ListDataPlanes": func(ctx context.Context) error { _, err := f.ListDataPlanes(ctx); return err },
 		"LiveDataPlanes": func(ctx context.Context) error { _, err := f.LiveDataPlanes(ctx, []string{"dp"}, 1); return err },
 		"Fetch":          func(ctx context.Context) error { _, err := f.Fetch(ctx, "dp", mia, "openai", 1); return err },

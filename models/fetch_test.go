@@ -121,7 +121,7 @@ func TestAFetchIsForAMemberWhoseSessionIsLive(t *testing.T) {
 			require.Equal(t, want == nil, err == nil, "%+v: %v", caller, err)
 			require.ErrorIs(t, err, want, "%+v", caller)
 		}
-		f.transact(func(tx *models.Tx) error { return tx.RemoveMember(acme, web, "mia") })
+		require.NoError(t, f.removeMember("mia"))
 		require.ErrorIs(t, f.fetchErr(d, mia), models.ErrNotMember, "from the next fetch on")
 	})
 }
@@ -197,7 +197,7 @@ func TestAFetchBringsThePolicyInForce(t *testing.T) {
 		require.Equal(t, models.DefaultPolicy(acme, web), f.fetch(d, mia).Policy)
 		for _, byProvider := range []map[string]models.UserKeys{nil, {"openai": models.UserKeysForbid, "groq": models.UserKeysRequire}} {
 			policy := models.Policy{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysRequire, UserKeysByProvider: byProvider, OnBadKey: models.OnBadKeyNextKey}
-			f.transact(func(tx *models.Tx) error { return tx.SetPolicy(&policy, "olga") })
+			f.transact(f.noted(models.EventPolicySet, setting(&policy)))
 			got := f.fetch(d, mia).Policy
 			require.Equal(t, models.OnBadKeyNextKey, got.OnBadKey)
 			require.Equal(t, models.UserKeysRequire, got.UserKeys)
@@ -296,7 +296,7 @@ func TestTheOwnKeyOfAUserWhoHasLeftIsNotFetchedByItsIDEither(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key := f.dataPlane("gateway", nil), f.register(f.own(mia))
 		require.NoError(t, f.fetchByIDErr(d, key))
-		f.transact(func(tx *models.Tx) error { return tx.RemoveMember(acme, web, mia.UserID) })
+		require.NoError(t, f.removeMember(mia.UserID))
 		require.ErrorIs(t, f.fetchByIDErr(d, key), models.ErrNotMember)
 	})
 }

@@ -120,12 +120,29 @@ func (f *fixture) register(r models.Registration) models.Key {
 	return k
 }
 
+// revoke revokes a key as the API does.
 func (f *fixture) revoke(k models.Key) {
 	f.t.Helper()
-	f.transact(func(tx *models.Tx) error {
-		_, err := tx.RevokeKey(&k, "olga")
-		return err
-	})
+	f.revokeNoted(&k)
+}
+
+// noted is a transaction that does what data planes must hear of, with the event that says so.
+func (f *fixture) noted(kind models.EventType, act func(*models.Tx) error) func(*models.Tx) error {
+	event := f.event(kind)
+	return func(tx *models.Tx) error {
+		if err := act(tx); err != nil {
+			return err
+		}
+		return tx.AppendEvent(event)
+	}
+}
+
+func removing(user string) func(*models.Tx) error {
+	return func(tx *models.Tx) error { return tx.RemoveMember(acme, web, user) }
+}
+
+func setting(p *models.Policy) func(*models.Tx) error {
+	return func(tx *models.Tx) error { return tx.SetPolicy(p, "olga") }
 }
 
 // size is how many rows each table has that a register may write to.

@@ -166,5 +166,5 @@ func guarded(fn func(*Tx) error, tx *Tx) (err error) {
 			err = fmt.Errorf("write panicked: %T", p)
 		}
 	}()
-	return fn(tx)
+	return tx.carryOut(fn)
 }

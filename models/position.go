@@ -81,3 +81,8 @@ func (p Position) below(tx int64) Position {
 func (p Position) Holds(tx int64) bool {
 	return tx < p.Xmin || (tx < p.Xmax && !slices.Contains(p.Open, tx))
 }
+
+// contains tells whether the set has all of another.
+func (p Position) contains(q Position) bool {
+	return q.Xmax <= p.Xmax && !slices.ContainsFunc(p.Open, q.Holds)
+}

@@ -29,9 +29,10 @@ type postgresEngine struct {
 	side *pgxpool.Pool
 	std  *sql.DB
 	gorm *gorm.DB
-	// keys and roles carry the hot look-ups, each their own: one that waits for a lock holds up its own kind alone.
-	keys, roles *pipeline
-	records     *recorder
+	// keys and callers carry the hot look-ups, each their own: one that waits for a lock holds up its own kind alone.
+	keys, callers *pipeline
+	records       *recorder
+	fetched       *fetchMemory
 	// writers is a place for each transaction under way. They get half of the connections, so that writers who wait for one
 	// another leave the rest to everybody else.
 	writers chan struct{}
@@ -85,9 +86,10 @@ func openPostgres(url string, opts Options) (engine, error) {
 		side.Close()
 		return nil, fmt.Errorf("database: %w", err)
 	}
+	fetched := newFetchMemory()
 	return &postgresEngine{
-		pool: pool, side: side, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
-		keys: newPipeline(pool, opts.Timeout), roles: newPipeline(pool, opts.Timeout), records: newRecorder(pool, opts.Timeout),
+		fetched: fetched, pool: pool, side: side, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
+		keys: newPipeline(pool, opts.Timeout), callers: newPipeline(pool, opts.Timeout), records: newRecorder(side, opts.Timeout, fetched),
 		writers: make(chan struct{}, max(1, opts.MaxConns/2)), listener: listener, id: rand.Text(),
 	}, nil
 }
@@ -105,7 +107,7 @@ func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ct
 
 func (p *postgresEngine) close() error {
 	p.keys.close()
-	p.roles.close()
+	p.callers.close()
 	p.records.close()
 	err := errors.Join(p.std.Close(), p.schema.Close())
 	p.side.Close()
@@ -116,8 +118,8 @@ func (p *postgresEngine) close() error {
 func (p *postgresEngine) lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	if sql == roleSQL {
-		return p.roles.do(ctx, sql, args, scan)
+	if sql == roleSQL || sql == sessionSQL {
+		return p.callers.do(ctx, sql, args, scan)
 	}
 	return p.keys.do(ctx, sql, args, scan)
 }
@@ -138,7 +140,7 @@ func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error
 		return ctx.Err()
 	}
 	return p.gorm.WithContext(ctx).Transaction(func(db *gorm.DB) error {
-		return fn(&Tx{db: db, txNumber: postgresTx, Now: micros(time.Now())})
+		return (&Tx{db: db, txNumber: postgresTx, Now: micros(time.Now())}).carryOut(fn)
 	})
 }
 
@@ -213,5 +215,7 @@ func isConnectionError(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, puddle.ErrClosedPool)
 }
+
+func (p *postgresEngine) memory() *fetchMemory { return p.fetched }
 
 func (p *postgresEngine) fetchSQL() (forCaller, byID string) { return postgresFetch, postgresFetchByID }

@@ -192,7 +192,7 @@ func TestARetryIsCheckedLikeAFirstRequest(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		r := f.own(mia, retryable("once", "same"))
 		f.register(r)
-		f.transact(func(tx *models.Tx) error { return tx.RemoveMember(acme, web, "mia") })
+		require.NoError(t, f.removeMember("mia"))
 		_, err := f.RegisterKey(t.Context(), mia, models.RoleMember, r, now())
 		require.ErrorIs(t, err, models.ErrNotMember)
 	})
@@ -219,11 +219,10 @@ func TestParallelRevokesKeepTheFirst(t *testing.T) {
 		users := []string{"ann", "bob", "cid", "dot"}
 		answers := together(16, func(i int) revoked {
 			got := revoked{key: models.Key{ID: key.ID}}
-			got.err = f.Transact(t.Context(), func(tx *models.Tx) error {
-				var err error
+			got.err = f.Transact(t.Context(), f.noted(models.EventKeyRevoked, func(tx *models.Tx) (err error) {
 				got.first, err = tx.RevokeKey(&got.key, users[i%len(users)])
 				return err
-			})
+			}))
 			return got
 		})
 		stands, err := f.GetKey(t.Context(), olga, key.ID, now())

@@ -117,7 +117,7 @@ func TestARewrapWaitsForNoTransactionThatHoldsAKey(t *testing.T) {
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
 	held, free := f.sealed(f.register(f.shared(olga)).ID), f.sealed(f.register(f.shared(olga)).ID)
 	batch := []models.Rewrapping{rewrapping(held), rewrapping(free)}
-	f.transact(func(tx *models.Tx) error {
+	f.transact(f.noted(models.EventKeyRevoked, func(tx *models.Tx) error {
 		if _, err := tx.RevokeKey(&models.Key{ID: held.ID}, "olga"); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func TestARewrapWaitsForNoTransactionThatHoldsAKey(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{free.ID}, stored)
 		return nil
-	})
+	}))
 	stored, err := f.Rewrap(t.Context(), batch)
 	require.NoError(t, err)
 	require.Equal(t, []string{held.ID}, stored, "what was revoked meanwhile is re-wrapped later, and stays revoked")

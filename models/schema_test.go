@@ -42,7 +42,7 @@ FROM tables t, pragma_table_info(t.name) c
 UNION ALL
 SELECT concat_ws(' ', 'index', t.name, CASE WHEN i."unique" THEN 'unique' ELSE 'plain' END,
     '(' || (SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_index_info(i.name) ORDER BY seqno)) || ')',
-    coalesce((SELECT substr(sql, instr(sql, 'WHERE ') + 6) FROM sqlite_master m WHERE i.partial AND m.name = i.name), 'all'))
+    coalesce((SELECT trim(substr(sql, instr(sql, 'WHERE ') + 6), '()') FROM sqlite_master m WHERE i.partial AND m.name = i.name), 'all'))
 FROM tables t, pragma_index_list(t.name) i
 UNION ALL
 SELECT concat_ws(' ', 'index', t.name, 'unique', '(' || c.name || ')', 'all') FROM tables t, pragma_table_info(t.name) c

@@ -24,6 +24,7 @@ type sqliteEngine struct {
 	gorm     *gorm.DB
 	writer   *groupWriter
 	prepared prepared // on the readers
+	timeout  time.Duration
 }
 
 // pragmas: a commit is on disk before it is acknowledged (synchronous FULL), and readers never wait for the writer (WAL).
@@ -35,7 +36,7 @@ var pragmas = []string{
 // and the writer keeps what it changes in memory (16 MB).
 var writerPragmas = []string{"wal_autocheckpoint(4000)", "cache_size(-16000)"}
 
-func openSQLite(path string) (engine, error) {
+func openSQLite(path string, timeout time.Duration) (engine, error) {
 	if path == "" || path == ":memory:" {
 		return nil, errors.New("database URL: want sqlite:<path of a file>")
 	}
@@ -56,6 +57,7 @@ func openSQLite(path string) (engine, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database: %w", err), readers.Close())
 	}
+	e.timeout = timeout
 	return e, nil
 }
 

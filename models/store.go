@@ -53,7 +53,11 @@ type engine interface {
 	changes(since Position, limit int) (sql string, args []any)
 	// fetchSQL are the statements of a fetch: for a caller, and by a key's id.
 	fetchSQL() (forCaller, byID string)
+	// recordFetch and recordRemembered see to their own timeouts.
 	recordFetch(ctx context.Context, r FetchRecord) error
+	recordRemembered(ctx context.Context, r FetchRecord, found Fetched) (asOf string, err error)
+	// memory is what fetches found; nil where none is kept.
+	memory() *fetchMemory
 	// rewrap stores the envelopes of keys that still have the old ones, and returns their ids.
 	rewrap(ctx context.Context, batch []Rewrapping) ([]string, error)
 	// aside runs a statement on a connection that no request waits for, so that leases go on while the pool is busy.
@@ -84,7 +88,7 @@ func Open(url string, opts Options) (*Store, error) {
 	)
 	switch scheme, rest, _ := strings.Cut(url, ":"); scheme {
 	case "sqlite":
-		e, err = openSQLite(rest)
+		e, err = openSQLite(rest, opts.Timeout)
 	case "postgres", "postgresql":
 		e, err = openPostgres(url, opts)
 	default:
@@ -139,7 +143,7 @@ func (s *Store) classify(err error) error {
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrChanged, ErrUnavailable} {
 		if errors.Is(err, known) {
 			return true
 		}

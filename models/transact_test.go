@@ -52,7 +52,7 @@ func TestATransactionReadsItsOwnWritesAndHasOneTime(t *testing.T) {
 		key := f.register(f.shared(olga))
 		var read models.Key
 		var then int64
-		f.transact(func(tx *models.Tx) error {
+		f.transact(f.noted(models.EventKeyRevoked, func(tx *models.Tx) error {
 			then = tx.Now
 			if _, err := tx.RevokeKey(&key, "olga"); err != nil {
 				return err
@@ -60,7 +60,7 @@ func TestATransactionReadsItsOwnWritesAndHasOneTime(t *testing.T) {
 			var err error
 			read, err = tx.Key(olga, key.ID)
 			return err
-		})
+		}))
 		require.Equal(t, then, read.RevokedAt)
 		require.Equal(t, then, key.RevokedAt)
 		require.InDelta(t, now(), then, 60e6)

@@ -3,6 +3,8 @@ package models
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"slices"
 
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
@@ -15,7 +17,26 @@ type Tx struct {
 	txNumber string
 	// Now is the transaction's one time, in microseconds.
 	Now int64
+	// owes are the customers of whom something changed that no event has told since.
+	owes []string
 }
+
+// errUnannounced is a fault of ours: data planes would not have heard of a change.
+var errUnannounced = errors.New("transaction undone: it changed what data planes go by, and appended no event that says so")
+
+// carryOut runs fn, whose changes may be committed if it returns nil. What data planes must hear of may not without the event
+// that announces it.
+func (tx *Tx) carryOut(fn func(*Tx) error) error {
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if len(tx.owes) > 0 {
+		return errUnannounced
+	}
+	return nil
+}
+
+func (tx *Tx) owe(customerID string) { tx.owes = append(tx.owes, customerID) }
 
 func (tx *Tx) queryRow(sql string, args ...any) *sql.Row {
 	return tx.db.Statement.ConnPool.QueryRowContext(tx.context(), sql, args...)
@@ -64,28 +85,36 @@ func (tx *Tx) Key(c Caller, id string) (Key, error) {
 }
 
 // RevokeKey marks the key revoked and returns true, unless it was already; then the first revocation stands. The event that
-// says so must be the next that the transaction appends.
+// says so must be the next that the transaction appends; without it, nothing of the transaction is committed.
 func (tx *Tx) RevokeKey(k *Key, by string) (bool, error) {
 	done, err := tx.exec(`UPDATE ai_keys SET revoked_at = $1, revoked_by = $2, revocation_tx = `+tx.txNumber+`
 WHERE id = $3 AND revoked_at = 0`, []any{tx.Now, by, k.ID})
 	if err != nil {
 		return false, err
 	}
-	return done == 1, tx.db.Select("revoked_at", "revoked_by", "revocation_tx").Where("id = ?", k.ID).Take(k).Error
+	err = tx.db.Select("customer_id", "revoked_at", "revoked_by", "revocation_tx").Where("id = ?", k.ID).Take(k).Error
+	if done == 1 {
+		tx.owe(k.CustomerID)
+	}
+	return done == 1, err
 }
 
-// AppendEvent adds to the audit trail.
+// AppendEvent adds to the audit trail, from which data planes learn what was allowed.
 func (tx *Tx) AppendEvent(e Event) error {
 	_, err := tx.exec(insertEvent+`VALUES (`+tx.txNumber+`, `+params(1, 17)+`)`, eventArgs(e))
+	if err == nil && e.Outcome == OutcomeAllowed {
+		tx.owes = slices.DeleteFunc(tx.owes, func(customerID string) bool { return customerID == e.CustomerID })
+	}
 	return err
 }
 
-// SetPolicy puts a policy in force.
+// SetPolicy puts a policy in force. The transaction must append the event that says so, or it is not committed.
 func (tx *Tx) SetPolicy(p *Policy, by string) error {
 	p.UpdatedAt, p.UpdatedBy = tx.Now, by
 	if p.UserKeysByProvider == nil {
 		p.UserKeysByProvider = map[string]UserKeys{} // the column holds an object, and GORM makes NULL of nil
 	}
+	tx.owe(p.CustomerID)
 	return tx.db.Clauses(clause.OnConflict{UpdateAll: true}).Create(p).Error
 }
 
@@ -115,7 +144,8 @@ func (tx *Tx) SetMember(customerID, projectID, userID string, role Role) (Member
 	return m, err
 }
 
-// RemoveMember takes a user out of a project: ErrNotFound, or ErrLastOwner.
+// RemoveMember takes a user out of a project: ErrNotFound, or ErrLastOwner. The transaction must append the event that says so,
+// or it is not committed.
 func (tx *Tx) RemoveMember(customerID, projectID, userID string) error {
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return err
@@ -127,6 +157,7 @@ func (tx *Tx) RemoveMember(customerID, projectID, userID string) error {
 	if done.RowsAffected == 0 {
 		return ErrNotFound
 	}
+	tx.owe(customerID)
 	return tx.requireOwner(customerID, projectID)
 }
 
@@ -151,7 +182,8 @@ func (tx *Tx) requireOwner(customerID, projectID string) error {
 // CreateToken stores an API key of ours.
 func (tx *Tx) CreateToken(t Token) error { return tx.db.Create(&t).Error }
 
-// RevokeToken ends an API key for good and returns it: ErrNotFound. Revoking again keeps the first time.
+// RevokeToken ends an API key for good and returns it: ErrNotFound. Revoking again keeps the first time. When it did end it,
+// the transaction must append the event that says so, or it is not committed.
 func (tx *Tx) RevokeToken(customerID, projectID, id string) (Token, error) {
 	var t Token
 	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).
@@ -160,6 +192,7 @@ func (tx *Tx) RevokeToken(customerID, projectID, id string) (Token, error) {
 		return t, err
 	}
 	t.RevokedAt = tx.Now
+	tx.owe(customerID)
 	return t, tx.db.Model(&Token{}).Where("id = ?", id).Update("revoked_at", tx.Now).Error
 }
 

@@ -45,7 +45,7 @@ func newStepped(t *testing.T) *stepped {
 	observer, err := httpapi.NewObserver("dataplane", slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil)
 	require.NoError(t, err)
 	handler, err := dataplane.NewHandler(dataplane.Config{
-		Store: s.Store, Sealer: s.Sealer, Providers: catalogue, Feed: changes, Now: s.now,
+		Store: s.Store, Sealer: s.Sealer, Providers: catalogue, Feed: changes, Now: s.now, MaxStale: time.Minute,
 		Sessions: session.New(session.Config{Tokens: s.Store, Now: s.now}),
 		API: httpapi.Config{Observer: observer, Sessions: session.New(session.Config{
 			Tokens: session.DataPlaneTokens(s.Store), Prefix: session.DataPlanePrefix, Now: s.now,

@@ -118,16 +118,16 @@ func (c *control) edge() string {
 	return c.aikeysd("admin", "dataplane", "create", "--name", fmt.Sprintf("edge-%d", c.edges.Add(1)), "--customer", "acme")
 }
 
-// start starts one more process, and returns once it is ready.
-func (c *control) start() *replica {
+// start starts one more process, with variables of its own, and returns once it is ready.
+func (c *control) start(environ ...string) *replica {
 	c.t.Helper()
 	r := &replica{t: c.t, said: &lockedBuffer{}}
 	r.cmd = exec.CommandContext(context.Background(), programPath(c.t, "aikeysd"), "serve")
-	r.cmd.Env = []string{
+	r.cmd.Env = append([]string{
 		"AIKEYS_DATABASE_URL=" + c.database, "AIKEYS_SEALER=local:" + c.keyset, "AIKEYS_RATE_LIMIT=0",
 		"AIKEYS_FAILED_AUTH_LIMIT=0", "AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0",
 		"AIKEYS_OPS_LISTEN=127.0.0.1:0", "AIKEYS_LOG_FORMAT=json",
-	}
+	}, environ...)
 	r.cmd.Stderr = r.said
 	require.NoError(c.t, r.cmd.Start())
 	c.t.Cleanup(func() { r.end(syscall.SIGKILL) })

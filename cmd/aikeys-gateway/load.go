@@ -9,25 +9,46 @@ import (
 	"strings"
 
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
 // load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
 func (s *config) load(environ []string) error {
-	return s.Read(environ, s.checkToken, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
+	return s.Read(environ, s.checkCredential, s.checkForwardAuth, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
 }
 
-func (s *config) checkToken() []string {
-	setting := s.Of("token-file")
-	if s.TokenFile == "" {
-		return []string{setting.Given() + ": is required; \"aikeysd admin dataplane create\" prints what it holds"}
-	}
-	if _, err := readCredential(s.TokenFile); err != nil {
-		return []string{setting.Given() + ": " + err.Error()}
-	}
-	if s.ForwardAuthFile != "" {
-		if _, err := readSecret(s.ForwardAuthFile); err != nil {
-			return []string{s.Of("forward-auth-secret-file").Given() + ": " + err.Error()}
+// checkCredential: a token or a client certificate, and not both.
+func (s *config) checkCredential() []string {
+	token, cert, key := s.Of("token-file"), s.Of("client-cert"), s.Of("client-key")
+	target, err := url.Parse(s.ControlPlane)
+	switch {
+	case s.TokenFile == "" && s.ClientCert == "" && s.ClientKey == "":
+		return []string{fmt.Sprintf("%s: is required, or %s and %s; \"aikeysd admin dataplane create\" prints what it holds",
+			token.Given(), cert.Variable(), key.Variable())}
+	case s.TokenFile != "" && s.ClientCert+s.ClientKey != "":
+		return []string{fmt.Sprintf("%s, %s and %s: give a token or a client certificate, not both", token.Given(), cert.Given(), key.Given())}
+	case s.TokenFile != "":
+		if _, err := readCredential(s.TokenFile); err != nil {
+			return []string{token.Given() + ": " + err.Error()}
 		}
+	case s.ClientCert == "" || s.ClientKey == "":
+		return []string{fmt.Sprintf("%s and %s: give both or none", cert.Given(), key.Given())}
+	case err == nil && target.Scheme == "http": // of what else is wrong with it, others complain
+		return []string{fmt.Sprintf("%s: a client certificate needs https, and %s is http", cert.Given(), s.Of("control-plane").Given())}
+	default:
+		if _, err := readCertificate(s.ClientCert, s.ClientKey); err != nil {
+			return []string{fmt.Sprintf("%s and %s: %s", cert.Given(), key.Given(), err)}
+		}
+	}
+	return nil
+}
+
+func (s *config) checkForwardAuth() []string {
+	if s.ForwardAuthFile == "" {
+		return nil
+	}
+	if _, err := readSecret(s.ForwardAuthFile); err != nil {
+		return []string{s.Of("forward-auth-secret-file").Given() + ": " + err.Error()}
 	}
 	return nil
 }
@@ -51,11 +72,9 @@ func (s *config) checkControlPlane() (complaints []string) {
 }
 
 func (s *config) checkUpstreams() (complaints []string) {
-	for provider, upstream := range s.Upstreams {
-		secure := upstream.Scheme == "https" || upstream.Scheme == "http" && isThisMachine(upstream)
-		if !secure || upstream.User != nil || upstream.RawQuery != "" || upstream.Fragment != "" {
-			complaints = append(complaints, fmt.Sprintf("%s: the URL of %s must be https, or http on this machine, without user, query and fragment",
-				s.Of("upstream").Given(), provider))
+	if err := gateway.CheckUpstreams(s.Upstreams); err != nil {
+		for line := range strings.Lines(err.Error()) {
+			complaints = append(complaints, s.Of("upstream").Given()+": "+strings.TrimSpace(line))
 		}
 	}
 	return complaints

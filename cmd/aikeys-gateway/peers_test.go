@@ -292,6 +292,30 @@ func TestSampleProxiesSendTheProvidersCredentialAndNoneOfTheCallers(t *testing.T
 	})
 }
 
+// Envoy takes parameters out by their names, as they were sent: however a caller spells it, the key does not go on.
+func TestEnvoyTakesCredentialsOutOfTheQuery(t *testing.T) {
+	t.Parallel()
+	provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))
+	control := dataplanetest.NewControlPlane(t)
+	control.AddCredential(callerKey, dataplanetest.Credential{})
+	control.RegisterKey(dataplanetest.Key{Provider: "gemini", BaseURL: provider.URL, AuthStyle: "x_goog_api_key", Secret: providerKey})
+	gateway := startGateway(t, environOf(t, control.URL()), "--ext-authz-listen", "127.0.0.1:0").awaitReady()
+	url := startEnvoy(t, replaced(t, envoySample(t, gateway.extAuthz, provider),
+		"{prefix: /anthropic/}", "{prefix: /gemini/}", "{provider: anthropic}", "{provider: gemini}"))
+	for _, query := range []string{
+		"alt=sse&key=" + callerKey, "key=" + callerKey + "&alt=sse", "%6bey=" + callerKey + "&alt=sse", "alt=sse&k%65y=" + callerKey + "&key=" + callerKey,
+		"%6B%65%79=" + callerKey + "&alt=sse&trace=" + callerKey, "key=" + callerKey + "&alt=sse&%6bey",
+	} {
+		provider.Forget()
+		got := ask(t, url+"/gemini/v1beta/models/m:generateContent?"+query, question())
+		seen := provider.Requests()
+		require.Len(t, seen, 1, "%s: %d %s", query, got.status, got.body)
+		require.Equal(t, "alt=sse", seen[0].RawQuery, query)
+		require.Equal(t, providerKey, seen[0].Header.Get("X-Goog-Api-Key"))
+		provider.RequireNeverSaw(t, callerKey)
+	}
+}
+
 func TestSampleProxiesPassRefusalsOn(t *testing.T) {
 	t.Parallel()
 	eachSample(t, func(t *testing.T, proxy sampleProxy) {

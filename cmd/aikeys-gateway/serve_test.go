@@ -128,6 +128,21 @@ func TestKeysServeOnForAsLongAsTheOperatorAllows(t *testing.T) {
 	require.Equal(t, exitOK, s.end())
 }
 
+// It is unready, and says why, while the control plane allows no such grace; it asks for each request meanwhile.
+func TestAGraceThatTheControlPlaneDoesNotAllowIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.control.LimitMaxStale(5 * time.Minute)
+	s := startGateway(t, environOf(t, w.control.URL()), "--max-stale", "1h")
+	s.eventually("it says so", func() bool { return s.readyz().body == `{"ready":false,"state":"too_stale"}`+"\n" })
+	require.Equal(t, http.StatusServiceUnavailable, s.readyz().status)
+	require.Contains(t, s.said.String(), "must be at most 300000")
+	require.Contains(t, s.said.String(), "lower it here, or raise the control plane's --max-stale-limit")
+	require.Equal(t, http.StatusOK, send(t, http.MethodGet, s.url+"/openai/models", callerToken).status)
+	w.control.LimitMaxStale(time.Hour)
+	s.awaitReady()
+	require.Equal(t, exitOK, s.end())
+}
+
 func TestTheCredentialIsReadAgainWhenItsFileChanges(t *testing.T) {
 	w := newWorld(t)
 	w.control.SetToken("dp_EXAMPLE_second")

@@ -22,6 +22,8 @@ type config struct {
 	ControlPlane      string
 	ControlPlaneCA    string
 	TokenFile         string
+	ClientCert        string
+	ClientKey         string
 	MaxStale          time.Duration
 	CacheSize         int
 	Upstreams         map[string]*url.URL
@@ -57,7 +59,11 @@ func newConfig() *config {
 		{Name: "control-plane-ca", Arg: "file", Parse: settings.Text(&s.ControlPlaneCA),
 			Usage: "certificates, in PEM, of who may vouch for the control plane; empty is whom this machine trusts"},
 		{Name: "token-file", Arg: "file", Parse: settings.Text(&s.TokenFile),
-			Usage: "file with the credential that \"aikeysd admin dataplane create\" prints (required); read again when it changes"},
+			Usage: "file with the credential that \"aikeysd admin dataplane create\" prints; read again when it changes; required, unless there is a client certificate"},
+		{Name: "client-cert", Arg: "file", Parse: settings.Text(&s.ClientCert),
+			Usage: "client certificate chain, in PEM, that is the credential in place of a token: \"aikeysd admin dataplane create --certificate\" names it; needs https; read again when it changes"},
+		{Name: "client-key", Arg: "file", Parse: settings.Text(&s.ClientKey),
+			Usage: "private key of the client certificate, in PEM"},
 		{Name: "max-stale", Arg: "duration", Default: "0s", Parse: upTo(&s.MaxStale, mostStale),
 			Usage: "how long keys go on serving when the control plane does not answer, 1h at the most; a revoked one may, too. 0s refuses at once"},
 		{Name: "cache-size", Arg: "number", Default: "10000", Parse: settings.Count(&s.CacheSize, 1, mostEntries),

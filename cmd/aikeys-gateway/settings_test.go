@@ -30,7 +30,8 @@ func loaded(t *testing.T, environ []string, args ...string) (*config, string) {
 
 func TestDefaultsAreSoundButForTheCredential(t *testing.T) {
 	cfg, complaints := loaded(t, nil)
-	require.Equal(t, `AIKEYS_GATEWAY_TOKEN_FILE: is required; "aikeysd admin dataplane create" prints what it holds`, complaints)
+	require.Equal(t, `AIKEYS_GATEWAY_TOKEN_FILE: is required, or AIKEYS_GATEWAY_CLIENT_CERT and AIKEYS_GATEWAY_CLIENT_KEY; `+
+		`"aikeysd admin dataplane create" prints what it holds`, complaints)
 	for _, d := range cfg.All() {
 		require.NoError(t, d.Parse(d.Default), d.Name)
 	}
@@ -56,10 +57,19 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 		"a credential in a variable": {environ: []string{"AIKEYS_GATEWAY_TOKEN=dp_hunter2"}, says: []string{"AIKEYS_GATEWAY_TOKEN: no such setting"}},
 		"a setting of the control plane's with our prefix": {
 			environ: []string{"AIKEYS_GATEWAY_DATABASE_URL=hunter2"}, says: []string{"AIKEYS_GATEWAY_DATABASE_URL: no such setting; aikeys-gateway serve --help"}},
-		"a mistyped one":                    {environ: []string{"AIKEYS_GATEWAY_LISTN=1"}, says: []string{"did you mean AIKEYS_GATEWAY_LISTEN?"}},
-		"a credential's file that is none":  {args: []string{"--token-file", filepath.Join(dir, "none")}, says: []string{"--token-file: ", "no such file"}},
-		"a file that holds an API key":      {args: []string{"--token-file", file("ak", "ak_hunter2")}, says: []string{"--token-file: the file must hold the credential of a data plane"}},
-		"a file that holds nothing":         {args: []string{"--token-file", file("empty", "\n")}, says: []string{"--token-file: the file must hold one word"}},
+		"a mistyped one":                   {environ: []string{"AIKEYS_GATEWAY_LISTN=1"}, says: []string{"did you mean AIKEYS_GATEWAY_LISTEN?"}},
+		"a credential's file that is none": {args: []string{"--token-file", filepath.Join(dir, "none")}, says: []string{"--token-file: ", "no such file"}},
+		"a file that holds an API key":     {args: []string{"--token-file", file("ak", "ak_hunter2")}, says: []string{"--token-file: the file must hold the credential of a data plane"}},
+		"a file that holds nothing":        {args: []string{"--token-file", file("empty", "\n")}, says: []string{"--token-file: the file must hold one word"}},
+		"a token and a client certificate": {args: []string{"--client-cert", pair.CertFile, "--client-key", pair.KeyFile, "--control-plane", "https://aikeys.internal"},
+			says: []string{"AIKEYS_GATEWAY_TOKEN_FILE, --client-cert and --client-key: give a token or a client certificate, not both"}},
+		"a client certificate without its key": {environ: []string{"AIKEYS_GATEWAY_TOKEN_FILE="}, args: []string{"--client-cert", pair.CertFile},
+			says: []string{"--client-cert and AIKEYS_GATEWAY_CLIENT_KEY: give both or none"}},
+		"a client certificate with another's key": {environ: []string{"AIKEYS_GATEWAY_TOKEN_FILE="},
+			args: []string{"--client-cert", pair.CertFile, "--client-key", other.KeyFile, "--control-plane", "https://aikeys.internal"},
+			says: []string{"--client-cert and --client-key: ", "does not match"}},
+		"a client certificate in the clear": {environ: []string{"AIKEYS_GATEWAY_TOKEN_FILE="}, args: []string{"--client-cert", pair.CertFile, "--client-key", pair.KeyFile},
+			says: []string{"--client-cert: a client certificate needs https, and AIKEYS_GATEWAY_CONTROL_PLANE is http"}},
 		"a control plane in the clear":      {args: []string{"--control-plane", "http://aikeys.internal:8081"}, says: []string{"--control-plane: beyond this machine", "AIKEYS_GATEWAY_INSECURE=true"}},
 		"a control plane with a password":   {args: []string{"--control-plane", "https://u:hunter2@aikeys.internal"}, says: []string{"--control-plane: must be"}},
 		"a control plane that is no URL":    {args: []string{"--control-plane", "aikeys.internal:8081"}, says: []string{"--control-plane: must be"}},
@@ -69,6 +79,11 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 		"an upstream in the clear":          {args: []string{"--upstream", "openai=http://llm.example"}, says: []string{"--upstream: the URL of openai must be https"}},
 		"an upstream with a password":       {args: []string{"--upstream", "openai=https://u:hunter2@llm.example"}, says: []string{"--upstream: the URL of openai"}},
 		"an upstream without its provider":  {args: []string{"--upstream", "https://llm.example"}, says: []string{"--upstream: must be provider=URL"}},
+		"an upstream of no provider":        {args: []string{"--upstream", "opnai=https://llm.example/v1"}, says: []string{"--upstream: there is no provider opnai; this release knows openai, anthropic, "}},
+		"an upstream with a query":          {args: []string{"--upstream", "openai=https://llm.example/v1?"}, says: []string{"--upstream: the URL of openai must be https"}},
+		"an upstream with a climbing path":  {args: []string{"--upstream", "openai=https://llm.example/v1/../x"}, says: []string{"--upstream: the URL of openai", "dot segments"}},
+		"an upstream at no port":            {args: []string{"--upstream", "openai=https://llm.example:99999"}, says: []string{"--upstream: the URL of openai"}},
+		"an upstream's URL for its name":    {args: []string{"--upstream", "https://u:hunter2@x.example/?a=https://y.example"}, says: []string{"--upstream: there is no provider of that name"}},
 		"two upstreams of one provider":     {args: []string{"--upstream", "a=https://x.example", "--upstream", "a=https://y.example"}, says: []string{"each provider once"}},
 		"callers in the clear":              {args: []string{"--listen", ":8443"}, says: []string{"--listen: beyond this machine", "AIKEYS_GATEWAY_TLS_CERT"}},
 		"forward-auth beyond this machine":  {args: []string{"--forward-auth-listen", "0.0.0.0:8084"}, says: []string{"--forward-auth-listen: its answers hold providers' keys"}},
@@ -112,7 +127,9 @@ func TestGatewaySettingsThatAreAccepted(t *testing.T) {
 		"the control plane's settings, in the same file": {environ: []string{"AIKEYS_LISTEN=1", "AIKEYS_DATABASE_URL=x"}},
 		"a Kubernetes Service of our name":               {environ: []string{"AIKEYS_GATEWAY_SERVICE_HOST=10.0.0.1", "AIKEYS_GATEWAY_PORT=tcp://10.0.0.1:80"}},
 		"a control plane over TLS":                       {args: []string{"--control-plane", "https://aikeys.internal", "--control-plane-ca", pair.CertFile}},
-		"a control plane on this machine by IPv6":        {args: []string{"--control-plane", "http://[::1]:8081"}},
+		"a client certificate in place of a token": {environ: []string{"AIKEYS_GATEWAY_TOKEN_FILE="},
+			args: []string{"--client-cert", pair.CertFile, "--client-key", pair.KeyFile, "--control-plane", "https://aikeys.internal"}},
+		"a control plane on this machine by IPv6": {args: []string{"--control-plane", "http://[::1]:8081"}},
 		"everything in the clear, on purpose": {args: []string{"--insecure", "--control-plane", "http://aikeys.internal", "--listen", ":8090",
 			"--forward-auth-listen", ":8084", "--ext-authz-listen", ":8085"}},
 		"callers over TLS": {args: []string{"--listen", ":8443", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},

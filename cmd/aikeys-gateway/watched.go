@@ -107,6 +107,10 @@ func readCredential(file string) (string, error) {
 	return credential, err
 }
 
+func watchCertificate(log *slog.Logger, what, certFile, keyFile string) (*watched[*tls.Certificate], error) {
+	return watch(log, what, func() (*tls.Certificate, error) { return readCertificate(certFile, keyFile) }, certFile, keyFile)
+}
+
 func readCertificate(certFile, keyFile string) (*tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {

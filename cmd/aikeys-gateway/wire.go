@@ -55,35 +55,50 @@ func (s *service) wire() (err error) {
 }
 
 func (s *service) newResolver() (*dataplane.Resolver, error) {
-	credential, err := watch(s.log, "credential", func() (string, error) { return readCredential(s.cfg.TokenFile) }, s.cfg.TokenFile)
-	if err != nil {
-		return nil, err
-	}
-	client, err := s.controlPlaneClient()
-	if err != nil {
-		return nil, err
-	}
-	return dataplane.New(dataplane.Config{
-		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure, Token: credential.get, HTTPClient: client,
+	cfg := dataplane.Config{
+		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure,
 		CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
-	})
+	}
+	if s.cfg.TokenFile != "" {
+		credential, err := watch(s.log, "credential", func() (string, error) { return readCredential(s.cfg.TokenFile) }, s.cfg.TokenFile)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Token = credential.get
+	}
+	var err error
+	if cfg.HTTPClient, err = s.controlPlaneClient(); err != nil {
+		return nil, err
+	}
+	return dataplane.New(cfg)
 }
 
-// controlPlaneClient believes the authorities of a file alone; nil is the resolver's own client, which believes whom the
-// machine does.
+// controlPlaneClient believes the authorities of a file alone, and shows a client certificate, where these are set; nil is
+// the resolver's own client, which believes whom the machine does.
 func (s *service) controlPlaneClient() (*http.Client, error) {
-	if s.cfg.ControlPlaneCA == "" {
+	if s.cfg.ControlPlaneCA == "" && s.cfg.ClientCert == "" {
 		return nil, nil //nolint:nilnil // the resolver has one of its own
 	}
-	pool, err := readPool(s.cfg.ControlPlaneCA)
-	if err != nil {
-		return nil, err
+	settings := &tls.Config{MinVersion: tls.VersionTLS12}
+	if s.cfg.ControlPlaneCA != "" {
+		pool, err := readPool(s.cfg.ControlPlaneCA)
+		if err != nil {
+			return nil, err
+		}
+		settings.RootCAs = pool
+	}
+	if s.cfg.ClientCert != "" {
+		pair, err := watchCertificate(s.log, "client certificate", s.cfg.ClientCert, s.cfg.ClientKey)
+		if err != nil {
+			return nil, err
+		}
+		settings.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.get(), nil }
 	}
 	dialer := net.Dialer{Timeout: controlPlaneTimeout, KeepAlive: 15 * time.Second}
 	return &http.Client{
 		Transport: &http.Transport{
 			DialContext:           dialer.DialContext,
-			TLSClientConfig:       &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+			TLSClientConfig:       settings,
 			TLSHandshakeTimeout:   controlPlaneTimeout,
 			ResponseHeaderTimeout: controlPlaneTimeout,
 			MaxConnsPerHost:       256,
@@ -99,9 +114,7 @@ func (s *service) loadCertificate() error {
 	if s.cfg.TLSCert == "" {
 		return nil
 	}
-	pair, err := watch(s.log, "TLS certificate", func() (*tls.Certificate, error) {
-		return readCertificate(s.cfg.TLSCert, s.cfg.TLSKey)
-	}, s.cfg.TLSCert, s.cfg.TLSKey)
+	pair, err := watchCertificate(s.log, "TLS certificate", s.cfg.TLSCert, s.cfg.TLSKey)
 	if err != nil {
 		return err
 	}
@@ -115,9 +128,10 @@ func (s *service) loadCertificate() error {
 // The words of /readyz.
 const (
 	stateOK       = "ok"
-	stateStale    = "stale"    // there is no lease; what is cached may serve on for a while
-	stateNoLease  = "no_lease" // the control plane does not answer
-	stateRefused  = "refused"  // it refuses our credential
+	stateStale    = "stale"     // there is no lease; what is cached may serve on for a while
+	stateNoLease  = "no_lease"  // the control plane does not answer
+	stateRefused  = "refused"   // it refuses our credential
+	stateTooStale = "too_stale" // it allows no such max-stale
 	stateDraining = "draining"
 )
 
@@ -133,6 +147,8 @@ func (s *service) readiness(context.Context) (ready bool, word string) {
 		return false, stateRefused
 	case status.GraceRemaining > 0:
 		return true, stateStale
+	case status.TooStale:
+		return false, stateTooStale
 	}
 	return false, stateNoLease
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,8 @@ func TestADataPlanesCredentialIsPrintedAloneAndOpensTheDataPlaneAPI(t *testing.T
 		require.NotContains(t, got.stderr, strings.Split(credential, "_")[2], "notes may be logged")
 		require.NotContains(t, got.stderr, "WARNING")
 		expires := time.Now().Add(720 * time.Hour).UTC().Format("2006-01-02")
-		require.Regexp(t, `^ID +NAME +CUSTOMERS +CREATED +EXPIRES +STATE\n`+id+` +edge-1 +acme +\S+ +`+expires+`\S+ +active\n$`,
+		require.Regexp(t, `^ID +NAME +CREDENTIAL +CUSTOMERS +CREATED +EXPIRES +STATE +STREAMS +CREATED BY +REVOKED +REVOKED BY\n`+
+			id+` +edge-1 +token +acme +\S+ +`+expires+`\S+ +active +0 +\S+@\S+ +never +-\n$`,
 			mustAikeysd(t, environ, "admin", "dataplane", "list"))
 
 		s := startReady(t, environ)
@@ -66,10 +68,10 @@ func TestADataPlaneWithoutCustomersIsToldToServeAll(t *testing.T) {
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Contains(t, got.stderr, "WARNING: no --customer was given")
 	require.Contains(t, got.stderr, "ALL customers")
-	require.Regexp(t, ` edge-1 +\(all\) +\S+ +never +active\n`, mustAikeysd(t, environ, "admin", "dataplane", "list"))
+	require.Regexp(t, ` edge-1 +token +\(all\) +\S+ +never +active +0 +\S+@\S+ +never +-\n`, mustAikeysd(t, environ, "admin", "dataplane", "list"))
 
 	mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-2", "--customer", "acme", "--customer", "globex,initech")
-	require.Regexp(t, ` edge-2 +acme,globex,initech `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
+	require.Regexp(t, ` edge-2 +token +acme,globex,initech `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
 }
 
 func TestACustomerWhoHasNoProjectIsPointedOut(t *testing.T) {
@@ -79,6 +81,32 @@ func TestACustomerWhoHasNoProjectIsPointedOut(t *testing.T) {
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Contains(t, got.stderr, "no project of customer acmee yet")
 	require.NotContains(t, got.stderr, "no project of customer acme yet")
+}
+
+// The rows of credentials stay for good, and tell who made and who revoked each, and whether it is in use.
+func TestTheListOfDataPlanesTellsWhoMadeAndWhoRevokedEach(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
+		newOwnerAfter(t, environ)
+		credential := strings.TrimSpace(mustAikeysd(t, with(environ, "SUDO_USER=alice"), "admin", "dataplane", "create", "--name", "edge-1"))
+		mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-2")
+		s := startReady(t, environ)
+		s.follow(credential)
+		list := mustAikeysd(t, environ, "admin", "dataplane", "list")
+		require.Regexp(t, ` edge-1 .* active +1 +alice@\S+ +never +-\n`, list)
+		require.Regexp(t, ` edge-2 .* active +0 +\S+@\S+ +never +-\n`, list)
+		require.NotRegexp(t, ` edge-2 .* alice`, list)
+
+		mustAikeysd(t, with(environ, "SUDO_USER=bob\x1b[2J"), "admin", "dataplane", "revoke", "--name", "edge-1")
+		mustAikeysd(t, with(environ, "SUDO_USER=eve"), "admin", "dataplane", "revoke", "--name", "edge-1") // which changes nothing
+		s.eventually("its stream is off the books", func() bool {
+			list = mustAikeysd(t, environ, "admin", "dataplane", "list")
+			return regexp.MustCompile(` edge-1 .* revoked +0 +alice@`).MatchString(list)
+		})
+		today := time.Now().UTC().Format("2006-01-")
+		require.Regexp(t, ` edge-1 .* alice@\S+ +`+today+`\S+ +bob\?\[2J@\S+\n`, list)
+		require.Equal(t, exitOK, s.wait())
+	})
 }
 
 func TestNamesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
@@ -95,6 +123,25 @@ func TestNamesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
 	require.Equal(t, 2, strings.Count(mustAikeysd(t, environ, "admin", "dataplane", "list"), " edge-1 "))
 }
 
+func TestCertificatesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
+	environ := newEnviron(t)
+	newOwner(t, environ)
+	create := func(name, certificate string) outcome {
+		return aikeysd(t, environ, "admin", "dataplane", "create", "--name", name, "--customer", "acme", "--certificate", certificate)
+	}
+	require.Equal(t, exitOK, create("edge-1", "uri:spiffe://acme/edge").code)
+	got := create("edge-2", "uri:spiffe://acme/edge")
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "uri:spiffe://acme/edge are those of the active data plane edge-1")
+	require.Contains(t, got.stderr, "run: aikeysd admin dataplane revoke --name edge-1")
+	got = create("edge-1", "dns:other.internal")
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "an active data plane has the name edge-1")
+	mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "edge-1")
+	require.Equal(t, exitOK, create("edge-2", "uri:spiffe://acme/edge").code)
+	require.Regexp(t, ` edge-2 +uri:spiffe://acme/edge +acme .* active `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
+}
+
 func TestDataPlaneCommandsThatAreRefused(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)
@@ -105,7 +152,9 @@ func TestDataPlaneCommandsThatAreRefused(t *testing.T) {
 	}{
 		"no name":            {[]string{"dataplane", "create"}, exitUsage, []string{"--name: is required"}},
 		"everything at once": {[]string{"dataplane", "create", "--name", "a/b", "--customer", "..", "--expires", "1y"}, exitUsage, []string{"--name: must be", "--customer: must be", "--expires: must be"}},
-		"nobody to revoke":   {[]string{"dataplane", "revoke", "--name", "eve"}, exitFailure, []string{"no data plane has the name eve; see: aikeysd admin dataplane list"}},
+		"a certificate's name that is none": {[]string{"dataplane", "create", "--name", "edge-1", "--certificate", "edge-1.internal"}, exitUsage,
+			[]string{"--certificate: must be dns:<name>, uri:<name> or cn:<name>"}},
+		"nobody to revoke": {[]string{"dataplane", "revoke", "--name", "eve"}, exitFailure, []string{"no data plane has the name eve; see: aikeysd admin dataplane list"}},
 		"fetches of no project": {[]string{"fetches", "--customer", "acme", "--project", "new"}, exitFailure,
 			[]string{"there is no project acme/new"}},
 		"too many fetches":     {[]string{"fetches", "--customer", "acme", "--project", "chat", "--limit", "10001"}, exitUsage, []string{"--limit: must be"}},

@@ -26,14 +26,21 @@ func newDataPlane(t *testing.T, environ []string) string {
 // follow opens a data plane's stream and returns its lines, once the first heartbeat has come. The stream ends with the test.
 func (s *server) follow(credential string) <-chan string {
 	s.t.Helper()
+	return s.followWith(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, credential)
+}
+
+// followWith is follow with a client that may have a certificate in place of the credential.
+func (s *server) followWith(client *http.Client, credential string) <-chan string {
+	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s.t.Cleanup(cancel)
 	var body io.ReadCloser
 	s.eventually("the stream is open", func() bool {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.dataplane+"/v1/events", http.NoBody)
 		require.NoError(s.t, err)
-		request.Header.Set("Authorization", "Bearer "+credential)
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		if credential != "" {
+			request.Header.Set("Authorization", "Bearer "+credential)
+		}
 		response, err := client.Do(request) //nolint:bodyclose // its reader does
 		require.NoError(s.t, err)
 		body = response.Body
@@ -53,6 +60,38 @@ func (s *server) follow(credential string) <-chan string {
 		}
 	}
 	return lines
+}
+
+func TestTheGraceOfDataPlanesIsBoundedByASetting(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args    []string
+		most    string
+		refused string
+	}{
+		"unless set":    {nil, "300000", "300001"},
+		"when set":      {[]string{"--max-stale-limit", "1h"}, "3600000", "3600001"},
+		"to none":       {[]string{"--max-stale-limit", "0s"}, "0", "1"},
+		"to a fraction": {[]string{"--max-stale-limit", "1500ms"}, "1500", "1501"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			environ := newEnviron(t)
+			newOwner(t, environ)
+			credential := newDataPlane(t, environ)
+			s := startReady(t, environ, tc.args...)
+			refused := call(t, newClient(), http.MethodGet, s.dataplane+"/v1/events?max_stale_ms="+tc.refused, credential, "")
+			require.Equal(t, http.StatusBadRequest, refused.status)
+			require.Contains(t, refused.body, "must be at most "+tc.most)
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.dataplane+"/v1/events?max_stale_ms="+tc.most, http.NoBody)
+			require.NoError(t, err)
+			request.Header.Set("Authorization", "Bearer "+credential)
+			s.eventually("the stream is open", func() bool {
+				response, err := newClient().Do(request)
+				require.NoError(t, err)
+				return response.Body.Close() == nil && response.StatusCode == http.StatusOK
+			})
+			require.Equal(t, exitOK, s.wait())
+		})
+	}
 }
 
 func TestDataPlanesAreToldOfARevocation(t *testing.T) {

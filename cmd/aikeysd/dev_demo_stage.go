@@ -92,7 +92,7 @@ func (st *stage) seed(ctx context.Context, folder string) (err error) {
 		return err
 	}
 	for _, g := range st.gateways {
-		if g.token, _, err = createDataPlane(ctx, st.service.store, g.name, []string{devCustomer}, 0); err != nil {
+		if g.token, _, err = createDataPlane(ctx, st.service.store, models.DataPlane{Name: g.name, Customers: []string{devCustomer}}, 0); err != nil {
 			return err
 		}
 	}

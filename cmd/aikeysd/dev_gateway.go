@@ -127,6 +127,9 @@ func parseUpstreams(items []string) (map[string]*url.URL, error) {
 		}
 		found[provider] = target
 	}
+	if err := gateway.CheckUpstreams(found); err != nil {
+		return nil, cli.Usagef("--upstream: %s", cli.OneLine(err.Error()))
+	}
 	return found, nil
 }
 
@@ -144,11 +147,11 @@ func (s *service) seedGateway(ctx context.Context, path string) (string, error) 
 		return token, err
 	}
 	err = s.store.Transact(ctx, func(tx *models.Tx) error {
-		_, err := tx.RevokeDataPlane(devDataPlane) // its credential is lost
+		_, err := tx.RevokeDataPlane(devDataPlane, "aikeysd dev") // its credential is lost
 		return err
 	})
 	if err == nil || errors.Is(err, models.ErrNotFound) {
-		token, _, err = createDataPlane(ctx, s.store, devDataPlane, nil, 0)
+		token, _, err = createDataPlane(ctx, s.store, models.DataPlane{Name: devDataPlane}, 0)
 	}
 	if err != nil {
 		return "", err

@@ -18,7 +18,7 @@ func (s *config) load(environ []string) error {
 
 // loadToServe is load, and reads the files that only a server needs: operators may lack the right to.
 func (s *config) loadToServe(environ []string) error {
-	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificate, s.checkSealerFiles)
+	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificates, s.checkSealerFiles)
 }
 
 func (s *config) checkDatabase() (complaints []string) {
@@ -61,6 +61,10 @@ func (s *config) checkListeners() (complaints []string) {
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		complaints = append(complaints, fmt.Sprintf("%s and %s: give both or none", cert.Given(), key.Given()))
 	}
+	if s.DataplaneCA != "" && s.TLSCert == "" && s.TLSKey == "" {
+		complaints = append(complaints, fmt.Sprintf("%s: client certificates need TLS; set %s and %s",
+			s.Of("dataplane-client-ca").Given(), cert.Variable(), key.Variable()))
+	}
 	for _, listen := range []*settings.Setting{s.Of("listen"), s.Of("dataplane-listen")} {
 		if s.TLSCert == "" && s.TLSKey == "" && !s.Insecure && reachesOthers(listen) {
 			complaints = append(complaints, fmt.Sprintf(
@@ -88,14 +92,18 @@ func reachesOthers(listen *settings.Setting) bool {
 	return listen.Parse(listen.String()) == nil && !settings.IsLoopback(listen.String())
 }
 
-func (s *config) checkCertificate() []string {
-	if s.TLSCert == "" || s.TLSKey == "" {
-		return nil
+func (s *config) checkCertificates() (complaints []string) {
+	if s.TLSCert != "" && s.TLSKey != "" {
+		if _, err := httpapi.LoadCertificates(s.TLSCert, s.TLSKey, nil); err != nil {
+			complaints = append(complaints, fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err))
+		}
 	}
-	if _, err := httpapi.LoadCertificates(s.TLSCert, s.TLSKey, nil); err != nil {
-		return []string{fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err)}
+	if s.DataplaneCA != "" {
+		if _, err := httpapi.LoadClientAuthorities(s.DataplaneCA, nil); err != nil {
+			complaints = append(complaints, fmt.Sprintf("%s: %s", s.Of("dataplane-client-ca").Given(), err))
+		}
 	}
-	return nil
+	return complaints
 }
 
 func (s *config) checkOIDC() []string {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/agentrouter/aikeys/sealer"
@@ -73,13 +74,28 @@ func (s *config) checkSealerFiles() []string {
 		return nil
 	}
 	for _, text := range append([]string{s.Sealer}, s.SealerOld...) {
-		if scheme, rest := splitSealer(text); scheme == sealerTLS {
-			if _, err := s.openRemote(scheme, rest, nil); err != nil {
-				return []string{s.Of("sealer-cert").Given() + ": " + err.Error()}
-			}
+		scheme, rest := splitSealer(text)
+		if scheme != sealerTLS {
+			continue
+		}
+		if complaints := s.unreadable("sealer-cert", "sealer-key", "sealer-ca"); len(complaints) > 0 {
+			return complaints
+		}
+		if _, err := s.openRemote(scheme, rest, nil); err != nil { // which names the files
+			return []string{fmt.Sprintf("%s, %s and %s: %s", s.Of("sealer-cert").Given(), s.Of("sealer-key").Given(), s.Of("sealer-ca").Given(), err)}
 		}
 	}
 	return nil
+}
+
+// unreadable complains of each of the settings whose file can't be read.
+func (s *config) unreadable(names ...string) (complaints []string) {
+	for _, name := range names {
+		if _, err := os.ReadFile(s.Of(name).String()); err != nil {
+			complaints = append(complaints, s.Of(name).Given()+": "+err.Error())
+		}
+	}
+	return complaints
 }
 
 // keysetPath is the file of a local sealer; ok is false if the sealer is of another kind.

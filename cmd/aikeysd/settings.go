@@ -25,6 +25,7 @@ type config struct {
 	SealerCA        string
 	TLSCert         string
 	TLSKey          string
+	DataplaneCA     string
 	Insecure        bool
 	OIDCIssuer      string
 	OIDCAudience    string
@@ -33,6 +34,7 @@ type config struct {
 	RateLimit       float64
 	FailedAuthLimit float64
 	FetchRetention  time.Duration
+	MaxStaleLimit   time.Duration
 	Downloads       string
 	LogLevel        string
 	LogFormat       string
@@ -82,6 +84,8 @@ func newConfig() *config {
 			Usage: "certificate chain of the public and the data-plane API, in PEM; read again when it changes"},
 		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),
 			Usage: "private key of the certificate, in PEM"},
+		{Name: "dataplane-client-ca", Arg: "file", Parse: settings.Text(&s.DataplaneCA),
+			Usage: "certificates of the authorities that may vouch for data planes, in PEM; the data-plane API then takes client certificates beside tokens; read again when it changes"},
 		{Name: "insecure", Arg: "", Default: "false", Parse: settings.Switch(&s.Insecure),
 			Usage: "let the public and the data-plane API listen without TLS beyond this machine: only behind a proxy that terminates TLS"},
 		{Name: "oidc-issuer", Arg: "URL", Parse: settings.Text(&s.OIDCIssuer),
@@ -98,6 +102,8 @@ func newConfig() *config {
 			Usage: "failed authentications a minute that each address may make; 0 sets no limit"},
 		{Name: "fetch-retention", Arg: "lifetime", Default: "30d", Parse: retention(&s.FetchRetention),
 			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them for good"},
+		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: stalest(&s.MaxStaleLimit),
+			Usage: "longest --max-stale that a gateway may have, 1h at the most: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
 			Usage: "folder with the packed SDKs that the page /docs/sdks offers, as \"make dist\" leaves them; read at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),

@@ -70,6 +70,14 @@ func TestSettingsThatAreRefused(t *testing.T) {
 			says: []string{"--tls-cert and AIKEYS_TLS_KEY: ", "/nowhere/tls.crt"}},
 		"a certificate with another's key": {
 			args: []string{"--tls-cert", pair.CertFile, "--tls-key", other.KeyFile}, says: []string{"--tls-cert and --tls-key: ", "does not match"}},
+		"client certificates without TLS": {
+			args: []string{"--dataplane-client-ca", pair.CertFile}, says: []string{"--dataplane-client-ca: client certificates need TLS; set AIKEYS_TLS_CERT and AIKEYS_TLS_KEY"}},
+		"client authorities that are not there": {
+			environ: []string{"AIKEYS_DATAPLANE_CLIENT_CA=/nowhere/ca.crt"}, args: []string{"--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile},
+			says: []string{"AIKEYS_DATAPLANE_CLIENT_CA: ", "/nowhere/ca.crt"}},
+		"client authorities that are none": {
+			args: []string{"--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile, "--dataplane-client-ca", pair.KeyFile},
+			says: []string{"--dataplane-client-ca: ", "holds no certificate in PEM"}},
 		"a password in a flag": {
 			args: []string{"--database-url", "postgres://u:hunter2@db/x"}, says: []string{"--database-url", "AIKEYS_DATABASE_URL_FILE"}},
 		"a password in a flag's query": {
@@ -100,6 +108,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 			args: []string{"--ops-listen", "127.0.0.1:8081"}, says: []string{"AIKEYS_DATAPLANE_LISTEN and --ops-listen: must differ"}},
 		"no TLS beyond this machine for data planes": {
 			args: []string{"--dataplane-listen", "0.0.0.0:8444"}, says: []string{"--dataplane-listen: beyond", "AIKEYS_TLS_CERT", "AIKEYS_INSECURE"}},
+		"a grace that is too long":      {args: []string{"--max-stale-limit", "61m"}, says: []string{"--max-stale-limit: must be a duration from 0s to 1h"}},
 		"a retention that is none":      {args: []string{"--fetch-retention", "1y"}, says: []string{"--fetch-retention: must be hours or days"}},
 		"an address without a port":     {args: []string{"--listen", "127.0.0.1"}, says: []string{"host:port"}},
 		"another sealer":                {args: []string{"--sealer", "awskms://key"}, says: []string{"--sealer: must be local:"}},
@@ -113,7 +122,13 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"files for TLS without TLS":     {environ: []string{"AIKEYS_SEALER_CA=" + pair.CertFile}, says: []string{"AIKEYS_SEALER_CA: are for"}},
 		"files for TLS that do not fit": {
 			args: []string{"--sealer", "secrets+https://h:1", "--sealer-cert", pair.CertFile, "--sealer-key", other.KeyFile, "--sealer-ca", pair.CertFile},
-			says: []string{"--sealer-cert: secrets-svc: ", "does not match"}},
+			says: []string{"--sealer-cert, --sealer-key and --sealer-ca: secrets-svc: certificate ", "does not match"}},
+		"a key for TLS that is not there": {
+			args: []string{"--sealer", "secrets+https://h:1", "--sealer-cert", pair.CertFile, "--sealer-key", "/nowhere/tls.key", "--sealer-ca", pair.CertFile},
+			says: []string{"--sealer-key: open /nowhere/tls.key: no such file"}},
+		"authorities for TLS that are none": {
+			args: []string{"--sealer", "secrets+https://h:1", "--sealer-cert", pair.CertFile, "--sealer-key", pair.KeyFile, "--sealer-ca", pair.KeyFile},
+			says: []string{"--sealer-ca: secrets-svc: authorities ", "no certificate in PEM"}},
 		"an old sealer that is none":    {args: []string{"--sealer-old", "local:a,b"}, says: []string{"--sealer-old: must be sealers with commas between"}},
 		"the sealer as an old one":      {args: []string{"--sealer-old", "local:data/keyset.json"}, says: []string{"--sealer-old: names AIKEYS_SEALER itself"}},
 		"an issuer without an audience": {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},

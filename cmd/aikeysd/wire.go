@@ -50,22 +50,35 @@ func (s *service) wire(context.Context) error {
 	if err != nil {
 		return err
 	}
-	var certificates *httpapi.Certificates // none is plain HTTP
-	if s.cfg.TLSCert != "" {
-		if certificates, err = httpapi.LoadCertificates(s.cfg.TLSCert, s.cfg.TLSKey, s.log); err != nil {
-			return err
-		}
+	certificates, authorities, err := s.loadCertificates()
+	if err != nil {
+		return err
 	}
 	s.api = httpapi.NewServer(httpapi.ServerConfig{
 		Listener: s.publicListener, Handler: public, Certificates: certificates, Log: s.log,
 	})
 	s.dataplane = httpapi.NewServer(httpapi.ServerConfig{
 		Listener: s.dataplaneListener, Handler: dataPlanes, Certificates: certificates, Log: s.log,
+		ClientAuthorities: authorities, TellHandshakes: authorities != nil,
 	})
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{
 		Listener: s.opsListener, Handler: ops.NewHandler(w.registry, s.checks()), Log: s.log,
 	})
 	return nil
+}
+
+// loadCertificates returns nil where none are set: plain HTTP, and no client certificates.
+func (s *service) loadCertificates() (own *httpapi.Certificates, clients *httpapi.ClientAuthorities, err error) {
+	if s.cfg.TLSCert == "" {
+		return nil, nil, nil
+	}
+	if own, err = httpapi.LoadCertificates(s.cfg.TLSCert, s.cfg.TLSKey, s.log); err != nil {
+		return nil, nil, err
+	}
+	if s.cfg.DataplaneCA != "" {
+		clients, err = httpapi.LoadClientAuthorities(s.cfg.DataplaneCA, s.log)
+	}
+	return own, clients, err
 }
 
 func (s *service) newWiring() (w wiring, err error) {
@@ -108,14 +121,17 @@ func (w wiring) publicAPI() (http.Handler, error) {
 // dataPlaneAPI has no limit on requests: a data plane whose cache is empty asks as often as it is asked.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	own := session.New(session.Config{
-		Tokens: w.metrics.Tokens(session.DataPlaneTokens(w.store)), Prefix: session.DataPlanePrefix,
+		Tokens:       w.metrics.Tokens(session.DataPlaneTokens(w.store)),
+		Certificates: w.metrics.Certificates(session.DataPlaneCertificates(w.store)), Prefix: session.DataPlanePrefix,
 	})
 	api, err := w.api("dataplane", own)
 	if err != nil {
 		return nil, err
 	}
+	api.Certificates = w.metrics.CertificateSessions(own)
 	return dataplane.NewHandler(dataplane.Config{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, API: api,
+		MaxStale: w.cfg.MaxStaleLimit,
 	})
 }
 

@@ -164,6 +164,10 @@ func TestMutualTLS(t *testing.T) {
 		})
 	}
 	t.Run("no certificate", func(t *testing.T) { require.Zero(t, keks("", "")) })
+	t.Run("who is not let in leaves a line that says why", func(t *testing.T) {
+		require.Eventually(t, func() bool { return strings.Count(i.read("log"), `"msg":"TLS handshake refused"`) == 5 }, patience, often)
+		require.Contains(t, i.read("log"), `"cause":"the client's certificate `)
+	})
 	t.Run("there is no plain HTTP", func(t *testing.T) {
 		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(server, "https://"))
 		require.NoError(t, err)

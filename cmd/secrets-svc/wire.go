@@ -27,7 +27,7 @@ func (s *service) wire(context.Context) error {
 	if err != nil {
 		return err
 	}
-	server := httpapi.ServerConfig{Listener: s.listener, Handler: handler, ConnContext: secrets.ConnContext, Log: s.log}
+	server := httpapi.ServerConfig{Listener: s.listener, Handler: handler, ConnContext: secrets.ConnContext, Log: s.log, TellHandshakes: true}
 	if _, isSocket := s.cfg.socketPath(); !isSocket {
 		if server.TLS, err = s.cfg.mutualTLS(s.log); err != nil {
 			return err

@@ -22,6 +22,8 @@ type Connection struct {
 // channel is what the control plane knows of its streams. Whoever uses it holds the mutex.
 type channel struct {
 	token    string
+	limited  bool // whether maxStale holds
+	maxStale time.Duration
 	silent   bool // no heartbeats
 	raw      []string
 	base     int // how many changes were forgotten
@@ -30,6 +32,18 @@ type channel struct {
 	connections      []Connection
 	acknowledgements []gen.AcknowledgeRequest
 	reports          []gen.KeyReport
+}
+
+// LimitMaxStale refuses streams that declare more from now on, with a 400 that names the limit.
+func (cp *ControlPlane) LimitMaxStale(most time.Duration) {
+	cp.update(func() { cp.limited, cp.maxStale = true, most })
+}
+
+// staleWithin tells whether a stream may declare as much, and what may be.
+func (cp *ControlPlane) staleWithin(declared time.Duration) (most time.Duration, ok bool) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	return cp.maxStale, !cp.limited || declared <= cp.maxStale
 }
 
 // StopHeartbeats stops the heart: changes are told still.
@@ -125,6 +139,12 @@ func (cp *ControlPlane) events(w http.ResponseWriter, r *http.Request) {
 	c := Connection{
 		LastEventID: r.Header.Get("Last-Event-ID"), PreviousSessionID: query.Get("previous_session_id"),
 		MaxStale: time.Duration(stale) * time.Millisecond,
+	}
+	if most, ok := cp.staleWithin(c.MaxStale); !ok {
+		refuse(w, http.StatusBadRequest, "invalid-argument", "invalid_argument", gen.FieldError{
+			Field: "max_stale_ms", Message: fmt.Sprintf("must be at most %d, the limit of this service", most.Milliseconds()),
+		})
+		return
 	}
 	s := &stream{cp: cp}
 	var err error

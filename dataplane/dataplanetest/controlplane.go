@@ -165,12 +165,13 @@ func (cp *ControlPlane) await(ctx context.Context, condition func() bool) bool {
 }
 
 // refuse answers with a problem document.
-func refuse(w http.ResponseWriter, status int, problem, code string) {
+func refuse(w http.ResponseWriter, status int, problem, code string, fields ...gen.FieldError) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(gen.Problem{
 		Type: "/problems/" + problem, Title: http.StatusText(status), Status: status, Code: code,
 		Detail: "The stand-in of the control plane refuses this.", RequestID: "00000000000000000000000000",
+		Errors: fields,
 	})
 }
 

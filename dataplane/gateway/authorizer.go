@@ -17,6 +17,9 @@ type Grant struct {
 	KeyID, Provider, Reason string
 	// Header returns the header to set. The caller's own credential headers have to go.
 	Header func() (name, value string)
+	// Parameters returns the names of the query's parameters that have to go, spelled as they came: the caller's credential
+	// is in them.
+	Parameters func() []string
 }
 
 // Authorizer answers other proxies, whichever way they ask. It is safe for concurrent use.
@@ -51,7 +54,7 @@ func (a *Authorizer) Authorize(
 	ctx context.Context, peer, provider string, header http.Header, rawQuery string,
 ) (Grant, *Problem) {
 	started := time.Now()
-	key, err := a.resolve(ctx, peer, provider, header, rawQuery)
+	key, credential, err := a.resolve(ctx, peer, provider, header, rawQuery)
 	if err != nil {
 		return Grant{}, a.Refuse(ctx, started, providerOf(provider, err), err)
 	}
@@ -63,7 +66,8 @@ func (a *Authorizer) Authorize(
 		slog.Duration("took", time.Since(started).Round(time.Microsecond)), slog.String("key_id", key.ID))
 	return Grant{
 		KeyID: key.ID, Provider: provider, Reason: key.Reason,
-		Header: func() (string, string) { return name, value },
+		Header:     func() (string, string) { return name, value },
+		Parameters: func() []string { return withCredential(rawQuery, provider, credential) },
 	}, nil
 }
 
@@ -78,15 +82,16 @@ func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider str
 
 func (a *Authorizer) resolve(
 	ctx context.Context, peer, provider string, header http.Header, rawQuery string,
-) (*dataplane.Key, error) {
+) (key *dataplane.Key, credential string, err error) {
 	if provider == "" {
-		return nil, ErrNoProvider
+		return nil, "", ErrNoProvider
 	}
 	request, err := CallerOf(header, rawQuery, provider)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return a.guard.resolve(ctx, a.resolver, request, peer, header)
+	key, err = a.guard.resolve(ctx, a.resolver, request, peer, header)
+	return key, request.Credential, err
 }
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {

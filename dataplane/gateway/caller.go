@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/agentrouter/aikeys/dataplane"
@@ -120,11 +121,27 @@ func withoutCredential(rawQuery, provider, credential string) string {
 	}
 	kept := make([]string, 0, 4)
 	eachParameter(rawQuery, func(pair string) {
-		if !strings.Contains(pair, credential) && (provider != QueryKeyProvider || !isQueryKey(pair)) {
+		if !bearsCredential(pair, provider, credential) {
 			kept = append(kept, pair)
 		}
 	})
 	return strings.Join(kept, "&")
+}
+
+// withCredential returns the names of those parameters as they were sent, each once: who takes them out by name may decode
+// none. A parameter that shares its name with one of them goes as well.
+func withCredential(rawQuery, provider, credential string) (names []string) {
+	eachParameter(rawQuery, func(pair string) {
+		name, _, _ := strings.Cut(pair, "=")
+		if bearsCredential(pair, provider, credential) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	})
+	return names
+}
+
+func bearsCredential(pair, provider, credential string) bool {
+	return strings.Contains(pair, credential) || provider == QueryKeyProvider && isQueryKey(pair)
 }
 
 func eachParameter(rawQuery string, visit func(pair string)) {

@@ -40,6 +40,9 @@ func NewForwardAuth(cfg Config) (http.Handler, error) {
 
 // ServeHTTP implements http.Handler.
 func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if explain(w, r) {
+		return
+	}
 	started := time.Now()
 	if !f.isProxy(r.Header) {
 		f.authorizer.Refuse(r.Context(), started, noProvider, errForwardAuth).Write(w)

@@ -60,7 +60,8 @@ type Gateway struct {
 // New returns the reverse proxy: /{provider}/… goes to the provider with the key that serves the caller.
 //
 // Bodies and streams pass as they are, in both directions at once, and nothing is tried twice. What the provider
-// answers is the answer, with Agentrouter-Key-Id and Agentrouter-Reason added and cookies taken out.
+// answers is the answer, with Agentrouter-Key-Id and Agentrouter-Reason added and cookies taken out. /problems explains
+// what the gateway answers by itself.
 func New(cfg Config) (*Gateway, error) {
 	if cfg.Resolver == nil {
 		return nil, errors.New("gateway: no resolver")
@@ -108,6 +109,9 @@ func (g *Gateway) Close() {
 
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if explain(w, r) {
+		return
+	}
 	now := time.Now()
 	ex := &exchange{id: NewRequestID(now), started: now, provider: noProvider}
 	g.metrics.inFlight.Inc()

@@ -33,7 +33,7 @@ type ProblemError struct {
 func ProblemOf(err error, requestID string) Problem {
 	row := rowOf(err)
 	return Problem{
-		Type:      "/problems/" + row.slug,
+		Type:      problems + "/" + row.slug,
 		Title:     row.title,
 		Status:    row.status,
 		Detail:    row.detail,
@@ -90,6 +90,14 @@ func rowOf(err error) row {
 			return r
 		}
 	}
+	return internal()
+}
+
+// rows are all answers that there are.
+func rows() []row { return append(table(), internal()) }
+
+// internal is the answer for whatever the table does not know.
+func internal() row {
 	return row{
 		errInternal, http.StatusInternalServerError, "internal", "internal", "Internal error",
 		"Something failed on the gateway's side; quote the request_id to those who run it.",

@@ -2,31 +2,36 @@ package gateway
 
 import (
 	"errors"
-	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/agentrouter/aikeys/dataplane/internal/loopback"
 )
 
-var errDestination = errors.New("a destination is https, or http on this machine alone, without user, query and fragment")
+// destinations is what the URL must be that a provider's key may be sent to.
+const destinations = "must be https, or http on this machine, without user, query and fragment, and without empty and dot segments in its path"
+
+var errDestination = errors.New("a destination " + destinations)
 
 // checkDestination refuses what a provider's key may not be sent to.
 func checkDestination(u *url.URL) error {
-	local := u.Scheme == "http" && isLoopback(u.Hostname())
+	local := u.Scheme == "http" && loopback.Is(u.Hostname())
 	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
-	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain {
+	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain || !isPort(u.Port()) || !isBase(u.EscapedPath()) {
 		return errDestination
 	}
 	return nil
 }
 
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	address, err := netip.ParseAddr(host)
-	return err == nil && address.IsLoopback()
+func isPort(port string) bool {
+	number, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && number > 0
 }
+
+// isBase tells whether paths can be put behind this one: target does not look at it again.
+func isBase(path string) bool { return path == "" || path[0] == '/' && isSafe(path) }
 
 // target returns where a request goes: rest, as it was escaped, below base. What base ends in and rest begins with is
 // there once, so that clients whose own base URL ends in /v1 and clients that add it themselves both work.

@@ -255,7 +255,9 @@ type StreamEventsParams struct {
 	// PreviousSessionID The session of the stream that this one carries on. Its lease ends.
 	PreviousSessionID *SessionID `form:"previous_session_id,omitempty" json:"previous_session_id,omitempty"`
 
-	// MaxStaleMs How much longer than its lease the data plane serves from its cache while nobody answers. Receipts wait for it.
+	// MaxStaleMs How much longer than its lease the data plane serves from its cache while nobody answers. Receipts wait for it, so
+	// an operator may allow less than the maximum here (`--max-stale-limit`, five minutes unless set): more is a 400,
+	// whose `errors` name this parameter and the limit. Until one of the two is changed, to try again does not help.
 	MaxStaleMs *int `form:"max_stale_ms,omitempty" json:"max_stale_ms,omitempty"`
 
 	// LastEventID The position to resume from. Left out, the stream begins now, and nothing that is cached may be used.

@@ -29,8 +29,11 @@ var reasons = []struct {
 // strangers fill the database.
 var undecided = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, serving.ErrCallerUnauthenticated, context.Canceled}
 
-// record puts a fetch on record, with what came of it.
+// record puts a fetch on record, with what came of it: models.ErrChanged where that rests on what may have changed.
 func (s *server) record(ctx context.Context, f *fetch, outcome error) error {
+	if errors.Is(outcome, models.ErrChanged) {
+		return outcome
+	}
 	for _, err := range undecided {
 		if errors.Is(outcome, err) {
 			return nil
@@ -45,7 +48,13 @@ func (s *server) record(ctx context.Context, f *fetch, outcome error) error {
 	if outcome != nil {
 		r.Decision, r.Reason = models.OutcomeDenied, reasonOf(outcome)
 	}
-	if err := s.store.RecordFetch(ctx, r); err != nil {
+	var err error
+	if f.found.Remembered() {
+		f.asOf, err = s.store.RecordRemembered(ctx, r, f.found)
+	} else {
+		err = s.store.RecordFetch(ctx, r)
+	}
+	if err != nil {
 		return fmt.Errorf("record fetch: %w", err)
 	}
 	return nil

@@ -28,8 +28,10 @@ import (
 type Store interface {
 	serving.Keys
 	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
+	Remembered(dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, bool)
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
+	RecordRemembered(ctx context.Context, r models.FetchRecord, found models.Fetched) (asOf string, err error)
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
 	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, failing func(models.Key) models.Event) error
 }
@@ -40,7 +42,7 @@ type Feed interface {
 	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at models.Position) error
 }
 
-// Config is what the data planes' API needs. All but Now is required.
+// Config is what the data planes' API needs. All but MaxStale and Now is required.
 type Config struct {
 	Store     Store
 	Sealer    sealer.Sealer
@@ -48,6 +50,8 @@ type Config struct {
 	// Sessions opens those of the callers for whom data planes ask, by their API keys and session tokens.
 	Sessions httpapi.Sessions
 	Feed     Feed
+	// MaxStale is the longest grace that a data plane may declare, and so bounds what receipts wait for. Zero allows none.
+	MaxStale time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part, whose Sessions are the data planes' own; its Document is set here.
@@ -62,6 +66,7 @@ type server struct {
 	callers    httpapi.Sessions
 	dataPlanes httpapi.Sessions
 	feed       Feed
+	maxStale   time.Duration
 	now        func() time.Time
 	ids        models.IDs
 }
@@ -81,7 +86,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	}
 	s := &server{
 		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions, dataPlanes: cfg.API.Sessions,
-		feed: cfg.Feed, now: cfg.Now,
+		feed: cfg.Feed, maxStale: cfg.MaxStale, now: cfg.Now,
 	}
 	if s.now == nil {
 		s.now = time.Now

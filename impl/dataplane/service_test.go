@@ -118,6 +118,9 @@ func start(t testing.TB, e modelstest.Engine, opts options) *service {
 	return s
 }
 
+// maxStale is the longest grace that data planes may declare in these tests.
+const maxStale = 20 * time.Second
+
 func (s *service) newHandler(opts options) http.Handler {
 	s.t.Helper()
 	catalogue, err := providers.Load()
@@ -129,7 +132,7 @@ func (s *service) newHandler(opts options) http.Handler {
 	s.feed, err = feed.New(feed.Config{Store: s.store, Log: log})
 	require.NoError(s.t, err)
 	cfg := dataplane.Config{
-		Store: s.store, Sealer: opts.sealer, Providers: catalogue, Feed: s.feed, Now: opts.now,
+		Store: s.store, Sealer: opts.sealer, Providers: catalogue, Feed: s.feed, Now: opts.now, MaxStale: maxStale,
 		Sessions: session.New(session.Config{Tokens: s.store, OIDC: opts.oidc, Now: opts.now}),
 		API: httpapi.Config{Observer: observer, Ready: opts.ready, Sessions: session.New(session.Config{
 			Tokens: session.DataPlaneTokens(s.store), Prefix: session.DataPlanePrefix, Now: opts.now,
@@ -255,7 +258,7 @@ func serving(customers ...string) func(*models.DataPlane) {
 func (s *service) revoke(dp *dataPlane) {
 	s.t.Helper()
 	require.NoError(s.t, s.store.Transact(context.Background(), func(tx *models.Tx) error {
-		_, err := tx.RevokeDataPlane(dp.name)
+		_, err := tx.RevokeDataPlane(dp.name, "")
 		return err
 	}))
 }

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// StreamEvents opens a stream of changes.
+// StreamEvents opens a stream of changes. It ends with the credential: nothing else would end that of a certificate that
+// expires.
 func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestObject) (gen.StreamEventsResponseObject, error) {
 	sub := feed.Subscription{Arrived: httpapi.CallFrom(ctx).Started}
 	if at := req.Params.LastEventID; at != nil {
@@ -28,6 +30,9 @@ func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestOb
 	if ms := req.Params.MaxStaleMs; ms != nil {
 		sub.MaxStale = time.Duration(*ms) * time.Millisecond
 	}
+	if sub.MaxStale > s.maxStale {
+		return nil, problem.Invalid("max_stale_ms", fmt.Sprintf("must be at most %d, the limit of this service", s.maxStale.Milliseconds()))
+	}
 	var err error
 	if sub.DataPlane, err = s.dataPlane(ctx); err != nil {
 		return nil, err
@@ -36,7 +41,7 @@ func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestOb
 	if err != nil {
 		return nil, err
 	}
-	return stream{ctx, opened}, nil
+	return stream{ctx, httpapi.CallFrom(ctx).Principal.ExpiresAt, opened}, nil
 }
 
 // position reads a position that a data plane sends back. The document's pattern can't say that its numbers fit together.
@@ -52,10 +57,16 @@ func position(field, text string) (models.Position, error) {
 // method has no room for one.
 type stream struct {
 	ctx    context.Context
+	until  time.Time // zero is never
 	opened *feed.Stream
 }
 
 // VisitStreamEventsResponse implements gen.StreamEventsResponseObject.
 func (s stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
-	return s.opened.Serve(s.ctx, w)
+	if s.until.IsZero() {
+		return s.opened.Serve(s.ctx, w)
+	}
+	ctx, end := context.WithDeadline(s.ctx, s.until)
+	defer end()
+	return s.opened.Serve(ctx, w)
 }

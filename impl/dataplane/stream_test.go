@@ -174,6 +174,21 @@ func TestAPositionThatNobodyGaveOutIsRefused(t *testing.T) {
 	})
 }
 
+// An operator bounds for how long a receipt can be pending, whatever data planes declare.
+func TestADataPlaneMayDeclareNoLongerGraceThanTheOperatorAllows(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp := s.dataPlane()
+	for query, message := range map[string]string{
+		"max_stale_ms=20001": "must be at most 20000, the limit of this service", "max_stale_ms=3600001": "must be at most 3600000",
+	} {
+		doc := requireRefused(t, s.send(t, http.MethodGet, "/v1/events?"+query, dp.token, ""), http.StatusBadRequest, "invalid-argument")
+		require.Len(t, doc.Errors, 1)
+		require.Equal(t, "max_stale_ms", doc.Errors[0].Field)
+		require.Equal(t, message, doc.Errors[0].Message)
+	}
+	requireRefused(t, s.send(t, http.MethodGet, "/v1/events?max_stale_ms=20000", dp.token, ""), http.StatusServiceUnavailable, "unavailable")
+}
+
 // Until the channel has read from the database, there is nothing to promise.
 func TestWithoutItsFeedAStreamIsUnavailable(t *testing.T) {
 	s := start(t, "sqlite", options{})

@@ -4,19 +4,17 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
-	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/session"
 )
 
-func wireFetch(f *fetch, style providers.AuthStyle, baseURL string, secret gensecret.Text) gen.FetchKey200JSONResponse {
+func wireFetch(f *fetch, o opened) gen.FetchKey200JSONResponse {
 	key, scope := f.choice.Key, "project"
 	if key.UserID != "" {
 		scope = "user"
 	}
 	return gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
-		Scope: scope, Reason: string(f.choice.Reason), Secret: secret, BaseURL: baseURL, AuthStyle: string(style),
+		Scope: scope, Reason: string(f.choice.Reason), Secret: o.secret, BaseURL: o.baseURL, AuthStyle: string(o.authStyle),
 		AsOf: f.asOf, Caller: f.who,
 	}
 }

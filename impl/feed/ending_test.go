@@ -24,10 +24,10 @@ func TestTheStreamsOfARevokedDataPlaneEndWithinTwoSeconds(t *testing.T) {
 			r.connect(request{dataPlane: fine.ID})
 		began := time.Now()
 		w.transact(func(tx *models.Tx) error {
-			_, err := tx.RevokeDataPlane(revoked.Name)
+			_, err := tx.RevokeDataPlane(revoked.Name, "")
 			return err
 		})
-		first.awaitEnd()
+		first.awaitWholeEnd()
 		require.Less(t, time.Since(began), 2*time.Second)
 		began = time.Now()
 		w.execute("UPDATE data_planes SET expires_at = 1 WHERE id = '" + expired.ID + "'")
@@ -44,7 +44,7 @@ func TestStreamsThatAcknowledgeNothingEnd(t *testing.T) {
 		for began := time.Now(); time.Since(began) < time.Second; time.Sleep(50 * time.Millisecond) {
 			r.acknowledge(heard.id, heard.conn, heard.last())
 		}
-		silent.awaitEnd()
+		silent.awaitWholeEnd()
 		select {
 		case <-heard.ended:
 			require.Fail(t, "it acknowledged all the while")
@@ -90,7 +90,7 @@ func TestNothingGoesByTheTimeOfDay(t *testing.T) {
 		"New":       "the start of the clock, and the replica's id",
 		"clock":     "time since then",
 		"Subscribe": "the stream's id",
-		"begin":     "the socket's deadline",
+		"allow":     "the socket's deadline",
 		"endUnfit":  "credentials expire by the time of day",
 	}
 	entries, err := os.ReadDir(".")

@@ -27,7 +27,9 @@ type Config struct {
 	// Document is the OpenAPI document that requests are checked against.
 	Document *openapi3.T
 	Sessions Sessions
-	Observer *Observer
+	// Certificates opens the sessions of those who send no Authorization header and have a client certificate; nil opens none.
+	Certificates CertificateSessions
+	Observer     *Observer
 	// Ready tells whether requests may be served yet; nil means always. Until then every operation answers 503.
 	Ready func() bool
 	// PrincipalRate limits each customer's user, FailureRate the failed authentications of each address.
@@ -49,11 +51,12 @@ type API struct {
 	// Middlewares are the operations' own, by operationId, for the generated registration of routes.
 	Middlewares map[string][]echo.MiddlewareFunc
 
-	ready      func() bool
-	sessions   Sessions
-	observer   *Observer
-	principals *Limiter
-	failures   *Limiter
+	ready        func() bool
+	sessions     Sessions
+	certificates CertificateSessions
+	observer     *Observer
+	principals   *Limiter
+	failures     *Limiter
 	// suspects is a place for each credential that may be looked at while its address is over the limit of failures.
 	suspects chan struct{}
 }
@@ -65,14 +68,15 @@ const maxSuspects = 2
 // NewAPI builds the shared part of a listener. The caller registers the generated routes on Echo.
 func NewAPI(cfg Config) (*API, error) {
 	api := &API{
-		Echo:        echo.New(),
-		Middlewares: map[string][]echo.MiddlewareFunc{},
-		ready:       cfg.Ready,
-		sessions:    cfg.Sessions,
-		observer:    cfg.Observer,
-		principals:  NewLimiter(cfg.PrincipalRate),
-		failures:    NewLimiter(cfg.FailureRate),
-		suspects:    make(chan struct{}, maxSuspects),
+		Echo:         echo.New(),
+		Middlewares:  map[string][]echo.MiddlewareFunc{},
+		ready:        cfg.Ready,
+		sessions:     cfg.Sessions,
+		certificates: cfg.Certificates,
+		observer:     cfg.Observer,
+		principals:   NewLimiter(cfg.PrincipalRate),
+		failures:     NewLimiter(cfg.FailureRate),
+		suspects:     make(chan struct{}, maxSuspects),
 	}
 	if api.ready == nil {
 		api.ready = func() bool { return true }
@@ -133,10 +137,9 @@ func (a *API) admit(operationID string, routine bool) echo.MiddlewareFunc {
 
 func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		ctx := c.Request().Context()
-		call := CallFrom(ctx)
+		call := CallFrom(c.Request().Context())
 		address := addressKey(call.SourceIP)
-		principal, err := a.openSession(ctx, address, c.Request().Header.Values("Authorization"))
+		principal, err := a.openSession(c, address)
 		if errors.Is(err, session.ErrUnauthenticated) {
 			if ok, wait := a.failures.Allow(address); !ok {
 				return &problem.Wait{Kind: problem.ErrTooManyRequests, Seconds: wait}
@@ -154,8 +157,12 @@ func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-func (a *API) openSession(ctx context.Context, address string, headers []string) (session.Principal, error) {
-	if len(headers) != 1 {
+// openSession opens the session of a request's credential: its Authorization header, or without one the client certificate.
+func (a *API) openSession(c echo.Context, address string) (session.Principal, error) {
+	r := c.Request()
+	ctx, headers := r.Context(), r.Header.Values("Authorization")
+	certified := len(headers) == 0 && a.certificates != nil && hasCertificate(r)
+	if len(headers) != 1 && !certified {
 		return session.Principal{}, fmt.Errorf("%w: %d Authorization headers", session.ErrUnauthenticated, len(headers))
 	}
 	if a.failures.exhausted(address) {
@@ -165,6 +172,9 @@ func (a *API) openSession(ctx context.Context, address string, headers []string)
 		case <-ctx.Done():
 			return session.Principal{}, ctx.Err()
 		}
+	}
+	if certified {
+		return a.openCertificate(c.Response(), r)
 	}
 	return a.sessions.Authenticate(ctx, headers[0])
 }

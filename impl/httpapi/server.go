@@ -48,8 +48,13 @@ type ServerConfig struct {
 	Handler  http.Handler
 	// Certificates makes it serve HTTPS alone; nil is plain HTTP.
 	Certificates *Certificates
+	// ClientAuthorities makes it ask clients for a certificate, beside Certificates; nil asks for none.
+	ClientAuthorities *ClientAuthorities
 	// TLS is a configuration of its own in place of Certificates; nil is none.
 	TLS *tls.Config
+	// TellHandshakes logs TLS handshakes that fail, at info and a few a minute: for a service whose clients are few and known.
+	// Elsewhere every port scan would be told.
+	TellHandshakes bool
 	// ConnContext may add to the context of a connection's requests; nil adds nothing.
 	ConnContext func(ctx context.Context, c net.Conn) context.Context
 	Log         *slog.Logger
@@ -72,8 +77,12 @@ func NewServer(cfg ServerConfig) *Server {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnContext:       cfg.ConnContext,
-		ErrorLog:          log.New(serverLog{cfg.Log}, "", 0),
 	}}
+	told := serverLog{log: cfg.Log}
+	if cfg.TellHandshakes {
+		told.handshakes = newHandshakes(cfg.Log)
+	}
+	s.server.ErrorLog = log.New(told, "", 0)
 	if cfg.TLS != nil {
 		s.scheme = "https"
 		s.server.TLSConfig = cfg.TLS
@@ -82,6 +91,9 @@ func NewServer(cfg ServerConfig) *Server {
 		s.scheme = "https"
 		s.server.Handler = withStrictTransport(cfg.Handler)
 		s.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cfg.Certificates.get}
+		if cfg.ClientAuthorities != nil {
+			s.server.TLSConfig = cfg.ClientAuthorities.asking(cfg.Certificates)
+		}
 	}
 	return s
 }
@@ -140,13 +152,19 @@ func withStrictTransport(next http.Handler) http.Handler {
 
 // serverLog is where net/http's own messages go. Some of them quote what a client sent, or what a handler panicked with,
 // so only their kind is told.
-type serverLog struct{ log *slog.Logger }
+type serverLog struct {
+	log        *slog.Logger
+	handshakes *handshakes // nil tells of none but for debugging
+}
 
 // Write takes one message.
 func (l serverLog) Write(line []byte) (int, error) {
 	ctx := context.Background() // net/http has none to offer
+	failed, isHandshake := bytes.CutPrefix(line, []byte("http: TLS handshake error from "))
 	switch {
-	case bytes.HasPrefix(line, []byte("http: TLS handshake error")):
+	case isHandshake && l.handshakes != nil:
+		l.handshakes.failed(ctx, string(failed))
+	case isHandshake:
 		l.log.DebugContext(ctx, "TLS handshake failed") // every port scan does that
 	case bytes.HasPrefix(line, []byte("http: panic serving")):
 		l.log.ErrorContext(ctx, "handler panicked")

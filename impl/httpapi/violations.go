@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -105,9 +106,9 @@ func message(err *openapi3.SchemaError) string {
 	case "maxLength":
 		return fmt.Sprintf("must have at most %d characters", *s.MaxLength)
 	case "minimum":
-		return fmt.Sprintf("must be at least %g", *s.Min)
+		return "must be at least " + strconv.FormatFloat(*s.Min, 'f', -1, 64)
 	case "maximum":
-		return fmt.Sprintf("must be at most %g", *s.Max)
+		return "must be at most " + strconv.FormatFloat(*s.Max, 'f', -1, 64)
 	case "maxProperties":
 		return fmt.Sprintf("must have at most %d members", *s.MaxProps)
 	case "pattern":

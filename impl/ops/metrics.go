@@ -64,7 +64,7 @@ func NewSessionMetrics(registry prometheus.Registerer) (*SessionMetrics, error) 
 			Name: "aikeys_session_authentications_total", Help: "Requests authenticated, by result.",
 		}, []string{"result"}),
 		lookUps: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "aikeys_session_lookups_total", Help: "Authentications that the cache could not answer: API keys looked up in the database.",
+			Name: "aikeys_session_lookups_total", Help: "Authentications that the cache could not answer: credentials looked up in the database.",
 		}),
 	}
 	for _, c := range []prometheus.Collector{m.authentications, m.lookUps} {
@@ -89,6 +89,39 @@ type countedTokens struct {
 func (c countedTokens) FindToken(ctx context.Context, id string) (models.Token, error) {
 	c.lookUps.Inc()
 	return c.TokenFinder.FindToken(ctx, id)
+}
+
+// Certificates counts the look-ups of next.
+func (m *SessionMetrics) Certificates(next session.CertificateFinder) session.CertificateFinder {
+	return countedCertificates{next, m.lookUps}
+}
+
+type countedCertificates struct {
+	session.CertificateFinder
+	lookUps prometheus.Counter
+}
+
+// FindCertificate implements session.CertificateFinder.
+func (c countedCertificates) FindCertificate(ctx context.Context, names []string) (models.Token, error) {
+	c.lookUps.Inc()
+	return c.CertificateFinder.FindCertificate(ctx, names)
+}
+
+// CertificateSessions counts the authentications of next.
+func (m *SessionMetrics) CertificateSessions(next httpapi.CertificateSessions) httpapi.CertificateSessions {
+	return countedCertificateSessions{next, m.authentications}
+}
+
+type countedCertificateSessions struct {
+	httpapi.CertificateSessions
+	authentications *prometheus.CounterVec
+}
+
+// AuthenticateCertificate implements httpapi.CertificateSessions.
+func (c countedCertificateSessions) AuthenticateCertificate(ctx context.Context, names []string) (session.Principal, error) {
+	principal, err := c.CertificateSessions.AuthenticateCertificate(ctx, names)
+	c.authentications.WithLabelValues(result(err)).Inc()
+	return principal, err
 }
 
 // Sessions counts the authentications of next.

@@ -39,12 +39,20 @@ func (s *sessions) Authenticate(context.Context, string) (session.Principal, err
 	return session.Principal{UserID: "alice"}, s.err
 }
 
+func (s *sessions) AuthenticateCertificate(context.Context, []string) (session.Principal, error) {
+	return session.Principal{UserID: "edge"}, s.err
+}
+
 func (s *sessions) Drop(tokenID string) { s.dropped = append(s.dropped, tokenID) }
 
 type tokens struct{}
 
 func (tokens) FindToken(_ context.Context, id string) (models.Token, error) {
 	return models.Token{ID: id}, models.ErrNotFound
+}
+
+func (tokens) FindCertificate(_ context.Context, names []string) (models.Token, error) {
+	return models.Token{ID: names[0]}, nil
 }
 
 func TestMetricsCountWhatTheSessionCacheSaves(t *testing.T) {
@@ -65,12 +73,20 @@ func TestMetricsCountWhatTheSessionCacheSaves(t *testing.T) {
 	require.Equal(t, "01K", token.ID)
 	require.ErrorIs(t, err, models.ErrNotFound)
 
+	inner.err = nil
+	principal, err := metrics.CertificateSessions(inner).AuthenticateCertificate(t.Context(), nil)
+	require.NoError(t, err)
+	require.Equal(t, "edge", principal.UserID)
+	token, err = metrics.Certificates(tokens{}).FindCertificate(t.Context(), []string{"dns:edge"})
+	require.NoError(t, err)
+	require.Equal(t, "dns:edge", token.ID)
+
 	body := get(t, ops.NewHandler(registry, nil), "/metrics").Body.String()
 	for _, line := range []string{
-		`aikeys_session_authentications_total{result="ok"} 2`,
+		`aikeys_session_authentications_total{result="ok"} 3`,
 		`aikeys_session_authentications_total{result="refused"} 1`,
 		`aikeys_session_authentications_total{result="unavailable"} 1`,
-		`aikeys_session_lookups_total 1`,
+		`aikeys_session_lookups_total 2`,
 	} {
 		require.Contains(t, body, "\n"+line)
 	}

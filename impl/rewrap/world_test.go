@@ -1,6 +1,7 @@
 package rewrap_test
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"os"
@@ -120,9 +121,8 @@ func (w *world) register(s sealer.Sealer) error {
 		return err
 	}
 	k.Envelope, k.KEKID = envelope.Bytes, envelope.KEKID
-	_, err = w.RegisterKey(w.t.Context(), olga, models.RoleOwner, models.Registration{Key: k, Event: models.Event{
-		CustomerID: k.CustomerID, ProjectID: k.ProjectID, ID: w.ids.Next(models.EventIDPrefix, now), Type: models.EventKeyRegistered,
-		Outcome: models.OutcomeAllowed, At: k.CreatedAt, ActorUserID: olga.UserID, KeyID: k.ID}}, k.CreatedAt)
+	_, err = w.RegisterKey(w.t.Context(), olga, models.RoleOwner, models.Registration{
+		Key: k, Event: w.event(models.EventKeyRegistered, k.ID, k.CreatedAt)}, k.CreatedAt)
 	if err != nil {
 		return err
 	}
@@ -134,10 +134,23 @@ func (w *world) register(s sealer.Sealer) error {
 
 func (w *world) revoke(id string) {
 	w.t.Helper()
-	require.NoError(w.t, w.Transact(w.t.Context(), func(tx *models.Tx) error {
-		_, err := tx.RevokeKey(&models.Key{ID: id}, olga.UserID)
-		return err
-	}))
+	require.NoError(w.t, w.tryRevoke(w.t.Context(), id))
+}
+
+// tryRevoke revokes a key, with the event that says so. Any goroutine may.
+func (w *world) tryRevoke(ctx context.Context, id string) error {
+	return w.Transact(ctx, func(tx *models.Tx) error {
+		if _, err := tx.RevokeKey(&models.Key{ID: id}, olga.UserID); err != nil {
+			return err
+		}
+		return tx.AppendEvent(w.event(models.EventKeyRevoked, id, tx.Now))
+	})
+}
+
+// event is the event of an act about a key.
+func (w *world) event(kind models.EventType, keyID string, at int64) models.Event {
+	return models.Event{CustomerID: olga.CustomerID, ProjectID: olga.ProjectID, ID: w.ids.Next(models.EventIDPrefix, time.UnixMicro(at)),
+		Type: kind, Outcome: models.OutcomeAllowed, At: at, ActorUserID: olga.UserID, KeyID: keyID}
 }
 
 // database is a way into it past the store.

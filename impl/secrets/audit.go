@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -35,7 +36,7 @@ func (a *Audit) opened(ctx context.Context, requestID string, client Client, ite
 }
 
 // turnedAway tells of an open that whoever asked may not do; its body was not read.
-func (a *Audit) turnedAway(ctx context.Context, client Client, identities []Identity, requestID string) error {
+func (a *Audit) turnedAway(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
 	names := make([]string, len(identities))
 	for i, identity := range identities {
 		names[i] = identity.String()

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/agentrouter/aikeys/impl/identity"
 )
 
 // Permission is what a client may do.
@@ -38,7 +40,7 @@ var ErrClients = errors.New("invalid clients file")
 // ClientList is what a clients file holds.
 type ClientList struct {
 	clients []Client
-	owners  map[Identity]int // :: identity → whose it is, as an index of clients
+	owners  map[identity.Identity]int // :: identity → whose it is, as an index of clients
 }
 
 // clientEntry is a client as the file has it; see docs/secrets.md.
@@ -58,13 +60,17 @@ func ParseClients(text []byte) (*ClientList, error) {
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text)) // JSON is YAML too
 	decoder.KnownFields(true)
-	if err := decoder.Decode(&document); err != nil {
+	err := decoder.Decode(&document)
+	if errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: it is empty, and must list who may connect", ErrClients)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrClients, err)
 	}
 	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: it holds more than one document", ErrClients)
 	}
-	list := &ClientList{owners: map[Identity]int{}}
+	list := &ClientList{owners: map[identity.Identity]int{}}
 	var complaints []string
 	if len(document.Clients) == 0 {
 		complaints = append(complaints, "it lists no clients")
@@ -105,11 +111,11 @@ func (l *ClientList) add(entry clientEntry) (complaints []string) {
 	if err != nil {
 		complaints = append(complaints, err.Error())
 	}
-	for _, identity := range identities {
-		if owner, taken := l.owners[identity]; taken {
-			complaints = append(complaints, fmt.Sprintf("%s is client %d's already", identity, owner+1))
+	for _, who := range identities {
+		if owner, taken := l.owners[who]; taken {
+			complaints = append(complaints, fmt.Sprintf("%s is client %d's already", who, owner+1))
 		}
-		l.owners[identity] = len(l.clients)
+		l.owners[who] = len(l.clients)
 	}
 	l.clients = append(l.clients, client)
 	return complaints
@@ -121,28 +127,28 @@ var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 // IsNamespace tells whether a namespace may have that name.
 func IsNamespace(name string) bool { return namePattern.MatchString(name) }
 
-func identitiesOf(uids []uint32, certificates []string) (found []Identity, err error) {
+func identitiesOf(uids []uint32, certificates []string) (found []identity.Identity, err error) {
 	if len(uids)+len(certificates) == 0 {
 		return nil, errors.New("it needs uids or certificates, to be told by")
 	}
 	for _, uid := range uids {
-		found = append(found, Identity{UID, strconv.FormatUint(uint64(uid), 10)})
+		found = append(found, identity.Identity{Kind: identity.UID, Name: strconv.FormatUint(uint64(uid), 10)})
 	}
 	for _, certificate := range certificates {
-		kind, name, _ := strings.Cut(certificate, ":")
-		if !slices.Contains([]IdentityKind{DNSName, URI, CommonName}, IdentityKind(kind)) || name == "" {
-			return nil, errors.New("each of certificates must be dns:<name>, uri:<name> or cn:<name>")
+		name, err := identity.ParseCertificate(certificate)
+		if err != nil {
+			return nil, fmt.Errorf("each of certificates %w", err)
 		}
-		found = append(found, Identity{IdentityKind(kind), name})
+		found = append(found, name)
 	}
 	return found, nil
 }
 
 // Find returns the one client with one of these identities. A certificate with names of two clients is of neither.
-func (l *ClientList) Find(identities []Identity) (client Client, ok bool) {
+func (l *ClientList) Find(identities []identity.Identity) (client Client, ok bool) {
 	found := -1
-	for _, identity := range identities {
-		owner, listed := l.owners[identity]
+	for _, who := range identities {
+		owner, listed := l.owners[who]
 		if !listed || owner == found {
 			continue
 		}
@@ -162,9 +168,9 @@ func (l *ClientList) All() []Client { return slices.Clone(l.clients) }
 
 // Identities returns how a client is told, sorted.
 func (l *ClientList) Identities(name string) (found []string) {
-	for identity, owner := range l.owners {
+	for who, owner := range l.owners {
 		if l.clients[owner].Name == name {
-			found = append(found, identity.String())
+			found = append(found, who.String())
 		}
 	}
 	slices.Sort(found)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/impl/secrets"
 )
 
@@ -42,23 +43,23 @@ func TestAClientIsFoundByEachOfItsIdentities(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"main"}, list.Namespaces())
 	require.Equal(t, []string{"uid:1001", "uid:1002"}, list.Identities("aikeysd"))
-	for identity, name := range map[secrets.Identity]string{
-		{Kind: secrets.UID, Name: "1001"}: "aikeysd", {Kind: secrets.UID, Name: "1002"}: "aikeysd",
-		{Kind: secrets.DNSName, Name: "rewrap.internal"}: "rewrap", {Kind: secrets.URI, Name: "spiffe://acme/rewrap"}: "rewrap",
-		{Kind: secrets.CommonName, Name: "Re-wrap"}: "rewrap",
+	for who, name := range map[identity.Identity]string{
+		{Kind: identity.UID, Name: "1001"}: "aikeysd", {Kind: identity.UID, Name: "1002"}: "aikeysd",
+		{Kind: identity.DNSName, Name: "rewrap.internal"}: "rewrap", {Kind: identity.URI, Name: "spiffe://acme/rewrap"}: "rewrap",
+		{Kind: identity.CommonName, Name: "Re-wrap"}: "rewrap",
 	} {
-		client, ok := list.Find([]secrets.Identity{{Kind: secrets.DNSName, Name: "other"}, identity})
-		require.True(t, ok, identity)
+		client, ok := list.Find([]identity.Identity{{Kind: identity.DNSName, Name: "other"}, who})
+		require.True(t, ok, who)
 		require.Equal(t, name, client.Name)
 	}
-	for _, strangers := range [][]secrets.Identity{
-		nil, {{Kind: secrets.UID, Name: "0"}}, {{Kind: secrets.CommonName, Name: "rewrap.internal"}}, {{Kind: secrets.DNSName, Name: "REWRAP.internal"}},
-		{{Kind: secrets.UID, Name: "1001"}, {Kind: secrets.CommonName, Name: "Re-wrap"}}, // of two clients
+	for _, strangers := range [][]identity.Identity{
+		nil, {{Kind: identity.UID, Name: "0"}}, {{Kind: identity.CommonName, Name: "rewrap.internal"}}, {{Kind: identity.DNSName, Name: "REWRAP.internal"}},
+		{{Kind: identity.UID, Name: "1001"}, {Kind: identity.CommonName, Name: "Re-wrap"}}, // of two clients
 	} {
 		_, ok := list.Find(strangers)
 		require.False(t, ok, strangers)
 	}
-	client, _ := list.Find([]secrets.Identity{{Kind: secrets.CommonName, Name: "Re-wrap"}})
+	client, _ := list.Find([]identity.Identity{{Kind: identity.CommonName, Name: "Re-wrap"}})
 	require.Equal(t, map[secrets.Permission]bool{secrets.Rewrap: true, secrets.Status: true}, client.May)
 }
 
@@ -66,7 +67,8 @@ func TestAClientsFileThatSaysAnythingElseIsRefused(t *testing.T) {
 	entry := func(text string) string { return `{"clients": [` + text + `]}` }
 	const good = `{"name": "a", "uids": [1], "namespace": "main", "may": ["seal"]}`
 	for name, tc := range map[string]struct{ text, says string }{
-		"nothing":                    {"", "EOF"},
+		"nothing":                    {"", "it is empty, and must list who may connect"},
+		"comments alone":             {"# nobody yet\n", "it is empty, and must list who may connect"},
 		"no clients":                 {"{}", "it lists no clients"},
 		"no YAML":                    {"clients: [", "invalid clients file"},
 		"another member":             {entry(`{"name": "a", "uid": 1, "namespace": "main", "may": ["seal"]}`), "field uid not found"},
@@ -138,7 +140,7 @@ func TestAChangedClientsFileIsReadAgainAndABrokenOneIsNot(t *testing.T) {
 	file, err := secrets.OpenClients(path, slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
 	known := func(uid string) bool {
-		_, ok := file.Find(t.Context(), []secrets.Identity{{Kind: secrets.UID, Name: uid}})
+		_, ok := file.Find(t.Context(), []identity.Identity{{Kind: identity.UID, Name: uid}})
 		return ok
 	}
 	require.True(t, known("1001"))

@@ -7,15 +7,18 @@ import (
 	"log/slog"
 	"os"
 	"syscall"
+
+	"github.com/agentrouter/aikeys/impl/identity"
+	"github.com/agentrouter/aikeys/impl/reload"
 )
 
 // ClientsFile is a clients file, which is read again when it changes.
-type ClientsFile struct{ list *Reloaded[*ClientList] }
+type ClientsFile struct{ list *reload.Value[*ClientList] }
 
 // OpenClients reads a clients file. It must be a regular file that belongs to the user of this process, and that no one
 // else may read or write: whoever can write to it can open secrets.
 func OpenClients(path string, log *slog.Logger) (*ClientsFile, error) {
-	list, err := NewReloaded("clients file", log, func() (*ClientList, error) { return ReadClients(path) }, path)
+	list, err := reload.New("clients file", log, func() (*ClientList, error) { return ReadClients(path) }, path)
 	if err != nil {
 		return nil, err
 	}
@@ -23,7 +26,7 @@ func OpenClients(path string, log *slog.Logger) (*ClientsFile, error) {
 }
 
 // Find implements Clients.
-func (f *ClientsFile) Find(ctx context.Context, identities []Identity) (client Client, ok bool) {
+func (f *ClientsFile) Find(ctx context.Context, identities []identity.Identity) (client Client, ok bool) {
 	return f.list.Get(ctx).Find(identities)
 }
 

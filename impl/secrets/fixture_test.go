@@ -28,6 +28,7 @@ import (
 	"github.com/agentrouter/aikeys/gen/secret"
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/sealer"
@@ -54,7 +55,7 @@ type listed struct {
 	list *secrets.ClientList
 }
 
-func (l *listed) Find(_ context.Context, identities []secrets.Identity) (secrets.Client, bool) {
+func (l *listed) Find(_ context.Context, identities []identity.Identity) (secrets.Client, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.list.Find(identities)

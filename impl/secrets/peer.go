@@ -3,33 +3,13 @@ package secrets
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"net"
 	"strconv"
 	"time"
+
+	"github.com/agentrouter/aikeys/impl/identity"
 )
-
-// Identity is one way to tell who is at the other end of a connection: the user of a process on this machine, or a name in
-// a client certificate.
-type Identity struct {
-	Kind IdentityKind
-	Name string
-}
-
-// IdentityKind says what an Identity's name is.
-type IdentityKind string
-
-// The kinds. Each is also how a clients file names them.
-const (
-	UID        IdentityKind = "uid" // the number of a user of this machine
-	DNSName    IdentityKind = "dns" // subject alternative names of a certificate
-	URI        IdentityKind = "uri"
-	CommonName IdentityKind = "cn" // of the certificate's subject
-)
-
-// String returns the identity as a clients file has it: dns:aikeysd.internal.
-func (i Identity) String() string { return string(i.Kind) + ":" + i.Name }
 
 // ErrNoPeerCredentials says that a connection does not tell the user of the process at its other end.
 var ErrNoPeerCredentials = errors.New("the system tells no peer credentials")
@@ -82,32 +62,16 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 
 // Identities returns what is known of who is at the other end of the connection that ctx belongs to: none for a
 // connection of another kind, and for a client certificate that has expired since the connection was made.
-func Identities(ctx context.Context) []Identity {
+func Identities(ctx context.Context) []identity.Identity {
 	switch c := ctx.Value(connKey{}).(type) {
 	case *tls.Conn:
-		if chains := c.ConnectionState().VerifiedChains; len(chains) > 0 {
-			return certificateIdentities(chains[0][0], time.Now())
-		}
+		state := c.ConnectionState()
+		names, _ := identity.OfCertificate(&state, time.Now())
+		return names
 	case net.Conn:
 		if peer, ok := c.RemoteAddr().(peerAddr); ok {
-			return []Identity{{UID, strconv.FormatUint(uint64(peer.uid), 10)}}
+			return []identity.Identity{{Kind: identity.UID, Name: strconv.FormatUint(uint64(peer.uid), 10)}}
 		}
 	}
 	return nil
-}
-
-func certificateIdentities(leaf *x509.Certificate, now time.Time) (found []Identity) {
-	if now.After(leaf.NotAfter) {
-		return nil
-	}
-	for _, name := range leaf.DNSNames {
-		found = append(found, Identity{DNSName, name})
-	}
-	for _, uri := range leaf.URIs {
-		found = append(found, Identity{URI, uri.String()})
-	}
-	if name := leaf.Subject.CommonName; name != "" {
-		found = append(found, Identity{CommonName, name})
-	}
-	return found
 }

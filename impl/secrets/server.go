@@ -16,6 +16,7 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -28,7 +29,7 @@ type Namespaces interface {
 // Clients tells who is at the other end of a connection; *ClientsFile is one.
 type Clients interface {
 	// Find returns the one client with one of these identities; ok is false when there is none, or more than one.
-	Find(ctx context.Context, identities []Identity) (client Client, ok bool)
+	Find(ctx context.Context, identities []identity.Identity) (client Client, ok bool)
 }
 
 // Config is what the service needs. All of it is required.

@@ -30,9 +30,17 @@ type TokenFinder interface {
 	FindToken(ctx context.Context, id string) (models.Token, error)
 }
 
+// CertificateFinder finds the row that the names in a client certificate stand for, as if it were an API key's, and with the
+// errors of a TokenFinder.
+type CertificateFinder interface {
+	FindCertificate(ctx context.Context, names []string) (models.Token, error)
+}
+
 // Config is what an Authenticator needs. Tokens is required.
 type Config struct {
 	Tokens TokenFinder
+	// Certificates finds out who has a client certificate; nil: none are accepted.
+	Certificates CertificateFinder
 	// Prefix says which tokens of ours open sessions: APIKeyPrefix, which empty means too, or DataPlanePrefix.
 	Prefix string
 	// OIDC verifies session tokens; nil: none are accepted.
@@ -50,15 +58,16 @@ type Config struct {
 // Authenticator opens sessions. It is safe for concurrent use and owns no goroutine beyond look-ups, which end by
 // themselves.
 type Authenticator struct {
-	tokens  TokenFinder
-	prefix  string
-	method  Method
-	oidc    *OIDC
-	now     func() time.Time
-	ttl     time.Duration
-	cache   *otter.Cache[cacheKey, *entry]
-	lookUps flight[*entry]
-	epochs  epochs
+	tokens       TokenFinder
+	certificates CertificateFinder
+	prefix       string
+	method       Method
+	oidc         *OIDC
+	now          func() time.Time
+	ttl          time.Duration
+	cache        *otter.Cache[cacheKey, *entry]
+	lookUps      flight[*entry]
+	epochs       epochs
 }
 
 // entry is a cached session. It says itself until when it may be served; the cache only bounds their number.
@@ -87,14 +96,15 @@ func New(cfg Config) *Authenticator {
 		method = MethodDataPlane
 	}
 	return &Authenticator{
-		tokens:  cfg.Tokens,
-		prefix:  cfg.Prefix,
-		method:  method,
-		oidc:    cfg.OIDC,
-		now:     cfg.Now,
-		ttl:     min(cfg.CacheTTL, maxCacheTTL),
-		cache:   otter.Must(&otter.Options[cacheKey, *entry]{MaximumSize: cfg.CacheSize}),
-		lookUps: flight[*entry]{timeout: lookUpTimeout},
+		tokens:       cfg.Tokens,
+		certificates: cfg.Certificates,
+		prefix:       cfg.Prefix,
+		method:       method,
+		oidc:         cfg.OIDC,
+		now:          cfg.Now,
+		ttl:          min(cfg.CacheTTL, maxCacheTTL),
+		cache:        otter.Must(&otter.Options[cacheKey, *entry]{MaximumSize: cfg.CacheSize}),
+		lookUps:      flight[*entry]{timeout: lookUpTimeout},
 	}
 }
 
@@ -107,10 +117,21 @@ func (a *Authenticator) Authenticate(ctx context.Context, authorization string) 
 		return Principal{}, unauthenticated(err)
 	}
 	now, key := a.now(), keyOf(token)
-	if e, ok := a.cache.GetIfPresent(key); ok && e.serves(now, a.epochs.of(e.principal.TokenID)) {
-		return e.principal, nil
+	if p, ok := a.cached(key, now); ok {
+		return p, nil
 	}
-	return a.lookUp(ctx, key, token, now)
+	cred, err := parseToken(a.prefix, token)
+	if err != nil {
+		return Principal{}, err
+	}
+	return a.lookUp(ctx, key, cred, now)
+}
+
+func (a *Authenticator) cached(key cacheKey, now time.Time) (Principal, bool) {
+	if e, ok := a.cache.GetIfPresent(key); ok && e.serves(now, a.epochs.of(e.principal.TokenID)) {
+		return e.principal, true
+	}
+	return Principal{}, false
 }
 
 // Drop forgets the sessions of a revoked API key (its ULID) on this process, at once: a request that begins after Drop
@@ -122,38 +143,34 @@ func (e *entry) serves(now time.Time, epoch uint64) bool {
 	return e.epoch >= epoch && now.Before(e.until)
 }
 
-// lookUp opens the session of a token and caches it. Callers with the same token share one look-up.
-func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, token string, now time.Time) (Principal, error) {
-	cred, err := parseToken(a.prefix, token)
-	if err != nil {
-		return Principal{}, err
-	}
-	epoch := a.epochs.of(cred.id)
+// lookUp opens the session of a credential and caches it. Callers with the same credential share one look-up.
+func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, cred credential, now time.Time) (Principal, error) {
+	epochs := a.epochs.snapshot()
 	// A look-up that was joined may have begun too long ago, or before a Drop. The next one begins after this call; when
-	// not even that serves, the token expires at this very moment.
+	// not even that serves, the credential expires at this very moment.
 	for range 2 {
-		e, err := a.lookUps.do(ctx, string(key[:]), func(ctx context.Context) (*entry, error) {
+		e, err := a.lookUps.do(ctx, key.String(), func(ctx context.Context) (*entry, error) {
 			return a.open(ctx, key, cred)
 		})
 		if err != nil {
 			return Principal{}, fmt.Errorf("authenticate: %w", err)
 		}
-		if e.serves(now, epoch) {
+		if e.serves(now, epochs.of(e.principal.TokenID)) {
 			return e.principal, nil
 		}
 	}
 	return Principal{}, unauthenticated(errExpired)
 }
 
-// open asks for the session of a credential. Epoch and time are read before the question, so that an answer that a
+// open asks for the session of a credential. Epochs and time are read before the question, so that an answer that a
 // revocation overtook counts as of then, and Drop has voided it already.
 func (a *Authenticator) open(ctx context.Context, key cacheKey, cred credential) (*entry, error) {
-	epoch, start := a.epochs.of(cred.id), a.now()
+	epochs, start := a.epochs.snapshot(), a.now()
 	p, ttl, err := a.verify(ctx, cred, start)
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{principal: p, until: start.Add(ttl), epoch: epoch}
+	e := &entry{principal: p, until: start.Add(ttl), epoch: epochs.of(p.TokenID)}
 	if !p.ExpiresAt.IsZero() && p.ExpiresAt.Before(e.until) {
 		e.until = p.ExpiresAt
 	}
@@ -164,7 +181,11 @@ func (a *Authenticator) open(ctx context.Context, key cacheKey, cred credential)
 // verify returns who bears the credential and for how long that may be believed.
 func (a *Authenticator) verify(ctx context.Context, cred credential, now time.Time) (Principal, time.Duration, error) {
 	if cred.jwt == "" {
-		p, err := a.findKey(ctx, cred, now)
+		find := a.findKey
+		if len(cred.names) > 0 {
+			find = a.findCertificate
+		}
+		p, err := find(ctx, cred, now)
 		return p, a.ttl, err
 	}
 	if a.oidc == nil {
@@ -180,19 +201,30 @@ func (a *Authenticator) findKey(ctx context.Context, cred credential, now time.T
 	token, err := a.tokens.FindToken(ctx, cred.id)
 	found := err == nil
 	if !found && !errors.Is(err, models.ErrNotFound) {
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", models.ErrUnavailable, err)
-		}
-		return Principal{}, fmt.Errorf("find API key: %w", err)
+		return Principal{}, fmt.Errorf("find API key: %w", unavailableIfLate(ctx, err))
 	}
 	want := token.Hash
 	if !found {
 		want = make([]byte, sha256.Size)
 	}
 	match := subtle.ConstantTimeCompare(want, cred.hash[:]) == 1
-	switch {
-	case !found || !match:
+	if !found || !match {
 		return Principal{}, unauthenticated(errUnknown)
+	}
+	return a.principalOf(token, now)
+}
+
+// unavailableIfLate says of a look-up that ran out of time that the database was unavailable.
+func unavailableIfLate(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", models.ErrUnavailable, err)
+	}
+	return err
+}
+
+// principalOf returns who a token stands for, if it is live.
+func (a *Authenticator) principalOf(token models.Token, now time.Time) (Principal, error) {
+	switch {
 	case token.RevokedAt != 0:
 		return Principal{}, unauthenticated(errRevoked)
 	case !token.Live(now.UnixMicro()):
@@ -202,7 +234,7 @@ func (a *Authenticator) findKey(ctx context.Context, cred credential, now time.T
 		CustomerID: token.CustomerID,
 		UserID:     token.UserID,
 		ProjectID:  token.ProjectID,
-		TokenID:    cred.id,
+		TokenID:    token.ID,
 		Method:     a.method,
 	}
 	if token.ExpiresAt != 0 {

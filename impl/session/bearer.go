@@ -2,6 +2,7 @@ package session
 
 import (
 	"crypto/sha256"
+	"strconv"
 	"strings"
 )
 
@@ -26,16 +27,23 @@ func bearerToken(authorization string) (string, error) {
 	return strings.TrimLeft(authorization[len(scheme):], " "), nil
 }
 
-// cacheKey stands for a token in the cache: the SHA-256 of its whole text.
-type cacheKey [sha256.Size]byte
+// cacheKey stands for a credential in the cache: the SHA-256 of a token's whole text, or of the names in a certificate.
+type cacheKey struct {
+	ofNames bool
+	sum     [sha256.Size]byte
+}
 
-func keyOf(token string) cacheKey { return sha256.Sum256([]byte(token)) }
+// String returns the key as a text that no other has.
+func (k cacheKey) String() string { return strconv.FormatBool(k.ofNames) + string(k.sum[:]) }
 
-// credential is a token whose shape is known: one of ours has an id and a hash, a JWT its text.
+func keyOf(token string) cacheKey { return cacheKey{sum: sha256.Sum256([]byte(token))} }
+
+// credential is one whose shape is known: a token of ours has an id and a hash, a JWT its text, a certificate names.
 type credential struct {
-	id   string
-	hash [sha256.Size]byte
-	jwt  string
+	id    string
+	hash  [sha256.Size]byte
+	jwt   string
+	names []string
 }
 
 // parseToken tells a token of ours, of the given prefix, from a JWT by its shape. Either shape leaves no room for a comma,

@@ -23,7 +23,38 @@ func (d dataPlaneTokens) FindToken(ctx context.Context, id string) (models.Token
 	if err != nil {
 		return models.Token{}, err
 	}
+	return dataPlaneToken(row), nil
+}
+
+// DataPlaneCertificateFinder finds the active data planes of the names in a client certificate; *models.Store is one.
+type DataPlaneCertificateFinder interface {
+	FindDataPlanesByCertificate(ctx context.Context, names []string) ([]models.DataPlane, error)
+}
+
+// DataPlaneCertificates finds the data planes that client certificates stand for, for the Authenticator of DataPlaneTokens.
+func DataPlaneCertificates(dataPlanes DataPlaneCertificateFinder) CertificateFinder {
+	return dataPlaneCertificates{dataPlanes}
+}
+
+type dataPlaneCertificates struct{ DataPlaneCertificateFinder }
+
+// FindCertificate implements CertificateFinder. A certificate with names of two data planes is of neither.
+func (d dataPlaneCertificates) FindCertificate(ctx context.Context, names []string) (models.Token, error) {
+	rows, err := d.FindDataPlanesByCertificate(ctx, names)
+	switch {
+	case err != nil:
+		return models.Token{}, err
+	case len(rows) == 0:
+		return models.Token{}, models.ErrNotFound
+	case len(rows) > 1:
+		return models.Token{}, unauthenticated(errAmbiguous)
+	}
+	return dataPlaneToken(rows[0]), nil
+}
+
+// dataPlaneToken is a data plane's credential as if it were an API key.
+func dataPlaneToken(d models.DataPlane) models.Token {
 	return models.Token{
-		ID: row.ID, Hash: row.Hash, UserID: row.ID, CreatedAt: row.CreatedAt, ExpiresAt: row.ExpiresAt, RevokedAt: row.RevokedAt,
-	}, nil
+		ID: d.ID, Hash: d.Hash, UserID: d.ID, CreatedAt: d.CreatedAt, ExpiresAt: d.ExpiresAt, RevokedAt: d.RevokedAt,
+	}
 }

@@ -10,10 +10,24 @@ import (
 //
 // Ids share counters: a revocation also voids one in 256 of the other sessions, which costs each a look-up that was at
 // most Config.CacheTTL away.
-type epochs [256]atomic.Uint64
+type epochs [epochCount]atomic.Uint64
 
-func (e *epochs) of(tokenID string) uint64 { return e.counter(tokenID).Load() }
-func (e *epochs) advance(tokenID string)   { e.counter(tokenID).Add(1) }
-func (e *epochs) counter(tokenID string) *atomic.Uint64 {
-	return &e[crc32.ChecksumIEEE([]byte(tokenID))%uint32(len(e))]
+const epochCount = 256
+
+func (e *epochs) of(tokenID string) uint64 { return e[counter(tokenID)].Load() }
+func (e *epochs) advance(tokenID string)   { e[counter(tokenID)].Add(1) }
+
+// snapshot is what the epochs are now: for who does not know the token yet, of which they will ask.
+func (e *epochs) snapshot() (s snapshot) {
+	for i := range e {
+		s[i] = e[i].Load()
+	}
+	return s
 }
+
+// snapshot is the epochs at one time.
+type snapshot [epochCount]uint64
+
+func (s *snapshot) of(tokenID string) uint64 { return s[counter(tokenID)] }
+
+func counter(tokenID string) uint32 { return crc32.ChecksumIEEE([]byte(tokenID)) % epochCount }

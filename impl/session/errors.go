@@ -14,7 +14,7 @@ var (
 	ErrIssuerUnavailable = errors.New("OIDC issuer unavailable")
 )
 
-// The causes of ErrUnauthenticated. They are fixed texts, so that none can hold a piece of a token.
+// The causes of ErrUnauthenticated. They are fixed texts, so that none can hold a piece of what was sent.
 var (
 	errMissing   = errors.New("no Authorization header")
 	errScheme    = errors.New("authorization scheme is not Bearer")
@@ -30,6 +30,12 @@ var (
 	errIssuer    = errors.New("JWT is of another issuer")
 	errAudience  = errors.New("JWT is for another audience or not valid yet")
 	errClaims    = errors.New("JWT's claims are ambiguous or not a JSON object")
+
+	errNoCertificates     = errors.New("client certificates are not accepted")
+	errNameless           = errors.New("the client certificate has no name")
+	errTooManyNames       = errors.New("the client certificate has too many names")
+	errUnknownCertificate = errors.New("no data plane has a name of the client certificate")
+	errAmbiguous          = errors.New("the client certificate has the names of several data planes")
 )
 
 // unauthenticated wraps one of the causes above.

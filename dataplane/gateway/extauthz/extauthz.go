@@ -94,12 +94,11 @@ func allowed(grant gateway.Grant, header http.Header) (*authv3.CheckResponse, er
 	ok := &authv3.OkHttpResponse{
 		Headers:         []*corev3.HeaderValueOption{overwrite(name, value)},
 		HeadersToRemove: remove,
+
+		QueryParametersToRemove: grant.Parameters(), // Envoy compares names as they were sent
 		ResponseHeadersToAdd: []*corev3.HeaderValueOption{
 			overwrite(gateway.HeaderKeyID, grant.KeyID), overwrite(gateway.HeaderReason, grant.Reason),
 		},
-	}
-	if grant.Provider == gateway.QueryKeyProvider {
-		ok.QueryParametersToRemove = []string{gateway.QueryKey}
 	}
 	metadata, err := structpb.NewStruct(map[string]any{
 		"key_id": grant.KeyID, "provider": grant.Provider, "reason": grant.Reason,

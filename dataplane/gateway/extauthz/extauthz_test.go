@@ -147,8 +147,26 @@ func TestEnvoyIsToldTheHeaderToSetAndThoseToRemove(t *testing.T) {
 
 func TestGeminisKeyInTheQueryIsTakenAndRemoved(t *testing.T) {
 	conn, _, _, _ := start(t, serving(newKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://p.example", secret)))
-	response := check(t, conn, "gemini", "/v1beta/models/m:generateContent?alt=sse&key="+callersKey, nil)
-	require.Equal(t, []string{"key"}, response.GetOkResponse().GetQueryParametersToRemove())
+	for query, names := range map[string][]string{
+		"?alt=sse&key=" + callersKey:                                   {"key"},
+		"?%6bey=" + callersKey + "&alt=sse":                            {"%6bey"},
+		"?k%65y=" + callersKey + "&key=" + callersKey + "&%4Bey=other": {"k%65y", "key"},
+		"?key=" + callersKey + "&key=" + callersKey + "&key":           {"key"},
+		"?key=" + callersKey + "&trace=" + callersKey:                  {"key", "trace"},
+	} {
+		response := check(t, conn, "gemini", "/v1beta/models/m:generateContent"+query, nil)
+		require.Equal(t, names, response.GetOkResponse().GetQueryParametersToRemove(), query)
+	}
+}
+
+func TestACredentialThatIsRepeatedInTheQueryIsRemoved(t *testing.T) {
+	conn, _, _, _ := start(t, serving(newKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
+	ask := func(query string) []string {
+		response := check(t, conn, "openai", "/v1/models"+query, map[string]string{"x-api-key": callersKey})
+		return response.GetOkResponse().GetQueryParametersToRemove()
+	}
+	require.Empty(t, ask("?key=theirs&limit=1"), "it is Gemini's alone")
+	require.Equal(t, []string{"debug"}, ask("?limit=1&debug=x-"+callersKey))
 }
 
 func TestHeadersThatComeRawAreRead(t *testing.T) {

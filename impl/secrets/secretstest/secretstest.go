@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
@@ -120,6 +121,6 @@ func newHandler(t testing.TB, backend sealer.Sealer, log *slog.Logger) http.Hand
 type listed struct{ *secrets.ClientList }
 
 // Find implements secrets.Clients.
-func (l listed) Find(_ context.Context, identities []secrets.Identity) (secrets.Client, bool) {
+func (l listed) Find(_ context.Context, identities []identity.Identity) (secrets.Client, bool) {
 	return l.ClientList.Find(identities)
 }

@@ -1,4 +1,6 @@
-package secrets
+// Package reload reads files, and reads them again when they have changed, so that what is in them can be renewed without a
+// restart. It imports nothing of ours.
+package reload
 
 import (
 	"context"
@@ -13,9 +15,9 @@ import (
 // lookInterval is the least time between two looks at files.
 const lookInterval = time.Second
 
-// Reloaded is a value that is read from files, and again when they have changed. It looks when it is asked, and owns no
+// Value is what is read from files, and again when they have changed. It looks when it is asked, and owns no
 // goroutine. While what the files hold can't be used, the old value goes on.
-type Reloaded[T any] struct {
+type Value[T any] struct {
 	what  string // for the log
 	files []string
 	load  func() (T, error)
@@ -35,9 +37,9 @@ type stamp struct {
 	modified      int64 // in nanoseconds
 }
 
-// NewReloaded reads the value, or says why it can't be used.
-func NewReloaded[T any](what string, log *slog.Logger, load func() (T, error), files ...string) (*Reloaded[T], error) {
-	r := &Reloaded[T]{what: what, files: files, load: load, log: log, looked: time.Now()}
+// New reads the value, or says why it can't be used.
+func New[T any](what string, log *slog.Logger, load func() (T, error), files ...string) (*Value[T], error) {
+	r := &Value[T]{what: what, files: files, load: load, log: log, looked: time.Now()}
 	r.stamps = r.look() // before the reading: a change in between is seen at the next look
 	var err error
 	r.current, err = load()
@@ -45,7 +47,7 @@ func NewReloaded[T any](what string, log *slog.Logger, load func() (T, error), f
 }
 
 // Get returns the value.
-func (r *Reloaded[T]) Get(ctx context.Context) T {
+func (r *Value[T]) Get(ctx context.Context) T {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now := time.Now(); now.Sub(r.looked) >= lookInterval {
@@ -55,7 +57,7 @@ func (r *Reloaded[T]) Get(ctx context.Context) T {
 	return r.current
 }
 
-func (r *Reloaded[T]) renew(ctx context.Context) {
+func (r *Value[T]) renew(ctx context.Context) {
 	stamps := r.look()
 	if stamps != nil && slices.Equal(stamps, r.stamps) {
 		return
@@ -74,7 +76,7 @@ func (r *Reloaded[T]) renew(ctx context.Context) {
 }
 
 // look returns nil when a file is missing.
-func (r *Reloaded[T]) look() []stamp {
+func (r *Value[T]) look() []stamp {
 	stamps := make([]stamp, len(r.files))
 	for i, file := range r.files {
 		info, err := os.Stat(file)

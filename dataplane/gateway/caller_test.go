@@ -1,0 +1,45 @@
+package gateway
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// FuzzQuery: whoever takes the parameters out, the proxy or an Envoy that is told their names, leaves none that bears the
+// caller's credential, and none that Gemini would read as a key; and the proxy leaves everything else.
+func FuzzQuery(f *testing.F) {
+	const credential = "ak_EXAMPLE"
+	for _, query := range []string{
+		"key=" + credential, "%6bey=" + credential, "alt=sse&k%65y=" + credential + "&key", "a=b&&key=%61k_EXAMPLE", "key=a&key=b",
+		"%6b%65%79=%61%6b", "%4bey=x", "k+ey=x", "a=x" + credential, credential + "=a", "key;x=1", "%zzkey=1", "=", "&", "a=b=c",
+	} {
+		f.Add(query)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		for _, provider := range []string{QueryKeyProvider, "openai"} {
+			_, _ = CallerOf(http.Header{}, query, provider) // does not panic
+			names := withCredential(query, provider, credential)
+			var byName []string
+			eachParameter(query, func(pair string) {
+				if name, _, _ := strings.Cut(pair, "="); !slices.Contains(names, name) {
+					byName = append(byName, pair)
+				}
+			})
+			proxied := withoutCredential(query, provider, credential)
+			for _, left := range []string{proxied, strings.Join(byName, "&")} {
+				require.NotContains(t, left, credential)
+				values, _ := url.ParseQuery(left) // as lenient servers do
+				require.False(t, provider == QueryKeyProvider && values.Has(QueryKey), left)
+			}
+			if names == nil {
+				kept := strings.FieldsFunc(proxied, func(r rune) bool { return r == '&' })
+				require.ElementsMatch(t, byName, kept)
+			}
+		}
+	})
+}

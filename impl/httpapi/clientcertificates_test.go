@@ -1,0 +1,212 @@
+package httpapi_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/impl/session"
+)
+
+// byCertificate knows one name, and what it was asked last.
+type byCertificate struct {
+	mu    sync.Mutex
+	names []string
+}
+
+func (b *byCertificate) AuthenticateCertificate(_ context.Context, names []string) (session.Principal, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.names = names
+	if !slices.Contains(names, "dns:edge.internal") {
+		return session.Principal{}, session.ErrUnauthenticated
+	}
+	return session.Principal{CustomerID: "acme", UserID: "edge"}, nil
+}
+
+func (b *byCertificate) asked() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.names
+}
+
+// mutual is a server that takes client certificates beside tokens.
+type mutual struct {
+	t        *testing.T
+	server   *httpapi.Server
+	own      httpapitest.Certificate
+	clients  *httpapitest.Authority
+	caFile   string
+	sessions *byCertificate
+	log      *logBuffer
+}
+
+func newMutual(t *testing.T) *mutual {
+	t.Helper()
+	m := &mutual{t: t, clients: httpapitest.NewAuthority(t), sessions: &byCertificate{}, log: &logBuffer{}}
+	m.caFile = m.clients.Write(t, filepath.Join(t.TempDir(), "ca.crt"))
+	authorities, err := httpapi.LoadClientAuthorities(m.caFile, debugLog(m.log))
+	require.NoError(t, err)
+	m.own = httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	certificates, err := httpapi.LoadCertificates(m.own.CertFile, m.own.KeyFile, debugLog(m.log))
+	require.NoError(t, err)
+	handler := newHandler(t, httpapi.Config{Sessions: &watched{}, Certificates: m.sessions})
+	m.server = startServer(t, handler.ServeHTTP, func(cfg *httpapi.ServerConfig) {
+		cfg.Certificates, cfg.ClientAuthorities = certificates, authorities
+	})
+	return m
+}
+
+// client returns one that shows a certificate, or none.
+func (m *mutual) client(certificate *httpapitest.Certificate) *http.Client {
+	m.t.Helper()
+	settings := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: m.own.Pool(m.t)}
+	if certificate != nil {
+		settings.GetClientCertificate = certificate.Show(m.t)
+	}
+	transport := &http.Transport{TLSClientConfig: settings}
+	m.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 5 * time.Second}
+}
+
+func (m *mutual) issue(change func(*x509.Certificate)) *httpapitest.Certificate {
+	m.t.Helper()
+	certificate := m.clients.Issue(m.t, m.t.TempDir(), change)
+	return &certificate
+}
+
+// ask sends a request with Authorization headers. A status of 0 is no answer.
+func (m *mutual) ask(client *http.Client, authorization ...string) (status int, closed bool) {
+	m.t.Helper()
+	request, err := http.NewRequestWithContext(m.t.Context(), http.MethodGet, m.server.URL()+"/v1/whoami", http.NoBody)
+	require.NoError(m.t, err)
+	request.Header["Authorization"] = authorization
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, true
+	}
+	require.NoError(m.t, response.Body.Close())
+	return response.StatusCode, response.Close
+}
+
+func (m *mutual) status(client *http.Client, authorization ...string) int {
+	m.t.Helper()
+	status, _ := m.ask(client, authorization...)
+	return status
+}
+
+func TestATokenCountsAndACertificateWhereThereIsNone(t *testing.T) {
+	m := newMutual(t)
+	known, unknown := m.issue(httpapitest.Named("edge.internal")), m.issue(httpapitest.Named("other.internal"))
+	for name, c := range map[string]struct {
+		certificate *httpapitest.Certificate
+		tokens      []string
+		status      int
+	}{
+		"a token":                               {nil, []string{"Bearer good"}, http.StatusOK},
+		"a certificate":                         {known, nil, http.StatusOK},
+		"nothing":                               {nil, nil, http.StatusUnauthorized},
+		"a certificate that is nobody's":        {unknown, nil, http.StatusUnauthorized},
+		"a token, and nobody's certificate":     {unknown, []string{"Bearer good"}, http.StatusOK},
+		"a bad token, and a good certificate":   {known, []string{"Bearer bad"}, http.StatusUnauthorized},
+		"two tokens, and a good certificate":    {known, []string{"Bearer good", "Bearer good"}, http.StatusUnauthorized},
+		"one without a name":                    {m.issue(func(*x509.Certificate) {}), nil, http.StatusUnauthorized},
+		"one of an authority that is not known": {ptr(httpapitest.NewAuthority(t).Issue(t, t.TempDir(), httpapitest.Named("edge.internal"))), nil, 0},
+		"one that has expired": {m.issue(func(c *x509.Certificate) {
+			httpapitest.Named("edge.internal")(c)
+			c.NotAfter = time.Now().Add(-time.Minute)
+		}), nil, 0},
+		"one that is for servers": {m.issue(func(c *x509.Certificate) {
+			httpapitest.Named("edge.internal")(c)
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		}), nil, 0},
+	} {
+		require.Equal(t, c.status, m.status(m.client(c.certificate), c.tokens...), name)
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestACertificateHasTheNamesThatItWasVerifiedWith(t *testing.T) {
+	m := newMutual(t)
+	client := m.client(m.issue(func(c *x509.Certificate) {
+		c.DNSNames, c.Subject.CommonName = []string{"a.internal", "edge.internal"}, "Edge 1"
+		c.URIs = []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/edge"}}
+	}))
+	require.Equal(t, http.StatusOK, m.status(client))
+	require.Equal(t, []string{"dns:a.internal", "dns:edge.internal", "uri:spiffe://acme/edge", "cn:Edge 1"}, m.sessions.asked())
+}
+
+func TestClientCertificatesWorkOverHTTP2(t *testing.T) {
+	m := newMutual(t)
+	client := m.client(m.issue(httpapitest.Named("edge.internal")))
+	client.Transport.(*http.Transport).ForceAttemptHTTP2 = true //nolint:forcetypeassert // the helper's own
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m.server.URL()+"/v1/whoami", http.NoBody)
+	require.NoError(t, err)
+	response, err := client.Do(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, 2, response.ProtoMajor)
+	require.Equal(t, http.StatusOK, response.StatusCode)
+}
+
+func TestACertificateThatExpiresOnAnOpenConnectionOpensNothingAnyMore(t *testing.T) {
+	m := newMutual(t)
+	expires := time.Now().Truncate(time.Second).Add(4 * time.Second)
+	client := m.client(m.issue(func(c *x509.Certificate) {
+		httpapitest.Named("edge.internal")(c)
+		c.NotAfter = expires
+	}))
+	status, closed := m.ask(client)
+	require.Equal(t, http.StatusOK, status)
+	require.True(t, closed, "in its last minute the connection is closed, so that a renewed one is shown")
+	_, closed = m.ask(m.client(m.issue(httpapitest.Named("edge.internal"))))
+	require.False(t, closed)
+
+	// Who asks for it, keeps a connection all the same.
+	conn, err := (&tls.Dialer{Config: client.Transport.(*http.Transport).TLSClientConfig}).DialContext(t.Context(), "tcp", hostOf(m.server)) //nolint:forcetypeassert // the helper's own
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	time.Sleep(time.Until(expires) + 100*time.Millisecond)
+	_, err = conn.Write([]byte("GET /v1/whoami HTTP/1.1\r\nHost: a\r\n\r\n"))
+	require.NoError(t, err)
+	head := make([]byte, len("HTTP/1.1 401"))
+	_, err = conn.Read(head)
+	require.NoError(t, err)
+	require.Equal(t, "HTTP/1.1 401", string(head))
+}
+
+func TestClientAuthoritiesAreReadAgainWhenTheyChange(t *testing.T) {
+	m := newMutual(t)
+	before := m.issue(httpapitest.Named("edge.internal"))
+	require.Equal(t, http.StatusOK, m.status(m.client(before)))
+	require.NoError(t, os.WriteFile(m.caFile, []byte("no PEM"), 0o600))
+	require.Eventually(t, func() bool {
+		require.Equal(t, http.StatusOK, m.status(m.client(before)), "the old ones stay in force")
+		return strings.Contains(m.log.String(), "the old one stays in force")
+	}, 5*time.Second, 50*time.Millisecond)
+
+	next := httpapitest.NewAuthority(t)
+	next.Write(t, m.caFile)
+	after := next.Issue(t, t.TempDir(), httpapitest.Named("edge.internal"))
+	require.Eventually(t, func() bool { return m.status(m.client(&after)) == http.StatusOK }, 5*time.Second, 50*time.Millisecond)
+	require.Zero(t, m.status(m.client(before)), "and those before are believed no longer")
+
+	_, err := httpapi.LoadClientAuthorities(m.own.KeyFile, nil)
+	require.ErrorContains(t, err, "holds no certificate in PEM")
+	_, err = httpapi.LoadClientAuthorities(m.caFile+".missing", nil)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}

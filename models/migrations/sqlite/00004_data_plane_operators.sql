@@ -1,0 +1,9 @@
+-- +goose Up
+-- Who made a data plane's credential and who revoked it, as the command told it: a user of the machine that it ran on. Empty
+-- where it was not told.
+ALTER TABLE data_planes ADD COLUMN created_by text NOT NULL DEFAULT '';
+ALTER TABLE data_planes ADD COLUMN revoked_by text NOT NULL DEFAULT '';
+
+-- +goose Down
+ALTER TABLE data_planes DROP COLUMN created_by;
+ALTER TABLE data_planes DROP COLUMN revoked_by;
