@@ -64,9 +64,9 @@ type stream struct {
 // VisitStreamEventsResponse implements gen.StreamEventsResponseObject.
 func (s stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
 	if s.until.IsZero() {
-		return s.opened.Serve(s.ctx, w)
+		return s.opened.Serve(s.ctx, w, httpapi.Socket(s.ctx))
 	}
 	ctx, end := context.WithDeadline(s.ctx, s.until)
 	defer end()
-	return s.opened.Serve(ctx, w)
+	return s.opened.Serve(ctx, w, httpapi.Socket(ctx))
 }

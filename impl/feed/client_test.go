@@ -60,6 +60,7 @@ type conn struct {
 	ended  chan struct{}
 
 	mu       sync.Mutex
+	err      error // why the stream ended; nil is as it should
 	messages []message
 	raw      strings.Builder
 	lastID   string
@@ -106,6 +107,11 @@ func (c *conn) read(ctx context.Context, response *http.Response, r request) {
 	defer close(c.ended)
 	defer func() { _ = response.Body.Close() }()
 	lines := bufio.NewScanner(response.Body)
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.err = lines.Err()
+	}()
 	m := message{id: r.resume}
 	for lines.Scan() {
 		switch field, value, _ := strings.Cut(lines.Text(), ": "); field {
@@ -186,6 +192,15 @@ func (c *conn) awaitEnd() {
 	case <-time.After(patience):
 		require.FailNow(c.t, "the stream goes on")
 	}
+}
+
+// awaitWholeEnd waits until the stream ends as a response should.
+func (c *conn) awaitWholeEnd() {
+	c.t.Helper()
+	c.awaitEnd()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	require.NoError(c.t, c.err)
 }
 
 func (c *conn) hello() message { return c.await("hello", typed("hello")) }

@@ -134,7 +134,8 @@ func (f *Feed) wakeUp() {
 
 // follow reads what changed whenever that may be something, and often enough for the leases.
 func (f *Feed) follow(ctx context.Context) error {
-	heartbeat := time.NewTicker(time.Duration(float64(f.lease) / heartbeatsPerLease))
+	interval := time.Duration(float64(f.lease) / heartbeatsPerLease)
+	heartbeat := time.NewTicker(interval)
 	defer heartbeat.Stop()
 	failing, due := false, true
 	for {
@@ -145,8 +146,10 @@ func (f *Feed) follow(ctx context.Context) error {
 		case <-heartbeat.C:
 			due = true
 		}
-		err := f.read(ctx, due)
-		due = due && err != nil
+		told, err := f.read(ctx, due)
+		if due = due && err != nil; told {
+			heartbeat.Reset(interval) // changes bring one, and those who are told of them need not be told twice
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -170,9 +173,9 @@ func (f *Feed) tell(ctx context.Context, err error) {
 	f.log.WarnContext(ctx, "changes can't be read; data planes get no leases until they can", slog.String("error", err.Error()))
 }
 
-// read reads once, and tells the streams: of the time as well if that is due. The time is taken before: what is committed later
-// is not promised.
-func (f *Feed) read(ctx context.Context, due bool) error {
+// read reads once, and tells the streams: of the time as well if that is due, and returns whether it has. The time is taken
+// before: what is committed later is not promised.
+func (f *Feed) read(ctx context.Context, due bool) (told bool, err error) {
 	f.mu.Lock()
 	since, ready := f.position, f.ready
 	f.mu.Unlock()
@@ -182,23 +185,23 @@ func (f *Feed) read(ctx context.Context, due bool) error {
 		if err == nil {
 			f.begin(now, began)
 		}
-		return err
+		return false, err
 	}
 	changes, now, err := f.store.Changes(ctx, since, maxBatch)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// More than can be told, or a database that was restored from a backup: nobody knows what has changed.
 	switch {
 	case now.Xmax < since.Xmax:
 		f.log.WarnContext(ctx, "the database has gone back to an earlier state; data planes begin anew")
 		f.expel(now, began)
-		return nil
+		return false, nil
 	case len(changes) == maxBatch:
 		f.log.WarnContext(ctx, "too much has changed to tell; data planes begin anew")
 		f.restart(now, began)
-		return nil
+		return false, nil
 	}
-	f.publish(changes, now, began, due)
-	return f.takeForwarded(ctx)
+	told = f.publish(changes, now, began, due)
+	return told, f.takeForwarded(ctx)
 }

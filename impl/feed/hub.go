@@ -1,40 +1,48 @@
 package feed
 
 import (
-	"encoding/json"
+	"maps"
 	"slices"
-	"strconv"
 	"time"
 
-	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/models"
 )
 
-// publish tells all streams of changes, and of the time up to which they know all. A stream whose queue is full is ended: it
-// must resume, and no other waits for it.
-func (f *Feed) publish(changes []models.Change, now models.Position, began time.Duration, due bool) {
+// publish tells all streams of changes, and of the time up to which they know all, and returns whether that extended leases.
+func (f *Feed) publish(changes []models.Change, now models.Position, began time.Duration, due bool) bool {
 	frames := make([][]byte, len(changes))
 	for i, c := range changes {
 		frames[i] = changeFrame(c)
 		f.metrics.changes.WithLabelValues(string(c.Type)).Inc()
 	}
+	streams, end := f.advance(changes, now, began, due)
+	whole := newMessage(slices.Concat(frames, [][]byte{end})...)
+	f.deliver(streams, func(s *Stream) message {
+		if s.dataPlane.Customers == nil || len(changes) == 0 {
+			return whole
+		}
+		return newMessage(append(s.filter(changes, frames), end)...)
+	})
+	return len(end) > 0
+}
+
+// advance takes over a position that was read up to, and returns who is to be told, and the heartbeat to tell them; nobody
+// if that can wait. Streams that come later begin at this position.
+func (f *Feed) advance(changes []models.Change, now models.Position, began time.Duration, due bool) ([]*Stream, []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.position, f.readAt = now, began
 	f.note(changes)
 	f.nextTurn()
 	if len(changes) == 0 && (!due && began-f.told < f.lease/4 || !f.mayHeartbeat()) {
-		return
+		return nil, nil
 	}
-	end := f.heartbeat()
-	whole := slices.Concat(slices.Concat(frames...), end)
-	for _, s := range f.streams {
-		message := whole
-		if s.dataPlane.Customers != nil && len(changes) > 0 {
-			message = slices.Concat(append(s.filter(changes, frames), end)...)
-		}
-		f.send(s, message)
-	}
+	return f.everybody(), f.heartbeat()
+}
+
+// everybody returns all streams as they are now.
+func (f *Feed) everybody() []*Stream {
+	return slices.AppendSeq(make([]*Stream, 0, len(f.streams)), maps.Values(f.streams))
 }
 
 // heartbeat is the frame that extends the leases to the last read; empty while this replica may not.
@@ -56,18 +64,6 @@ func (f *Feed) mayHeartbeat() bool {
 	return f.clock()-time.Duration(f.beatAt.Load()) < f.beatGrace
 }
 
-// send hands a message to a stream; a stream that is too slow for it is ended.
-func (f *Feed) send(s *Stream, message []byte) {
-	if len(message) == 0 {
-		return
-	}
-	select {
-	case s.queue <- message:
-	default:
-		f.end(s, endSlow)
-	}
-}
-
 // begin takes over a position that nobody has read up to.
 func (f *Feed) begin(now models.Position, began time.Duration) {
 	f.mu.Lock()
@@ -83,12 +79,11 @@ func (f *Feed) takeOver(now models.Position, began time.Duration) {
 // restart makes every stream begin anew.
 func (f *Feed) restart(now models.Position, began time.Duration) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.takeOver(now, began)
-	message := slices.Concat(resetFrame(), f.heartbeat())
-	for _, s := range f.streams {
-		f.send(s, message)
-	}
+	reset := newMessage(resetFrame(), f.heartbeat())
+	streams := f.everybody()
+	f.mu.Unlock()
+	f.deliver(streams, func(*Stream) message { return reset })
 }
 
 // expel ends every stream, to begin anew: with the later state of the database, the rows of the streams are lost. The numbers
@@ -98,7 +93,7 @@ func (f *Feed) expel(now models.Position, began time.Duration) {
 	defer f.mu.Unlock()
 	f.takeOver(now, began)
 	f.tallies, f.unsaved = map[string]*tally{}, map[string]*tally{}
-	last := slices.Concat(resetFrame(), heartbeatFrame(now, 0, 0)) // a position to resume from, which extends no lease
+	last := newMessage(resetFrame(), heartbeatFrame(now, 0, 0)) // a position to resume from, which extends no lease
 	for _, s := range f.streams {
 		s.last = last
 		f.end(s, endRestored)
@@ -147,37 +142,4 @@ func (f *Feed) stop() {
 		f.end(s, endStopping)
 	}
 	f.nextTurn()
-}
-
-// frame is one server-sent event. JSON has no line ends of its own.
-func frame(message gen.StreamMessage) []byte {
-	data, err := json.Marshal(message)
-	if err != nil {
-		data = []byte(`{"type":"reset"}`) // can't happen: strings and numbers alone
-	}
-	text := append([]byte("event: "), message.Type...)
-	return append(append(append(text, "\ndata: "...), data...), "\n\n"...)
-}
-
-func changeFrame(c models.Change) []byte {
-	return frame(gen.StreamMessage{
-		Type: string(c.Type), Tx: &c.Tx, CustomerID: &c.CustomerID, ProjectID: &c.ProjectID,
-		Provider: optional(c.Provider), KeyID: optional(c.KeyID), UserID: optional(c.UserID), TokenID: optional(c.TokenID),
-	})
-}
-
-func heartbeatFrame(position models.Position, at time.Duration, within int) []byte {
-	text := append([]byte("id: "), position.String()...)
-	text = append(text, "\nevent: heartbeat\ndata: {\"type\":\"heartbeat\",\"clock_ms\":"...)
-	text = append(strconv.AppendInt(text, at.Milliseconds(), 10), ",\"acknowledge_within_ms\":"...)
-	return append(strconv.AppendInt(text, int64(within), 10), "}\n\n"...)
-}
-
-func resetFrame() []byte { return frame(gen.StreamMessage{Type: "reset"}) }
-
-func optional(text string) *string {
-	if text == "" {
-		return nil
-	}
-	return &text
 }

@@ -75,7 +75,7 @@ func TestHeartbeatsComeThriceInALeaseWhateverElseHappens(t *testing.T) {
 		for range 4 {
 			usual = append(usual, gap(next()))
 			time.Sleep(270 * time.Millisecond)
-			feed.Wake(r.Feed) // a read in between, which comes with a heartbeat, does not put the next one off
+			feed.Wake(r.Feed) // a read in between, which comes with a heartbeat: the next comes in its time after that
 			next()
 			disturbed = append(disturbed, gap(next()))
 		}

@@ -11,7 +11,7 @@ import (
 const (
 	// saveDelay is how long acknowledgements gather before they are stored.
 	saveDelay = 20 * time.Millisecond
-	// awaitPause is the least time between two looks at a receipt that is awaited.
+	// awaitPause is the least time between two looks at a receipt that is awaited; looks that take long come further apart.
 	awaitPause = 10 * time.Millisecond
 )
 
@@ -71,35 +71,61 @@ func (f *Feed) age(k models.Key) time.Duration {
 	return 0
 }
 
-// Await returns the receipt of a revoked key when it is complete, or else as it is when the time to wait is over, ctx ends or
-// the feed stops.
+// Await returns the receipt of a revoked key when it is complete, or else as it is when the time to wait is over or the feed
+// stops.
 func (f *Feed) Await(ctx context.Context, k models.Key, wait time.Duration) (Receipt, error) {
-	over := time.NewTimer(wait)
-	defer over.Stop()
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	for {
-		f.mu.Lock()
-		turn, stopped := f.turn, f.stopped
-		f.mu.Unlock()
+		turn, stopped := f.awaitOwn(waiting, k)
+		began := f.clock()
 		r, err := f.Receipt(ctx, k)
-		if err != nil || r.Complete || wait <= 0 || stopped {
+		if err != nil || r.Complete || stopped || waiting.Err() != nil {
 			return r, err
 		}
 		select {
-		case <-time.After(awaitPause):
-		case <-over.C:
-			return r, nil
-		case <-ctx.Done():
-			return r, nil
+		case <-time.After(max(awaitPause, 4*(f.clock()-began))):
+		case <-waiting.Done():
 		}
 		select {
 		case <-turn:
 		case <-time.After(r.Remaining):
-		case <-over.C:
-			return f.Receipt(ctx, k)
-		case <-ctx.Done():
-			return r, nil
+		case <-waiting.Done():
 		}
 	}
+}
+
+// awaitOwn waits while a receipt can't be complete for all that this replica knows. It returns what is closed at the next turn,
+// and whether the feed has stopped.
+func (f *Feed) awaitOwn(waiting context.Context, k models.Key) (turn <-chan struct{}, stopped bool) {
+	for {
+		f.mu.Lock()
+		pending := f.pendingFor(k)
+		turn, stopped = f.turn, f.stopped
+		f.mu.Unlock()
+		if pending <= 0 || stopped || waiting.Err() != nil {
+			return turn, stopped
+		}
+		select {
+		case <-turn:
+		case <-time.After(pending):
+		case <-waiting.Done():
+		}
+	}
+}
+
+// pendingFor returns for how long a receipt can't be complete before the next turn: while data planes of this replica, with
+// leases, are yet to acknowledge the revocation. Then the database need not be asked, which would look at every stream just
+// when all are to be told. A revocation that was not read yet is about to be.
+func (f *Feed) pendingFor(k models.Key) time.Duration {
+	t := f.tallies[k.ID]
+	switch {
+	case t != nil && t.tx == k.RevocationTx && t.acknowledged < t.dataPlanes:
+		return f.lease - (f.clock() - t.seenAt)
+	case len(f.streams) > 0 && f.ready && !f.position.Holds(k.RevocationTx):
+		return awaitPause
+	}
+	return 0
 }
 
 // saveReceipts stores tallies as they change.

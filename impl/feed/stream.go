@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync"
+	"syscall"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
@@ -56,9 +58,14 @@ type Stream struct {
 	dataPlane models.DataPlane
 	maxStale  time.Duration
 	first     []byte // what is written before anything else
-	queue     chan []byte
+	queue     chan message
 	gone      chan struct{} // closed when the stream has ended
-	last      []byte        // what is written when it has, if anything; set before
+	last      message       // what is written when it has, if anything; set before
+
+	writing sync.Mutex      // held to queue a message, too
+	socket  syscall.RawConn // nil while there is none
+	idle    bool            // whether the stream's own goroutine leaves the socket to others, with nothing in the queue
+	torn    bool            // whether others have left a message half written
 
 	// The rest is the feed's, under its lock.
 	heardAt time.Duration // when it last acknowledged anything
@@ -71,7 +78,7 @@ type Stream struct {
 func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error) {
 	s := &Stream{
 		feed: f, id: f.ids.Next("", time.Now()), dataPlane: sub.DataPlane, maxStale: sub.MaxStale,
-		queue: make(chan []byte, queueLength), gone: make(chan struct{}), heardAt: f.clock(),
+		queue: make(chan message, queueLength), gone: make(chan struct{}), heardAt: f.clock(),
 	}
 	arrived := s.heardAt
 	if !sub.Arrived.IsZero() {
@@ -153,33 +160,48 @@ func (s *Stream) hello(arrived time.Duration, within int) []byte {
 	})
 }
 
-// Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream.
-func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
+// Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream. Messages go
+// to the socket of the connection, past w: it must be nil where the response is not chunked or anything, such as TLS, comes
+// between the two.
+func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, socket syscall.RawConn) error {
 	defer s.feed.leave(s)
-	out := newOutput(w)
+	out := newOutput(w, socket)
 	if err := out.control.SetReadDeadline(time.Time{}); err != nil { // the server's is for requests
 		return fmt.Errorf("stream: %w", err)
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // tells nginx not to wait for more
 	w.WriteHeader(http.StatusOK)
-	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
-	defer life.Stop()
 	select {
 	case <-s.gone:
 		return nil // the first message would begin a lease
 	default:
 	}
-	done := ctx.Done()
-	for message := s.first; ; {
-		if err := out.write(message, s.queue); err != nil {
-			return nil // the data plane has left, or reads too slowly; it comes back
-		}
+	err := out.begin(s.first)
+	s.socket = socket
+	if err == nil {
+		err = s.write(ctx, out)
+	}
+	out.end(s.retire() || err != nil) // the data plane has left, or reads too slowly; it comes back
+	return nil
+}
+
+// write writes what is queued until the stream ends.
+func (s *Stream) write(ctx context.Context, out *output) error {
+	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
+	defer life.Stop()
+	for done := ctx.Done(); ; {
+		s.rest()
 		select {
-		case message = <-s.queue:
+		case m := <-s.queue:
+			if err := out.write(m, s.queue); err != nil {
+				return err
+			}
 		case <-s.gone:
-			_ = out.write(s.last, nil)
-			return nil
+			if s.retire() || s.last.empty() {
+				return nil
+			}
+			return out.write(s.last, nil)
 		case <-done:
 			return nil
 		case <-life.C:

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +78,8 @@ type replica struct {
 type options struct {
 	lease, house, grace, silence time.Duration
 	store                        *models.Store
+	// through has streams written through their http.ResponseWriters alone, as over TLS.
+	through bool
 }
 
 func defaulted(d, otherwise time.Duration) time.Duration {
@@ -109,6 +112,9 @@ func (w *world) start(o options) *replica {
 	feed.Hasten(r.Feed, defaulted(o.house, time.Second), defaulted(o.grace, 5*time.Second), defaulted(o.silence, 30*time.Second))
 	server := httptest.NewUnstartedServer(http.HandlerFunc(r.serve))
 	server.Listener = tightListener{server.Listener}
+	if !o.through {
+		server.Config.ConnContext = withSocket
+	}
 	server.Start()
 	r.base = server.URL
 	ctx, cancel := context.WithCancel(context.Background())
@@ -139,6 +145,17 @@ func (l tightListener) Accept() (net.Conn, error) {
 	return c, err
 }
 
+type socketKey struct{}
+
+func withSocket(ctx context.Context, c net.Conn) context.Context {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if socket, err := tcp.SyscallConn(); err == nil {
+			return context.WithValue(ctx, socketKey{}, socket)
+		}
+	}
+	return ctx
+}
+
 func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
 	r.serving.Add(1)
 	defer r.serving.Add(-1)
@@ -165,7 +182,8 @@ func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	if err := s.Serve(req.Context(), w); err != nil {
+	socket, _ := req.Context().Value(socketKey{}).(syscall.RawConn)
+	if err := s.Serve(req.Context(), w, socket); err != nil {
 		r.w.t.Errorf("a stream: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 // Package httpapi is what the HTTP listeners share: one Call for each request with its id, log line, metrics and span;
 // authentication and rate limits; validation of requests against the OpenAPI document; and servers that drain. It knows no
-// resource. It may import models, impl/problem and impl/session.
+// resource. It may import models, and of impl identity, problem, reload and session.
 package httpapi
 
 import (
@@ -24,6 +24,8 @@ type Call struct {
 	Client string
 	// Started is when the request's head was read.
 	Started time.Time
+	// chunked is whether a response of unknown length goes to the connection as it is, in chunks.
+	chunked bool
 	// routine is whether the document marks the operation x-routine: it is logged only when debugging, unless it fails.
 	routine bool
 	// checked is set once the request passed everything that its operation asks for.
