@@ -135,7 +135,9 @@ func TestWithoutItsDatabaseAFetchIsNotRecordedAndTheStoreRecovers(t *testing.T) 
 	}
 	require.Less(t, time.Since(began), outageTimeout+slack)
 	require.NoError(t, cluster.Start())
-	require.Eventually(t, func() bool { return f.RecordFetch(t.Context(), record("after")) == nil }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return f.Ping(t.Context()) == nil && f.RecordFetch(t.Context(), record("after")) == nil
+	}, 10*time.Second, 20*time.Millisecond)
 	got := f.fetches(0, 100)
 	require.Equal(t, "after", got[0].RequestID)
 	require.Equal(t, "before", got[len(got)-1].RequestID)

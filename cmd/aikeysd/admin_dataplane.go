@@ -39,8 +39,8 @@ func (p *program) dataPlaneCreateCommand() *cobra.Command {
 		Long: `Creates the credential of a data plane, and prints it alone on standard output, so that it can go straight into a file
 or a secret store; notes go to standard error. It is shown this once. Give each gateway one of its own, named after it.
 
-With --certificate there is no token, and nothing is printed on standard output: a client certificate that an authority of
---dataplane-client-ca vouches for is the credential, if it has this name.`,
+With --certificate there is no token, and nothing is printed on standard output: a client certificate that an authority
+of --dataplane-client-ca vouches for is the credential, if it has this name.`,
 		Example: `  (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)
   aikeysd admin dataplane create --name edge-2 --customer acme --customer globex --expires 90d
   aikeysd admin dataplane create --name edge-3 --customer acme --certificate dns:edge-3.internal`,
@@ -162,9 +162,9 @@ func (p *program) dataPlaneListCommand() *cobra.Command {
 	return p.newAdmin(&cobra.Command{
 		Use:   "list",
 		Short: "List the credentials of data planes",
-		Long: `Lists the credentials of data planes by age, those that are over included: a token, or the name in a certificate. The ids
-are no secrets. STREAMS counts the connections that are open with it, or were a moment ago: with none, no gateway runs on it.
-Who created and who revoked it is the user of the machine that the command ran on, as that told it.`,
+		Long: `Lists the credentials of data planes by age, those that are over included: a token, or the name in a certificate. Ids
+are no secrets. STREAMS counts the connections that are open with it, or were a moment ago: with none, no gateway runs
+on it. Who created and who revoked it is the user of the machine that the command ran on, as that told it.`,
 		Example: `  aikeysd admin dataplane list`,
 	}, adminSpec{everywhere: true, act: func(ctx context.Context, a *admin) error {
 		all, err := a.store.ListDataPlanes(ctx)
