@@ -15,8 +15,11 @@ func Indexed(r *Resolver) (n int) {
 	return n
 }
 
-// DownFor is how long a control plane that failed is left alone.
-const DownFor = downFor
+// DownFor is how long a control plane that failed is left alone, RefusedFor one that refused the data plane's credential.
+const (
+	DownFor    = downFor
+	RefusedFor = refusedFor
+)
 
 // MaxLog is how many events are kept for fetches on their way.
 const MaxLog = maxLog

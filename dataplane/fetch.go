@@ -103,6 +103,9 @@ func (r *Resolver) ask(ctx context.Context, req Request) (e *entry, asOf Positio
 		failure = err
 	case e != nil && errors.Is(e.err, ErrDataPlaneUnauthenticated):
 		failure = e.err
+		r.standing.refuse(r.clock.Now())
+	case e != nil:
+		r.standing.accept(sent)
 	}
 	r.health.end(sent, r.clock.Now(), failure)
 	return e, asOf, err

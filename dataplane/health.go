@@ -1,13 +1,19 @@
 package dataplane
 
 import (
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // downFor is how long a control plane that could not be reached is left alone, and how long one that has answered
 // nothing is waited for before it is taken to hang.
 const downFor = 250 * time.Millisecond
+
+// refusedFor is how long a control plane is left alone that refuses the data plane's credential: it counts such requests, and
+// in the end takes none from this address.
+const refusedFor = 3 * time.Second
 
 // health knows whether the control plane answers, from the requests that were made for other reasons.
 type health struct {
@@ -55,7 +61,11 @@ func (h *health) heard(now time.Duration) {
 func (h *health) down(now time.Duration, leased bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.failure != nil && now-h.failedAt < downFor {
+	pause := downFor
+	if errors.Is(h.failure, ErrDataPlaneUnauthenticated) {
+		pause = refusedFor
+	}
+	if h.failure != nil && now-h.failedAt < pause {
 		return h.failure
 	}
 	if !leased && h.asking > 0 && now-h.silent >= downFor {
@@ -63,3 +73,21 @@ func (h *health) down(now time.Duration, leased bool) error {
 	}
 	return nil
 }
+
+// standing is whether the control plane takes this data plane for one. Once it has refused the credential, it must take it
+// again before what is cached may outlast the lease: that it gives no answer afterwards, or that it wants to hear no more of
+// us for now, takes nothing back.
+type standing struct {
+	refusedAt atomic.Int64 // as a duration; never is noLease
+}
+
+func (s *standing) refuse(now time.Duration) { s.refusedAt.Store(int64(now)) }
+
+// accept notes that a request was taken that was sent at a time. One that was sent before the refusal says nothing.
+func (s *standing) accept(sent time.Duration) {
+	if at := s.refusedAt.Load(); int64(sent) >= at {
+		s.refusedAt.CompareAndSwap(at, int64(noLease))
+	}
+}
+
+func (s *standing) refused() bool { return s.refusedAt.Load() != int64(noLease) }

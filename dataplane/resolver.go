@@ -30,9 +30,10 @@ type Resolver struct {
 	stream  *gen.Client // for the stream
 	idle    func()      // closes the idle connections of client
 
-	store   *store
-	health  health
-	reports *reports
+	store    *store
+	health   health
+	standing standing
+	reports  *reports
 	// leaseEnd is the time at which the lease ends, and term for how long a heartbeat extends it, as durations.
 	leaseEnd atomic.Int64
 	term     atomic.Int64
@@ -50,6 +51,7 @@ func New(cfg Config) (*Resolver, error) {
 	}
 	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(cfg.Clock)}
 	r.leaseEnd.Store(int64(noLease))
+	r.standing.refusedAt.Store(int64(noLease))
 	r.term.Store(int64(firstTerm))
 	if r.store, err = newStore(cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("data plane: %w", err)
@@ -170,9 +172,9 @@ func (r *Resolver) landed(f *flight) (*Key, error) {
 
 // withoutAnswer is what Resolve returns when the control plane gives no answer.
 func (r *Resolver) withoutAnswer(id digest, failure error) (*Key, error) {
-	if !errors.Is(failure, ErrUnavailable) {
-		r.metrics.refused.Inc() // it refuses the data plane itself
-		return nil, failure
+	if r.standing.refused() || errors.Is(failure, ErrDataPlaneUnauthenticated) {
+		r.metrics.refused.Inc()
+		return nil, ErrDataPlaneUnauthenticated
 	}
 	if key := r.stale(id); key != nil {
 		r.metrics.stale.Inc()
@@ -182,9 +184,10 @@ func (r *Resolver) withoutAnswer(id digest, failure error) (*Key, error) {
 	return nil, failure
 }
 
-// stale returns the key that may serve though nobody answers; nil if none may. Nothing prolongs a caller's credential.
+// stale returns the key that may serve though nobody answers; nil if none may. Nothing prolongs a caller's credential, and
+// there is no grace for a data plane whose own has been refused.
 func (r *Resolver) stale(id digest) *Key {
-	if r.cfg.MaxStale == 0 {
+	if r.cfg.MaxStale == 0 || r.standing.refused() {
 		return nil
 	}
 	now := r.clock.Now()

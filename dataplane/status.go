@@ -7,8 +7,8 @@ import (
 
 // Status is how a Resolver fares.
 type Status struct {
-	// Connected tells whether a stream is open. Unauthenticated: the control plane refused the data plane's credential
-	// when the stream was opened last.
+	// Connected tells whether a stream is open. Unauthenticated: the control plane has refused the data plane's credential,
+	// and taken it for nothing since.
 	Connected, Unauthenticated bool
 	// TooStale: the control plane did not allow Config.MaxStale when the stream was to be opened last.
 	TooStale bool
@@ -28,10 +28,13 @@ func (r *Resolver) Status() Status {
 	r.channelMu.Lock()
 	c := r.channel
 	r.channelMu.Unlock()
-	remaining := r.remaining(0)
+	remaining, refused, grace := r.remaining(0), r.standing.refused(), r.cfg.MaxStale
+	if refused {
+		grace = 0
+	}
 	return Status{
-		Connected: c.connected, Unauthenticated: c.unauthenticated, TooStale: c.tooStale,
-		Leased: remaining > 0, LeaseRemaining: remaining, GraceRemaining: r.remaining(r.cfg.MaxStale),
+		Connected: c.connected, Unauthenticated: refused, TooStale: c.tooStale,
+		Leased: remaining > 0, LeaseRemaining: remaining, GraceRemaining: r.remaining(grace),
 		SessionID: c.session, ReplicaID: c.replica, Position: c.position,
 		Entries: r.store.size(),
 	}

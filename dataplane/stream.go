@@ -35,13 +35,12 @@ var (
 
 // channel is what is known of the stream, and what outlives one connection of it.
 type channel struct {
-	connected       bool
-	unauthenticated bool
-	tooStale        bool // the control plane allows no such grace
-	failing         bool // it was told that no stream can be opened
-	session         string
-	replica         string
-	position        string // of the last heartbeat
+	connected bool
+	tooStale  bool // the control plane allows no such grace
+	failing   bool // it was told that no stream can be opened
+	session   string
+	replica   string
+	position  string // of the last heartbeat
 }
 
 // follow keeps a stream open until ctx ends.
@@ -72,15 +71,19 @@ func (r *Resolver) noteEnd(ctx context.Context, err error) {
 	refused, stale := errors.Is(err, ErrDataPlaneUnauthenticated), errors.As(err, new(*tooStale))
 	r.channelMu.Lock()
 	was := r.channel
-	r.channel.connected, r.channel.unauthenticated, r.channel.failing = false, refused, !was.connected
+	r.channel.connected, r.channel.failing = false, !was.connected
 	r.channel.tooStale = stale
 	if errors.Is(err, errResume) { // it came from who knows whom: begin anew
 		r.channel.session, r.channel.position = "", ""
 	}
 	r.channelMu.Unlock()
+	known := r.standing.refused()
+	if refused {
+		r.standing.refuse(r.clock.Now())
+	}
 	switch {
 	case ctx.Err() != nil:
-	case refused && !was.unauthenticated:
+	case refused && (!known || was.connected):
 		r.log.ErrorContext(ctx, "the control plane refuses this data plane's credential; trying on", "error", err)
 	case stale && !was.tooStale:
 		r.log.ErrorContext(ctx, "the control plane refuses this data plane's max-stale, so it gets no lease; trying on", "error", err)
@@ -237,6 +240,7 @@ func (s *session) hello(m *gen.StreamMessage) error {
 	if !s.resumes {
 		s.r.store.dropAll()
 	}
+	s.r.standing.accept(s.anchor)
 	s.r.health.heard(s.r.clock.Now()) // before changes come that may have to be asked about
 	s.r.term.Store(int64(s.term))
 	s.r.channelMu.Lock()
@@ -244,7 +248,7 @@ func (s *session) hello(m *gen.StreamMessage) error {
 	if s.r.channel.failing {
 		s.r.log.InfoContext(context.Background(), "the stream of events is open again")
 	}
-	s.r.channel.connected, s.r.channel.unauthenticated, s.r.channel.failing = true, false, false
+	s.r.channel.connected, s.r.channel.failing = true, false
 	s.r.channel.tooStale = false
 	s.r.channel.session, s.r.channel.replica = *m.SessionID, value(m.ReplicaID)
 	return nil
