@@ -74,9 +74,9 @@ func (h *health) down(now time.Duration, leased bool) error {
 	return nil
 }
 
-// standing is whether the control plane takes this data plane for one. Once it has refused the credential, it must take it
-// again before what is cached may outlast the lease: that it gives no answer afterwards, or that it wants to hear no more of
-// us for now, takes nothing back.
+// standing is whether the control plane accepts this data plane. Once it has refused the credential, it must accept it again
+// before what is cached may outlast the lease. That it answers nothing afterwards, or turns everybody at this address away,
+// undoes no refusal.
 type standing struct {
 	refusedAt atomic.Int64 // as a duration; never is noLease
 }

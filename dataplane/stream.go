@@ -18,8 +18,7 @@ import (
 const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = time.Second
-	// slowBackoff is for a control plane that wants no more of us for now: it refuses the credential or the grace, or too many
-	// come.
+	// slowBackoff is for a control plane that turns us away: it refuses the credential or the grace, or too many come.
 	slowBackoff = 2 * time.Second
 	// minSilence is the shortest time without a message after which a link counts as dead.
 	minSilence = 50 * time.Millisecond
