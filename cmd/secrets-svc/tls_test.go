@@ -2,15 +2,9 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,63 +16,34 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
-// authority signs certificates.
+// authority signs certificates for clients and for services.
 type authority struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	t      *testing.T
+	signer *httpapitest.Authority
 }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	a := &authority{t: t}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	var err error
-	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
-	require.NoError(t, err)
-	a.cert, err = x509.ParseCertificate(der)
-	require.NoError(t, err)
-	return a
+	return &authority{t, httpapitest.NewAuthority(t)}
 }
 
-// issue writes a certificate and its key to files.
-func (a *authority) issue(i *installation, file string, change func(*x509.Certificate)) (certFile, keyFile string) {
+// issue writes a certificate and its key into a folder.
+func (a *authority) issue(i *installation, folder string, change func(*x509.Certificate)) (certFile, keyFile string) {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(a.t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	change(template)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	require.NoError(a.t, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(a.t, err)
-	writePEM(i, file+".crt", "CERTIFICATE", der)
-	writePEM(i, file+".key", "PRIVATE KEY", private)
-	return i.path(file + ".crt"), i.path(file + ".key")
+	require.NoError(a.t, os.MkdirAll(i.path(folder), 0o700))
+	files := a.signer.Issue(a.t, i.path(folder), func(c *x509.Certificate) {
+		c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+		change(c)
+	})
+	return files.CertFile, files.KeyFile
 }
 
 func (a *authority) write(i *installation, file string) string {
-	writePEM(i, file, "CERTIFICATE", a.cert.Raw)
-	return i.path(file)
-}
-
-func writePEM(i *installation, file, kind string, der []byte) {
-	require.NoError(i.t, os.WriteFile(i.path(file), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
-}
-
-func named(name string) func(*x509.Certificate) {
-	return func(c *x509.Certificate) { c.DNSNames = []string{name} }
+	return a.signer.Write(a.t, i.path(file))
 }
 
 var apiURL = regexp.MustCompile(`"api":"(https://[^"]+)"`)
@@ -131,7 +96,7 @@ func TestMutualTLS(t *testing.T) {
 		return reply.StatusCode
 	}
 	t.Run("a client that is listed does what it may", func(t *testing.T) {
-		cert, key := clients.issue(i, "aikeysd", named("aikeysd.internal"))
+		cert, key := clients.issue(i, "aikeysd", httpapitest.Named("aikeysd.internal"))
 		client, err := remote.New(remote.Config{URL: server, CertFile: cert, KeyFile: key, CAFile: serverCA})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, client.Close()) }()
@@ -146,16 +111,22 @@ func TestMutualTLS(t *testing.T) {
 		change func(*x509.Certificate)
 		status int
 	}{
-		"a URI is a name":          {clients, func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/rewrap"}} }, 200},
-		"a common name is one":     {clients, func(c *x509.Certificate) { c.Subject.CommonName = "Re-wrap" }, 200},
-		"but of its own kind":      {clients, func(c *x509.Certificate) { c.Subject.CommonName = "aikeysd.internal" }, 403},
-		"a name that is no one's":  {clients, named("other.internal"), 403},
-		"names of two clients":     {clients, func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = []string{"aikeysd.internal"}, "Re-wrap" }, 403},
-		"no name":                  {clients, func(*x509.Certificate) {}, 403},
-		"another authority's":      {newAuthority(t), named("aikeysd.internal"), 0},
-		"one that has expired":     {clients, func(c *x509.Certificate) { named("aikeysd.internal")(c); c.NotAfter = time.Now().Add(-time.Minute) }, 0},
-		"one that is not yet":      {clients, func(c *x509.Certificate) { named("aikeysd.internal")(c); c.NotBefore = time.Now().Add(time.Minute) }, 0},
-		"one that is for servers":  {clients, func(c *x509.Certificate) { named("aikeysd.internal")(c); c.ExtKeyUsage = c.ExtKeyUsage[1:] }, 0},
+		"a URI is a name":         {clients, func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/rewrap"}} }, 200},
+		"a common name is one":    {clients, func(c *x509.Certificate) { c.Subject.CommonName = "Re-wrap" }, 200},
+		"but of its own kind":     {clients, func(c *x509.Certificate) { c.Subject.CommonName = "aikeysd.internal" }, 403},
+		"a name that is no one's": {clients, httpapitest.Named("other.internal"), 403},
+		"names of two clients":    {clients, func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = []string{"aikeysd.internal"}, "Re-wrap" }, 403},
+		"no name":                 {clients, func(*x509.Certificate) {}, 403},
+		"another authority's":     {newAuthority(t), httpapitest.Named("aikeysd.internal"), 0},
+		"one that has expired": {clients, func(c *x509.Certificate) {
+			httpapitest.Named("aikeysd.internal")(c)
+			c.NotAfter = time.Now().Add(-time.Minute)
+		}, 0},
+		"one that is not yet": {clients, func(c *x509.Certificate) {
+			httpapitest.Named("aikeysd.internal")(c)
+			c.NotBefore = time.Now().Add(time.Minute)
+		}, 0},
+		"one that is for servers":  {clients, func(c *x509.Certificate) { httpapitest.Named("aikeysd.internal")(c); c.ExtKeyUsage = c.ExtKeyUsage[1:] }, 0},
 		"the service's own as one": {clients, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, 403},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,11 +151,11 @@ func TestMutualTLS(t *testing.T) {
 	})
 	t.Run("another authority is believed once the file names it", func(t *testing.T) {
 		next := newAuthority(t)
-		cert, key := next.issue(i, "next", named("aikeysd.internal"))
+		cert, key := next.issue(i, "next", httpapitest.Named("aikeysd.internal"))
 		require.Zero(t, keks(cert, key))
 		next.write(i, "clients-ca.crt")
 		require.Eventually(t, func() bool { return keks(cert, key) == http.StatusOK }, patience, often)
-		cert, key = clients.issue(i, "aikeysd", named("aikeysd.internal"))
+		cert, key = clients.issue(i, "aikeysd", httpapitest.Named("aikeysd.internal"))
 		require.Zero(t, keks(cert, key), "and the one before no longer")
 	})
 }
@@ -197,7 +168,7 @@ func TestACertificateThatExpiresOnAnOpenConnectionIsNobodysAnyMore(t *testing.T)
 	clients := newAuthority(t)
 	server, serverCA := overTLS(i, clients)
 	cert, key := clients.issue(i, "brief", func(c *x509.Certificate) {
-		named("aikeysd.internal")(c)
+		httpapitest.Named("aikeysd.internal")(c)
 		c.NotAfter = time.Now().Add(3 * time.Second)
 	})
 	client, err := remote.New(remote.Config{URL: server, CertFile: cert, KeyFile: key, CAFile: serverCA})
