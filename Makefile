@@ -35,7 +35,7 @@ test: bin/gotestsum ## Install what the tests need, then run them all
 	@tools/mock/test.sh
 	@tools/test-clients.sh
 	@tools/fuzz-api/run.sh
-	@impl/pages/browser.sh
+	@impl/docsite/browser.sh
 
 test-go: bin/gotestsum ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)
@@ -47,7 +47,7 @@ test-clients: ## Generate clients with others' generators, run the samples and t
 	@tools/test-clients.sh
 
 test-pages: ## Look at the reference pages in a real browser
-	@impl/pages/browser.sh
+	@impl/docsite/browser.sh
 
 test-sdks: ## Run the tests of the Python and TypeScript SDKs alone
 	@tools/test-sdks.sh
@@ -89,7 +89,7 @@ check: ## Run everything that CI runs
 tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist impl/pages/browsertest/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist impl/docsite/browsertest/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
 
 # The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
 bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen

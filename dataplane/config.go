@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/agentrouter/aikeys/dataplane/internal/loopback"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 const (
@@ -63,7 +63,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	target, err := url.Parse(cfg.ControlPlane)
 	ok := err == nil && (target.Scheme == "http" || target.Scheme == "https") && target.Host != ""
 	check(ok, "ControlPlane: must be an http or https URL") // which is not repeated: it may hold a password
-	check(!ok || target.Scheme == "https" || cfg.Insecure || loopback.Is(target.Hostname()),
+	check(!ok || target.Scheme == "https" || cfg.Insecure || netaddr.Is(target.Hostname()),
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: may hold no user or password")
 	check(cfg.hasCredential(target),

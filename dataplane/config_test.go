@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 func TestWhatIsWrongWithAConfigurationIsToldAllAtOnce(t *testing.T) {

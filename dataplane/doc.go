@@ -20,5 +20,5 @@
 // Clocks may be set to anything: only durations are used. On Linux a machine's sleep does not count as time passing;
 // where machines are suspended and resumed, give Config.Clock one that counts it.
 //
-// Package dataplanetest has a control plane to test against. Of ours it may import gen/dataplane and gen/secret.
+// Package dataplanetest has a control plane to test against. Of ours it may import gen/dataplane and internal/secret.
 package dataplane

@@ -6,7 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 
-	"github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 // AuthStyle is how a provider takes its key. Others than these may come; they are then unsupported.

@@ -8,7 +8,7 @@ import (
 	"log/slog"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 // Request says whose key is wanted. Make one with ForCaller, ForUser or ByID. It prints without the credential.

@@ -21,6 +21,6 @@ for module in sdk/go .; do
 done
 
 # What seals or opens passes with the secrets service in a process's place as well.
-sealing=(./impl/aikeys/... ./impl/dataplane ./impl/canary ./cmd/aikeysd)
+sealing=(./impl/aikeys/... ./impl/dataplane ./impl/keysetcheck ./cmd/aikeysd)
 AIKEYS_TEST_SEALER=remote "$gotestsum" --format="$format" --hide-summary=skipped -- "${flags[@]}" "$@" "${sealing[@]}" || status=1
 exit "$status"

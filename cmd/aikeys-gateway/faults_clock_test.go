@@ -13,13 +13,13 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
-	"github.com/agentrouter/aikeys/impl/session"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -46,9 +46,9 @@ func newStepped(t *testing.T) *stepped {
 	require.NoError(t, err)
 	handler, err := dataplane.NewHandler(dataplane.Config{
 		Store: s.Store, Sealer: s.Sealer, Providers: catalogue, Feed: changes, Now: s.now, MaxStale: time.Minute,
-		Sessions: session.New(session.Config{Tokens: s.Store, Now: s.now}),
-		API: httpapi.Config{Observer: observer, Sessions: session.New(session.Config{
-			Tokens: session.DataPlaneTokens(s.Store), Prefix: session.DataPlanePrefix, Now: s.now,
+		Sessions: auth.New(auth.Config{Tokens: s.Store, Now: s.now}),
+		API: httpapi.Config{Observer: observer, Sessions: auth.New(auth.Config{
+			Tokens: auth.DataPlaneTokens(s.Store), Prefix: auth.DataPlanePrefix, Now: s.now,
 		})},
 	})
 	require.NoError(t, err)
@@ -74,7 +74,7 @@ func newStepped(t *testing.T) *stepped {
 // edge returns a data plane's credential.
 func (s *stepped) edge() string {
 	s.t.Helper()
-	text, id, hash, err := session.MintDataPlane(time.Now())
+	text, id, hash, err := auth.MintDataPlane(time.Now())
 	require.NoError(s.t, err)
 	require.NoError(s.t, s.Store.Transact(s.t.Context(), func(tx *models.Tx) error {
 		return tx.CreateDataPlane(models.DataPlane{ID: id, Name: id, Hash: hash, CreatedAt: time.Now().UnixMicro()})

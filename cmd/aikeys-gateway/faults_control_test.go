@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/impl/identity"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/internal/identity"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -113,7 +113,7 @@ func createDataPlane(ctx context.Context, store *models.Store, want models.DataP
 			made.ExpiresAt = now.Add(life).UnixMicro()
 		}
 		var hash []byte
-		if text, made.ID, hash, err = session.MintDataPlane(now); err != nil {
+		if text, made.ID, hash, err = auth.MintDataPlane(now); err != nil {
 			return err
 		}
 		if made.Certificate == "" {

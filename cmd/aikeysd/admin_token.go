@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -89,7 +89,7 @@ func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, expires time
 		return apiKey{}, err
 	}
 	now := time.UnixMicro(tx.Now)
-	text, id, hash, err := session.MintAPIKey(now)
+	text, id, hash, err := auth.MintAPIKey(now)
 	if err != nil {
 		return apiKey{}, err
 	}

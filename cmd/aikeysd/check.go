@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/impl/canary"
-	"github.com/agentrouter/aikeys/impl/tracing"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -121,7 +121,7 @@ func (c *checker) close() {
 
 // settings have been loaded; what is left are the variables of others.
 func (c *checker) settings(context.Context) (string, error) {
-	if _, err := tracing.Endpoint(c.Getenv); err != nil {
+	if _, err := telemetry.Endpoint(c.Getenv); err != nil {
 		return "", err
 	}
 	return "public API on " + c.cfg.Listen + ", data-plane API on " + c.cfg.DataplaneListen + ", ops on " + c.cfg.OpsListen, nil
@@ -179,7 +179,7 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	}
 	c.closers = append(c.closers, closeSealer)
 	if bound {
-		_, err = canary.New(c.store, opened).Value(ctx)
+		_, err = keysetcheck.New(c.store, opened).Value(ctx)
 	} else {
 		_, err = opened.PrimaryKEK(ctx)
 	}

@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/agentrouter/aikeys/dataplane/gateway"
-	"github.com/agentrouter/aikeys/dataplane/gateway/standin"
+	"github.com/agentrouter/aikeys/dataplane/gateway/fakeprovider"
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	"github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -71,8 +71,8 @@ func (st *stage) furnish(ctx context.Context) error {
 		_ = listener.Close() // its server has closed it, if it came to run
 		return nil
 	})
-	st.provider = gateway.Server{Listener: listener, Drain: s.cfg.ShutdownTimeout, Log: s.log, Handler: standin.New(standin.Options{
-		Secrets: []string{demoSecret}, Pace: standin.Every(demoPace),
+	st.provider = gateway.Server{Listener: listener, Drain: s.cfg.ShutdownTimeout, Log: s.log, Handler: fakeprovider.New(fakeprovider.Options{
+		Secrets: []string{demoSecret}, Pace: fakeprovider.Every(demoPace),
 		Pieces: []string{"I", " answer", " with", " a", " key", " that", " nobody", " here", " can", " read."},
 	})}
 	upstream := &url.URL{Scheme: "http", Host: listener.Addr().String(), Path: "/v1"}

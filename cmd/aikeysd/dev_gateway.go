@@ -19,8 +19,8 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -141,9 +141,9 @@ func (s *service) seedGateway(ctx context.Context, path string) (string, error) 
 		return "", fmt.Errorf("gateway's credential: %w", err)
 	}
 	token := strings.TrimSpace(string(last))
-	known := session.New(session.Config{Tokens: session.DataPlaneTokens(s.store), Prefix: session.DataPlanePrefix})
+	known := auth.New(auth.Config{Tokens: auth.DataPlaneTokens(s.store), Prefix: auth.DataPlanePrefix})
 	_, err = known.Authenticate(ctx, "Bearer "+token)
-	if err == nil || !errors.Is(err, session.ErrUnauthenticated) {
+	if err == nil || !errors.Is(err, auth.ErrUnauthenticated) {
 		return token, err
 	}
 	err = s.store.Transact(ctx, func(tx *models.Tx) error {

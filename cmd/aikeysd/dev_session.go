@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -61,7 +61,7 @@ func (s *service) seed(ctx context.Context, path, gatewayURL string) (devSession
 func (s *service) seedUser(ctx context.Context, user string, role models.Role, lastKey string) (string, error) {
 	who := models.Caller{CustomerID: devCustomer, ProjectID: devProject, UserID: user}
 	opened, err := s.sessions.Authenticate(ctx, "Bearer "+lastKey)
-	if err != nil && !errors.Is(err, session.ErrUnauthenticated) {
+	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return "", err
 	}
 	reuse := err == nil && opened.CustomerID == devCustomer && opened.ProjectID == devProject && opened.UserID == user

@@ -7,18 +7,18 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/session/sessiontest"
+	"github.com/agentrouter/aikeys/impl/auth/authtest"
 )
 
 const issuerWarning = "the OIDC issuer can't be read"
 
 // withIssuer returns the variables with an issuer in them.
 func withIssuer(environ []string, url string) []string {
-	return with(environ, "AIKEYS_OIDC_ISSUER="+url, "AIKEYS_OIDC_AUDIENCE="+sessiontest.Audience)
+	return with(environ, "AIKEYS_OIDC_ISSUER="+url, "AIKEYS_OIDC_AUDIENCE="+authtest.Audience)
 }
 
 func TestAnIssuerThatAnswersOpensSessions(t *testing.T) {
-	issuer := sessiontest.NewIssuer(t)
+	issuer := authtest.NewIssuer(t)
 	environ := withIssuer(newEnviron(t), issuer.URL)
 	newOwner(t, environ)
 	s := startReady(t, environ)
@@ -30,8 +30,8 @@ func TestAnIssuerThatAnswersOpensSessions(t *testing.T) {
 }
 
 func TestAnIssuerThatIsDownIsToldAtTheStartAndKeepsNobodyElseOut(t *testing.T) {
-	issuer := sessiontest.NewIssuer(t)
-	issuer.Break(sessiontest.Fail)
+	issuer := authtest.NewIssuer(t)
+	issuer.Break(authtest.Fail)
 	environ := withIssuer(newEnviron(t), issuer.URL)
 	token := newOwner(t, environ)
 	s := startReady(t, environ)

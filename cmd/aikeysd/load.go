@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -121,13 +121,13 @@ func (s *config) checkOIDC() []string {
 }
 
 // oidc returns the verifier of session tokens, nil when none are accepted.
-func (s *config) oidc() (*session.OIDC, error) {
+func (s *config) oidc() (*auth.OIDC, error) {
 	if s.OIDCIssuer == "" {
 		return nil, nil //nolint:nilnil // no issuer, no verifier
 	}
-	claims, err := session.ParseClaimNames(s.OIDCClaims)
+	claims, err := auth.ParseClaimNames(s.OIDCClaims)
 	if err != nil {
 		return nil, err
 	}
-	return session.NewOIDC(session.OIDCConfig{Issuer: s.OIDCIssuer, Audience: s.OIDCAudience, Claims: claims})
+	return auth.NewOIDC(auth.OIDCConfig{Issuer: s.OIDCIssuer, Audience: s.OIDCAudience, Claims: claims})
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -126,7 +126,7 @@ func (p *program) rewrap(ctx context.Context, cfg *config, job rewrap.Config) er
 	job.Report = progress.report
 	result, err := rewrap.New(job).Run(ctx)
 	progress.finish(result.Progress)
-	if errors.Is(err, canary.ErrWrongKEK) {
+	if errors.Is(err, keysetcheck.ErrWrongKEK) {
 		return fmt.Errorf("%w; check %s and %s; nothing was changed", err, cfg.Of("sealer").Variable(), cfg.Of("sealer-old").Variable())
 	}
 	if ctx.Err() != nil {

@@ -12,11 +12,11 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
-	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/session"
-	"github.com/agentrouter/aikeys/impl/tracing"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -36,13 +36,13 @@ type service struct {
 
 	publicListener, dataplaneListener, opsListener net.Listener
 
-	traces              *tracing.Provider // nil when there are none
+	traces              *telemetry.Provider // nil when there are none
 	sealer              sealer.Sealer
 	madeKeyset          bool // whether there was a keyset file to be, and was none
 	store               *models.Store
-	canary              *canary.Keeper
-	issuer              *session.OIDC // nil when there is none
-	sessions            *session.Authenticator
+	canary              *keysetcheck.Keeper
+	issuer              *auth.OIDC // nil when there is none
+	sessions            *auth.Authenticator
 	feed                *feed.Feed
 	api, dataplane, ops *httpapi.Server
 
@@ -98,14 +98,14 @@ func (s *service) listen(ctx context.Context, address string, setting *settings.
 
 // openTraces starts the export of traces if the environment asks for it.
 func (s *service) openTraces(ctx context.Context) error {
-	endpoint, err := tracing.Endpoint(s.getenv)
+	endpoint, err := telemetry.Endpoint(s.getenv)
 	if err != nil {
 		return cli.Usagef("%s", err)
 	}
 	if endpoint == "" {
 		return nil
 	}
-	s.traces, err = tracing.New(ctx, tracing.Config{Endpoint: endpoint, Service: "aikeysd", Version: cli.Version(), Log: s.log})
+	s.traces, err = telemetry.New(ctx, telemetry.Config{Endpoint: endpoint, Service: "aikeysd", Version: cli.Version(), Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (s *service) openStore(context.Context) (err error) {
 		return err
 	}
 	s.closers = append(s.closers, s.store.Close)
-	s.canary = canary.New(s.store, s.sealer)
+	s.canary = keysetcheck.New(s.store, s.sealer)
 	return nil
 }
 

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/impl/canary"
-	"github.com/agentrouter/aikeys/impl/ops"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
@@ -39,42 +39,42 @@ type state struct {
 }
 
 // service is the state of the service as a whole; draining outranks the rest.
-func (s *state) service(context.Context) ops.State {
+func (s *state) service(context.Context) telemetry.State {
 	switch {
 	case s.draining.Load():
-		return ops.Draining
+		return telemetry.Draining
 	case !s.ready.Load():
-		return ops.Starting
+		return telemetry.Starting
 	}
-	return ops.OK
+	return telemetry.OK
 }
 
 // once returns a probe of something that the start finds in order, and which stays so.
-func once(done *atomic.Bool) ops.Probe {
-	return func(context.Context) ops.State {
+func once(done *atomic.Bool) telemetry.Probe {
+	return func(context.Context) telemetry.State {
 		if done.Load() {
-			return ops.OK
+			return telemetry.OK
 		}
-		return ops.Pending
+		return telemetry.Pending
 	}
 }
 
 // keysetProbe tells whether the keyset opens this database: at the start, and anew whenever its KEKs are others, or cannot
 // be asked for.
-func (s *service) keysetProbe() ops.Probe {
+func (s *service) keysetProbe() telemetry.Probe {
 	opened := once(&s.state.keyset)
-	still := ops.Cached(func(ctx context.Context) ops.State {
+	still := telemetry.Cached(func(ctx context.Context) telemetry.State {
 		keks, err := sealer.ListKEKs(ctx, s.sealer)
 		if err == nil {
 			err = s.canary.Vouch(ctx, fmt.Sprint(keks))
 		}
 		if err != nil {
-			return ops.Unavailable
+			return telemetry.Unavailable
 		}
-		return ops.OK
+		return telemetry.OK
 	}, pingTimeout, pingInterval)
-	return func(ctx context.Context) ops.State {
-		if state := opened(ctx); state != ops.OK {
+	return func(ctx context.Context) telemetry.State {
+		if state := opened(ctx); state != telemetry.OK {
 			return state
 		}
 		return still(ctx)
@@ -111,7 +111,7 @@ func (s *service) becomeReady(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, canary.ErrWrongKEK):
+		case errors.Is(err, keysetcheck.ErrWrongKEK):
 			return s.wrongKeyset(err)
 		case ctx.Err() != nil: // which may be why
 		case s.hopeless(err):

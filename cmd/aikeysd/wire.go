@@ -12,13 +12,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/agentrouter/aikeys/impl/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/dataplane"
+	"github.com/agentrouter/aikeys/impl/docsite"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/ops"
-	"github.com/agentrouter/aikeys/impl/pages"
 	"github.com/agentrouter/aikeys/impl/providers"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/telemetry"
 )
 
 // pingTimeout bounds a probe of the database, pingInterval is the least time between two.
@@ -31,7 +31,7 @@ const (
 type wiring struct {
 	*service
 	registry  *prometheus.Registry
-	metrics   *ops.SessionMetrics
+	metrics   *telemetry.SessionMetrics
 	catalogue *providers.Catalogue
 	tracer    trace.Tracer // nil when there are no traces
 }
@@ -62,7 +62,7 @@ func (s *service) wire(context.Context) error {
 		ClientAuthorities: authorities, TellHandshakes: authorities != nil,
 	})
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.opsListener, Handler: ops.NewHandler(w.registry, s.checks()), Log: s.log,
+		Listener: s.opsListener, Handler: telemetry.NewHandler(w.registry, s.checks()), Log: s.log,
 	})
 	return nil
 }
@@ -82,8 +82,8 @@ func (s *service) loadCertificates() (own *httpapi.Certificates, clients *httpap
 }
 
 func (s *service) newWiring() (w wiring, err error) {
-	w = wiring{service: s, registry: ops.NewRegistry(s.store.Stats)}
-	if w.metrics, err = ops.NewSessionMetrics(w.registry); err != nil {
+	w = wiring{service: s, registry: telemetry.NewRegistry(s.store.Stats)}
+	if w.metrics, err = telemetry.NewSessionMetrics(w.registry); err != nil {
 		return w, err
 	}
 	if w.catalogue, err = providers.Load(); err != nil {
@@ -95,7 +95,7 @@ func (s *service) newWiring() (w wiring, err error) {
 	if s.issuer, err = s.cfg.oidc(); err != nil {
 		return w, err
 	}
-	s.sessions = session.New(session.Config{Tokens: w.metrics.Tokens(s.store), OIDC: s.issuer})
+	s.sessions = auth.New(auth.Config{Tokens: w.metrics.Tokens(s.store), OIDC: s.issuer})
 	s.feed, err = feed.New(feed.Config{Store: s.store, Log: s.log, Metrics: w.registry})
 	return w, err
 }
@@ -106,8 +106,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 		return nil, err
 	}
 	api.PrincipalRate = httpapi.Rate{PerSecond: w.cfg.RateLimit}
-	api.Site, err = pages.New(pages.Config{Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies})
-	if errors.Is(err, pages.ErrDownloads) {
+	api.Site, err = docsite.New(docsite.Config{Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies})
+	if errors.Is(err, docsite.ErrDownloads) {
 		return nil, fmt.Errorf("%s: %w", w.cfg.Of("downloads").Given(), err)
 	}
 	if err != nil {
@@ -120,9 +120,9 @@ func (w wiring) publicAPI() (http.Handler, error) {
 
 // dataPlaneAPI has no limit on requests: a data plane whose cache is empty asks as often as it is asked.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
-	own := session.New(session.Config{
-		Tokens:       w.metrics.Tokens(session.DataPlaneTokens(w.store)),
-		Certificates: w.metrics.Certificates(session.DataPlaneCertificates(w.store)), Prefix: session.DataPlanePrefix,
+	own := auth.New(auth.Config{
+		Tokens:       w.metrics.Tokens(auth.DataPlaneTokens(w.store)),
+		Certificates: w.metrics.Certificates(auth.DataPlaneCertificates(w.store)), Prefix: auth.DataPlanePrefix,
 	})
 	api, err := w.api("dataplane", own)
 	if err != nil {
@@ -146,16 +146,16 @@ func (w wiring) api(listener string, sessions httpapi.Sessions) (httpapi.Config,
 }
 
 // checks are what /readyz depends on. The database is asked; the others are what the start found out.
-func (s *service) checks() []ops.Check {
-	database := func(ctx context.Context) ops.State {
+func (s *service) checks() []telemetry.Check {
+	database := func(ctx context.Context) telemetry.State {
 		if s.store.Ping(ctx) != nil {
-			return ops.Unavailable
+			return telemetry.Unavailable
 		}
-		return ops.OK
+		return telemetry.OK
 	}
-	return []ops.Check{
+	return []telemetry.Check{
 		{Name: checkService, Probe: s.state.service},
-		{Name: checkDatabase, Probe: ops.Cached(database, pingTimeout, pingInterval)},
+		{Name: checkDatabase, Probe: telemetry.Cached(database, pingTimeout, pingInterval)},
 		{Name: checkSchema, Probe: once(&s.state.schema)},
 		// Without its secrets service it still tells of keys and revokes them, and what it told data planes goes on being true.
 		{Name: checkKeyset, Probe: s.keysetProbe(), MayFail: s.state.ready.Load},

@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/agentrouter/aikeys/impl/reload"
+	"github.com/agentrouter/aikeys/internal/filereload"
 )
 
 // credentials are what mutual TLS needs.
@@ -36,7 +36,7 @@ func (s *config) readCredentials() (*credentials, error) {
 // mutualTLS makes every client show a certificate that the authorities vouch for. No session is resumed: each connection
 // is checked against the files as they are.
 func (s *config) mutualTLS(log *slog.Logger) (*tls.Config, error) {
-	current, err := reload.New("TLS certificates", log, s.readCredentials, s.TLSCert, s.TLSKey, s.TLSClientCA)
+	current, err := filereload.New("TLS certificates", log, s.readCredentials, s.TLSCert, s.TLSKey, s.TLSClientCA)
 	if err != nil {
 		return nil, err
 	}

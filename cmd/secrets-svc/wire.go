@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/ops"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/impl/telemetry"
 )
 
 // wire makes the servers out of the parts.
@@ -35,26 +35,26 @@ func (s *service) wire(context.Context) error {
 	}
 	s.api = httpapi.NewServer(server)
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.opsListener, Handler: ops.NewHandler(registry, s.checks()), Log: s.log,
+		Listener: s.opsListener, Handler: telemetry.NewHandler(registry, s.checks()), Log: s.log,
 	})
 	return nil
 }
 
 // checks are what /readyz depends on. One namespace that can't be used does not take the others out of service.
-func (s *service) checks() []ops.Check {
-	state := func(context.Context) ops.State {
+func (s *service) checks() []telemetry.Check {
+	state := func(context.Context) telemetry.State {
 		if s.draining.Load() {
-			return ops.Draining
+			return telemetry.Draining
 		}
-		return ops.OK
+		return telemetry.OK
 	}
-	keysets := func(ctx context.Context) ops.State {
+	keysets := func(ctx context.Context) telemetry.State {
 		for _, name := range s.clients.List(ctx).Namespaces() {
 			if _, err := s.namespaces.Sealer(ctx, name); err == nil {
-				return ops.OK
+				return telemetry.OK
 			}
 		}
-		return ops.Unavailable
+		return telemetry.Unavailable
 	}
-	return []ops.Check{{Name: "service", Probe: state}, {Name: "keysets", Probe: keysets}}
+	return []telemetry.Check{{Name: "service", Probe: state}, {Name: "keysets", Probe: keysets}}
 }

@@ -4,5 +4,5 @@
 // connections or leaves them half open, holds back answers, stops its heart. Its time can be a Clock that stands still
 // until it is moved.
 //
-// Of ours it may import dataplane, gen/dataplane and gen/secret. Only tests may import it.
+// Of ours it may import dataplane, gen/dataplane and internal/secret. Only tests may import it.
 package dataplanetest

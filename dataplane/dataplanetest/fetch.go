@@ -6,7 +6,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/agentrouter/aikeys/dataplane/internal/loopback"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 // destinations is what the URL must be that a provider's key may be sent to.
@@ -17,7 +17,7 @@ var errDestination = errors.New("a destination " + destinations)
 
 // checkDestination refuses what a provider's key may not be sent to.
 func checkDestination(u *url.URL) error {
-	local := u.Scheme == "http" && loopback.Is(u.Hostname())
+	local := u.Scheme == "http" && netaddr.Is(u.Hostname())
 	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
 	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain || !isPort(u.Port()) || !isBase(u.EscapedPath()) {
 		return errDestination

@@ -6,7 +6,7 @@ package aikeys
 import (
 	"time"
 
-	"github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 // Defines values for OnBadKey.

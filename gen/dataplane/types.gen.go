@@ -4,7 +4,7 @@
 package dataplane
 
 import (
-	"github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 // AcknowledgeRequest What a data plane has acted on.

@@ -4,7 +4,7 @@
 package secrets
 
 import (
-	"github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 // Binding What a secret is. It is authenticated with the envelope, and is not part of it.

@@ -14,8 +14,8 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -203,7 +203,7 @@ func TestTheLogTellsWhyACallerWasRefused(t *testing.T) {
 		require.Equal(t, http.StatusOK, send(bearer(revoked.Token)).Status)
 		revoked.Revoke(t, "acme", "web")
 		bad := s.Secret()
-		unknown, _, _, err := session.MintAPIKey(time.Now())
+		unknown, _, _, err := auth.MintAPIKey(time.Now())
 		require.NoError(t, err)
 		s.Evidence.Hide(unknown)
 		texts := map[string]string{}

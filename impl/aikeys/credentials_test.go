@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
 )
 
 // badCredentials are Authorization headers that open no session, each with what is wrong with it.
@@ -19,13 +19,13 @@ func badCredentials(t *testing.T, s *aikeystest.Service) map[string][]string {
 	t.Helper()
 	good := s.As(owner).Token
 	parts := strings.Split(good, "_")
-	unknown, _, _, err := session.MintAPIKey(time.Now())
+	unknown, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	expired := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Now().Add(-time.Second))
 	revoked := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, time.Time{})
 	revoked.Revoke(t, aikeystest.Customer, aikeystest.Project)
 	// A key of another's id with one's own secret, its checksum right.
-	foreign, _, _, err := session.MintAPIKey(time.Now())
+	foreign, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	mixed := rebuilt(parts[1], strings.Split(foreign, "_")[2])
 	for _, token := range []string{unknown, foreign, mixed} {

@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/providers"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 )
 
 func document(t *testing.T) *openapi3.T {

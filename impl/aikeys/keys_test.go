@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 )
 
 // pages reads a list page by page and returns the pages' ids.

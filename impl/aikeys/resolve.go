@@ -4,7 +4,7 @@ import (
 	"context"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	"github.com/agentrouter/aikeys/impl/serving"
+	"github.com/agentrouter/aikeys/impl/resolution"
 )
 
 // ResolveKey tells which key would serve the caller, and why.
@@ -25,7 +25,7 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	if err != nil {
 		return nil, err
 	}
-	choice, err := serving.Resolve(ctx, s.store, caller, provider.Slug, policy, newest, s.now().UnixMicro())
+	choice, err := resolution.Resolve(ctx, s.store, caller, provider.Slug, policy, newest, s.now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}

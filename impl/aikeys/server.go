@@ -10,9 +10,9 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	"github.com/agentrouter/aikeys/impl/canary"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -22,7 +22,7 @@ import (
 type Config struct {
 	Store     *models.Store
 	Sealer    sealer.Sealer
-	Canary    *canary.Keeper
+	Canary    *keysetcheck.Keeper
 	Receipts  Receipts
 	Providers *providers.Catalogue
 	// Now is the clock; nil means time.Now.
@@ -42,7 +42,7 @@ type Receipts interface {
 type server struct {
 	store     *models.Store
 	sealer    sealer.Sealer
-	canary    *canary.Keeper
+	canary    *keysetcheck.Keeper
 	receipts  Receipts
 	providers *providers.Catalogue
 	now       func() time.Time

@@ -11,18 +11,18 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/auth/authtest"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
-	"github.com/agentrouter/aikeys/impl/session"
-	"github.com/agentrouter/aikeys/impl/session/sessiontest"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 // withIssuer runs a service that takes the session tokens of an issuer.
-func withIssuer(t *testing.T) (*aikeystest.Service, *sessiontest.Issuer) {
+func withIssuer(t *testing.T) (*aikeystest.Service, *authtest.Issuer) {
 	t.Helper()
-	issuer := sessiontest.NewIssuer(t)
-	oidc, err := session.NewOIDC(session.OIDCConfig{Issuer: issuer.URL, Audience: sessiontest.Audience})
+	issuer := authtest.NewIssuer(t)
+	oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience})
 	require.NoError(t, err)
 	return aikeystest.Start(t, aikeystest.Options{OIDC: oidc}), issuer
 }
@@ -82,7 +82,7 @@ func TestASessionTokenOpensASession(t *testing.T) {
 
 func TestABadSessionTokenOpensNone(t *testing.T) {
 	s, issuer := withIssuer(t)
-	impostor := sessiontest.NewIssuer(t)
+	impostor := authtest.NewIssuer(t)
 	good := issuer.Sign(claims(owner, nil))
 	require.Equal(t, http.StatusOK, whoAmI(t, s, good).Status)
 	parts := strings.Split(good, ".")
@@ -92,7 +92,7 @@ func TestABadSessionTokenOpensNone(t *testing.T) {
 		"not valid yet":      issuer.Sign(claims(owner, map[string]any{"nbf": time.Now().Add(time.Hour).Unix()})),
 		"for another":        issuer.Sign(claims(owner, map[string]any{"aud": "another"})),
 		"of another issuer":  impostor.Sign(claims(owner, nil)),
-		"in another's name":  sessiontest.SignWith(t, impostor.Key(), issuer.Claims(claims(owner, nil))),
+		"in another's name":  authtest.SignWith(t, impostor.Key(), issuer.Claims(claims(owner, nil))),
 		"without a customer": issuer.Sign(claims(owner, map[string]any{"customer_id": nil})),
 		"with a path as id":  issuer.Sign(claims(owner, map[string]any{"customer_id": "../globex"})),
 		"with a dash as id":  issuer.Sign(claims(owner, map[string]any{"project_id": "-"})),
@@ -112,17 +112,17 @@ func TestAnIssuersRotationAndOutage(t *testing.T) {
 	require.Equal(t, http.StatusOK, whoAmI(t, s, second).Status, "the new key is found")
 	require.Equal(t, http.StatusOK, whoAmI(t, s, first).Status, "the old one still counts")
 
-	issuer.Break(sessiontest.Refuse)
+	issuer.Break(authtest.Refuse)
 	require.Equal(t, http.StatusOK, whoAmI(t, s, issuer.Sign(claims(member, nil))).Status, "known keys serve on")
 	require.Equal(t, http.StatusOK, whoAmI(t, s, s.As(owner).Token).Status, "and API keys need no issuer")
 }
 
 func TestWithoutItsIssuerASessionIsUnavailable(t *testing.T) {
 	s, issuer := withIssuer(t)
-	issuer.Break(sessiontest.Refuse)
+	issuer.Break(authtest.Refuse)
 	token := issuer.Sign(claims(owner, nil))
 	requireUnavailable(t, whoAmI(t, s, token))
-	issuer.Break(sessiontest.Healthy)
+	issuer.Break(authtest.Healthy)
 	require.Eventually(t, func() bool { return whoAmI(t, s, token).Status == http.StatusOK }, 10*time.Second, 100*time.Millisecond)
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -170,7 +170,7 @@ func seed(b *testing.B, database string, n int) []project {
 	projects := make([]project, n)
 	require.NoError(b, store.Transact(context.Background(), func(tx *models.Tx) error {
 		for i := range projects {
-			text, id, hash, err := session.MintAPIKey(time.Now())
+			text, id, hash, err := auth.MintAPIKey(time.Now())
 			projects[i] = project{id: fmt.Sprintf("p%d", i), token: text}
 			_, member := error(nil), tx.EnsureProject("acme", projects[i].id)
 			if member == nil {

@@ -12,8 +12,8 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -69,7 +69,7 @@ func operations(t testing.TB) map[string]struct{ method, path, body string } {
 
 func TestEveryOperationAsksForADataPlanesCredential(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		unknown, _, _, err := session.MintDataPlane(time.Now())
+		unknown, _, _, err := auth.MintDataPlane(time.Now())
 		require.NoError(t, err)
 		revoked := s.dataPlane()
 		s.revoke(revoked)

@@ -6,11 +6,11 @@ import (
 	"fmt"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
-	"github.com/agentrouter/aikeys/impl/serving"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/resolution"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -22,7 +22,7 @@ type fetch struct {
 	caller      models.Caller
 	who         *gen.Caller // nil where neither a caller nor a user was named
 	provider    string
-	choice      serving.Choice
+	choice      resolution.Choice
 	asOf        string
 	// found is what the choice was made of; zero for a fetch by id.
 	found models.Fetched
@@ -68,7 +68,7 @@ func (s *server) fetch(ctx context.Context, way string, body *gen.FetchRequest, 
 
 // findByID finds a key by its id alone.
 func (s *server) findByID(ctx context.Context, f *fetch, id string) error {
-	f.choice = serving.Choice{Key: models.Key{ID: id}, Reason: serving.ByID}
+	f.choice = resolution.Choice{Key: models.Key{ID: id}, Reason: resolution.ByID}
 	key, asOf, err := s.store.FetchByID(ctx, f.dataPlaneID, id, f.now)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (s *server) findByID(ctx context.Context, f *fetch, id string) error {
 		f.who = &gen.Caller{UserID: key.UserID}
 	}
 	if key.RevokedAt != 0 {
-		return serving.ErrKeyRevoked
+		return resolution.ErrKeyRevoked
 	}
 	return nil
 }
@@ -103,14 +103,14 @@ func (s *server) findFor(ctx context.Context, f *fetch, body *gen.FetchRequest) 
 	found, err := s.find(ctx, f)
 	if errors.Is(err, models.ErrSessionEnded) {
 		s.callers.Drop(f.caller.TokenID)
-		return serving.ErrCallerUnauthenticated
+		return resolution.ErrCallerUnauthenticated
 	}
 	if err != nil {
 		return err
 	}
 	f.found = found
 	newest := models.Serving{Own: found.Own, Project: found.Project}
-	f.choice, err = serving.Resolve(ctx, s.store, f.caller, f.provider, found.Policy, newest, f.now)
+	f.choice, err = resolution.Resolve(ctx, s.store, f.caller, f.provider, found.Policy, newest, f.now)
 	if err != nil {
 		return err
 	}
@@ -132,8 +132,8 @@ func (s *server) find(ctx context.Context, f *fetch) (models.Fetched, error) {
 // authenticate finds out who bears a credential. Why one is refused stays here: a 401 would speak of the data plane's own.
 func (s *server) authenticate(ctx context.Context, f *fetch, credential string) error {
 	p, err := s.callers.Authenticate(ctx, "Bearer "+credential)
-	if errors.Is(err, session.ErrUnauthenticated) {
-		return serving.ErrCallerUnauthenticated
+	if errors.Is(err, auth.ErrUnauthenticated) {
+		return resolution.ErrCallerUnauthenticated
 	}
 	if err != nil {
 		return err

@@ -10,9 +10,9 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
-	"github.com/agentrouter/aikeys/impl/session"
-	"github.com/agentrouter/aikeys/impl/session/sessiontest"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/auth/authtest"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -77,8 +77,8 @@ func TestACallerMayMeanAnotherProjectOfTheirCustomer(t *testing.T) {
 }
 
 func TestHowLongAnAnswerMayServeACredential(t *testing.T) {
-	issuer := sessiontest.NewIssuer(t)
-	oidc, err := session.NewOIDC(session.OIDCConfig{Issuer: issuer.URL, Audience: sessiontest.Audience})
+	issuer := authtest.NewIssuer(t)
+	oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience})
 	require.NoError(t, err)
 	each(t, func(t *testing.T, s *service) {
 		dp, key := s.dataPlane(), s.shared("openai")
@@ -114,7 +114,7 @@ func TestACredentialThatOpensNoSessionIsTheCallersFault(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
 		s.shared("openai")
-		unknown, _, _, err := session.MintAPIKey(time.Now())
+		unknown, _, _, err := auth.MintAPIKey(time.Now())
 		require.NoError(t, err)
 		expired := s.public.NewSession(acme, web, member, time.Now().Add(-time.Second))
 		for name, token := range map[string]string{

@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/serving"
+	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -17,17 +17,17 @@ var reasons = []struct {
 }{
 	{models.ErrNotServed, "customer_not_served"},
 	{models.ErrNotMember, "not_a_member"},
-	{serving.ErrKeyRevoked, "key_revoked"},
-	{serving.ErrUserKeyRequired, string(serving.UserKeyRequired)},
-	{serving.ErrNoKey, string(serving.NoKey)},
-	{models.ErrNotFound, string(serving.NoKey)},
+	{resolution.ErrKeyRevoked, "key_revoked"},
+	{resolution.ErrUserKeyRequired, string(resolution.UserKeyRequired)},
+	{resolution.ErrNoKey, string(resolution.NoKey)},
+	{models.ErrNotFound, string(resolution.NoKey)},
 	{errUnreadable, "unreadable"},
 }
 
 // undecided are failures before anything was decided, by which nobody learned anything: the data plane itself was not let
 // in, the database could not be asked, or who asked has left. Nor is a stranger's credential put on record, which would let
 // strangers fill the database.
-var undecided = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, serving.ErrCallerUnauthenticated, context.Canceled}
+var undecided = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled}
 
 // record puts a fetch on record, with what came of it: models.ErrChanged where that rests on what may have changed.
 func (s *server) record(ctx context.Context, f *fetch, outcome error) error {

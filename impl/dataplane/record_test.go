@@ -12,11 +12,11 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
-	"github.com/agentrouter/aikeys/impl/session"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
@@ -186,8 +186,8 @@ type away struct {
 	err *error
 }
 
-func (a away) Authenticate(context.Context, string) (session.Principal, error) {
-	return session.Principal{}, fmt.Errorf("authenticate: %w", *a.err)
+func (a away) Authenticate(context.Context, string) (auth.Principal, error) {
+	return auth.Principal{}, fmt.Errorf("authenticate: %w", *a.err)
 }
 
 // That nobody can say who calls is no refusal of theirs.
@@ -196,7 +196,7 @@ func TestWhoCantBeAskedForNowIsNotRefused(t *testing.T) {
 	s := start(t, "sqlite", options{callers: func(s httpapi.Sessions) httpapi.Sessions { return away{s, &reason} }})
 	dp, key := s.dataPlane(), s.shared("openai")
 	for status, reasons := range map[int][]error{
-		http.StatusServiceUnavailable:  {session.ErrIssuerUnavailable, models.ErrUnavailable},
+		http.StatusServiceUnavailable:  {auth.ErrIssuerUnavailable, models.ErrUnavailable},
 		http.StatusInternalServerError: {errors.New("unforeseen")},
 	} {
 		for _, reason = range reasons {

@@ -10,8 +10,8 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 )
 
 // key returns what the public API tells a user of a key.

@@ -13,10 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
-	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -111,7 +111,7 @@ type crashing struct{ sealer.Sealer }
 
 func (c crashing) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
 	plain, err := c.Sealer.Open(ctx, binding, envelope)
-	if err != nil || binding == canary.Binding() {
+	if err != nil || binding == keysetcheck.Binding() {
 		return plain, err
 	}
 	panic(string(plain.Reveal()))
@@ -133,7 +133,7 @@ type keeping struct {
 
 func (k keeping) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
 	plain, err := k.Sealer.Open(ctx, binding, envelope)
-	if binding != canary.Binding() {
+	if binding != keysetcheck.Binding() {
 		k.opened <- plain
 	}
 	return plain, err

@@ -1,7 +1,7 @@
 // Package dataplane implements the data planes' API of spec/dataplane.yaml: the handlers behind the generated routes. Its
 // answers hold providers' keys in plain text, so it has a listener of its own. A fetch goes generated route →
 // authentication of the data plane and validation (impl/httpapi) → authentication of the caller → one statement that finds
-// keys and policy and checks who asks (models) → the rule that chooses (impl/serving) → sealer → record → reply.
+// keys and policy and checks who asks (models) → the rule that chooses (impl/resolution) → sealer → record → reply.
 //
 // It may import spec, gen, models, sealer, and what else is in impl.
 package dataplane
@@ -19,14 +19,14 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
-	"github.com/agentrouter/aikeys/impl/serving"
+	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
 // Store is what the handlers ask of the database; *models.Store is one.
 type Store interface {
-	serving.Keys
+	resolution.Keys
 	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
 	Remembered(dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, bool)
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)

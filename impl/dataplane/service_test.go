@@ -18,12 +18,12 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
-	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
@@ -32,7 +32,7 @@ import (
 // options adjust a service; the zero value will do.
 type options struct {
 	sealer sealer.Sealer
-	oidc   *session.OIDC
+	oidc   *auth.OIDC
 	now    func() time.Time
 	ready  func() bool
 	// store stands between the handlers and the database.
@@ -133,9 +133,9 @@ func (s *service) newHandler(opts options) http.Handler {
 	require.NoError(s.t, err)
 	cfg := dataplane.Config{
 		Store: s.store, Sealer: opts.sealer, Providers: catalogue, Feed: s.feed, Now: opts.now, MaxStale: maxStale,
-		Sessions: session.New(session.Config{Tokens: s.store, OIDC: opts.oidc, Now: opts.now}),
-		API: httpapi.Config{Observer: observer, Ready: opts.ready, Sessions: session.New(session.Config{
-			Tokens: session.DataPlaneTokens(s.store), Prefix: session.DataPlanePrefix, Now: opts.now,
+		Sessions: auth.New(auth.Config{Tokens: s.store, OIDC: opts.oidc, Now: opts.now}),
+		API: httpapi.Config{Observer: observer, Ready: opts.ready, Sessions: auth.New(auth.Config{
+			Tokens: auth.DataPlaneTokens(s.store), Prefix: auth.DataPlanePrefix, Now: opts.now,
 		})},
 	}
 	if opts.store != nil {
@@ -240,7 +240,7 @@ type dataPlane struct {
 func (s *service) dataPlane(changes ...func(*models.DataPlane)) *dataPlane {
 	s.t.Helper()
 	now := time.Now()
-	text, id, hash, err := session.MintDataPlane(now)
+	text, id, hash, err := auth.MintDataPlane(now)
 	require.NoError(s.t, err)
 	row := models.DataPlane{ID: id, Name: "dp-" + id, Hash: hash, CreatedAt: now.UnixMicro()}
 	for _, change := range changes {

@@ -13,7 +13,7 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 )
 
 // events is an open stream of a data plane.

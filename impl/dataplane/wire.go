@@ -4,7 +4,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
 )
 
 func wireFetch(f *fetch, o opened) gen.FetchKey200JSONResponse {
@@ -23,13 +23,13 @@ func wireFetch(f *fetch, o opened) gen.FetchKey200JSONResponse {
 // longer stands by it, so that it has to be looked at again.
 const tokenCheck = time.Minute
 
-func wireCaller(p session.Principal, now time.Time) *gen.Caller {
+func wireCaller(p auth.Principal, now time.Time) *gen.Caller {
 	who := &gen.Caller{UserID: p.UserID}
 	if p.TokenID != "" {
 		who.TokenID = &p.TokenID
 	}
 	until := p.ExpiresAt
-	if check := now.Add(tokenCheck); p.Method == session.MethodOIDC && (until.IsZero() || until.After(check)) {
+	if check := now.Add(tokenCheck); p.Method == auth.MethodOIDC && (until.IsZero() || until.After(check)) {
 		until = check
 	}
 	if !until.IsZero() {

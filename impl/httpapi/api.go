@@ -11,14 +11,14 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/labstack/echo/v4"
 
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/problem"
-	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 )
 
 // Sessions opens sessions; *session.Authenticator is one.
 type Sessions interface {
-	Authenticate(ctx context.Context, authorization string) (session.Principal, error)
+	Authenticate(ctx context.Context, authorization string) (auth.Principal, error)
 	Drop(tokenID string)
 }
 
@@ -140,7 +140,7 @@ func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		call := CallFrom(c.Request().Context())
 		address := addressKey(call.SourceIP)
 		principal, err := a.openSession(c, address)
-		if errors.Is(err, session.ErrUnauthenticated) {
+		if errors.Is(err, auth.ErrUnauthenticated) {
 			if ok, wait := a.failures.Allow(address); !ok {
 				return &problem.Wait{Kind: problem.ErrTooManyRequests, Seconds: wait}
 			}
@@ -158,19 +158,19 @@ func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 }
 
 // openSession opens the session of a request's credential: its Authorization header, or without one the client certificate.
-func (a *API) openSession(c echo.Context, address string) (session.Principal, error) {
+func (a *API) openSession(c echo.Context, address string) (auth.Principal, error) {
 	r := c.Request()
 	ctx, headers := r.Context(), r.Header.Values("Authorization")
 	certified := len(headers) == 0 && a.certificates != nil && hasCertificate(r)
 	if len(headers) != 1 && !certified {
-		return session.Principal{}, fmt.Errorf("%w: %d Authorization headers", session.ErrUnauthenticated, len(headers))
+		return auth.Principal{}, fmt.Errorf("%w: %d Authorization headers", auth.ErrUnauthenticated, len(headers))
 	}
 	if a.failures.exhausted(address) {
 		select {
 		case a.suspects <- struct{}{}:
 			defer func() { <-a.suspects }()
 		case <-ctx.Done():
-			return session.Principal{}, ctx.Err()
+			return auth.Principal{}, ctx.Err()
 		}
 	}
 	if certified {

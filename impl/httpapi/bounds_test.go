@@ -23,9 +23,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/problem"
-	"github.com/agentrouter/aikeys/impl/session"
 )
 
 const policyPath = "/v1/customers/acme/projects/web/policy"
@@ -53,7 +53,7 @@ type watched struct {
 	answer        chan struct{} // closed: the slow are answered
 }
 
-func (w *watched) Authenticate(ctx context.Context, authorization string) (session.Principal, error) {
+func (w *watched) Authenticate(ctx context.Context, authorization string) (auth.Principal, error) {
 	credential := strings.TrimPrefix(authorization, "Bearer ")
 	if strings.HasPrefix(credential, "slow") {
 		w.count(1)
@@ -61,11 +61,11 @@ func (w *watched) Authenticate(ctx context.Context, authorization string) (sessi
 		select {
 		case <-w.answer:
 		case <-ctx.Done():
-			return session.Principal{}, ctx.Err()
+			return auth.Principal{}, ctx.Err()
 		}
 	}
 	if strings.HasSuffix(credential, "bad") {
-		return session.Principal{}, session.ErrUnauthenticated
+		return auth.Principal{}, auth.ErrUnauthenticated
 	}
 	return open{}.Authenticate(ctx, authorization)
 }

@@ -7,7 +7,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
 )
 
 // Call is what is known of the request at hand. Its middleware fills it in on the way to the handler.
@@ -19,7 +19,7 @@ type Call struct {
 	// Operation is the operationId of the document; empty where no operation matched.
 	Operation string
 	// Principal is who calls. It is zero before authentication and for operations that need none.
-	Principal session.Principal
+	Principal auth.Principal
 	// Client is the name of who calls, where connections tell it: see Door.
 	Client string
 	// Started is when the request's head was read.

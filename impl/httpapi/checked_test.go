@@ -13,15 +13,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/session"
 )
 
 // open lets everybody in.
 type open struct{}
 
-func (open) Authenticate(context.Context, string) (session.Principal, error) {
-	return session.Principal{CustomerID: "acme", UserID: "olga", ProjectID: "web"}, nil
+func (open) Authenticate(context.Context, string) (auth.Principal, error) {
+	return auth.Principal{CustomerID: "acme", UserID: "olga", ProjectID: "web"}, nil
 }
 func (open) Drop(string) {}
 

@@ -10,22 +10,24 @@ import (
 	"os"
 	"time"
 
-	"github.com/agentrouter/aikeys/impl/identity"
-	"github.com/agentrouter/aikeys/impl/reload"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/internal/filereload"
+	"github.com/agentrouter/aikeys/internal/identity"
 )
 
 // CertificateSessions opens the sessions of client certificates; *session.Authenticator is one.
 type CertificateSessions interface {
-	AuthenticateCertificate(ctx context.Context, names []string) (session.Principal, error)
+	AuthenticateCertificate(ctx context.Context, names []string) (auth.Principal, error)
 }
 
 // ClientAuthorities are those who may vouch for clients. Their certificates are read again when their file has changed.
-type ClientAuthorities struct{ pool *reload.Value[*x509.CertPool] }
+type ClientAuthorities struct {
+	pool *filereload.Value[*x509.CertPool]
+}
 
 // LoadClientAuthorities reads the certificates of a file, in PEM, or says why they can't be used.
 func LoadClientAuthorities(file string, log *slog.Logger) (*ClientAuthorities, error) {
-	pool, err := reload.New("client CA file", log, func() (*x509.CertPool, error) { return readPool(file) }, file)
+	pool, err := filereload.New("client CA file", log, func() (*x509.CertPool, error) { return readPool(file) }, file)
 	if err != nil {
 		return nil, err
 	}
@@ -63,12 +65,12 @@ func (a *ClientAuthorities) asking(certificates *Certificates) *tls.Config {
 func hasCertificate(r *http.Request) bool { return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 }
 
 // openCertificate opens the session of a client's certificate. It ends with the certificate at the latest.
-func (a *API) openCertificate(w http.ResponseWriter, r *http.Request) (session.Principal, error) {
+func (a *API) openCertificate(w http.ResponseWriter, r *http.Request) (auth.Principal, error) {
 	now := time.Now()
 	identities, until := identity.OfCertificate(r.TLS, now)
 	left := until.Sub(now)
 	if left <= 0 {
-		return session.Principal{}, fmt.Errorf("%w: the client certificate has expired", session.ErrUnauthenticated)
+		return auth.Principal{}, fmt.Errorf("%w: the client certificate has expired", auth.ErrUnauthenticated)
 	}
 	// A connection that is used in its certificate's last minute is closed, and one that is not is closed as idle: who has
 	// a new certificate by then loses no request to the old one.

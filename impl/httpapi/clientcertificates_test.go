@@ -16,9 +16,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
-	"github.com/agentrouter/aikeys/impl/session"
 )
 
 // byCertificate knows one name, and what it was asked last.
@@ -27,14 +27,14 @@ type byCertificate struct {
 	names []string
 }
 
-func (b *byCertificate) AuthenticateCertificate(_ context.Context, names []string) (session.Principal, error) {
+func (b *byCertificate) AuthenticateCertificate(_ context.Context, names []string) (auth.Principal, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.names = names
 	if !slices.Contains(names, "dns:edge.internal") {
-		return session.Principal{}, session.ErrUnauthenticated
+		return auth.Principal{}, auth.ErrUnauthenticated
 	}
-	return session.Principal{CustomerID: "acme", UserID: "edge"}, nil
+	return auth.Principal{CustomerID: "acme", UserID: "edge"}, nil
 }
 
 func (b *byCertificate) asked() []string {

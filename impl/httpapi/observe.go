@@ -19,8 +19,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/problem"
-	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -170,7 +170,7 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 	if call.Client != "" {
 		attrs = append(attrs, slog.String("client", call.Client))
 	}
-	if who := call.Principal; who.Method == session.MethodDataPlane {
+	if who := call.Principal; who.Method == auth.MethodDataPlane {
 		attrs = append(attrs, slog.String("data_plane_id", who.TokenID))
 	} else if who.UserID != "" {
 		attrs = append(attrs, slog.String("customer_id", who.CustomerID), slog.String("user_id", who.UserID), slog.String("token_id", who.TokenID))

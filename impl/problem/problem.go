@@ -1,6 +1,6 @@
 // Package problem turns errors into RFC 9457 problem documents. One table maps the sentinels of models, sealer, serving and
 // session to statuses, codes and texts; a document's text comes from that table alone, never from an error. It may import
-// models, sealer, impl/serving and impl/session.
+// models, sealer, impl/resolution and impl/auth.
 package problem
 
 import (

@@ -19,9 +19,9 @@ import (
 	"github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/gen/secrets"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/problem"
-	"github.com/agentrouter/aikeys/impl/serving"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -39,19 +39,19 @@ func (s secretive) Unwrap() error { return s.error }
 func TestEverySentinelOfOursHasAStatus(t *testing.T) {
 	for want, sentinels := range map[int][]error{
 		400: {problem.ErrInvalid},
-		401: {session.ErrUnauthenticated, models.ErrSessionEnded, models.ErrDataPlaneEnded},
-		403: {models.ErrNotMember, models.ErrForbidden, models.ErrNotServed, serving.ErrKeyRevoked, problem.ErrClientNotAllowed},
-		404: {models.ErrNotFound, problem.ErrNoRoute, serving.ErrNoKey, serving.ErrUserKeyRequired},
+		401: {auth.ErrUnauthenticated, models.ErrSessionEnded, models.ErrDataPlaneEnded},
+		403: {models.ErrNotMember, models.ErrForbidden, models.ErrNotServed, resolution.ErrKeyRevoked, problem.ErrClientNotAllowed},
+		404: {models.ErrNotFound, problem.ErrNoRoute, resolution.ErrNoKey, resolution.ErrUserKeyRequired},
 		405: {problem.ErrMethodNotAllowed},
 		409: {models.ErrAlreadyExists, models.ErrLastOwner},
 		413: {problem.ErrTooLarge, problem.ErrOverMiB},
 		415: {problem.ErrMediaType},
-		422: {models.ErrIdempotencyReuse, serving.ErrCallerUnauthenticated, problem.ErrDoesNotOpen, problem.ErrUnknownKEK,
+		422: {models.ErrIdempotencyReuse, resolution.ErrCallerUnauthenticated, problem.ErrDoesNotOpen, problem.ErrUnknownKEK,
 			problem.ErrMalformedEnvelope},
 		429: {problem.ErrTooManyRequests},
 		500: {problem.ErrInternal, sealer.ErrBinding, sealer.ErrUnknownKEK, sealer.ErrMalformed, sealer.ErrInvalidBinding, sealer.ErrInvalidSecret,
 			errors.New("unforeseen"), context.DeadlineExceeded},
-		503: {problem.ErrNotReady, problem.ErrBusy, models.ErrUnavailable, sealer.ErrUnavailable, session.ErrIssuerUnavailable, context.Canceled},
+		503: {problem.ErrNotReady, problem.ErrBusy, models.ErrUnavailable, sealer.ErrUnavailable, auth.ErrIssuerUnavailable, context.Canceled},
 	} {
 		for _, sentinel := range sentinels {
 			t.Run(sentinel.Error(), func(t *testing.T) {
@@ -184,7 +184,7 @@ func TestWriteSetsTheHeadersOfTheStatus(t *testing.T) {
 		err                error
 		authenticate, wait string
 	}{
-		"unauthenticated":     {session.ErrUnauthenticated, `Bearer realm="aikeys"`, ""},
+		"unauthenticated":     {auth.ErrUnauthenticated, `Bearer realm="aikeys"`, ""},
 		"session ended":       {models.ErrSessionEnded, `Bearer realm="aikeys"`, ""},
 		"unavailable":         {models.ErrUnavailable, "", "1"},
 		"too many":            {problem.ErrTooManyRequests, "", "1"},

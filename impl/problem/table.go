@@ -5,8 +5,8 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/agentrouter/aikeys/impl/serving"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -59,7 +59,7 @@ var table = []row{
 		"The body is over the limit of 1 MiB."},
 	{ErrMediaType, http.StatusUnsupportedMediaType, "invalid_argument", "unsupported-media-type", "Unsupported media type",
 		"Send the body as application/json in UTF-8, without a content encoding."},
-	{session.ErrUnauthenticated, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
+	{auth.ErrUnauthenticated, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
 		"Send one valid API key or session token in the header Authorization: Bearer <token>."},
 	{models.ErrSessionEnded, http.StatusUnauthorized, "unauthenticated", "unauthenticated", "Unauthenticated",
 		"This API key has been revoked or has expired; ask for a new one."},
@@ -71,7 +71,7 @@ var table = []row{
 		"This needs an owner of the project. A member may register and revoke keys of their own, with user_scope."},
 	{models.ErrNotServed, http.StatusForbidden, "permission_denied", "customer-not-served", "Customer not served",
 		"This data plane may not serve that customer."},
-	{serving.ErrKeyRevoked, http.StatusForbidden, "permission_denied", "key-revoked", "Key revoked",
+	{resolution.ErrKeyRevoked, http.StatusForbidden, "permission_denied", "key-revoked", "Key revoked",
 		"This key has been revoked; no data plane may use it."},
 	{ErrClientNotAllowed, http.StatusForbidden, "permission_denied", "client-not-allowed", "Client not allowed",
 		"The operator of the secrets service has not allowed this client to do that."},
@@ -79,9 +79,9 @@ var table = []row{
 		"There is no such thing here, or none that you may see."},
 	{ErrNoRoute, http.StatusNotFound, "not_found", "no-such-path", "No such path",
 		"There is no such path; the API begins at /v1, and /openapi.yaml describes it."},
-	{serving.ErrNoKey, http.StatusNotFound, "not_found", "no-key", "No key",
+	{resolution.ErrNoKey, http.StatusNotFound, "not_found", "no-key", "No key",
 		"No active key of this provider may serve this caller; register one, or look at the project's policy."},
-	{serving.ErrUserKeyRequired, http.StatusNotFound, "not_found", "user-key-required", "User key required",
+	{resolution.ErrUserKeyRequired, http.StatusNotFound, "not_found", "user-key-required", "User key required",
 		"The project's policy requires a key of the user's own for this provider, and they have none."},
 	{ErrMethodNotAllowed, http.StatusMethodNotAllowed, "invalid_argument", "method-not-allowed", "Method not allowed",
 		"This path does not answer that method; the header Allow lists those that it does."},
@@ -91,7 +91,7 @@ var table = []row{
 		"A project keeps at least one owner; make somebody else an owner first."},
 	{models.ErrIdempotencyReuse, http.StatusUnprocessableEntity, "failed_precondition", "idempotency-key-reused",
 		"Idempotency key reused", "This Idempotency-Key was used for another request; send a new one."},
-	{serving.ErrCallerUnauthenticated, http.StatusUnprocessableEntity, "unauthenticated", "caller-unauthenticated",
+	{resolution.ErrCallerUnauthenticated, http.StatusUnprocessableEntity, "unauthenticated", "caller-unauthenticated",
 		"Caller unauthenticated", "The caller's API key or session token is not valid."},
 	{ErrDoesNotOpen, http.StatusUnprocessableEntity, "failed_precondition", "does-not-open", "Does not open",
 		"The envelope does not open under this binding."},
@@ -112,7 +112,7 @@ var table = []row{
 	{ErrBusy, http.StatusServiceUnavailable, "unavailable", "unavailable", "Unavailable",
 		"The secrets service can't serve this at the moment; try again after the time in Retry-After."},
 	// Of its own type, so that data planes don't take it for a failure of the service.
-	{session.ErrIssuerUnavailable, http.StatusServiceUnavailable, "unavailable", "issuer-unavailable", "Issuer unavailable",
+	{auth.ErrIssuerUnavailable, http.StatusServiceUnavailable, "unavailable", "issuer-unavailable", "Issuer unavailable",
 		"The issuer of session tokens can't be reached at the moment; try again after the time in Retry-After."},
 	internal,
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -17,9 +17,9 @@ func (j *Job) Check(ctx context.Context) error {
 	if err != nil || !there {
 		return err
 	}
-	_, err = insist(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, canary.Binding(), row.Envelope) })
+	_, err = insist(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, keysetcheck.Binding(), row.Envelope) })
 	if isUnreadable(err) {
-		return fmt.Errorf("%w (sealed with %s)", canary.ErrWrongKEK, row.KEKID)
+		return fmt.Errorf("%w (sealed with %s)", keysetcheck.ErrWrongKEK, row.KEKID)
 	}
 	return err
 }
@@ -46,11 +46,11 @@ func (j *Job) rewrapCanary(ctx context.Context) (there bool, err error) {
 }
 
 func (j *Job) moveCanary(ctx context.Context, row models.Canary) error {
-	envelope, err := insist(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, canary.Binding(), row.Envelope) })
+	envelope, err := insist(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, keysetcheck.Binding(), row.Envelope) })
 	if err != nil {
 		return fmt.Errorf("re-wrap the canary: %w", err)
 	}
-	sound, err := j.verified(ctx, []change{{"the canary", canary.Binding(), row.Envelope, envelope}})
+	sound, err := j.verified(ctx, []change{{"the canary", keysetcheck.Binding(), row.Envelope, envelope}})
 	if err != nil || len(sound) == 0 {
 		return err
 	}

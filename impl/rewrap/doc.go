@@ -16,5 +16,5 @@
 //
 // A sealer that may not open is enough as long as no secret has to move from one sealer to another.
 //
-// It imports impl/canary, models and sealer, and of sealer/remote an error.
+// It imports impl/keysetcheck, models and sealer, and of sealer/remote an error.
 package rewrap

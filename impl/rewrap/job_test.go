@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -151,7 +151,7 @@ func TestAWrongKeysetIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 	each(t, 3, func(t *testing.T, w *world) {
 		before := w.rows()
 		_, err := rewrap.New(rewrap.Config{Store: w.Store, Sealer: sealertest.New(t)}).Run(t.Context())
-		require.ErrorIs(t, err, canary.ErrWrongKEK)
+		require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
 		require.Equal(t, before, w.rows())
 	})
 }

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -67,7 +67,7 @@ func newWorld(t *testing.T, e modelstest.Engine, keys int) *world {
 	_, err := w.Migrate(t.Context())
 	require.NoError(t, err)
 	w.sealer = open(t, w.keyset)
-	value, err := canary.New(w.Store, w.sealer).Value(t.Context())
+	value, err := keysetcheck.New(w.Store, w.sealer).Value(t.Context())
 	require.NoError(t, err)
 	w.canary = value
 	require.NoError(t, w.Transact(t.Context(), func(tx *models.Tx) error {
@@ -210,7 +210,7 @@ func (w *world) requireAllOpen(s sealer.Sealer) {
 		require.NoError(w.t, err)
 		require.Equal(w.t, named, k.KEKID)
 	}
-	value, err := canary.New(w.Store, s).Value(w.t.Context())
+	value, err := keysetcheck.New(w.Store, s).Value(w.t.Context())
 	require.NoError(w.t, err)
 	require.Equal(w.t, w.canary, value)
 }

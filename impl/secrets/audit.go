@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/agentrouter/aikeys/impl/identity"
+	"github.com/agentrouter/aikeys/internal/identity"
 	"github.com/agentrouter/aikeys/sealer"
 )
 

@@ -12,7 +12,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/agentrouter/aikeys/impl/identity"
+	"github.com/agentrouter/aikeys/internal/identity"
 )
 
 // Permission is what a client may do.

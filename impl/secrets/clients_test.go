@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/identity"
 )
 
 func readFile(t testing.TB, path string) string {

@@ -8,17 +8,19 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/agentrouter/aikeys/impl/identity"
-	"github.com/agentrouter/aikeys/impl/reload"
+	"github.com/agentrouter/aikeys/internal/filereload"
+	"github.com/agentrouter/aikeys/internal/identity"
 )
 
 // ClientsFile is a clients file, which is read again when it changes.
-type ClientsFile struct{ list *reload.Value[*ClientList] }
+type ClientsFile struct {
+	list *filereload.Value[*ClientList]
+}
 
 // OpenClients reads a clients file. It must be a regular file that belongs to the user of this process, and that no one
 // else may read or write: whoever can write to it can open secrets.
 func OpenClients(path string, log *slog.Logger) (*ClientsFile, error) {
-	list, err := reload.New("clients file", log, func() (*ClientList, error) { return ReadClients(path) }, path)
+	list, err := filereload.New("clients file", log, func() (*ClientList, error) { return ReadClients(path) }, path)
 	if err != nil {
 		return nil, err
 	}

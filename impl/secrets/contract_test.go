@@ -18,9 +18,9 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/gen/secret"
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 	"github.com/agentrouter/aikeys/sealer/sealertest"

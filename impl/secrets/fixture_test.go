@@ -25,12 +25,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/agentrouter/aikeys/gen/secret"
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/identity"
+	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/agentrouter/aikeys/impl/identity"
+	"github.com/agentrouter/aikeys/internal/identity"
 )
 
 // ErrNoPeerCredentials says that a connection does not tell the user of the process at its other end.

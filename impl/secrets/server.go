@@ -16,7 +16,7 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/identity"
+	"github.com/agentrouter/aikeys/internal/identity"
 	"github.com/agentrouter/aikeys/sealer"
 )
 

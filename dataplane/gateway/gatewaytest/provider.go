@@ -19,7 +19,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/agentrouter/aikeys/dataplane/gateway/standin"
+	"github.com/agentrouter/aikeys/dataplane/gateway/fakeprovider"
 )
 
 // Provider is a provider's stand-in that runs. Its methods are safe for concurrent use.
@@ -27,7 +27,7 @@ type Provider struct {
 	// URL is where it listens, without a path. Base URLs may add the version that the provider has in its own: /v1.
 	URL string
 
-	handler *standin.Handler
+	handler *fakeprovider.Handler
 	server  *httptest.Server
 	stop    context.CancelFunc
 
@@ -42,7 +42,7 @@ type Provider struct {
 type Option func(*config)
 
 type config struct {
-	standin standin.Options
+	standin fakeprovider.Options
 	release <-chan struct{}
 	tls     bool
 	forget  bool
@@ -86,7 +86,7 @@ func StartProvider(t testing.TB, opts ...Option) *Provider {
 		c.standin.Pace = paceOf(ctx, c.release)
 	}
 	p := &Provider{
-		handler: standin.New(c.standin), stop: stop, keep: !c.forget, changed: make(chan struct{}),
+		handler: fakeprovider.New(c.standin), stop: stop, keep: !c.forget, changed: make(chan struct{}),
 	}
 	p.server = httptest.NewUnstartedServer(http.HandlerFunc(p.serve))
 	p.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that hang up are the test's business

@@ -20,12 +20,12 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/agentrouter/aikeys/impl/aikeys"
-	"github.com/agentrouter/aikeys/impl/canary"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
-	"github.com/agentrouter/aikeys/impl/session"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
@@ -40,7 +40,7 @@ type Options struct {
 	// Now is the handlers' clock; nil is time.Now.
 	Now func() time.Time
 	// OIDC verifies session tokens; nil: only API keys open sessions.
-	OIDC *session.OIDC
+	OIDC *auth.OIDC
 	// Ready, PrincipalRate, FailureRate and TrustedProxies are those of httpapi.Config.
 	Ready          func() bool
 	PrincipalRate  httpapi.Rate
@@ -128,10 +128,10 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	receipts, err := feed.New(feed.Config{Store: opts.Store})
 	require.NoError(s.t, err)
 	handler, err := aikeys.NewHandler(aikeys.Config{
-		Store: opts.Store, Sealer: opts.Sealer, Canary: canary.New(opts.Store, opts.Sealer), Receipts: receipts,
+		Store: opts.Store, Sealer: opts.Sealer, Canary: keysetcheck.New(opts.Store, opts.Sealer), Receipts: receipts,
 		Providers: catalogue, Now: opts.Now,
 		API: httpapi.Config{
-			Sessions: session.New(session.Config{Tokens: opts.Store, OIDC: opts.OIDC}), Observer: observer, Ready: opts.Ready,
+			Sessions: auth.New(auth.Config{Tokens: opts.Store, OIDC: opts.OIDC}), Observer: observer, Ready: opts.Ready,
 			PrincipalRate: opts.PrincipalRate, FailureRate: opts.FailureRate, TrustedProxies: opts.TrustedProxies,
 		},
 	})

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	gensecret "github.com/agentrouter/aikeys/gen/secret"
-	"github.com/agentrouter/aikeys/impl/session"
+	"github.com/agentrouter/aikeys/impl/auth"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -95,7 +95,7 @@ func (s *Service) Session(customer, project, user string) *Session {
 func (s *Service) NewSession(customer, project, user string, expires time.Time) *Session {
 	s.t.Helper()
 	now := time.Now()
-	text, id, hash, err := session.MintAPIKey(now)
+	text, id, hash, err := auth.MintAPIKey(now)
 	require.NoError(s.t, err)
 	row := models.Token{ID: id, Hash: hash, CustomerID: customer, ProjectID: project, UserID: user, CreatedAt: now.UnixMicro()}
 	if !expires.IsZero() {

@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/identity"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/identity"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
 	"github.com/agentrouter/aikeys/sealer/sealertest"

@@ -1,0 +1,172 @@
+package fakeprovider_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane/gateway/fakeprovider"
+)
+
+const secret = "stand-in-secret-0001"
+
+// call is one request of a provider's API.
+type call struct{ method, path, header, value, body string }
+
+// calls are the requests that clients of each provider send.
+func calls() map[string]call {
+	const (
+		chat   = `{"model": "m", "messages": []}`
+		stream = `{"model": "m", "messages": [], "stream": true, "stream_options": {"include_usage": true}}`
+		claude = `{"model": "m", "max_tokens": 9, "messages": []}`
+		flow   = `{"model": "m", "max_tokens": 9, "messages": [], "stream": true}`
+	)
+	return map[string]call{
+		"openai":                  {"POST", "/v1/chat/completions", "Authorization", "Bearer " + secret, chat},
+		"openai without version":  {"POST", "/chat/completions", "Authorization", "bearer " + secret, chat},
+		"openai streaming":        {"POST", "/v1/chat/completions", "Authorization", "Bearer " + secret, stream},
+		"openai models":           {"GET", "/v1/models", "Authorization", "Bearer " + secret, ""},
+		"groq":                    {"POST", "/openai/v1/chat/completions", "Authorization", "Bearer " + secret, chat},
+		"azure":                   {"POST", "/openai/deployments/d/chat/completions", "api-key", secret, chat},
+		"anthropic":               {"POST", "/v1/messages", "x-api-key", secret, claude},
+		"anthropic streaming":     {"POST", "/v1/messages", "x-api-key", secret, flow},
+		"gemini":                  {"POST", "/v1beta/models/m:generateContent", "x-goog-api-key", secret, "{}"},
+		"gemini streaming":        {"POST", "/models/m:streamGenerateContent", "x-goog-api-key", secret, "{}"},
+		"azure streaming":         {"POST", "/openai/deployments/d/chat/completions", "api-key", secret, stream},
+		"gemini without version":  {"POST", "/models/m:generateContent", "x-goog-api-key", secret, "{}"},
+		"openai models, no v1":    {"GET", "/models", "Authorization", "Bearer " + secret, ""},
+		"deepseek, no v1, stream": {"POST", "/chat/completions", "Authorization", "Bearer " + secret, stream},
+	}
+}
+
+// do sends a call with the headers, and returns the answer's status, content type and body.
+func do(t *testing.T, url string, c call, headers map[string]string) (status int, contentType, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), c.method, url+c.path, strings.NewReader(c.body))
+	require.NoError(t, err)
+	for name, value := range headers {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	return response.StatusCode, response.Header.Get("Content-Type"), string(text)
+}
+
+func TestEachProviderTakesItsOwnCredentialHeaderAlone(t *testing.T) {
+	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}}))
+	t.Cleanup(server.Close)
+	everyHeader := map[string]string{
+		"authorization": "Bearer " + secret, "x-api-key": secret, "x-goog-api-key": secret, "api-key": secret,
+	}
+	for name, c := range calls() {
+		t.Run(name, func(t *testing.T) {
+			status, contentType, _ := do(t, server.URL, c, map[string]string{c.header: c.value})
+			require.Equal(t, http.StatusOK, status)
+			require.Equal(t, strings.Contains(name, "stream"), contentType == "text/event-stream")
+
+			delete(everyHeader, strings.ToLower(c.header))
+			defer func() { everyHeader[strings.ToLower(c.header)] = c.value }()
+			status, contentType, _ = do(t, server.URL, c, everyHeader)
+			require.Equal(t, http.StatusUnauthorized, status, "the others do not count")
+			require.Equal(t, "application/json", contentType)
+		})
+	}
+}
+
+func TestSecretsAreAcceptedAndRejectedWhileItServes(t *testing.T) {
+	handler := fakeprovider.New(fakeprovider.Options{})
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	for name, c := range calls() {
+		t.Run(name, func(t *testing.T) {
+			headers := map[string]string{c.header: c.value}
+			statusNow := func() int {
+				status, _, body := do(t, server.URL, c, headers)
+				require.NotContains(t, body, secret)
+				return status
+			}
+			handler.Reject(secret, http.StatusUnauthorized)
+			require.Equal(t, http.StatusUnauthorized, statusNow())
+			handler.Accept(secret)
+			require.Equal(t, http.StatusOK, statusNow())
+			handler.Reject(secret, http.StatusForbidden)
+			require.Equal(t, http.StatusForbidden, statusNow())
+		})
+	}
+	handler.Accept("")
+	status, _, _ := do(t, server.URL, calls()["openai"], nil)
+	require.Equal(t, http.StatusUnauthorized, status, "no credential is never accepted")
+}
+
+func TestRefusalsHaveTheProvidersOwnFormat(t *testing.T) {
+	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{}))
+	t.Cleanup(server.Close)
+	for name, want := range map[string]string{
+		"openai": `{"error": {"message": "Incorrect API key provided.", "type": "invalid_request_error", "param": null,
+			"code": "invalid_api_key"}}`,
+		"azure": `{"error": {"code": "401", "message": "Incorrect API key provided."}}`,
+		"anthropic": `{"type": "error", "error": {"type": "authentication_error", "message": "invalid x-api-key"},
+			"request_id": "req_standin"}`,
+		"gemini": `{"error": {"code": 401, "message": "Incorrect API key provided.", "status": "UNAUTHENTICATED"}}`,
+	} {
+		_, _, body := do(t, server.URL, calls()[name], nil)
+		require.JSONEq(t, want, body, name)
+	}
+}
+
+func TestStreamsHaveTheEventsOfTheProvider(t *testing.T) {
+	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}, Pieces: []string{"a", "b"}}))
+	t.Cleanup(server.Close)
+	stream := func(name string) string {
+		c := calls()[name]
+		_, _, body := do(t, server.URL, c, map[string]string{c.header: c.value})
+		return body
+	}
+	text := stream("openai streaming")
+	require.Contains(t, text, `"delta":{"content":"a"}`)
+	require.Contains(t, text, `"total_tokens":3`)
+	require.True(t, strings.HasSuffix(text, "\n\ndata: [DONE]\n\n"))
+
+	var names []string
+	for line := range strings.Lines(stream("anthropic streaming")) {
+		if name, ok := strings.CutPrefix(line, "event: "); ok {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	require.Equal(t, []string{
+		"message_start", "content_block_start", "ping", "content_block_delta", "content_block_delta",
+		"content_block_stop", "message_delta", "message_stop",
+	}, names)
+
+	require.Equal(t, 3, strings.Count(stream("gemini streaming"), `data: {"candidates":`))
+}
+
+func TestRequestsThatAreNoneOfTheAPIAreRefused(t *testing.T) {
+	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}}))
+	t.Cleanup(server.Close)
+	headers := map[string]string{"Authorization": "Bearer " + secret, "x-goog-api-key": secret}
+	for path, want := range map[string]int{
+		"/v1/chat/completions": http.StatusBadRequest,
+		"/models/m:countToken": http.StatusBadRequest,
+		"/v1/nothing":          http.StatusNotFound,
+	} {
+		status, _, body := do(t, server.URL, call{method: "POST", path: path, body: `{"model": `}, headers)
+		require.Equal(t, want, status, path)
+		require.Contains(t, body, `{"error":{`)
+	}
+}
+
+func TestAPauseEndsWithTheRequest(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, fakeprovider.Every(1<<62)(ctx, 0), context.Canceled)
+	require.NoError(t, fakeprovider.Every(0)(t.Context(), 0))
+}

@@ -1,0 +1,111 @@
+package auth
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math/big"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+)
+
+// The text of a token of ours is <prefix>_<ulid>_<secret>_<checksum>, all ASCII and of fixed length:
+//
+//	ulid      26 characters of Crockford base32 in upper case; public, the row is found by it
+//	secret    43 characters of base62 (0-9, a-z, A-Z): 32 random bytes
+//	checksum   6 characters of base62: CRC-32 (IEEE) of everything before the last underscore
+//
+// The checksum is that of GitHub's tokens: a mistyped token is refused without a look-up, and a secret scanner can
+// tell a real one from a look-alike offline
+// (https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats/). Base62 rather than base64url,
+// because the underscore separates.
+const (
+	secretBytes    = 32
+	secretLength   = 43
+	checksumLength = 6
+)
+
+// The prefixes of our tokens: the API keys of users, and the credentials of data planes.
+const (
+	APIKeyPrefix    = "ak"
+	DataPlanePrefix = "dp"
+)
+
+// MintAPIKey makes a new API key: the text to show once, the id to find it by, and the hash to store (see Mint).
+func MintAPIKey(now time.Time) (text, id string, hash []byte, err error) {
+	return Mint(APIKeyPrefix, now)
+}
+
+// MintDataPlane makes a new credential of a data plane; it returns what MintAPIKey does.
+func MintDataPlane(now time.Time) (text, id string, hash []byte, err error) {
+	return Mint(DataPlanePrefix, now)
+}
+
+// ParseAPIKey splits the text of an API key; an "ak-" before it is tolerated. See Parse.
+func ParseAPIKey(text string) (id string, hash [sha256.Size]byte, err error) {
+	return Parse(APIKeyPrefix, strings.TrimPrefix(text, APIKeyPrefix+"-"))
+}
+
+// Mint makes a token of the given prefix (no underscore). The id is a ULID of time now; hash is the SHA-256 of the
+// secret part's text, 32 bytes. A fast, unsalted hash suffices: the secret has 256 bits of entropy, so there is nothing
+// to guess that a slow hash would protect. It fails only when now does not fit a ULID.
+func Mint(prefix string, now time.Time) (text, id string, hash []byte, err error) {
+	u, err := ulid.New(ulid.Timestamp(now), rand.Reader)
+	if err != nil {
+		return "", "", nil, fmt.Errorf("mint token: %w", err)
+	}
+	var random [secretBytes]byte
+	rand.Read(random[:]) // never fails: it ends the process rather than return less
+	secret := base62(random[:], secretLength)
+	body := prefix + "_" + u.String() + "_" + secret
+	sum := sha256.Sum256([]byte(secret))
+	return body + "_" + checksum(body), u.String(), sum[:], nil
+}
+
+// Parse checks the text of a token of the given prefix and returns its id and the hash of its secret. Its errors wrap
+// ErrUnauthenticated and hold nothing of the text. That the token exists is for the caller to find out.
+func Parse(prefix, text string) (id string, hash [sha256.Size]byte, err error) {
+	rest, ok := strings.CutPrefix(text, prefix+"_")
+	if !ok || len(rest) != ulid.EncodedSize+1+secretLength+1+checksumLength {
+		return "", hash, unauthenticated(errMalformed)
+	}
+	id, rest = rest[:ulid.EncodedSize], rest[ulid.EncodedSize:]
+	secret, sum := rest[1:1+secretLength], rest[2+secretLength:]
+	if rest[0] != '_' || rest[1+secretLength] != '_' || !isULID(id) || !isBase62(secret) {
+		return "", hash, unauthenticated(errMalformed)
+	}
+	if body := text[:len(text)-checksumLength-1]; checksum(body) != sum {
+		return "", hash, unauthenticated(errChecksum)
+	}
+	return id, sha256.Sum256([]byte(secret)), nil
+}
+
+// isULID tells whether id is a ULID as we write it: the library also reads lower case, which would be a second spelling.
+func isULID(id string) bool {
+	u, err := ulid.ParseStrict(id)
+	return err == nil && u.String() == id
+}
+
+func checksum(body string) string {
+	sum := crc32.ChecksumIEEE([]byte(body))
+	return base62(binary.BigEndian.AppendUint32(nil, sum), checksumLength)
+}
+
+// base62 writes b as one big-endian number, padded with zeros to width.
+func base62(b []byte, width int) string {
+	digits := new(big.Int).SetBytes(b).Text(62)
+	return strings.Repeat("0", width-len(digits)) + digits
+}
+
+func isBase62(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,154 @@
+package auth_test
+
+import (
+	"crypto/sha256"
+	"hash/crc32"
+	"math/big"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/auth"
+)
+
+var keyPattern = regexp.MustCompile(`^ak_([0-9A-HJKMNP-TV-Z]{26})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})$`)
+
+func TestAPIKey(t *testing.T) {
+	t.Run("its text has the documented form and its hash is of the secret part alone", func(t *testing.T) {
+		text, id, hash, err := auth.MintAPIKey(time.Now())
+		require.NoError(t, err)
+		parts := keyPattern.FindStringSubmatch(text)
+		require.NotNil(t, parts)
+		require.Equal(t, id, parts[1])
+		sum := sha256.Sum256([]byte(parts[2]))
+		require.Equal(t, sum[:], hash)
+	})
+	t.Run("parsing gives back what was minted, with or without ak- before it", func(t *testing.T) {
+		text, id, hash, err := auth.MintAPIKey(time.Now())
+		require.NoError(t, err)
+		for _, spelling := range []string{text, "ak-" + text} {
+			gotID, gotHash, err := auth.ParseAPIKey(spelling)
+			require.NoError(t, err)
+			require.Equal(t, id, gotID)
+			require.Equal(t, hash, gotHash[:])
+		}
+	})
+	t.Run("no two are alike", func(t *testing.T) {
+		now, ids, hashes := time.Now(), map[string]bool{}, map[string]bool{}
+		for range 1000 {
+			_, id, hash, err := auth.MintAPIKey(now)
+			require.NoError(t, err)
+			ids[id], hashes[string(hash)] = true, true
+		}
+		require.Len(t, ids, 1000)
+		require.Len(t, hashes, 1000)
+	})
+	t.Run("a time that no ULID can hold is an error", func(t *testing.T) {
+		_, _, _, err := auth.MintAPIKey(time.UnixMilli(1 << 50))
+		require.Error(t, err)
+	})
+	t.Run("a token of another prefix is refused", func(t *testing.T) {
+		text, id, _, err := auth.Mint("dp", time.Now())
+		require.NoError(t, err)
+		_, _, err = auth.ParseAPIKey(text)
+		require.ErrorIs(t, err, auth.ErrUnauthenticated)
+		_, _, err = auth.ParseAPIKey("ak" + text[2:])
+		require.ErrorIs(t, err, auth.ErrUnauthenticated, "the checksum covers the prefix")
+		got, _, err := auth.Parse("dp", text)
+		require.NoError(t, err)
+		require.Equal(t, id, got)
+	})
+	t.Run("a fixed key keeps its checksum", func(t *testing.T) {
+		text := "ak_01ARZ3NDEKTSV4RRFFQ69G5FAV_" + strings.Repeat("0", 43) + "_4EdhZZ"
+		id, _, err := auth.ParseAPIKey(text)
+		require.NoError(t, err, "keys in the field must stay valid")
+		require.Equal(t, "01ARZ3NDEKTSV4RRFFQ69G5FAV", id)
+	})
+}
+
+func TestAPIKeyWithOneWrongCharacterIsRefused(t *testing.T) {
+	text, _, _, err := auth.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	for _, key := range []string{text, "ak-" + text} {
+		for i := range key {
+			for c := range 256 {
+				if byte(c) == key[i] {
+					continue
+				}
+				wrong := key[:i] + string([]byte{byte(c)}) + key[i+1:]
+				if _, _, err := auth.ParseAPIKey(wrong); err == nil {
+					t.Fatalf("accepted with character %d of %d changed to %q", i, len(key), byte(c))
+				}
+			}
+		}
+	}
+}
+
+func TestAPIKeyOfWrongShapeIsRefused(t *testing.T) {
+	text, _, _, err := auth.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	parts := strings.Split(text, "_")
+	id, secret := parts[1], parts[2]
+	require.Equal(t, text, withChecksum("ak_"+id+"_"+secret))
+	cases := map[string]string{
+		"empty":                  "",
+		"prefix alone":           "ak_",
+		"no prefix":              text[3:],
+		"prefix twice":           "ak-ak-" + text,
+		"no checksum":            "ak_" + id + "_" + secret,
+		"a part too many":        text + "_x",
+		"truncated":              text[:len(text)-1],
+		"trailing newline":       text + "\n",
+		"leading space":          " " + text,
+		"other separators":       withChecksum("ak_" + id + "-" + secret),
+		"upper-case prefix":      withChecksum("AK_" + id + "_" + secret),
+		"lower-case ULID":        withChecksum("ak_" + strings.ToLower(id) + "_" + secret),
+		"ULID of other letters":  withChecksum("ak_" + id[:25] + "U_" + secret),
+		"ULID past its time":     withChecksum("ak_8" + id[1:] + "_" + secret),
+		"parts swapped":          withChecksum("ak_" + secret + "_" + id),
+		"secret with a dash":     withChecksum("ak_" + id + "_" + secret[1:] + "-"),
+		"secret with a NUL":      withChecksum("ak_" + id + "_" + secret[1:] + "\x00"),
+		"secret with underscore": withChecksum("ak_" + id + "_" + secret[1:] + "_"),
+		"short secret":           withChecksum("ak_" + id + "_" + secret[1:]),
+	}
+	for name, wrong := range cases {
+		t.Run(name, func(t *testing.T) {
+			id, hash, err := auth.ParseAPIKey(wrong)
+			require.ErrorIs(t, err, auth.ErrUnauthenticated)
+			require.Empty(t, id)
+			require.Zero(t, hash)
+			requireQuiet(t, err, wrong)
+		})
+	}
+}
+
+// withChecksum seals a body as the documented format says, so that nothing but the body can be what is refused.
+func withChecksum(body string) string {
+	digits := big.NewInt(int64(crc32.ChecksumIEEE([]byte(body)))).Text(62)
+	return body + "_" + strings.Repeat("0", 6-len(digits)) + digits
+}
+
+// FuzzAPIKey: parsing never panics, what parses has the documented form, and one changed byte undoes it.
+func FuzzAPIKey(f *testing.F) {
+	text, _, _, err := auth.MintAPIKey(time.Now())
+	require.NoError(f, err)
+	f.Add(text, uint(7), byte('x'))
+	f.Add("ak-"+text, uint(80), byte('_'))
+	f.Add("ak__", uint(0), byte(0))
+	f.Fuzz(func(t *testing.T, text string, at uint, c byte) {
+		if _, _, err := auth.ParseAPIKey(text); err != nil {
+			require.ErrorIs(t, err, auth.ErrUnauthenticated)
+			return
+		}
+		require.Regexp(t, keyPattern, strings.TrimPrefix(text, "ak-"))
+		wrong := []byte(text)
+		wrong[at%uint(len(text))] = c
+		if string(wrong) != text {
+			_, _, err := auth.ParseAPIKey(string(wrong))
+			require.ErrorIs(t, err, auth.ErrUnauthenticated)
+		}
+	})
+}

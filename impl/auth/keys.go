@@ -1,0 +1,235 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+const (
+	// fetchTimeout bounds one fetch of both documents; maxDocument bounds each in bytes.
+	fetchTimeout = 5 * time.Second
+	maxDocument  = 1 << 20
+	maxRedirects = 3
+	// keysMaxAge is when keys are fetched again, so that one which the issuer has withdrawn goes; keysKept is how long
+	// they serve while that fails.
+	keysMaxAge = 5 * time.Minute
+	keysKept   = time.Hour
+	// searchInterval is the least time between fetches for the sake of unknown keys: anyone can make up a key id.
+	searchInterval = 5 * time.Second
+	// retryInterval is the least time after a failed fetch when there are no keys, staleRetryInterval when there are.
+	retryInterval      = time.Second
+	staleRetryInterval = 30 * time.Second
+)
+
+// keySource holds the issuer's public keys. It is used rather than go-oidc's RemoteKeySet because that one fetches for
+// every unknown key id, never drops a key that the issuer has withdrawn, and does not say whether the fetch or the
+// signature failed.
+type keySource struct {
+	issuer  string
+	client  *http.Client
+	now     func() time.Time
+	fetches flight[*keyState]
+	state   atomic.Pointer[keyState] // written by a fetch only, and those are one at a time
+}
+
+// keyState is the outcome of the fetches so far.
+type keyState struct {
+	keys     []jose.JSONWebKey
+	fetched  time.Time // when keys were read
+	tried    time.Time // when the last fetch ended, well or not
+	searched time.Time // when the last fetch for the sake of an unknown key ended
+	err      error     // of the last fetch
+}
+
+// newKeySource returns a keySource that has fetched nothing yet.
+func newKeySource(issuer string, client *http.Client, now func() time.Time) *keySource {
+	own := http.Client{Transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DisableKeepAlives:      true, // fetches are minutes apart, and an idle connection would need an owner
+		MaxResponseHeaderBytes: 64 << 10,
+	}}
+	if client != nil {
+		own = *client
+	}
+	own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+		if !secureURL(req.URL) || len(via) > maxRedirects {
+			return errors.New("redirect refused")
+		}
+		return nil
+	}
+	s := &keySource{issuer: issuer, client: &own, now: now, fetches: flight[*keyState]{timeout: fetchTimeout}}
+	s.state.Store(&keyState{})
+	return s
+}
+
+// verify returns the payload of a JWT that one of the issuer's keys has signed. It looks for the key once more with the
+// issuer when the keys at hand do not do, which is how rotation is noticed
+// (https://openid.net/specs/openid-connect-core-1_0.html#RotateSigKeys).
+func (s *keySource) verify(ctx context.Context, jwt string) ([]byte, error) {
+	jws, err := jose.ParseSignedCompact(jwt, algorithms())
+	if err != nil {
+		return nil, unauthenticated(errAlgorithm)
+	}
+	for _, search := range []bool{false, true} {
+		keys, err := s.current(ctx, search)
+		if err != nil {
+			return nil, err
+		}
+		if payload, ok := verifyWith(keys, jws); ok {
+			return payload, nil
+		}
+	}
+	return nil, unauthenticated(errSignature)
+}
+
+// verifyWith tries the keys that may have signed: those of the token's key id, or all when it names none.
+func verifyWith(keys []jose.JSONWebKey, jws *jose.JSONWebSignature) ([]byte, bool) {
+	header := jws.Signatures[0].Protected
+	for i := range keys {
+		key := &keys[i]
+		if header.KeyID != "" && key.KeyID != header.KeyID || key.Algorithm != "" && key.Algorithm != header.Algorithm {
+			continue
+		}
+		if payload, err := jws.Verify(key); err == nil {
+			return payload, true
+		}
+	}
+	return nil, false
+}
+
+// current returns the keys, fetching them first when that is due. Search asks for keys beyond those at hand. Callers
+// share one fetch.
+func (s *keySource) current(ctx context.Context, search bool) ([]jose.JSONWebKey, error) {
+	state := s.state.Load()
+	if state.due(s.now(), search) {
+		var err error
+		state, err = s.fetches.do(ctx, "", func(ctx context.Context) (*keyState, error) {
+			return s.refresh(ctx, search), nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrIssuerUnavailable, err)
+		}
+	}
+	if state.err != nil && (search || !state.usable(s.now())) {
+		return nil, fmt.Errorf("%w: %w", ErrIssuerUnavailable, state.err)
+	}
+	return state.keys, nil
+}
+
+// due tells whether the next fetch may be made.
+func (k *keyState) due(now time.Time, search bool) bool {
+	switch {
+	case k.err == nil && search:
+		return now.Sub(k.searched) >= searchInterval
+	case k.err == nil:
+		return now.Sub(k.tried) >= keysMaxAge
+	case search || !k.usable(now):
+		return now.Sub(k.tried) >= retryInterval
+	default:
+		return now.Sub(k.tried) >= staleRetryInterval
+	}
+}
+
+func (k *keyState) usable(now time.Time) bool {
+	return len(k.keys) > 0 && now.Sub(k.fetched) < keysKept
+}
+
+// refresh fetches, unless a fetch that ended meanwhile has made that undue. A failure keeps the keys at hand.
+func (s *keySource) refresh(ctx context.Context, search bool) *keyState {
+	state := s.state.Load()
+	if !state.due(s.now(), search) {
+		return state
+	}
+	keys, err := s.fetch(ctx)
+	now := s.now()
+	next := &keyState{keys: keys, fetched: now, tried: now, searched: state.searched, err: err}
+	if err != nil {
+		next.keys, next.fetched = state.keys, state.fetched
+	}
+	if search {
+		next.searched = now
+	}
+	s.state.Store(next)
+	return next
+}
+
+// fetch reads the discovery document (https://openid.net/specs/openid-connect-discovery-1_0.html) and the key set that
+// it names: both each time, so that a key set that has moved is found.
+func (s *keySource) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
+	var discovery struct {
+		Issuer  string `json:"issuer"`
+		KeysURL string `json:"jwks_uri"`
+	}
+	err := s.get(ctx, strings.TrimSuffix(s.issuer, "/")+"/.well-known/openid-configuration", &discovery)
+	if err != nil {
+		return nil, fmt.Errorf("discovery document: %w", err)
+	}
+	if discovery.Issuer != s.issuer {
+		return nil, errors.New("discovery document: names another issuer than the one configured")
+	}
+	if u, err := url.Parse(discovery.KeysURL); err != nil || !secureURL(u) {
+		return nil, errors.New("discovery document: jwks_uri is not an https URL")
+	}
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := s.get(ctx, discovery.KeysURL, &set); err != nil {
+		return nil, fmt.Errorf("key set: %w", err)
+	}
+	keys := publicKeys(set.Keys)
+	if len(keys) == 0 {
+		return nil, errors.New("key set: has no key that can verify a signature")
+	}
+	return keys, nil
+}
+
+// publicKeys returns the keys of a set that can verify a signature. Those of a kind not known here are passed over, as
+// RFC 7517, section 5 has it.
+func publicKeys(set []json.RawMessage) []jose.JSONWebKey {
+	var keys []jose.JSONWebKey
+	for _, raw := range set {
+		var key jose.JSONWebKey
+		if json.Unmarshal(raw, &key) == nil && key.Valid() && key.IsPublic() && key.Use != "enc" {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// get reads a JSON document into to. Its errors quote nothing of the answer.
+func (s *keySource) get(ctx context.Context, from string, to any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("answered with status %d", resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	if err != nil {
+		return err
+	}
+	if len(body) > maxDocument {
+		return fmt.Errorf("is longer than %d bytes", maxDocument)
+	}
+	if json.Unmarshal(body, to) != nil {
+		return errors.New("is not the JSON document expected")
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package auth_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/auth/authtest"
+)
+
+// ann is what a session token says of its bearer.
+func ann(changes map[string]any) map[string]any {
+	claims := map[string]any{"customer_id": "acme", "sub": "ann", "project_id": "prod"}
+	maps.Copy(claims, changes)
+	return claims
+}
+
+// oidcSessions returns an Authenticator that accepts the issuer's tokens and no API key.
+func oidcSessions(t testing.TB, issuer *authtest.Issuer, now *clock) *auth.Authenticator {
+	t.Helper()
+	oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience, Now: now.Now})
+	require.NoError(t, err)
+	return auth.New(auth.Config{Tokens: newTokens(), OIDC: oidc, Now: now.Now})
+}
+
+func TestSessionToken(t *testing.T) {
+	t.Run("it opens a session with its claims until it expires", func(t *testing.T) {
+		issuer, now := authtest.NewIssuer(t), newClock()
+		a := oidcSessions(t, issuer, now)
+		expiry := now.Now().Add(time.Minute).Truncate(time.Second)
+		p, err := a.Authenticate(t.Context(), bearer(issuer.Sign(ann(map[string]any{"exp": expiry.Unix()}))))
+		require.NoError(t, err)
+		require.True(t, p.ExpiresAt.Equal(expiry))
+		p.ExpiresAt = time.Time{}
+		require.Equal(t, auth.Principal{
+			CustomerID: "acme", UserID: "ann", ProjectID: "prod", Method: auth.MethodOIDC,
+		}, p)
+	})
+	t.Run("its claims have the names configured", func(t *testing.T) {
+		issuer := authtest.NewIssuer(t)
+		names, err := auth.ParseClaimNames("customer=org_id,user=login,project=https://acme.example/project")
+		require.NoError(t, err)
+		oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience, Claims: names})
+		require.NoError(t, err)
+		a := auth.New(auth.Config{OIDC: oidc})
+		p, err := a.Authenticate(t.Context(), bearer(issuer.Sign(map[string]any{
+			"sub": "auth0|1", "org_id": "acme", "login": "ann.b", "https://acme.example/project": "prod",
+		})))
+		require.NoError(t, err)
+		require.Equal(t, "acme", p.CustomerID)
+		require.Equal(t, "ann.b", p.UserID)
+		require.Equal(t, "prod", p.ProjectID)
+	})
+	t.Run("one claim may serve as two ids", func(t *testing.T) {
+		issuer := authtest.NewIssuer(t)
+		oidc, err := auth.NewOIDC(auth.OIDCConfig{
+			Issuer: issuer.URL, Audience: authtest.Audience,
+			Claims: auth.ClaimNames{Customer: "org", Project: "org"},
+		})
+		require.NoError(t, err)
+		a := auth.New(auth.Config{OIDC: oidc})
+		p, err := a.Authenticate(t.Context(), bearer(issuer.Sign(map[string]any{"sub": "ann", "org": "acme"})))
+		require.NoError(t, err)
+		require.Equal(t, "acme", p.CustomerID)
+		require.Equal(t, "acme", p.ProjectID)
+	})
+	t.Run("ours may be one of several audiences", func(t *testing.T) {
+		issuer := authtest.NewIssuer(t)
+		token := issuer.Sign(ann(map[string]any{"aud": []string{"other", authtest.Audience}}))
+		_, err := oidcSessions(t, issuer, newClock()).Authenticate(t.Context(), bearer(token))
+		require.NoError(t, err)
+	})
+	t.Run("it is verified once a minute, and never served from its expiry on", func(t *testing.T) {
+		issuer, now := authtest.NewIssuer(t), newClock()
+		a := oidcSessions(t, issuer, now)
+		expiry := now.Now().Truncate(time.Second).Add(30 * time.Second)
+		short := issuer.Sign(ann(map[string]any{"exp": expiry.Unix()}))
+		_, err := a.Authenticate(t.Context(), bearer(short))
+		require.NoError(t, err)
+		now.Advance(expiry.Sub(now.Now()) - time.Nanosecond)
+		_, err = a.Authenticate(t.Context(), bearer(short))
+		require.NoError(t, err)
+		now.Advance(time.Nanosecond)
+		requireRefused(t, a, bearer(short))
+	})
+}
+
+func TestSessionTokenRefused(t *testing.T) {
+	issuer, now := authtest.NewIssuer(t), newClock()
+	a := oidcSessions(t, issuer, now)
+	at := func(d time.Duration) int64 { return now.Now().Add(d).Unix() }
+
+	for name, claims := range map[string]map[string]any{
+		"another audience":              {"aud": "billing"},
+		"no audience":                   {"aud": nil},
+		"audience in other case":        {"aud": "AIKEYS"},
+		"another issuer":                {"iss": "https://issuer.example"},
+		"no issuer":                     {"iss": nil},
+		"issuer with a slash more":      {"iss": issuer.URL + "/"},
+		"expired":                       {"exp": at(-time.Second)},
+		"expires this second":           {"exp": at(0)},
+		"no expiry":                     {"exp": nil},
+		"expiry zero":                   {"exp": 0},
+		"expiry is no number":           {"exp": "tomorrow"},
+		"not before a time to come":     {"nbf": at(6 * time.Minute)},
+		"not-before is no number":       {"nbf": "soon"},
+		"no customer":                   {"customer_id": ""},
+		"customer missing":              {"customer_id": nil},
+		"customer is a number":          {"customer_id": 7},
+		"customer is a list":            {"customer_id": []string{"acme"}},
+		"customer is an object":         {"customer_id": map[string]any{"id": "acme"}},
+		"customer means mine":           {"customer_id": "-"},
+		"customer climbs a path":        {"customer_id": ".."},
+		"customer with a slash":         {"customer_id": "acme/x"},
+		"customer with a newline":       {"customer_id": "acme\n"},
+		"customer with a NUL":           {"customer_id": "acme\x00"},
+		"customer of other letters":     {"customer_id": "аcme"},
+		"customer too long":             {"customer_id": strings.Repeat("a", 65)},
+		"project missing":               {"project_id": nil},
+		"project with a space":          {"project_id": "pr od"},
+		"user missing":                  {"sub": nil},
+		"user with a bar":               {"sub": "auth0|507f1f77bcf86cd799439011"},
+		"user is an e-mail address":     {"sub": "ann@acme.example"},
+		"audience in a second spelling": {"aud": "billing", "Aud": authtest.Audience},
+		"expiry in a second spelling":   {"exp": at(-time.Hour), "EXP": at(time.Hour)},
+		"issuer in a folded spelling":   {"iſs": issuer.URL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			requireRefused(t, a, bearer(issuer.Sign(ann(claims))))
+		})
+	}
+	t.Run("claims that are no object", func(t *testing.T) {
+		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: issuer.Key()}, nil)
+		require.NoError(t, err)
+		for _, payload := range []string{`[]`, `"ann"`, `null`, ``, `{`, `{"iss":"` + issuer.URL + `"`} {
+			jws, err := signer.Sign([]byte(payload))
+			require.NoError(t, err)
+			token, err := jws.CompactSerialize()
+			require.NoError(t, err)
+			requireRefused(t, a, bearer(token))
+		}
+	})
+	t.Run("the log can tell the reasons apart", func(t *testing.T) {
+		reasons := map[string]bool{}
+		for _, claims := range []map[string]any{
+			{"aud": "billing"}, {"iss": "https://issuer.example"}, {"exp": at(-time.Hour)},
+			{"customer_id": ""}, {"sub": "auth0|1"}, {"project_id": ""}, {"Iss": "x"},
+		} {
+			reasons[requireRefused(t, a, bearer(issuer.Sign(ann(claims)))).Error()] = true
+		}
+		require.Len(t, reasons, 7)
+	})
+}
+
+func TestForgedSessionTokenIsRefused(t *testing.T) {
+	issuer := authtest.NewIssuer(t)
+	a := oidcSessions(t, issuer, newClock())
+	genuine := issuer.Sign(ann(nil))
+	_, err := a.Authenticate(t.Context(), bearer(genuine))
+	require.NoError(t, err)
+
+	parts := strings.Split(genuine, ".")
+	encode := base64.RawURLEncoding.EncodeToString
+	key := issuer.Key()
+	forger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+
+	t.Run("algorithm none", func(t *testing.T) {
+		for _, alg := range []string{"none", "None", "NONE", ""} {
+			header := encode([]byte(`{"alg":"` + alg + `","kid":"` + key.KeyID + `"}`))
+			for _, signature := range []string{"", parts[2]} {
+				err := requireRefused(t, a, bearer(header+"."+parts[1]+"."+signature))
+				require.ErrorContains(t, err, "algorithm", "no key is tried")
+			}
+		}
+	})
+	t.Run("HS256 with the public key as the secret", func(t *testing.T) {
+		der, err := x509.MarshalPKIXPublicKey(key.Public().Key)
+		require.NoError(t, err)
+		jwk, err := json.Marshal(key.Public())
+		require.NoError(t, err)
+		block := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+		for _, secret := range [][]byte{der, block, jwk} {
+			shared := jose.JSONWebKey{Key: secret, KeyID: key.KeyID, Algorithm: string(jose.HS256)}
+			err := requireRefused(t, a, bearer(authtest.SignWith(t, shared, issuer.Claims(ann(nil)))))
+			require.ErrorContains(t, err, "algorithm", "no key is tried")
+		}
+	})
+	t.Run("another key under the issuer's key id, or none", func(t *testing.T) {
+		for _, kid := range []string{key.KeyID, ""} {
+			forged := jose.JSONWebKey{Key: forger, KeyID: kid, Algorithm: string(jose.ES256)}
+			requireRefused(t, a, bearer(authtest.SignWith(t, forged, issuer.Claims(ann(nil)))))
+		}
+	})
+	t.Run("a key that the token brings along", func(t *testing.T) {
+		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: forger}, &jose.SignerOptions{EmbedJWK: true})
+		require.NoError(t, err)
+		payload, err := json.Marshal(issuer.Claims(ann(nil)))
+		require.NoError(t, err)
+		jws, err := signer.Sign(payload)
+		require.NoError(t, err)
+		token, err := jws.CompactSerialize()
+		require.NoError(t, err)
+		requireRefused(t, a, bearer(token))
+	})
+	t.Run("a changed payload, signature or header", func(t *testing.T) {
+		payload, err := json.Marshal(issuer.Claims(ann(map[string]any{"sub": "root"})))
+		require.NoError(t, err)
+		requireRefused(t, a, bearer(parts[0]+"."+encode(payload)+"."+parts[2]))
+		requireRefused(t, a, bearer(parts[0]+"."+parts[1]+"."))
+		requireRefused(t, a, bearer(parts[0]+"."+parts[1]+"."+encode(make([]byte, 64))))
+		critical := encode([]byte(`{"alg":"ES256","crit":["x"],"x":1,"kid":"` + key.KeyID + `"}`))
+		requireRefused(t, a, bearer(critical+"."+parts[1]+"."+parts[2]))
+	})
+}
+
+func TestSessionTokenAlgorithms(t *testing.T) {
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	require.NoError(t, err)
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	require.NoError(t, err)
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(t, err)
+
+	for algorithm, key := range map[jose.SignatureAlgorithm]crypto.Signer{
+		jose.RS256: rsaKey, jose.RS384: rsaKey, jose.RS512: rsaKey,
+		jose.PS256: rsaKey, jose.PS384: rsaKey, jose.PS512: rsaKey,
+		jose.ES384: p384, jose.ES512: p521, jose.EdDSA: edKey,
+	} {
+		t.Run(string(algorithm), func(t *testing.T) {
+			issuer := authtest.NewIssuer(t)
+			issuer.RotateTo(key, algorithm)
+			_, err := oidcSessions(t, issuer, newClock()).Authenticate(t.Context(), bearer(issuer.Sign(ann(nil))))
+			require.NoError(t, err)
+		})
+	}
+	t.Run("a key serves only the algorithm that it is published for", func(t *testing.T) {
+		issuer := authtest.NewIssuer(t)
+		issuer.RotateTo(rsaKey, jose.PS256)
+		other := issuer.Key()
+		other.Algorithm = string(jose.RS256)
+		requireRefused(t, oidcSessions(t, issuer, newClock()),
+			bearer(authtest.SignWith(t, other, issuer.Claims(ann(nil)))))
+	})
+}

@@ -1,7 +1,0 @@
-package session
-
-// CacheLen returns the number of cached sessions.
-func (a *Authenticator) CacheLen() int {
-	a.cache.CleanUp()
-	return a.cache.EstimatedSize()
-}

@@ -1,0 +1,99 @@
+// Package telemetry tells operators how the service is doing. It serves liveness, readiness and metrics on a listener of
+// its own, without authentication: fixed words, counts and times, nothing secret. It exports spans by OTLP over HTTP when
+// the standard OTEL_* variables name a collector. It holds no global state. It may import models, impl/httpapi and
+// impl/auth.
+package telemetry
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// State is a word on one thing that readiness depends on. Every word but OK means not ready, unless the check may fail.
+type State string
+
+// The states.
+const (
+	OK          State = "ok"
+	Starting    State = "starting"
+	Unavailable State = "unavailable"
+	Pending     State = "pending"
+	Draining    State = "draining"
+)
+
+// Probe finds a state out. It is called by many goroutines at once.
+type Probe func(ctx context.Context) State
+
+// Check is one thing that readiness depends on.
+type Check struct {
+	Name  string
+	Probe Probe
+	// MayFail tells whether the service is ready although the state is not OK, which is told all the same; nil is never.
+	MayFail func() bool
+}
+
+// scrapes bounds how many scrapes of the metrics are answered at once.
+const scrapes = 4
+
+// NewHandler answers /healthz with 200 while the process lives, /readyz with 200 or 503 and the states of the checks, and
+// /metrics with what metrics gathers.
+func NewHandler(metrics prometheus.Gatherer, checks []Check) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("ok\n")) // a prober that is gone can be told nothing
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { writeReadiness(w, r, checks) })
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+		MaxRequestsInFlight: scrapes, EnableOpenMetrics: true,
+	}))
+	return mux
+}
+
+type readiness struct {
+	Ready  bool             `json:"ready"`
+	Checks map[string]State `json:"checks"`
+}
+
+func writeReadiness(w http.ResponseWriter, r *http.Request, checks []Check) {
+	found := readiness{Ready: true, Checks: make(map[string]State, len(checks))}
+	for _, check := range checks {
+		state := check.Probe(r.Context())
+		found.Checks[check.Name] = state
+		found.Ready = found.Ready && (state == OK || check.MayFail != nil && check.MayFail())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	if !found.Ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(found) // a prober that is gone can be told nothing
+}
+
+// Cached asks probe at most once in keep, and ends its context after timeout, however many ask at once: probing costs
+// the database nothing to speak of. A prober that leaves does not fail the others.
+func Cached(probe Probe, timeout, keep time.Duration) Probe {
+	var (
+		mu    sync.Mutex
+		state State
+		until time.Time
+	)
+	return func(ctx context.Context) State {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Now().Before(until) {
+			return state
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		defer cancel()
+		state = probe(ctx)
+		until = time.Now().Add(keep)
+		return state
+	}
+}

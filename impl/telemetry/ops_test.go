@@ -1,0 +1,121 @@
+package telemetry_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/telemetry"
+)
+
+func get(t *testing.T, handler http.Handler, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody))
+	return recorder
+}
+
+func fixed(state telemetry.State) telemetry.Probe {
+	return func(context.Context) telemetry.State { return state }
+}
+
+func TestReadinessNeedsEveryCheck(t *testing.T) {
+	cases := map[string]struct {
+		database, keyset telemetry.State
+		status           int
+	}{
+		"all well":           {telemetry.OK, telemetry.OK, http.StatusOK},
+		"first is not":       {telemetry.Unavailable, telemetry.OK, http.StatusServiceUnavailable},
+		"last is not":        {telemetry.OK, telemetry.Pending, http.StatusServiceUnavailable},
+		"a word of no check": {"", telemetry.OK, http.StatusServiceUnavailable},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			handler := telemetry.NewHandler(prometheus.NewRegistry(), []telemetry.Check{
+				{Name: "database", Probe: fixed(tc.database)}, {Name: "keyset", Probe: fixed(tc.keyset)},
+			})
+			got := get(t, handler, "/readyz")
+			require.Equal(t, tc.status, got.Code)
+			require.Equal(t, "application/json", got.Header().Get("Content-Type"))
+			var body map[string]any
+			require.NoError(t, json.Unmarshal(got.Body.Bytes(), &body))
+			require.Equal(t, map[string]any{
+				"ready":  tc.status == http.StatusOK,
+				"checks": map[string]any{"database": string(tc.database), "keyset": string(tc.keyset)},
+			}, body)
+			require.Equal(t, http.StatusOK, get(t, handler, "/healthz").Code, "it lives whether it is ready or not")
+		})
+	}
+}
+
+func TestACheckThatMayFailIsToldAndDoesNotEndReadiness(t *testing.T) {
+	for mayFail, status := range map[bool]int{true: http.StatusOK, false: http.StatusServiceUnavailable} {
+		handler := telemetry.NewHandler(prometheus.NewRegistry(), []telemetry.Check{
+			{Name: "keyset", Probe: fixed(telemetry.Unavailable), MayFail: func() bool { return mayFail }},
+		})
+		got := get(t, handler, "/readyz")
+		require.Equal(t, status, got.Code)
+		require.JSONEq(t, fmt.Sprintf(`{"ready":%t,"checks":{"keyset":"unavailable"}}`, mayFail), got.Body.String())
+	}
+}
+
+func TestTheListenerServesNothingElse(t *testing.T) {
+	handler := telemetry.NewHandler(prometheus.NewRegistry(), nil)
+	require.Equal(t, http.StatusNotFound, get(t, handler, "/debug/pprof/").Code)
+	require.Equal(t, http.StatusNotFound, get(t, handler, "/").Code)
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/readyz", http.NoBody))
+	require.Equal(t, http.StatusMethodNotAllowed, recorder.Code)
+}
+
+func TestProbersCantHammer(t *testing.T) {
+	var asked atomic.Int64
+	probe := telemetry.Cached(func(context.Context) telemetry.State {
+		asked.Add(1)
+		time.Sleep(10 * time.Millisecond)
+		return telemetry.OK
+	}, time.Second, time.Hour)
+	var group sync.WaitGroup
+	for range 50 {
+		group.Go(func() { _ = probe(t.Context()) })
+	}
+	group.Wait()
+	require.EqualValues(t, 1, asked.Load())
+}
+
+func TestACachedStateExpires(t *testing.T) {
+	var asked atomic.Int64
+	probe := telemetry.Cached(func(context.Context) telemetry.State {
+		asked.Add(1)
+		return telemetry.OK
+	}, time.Second, time.Nanosecond)
+	probe(t.Context())
+	time.Sleep(time.Millisecond)
+	probe(t.Context())
+	require.EqualValues(t, 2, asked.Load())
+}
+
+func TestAProbeEndsByItsTimeoutAndNotByItsProber(t *testing.T) {
+	var deadline time.Duration
+	probe := telemetry.Cached(func(ctx context.Context) telemetry.State {
+		if ctx.Err() != nil {
+			return telemetry.Unavailable
+		}
+		end, _ := ctx.Deadline()
+		deadline = time.Until(end)
+		return telemetry.OK
+	}, 7*time.Second, time.Hour)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	require.Equal(t, telemetry.OK, probe(gone), "a prober that leaves must not make the service look down to the others")
+	require.InDelta(t, 7, deadline.Seconds(), 1)
+}

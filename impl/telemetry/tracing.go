@@ -1,0 +1,112 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// The variables that say where to send spans
+// (https://opentelemetry.io/docs/specs/otel/protocol/exporter/). The exporter reads the others, such as
+// OTEL_EXPORTER_OTLP_HEADERS, and the SDK OTEL_TRACES_SAMPLER, by themselves.
+const (
+	envEndpoint       = "OTEL_EXPORTER_OTLP_ENDPOINT"
+	envTracesEndpoint = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+	envProtocol       = "OTEL_EXPORTER_OTLP_PROTOCOL"
+	envTracesProtocol = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+
+	tracesPath = "/v1/traces"
+	protocol   = "http/protobuf"
+)
+
+// Endpoint returns the URL to post spans to, empty when no variable names one.
+func Endpoint(getenv func(name string) string) (string, error) {
+	name, endpoint := envTracesEndpoint, getenv(envTracesEndpoint)
+	if endpoint == "" {
+		name, endpoint = envEndpoint, getenv(envEndpoint)
+	}
+	if endpoint == "" {
+		return "", nil
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", fmt.Errorf("%s must be an http:// or https:// URL", name)
+	}
+	for _, name := range []string{envProtocol, envTracesProtocol} {
+		if p := getenv(name); p != "" && p != protocol {
+			return "", fmt.Errorf("%s must be %s, the one protocol that is supported", name, protocol)
+		}
+	}
+	if name == envEndpoint {
+		u.Path = strings.TrimSuffix(u.Path, "/") + tracesPath
+	}
+	return u.String(), nil
+}
+
+// Config is what a Provider needs; all of it.
+type Config struct {
+	// Endpoint is the URL that spans are posted to.
+	Endpoint string
+	// Service and Version name the sender.
+	Service, Version string
+	Log              *slog.Logger
+}
+
+// Provider makes tracers and sends their spans in batches, from a goroutine that Shutdown ends.
+type Provider struct{ sdk *sdktrace.TracerProvider }
+
+// New returns a Provider. It connects to nothing yet.
+func New(ctx context.Context, cfg Config) (*Provider, error) {
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(cfg.Endpoint))
+	if err != nil {
+		return nil, fmt.Errorf("trace exporter: %w", err)
+	}
+	return &Provider{sdktrace.NewTracerProvider(
+		sdktrace.WithBatcher(&reporting{SpanExporter: exporter, log: cfg.Log}),
+		sdktrace.WithResource(resource.NewSchemaless(
+			attribute.String("service.name", cfg.Service), attribute.String("service.version", cfg.Version),
+		)),
+	)}, nil
+}
+
+// Tracer returns a tracer that names itself.
+func (p *Provider) Tracer(name string) trace.Tracer { return p.sdk.Tracer(name) }
+
+// Shutdown sends what is left, until ctx ends, and ends the Provider.
+func (p *Provider) Shutdown(ctx context.Context) error {
+	if err := p.sdk.Shutdown(ctx); err != nil {
+		return fmt.Errorf("flush traces: %w", err)
+	}
+	return nil
+}
+
+// reporting keeps an exporter's errors from the SDK's global handler. It logs the first of a row of failures and the end
+// of the row: a collector that is down must not fill the log.
+type reporting struct {
+	sdktrace.SpanExporter
+	log     *slog.Logger
+	failing atomic.Bool
+}
+
+// ExportSpans implements sdktrace.SpanExporter.
+func (r *reporting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := r.SpanExporter.ExportSpans(ctx, spans)
+	switch {
+	case errors.Is(err, context.Canceled): // the end of the process says nothing of the collector
+	case err != nil && !r.failing.Swap(true):
+		r.log.WarnContext(ctx, "traces are not exported", slog.String("error", err.Error()))
+	case err == nil && r.failing.Swap(false):
+		r.log.InfoContext(ctx, "traces are exported again")
+	}
+	return nil
+}
