@@ -76,27 +76,25 @@ lint-spec: tools/lint/node_modules/.package-lock.json ## Check the OpenAPI docum
 breaking: bin/oasdiff ## Check the OpenAPI documents against the released ones
 	@tools/breaking.sh
 
-generate: bin/oapi-codegen ## Generate the Go code of gen/ and sdk/go from spec/
-	@tools/generate.sh
-	@sdk/go/generate.sh
+generate: ## Generate everything that is made from spec/: gen/, the Go SDK's core, the API documents as JSON
+	@go generate ./...
 
-verify-generate: bin/oapi-codegen ## Check that gen/ in git is what spec/ generates
+verify-generate: ## Check that the generated files in git are what spec/ generates
 	@tools/verify-generate.sh
 
 check: ## Run everything that CI runs
 	@.ci/run
 
-tools: bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
+tools: bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
 	rm -rf bin dist impl/docsite/browsertest/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
 
-# The tools are pinned in a module of their own and built once: golangci-lint takes a minute.
-bin/oapi-codegen: tool := github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
+# These tools are pinned in tools/go.mod and built once: golangci-lint takes a minute. The code generator is a tool of go.mod.
 bin/oasdiff: tool := github.com/oasdiff/oasdiff
 bin/golangci-lint: tool := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 bin/gotestsum: tool := gotest.tools/gotestsum
-bin/oapi-codegen bin/oasdiff bin/golangci-lint bin/gotestsum: tools/go.mod tools/go.sum
+bin/oasdiff bin/golangci-lint bin/gotestsum: tools/go.mod tools/go.sum
 	go -C tools build -o ../bin/ $(tool)
 	@touch $@
 

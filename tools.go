@@ -10,8 +10,15 @@
 //
 // layout_test.go says who may import whom, and enforces it.
 //
-// The code generator, the linters and the check for breaking changes are pinned in tools/go.mod, a module of its own
-// that keeps their dependencies out of ours. make generate builds the generator from there and runs it.
+// The code generator is pinned in go.mod, as the tool
+//
+//	github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
+//
+// "go tool oapi-codegen" builds and runs that version. "make generate", which is "go generate ./...", runs it for every
+// document of spec; the go:generate lines are in the packages whose files they write. The programs do not link it. The
+// linters, the test runner and the check for breaking changes are pinned in tools/go.mod, so that their hundreds of
+// dependencies stay out of ours.
 package aikeys
 
-//go:generate make generate
+// The Go SDK is a module of its own, which "go generate ./..." does not enter.
+//go:generate sdk/go/generate.sh

@@ -1,4 +1,9 @@
-// Package dataplane is the API of spec/dataplane.yaml in Go: types, the strict server's interface and routes, a client, and
-// the document itself. make generate writes all but this file; overlay.yaml names the type of the document's secrets.
+// Package dataplane is the data-plane API, spec/dataplane.yaml, in Go: its types, the server's interface and routes, a client, and the embedded
+// document. "make generate" writes every file but this one; overlay.yaml gives secrets a type that can't be printed.
 // It may import internal/secret.
 package dataplane
+
+//go:generate go tool oapi-codegen -config types.cfg.yaml ../../spec/dataplane.yaml
+//go:generate go tool oapi-codegen -config server.cfg.yaml ../../spec/dataplane.yaml
+//go:generate go tool oapi-codegen -config client.cfg.yaml ../../spec/dataplane.yaml
+//go:generate go tool oapi-codegen -config document.cfg.yaml ../../spec/dataplane.yaml
