@@ -128,5 +128,3 @@ var sqliteChanges = changesSQL(sqlitePosition, sqliteUnseen)
 var sqliteFetch, sqliteFetchByID = fetchSQL(sqlitePosition, sqliteNewest)
 
 func (e *sqliteEngine) fetchSQL() (forCaller, byID string) { return sqliteFetch, sqliteFetchByID }
-
-func (e *sqliteEngine) memory() *fetchMemory { return nil }

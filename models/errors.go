@@ -22,8 +22,6 @@ var (
 	ErrLastOwner = errors.New("project would have no owner")
 	// ErrIdempotencyReuse says that an idempotency key came back with another request.
 	ErrIdempotencyReuse = errors.New("idempotency key used for another request")
-	// ErrChanged says that what was remembered may be so no longer.
-	ErrChanged = errors.New("changed since it was read")
 	// ErrUnavailable says that the database cannot be reached or has no connection free; a retry may work.
 	ErrUnavailable = errors.New("database unavailable")
 )

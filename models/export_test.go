@@ -4,10 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"sync/atomic"
-	"testing"
-	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/pressly/goose/v3"
 )
 
@@ -87,7 +84,7 @@ var ErrUnannounced = errUnannounced
 // Queued returns how many writes wait for SQLite's writer.
 func Queued(s *Store) int {
 	if e, ok := s.engine.(*sqliteEngine); ok {
-		return len(e.writer.queue)
+		return e.writer.worker.Waiting()
 	}
 	return 0
 }
@@ -107,50 +104,6 @@ func FetchSQL(s *Store) (forCaller, byID string) { return s.fetchSQL() }
 // ChangesSQL is the statement for what a position lacks, with $N parameters, and its arguments.
 func ChangesSQL(s *Store, since Position, limit int) (statement string, args []any) {
 	return s.changes(since, limit)
-}
-
-// SetMemoryAge has a store take all that it remembers of fetches for so old.
-func SetMemoryAge(s *Store, age time.Duration) {
-	m := s.memory()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.age = func(time.Time) time.Duration { return age }
-}
-
-// The bounds of what is remembered, and of the changes that are looked at for a group.
-const (
-	RememberFor   = rememberFor
-	MaxRemembered = maxRemembered
-	MaxUnseen     = maxUnseen
-)
-
-// RecordFetchesSQL is the statement that records a group of fetches, with $N parameters.
-const RecordFetchesSQL = recordFetches
-
-// AsideConn is a connection to Postgres of those that no request takes, until the test ends.
-func AsideConn(ctx context.Context, t testing.TB, s *Store) *pgx.Conn {
-	t.Helper()
-	p, ok := s.engine.(*postgresEngine)
-	if !ok {
-		t.Fatal("not on Postgres")
-	}
-	conn, err := p.side.Acquire(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Release)
-	return conn.Conn()
-}
-
-// MemorySize is how much a store remembers of fetches, in units.
-func MemorySize(s *Store) int {
-	m := s.memory()
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if m.term == nil {
-		return 0
-	}
-	return m.term.size + len(m.term.customers)
 }
 
 // Contains tells whether a position has all of another.

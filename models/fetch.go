@@ -15,12 +15,7 @@ type Fetched struct {
 	Own, Project Key
 	// AsOf is the position at which it was found, in text.
 	AsOf string
-	// rests is the memory that it is from; nil where it was read.
-	rests *recollection
 }
-
-// Remembered tells whether it is from memory: then RecordRemembered says whether it is still so.
-func (f Fetched) Remembered() bool { return f.rests != nil }
 
 // The statement of a fetch: the data plane, the caller, the policy and the newest keys at once. Its parameters are
 // callerArgs, the provider and the data plane.
@@ -55,7 +50,7 @@ func servingFields(k *Key) []any {
 // fetchSQL is the statement of an engine, by its expressions for the position and for the newest keys; byID that for a key's id.
 func fetchSQL(position, newest string) (forCaller, byID string) {
 	own := strings.ReplaceAll(servingColumns, "k.", "o.")
-	return fetchHead + callerColumns + `, COALESCE(t.expires_at, 0), ` + fetchPolicy + `, ` + own + `, ` + servingColumns + `, ` + position +
+	return fetchHead + callerColumns + `, ` + fetchPolicy + `, ` + own + `, ` + servingColumns + `, ` + position +
 			` FROM ` + callerJoins + "\n" + fetchTail + fmt.Sprintf(newest, "$5", "''"),
 		fetchHead + `m.user_id IS NOT NULL, ` + keyColumns + `, k.envelope, COALESCE(k.kek_id, ''), ` + position + ` FROM (SELECT 1) AS one` + "\n" + fetchByID
 }
@@ -69,13 +64,9 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 		live            bool
 		customers, byPr string
 		asOf            string
-		sessionEnds     int64
 		p               = &found.Policy
 	)
-	memory := s.memory()
-	about := memory.about(c.CustomerID)
-	defer memory.leave(about)
-	fields := []any{&live, &customers, &who.live, &who.role, &sessionEnds, &p.UserKeys, &byPr, &p.OnBadKey}
+	fields := []any{&live, &customers, &who.live, &who.role, &p.UserKeys, &byPr, &p.OnBadKey}
 	fields = append(append(append(fields, servingFields(&found.Own)...), servingFields(&found.Project)...), &asOf)
 	sql, _ := s.fetchSQL()
 	err := s.lookUp(ctx, sql, append(callerArgs(c, now), provider, dataPlaneID), func(row scanner) error { return row.Scan(fields...) })
@@ -101,13 +92,7 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 		return Fetched{}, err
 	}
 	found.AsOf = at.String()
-	memory.keep(about, at, d, question{c, provider}, answer{found, sessionEnds})
 	return found, nil
-}
-
-// Remembered returns what a fetch found a moment ago, where that is known. It may have changed since: RecordRemembered tells.
-func (s *Store) Remembered(dataPlaneID string, c Caller, provider string, now int64) (Fetched, bool) {
-	return s.memory().recall(dataPlaneID, question{c, provider}, now)
 }
 
 // place says whose key it is, which the statement was told and does not tell again.

@@ -30,17 +30,9 @@ const fetchColumns = `at, data_plane_id, customer_id, project_id, user_id, token
 // RecordFetch stores the record of a fetch. It has been committed when RecordFetch returns, and so outlives this process; on
 // Postgres the commit may be a moment short of the disk, which a crash of the database server would lose.
 func (s *Store) RecordFetch(ctx context.Context, r FetchRecord) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
 	return s.classify(s.recordFetch(ctx, r))
-}
-
-// RecordRemembered is RecordFetch for a fetch whose answer was [Store.Remembered]. It returns the position as of which the
-// answer is still so; with ErrChanged it may be so no longer, nothing was recorded, and the fetch has to read.
-func (s *Store) RecordRemembered(ctx context.Context, r FetchRecord, found Fetched) (asOf string, err error) {
-	if !found.Remembered() {
-		return "", ErrChanged // nothing would be looked at
-	}
-	asOf, err = s.recordRemembered(ctx, r, found)
-	return asOf, s.classify(err)
 }
 
 // ListFetches returns a page of a project's fetches, newest first. before is the id of the last one of the page before; zero
@@ -66,8 +58,6 @@ func (tx *Tx) ForgetFetches(before int64, limit int) (int64, error) {
 }
 
 func (e *sqliteEngine) recordFetch(ctx context.Context, r FetchRecord) error {
-	ctx, cancel := context.WithTimeout(ctx, e.timeout)
-	defer cancel()
 	return e.writer.do(ctx, func(tx *Tx) error {
 		_, err := tx.exec(`INSERT INTO fetches (`+fetchColumns+`) VALUES (`+params(1, 12)+`)`, []any{r.At, r.DataPlaneID,
 			r.CustomerID, r.ProjectID, r.UserID, r.TokenID, r.Provider, r.KeyID, r.Version, r.Decision, r.Reason, r.RequestID})
@@ -75,16 +65,6 @@ func (e *sqliteEngine) recordFetch(ctx context.Context, r FetchRecord) error {
 	})
 }
 
-// recordRemembered has nothing to do on SQLite, which remembers nothing.
-func (e *sqliteEngine) recordRemembered(context.Context, FetchRecord, Fetched) (string, error) {
-	return "", ErrChanged
-}
-
 func (p *postgresEngine) recordFetch(ctx context.Context, r FetchRecord) error {
-	_, err := p.records.add(ctx, &record{FetchRecord: r})
-	return err
-}
-
-func (p *postgresEngine) recordRemembered(ctx context.Context, r FetchRecord, found Fetched) (string, error) {
-	return p.records.add(ctx, &record{FetchRecord: r, rests: found.rests})
+	return p.records.Do(ctx, r)
 }

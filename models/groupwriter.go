@@ -5,34 +5,31 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"iter"
 	"time"
 
 	"gorm.io/driver/sqlite"
 	"gorm.io/gorm"
+
+	"github.com/agentrouter/aikeys/internal/batch"
 )
 
 // maxGroup bounds how many writes one commit carries, and so how long the first of them waits.
 const maxGroup = 64
 
-// groupWriter is SQLite's only writer. Whatever waits while one commit reaches the disk shares the next: a commit's cost
-// is the disk's, so a group's is that of one. Each write has a savepoint of its own, so that one which fails undoes
-// nothing of its neighbours'.
+// groupWriter is SQLite's only writer. Writes that wait while one commit reaches the disk share the next: a commit costs
+// what the disk costs, however many writes it carries. Each write has a savepoint of its own, so that one that fails undoes
+// nothing of the others.
 type groupWriter struct {
-	db    *sql.DB
-	conn  *writerConn
-	gorm  *gorm.DB
-	queue chan *write
-	stop  chan struct{}
-	done  chan struct{}
+	db     *sql.DB
+	conn   *writerConn
+	gorm   *gorm.DB
+	worker *batch.Worker[*write]
 }
 
 type write struct {
-	fn     func(*Tx) error
-	err    error
-	finish chan struct{}
-	// claimed is set by whoever is first: the writer, which then carries the write out, or the caller, who gives up.
-	claimed atomic.Bool
+	fn  func(*Tx) error
+	err error // what fn returned
 }
 
 func newGroupWriter(dsn string) (*groupWriter, error) {
@@ -49,76 +46,38 @@ func newGroupWriter(dsn string) (*groupWriter, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.close(), db.Close())
 	}
-	w := &groupWriter{db: db, conn: conn, gorm: orm, queue: make(chan *write, maxGroup), stop: make(chan struct{}), done: make(chan struct{})}
-	go w.run()
+	w := &groupWriter{db: db, conn: conn, gorm: orm}
+	w.worker = batch.New(maxGroup, w.commit, nil)
 	return w, nil
 }
 
-// do runs fn in a transaction and returns when it is on disk, or undone. A write that has not begun when ctx ends is
-// never carried out; one that has is waited for.
+// do runs fn in a transaction and returns when it is on disk, or undone. A write that has not begun when ctx ends is never
+// carried out; one that has is waited for.
 func (w *groupWriter) do(ctx context.Context, fn func(*Tx) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	item := &write{fn: fn}
+	if err := w.worker.Do(ctx, item); err != nil {
+		return err // even if fn failed: what it saw of the transaction was undone
 	}
-	item := &write{fn: fn, finish: make(chan struct{})}
-	select {
-	case w.queue <- item:
-	case <-w.stop:
-		return errClosed
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	var gaveUp error
-	select {
-	case <-item.finish:
-		return item.err
-	case <-w.done:
-		gaveUp = errClosed
-	case <-ctx.Done():
-		gaveUp = ctx.Err()
-	}
-	if item.claimed.CompareAndSwap(false, true) {
-		return gaveUp
-	}
-	<-item.finish
 	return item.err
 }
 
 func (w *groupWriter) close() error {
-	close(w.stop)
-	<-w.done
+	w.worker.Close()
 	return errors.Join(w.conn.close(), w.db.Close())
 }
 
-func (w *groupWriter) run() {
-	defer close(w.done)
-	for {
-		select {
-		case <-w.stop:
-			return
-		case first := <-w.queue:
-			group := gather(w.queue, first, maxGroup)
-			err := w.commit(group)
-			for _, item := range group {
-				if err != nil {
-					item.err = err // what it met in the transaction, a name taken say, was undone as well
-				}
-				close(item.finish)
-			}
-		}
-	}
-}
-
-// commit applies a group; its error is every write's. Its context is its own: cancelling one caller's statement would undo
-// the whole transaction.
-func (w *groupWriter) commit(group []*write) error {
+// commit carries out a group of writes. Its context is its own: cancelling one caller's statement would undo the whole
+// transaction.
+func (w *groupWriter) commit(group iter.Seq[*write]) error {
 	ctx := context.Background()
 	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	if err := w.applyAll(ctx, group); err != nil {
-		w.rollback(ctx)
-		return err
+	for item := range group {
+		if err := item.apply(w.gorm.WithContext(ctx)); err != nil {
+			w.rollback(ctx)
+			return fmt.Errorf("%w: transaction lost: %w", ErrUnavailable, err)
+		}
 	}
 	if _, err := w.conn.ExecContext(ctx, "COMMIT"); err != nil {
 		w.rollback(ctx)
@@ -127,24 +86,11 @@ func (w *groupWriter) commit(group []*write) error {
 	return nil
 }
 
-func (w *groupWriter) applyAll(ctx context.Context, group []*write) error {
-	db := w.gorm.WithContext(ctx)
-	for _, item := range group {
-		if !item.claimed.CompareAndSwap(false, true) {
-			continue
-		}
-		if err := item.apply(db); err != nil {
-			return fmt.Errorf("%w: transaction lost: %w", ErrUnavailable, err)
-		}
-	}
-	return nil
-}
-
-// rollback ends the transaction; SQLite may have ended it already, which is as good.
+// rollback ends the transaction. An error means that SQLite has ended it already.
 func (w *groupWriter) rollback(ctx context.Context) { _, _ = w.conn.ExecContext(ctx, "ROLLBACK") }
 
-// apply carries the write out. Its error is that of a savepoint, not the write's own: SQLite rolls a whole transaction back
-// when the disk is full or fails, and what ran on after that would be a transaction of its own.
+// apply carries out one write. Its error is that of a savepoint, not the write's own: SQLite rolls a whole transaction back
+// when the disk is full or fails, and a write after that would be a transaction of its own.
 func (item *write) apply(db *gorm.DB) error {
 	tx := &Tx{db: db.Session(&gorm.Session{NewDB: true}), txNumber: sqliteTx, Now: micros(time.Now())}
 	if _, err := tx.exec("SAVEPOINT one", nil); err != nil {
@@ -159,7 +105,7 @@ func (item *write) apply(db *gorm.DB) error {
 	return err
 }
 
-// guarded keeps one write's panic from its neighbours.
+// guarded keeps one write's panic from the other writes.
 func guarded(fn func(*Tx) error, tx *Tx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -20,6 +20,8 @@ import (
 	"gorm.io/driver/postgres"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
+
+	"github.com/agentrouter/aikeys/internal/batch"
 )
 
 // postgresEngine uses one pool for GORM and for the hand-written statements.
@@ -31,8 +33,7 @@ type postgresEngine struct {
 	gorm *gorm.DB
 	// keys and callers carry the hot look-ups, each their own: one that waits for a lock holds up its own kind alone.
 	keys, callers *pipeline
-	records       *recorder
-	fetched       *fetchMemory
+	records       *batch.Worker[FetchRecord]
 	// writers is a place for each transaction under way. They get half of the connections, so that writers who wait for one
 	// another leave the rest to everybody else.
 	writers chan struct{}
@@ -86,10 +87,9 @@ func openPostgres(url string, opts Options) (engine, error) {
 		side.Close()
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	fetched := newFetchMemory()
 	return &postgresEngine{
-		fetched: fetched, pool: pool, side: side, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
-		keys: newPipeline(pool, opts.Timeout), callers: newPipeline(pool, opts.Timeout), records: newRecorder(side, opts.Timeout, fetched),
+		pool: pool, side: side, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
+		keys: newPipeline(pool, opts.Timeout), callers: newPipeline(pool, opts.Timeout), records: newRecorder(side, opts.Timeout),
 		writers: make(chan struct{}, max(1, opts.MaxConns/2)), listener: listener, id: rand.Text(),
 	}, nil
 }
@@ -108,7 +108,7 @@ func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ct
 func (p *postgresEngine) close() error {
 	p.keys.close()
 	p.callers.close()
-	p.records.close()
+	p.records.Close()
 	err := errors.Join(p.std.Close(), p.schema.Close())
 	p.side.Close()
 	p.pool.Close()
@@ -215,7 +215,5 @@ func isConnectionError(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, puddle.ErrClosedPool)
 }
-
-func (p *postgresEngine) memory() *fetchMemory { return p.fetched }
 
 func (p *postgresEngine) fetchSQL() (forCaller, byID string) { return postgresFetch, postgresFetchByID }

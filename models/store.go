@@ -53,11 +53,7 @@ type engine interface {
 	changes(since Position, limit int) (sql string, args []any)
 	// fetchSQL are the statements of a fetch: for a caller, and by a key's id.
 	fetchSQL() (forCaller, byID string)
-	// recordFetch and recordRemembered see to their own timeouts.
 	recordFetch(ctx context.Context, r FetchRecord) error
-	recordRemembered(ctx context.Context, r FetchRecord, found Fetched) (asOf string, err error)
-	// memory is what fetches found; nil where none is kept.
-	memory() *fetchMemory
 	// rewrap stores the envelopes of keys that still have the old ones, and returns their ids.
 	rewrap(ctx context.Context, batch []Rewrapping) ([]string, error)
 	// aside runs a statement on a connection that no request waits for, so that leases go on while the pool is busy.
@@ -143,7 +139,7 @@ func (s *Store) classify(err error) error {
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrChanged, ErrUnavailable} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
 		if errors.Is(err, known) {
 			return true
 		}

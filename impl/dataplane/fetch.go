@@ -1,9 +1,11 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -15,172 +17,130 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// fetch is one under way: what the reply and the record say of it.
-type fetch struct {
-	dataPlaneID string
-	now         int64
-	caller      models.Caller
-	who         *gen.Caller // nil where neither a caller nor a user was named
-	provider    string
-	choice      resolution.Choice
-	asOf        string
-	// found is what the choice was made of; zero for a fetch by id.
-	found models.Fetched
-	// anew is not to rest on memory.
-	anew bool
-}
-
-// FetchKey returns a key in plain text. Whatever was decided is on record before it is answered. What rested on memory and
-// turns out to have changed is decided anew.
+// FetchKey returns the key that serves a request, in plain text. The decision is on record before it is answered.
 func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (gen.FetchKeyResponseObject, error) {
-	way, err := s.wayOf(req.Body)
+	lookup, err := s.parseLookup(req.Body)
 	if err != nil {
 		return nil, err
 	}
-	reply, err := s.fetch(ctx, way, req.Body, false)
-	if errors.Is(err, models.ErrChanged) {
-		reply, err = s.fetch(ctx, way, req.Body, true)
-	}
-	return reply, err
-}
-
-// fetch decides, and records what it decided. Unless it is made anew, it may rest on memory: models.ErrChanged.
-func (s *server) fetch(ctx context.Context, way string, body *gen.FetchRequest, anew bool) (gen.FetchKeyResponseObject, error) {
-	f := &fetch{dataPlaneID: httpapi.CallFrom(ctx).Principal.TokenID, now: s.now().UnixMicro(), anew: anew}
-	var err error
-	if way == byKeyID {
-		err = s.findByID(ctx, f, *body.KeyID)
-	} else {
-		err = s.findFor(ctx, f, body)
-	}
-	var key opened
+	call, now := httpapi.CallFrom(ctx), s.now()
+	found, err := s.find(ctx, call.Principal.TokenID, lookup, now)
+	var key plaintextKey
 	if err == nil {
-		key, err = s.open(ctx, f)
+		key, err = s.open(ctx, found.choice.Key)
 	}
-	if unrecorded := s.record(ctx, f, err); unrecorded != nil {
+	if unrecorded := s.record(ctx, fetchRecord(call, now, found, err), err); unrecorded != nil {
 		return nil, unrecorded
 	}
 	if err != nil {
 		return nil, err
 	}
-	return wireFetch(f, key), nil
+	return wireFetch(found, key), nil
 }
 
-// findByID finds a key by its id alone.
-func (s *server) findByID(ctx context.Context, f *fetch, id string) error {
-	f.choice = resolution.Choice{Key: models.Key{ID: id}, Reason: resolution.ByID}
-	key, asOf, err := s.store.FetchByID(ctx, f.dataPlaneID, id, f.now)
-	if err != nil {
-		return err
-	}
-	f.caller = models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID}
-	f.provider, f.choice.Key, f.asOf = key.Provider, key, asOf
-	if key.UserID != "" {
-		f.who = &gen.Caller{UserID: key.UserID}
-	}
-	if key.RevokedAt != 0 {
-		return resolution.ErrKeyRevoked
-	}
-	return nil
+// found is what was found for a fetch. After an error it holds what was known by then, for the record.
+type found struct {
+	// caller is on whose behalf the data plane asks, or whose key it asks for by its id.
+	caller models.Caller
+	// wireCaller is the caller as the answer has it; nil for a fetch that is not about one user.
+	wireCaller *gen.Caller
+	provider   string
+	choice     resolution.Choice
+	// asOf is the position of the statement that found the choice.
+	asOf string
 }
 
-// findFor finds the key that serves a caller, or a user.
-func (s *server) findFor(ctx context.Context, f *fetch, body *gen.FetchRequest) error {
-	f.provider = *body.Provider
-	if body.Credential != nil {
-		if err := s.authenticate(ctx, f, body.Credential.Reveal()); err != nil {
-			return err
+// find looks up the key that a data plane asks for, in one statement, and chooses among what serves.
+func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now time.Time) (found, error) {
+	if l.keyID != "" {
+		return s.findByID(ctx, dataPlaneID, l.keyID, now)
+	}
+	f := found{provider: l.provider, caller: models.Caller{CustomerID: l.customerID, ProjectID: l.projectID, UserID: l.userID}}
+	if l.userID != "" {
+		f.wireCaller = &gen.Caller{UserID: l.userID}
+	}
+	if l.credential != "" {
+		session, err := s.authenticate(ctx, l.credential)
+		if err != nil {
+			return f, err
 		}
-	} else {
-		f.caller.CustomerID = *body.CustomerID
+		f.caller = models.Caller{CustomerID: session.CustomerID, ProjectID: cmp.Or(l.projectID, session.ProjectID),
+			UserID: session.UserID, TokenID: session.TokenID}
+		f.wireCaller = wireCaller(session, now)
 	}
-	if body.ProjectID != nil {
-		f.caller.ProjectID = *body.ProjectID
-	}
-	if body.UserID != nil {
-		f.caller.UserID, f.who = *body.UserID, &gen.Caller{UserID: *body.UserID}
-	}
-	found, err := s.find(ctx, f)
+	serving, err := s.store.Fetch(ctx, dataPlaneID, f.caller, f.provider, now.UnixMicro())
 	if errors.Is(err, models.ErrSessionEnded) {
 		s.callers.Drop(f.caller.TokenID)
-		return resolution.ErrCallerUnauthenticated
+		return f, resolution.ErrCallerUnauthenticated
 	}
 	if err != nil {
-		return err
+		return f, err
 	}
-	f.found = found
-	newest := models.Serving{Own: found.Own, Project: found.Project}
-	f.choice, err = resolution.Resolve(ctx, s.store, f.caller, f.provider, found.Policy, newest, f.now)
+	// A key that Resolve reads later is newer than the position says, never older.
+	f.asOf = serving.AsOf
+	newest := models.Serving{Own: serving.Own, Project: serving.Project}
+	f.choice, err = resolution.Resolve(ctx, s.store, f.caller, f.provider, serving.Policy, newest, now.UnixMicro())
+	return f, cmp.Or(err, f.choice.Err())
+}
+
+// findByID looks up a key by its id alone.
+func (s *server) findByID(ctx context.Context, dataPlaneID, id string, now time.Time) (found, error) {
+	key, asOf, err := s.store.FetchByID(ctx, dataPlaneID, id, now.UnixMicro())
 	if err != nil {
-		return err
+		return found{choice: resolution.Choice{Key: models.Key{ID: id}, Reason: resolution.ByID}}, err
 	}
-	// Of a key that was read after it, the position may say too little, never too much.
-	f.asOf = found.AsOf
-	return f.choice.Err()
+	f := found{
+		caller:   models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID},
+		provider: key.Provider, choice: resolution.Choice{Key: key, Reason: resolution.ByID}, asOf: asOf,
+	}
+	if key.UserID != "" {
+		f.wireCaller = &gen.Caller{UserID: key.UserID}
+	}
+	if key.RevokedAt != 0 {
+		return f, resolution.ErrKeyRevoked
+	}
+	return f, nil
 }
 
-// find returns what could serve, from memory where it may.
-func (s *server) find(ctx context.Context, f *fetch) (models.Fetched, error) {
-	if !f.anew {
-		if found, known := s.store.Remembered(f.dataPlaneID, f.caller, f.provider, f.now); known {
-			return found, nil
-		}
-	}
-	return s.store.Fetch(ctx, f.dataPlaneID, f.caller, f.provider, f.now)
-}
-
-// authenticate finds out who bears a credential. Why one is refused stays here: a 401 would speak of the data plane's own.
-func (s *server) authenticate(ctx context.Context, f *fetch, credential string) error {
+// authenticate opens the session of a caller's credential. The reason for a refusal is not passed on: the caller of this API
+// is the data plane, and a 401 would be about its own credential.
+func (s *server) authenticate(ctx context.Context, credential string) (auth.Principal, error) {
 	p, err := s.callers.Authenticate(ctx, "Bearer "+credential)
 	if errors.Is(err, auth.ErrUnauthenticated) {
-		return resolution.ErrCallerUnauthenticated
+		return auth.Principal{}, resolution.ErrCallerUnauthenticated
 	}
-	if err != nil {
-		return err
-	}
-	f.caller = models.Caller{CustomerID: p.CustomerID, ProjectID: p.ProjectID, UserID: p.UserID, TokenID: p.TokenID}
-	f.who = wireCaller(p, s.now())
-	return nil
+	return p, err
 }
 
-// errUnreadable says that a key's row does not open, or opens to what can't be used.
+// errUnreadable is returned for a key whose envelope does not open, or opens to something that can't be used.
 var errUnreadable = errors.New("key is unreadable")
 
-// opened is a key in plain text, with where it may go.
-type opened struct {
+// plaintextKey is a key in plain text, and where it may be sent.
+type plaintextKey struct {
 	secret    gensecret.Text
 	baseURL   string
 	authStyle providers.AuthStyle
 }
 
-// open opens the key that was chosen. One from memory that does not open may have another envelope by now.
-func (s *server) open(ctx context.Context, f *fetch) (opened, error) {
-	key, err := s.unseal(ctx, f.choice.Key)
-	if errors.Is(err, errUnreadable) && f.found.Remembered() {
-		return opened{}, models.ErrChanged
-	}
-	return key, err
-}
-
-// unseal opens a key. Its plaintext is in the reply from here on, and nowhere else.
-func (s *server) unseal(ctx context.Context, key models.Key) (opened, error) {
+// open unseals a key. From here on its plaintext is in the answer, and nowhere else.
+func (s *server) open(ctx context.Context, key models.Key) (plaintextKey, error) {
 	provider, known := s.providers.Lookup(key.Provider)
 	if !known {
-		return opened{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
+		return plaintextKey{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
 	}
 	plain, err := s.sealer.Open(ctx, sealer.Binding{
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
 	}, key.Envelope)
 	if err != nil {
 		if errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil {
-			return opened{}, err
+			return plaintextKey{}, err
 		}
-		return opened{}, fmt.Errorf("%w: %w", errUnreadable, err)
+		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	defer plain.Wipe()
 	baseURL, secret, err := provider.Destination(string(plain.Reveal()))
 	if err != nil {
-		return opened{}, fmt.Errorf("%w: %w", errUnreadable, err)
+		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
-	return opened{gensecret.New(secret), baseURL, provider.AuthStyle}, nil
+	return plaintextKey{gensecret.New(secret), baseURL, provider.AuthStyle}, nil
 }

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/models"
 )
 
-// reasons are the codes under which refusals are on record; another failure is "failed".
+// reasons are the codes under which refusals are on record. Any other failure is on record as "failed".
 var reasons = []struct {
 	err  error
 	code string
@@ -24,40 +25,23 @@ var reasons = []struct {
 	{errUnreadable, "unreadable"},
 }
 
-// undecided are failures before anything was decided, by which nobody learned anything: the data plane itself was not let
-// in, the database could not be asked, or who asked has left. Nor is a stranger's credential put on record, which would let
-// strangers fill the database.
-var undecided = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled}
+// unrecorded are failures that leave no record, since nothing was decided and nobody learned anything: the data plane itself
+// was refused, the database did not answer, the request was cancelled, or the caller's credential is unknown. Recording the
+// last would let strangers fill the database.
+var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled}
 
-// record puts a fetch on record, with what came of it: models.ErrChanged where that rests on what may have changed.
-func (s *server) record(ctx context.Context, f *fetch, outcome error) error {
-	if errors.Is(outcome, models.ErrChanged) {
-		return outcome
-	}
-	for _, err := range undecided {
-		if errors.Is(outcome, err) {
-			return nil
-		}
-	}
+// fetchRecord returns the record of a fetch that had this outcome, nil for a key that was given out.
+func fetchRecord(call *httpapi.Call, now time.Time, f found, outcome error) models.FetchRecord {
 	r := models.FetchRecord{
-		At: f.now, DataPlaneID: f.dataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
+		At: now.UnixMicro(), DataPlaneID: call.Principal.TokenID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
 		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
 		KeyID: f.choice.Key.ID, Version: f.choice.Key.Version,
-		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: httpapi.CallFrom(ctx).ID,
+		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: call.ID,
 	}
 	if outcome != nil {
 		r.Decision, r.Reason = models.OutcomeDenied, reasonOf(outcome)
 	}
-	var err error
-	if f.found.Remembered() {
-		f.asOf, err = s.store.RecordRemembered(ctx, r, f.found)
-	} else {
-		err = s.store.RecordFetch(ctx, r)
-	}
-	if err != nil {
-		return fmt.Errorf("record fetch: %w", err)
-	}
-	return nil
+	return r
 }
 
 func reasonOf(err error) string {
@@ -67,4 +51,17 @@ func reasonOf(err error) string {
 		}
 	}
 	return "failed"
+}
+
+// record stores the record of a fetch, unless its outcome is one that leaves none.
+func (s *server) record(ctx context.Context, r models.FetchRecord, outcome error) error {
+	for _, err := range unrecorded {
+		if errors.Is(outcome, err) {
+			return nil
+		}
+	}
+	if err := s.store.RecordFetch(ctx, r); err != nil {
+		return fmt.Errorf("record fetch: %w", err)
+	}
+	return nil
 }

@@ -24,8 +24,39 @@ var ways = []struct {
 	{byKeyID, nil, nil},
 }
 
-// wayOf returns the way in which a request asks, and refuses what the document can't describe: no way, two, or half of one.
-func (s *server) wayOf(body *gen.FetchRequest) (string, error) {
+// lookup is what a fetch asks for: a key by its id, or the key that serves a caller's requests to a provider. The caller is
+// the bearer of credential, or the user, where one is named, of a customer's project.
+type lookup struct {
+	keyID                         string
+	credential                    string
+	customerID, projectID, userID string
+	provider                      string
+}
+
+// parseLookup reads a request's body.
+func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
+	if err := s.checkLookup(body); err != nil {
+		return lookup{}, err
+	}
+	text := func(field *string) string {
+		if field == nil {
+			return ""
+		}
+		return *field
+	}
+	l := lookup{
+		keyID: text(body.KeyID), customerID: text(body.CustomerID), projectID: text(body.ProjectID), userID: text(body.UserID),
+		provider: text(body.Provider),
+	}
+	if body.Credential != nil {
+		l.credential = body.Credential.Reveal()
+	}
+	return l, nil
+}
+
+// checkLookup refuses what the document can't describe: a request that says in no way, in two ways, or only in part which key
+// it asks for.
+func (s *server) checkLookup(body *gen.FetchRequest) error {
 	given := map[string]bool{
 		byCredential: body.Credential != nil, byCustomer: body.CustomerID != nil, byKeyID: body.KeyID != nil,
 		"project_id": body.ProjectID != nil, "user_id": body.UserID != nil, "provider": body.Provider != nil,
@@ -51,11 +82,11 @@ func (s *server) wayOf(body *gen.FetchRequest) (string, error) {
 			}
 		}
 		if len(fields) > 0 {
-			return "", &problem.Error{Kind: problem.ErrInvalid, Fields: fields}
+			return &problem.Error{Kind: problem.ErrInvalid, Fields: fields}
 		}
-		return way.field, s.checkProvider(body.Provider)
+		return s.checkProvider(body.Provider)
 	}
-	return "", problem.Invalid("body", "must have one of credential, customer_id and key_id")
+	return problem.Invalid("body", "must have one of credential, customer_id and key_id")
 }
 
 // checkProvider refuses a slug that the catalogue lacks.

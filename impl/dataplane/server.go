@@ -28,10 +28,8 @@ import (
 type Store interface {
 	resolution.Keys
 	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
-	Remembered(dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, bool)
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
-	RecordRemembered(ctx context.Context, r models.FetchRecord, found models.Fetched) (asOf string, err error)
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
 	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, failing func(models.Key) models.Event) error
 }

@@ -7,15 +7,15 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 )
 
-func wireFetch(f *fetch, o opened) gen.FetchKey200JSONResponse {
+func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	key, scope := f.choice.Key, "project"
 	if key.UserID != "" {
 		scope = "user"
 	}
 	return gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
-		Scope: scope, Reason: string(f.choice.Reason), Secret: o.secret, BaseURL: o.baseURL, AuthStyle: string(o.authStyle),
-		AsOf: f.asOf, Caller: f.who,
+		Scope: scope, Reason: string(f.choice.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.authStyle),
+		AsOf: f.asOf, Caller: f.wireCaller,
 	}
 }
 

@@ -1,0 +1,139 @@
+// Package batch groups work that is waiting, so that many callers share one expensive step, such as a commit.
+package batch
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// ErrClosed is returned for work that was not carried out before the worker was closed.
+var ErrClosed = errors.New("batch worker is closed")
+
+// Run carries out a group. The sequence claims each value as it yields it; from then on the value's caller waits for the
+// result. Values whose callers have given up are left out. The error is returned to every caller of the group.
+type Run[T any] func(group iter.Seq[T]) error
+
+// Worker carries out groups one after another, in a goroutine of its own. Values that arrive while a group is being carried
+// out make up the next group.
+type Worker[T any] struct {
+	run   Run[T]
+	limit int
+	// alone reports whether a group's error may be due to one value, in which case each value is run again alone.
+	alone func(error) bool
+	queue chan *item[T]
+	stop  chan struct{}
+	done  chan struct{}
+	once  sync.Once // closes stop
+}
+
+// The states of an item. It leaves waiting once.
+const (
+	waiting int32 = iota
+	claimed
+	abandoned
+)
+
+type item[T any] struct {
+	value    T
+	state    atomic.Int32
+	err      error         // set before finished is closed
+	finished chan struct{} // closed when the group is over
+}
+
+// New starts a worker whose groups have at most limit values. alone may be nil: then a group's error is final.
+func New[T any](limit int, run Run[T], alone func(error) bool) *Worker[T] {
+	w := &Worker[T]{
+		run: run, limit: limit, alone: alone,
+		queue: make(chan *item[T], limit), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	go w.loop()
+	return w
+}
+
+// Do hands value to the worker and returns when its group is over. If ctx ends first, a value that has not been claimed is
+// never carried out; one that has been is waited for.
+func (w *Worker[T]) Do(ctx context.Context, value T) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	it := &item[T]{value: value, finished: make(chan struct{})}
+	select {
+	case w.queue <- it:
+	case <-w.stop:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	err := ErrClosed
+	select {
+	case <-it.finished:
+		return it.err
+	case <-w.done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if it.state.CompareAndSwap(waiting, abandoned) {
+		return err
+	}
+	<-it.finished
+	return it.err
+}
+
+// Waiting returns how many values wait for their group to begin.
+func (w *Worker[T]) Waiting() int { return len(w.queue) }
+
+// Close ends the worker after the group that is being carried out.
+func (w *Worker[T]) Close() {
+	w.once.Do(func() { close(w.stop) })
+	<-w.done
+}
+
+func (w *Worker[T]) loop() {
+	defer close(w.done)
+	for {
+		select {
+		case <-w.stop:
+			return
+		case first := <-w.queue:
+			w.finish(w.gather(first))
+		}
+	}
+}
+
+// gather takes what is queued behind first, up to the limit. It yields first to callers that are about to join the queue:
+// answers are handed out in groups, and so the requests that follow them arrive in groups.
+func (w *Worker[T]) gather(first *item[T]) []*item[T] {
+	runtime.Gosched()
+	group := []*item[T]{first}
+	for len(group) < w.limit {
+		select {
+		case next := <-w.queue:
+			group = append(group, next)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+func (w *Worker[T]) finish(group []*item[T]) {
+	err := w.run(func(yield func(T) bool) {
+		for _, it := range group {
+			if it.state.CompareAndSwap(waiting, claimed) && !yield(it.value) {
+				return
+			}
+		}
+	})
+	retry := err != nil && len(group) > 1 && w.alone != nil && w.alone(err)
+	for _, it := range group {
+		it.err = err
+		if retry && it.state.Load() == claimed {
+			it.err = w.run(func(yield func(T) bool) { yield(it.value) })
+		}
+		close(it.finished)
+	}
+}
