@@ -8,7 +8,7 @@
 //	cmd     the programs
 //	docs    pages for users, operators and contributors
 //
-// layout_test.go says who may import whom, and enforces it.
+// internal/layout says who may import whom, and enforces it.
 //
 // The code generator is pinned in go.mod, as the tool
 //

@@ -1,4 +1,6 @@
-package aikeys_test
+// Package docs_test checks the repository's Markdown pages: that what they name exists, and that what they say of the programs is
+// true.
+package docs_test
 
 import (
 	"fmt"
@@ -18,34 +20,35 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// page is a Markdown page: README.md, docs/security.md.
+// repository is the root of the repository, seen from the folder that this package's tests run in.
+const repository = ".."
+
+// page is a Markdown page; its file is seen from the root: README.md, docs/security.md.
 type page struct{ file, text string }
 
-// pages returns every page of the repository.
-func pages(t *testing.T) []page {
+// readPages returns every page of the repository.
+func readPages(t *testing.T) []page {
 	t.Helper()
-	tree := os.DirFS(".")
-	ignored := ignoredPaths(t, tree)
-	var found []page
-	require.NoError(t, fs.WalkDir(tree, ".", func(file string, entry fs.DirEntry, err error) error {
+	var pages []page
+	require.NoError(t, fs.WalkDir(os.DirFS(repository), ".", func(file string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (file == ".git" || ignored(file)):
+		case entry.IsDir() && file != "." && (entry.Name()[0] == '.' || entry.Name() == "node_modules"):
 			return fs.SkipDir
-		case path.Ext(file) != ".md":
-			return nil
+		case path.Ext(file) == ".md":
+			pages = append(pages, page{file, readFile(t, file)})
 		}
-		found = append(found, page{file, readText(t, file)})
 		return nil
 	}))
-	require.Greater(t, len(found), 5)
-	return found
+	require.Greater(t, len(pages), 5)
+	return pages
 }
 
-func readText(t *testing.T, file string) string {
+// readFile returns the text of a file, whose name is seen from the root.
+func readFile(t *testing.T, file string) string {
 	t.Helper()
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(path.Join(repository, file))
 	require.NoError(t, err)
 	return string(text)
 }
@@ -53,17 +56,15 @@ func readText(t *testing.T, file string) string {
 // block is a fenced block of a page: what follows the opening fence, and the lines up to the closing one.
 type block struct{ info, text string }
 
-const fence = "```"
-
-// parts takes the page apart: its fenced blocks, and the prose around them.
-func (p page) parts() (blocks []block, prose string) {
+// split returns the page's fenced blocks, and the prose around them.
+func (p page) split() (blocks []block, prose string) {
 	inside := false
 	for line := range strings.Lines(p.text) {
-		info, fenced := strings.CutPrefix(line, fence)
+		info, isFence := strings.CutPrefix(line, "```")
 		switch {
-		case fenced && inside:
+		case isFence && inside:
 			inside = false
-		case fenced:
+		case isFence:
 			inside = true
 			blocks = append(blocks, block{info: strings.TrimSpace(info)})
 		case inside:
@@ -75,33 +76,29 @@ func (p page) parts() (blocks []block, prose string) {
 	return blocks, prose
 }
 
-func (p page) blocks() []block {
-	blocks, _ := p.parts()
-	return blocks
-}
-
 func (p page) prose() string {
-	_, prose := p.parts()
+	_, prose := p.split()
 	return prose
 }
 
-var codeSpan = regexp.MustCompile("`([^`]+)`")
+var (
+	codeSpan     = regexp.MustCompile("`([^`]+)`")
+	shellComment = regexp.MustCompile(`(?m)(^|\s)#.*$`)
+)
 
-// spans are what the prose has between backticks, each on one line.
-func (p page) spans() []string {
-	var found []string
+// codeSpans returns what the prose has between backticks, each on one line.
+func (p page) codeSpans() (spans []string) {
 	for _, m := range codeSpan.FindAllStringSubmatch(p.prose(), -1) {
-		found = append(found, strings.Join(strings.Fields(m[1]), " "))
+		spans = append(spans, strings.Join(strings.Fields(m[1]), " "))
 	}
-	return found
+	return spans
 }
 
-var shellComment = regexp.MustCompile(`(?m)(^|\s)#.*$`)
-
-// commands are the lines that a reader may run: those of shell blocks, without comments, and the spans.
+// commands returns the lines that a reader may run: those of shell blocks, without comments, and the code spans.
 func (p page) commands() []string {
-	lines := p.spans()
-	for _, b := range p.blocks() {
+	lines := p.codeSpans()
+	blocks, _ := p.split()
+	for _, b := range blocks {
 		if language, _, _ := strings.Cut(b.info, " "); language == "bash" {
 			text := shellComment.ReplaceAllString(strings.ReplaceAll(b.text, "\\\n", " "), "")
 			lines = append(lines, strings.Split(text, "\n")...)
@@ -116,18 +113,17 @@ var (
 	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// anchors are the page's headings as links name them.
-func (p page) anchors() []string {
-	var found []string
+// anchors returns the page's headings as links name them.
+func (p page) anchors() (anchors []string) {
 	for _, m := range heading.FindAllStringSubmatch(p.prose(), -1) {
-		found = append(found, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+		anchors = append(anchors, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
 	}
-	return found
+	return anchors
 }
 
-func TestEveryLinkOfThePagesLeadsSomewhere(t *testing.T) {
+func TestDocsLinksResolve(t *testing.T) {
 	links := 0
-	for _, p := range pages(t) {
+	for _, p := range readPages(t) {
 		for _, m := range link.FindAllStringSubmatch(p.prose(), -1) {
 			if strings.Contains(m[1], "://") {
 				continue
@@ -137,10 +133,11 @@ func TestEveryLinkOfThePagesLeadsSomewhere(t *testing.T) {
 			file := p.file
 			if target != "" {
 				file = path.Join(path.Dir(p.file), target)
-				require.FileExists(t, file, "%s links to %s", p.file, m[1])
+				_, err := os.Stat(path.Join(repository, file))
+				require.NoError(t, err, "%s links to %s", p.file, m[1])
 			}
 			if anchor != "" {
-				require.Contains(t, page{file, readText(t, file)}.anchors(), anchor, "%s links to %s", p.file, m[1])
+				require.Contains(t, page{file, readFile(t, file)}.anchors(), anchor, "%s links to %s", p.file, m[1])
 			}
 		}
 	}
@@ -149,17 +146,19 @@ func TestEveryLinkOfThePagesLeadsSomewhere(t *testing.T) {
 
 var filePath = regexp.MustCompile(`^\.?[\w-]+(/[\w.*-]+)*/?$`)
 
-func TestEveryFileNamedInThePagesExists(t *testing.T) {
-	ignored := ignoredPaths(t, os.DirFS("."))
+func TestDocsNameOnlyExistingFiles(t *testing.T) {
+	notInGit := []string{"bin", "data", "dist"}
+	tree := os.DirFS(repository)
 	named := 0
-	for _, p := range pages(t) {
-		for _, span := range p.spans() {
+	for _, p := range readPages(t) {
+		for _, span := range p.codeSpans() {
 			top, _, isPath := strings.Cut(span, "/")
-			if entry, err := os.Stat(top); !isPath || err != nil || !entry.IsDir() || ignored(top) || !filePath.MatchString(span) {
+			entry, err := os.Stat(path.Join(repository, top))
+			if !isPath || err != nil || !entry.IsDir() || slices.Contains(notInGit, top) || !filePath.MatchString(span) {
 				continue
 			}
 			named++
-			matches, err := fs.Glob(os.DirFS("."), strings.TrimSuffix(span, "/"))
+			matches, err := fs.Glob(tree, strings.TrimSuffix(span, "/"))
 			require.NoError(t, err)
 			require.NotEmpty(t, matches, "%s names %s", p.file, span)
 		}
@@ -172,13 +171,13 @@ var (
 	makeRule   = regexp.MustCompile(`(?m)^([a-z-]+):`)
 )
 
-func TestEveryMakeTargetNamedInThePagesExists(t *testing.T) {
+func TestDocsNameOnlyExistingMakeTargets(t *testing.T) {
 	var targets []string
-	for _, m := range makeRule.FindAllStringSubmatch(readText(t, "Makefile"), -1) {
+	for _, m := range makeRule.FindAllStringSubmatch(readFile(t, "Makefile"), -1) {
 		targets = append(targets, m[1])
 	}
 	named := 0
-	for _, p := range pages(t) {
+	for _, p := range readPages(t) {
 		for _, line := range p.commands() {
 			for _, m := range makeTarget.FindAllStringSubmatch(line, -1) {
 				named++
@@ -191,13 +190,13 @@ func TestEveryMakeTargetNamedInThePagesExists(t *testing.T) {
 
 var problemRow = regexp.MustCompile("(?m)^\\| (\\d{3}) \\| `(\\w+)` \\| `([^`]+)` \\| ([^|]+) \\|")
 
-func TestTheTablesOfProblemsAreTheProgramsOwn(t *testing.T) {
+func TestDocsListTheProgramsProblems(t *testing.T) {
 	for page, table := range map[string][]string{
 		"docs/contract.md": {"impl/problem/table.go"},
 		"docs/gateway.md":  {"dataplane/gateway/table.go", "dataplane/gateway/problem.go"},
 	} {
 		var documented, own []string
-		for _, m := range problemRow.FindAllStringSubmatch(readText(t, page), -1) {
+		for _, m := range problemRow.FindAllStringSubmatch(readFile(t, page), -1) {
 			documented = append(documented, strings.Join(m[1:], " "))
 		}
 		for _, file := range table {
@@ -214,7 +213,7 @@ func TestTheTablesOfProblemsAreTheProgramsOwn(t *testing.T) {
 // constants of the file.
 func problemsOf(t *testing.T, file string) []string {
 	t.Helper()
-	source, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	source, err := parser.ParseFile(token.NewFileSet(), path.Join(repository, file), nil, 0)
 	require.NoError(t, err)
 	statuses := map[string]int{} // by the name of net/http's constant
 	for status := range 600 {
@@ -251,35 +250,4 @@ func problemsOf(t *testing.T, file string) []string {
 		return true
 	})
 	return rows
-}
-
-// sources returns the text of the hand-written and generated Go files in the folders, without tests.
-func sources(t *testing.T, folders ...string) string {
-	t.Helper()
-	var text strings.Builder
-	tree := os.DirFS(".")
-	for _, top := range folders {
-		require.NoError(t, fs.WalkDir(tree, top, func(file string, _ fs.DirEntry, err error) error {
-			if err == nil && path.Ext(file) == ".go" && !isTest(file) {
-				text.WriteString(readText(t, file))
-			}
-			return err
-		}))
-	}
-	return text.String()
-}
-
-var messageRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
-
-func TestEveryMessageInTroubleshootingIsOneOfOurs(t *testing.T) {
-	source := sources(t, "cmd", "dataplane", "impl", "models", "sealer")
-	messages := messageRow.FindAllStringSubmatch(readText(t, "docs/troubleshooting.md"), -1)
-	require.Greater(t, len(messages), 10)
-	var strange []string
-	for _, m := range messages {
-		if !strings.Contains(source, m[1]) {
-			strange = append(strange, m[1])
-		}
-	}
-	require.Empty(t, strange, "no source says that")
 }

@@ -1,0 +1,210 @@
+// Package layout_test checks the repository itself: which folder may import which, and that each package has a doc.
+package layout_test
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+)
+
+// rule says what the Go files under a folder may import from this repository.
+type rule struct {
+	folder     string   // with a slash at its end
+	mayImport  []string // folders, with all that is in them
+	anyInTests bool     // its tests may import anything: they need both halves of the system
+}
+
+// rules is the table of folders in docs/architecture.md. The rule of the longest folder that holds a file counts.
+//
+// The server side and the client side meet only over HTTP, so neither imports the other. models can't import sealer: code that has the rows
+// can't open them. sealer can't import models: code that opens envelopes finds none. Packages in internal are leaves,
+// which everything may import and which import only other leaves.
+func rules() []rule {
+	server := []string{"impl/", "models/", "sealer/", "spec/", "gen/", "internal/"}
+	client := []string{"sdk/", "dataplane/", "internal/"}
+	const programs = "cmd/internal/" // what programs share, on either side
+	return []rule{
+		{folder: "", mayImport: nil}, // the root has a package doc only
+		{folder: "internal/", mayImport: []string{"internal/"}},
+		{folder: "spec/"},
+		{folder: "gen/", mayImport: []string{"internal/"}},
+		{folder: "models/", mayImport: []string{"models/", "internal/"}},
+		{folder: "sealer/", mayImport: []string{"sealer/", "internal/"}},
+		{folder: "sealer/remote/", mayImport: []string{"sealer/", "internal/", "gen/secrets/"}},
+		{folder: "impl/", mayImport: server},
+		{folder: "sdk/", mayImport: []string{"sdk/"}},
+		{folder: "dataplane/", mayImport: []string{"dataplane/", "gen/dataplane/", "internal/"}},
+		{folder: "cmd/internal/", mayImport: []string{programs, "internal/"}},
+		{folder: "cmd/aikeysd/", mayImport: append(server, programs, "cmd/aikeysd/"), anyInTests: true},
+		{folder: "cmd/aikeysd/dev", mayImport: slices.Concat(server, client, []string{programs}), anyInTests: true},
+		{folder: "cmd/secrets-svc/", mayImport: append(server, programs, "cmd/secrets-svc/"), anyInTests: true},
+		{folder: "cmd/aikeys-gateway/", mayImport: append(client, programs, "cmd/aikeys-gateway/"), anyInTests: true},
+		{folder: "cmd/tare/", mayImport: append(client, programs, "cmd/tare/"), anyInTests: true},
+		{folder: "docs/", anyInTests: true},
+		{folder: "tools/"},
+	}
+}
+
+// modules maps the paths of this repository's Go modules to their folders.
+var modules = map[string]string{
+	"github.com/agentrouter/aikeys":       "",
+	"github.com/tetrateio/agentrouter-go": "sdk/go",
+}
+
+func TestLayout(t *testing.T) {
+	for _, problem := range findProblems(t, os.DirFS("../..")) {
+		t.Error(problem)
+	}
+}
+
+func TestLayoutFindsEachProblem(t *testing.T) {
+	const ours = "github.com/agentrouter/aikeys/"
+	for name, tc := range map[string]struct{ file, imported, problem string }{
+		"an import that the table forbids":       {"models/a.go", ours + "sealer", "may not import sealer"},
+		"an import of the other half":            {"impl/aikeys/a.go", ours + "dataplane", "may not import dataplane"},
+		"an import of another generated package": {"dataplane/a.go", ours + "gen/aikeys", "may not import gen/aikeys"},
+		"an import of the Go SDK":                {"impl/a.go", "github.com/tetrateio/agentrouter-go/option", "may not import sdk/go/option"},
+		"an import of more than a leaf":          {"internal/a.go", ours + "models", "may not import models"},
+		"a test that breaks the table":           {"models/a_test.go", ours + "sealer", "may not import sealer"},
+		"both halves in one program":             {"cmd/aikeysd/serve.go", ours + "dataplane", "may not import dataplane"},
+		"a test package in a program":            {"impl/a.go", ours + "models/modelstest", "only tests may"},
+		"a folder that the table lacks":          {"extra/a.go", "fmt", "no rule"},
+		"code in the root":                       {"a.go", ours + "models", "may not import models"},
+		"nothing wrong in a program's test":      {"cmd/aikeysd/a_test.go", ours + "sdk", ""},
+		"nothing wrong with a test package":      {"models/modelstest/a.go", ours + "models", ""},
+		"nothing wrong with its use by a test":   {"impl/a_test.go", ours + "models/modelstest", ""},
+		"nothing wrong with the remote sealer":   {"sealer/remote/a.go", ours + "gen/secrets", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := fmt.Sprintf("// Package a is an example.\npackage a\n\nimport _ %q\n", tc.imported)
+			problems := findProblems(t, fstest.MapFS{tc.file: {Data: []byte(text)}})
+			if tc.problem == "" {
+				require.Empty(t, problems)
+				return
+			}
+			require.Len(t, problems, 1)
+			require.Contains(t, problems[0], tc.problem)
+		})
+	}
+	for name, text := range map[string]string{
+		"no package doc":                       "package models\n",
+		"a doc that does not name the package": "// Models are here.\npackage models\n",
+		"a command's doc on a package":         "// Command models is one.\npackage models\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			problems := findProblems(t, fstest.MapFS{"models/a.go": {Data: []byte(text)}})
+			require.Len(t, problems, 1)
+			require.Contains(t, problems[0], "no package doc")
+		})
+	}
+}
+
+// findProblems returns a line for each forbidden import and for each package without a doc.
+func findProblems(t *testing.T, tree fs.FS) []string {
+	t.Helper()
+	var problems []string
+	hasDoc := map[string]bool{} // by the folders of packages
+	require.NoError(t, fs.WalkDir(tree, ".", func(file string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && file != "." && (entry.Name()[0] == '.' || entry.Name() == "node_modules"):
+			return fs.SkipDir
+		case path.Ext(file) != ".go":
+			return nil
+		}
+		text, err := fs.ReadFile(tree, file)
+		if err != nil {
+			return err
+		}
+		source, err := parser.ParseFile(token.NewFileSet(), file, text, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		problems = append(problems, checkImports(file, source)...)
+		if !isTest(file) {
+			dir := path.Dir(file)
+			hasDoc[dir] = hasDoc[dir] || isPackageDoc(source)
+		}
+		return nil
+	}))
+	for dir, ok := range hasDoc {
+		if !ok {
+			problems = append(problems, dir+`: no package doc: no comment "Package <name> …" ("Command …" for a main package)`)
+		}
+	}
+	slices.Sort(problems)
+	return problems
+}
+
+func checkImports(file string, source *ast.File) (problems []string) {
+	rule, ok := ruleFor(file)
+	if !ok {
+		return []string{file + ": no rule says what this folder may import: add one to rules"}
+	}
+	for _, spec := range source.Imports {
+		dir, ok := folderOf(spec)
+		if !ok {
+			continue
+		}
+		allowed := slices.ContainsFunc(rule.mayImport, func(folder string) bool { return strings.HasPrefix(dir+"/", folder) })
+		switch {
+		case !allowed && (!isTest(file) || !rule.anyInTests):
+			problems = append(problems, fmt.Sprintf("%s: files of %s may not import %s", file, rule.folder, dir))
+		case isTestPackage(dir) && !isTest(file) && !isTestPackage(path.Dir(file)):
+			problems = append(problems, fmt.Sprintf("%s: imports %s, which only tests may", file, dir))
+		}
+	}
+	return problems
+}
+
+// ruleFor returns the rule of the longest folder that holds the file. The root's is for files in the root alone.
+func ruleFor(file string) (found rule, ok bool) {
+	for _, r := range rules() {
+		holds := strings.HasPrefix(file, r.folder) && (r.folder != "" || !strings.Contains(file, "/"))
+		if holds && len(r.folder) >= len(found.folder) {
+			found, ok = r, true
+		}
+	}
+	return found, ok
+}
+
+// folderOf returns the folder of an imported package; ok is false if it isn't in this repository.
+func folderOf(spec *ast.ImportSpec) (dir string, ok bool) {
+	imported, err := strconv.Unquote(spec.Path.Value)
+	if err != nil {
+		return "", false
+	}
+	for module, root := range modules {
+		if rest, ok := strings.CutPrefix(imported+"/", module+"/"); ok {
+			return path.Join(root, rest), true
+		}
+	}
+	return "", false
+}
+
+func isTest(file string) bool { return strings.HasSuffix(file, "_test.go") }
+
+// isTestPackage reports whether a folder's name, or that of one above it, ends in "test": modelstest, sealertest.
+func isTestPackage(dir string) bool {
+	return slices.ContainsFunc(strings.Split(dir, "/"), func(s string) bool { return strings.HasSuffix(s, "test") })
+}
+
+func isPackageDoc(source *ast.File) bool {
+	want := "Package " + source.Name.Name + " "
+	if source.Name.Name == "main" {
+		want = "Command "
+	}
+	return strings.HasPrefix(source.Doc.Text(), want)
+}
