@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,38 +22,51 @@ const (
 	maxMaxStale         = time.Hour
 )
 
-// Config is what a Resolver needs. ControlPlane is required, and Token or an HTTPClient with a client certificate.
+// Config holds the settings of a Resolver. ControlPlane is required, and Token or an HTTPClient with a client
+// certificate.
 type Config struct {
 	// ControlPlane is the URL of the data-plane API, such as http://127.0.0.1:8081.
 	ControlPlane string
-	// Insecure lets it be plain http beyond this machine, which carries keys in clear: only inside an encrypted network.
+	// Insecure allows plain http to another machine, which carries keys in clear: only inside an encrypted network.
 	Insecure bool
-	// Token returns the data plane's own credential, dp_…. It is asked anew for each request, so that a file may be
-	// rotated, and must be quick. Nil: a client certificate is the credential, which HTTPClient shows over https.
+	// Token returns the data plane's own credential, dp_…. It is called for each request, so that a file may be
+	// rotated, and must be quick. If nil, the credential is the client certificate of HTTPClient, over https.
 	Token func() string
-	// HTTPClient makes the requests; the stream gets a copy of it, with connections of its own. Nil: one that uses no
-	// proxy and follows no redirect.
+	// HTTPClient makes the requests; the stream gets a copy of it with connections of its own. If nil, a client without
+	// proxy and redirects is used.
 	HTTPClient *http.Client
-	// CacheSize is how many answers to keep; 0 means 10,000.
+	// CacheSize is the number of answers to keep; 0 means 10,000.
 	CacheSize int
-	// MaxStale is how much longer than its lease the cache is used while the control plane does not answer. 0: not at
-	// all. At most one hour; the control plane may allow less, and gives a data plane that declares more no lease.
+	// MaxStale is how long after the end of the lease the cache may be used while the control plane does not answer.
+	// 0 means not at all, one hour is the maximum. The control plane may allow less, and gives no lease to a data plane
+	// that declares more.
 	MaxStale time.Duration
-	// NegativeTTL is how long a refusal is remembered (no key, not a member, unauthenticated …); 0 means 1 s.
+	// NegativeTTL is how long a refusal is cached (no key, not a member, unauthenticated …); 0 means 1 s.
 	NegativeTTL time.Duration
-	// MaxAge is when a cached key is fetched again though nothing is known to have changed; 0 means 5 min.
+	// MaxAge is the age at which a cached key is fetched again although no event touched it; 0 means 5 min.
 	MaxAge time.Duration
-	// FetchTimeout bounds a fetch, repetitions included; 0 means 2 s.
+	// FetchTimeout bounds a fetch with its retries; 0 means 2 s.
 	FetchTimeout time.Duration
-	// Clock measures leases and expiry; nil: the system's monotonic clock.
+	// Clock measures leases and expiry. If nil, it is the system's monotonic clock.
 	Clock Clock
-	// Metrics is where the metrics aikeys_dataplane_… are registered; nil: nowhere.
+	// Metrics is where the metrics aikeys_dataplane_… are registered; if nil, nowhere.
 	Metrics prometheus.Registerer
-	// Log gets what an operator should know of; nil: nothing is logged.
+	// Log receives what an operator should know; if nil, nothing is logged.
 	Log *slog.Logger
 }
 
-// withDefaults returns the configuration with what was left out, or what is wrong with it, all at once.
+// Clock measures elapsed time for leases and expiry. It must never go back.
+type Clock interface {
+	// Now returns the time since a fixed point.
+	Now() time.Duration
+}
+
+// systemClock is the system's monotonic clock, which changes to the time of day do not affect.
+type systemClock struct{ start time.Time }
+
+func (c systemClock) Now() time.Duration { return time.Since(c.start) }
+
+// withDefaults returns the configuration with defaults filled in, or an error that lists every invalid field.
 func (cfg Config) withDefaults() (Config, error) {
 	var wrong []error
 	check := func(ok bool, format string, args ...any) {
@@ -62,11 +76,11 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	target, err := url.Parse(cfg.ControlPlane)
 	ok := err == nil && (target.Scheme == "http" || target.Scheme == "https") && target.Host != ""
-	check(ok, "ControlPlane: must be an http or https URL") // which is not repeated: it may hold a password
+	check(ok, "ControlPlane: must be an http or https URL") // not repeated here: it may hold a password
 	check(!ok || target.Scheme == "https" || cfg.Insecure || netaddr.Is(target.Hostname()),
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
-	check(!ok || target.User == nil, "ControlPlane: may hold no user or password")
-	check(cfg.hasCredential(target),
+	check(!ok || target.User == nil, "ControlPlane: must not hold a user or password")
+	check(cfg.Token != nil || cfg.HTTPClient != nil && err == nil && target.Scheme == "https",
 		"Token: is required, unless HTTPClient shows a client certificate, over https")
 	check(cfg.CacheSize >= 0, "CacheSize: %d is negative", cfg.CacheSize)
 	check(cfg.MaxStale >= 0 && cfg.MaxStale <= maxMaxStale, "MaxStale: %v is not from 0 to %v", cfg.MaxStale, maxMaxStale)
@@ -76,28 +90,15 @@ func (cfg Config) withDefaults() (Config, error) {
 	if len(wrong) > 0 {
 		return Config{}, fmt.Errorf("data plane: %w", errors.Join(wrong...))
 	}
-	cfg.CacheSize = orDefault(cfg.CacheSize, defaultCacheSize)
-	cfg.NegativeTTL = orDefault(cfg.NegativeTTL, defaultNegativeTTL)
-	cfg.MaxAge = orDefault(cfg.MaxAge, defaultMaxAge)
-	cfg.FetchTimeout = orDefault(cfg.FetchTimeout, defaultFetchTimeout)
+	cfg.CacheSize = cmp.Or(cfg.CacheSize, defaultCacheSize)
+	cfg.NegativeTTL = cmp.Or(cfg.NegativeTTL, defaultNegativeTTL)
+	cfg.MaxAge = cmp.Or(cfg.MaxAge, defaultMaxAge)
+	cfg.FetchTimeout = cmp.Or(cfg.FetchTimeout, defaultFetchTimeout)
 	if cfg.Clock == nil {
-		cfg.Clock = systemClock{start: time.Now()}
+		cfg.Clock = systemClock{start: time.Now()} //nolint:forbidigo // the start of a monotonic clock, never shown as a date
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return cfg, nil
-}
-
-// hasCredential tells of a token, and of a client that can show a certificate to the control plane.
-func (cfg *Config) hasCredential(target *url.URL) bool {
-	return cfg.Token != nil || cfg.HTTPClient != nil && target != nil && target.Scheme == "https"
-}
-
-func orDefault[T comparable](value, fallback T) T {
-	var zero T
-	if value == zero {
-		return fallback
-	}
-	return value
 }

@@ -1,70 +1,94 @@
 package dataplane
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
-// What Resolve returns when it returns no key. Use errors.Is.
+// The errors of Resolve and Run. Use errors.Is.
 var (
 	// ErrNoKey: no active key of the provider may serve the caller.
 	ErrNoKey = errors.New("no key is registered that may serve this")
-	// ErrUserKeyRequired: the project's policy wants a key of the user's own, and they have none.
+	// ErrUserKeyRequired: the project's policy requires a key of the user's own, and the user has none.
 	ErrUserKeyRequired = errors.New("the project's policy requires a key of the user's own")
-	// ErrKeyRevoked: the key that was asked for by its id is revoked.
+	// ErrKeyRevoked: the key was requested by its id and is revoked.
 	ErrKeyRevoked = errors.New("the key is revoked")
 	// ErrNotMember: the user may not use the project.
-	ErrNotMember = errors.New("the user is no member of the project")
-	// ErrCallerUnauthenticated: the caller's credential opens no session.
+	ErrNotMember = errors.New("the user is not a member of the project")
+	// ErrCallerUnauthenticated: the caller's credential is not valid.
 	ErrCallerUnauthenticated = errors.New("the caller's credential is not valid")
-	// ErrCustomerNotServed: this data plane is not for that customer.
+	// ErrCustomerNotServed: this data plane's credential does not cover the customer.
 	ErrCustomerNotServed = errors.New("this data plane may not serve the customer")
-	// ErrInvalid: the request is not one that the control plane could answer.
+	// ErrInvalid: the request is malformed; the control plane could not answer it.
 	ErrInvalid = errors.New("invalid request for a key")
-	// ErrUnavailable: the control plane does not answer, and nothing that is cached may be used.
+	// ErrUnavailable: the control plane does not answer, and nothing cached may be used.
 	ErrUnavailable = errors.New("the control plane can't be asked, and nothing may be served")
 	// ErrDataPlaneUnauthenticated: the control plane refuses the data plane's own credential.
 	ErrDataPlaneUnauthenticated = errors.New("the control plane refuses this data plane's credential")
-	// ErrUnsupportedAuth: the provider wants requests signed, or a token got for the key; a header alone won't do.
+	// ErrUnsupportedAuth: the provider requires signed requests, or a token exchanged for the key; a header is not enough.
 	ErrUnsupportedAuth = errors.New("this provider's key does not go into a header as it is")
-	// ErrRunning: Run was called while another call of it goes on.
+	// ErrRunning: Run was called while another call of it is running.
 	ErrRunning = errors.New("the resolver runs already")
 )
 
-// refusal maps a problem of the control plane to what Resolve returns; nil when there is no such answer in the
-// contract.
-func refusal(status int, problem string) error {
-	switch (answer{status, problem}) {
-	case answer{400, "invalid-argument"}, answer{413, "body-too-large"}, answer{415, "unsupported-media-type"}:
+var (
+	// errSilent: requests have been in flight for a while, and none was answered.
+	errSilent = fmt.Errorf("%w: it does not answer", ErrUnavailable)
+	// errIssuer: a session token can't be checked. It says nothing about the control plane; otherwise strangers with
+	// made-up tokens could mark it as down for every caller.
+	errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)
+	// errOutdated: every answer to a fetch was older than an event that had arrived by then.
+	errOutdated = fmt.Errorf("%w: each answer was older than what is known to have changed since", ErrUnavailable)
+	// errProtocol: a message or an answer breaks the contract. Error texts never repeat what was received.
+	errProtocol = errors.New("not as the contract has it")
+)
+
+// unreachable is a failure of the control plane rather than of one request: other requests need not try now.
+type unreachable struct{ cause error }
+
+func (u unreachable) Error() string { return fmt.Sprintf("%v: %v", ErrUnavailable, u.cause) }
+
+// Unwrap leaves the cause out: a deadline of the fetch must not look like a deadline of the caller.
+func (unreachable) Unwrap() error { return ErrUnavailable }
+
+// problemAnswer is the status of an answer and the last segment of its problem type.
+type problemAnswer struct {
+	status  int
+	problem string
+}
+
+// refusalOf maps a problem of the control plane to the error that Resolve returns, or nil if the contract has no such
+// answer.
+func refusalOf(status int, problem string) error {
+	switch (problemAnswer{status, problem}) {
+	case problemAnswer{400, "invalid-argument"}, problemAnswer{413, "body-too-large"},
+		problemAnswer{415, "unsupported-media-type"}:
 		return ErrInvalid
-	case answer{401, "unauthenticated"}:
+	case problemAnswer{401, "unauthenticated"}:
 		return ErrDataPlaneUnauthenticated
-	case answer{403, "key-revoked"}:
+	case problemAnswer{403, "key-revoked"}:
 		return ErrKeyRevoked
-	case answer{403, "permission-denied"}:
+	case problemAnswer{403, "permission-denied"}:
 		return ErrNotMember
-	case answer{403, "customer-not-served"}:
+	case problemAnswer{403, "customer-not-served"}:
 		return ErrCustomerNotServed
-	case answer{404, "no-key"}:
+	case problemAnswer{404, "no-key"}:
 		return ErrNoKey
-	case answer{404, "user-key-required"}:
+	case problemAnswer{404, "user-key-required"}:
 		return ErrUserKeyRequired
-	case answer{422, "caller-unauthenticated"}:
+	case problemAnswer{422, "caller-unauthenticated"}:
 		return ErrCallerUnauthenticated
 	default:
 		return nil
 	}
 }
 
-// answer is a status with the last part of the problem's type.
-type answer struct {
-	status  int
-	problem string
-}
-
-// remembered tells refusals that are kept for a while from those that say nothing of the request.
-func remembered(err error) bool {
-	for _, kept := range []error{
+// isCacheable reports whether a refusal is about the request itself, and so may be cached for NegativeTTL.
+func isCacheable(refusal error) bool {
+	for _, cacheable := range []error{
 		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrNotMember, ErrCallerUnauthenticated, ErrCustomerNotServed,
 	} {
-		if errors.Is(err, kept) {
+		if errors.Is(refusal, cacheable) {
 			return true
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
-// The types of the stream's messages.
+// The types of the stream's messages: those about the stream itself, and the events.
 const (
 	typeHello     = "hello"
 	typeHeartbeat = "heartbeat"
@@ -23,15 +23,15 @@ const (
 	typeTokenRevoked  = "token.revoked"
 )
 
-// unknownTx stands for the transaction of an event that has none: no position holds it.
+// unknownTx stands for the transaction of an event that names none: no position contains it.
 const unknownTx = math.MaxUint64
 
-// event is a change. A field that is empty was not told, and stands for all.
+// event is a change that the stream has announced. An empty field was not named, and stands for every value.
 type event struct {
-	kind                     string
-	tx                       uint64
-	project                  project
-	provider, key, user, tok string
+	kind                       string
+	tx                         uint64
+	project                    project
+	provider, key, user, token string // key and token are ids
 }
 
 // project names a customer's project.
@@ -39,8 +39,8 @@ type project struct{ customer, name string }
 
 func newEvent(m *gen.StreamMessage) event {
 	ev := event{
-		kind: m.Type, tx: unknownTx, project: project{value(m.CustomerID), value(m.ProjectID)},
-		provider: value(m.Provider), key: value(m.KeyID), user: value(m.UserID), tok: value(m.TokenID),
+		kind: m.Type, tx: unknownTx, project: project{valueOf(m.CustomerID), valueOf(m.ProjectID)},
+		provider: valueOf(m.Provider), key: valueOf(m.KeyID), user: valueOf(m.UserID), token: valueOf(m.TokenID),
 	}
 	if m.Tx != nil && *m.Tx >= 0 {
 		ev.tx = uint64(*m.Tx)
@@ -48,65 +48,58 @@ func newEvent(m *gen.StreamMessage) event {
 	return ev
 }
 
-func value[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
-}
-
-// urgent tells the events whose receipt somebody may be waiting for.
-func (ev *event) urgent() bool {
+// isUrgent reports whether a person or a program may be waiting for the receipt of the event.
+func (ev *event) isUrgent() bool {
 	return ev.kind == typeKeyRevoked || ev.kind == typeMemberRemoved || ev.kind == typeTokenRevoked
 }
 
-// touches tells whether an answer may be another one since the event. It errs on the side of yes.
+// touches reports whether the answer to an entry's request may have changed with the event. In doubt it returns true.
 func (ev *event) touches(e *entry) bool {
 	switch ev.kind {
 	case typeTokenCreated:
 		return errors.Is(e.err, ErrCallerUnauthenticated)
 	case typeTokenRevoked:
-		if ev.tok != "" {
-			return e.token == ev.tok
+		if ev.token != "" {
+			return e.token == ev.token
 		}
 	}
 	if e.project.customer == "" {
-		return ev.mayAdmit(e)
+		return ev.mayLiftRefusal(e)
 	}
-	if !fits(ev.project.customer, e.project.customer) || !fits(ev.project.name, e.project.name) {
+	if !matches(ev.project.customer, e.project.customer) || !matches(ev.project.name, e.project.name) {
 		return false
 	}
 	switch ev.kind {
 	case typeKeyRegistered:
-		return fits(ev.provider, e.provider) && fits(ev.user, e.user)
+		return matches(ev.provider, e.provider) && matches(ev.user, e.user)
 	case typeKeyRevoked, typeKeyFailing:
 		return ev.key == "" || e.key != nil && e.key.ID == ev.key
 	case typeMemberSet, typeMemberRemoved:
-		return fits(ev.user, e.user)
-	default: // policy.set, and whatever else there will be
+		return matches(ev.user, e.user)
+	default: // policy.set, and types added in the future
 		return true
 	}
 }
 
-// mayAdmit tells whether the event may end a refusal that was given without saying for which project.
-func (ev *event) mayAdmit(e *entry) bool {
+// mayLiftRefusal reports whether the event may end a refusal that does not name the project.
+func (ev *event) mayLiftRefusal(e *entry) bool {
 	switch ev.kind {
 	case typeKeyRegistered:
 		if e.keyID != "" {
-			return fits(ev.key, e.keyID)
+			return matches(ev.key, e.keyID)
 		}
-		return fits(ev.provider, e.provider)
+		return matches(ev.provider, e.provider)
 	case typeKeyRevoked, typeKeyFailing, typeMemberRemoved:
-		return false // they take away
+		return false // these only take access away
 	default:
 		return true
 	}
 }
 
-// fits compares what an event tells with what an entry has.
-func fits(told, have string) bool { return told == "" || told == have }
+// matches reports whether a field of an event or a request, empty for any value, covers a value.
+func matches(field, value string) bool { return field == "" || field == value }
 
-// label is the event's type for the metric, which must not grow with what the stream sends.
+// label returns the event's type for the metric. It is one of a fixed set, whatever the stream sends.
 func (ev *event) label() string {
 	switch ev.kind {
 	case typeKeyRegistered, typeKeyRevoked, typeKeyFailing, typePolicySet, typeMemberSet, typeMemberRemoved,

@@ -5,36 +5,36 @@ import (
 	"time"
 )
 
-// Indexed returns how many entries the index by project holds.
+// Indexed returns the number of entries in the index by project.
 func Indexed(r *Resolver) (n int) {
 	r.store.mu.Lock()
 	defer r.store.mu.Unlock()
-	for _, among := range r.store.projects {
-		n += len(among)
+	for _, entries := range r.store.byProject {
+		n += len(entries)
 	}
 	return n
 }
 
-// DownFor is how long a control plane that failed is left alone, RefusedFor one that refused the data plane's credential.
+// DownFor and RefusedFor are how long no request is sent after a failure and after a refused credential.
 const (
 	DownFor    = downFor
 	RefusedFor = refusedFor
 )
 
-// MaxLog is how many events are kept for fetches on their way.
-const MaxLog = maxLog
+// MaxLog is the number of events kept for fetches in flight.
+const MaxLog = maxEventLog
 
-// Feed has the resolver follow a stream that is already there, to its end.
+// Feed has the resolver read a given stream to its end.
 func Feed(r *Resolver, stream io.Reader) error {
-	s := &session{r: r, anchor: r.clock.Now(), acks: newAcker(r)}
+	s := &session{r: r, sent: r.clock.Now(), acks: newAcker(r)}
 	silence := time.AfterFunc(time.Hour, func() {})
 	defer silence.Stop()
-	return s.follow(stream, silence)
+	return s.readMessages(stream, silence)
 }
 
-// Waiting returns how many keys wait to be reported.
+// Waiting returns the number of keys that wait to be reported.
 func Waiting(r *Resolver) int {
 	r.reports.mu.Lock()
 	defer r.reports.mu.Unlock()
-	return len(r.reports.fates)
+	return len(r.reports.outcomes)
 }

@@ -7,58 +7,60 @@ import (
 	"time"
 )
 
-// downFor is how long a control plane that could not be reached is left alone, and how long one that has answered
-// nothing is waited for before it is taken to hang.
-const downFor = 250 * time.Millisecond
+const (
+	// downFor is how long no request is sent after the control plane could not be reached, and how long requests may all
+	// go unanswered before it counts as hanging.
+	downFor = 250 * time.Millisecond
+	// refusedFor is how long no request is sent after the control plane refused the data plane's credential. It counts
+	// refused requests, and finally accepts none from their address.
+	refusedFor = 3 * time.Second
+)
 
-// refusedFor is how long a control plane is left alone that refuses the data plane's credential: it counts such requests, and
-// in the end takes none from this address.
-const refusedFor = 3 * time.Second
-
-// health knows whether the control plane answers, from the requests that were made for other reasons.
+// health records whether the control plane answers, as seen by ordinary requests; it sends none of its own. All times
+// are the Clock's.
 type health struct {
-	mu       sync.Mutex
-	asking   int           // how many requests are on their way
-	silent   time.Duration // since when none of them was answered
-	answered time.Duration // when one was answered last
-	failure  error         // the outcome of the last one that ended; nil if it was answered
-	failedAt time.Duration
+	mu          sync.Mutex    // guards every field
+	inFlight    int           // requests sent and not yet answered
+	silentSince time.Duration // since when no request in flight was answered
+	answeredAt  time.Duration // when a request was last answered
+	failure     error         // the outcome of the last request that ended; nil if it was answered
+	failedAt    time.Duration
 }
 
-// begin notes that a request is sent.
-func (h *health) begin(now time.Duration) {
+// requestSent records that a request is sent.
+func (h *health) requestSent(now time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.asking == 0 {
-		h.silent = now
+	if h.inFlight == 0 {
+		h.silentSince = now
 	}
-	h.asking++
+	h.inFlight++
 }
 
-// end notes how a request ended that was sent at a time; failure is nil if there was an answer. A failure says nothing
-// of the control plane if others were answered since the request was sent.
-func (h *health) end(sent, now time.Duration, failure error) {
+// requestDone records the outcome of a request; failure is nil if it was answered. A failure is ignored if another
+// request was answered since this one was sent.
+func (h *health) requestDone(sent, now time.Duration, failure error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.asking--
+	h.inFlight--
 	switch {
 	case failure == nil:
-		h.silent, h.answered, h.failure = now, now, nil
-	case h.answered <= sent:
+		h.silentSince, h.answeredAt, h.failure = now, now, nil
+	case h.answeredAt <= sent:
 		h.failedAt, h.failure = now, failure
 	}
 }
 
-// heard notes that the control plane has answered otherwise: requests are worth a try again.
-func (h *health) heard(now time.Duration) {
+// streamOpened records that the control plane has answered on the stream: requests are worth sending again.
+func (h *health) streamOpened(now time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.silent, h.answered, h.failure = now, now, nil
+	h.silentSince, h.answeredAt, h.failure = now, now, nil
 }
 
-// down returns why there is no use in asking now; nil if there is. That requests hang counts only if there is no lease
-// either: while heartbeats come, they are merely slow.
-func (h *health) down(now time.Duration, leased bool) error {
+// downReason returns why a request would be useless now, or nil. Requests that hang count only without a lease: while
+// heartbeats arrive, the control plane is merely slow.
+func (h *health) downReason(now time.Duration, leased bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	pause := downFor
@@ -68,26 +70,26 @@ func (h *health) down(now time.Duration, leased bool) error {
 	if h.failure != nil && now-h.failedAt < pause {
 		return h.failure
 	}
-	if !leased && h.asking > 0 && now-h.silent >= downFor {
+	if !leased && h.inFlight > 0 && now-h.silentSince >= downFor {
 		return errSilent
 	}
 	return nil
 }
 
-// standing is whether the control plane accepts this data plane. Once it has refused the credential, it must accept it again
-// before what is cached may outlast the lease. That it answers nothing afterwards, or turns everybody at this address away,
-// undoes no refusal.
-type standing struct {
-	refusedAt atomic.Int64 // as a duration; never is noLease
+// credentialStatus records whether the control plane refuses the data plane's credential. After a refusal it must accept
+// the credential again before cached keys may outlive the lease. Silence afterwards, or a limit on this address, does not
+// undo a refusal.
+type credentialStatus struct {
+	refusedAt atomic.Int64 // a time.Duration; never if the credential is not refused
 }
 
-func (s *standing) refuse(now time.Duration) { s.refusedAt.Store(int64(now)) }
+func (s *credentialStatus) setRefused(now time.Duration) { s.refusedAt.Store(int64(now)) }
 
-// accept notes that a request was taken that was sent at a time. One that was sent before the refusal says nothing.
-func (s *standing) accept(sent time.Duration) {
+// setAccepted records that a request was accepted. One that was sent before the refusal proves nothing.
+func (s *credentialStatus) setAccepted(sent time.Duration) {
 	if at := s.refusedAt.Load(); int64(sent) >= at {
-		s.refusedAt.CompareAndSwap(at, int64(noLease))
+		s.refusedAt.CompareAndSwap(at, int64(never))
 	}
 }
 
-func (s *standing) refused() bool { return s.refusedAt.Load() != int64(noLease) }
+func (s *credentialStatus) isRefused() bool { return s.refusedAt.Load() != int64(never) }

@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,7 +11,110 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// AuthStyle is how a provider takes its key. Others than these may come; they are then unsupported.
+// Request names the caller or the key to resolve. Make one with ForCaller, ForUser or ByID. It prints without the
+// credential.
+type Request struct {
+	// Credential is the caller's API key or session token, without "Bearer". With it, CustomerID and UserID are empty.
+	Credential string
+	CustomerID string
+	// ProjectID may be empty with a Credential: then it is the session's.
+	ProjectID string
+	// UserID may be empty: then users' own keys are not considered.
+	UserID   string
+	Provider string
+	// KeyID asks for one key; every other field is empty then.
+	KeyID string
+}
+
+// ForCaller asks for the key that serves the caller with this credential. Set ProjectID to use another project than
+// that of the caller's session.
+func ForCaller(credential, provider string) Request {
+	return Request{Credential: credential, Provider: provider}
+}
+
+// ForUser asks for the key that serves a user of a project, whom you have authenticated. An empty user means no
+// particular user.
+func ForUser(customer, project, user, provider string) Request {
+	return Request{CustomerID: customer, ProjectID: project, UserID: user, Provider: provider}
+}
+
+// ByID asks for one key, regardless of the project's policy.
+func ByID(keyID string) Request { return Request{KeyID: keyID} }
+
+// check reports how the request differs from the three kinds. The control plane checks the form of ids.
+func (q *Request) check() error {
+	switch {
+	case q.KeyID != "":
+		if *q != (Request{KeyID: q.KeyID}) {
+			return fmt.Errorf("%w: a key's id goes alone", ErrInvalid)
+		}
+	case q.Provider == "":
+		return fmt.Errorf("%w: a provider or a key's id is required", ErrInvalid)
+	case q.Credential != "":
+		if q.CustomerID != "" || q.UserID != "" {
+			return fmt.Errorf("%w: a credential excludes customer and user", ErrInvalid)
+		}
+	case q.CustomerID == "" || q.ProjectID == "":
+		return fmt.Errorf("%w: a credential, or customer and project, are required", ErrInvalid)
+	}
+	return nil
+}
+
+// digest identifies a request in the cache. It is a hash so that the cache holds no caller's credential.
+type digest [sha256.Size]byte
+
+// digest returns the request's digest. It is on the hot path, and allocates nothing for an API key or a session token
+// of the usual length. There are two buffer sizes because clearing the larger one takes as long as hashing an API key.
+func (q *Request) digest() digest {
+	const small = 192
+	if len(q.Credential)+len(q.CustomerID)+len(q.ProjectID)+len(q.UserID)+len(q.Provider)+len(q.KeyID) <= small-6*2 {
+		var buffer [small]byte
+		return sha256.Sum256(q.encode(buffer[:0]))
+	}
+	return q.longDigest()
+}
+
+//go:noinline
+func (q *Request) longDigest() digest {
+	var buffer [4096]byte
+	return sha256.Sum256(q.encode(buffer[:0]))
+}
+
+func (q *Request) encode(b []byte) []byte {
+	b = appendField(b, q.Credential)
+	b = appendField(b, q.CustomerID)
+	b = appendField(b, q.ProjectID)
+	b = appendField(b, q.UserID)
+	b = appendField(b, q.Provider)
+	return appendField(b, q.KeyID)
+}
+
+// appendField puts the length before the field, so that no two requests share an encoding.
+func appendField(b []byte, field string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(field))), field...)
+}
+
+// printableRequest is a Request without its methods, so that it prints field by field.
+type printableRequest Request
+
+// String prints the request without its credential.
+func (q Request) String() string {
+	if q.Credential != "" {
+		q.Credential = secret.Text{}.String()
+	}
+	return fmt.Sprintf("%+v", printableRequest(q))
+}
+
+// Format prints the request without its credential, whatever the verb.
+func (q Request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, q.String()) }
+
+// LogValue logs the request without its credential.
+func (q Request) LogValue() slog.Value { return slog.StringValue(q.String()) }
+
+// MarshalText keeps the credential out of JSON and other encodings.
+func (q Request) MarshalText() ([]byte, error) { return []byte(q.String()), nil }
+
+// AuthStyle is how a provider takes its key. A control plane may send other values than these; they are unsupported.
 type AuthStyle string
 
 // How providers take their keys.
@@ -22,41 +127,41 @@ const (
 	AuthGCPOAuth    AuthStyle = "gcp_oauth"
 )
 
-// Key is a provider's key and what to do with it. It is shared between all who resolved to it: do not change it, and do
+// Key is a provider's key and how to use it. Callers that resolve to the same key share it: do not change it, and do
 // not keep it; resolve again for each request. It prints without the secret.
 type Key struct {
-	// ID is the key's id, and Version counts the secrets that it has had.
+	// ID is the key's id, and Version the number of secrets it has had.
 	ID      string
 	Version int
-	// CustomerID, ProjectID and Provider are whose key it is.
+	// CustomerID, ProjectID and Provider say whose key it is, and for which provider.
 	CustomerID string
 	ProjectID  string
 	Provider   string
 	// Scope is project or user; Reason is the rule that chose the key.
 	Scope  string
 	Reason string
-	// BaseURL is the only place where the key may go.
+	// BaseURL is the only place to which the key may be sent.
 	BaseURL   string
 	AuthStyle AuthStyle
-	// Caller is who is served; nil where the key was asked for by its id, or for nobody in particular.
+	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
 	Caller *Caller
 
 	secret secret.Text
-	// header returns the header that carries the key, made once; nil if there is none.
+	// header returns the header that carries the key; nil if a header can't carry it.
 	header func() (name, value string)
 }
 
-// Caller is who is served.
+// Caller is the user that a key serves.
 type Caller struct {
 	UserID string
-	// TokenID is the id of the caller's API key; empty for a session token or where no credential was given.
+	// TokenID is the id of the caller's API key; empty for a session token or without a credential.
 	TokenID string
 }
 
 // Secret is the provider's key in plain text. It prints as [redacted]; keep it in memory only.
 func (k *Key) Secret() secret.Text { return k.secret }
 
-// Header is the header that carries the key: what Authorize sets, for those who have another proxy set it.
+// Header returns the header that Authorize sets, for gateways that have another proxy set it.
 func (k *Key) Header() (name, value string, err error) {
 	if k.header == nil {
 		return "", "", fmt.Errorf("%w: %s", ErrUnsupportedAuth, k.AuthStyle)
@@ -65,8 +170,8 @@ func (k *Key) Header() (name, value string, err error) {
 	return name, value, nil
 }
 
-// Authorize takes every credential of the caller's out of h and puts the key in. It takes them out even if it returns
-// an error, which wraps ErrUnsupportedAuth.
+// Authorize replaces every credential of the caller in h by the key. It removes them even if it returns an error, which
+// wraps ErrUnsupportedAuth.
 func (k *Key) Authorize(h http.Header) error {
 	for name := range h {
 		switch http.CanonicalHeaderKey(name) {
@@ -82,7 +187,7 @@ func (k *Key) Authorize(h http.Header) error {
 	return nil
 }
 
-// setSecret keeps the secret in closures, which no way of printing follows.
+// setSecret keeps the secret in closures, which fmt can't look into.
 func (k *Key) setSecret(plain secret.Text) {
 	k.secret = plain
 	name, value := "", plain.Reveal()
@@ -95,9 +200,7 @@ func (k *Key) setSecret(plain secret.Text) {
 		name = "X-Goog-Api-Key"
 	case AuthAPIKey:
 		name = "Api-Key"
-	case AuthAWSSigV4, AuthGCPOAuth:
-		return
-	default:
+	default: // signed, or exchanged for a token: a header can't carry it
 		return
 	}
 	k.header = func() (string, string) { return name, value }

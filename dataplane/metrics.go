@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are what a Resolver counts. Those of each call are kept at hand, so that a hit looks nothing up.
+// metrics counts what a Resolver does. The counters of Resolve are fields, so that a hit needs no look-up by label.
 type metrics struct {
 	hit, stale, fetched, negative, refused, unavailable prometheus.Counter
 
@@ -15,7 +15,7 @@ type metrics struct {
 	discarded prometheus.Counter
 }
 
-// newMetrics registers the metrics, unless registerer is nil.
+// newMetrics returns the metrics, registered unless registerer is nil.
 func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error) {
 	resolves := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "aikeys_dataplane_resolves_total",
@@ -30,10 +30,10 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 		}),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "aikeys_dataplane_events_total", Help: "Changes told on the stream, by type.",
+			Name: "aikeys_dataplane_events_total", Help: "Changes received on the stream, by type.",
 		}, []string{"type"}),
 		discarded: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "aikeys_dataplane_fetches_discarded_total", Help: "Answers thrown away because an event had overtaken them.",
+			Name: "aikeys_dataplane_fetches_discarded_total", Help: "Answers discarded because they were older than an event.",
 		}),
 	}
 	if registerer == nil {
@@ -47,7 +47,7 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 		resolves, m.fetchTime, m.events, m.discarded,
 		gauge("aikeys_dataplane_entries", "Answers in the cache.", func() float64 { return float64(r.store.size()) }),
 		gauge("aikeys_dataplane_lease_seconds", "Time for which the cache may be used without asking.",
-			func() float64 { return r.remaining(0).Seconds() }),
+			func() float64 { return r.leaseRemaining(0).Seconds() }),
 		gauge("aikeys_dataplane_stream_connected", "1 while a stream of events is open.", func() float64 {
 			if r.Status().Connected {
 				return 1

@@ -10,151 +10,143 @@ import (
 )
 
 const (
-	reportEvery = 5 * time.Second
-	// failureDelay is how long a refused key waits for others, before it is reported.
-	failureDelay = 100 * time.Millisecond
-	// lastReport bounds the report on the way out.
-	lastReport = time.Second
-	maxBatch   = 500
-	// maxReports is how many keys wait at the most; of others nothing is reported.
+	reportInterval = 5 * time.Second
+	// refusalDelay is how long the report of a refused key waits for others to join it.
+	refusalDelay = 100 * time.Millisecond
+	// lastReportTimeout bounds the report that Run sends on its way out.
+	lastReportTimeout = time.Second
+	maxBatch          = 500
+	// maxReports is the number of keys that may wait for a report; further keys are not reported.
 	maxReports = 10_000
-	maxAgo     = 24 * time.Hour
+	// maxReportAge is the age at which a use or a refusal is no longer reported.
+	maxReportAge = 24 * time.Hour
 )
 
-// fate is what became of a key since it was reported last. Times are the Clock's; an absent one is noLease.
-type fate struct {
-	used, failed time.Duration
-	status       int
+// outcome is what providers answered to a key since its last report. Times are the Clock's, or never.
+type outcome struct {
+	used, refused time.Duration
+	status        int // of the refusal
 }
 
-// reports collects what became of keys until it is sent.
+// reports collects outcomes until they are sent.
 type reports struct {
-	clock Clock
-	wake  chan struct{} // a key was refused
+	refusals chan struct{} // signals that a key was refused
 
-	mu    sync.Mutex
-	fates map[string]fate
+	mu       sync.Mutex
+	outcomes map[string]outcome // by key id; guarded by mu
 }
 
-func newReports(clock Clock) *reports {
-	return &reports{clock: clock, wake: make(chan struct{}, 1), fates: map[string]fate{}}
+func newReports() *reports {
+	return &reports{refusals: make(chan struct{}, 1), outcomes: map[string]outcome{}}
 }
 
-// Report takes down what a provider answered to a key: 401 and 403 mean that it refused the key, others up to 4xx that
-// it took it. Reports are sent in batches by Run. It never blocks.
+// Report records a provider's answer to a key: 401 and 403 mean that it refused the key, any other status below 500
+// that it accepted it. Run sends the reports in batches. Report never blocks.
 func (r *Resolver) Report(key *Key, status int) {
 	if key == nil || key.ID == "" || status < 100 || status >= 500 {
 		return
 	}
-	news := fate{used: r.clock.Now(), failed: noLease}
-	refused := status == http.StatusUnauthorized || status == http.StatusForbidden
-	if refused {
-		news = fate{used: noLease, failed: news.used, status: status}
-	}
-	r.reports.add(key.ID, news)
-	if refused {
-		select {
-		case r.reports.wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// add merges news of a key into what is known; the later of each counts.
-func (p *reports) add(keyID string, news fate) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	have, ok := p.fates[keyID]
-	if !ok {
-		if len(p.fates) >= maxReports {
-			return
-		}
-		p.fates[keyID] = news
+	now := r.clock.Now()
+	if status != http.StatusUnauthorized && status != http.StatusForbidden {
+		r.reports.add(key.ID, outcome{used: now, refused: never})
 		return
 	}
-	have.used = max(have.used, news.used)
-	if news.failed > have.failed {
-		have.failed, have.status = news.failed, news.status
+	r.reports.add(key.ID, outcome{used: never, refused: now, status: status})
+	select {
+	case r.reports.refusals <- struct{}{}:
+	default: // a signal is pending
 	}
-	p.fates[keyID] = have
 }
 
-// take returns a batch, and takes it out.
-func (p *reports) take() map[string]fate {
+// add merges an outcome into the one that waits for the same key; later times win.
+func (p *reports) add(keyID string, o outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	batch := make(map[string]fate, min(len(p.fates), maxBatch))
-	for keyID, f := range p.fates {
+	have, ok := p.outcomes[keyID]
+	if !ok {
+		if len(p.outcomes) < maxReports {
+			p.outcomes[keyID] = o
+		}
+		return
+	}
+	have.used = max(have.used, o.used)
+	if o.refused > have.refused {
+		have.refused, have.status = o.refused, o.status
+	}
+	p.outcomes[keyID] = have
+}
+
+// takeBatch removes a batch and returns it.
+func (p *reports) takeBatch() map[string]outcome {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	batch := make(map[string]outcome, min(len(p.outcomes), maxBatch))
+	for keyID, o := range p.outcomes {
 		if len(batch) == maxBatch {
 			break
 		}
-		batch[keyID] = f
-		delete(p.fates, keyID)
+		batch[keyID] = o
+		delete(p.outcomes, keyID)
 	}
 	return batch
 }
 
-// sendReports sends what there is every few seconds, refusals at once, and the rest when ctx ends.
+// sendReports sends reports every few seconds, refusals sooner, and what is left when ctx ends.
 func (r *Resolver) sendReports(ctx context.Context) {
-	timer := time.NewTimer(reportEvery)
+	timer := time.NewTimer(reportInterval)
 	defer timer.Stop()
-	hurried := false
+	soon := false // whether the timer is set to a refusal
 	for {
 		select {
 		case <-ctx.Done():
-			r.flushLast(ctx)
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastReportTimeout)
+			defer cancel()
+			r.flushReports(last)
 			return
-		case <-r.reports.wake:
-			if !hurried {
-				hurried = true
-				timer.Reset(failureDelay)
+		case <-r.reports.refusals:
+			if !soon {
+				soon = true
+				timer.Reset(refusalDelay)
 			}
 			continue
 		case <-timer.C:
 		}
-		r.flush(ctx)
-		hurried = false
-		timer.Reset(reportEvery)
+		r.flushReports(ctx)
+		soon = false
+		timer.Reset(reportInterval)
 	}
 }
 
-// flushLast sends what there is when ctx has ended, if it can be done quickly.
-func (r *Resolver) flushLast(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastReport)
-	defer cancel()
-	r.flush(ctx)
-}
-
-// flush sends everything, batch by batch, and puts back what the control plane could not take now.
-func (r *Resolver) flush(ctx context.Context) {
+// flushReports sends everything, batch by batch. A batch that the control plane can't take now is put back.
+func (r *Resolver) flushReports(ctx context.Context) {
 	for {
-		batch := r.reports.take()
+		batch := r.reports.takeBatch()
 		if len(batch) == 0 {
 			return
 		}
 		if status := r.sendBatch(ctx, batch); status == 0 || status >= 500 || status == http.StatusTooManyRequests {
-			for keyID, f := range batch {
-				r.reports.add(keyID, f)
+			for keyID, o := range batch {
+				r.reports.add(keyID, o)
 			}
 			return
 		}
 	}
 }
 
-// sendBatch posts a batch and returns the status; 0 if there was no answer.
-func (r *Resolver) sendBatch(ctx context.Context, batch map[string]fate) int {
+// sendBatch sends a batch and returns the status of the answer, or 0 if there was none.
+func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
 	defer cancel()
 	now := r.clock.Now()
 	body := gen.ReportRequest{Keys: make([]gen.KeyReport, 0, len(batch))}
-	for keyID, f := range batch {
-		report := gen.KeyReport{KeyID: keyID, UsedMsAgo: ago(now, f.used), FailedMsAgo: ago(now, f.failed)}
+	for keyID, o := range batch {
+		report := gen.KeyReport{KeyID: keyID, UsedMsAgo: millisecondsAgo(now, o.used), FailedMsAgo: millisecondsAgo(now, o.refused)}
 		if report.FailedMsAgo != nil {
-			report.FailureStatus = &f.status
+			report.FailureStatus = &o.status
 		}
 		body.Keys = append(body.Keys, report)
 	}
-	status, _, err := r.post(ctx, func(ctx context.Context) (*http.Response, error) {
+	status, _, err := r.send(ctx, func(ctx context.Context) (*http.Response, error) {
 		return r.client.ReportKeys(ctx, body)
 	})
 	if err != nil {
@@ -163,11 +155,10 @@ func (r *Resolver) sendBatch(ctx context.Context, batch map[string]fate) int {
 	return status
 }
 
-// ago returns the milliseconds since a time; nil if it is absent or too long ago to matter.
-func ago(now, then time.Duration) *int {
-	if then == noLease || now-then > maxAgo {
+// millisecondsAgo returns the milliseconds since a time, or nil if it is never or too long ago to matter.
+func millisecondsAgo(now, then time.Duration) *int {
+	if then == never || now-then > maxReportAge {
 		return nil
 	}
-	ms := int(max(now-then, 0).Milliseconds())
-	return &ms
+	return new(int(max(now-then, 0).Milliseconds()))
 }

@@ -13,50 +13,53 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
-// noLease is the end of a lease that never was, with room for what is added to it.
-const noLease = time.Duration(math.MinInt64 / 2)
+// never stands for a time that has not come, such as the end of a lease that was never given. Durations may be added
+// to it without overflow.
+const never = time.Duration(math.MinInt64 / 2)
 
-// firstTerm is how long a lease is taken to last before the control plane has said so.
-const firstTerm = time.Second
+// initialLeaseTerm is the assumed length of a lease until the control plane has named it.
+const initialLeaseTerm = time.Second
 
-// Resolver finds the keys that serve requests. It is safe for concurrent use. Run must be called for it to answer from
-// its cache; without it, each call of Resolve asks the control plane.
+// Resolver finds the keys that serve requests. It is safe for concurrent use. It answers from its cache only while Run
+// is running; without Run, each call of Resolve asks the control plane.
 type Resolver struct {
-	cfg     Config
-	clock   Clock
-	log     *slog.Logger
-	metrics *metrics
-	client  *gen.Client // for single requests
-	stream  *gen.Client // for the stream
-	idle    func()      // closes the idle connections of client
+	cfg       Config
+	clock     Clock
+	log       *slog.Logger
+	metrics   *metrics
+	client    *gen.Client // for single requests
+	stream    *gen.Client // for the stream
+	closeIdle func()      // closes the idle connections of client
 
-	store    *store
-	health   health
-	standing standing
-	reports  *reports
-	// leaseEnd is the time at which the lease ends, and term for how long a heartbeat extends it, as durations.
-	leaseEnd atomic.Int64
-	term     atomic.Int64
-	running  atomic.Bool
+	store      *store
+	health     health
+	credential credentialStatus
+	reports    *reports
 
-	channelMu sync.Mutex
-	channel   channel
+	// leaseEnd is the time at which the lease ends and leaseTerm the length of a lease, both as a time.Duration. The
+	// stream writes them; Resolve reads them without a lock.
+	leaseEnd  atomic.Int64
+	leaseTerm atomic.Int64
+	running   atomic.Bool
+
+	streamMu    sync.Mutex
+	streamState streamState // guarded by streamMu
 }
 
-// New returns a Resolver. It connects to nothing; Run does.
+// New returns a Resolver. It opens no connection; Run does.
 func New(cfg Config) (*Resolver, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(cfg.Clock)}
-	r.leaseEnd.Store(int64(noLease))
-	r.standing.refusedAt.Store(int64(noLease))
-	r.term.Store(int64(firstTerm))
+	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports()}
+	r.leaseEnd.Store(int64(never))
+	r.leaseTerm.Store(int64(initialLeaseTerm))
+	r.credential.refusedAt.Store(int64(never))
 	if r.store, err = newStore(cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("data plane: %w", err)
 	}
-	if r.client, r.stream, r.idle, err = newClients(&r.cfg); err != nil {
+	if r.client, r.stream, r.closeIdle, err = newClients(&r.cfg); err != nil {
 		return nil, fmt.Errorf("data plane: %w", err)
 	}
 	if r.metrics, err = newMetrics(cfg.Metrics, r); err != nil {
@@ -65,8 +68,8 @@ func New(cfg Config) (*Resolver, error) {
 	return r, nil
 }
 
-// Run follows the stream of changes, acknowledges them and sends reports, until ctx ends; then it returns nil. It owns
-// every goroutine but those of fetches, which end by FetchTimeout.
+// Run follows the stream of changes, acknowledges them and sends reports until ctx ends; then it returns nil. All
+// goroutines of the resolver end with it, except those of fetches, which end by FetchTimeout.
 func (r *Resolver) Run(ctx context.Context) error {
 	if !r.running.CompareAndSwap(false, true) {
 		return ErrRunning
@@ -74,27 +77,28 @@ func (r *Resolver) Run(ctx context.Context) error {
 	defer r.running.Store(false)
 	var reporting sync.WaitGroup
 	reporting.Go(func() { r.sendReports(ctx) })
-	r.follow(ctx)
+	r.followStream(ctx)
 	reporting.Wait()
-	r.idle()
+	r.closeIdle()
 	return nil
 }
 
 // Resolve returns the key that serves a request. Errors wrap the package's sentinels, or are ctx's.
 func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	id := req.digest()
-	// The lease is looked at first: an entry that is still there afterwards was not dropped by an event up to then.
+	// The lease is read before the cache: an entry that is still cached afterwards was not dropped by any event up to
+	// that time.
 	now := r.clock.Now()
-	if r.leased(now) {
-		if e, ok := r.store.cache.GetIfPresent(id); ok && now < e.fresh {
+	if r.isLeased(now) {
+		if e, ok := r.store.cache.GetIfPresent(id); ok && now < e.freshUntil {
 			return r.hit(e)
 		}
 	}
 	return r.miss(ctx, id, req)
 }
 
-// leased tells whether the cache may be used without asking.
-func (r *Resolver) leased(now time.Duration) bool { return int64(now) < r.leaseEnd.Load() }
+// isLeased reports whether the cache may be used without asking the control plane.
+func (r *Resolver) isLeased(now time.Duration) bool { return int64(now) < r.leaseEnd.Load() }
 
 func (r *Resolver) hit(e *entry) (*Key, error) {
 	if e.err != nil {
@@ -105,8 +109,8 @@ func (r *Resolver) hit(e *entry) (*Key, error) {
 	return e.key, nil
 }
 
-// miss asks the control plane, together with all who want the same. While that takes long or fails, what is cached may
-// have to do.
+// miss asks the control plane, in one fetch for all callers that want the same answer. If that takes long or fails, a
+// stale key may serve.
 func (r *Resolver) miss(ctx context.Context, id digest, req Request) (*Key, error) {
 	if err := req.check(); err != nil {
 		r.metrics.refused.Inc()
@@ -116,85 +120,126 @@ func (r *Resolver) miss(ctx context.Context, id digest, req Request) (*Key, erro
 		return nil, err
 	}
 	now := r.clock.Now()
-	if failure := r.health.down(now, r.leased(now)); failure != nil {
-		return r.withoutAnswer(id, failure)
+	if reason := r.health.downReason(now, r.isLeased(now)); reason != nil {
+		return r.withoutAnswer(id, reason)
 	}
-	f, isNew, e := r.store.join(id, func(e *entry) bool {
+	p, isNew, e := r.store.joinFetch(id, func(e *entry) bool {
 		now := r.clock.Now()
-		return r.leased(now) && now < e.fresh
+		return r.isLeased(now) && now < e.freshUntil
 	})
 	if e != nil {
 		return r.hit(e)
 	}
 	if isNew {
-		go r.fly(context.WithoutCancel(ctx), f, req)
+		go r.runFetch(context.WithoutCancel(ctx), p, req)
 	}
-	return r.wait(ctx, f)
+	return r.wait(ctx, p)
 }
 
-// wait waits for a fetch, but not for long if what is cached may be used instead.
-func (r *Resolver) wait(ctx context.Context, f *flight) (*Key, error) {
-	var patience <-chan time.Time
-	if r.stale(f.id) != nil {
-		timer := time.NewTimer(downFor)
-		defer timer.Stop()
-		patience = timer.C
+// wait returns the result of a fetch, or the stale key if one may serve and the fetch is slow.
+func (r *Resolver) wait(ctx context.Context, p *pendingFetch) (*Key, error) {
+	var slow <-chan time.Time
+	if r.staleKey(p.id) != nil {
+		slow = time.After(downFor)
 	}
 	for {
 		select {
-		case <-f.done:
-			return r.landed(f)
-		case <-patience:
-			if key := r.stale(f.id); key != nil {
+		case <-p.done:
+			return r.result(p)
+		case <-slow:
+			if key := r.staleKey(p.id); key != nil {
 				r.metrics.stale.Inc()
 				return key, nil
 			}
-			patience = nil // an event has dropped it meanwhile
+			slow = nil // an event has dropped the key
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-// landed returns what a fetch brought.
-func (r *Resolver) landed(f *flight) (*Key, error) {
+// result returns what a finished fetch brought.
+func (r *Resolver) result(p *pendingFetch) (*Key, error) {
 	switch {
-	case f.err == nil:
+	case p.err == nil:
 		r.metrics.fetched.Inc()
-		return f.key, nil
-	case errors.Is(f.err, ErrUnavailable):
-		return r.withoutAnswer(f.id, f.err)
+		return p.key, nil
+	case errors.Is(p.err, ErrUnavailable):
+		return r.withoutAnswer(p.id, p.err)
 	default:
 		r.metrics.refused.Inc()
-		return nil, f.err
+		return nil, p.err
 	}
 }
 
-// withoutAnswer is what Resolve returns when the control plane gives no answer.
-func (r *Resolver) withoutAnswer(id digest, failure error) (*Key, error) {
-	if r.standing.refused() || errors.Is(failure, ErrDataPlaneUnauthenticated) {
+// withoutAnswer returns the stale key if one may serve, and otherwise why the control plane gave no answer.
+func (r *Resolver) withoutAnswer(id digest, reason error) (*Key, error) {
+	if r.credential.isRefused() || errors.Is(reason, ErrDataPlaneUnauthenticated) {
 		r.metrics.refused.Inc()
 		return nil, ErrDataPlaneUnauthenticated
 	}
-	if key := r.stale(id); key != nil {
+	if key := r.staleKey(id); key != nil {
 		r.metrics.stale.Inc()
 		return key, nil
 	}
 	r.metrics.unavailable.Inc()
-	return nil, failure
+	return nil, reason
 }
 
-// stale returns the key that may serve though nobody answers; nil if none may. Nothing prolongs a caller's credential, and
-// there is no grace for a data plane whose own has been refused.
-func (r *Resolver) stale(id digest) *Key {
-	if r.cfg.MaxStale == 0 || r.standing.refused() {
+// staleKey returns the cached key that may serve although the control plane does not answer, or nil. It never extends
+// the validity of a caller's credential, and gives no grace after the data plane's own credential was refused.
+func (r *Resolver) staleKey(id digest) *Key {
+	if r.cfg.MaxStale == 0 || r.credential.isRefused() {
 		return nil
 	}
 	now := r.clock.Now()
-	until := time.Duration(r.leaseEnd.Load()) + r.cfg.MaxStale
+	graceEnd := time.Duration(r.leaseEnd.Load()) + r.cfg.MaxStale
 	e, ok := r.store.cache.GetIfPresent(id)
-	if !ok || e.err != nil || now >= until || now >= e.aged+r.cfg.MaxStale || now >= e.valid {
+	if !ok || e.err != nil || now >= graceEnd || now >= e.agedAt+r.cfg.MaxStale || now >= e.validUntil {
 		return nil
 	}
 	return e.key
 }
+
+// Status is the state of a Resolver.
+type Status struct {
+	// Connected reports whether a stream is open. Unauthenticated reports whether the control plane has refused the data
+	// plane's credential and has not accepted it again.
+	Connected, Unauthenticated bool
+	// TooStale reports whether the control plane refused Config.MaxStale when the stream was last opened.
+	TooStale bool
+	// Leased reports whether the cache may be used without asking, and LeaseRemaining for how long.
+	Leased         bool
+	LeaseRemaining time.Duration
+	// GraceRemaining is how long cached keys serve if the control plane does not answer: the lease plus MaxStale.
+	GraceRemaining time.Duration
+	// SessionID and ReplicaID identify the last stream; Position is what has been acted on.
+	SessionID, ReplicaID, Position string
+	// Entries is the approximate number of cached answers.
+	Entries int
+}
+
+// Status returns the state of the resolver.
+func (r *Resolver) Status() Status {
+	r.streamMu.Lock()
+	s := r.streamState
+	r.streamMu.Unlock()
+	remaining, refused, grace := r.leaseRemaining(0), r.credential.isRefused(), r.cfg.MaxStale
+	if refused {
+		grace = 0
+	}
+	return Status{
+		Connected: s.connected, Unauthenticated: refused, TooStale: s.tooStale,
+		Leased: remaining > 0, LeaseRemaining: remaining, GraceRemaining: r.leaseRemaining(grace),
+		SessionID: s.session, ReplicaID: s.replica, Position: s.position,
+		Entries: r.store.size(),
+	}
+}
+
+// leaseRemaining returns the time left until grace after the end of the lease, at least 0.
+func (r *Resolver) leaseRemaining(grace time.Duration) time.Duration {
+	return max(time.Duration(r.leaseEnd.Load())+grace-r.clock.Now(), 0)
+}
+
+// Format prints the resolver's status instead of its fields, which hold secrets.
+func (r *Resolver) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "data plane %+v", r.Status()) }

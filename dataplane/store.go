@@ -8,54 +8,63 @@ import (
 	"github.com/maypok86/otter/v2"
 )
 
-// maxLog is how many events are kept for the fetches that are on their way. A fetch that more have passed is repeated.
-const maxLog = 4096
+// maxEventLog is the number of events kept for the fetches in flight. A fetch that more events have passed is sent
+// again.
+const maxEventLog = 4096
 
-// entry is an answer: a key, or a refusal (err). It never changes.
+// entry is a cached answer: a key, or a refusal (err). It never changes. All times are the Clock's.
+//
+// While cached, an entry is in one of these states; an event that touches it, or an eviction, drops it from each:
+//
+//	fresh    now < freshUntil, with a lease: it is served without asking
+//	stale    no longer fresh, or no lease: the control plane is asked, and a key serves only if there is no answer, for
+//	         at most Config.MaxStale after both the lease and agedAt
+//	invalid  now >= validUntil: it is not served
 type entry struct {
 	id  digest
 	key *Key
 	err error
 
-	// What it is about, as far as it is known: a refusal to a credential does not say for which project.
+	// The scope of the answer, as far as it is known: a refusal to a credential does not name the project.
 	project                      project
 	provider, user, token, keyID string
 
-	// fresh is until when it may be used under a lease; aged is when MaxAge or NegativeTTL has passed; valid is when
-	// the caller's credential has to be looked at again.
-	fresh, aged, valid time.Duration
+	// freshUntil is the earlier of agedAt and validUntil. agedAt is when MaxAge or NegativeTTL has passed. validUntil is
+	// when the caller's credential has to be checked again.
+	freshUntil, agedAt, validUntil time.Duration
 }
 
-// store holds what is cached, the index by which events find it, and the fetches that are on their way. One mutex
-// orders events and the ends of fetches, so that no answer slips in beside an event that touches it. Hits do not take
-// it.
+// store holds the cached answers, the indexes by which events find them, and the fetches in flight.
+//
+// mu orders events and the ends of fetches, so that an answer is cached either before an event, which then drops it, or
+// after, when the fence has compared the two. Hits read the cache without mu.
 type store struct {
-	cache *otter.Cache[digest, *entry]
+	cache *otter.Cache[digest, *entry] // safe for concurrent use; written under mu
 
-	mu       sync.Mutex
-	projects map[project]map[*entry]struct{}
-	tokens   map[string]map[*entry]struct{}
-	// adrift are refusals to a caller who is known to the control plane: they do not say for which project they are.
-	adrift  map[*entry]struct{}
-	flights map[digest]*flight
+	mu        sync.Mutex
+	byProject map[project]map[*entry]struct{}
+	byToken   map[string]map[*entry]struct{} // by the id of the caller's API key
+	// unscoped has the refusals to authenticated callers, which do not name the project.
+	unscoped map[*entry]struct{}
+	pending  map[digest]*pendingFetch
 	// generation counts how often everything was dropped.
 	generation uint64
-	// log has the events since the first of the fetches began; logStart counts those before it.
-	log      []event
-	logStart uint64
+	// events has the events since the oldest fetch in flight began. Those before it, eventsBefore in number, are gone.
+	events       []event
+	eventsBefore uint64
 
-	// evicted has what the cache let go of for want of room. It has a mutex of its own, which is held for nothing else,
-	// because the cache calls with its own locks held.
+	// evicted has the entries that the cache dropped for lack of room and that are still indexed. Its mutex is held for
+	// nothing else, because the cache calls back while it holds its own locks.
 	evictedMu sync.Mutex
 	evicted   []*entry
 }
 
 func newStore(size int) (*store, error) {
 	s := &store{
-		projects: map[project]map[*entry]struct{}{},
-		tokens:   map[string]map[*entry]struct{}{},
-		adrift:   map[*entry]struct{}{},
-		flights:  map[digest]*flight{},
+		byProject: map[project]map[*entry]struct{}{},
+		byToken:   map[string]map[*entry]struct{}{},
+		unscoped:  map[*entry]struct{}{},
+		pending:   map[digest]*pendingFetch{},
 	}
 	cache, err := otter.New(&otter.Options[digest, *entry]{
 		MaximumSize: size,
@@ -71,20 +80,111 @@ func newStore(size int) (*store, error) {
 	return s, err
 }
 
-// apply drops what an event touches and shows the event to the fetches that are on their way.
+// size returns the approximate number of entries.
+func (s *store) size() int { return s.cache.EstimatedSize() }
+
+// pendingFetch is a fetch in flight, shared by all callers that want its answer.
+//
+// It begins in joinFetch. It ends in commitFetch, with an answer that is newer than every event since, or in failFetch.
+// An answer that is older leaves it in flight, to be sent again.
+type pendingFetch struct {
+	id   digest
+	done chan struct{}
+	key  *Key  // set before done is closed
+	err  error // set before done is closed
+
+	// since is the number of events, and generation the store's, when the fetch was last sent. Guarded by the store's mu.
+	since, generation uint64
+}
+
+// joinFetch returns the fetch in flight for a request, or a new one, which the caller has to run. If an entry that
+// isUsable accepts has been cached since the caller looked, joinFetch returns that entry instead.
+func (s *store) joinFetch(id digest, isUsable func(*entry) bool) (p *pendingFetch, isNew bool, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p, ok := s.pending[id]; ok {
+		return p, false, nil
+	}
+	if e, ok := s.cache.GetIfPresent(id); ok && isUsable(e) {
+		return nil, false, e
+	}
+	p = &pendingFetch{id: id, done: make(chan struct{})}
+	s.setFence(p)
+	s.pending[id] = p
+	return p, true, nil
+}
+
+// setFence remembers which events had arrived when a fetch is sent. The caller holds mu.
+func (s *store) setFence(p *pendingFetch) {
+	p.since, p.generation = s.eventsBefore+uint64(len(s.events)), s.generation
+}
+
+// commitFetch ends a fetch with an answer and caches it. It returns false if the answer is older than an event that
+// touches it: then the fetch has to be sent again. On the last try such a refusal is handed out, but not cached.
+func (s *store) commitFetch(p *pendingFetch, e *entry, asOf Position, last bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	outdated, passed := s.compareWithEvents(p, e, asOf)
+	if outdated && (e.err == nil || !last) {
+		s.setFence(p)
+		return false
+	}
+	// A refusal that names no project can't be compared with the events that passed, so it is not cached either.
+	if !outdated && (!passed || e.project.customer != "") {
+		s.insert(e)
+	}
+	s.endFetch(p, e.key, e.err)
+	return true
+}
+
+// compareWithEvents reports whether an answer is outdated, that is, whether an event since the fetch was sent touches it
+// and is not contained in its position, and whether any event passed at all. A refusal has no position, and so contains
+// no event.
+func (s *store) compareWithEvents(p *pendingFetch, e *entry, asOf Position) (outdated, passed bool) {
+	if p.generation != s.generation || p.since < s.eventsBefore {
+		return true, true
+	}
+	since := s.events[p.since-s.eventsBefore:]
+	for i := range since {
+		if since[i].touches(e) && !asOf.Contains(since[i].tx) {
+			return true, true
+		}
+	}
+	return false, len(since) > 0
+}
+
+// failFetch ends a fetch without an answer.
+func (s *store) failFetch(p *pendingFetch, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endFetch(p, nil, err)
+}
+
+// endFetch hands the answer to all who wait. The caller holds mu: the next request finds either the entry or no fetch.
+func (s *store) endFetch(p *pendingFetch, key *Key, err error) {
+	p.key, p.err = key, err
+	delete(s.pending, p.id)
+	if len(s.pending) == 0 {
+		s.eventsBefore += uint64(len(s.events))
+		s.events = nil
+	}
+	close(p.done)
+}
+
+// apply drops the entries that an event touches, and keeps the event for the fetches in flight.
 func (s *store) apply(ev event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sweep()
-	if len(s.flights) > 0 {
-		if len(s.log) == maxLog {
-			s.log = append([]event(nil), s.log[maxLog/2:]...)
-			s.logStart += maxLog / 2
+	s.unindexEvicted()
+	if len(s.pending) > 0 {
+		if len(s.events) == maxEventLog {
+			s.events = append([]event(nil), s.events[maxEventLog/2:]...)
+			s.eventsBefore += maxEventLog / 2
 		}
-		s.log = append(s.log, ev)
+		s.events = append(s.events, ev)
 	}
-	for _, among := range s.candidates(&ev) {
-		for e := range among {
+	for _, entries := range s.candidates(&ev) {
+		for e := range entries {
 			if ev.touches(e) {
 				s.unindex(e)
 				s.cache.Invalidate(e.id)
@@ -93,52 +193,52 @@ func (s *store) apply(ev event) {
 	}
 }
 
-// candidates returns the sets of entries among which are all that the event touches.
+// candidates returns sets of entries that together contain every entry the event touches.
 func (s *store) candidates(ev *event) []map[*entry]struct{} {
 	switch {
-	case ev.kind == typeTokenRevoked && ev.tok != "":
-		return []map[*entry]struct{}{s.tokens[ev.tok]}
+	case ev.kind == typeTokenRevoked && ev.token != "":
+		return []map[*entry]struct{}{s.byToken[ev.token]}
 	case ev.project.customer != "" && ev.project.name != "":
-		return []map[*entry]struct{}{s.projects[ev.project], s.adrift}
+		return []map[*entry]struct{}{s.byProject[ev.project], s.unscoped}
 	}
-	all := append(make([]map[*entry]struct{}, 0, len(s.projects)+1), s.adrift)
-	for _, among := range s.projects {
-		all = append(all, among)
+	all := append(make([]map[*entry]struct{}, 0, len(s.byProject)+1), s.unscoped)
+	for _, entries := range s.byProject {
+		all = append(all, entries)
 	}
 	return all
 }
 
-// dropAll forgets everything, and what is on its way as well.
+// dropAll drops every entry, and makes the answers of the fetches in flight outdated.
 func (s *store) dropAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sweep()
+	s.unindexEvicted()
 	s.generation++
-	clear(s.projects)
-	clear(s.tokens)
-	clear(s.adrift)
+	clear(s.byProject)
+	clear(s.byToken)
+	clear(s.unscoped)
 	s.cache.InvalidateAll()
 }
 
-// insert caches an answer in place of what there was. The caller holds the mutex.
+// insert caches an entry and replaces the previous one of its request. The caller holds mu.
 func (s *store) insert(e *entry) {
-	s.sweep()
+	s.unindexEvicted()
 	if old, ok := s.cache.GetIfPresent(e.id); ok {
 		s.unindex(old)
 	}
 	if e.project.customer != "" {
-		add(s.projects, e.project, e)
+		addTo(s.byProject, e.project, e)
 	} else if e.err != nil && !errors.Is(e.err, ErrCallerUnauthenticated) {
-		s.adrift[e] = struct{}{}
+		s.unscoped[e] = struct{}{}
 	}
 	if e.token != "" {
-		add(s.tokens, e.token, e)
+		addTo(s.byToken, e.token, e)
 	}
 	s.cache.Set(e.id, e)
 }
 
-// sweep takes out of the index what the cache has evicted. The caller holds the mutex.
-func (s *store) sweep() {
+// unindexEvicted removes what the cache has evicted from the indexes. The caller holds mu.
+func (s *store) unindexEvicted() {
 	s.evictedMu.Lock()
 	evicted := s.evicted
 	s.evicted = nil
@@ -149,110 +249,21 @@ func (s *store) sweep() {
 }
 
 func (s *store) unindex(e *entry) {
-	remove(s.projects, e.project, e)
-	remove(s.tokens, e.token, e)
-	delete(s.adrift, e)
+	removeFrom(s.byProject, e.project, e)
+	removeFrom(s.byToken, e.token, e)
+	delete(s.unscoped, e)
 }
 
-func add[K comparable](index map[K]map[*entry]struct{}, k K, e *entry) {
+func addTo[K comparable](index map[K]map[*entry]struct{}, k K, e *entry) {
 	if index[k] == nil {
 		index[k] = map[*entry]struct{}{}
 	}
 	index[k][e] = struct{}{}
 }
 
-func remove[K comparable](index map[K]map[*entry]struct{}, k K, e *entry) {
+func removeFrom[K comparable](index map[K]map[*entry]struct{}, k K, e *entry) {
 	delete(index[k], e)
 	if len(index[k]) == 0 {
 		delete(index, k)
 	}
 }
-
-// size returns the number of entries, about.
-func (s *store) size() int { return s.cache.EstimatedSize() }
-
-// flight is a fetch on its way, shared by all who want its answer. key and err are set before done is closed.
-type flight struct {
-	id   digest
-	done chan struct{}
-	key  *Key
-	err  error
-
-	// since and generation say what had passed when the present try began.
-	since, generation uint64
-}
-
-// join returns the fetch that is on its way for a request, or a new one, which the caller has to start. Where an entry
-// that usable approves of has come in the meantime, it returns that.
-func (s *store) join(id digest, usable func(*entry) bool) (f *flight, isNew bool, e *entry) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f, ok := s.flights[id]; ok {
-		return f, false, nil
-	}
-	if e, ok := s.cache.GetIfPresent(id); ok && usable(e) {
-		return nil, false, e
-	}
-	f = &flight{id: id, done: make(chan struct{})}
-	s.flights[id] = f
-	return f, true, nil
-}
-
-// begin notes what has passed before a try of the fetch.
-func (s *store) begin(f *flight) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f.since, f.generation = s.logStart+uint64(len(s.log)), s.generation
-}
-
-// end finishes a fetch without anything to remember.
-func (s *store) end(f *flight, key *Key, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.finish(f, key, err)
-}
-
-// finish hands the answer out. The caller holds the mutex, so whoever asks next finds the entry or begins anew.
-func (s *store) finish(f *flight, key *Key, err error) {
-	f.key, f.err = key, err
-	delete(s.flights, f.id)
-	if len(s.flights) == 0 {
-		s.logStart += uint64(len(s.log))
-		s.log = nil
-	}
-	close(f.done)
-}
-
-// settle ends a fetch with an answer and remembers it, unless something passed that the answer may not know of. Then it
-// returns false, and the fetch has to be repeated; but a refusal on the last try is handed out, and not remembered.
-func (s *store) settle(f *flight, e *entry, asOf Position, last bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	overtaken, passed := s.overtaken(f, e, asOf)
-	switch {
-	case overtaken && (e.err == nil || !last):
-		return false
-	case !overtaken && (!passed || e.project.customer != ""):
-		s.insert(e)
-	}
-	s.finish(f, e.key, e.err)
-	return true
-}
-
-// overtaken tells whether an event passed that touches the answer and is not in it, and whether any passed at all.
-// Refusals come without a position, which is as good as one that holds nothing.
-func (s *store) overtaken(f *flight, e *entry, asOf Position) (overtaken, passed bool) {
-	if f.generation != s.generation || f.since < s.logStart {
-		return true, true
-	}
-	since := s.log[f.since-s.logStart:]
-	for i := range since {
-		if since[i].touches(e) && !asOf.Contains(since[i].tx) {
-			return true, true
-		}
-	}
-	return false, len(since) > 0
-}
-
-// errOvertaken is why a fetch that was repeated too often has no answer.
-var errOvertaken = errors.New("each answer was older than what is known to have changed since")

@@ -1,88 +1,111 @@
 package dataplane
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"mime"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
 const (
-	minBackoff = 50 * time.Millisecond
-	maxBackoff = time.Second
-	// slowBackoff is for a control plane that turns us away: it refuses the credential or the grace, or too many come.
-	slowBackoff = 2 * time.Second
-	// minSilence is the shortest time without a message after which a link counts as dead.
+	// The waits between attempts to open the stream double from about reconnectMin to about reconnectMax.
+	reconnectMin = 40 * time.Millisecond
+	reconnectMax = 750 * time.Millisecond
+	// refusedDelay is added when the control plane refuses the credential or the grace, or has too many requests.
+	refusedDelay = 2 * time.Second
+	// minSilence is the shortest time without a message after which a connection counts as dead.
 	minSilence = 50 * time.Millisecond
+	// maxMessage bounds a line of the stream, and a message.
+	maxMessage = 64 << 10
+	// maxStaleParameter is the parameter that declares Config.MaxStale, and the field that a refusal of it names.
+	maxStaleParameter = "max_stale_ms"
+	// maxQuoted bounds how much of the control plane's own text is repeated.
+	maxQuoted = 200
 )
 
 var (
-	errQuiet    = errors.New("no message came for too long")
-	errTurned   = errors.New("the control plane turns the stream away for now")
-	errSession  = errors.New("the control plane no longer knows the stream")
-	errResume   = errors.New("the control plane does not understand what the stream should carry on")
-	errNotFirst = fmt.Errorf("stream: %w: hello must come first, and once", errGarbage)
+	errQuiet          = errors.New("no message came for too long")
+	errTooMany        = errors.New("the control plane turns the stream away for now")
+	errSessionUnknown = errors.New("the control plane no longer knows the stream")
+	errCannotResume   = errors.New("the control plane does not understand what the stream should carry on")
+	errHelloFirst     = fmt.Errorf("stream: %w: hello must come first, and once", errProtocol)
 )
 
-// channel is what is known of the stream, and what outlives one connection of it.
-type channel struct {
+// tooStaleError says that the control plane does not allow Config.MaxStale.
+type tooStaleError struct {
+	declared time.Duration
+	reason   string // the control plane's text, which names its limit
+}
+
+func (e *tooStaleError) Error() string {
+	return fmt.Sprintf("it refuses a max-stale of %v: %s %.*s; lower it here, or raise the control plane's --max-stale-limit",
+		e.declared, maxStaleParameter, maxQuoted, e.reason)
+}
+
+// streamState is what Status shows of the stream, and what the next connection resumes from.
+//
+// The stream is connected from hello to its end. Otherwise it is being opened: failing, if the last attempt did not get
+// as far as hello, and tooStale, if that was because of Config.MaxStale.
+type streamState struct {
 	connected bool
-	tooStale  bool // the control plane allows no such grace
-	failing   bool // it was told that no stream can be opened
-	session   string
-	replica   string
+	failing   bool
+	tooStale  bool
+	session   string // of the last hello
+	replica   string // of the last hello
 	position  string // of the last heartbeat
 }
 
-// follow keeps a stream open until ctx ends.
-func (r *Resolver) follow(ctx context.Context) {
-	backoff := minBackoff
+// followStream keeps a stream open until ctx ends.
+func (r *Resolver) followStream(ctx context.Context) {
+	reconnect := &backoff.ExponentialBackOff{
+		InitialInterval: reconnectMin, MaxInterval: reconnectMax, Multiplier: 2, RandomizationFactor: 1. / 3,
+	}
 	for ctx.Err() == nil {
-		beat, err := r.followOnce(ctx)
-		if beat {
-			backoff = minBackoff
+		gotHeartbeat, err := r.runStream(ctx)
+		if gotHeartbeat {
+			reconnect.Reset()
 		}
-		r.noteEnd(ctx, err)
-		wait := backoff/2 + rand.N(backoff/2) //nolint:gosec // spreads load, guards nothing
-		backoff = min(2*backoff, maxBackoff)
-		if errors.Is(err, ErrDataPlaneUnauthenticated) || errors.Is(err, errTurned) || errors.As(err, new(*tooStale)) {
-			wait += slowBackoff
+		r.recordStreamEnd(ctx, err)
+		wait := reconnect.NextBackOff()
+		if errors.Is(err, ErrDataPlaneUnauthenticated) || errors.Is(err, errTooMany) || errors.As(err, new(*tooStaleError)) {
+			wait += refusedDelay
 		}
-		timer := time.NewTimer(wait)
 		select {
-		case <-timer.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
-			timer.Stop()
 		}
 	}
 }
 
-// noteEnd takes down that a stream has ended or could not be opened. It logs the first of failures in a row.
-func (r *Resolver) noteEnd(ctx context.Context, err error) {
-	refused, stale := errors.Is(err, ErrDataPlaneUnauthenticated), errors.As(err, new(*tooStale))
-	r.channelMu.Lock()
-	was := r.channel
-	r.channel.connected, r.channel.failing = false, !was.connected
-	r.channel.tooStale = stale
-	if errors.Is(err, errResume) { // it came from who knows whom: begin anew
-		r.channel.session, r.channel.position = "", ""
+// recordStreamEnd records that a stream has ended or could not be opened. It logs only the first of several failures.
+func (r *Resolver) recordStreamEnd(ctx context.Context, err error) {
+	refused, stale := errors.Is(err, ErrDataPlaneUnauthenticated), errors.As(err, new(*tooStaleError))
+	r.streamMu.Lock()
+	was := r.streamState
+	r.streamState.connected, r.streamState.failing, r.streamState.tooStale = false, !was.connected, stale
+	if errors.Is(err, errCannotResume) {
+		r.streamState.session, r.streamState.position = "", ""
 	}
-	r.channelMu.Unlock()
-	known := r.standing.refused()
+	r.streamMu.Unlock()
+	wasRefused := r.credential.isRefused()
 	if refused {
-		r.standing.refuse(r.clock.Now())
+		r.credential.setRefused(r.clock.Now())
 	}
 	switch {
 	case ctx.Err() != nil:
-	case refused && (!known || was.connected):
+	case refused && (!wasRefused || was.connected):
 		r.log.ErrorContext(ctx, "the control plane refuses this data plane's credential; trying on", "error", err)
 	case stale && !was.tooStale:
 		r.log.ErrorContext(ctx, "the control plane refuses this data plane's max-stale, so it gets no lease; trying on", "error", err)
@@ -93,127 +116,147 @@ func (r *Resolver) noteEnd(ctx context.Context, err error) {
 	}
 }
 
-// followOnce opens the stream and follows it to its end. It tells whether a heartbeat came.
-func (r *Resolver) followOnce(ctx context.Context) (beat bool, err error) {
+// runStream opens the stream and follows it to its end. It reports whether a heartbeat arrived.
+func (r *Resolver) runStream(ctx context.Context) (gotHeartbeat bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(r.cfg.FetchTimeout, func() { cancel(errQuiet) })
 	defer silence.Stop()
 
-	r.channelMu.Lock()
-	last := r.channel
-	r.channelMu.Unlock()
-	maxStale := int((r.cfg.MaxStale + time.Millisecond - 1).Milliseconds()) // declares no less than is used
+	r.streamMu.Lock()
+	last := r.streamState
+	r.streamMu.Unlock()
+	response, sent, err := r.openStream(ctx, last)
+	if err != nil {
+		return false, causeOr(ctx, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if err := checkStreamAnswer(response, last, r.cfg.MaxStale); err != nil {
+		return false, err
+	}
+	s := &session{r: r, sent: sent, resumes: last.position != "", acks: newAcker(r)}
+	acked := make(chan struct{})
+	go func() {
+		defer close(acked)
+		s.acks.run(ctx, cancel)
+	}()
+	err = causeOr(ctx, s.readMessages(response.Body, silence))
+	cancel(nil)
+	<-acked
+	if errors.Is(err, errQuiet) {
+		r.closeIdle() // kept connections take the same dead route
+	}
+	return s.leased, err
+}
+
+// openStream requests the stream. It returns the time right before the request was sent on an open connection: the time
+// to dial does not count against the lease.
+func (r *Resolver) openStream(
+	ctx context.Context, last streamState,
+) (response *http.Response, sent time.Duration, err error) {
+	maxStale := int((r.cfg.MaxStale + time.Millisecond - 1).Milliseconds()) // rounded up: never less than what is used
 	params := gen.StreamEventsParams{
 		PreviousSessionID: optional(last.session), LastEventID: optional(last.position), MaxStaleMs: &maxStale,
 	}
-	response, anchor, err := r.open(ctx, &params)
-	if err != nil {
-		return false, ended(ctx, err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	s := &session{r: r, anchor: anchor, resumes: last.position != "", acks: newAcker(r)}
-	if err := readTooStale(response, r.cfg.MaxStale); err != nil {
-		return false, err
-	}
-	if err := checkStream(response, last.session != "" || last.position != ""); err != nil {
-		return false, err
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.acks.run(ctx, cancel)
-	}()
-	err = s.follow(response.Body, silence)
-	err = ended(ctx, err)
-	cancel(nil)
-	<-done
-	if errors.Is(err, errQuiet) {
-		r.idle() // those for single requests go the same dead way
-	}
-	return s.beats, err
-}
-
-// open asks for the stream. It returns the time right before the request was sent, when the connection was there: what
-// it took to dial does not count against the lease.
-func (r *Resolver) open(
-	ctx context.Context, params *gen.StreamEventsParams,
-) (response *http.Response, anchor time.Duration, err error) {
-	var sent atomic.Int64
-	note := func() { sent.Store(int64(r.clock.Now())) }
-	note()
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { note() }})
-	response, err = r.stream.StreamEvents(ctx, params, func(_ context.Context, request *http.Request) error {
+	var sentAt atomic.Int64
+	stamp := func() { sentAt.Store(int64(r.clock.Now())) }
+	stamp()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { stamp() }})
+	response, err = r.stream.StreamEvents(ctx, &params, func(_ context.Context, request *http.Request) error {
 		request.Header.Set("Accept", "text/event-stream")
 		return nil
 	})
-	return response, time.Duration(sent.Load()), err
+	return response, time.Duration(sentAt.Load()), err
 }
 
-// ended prefers the reason why we ended the stream ourselves.
-func ended(ctx context.Context, err error) error {
+// causeOr returns why ctx was cancelled, if it was, and otherwise err.
+func causeOr(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
 	return err
 }
 
-func checkStream(response *http.Response, resumes bool) error {
-	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+// checkStreamAnswer returns why an answer is not a stream of events, or nil.
+func checkStreamAnswer(response *http.Response, last streamState, maxStale time.Duration) error {
+	contentType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	switch {
 	case response.StatusCode == http.StatusUnauthorized:
 		return ErrDataPlaneUnauthenticated
 	case response.StatusCode == http.StatusTooManyRequests:
-		return errTurned
-	case response.StatusCode == http.StatusBadRequest && resumes:
-		return errResume
+		return errTooMany
+	case response.StatusCode == http.StatusBadRequest:
+		if reason, ok := maxStaleRefusal(response.Body); ok {
+			return &tooStaleError{maxStale, reason}
+		}
+		if last.session != "" || last.position != "" {
+			return errCannotResume
+		}
+		fallthrough
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("stream: it answers %d; is %s the data-plane API?", response.StatusCode, response.Request.URL.Host)
-	case kind != "text/event-stream":
-		return fmt.Errorf("stream: %w: it is no stream of events", errGarbage)
+	case contentType != "text/event-stream":
+		return fmt.Errorf("stream: %w: it is no stream of events", errProtocol)
 	}
 	return nil
 }
 
-// session is one connection of the stream.
+// maxStaleRefusal returns the reason why a problem document refuses the declared MaxStale, if it does.
+func maxStaleRefusal(body io.Reader) (reason string, ok bool) {
+	var problem gen.Problem
+	if json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&problem) != nil {
+		return "", false
+	}
+	for _, field := range problem.Errors {
+		if field.Field == maxStaleParameter {
+			return field.Message, true
+		}
+	}
+	return "", false
+}
+
+// session is one connection of the stream. Only the goroutine that reads the stream uses it.
+//
+// It begins with hello. Its first heartbeat gives a lease (leased), and each further one extends it.
 type session struct {
 	r       *Resolver
 	acks    *acker
-	anchor  time.Duration // our time before the request was sent, taken for that of hello
-	resumes bool
+	sent    time.Duration // the Clock's time before the request was sent, which stands for the replica's time of hello
+	resumes bool          // whether the stream continues from a position
 
-	greeted  bool
-	clock    int64 // the replica's, in hello
-	term     time.Duration
-	leaseEnd time.Duration
-	urgent   bool // somebody may be waiting for the next receipt
-	beats    bool
+	greeted      bool // whether hello has arrived
+	replicaClock int64
+	leaseTerm    time.Duration
+	leased       bool
+	leaseEnd     time.Duration
+	urgent       bool // whether the receipt of an event since the last heartbeat may be awaited
 }
 
-// follow handles the stream's messages in their order. It returns an error when the stream ends, as it always does.
-func (s *session) follow(body io.Reader, silence *time.Timer) error {
-	events := newSSEReader(body)
+// readMessages handles the stream's messages in order until the stream ends, and returns why it did. It moves the
+// silence timer forward with each message.
+func (s *session) readMessages(body io.Reader, silence *time.Timer) error {
+	messages := newMessageReader(body)
 	for {
-		m, err := events.next()
+		m, err := messages.next()
 		if err != nil {
 			return err
 		}
-		if err := s.handle(&m, events.id); err != nil {
+		if err := s.handle(&m, messages.id); err != nil {
 			return err
 		}
-		silence.Reset(max(s.term*3/2, minSilence))
+		silence.Reset(max(s.leaseTerm*3/2, minSilence))
 	}
 }
 
 func (s *session) handle(m *gen.StreamMessage, id string) error {
 	if s.greeted == (m.Type == typeHello) {
-		return errNotFirst
+		return errHelloFirst
 	}
 	switch m.Type {
 	case typeHello:
-		return s.hello(m)
+		return s.handleHello(m)
 	case typeHeartbeat:
-		return s.heartbeat(m, id)
+		return s.handleHeartbeat(m, id)
 	case typeReset:
 		s.r.store.dropAll()
 		s.urgent = true
@@ -221,67 +264,125 @@ func (s *session) handle(m *gen.StreamMessage, id string) error {
 		ev := newEvent(m)
 		s.r.store.apply(ev)
 		s.r.metrics.events.WithLabelValues(ev.label()).Inc()
-		s.urgent = s.urgent || ev.urgent()
+		s.urgent = s.urgent || ev.isUrgent()
 	}
 	return nil
 }
 
-// hello begins the stream. One that resumes nothing vouches for nothing that is cached.
-func (s *session) hello(m *gen.StreamMessage) error {
+// handleHello begins the stream. A stream that does not resume says nothing about past events, so the cache is dropped.
+func (s *session) handleHello(m *gen.StreamMessage) error {
 	if m.SessionID == nil || m.ClockMs == nil || m.LeaseMs == nil || *m.SessionID == "" {
-		return fmt.Errorf("stream: %w: hello lacks a field", errGarbage)
+		return fmt.Errorf("stream: %w: hello lacks a field", errProtocol)
 	}
-	s.greeted, s.urgent = true, true // the first receipt tells that we are here
-	s.clock = *m.ClockMs
-	s.term = milliseconds(int64(*m.LeaseMs), time.Hour)
+	s.greeted, s.urgent = true, true // the first acknowledgement shows the control plane that we are here
+	s.replicaClock = *m.ClockMs
+	s.leaseTerm = milliseconds(int64(*m.LeaseMs), time.Hour)
 	s.acks.session = *m.SessionID
-	s.acks.within.Store(int64(milliseconds(int64(value(m.AcknowledgeWithinMs)), time.Minute)))
+	s.acks.setLimit(valueOf(m.AcknowledgeWithinMs))
 	if !s.resumes {
 		s.r.store.dropAll()
 	}
-	s.r.standing.accept(s.anchor)
-	s.r.health.heard(s.r.clock.Now()) // before changes come that may have to be asked about
-	s.r.term.Store(int64(s.term))
-	s.r.channelMu.Lock()
-	defer s.r.channelMu.Unlock()
-	if s.r.channel.failing {
+	s.r.credential.setAccepted(s.sent)
+	s.r.health.streamOpened(s.r.clock.Now()) // before events arrive that may cause fetches
+	s.r.leaseTerm.Store(int64(s.leaseTerm))
+	s.r.streamMu.Lock()
+	defer s.r.streamMu.Unlock()
+	state := &s.r.streamState
+	if state.failing {
 		s.r.log.InfoContext(context.Background(), "the stream of events is open again")
 	}
-	s.r.channel.connected, s.r.channel.failing = true, false
-	s.r.channel.tooStale = false
-	s.r.channel.session, s.r.channel.replica = *m.SessionID, value(m.ReplicaID)
+	state.connected, state.failing, state.tooStale = true, false, false
+	state.session, state.replica = *m.SessionID, valueOf(m.ReplicaID)
 	return nil
 }
 
-// heartbeat extends the lease: everything up to its time has been told, and applied.
-func (s *session) heartbeat(m *gen.StreamMessage, id string) error {
+// handleHeartbeat extends the lease: every event up to the heartbeat's time has been received and applied.
+func (s *session) handleHeartbeat(m *gen.StreamMessage, id string) error {
 	if _, err := ParsePosition(id); err != nil || m.ClockMs == nil {
-		return fmt.Errorf("stream: %w: a heartbeat lacks a position or a time", errGarbage)
+		return fmt.Errorf("stream: %w: a heartbeat lacks a position or a time", errProtocol)
 	}
-	s.r.channelMu.Lock()
-	s.r.channel.position = id
-	s.r.channelMu.Unlock()
-	// Never beyond a full lease from now, whatever the replica's clock does.
-	since := elapsed(s.clock, *m.ClockMs)
-	end := min(s.anchor+since, s.r.clock.Now()) + s.term
-	if !s.beats || end > s.leaseEnd {
+	s.r.streamMu.Lock()
+	s.r.streamState.position = id
+	s.r.streamMu.Unlock()
+	// The lease never ends later than a full term from now, whatever the replica's clock does.
+	end := min(s.sent+elapsedMs(s.replicaClock, *m.ClockMs), s.r.clock.Now()) + s.leaseTerm
+	if !s.leased || end > s.leaseEnd {
 		s.leaseEnd = end
 		s.r.leaseEnd.Store(int64(end))
 	}
-	s.beats = true
-	if within := m.AcknowledgeWithinMs; within != nil {
-		s.acks.within.Store(int64(milliseconds(int64(*within), time.Minute)))
+	s.leased = true
+	if m.AcknowledgeWithinMs != nil {
+		s.acks.setLimit(*m.AcknowledgeWithinMs)
 	}
-	s.acks.note(id, s.urgent)
+	s.acks.setPosition(id, s.urgent)
 	s.urgent = false
 	return nil
 }
 
-// elapsed returns the time between two readings of a replica's clock, bounded so that nonsense can't overflow.
-func elapsed(from, to int64) time.Duration {
+// elapsedMs returns the time between two readings of a replica's clock in milliseconds, bounded so that nonsense can't
+// overflow.
+func elapsedMs(from, to int64) time.Duration {
 	const limit = int64(30 * 24 * time.Hour / time.Millisecond)
 	if to < from {
 		return -time.Duration(min(uint64(from)-uint64(to), uint64(limit))) * time.Millisecond //nolint:gosec // within limit
 	}
 	return time.Duration(min(uint64(to)-uint64(from), uint64(limit))) * time.Millisecond //nolint:gosec // within limit
+}
+
+// messageReader reads the messages of a stream of server-sent events
+// (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+type messageReader struct {
+	lines *bufio.Reader
+	id    string // of the last message that had one, as the standard says
+	data  []byte // of the message that is being read
+}
+
+func newMessageReader(r io.Reader) *messageReader {
+	return &messageReader{lines: bufio.NewReaderSize(r, maxMessage)}
+}
+
+// next returns the next message. It blocks until one has arrived.
+func (r *messageReader) next() (m gen.StreamMessage, err error) {
+	r.data = r.data[:0]
+	for {
+		line, err := r.lines.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			return m, fmt.Errorf("stream: %w: a line is too long", errProtocol)
+		}
+		if err != nil {
+			return m, fmt.Errorf("stream: %w", err)
+		}
+		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		if len(line) > 0 {
+			if err := r.readField(line); err != nil {
+				return m, err
+			}
+			continue
+		}
+		if len(r.data) == 0 {
+			continue
+		}
+		if json.Unmarshal(r.data, &m) != nil || m.Type == "" {
+			return m, fmt.Errorf("stream: %w: a message is no JSON document with a type", errProtocol)
+		}
+		return m, nil
+	}
+}
+
+// readField reads a line of a message. Comments and other fields than data and id are ignored.
+func (r *messageReader) readField(line []byte) error {
+	name, text, _ := bytes.Cut(line, []byte(":"))
+	text = bytes.TrimPrefix(text, []byte(" "))
+	switch string(name) {
+	case "data":
+		if len(r.data)+len(text) > maxMessage {
+			return fmt.Errorf("stream: %w: a message is too long", errProtocol)
+		}
+		r.data = append(append(r.data, text...), '\n')
+	case "id":
+		if bytes.IndexByte(text, 0) < 0 {
+			r.id = string(text)
+		}
+	}
+	return nil
 }

@@ -11,23 +11,24 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
-// newTransport returns a pool that goes straight to the control plane, over HTTP/1.1: a broken connection fails then
-// what was on that one alone.
+// newTransport returns a pool of direct HTTP/1.1 connections to the control plane. Without HTTP/2, a broken connection
+// fails only the request that was on it.
 func newTransport(timeout time.Duration) *http.Transport {
 	return &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   timeout,
 		ResponseHeaderTimeout: timeout,
-		MaxConnsPerHost:       256, // many misses at once wait their turn
+		MaxConnsPerHost:       256, // many misses at once wait for a connection
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       90 * time.Second,
 		DisableCompression:    true,
 	}
 }
 
-// newClients returns the client for single requests and the one for the stream, and what closes the first's idle
-// connections. The stream's dials a connection each time and never shares it, so that a dead one is not used again.
-func newClients(cfg *Config) (unary, stream *gen.Client, idle func(), err error) {
+// newClients returns the client for single requests, the client for the stream, and a function that closes the idle
+// connections of the first. The stream dials a new connection each time and shares none, so that it never reuses a dead
+// one.
+func newClients(cfg *Config) (unary, stream *gen.Client, closeIdle func(), err error) {
 	base := cfg.HTTPClient
 	if base == nil {
 		base = &http.Client{
@@ -35,28 +36,28 @@ func newClients(cfg *Config) (unary, stream *gen.Client, idle func(), err error)
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	follow := *base
-	follow.Timeout = 0
+	streaming := *base
+	streaming.Timeout = 0
 	transport := base.Transport
 	if transport == nil {
 		transport = http.DefaultTransport
 	}
 	if pool, ok := transport.(*http.Transport); ok {
-		alone := pool.Clone()
-		alone.DisableKeepAlives = true
-		alone.DisableCompression = true
-		alone.ResponseHeaderTimeout = 0
-		alone.ForceAttemptHTTP2 = false
-		alone.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-		alone.Protocols = new(http.Protocols)
-		alone.Protocols.SetHTTP1(true)
-		follow.Transport = alone
+		unshared := pool.Clone()
+		unshared.DisableKeepAlives = true
+		unshared.DisableCompression = true
+		unshared.ResponseHeaderTimeout = 0
+		unshared.ForceAttemptHTTP2 = false
+		unshared.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+		unshared.Protocols = new(http.Protocols)
+		unshared.Protocols.SetHTTP1(true)
+		streaming.Transport = unshared
 	}
 	authorize := gen.WithRequestEditorFn(func(_ context.Context, request *http.Request) error {
 		if cfg.Token != nil {
-			request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a new line
+			request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a newline
 		}
-		// Not sent; it lets net/http send the request again when a kept connection turns out to be closed.
+		// The empty header is not sent. It allows net/http to repeat the request if a kept connection was closed.
 		request.Header["X-Idempotency-Key"] = nil
 		return nil
 	})
@@ -64,6 +65,6 @@ func newClients(cfg *Config) (unary, stream *gen.Client, idle func(), err error)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	stream, err = gen.NewClient(cfg.ControlPlane, gen.WithHTTPClient(&follow), authorize)
+	stream, err = gen.NewClient(cfg.ControlPlane, gen.WithHTTPClient(&streaming), authorize)
 	return unary, stream, base.CloseIdleConnections, err
 }
