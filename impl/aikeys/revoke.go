@@ -24,7 +24,7 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	receipt, err := s.receipts.Await(ctx, key, wait)
+	receipt, err := s.receipts.WaitForReceipt(ctx, key, wait)
 	if err != nil {
 		// The key is revoked, and that is what was asked for. How far it has come is not known, so nothing is claimed.
 		receipt = feed.Receipt{Remaining: unknownReceipt}

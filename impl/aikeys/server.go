@@ -34,8 +34,8 @@ type Config struct {
 // Receipts tells how far the revocation of a key has come; *feed.Feed does.
 type Receipts interface {
 	Receipt(ctx context.Context, k models.Key) (feed.Receipt, error)
-	// Await returns the receipt when it is complete, or as it is when the time to wait is over.
-	Await(ctx context.Context, k models.Key, wait time.Duration) (feed.Receipt, error)
+	// WaitForReceipt returns the receipt when it is complete, or as it is when the time to wait is over.
+	WaitForReceipt(ctx context.Context, k models.Key, wait time.Duration) (feed.Receipt, error)
 }
 
 // server holds the handlers; each resource has a file of its own.

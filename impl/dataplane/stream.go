@@ -13,12 +13,12 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// StreamEvents opens a stream of changes. It ends with the credential: nothing else would end that of a certificate that
-// expires.
+// StreamEvents opens a stream of changes, which lasts no longer than the data plane's credential.
 func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestObject) (gen.StreamEventsResponseObject, error) {
-	sub := feed.Subscription{Arrived: httpapi.CallFrom(ctx).Started}
+	call := httpapi.CallFrom(ctx)
+	sub := feed.Subscription{Arrived: call.Started}
 	if at := req.Params.LastEventID; at != nil {
-		resume, err := position("Last-Event-ID", *at)
+		resume, err := parsePosition("Last-Event-ID", *at)
 		if err != nil {
 			return nil, err
 		}
@@ -41,32 +41,45 @@ func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestOb
 	if err != nil {
 		return nil, err
 	}
-	return stream{ctx, httpapi.CallFrom(ctx).Principal.ExpiresAt, opened}, nil
+	return streamResponse{ctx: ctx, expiresAt: call.Principal.ExpiresAt, stream: opened}, nil
 }
 
-// position reads a position that a data plane sends back. The document's pattern can't say that its numbers fit together.
-func position(field, text string) (models.Position, error) {
+// streamResponse is a response that the feed writes as it goes. It holds the request's context because the generated method
+// takes none.
+type streamResponse struct {
+	ctx       context.Context
+	expiresAt time.Time // when the data plane's credential ends; zero is never
+	stream    *feed.Stream
+}
+
+// VisitStreamEventsResponse implements gen.StreamEventsResponseObject.
+func (r streamResponse) VisitStreamEventsResponse(w http.ResponseWriter) error {
+	if r.expiresAt.IsZero() {
+		return r.stream.Serve(r.ctx, w)
+	}
+	// Nothing else ends the stream of a client certificate that expires.
+	ctx, cancel := context.WithDeadline(r.ctx, r.expiresAt)
+	defer cancel()
+	return r.stream.Serve(ctx, w)
+}
+
+// Acknowledge records that a data plane has acted on everything up to a position.
+func (s *server) Acknowledge(ctx context.Context, req gen.AcknowledgeRequestObject) (gen.AcknowledgeResponseObject, error) {
+	at, err := parsePosition("position", req.Body.Position)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.feed.Acknowledge(ctx, httpapi.CallFrom(ctx).Principal.TokenID, req.Body.SessionID, at); err != nil {
+		return nil, err
+	}
+	return gen.Acknowledge204Response{}, nil
+}
+
+// parsePosition reads a position that a data plane sends back. The document's pattern can't express how its numbers relate.
+func parsePosition(field, text string) (models.Position, error) {
 	p, err := models.ParsePosition(text)
 	if err != nil {
 		return p, problem.Invalid(field, "must be a position that the service gave out")
 	}
 	return p, nil
-}
-
-// stream is the response that the feed writes as long as it lasts. It carries the request's context, as the generated
-// method has no room for one.
-type stream struct {
-	ctx    context.Context
-	until  time.Time // zero is never
-	opened *feed.Stream
-}
-
-// VisitStreamEventsResponse implements gen.StreamEventsResponseObject.
-func (s stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
-	if s.until.IsZero() {
-		return s.opened.Serve(s.ctx, w, httpapi.Socket(s.ctx))
-	}
-	ctx, end := context.WithDeadline(s.ctx, s.until)
-	defer end()
-	return s.opened.Serve(ctx, w, httpapi.Socket(ctx))
 }

@@ -1,11 +1,6 @@
 package feed_test
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -80,45 +75,4 @@ func TestMetricsAreRegisteredOnce(t *testing.T) {
 		_, err = feed.New(feed.Config{Store: w.store, Metrics: registry})
 		require.Error(t, err)
 	})
-}
-
-// Leases and receipts go by Feed.clock, which is monotonic: the time of day serves ids, the expiry of credentials, and the
-// deadlines of sockets, which take one.
-func TestNothingGoesByTheTimeOfDay(t *testing.T) {
-	t.Parallel()
-	allowed := map[string]string{
-		"New":       "the start of the clock, and the replica's id",
-		"clock":     "time since then",
-		"Subscribe": "the stream's id",
-		"allow":     "the socket's deadline",
-		"endUnfit":  "credentials expire by the time of day",
-	}
-	entries, err := os.ReadDir(".")
-	require.NoError(t, err)
-	found := map[string]bool{}
-	for _, entry := range entries {
-		if !strings.HasSuffix(entry.Name(), ".go") || strings.HasSuffix(entry.Name(), "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), entry.Name(), nil, 0)
-		require.NoError(t, err)
-		for _, d := range file.Decls {
-			fn, ok := d.(*ast.FuncDecl)
-			if !ok {
-				continue
-			}
-			ast.Inspect(fn, func(n ast.Node) bool {
-				s, ok := n.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				if x, ok := s.X.(*ast.Ident); ok && x.Name == "time" && (s.Sel.Name == "Now" || s.Sel.Name == "Since" || s.Sel.Name == "Until") {
-					require.Contains(t, allowed, fn.Name.Name)
-					found[fn.Name.Name] = true
-				}
-				return true
-			})
-		}
-	}
-	require.Len(t, found, len(allowed))
 }

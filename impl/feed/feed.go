@@ -1,15 +1,15 @@
-// Package feed tells data planes what changes, and keeps the receipts of revocations. Each replica of the service reads the
-// changes from the database, which is the truth, and writes them to the streams of the data planes that are connected to it;
-// no replica depends on another. What proves that a revocation is complete:
+// Package feed streams changes to data planes and keeps the receipts of revocations. Each replica of the service reads
+// changes from the database, which is the truth, and sends them to the data planes that are connected to it. No replica
+// depends on another. A revocation is proved complete as follows:
 //
-//   - A heartbeat carries the time, on this replica's monotonic clock, at which the read began whose changes have all been
-//     written before it. It extends the lease to that time plus the lease's length, whenever it arrives.
-//   - So a lease that runs on after a revocation's commit belongs to a data plane that has been told of it, or ends with the
-//     lease's length. With the longest grace that any data plane has declared, that is the bound of every receipt, and it
-//     depends on no clock but this process's own, nor on any other replica.
+//   - A heartbeat carries the time, on this replica's monotonic clock, at which a read began whose changes have all been
+//     sent before it. It extends the data plane's lease to that time plus the lease's length, however late it arrives.
+//   - A lease that outlasts a revocation's commit therefore belongs to a data plane that has been sent the revocation, or
+//     ends within the lease's length. Together with the longest grace that a data plane has declared, this bounds every
+//     receipt, without reference to any clock but this process's own or to any other replica.
 //   - Acknowledgements only make a receipt complete sooner.
 //
-// It may import gen/dataplane and models.
+// docs/feed.md draws the states of a stream and lists the goroutines. The package may import gen/dataplane and models.
 package feed
 
 import (
@@ -18,8 +18,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,72 +30,112 @@ import (
 
 const (
 	defaultLease = time.Second
-	// heartbeatsPerLease leaves room for one that is late: it comes while more than half of the lease is left.
+	// heartbeatsPerLease leaves room for a late heartbeat: the next one is due while more than half of the lease is left.
 	heartbeatsPerLease = 2.5
-	// readPause is the least time between two reads, so that many commits share one.
+	// readPause is the least time between two reads, so that commits in quick succession share one.
 	readPause = 2 * time.Millisecond
-	// maxBatch bounds the changes of one read; more make every stream begin anew.
-	maxBatch = 5_000
+	// maxChanges bounds the changes of one read. A read that reaches it resets every stream.
+	maxChanges = 5_000
+	// forwardPause is the least time between two looks for forwarded acknowledgements.
+	forwardPause = 10 * time.Millisecond
 )
+
+// Store is what the feed needs of the database; *models.Store is one.
+type Store interface {
+	Watch(ctx context.Context, wake func()) error
+	Position(ctx context.Context) (models.Position, error)
+	Changes(ctx context.Context, since models.Position, limit int) ([]models.Change, models.Position, error)
+
+	OpenStream(ctx context.Context, stream models.Stream, previous string) error
+	DropStreams(ctx context.Context, ids []string) error
+	StreamIDs(ctx context.Context, replicaID string) ([]string, error)
+	LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]string, error)
+
+	Beat(ctx context.Context, replicaID string) error
+	Replicas(ctx context.Context) ([]models.Replica, error)
+	BuryReplica(ctx context.Context, id string, maxStaleMs int) error
+
+	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at models.Position) error
+	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)
+	SaveReceipts(ctx context.Context, receipts []models.Receipt) error
+	Receipts(ctx context.Context, k models.Key) (receipts []models.Receipt, unheard int, err error)
+	LongestStale(ctx context.Context, customerID string) (int, error)
+}
 
 // Config is what a Feed needs. Store is required.
 type Config struct {
-	Store *models.Store
-	// Lease is how long a heartbeat lets a data plane use its cache. Zero is 1 s.
+	Store Store
+	// Lease is how long a heartbeat lets a data plane use its cache. Zero means 1 s.
 	Lease time.Duration
-	// Log may be nil for none.
+	// Log may be nil, which discards it.
 	Log *slog.Logger
-	// Metrics may be nil for none.
+	// Metrics may be nil, which registers none.
 	Metrics prometheus.Registerer
 }
 
-// Feed is one replica's. Run must run for it to do anything.
+// Feed is the feed of one replica. It does nothing until Run is called.
 type Feed struct {
-	store   *models.Store
-	lease   time.Duration
-	log     *slog.Logger
-	metrics *metrics
-	ids     models.IDs
-	replica string
-	started time.Time
+	// New sets these, and nothing changes them afterwards.
+	store     Store
+	lease     time.Duration
+	log       *slog.Logger
+	metrics   *metrics
+	replicaID string
+	started   time.Time // the origin of clock
+	timing    timing
 
-	// Constants but in tests; see house.go.
-	house, beatGrace, ackSilence time.Duration
+	ids models.IDs // safe for concurrent use
 
-	wake    chan struct{}
-	resumes chan struct{} // a place for each stream that reads what it missed
-	// complete says that a receipt may have become so.
-	complete chan struct{}
-	saving   sync.Mutex // held while receipts are stored: an older count must not come last
-	beating  sync.Mutex // held while this replica says that it lives
-	// beatAt is when this replica last told the others that it lives, on its clock.
-	beatAt atomic.Int64
+	// Each signal has room for one: a signal that waits to be received covers those that follow it.
+	readSignal    chan struct{} // changes may have been committed
+	forwardSignal chan struct{} // acknowledgements may have been forwarded to this replica
+	saveSignal    chan struct{} // a tally is complete, so its receipt is worth storing at once
 
-	mu       sync.Mutex
+	backlogSlots chan struct{} // holds an element for each stream that is reading its backlog
+
+	// peers holds the last heartbeats of all replicas, by id. Only runMaintenance uses it.
+	peers map[string]peer
+
+	// saveMu is held while receipts are stored, so that an older count never replaces a newer one. Lock it before mu.
+	saveMu sync.Mutex
+	// replicaMu is held while this replica stores its own heartbeat. Lock it before mu.
+	replicaMu sync.Mutex
+
+	// mu guards everything below, and the fields of Stream and tally that name it. It is never held during I/O.
+	mu sync.Mutex
+	// position holds every change that the open streams have been sent.
 	position models.Position
-	ready    bool          // whether there is a position
-	stopped  bool          // whether Run has ended
-	since    time.Duration // by when everything was committed that the position held when it was taken over unread
-	readAt   time.Duration // when the read that led to position began
-	told     time.Duration // readAt of the last heartbeat
-	turn     chan struct{} // closed, and made anew, when there may be news for who awaits a receipt
-	streams  map[string]*Stream
-	departed map[string]*Stream // those whose leases may run on
-	tallies  map[string]*tally  // of all revocations since, by key
-	unsaved  map[string]*tally  // of those, what is to be stored
+	// ready reports whether position has been read from the database.
+	ready bool
+	// readAt is when the read that led to position began.
+	readAt time.Duration
+	// adoptedAt is when everything was committed, at the latest, that position held when this replica adopted it unread.
+	adoptedAt time.Duration
+	// heartbeatAt is the readAt that the last heartbeat carried.
+	heartbeatAt time.Duration
+	// replicaHeartbeatAt is when this replica last began to store its own heartbeat with success.
+	replicaHeartbeatAt time.Duration
+	// changed is closed and replaced whenever a receipt may have changed.
+	changed chan struct{}
+	// stopped reports whether Run has ended.
+	stopped bool
+	// streams holds all streams by id, from joined to draining; open counts those that have not ended.
+	streams map[string]*Stream
+	open    int
+	// tallies holds the revocations of the last hour by key id; unsaved holds those whose count is not stored yet.
+	tallies, unsaved map[string]*tally
 }
 
 // New returns a Feed.
 func New(cfg Config) (*Feed, error) {
 	f := &Feed{
-		store: cfg.Store, lease: cfg.Lease, log: cfg.Log, started: time.Now(),
-		house: houseInterval, beatGrace: beatGrace, ackSilence: ackSilence,
-		wake: make(chan struct{}, 1), resumes: make(chan struct{}, maxResumes), complete: make(chan struct{}, 1), turn: make(chan struct{}),
-		streams: map[string]*Stream{}, departed: map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
+		store: cfg.Store, lease: cfg.Lease, log: cfg.Log, started: time.Now(), timing: defaultTiming,
+		readSignal: make(chan struct{}, 1), forwardSignal: make(chan struct{}, 1), saveSignal: make(chan struct{}, 1),
+		backlogSlots: make(chan struct{}, maxBacklogReads), peers: map[string]peer{}, changed: make(chan struct{}),
+		replicaHeartbeatAt: math.MinInt64 / 2, // never
+		streams:            map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
 	}
-	f.beatAt.Store(math.MinInt64 / 2) // never
-	f.wakeUp()                        // to read at once
-	f.replica = f.ids.Next("", f.started)
+	f.replicaID = f.ids.Next("", f.started)
 	if f.lease == 0 {
 		f.lease = defaultLease
 	}
@@ -107,101 +147,280 @@ func New(cfg Config) (*Feed, error) {
 	return f, err
 }
 
-// clock is the time on this replica's clock, which nothing steps.
+// clock returns the time since the feed was made. It is monotonic: setting the time of day does not change it.
 func (f *Feed) clock() time.Duration { return time.Since(f.started) }
 
-// Run follows the database until ctx ends; then it ends all streams. It does without a database for as long as that takes to
-// come: no heartbeats go out meanwhile.
+// heartbeatInterval is the time between two heartbeats while nothing changes.
+func (f *Feed) heartbeatInterval() time.Duration {
+	return time.Duration(float64(f.lease) / heartbeatsPerLease)
+}
+
+// duty is work that the feed repeats. Each has a goroutine of its own, so a duty that waits for the database delays no other.
+type duty struct {
+	interval time.Duration
+	signal   <-chan struct{} // runs the duty before the interval is over; may be nil
+	pause    time.Duration   // the least time between two runs
+	run      func(context.Context) error
+	problem  string // what the log says when run begins to fail
+}
+
+// Run serves streams until ctx ends; then it ends all of them. It waits for a database that is not there yet; until then no
+// stream opens.
 func (f *Feed) Run(ctx context.Context) error {
 	defer f.stop()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return f.store.Watch(ctx, f.wakeUp) })
-	group.Go(func() error { return f.follow(ctx) })
-	group.Go(func() error { return f.saveReceipts(ctx) })
-	group.Go(func() error { return f.keepHouse(ctx) })
+	group.Go(func() error { return f.store.Watch(ctx, f.wake) })
+	group.Go(func() error { f.followChanges(ctx); return nil })
+	for _, d := range []duty{
+		{
+			interval: f.timing.maintenance, run: f.sendReplicaHeartbeat,
+			problem: "the heartbeat of this replica can't be stored; data planes get no leases unless that ends soon",
+		},
+		{
+			interval: f.heartbeatInterval(), signal: f.forwardSignal, pause: forwardPause, run: f.takeForwarded,
+			problem: "acknowledgements that other replicas took can't be read",
+		},
+		{
+			interval: saveDelay, signal: f.saveSignal, run: f.saveReceipts,
+			problem: "receipts of revocations can't be stored",
+		},
+		{
+			interval: f.timing.maintenance, run: f.runMaintenance,
+			problem: "streams and replicas that have ended can't be looked for",
+		},
+	} {
+		group.Go(func() error { f.repeat(ctx, d); return nil })
+	}
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("feed: %w", err)
 	}
 	return nil
 }
 
-func (f *Feed) wakeUp() {
-	select {
-	case f.wake <- struct{}{}:
-	default: // it is due already
-	}
-}
-
-// follow reads what changed whenever that may be something, and often enough for the leases.
-func (f *Feed) follow(ctx context.Context) error {
-	interval := time.Duration(float64(f.lease) / heartbeatsPerLease)
-	heartbeat := time.NewTicker(interval)
-	defer heartbeat.Stop()
-	failing, due := false, true
-	for {
+// repeat runs a duty until ctx ends, and logs when it begins and ceases to fail.
+func (f *Feed) repeat(ctx context.Context, d duty) {
+	ticker := time.NewTicker(d.interval)
+	defer ticker.Stop()
+	for failing := false; ; {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-f.wake:
-		case <-heartbeat.C:
-			due = true
+			return
+		case <-ticker.C:
+		case <-d.signal:
 		}
-		told, err := f.read(ctx, due)
-		if due = due && err != nil; told {
-			heartbeat.Reset(interval) // changes bring one, and those who are told of them need not be told twice
-		}
+		err := d.run(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
-		if (err != nil) != failing {
-			failing = err != nil
-			f.tell(ctx, err)
+		switch {
+		case err != nil && !failing:
+			f.log.WarnContext(ctx, d.problem, slog.String("error", err.Error()))
+		case err == nil && failing:
+			f.log.InfoContext(ctx, "solved: "+d.problem)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(readPause):
-		}
+		failing = err != nil
+		sleep(ctx, d.pause)
 	}
 }
 
-// tell logs when the database is lost and found.
-func (f *Feed) tell(ctx context.Context, err error) {
-	if err == nil {
-		f.log.InfoContext(ctx, "changes are read again; data planes get their leases")
+// sleep returns after d, or as soon as ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
 		return
 	}
-	f.log.WarnContext(ctx, "changes can't be read; data planes get no leases until they can", slog.String("error", err.Error()))
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
-// read reads once, and tells the streams: of the time as well if that is due, and returns whether it has. The time is taken
-// before: what is committed later is not promised.
-func (f *Feed) read(ctx context.Context, due bool) (told bool, err error) {
+// wake says that something may have been committed.
+func (f *Feed) wake() {
+	signal(f.readSignal)
+	signal(f.forwardSignal)
+}
+
+// signal sends a signal unless one waits already.
+func signal(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+// followChanges reads whenever something may have been committed, and once per heartbeat interval. Leases depend on this
+// loop, so it waits for nothing but its own read, which has a connection that requests can't take.
+func (f *Feed) followChanges(ctx context.Context) {
+	interval := f.heartbeatInterval()
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	signal(f.readSignal) // the first read is due at once
+	for failing, due := false, true; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.readSignal:
+		case <-ticker.C:
+			due = true
+		}
+		sent, err := f.readChanges(ctx, due)
+		if ctx.Err() != nil {
+			return
+		}
+		if sent {
+			ticker.Reset(interval) // changes bring a heartbeat with them, so the next is due an interval later
+		}
+		due = due && err != nil
+		switch {
+		case err != nil && !failing:
+			f.log.WarnContext(ctx, "changes can't be read; data planes get no leases until they can", slog.String("error", err.Error()))
+		case err == nil && failing:
+			f.log.InfoContext(ctx, "changes are read again; data planes get their leases")
+		}
+		failing = err != nil
+		sleep(ctx, readPause)
+	}
+}
+
+// readChanges reads once and sends what it finds to the streams, with a heartbeat if one is due or something has changed. It
+// reports whether it has sent a heartbeat. It takes the time before it reads: a heartbeat must not promise what may be
+// committed after the read.
+func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error) {
 	f.mu.Lock()
 	since, ready := f.position, f.ready
 	f.mu.Unlock()
 	began := f.clock()
 	if !ready {
 		now, err := f.store.Position(ctx)
-		if err == nil {
-			f.begin(now, began)
+		if err != nil {
+			return false, err
 		}
-		return false, err
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.adoptPosition(now, began)
+		return false, nil
 	}
-	changes, now, err := f.store.Changes(ctx, since, maxBatch)
-	if err != nil {
-		return false, err
-	}
-	// More than can be told, or a database that was restored from a backup: nobody knows what has changed.
+	changes, now, err := f.store.Changes(ctx, since, maxChanges)
 	switch {
+	case err != nil:
+		return false, err
 	case now.Xmax < since.Xmax:
-		f.log.WarnContext(ctx, "the database has gone back to an earlier state; data planes begin anew")
-		f.expel(now, began)
+		f.log.WarnContext(ctx, "the database has gone back to an earlier state; data planes drop their caches and reconnect")
+		f.endRestoredStreams(now, began)
 		return false, nil
-	case len(changes) == maxBatch:
-		f.log.WarnContext(ctx, "too much has changed to tell; data planes begin anew")
-		f.restart(now, began)
+	case len(changes) == maxChanges:
+		f.log.WarnContext(ctx, "too much has changed to tell; data planes drop their caches")
+		f.resetStreams(now, began)
 		return false, nil
 	}
-	told = f.publish(changes, now, began, due)
-	return told, f.takeForwarded(ctx)
+	return f.publish(changes, now, began, due), nil
+}
+
+// publish moves the feed to a position and sends every stream the changes that led there, with a heartbeat. It reports
+// whether it has sent a heartbeat.
+func (f *Feed) publish(changes []models.Change, now models.Position, began time.Duration, due bool) bool {
+	frames := make([][]byte, len(changes))
+	for i, c := range changes {
+		frames[i] = changeFrame(c)
+		f.metrics.changes.WithLabelValues(string(c.Type)).Inc()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.position, f.readAt = now, began
+	f.openTallies(changes)
+	f.broadcastChanged()
+	due = due || began-f.heartbeatAt >= f.lease/4
+	if len(changes) == 0 && !due {
+		return false
+	}
+	heartbeat := f.nextHeartbeat()
+	whole := append(slices.Concat(frames...), heartbeat...) // shared by all streams that may be told everything
+	for _, s := range f.streams {
+		message := whole
+		if s.dataPlane.Customers != nil && len(changes) > 0 {
+			message = append(s.framesServed(changes, frames), heartbeat...)
+		}
+		f.send(s, message)
+	}
+	return heartbeat != nil
+}
+
+// send queues a message for a stream that is open. A stream whose queue is full is ended, so that it delays no other; its
+// data plane resumes. The caller holds mu.
+func (f *Feed) send(s *Stream, message []byte) {
+	if !s.isOpen() || len(message) == 0 {
+		return
+	}
+	select {
+	case s.queue <- message:
+	default:
+		f.endStream(s, endSlow)
+	}
+}
+
+// nextHeartbeat returns the heartbeat that extends leases to the last read, or nil while this replica must not extend any.
+// The caller holds mu.
+func (f *Feed) nextHeartbeat() []byte {
+	if !f.mayExtendLeases() {
+		return nil
+	}
+	f.heartbeatAt = f.readAt
+	return heartbeatFrame(f.position, f.readAt, f.acknowledgeWithin())
+}
+
+// acknowledgeWithin returns the time, in milliseconds, over which data planes spread their acknowledgements of a revocation:
+// about one per millisecond reaches this replica, and none comes after its lease has run out. The caller holds mu.
+func (f *Feed) acknowledgeWithin() int {
+	return min(f.open, int(f.lease.Milliseconds())/2)
+}
+
+// adoptPosition moves the feed to a position whose changes it has not read. The caller holds mu.
+func (f *Feed) adoptPosition(now models.Position, began time.Duration) {
+	f.position, f.ready, f.readAt, f.adoptedAt = now, true, began, f.clock()
+	f.broadcastChanged()
+}
+
+// resetStreams has every data plane drop its cache, and carry on at a position whose changes were not read.
+func (f *Feed) resetStreams(now models.Position, began time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adoptPosition(now, began)
+	message := append(resetFrame(), f.nextHeartbeat()...)
+	for _, s := range f.streams {
+		f.send(s, message)
+	}
+}
+
+// endRestoredStreams ends every stream after the database was restored to an earlier state: the rows of the streams are lost,
+// and the numbers of lost transactions will be used again, so no tally means anything any more.
+func (f *Feed) endRestoredStreams(now models.Position, began time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adoptPosition(now, began)
+	clear(f.tallies)
+	clear(f.unsaved)
+	last := append(resetFrame(), heartbeatFrame(now, 0, 0)...) // a position to resume from, which extends no lease
+	for _, s := range f.streams {
+		if s.isOpen() {
+			s.last = last
+			f.endStream(s, endRestored)
+		}
+	}
+}
+
+// broadcastChanged wakes everything that waits for a receipt. The caller holds mu.
+func (f *Feed) broadcastChanged() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// stop ends all streams, and every wait for a receipt.
+func (f *Feed) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = true
+	for _, s := range f.streams {
+		f.endStream(s, endStopping)
+	}
+	f.broadcastChanged()
 }

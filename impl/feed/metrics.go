@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// metrics are the counters of a feed. docs/operations.md lists them with the gauges.
 type metrics struct {
 	changes *prometheus.CounterVec
 	ended   *prometheus.CounterVec
@@ -28,16 +29,16 @@ func newMetrics(f *Feed, registerer prometheus.Registerer) (*metrics, error) {
 	}, func() float64 {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return float64(len(f.streams))
+		return float64(f.open)
 	})
-	behind := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	readAge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "aikeys_feed_read_age_seconds", Help: "Time since changes were last read. Leases end when it exceeds theirs.",
 	}, func() float64 {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return (f.clock() - f.readAt).Seconds()
 	})
-	for _, c := range []prometheus.Collector{m.changes, m.ended, streams, behind} {
+	for _, c := range []prometheus.Collector{m.changes, m.ended, streams, readAge} {
 		if err := registerer.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics of the feed: %w", err)
 		}

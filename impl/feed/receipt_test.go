@@ -66,7 +66,7 @@ func TestARevocationIsCompleteWhenAllHaveAcknowledgedIt(t *testing.T) {
 		}
 		k := r.revoke()
 		waited := make(chan feed.Receipt)
-		go func() { got, _ := r.Await(t.Context(), k, patience); waited <- got }()
+		go func() { got, _ := r.WaitForReceipt(t.Context(), k, patience); waited <- got }()
 		for i, m := range all {
 			require.False(t, r.receipt(k).Complete)
 			if i == 2 {
@@ -367,10 +367,10 @@ func TestAwaitEndsWithItsTimeItsContextAndTheFeed(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		_, _ = r.Await(ctx, k, time.Hour)
+		_, _ = r.WaitForReceipt(ctx, k, time.Hour)
 
 		ended := make(chan feed.Receipt)
-		go func() { got, _ := r.Await(context.Background(), k, time.Hour); ended <- got }()
+		go func() { got, _ := r.WaitForReceipt(context.Background(), k, time.Hour); ended <- got }()
 		time.Sleep(50 * time.Millisecond)
 		r.kill()
 		require.False(t, (<-ended).Complete)

@@ -18,7 +18,7 @@ import (
 // bothWays runs a test with streams that are written to past their http.ResponseWriters, and through them.
 func bothWays(t *testing.T, test func(t *testing.T, w *world, o options)) {
 	each(t, func(t *testing.T, w *world) {
-		for name, o := range map[string]options{"to the socket": {}, "through the writer": {through: true}} {
+		for name, o := range map[string]options{"plain": {}} {
 			t.Run(name, func(t *testing.T) { test(t, w, o) })
 		}
 	})

@@ -2,12 +2,11 @@ package feed
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"sync"
-	"syscall"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
@@ -15,104 +14,131 @@ import (
 )
 
 const (
-	// queueLength is how many messages a stream may be behind: a minute's heartbeats, or a burst.
+	// queueLength is how many messages a stream may be behind: the heartbeats of half a minute, or a burst of changes.
 	queueLength = 64
-	// streamLife is how long a stream lasts at the least; up to half as much again is added, so that they end apart. It bounds
-	// how far the clocks of the two ends drift apart within one: 0.1 s if they differ by a ten-thousandth.
+	// writeTimeout is how long a data plane may take to read a message.
+	writeTimeout = time.Second
+	// streamLife is the least time after which a stream ends; up to half as much is added, so that streams end apart. It
+	// bounds how far the clocks of the two ends drift apart: by 0.1 s if their speeds differ by a ten-thousandth.
 	streamLife = 15 * time.Minute
-	// maxBacklog is how many changes a stream may have missed to resume.
+	// maxBacklog is the most changes that a stream may have missed to resume.
 	maxBacklog = 1_000
-	// maxResumes is how many streams read their backlog at once.
-	maxResumes = 4
+	// maxBacklogReads is how many streams read their backlog at the same time.
+	maxBacklogReads = 4
 )
 
-// Why streams end.
+// Why a stream has ended: values of the metric aikeys_feed_streams_ended_total.
 const (
-	endSlow     = "slow"
-	endSilent   = "silent"
-	endRevoked  = "revoked"
-	endClosed   = "closed"
-	endBuried   = "buried"
-	endRestored = "restored"
-	endReplaced = "replaced"
-	endStopping = "stopping"
+	endClosed   = "closed"   // the data plane left, or the stream reached its age
+	endSlow     = "slow"     // its queue was full
+	endSilent   = "silent"   // it acknowledged nothing for too long
+	endRevoked  = "revoked"  // the data plane's credential has ended
+	endReplaced = "replaced" // another stream of the data plane carries it on
+	endReaped   = "buried"   // other replicas may have taken this one for dead and deleted the stream's row
+	endRestored = "restored" // the database was restored from a backup
+	endStopping = "stopping" // Run has ended
+)
+
+// streamState is where a stream is in its life. The states follow one another; docs/feed.md draws them.
+type streamState int
+
+const (
+	// stateJoined is a stream that gets all changes from its start on, but is not in the database yet. Nothing is written
+	// to the data plane, so the stream carries no lease.
+	stateJoined streamState = iota
+	// statePersisted is a stream whose row is in the database, so that every replica's receipts count it. Serve writes it.
+	statePersisted
+	// stateDraining is a stream that has ended while its lease may run on. Its row stays, and receipts still count it.
+	stateDraining
+	// stateDropped is a stream whose lease has run out or that another stream has replaced. The feed has forgotten it.
+	stateDropped
 )
 
 // Subscription is what a data plane asks for.
 type Subscription struct {
 	DataPlane models.DataPlane
-	// Previous is the id of the stream that this one carries on; empty for none.
+	// Previous is the id of the stream that this one carries on; empty if there is none.
 	Previous string
-	// Resume is the position to resume from; nil begins now.
+	// Resume is the position to resume from; nil starts at the present.
 	Resume *models.Position
-	// MaxStale is how much longer than its lease the data plane serves while nobody answers.
+	// MaxStale is the grace: how much longer than its lease the data plane serves from its cache while nobody answers.
 	MaxStale time.Duration
-	// Arrived is when the request for it did, by a clock that nothing steps. Zero is now.
+	// Arrived is when the request arrived; zero means now. Only its monotonic reading counts.
 	Arrived time.Time
 }
 
 // Stream is one connection of a data plane.
 type Stream struct {
+	// Subscribe sets these, and nothing changes them afterwards.
 	feed      *Feed
 	id        string
 	dataPlane models.DataPlane
 	maxStale  time.Duration
-	first     []byte // what is written before anything else
-	queue     chan message
-	gone      chan struct{} // closed when the stream has ended
-	last      message       // what is written when it has, if anything; set before
+	first     []byte        // hello, what was missed, and a heartbeat
+	queue     chan []byte   // messages to write, in order; feed.send is the only sender
+	ended     chan struct{} // closed when the state becomes stateDraining
 
-	writing sync.Mutex      // held to queue a message, too
-	socket  syscall.RawConn // nil while there is none
-	idle    bool            // whether the stream's own goroutine leaves the socket to others, with nothing in the queue
-	torn    bool            // whether others have left a message half written
+	// last is written after ended is closed, if there is anything. It is set before that and never changes afterwards.
+	last []byte
 
-	// The rest is the feed's, under its lock.
-	heardAt time.Duration // when it last acknowledged anything
-	booked  bool          // whether its row is in the database, until another stream takes its place
-	until   time.Duration // of one that has ended: when its lease has run out
+	// feed.mu guards the rest.
+	state streamState
+	// hasRow reports whether the row in the database is missing only if another stream has replaced this one.
+	hasRow bool
+	// acknowledgedAt is when the data plane last acknowledged anything, or joined.
+	acknowledgedAt time.Duration
+	// leaseEnd is, of a draining stream, when its lease and grace have run out.
+	leaseEnd time.Duration
+	// pending holds the tallies that wait for this stream to acknowledge.
 	pending []*tally
 }
 
-// Subscribe opens a stream, which Serve must serve. Until the feed has read from the database, it is models.ErrUnavailable.
+// isOpen reports whether the stream has not ended. The caller holds feed.mu.
+func (s *Stream) isOpen() bool { return s.state == stateJoined || s.state == statePersisted }
+
+// Subscribe opens a stream, which Serve must serve. Until the feed has read from the database, the error is
+// models.ErrUnavailable.
 func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error) {
 	s := &Stream{
 		feed: f, id: f.ids.Next("", time.Now()), dataPlane: sub.DataPlane, maxStale: sub.MaxStale,
-		queue: make(chan message, queueLength), gone: make(chan struct{}), heardAt: f.clock(),
+		queue: make(chan []byte, queueLength), ended: make(chan struct{}), acknowledgedAt: f.clock(),
 	}
-	arrived := s.heardAt
+	arrived := s.acknowledgedAt
 	if !sub.Arrived.IsZero() {
 		arrived -= time.Since(sub.Arrived)
 	}
-	if err := f.ensureAlive(ctx); err != nil {
+	if err := f.ensureReplicaHeartbeat(ctx); err != nil {
 		return nil, err
 	}
 	start, readAt, within, err := f.join(s)
 	if err != nil {
 		return nil, err
 	}
-	backlog, err := f.catchUp(ctx, s, sub, start)
+	backlog, err := f.readBacklog(ctx, s, sub, start)
 	if err != nil {
-		f.abandon(s)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.dropFromTallies(s)
+		f.dropStream(s)
 		return nil, err
 	}
-	// On the books before anything is written: whoever has a lease counts.
+	// The row comes before the first message: receipts must count every stream that carries a lease.
 	err = f.store.OpenStream(ctx, models.Stream{
-		ID: s.id, DataPlaneID: sub.DataPlane.ID, ReplicaID: f.replica, MaxStaleMs: int(sub.MaxStale.Milliseconds()),
+		ID: s.id, DataPlaneID: sub.DataPlane.ID, ReplicaID: f.replicaID, MaxStaleMs: int(sub.MaxStale.Milliseconds()),
 		Settled: start.Xmin, Position: start.String(),
 	}, sub.Previous)
 	if err != nil {
-		f.leave(s) // it may be on the books all the same
+		f.closeStream(s) // not dropped, since the row may have been written all the same
 		return nil, err
 	}
-	if !f.replace(s, sub.Previous) {
+	if !f.markPersisted(s, sub.Previous) {
 		return nil, fmt.Errorf("%w: the stream ended before it began", models.ErrUnavailable)
 	}
-	s.first = slices.Concat(s.hello(arrived, within), backlog, heartbeatFrame(start, readAt, within))
+	s.first = slices.Concat(s.helloFrame(arrived, within), backlog, heartbeatFrame(start, readAt, within))
 	return s, nil
 }
 
-// join adds a stream, which gets all changes that are not in the position returned.
+// join adds a stream to the feed. From then on it is sent all changes that are not in the position returned.
 func (f *Feed) join(s *Stream) (start models.Position, readAt time.Duration, within int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -120,89 +146,123 @@ func (f *Feed) join(s *Stream) (start models.Position, readAt time.Duration, wit
 		return start, 0, 0, fmt.Errorf("%w: no changes are read", models.ErrUnavailable)
 	}
 	f.streams[s.id] = s
+	f.open++
 	return f.position, f.readAt, f.acknowledgeWithin(), nil
 }
 
-// replace ends the stream that this one carries on, takes over what that had yet to acknowledge, which is in this one's
-// backlog, and tells whether this one goes on.
-func (f *Feed) replace(s *Stream, previous string) bool {
+// readBacklog returns the frames of the changes between the position to resume from and the stream's start: none for a
+// stream that starts at the present, and a reset if there are too many or the position is not of this database's history.
+func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, start models.Position) ([]byte, error) {
+	if sub.Resume == nil {
+		return nil, nil
+	}
+	select {
+	case f.backlogSlots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	changes, now, err := f.store.Changes(ctx, *sub.Resume, maxBacklog+1)
+	<-f.backlogSlots
+	if err != nil {
+		return nil, err
+	}
+	if sub.Previous != "" {
+		if err := f.adoptPending(ctx, s, sub, start, changes); err != nil {
+			return nil, err
+		}
+	}
+	if now.Xmax < sub.Resume.Xmax || len(changes) > maxBacklog {
+		return resetFrame(), nil
+	}
+	frames := make([][]byte, len(changes))
+	for i, c := range changes {
+		frames[i] = changeFrame(c)
+	}
+	return s.framesServed(changes, frames), nil
+}
+
+// markPersisted says that the stream's row is in the database. It ends the previous stream of the data plane, if this replica
+// has it, and takes over the acknowledgements that it owes: their changes are in the new stream's backlog. It reports whether
+// the stream is still open.
+func (f *Feed) markPersisted(s *Stream, previous string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if old := f.streams[previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
-		f.end(old, endReplaced)
-	}
-	if old := f.departed[previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
+		f.endStream(old, endReplaced)
 		s.pending, old.pending = append(s.pending, old.pending...), nil
-		delete(f.departed, previous)
+		f.dropStream(old)
 	}
-	s.booked = true
-	if f.streams[s.id] == nil {
-		f.depart(s) // anew, as its row may have come after it had been dropped
+	s.hasRow = true
+	if s.state != stateJoined {
+		f.drainStream(s) // again, since the row may have been written after the stream was dropped
 		return false
 	}
+	s.state = statePersisted
 	return true
 }
 
-// abandon forgets a stream that is not on the books.
-func (f *Feed) abandon(s *Stream) {
+// endStream ends a stream that is open. Its lease may run on, so it drains. The caller holds mu.
+func (f *Feed) endStream(s *Stream, reason string) {
+	if !s.isOpen() {
+		return
+	}
+	f.open--
+	f.drainStream(s)
+	f.metrics.ended.WithLabelValues(reason).Inc()
+	close(s.ended)
+}
+
+// drainStream keeps a stream for as long as its lease and grace may run from now. The caller holds mu.
+func (f *Feed) drainStream(s *Stream) {
+	s.state, s.leaseEnd = stateDraining, f.clock()+f.lease+s.maxStale
+	f.streams[s.id] = s
+}
+
+// dropStream forgets a stream. The caller holds mu.
+func (f *Feed) dropStream(s *Stream) {
+	if s.isOpen() {
+		f.open--
+	}
+	s.state = stateDropped
+	delete(f.streams, s.id)
+}
+
+func (f *Feed) closeStream(s *Stream) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.excuse(s)
-	delete(f.streams, s.id)
-	delete(f.departed, s.id)
+	f.endStream(s, endClosed)
 }
 
-// hello rounds its time up, where heartbeats round theirs down: a lease is rather too short than too long.
-func (s *Stream) hello(arrived time.Duration, within int) []byte {
-	clock, lease := (arrived + time.Millisecond - 1).Milliseconds(), int(s.feed.lease.Milliseconds())
-	return frame(gen.StreamMessage{
-		Type: "hello", SessionID: &s.id, ReplicaID: &s.feed.replica, ClockMs: &clock, LeaseMs: &lease, AcknowledgeWithinMs: &within,
-	})
-}
-
-// Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream. Messages go
-// to the socket of the connection, past w: it must be nil where the response is not chunked or anything, such as TLS, comes
-// between the two.
-func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter, socket syscall.RawConn) error {
-	defer s.feed.leave(s)
-	out := newOutput(w, socket)
-	if err := out.control.SetReadDeadline(time.Time{}); err != nil { // the server's is for requests
+// Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream. A data
+// plane that does not read a message in time has its connection closed; it comes back and resumes.
+func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
+	defer s.feed.closeStream(s)
+	out := http.NewResponseController(w)
+	if err := out.SetReadDeadline(time.Time{}); err != nil { // the server's deadline is meant for requests
 		return fmt.Errorf("stream: %w", err)
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // tells nginx not to wait for more
+	w.Header().Set("X-Accel-Buffering", "no") // nginx must not hold messages back
 	w.WriteHeader(http.StatusOK)
 	select {
-	case <-s.gone:
-		return nil // the first message would begin a lease
+	case <-s.ended:
+		return nil // the first message would begin a lease that no receipt waits for
 	default:
 	}
-	err := out.begin(s.first)
-	s.socket = socket
-	if err == nil {
-		err = s.write(ctx, out)
-	}
-	out.end(s.retire() || err != nil) // the data plane has left, or reads too slowly; it comes back
-	return nil
-}
-
-// write writes what is queued until the stream ends.
-func (s *Stream) write(ctx context.Context, out *output) error {
+	// The end of the response has to be read in time, too.
+	defer func() { _ = out.SetWriteDeadline(time.Now().Add(writeTimeout)) }()
 	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
 	defer life.Stop()
-	for done := ctx.Done(); ; {
-		s.rest()
+	for message := s.first; ; {
+		if writeMessage(w, out, message) != nil {
+			return nil // net/http closes the connection, since a write to it has failed
+		}
 		select {
-		case m := <-s.queue:
-			if err := out.write(m, s.queue); err != nil {
-				return err
-			}
-		case <-s.gone:
-			if s.retire() || s.last.empty() {
-				return nil
-			}
-			return out.write(s.last, nil)
-		case <-done:
+		case message = <-s.queue:
+		case <-s.ended:
+			_ = writeMessage(w, out, s.last)
+			return nil
+		case <-ctx.Done():
 			return nil
 		case <-life.C:
 			return nil
@@ -210,8 +270,72 @@ func (s *Stream) write(ctx context.Context, out *output) error {
 	}
 }
 
-func (f *Feed) leave(s *Stream) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.end(s, endClosed)
+// writeMessage writes a message within writeTimeout. It lifts the deadline afterwards, because a deadline that passes between
+// two writes would end a stream over HTTP/2.
+func writeMessage(w http.ResponseWriter, out *http.ResponseController, message []byte) error {
+	if len(message) == 0 {
+		return nil
+	}
+	if err := out.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	if _, err := w.Write(message); err != nil {
+		return err
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	return out.SetWriteDeadline(time.Time{})
+}
+
+// framesServed returns the frames of the changes that the stream's data plane may know of, in a slice of its own.
+func (s *Stream) framesServed(changes []models.Change, frames [][]byte) []byte {
+	var served []byte
+	for i, c := range changes {
+		if s.dataPlane.Serves(c.CustomerID) {
+			served = append(served, frames[i]...)
+		}
+	}
+	return served
+}
+
+// helloFrame rounds its time up, and heartbeats round theirs down, so that a lease is rather too short than too long.
+func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
+	return frame(gen.StreamMessage{
+		Type: "hello", SessionID: &s.id, ReplicaID: &s.feed.replicaID, ClockMs: new((arrived + time.Millisecond - 1).Milliseconds()),
+		LeaseMs: new(int(s.feed.lease.Milliseconds())), AcknowledgeWithinMs: &within,
+	})
+}
+
+// heartbeatFrame extends a lease to at plus the lease's length, and says from which position to resume.
+func heartbeatFrame(position models.Position, at time.Duration, within int) []byte {
+	return append([]byte("id: "+position.String()+"\n"), frame(gen.StreamMessage{
+		Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within,
+	})...)
+}
+
+func changeFrame(c models.Change) []byte {
+	return frame(gen.StreamMessage{
+		Type: string(c.Type), Tx: &c.Tx, CustomerID: &c.CustomerID, ProjectID: &c.ProjectID,
+		Provider: optional(c.Provider), KeyID: optional(c.KeyID), UserID: optional(c.UserID), TokenID: optional(c.TokenID),
+	})
+}
+
+// resetFrame has the data plane drop its cache.
+func resetFrame() []byte { return []byte("event: reset\ndata: {\"type\":\"reset\"}\n\n") }
+
+// frame returns one server-sent event. JSON holds no line ends, so the data fits on one line.
+func frame(message gen.StreamMessage) []byte {
+	data, err := json.Marshal(message)
+	if err != nil {
+		return resetFrame() // can't happen, since there are only strings and numbers
+	}
+	return slices.Concat([]byte("event: "), []byte(message.Type), []byte("\ndata: "), data, []byte("\n\n"))
+}
+
+func optional(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
 }

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -78,8 +77,7 @@ type replica struct {
 type options struct {
 	lease, house, grace, silence time.Duration
 	store                        *models.Store
-	// through has streams written through their http.ResponseWriters alone, as over TLS.
-	through bool
+	tls                          bool
 }
 
 func defaulted(d, otherwise time.Duration) time.Duration {
@@ -112,10 +110,11 @@ func (w *world) start(o options) *replica {
 	feed.Hasten(r.Feed, defaulted(o.house, time.Second), defaulted(o.grace, 5*time.Second), defaulted(o.silence, 30*time.Second))
 	server := httptest.NewUnstartedServer(http.HandlerFunc(r.serve))
 	server.Listener = tightListener{server.Listener}
-	if !o.through {
-		server.Config.ConnContext = withSocket
+	if o.tls {
+		server.StartTLS()
+	} else {
+		server.Start()
 	}
-	server.Start()
 	r.base = server.URL
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
@@ -145,17 +144,6 @@ func (l tightListener) Accept() (net.Conn, error) {
 	return c, err
 }
 
-type socketKey struct{}
-
-func withSocket(ctx context.Context, c net.Conn) context.Context {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		if socket, err := tcp.SyscallConn(); err == nil {
-			return context.WithValue(ctx, socketKey{}, socket)
-		}
-	}
-	return ctx
-}
-
 func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
 	r.serving.Add(1)
 	defer r.serving.Add(-1)
@@ -182,8 +170,7 @@ func (r *replica) serve(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	socket, _ := req.Context().Value(socketKey{}).(syscall.RawConn)
-	if err := s.Serve(req.Context(), w, socket); err != nil {
+	if err := s.Serve(req.Context(), w); err != nil {
 		r.w.t.Errorf("a stream: %v", err)
 	}
 }
@@ -217,7 +204,7 @@ func (r *replica) receipt(k models.Key) feed.Receipt {
 
 func (r *replica) await(k models.Key, wait time.Duration) feed.Receipt {
 	r.w.t.Helper()
-	got, err := r.Await(r.w.t.Context(), k, wait)
+	got, err := r.WaitForReceipt(r.w.t.Context(), k, wait)
 	require.NoError(r.w.t, err)
 	return got
 }

@@ -24,8 +24,6 @@ type Call struct {
 	Client string
 	// Started is when the request's head was read.
 	Started time.Time
-	// chunked is whether a response of unknown length goes to the connection as it is, in chunks.
-	chunked bool
 	// routine is whether the document marks the operation x-routine: it is logged only when debugging, unless it fails.
 	routine bool
 	// checked is set once the request passed everything that its operation asks for.

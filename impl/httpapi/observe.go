@@ -61,7 +61,7 @@ func NewObserver(listener string, log *slog.Logger, metrics prometheus.Registere
 
 func (o *Observer) middleware(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		call := &Call{Started: time.Now(), SourceIP: c.RealIP(), chunked: isChunked(c.Request())}
+		call := &Call{Started: time.Now(), SourceIP: c.RealIP()}
 		call.ID = o.ids.Next("", call.Started)
 		ctx := withCall(c.Request().Context(), call)
 		span := trace.SpanFromContext(ctx)

@@ -69,7 +69,7 @@ type Server struct {
 
 // NewServer returns a Server that does not answer yet; connections wait in its listener.
 func NewServer(cfg ServerConfig) *Server {
-	s := &Server{listener: netutil.LimitListener(withSockets(cfg.Listener), maxConnections()), scheme: "http", server: &http.Server{
+	s := &Server{listener: netutil.LimitListener(cfg.Listener, maxConnections()), scheme: "http", server: &http.Server{
 		Handler:           cfg.Handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,

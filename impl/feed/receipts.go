@@ -1,0 +1,318 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+const (
+	// saveDelay is how long acknowledgements gather before their count is stored.
+	saveDelay = 20 * time.Millisecond
+	// maxRows bounds how many receipts are stored, and how many streams are deleted, at once.
+	maxRows = 500
+	// lookPause is the least time between two looks at a receipt that somebody waits for.
+	lookPause = 10 * time.Millisecond
+	// tallyLife is how long a revocation is remembered: longer than any data plane may serve without asking.
+	tallyLife = time.Hour + time.Minute
+)
+
+// tally counts the acknowledgements of one revocation by the streams of this replica. Feed.mu guards the counts; nothing
+// changes the other fields.
+type tally struct {
+	keyID      string
+	customerID string
+	tx         int64
+	seenAt     time.Duration // when this replica read the revocation
+
+	dataPlanes   int // streams that have to acknowledge it
+	acknowledged int
+	slowest      time.Duration // the longest time from seenAt to an acknowledgement
+}
+
+// openTallies opens a tally for each revocation. It waits for every stream whose data plane serves the customer, those
+// included that have ended so lately that their leases may run on. The caller holds mu.
+func (f *Feed) openTallies(changes []models.Change) {
+	now := f.clock()
+	for _, c := range changes {
+		if c.Type != models.EventKeyRevoked {
+			continue
+		}
+		t := f.newTally(c, now)
+		for _, s := range f.streams {
+			if s.dataPlane.Serves(c.CustomerID) {
+				f.addToTally(s, t)
+			}
+		}
+	}
+}
+
+func (f *Feed) newTally(c models.Change, seenAt time.Duration) *tally {
+	t := &tally{keyID: c.KeyID, customerID: c.CustomerID, tx: c.Tx, seenAt: seenAt}
+	f.tallies[c.KeyID] = t
+	return t
+}
+
+// addToTally makes a tally wait for a stream. The caller holds mu.
+func (f *Feed) addToTally(s *Stream, t *tally) {
+	s.pending = append(s.pending, t)
+	t.dataPlanes++
+	f.unsaved[t.keyID] = t
+}
+
+// dropFromTallies makes no tally wait for a stream any longer. The caller holds mu.
+func (f *Feed) dropFromTallies(s *Stream) {
+	for _, t := range s.pending {
+		t.dataPlanes--
+		f.unsaved[t.keyID] = t
+	}
+	s.pending = nil
+}
+
+// forgetOldTallies drops revocations that are complete by their age.
+func (f *Feed) forgetOldTallies() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key, t := range f.tallies {
+		if f.clock()-t.seenAt > tallyLife {
+			delete(f.tallies, key)
+		}
+	}
+}
+
+// adoptPending is for a data plane that carries on a stream of another replica, whose row is about to be deleted. Revocations
+// that the data plane has yet to read, and that this replica has read already, would then have nobody left to wait for. So
+// their tallies here wait for the new stream, and are stored before that row goes.
+func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, start models.Position, missed []models.Change) error {
+	owed := f.talliesOwed(s, sub, start, missed)
+	if len(owed) == 0 {
+		return nil
+	}
+	// The position to resume from acknowledges what the data plane has acted on.
+	err := f.store.ForwardAcknowledgement(ctx, sub.Previous, sub.DataPlane.ID, *sub.Resume)
+	if errors.Is(err, models.ErrNotFound) {
+		return nil // the previous stream's lease has run out, or a later stream has replaced it
+	}
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	for _, t := range owed {
+		f.addToTally(s, t)
+	}
+	f.mu.Unlock()
+	return f.saveReceipts(ctx)
+}
+
+// talliesOwed returns the tallies of revocations that the data plane has yet to read, and whose keys it may still use. There
+// are none if this replica has the previous stream: markPersisted takes over what that owes.
+func (f *Feed) talliesOwed(s *Stream, sub Subscription, start models.Position, missed []models.Change) []*tally {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if old := f.streams[sub.Previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
+		return nil
+	}
+	for _, c := range missed { // some may be from before this replica's first read
+		if c.Type == models.EventKeyRevoked && start.Holds(c.Tx) && f.tallies[c.KeyID] == nil {
+			f.newTally(c, f.adoptedAt)
+		}
+	}
+	var owed []*tally
+	for _, t := range f.tallies {
+		if start.Holds(t.tx) && !sub.Resume.Holds(t.tx) && s.dataPlane.Serves(t.customerID) &&
+			f.clock()-t.seenAt < f.lease+s.maxStale {
+			owed = append(owed, t)
+		}
+	}
+	return owed
+}
+
+// Acknowledge records that a data plane has acted on everything up to a position. If another replica has the stream, the
+// position is left in the database for it. The error is models.ErrNotFound if there is no such stream: it has ended, and its
+// lease with it.
+func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at models.Position) error {
+	if f.acknowledgeHere(dataPlaneID, streamID, at) {
+		return nil
+	}
+	return f.store.ForwardAcknowledgement(ctx, streamID, dataPlaneID, at)
+}
+
+// acknowledgeHere counts an acknowledgement if the stream is this replica's, and reports whether it is.
+func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at models.Position) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.streams[streamID]
+	if s == nil || s.dataPlane.ID != dataPlaneID {
+		return false
+	}
+	now := f.clock()
+	s.acknowledgedAt = now
+	waiting := s.pending[:0]
+	for _, t := range s.pending {
+		if !at.Holds(t.tx) {
+			waiting = append(waiting, t)
+			continue
+		}
+		t.acknowledged++
+		t.slowest = max(t.slowest, now-t.seenAt)
+		f.unsaved[t.keyID] = t
+		if t.acknowledged == t.dataPlanes {
+			signal(f.saveSignal)
+		}
+	}
+	s.pending = waiting
+	return true
+}
+
+// takeForwarded counts the acknowledgements of this replica's streams that reached other replicas.
+func (f *Feed) takeForwarded(ctx context.Context) error {
+	f.mu.Lock()
+	streams := len(f.streams)
+	f.mu.Unlock()
+	if streams == 0 {
+		return nil
+	}
+	forwarded, err := f.store.TakeForwarded(ctx, f.replicaID)
+	for _, s := range forwarded {
+		if at, parseErr := models.ParsePosition(s.Forwarded); parseErr == nil {
+			f.acknowledgeHere(s.DataPlaneID, s.ID, at)
+		}
+	}
+	return err
+}
+
+// saveReceipts stores the counts that have changed.
+func (f *Feed) saveReceipts(ctx context.Context) error {
+	f.saveMu.Lock()
+	defer f.saveMu.Unlock()
+	for {
+		rows := f.takeUnsaved()
+		if len(rows) == 0 {
+			return nil
+		}
+		if err := f.store.SaveReceipts(ctx, rows); err != nil {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			for _, row := range rows {
+				if t := f.tallies[row.KeyID]; t != nil {
+					f.unsaved[row.KeyID] = t
+				}
+			}
+			return err
+		}
+	}
+}
+
+func (f *Feed) takeUnsaved() []models.Receipt {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var rows []models.Receipt
+	for key, t := range f.unsaved {
+		if len(rows) == maxRows {
+			break
+		}
+		delete(f.unsaved, key)
+		rows = append(rows, models.Receipt{
+			KeyID: key, ReplicaID: f.replicaID, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
+		})
+	}
+	return rows
+}
+
+// Receipt is the state of a revocation.
+type Receipt struct {
+	Complete bool
+	// DataPlanes is how many streams have to acknowledge the revocation, Acknowledged how many have.
+	DataPlanes, Acknowledged int
+	// Slowest is the time that the slowest acknowledgement took; zero if there is none.
+	Slowest time.Duration
+	// Remaining is the time within which a receipt that is not complete becomes so.
+	Remaining time.Duration
+}
+
+// Receipt returns the receipt of a revoked key.
+func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
+	if k.RevocationTx == 0 {
+		return Receipt{Complete: true}, nil
+	}
+	rows, unacknowledged, err := f.store.Receipts(ctx, k)
+	if err != nil {
+		return Receipt{}, err
+	}
+	r := Receipt{DataPlanes: unacknowledged}
+	for _, row := range rows {
+		r.DataPlanes += row.DataPlanes
+		r.Acknowledged += row.Acknowledged
+		r.Slowest = max(r.Slowest, time.Duration(row.SlowestUs)*time.Microsecond)
+	}
+	if r.Acknowledged >= r.DataPlanes {
+		r.Complete = true
+		return r, nil
+	}
+	longest, err := f.store.LongestStale(ctx, k.CustomerID)
+	if err != nil {
+		return Receipt{}, err
+	}
+	r.Remaining = f.lease + time.Duration(longest)*time.Millisecond - f.age(k)
+	if r.Remaining <= 0 {
+		r.Complete, r.Remaining = true, 0
+	}
+	return r, nil
+}
+
+// age returns how long this replica has known that a revocation is committed. A revocation from before its first read counts
+// from that read; one that it has yet to read may have been committed just now.
+func (f *Feed) age(k models.Key) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.tallies[k.ID]
+	switch {
+	case t != nil && t.tx == k.RevocationTx:
+		return f.clock() - t.seenAt
+	case f.ready && f.position.Holds(k.RevocationTx):
+		return f.clock() - f.adoptedAt
+	}
+	return 0
+}
+
+// WaitForReceipt returns the receipt of a revoked key once it is complete, or as it is when the time to wait is over or Run
+// ends.
+func (f *Feed) WaitForReceipt(ctx context.Context, k models.Key, wait time.Duration) (Receipt, error) {
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		changed, next, stopped := f.nextLook(k)
+		if last := stopped || waiting.Err() != nil; last || next <= 0 {
+			began := f.clock()
+			r, err := f.Receipt(ctx, k)
+			if err != nil || r.Complete || last {
+				return r, err
+			}
+			sleep(waiting, max(lookPause, 4*(f.clock()-began))) // a database that is slow is asked less often
+			next = r.Remaining
+		}
+		select {
+		case <-changed:
+		case <-time.After(next):
+		case <-waiting.Done():
+		}
+	}
+}
+
+// nextLook returns for how long a receipt can't be complete unless changed is closed before: while streams of this replica that
+// hold leases are yet to acknowledge the revocation. It saves asking the database, which counts all streams for the answer,
+// just when all of them are being told.
+func (f *Feed) nextLook(k models.Key) (changed <-chan struct{}, next time.Duration, stopped bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.tallies[k.ID]
+	switch {
+	case t != nil && t.tx == k.RevocationTx && t.acknowledged < t.dataPlanes:
+		next = f.lease - (f.clock() - t.seenAt)
+	case f.open > 0 && f.ready && !f.position.Holds(k.RevocationTx):
+		next = lookPause // this replica is about to read the revocation
+	}
+	return f.changed, next, f.stopped
+}
