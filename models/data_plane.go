@@ -70,7 +70,7 @@ func (s *Store) FindDataPlane(ctx context.Context, id string) (DataPlane, error)
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var d DataPlane
-	err := s.orm().WithContext(ctx).Where("id = ?", id).Take(&d).Error
+	err := s.orm(requestPool).WithContext(ctx).Where("id = ?", id).Take(&d).Error
 	return d, s.classify(err)
 }
 
@@ -79,7 +79,7 @@ func (s *Store) FindDataPlanesByCertificate(ctx context.Context, names []string)
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var found []DataPlane
-	err := s.orm().WithContext(ctx).Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names).Find(&found).Error
+	err := s.orm(requestPool).WithContext(ctx).Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names).Find(&found).Error
 	return found, s.classify(err)
 }
 
@@ -88,7 +88,7 @@ func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var all []DataPlane
-	err := s.orm().WithContext(ctx).Order("id").Find(&all).Error
+	err := s.orm(requestPool).WithContext(ctx).Order("id").Find(&all).Error
 	return all, s.classify(err)
 }
 
@@ -100,7 +100,7 @@ func (s *Store) CountStreams(ctx context.Context) (map[string]int, error) {
 		DataPlaneID string
 		Streams     int
 	}
-	err := s.orm().WithContext(ctx).Model(&Stream{}).Select("data_plane_id, count(*) AS streams").Group("data_plane_id").Find(&rows).Error
+	err := s.orm(requestPool).WithContext(ctx).Model(&Stream{}).Select("data_plane_id, count(*) AS streams").Group("data_plane_id").Find(&rows).Error
 	counts := make(map[string]int, len(rows))
 	for _, row := range rows {
 		counts[row.DataPlaneID] = row.Streams
@@ -113,7 +113,7 @@ func (s *Store) UnknownCustomers(ctx context.Context, customers []string) ([]str
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var known []string
-	err := s.orm().WithContext(ctx).Model(&Project{}).Where("customer_id IN ?", customers).Distinct().Pluck("customer_id", &known).Error
+	err := s.orm(requestPool).WithContext(ctx).Model(&Project{}).Where("customer_id IN ?", customers).Distinct().Pluck("customer_id", &known).Error
 	unknown := slices.DeleteFunc(slices.Clone(customers), func(id string) bool { return slices.Contains(known, id) })
 	return unknown, s.classify(err)
 }
@@ -123,7 +123,7 @@ func (s *Store) LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var live []string
-	err := s.orm().WithContext(ctx).Model(&DataPlane{}).
+	err := s.orm(backgroundPool).WithContext(ctx).Model(&DataPlane{}).
 		Where("id IN ? AND revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)", ids, now).Pluck("id", &live).Error
 	return live, s.classify(err)
 }

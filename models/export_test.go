@@ -52,7 +52,7 @@ func Conn(s *Store) *sql.DB {
 // Count returns how many rows a table has.
 func Count(ctx context.Context, s *Store, table string) (int, error) {
 	var n int
-	err := s.orm().WithContext(ctx).Raw("SELECT count(*) FROM " + table).Scan(&n).Error
+	err := s.orm(requestPool).WithContext(ctx).Raw("SELECT count(*) FROM " + table).Scan(&n).Error
 	return n, err
 }
 

@@ -152,7 +152,7 @@ func (s *Store) Candidates(ctx context.Context, c Caller, provider string) (own,
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	newest := func(userID string) (keys []Key, err error) {
-		err = s.orm().WithContext(ctx).
+		err = s.orm(requestPool).WithContext(ctx).
 			Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at = 0",
 				c.CustomerID, c.ProjectID, userID, provider).
 			Order("seq DESC").Limit(maxCandidates).Find(&keys).Error

@@ -40,7 +40,7 @@ func (s *Store) RecordFetch(ctx context.Context, r FetchRecord) error {
 func (s *Store) ListFetches(ctx context.Context, customerID, projectID string, before int64, limit int) ([]FetchRecord, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	db := s.orm().WithContext(ctx).Where("customer_id = ? AND project_id = ?", customerID, projectID)
+	db := s.orm(requestPool).WithContext(ctx).Where("customer_id = ? AND project_id = ?", customerID, projectID)
 	if before > 0 {
 		db = db.Where("id < ?", before)
 	}

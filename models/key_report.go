@@ -51,7 +51,7 @@ func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport
 func (s *Store) reported(ctx context.Context, ids []string, into *[]Key) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	return s.classify(s.orm().WithContext(ctx).Omit("envelope").Where("id IN ?", ids).Find(into).Error)
+	return s.classify(s.orm(requestPool).WithContext(ctx).Omit("envelope").Where("id IN ?", ids).Find(into).Error)
 }
 
 // tells is whether the report says something that the key's row does not.

@@ -17,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/jackc/puddle/v2"
-	"gorm.io/driver/postgres"
 	"gorm.io/gorm"
 	"gorm.io/gorm/logger"
 
@@ -26,11 +25,8 @@ import (
 
 // postgresEngine uses one pool for GORM and for the hand-written statements.
 type postgresEngine struct {
-	pool *pgxpool.Pool
-	// side is for what must not wait for requests; see aside.go.
-	side *pgxpool.Pool
-	std  *sql.DB
-	gorm *gorm.DB
+	*connections         // of requests
+	reserved, background *connections
 	// keys and callers carry the hot look-ups, each their own: one that waits for a lock holds up its own kind alone.
 	keys, callers *pipeline
 	records       *batch.Worker[FetchRecord]
@@ -71,25 +67,17 @@ func openPostgres(url string, opts Options) (engine, error) {
 	// page of a large project anew each time, which costs more than the page, or gather and sort the project for it.
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["enable_bitmapscan"] = "off"
-	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
-	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+	var opened [pools]*connections
+	for i, conns := range [pools]int32{requestPool: cfg.MaxConns, reservedPool: reservedConns, backgroundPool: backgroundConns} {
+		if opened[i], err = openPool(cfg, conns); err != nil {
+			return nil, fmt.Errorf("database: %w", err)
+		}
 	}
-	side, err := newAside(cfg)
-	if err != nil {
-		pool.Close()
-		return nil, fmt.Errorf("database: %w", err)
-	}
-	std := stdlib.OpenDBFromPool(pool)
-	db, err := gorm.Open(postgres.New(postgres.Config{Conn: std}), gormConfig())
-	if err != nil {
-		pool.Close()
-		side.Close()
-		return nil, fmt.Errorf("database: %w", err)
-	}
+	requests, reserved := opened[requestPool], opened[reservedPool]
 	return &postgresEngine{
-		pool: pool, side: side, std: std, gorm: db, schema: schema, timeout: opts.Timeout,
-		keys: newPipeline(pool, opts.Timeout), callers: newPipeline(pool, opts.Timeout), records: newRecorder(side, opts.Timeout),
+		connections: requests, reserved: reserved, background: opened[backgroundPool], schema: schema, timeout: opts.Timeout,
+		keys: newPipeline(requests.Pool, opts.Timeout), callers: newPipeline(requests.Pool, opts.Timeout),
+		records: newRecorder(reserved.Pool, opts.Timeout),
 		writers: make(chan struct{}, max(1, opts.MaxConns/2)), listener: listener, id: rand.Text(),
 	}, nil
 }
@@ -101,18 +89,25 @@ func gormConfig() *gorm.Config {
 	}
 }
 
-func (p *postgresEngine) orm() *gorm.DB { return p.gorm }
+func (p *postgresEngine) pool(from pool) *connections {
+	switch from {
+	case reservedPool:
+		return p.reserved
+	case backgroundPool:
+		return p.background
+	}
+	return p.connections
+}
 
-func (p *postgresEngine) ping(ctx context.Context) error { return p.pool.Ping(ctx) }
+func (p *postgresEngine) orm(from pool) *gorm.DB { return p.pool(from).gorm }
+
+func (p *postgresEngine) ping(ctx context.Context) error { return p.Ping(ctx) }
 
 func (p *postgresEngine) close() error {
 	p.keys.close()
 	p.callers.close()
 	p.records.Close()
-	err := errors.Join(p.std.Close(), p.schema.Close())
-	p.side.Close()
-	p.pool.Close()
-	return err
+	return errors.Join(p.connections.close(), p.reserved.close(), p.background.close(), p.schema.Close())
 }
 
 func (p *postgresEngine) lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
@@ -125,21 +120,23 @@ func (p *postgresEngine) lookUp(ctx context.Context, sql string, args []any, sca
 }
 
 func (p *postgresEngine) query(ctx context.Context, sql string, args []any, scan func(scanner) error) error {
-	rows, err := p.pool.Query(ctx, sql, args...)
+	rows, err := p.Query(ctx, sql, args...)
 	if err != nil {
 		return err
 	}
 	return readRows(rows, scan)
 }
 
-func (p *postgresEngine) transact(ctx context.Context, fn func(*Tx) error) error {
-	select {
-	case p.writers <- struct{}{}:
-		defer func() { <-p.writers }()
-	case <-ctx.Done():
-		return ctx.Err()
+func (p *postgresEngine) transact(ctx context.Context, from pool, fn func(*Tx) error) error {
+	if from == requestPool {
+		select {
+		case p.writers <- struct{}{}:
+			defer func() { <-p.writers }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return p.gorm.WithContext(ctx).Transaction(func(db *gorm.DB) error {
+	return p.orm(from).WithContext(ctx).Transaction(func(db *gorm.DB) error {
 		return (&Tx{db: db, txNumber: postgresTx, Now: micros(time.Now())}).carryOut(fn)
 	})
 }

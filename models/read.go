@@ -126,7 +126,7 @@ func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string) (Ser
 	defer cancel()
 	newest := func(userID string) (Key, error) {
 		var keys []Key
-		err := s.orm().WithContext(ctx).Omit("envelope").
+		err := s.orm(requestPool).WithContext(ctx).Omit("envelope").
 			Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at = 0",
 				c.CustomerID, c.ProjectID, userID, provider).
 			Order("seq DESC").Limit(1).Find(&keys).Error
@@ -155,7 +155,7 @@ func (s *Store) ListEvents(ctx context.Context, c Caller, before string, limit i
 		return db.Model(&Event{}).Where("customer_id = ? AND project_id = ? AND scope_user_id = ? AND id < ?",
 			c.CustomerID, c.ProjectID, scope, before).Order("id DESC").Limit(limit)
 	}
-	db := s.orm().WithContext(ctx)
+	db := s.orm(requestPool).WithContext(ctx)
 	var events []Event
 	err := db.Raw("SELECT * FROM (SELECT * FROM (?) AS shared UNION ALL SELECT * FROM (?) AS own) AS e ORDER BY id DESC LIMIT ?",
 		page(db, ""), page(db, c.UserID), limit).Scan(&events).Error
@@ -170,7 +170,7 @@ func (s *Store) ListMembers(ctx context.Context, c Caller, after string, limit i
 		limit = -1
 	}
 	var members []Member
-	err := s.orm().WithContext(ctx).Where("customer_id = ? AND project_id = ? AND user_id > ?", c.CustomerID, c.ProjectID, after).
+	err := s.orm(requestPool).WithContext(ctx).Where("customer_id = ? AND project_id = ? AND user_id > ?", c.CustomerID, c.ProjectID, after).
 		Order("user_id").Limit(limit).Find(&members).Error
 	return members, s.classify(err)
 }
@@ -180,7 +180,7 @@ func (s *Store) Policy(ctx context.Context, c Caller) (Policy, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var rows []Policy
-	err := s.orm().WithContext(ctx).Where("customer_id = ? AND project_id = ?", c.CustomerID, c.ProjectID).Limit(1).Find(&rows).Error
+	err := s.orm(requestPool).WithContext(ctx).Where("customer_id = ? AND project_id = ?", c.CustomerID, c.ProjectID).Limit(1).Find(&rows).Error
 	if err != nil || len(rows) == 0 {
 		return DefaultPolicy(c.CustomerID, c.ProjectID), s.classify(err)
 	}
@@ -206,7 +206,7 @@ const sessionSQL = `SELECT id, hash, customer_id, project_id, user_id, created_a
 func (s *Store) ListTokens(ctx context.Context, customerID, projectID, userID string) ([]Token, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	db := s.orm().WithContext(ctx).Where("customer_id = ? AND project_id = ?", customerID, projectID)
+	db := s.orm(requestPool).WithContext(ctx).Where("customer_id = ? AND project_id = ?", customerID, projectID)
 	if userID != "" {
 		db = db.Where("user_id = ?", userID)
 	}
@@ -220,6 +220,6 @@ func (s *Store) Canary(ctx context.Context) (Canary, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var c Canary
-	err := s.orm().WithContext(ctx).Where("id = 1").Take(&c).Error
+	err := s.orm(requestPool).WithContext(ctx).Where("id = 1").Take(&c).Error
 	return c, s.classify(err)
 }

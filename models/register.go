@@ -52,7 +52,7 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 
 func (s *Store) replay(ctx context.Context, c Caller, want IdempotencyRecord, now int64) (Key, error) {
 	var had IdempotencyRecord
-	err := s.orm().WithContext(ctx).Where("customer_id = ? AND project_id = ? AND user_id = ? AND key_hash = ?",
+	err := s.orm(requestPool).WithContext(ctx).Where("customer_id = ? AND project_id = ? AND user_id = ? AND key_hash = ?",
 		want.CustomerID, want.ProjectID, want.UserID, want.KeyHash).Take(&had).Error
 	if err != nil {
 		return Key{}, s.classify(err)

@@ -103,7 +103,7 @@ func prepareFile(path string) error {
 	return f.Close()
 }
 
-func (e *sqliteEngine) orm() *gorm.DB { return e.gorm }
+func (e *sqliteEngine) orm(pool) *gorm.DB { return e.gorm }
 
 func (e *sqliteEngine) ping(ctx context.Context) error { return e.readers.PingContext(ctx) }
 
@@ -151,7 +151,7 @@ func (e *sqliteEngine) rows(ctx context.Context, text string, args []any) (*sql.
 	return stmt.QueryContext(ctx, args...)
 }
 
-func (e *sqliteEngine) transact(ctx context.Context, fn func(*Tx) error) error {
+func (e *sqliteEngine) transact(ctx context.Context, _ pool, fn func(*Tx) error) error {
 	return e.writer.do(ctx, fn)
 }
 

@@ -14,7 +14,7 @@ type PoolStats struct {
 func (s *Store) Stats() PoolStats {
 	switch e := s.engine.(type) {
 	case *postgresEngine:
-		stat := e.pool.Stat()
+		stat := e.Stat()
 		return PoolStats{
 			InUse: int(stat.AcquiredConns()), Idle: int(stat.IdleConns()), Max: int(stat.MaxConns()),
 			Waits: stat.EmptyAcquireCount(),
@@ -37,7 +37,7 @@ func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
 		KEKID string `gorm:"column:kek_id"`
 		Keys  int64
 	}
-	err := s.orm().WithContext(ctx).Model(&Key{}).Select("kek_id, COUNT(*) AS keys").Group("kek_id").Scan(&rows).Error
+	err := s.orm(requestPool).WithContext(ctx).Model(&Key{}).Select("kek_id, COUNT(*) AS keys").Group("kek_id").Scan(&rows).Error
 	if err != nil {
 		return nil, s.classify(err)
 	}

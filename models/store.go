@@ -33,14 +33,14 @@ type Options struct {
 
 // engine is what differs between the two databases.
 type engine interface {
-	// orm is GORM over the database, for reads.
-	orm() *gorm.DB
+	// orm is GORM over the connections of a pool, for reads.
+	orm(from pool) *gorm.DB
 	// query runs one hand-written statement, with $N parameters, and hands each row to scan.
 	query(ctx context.Context, sql string, args []any, scan func(scanner) error) error
 	// lookUp is query for statements that return one row and only read; it sees to its own timeout.
 	lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error
 	// transact runs fn in a transaction; the transaction is durable when it returns nil.
-	transact(ctx context.Context, fn func(*Tx) error) error
+	transact(ctx context.Context, from pool, fn func(*Tx) error) error
 	// register is the hot write: the key, its event and its idempotency record at once.
 	register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (registered, error)
 	// migrator applies the engine's own migrations. It uses the engine's connections, so the caller must not close it.
@@ -115,9 +115,13 @@ func (s *Store) Ping(ctx context.Context) error {
 // Transact runs fn in one transaction, which is durable when Transact returns nil and undone when fn returns an error.
 // fn must do nothing but use its Tx, and quickly: on SQLite it shares the only writer.
 func (s *Store) Transact(ctx context.Context, fn func(*Tx) error) error {
+	return s.transactOn(ctx, requestPool, fn)
+}
+
+func (s *Store) transactOn(ctx context.Context, from pool, fn func(*Tx) error) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	if err := s.transact(ctx, fn); err != nil {
+	if err := s.transact(ctx, from, fn); err != nil {
 		return s.classify(err)
 	}
 	s.Wake()

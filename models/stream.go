@@ -31,7 +31,7 @@ type Replica struct {
 
 // OpenStream stores a stream, in place of the one that it carries on: previous, which is empty when there is none.
 func (s *Store) OpenStream(ctx context.Context, stream Stream, previous string) error {
-	return s.Transact(ctx, func(tx *Tx) error {
+	return s.transactOn(ctx, backgroundPool, func(tx *Tx) error {
 		if previous != "" {
 			err := tx.db.Where("id = ? AND data_plane_id = ?", previous, stream.DataPlaneID).Delete(&Stream{}).Error
 			if err != nil {
@@ -44,7 +44,7 @@ func (s *Store) OpenStream(ctx context.Context, stream Stream, previous string) 
 
 // DropStreams deletes streams whose leases have run out.
 func (s *Store) DropStreams(ctx context.Context, ids []string) error {
-	return s.Transact(ctx, func(tx *Tx) error {
+	return s.transactOn(ctx, backgroundPool, func(tx *Tx) error {
 		return tx.db.Where("id IN ?", ids).Delete(&Stream{}).Error
 	})
 }
@@ -52,7 +52,7 @@ func (s *Store) DropStreams(ctx context.Context, ids []string) error {
 // ForwardAcknowledgement leaves a position for the replica that has the stream: ErrNotFound when there is no such stream of
 // the data plane.
 func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at Position) error {
-	return s.Transact(ctx, func(tx *Tx) error {
+	return s.transactOn(ctx, backgroundPool, func(tx *Tx) error {
 		done := tx.db.Model(&Stream{}).Where("id = ? AND data_plane_id = ?", id, dataPlaneID).Update("forwarded", at.String())
 		if done.Error == nil && done.RowsAffected == 0 {
 			return ErrNotFound
@@ -66,11 +66,11 @@ func (s *Store) TakeForwarded(ctx context.Context, replicaID string) ([]Stream, 
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var waiting []Stream
-	err := s.orm().WithContext(ctx).Where("replica_id = ? AND forwarded <> ''", replicaID).Find(&waiting).Error
+	err := s.orm(reservedPool).WithContext(ctx).Where("replica_id = ? AND forwarded <> ''", replicaID).Find(&waiting).Error
 	if err != nil || len(waiting) == 0 {
 		return nil, s.classify(err)
 	}
-	err = s.transact(ctx, func(tx *Tx) error {
+	err = s.transact(ctx, reservedPool, func(tx *Tx) error {
 		for _, stream := range waiting {
 			cleared := tx.db.Model(&Stream{}).Where("id = ? AND forwarded = ?", stream.ID, stream.Forwarded).Update("forwarded", "")
 			if cleared.Error != nil {
@@ -87,7 +87,7 @@ func (s *Store) StreamIDs(ctx context.Context, replicaID string) ([]string, erro
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var ids []string
-	err := s.orm().WithContext(ctx).Model(&Stream{}).Where("replica_id = ?", replicaID).Pluck("id", &ids).Error
+	err := s.orm(backgroundPool).WithContext(ctx).Model(&Stream{}).Where("replica_id = ?", replicaID).Pluck("id", &ids).Error
 	return ids, s.classify(err)
 }
 
@@ -99,7 +99,7 @@ func (s *Store) LongestStale(ctx context.Context, customerID string) (int, error
 		MaxStaleMs int
 		Customers  []string `gorm:"serializer:json"`
 	}
-	err := s.orm().WithContext(ctx).Table("streams").Distinct("streams.max_stale_ms", "data_planes.customers").
+	err := s.orm(requestPool).WithContext(ctx).Table("streams").Distinct("streams.max_stale_ms", "data_planes.customers").
 		Joins("JOIN data_planes ON data_planes.id = streams.data_plane_id").Find(&open).Error
 	longest := 0
 	for _, stream := range open {
@@ -123,7 +123,7 @@ func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var all []Replica
-	err := s.orm().WithContext(ctx).Raw(`SELECT id, MAX(beat) AS beat FROM (SELECT id, beat FROM replicas
+	err := s.orm(backgroundPool).WithContext(ctx).Raw(`SELECT id, MAX(beat) AS beat FROM (SELECT id, beat FROM replicas
 UNION ALL SELECT DISTINCT replica_id, 0 FROM streams) AS known GROUP BY id ORDER BY id`).Scan(&all).Error
 	return all, s.classify(err)
 }
@@ -131,7 +131,7 @@ UNION ALL SELECT DISTINCT replica_id, 0 FROM streams) AS known GROUP BY id ORDER
 // BuryReplica deletes the streams of a replica that has not beaten for so long that leases of up to maxStaleMs have run out,
 // and the replica with the last of them.
 func (s *Store) BuryReplica(ctx context.Context, id string, maxStaleMs int) error {
-	return s.Transact(ctx, func(tx *Tx) error {
+	return s.transactOn(ctx, backgroundPool, func(tx *Tx) error {
 		if err := tx.db.Where("replica_id = ? AND max_stale_ms <= ?", id, maxStaleMs).Delete(&Stream{}).Error; err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
 	if len(receipts) == 0 {
 		return nil
 	}
-	return s.Transact(ctx, func(tx *Tx) error {
+	return s.transactOn(ctx, backgroundPool, func(tx *Tx) error {
 		return tx.db.Clauses(clause.OnConflict{UpdateAll: true}).Create(&receipts).Error
 	})
 }
@@ -165,7 +165,7 @@ func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
 func (s *Store) Receipts(ctx context.Context, k Key) (receipts []Receipt, unheard int, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	db := s.orm().WithContext(ctx)
+	db := s.orm(requestPool).WithContext(ctx)
 	var open []struct {
 		ReplicaID string
 		Position  string
