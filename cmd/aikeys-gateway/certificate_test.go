@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -24,15 +24,15 @@ func spiffe(path string) func(*x509.Certificate) {
 type certifiedScene struct {
 	*scene
 
-	clients *httpapitest.Authority
+	clients *tlsfilestest.Authority
 	secure  *replica
 	environ []string // a gateway's, but for the certificate
 }
 
 func newCertifiedScene(t *testing.T) *certifiedScene {
 	t.Helper()
-	s := &certifiedScene{scene: newScene(t, modelstest.EnginePostgres.URL(t), 1), clients: httpapitest.NewAuthority(t)}
-	own := httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	s := &certifiedScene{scene: newScene(t, modelstest.EnginePostgres.URL(t), 1), clients: tlsfilestest.NewAuthority(t)}
+	own := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	s.secure = s.start("AIKEYS_TLS_CERT="+own.CertFile, "AIKEYS_TLS_KEY="+own.KeyFile,
 		"AIKEYS_DATAPLANE_CLIENT_CA="+s.clients.Write(t, filepath.Join(t.TempDir(), "ca.crt")))
 	s.environ = []string{
@@ -44,7 +44,7 @@ func newCertifiedScene(t *testing.T) *certifiedScene {
 }
 
 // gateway starts one with a certificate.
-func (s *certifiedScene) gateway(certificate httpapitest.Certificate) *served {
+func (s *certifiedScene) gateway(certificate tlsfilestest.Certificate) *served {
 	s.t.Helper()
 	return startGateway(s.t, s.environ, "--client-cert", certificate.CertFile, "--client-key", certificate.KeyFile)
 }
@@ -100,5 +100,5 @@ func TestAGatewaysCertificateIsRenewedWithoutARestart(t *testing.T) {
 	next := s.add(false)
 	g.eventually("it hears of changes, and fetches", func() bool { return s.serving(g) == next })
 	require.Equal(t, exitOK, g.end())
-	require.Contains(t, g.said.String(), `"msg":"a file has changed and is used","of":"client certificate"`)
+	require.Contains(t, g.said.String(), `"msg":"a file has changed and was read again","what":"client certificate"`)
 }

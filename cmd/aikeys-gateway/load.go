@@ -1,7 +1,7 @@
 package main
 
 import (
-	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
 // load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
@@ -36,7 +37,7 @@ func (s *config) checkCredential() []string {
 	case err == nil && target.Scheme == "http": // of what else is wrong with it, others complain
 		return []string{fmt.Sprintf("%s: a client certificate needs https, and %s is http", cert.Given(), s.Of("control-plane").Given())}
 	default:
-		if _, err := readCertificate(s.ClientCert, s.ClientKey); err != nil {
+		if _, err := tlsfiles.ReadPair(s.ClientCert, s.ClientKey); err != nil {
 			return []string{fmt.Sprintf("%s and %s: %s", cert.Given(), key.Given(), err)}
 		}
 	}
@@ -64,7 +65,7 @@ func (s *config) checkControlPlane() (complaints []string) {
 			setting.Given(), s.Of("insecure").Variable()))
 	}
 	if s.ControlPlaneCA != "" {
-		if _, err := readPool(s.ControlPlaneCA); err != nil {
+		if _, err := tlsfiles.ReadPool(s.ControlPlaneCA); err != nil {
 			complaints = append(complaints, s.Of("control-plane-ca").Given()+": "+err.Error())
 		}
 	}
@@ -81,19 +82,6 @@ func (s *config) checkUpstreams() (complaints []string) {
 }
 
 func isThisMachine(u *url.URL) bool { return settings.IsLoopback(net.JoinHostPort(u.Hostname(), "0")) }
-
-// readPool reads the certificates of a file.
-func readPool(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
-	}
-	return pool, nil
-}
 
 func (s *config) checkListeners() (complaints []string) {
 	cert, key := s.Of("tls-cert"), s.Of("tls-key")
@@ -133,8 +121,33 @@ func (s *config) checkCertificate() []string {
 	if s.TLSCert == "" || s.TLSKey == "" {
 		return nil
 	}
-	if _, err := readCertificate(s.TLSCert, s.TLSKey); err != nil {
+	if _, err := tlsfiles.ReadPair(s.TLSCert, s.TLSKey); err != nil {
 		return []string{fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err)}
 	}
 	return nil
+}
+
+// readSecret reads a file that holds one secret. Its error does not quote the secret.
+func readSecret(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" || strings.ContainsFunc(secret, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return "", errors.New("the file must hold one word of printable ASCII")
+	}
+	return secret, nil
+}
+
+// credentialPrefix begins the credentials of data planes.
+const credentialPrefix = "dp_"
+
+// readCredential reads a file that holds the credential of a data plane.
+func readCredential(file string) (string, error) {
+	credential, err := readSecret(file)
+	if err == nil && !strings.HasPrefix(credential, credentialPrefix) {
+		return "", errors.New("the file must hold the credential of a data plane, " + credentialPrefix + "…, as \"aikeysd admin dataplane create\" prints it")
+	}
+	return credential, err
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -23,7 +22,8 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/filereload/filereloadtest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // providerSecret is what the provider of these tests takes.
@@ -169,7 +169,7 @@ func TestForwardAuthAsksForItsSecret(t *testing.T) {
 
 func TestCallersOverTLS(t *testing.T) {
 	w := newWorld(t)
-	certificate := httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	s := startGateway(t, environOf(t, w.control.URL()), "--tls-cert", certificate.CertFile, "--tls-key", certificate.KeyFile).awaitReady()
 	require.Regexp(t, `^https://`, s.url)
 	trusting := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12}}
@@ -291,27 +291,16 @@ func TestNothingRunsOnWhenItHasEnded(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-func TestWatchedFilesAreUsedOnWhileTheyHoldNothing(t *testing.T) {
-	file := tokenFile(t, "first")
-	said := &lockedBuffer{}
-	w, err := watch(newLog(said), "secret", func() (string, error) { return readSecret(file) }, file)
+func TestTokenFileIsReadAgain(t *testing.T) {
+	file, log := tokenFile(t, "dp_first"), &lockedBuffer{}
+	s := &service{log: newLog(log)}
+	token, err := s.openText("credential", file, readCredential)
 	require.NoError(t, err)
-	change := func(text string) {
-		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.looked = time.Time{}
-	}
-	change("")
-	require.Equal(t, "first", w.get())
-	require.Contains(t, said.String(), "can't be used")
-	change("the second")
-	require.Equal(t, "first", w.get(), "it is two words")
-	change("third")
-	require.Equal(t, "third", w.get())
-	var last struct{ Msg string }
-	lines := strings.Split(strings.TrimSpace(said.String()), "\n")
-	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &last))
-	require.Equal(t, "a file has changed and is used", last.Msg)
-	require.NotContains(t, said.String(), "third")
+	filereloadtest.ReplaceAfterFailure(t, file, []byte("dp_the-second"), func() bool {
+		require.Equal(t, "dp_first", token())
+		return strings.Contains(log.String(), "the file must hold one word")
+	})
+	require.Eventually(t, func() bool { return token() == "dp_the-second" }, 5*time.Second, 10*time.Millisecond)
+	require.Contains(t, log.String(), `"msg":"a file has changed and was read again","what":"credential"`)
+	require.NotContains(t, log.String(), "dp_")
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // loaded returns what settings make of flags and variables, and the complaints.
@@ -49,7 +49,7 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 		return path
 	}
-	pair, other := httpapitest.WriteCertificate(t, dir, 1), httpapitest.WriteCertificate(t, t.TempDir(), 2)
+	pair, other := tlsfilestest.WriteCertificate(t, dir, 1), tlsfilestest.WriteCertificate(t, t.TempDir(), 2)
 	cases := map[string]struct {
 		environ, args []string
 		says          []string
@@ -119,7 +119,7 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 }
 
 func TestGatewaySettingsThatAreAccepted(t *testing.T) {
-	pair := httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	pair := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	cases := map[string]struct {
 		environ, args []string
 		check         func(t *testing.T, cfg *config)

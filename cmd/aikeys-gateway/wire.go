@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -13,6 +14,8 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/dataplane/gateway/extauthz"
+	"github.com/agentrouter/aikeys/internal/filereload"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
 // controlPlaneTimeout bounds connecting to the control plane, and how long it may take to begin an answer.
@@ -32,11 +35,9 @@ func (s *service) wire() (err error) {
 		Transport: gateway.NewTransport(gateway.TransportConfig{Proxy: http.ProxyFromEnvironment}),
 	}
 	if s.cfg.ForwardAuthFile != "" {
-		secret, err := watch(s.log, "forward-auth secret", func() (string, error) { return readSecret(s.cfg.ForwardAuthFile) }, s.cfg.ForwardAuthFile)
-		if err != nil {
+		if cfg.ForwardAuthSecret, err = s.openText("forward-auth secret", s.cfg.ForwardAuthFile, readSecret); err != nil {
 			return err
 		}
-		cfg.ForwardAuthSecret = secret.get
 	}
 	if s.proxy, err = gateway.New(cfg); err != nil {
 		return err
@@ -59,18 +60,27 @@ func (s *service) newResolver() (*dataplane.Resolver, error) {
 		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure,
 		CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
 	}
+	var err error
 	if s.cfg.TokenFile != "" {
-		credential, err := watch(s.log, "credential", func() (string, error) { return readCredential(s.cfg.TokenFile) }, s.cfg.TokenFile)
-		if err != nil {
+		if cfg.Token, err = s.openText("credential", s.cfg.TokenFile, readCredential); err != nil {
 			return nil, err
 		}
-		cfg.Token = credential.get
 	}
-	var err error
 	if cfg.HTTPClient, err = s.controlPlaneClient(); err != nil {
 		return nil, err
 	}
 	return dataplane.New(cfg)
+}
+
+// openText returns a function that returns what a file holds, and reads the file again when it changes.
+func (s *service) openText(name, file string, read func(file string) (string, error)) (func() string, error) {
+	text, err := filereload.Open(filereload.Source[string]{
+		Name: name, Files: []string{file}, Load: func() (string, error) { return read(file) }, Log: s.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return func() string { return text.Get(context.Background()) }, nil // a stream asks too: there may be no request
 }
 
 // controlPlaneClient believes the authorities of a file alone, and shows a client certificate, where these are set; nil is
@@ -81,18 +91,18 @@ func (s *service) controlPlaneClient() (*http.Client, error) {
 	}
 	settings := &tls.Config{MinVersion: tls.VersionTLS12}
 	if s.cfg.ControlPlaneCA != "" {
-		pool, err := readPool(s.cfg.ControlPlaneCA)
+		pool, err := tlsfiles.ReadPool(s.cfg.ControlPlaneCA)
 		if err != nil {
 			return nil, err
 		}
 		settings.RootCAs = pool
 	}
 	if s.cfg.ClientCert != "" {
-		pair, err := watchCertificate(s.log, "client certificate", s.cfg.ClientCert, s.cfg.ClientKey)
+		pair, err := tlsfiles.OpenPair("client certificate", s.cfg.ClientCert, s.cfg.ClientKey, s.log)
 		if err != nil {
 			return nil, err
 		}
-		settings.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.get(), nil }
+		settings.GetClientCertificate = tlsfiles.ClientCertificate(pair)
 	}
 	dialer := net.Dialer{Timeout: controlPlaneTimeout, KeepAlive: 15 * time.Second}
 	return &http.Client{
@@ -114,14 +124,11 @@ func (s *service) loadCertificate() error {
 	if s.cfg.TLSCert == "" {
 		return nil
 	}
-	pair, err := watchCertificate(s.log, "TLS certificate", s.cfg.TLSCert, s.cfg.TLSKey)
+	pair, err := tlsfiles.OpenPair("TLS certificate", s.cfg.TLSCert, s.cfg.TLSKey, s.log)
 	if err != nil {
 		return err
 	}
-	s.tls = &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.get(), nil },
-	}
+	s.tls = tlsfiles.ServerConfig(pair)
 	return nil
 }
 

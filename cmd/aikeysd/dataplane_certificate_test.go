@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -20,14 +20,14 @@ type edges struct {
 	*server
 	environ []string
 	owner   string // an API key
-	clients *httpapitest.Authority
+	clients *tlsfilestest.Authority
 	caFile  string
-	own     httpapitest.Certificate
+	own     tlsfilestest.Certificate
 }
 
 func startEdges(t *testing.T, environ []string) *edges {
 	t.Helper()
-	e := &edges{clients: httpapitest.NewAuthority(t), own: httpapitest.WriteCertificate(t, t.TempDir(), 1), owner: newOwnerAfter(t, environ)}
+	e := &edges{clients: tlsfilestest.NewAuthority(t), own: tlsfilestest.WriteCertificate(t, t.TempDir(), 1), owner: newOwnerAfter(t, environ)}
 	e.caFile = e.clients.Write(t, filepath.Join(t.TempDir(), "ca.crt"))
 	e.environ = with(environ, "AIKEYS_TLS_CERT="+e.own.CertFile, "AIKEYS_TLS_KEY="+e.own.KeyFile, "AIKEYS_DATAPLANE_CLIENT_CA="+e.caFile)
 	e.server = startReady(t, e.environ)
@@ -43,7 +43,7 @@ func (e *edges) admit(name, certificate string) {
 }
 
 // client returns one that shows a certificate, whatever the server asks for; with nil it has none.
-func (e *edges) client(certificate *httpapitest.Certificate) *http.Client {
+func (e *edges) client(certificate *tlsfilestest.Certificate) *http.Client {
 	e.t.Helper()
 	settings := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: e.own.Pool(e.t)}
 	if certificate != nil {
@@ -57,7 +57,7 @@ func (e *edges) client(certificate *httpapitest.Certificate) *http.Client {
 // named returns a client whose certificate has a name.
 func (e *edges) named(name string) *http.Client {
 	e.t.Helper()
-	certificate := e.clients.Issue(e.t, e.t.TempDir(), httpapitest.Named(name))
+	certificate := e.clients.Issue(e.t, e.t.TempDir(), tlsfilestest.Named(name))
 	return e.client(&certificate)
 }
 
@@ -112,7 +112,7 @@ func TestCertificatesThatOpenNothing(t *testing.T) {
 	e.admit("edge-1", "dns:edge-1.internal")
 	e.admit("edge-2", "cn:edge-2")
 	require.Equal(t, http.StatusOK, e.fetch(e.named("edge-1.internal"), "").status)
-	issue := func(by *httpapitest.Authority, change func(*x509.Certificate)) *http.Client {
+	issue := func(by *tlsfilestest.Authority, change func(*x509.Certificate)) *http.Client {
 		certificate := by.Issue(t, t.TempDir(), func(c *x509.Certificate) {
 			c.DNSNames = []string{"edge-1.internal"}
 			change(c)
@@ -125,14 +125,14 @@ func TestCertificatesThatOpenNothing(t *testing.T) {
 	both := issue(e.clients, func(c *x509.Certificate) { c.Subject.CommonName = "edge-2" })
 	require.Equal(t, http.StatusUnauthorized, e.fetch(both, "").status, "one of two")
 	for name, client := range map[string]*http.Client{
-		"another authority's": issue(httpapitest.NewAuthority(t), unchanged),
+		"another authority's": issue(tlsfilestest.NewAuthority(t), unchanged),
 		"one that is over":    issue(e.clients, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
 	} {
 		_, err := tryCall(t.Context(), client, http.MethodPost, e.dataplane+"/v1/fetch", "", `{}`)
 		require.Error(t, err, "%s: the connection is refused", name)
 	}
 	// A client that shows what the server asks for has none of these authorities, and connects without.
-	stranger := httpapitest.NewAuthority(t).Issue(t, t.TempDir(), httpapitest.Named("edge-1.internal"))
+	stranger := tlsfilestest.NewAuthority(t).Issue(t, t.TempDir(), tlsfilestest.Named("edge-1.internal"))
 	pair, err := tls.LoadX509KeyPair(stranger.CertFile, stranger.KeyFile)
 	require.NoError(t, err)
 	polite := newClient()
@@ -182,7 +182,7 @@ func TestTheAuthoritiesOfDataPlanesAreReplacedWithoutARestart(t *testing.T) {
 	e.admit("edge-1", "dns:edge-1.internal")
 	before := e.named("edge-1.internal")
 	require.Equal(t, http.StatusOK, e.fetch(before, "").status)
-	e.clients = httpapitest.NewAuthority(t)
+	e.clients = tlsfilestest.NewAuthority(t)
 	e.clients.Write(t, e.caFile)
 	after := e.named("edge-1.internal")
 	e.eventually("the new authority is believed", func() bool {

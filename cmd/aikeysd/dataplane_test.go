@@ -13,7 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -156,7 +156,7 @@ func TestStoppingWaitsForNoStreamAndAnswersRevokesThatWait(t *testing.T) {
 }
 
 func TestTheDataPlaneAPIIsServedOverTLSAsWell(t *testing.T) {
-	certificate := httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	environ := with(newEnviron(t), "AIKEYS_DATAPLANE_LISTEN=0.0.0.0:0", "AIKEYS_TLS_CERT="+certificate.CertFile, "AIKEYS_TLS_KEY="+certificate.KeyFile)
 	newOwner(t, environ)
 	s := startReady(t, environ)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/auth"
-	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -94,12 +94,12 @@ func reachesOthers(listen *settings.Setting) bool {
 
 func (s *config) checkCertificates() (complaints []string) {
 	if s.TLSCert != "" && s.TLSKey != "" {
-		if _, err := httpapi.LoadCertificates(s.TLSCert, s.TLSKey, nil); err != nil {
+		if _, err := tlsfiles.ReadPair(s.TLSCert, s.TLSKey); err != nil {
 			complaints = append(complaints, fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err))
 		}
 	}
 	if s.DataplaneCA != "" {
-		if _, err := httpapi.LoadClientAuthorities(s.DataplaneCA, nil); err != nil {
+		if _, err := tlsfiles.ReadPool(s.DataplaneCA); err != nil {
 			complaints = append(complaints, fmt.Sprintf("%s: %s", s.Of("dataplane-client-ca").Given(), err))
 		}
 	}

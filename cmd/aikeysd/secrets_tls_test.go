@@ -20,7 +20,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // writeClientCertificate makes a self-signed certificate with a common name, and returns its file and its key's.
@@ -55,7 +55,7 @@ func freeAddress(t *testing.T) string {
 // testMutualTLS has the service tell its client by a certificate. Another one's, which it trusts too, may do nothing.
 func testMutualTLS(t *testing.T, binary string) {
 	service := newSecretsService(t, binary, everything)
-	server := httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	server := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	certFile, keyFile := writeClientCertificate(t, "aikeysd.internal")
 	strangerCert, strangerKey := writeClientCertificate(t, "somebody.internal")
 	var authorities []byte

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // load returns what settings make of flags and variables, and the complaints.
@@ -46,7 +46,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	require.NoError(t, os.WriteFile(urlFile, []byte("mysql://root:hunter2@db/x\n"), 0o600))
 	brokenFile := filepath.Join(dir, "broken")
 	require.NoError(t, os.WriteFile(brokenFile, []byte("postgres://u:p/hunter2@h/db"), 0o600))
-	pair, other := httpapitest.WriteCertificate(t, dir, 1), httpapitest.WriteCertificate(t, t.TempDir(), 2)
+	pair, other := tlsfilestest.WriteCertificate(t, dir, 1), tlsfilestest.WriteCertificate(t, t.TempDir(), 2)
 	cases := map[string]struct {
 		environ, args []string
 		says          []string
@@ -164,7 +164,7 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 	dir := t.TempDir()
 	urlFile := filepath.Join(dir, "url")
 	require.NoError(t, os.WriteFile(urlFile, []byte("postgres://u:hunter2@db/x\n"), 0o600))
-	pair := httpapitest.WriteCertificate(t, dir, 1)
+	pair := tlsfilestest.WriteCertificate(t, dir, 1)
 	cases := map[string]struct {
 		environ, args []string
 		check         func(t *testing.T, cfg *config)

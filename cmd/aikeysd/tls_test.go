@@ -7,12 +7,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 func TestServeOverTLSAndRenewTheCertificate(t *testing.T) {
 	dir := t.TempDir()
-	certificate := httpapitest.WriteCertificate(t, dir, 1)
+	certificate := tlsfilestest.WriteCertificate(t, dir, 1)
 	environ := with(newEnviron(t), "AIKEYS_LISTEN=0.0.0.0:0", "AIKEYS_TLS_CERT="+certificate.CertFile, "AIKEYS_TLS_KEY="+certificate.KeyFile)
 	token := newOwner(t, environ)
 	s := startReady(t, environ)
@@ -30,7 +30,7 @@ func TestServeOverTLSAndRenewTheCertificate(t *testing.T) {
 	require.Equal(t, http.StatusOK, answer.status)
 	require.Equal(t, "max-age=31536000", answer.header.Get("Strict-Transport-Security"))
 
-	httpapitest.WriteCertificate(t, dir, 2)
+	tlsfilestest.WriteCertificate(t, dir, 2)
 	trust()
 	s.eventually("the new certificate serves without a restart", func() bool {
 		_, err := tryCall(t.Context(), client, http.MethodGet, url, token, "")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -19,6 +20,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
 // pingTimeout bounds a probe of the database, pingInterval is the least time between two.
@@ -50,16 +52,16 @@ func (s *service) wire(context.Context) error {
 	if err != nil {
 		return err
 	}
-	certificates, authorities, err := s.loadCertificates()
+	publicTLS, dataPlaneTLS, err := s.tlsConfigs()
 	if err != nil {
 		return err
 	}
 	s.api = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.publicListener, Handler: public, Certificates: certificates, Log: s.log,
+		Listener: s.publicListener, Handler: public, TLS: publicTLS, Log: s.log,
 	})
 	s.dataplane = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.dataplaneListener, Handler: dataPlanes, Certificates: certificates, Log: s.log,
-		ClientAuthorities: authorities, TellHandshakes: authorities != nil,
+		Listener: s.dataplaneListener, Handler: dataPlanes, TLS: dataPlaneTLS, Log: s.log,
+		TellHandshakes: s.cfg.DataplaneCA != "",
 	})
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{
 		Listener: s.opsListener, Handler: telemetry.NewHandler(w.registry, s.checks()), Log: s.log,
@@ -67,18 +69,25 @@ func (s *service) wire(context.Context) error {
 	return nil
 }
 
-// loadCertificates returns nil where none are set: plain HTTP, and no client certificates.
-func (s *service) loadCertificates() (own *httpapi.Certificates, clients *httpapi.ClientAuthorities, err error) {
+// tlsConfigs returns the TLS configuration of each API. Both are nil if no certificate is set: the APIs are plain HTTP then.
+func (s *service) tlsConfigs() (public, dataPlane *tls.Config, err error) {
 	if s.cfg.TLSCert == "" {
 		return nil, nil, nil
 	}
-	if own, err = httpapi.LoadCertificates(s.cfg.TLSCert, s.cfg.TLSKey, s.log); err != nil {
+	own, err := tlsfiles.OpenPair("TLS certificate", s.cfg.TLSCert, s.cfg.TLSKey, s.log)
+	if err != nil {
 		return nil, nil, err
 	}
-	if s.cfg.DataplaneCA != "" {
-		clients, err = httpapi.LoadClientAuthorities(s.cfg.DataplaneCA, s.log)
+	public = tlsfiles.ServerConfig(own)
+	if s.cfg.DataplaneCA == "" {
+		return public, public, nil
 	}
-	return own, clients, err
+	clients, err := tlsfiles.OpenPool("client CA file", s.cfg.DataplaneCA, s.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	// A data plane needs no client certificate: it may have a token.
+	return public, tlsfiles.MutualConfig(own, clients, tls.VerifyClientCertIfGiven, tls.VersionTLS12, "h2", "http/1.1"), nil
 }
 
 func (s *service) newWiring() (w wiring, err error) {

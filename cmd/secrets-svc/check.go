@@ -58,7 +58,7 @@ func (p *program) check(ctx context.Context, cfg *config) error {
 		_, err := groupID(cfg.SocketGroup)
 		row("listen", cfg.Listen, err)
 	} else {
-		_, err := cfg.readCredentials()
+		_, err := cfg.mutualTLS(nil)
 		row("listen", cfg.Listen+" with mutual TLS", err)
 	}
 	list, err := secrets.ReadClients(cfg.Clients)

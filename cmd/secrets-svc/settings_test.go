@@ -82,7 +82,7 @@ func TestWhatCannotBeReadAtTheStartIsTold(t *testing.T) {
 		"no clients file":     {[]string{"--clients", i.path("none")}, "--clients: clients file: open"},
 		"no such group":       {[]string{"--socket-group", "no-such-group"}, "unknown group"},
 		"no audit folder":     {[]string{"--audit-log", i.path("none/audit")}, "--audit-log: open"},
-		"no certificate":      {[]string{"--listen", "127.0.0.1:0", "--tls-cert", i.path("none"), "--tls-key", i.path("none"), "--tls-client-ca", i.path("none")}, "--tls-cert and --tls-key: open"},
+		"no certificate":      {[]string{"--listen", "127.0.0.1:0", "--tls-cert", i.path("none"), "--tls-key", i.path("none"), "--tls-client-ca", i.path("none")}, "--tls-cert and --tls-key: TLS certificate"},
 		"a taken ops address": {[]string{"--ops-listen", "256.0.0.1:1"}, "--ops-listen: "},
 	} {
 		got := i.run(nil, append([]string{"serve", "--lock-memory", "off"}, tc.args...)...)

@@ -16,19 +16,19 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
 // authority signs certificates for clients and for services.
 type authority struct {
 	t      *testing.T
-	signer *httpapitest.Authority
+	signer *tlsfilestest.Authority
 }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	return &authority{t, httpapitest.NewAuthority(t)}
+	return &authority{t, tlsfilestest.NewAuthority(t)}
 }
 
 // issue writes a certificate and its key into a folder.
@@ -96,7 +96,7 @@ func TestMutualTLS(t *testing.T) {
 		return reply.StatusCode
 	}
 	t.Run("a client that is listed does what it may", func(t *testing.T) {
-		cert, key := clients.issue(i, "aikeysd", httpapitest.Named("aikeysd.internal"))
+		cert, key := clients.issue(i, "aikeysd", tlsfilestest.Named("aikeysd.internal"))
 		client, err := remote.New(remote.Config{URL: server, CertFile: cert, KeyFile: key, CAFile: serverCA})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, client.Close()) }()
@@ -114,19 +114,22 @@ func TestMutualTLS(t *testing.T) {
 		"a URI is a name":         {clients, func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/rewrap"}} }, 200},
 		"a common name is one":    {clients, func(c *x509.Certificate) { c.Subject.CommonName = "Re-wrap" }, 200},
 		"but of its own kind":     {clients, func(c *x509.Certificate) { c.Subject.CommonName = "aikeysd.internal" }, 403},
-		"a name that is no one's": {clients, httpapitest.Named("other.internal"), 403},
+		"a name that is no one's": {clients, tlsfilestest.Named("other.internal"), 403},
 		"names of two clients":    {clients, func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = []string{"aikeysd.internal"}, "Re-wrap" }, 403},
 		"no name":                 {clients, func(*x509.Certificate) {}, 403},
-		"another authority's":     {newAuthority(t), httpapitest.Named("aikeysd.internal"), 0},
+		"another authority's":     {newAuthority(t), tlsfilestest.Named("aikeysd.internal"), 0},
 		"one that has expired": {clients, func(c *x509.Certificate) {
-			httpapitest.Named("aikeysd.internal")(c)
+			tlsfilestest.Named("aikeysd.internal")(c)
 			c.NotAfter = time.Now().Add(-time.Minute)
 		}, 0},
 		"one that is not yet": {clients, func(c *x509.Certificate) {
-			httpapitest.Named("aikeysd.internal")(c)
+			tlsfilestest.Named("aikeysd.internal")(c)
 			c.NotBefore = time.Now().Add(time.Minute)
 		}, 0},
-		"one that is for servers":  {clients, func(c *x509.Certificate) { httpapitest.Named("aikeysd.internal")(c); c.ExtKeyUsage = c.ExtKeyUsage[1:] }, 0},
+		"one that is for servers": {clients, func(c *x509.Certificate) {
+			tlsfilestest.Named("aikeysd.internal")(c)
+			c.ExtKeyUsage = c.ExtKeyUsage[1:]
+		}, 0},
 		"the service's own as one": {clients, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, 403},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -151,11 +154,11 @@ func TestMutualTLS(t *testing.T) {
 	})
 	t.Run("another authority is believed once the file names it", func(t *testing.T) {
 		next := newAuthority(t)
-		cert, key := next.issue(i, "next", httpapitest.Named("aikeysd.internal"))
+		cert, key := next.issue(i, "next", tlsfilestest.Named("aikeysd.internal"))
 		require.Zero(t, keks(cert, key))
 		next.write(i, "clients-ca.crt")
 		require.Eventually(t, func() bool { return keks(cert, key) == http.StatusOK }, patience, often)
-		cert, key = clients.issue(i, "aikeysd", httpapitest.Named("aikeysd.internal"))
+		cert, key = clients.issue(i, "aikeysd", tlsfilestest.Named("aikeysd.internal"))
 		require.Zero(t, keks(cert, key), "and the one before no longer")
 	})
 }
@@ -168,7 +171,7 @@ func TestACertificateThatExpiresOnAnOpenConnectionIsNobodysAnyMore(t *testing.T)
 	clients := newAuthority(t)
 	server, serverCA := overTLS(i, clients)
 	cert, key := clients.issue(i, "brief", func(c *x509.Certificate) {
-		httpapitest.Named("aikeysd.internal")(c)
+		tlsfilestest.Named("aikeysd.internal")(c)
 		c.NotAfter = time.Now().Add(3 * time.Second)
 	})
 	client, err := remote.New(remote.Config{URL: server, CertFile: cert, KeyFile: key, CAFile: serverCA})

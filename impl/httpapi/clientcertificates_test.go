@@ -6,10 +6,8 @@ import (
 	"crypto/x509"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +16,8 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // byCertificate knows one name, and what it was asked last.
@@ -47,31 +46,28 @@ func (b *byCertificate) asked() []string {
 type mutual struct {
 	t        *testing.T
 	server   *httpapi.Server
-	own      httpapitest.Certificate
-	clients  *httpapitest.Authority
-	caFile   string
+	own      tlsfilestest.Certificate
+	clients  *tlsfilestest.Authority
 	sessions *byCertificate
-	log      *logBuffer
 }
 
 func newMutual(t *testing.T) *mutual {
 	t.Helper()
-	m := &mutual{t: t, clients: httpapitest.NewAuthority(t), sessions: &byCertificate{}, log: &logBuffer{}}
-	m.caFile = m.clients.Write(t, filepath.Join(t.TempDir(), "ca.crt"))
-	authorities, err := httpapi.LoadClientAuthorities(m.caFile, debugLog(m.log))
+	m := &mutual{t: t, clients: tlsfilestest.NewAuthority(t), sessions: &byCertificate{}}
+	authorities, err := tlsfiles.OpenPool("client CA file", m.clients.Write(t, filepath.Join(t.TempDir(), "ca.crt")), nil)
 	require.NoError(t, err)
-	m.own = httpapitest.WriteCertificate(t, t.TempDir(), 1)
-	certificates, err := httpapi.LoadCertificates(m.own.CertFile, m.own.KeyFile, debugLog(m.log))
+	m.own = tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
+	own, err := tlsfiles.OpenPair("TLS certificate", m.own.CertFile, m.own.KeyFile, nil)
 	require.NoError(t, err)
 	handler := newHandler(t, httpapi.Config{Sessions: &watched{}, Certificates: m.sessions})
 	m.server = startServer(t, handler.ServeHTTP, func(cfg *httpapi.ServerConfig) {
-		cfg.Certificates, cfg.ClientAuthorities = certificates, authorities
+		cfg.TLS = tlsfiles.MutualConfig(own, authorities, tls.VerifyClientCertIfGiven, tls.VersionTLS12, "h2", "http/1.1")
 	})
 	return m
 }
 
 // client returns one that shows a certificate, or none.
-func (m *mutual) client(certificate *httpapitest.Certificate) *http.Client {
+func (m *mutual) client(certificate *tlsfilestest.Certificate) *http.Client {
 	m.t.Helper()
 	settings := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: m.own.Pool(m.t)}
 	if certificate != nil {
@@ -82,7 +78,7 @@ func (m *mutual) client(certificate *httpapitest.Certificate) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 5 * time.Second}
 }
 
-func (m *mutual) issue(change func(*x509.Certificate)) *httpapitest.Certificate {
+func (m *mutual) issue(change func(*x509.Certificate)) *tlsfilestest.Certificate {
 	m.t.Helper()
 	certificate := m.clients.Issue(m.t, m.t.TempDir(), change)
 	return &certificate
@@ -110,9 +106,9 @@ func (m *mutual) status(client *http.Client, authorization ...string) int {
 
 func TestATokenCountsAndACertificateWhereThereIsNone(t *testing.T) {
 	m := newMutual(t)
-	known, unknown := m.issue(httpapitest.Named("edge.internal")), m.issue(httpapitest.Named("other.internal"))
+	known, unknown := m.issue(tlsfilestest.Named("edge.internal")), m.issue(tlsfilestest.Named("other.internal"))
 	for name, c := range map[string]struct {
-		certificate *httpapitest.Certificate
+		certificate *tlsfilestest.Certificate
 		tokens      []string
 		status      int
 	}{
@@ -124,13 +120,13 @@ func TestATokenCountsAndACertificateWhereThereIsNone(t *testing.T) {
 		"a bad token, and a good certificate":   {known, []string{"Bearer bad"}, http.StatusUnauthorized},
 		"two tokens, and a good certificate":    {known, []string{"Bearer good", "Bearer good"}, http.StatusUnauthorized},
 		"one without a name":                    {m.issue(func(*x509.Certificate) {}), nil, http.StatusUnauthorized},
-		"one of an authority that is not known": {ptr(httpapitest.NewAuthority(t).Issue(t, t.TempDir(), httpapitest.Named("edge.internal"))), nil, 0},
+		"one of an authority that is not known": {ptr(tlsfilestest.NewAuthority(t).Issue(t, t.TempDir(), tlsfilestest.Named("edge.internal"))), nil, 0},
 		"one that has expired": {m.issue(func(c *x509.Certificate) {
-			httpapitest.Named("edge.internal")(c)
+			tlsfilestest.Named("edge.internal")(c)
 			c.NotAfter = time.Now().Add(-time.Minute)
 		}), nil, 0},
 		"one that is for servers": {m.issue(func(c *x509.Certificate) {
-			httpapitest.Named("edge.internal")(c)
+			tlsfilestest.Named("edge.internal")(c)
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		}), nil, 0},
 	} {
@@ -152,7 +148,7 @@ func TestACertificateHasTheNamesThatItWasVerifiedWith(t *testing.T) {
 
 func TestClientCertificatesWorkOverHTTP2(t *testing.T) {
 	m := newMutual(t)
-	client := m.client(m.issue(httpapitest.Named("edge.internal")))
+	client := m.client(m.issue(tlsfilestest.Named("edge.internal")))
 	client.Transport.(*http.Transport).ForceAttemptHTTP2 = true //nolint:forcetypeassert // the helper's own
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m.server.URL()+"/v1/whoami", http.NoBody)
 	require.NoError(t, err)
@@ -167,13 +163,13 @@ func TestACertificateThatExpiresOnAnOpenConnectionOpensNothingAnyMore(t *testing
 	m := newMutual(t)
 	expires := time.Now().Truncate(time.Second).Add(4 * time.Second)
 	client := m.client(m.issue(func(c *x509.Certificate) {
-		httpapitest.Named("edge.internal")(c)
+		tlsfilestest.Named("edge.internal")(c)
 		c.NotAfter = expires
 	}))
 	status, closed := m.ask(client)
 	require.Equal(t, http.StatusOK, status)
 	require.True(t, closed, "in its last minute the connection is closed, so that a renewed one is shown")
-	_, closed = m.ask(m.client(m.issue(httpapitest.Named("edge.internal"))))
+	_, closed = m.ask(m.client(m.issue(tlsfilestest.Named("edge.internal"))))
 	require.False(t, closed)
 
 	// Who asks for it, keeps a connection all the same.
@@ -187,26 +183,4 @@ func TestACertificateThatExpiresOnAnOpenConnectionOpensNothingAnyMore(t *testing
 	_, err = conn.Read(head)
 	require.NoError(t, err)
 	require.Equal(t, "HTTP/1.1 401", string(head))
-}
-
-func TestClientAuthoritiesAreReadAgainWhenTheyChange(t *testing.T) {
-	m := newMutual(t)
-	before := m.issue(httpapitest.Named("edge.internal"))
-	require.Equal(t, http.StatusOK, m.status(m.client(before)))
-	require.NoError(t, os.WriteFile(m.caFile, []byte("no PEM"), 0o600))
-	require.Eventually(t, func() bool {
-		require.Equal(t, http.StatusOK, m.status(m.client(before)), "the old ones stay in force")
-		return strings.Contains(m.log.String(), "the old one stays in force")
-	}, 5*time.Second, 50*time.Millisecond)
-
-	next := httpapitest.NewAuthority(t)
-	next.Write(t, m.caFile)
-	after := next.Issue(t, t.TempDir(), httpapitest.Named("edge.internal"))
-	require.Eventually(t, func() bool { return m.status(m.client(&after)) == http.StatusOK }, 5*time.Second, 50*time.Millisecond)
-	require.Zero(t, m.status(m.client(before)), "and those before are believed no longer")
-
-	_, err := httpapi.LoadClientAuthorities(m.own.KeyFile, nil)
-	require.ErrorContains(t, err, "holds no certificate in PEM")
-	_, err = httpapi.LoadClientAuthorities(m.caFile+".missing", nil)
-	require.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // Strangers can fail as often as they like: that fills no log, and nothing that they send gets there.
 func TestRefusedHandshakesAreToldWhereThatIsAskedFor(t *testing.T) {
 	const canary, attempts = "CANARY-7f3a", 40
-	certificate := httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	log := &logBuffer{}
 	pair, err := tls.LoadX509KeyPair(certificate.CertFile, certificate.KeyFile)
 	require.NoError(t, err)

@@ -46,11 +46,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 type ServerConfig struct {
 	Listener net.Listener
 	Handler  http.Handler
-	// Certificates makes it serve HTTPS alone; nil is plain HTTP.
-	Certificates *Certificates
-	// ClientAuthorities makes it ask clients for a certificate, beside Certificates; nil asks for none.
-	ClientAuthorities *ClientAuthorities
-	// TLS is a configuration of its own in place of Certificates; nil is none.
+	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
 	// TellHandshakes logs TLS handshakes that fail, at info and a few a minute: for a service whose clients are few and known.
 	// Elsewhere every port scan would be told.
@@ -85,15 +81,8 @@ func NewServer(cfg ServerConfig) *Server {
 	s.server.ErrorLog = log.New(told, "", 0)
 	if cfg.TLS != nil {
 		s.scheme = "https"
-		s.server.TLSConfig = cfg.TLS
-	}
-	if cfg.Certificates != nil {
-		s.scheme = "https"
 		s.server.Handler = withStrictTransport(cfg.Handler)
-		s.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cfg.Certificates.get}
-		if cfg.ClientAuthorities != nil {
-			s.server.TLSConfig = cfg.ClientAuthorities.asking(cfg.Certificates)
-		}
+		s.server.TLSConfig = cfg.TLS
 	}
 	return s
 }

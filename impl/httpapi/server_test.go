@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/httpapi/httpapitest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // logBuffer is a log that a test reads while a server writes it.
@@ -152,12 +153,10 @@ func TestServersBoundTheHead(t *testing.T) {
 
 func TestNetHTTPsOwnMessagesAreLoggedWithoutWhatClientsSent(t *testing.T) {
 	const canary = "CANARY-7f3a"
-	certificate := httpapitest.WriteCertificate(t, t.TempDir(), 1)
+	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	log := &logBuffer{}
-	certificates, err := httpapi.LoadCertificates(certificate.CertFile, certificate.KeyFile, debugLog(log))
-	require.NoError(t, err)
 	server := startServer(t, func(http.ResponseWriter, *http.Request) { panic(canary) }, func(cfg *httpapi.ServerConfig) {
-		cfg.Log, cfg.Certificates = debugLog(log), certificates
+		cfg.Log, cfg.TLS = debugLog(log), tlsConfig(t, certificate)
 	})
 
 	t.Run("handshake", func(t *testing.T) {
@@ -176,7 +175,29 @@ func TestNetHTTPsOwnMessagesAreLoggedWithoutWhatClientsSent(t *testing.T) {
 	require.NotContains(t, log.String(), canary)
 }
 
-func httpsClient(t *testing.T, certificate httpapitest.Certificate) *http.Client {
+func tlsConfig(t *testing.T, certificate tlsfilestest.Certificate) *tls.Config {
+	t.Helper()
+	own, err := tlsfiles.OpenPair("TLS certificate", certificate.CertFile, certificate.KeyFile, nil)
+	require.NoError(t, err)
+	return tlsfiles.ServerConfig(own)
+}
+
+func TestTLSServer(t *testing.T) {
+	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
+	server := startServer(t, func(http.ResponseWriter, *http.Request) {}, func(cfg *httpapi.ServerConfig) { cfg.TLS = tlsConfig(t, certificate) })
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL(), http.NoBody)
+	require.NoError(t, err)
+	response, err := httpsClient(t, certificate).Do(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, "max-age=31536000", response.Header.Get("Strict-Transport-Security"))
+
+	old := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
+	_, err = (&tls.Dialer{Config: old}).DialContext(t.Context(), "tcp", hostOf(server))
+	require.ErrorContains(t, err, "protocol version")
+}
+
+func httpsClient(t *testing.T, certificate tlsfilestest.Certificate) *http.Client {
 	t.Helper()
 	transport := &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12},

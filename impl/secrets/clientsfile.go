@@ -20,7 +20,9 @@ type ClientsFile struct {
 // OpenClients reads a clients file. It must be a regular file that belongs to the user of this process, and that no one
 // else may read or write: whoever can write to it can open secrets.
 func OpenClients(path string, log *slog.Logger) (*ClientsFile, error) {
-	list, err := filereload.New("clients file", log, func() (*ClientList, error) { return ReadClients(path) }, path)
+	list, err := filereload.Open(filereload.Source[*ClientList]{
+		Name: "clients file", Files: []string{path}, Load: func() (*ClientList, error) { return ReadClients(path) }, Log: log,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ type Options struct {
 // before in force, all of them.
 type Sealer struct {
 	sealer.Sealer
-	ring *ring
+	keyset *keysetFile
 }
 
 var _ sealer.KEKLister = (*Sealer)(nil)
@@ -61,11 +61,11 @@ func OpenWith(path string, options Options) (*Sealer, error) {
 			return nil, fmt.Errorf("open local sealer: %w", err)
 		}
 	}
-	ring, err := newRing(path, options.Log)
+	keyset, err := openKeysetFile(path, options.Log)
 	if err != nil {
 		return nil, fmt.Errorf("open local sealer: %w", err)
 	}
-	return &Sealer{Sealer: sealer.NewEnvelopeSealer(ring), ring: ring}, nil
+	return &Sealer{Sealer: sealer.NewEnvelopeSealer(keyset), keyset: keyset}, nil
 }
 
 // KEKs implements sealer.KEKLister.
@@ -73,12 +73,12 @@ func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list KEKs: %w", err)
 	}
-	return slices.Clone(s.ring.fresh(ctx).all), nil
+	return slices.Clone(s.keyset.keks.Get(ctx).all), nil
 }
 
 // Check looks at the file now, and returns why it can't be used. Until that is mended, the KEKs that were read before
 // are in force.
-func (s *Sealer) Check(ctx context.Context) error { return s.ring.look(ctx) }
+func (s *Sealer) Check(ctx context.Context) error { return s.keyset.keks.Refresh(ctx) }
 
 // keks implements sealer.KEKs; it does not change once made.
 type keks struct {

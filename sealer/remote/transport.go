@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
 const (
@@ -48,12 +50,20 @@ func newTransport(cfg Config) (transport *http.Transport, server string, err err
 	if err != nil {
 		return nil, "", err
 	}
-	files, err := loadIdentity(cfg, host)
+	if cfg.CertFile == "" || cfg.KeyFile == "" || cfg.CAFile == "" {
+		return nil, "", errors.New("secrets-svc: https takes a certificate, its key and the certificates of authorities")
+	}
+	own, err := tlsfiles.OpenPair("client certificate for secrets-svc", cfg.CertFile, cfg.KeyFile, cfg.Log)
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("secrets-svc: %w", err)
+	}
+	authorities, err := tlsfiles.OpenPool("CA file of secrets-svc", cfg.CAFile, cfg.Log)
+	if err != nil {
+		return nil, "", fmt.Errorf("secrets-svc: authorities: %w", err)
 	}
 	transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		return reached((&tls.Dialer{NetDialer: &dialer, Config: files.current(ctx)}).DialContext(ctx, network, address))
+		settings := tlsfiles.ClientConfig(ctx, own, authorities, host)
+		return reached((&tls.Dialer{NetDialer: &dialer, Config: settings}).DialContext(ctx, network, address))
 	}
 	return transport, server, nil
 }

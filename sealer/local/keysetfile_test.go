@@ -76,7 +76,7 @@ func TestAChangedFileIsReadAgainSoon(t *testing.T) {
 	second := add(t, path)
 	require.NoError(t, local.SetPrimary(path, second))
 	require.Eventually(t, func() bool { return primaryOf(t, s) == second }, soon, often)
-	require.Contains(t, log.String(), "keyset file read again")
+	require.Contains(t, log.String(), "a file has changed and was read again")
 
 	require.NoError(t, local.Retire(path, first))
 	require.Eventually(t, func() bool {
@@ -117,13 +117,13 @@ func TestAFileThatIsBrokenOrGoneLeavesTheOldKEKsInForce(t *testing.T) {
 			require.Error(t, s.Check(t.Context()))
 			requireOpens(t, s, envelope.Bytes)
 			require.Equal(t, first, mustSeal(t, s).KEKID)
-			require.Equal(t, 1, strings.Count(log.String(), "the keys that were read before stay in force"), "%s", log)
+			require.Equal(t, 1, strings.Count(log.String(), "the old one stays in force"), "%s", log)
 			require.NotContains(t, log.String(), canary)
 
 			require.NoError(t, os.RemoveAll(path))
 			require.NoError(t, os.WriteFile(path, whole, 0o600))
 			require.NoError(t, s.Check(t.Context()))
-			require.Contains(t, log.String(), "keyset file read again")
+			require.Contains(t, log.String(), "a file has changed and was read again")
 		})
 	}
 }

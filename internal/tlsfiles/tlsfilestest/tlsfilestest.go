@@ -1,4 +1,5 @@
-package httpapitest
+// Package tlsfilestest makes TLS certificates for tests.
+package tlsfilestest
 
 import (
 	"crypto/ecdsa"
@@ -7,7 +8,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
+	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -15,13 +19,54 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Authority signs the certificates of clients.
+// Certificate is a certificate and its private key, in PEM files.
+type Certificate struct {
+	CertFile, KeyFile string
+}
+
+// WriteCertificate makes a self-signed certificate for 127.0.0.1 and replaces tls.crt and tls.key in dir.
+func WriteCertificate(t testing.TB, dir string, serial int64) Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	files := Certificate{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key")}
+	writePEM(t, files.CertFile, "CERTIFICATE", cert)
+	writePEM(t, files.KeyFile, "PRIVATE KEY", private)
+	return files
+}
+
+// Pool returns a pool of the certificate that the file holds now.
+func (c Certificate) Pool(t testing.TB) *x509.CertPool {
+	t.Helper()
+	cert, err := os.ReadFile(c.CertFile)
+	require.NoError(t, err)
+	pool := x509.NewCertPool()
+	require.True(t, pool.AppendCertsFromPEM(cert))
+	return pool
+}
+
+// writePEM replaces a file in one step, as programs that renew certificates do.
+func writePEM(t testing.TB, path, kind string, content []byte) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(path+".new", pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: content}), 0o600))
+	require.NoError(t, os.Rename(path+".new", path))
+}
+
+// Authority is a certificate authority.
 type Authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes one that nobody knows yet, with a name of its own.
+// NewAuthority makes an authority with a unique name.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{}
@@ -39,14 +84,14 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Write puts the authority's own certificate into a file.
+// Write writes the authority's own certificate to a file and returns the file's path.
 func (a *Authority) Write(t testing.TB, file string) string {
 	t.Helper()
 	writePEM(t, file, "CERTIFICATE", a.cert.Raw)
 	return file
 }
 
-// Issue makes a client's certificate, which change names, and writes client.crt and client.key into dir over what is there.
+// Issue makes a client certificate, edited by change, and replaces client.crt and client.key in dir.
 func (a *Authority) Issue(t testing.TB, dir string, change func(*x509.Certificate)) Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -66,12 +111,12 @@ func (a *Authority) Issue(t testing.TB, dir string, change func(*x509.Certificat
 	return files
 }
 
-// Named names a certificate by the subject alternative name of a host.
+// Named returns a change for Issue that gives the certificate the DNS name host.
 func Named(host string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames = []string{host} }
 }
 
-// Show is a tls.Config's GetClientCertificate that shows the certificate whatever the server asks for.
+// Show returns a tls.Config.GetClientCertificate that sends the certificate even if the server accepts no such authority.
 func (c Certificate) Show(t testing.TB) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)

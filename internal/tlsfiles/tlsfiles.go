@@ -1,0 +1,103 @@
+// Package tlsfiles reads certificates, private keys and certificate authorities from PEM files, reads them again when they
+// are renewed, and configures TLS servers with them.
+package tlsfiles
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/agentrouter/aikeys/internal/filereload"
+)
+
+// Pair is a certificate chain with its private key. It is read again when its files change.
+type Pair = filereload.Value[*tls.Certificate]
+
+// Pool is a set of certificate authorities. It is read again when its file changes.
+type Pool = filereload.Value[*x509.CertPool]
+
+// OpenPair reads a certificate chain and its private key. The log calls the pair by name.
+func OpenPair(name, certFile, keyFile string, log *slog.Logger) (*Pair, error) {
+	return filereload.Open(filereload.Source[*tls.Certificate]{
+		Name: name, Files: []string{certFile, keyFile}, Log: log,
+		Load: func() (*tls.Certificate, error) { return ReadPair(certFile, keyFile) },
+		Describe: func(pair *tls.Certificate) []slog.Attr {
+			return []slog.Attr{slog.Time("expires", pair.Leaf.NotAfter)}
+		},
+	})
+}
+
+// OpenPool reads the certificates of authorities. The log calls the pool by name.
+func OpenPool(name, file string, log *slog.Logger) (*Pool, error) {
+	return filereload.Open(filereload.Source[*x509.CertPool]{
+		Name: name, Files: []string{file}, Log: log,
+		Load: func() (*x509.CertPool, error) { return ReadPool(file) },
+	})
+}
+
+// ReadPair reads a certificate chain and its private key once.
+func ReadPair(certFile, keyFile string) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("TLS certificate %s and key %s: %w", certFile, keyFile, err)
+	}
+	return &pair, nil
+}
+
+// ReadPool reads the certificates of authorities once.
+func ReadPool(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
+// ServerConfig returns the TLS configuration of a server that asks clients for no certificate.
+func ServerConfig(own *Pair) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return own.Get(hello.Context()), nil
+		},
+	}
+}
+
+// MutualConfig returns the TLS configuration of a server that asks clients for a certificate of the given authorities. A
+// certificate of any other authority ends the connection; whether a client must have one depends on policy. Sessions are
+// not resumed, so every connection is checked against the authorities as they are now.
+func MutualConfig(own *Pair, clients *Pool, policy tls.ClientAuthType, minVersion uint16, protocols ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion: minVersion,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			return &tls.Config{
+				MinVersion: minVersion, Certificates: []tls.Certificate{*own.Get(hello.Context())},
+				ClientAuth: policy, ClientCAs: clients.Get(hello.Context()),
+				SessionTicketsDisabled: true, NextProtos: protocols,
+			}, nil
+		},
+	}
+}
+
+// ClientCertificate is the GetClientCertificate of a client that authenticates with own.
+func ClientCertificate(own *Pair) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return own.Get(request.Context()), nil
+	}
+}
+
+// ClientConfig returns the TLS configuration of a client that authenticates with own and trusts the given authorities
+// alone. It holds for one connection: a renewed certificate needs a new call.
+func ClientConfig(ctx context.Context, own *Pair, authorities *Pool, serverName string) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, ServerName: serverName,
+		RootCAs: authorities.Get(ctx), Certificates: []tls.Certificate{*own.Get(ctx)},
+	}
+}
