@@ -122,13 +122,13 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"files for TLS without TLS":     {environ: []string{"AIKEYS_SEALER_CA=" + pair.CertFile}, says: []string{"AIKEYS_SEALER_CA: are for"}},
 		"files for TLS that do not fit": {
 			args: []string{"--sealer", "secrets+https://h:1", "--sealer-cert", pair.CertFile, "--sealer-key", other.KeyFile, "--sealer-ca", pair.CertFile},
-			says: []string{"--sealer-cert, --sealer-key and --sealer-ca: secrets-svc: certificate ", "does not match"}},
+			says: []string{"--sealer-cert, --sealer-key and --sealer-ca: secrets-svc: TLS certificate ", "does not match"}},
 		"a key for TLS that is not there": {
 			args: []string{"--sealer", "secrets+https://h:1", "--sealer-cert", pair.CertFile, "--sealer-key", "/nowhere/tls.key", "--sealer-ca", pair.CertFile},
 			says: []string{"--sealer-key: open /nowhere/tls.key: no such file"}},
 		"authorities for TLS that are none": {
 			args: []string{"--sealer", "secrets+https://h:1", "--sealer-cert", pair.CertFile, "--sealer-key", pair.KeyFile, "--sealer-ca", pair.KeyFile},
-			says: []string{"--sealer-ca: secrets-svc: authorities ", "no certificate in PEM"}},
+			says: []string{"--sealer-ca: secrets-svc: authorities: ", "no certificate in PEM"}},
 		"an old sealer that is none":    {args: []string{"--sealer-old", "local:a,b"}, says: []string{"--sealer-old: must be sealers with commas between"}},
 		"the sealer as an old one":      {args: []string{"--sealer-old", "local:data/keyset.json"}, says: []string{"--sealer-old: names AIKEYS_SEALER itself"}},
 		"an issuer without an audience": {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},
