@@ -1,3 +1,14 @@
-// Package spec holds the OpenAPI documents, their lint rules, and the provider catalogue. They come first: the server, its
-// client and its types are generated from them. It imports nothing of ours.
+// Package spec holds the OpenAPI documents and the catalogue of providers. The documents are not compiled in: gen and
+// impl/docsite are generated from them. It imports nothing of ours.
 package spec
+
+import (
+	_ "embed"
+	"slices"
+)
+
+//go:embed providers.yaml
+var providersYAML []byte
+
+// ProvidersYAML returns the catalogue of providers as it stands in the repository.
+func ProvidersYAML() []byte { return slices.Clone(providersYAML) }

@@ -3,10 +3,8 @@ package docsite
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"regexp"
@@ -15,33 +13,27 @@ import (
 	"strings"
 )
 
-// ErrDownloads is wrapped by what [New] returns when the folder of downloads can't be read.
+// ErrDownloads is wrapped by New's error if the folder of downloads can't be read.
 var ErrDownloads = errors.New("can't read the downloads")
 
-// maxArchive is the most that an SDK may weigh: they stay in memory, and are tens of KiB.
+// maxArchive is the largest SDK in bytes. They stay in memory, and are tens of KiB today.
 const maxArchive = 8 << 20
 
-// sdk is one language's SDK. File is empty where there is none to download.
+// sdk is one language's SDK. File is empty if there is none to download.
 type sdk struct {
-	Language string // in the name of its archive
+	Language string // as in the archive's name
 	Version  string
 	File     string
 	SHA256   string
 	body     []byte
 }
 
-// archiveName is what make dist calls an SDK. Nothing else in the folder is ever served.
+// archiveName matches the names that "make dist" gives to SDKs. No other file of the folder is served.
 var archiveName = regexp.MustCompile(`^agentrouter-(go|python|typescript)-([0-9]{1,5}\.[0-9]{1,5}\.[0-9]{1,5})\.tar\.gz$`)
 
-// languages are those of the SDKs, in the pages' order.
-func languages() []string { return []string{"go", "python", "typescript"} }
-
-// loadSDKs reads the newest archive of each language. A link that leads out of the folder is not followed.
+// loadSDKs reads the newest archive of each language, in the order of the page. Links out of the folder are refused.
 func loadSDKs(folder string) ([]sdk, error) {
-	sdks := make([]sdk, 0, len(languages()))
-	for _, language := range languages() {
-		sdks = append(sdks, sdk{Language: language})
-	}
+	sdks := []sdk{{Language: "go"}, {Language: "python"}, {Language: "typescript"}}
 	if folder == "" {
 		return sdks, nil
 	}
@@ -49,70 +41,54 @@ func loadSDKs(folder string) ([]sdk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDownloads, err)
 	}
-	defer func() { _ = root.Close() }() // it was only read
+	defer func() { _ = root.Close() }() // nothing was written
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDownloads, err)
 	}
-	for _, entry := range entries {
-		parts := archiveName.FindStringSubmatch(entry.Name())
-		if parts == nil {
-			continue
-		}
-		at := &sdks[slices.Index(languages(), parts[1])]
-		if at.File == "" || compareVersions(parts[2], at.Version) > 0 {
-			at.File, at.Version = entry.Name(), parts[2]
-		}
-	}
 	for i := range sdks {
-		if sdks[i].File == "" {
+		s := &sdks[i]
+		for _, entry := range entries {
+			parts := archiveName.FindStringSubmatch(entry.Name())
+			if parts != nil && parts[1] == s.Language && (s.File == "" || compareVersions(parts[2], s.Version) > 0) {
+				s.File, s.Version = entry.Name(), parts[2]
+			}
+		}
+		if s.File == "" {
 			continue
 		}
-		if err := sdks[i].read(root); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrDownloads, sdks[i].File, err)
+		if s.body, err = readArchive(root, s.File); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrDownloads, s.File, err)
 		}
+		s.SHA256 = fmt.Sprintf("%x", sha256.Sum256(s.body))
 	}
 	return sdks, nil
 }
 
-func (s *sdk) read(root *os.Root) error {
-	info, err := root.Stat(s.File)
+func readArchive(root *os.Root, name string) ([]byte, error) {
+	info, err := root.Stat(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > maxArchive {
-		return fmt.Errorf("not a file of 1 byte to %d MiB", maxArchive>>20)
+		return nil, fmt.Errorf("must be a file of 1 byte to %d MiB", maxArchive>>20)
 	}
-	file, err := root.Open(s.File)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = file.Close() }() // it was only read
-	if s.body, err = io.ReadAll(io.LimitReader(file, maxArchive)); err != nil {
-		return err
-	}
-	sum := sha256.Sum256(s.body)
-	s.SHA256 = hex.EncodeToString(sum[:])
-	return nil
+	return root.ReadFile(name)
 }
 
-// Path is where the archive is served.
+// Path returns where the archive is served.
 func (s sdk) Path() string { return "/docs/downloads/" + s.File }
 
-// Stem is the folder that the archive unpacks to.
+// Stem returns the folder that the archive unpacks to.
 func (s sdk) Stem() string { return strings.TrimSuffix(s.File, ".tar.gz") }
 
-// Size is for people.
+// Size returns the archive's size as people read it.
 func (s sdk) Size() string { return fmt.Sprintf("%.1f KiB", float64(len(s.body))/1024) }
-
-func (s sdk) resource() resource {
-	return resource{contentType: "application/gzip", content: contentOf(s.body), attachment: s.File}
-}
 
 // compareVersions compares versions of three numbers.
 func compareVersions(a, b string) int {
 	return slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), func(x, y string) int {
-		m, _ := strconv.Atoi(x) // both are digits
+		m, _ := strconv.Atoi(x) // archiveName lets digits through only
 		n, _ := strconv.Atoi(y)
 		return cmp.Compare(m, n)
 	})

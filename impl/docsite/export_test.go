@@ -1,8 +1,8 @@
 package docsite
 
-// Explained returns the types of problems that have a text.
-func Explained() ([]string, error) {
-	texts, err := explanations()
+// ExplainedTypes returns the slugs of the problem types that have a text.
+func ExplainedTypes() ([]string, error) {
+	texts, err := readExplanations()
 	var slugs []string
 	for slug, text := range texts {
 		if text.Meaning != "" && text.Advice != "" {

@@ -1,91 +1,225 @@
-// Package docsite is what aikeysd shows to people in a browser: the API reference and its OpenAPI documents, a page to get
-// started with, the SDKs to download, and what each problem means. Everything is embedded, and made once at the start: a
-// request costs a look-up and a copy, asks no database and runs no template. It may import spec and impl/problem.
 package docsite
 
 import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
 	"net/http"
-	"net/netip"
+	"slices"
 	"strings"
 
-	"github.com/agentrouter/aikeys/spec"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/agentrouter/aikeys/impl/problem"
 )
 
-// Config is what a Site needs. The zero value is one without downloads.
-type Config struct {
-	// Downloads is the folder with the packed SDKs; empty is none. It is read once.
-	Downloads string
-	// TrustedProxies are the networks whose X-Forwarded-Proto and X-Forwarded-Host are believed.
-	TrustedProxies []netip.Prefix
+//go:embed templates
+var templateFiles embed.FS
+
+// view is what a page's template sees.
+type view struct {
+	Title       string
+	Description string
+	Path        string // the page's own
+	Section     string // the path of the navigation's entry that the page belongs to
+	Base        string
+	Assets      map[string]asset
+	API         *summary
+	SDKs        []sdk
+	Problems    []problemPage
+	Problem     *problemPage // on the page of a problem type
 }
 
-// Site answers the requests for pages. It does not change.
-type Site struct {
-	handlers map[string]http.Handler
-	home     http.Handler
-}
-
-// New makes all pages.
-func New(cfg Config) (*Site, error) {
-	document, err := newDocument(spec.AikeysYAML())
-	if err != nil {
-		return nil, err
-	}
-	sdks, err := loadSDKs(cfg.Downloads)
-	if err != nil {
-		return nil, err
-	}
-	bases := bases{trusted: cfg.TrustedProxies, fallback: document.server}
-	s := &Site{handlers: map[string]http.Handler{
-		"/openapi.yaml": resource{contentType: "application/yaml", content: contentOf(document.yaml), bases: &bases},
-		"/openapi.json": resource{contentType: "application/json", content: contentOf(document.json), bases: &bases},
-		"/docs/":        redirect("/docs"),
-		"/problems":     redirect("/docs/problems"),
-		"/problems/":    redirect("/docs/problems"),
-	}, home: redirect("/docs")}
-	for _, archive := range sdks {
-		if archive.File != "" {
-			s.handlers[archive.Path()] = archive.resource()
+// Sample returns an operation's sample in one language.
+func (v view) Sample(operationID, label string) string {
+	for _, o := range v.API.Operations {
+		if o.ID != operationID {
+			continue
+		}
+		for _, s := range o.Samples {
+			if s.Label == label {
+				return strings.TrimSpace(s.Source)
+			}
 		}
 	}
-	assets, err := loadAssets()
-	if err != nil {
-		return nil, err
-	}
-	for _, a := range assets {
-		s.handlers[a.path] = a.resource
-	}
-	rendered, err := render(document, sdks, assets)
-	if err != nil {
-		return nil, err
-	}
-	for path, page := range rendered {
-		page.bases = &bases
-		s.handlers[path] = page
-	}
-	return s, nil
+	return ""
 }
 
-// Lookup returns who answers the request, nil when it is for no page. Paths are compared whole: no file is ever looked for.
-// Who asks for the root is taken to the reference if they are a browser; to all others it does not exist.
-func (s *Site) Lookup(r *http.Request) http.Handler {
-	if r.URL.Path == "/" {
-		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
-		if reads && strings.Contains(r.Header.Get("Accept"), "text/html") {
-			return s.home
+// HasDownloads reports whether there is an SDK to download.
+func (v view) HasDownloads() bool {
+	return slices.ContainsFunc(v.SDKs, func(s sdk) bool { return s.File != "" })
+}
+
+type (
+	navigationEntry struct {
+		Path, Label string
+		Here        bool
+	}
+	languageSample struct{ Label, Source string }
+)
+
+// templateFunctions are what templates can call besides the view's methods.
+func templateFunctions() template.FuncMap {
+	return template.FuncMap{
+		"entry": func(v view, path, label string) navigationEntry {
+			return navigationEntry{path, label, v.Section == path}
+		},
+		"languages": func(v view, operationID string) []languageSample {
+			var all []languageSample
+			for _, label := range []string{"Go", "Python", "TypeScript", "CLI"} {
+				all = append(all, languageSample{label, v.Sample(operationID, label)})
+			}
+			return all
+		},
+		"prose": proseToHTML,
+	}
+}
+
+// proseToHTML escapes a text and makes code of what stands between backticks.
+func proseToHTML(text string) template.HTML {
+	var out strings.Builder
+	for i, part := range strings.Split(text, "`") {
+		part = template.HTMLEscapeString(part)
+		if i%2 == 1 {
+			part = "<code>" + part + "</code>"
 		}
+		out.WriteString(part)
+	}
+	return template.HTML(out.String()) //nolint:gosec // every part is escaped above
+}
+
+// renderPages returns the pages by their paths.
+func renderPages(api *summary, sdks []sdk, assets map[string]asset) (map[string]resource, error) {
+	templates, err := template.New("pages").Funcs(templateFunctions()).ParseFS(templateFiles, "templates/*.html")
+	if err != nil {
+		return nil, fmt.Errorf("docsite: %w", err)
+	}
+	problems, err := problemPages()
+	if err != nil {
+		return nil, fmt.Errorf("docsite: %w", err)
+	}
+	pages := map[string]resource{}
+	add := func(name string, v view) error {
+		v.Base, v.Assets, v.API, v.SDKs, v.Problems = baseURLPlaceholder, assets, api, sdks, problems
+		var out bytes.Buffer
+		if err := templates.ExecuteTemplate(&out, name, v); err != nil {
+			return fmt.Errorf("docsite: %s: %w", v.Path, err)
+		}
+		policy := pagePolicy
+		if name == "reference.html" {
+			policy = referencePolicy
+		}
+		pages[v.Path] = resource{contentType: "text/html; charset=utf-8", body: newContent(out.Bytes()), policy: policy}
 		return nil
 	}
-	if h, ok := s.handlers[r.URL.Path]; ok {
-		return h
+	for name, v := range map[string]view{
+		"reference.html": {Path: "/docs", Section: "/docs", Title: "API reference",
+			Description: "Every method of the API, with samples in five languages."},
+		"start.html": {Path: "/docs/getting-started", Section: "/docs/getting-started", Title: "Getting started",
+			Description: "Register a provider's key, see it serve, revoke it: in five minutes."},
+		"sdks.html": {Path: "/docs/sdks", Section: "/docs/sdks", Title: "SDKs",
+			Description: "The SDKs for Go, Python and TypeScript, and how to install them."},
+		"problems.html": {Path: "/docs/problems", Section: "/docs/problems", Title: "Problems",
+			Description: "Every problem that the API answers with, what it means, and what to do."},
+	} {
+		if err := add(name, v); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+	for i := range problems {
+		p := &problems[i]
+		v := view{Path: p.Path(), Section: "/docs/problems", Title: p.Title, Problem: p}
+		v.Description = strings.ReplaceAll(p.Meaning, "`", "")
+		if err := add("problem.html", v); err != nil {
+			return nil, err
+		}
+	}
+	return pages, nil
 }
 
-// redirect leads to another page. It may lead elsewhere in another release, so it is not to be kept.
-func redirect(to string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Vary", "Accept")
-		http.Redirect(w, r, to, http.StatusFound)
-	})
+// explanation is the text about a problem type, which impl/problem does not have. Code stands between backticks.
+type explanation struct {
+	Meaning string `yaml:"meaning"`
+	Advice  string `yaml:"advice"`
+	Only    string `yaml:"only"` // the only API that answers with the type; empty if the public API does
 }
+
+//go:embed problems.yaml
+var explanationsYAML []byte
+
+// readExplanations returns the explanations by the slugs of their types.
+func readExplanations() (map[string]explanation, error) {
+	var texts map[string]explanation
+	if err := yaml.Unmarshal(explanationsYAML, &texts); err != nil {
+		return nil, fmt.Errorf("problems.yaml: %w", err)
+	}
+	return texts, nil
+}
+
+// problemPage is what the page of a problem type shows.
+type problemPage struct {
+	problem.Type
+	explanation
+	StatusText string
+	Headers    []string
+	Example    string
+}
+
+// Path is the path that the type's URI leads to.
+func (p problemPage) Path() string { return "/problems/" + p.Slug }
+
+// exampleID is the request ID in all examples.
+const exampleID = "01M83VVAHV8M2T5K7N9R4W1XYZ"
+
+func problemPages() ([]problemPage, error) {
+	texts, err := readExplanations()
+	if err != nil {
+		return nil, err
+	}
+	var pages []problemPage
+	for _, t := range problem.Types() {
+		body, headers, err := exampleResponse(t)
+		if err != nil {
+			return nil, err
+		}
+		pages = append(pages, problemPage{
+			Type: t, explanation: texts[t.Slug], StatusText: http.StatusText(t.Status), Headers: headers, Example: body,
+		})
+	}
+	return pages, nil
+}
+
+// exampleResponse takes the headers from the service's own code, so that the example equals a real response.
+func exampleResponse(t problem.Type) (body string, headers []string, err error) {
+	document := t.Example(exampleID)
+	if t.Slug == "invalid-argument" {
+		document.Errors = []problem.Field{{Field: "name", Message: "is required"}}
+	}
+	response := headerRecorder{}
+	problem.Write(response, document, nil)
+	for _, name := range []string{"Content-Type", "WWW-Authenticate", "Retry-After"} {
+		if value := response.Header().Get(name); value != "" {
+			headers = append(headers, name+": "+value)
+		}
+	}
+	var indented strings.Builder
+	encoder := json.NewEncoder(&indented)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err = encoder.Encode(document)
+	return strings.TrimSpace(indented.String()), headers, err
+}
+
+// headerRecorder is a ResponseWriter that keeps nothing but the headers.
+type headerRecorder http.Header
+
+// Header implements http.ResponseWriter.
+func (r headerRecorder) Header() http.Header { return http.Header(r) }
+
+// Write implements http.ResponseWriter.
+func (headerRecorder) Write(body []byte) (int, error) { return len(body), nil }
+
+// WriteHeader implements http.ResponseWriter.
+func (headerRecorder) WriteHeader(int) {}

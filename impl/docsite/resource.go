@@ -2,51 +2,48 @@ package docsite
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"crypto/sha256"
+	"embed"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// The policies of the site. A page runs our scripts and no others, asks nobody else for anything, and stands in no frame.
+// The Content-Security-Policies of the site: only our own scripts run, only our own server is asked, no page is framed.
 const (
 	pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	// The reference's library writes its styles into the page, and reads the document.
+	// The reference's library writes its styles into the page and fetches the document.
 	referencePolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
 		"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-	// What is no page shows and runs nothing.
+	// filePolicy is for everything that is not a page.
 	filePolicy = "default-src 'none'; frame-ancestors 'none'"
 )
 
-// resource is something to be served under one path.
+// resource is what is served under one path.
 type resource struct {
 	contentType string
-	content     content
-	// bases puts the reader's own base URL into the content; nil leaves it as it is.
-	bases *bases
-	// zipped tells that the content is compressed; plain then makes what goes to those who don't take that.
-	zipped bool
-	plain  func() (content, error)
-	// policy is the Content-Security-Policy; empty is filePolicy.
-	policy string
-	// version is what ?v= says where the answer may be kept for good: it is part of the links in our pages.
-	version string
-	// attachment is the name to save it under.
-	attachment string
+	body        content
+	gzipped     content  // the same compressed; empty if it is served as it is only
+	base        *baseURL // if set, the placeholder in the body becomes the reader's base URL
+	policy      string   // the Content-Security-Policy; empty means filePolicy
+	version     string   // with ?v=version, as our pages link to it, the response can be cached forever
+	attachment  string   // the file name to save it under
 }
 
 // content is bytes and their entity tag.
 type content struct {
 	bytes []byte
-	tag   string
+	etag  string
 }
 
-func contentOf(body []byte) content {
+func newContent(body []byte) content {
 	sum := sha256.Sum256(body)
 	return content{body, `"` + hex.EncodeToString(sum[:16]) + `"`}
 }
@@ -54,90 +51,95 @@ func contentOf(body []byte) content {
 // ServeHTTP answers GET and HEAD.
 func (f resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
-	body, zipped := f.content, f.zipped && takesGzip(r)
-	switch {
-	case f.zipped && !zipped:
-		var err error
-		if body, err = f.plain(); err != nil {
-			w.WriteHeader(http.StatusInternalServerError)
-			return
-		}
-	case f.bases != nil:
-		body = contentOf(bytes.ReplaceAll(body.bytes, []byte(baseMark), []byte(f.bases.of(r))))
-	}
-	f.describe(header, r)
-	header.Set("ETag", body.tag)
-	if matches(r.Header.Values("If-None-Match"), body.tag) {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	if zipped {
-		header.Set("Content-Encoding", "gzip")
-	}
-	header.Set("Content-Type", f.contentType)
-	header.Set("Content-Length", strconv.Itoa(len(body.bytes)))
-	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body.bytes) // a reader that is gone can be told nothing more
-	}
-}
-
-// describe sets the headers that 200 and 304 have in common.
-func (f resource) describe(header http.Header, r *http.Request) {
+	body := f.body
 	switch {
 	case f.version != "" && r.URL.RawQuery == "v="+f.version:
 		header.Set("Cache-Control", "public, max-age=31536000, immutable")
-	case f.bases != nil:
-		header.Set("Cache-Control", "private, no-cache") // it differs by who asks
+	case f.base != nil:
+		body = newContent(bytes.ReplaceAll(body.bytes, []byte(baseURLPlaceholder), []byte(f.base.forRequest(r))))
+		header.Set("Cache-Control", "private, no-cache") // it depends on the request's host
 	default:
 		header.Set("Cache-Control", "no-cache")
 	}
-	if f.zipped {
+	if f.gzipped.bytes != nil {
 		header.Set("Vary", "Accept-Encoding")
+		if acceptsGzip(r) {
+			header.Set("Content-Encoding", "gzip")
+			body = f.gzipped
+		}
 	}
-	policy := f.policy
-	if policy == "" {
-		policy = filePolicy
-	}
-	header.Set("Content-Security-Policy", policy)
+	header.Set("Content-Type", f.contentType)
+	header.Set("ETag", body.etag)
+	header.Set("Content-Security-Policy", cmp.Or(f.policy, filePolicy))
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Cross-Origin-Opener-Policy", "same-origin")
 	if f.attachment != "" {
 		header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", f.attachment))
 	}
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body.bytes))
 }
 
-// matches compares entity tags as If-None-Match asks (RFC 9110, section 13.1.2).
-func matches(headers []string, tag string) bool {
-	for candidate := range strings.SplitSeq(strings.Join(headers, ","), ",") {
-		candidate = strings.TrimSpace(candidate)
-		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == tag {
-			return true
-		}
-	}
-	return false
-}
-
-// takesGzip reads Accept-Encoding (RFC 9110, section 12.5.3).
-func takesGzip(r *http.Request) bool {
+// acceptsGzip reports whether Accept-Encoding names gzip with a weight above 0 (RFC 9110, section 12.5.3).
+func acceptsGzip(r *http.Request) bool {
 	for coding := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
-		name, parameters, _ := strings.Cut(coding, ";")
-		if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
-			continue
+		name, weight, _ := strings.Cut(strings.ToLower(strings.ReplaceAll(coding, " ", "")), ";q=")
+		if name == "gzip" {
+			q, err := strconv.ParseFloat(cmp.Or(weight, "1"), 64)
+			return err == nil && q > 0
 		}
-		quality, found := strings.CutPrefix(strings.ToLower(strings.TrimSpace(parameters)), "q=")
-		weight, err := strconv.ParseFloat(quality, 64)
-		return !found || err == nil && weight > 0
 	}
 	return false
 }
 
-func unzip(zipped []byte) (content, error) {
+//go:embed assets
+var assetFiles embed.FS
+
+// asset is a script, a style or an image of the pages.
+type asset struct {
+	path     string
+	resource resource
+}
+
+// URL returns what pages link to. It has a version, so browsers can cache the file forever and still take the next one.
+func (a asset) URL() string { return a.path + "?v=" + a.resource.version }
+
+// loadAssets returns the assets by the names that templates use. NAME.gz in the folder is served as NAME, compressed for
+// clients that accept it.
+func loadAssets() (map[string]asset, error) {
+	assets := map[string]asset{}
+	for name, contentType := range map[string]string{
+		"site.css":       "text/css; charset=utf-8",
+		"site.js":        "text/javascript; charset=utf-8",
+		"reference.css":  "text/css; charset=utf-8",
+		"reference.js":   "text/javascript; charset=utf-8",
+		"icon.svg":       "image/svg+xml",
+		"scalar.js.gz":   "text/javascript; charset=utf-8",
+		"scalar.LICENSE": "text/plain; charset=utf-8",
+	} {
+		file, err := assetFiles.ReadFile("assets/" + name)
+		if err != nil {
+			return nil, fmt.Errorf("docsite: %w", err)
+		}
+		res := resource{contentType: contentType, body: newContent(file)}
+		served, isGzipped := strings.CutSuffix(name, ".gz")
+		if isGzipped {
+			plain, err := gunzip(file)
+			if err != nil {
+				return nil, fmt.Errorf("docsite: assets/%s: %w", name, err)
+			}
+			res.body, res.gzipped = newContent(plain), newContent(file)
+		}
+		res.version = strings.Trim(res.body.etag, `"`)[:12]
+		assets[served] = asset{"/docs/assets/" + served, res}
+	}
+	return assets, nil
+}
+
+func gunzip(zipped []byte) ([]byte, error) {
 	reader, err := gzip.NewReader(bytes.NewReader(zipped))
 	if err != nil {
-		return content{}, fmt.Errorf("unzip: %w", err)
+		return nil, err
 	}
-	body, err := io.ReadAll(reader)
-	return contentOf(body), err
+	return io.ReadAll(reader)
 }

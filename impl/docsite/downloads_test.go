@@ -1,0 +1,83 @@
+package docsite_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/docsite"
+)
+
+// packed is a folder with SDKs, and with what has no business among them.
+func packed(t *testing.T) string {
+	t.Helper()
+	top := t.TempDir()
+	dir := filepath.Join(top, "dist")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(top, "secret"), []byte("secret"), 0o600))
+	for name, body := range map[string]string{
+		"agentrouter-go-0.1.0.tar.gz": "old", "agentrouter-go-0.10.0.tar.gz": "newest", "agentrouter-go-0.9.1.tar.gz": "older",
+		"agentrouter-typescript-1.2.3.tar.gz": "typescript", "notes.txt": "notes", "agentrouter-go-1.tar.gz.bak": "notes",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(body), 0o600))
+	}
+	return dir
+}
+
+func TestNewestSDKsAreServed(t *testing.T) {
+	s := start(t, docsite.Config{Downloads: packed(t)})
+	page := s.get(t, "/docs/sdks").body
+	for name, body := range map[string]string{"agentrouter-go-0.10.0.tar.gz": "newest", "agentrouter-typescript-1.2.3.tar.gz": "typescript"} {
+		got := s.get(t, "/docs/downloads/"+name)
+		require.Equal(t, http.StatusOK, got.StatusCode)
+		require.Equal(t, body, got.body)
+		require.Equal(t, "application/gzip", got.Header.Get("Content-Type"))
+		require.Equal(t, `attachment; filename="`+name+`"`, got.Header.Get("Content-Disposition"))
+		require.Contains(t, page, fmt.Sprintf("%x", sha256.Sum256([]byte(body))))
+		require.Contains(t, page, "curl -sSfO "+s.URL+"/docs/downloads/"+name)
+	}
+	require.Contains(t, page, "go mod edit -require github.com/tetrateio/agentrouter-go@v0.10.0")
+	require.Contains(t, page, "npm install ./third_party/agentrouter-typescript-1.2.3")
+	require.NotContains(t, page, "pip install")
+	require.NotContains(t, page, "has no downloads")
+	for _, name := range []string{"agentrouter-go-0.1.0.tar.gz", "agentrouter-go-0.9.1.tar.gz", "notes.txt"} {
+		require.Equal(t, http.StatusNotFound, s.get(t, "/docs/downloads/"+name).StatusCode, name)
+	}
+}
+
+func TestPageWithoutDownloads(t *testing.T) {
+	for name, folder := range map[string]string{"no folder": "", "an empty folder": t.TempDir()} {
+		page := start(t, docsite.Config{Downloads: folder}).get(t, "/docs/sdks").body
+		require.Contains(t, page, "has no downloads", name)
+		require.Contains(t, page, "make dist")
+		require.Contains(t, page, "AIKEYS_DOWNLOADS")
+		require.NotContains(t, page, "curl -sSfO")
+	}
+}
+
+func TestInvalidDownloadsFailNew(t *testing.T) {
+	const name = "agentrouter-go-9.9.9.tar.gz"
+	for what, spoil := range map[string]func(dir string) error{
+		"a link out of the folder": func(dir string) error { return os.Symlink("../secret", filepath.Join(dir, name)) },
+		"an absolute link":         func(dir string) error { return os.Symlink("/etc/hostname", filepath.Join(dir, name)) },
+		"a folder":                 func(dir string) error { return os.Mkdir(filepath.Join(dir, name), 0o700) },
+		"an empty file":            func(dir string) error { return os.WriteFile(filepath.Join(dir, name), nil, 0o600) },
+		"a huge file": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte("x"), 8<<20+1), 0o600)
+		},
+		"nothing at all": os.RemoveAll,
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := packed(t)
+			require.NoError(t, spoil(dir))
+			_, err := docsite.New(docsite.Config{Downloads: dir})
+			require.ErrorIs(t, err, docsite.ErrDownloads)
+		})
+	}
+}

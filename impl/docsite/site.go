@@ -1,0 +1,124 @@
+// Package docsite is what aikeysd shows to people in a browser: the API reference and its OpenAPI documents, a page to get
+// started with, the SDKs to download, and what each problem type means. All content is embedded and rendered once, at the
+// start: a request reads no database and runs no template. It may import impl/problem.
+//
+// generated holds the API's document in the forms in which it is served. "make generate" writes it.
+package docsite
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+//go:generate go run ./generate
+
+var (
+	//go:embed generated/openapi.yaml
+	openAPIYAML []byte
+	//go:embed generated/openapi.json
+	openAPIJSON []byte
+	//go:embed generated/summary.json
+	summaryJSON []byte
+)
+
+// summary is what the pages need of the API's document.
+type summary struct {
+	Version    string      `json:"version"`
+	Server     string      `json:"server"` // the first server of the document in the repository
+	Operations []operation `json:"operations"`
+}
+
+// operation is one operation of the document.
+type operation struct {
+	ID      string `json:"id"`
+	Method  string `json:"method"`
+	Path    string `json:"path"`
+	Summary string `json:"summary"`
+	Samples []struct {
+		Label  string `json:"label"`
+		Source string `json:"source"`
+	} `json:"samples"`
+}
+
+// Config is what a Site needs. The zero value is a site without downloads.
+type Config struct {
+	// Downloads is the folder with the packed SDKs, read once; empty means no downloads.
+	Downloads string
+	// TrustedProxies are the networks whose X-Forwarded-Proto and X-Forwarded-Host are trusted.
+	TrustedProxies []netip.Prefix
+}
+
+// Site finds the handlers of its pages and files. It does not change after New.
+type Site struct {
+	handlers map[string]http.Handler // by path
+}
+
+// New renders all pages.
+func New(cfg Config) (*Site, error) {
+	var api summary
+	if err := json.Unmarshal(summaryJSON, &api); err != nil {
+		return nil, fmt.Errorf("docsite: generated/summary.json: %w", err)
+	}
+	sdks, err := loadSDKs(cfg.Downloads)
+	if err != nil {
+		return nil, err
+	}
+	assets, err := loadAssets()
+	if err != nil {
+		return nil, err
+	}
+	base := &baseURL{trusted: cfg.TrustedProxies, fallback: api.Server}
+	s := &Site{handlers: map[string]http.Handler{
+		"/":             redirect("/docs"),
+		"/openapi.yaml": resource{contentType: "application/yaml", body: newContent(openAPIYAML), base: base},
+		"/openapi.json": resource{contentType: "application/json", body: newContent(openAPIJSON), base: base},
+		"/docs/":        redirect("/docs"),
+		"/problems":     redirect("/docs/problems"),
+		"/problems/":    redirect("/docs/problems"),
+	}}
+	for _, sdk := range sdks {
+		if sdk.File != "" {
+			s.handlers[sdk.Path()] = resource{contentType: "application/gzip", body: newContent(sdk.body), attachment: sdk.File}
+		}
+	}
+	for _, a := range assets {
+		s.handlers[a.path] = a.resource
+	}
+	pages, err := renderPages(&api, sdks, assets)
+	if err != nil {
+		return nil, err
+	}
+	for path, page := range pages {
+		page.base = base
+		s.handlers[path] = page
+	}
+	return s, nil
+}
+
+// Lookup returns the handler for the request, nil if it is not for the site. Paths are compared whole and never name files.
+// Browsers are redirected from / to the reference; for other clients there is nothing at /.
+func (s *Site) Lookup(r *http.Request) http.Handler {
+	if r.URL.Path == "/" && !isBrowser(r) {
+		return nil
+	}
+	if h, ok := s.handlers[r.URL.Path]; ok {
+		return h
+	}
+	return nil
+}
+
+func isBrowser(r *http.Request) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+// redirect answers with a redirect that is not cached: the next release may lead elsewhere.
+func redirect(to string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		http.Redirect(w, r, to, http.StatusFound)
+	})
+}
