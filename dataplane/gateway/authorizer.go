@@ -11,28 +11,28 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 )
 
-// Grant is what another proxy has to do for a request that may pass: set one header, which carries the provider's key.
-// It prints without it.
+// Grant tells another proxy how to change a request that may pass: it sets one header, which carries the provider's key.
+// It prints without the key.
 type Grant struct {
 	KeyID, Provider, Reason string
-	// Header returns the header to set. The caller's own credential headers have to go.
+	// Header returns the header to set. The other CredentialHeaders must be removed.
 	Header func() (name, value string)
-	// Parameters returns the names of the query's parameters that have to go, spelled as they came: the caller's credential
-	// is in them.
+	// Parameters returns the names of the query parameters to remove, spelled as they were sent: they contain the caller's
+	// credential.
 	Parameters func() []string
 }
 
-// Authorizer answers other proxies, whichever way they ask. It is safe for concurrent use.
+// Authorizer decides on requests that other proxies ask about. It is safe for concurrent use.
 type Authorizer struct {
-	face     string
+	face     string // how proxies ask: forward_auth or ext_authz, in the log and the metrics
 	resolver Resolver
 	guard    *guard
 	log      *slog.Logger
 	metrics  *Metrics
 }
 
-// NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the Resolver, Log,
-// Metrics, FailedAuthLimit and TrustedProxies of the configuration.
+// NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the configuration's Resolver,
+// Log, Metrics, FailedAuthLimit and TrustedProxies.
 func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if cfg.Resolver == nil {
 		return nil, errors.New("gateway: no resolver")
@@ -48,15 +48,15 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	return a, nil
 }
 
-// Authorize decides on a request by its head; peer is the address that it came from. The problem is for those whom it
-// does not let pass; it is nil else.
+// Authorize decides on a request by its head; peer is the address that it came from. It returns a problem if the request
+// is refused, and otherwise nil.
 func (a *Authorizer) Authorize(
 	ctx context.Context, peer, provider string, header http.Header, rawQuery string,
 ) (Grant, *Problem) {
 	started := time.Now()
 	key, credential, err := a.resolve(ctx, peer, provider, header, rawQuery)
 	if err != nil {
-		return Grant{}, a.Refuse(ctx, started, providerOf(provider, err), err)
+		return Grant{}, a.Refuse(ctx, started, loggedProvider(provider, err), err)
 	}
 	name, value, err := key.Header()
 	if err != nil {
@@ -67,11 +67,11 @@ func (a *Authorizer) Authorize(
 	return Grant{
 		KeyID: key.ID, Provider: provider, Reason: key.Reason,
 		Header:     func() (string, string) { return name, value },
-		Parameters: func() []string { return withCredential(rawQuery, provider, credential) },
+		Parameters: func() []string { return credentialParameters(rawQuery, provider, credential) },
 	}, nil
 }
 
-// Refuse writes a refusal down and returns what to answer.
+// Refuse records a refusal and returns the answer.
 func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider string, err error) *Problem {
 	problem := ProblemOf(err, NewRequestID(started))
 	a.record(ctx, levelOf(problem.Status, err), problem.Status, provider,

@@ -9,46 +9,48 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 )
 
-// The headers of our own. None of them is passed on to a provider.
+// The gateway's own headers. None of them is passed on to a provider.
 const (
-	// HeaderProject chooses another project than the caller's own.
+	// HeaderProject, in requests, selects another project than that of the caller's session.
 	HeaderProject = "Agentrouter-Project"
-	// HeaderKeyID tells, in answers, which key served the request.
+	// HeaderKeyID, in answers, is the id of the key that served the request.
 	HeaderKeyID = "Agentrouter-Key-Id"
-	// HeaderReason tells, in answers, which rule chose that key.
+	// HeaderReason, in answers, is the rule that chose the key.
 	HeaderReason = "Agentrouter-Reason"
-	// HeaderRequestID tells, in answers, the request's id in our log. Providers have an X-Request-Id of their own.
+	// HeaderRequestID, in answers, is the request's id in the gateway's log. X-Request-Id is the provider's.
 	HeaderRequestID = "Agentrouter-Request-Id"
 
 	ownPrefix = "Agentrouter-"
 )
 
+// The headers in which callers send credentials and providers take keys.
 const (
-	authorization = "Authorization"
-	headerX       = "X-Api-Key"
-	headerGoogle  = "X-Goog-Api-Key"
-	headerAPI     = "Api-Key"
+	headerAuthorization = "Authorization"
+	headerXAPIKey       = "X-Api-Key"
+	headerXGoogAPIKey   = "X-Goog-Api-Key"
+	headerAPIKey        = "Api-Key"
 )
 
-// The bounds of what is asked of the control plane, which has the same ones.
+// The control plane's own limits.
 const (
 	maxCredential = 8192
 	maxName       = 64
 )
 
 const (
-	// QueryKeyProvider is the one provider whose clients may send their key in the query.
+	// QueryKeyProvider is the only provider whose clients may send their key in the query.
 	QueryKeyProvider = "gemini"
-	// QueryKey is the parameter in which they do.
+	// QueryKey is the parameter of that key.
 	QueryKey = "key"
 )
 
-// CredentialHeaders returns the headers in which callers send credentials, and providers take them.
-func CredentialHeaders() []string { return []string{authorization, headerX, headerGoogle, headerAPI} }
+// CredentialHeaders returns the headers in which callers send credentials and providers take keys.
+func CredentialHeaders() []string {
+	return []string{headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey}
+}
 
-// CallerOf reads the head of a request to a provider: whose credential it bears, and which project it is for.
-// rawQuery is read for Gemini alone, the only provider whose clients send keys there. A credential that is sent twice
-// is fine; two different ones are refused.
+// CallerOf reads the caller's credential and the project from the head of a request to a provider. rawQuery is read for
+// QueryKeyProvider only. The same credential may be sent twice; two different ones are refused.
 func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request, error) {
 	if !isName(provider, false) {
 		return dataplane.Request{}, errNoRoute
@@ -68,15 +70,15 @@ func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request,
 }
 
 func credentialOf(header http.Header, rawQuery, provider string) (string, error) {
-	var found onlyOne
-	for _, value := range header[authorization] {
+	var found singleValue
+	for _, value := range header[headerAuthorization] {
 		scheme, token, _ := strings.Cut(strings.TrimSpace(value), " ")
 		if !strings.EqualFold(scheme, "bearer") {
 			return "", errScheme
 		}
 		found.add(strings.TrimSpace(token))
 	}
-	for _, name := range [...]string{headerX, headerGoogle, headerAPI} {
+	for _, name := range [...]string{headerXAPIKey, headerXGoogAPIKey, headerAPIKey} {
 		for _, value := range header[name] {
 			found.add(strings.TrimSpace(value))
 		}
@@ -101,46 +103,47 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 	return found.value, nil
 }
 
-// onlyOne keeps a value, and notices a second one that differs. Empty ones are none.
-type onlyOne struct {
+// singleValue keeps a value, and notices a second one that differs. Empty values are ignored.
+type singleValue struct {
 	value   string
 	several bool
 }
 
-func (o *onlyOne) add(value string) {
-	o.several = o.several || (o.value != "" && value != "" && value != o.value)
+func (v *singleValue) add(value string) {
+	v.several = v.several || (v.value != "" && value != "" && value != v.value)
 	if value != "" {
-		o.value = value
+		v.value = value
 	}
 }
 
-// withoutCredential returns the query without the parameters that hold the caller's credential.
+// withoutCredential returns the query without the parameters that contain the caller's credential.
 func withoutCredential(rawQuery, provider, credential string) string {
 	if rawQuery == "" || (provider != QueryKeyProvider && !strings.Contains(rawQuery, credential)) {
 		return rawQuery
 	}
 	kept := make([]string, 0, 4)
 	eachParameter(rawQuery, func(pair string) {
-		if !bearsCredential(pair, provider, credential) {
+		if !hasCredential(pair, provider, credential) {
 			kept = append(kept, pair)
 		}
 	})
 	return strings.Join(kept, "&")
 }
 
-// withCredential returns the names of those parameters as they were sent, each once: who takes them out by name may decode
-// none. A parameter that shares its name with one of them goes as well.
-func withCredential(rawQuery, provider, credential string) (names []string) {
+// credentialParameters returns the names of the parameters that contain the caller's credential, each once and as it was
+// sent: a proxy that removes parameters by name may not decode names. It then also removes other parameters of that name.
+func credentialParameters(rawQuery, provider, credential string) (names []string) {
 	eachParameter(rawQuery, func(pair string) {
 		name, _, _ := strings.Cut(pair, "=")
-		if bearsCredential(pair, provider, credential) && !slices.Contains(names, name) {
+		if hasCredential(pair, provider, credential) && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	})
 	return names
 }
 
-func bearsCredential(pair, provider, credential string) bool {
+// hasCredential reports whether a parameter contains the caller's credential, or is the key of QueryKeyProvider.
+func hasCredential(pair, provider, credential string) bool {
 	return strings.Contains(pair, credential) || provider == QueryKeyProvider && isQueryKey(pair)
 }
 
@@ -161,7 +164,7 @@ func isQueryKey(pair string) bool {
 	return err == nil && name == QueryKey
 }
 
-// isName tells whether the text can be a provider's slug or, with dots and capitals, a project's id.
+// isName reports whether the text has the form of a provider's slug or, with dots and capitals, of a project's id.
 func isName(text string, id bool) bool {
 	if text == "" || len(text) > maxName {
 		return false

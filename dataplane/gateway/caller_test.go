@@ -23,7 +23,7 @@ func FuzzQuery(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query string) {
 		for _, provider := range []string{QueryKeyProvider, "openai"} {
 			_, _ = CallerOf(http.Header{}, query, provider) // does not panic
-			names := withCredential(query, provider, credential)
+			names := credentialParameters(query, provider, credential)
 			var byName []string
 			eachParameter(query, func(pair string) {
 				if name, _, _ := strings.Cut(pair, "="); !slices.Contains(names, name) {

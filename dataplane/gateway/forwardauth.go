@@ -8,28 +8,27 @@ import (
 	"time"
 )
 
-// HeaderForwardAuth carries the secret that a proxy proves itself with, where one is set.
+// HeaderForwardAuth carries the secret that a proxy must send, if one is configured.
 const HeaderForwardAuth = "Agentrouter-Forward-Auth"
 
 const forwardAuthPath = "/auth/"
 
 type forwardAuth struct {
 	authorizer *Authorizer
-	secret     func() string // nil asks for none
+	secret     func() string // nil requires none
 }
 
 // NewForwardAuth returns the handler that other proxies ask: nginx's auth_request, Caddy's forward_auth, Traefik's
-// ForwardAuth. They send the head of a caller's request to /auth/{provider}, with any method. 200 lets it pass. Of
-// Authorization, X-Api-Key, X-Goog-Api-Key and Api-Key, one then holds the provider's key and the others are empty,
-// so that copying all four onto the request puts the key in and takes the caller's credential out. The proxy has to
-// be set to send it to that provider and nowhere else.
+// ForwardAuth. They send the head of a caller's request to /auth/{provider}, with any method. 200 means that the request
+// may pass. Of Authorization, X-Api-Key, X-Goog-Api-Key and Api-Key, one then holds the provider's key and the others are
+// empty: a proxy that copies all four onto the request sets the key and removes the caller's credential. The proxy must be
+// configured to send the request to that provider and nowhere else.
 //
-// Its answers carry providers' keys in plain text: anybody who can reach it and has a valid API key can read one.
-// Serve it where callers can't reach it, on a unix socket or an address of its own, and set Config.ForwardAuthSecret
-// besides.
+// Its answers carry providers' keys in plain text: a client that reaches it with a valid API key can read one. Serve it
+// where callers can't reach it, on a unix socket or an address of its own, and set Config.ForwardAuthSecret as well.
 //
-// It never sees what the provider answers, so failures of keys are not reported. A credential in the query (?key=) is
-// not looked for, as these proxies could not take it out.
+// It never sees the provider's answer, so it reports no refused keys. It ignores a credential in the query (?key=),
+// because these proxies could not remove it.
 func NewForwardAuth(cfg Config) (http.Handler, error) {
 	authorizer, err := NewAuthorizer("forward_auth", cfg)
 	if err != nil {
@@ -40,9 +39,6 @@ func NewForwardAuth(cfg Config) (http.Handler, error) {
 
 // ServeHTTP implements http.Handler.
 func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if explain(w, r) {
-		return
-	}
 	started := time.Now()
 	if !f.isProxy(r.Header) {
 		f.authorizer.Refuse(r.Context(), started, noProvider, errForwardAuth).Write(w)
@@ -70,6 +66,7 @@ func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
+// isProxy reports whether the request carries the secret of the operator's proxies.
 func (f *forwardAuth) isProxy(header http.Header) bool {
 	if f.secret == nil {
 		return true
@@ -78,7 +75,7 @@ func (f *forwardAuth) isProxy(header http.Header) bool {
 	if want == "" || len(got) != 1 {
 		return false
 	}
-	// Hashes are of one length, so that the time tells nothing of the secret's.
-	wanted, given := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(got[0]))
-	return subtle.ConstantTimeCompare(wanted[:], given[:]) == 1
+	// Hashes have equal length, so that the time of the comparison does not depend on the secret's.
+	wantHash, gotHash := sha256.Sum256([]byte(want)), sha256.Sum256([]byte(got[0]))
+	return subtle.ConstantTimeCompare(wantHash[:], gotHash[:]) == 1
 }

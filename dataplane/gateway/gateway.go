@@ -1,3 +1,14 @@
+// Package gateway serves inference requests with the keys that a resolver finds. Requests come in three ways:
+//
+//   - New is a reverse proxy: it sends /{provider}/… to the provider's base URL, with the provider's key in the place of
+//     the caller's credential.
+//   - NewForwardAuth answers other proxies that ask over HTTP (nginx, Caddy, Traefik), and package extauthz answers Envoy
+//     over gRPC. They are told which header to set, and send the request to the provider themselves.
+//
+// All three read a caller's credential with CallerOf and refuse with ProblemOf. None of them sends a request a second
+// time: the provider's answer is final, and the resolver is told its status.
+//
+// Server runs a handler on a listener with limits that do not affect streams, and NewOps is the handler for operators.
 package gateway
 
 import (
@@ -14,6 +25,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,25 +33,33 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 )
 
-// Config is what a gateway needs. Resolver is required; everything else has a default.
+// Resolver finds keys; dataplane.Resolver is one. It must be safe for concurrent use.
+type Resolver interface {
+	// Resolve returns the key that serves a caller. Its errors wrap dataplane's sentinels.
+	Resolve(ctx context.Context, request dataplane.Request) (*dataplane.Key, error)
+	// Report records the status that the provider answered when the key was used.
+	Report(key *dataplane.Key, status int)
+}
+
+// Config holds the settings of a gateway. Resolver is required; everything else has a default.
 type Config struct {
 	Resolver Resolver
-	// Log takes one line for each request; nil is slog.Default. Lines hold no path, query, header or body.
+	// Log receives one line for each request; nil is slog.Default. Lines hold no path, query, header or body.
 	Log *slog.Logger
 	// Metrics is where the metrics are registered; nil is nowhere.
 	Metrics prometheus.Registerer
 	// Transport sends requests to providers; nil is NewTransport's default.
 	Transport http.RoundTripper
-	// Upstreams take the place of providers' base URLs, by slug: private deployments and stand-ins. https goes
-	// anywhere, http only to this machine. Whoever sets them decides where providers' keys are sent.
+	// Upstreams replace the base URLs of providers, by slug, for private deployments and tests. They must be https, or
+	// http to this machine. Providers' keys are sent to them.
 	Upstreams map[string]*url.URL
-	// MaxConcurrent bounds the requests that are proxied at once; 0 is unbounded. Those over it get 503.
+	// MaxConcurrent bounds the number of requests proxied at once; 0 is no bound. Further requests get 503.
 	MaxConcurrent int
-	// ForwardAuthSecret returns what callers of NewForwardAuth's handler have to know; nil asks for nothing. It is
-	// called for each request, so that the secret can change; while it returns "", all are refused.
+	// ForwardAuthSecret returns the secret that callers of NewForwardAuth's handler must send; nil requires none. It is
+	// called for each request, so that the secret can change; while it returns "", every request is refused.
 	ForwardAuthSecret func() string
-	// FailedAuthLimit is how many refusals a minute each client address may provoke with a credential, a project or a
-	// provider that is wrong; 0 is without limit. Those over it get 429. Each face counts for itself.
+	// FailedAuthLimit is the number of refusals per minute that one client address may cause with a wrong credential,
+	// project or provider; 0 is no limit. Further requests get 429. The proxy, forward-auth and ext_authz count apart.
 	FailedAuthLimit float64
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; empty believes none.
 	TrustedProxies []netip.Prefix
@@ -52,16 +72,15 @@ type Gateway struct {
 	metrics   *Metrics
 	upstreams map[string]*url.URL
 	guard     *guard
-	slots     chan struct{} // nil is unbounded
+	slots     chan struct{} // holds a value for each request being proxied; nil is no bound
 	transport http.RoundTripper
 	proxy     httputil.ReverseProxy
 }
 
-// New returns the reverse proxy: /{provider}/… goes to the provider with the key that serves the caller.
+// New returns the reverse proxy: it sends /{provider}/… to the provider with the key that serves the caller.
 //
-// Bodies and streams pass as they are, in both directions at once, and nothing is tried twice. What the provider
-// answers is the answer, with Agentrouter-Key-Id and Agentrouter-Reason added and cookies taken out. /problems explains
-// what the gateway answers by itself.
+// Bodies and streams pass unchanged, in both directions at once, and nothing is sent twice. The provider's answer is
+// passed on with Agentrouter-Key-Id and Agentrouter-Reason added and cookies removed.
 func New(cfg Config) (*Gateway, error) {
 	if cfg.Resolver == nil {
 		return nil, errors.New("gateway: no resolver")
@@ -90,141 +109,238 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g.proxy = httputil.ReverseProxy{
 		Rewrite:        g.rewrite,
-		Transport:      sender{g.transport},
+		Transport:      outbound{g.transport},
 		FlushInterval:  -1,
-		BufferPool:     new(buffers),
-		ModifyResponse: g.answered,
-		ErrorHandler:   g.failed,
-		ErrorLog:       log.New(io.Discard, "", 0), // it quotes what came over the wire; record tells what we know
+		BufferPool:     new(bufferPool),
+		ModifyResponse: g.modifyResponse,
+		ErrorHandler:   g.handleError,
+		ErrorLog:       log.New(io.Discard, "", 0), // it quotes what came over the wire; record logs what is known
 	}
 	return g, nil
 }
 
-// Close closes the connections to providers that are idle.
+// Close closes the idle connections to providers.
 func (g *Gateway) Close() {
 	if t, ok := g.transport.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
 }
 
+// proxiedRequest is the state of one request. The handler's goroutine owns it, except for bodyRead.
+//
+// It is refused (err), or sent to the provider (sentAt). The response then starts (responseStarted, status), and ends
+// whole or cut.
+type proxiedRequest struct {
+	id         string
+	receivedAt time.Time
+	provider   string // for logs and metrics: a slug that the control plane knows, or noProvider
+	credential string
+	key        *dataplane.Key
+	target     *url.URL
+
+	sentAt          time.Time // zero until the request is sent to the provider
+	status          int       // as answered, by the provider or by us
+	responseStarted bool
+	cut             bool   // whether the response ended early
+	err             error  // why the gateway refused
+	stack           []byte // of a panic
+
+	duplex   bool        // whether the response may start before the request's body has ended
+	bodyRead atomic.Bool // set by the transport's goroutine
+}
+
+// isBodyUnread reports whether the response comes before the end of the request's body. The connection then can't be
+// reused: net/http would read the rest of the body and the next request at once.
+func (p *proxiedRequest) isBodyUnread() bool { return p.duplex && !p.bodyRead.Load() }
+
+type proxiedRequestKey struct{}
+
+func proxiedRequestOf(ctx context.Context) *proxiedRequest {
+	p, _ := ctx.Value(proxiedRequestKey{}).(*proxiedRequest) // serve has put it there
+	return p
+}
+
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if explain(w, r) {
-		return
-	}
 	now := time.Now()
-	ex := &exchange{id: NewRequestID(now), started: now, provider: noProvider}
+	p := &proxiedRequest{id: NewRequestID(now), receivedAt: now, provider: noProvider}
 	g.metrics.inFlight.Inc()
-	defer func() { g.finish(w, r, ex, recover()) }()
+	defer func() { g.finish(w, r, p, recover()) }()
+	if err := g.serve(w, r, p); err != nil {
+		g.refuse(w, r, p, err)
+	}
+}
+
+// serve proxies a request: it identifies the caller, resolves the key, finds the destination, and sends the request
+// there. The reverse proxy calls rewrite, RoundTrip, and then modifyResponse or handleError.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedRequest) error {
 	if g.slots != nil {
 		select {
 		case g.slots <- struct{}{}:
 			defer func() { <-g.slots }()
 		default:
-			g.refuse(w, r, ex, errOverloaded)
-			return
+			return errOverloaded
 		}
 	}
-	if err := g.prepare(r, ex); err != nil {
-		g.refuse(w, r, ex, err)
-		return
-	}
-	if r.ProtoMajor == 1 && r.ContentLength != 0 { // let an answer begin before the request has ended
-		ex.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
-	}
-	g.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, ex)))
-}
-
-// prepare finds out who asks for what, which key serves it, and where it goes.
-func (g *Gateway) prepare(r *http.Request, ex *exchange) error {
-	if isForbidden(r.Method) {
+	if isForbiddenMethod(r.Method) {
 		return errMethod
 	}
-	provider, rest, err := split(r.URL.EscapedPath())
+	provider, rest, ok := splitPath(r.URL.EscapedPath())
+	if !ok {
+		return errNoRoute
+	}
+	caller, err := CallerOf(r.Header, r.URL.RawQuery, provider)
 	if err != nil {
 		return err
 	}
-	request, err := CallerOf(r.Header, r.URL.RawQuery, provider)
+	path, err := parsePath(rest)
 	if err != nil {
 		return err
 	}
-	if rest != "" && !isSafe(rest) {
-		return errPath
-	}
-	key, err := g.guard.resolve(r.Context(), g.resolver, request, r.RemoteAddr, r.Header)
+	key, err := g.guard.resolve(r.Context(), g.resolver, caller, r.RemoteAddr, r.Header)
 	if err != nil {
-		ex.provider = providerOf(provider, err)
+		p.provider = loggedProvider(provider, err)
 		return err
 	}
-	ex.key, ex.provider, ex.credential = key, provider, request.Credential
-	base, err := g.baseURL(key)
+	p.key, p.provider, p.credential = key, provider, caller.Credential
+	p.target, err = targetOf(key, g.upstreams, path)
 	if err != nil {
 		return err
 	}
-	if ex.target, err = target(base, rest); err != nil {
-		return err
+	p.target.RawQuery = withoutCredential(r.URL.RawQuery, provider, caller.Credential)
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	ex.target.RawQuery = withoutCredential(r.URL.RawQuery, provider, request.Credential)
+	g.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
 }
 
-// isForbidden tells the methods to which a provider would answer with the request itself, and so with its key, or with
-// a tunnel. Some servers read them in lower case, too.
-func isForbidden(method string) bool {
+// isForbiddenMethod reports whether a provider might answer the method with the request itself, and so with its key, or
+// with a tunnel. Some servers accept methods in lower case, too.
+func isForbiddenMethod(method string) bool {
 	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, "TRACK") ||
 		strings.EqualFold(method, http.MethodConnect)
 }
 
-// split cuts an escaped path into the provider's slug and the rest, which begins with a slash unless it is empty.
-func split(path string) (provider, rest string, err error) {
-	if path == "" || path[0] != '/' {
-		return "", "", errNoRoute
-	}
-	provider = path[1:]
+// splitPath splits an escaped path into the provider's slug and the rest, which is empty or begins with a slash.
+func splitPath(path string) (provider, rest string, ok bool) {
+	provider, ok = strings.CutPrefix(path, "/")
 	if i := strings.IndexByte(provider, '/'); i >= 0 {
 		provider, rest = provider[:i], provider[i:]
 	}
-	return provider, rest, nil
+	return provider, rest, ok
 }
 
-func (g *Gateway) baseURL(key *dataplane.Key) (*url.URL, error) {
-	if upstream, ok := g.upstreams[key.Provider]; ok {
-		return upstream, nil
+// rewrite turns the caller's request into the one for the provider. Hop-by-hop headers have been removed by then.
+func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
+	p := proxiedRequestOf(pr.In.Context())
+	pr.Out.URL = p.target
+	pr.Out.Host = ""
+	if pr.Out.Header["Upgrade"] != nil && !isWebSocket(pr.Out.Header) {
+		delete(pr.Out.Header, "Upgrade")
+		delete(pr.Out.Header, "Connection")
 	}
-	base, err := url.Parse(key.BaseURL)
-	if err != nil || checkDestination(base) != nil {
-		return nil, errDestination
+	stripRequest(pr.Out.Header, p.credential)
+	if pr.Out.Body != nil {
+		// The server fills in the trailers of the incoming request once its body has been read, so the outgoing request
+		// shares them.
+		stripRequest(pr.In.Trailer, p.credential)
+		pr.Out.Trailer = pr.In.Trailer
+		pr.Out.Body = &requestBody{pr.Out.Body, p, pr.In.Trailer}
 	}
-	return base, nil
+	p.err = p.key.Authorize(pr.Out.Header)
 }
 
-func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, ex *exchange, err error) {
-	problem := ProblemOf(err, ex.id)
-	ex.err, ex.status, ex.answered = err, problem.Status, true
+// requestBody is a request's body on its way to the provider. When it ends, it strips the trailers, which are known only
+// then.
+type requestBody struct {
+	io.ReadCloser
+	request *proxiedRequest
+	trailer http.Header
+}
+
+// Read implements io.Reader.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		stripRequest(b.trailer, b.request.credential)
+		b.request.bodyRead.Store(true)
+	}
+	return n, err
+}
+
+// outbound sends requests to providers.
+type outbound struct{ transport http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
+	p := proxiedRequestOf(r.Context())
+	if p.err != nil { // rewrite can't return an error
+		if r.Body != nil {
+			_ = r.Body.Close() // nothing has been read from it
+		}
+		return nil, p.err
+	}
+	p.sentAt = time.Now()
+	return o.transport.RoundTrip(r)
+}
+
+// modifyResponse handles the head of the provider's answer.
+func (g *Gateway) modifyResponse(res *http.Response) error {
+	p := proxiedRequestOf(res.Request.Context())
+	p.status, p.responseStarted = res.StatusCode, true
+	g.metrics.upstream.WithLabelValues(p.provider).Observe(time.Since(p.sentAt).Seconds())
+	g.resolver.Report(p.key, res.StatusCode)
+	stripResponse(res.Header)
+	res.Header[HeaderKeyID] = []string{p.key.ID}
+	res.Header[HeaderReason] = []string{p.key.Reason}
+	res.Header[HeaderRequestID] = []string{p.id}
+	if p.isBodyUnread() {
+		res.Header["Connection"] = []string{"close"}
+	}
+	return nil
+}
+
+// handleError refuses a request that the provider did not answer.
+func (g *Gateway) handleError(w http.ResponseWriter, r *http.Request, err error) {
+	switch {
+	case errors.Is(err, dataplane.ErrUnsupportedAuth):
+	case r.Context().Err() != nil:
+		err = context.Canceled
+	default:
+		err = newUpstreamError(err)
+	}
+	g.refuse(w, r, proxiedRequestOf(r.Context()), err)
+}
+
+// refuse answers a request with the problem for an error.
+func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, p *proxiedRequest, err error) {
+	problem := ProblemOf(err, p.id)
+	p.err, p.status, p.responseStarted = err, problem.Status, true
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
-		ex.status = statusClientGone
+		p.status = statusClientGone
 	}
-	if ex.leavesBody() {
+	if p.isBodyUnread() {
 		w.Header()["Connection"] = []string{"close"}
 	}
 	problem.Write(w)
 }
 
-// finish ends every exchange, whatever became of it; thrown is what was panicked with.
-func (g *Gateway) finish(w http.ResponseWriter, r *http.Request, ex *exchange, thrown any) {
+// finish records every request, however it ended; thrown is the value of a panic, or nil.
+func (g *Gateway) finish(w http.ResponseWriter, r *http.Request, p *proxiedRequest, thrown any) {
 	if thrown != nil {
-		ex.cut = ex.answered
+		p.cut = p.responseStarted
 		if thrown != http.ErrAbortHandler { //nolint:errorlint // the value that net/http documents for aborting
-			ex.stack = debug.Stack() // what was panicked with may hold a secret
-			if ex.err = errInternal; !ex.answered {
-				g.refuse(w, r, ex, errInternal)
+			p.stack = debug.Stack() // thrown itself may hold a secret
+			if p.err = errInternal; !p.responseStarted {
+				g.refuse(w, r, p, errInternal)
 				thrown = nil
 			}
 		}
 	}
 	g.metrics.inFlight.Dec()
-	g.record(r.Context(), ex)
+	g.record(r.Context(), p)
 	if thrown != nil {
-		panic(http.ErrAbortHandler) // the caller must see that the answer is not whole
+		panic(http.ErrAbortHandler) // the caller must see that the response is incomplete
 	}
 }

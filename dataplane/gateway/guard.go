@@ -18,26 +18,27 @@ import (
 )
 
 const (
-	// guardedAddresses and guardedRequests bound a guard's memory, about 200 and 50 bytes each.
-	guardedAddresses = 50_000
-	guardedRequests  = 50_000
-	// maxSuspects is how many requests of addresses over their limit may be looked up at a time.
-	maxSuspects = 2
-	// suspectPatience is how long a request waits for its turn among them.
-	suspectPatience = 2 * time.Second
+	// maxAddresses and maxServed bound a guard's memory, to about 200 and 50 bytes each.
+	maxAddresses = 50_000
+	maxServed    = 50_000
+	// maxThrottled is how many requests of addresses over their limit are looked up at a time.
+	maxThrottled = 2
+	// throttleTimeout is how long such a request waits for its turn.
+	throttleTimeout = 2 * time.Second
 )
 
-// guard keeps guessers from having the control plane look all their guesses up. It counts the failures of each address.
-// What comes from one that is over the limit is looked up a few at a time, unless it was served before: a neighbour of
-// theirs with a good credential is served still, and does not wait for them. A nil guard lets everything through.
+// guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
+// Requests from an address over its limit are looked up a few at a time, except those that were served before: a good
+// credential behind the same address is served without waiting. A nil guard limits nothing.
 type guard struct {
 	rate     rate.Limit
 	burst    int
 	proxies  []netip.Prefix
 	failures *otter.Cache[netip.Addr, *rate.Limiter]
 	seed     maphash.Seed
-	served   *otter.Cache[uint64, struct{}] // hashes of requests; who could make two collide gains a turn
-	suspects chan struct{}
+	// recentlyServed has the hashes of requests that were served. A collision would only skip the wait.
+	recentlyServed *otter.Cache[uint64, struct{}]
+	throttled      chan struct{} // holds a value for each request of an address over its limit that is being looked up
 }
 
 func newGuard(cfg Config) *guard {
@@ -46,13 +47,15 @@ func newGuard(cfg Config) *guard {
 	}
 	return &guard{
 		rate: rate.Limit(cfg.FailedAuthLimit / 60), burst: int(math.Ceil(cfg.FailedAuthLimit)), proxies: cfg.TrustedProxies,
-		failures: otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: guardedAddresses}),
-		served:   otter.Must(&otter.Options[uint64, struct{}]{MaximumSize: guardedRequests}),
-		seed:     maphash.MakeSeed(), suspects: make(chan struct{}, maxSuspects),
+		failures: otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: maxAddresses}),
+		seed:     maphash.MakeSeed(),
+
+		recentlyServed: otter.Must(&otter.Options[uint64, struct{}]{MaximumSize: maxServed}),
+		throttled:      make(chan struct{}, maxThrottled),
 	}
 }
 
-// resolve is the resolver's, for a request that came from peer with these headers.
+// resolve calls the resolver for a request that came from peer with these headers, if the guard admits it.
 func (g *guard) resolve(
 	ctx context.Context, resolver Resolver, request dataplane.Request, peer string, header http.Header,
 ) (*dataplane.Key, error) {
@@ -60,28 +63,28 @@ func (g *guard) resolve(
 		return resolver.Resolve(ctx, request)
 	}
 	id := g.hash(request)
-	_, known := g.served.GetIfPresent(id)
-	if !known && g.exhausted(g.client(peer, header)) {
-		leave, err := g.queue(ctx)
+	_, known := g.recentlyServed.GetIfPresent(id)
+	if !known && g.isOverLimit(g.clientAddress(peer, header)) {
+		release, err := g.waitForTurn(ctx)
 		if err != nil {
 			return nil, err
 		}
-		defer leave()
+		defer release()
 	}
 	key, err := resolver.Resolve(ctx, request)
 	switch {
 	case err == nil && !known:
-		g.served.Set(id, struct{}{})
+		g.recentlyServed.Set(id, struct{}{})
 	case isFailure(err):
-		g.served.Invalidate(id)
-		if !g.count(g.client(peer, header)) {
-			return nil, g.tooMany()
+		g.recentlyServed.Invalidate(id)
+		if !g.countFailure(g.clientAddress(peer, header)) {
+			return nil, g.tooManyFailures()
 		}
 	}
 	return key, err
 }
 
-// isFailure tells the refusals that strangers can provoke, and each of which may cost a look-up.
+// isFailure reports whether strangers can cause the refusal at will, each time with a look-up.
 func isFailure(err error) bool {
 	for _, failure := range [...]error{dataplane.ErrCallerUnauthenticated, dataplane.ErrNotMember, dataplane.ErrInvalid} {
 		if errors.Is(err, failure) {
@@ -101,27 +104,25 @@ func (g *guard) hash(request dataplane.Request) uint64 {
 	return h.Sum64()
 }
 
-// queue waits for a turn.
-func (g *guard) queue(ctx context.Context) (leave func(), err error) {
-	patience := time.NewTimer(suspectPatience)
-	defer patience.Stop()
+// waitForTurn waits until the request of an address over its limit may be looked up.
+func (g *guard) waitForTurn(ctx context.Context) (release func(), err error) {
 	select {
-	case g.suspects <- struct{}{}:
-		return func() { <-g.suspects }, nil
-	case <-patience.C:
-		return nil, g.tooMany()
+	case g.throttled <- struct{}{}:
+		return func() { <-g.throttled }, nil
+	case <-time.After(throttleTimeout):
+		return nil, g.tooManyFailures()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 }
 
-func (g *guard) exhausted(from netip.Addr) bool {
+func (g *guard) isOverLimit(from netip.Addr) bool {
 	bucket, ok := g.failures.GetIfPresent(from)
 	return ok && bucket.Tokens() < 1
 }
 
-// count takes a failure down, and tells whether it is within the limit.
-func (g *guard) count(from netip.Addr) bool {
+// countFailure counts a failure and reports whether it is within the limit.
+func (g *guard) countFailure(from netip.Addr) bool {
 	bucket, ok := g.failures.GetIfPresent(from)
 	if !ok {
 		bucket, _ = g.failures.SetIfAbsent(from, rate.NewLimiter(g.rate, g.burst))
@@ -129,9 +130,9 @@ func (g *guard) count(from netip.Addr) bool {
 	return bucket.Allow()
 }
 
-// client is whom a request is counted for: the peer or, of a trusted proxy, the nearest address in X-Forwarded-For that
-// is none. Of IPv6 it is the /64, which one host usually has to itself.
-func (g *guard) client(peer string, header http.Header) netip.Addr {
+// clientAddress returns the address that a request counts for: the peer or, if that is a trusted proxy, the last address
+// in X-Forwarded-For that is not one. An IPv6 address counts as its /64, which usually belongs to one host.
+func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
 	address := addressOf(peer)
 	if g.trusts(address) {
 		hops := strings.Split(strings.Join(header["X-Forwarded-For"], ","), ",")
@@ -160,7 +161,7 @@ func (g *guard) trusts(address netip.Addr) bool {
 	return false
 }
 
-// addressOf reads an address, with a port or without; the zero one if it is none.
+// addressOf parses an address with or without a port. It returns the zero Addr for any other text.
 func addressOf(text string) netip.Addr {
 	address, err := netip.ParseAddr(text)
 	if err != nil {
@@ -170,18 +171,17 @@ func addressOf(text string) netip.Addr {
 	return address.Unmap().WithZone("")
 }
 
-// tooManyFailures says when to come again.
+// tooManyFailures is errTooManyFailures with the time to wait before the next request.
 type tooManyFailures struct{ seconds int }
 
-func (g *guard) tooMany() error { return &tooManyFailures{int(math.Ceil(1 / float64(g.rate)))} }
+func (g *guard) tooManyFailures() error { return &tooManyFailures{int(math.Ceil(1 / float64(g.rate)))} }
 
-// Error tells what it is.
 func (*tooManyFailures) Error() string { return errTooManyFailures.Error() }
 
 // Unwrap returns errTooManyFailures.
 func (*tooManyFailures) Unwrap() error { return errTooManyFailures }
 
-// retryAfter returns the header's value for an error, in seconds.
+// retryAfter returns the value of Retry-After for an error, in seconds.
 func retryAfter(err error) string {
 	if wait := (*tooManyFailures)(nil); errors.As(err, &wait) {
 		return strconv.Itoa(wait.seconds)

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"io"
 	"net/http"
 	"strings"
 )
@@ -9,32 +8,35 @@ import (
 const (
 	forwardedPrefix    = "X-Forwarded-"
 	webSocketProtocols = "Sec-Websocket-Protocol"
-	webSocketKeyPrefix = "openai-insecure-api-key." // a browser's way to send a key, which can set no header
+	// Browsers can't set headers on WebSockets, so they send the key as a protocol with this prefix.
+	webSocketKeyPrefix = "openai-insecure-api-key."
 )
 
-// stripRequest removes what is not for the provider: credentials of every style, whatever else the caller's own
-// credential stands in, cookies, our own headers, and who the caller is. Hop-by-hop headers are gone by then.
+// stripRequest removes the headers that are not for the provider: credentials of every style, any header that contains
+// the caller's credential, cookies, the gateway's own headers, and those that identify the caller.
 func stripRequest(header http.Header, credential string) {
 	if protocols, ok := header[webSocketProtocols]; ok {
 		stripProtocols(header, protocols, credential)
 	}
 	for name, values := range header {
-		if isPrivate(name) || holds(values, credential) {
+		if isPrivate(name) || anyContains(values, credential) {
 			delete(header, name)
 		}
 	}
 }
 
+// isPrivate reports whether a header is never passed on to a provider.
 func isPrivate(name string) bool {
 	switch name {
-	case authorization, headerX, headerGoogle, headerAPI, "Cookie", "Via", "Forwarded", "X-Real-Ip", "True-Client-Ip",
-		"X-Original-Url", "X-Rewrite-Url": // another path, to some servers
+	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Cookie",
+		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip",
+		"X-Original-Url", "X-Rewrite-Url": // they replace the path on some servers
 		return true
 	}
 	return strings.HasPrefix(name, forwardedPrefix) || strings.HasPrefix(name, ownPrefix)
 }
 
-func holds(values []string, credential string) bool {
+func anyContains(values []string, credential string) bool {
 	for _, value := range values {
 		if strings.Contains(value, credential) {
 			return true
@@ -43,6 +45,7 @@ func holds(values []string, credential string) bool {
 	return false
 }
 
+// stripProtocols removes the WebSocket protocols that carry a key.
 func stripProtocols(header http.Header, protocols []string, credential string) {
 	var kept []string
 	for protocol := range strings.SplitSeq(strings.Join(protocols, ","), ",") {
@@ -58,33 +61,17 @@ func stripProtocols(header http.Header, protocols []string, credential string) {
 	header[webSocketProtocols] = []string{strings.Join(kept, ", ")}
 }
 
-// stripAnswer removes what the provider says of its own host, which would be taken to be said of ours.
-func stripAnswer(header http.Header) {
+// stripResponse removes the headers by which the provider speaks of its own host: clients would apply them to the
+// gateway's.
+func stripResponse(header http.Header) {
 	delete(header, "Set-Cookie")
 	delete(header, "Alt-Svc")
 	delete(header, "Strict-Transport-Security")
 }
 
-// isWebSocket tells whether an upgrade may pass. Any other protocol (h2c) would be a tunnel to the provider's whole
-// host.
+// isWebSocket reports whether an upgrade may pass. Any other protocol, such as h2c, would be a tunnel to the whole host
+// of the provider.
 func isWebSocket(header http.Header) bool {
 	upgrades := header["Upgrade"]
 	return len(upgrades) == 1 && strings.EqualFold(upgrades[0], "websocket")
-}
-
-// body is a request's body on its way. It notices the end, and strips the trailers, which are there from then on.
-type body struct {
-	io.ReadCloser
-	exchange *exchange
-	trailer  http.Header
-}
-
-// Read implements io.Reader.
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		stripRequest(b.trailer, b.exchange.credential)
-		b.exchange.bodyRead.Store(true)
-	}
-	return n, err
 }

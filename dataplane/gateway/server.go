@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,11 +15,11 @@ import (
 	"time"
 )
 
-// The limits of every server here. There is none on the time that a request or an answer takes: streams last.
+// The limits of every server. There is no limit on the time of a request or an answer, because streams last.
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
-	// unreadTimeout is how long net/http may wait for the rest of a body that the answer came without.
+	// unreadTimeout is how long net/http may wait for the rest of a body that the handler did not read.
 	unreadTimeout  = 2 * time.Second
 	maxHeaderBytes = 64 << 10
 	defaultDrain   = 30 * time.Second
@@ -79,7 +80,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("serve: %w", err), server.Close())
 	case <-ctx.Done():
 	}
-	deadline, cancel := context.WithTimeout(requests, or(s.Drain, defaultDrain))
+	deadline, cancel := context.WithTimeout(requests, cmp.Or(s.Drain, defaultDrain))
 	defer cancel()
 	err := server.Shutdown(deadline)
 	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {

@@ -2,6 +2,8 @@ package gateway_test
 
 import (
 	"net/url"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -39,4 +41,15 @@ func TestUpstreamsThatCannotWorkAreToldAllAtOnce(t *testing.T) {
 	require.Len(t, strings.Split(err.Error(), "\n"), 4)
 	require.ErrorContains(t, err, "there is no provider opnai; this release knows openai, anthropic, ")
 	require.NotContains(t, err.Error(), "hunter2")
+}
+
+// catalogue returns the slugs of spec/providers.yaml.
+func catalogue(t testing.TB) (slugs []string) {
+	t.Helper()
+	text, err := os.ReadFile("../../spec/providers.yaml")
+	require.NoError(t, err)
+	for _, slug := range regexp.MustCompile(`(?m)^  - slug: (\S+)$`).FindAllSubmatch(text, -1) {
+		slugs = append(slugs, string(slug[1]))
+	}
+	return slugs
 }

@@ -29,9 +29,9 @@ func TestTargetJoinsEachPathOnce(t *testing.T) {
 	for _, tc := range cases {
 		base, err := url.Parse(tc.base)
 		require.NoError(t, err)
-		got, err := target(base, tc.rest)
+		path, err := parsePath(tc.rest)
 		require.NoError(t, err, tc.rest)
-		require.Equal(t, tc.want, got.String(), tc.rest)
+		require.Equal(t, tc.want, joinURL(base, path).String(), tc.rest)
 	}
 }
 
@@ -45,11 +45,9 @@ func attacks() []string {
 }
 
 func TestTargetRefusesWhatCouldClimb(t *testing.T) {
-	base, err := url.Parse("https://p.example/v1")
-	require.NoError(t, err)
 	for _, rest := range attacks() {
-		got, err := target(base, rest)
-		require.ErrorIs(t, err, errPath, "%s went to %v", rest, got)
+		_, err := parsePath(rest)
+		require.ErrorIs(t, err, errPath, rest)
 	}
 }
 
@@ -71,11 +69,11 @@ func FuzzTarget(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out, err := target(base, strings.TrimPrefix(asked.EscapedPath(), "/p"))
+		safe, err := parsePath(strings.TrimPrefix(asked.EscapedPath(), "/p"))
 		if err != nil {
 			return
 		}
-		sent, err := url.Parse(out.String())
+		sent, err := url.Parse(joinURL(base, safe).String())
 		require.NoError(t, err)
 		require.Equal(t, "https://p.example", sent.Scheme+"://"+sent.Host)
 		require.Nil(t, sent.User)

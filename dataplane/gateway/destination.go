@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/netaddr"
+)
+
+// destinationRule describes the URLs to which a provider's key may be sent.
+const destinationRule = "must be https, or http on this machine, without user, query and fragment, and without empty and dot segments in its path"
+
+var errDestination = errors.New("a destination " + destinationRule)
+
+// checkDestination returns errDestination unless a provider's key may be sent to the URL.
+func checkDestination(u *url.URL) error {
+	local := u.Scheme == "http" && netaddr.Is(u.Hostname())
+	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
+	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain || !isPort(u.Port()) || !isBasePath(u.EscapedPath()) {
+		return errDestination
+	}
+	return nil
+}
+
+func isPort(port string) bool {
+	number, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && number > 0
+}
+
+func isBasePath(path string) bool { return path == "" || path[0] == '/' && isSafePath(path) }
+
+// safePath is the part of a request's path below a provider's base URL, escaped, as parsePath accepted it: empty, or
+// beginning with a slash.
+type safePath string
+
+// parsePath returns errPath for a path that could lead out of the base URL, however the provider's servers read it: one
+// with a dot segment or an empty segment, plain or escaped any number of times, or with what some servers take for a
+// slash.
+func parsePath(rest string) (safePath, error) {
+	if rest != "" && (rest[0] != '/' || !isSafePath(rest)) {
+		return "", errPath
+	}
+	if strings.IndexByte(rest, '%') >= 0 {
+		if _, err := url.PathUnescape(rest); err != nil {
+			return "", errPath
+		}
+	}
+	return safePath(rest), nil
+}
+
+// targetOf returns the URL for a request with a key: a path below the key's base URL, or below the upstream that replaces
+// it.
+func targetOf(key *dataplane.Key, upstreams map[string]*url.URL, path safePath) (*url.URL, error) {
+	base, ok := upstreams[key.Provider] // New has checked it
+	if !ok {
+		var err error
+		if base, err = url.Parse(key.BaseURL); err != nil || checkDestination(base) != nil {
+			return nil, errDestination
+		}
+	}
+	return joinURL(base, path), nil
+}
+
+// joinURL returns the URL of a path below base. Segments that base ends with and the path begins with appear once, so
+// that it works both for clients whose own base URL ends in /v1 and for clients that add /v1 themselves.
+func joinURL(base *url.URL, path safePath) *url.URL {
+	root := strings.TrimRight(base.EscapedPath(), "/")
+	joined := root + string(path)[overlap(root, string(path)):]
+	out := &url.URL{Scheme: base.Scheme, Host: base.Host, Path: joined}
+	if strings.IndexByte(joined, '%') >= 0 {
+		out.Path, _ = url.PathUnescape(joined) // url.Parse and parsePath have checked it
+		out.RawPath = joined
+	}
+	return out
+}
+
+// overlap returns the length of the longest run of whole segments that base ends with and rest begins with.
+func overlap(base, rest string) int {
+	for i := range len(base) {
+		if base[i] != '/' {
+			continue
+		}
+		if tail := base[i:]; strings.HasPrefix(rest, tail) && (len(rest) == len(tail) || rest[len(tail)] == '/') {
+			return len(tail)
+		}
+	}
+	return 0
+}
+
+// maxEscapes bounds how often a path may be escaped: once on purpose, and perhaps once more by mistake.
+const maxEscapes = 3
+
+// isSafePath reports whether the path, which begins with a slash, stays safe each time it is unescaped.
+func isSafePath(path string) bool {
+	for range maxEscapes {
+		if !hasSafeSegments(path) {
+			return false
+		}
+		decoded, changed := unescape(path)
+		if !changed {
+			return true
+		}
+		path = decoded
+	}
+	return false
+}
+
+// hasSafeSegments reports whether a path that begins with a slash has no dot segments, empty segments or special
+// characters. The last segment may be empty.
+func hasSafeSegments(path string) bool {
+	for i := range len(path) {
+		if c := path[i]; c == '\\' || c < ' ' || c == 0x7f {
+			return false
+		}
+	}
+	if !utf8.ValidString(path) {
+		return false
+	}
+	for segment, rest, more := strings.Cut(path[1:], "/"); ; segment, rest, more = strings.Cut(rest, "/") {
+		name, _, _ := strings.Cut(segment, ";") // some servers ignore what follows, and read "..;" as ".."
+		if name == "." || name == ".." || (name == "" && more) {
+			return false
+		}
+		if !more {
+			return true
+		}
+	}
+}
+
+// unescape decodes the valid escapes once and leaves invalid ones as they are, as lenient servers do.
+func unescape(path string) (decoded string, changed bool) {
+	if strings.IndexByte(path, '%') < 0 {
+		return path, false
+	}
+	out := make([]byte, 0, len(path))
+	for i := 0; i < len(path); i++ {
+		if path[i] == '%' && i+2 < len(path) && isHex(path[i+1]) && isHex(path[i+2]) {
+			out = append(out, fromHex(path[i+1])<<4|fromHex(path[i+2]))
+			i += 2
+			changed = true
+			continue
+		}
+		out = append(out, path[i])
+	}
+	return string(out), changed
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func fromHex(c byte) byte {
+	if c <= '9' {
+		return c - '0'
+	}
+	return c&^0x20 - 'A' + 10
+}
+
+// CheckUpstreams returns all that is wrong with a value for Config.Upstreams, in the order of the slugs. New checks only
+// the destinations; it ignores unknown providers, to which no request can go. The error repeats no URL, which may hold a
+// password.
+func CheckUpstreams(upstreams map[string]*url.URL) error {
+	if len(upstreams) == 0 {
+		return nil
+	}
+	known, err := Providers()
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, provider := range slices.Sorted(maps.Keys(upstreams)) {
+		name := provider
+		if !isName(provider, false) {
+			name = "of that name" // the text could be anything
+		}
+		if !slices.Contains(known, provider) {
+			wrong = append(wrong, fmt.Errorf("there is no provider %s; this release knows %s", name, strings.Join(known, ", ")))
+			continue
+		}
+		if upstream := upstreams[provider]; upstream == nil || checkDestination(upstream) != nil {
+			wrong = append(wrong, fmt.Errorf("the URL of %s %s", name, destinationRule))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// Providers returns the slugs of this release's provider catalogue. A newer control plane may know more.
+func Providers() (slugs []string, err error) {
+	document, err := gen.GetSpec()
+	if err != nil {
+		return nil, fmt.Errorf("data planes' API document: %w", err)
+	}
+	schema := document.Components.Schemas["ProviderSlug"]
+	if schema == nil || schema.Value == nil {
+		return nil, errors.New("data planes' API document: no ProviderSlug")
+	}
+	listed, _ := schema.Value.Extensions["x-extensible-enum"].([]any)
+	for _, slug := range listed {
+		slugs = append(slugs, fmt.Sprint(slug))
+	}
+	return slugs, nil
+}

@@ -1,0 +1,160 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/agentrouter/aikeys/dataplane"
+)
+
+// noProvider is logged and counted for a request whose provider the control plane does not know: its text could be
+// anything.
+const noProvider = "none"
+
+// statusClientGone is logged and counted for a request whose caller left before the answer, as nginx does.
+const statusClientGone = 499
+
+// NewRequestID returns a new ULID.
+func NewRequestID(now time.Time) string {
+	id, err := ulid.New(ulid.Timestamp(now), rand.Reader)
+	if err != nil { // after the year 10889
+		return ulid.ULID{}.String()
+	}
+	return id.String()
+}
+
+// loggedProvider returns the name to log for a provider whose key could not be resolved: its slug, if the error shows
+// that the control plane knows it.
+func loggedProvider(slug string, err error) string {
+	for _, known := range [...]error{
+		dataplane.ErrNoKey, dataplane.ErrUserKeyRequired, dataplane.ErrKeyRevoked, dataplane.ErrUnsupportedAuth,
+	} {
+		if errors.Is(err, known) {
+			return slug
+		}
+	}
+	return noProvider
+}
+
+// record logs a request and counts it. Its attributes are an allow-list: paths, queries, headers and bodies can hold
+// anything and are never logged.
+func (g *Gateway) record(ctx context.Context, p *proxiedRequest) {
+	g.metrics.requests.WithLabelValues(p.provider, strconv.Itoa(p.status)).Inc()
+	if !p.sentAt.IsZero() {
+		g.metrics.added.Observe(p.sentAt.Sub(p.receivedAt).Seconds())
+	}
+	level := levelOf(p.status, p.err)
+	if !g.log.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 8)
+	attrs = append(attrs,
+		slog.String("request_id", p.id), slog.String("provider", p.provider), slog.Int("status", p.status),
+		slog.Duration("took", time.Since(p.receivedAt).Round(time.Microsecond)))
+	if p.key != nil {
+		attrs = append(attrs, slog.String("key_id", p.key.ID))
+	}
+	if p.cut {
+		attrs = append(attrs, slog.Bool("cut", true))
+	}
+	if p.err != nil {
+		attrs = append(attrs, slog.String("cause", causeOf(p.err)))
+	}
+	if p.stack != nil {
+		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	g.log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// levelOf returns the level to log a request at, so that strangers can't fill the log; err is why the gateway refused,
+// nil if the provider answered.
+func levelOf(status int, err error) slog.Level {
+	switch {
+	case err == nil, status == statusClientGone:
+		return slog.LevelInfo
+	case status == http.StatusInternalServerError:
+		return slog.LevelError
+	case status > http.StatusInternalServerError:
+		return slog.LevelWarn
+	case status == http.StatusForbidden:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+// causeOf returns what the log says about why the gateway refused.
+func causeOf(err error) string {
+	var upstream *upstreamError
+	switch {
+	case errors.As(err, &upstream):
+		return upstream.Error()
+	case errors.Is(err, context.Canceled):
+		return "caller gone"
+	}
+	return rowOf(err).slug
+}
+
+// Metrics counts the requests of a process, whichever way they come in.
+type Metrics struct {
+	requests       *prometheus.CounterVec
+	authorizations *prometheus.CounterVec
+	added          prometheus.Histogram
+	upstream       *prometheus.HistogramVec
+	inFlight       prometheus.Gauge
+}
+
+// NewMetrics returns the metrics registered with registerer, and registers them if it is the first to do so. With a nil
+// registerer they are not registered.
+func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aikeys_gateway_requests_total", Help: "Requests proxied, by provider and status; 499 where the caller left.",
+		}, []string{"provider", "status"}),
+		authorizations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aikeys_gateway_authorizations_total", Help: "Answers to other proxies, by face (forward_auth or ext_authz), provider and status.",
+		}, []string{"face", "provider", "status"}),
+		added: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "aikeys_gateway_added_seconds", Help: "Time from a request's head until it leaves for the provider.",
+			Buckets: []float64{.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
+		}),
+		upstream: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "aikeys_gateway_upstream_seconds", Help: "Time from when a request leaves until the head of the provider's answer.",
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
+		}, []string{"provider"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "aikeys_gateway_requests_in_flight", Help: "Requests being proxied, upgraded connections among them.",
+		}),
+	}
+	if registerer == nil {
+		return m, nil
+	}
+	return m, errors.Join(
+		register(registerer, &m.requests), register(registerer, &m.authorizations), register(registerer, &m.added),
+		register(registerer, &m.upstream), register(registerer, &m.inFlight),
+	)
+}
+
+// register registers the collector, or replaces it by the one of its name that is already registered.
+func register[C prometheus.Collector](registerer prometheus.Registerer, collector *C) error {
+	err := registerer.Register(*collector)
+	var taken prometheus.AlreadyRegisteredError
+	if errors.As(err, &taken) {
+		if existing, ok := taken.ExistingCollector.(C); ok {
+			*collector = existing
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return nil
+}
