@@ -1,0 +1,263 @@
+// Package feedtest has the data plane's end of a stream, for tests of the feed and of the API that serves it.
+package feedtest
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // Exec needs a driver for each engine
+	"github.com/stretchr/testify/require"
+	_ "modernc.org/sqlite"
+
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// Patience is how long an event that a test waits for may take on a busy machine.
+const Patience = 20 * time.Second
+
+// Message is one event of a stream.
+type Message struct {
+	gen.StreamMessage
+
+	ID   string // of this event, or else of the last that had one
+	Data []byte
+	At   time.Time
+}
+
+// Client is a data plane's end of a stream. Write takes what arrives, so a Client can be the target of io.Copy, and is the
+// http.ResponseWriter of a stream that is served without a network.
+type Client struct {
+	t    testing.TB
+	sent time.Time // before the request was sent
+	// OnMessage is called with each message before it counts as received; may be nil. While it blocks, the data plane reads
+	// nothing.
+	OnMessage func(Message)
+
+	rest []byte // what has arrived of the next message; for Write alone
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced with each message
+	raw      bytes.Buffer
+	messages []Message
+	deadline time.Time
+	stalled  bool
+	header   http.Header
+
+	ended chan struct{} // closed when the stream has ended
+	err   error         // why the stream ended; set before ended is closed
+	leave context.CancelFunc
+}
+
+// NewClient returns a Client whose request is about to be sent. leave cancels that request.
+func NewClient(t testing.TB, leave context.CancelFunc) *Client {
+	return &Client{t: t, sent: time.Now(), changed: make(chan struct{}), header: http.Header{}, ended: make(chan struct{}), leave: leave}
+}
+
+// Write implements io.Writer. Of a stalled client it fails at the write deadline, as a connection does that nobody reads.
+func (c *Client) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	stalled, deadline := c.stalled, c.deadline
+	c.mu.Unlock()
+	if stalled {
+		time.Sleep(time.Until(deadline))
+		return 0, os.ErrDeadlineExceeded
+	}
+	c.mu.Lock()
+	c.raw.Write(p)
+	c.mu.Unlock()
+	c.rest = append(c.rest, p...)
+	for {
+		text, rest, whole := bytes.Cut(c.rest, []byte("\n\n"))
+		if !whole {
+			return len(p), nil
+		}
+		c.rest = slices.Clone(rest)
+		c.receive(string(text))
+	}
+}
+
+func (c *Client) receive(text string) {
+	m := Message{ID: c.Last(), At: time.Now()}
+	var event string
+	for line := range strings.Lines(text) {
+		switch field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": "); field {
+		case "id":
+			m.ID = value
+		case "event":
+			event = value
+		case "data":
+			m.Data = []byte(value)
+		}
+	}
+	if err := json.Unmarshal(m.Data, &m.StreamMessage); err != nil || event != m.Type {
+		c.t.Errorf("not a message: %q", text)
+	}
+	if c.OnMessage != nil {
+		c.OnMessage(m)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.messages = append(c.messages, m)
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// Stall makes the data plane read nothing from now on.
+func (c *Client) Stall() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stalled = true
+}
+
+// Header, WriteHeader, FlushError, SetReadDeadline and SetWriteDeadline make a Client a response writer.
+func (c *Client) Header() http.Header               { return c.header }
+func (c *Client) WriteHeader(int)                   {}
+func (c *Client) FlushError() error                 { return nil }
+func (c *Client) SetReadDeadline(_ time.Time) error { return nil }
+
+// SetWriteDeadline bounds how long Write waits for a client that is stalled.
+func (c *Client) SetWriteDeadline(at time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = at
+	return nil
+}
+
+// End says that the stream has ended; a nil err means that it ended as a response should.
+func (c *Client) End(err error) {
+	c.err = err
+	close(c.ended)
+}
+
+// Leave cancels the request and waits until the stream has ended.
+func (c *Client) Leave() {
+	c.leave()
+	<-c.ended
+}
+
+// Ended reports whether the stream has ended.
+func (c *Client) Ended() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// AwaitEnd waits for the end of the stream and returns why it ended.
+func (c *Client) AwaitEnd() error {
+	c.t.Helper()
+	select {
+	case <-c.ended:
+	case <-time.After(Patience):
+		require.FailNow(c.t, "the stream goes on")
+	}
+	return c.err
+}
+
+// All returns the messages that have arrived.
+func (c *Client) All() []Message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.messages)
+}
+
+// Raw returns everything that has arrived as it was sent.
+func (c *Client) Raw() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.raw.String()
+}
+
+// Last returns the position to resume from, empty before the first.
+func (c *Client) Last() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.messages) == 0 {
+		return ""
+	}
+	return c.messages[len(c.messages)-1].ID
+}
+
+// Await returns the first message of the stream that is as described, and waits for it.
+func (c *Client) Await(what string, is func(Message) bool) Message {
+	c.t.Helper()
+	timeout := time.After(Patience)
+	for seen := 0; ; {
+		c.mu.Lock()
+		fresh, changed := c.messages[seen:], c.changed
+		c.mu.Unlock()
+		for _, m := range fresh {
+			if is(m) {
+				return m
+			}
+		}
+		seen += len(fresh)
+		select {
+		case <-changed:
+		case <-timeout:
+			require.FailNow(c.t, "no such message came", "%s; there are %d messages", what, seen)
+		}
+	}
+}
+
+// AwaitType returns the first message of a type.
+func (c *Client) AwaitType(kind string) Message {
+	c.t.Helper()
+	return c.Await(kind, func(m Message) bool { return m.Type == kind })
+}
+
+// AwaitRevocation waits until the data plane has been told that a key is revoked, and returns the heartbeat that follows: the
+// position to acknowledge.
+func (c *Client) AwaitRevocation(keyID string) Message {
+	c.t.Helper()
+	seen := false
+	return c.Await("the revocation and a heartbeat", func(m Message) bool {
+		seen = seen || m.Type == "key.revoked" && *m.KeyID == keyID
+		return seen && m.Type == "heartbeat"
+	})
+}
+
+// Session returns the stream's id.
+func (c *Client) Session() string {
+	c.t.Helper()
+	return *c.AwaitType("hello").SessionID
+}
+
+// When turns a time on the replica's clock into a local one, as a data plane does: never later than it was.
+func (c *Client) When(clockMs int64) time.Time {
+	return c.sent.Add(time.Duration(clockMs-*c.AwaitType("hello").ClockMs) * time.Millisecond)
+}
+
+// StoreDataPlane stores a data plane.
+func StoreDataPlane(t testing.TB, store *models.Store, d models.DataPlane) models.DataPlane {
+	t.Helper()
+	d.CreatedAt = time.Now().UnixMicro()
+	require.NoError(t, store.Transact(context.Background(), func(tx *models.Tx) error { return tx.CreateDataPlane(d) }))
+	return d
+}
+
+// Open returns a connection to a store's database that goes past the store.
+func Open(t testing.TB, databaseURL string) *sql.DB {
+	t.Helper()
+	driver, source := "pgx", databaseURL
+	if path, ok := strings.CutPrefix(databaseURL, "sqlite:"); ok {
+		driver, source = "sqlite", "file:"+url.PathEscape(path)+"?_pragma=busy_timeout(5000)"
+	}
+	db, err := sql.Open(driver, source)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}

@@ -1,0 +1,403 @@
+package feed_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// lease is short where a test on PostgreSQL waits for its end.
+const lease = 600 * time.Millisecond
+
+func TestReceiptWithoutDataPlanes(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: time.Minute})
+		r.connect(feed.Subscription{DataPlane: e.dataPlane("globex")})
+		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.revoke()))
+		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.key()), "not revoked at all")
+	})
+}
+
+func TestReceiptByAcknowledgements(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: time.Minute})
+		var all []*member
+		for range 3 {
+			all = append(all, r.connect(feed.Subscription{DataPlane: e.dataPlane(acme)}))
+		}
+		before := all[0].Last()
+		k := e.revoke()
+		all[0].AwaitRevocation(k.ID)
+		r.acknowledgeAt(all[0], before) // a position from before the revocation
+		waited := make(chan feed.Receipt)
+		go func() { got, _ := r.WaitForReceipt(t.Context(), k, feedtest.Patience); waited <- got }()
+		for i, m := range all {
+			require.False(t, r.receipt(k).Complete)
+			if i == 1 {
+				m.AwaitRevocation(k.ID)
+				m.Leave() // its acknowledgement may arrive after its stream has ended
+			}
+			time.Sleep(20 * time.Millisecond)
+			m.acknowledge(k, r)
+			m.acknowledge(k, r) // twice counts once
+		}
+		got := <-waited
+		require.True(t, got.Complete)
+		require.Equal(t, []int{3, 3}, []int{got.Acknowledged, got.DataPlanes})
+		require.GreaterOrEqual(t, got.Slowest, 60*time.Millisecond)
+		require.Less(t, got.Slowest, feedtest.Patience)
+	})
+}
+
+func TestAcknowledgeUnknownStream(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: time.Minute})
+		m := r.connect(feed.Subscription{})
+		k := e.revoke()
+		at, err := models.ParsePosition(m.AwaitRevocation(k.ID).ID)
+		require.NoError(t, err)
+		require.ErrorIs(t, r.Acknowledge(t.Context(), e.dataPlane().ID, m.Session(), at), models.ErrNotFound, "of another data plane")
+		require.ErrorIs(t, r.Acknowledge(t.Context(), m.ID, e.ids.Next("", time.Now()), at), models.ErrNotFound)
+		require.False(t, r.receipt(k).Complete)
+	})
+}
+
+func TestReceiptByEndOfLease(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: lease})
+		all := []*member{r.connect(feed.Subscription{}), r.connect(feed.Subscription{}), r.connect(feed.Subscription{})}
+		k := e.revoke()
+		revoked := time.Now()
+		all[0].acknowledge(k, r)
+		all[1].acknowledge(k, r)
+		got := r.waitForReceipt(k, 100*time.Millisecond)
+		require.False(t, got.Complete)
+		require.Positive(t, got.Remaining)
+		require.LessOrEqual(t, got.Remaining, lease)
+		r.requireComplete(k, 2, 3)
+		require.GreaterOrEqual(t, time.Since(revoked), lease-10*time.Millisecond, "it was committed just before")
+	})
+}
+
+func TestReceiptWaitsForGrace(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		sub := feed.Subscription{DataPlane: e.dataPlane(), MaxStale: time.Minute}
+		stale := r.connect(sub)
+		k := e.revoke()
+		stale.AwaitRevocation(k.ID)
+		got := r.receipt(k)
+		require.False(t, got.Complete)
+		require.InDelta(t, 61, got.Remaining.Seconds(), 0.1, "the lease and the grace")
+		stale.acknowledge(k, r)
+		r.requireComplete(k, 1, 1)
+
+		stale.Leave()
+		k = e.revoke()
+		r.connect(feed.Subscription{DataPlane: e.dataPlane("globex")})
+		got = r.waitForReceipt(k, 2*time.Second)
+		require.False(t, got.Complete, "it left just before, and serves on")
+		require.Equal(t, 1, got.DataPlanes)
+
+		sub = stale.resumed()
+		sub.MaxStale = time.Minute
+		back := r.connect(sub)
+		require.False(t, r.receipt(k).Complete, "it has yet to act on it")
+		back.acknowledge(k, r)
+		r.requireComplete(k, 1, 1)
+		k = e.revoke()
+		back.acknowledge(k, r)
+		r.requireComplete(k, 1, 1) // the stream that was carried on no longer counts
+
+		back.Leave()
+		k = e.revoke()
+		began := time.Now()
+		require.True(t, r.waitForReceipt(k, 2*time.Minute).Complete)
+		require.InDelta(t, 61, time.Since(began).Seconds(), 0.5, "nothing but time is needed")
+	})
+}
+
+func TestAcknowledgeAtAnyReplica(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		all := e.replicas(3, options{lease: time.Minute})
+		members := []*member{all[0].connect(feed.Subscription{}), all[1].connect(feed.Subscription{}), all[1].connect(feed.Subscription{})}
+		k := e.revoke()
+		for i, m := range members {
+			for _, r := range all {
+				require.False(t, r.receipt(k).Complete)
+			}
+			m.acknowledge(k, all[(i+1)%3])
+		}
+		for _, r := range all {
+			r.requireComplete(k, 3, 3)
+		}
+		require.Equal(t, all[0].receipt(k), all[1].receipt(k))
+	})
+}
+
+// A data plane that comes from a dead replica with a lease counts until it has acted on what the dead one did not tell it, although
+// its new replica read the revocation before it came.
+func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
+	t.Parallel()
+	for name, others := range map[string]int{"with others at the new one": 1, "alone": 0} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, e *env) {
+				dead, next := e.replica(options{lease: time.Minute}), e.replica(options{lease: time.Minute})
+				m := dead.connect(feed.Subscription{})
+				dead.stop()
+				var steady []*member
+				for range others {
+					steady = append(steady, next.connect(feed.Subscription{}))
+				}
+				k := e.revoke()
+				for _, s := range steady {
+					s.acknowledge(k, next)
+				}
+				e.eventually("the new one has read it", func() bool { return feed.Holds(next.Feed, k.RevocationTx) })
+				require.False(t, next.receipt(k).Complete)
+				back := next.connect(m.resumed())
+				require.False(t, next.waitForReceipt(k, 200*time.Millisecond).Complete)
+				back.acknowledge(k, next)
+				next.requireComplete(k, others+1, others+1)
+			})
+		})
+	}
+}
+
+// A data plane that moves to another replica, as behind a load balancer, holds up the receipts of neither: the replica that it
+// left notices, although the connection may still seem open.
+func TestReceiptAfterStreamMoves(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		o := options{lease: time.Minute, maintenance: 50 * time.Millisecond}
+		left, next := e.replica(o), e.replica(o)
+		m := left.connect(feed.Subscription{MaxStale: time.Minute})
+		pending := e.revoke()
+		m.AwaitRevocation(pending.ID)
+		e.eventually("both have read it", func() bool {
+			return feed.Holds(left.Feed, pending.RevocationTx) && feed.Holds(next.Feed, pending.RevocationTx)
+		})
+		back := next.connect(m.resumed())
+		e.eventually("the replica that it left knows", func() bool { return feed.Streams(left.Feed) == 0 })
+		require.True(t, left.waitForReceipt(pending, feedtest.Patience).Complete, "its position says that it has acted on it")
+		k := e.revoke()
+		back.acknowledge(k, next)
+		left.requireComplete(k, 1, 1)
+	})
+}
+
+// A replica that starts while the database is away for longer than a lease does not know what happened in that time.
+func TestReceiptCountsFromFirstRead(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		store := &failingStore{Store: e.newStore()}
+		store.down.Store(true)
+		young := e.start(options{store: store})
+		time.Sleep(10 * time.Second)
+		k := e.revoke()
+		e.dataPlane()
+		e.execute(`INSERT INTO streams (id, data_plane_id, replica_id, max_stale_ms, settled, position)
+SELECT 's', id, 'killed a moment ago', 0, 1, '1:1:' FROM data_planes`)
+		store.down.Store(false)
+		e.eventually("it reads", func() bool { return feed.Ready(young.Feed) })
+		began := time.Now()
+		require.False(t, young.receipt(k).Complete)
+		young.requireComplete(k, 0, 1)
+		require.InDelta(t, 1, time.Since(began).Seconds(), 0.1, "a lease after it read")
+	})
+}
+
+func TestReceiptOfRestartedReplica(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: lease})
+		r.connect(feed.Subscription{})
+		k := e.revoke()
+		require.False(t, r.receipt(k).Complete)
+		r.stop()
+		time.Sleep(lease) // for the old one it would be complete
+		began := time.Now()
+		again := e.replica(options{lease: lease})
+		require.False(t, again.receipt(k).Complete)
+		require.True(t, again.waitForReceipt(k, feedtest.Patience).Complete)
+		require.GreaterOrEqual(t, time.Since(began), lease)
+	})
+}
+
+func TestWaitForReceiptEnds(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: time.Minute})
+		r.connect(feed.Subscription{})
+		k := e.revoke()
+		began := time.Now()
+		require.False(t, r.waitForReceipt(k, 0).Complete)
+		require.Zero(t, time.Since(began))
+		require.False(t, r.waitForReceipt(k, 50*time.Millisecond).Complete)
+		require.Equal(t, 50*time.Millisecond, time.Since(began), "with its time")
+
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, _ = r.WaitForReceipt(ctx, k, time.Hour)
+		require.Equal(t, 100*time.Millisecond, time.Since(began), "with its context")
+
+		ended := make(chan feed.Receipt)
+		go func() { got, _ := r.WaitForReceipt(context.Background(), k, time.Hour); ended <- got }()
+		synctest.Wait()
+		r.stop()
+		require.False(t, (<-ended).Complete)
+		require.Equal(t, 100*time.Millisecond, time.Since(began), "with the feed")
+	})
+}
+
+// cache is the cache of a data plane that keeps the rules of the document.
+type cache struct {
+	mu       sync.Mutex
+	keys     map[string]bool
+	maxStale time.Duration
+	leaseEnd time.Time
+
+	// Of the current stream.
+	sent    time.Time
+	resumes bool
+	clock   int64
+	beaten  bool
+}
+
+func (c *cache) apply(m feedtest.Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch m.Type {
+	case "hello":
+		c.clock, c.beaten = *m.ClockMs, false
+		if !c.resumes {
+			clear(c.keys)
+		}
+	case "reset":
+		clear(c.keys)
+	case "heartbeat":
+		end := c.sent.Add(time.Duration(*m.ClockMs-c.clock)*time.Millisecond + 300*time.Millisecond)
+		if !c.beaten || end.After(c.leaseEnd) {
+			c.leaseEnd, c.beaten = end, true
+		}
+	case "key.revoked":
+		delete(c.keys, *m.KeyID)
+	}
+}
+
+func (c *cache) mayServe(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keys[key] && time.Now().Before(c.leaseEnd.Add(c.maxStale))
+}
+
+// fleet is a set of replicas that are replaced at random.
+type fleet struct {
+	mu    sync.Mutex
+	alive []*replica
+}
+
+func (f *fleet) any() *replica {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.alive[rand.IntN(len(f.alive))]
+}
+
+// wander has a data plane connect, acknowledge and leave at random, until stop is closed.
+func (f *fleet) wander(dataPlane models.DataPlane, c *cache, stop <-chan struct{}) {
+	sub := feed.Subscription{DataPlane: dataPlane, MaxStale: c.maxStale}
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(rand.N(60 * time.Millisecond)):
+		}
+		restarted := rand.IntN(8) == 0
+		if restarted {
+			sub.Previous, sub.Resume = "", nil
+		}
+		c.mu.Lock()
+		if restarted {
+			clear(c.keys)
+			c.leaseEnd = time.Time{}
+		}
+		c.sent, c.resumes = time.Now(), sub.Resume != nil
+		c.mu.Unlock()
+		sub.Arrived = time.Now()
+		m, err := f.any().tryConnect(sub, c.apply)
+		if err != nil {
+			continue // the replica has ended
+		}
+		for range rand.IntN(50) {
+			time.Sleep(rand.N(30 * time.Millisecond))
+			if at, err := models.ParsePosition(m.Last()); err == nil && rand.IntN(8) > 0 {
+				_ = f.any().Acknowledge(context.Background(), dataPlane.ID, m.Session(), at) // the stream may be gone
+			}
+		}
+		m.Leave()
+		if next := m.resumed(); next.Resume != nil {
+			sub.Previous, sub.Resume = next.Previous, next.Resume
+		}
+	}
+}
+
+// Guarantee 6: whatever data planes and replicas do, no replica says that a revocation is complete while a data plane may use the
+// key, and every receipt becomes complete in time.
+func TestReceiptsAreTrue(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		o := options{lease: 300 * time.Millisecond, maintenance: 30 * time.Millisecond, grace: 300 * time.Millisecond}
+		f := &fleet{alive: e.replicas(3, o)}
+		stop := make(chan struct{})
+		var wandering, checks sync.WaitGroup
+		var caches []*cache
+		for i := range 5 {
+			c := &cache{keys: map[string]bool{}, maxStale: time.Duration(i%3) * 150 * time.Millisecond}
+			caches = append(caches, c)
+			dataPlane := e.dataPlane()
+			wandering.Go(func() { f.wander(dataPlane, c, stop) })
+		}
+		for i := range 24 {
+			if i%8 == 7 {
+				n := rand.IntN(len(f.alive))
+				f.alive[n].stop()
+				fresh := e.replica(o)
+				f.mu.Lock()
+				f.alive[n] = fresh
+				f.mu.Unlock()
+			}
+			k := e.key()
+			for _, c := range caches { // each has fetched it
+				c.mu.Lock()
+				c.keys[k.ID] = true
+				c.mu.Unlock()
+			}
+			e.revokeKey(&k, e.store)
+			checks.Go(func() {
+				for deadline := time.Now().Add(feedtest.Patience); ; time.Sleep(rand.N(10 * time.Millisecond)) {
+					got, err := f.any().Receipt(t.Context(), k)
+					if err == nil && got.Complete {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Errorf("still pending: %+v, %v", got, err)
+						return
+					}
+				}
+				for _, c := range caches {
+					if c.mayServe(k.ID) {
+						t.Error("complete, and yet a data plane may use the key")
+					}
+				}
+			})
+			time.Sleep(rand.N(60 * time.Millisecond))
+		}
+		checks.Wait()
+		close(stop)
+		wandering.Wait()
+	})
+}

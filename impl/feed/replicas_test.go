@@ -1,0 +1,112 @@
+package feed_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/models"
+)
+
+func TestRevokedDataPlanesLoseTheirStreams(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		revoked, expired, fine := r.connect(feed.Subscription{}), r.connect(feed.Subscription{}), r.connect(feed.Subscription{})
+		began := time.Now()
+		e.transact(func(tx *models.Tx) error {
+			_, err := tx.RevokeDataPlane(revoked.Name, "")
+			return err
+		})
+		e.execute("UPDATE data_planes SET expires_at = 1 WHERE id = '" + expired.ID + "'")
+		require.NoError(t, revoked.AwaitEnd())
+		require.NoError(t, expired.AwaitEnd())
+		require.LessOrEqual(t, time.Since(began), time.Second)
+		fine.AwaitRevocation(e.revoke().ID)
+	})
+}
+
+func TestSilentStreamsEnd(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		silent, heard := r.connect(feed.Subscription{}), r.connect(feed.Subscription{})
+		for range 7 {
+			require.False(t, silent.Ended())
+			time.Sleep(4 * time.Second)
+			r.acknowledgeAt(heard, heard.Last())
+		}
+		time.Sleep(4 * time.Second)
+		require.True(t, silent.Ended(), "30 s have passed")
+		require.NoError(t, silent.AwaitEnd())
+		require.False(t, heard.Ended())
+	})
+}
+
+func (e *env) knownReplicas() []models.Replica {
+	e.t.Helper()
+	replicas, err := e.store.Replicas(e.t.Context())
+	require.NoError(e.t, err)
+	return replicas
+}
+
+func TestDeadReplicasAreReaped(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		killed, left := e.replica(hasty), e.replica(hasty)
+		killed.connect(feed.Subscription{})
+		fine := left.connect(feed.Subscription{})
+		killed.stop()
+		k := e.revoke()
+		fine.acknowledge(k, left)
+		got := left.waitForReceipt(k, 100*time.Millisecond)
+		require.False(t, got.Complete, "the data plane of the killed replica still has a lease")
+		require.Equal(t, 2, got.DataPlanes)
+		got = left.waitForReceipt(k, feedtest.Patience)
+		require.True(t, got.Complete)
+		require.Equal(t, 1, got.Acknowledged)
+		e.eventually("its rows are gone", func() bool { return len(e.knownReplicas()) == 1 })
+		k = e.revoke()
+		fine.acknowledge(k, left)
+		left.requireComplete(k, 1, 1)
+	})
+}
+
+// A replica whose heartbeats don't reach the database is taken for dead, and the rows of its streams are deleted. So it sends
+// those no heartbeats, and ends them once it can store its own again.
+func TestStreamsOfReapedReplicaEnd(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		store := &blockingStore{Store: e.newStore(), method: "Beat"}
+		o := hasty
+		o.store = store
+		cutOff, other := e.replica(o), e.replica(hasty)
+		m := cutOff.connect(feed.Subscription{})
+		store.blocks.Store(true)
+		e.eventually("it is reaped", func() bool { return len(e.knownReplicas()) == 0 })
+		k := e.revoke()
+		last := m.Await("the revocation, without a heartbeat", func(got feedtest.Message) bool {
+			return isAbout(k.ID)(got) && got.Type == "key.revoked"
+		})
+		beats := heartbeats(m)
+		leaseEnd := m.When(*beats[len(beats)-1].ClockMs).Add(hasty.lease)
+		require.True(t, leaseEnd.Before(last.At), "its lease ended before it was reaped")
+		store.blocks.Store(false)
+		require.NoError(t, m.AwaitEnd())
+		back := cutOff.connect(m.resumed())
+		k = e.revoke()
+		require.False(t, other.receipt(k).Complete)
+		back.acknowledge(k, other)
+		require.True(t, other.waitForReceipt(k, feedtest.Patience).Complete)
+	})
+}
+
+// To the others, a replica that has been without streams may be dead: they would delete its next stream.
+func TestIdleReplicaSendsHeartbeatFirst(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{maintenance: time.Hour})
+		time.Sleep(2500 * time.Millisecond)
+		require.Empty(t, e.knownReplicas())
+		r.connect(feed.Subscription{})
+		require.Positive(t, e.knownReplicas()[0].Beat)
+	})
+}

@@ -1,0 +1,190 @@
+package feed_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+)
+
+func TestHello(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: 700 * time.Millisecond})
+		sub := feed.Subscription{DataPlane: e.dataPlane(), Arrived: time.Now()}
+		m := r.connect(sub)
+		all := m.All()
+		require.Equal(t, "hello", all[0].Type, "it comes first")
+		require.Len(t, *all[0].SessionID, 26)
+		require.Len(t, *all[0].ReplicaID, 26)
+		require.Equal(t, 700, *all[0].LeaseMs)
+		require.Equal(t, 1, *all[0].AcknowledgeWithinMs, "for one stream")
+		require.Empty(t, all[0].ID)
+		require.Equal(t, "heartbeat", all[1].Type)
+		require.False(t, m.When(*all[1].ClockMs).After(all[1].At), "what was sent was read before")
+		_, err := models.ParsePosition(all[1].ID)
+		require.NoError(t, err)
+	})
+}
+
+func TestResumeTooFarBackResets(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		steady, first := r.connect(feed.Subscription{}), r.connect(feed.Subscription{})
+		first.Leave()
+		types := func(m *member) (types []string) {
+			for _, got := range m.All()[:3] {
+				types = append(types, got.Type)
+			}
+			return types
+		}
+		steady.Await("the last of them", isAbout(e.flood(1000)))
+		require.Equal(t, []string{"hello", "key.registered", "key.registered"}, types(r.connect(first.resumed())), "1,000 can be missed")
+		steady.Await("another", isAbout(e.flood(1)))
+		require.Equal(t, []string{"hello", "reset", "heartbeat"}, types(r.connect(first.resumed())))
+
+		future, err := e.store.Position(t.Context())
+		require.NoError(t, err)
+		future.Xmin, future.Xmax, future.Open = future.Xmax+1000, future.Xmax+1000, nil
+		require.Equal(t, []string{"hello", "reset", "heartbeat"}, types(r.connect(feed.Subscription{Resume: &future})))
+	})
+}
+
+// A position that this replica has yet to read is not of another history: the lagging replica polls every 24 minutes, and is not
+// woken.
+func TestResumeAtLaggingReplica(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		ahead := e.replica(options{})
+		lagging := e.replica(options{lease: time.Hour, store: deafStore{e.newStore()}})
+		for range 5 {
+			m := ahead.connect(feed.Subscription{})
+			m.AwaitRevocation(e.revoke().ID)
+			resumed := lagging.connect(m.resumed())
+			require.False(t, slices.ContainsFunc(resumed.All(), isType("reset")))
+		}
+	})
+}
+
+// Guarantee 5: a slow reader is dropped, delays no other, and misses nothing once it resumes.
+func TestSlowReadersHurtNobody(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		fine, slow := r.connect(feed.Subscription{}), r.connect(feed.Subscription{})
+		slow.Stall()
+		var keys []string
+		began := time.Now()
+		for range 100 { // more than a queue holds
+			key, err := e.change(acme)
+			require.NoError(t, err)
+			keys = append(keys, key)
+			committed := time.Now()
+			require.LessOrEqual(t, fine.Await("the change", isAbout(key)).At.Sub(committed), 10*time.Millisecond)
+		}
+		require.NoError(t, slow.AwaitEnd())
+		require.Less(t, time.Since(began), 3*time.Second)
+		e.eventually("it is dropped", func() bool { return feed.Streams(r.Feed) == 1 })
+		again := r.connect(slow.resumed())
+		require.False(t, slices.ContainsFunc(again.All(), isType("reset")))
+		for _, key := range keys {
+			require.True(t, slices.ContainsFunc(again.All(), isAbout(key)))
+		}
+	})
+}
+
+func TestPausedReaderGetsAllInOrder(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		resume := make(chan struct{})
+		m, err := r.tryConnect(feed.Subscription{DataPlane: e.dataPlane()}, func(got feedtest.Message) {
+			if got.Type == "key.registered" {
+				<-resume
+			}
+		})
+		require.NoError(t, err)
+		var keys, told []string
+		for range 30 {
+			key, err := e.change(acme)
+			require.NoError(t, err)
+			keys = append(keys, key)
+			time.Sleep(10 * time.Millisecond)
+		}
+		close(resume)
+		m.Await("the last change", isAbout(keys[29]))
+		for _, got := range m.All() {
+			if got.Type == "key.registered" {
+				told = append(told, *got.KeyID)
+			}
+		}
+		require.Equal(t, keys, told)
+	})
+}
+
+// A stream that ends in the middle of a message must neither seem to go on nor to end as a response should.
+func TestSlowConnectionsAreClosed(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, modelstest.EngineSQLite, modelstest.EngineSQLite.URL(t))
+	r := e.replica(options{})
+	dataPlane := e.dataPlane()
+	for name, protocol := range map[string]string{"HTTP/1.1": "http/1.1", "HTTP/2": "h2"} {
+		t.Run(name, func(t *testing.T) {
+			served := make(chan error, 1)
+			server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				s, err := r.Subscribe(req.Context(), feed.Subscription{DataPlane: dataPlane})
+				if err == nil {
+					err = s.Serve(req.Context(), w)
+				}
+				served <- err
+			}))
+			server.EnableHTTP2 = protocol == "h2"
+			server.StartTLS()
+			defer server.Close()
+			transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
+				NextProtos: []string{protocol}}, ForceAttemptHTTP2: protocol == "h2"}
+			defer transport.CloseIdleConnections()
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, http.NoBody)
+			require.NoError(t, err)
+			response, err := transport.RoundTrip(req)
+			require.NoError(t, err)
+			defer func() { _ = response.Body.Close() }()
+			require.Equal(t, protocol == "h2", response.ProtoMajor == 2)
+			body := bufio.NewReader(response.Body)
+			_, err = body.ReadString('\n')
+			require.NoError(t, err)
+			for full := false; !full; { // nobody reads, so what the kernel and the client hold fills up
+				select {
+				case err := <-served:
+					require.NoError(t, err)
+					full = true
+				default:
+					e.flood(900)
+				}
+			}
+			_, err = io.Copy(io.Discard, body)
+			require.Error(t, err)
+			require.NotErrorIs(t, err, context.Canceled)
+		})
+	}
+}
+
+func TestStreamEndsByAge(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{silence: time.Hour})
+		m := r.connect(feed.Subscription{})
+		time.Sleep(15 * time.Minute)
+		require.False(t, m.Ended())
+		time.Sleep(8 * time.Minute)
+		require.True(t, m.Ended())
+		require.NoError(t, m.AwaitEnd())
+	})
+}
