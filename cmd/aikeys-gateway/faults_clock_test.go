@@ -48,7 +48,7 @@ func newStepped(t *testing.T) *stepped {
 		Store: s.Store, Sealer: s.Sealer, Providers: catalogue, Feed: changes, Now: s.now, MaxStale: time.Minute,
 		Sessions: auth.New(auth.Config{Tokens: s.Store, Now: s.now}),
 		API: httpapi.Config{Observer: observer, Sessions: auth.New(auth.Config{
-			Tokens: auth.DataPlaneTokens(s.Store), Prefix: auth.DataPlanePrefix, Now: s.now,
+			DataPlanes: s.Store, Now: s.now,
 		})},
 	})
 	require.NoError(t, err)

@@ -141,7 +141,7 @@ func (s *service) seedGateway(ctx context.Context, path string) (string, error) 
 		return "", fmt.Errorf("gateway's credential: %w", err)
 	}
 	token := strings.TrimSpace(string(last))
-	known := auth.New(auth.Config{Tokens: auth.DataPlaneTokens(s.store), Prefix: auth.DataPlanePrefix})
+	known := auth.New(auth.Config{DataPlanes: s.store})
 	_, err = known.Authenticate(ctx, "Bearer "+token)
 	if err == nil || !errors.Is(err, auth.ErrUnauthenticated) {
 		return token, err

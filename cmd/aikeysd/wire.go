@@ -129,10 +129,7 @@ func (w wiring) publicAPI() (http.Handler, error) {
 
 // dataPlaneAPI has no limit on requests: a data plane whose cache is empty asks as often as it is asked.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
-	own := auth.New(auth.Config{
-		Tokens:       w.metrics.Tokens(auth.DataPlaneTokens(w.store)),
-		Certificates: w.metrics.Certificates(auth.DataPlaneCertificates(w.store)), Prefix: auth.DataPlanePrefix,
-	})
+	own := auth.New(auth.Config{DataPlanes: w.metrics.DataPlanes(w.store)})
 	api, err := w.api("dataplane", own)
 	if err != nil {
 		return nil, err

@@ -1,220 +1,255 @@
+// Package auth turns the credential of a request, most often its Authorization header, into a Principal: the user or the
+// data plane on whose behalf the request acts.
+//
+// Users present one of two kinds of bearer token. An API key of ours carries its own id and checksum; its row is found by
+// the id, and the SHA-256 of its secret part is compared in constant time. A session token is a JWT of the configured
+// OpenID Connect issuer, verified with the keys that the issuer publishes. Data planes present a token of ours with another
+// prefix, or a client certificate that the connection has verified. An Authenticator accepts users or data planes, never
+// both, so neither kind of credential opens a session of the other.
+//
+// Authentication has three outcomes that are never mixed up: a Principal; ErrUnauthenticated, when the credential opens no
+// session (401); models.ErrUnavailable or ErrIssuerUnavailable, when that could not be decided (503). No error text and no
+// value of this package holds a token or a piece of one.
+//
+// Sessions are cached briefly, so that a burst of requests costs one look-up. The cache decides nothing: the statement that
+// serves a request checks the session again, so a revoked credential is refused at once even while it is cached.
+//
+// The package may import models (the Token and DataPlane rows and the sentinels) and third-party libraries, nothing else
+// of ours.
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/agentrouter/aikeys/models"
 )
+
+// Method is the way in which a principal was authenticated.
+type Method string
+
+// The methods of a Principal.
+const (
+	MethodAPIKey    Method = "api_key"
+	MethodOIDC      Method = "oidc"
+	MethodDataPlane Method = "data_plane"
+)
+
+// Principal is the user or the data plane on whose behalf a request acts. Its ids are opaque, 1 to 64 characters of
+// [A-Za-z0-9._-]. A user has all ids but DataPlaneID; a data plane has no other id than that.
+type Principal struct {
+	CustomerID string
+	UserID     string
+	// ProjectID is the project that a request means when it names none.
+	ProjectID string
+	// TokenID is the ULID of the user's API key; empty for MethodOIDC.
+	TokenID string
+	// DataPlaneID is the ULID of the data plane.
+	DataPlaneID string
+	Method      Method
+	// ExpiresAt is when the session ends; zero means never.
+	ExpiresAt time.Time
+}
 
 const (
 	defaultCacheSize = 10_000
 	defaultCacheTTL  = 500 * time.Millisecond
 	maxCacheTTL      = 900 * time.Millisecond
-	// jwtCacheTTL may be long: a JWT can't be revoked, so only its expiry ends it, and the keys that verified it are
-	// themselves kept longer.
+	// jwtCacheTTL may be longer: a JWT can't be revoked, only its expiry ends it.
 	jwtCacheTTL = time.Minute
-	// lookUpTimeout bounds a shared look-up, whose callers' own deadlines do not apply.
+	// lookUpTimeout bounds a shared look-up, to which the deadlines of its callers do not apply.
 	lookUpTimeout = 6 * time.Second
 )
 
-// TokenFinder finds the row of an API key by its ULID, live or not. It returns an error that wraps models.ErrNotFound
-// when there is none and models.ErrUnavailable when the database can't be asked.
+// TokenFinder finds the row of an API key by its ULID, live or not; *models.Store is one. Errors wrap models.ErrNotFound
+// when there is no such row and models.ErrUnavailable when the database can't be asked.
 type TokenFinder interface {
 	FindToken(ctx context.Context, id string) (models.Token, error)
 }
 
-// CertificateFinder finds the row that the names in a client certificate stand for, as if it were an API key's, and with the
-// errors of a TokenFinder.
-type CertificateFinder interface {
-	FindCertificate(ctx context.Context, names []string) (models.Token, error)
+// DataPlaneFinder finds the rows of data planes; *models.Store is one. Its errors are those of a TokenFinder.
+type DataPlaneFinder interface {
+	// FindDataPlane finds a data plane by its ULID, live or not.
+	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
+	// FindDataPlanesByCertificate finds the active data planes that have one of the names in a client certificate.
+	FindDataPlanesByCertificate(ctx context.Context, names []string) ([]models.DataPlane, error)
 }
 
-// Config is what an Authenticator needs. Tokens is required.
+// Config is what an Authenticator needs: either Tokens or DataPlanes.
 type Config struct {
+	// Tokens finds API keys, for an Authenticator of users.
 	Tokens TokenFinder
-	// Certificates finds out who has a client certificate; nil: none are accepted.
-	Certificates CertificateFinder
-	// Prefix says which tokens of ours open sessions: APIKeyPrefix, which empty means too, or DataPlanePrefix.
-	Prefix string
-	// OIDC verifies session tokens; nil: none are accepted.
+	// DataPlanes finds data planes, for an Authenticator of data planes; it then accepts no API key and no JWT.
+	DataPlanes DataPlaneFinder
+	// OIDC verifies session tokens; nil accepts none.
 	OIDC *OIDC
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// CacheSize is the number of sessions to keep; 0 means 10,000.
 	CacheSize int
-	// CacheTTL is how long the session of an API key is served without asking Tokens; 0 means 500 ms, and more than 900 ms
-	// is taken as 900 ms. It bounds what a revocation made by another process can escape where nothing else asks; the
-	// statements that serve a request do ask, and end a revoked session at once.
+	// CacheTTL is how long a session is served without a look-up; 0 means 500 ms, and at most 900 ms are granted. It bounds
+	// how long a credential revoked by another process stays good where no statement checks it again.
 	CacheTTL time.Duration
 }
 
-// Authenticator opens sessions. It is safe for concurrent use and owns no goroutine beyond look-ups, which end by
-// themselves.
+// Authenticator opens sessions. It is safe for concurrent use.
 type Authenticator struct {
-	tokens       TokenFinder
-	certificates CertificateFinder
-	prefix       string
-	method       Method
-	oidc         *OIDC
-	now          func() time.Time
-	ttl          time.Duration
-	cache        *otter.Cache[cacheKey, *entry]
-	lookUps      flight[*entry]
-	epochs       epochs
+	tokens     TokenFinder
+	dataPlanes DataPlaneFinder
+	oidc       *OIDC
+	now        func() time.Time
+	ttl        time.Duration
+	cache      *otter.Cache[cacheKey, session]
+	lookUps    singleflight.Group // by cacheKey
 }
 
-// entry is a cached session. It says itself until when it may be served; the cache only bounds their number.
-type entry struct {
+// session is an entry of the cache. The injected clock decides until when it is served; the cache bounds only the number of
+// entries.
+type session struct {
 	principal Principal
 	until     time.Time
-	epoch     uint64
 }
 
 // New returns an Authenticator.
 func New(cfg Config) *Authenticator {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+	a := &Authenticator{
+		tokens:     cfg.Tokens,
+		dataPlanes: cfg.DataPlanes,
+		oidc:       cfg.OIDC,
+		now:        cfg.Now,
+		ttl:        min(cmp.Or(cfg.CacheTTL, defaultCacheTTL), maxCacheTTL),
+		cache:      otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cmp.Or(cfg.CacheSize, defaultCacheSize)}),
 	}
-	if cfg.CacheSize <= 0 {
-		cfg.CacheSize = defaultCacheSize
+	if a.now == nil {
+		a.now = time.Now
 	}
-	if cfg.CacheTTL <= 0 {
-		cfg.CacheTTL = defaultCacheTTL
-	}
-	if cfg.Prefix == "" {
-		cfg.Prefix = APIKeyPrefix
-	}
-	method := MethodAPIKey
-	if cfg.Prefix == DataPlanePrefix {
-		method = MethodDataPlane
-	}
-	return &Authenticator{
-		tokens:       cfg.Tokens,
-		certificates: cfg.Certificates,
-		prefix:       cfg.Prefix,
-		method:       method,
-		oidc:         cfg.OIDC,
-		now:          cfg.Now,
-		ttl:          min(cfg.CacheTTL, maxCacheTTL),
-		cache:        otter.Must(&otter.Options[cacheKey, *entry]{MaximumSize: cfg.CacheSize}),
-		lookUps:      flight[*entry]{timeout: lookUpTimeout},
-	}
+	return a
 }
 
-// Authenticate returns who the bearer of an Authorization header is. A request with more than one such header must be
-// refused before. Errors wrap ErrUnauthenticated when the header opens no session, models.ErrUnavailable or
-// ErrIssuerUnavailable when that can't be told now, and ctx's error when ctx ended first.
+// Authenticate returns the principal of an Authorization header. The caller must have refused a request with several such
+// headers. Errors wrap ErrUnauthenticated when the header opens no session, models.ErrUnavailable or ErrIssuerUnavailable
+// when that can't be decided now, and ctx's error when ctx ended first.
 func (a *Authenticator) Authenticate(ctx context.Context, authorization string) (Principal, error) {
 	token, err := bearerToken(authorization)
 	if err != nil {
 		return Principal{}, unauthenticated(err)
 	}
-	now, key := a.now(), keyOf(token)
-	if p, ok := a.cached(key, now); ok {
+	key := cacheKey{sum: sha256.Sum256([]byte(token))}
+	if p, ok := a.cached(key); ok {
 		return p, nil
 	}
-	cred, err := parseToken(a.prefix, token)
+	verify, err := a.verifierOf(token)
 	if err != nil {
 		return Principal{}, err
 	}
-	return a.lookUp(ctx, key, cred, now)
+	return a.lookUp(ctx, key, verify)
 }
 
-func (a *Authenticator) cached(key cacheKey, now time.Time) (Principal, bool) {
-	if e, ok := a.cache.GetIfPresent(key); ok && e.serves(now, a.epochs.of(e.principal.TokenID)) {
-		return e.principal, true
-	}
-	return Principal{}, false
-}
-
-// Drop forgets the sessions of a revoked API key (its ULID) on this process, at once: a request that begins after Drop
-// returns is answered by a look-up that began after it too. Call it when the revocation is committed, not before.
-func (a *Authenticator) Drop(tokenID string) { a.epochs.advance(tokenID) }
-
-// serves tells whether the session may answer a request that began at now, in the given epoch of its token.
-func (e *entry) serves(now time.Time, epoch uint64) bool {
-	return e.epoch >= epoch && now.Before(e.until)
-}
-
-// lookUp opens the session of a credential and caches it. Callers with the same credential share one look-up.
-func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, cred credential, now time.Time) (Principal, error) {
-	epochs := a.epochs.snapshot()
-	// A look-up that was joined may have begun too long ago, or before a Drop. The next one begins after this call; when
-	// not even that serves, the credential expires at this very moment.
-	for range 2 {
-		e, err := a.lookUps.do(ctx, key.String(), func(ctx context.Context) (*entry, error) {
-			return a.open(ctx, key, cred)
-		})
-		if err != nil {
-			return Principal{}, fmt.Errorf("authenticate: %w", err)
-		}
-		if e.serves(now, epochs.of(e.principal.TokenID)) {
-			return e.principal, nil
+// Drop removes the cached sessions of a revoked API key or data plane, by its ULID. Revocations are rare, so walking the
+// cache costs less than an index by id.
+func (a *Authenticator) Drop(id string) {
+	for key, s := range a.cache.All() {
+		if id == cmp.Or(s.principal.TokenID, s.principal.DataPlaneID) {
+			a.cache.Invalidate(key)
 		}
 	}
-	return Principal{}, unauthenticated(errExpired)
 }
 
-// open asks for the session of a credential. Epochs and time are read before the question, so that an answer that a
-// revocation overtook counts as of then, and Drop has voided it already.
-func (a *Authenticator) open(ctx context.Context, key cacheKey, cred credential) (*entry, error) {
-	epochs, start := a.epochs.snapshot(), a.now()
-	p, ttl, err := a.verify(ctx, cred, start)
+func (a *Authenticator) cached(key cacheKey) (Principal, bool) {
+	s, ok := a.cache.GetIfPresent(key)
+	return s.principal, ok && a.now().Before(s.until)
+}
+
+// verifier looks a credential up and returns its principal.
+type verifier func(ctx context.Context, now time.Time) (Principal, error)
+
+// verifierOf chooses how to verify a bearer token, by its shape: one of ours, or a JWT.
+func (a *Authenticator) verifierOf(token string) (verifier, error) {
+	if isJWT(token) {
+		if a.oidc == nil {
+			return nil, unauthenticated(errNoIssuer)
+		}
+		return func(ctx context.Context, _ time.Time) (Principal, error) { return a.oidc.verify(ctx, token) }, nil
+	}
+	parse, verify := ParseAPIKey, a.verifyAPIKey
+	if a.dataPlanes != nil {
+		parse, verify = parseDataPlane, a.verifyDataPlane
+	}
+	id, hash, err := parse(token)
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{principal: p, until: start.Add(ttl), epoch: epochs.of(p.TokenID)}
-	if !p.ExpiresAt.IsZero() && p.ExpiresAt.Before(e.until) {
-		e.until = p.ExpiresAt
-	}
-	a.cache.Set(key, e)
-	return e, nil
+	return func(ctx context.Context, now time.Time) (Principal, error) { return verify(ctx, id, hash, now) }, nil
 }
 
-// verify returns who bears the credential and for how long that may be believed.
-func (a *Authenticator) verify(ctx context.Context, cred credential, now time.Time) (Principal, time.Duration, error) {
-	if cred.jwt == "" {
-		find := a.findKey
-		if len(cred.names) > 0 {
-			find = a.findCertificate
+// lookUp verifies a credential and caches its session. Callers with the same credential share one look-up. It belongs to
+// none of them: it keeps the first caller's context values but not its cancellation, so a caller that leaves neither fails
+// the others nor waits for them.
+func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifier) (Principal, error) {
+	p, err := shared(ctx, &a.lookUps, key.String(), lookUpTimeout, func(ctx context.Context) (Principal, error) {
+		now := a.now() // before the look-up, so that its duration counts against the TTL
+		p, err := verify(ctx, now)
+		if err != nil {
+			return Principal{}, err
 		}
-		p, err := find(ctx, cred, now)
-		return p, a.ttl, err
+		until := now.Add(a.ttl)
+		if p.Method == MethodOIDC {
+			until = now.Add(jwtCacheTTL)
+		}
+		if !p.ExpiresAt.IsZero() && p.ExpiresAt.Before(until) {
+			until = p.ExpiresAt
+		}
+		a.cache.Set(key, session{p, until})
+		return p, nil
+	})
+	if err != nil {
+		return Principal{}, fmt.Errorf("authenticate: %w", err)
 	}
-	if a.oidc == nil {
-		return Principal{}, 0, unauthenticated(errNoIssuer)
-	}
-	p, err := a.oidc.verify(ctx, cred.jwt)
-	return p, jwtCacheTTL, err
+	return p, nil
 }
 
-// findKey opens the session of an API key. An unknown id costs the same comparison as a known one, and only who knows
-// the secret learns more than "unknown".
-func (a *Authenticator) findKey(ctx context.Context, cred credential, now time.Time) (Principal, error) {
-	token, err := a.tokens.FindToken(ctx, cred.id)
-	found := err == nil
-	if !found && !errors.Is(err, models.ErrNotFound) {
-		return Principal{}, fmt.Errorf("find API key: %w", unavailableIfLate(ctx, err))
+// verifyAPIKey returns the principal of an API key. An unknown id costs the same comparison as a known one, and only a caller
+// that knows the secret learns more than "unknown".
+func (a *Authenticator) verifyAPIKey(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
+	token, err := a.tokens.FindToken(ctx, id)
+	if err := checkSecret(ctx, token.Hash, hash, err); err != nil {
+		return Principal{}, err
 	}
-	want := token.Hash
+	p := Principal{
+		CustomerID: token.CustomerID,
+		UserID:     token.UserID,
+		ProjectID:  token.ProjectID,
+		TokenID:    token.ID,
+		Method:     MethodAPIKey,
+	}
+	return p.live(token.RevokedAt, token.ExpiresAt, now)
+}
+
+// checkSecret compares the hash of a presented secret with the stored one; findErr is the error of finding it.
+func checkSecret(ctx context.Context, stored []byte, presented [sha256.Size]byte, findErr error) error {
+	found := findErr == nil
+	if !found && !errors.Is(findErr, models.ErrNotFound) {
+		return fmt.Errorf("find credential: %w", unavailableIfLate(ctx, findErr))
+	}
 	if !found {
-		want = make([]byte, sha256.Size)
+		stored = make([]byte, sha256.Size)
 	}
-	match := subtle.ConstantTimeCompare(want, cred.hash[:]) == 1
-	if !found || !match {
-		return Principal{}, unauthenticated(errUnknown)
+	if match := subtle.ConstantTimeCompare(stored, presented[:]) == 1; !found || !match {
+		return unauthenticated(errUnknown)
 	}
-	return a.principalOf(token, now)
+	return nil
 }
 
-// unavailableIfLate says of a look-up that ran out of time that the database was unavailable.
+// unavailableIfLate returns models.ErrUnavailable for a look-up that ran out of time.
 func unavailableIfLate(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", models.ErrUnavailable, err)
@@ -222,23 +257,47 @@ func unavailableIfLate(ctx context.Context, err error) error {
 	return err
 }
 
-// principalOf returns who a token stands for, if it is live.
-func (a *Authenticator) principalOf(token models.Token, now time.Time) (Principal, error) {
+// live returns the principal with its expiry if its credential is neither revoked nor expired. Both times are in microseconds
+// since 1970; 0 means never.
+func (p Principal) live(revokedAt, expiresAt int64, now time.Time) (Principal, error) {
 	switch {
-	case token.RevokedAt != 0:
+	case revokedAt != 0:
 		return Principal{}, unauthenticated(errRevoked)
-	case !token.Live(now.UnixMicro()):
+	case expiresAt != 0 && expiresAt <= now.UnixMicro():
 		return Principal{}, unauthenticated(errExpired)
-	}
-	p := Principal{
-		CustomerID: token.CustomerID,
-		UserID:     token.UserID,
-		ProjectID:  token.ProjectID,
-		TokenID:    token.ID,
-		Method:     a.method,
-	}
-	if token.ExpiresAt != 0 {
-		p.ExpiresAt = time.UnixMicro(token.ExpiresAt)
+	case expiresAt != 0:
+		p.ExpiresAt = time.UnixMicro(expiresAt)
 	}
 	return p, nil
+}
+
+// shared returns the result of fn, or ctx's error if ctx ends first. Callers with the same key share one run of fn, whose own
+// context ends by the timeout alone. A panic of fn becomes an error: it would end the process, since no caller's goroutine
+// could recover it. The panic's value may hold a secret, so only the stack is kept.
+func shared[T any](
+	ctx context.Context, group *singleflight.Group, key string, timeout time.Duration, fn func(context.Context) (T, error),
+) (T, error) {
+	var none T
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	done := group.DoChan(key, func() (result any, err error) {
+		defer func() {
+			if recover() != nil {
+				err = fmt.Errorf("panic in a shared look-up: %s", debug.Stack())
+			}
+		}()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		defer cancel()
+		return fn(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case r := <-done:
+		if r.Err != nil {
+			return none, r.Err
+		}
+		return r.Val.(T), nil //nolint:forcetypeassert // each group has results of one type
+	}
 }

@@ -2,59 +2,70 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"time"
 
 	"github.com/agentrouter/aikeys/models"
 )
 
-// DataPlaneFinder finds the row of a data plane by its ULID, live or not, with the errors of a TokenFinder; *models.Store
-// is one.
-type DataPlaneFinder interface {
-	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
-}
+// maxCertificateNames bounds what a certificate may make the database look for.
+const maxCertificateNames = 100
 
-// DataPlaneTokens finds the credentials of data planes as if they were API keys, for an Authenticator with DataPlanePrefix.
-func DataPlaneTokens(dataPlanes DataPlaneFinder) TokenFinder { return dataPlaneTokens{dataPlanes} }
-
-type dataPlaneTokens struct{ DataPlaneFinder }
-
-// FindToken implements TokenFinder.
-func (d dataPlaneTokens) FindToken(ctx context.Context, id string) (models.Token, error) {
-	row, err := d.FindDataPlane(ctx, id)
-	if err != nil {
-		return models.Token{}, err
+// AuthenticateCertificate returns the data plane that has one of the names in a client certificate, which the caller has
+// verified. Its errors are those of Authenticate, and its sessions are cached and dropped in the same way.
+func (a *Authenticator) AuthenticateCertificate(ctx context.Context, names []string) (Principal, error) {
+	switch {
+	case a.dataPlanes == nil:
+		return Principal{}, unauthenticated(errNoCertificates)
+	case len(names) == 0:
+		return Principal{}, unauthenticated(errNameless)
+	case len(names) > maxCertificateNames:
+		return Principal{}, unauthenticated(errTooManyNames)
 	}
-	return dataPlaneToken(row), nil
+	key := cacheKeyOfNames(names)
+	if p, ok := a.cached(key); ok {
+		return p, nil
+	}
+	return a.lookUp(ctx, key, func(ctx context.Context, now time.Time) (Principal, error) {
+		return a.verifyCertificate(ctx, names, now)
+	})
 }
 
-// DataPlaneCertificateFinder finds the active data planes of the names in a client certificate; *models.Store is one.
-type DataPlaneCertificateFinder interface {
-	FindDataPlanesByCertificate(ctx context.Context, names []string) ([]models.DataPlane, error)
+// cacheKeyOfNames returns the cache's key for the names. It differs from the key of every token, whatever its text.
+func cacheKeyOfNames(names []string) cacheKey {
+	var text []byte
+	for _, name := range names {
+		text = append(binary.BigEndian.AppendUint64(text, uint64(len(name))), name...)
+	}
+	return cacheKey{ofNames: true, sum: sha256.Sum256(text)}
 }
 
-// DataPlaneCertificates finds the data planes that client certificates stand for, for the Authenticator of DataPlaneTokens.
-func DataPlaneCertificates(dataPlanes DataPlaneCertificateFinder) CertificateFinder {
-	return dataPlaneCertificates{dataPlanes}
-}
-
-type dataPlaneCertificates struct{ DataPlaneCertificateFinder }
-
-// FindCertificate implements CertificateFinder. A certificate with names of two data planes is of neither.
-func (d dataPlaneCertificates) FindCertificate(ctx context.Context, names []string) (models.Token, error) {
-	rows, err := d.FindDataPlanesByCertificate(ctx, names)
+// verifyCertificate returns the data plane of a certificate. A certificate with the names of several data planes stands for
+// none of them.
+func (a *Authenticator) verifyCertificate(ctx context.Context, names []string, now time.Time) (Principal, error) {
+	rows, err := a.dataPlanes.FindDataPlanesByCertificate(ctx, names)
 	switch {
 	case err != nil:
-		return models.Token{}, err
+		return Principal{}, fmt.Errorf("find certificate: %w", unavailableIfLate(ctx, err))
 	case len(rows) == 0:
-		return models.Token{}, models.ErrNotFound
+		return Principal{}, unauthenticated(errUnknownCertificate)
 	case len(rows) > 1:
-		return models.Token{}, unauthenticated(errAmbiguous)
+		return Principal{}, unauthenticated(errAmbiguous)
 	}
-	return dataPlaneToken(rows[0]), nil
+	return dataPlanePrincipal(rows[0], now)
 }
 
-// dataPlaneToken is a data plane's credential as if it were an API key.
-func dataPlaneToken(d models.DataPlane) models.Token {
-	return models.Token{
-		ID: d.ID, Hash: d.Hash, UserID: d.ID, CreatedAt: d.CreatedAt, ExpiresAt: d.ExpiresAt, RevokedAt: d.RevokedAt,
+// verifyDataPlane returns the data plane of a token, as verifyAPIKey does for users.
+func (a *Authenticator) verifyDataPlane(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
+	row, err := a.dataPlanes.FindDataPlane(ctx, id)
+	if err := checkSecret(ctx, row.Hash, hash, err); err != nil {
+		return Principal{}, err
 	}
+	return dataPlanePrincipal(row, now)
+}
+
+func dataPlanePrincipal(d models.DataPlane, now time.Time) (Principal, error) {
+	return Principal{DataPlaneID: d.ID, Method: MethodDataPlane}.live(d.RevokedAt, d.ExpiresAt, now)
 }

@@ -6,11 +6,11 @@ import (
 )
 
 var (
-	// ErrUnauthenticated says that the request opens no session. The cause that it comes with is for the log, not for
-	// the caller: which of them applies tells a guesser what to try next.
+	// ErrUnauthenticated says that the request's credential opens no session. The cause that it wraps is for the log only:
+	// a guesser could learn from it what to try next.
 	ErrUnauthenticated = errors.New("unauthenticated")
-	// ErrIssuerUnavailable says that the OIDC issuer's documents can't be read, so that a session token can be neither
-	// accepted nor refused; a retry may work.
+	// ErrIssuerUnavailable says that the OIDC issuer's documents can't be read, so a session token can be neither accepted nor
+	// refused; a retry may work.
 	ErrIssuerUnavailable = errors.New("OIDC issuer unavailable")
 )
 
@@ -19,7 +19,7 @@ var (
 	errMissing   = errors.New("no Authorization header")
 	errScheme    = errors.New("authorization scheme is not Bearer")
 	errTooLong   = errors.New("the Authorization header is too long")
-	errMalformed = errors.New("neither a token of ours nor a JWT")
+	errMalformed = errors.New("neither a token of this service nor a JWT")
 	errChecksum  = errors.New("token is mistyped: its checksum does not match")
 	errUnknown   = errors.New("no token has this id and secret")
 	errRevoked   = errors.New("token is revoked")

@@ -1,20 +1,25 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/agentrouter/aikeys/models"
 )
 
-// algorithms are the signatures accepted: asymmetric ones only, so that a public key can never serve as a shared secret
-// (RFC 8725, section 3.1).
+// algorithms returns the signature algorithms that are accepted. All are asymmetric, so that a public key can never serve as a
+// shared secret (RFC 8725, section 3.1).
 func algorithms() []jose.SignatureAlgorithm {
 	return []jose.SignatureAlgorithm{
 		jose.RS256, jose.RS384, jose.RS512,
@@ -26,21 +31,21 @@ func algorithms() []jose.SignatureAlgorithm {
 
 // OIDCConfig is what an OIDC needs. Issuer and Audience are required.
 type OIDCConfig struct {
-	// Issuer is the issuer's URL, exactly as its tokens have it in "iss": https, or http on a loopback host.
+	// Issuer is the issuer's URL, exactly as in the "iss" of its tokens: https, or http on a loopback host.
 	Issuer string
 	// Audience must be among a token's "aud".
 	Audience string
 	// Claims names the claims to read; an empty name means its default.
 	Claims ClaimNames
-	// HTTPClient fetches the issuer's documents; nil means one of its own. Either way a fetch ends after 5 s and reads
-	// at most 1 MiB, and a redirect to anything but https or a loopback host is refused.
+	// HTTPClient fetches the issuer's documents; nil means a client of the OIDC's own. In both cases a fetch ends after 5 s
+	// and reads at most 1 MiB, and a redirect to anything but https or a loopback host is refused.
 	HTTPClient *http.Client
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// OIDC verifies session tokens: JWTs of one OpenID Connect issuer. It fetches nothing until the first token comes, so
-// the service starts while the issuer is down.
+// OIDC verifies session tokens: JWTs of one OpenID Connect issuer. It fetches nothing before the first token arrives, so the
+// service starts while the issuer is down.
 type OIDC struct {
 	issuer string
 	claims ClaimNames
@@ -48,11 +53,11 @@ type OIDC struct {
 	config *oidc.Config
 }
 
-// NewOIDC returns an OIDC, or an error that says what of the configuration is wrong.
+// NewOIDC returns an OIDC, or an error that says which setting is wrong.
 func NewOIDC(cfg OIDCConfig) (*OIDC, error) {
 	issuer, err := url.Parse(cfg.Issuer)
 	switch {
-	case err != nil || !secureURL(issuer):
+	case err != nil || !isSecureURL(issuer):
 		return nil, errors.New("OIDC issuer must be an https URL (http on a loopback host only)")
 	case issuer.User != nil || issuer.RawQuery != "" || issuer.Fragment != "":
 		return nil, errors.New("OIDC issuer must be a URL without user, query and fragment")
@@ -74,13 +79,16 @@ func NewOIDC(cfg OIDCConfig) (*OIDC, error) {
 	}, nil
 }
 
-// verify checks a JWT in compact form: its algorithm and signature, "iss" and "aud", "exp" (required) and "nbf" (if any;
-// with the library's five minutes of leeway), and reads the session from its claims.
+// verify checks a JWT in compact form and reads the principal from its claims. It checks the algorithm and signature, "iss"
+// and "aud", "exp" (required), and "nbf" (if present; with the library's five minutes of leeway).
 func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 	keys := &callKeys{source: o.keys}
 	token, err := oidc.NewVerifier(o.issuer, keys, o.config).Verify(ctx, jwt)
 	if err != nil {
 		return Principal{}, o.cause(keys, err)
+	}
+	if !token.Expiry.After(o.config.Now()) { // the library accepts a token in the instant of its expiry
+		return Principal{}, unauthenticated(errExpired)
 	}
 	claims, err := decodeClaims(keys.payload)
 	if err != nil {
@@ -99,14 +107,14 @@ func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 	return p, nil
 }
 
-// Probe tells whether the issuer's documents can be read, as a session token needs them. It fetches them, for 5 s at the
-// most, unless they are at hand; its error wraps ErrIssuerUnavailable.
+// Probe returns nil if the issuer's documents, which session tokens need, can be read. It fetches them, for at most 5 s,
+// unless they are cached; its error wraps ErrIssuerUnavailable.
 func (o *OIDC) Probe(ctx context.Context) error {
 	_, err := o.keys.current(ctx, false)
 	return err
 }
 
-// cause says why Verify failed. It replaces the library's error, whose text holds what the token says, by ours.
+// cause returns why the library refused the token. The library's own error quotes the token, so it is not passed on.
 func (o *OIDC) cause(keys *callKeys, err error) error {
 	var expired *oidc.TokenExpiredError
 	switch {
@@ -128,8 +136,8 @@ func (o *OIDC) cause(keys *callKeys, err error) error {
 	return unauthenticated(errAudience)
 }
 
-// callKeys is the key set of one call. The library flattens the key set's error into text; here the error itself is
-// kept, so that an unreachable issuer is told from a bad signature.
+// callKeys is the key set for one call. The library turns a key set's error into text; callKeys keeps the error itself, so
+// that an unreachable issuer can be distinguished from a bad signature.
 type callKeys struct {
 	source  *keySource
 	payload []byte
@@ -142,9 +150,83 @@ func (k *callKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, err
 	return k.payload, k.err
 }
 
-// secureURL tells whether what is read from u can be trusted to be u's: over TLS, or without leaving this machine.
-func secureURL(u *url.URL) bool {
+// isSecureURL reports whether an answer from u can be trusted to be from u: it comes over TLS, or does not leave this machine.
+func isSecureURL(u *url.URL) bool {
 	host := u.Hostname()
 	loopback := host == "localhost" || net.ParseIP(host).IsLoopback()
 	return host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback)
+}
+
+// ClaimNames names the top-level claims of a session token that hold the ids of a Principal.
+//
+// Each claim must be a string that is an id as it stands: 1 to 64 characters of [A-Za-z0-9._-], and not "-", "." or "..",
+// which mean something else in a path. Any other value, such as "auth0|abc" or an e-mail address, is refused rather than
+// altered, since altering could give two users the same id. If the issuer has such subjects, have it add a claim that is an
+// id and name that claim here.
+type ClaimNames struct {
+	// Customer defaults to "customer_id", User to "sub", Project to "project_id".
+	Customer string
+	User     string
+	Project  string
+}
+
+// ParseClaimNames parses names such as "customer=org_id,user=sub,project=proj". Names that are not given have their defaults.
+// An unknown, repeated or empty name is an error.
+func ParseClaimNames(text string) (ClaimNames, error) {
+	var names ClaimNames
+	fields := map[string]*string{"customer": &names.Customer, "user": &names.User, "project": &names.Project}
+	if strings.TrimSpace(text) == "" {
+		return names.withDefaults(), nil
+	}
+	for pair := range strings.SplitSeq(text, ",") {
+		field, claim, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		to, known := fields[field]
+		switch {
+		case !known:
+			return ClaimNames{}, fmt.Errorf("claim names: %q must be customer, user or project", field)
+		case claim == "":
+			return ClaimNames{}, fmt.Errorf("claim names: %q names no claim", field)
+		case *to != "":
+			return ClaimNames{}, fmt.Errorf("claim names: %q is given twice", field)
+		}
+		*to = claim
+	}
+	return names.withDefaults(), nil
+}
+
+func (n ClaimNames) withDefaults() ClaimNames {
+	return ClaimNames{
+		Customer: cmp.Or(n.Customer, "customer_id"), User: cmp.Or(n.User, "sub"), Project: cmp.Or(n.Project, "project_id"),
+	}
+}
+
+// claimSet is the payload of a verified JWT.
+type claimSet map[string]json.RawMessage
+
+// decodeClaims parses a payload. It refuses a payload with a registered claim in another letter case: go-oidc reads claims
+// without regard to case, so "Aud" could stand in for "aud".
+func decodeClaims(payload []byte) (claimSet, error) {
+	var claims claimSet
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return nil, unauthenticated(errClaims)
+	}
+	for name := range claims {
+		for _, registered := range []string{"iss", "aud", "exp", "nbf"} {
+			if name != registered && strings.EqualFold(name, registered) {
+				return nil, unauthenticated(errClaims)
+			}
+		}
+	}
+	return claims, nil
+}
+
+// id returns a claim that must be an id. Its error names the claim, which is configuration, but not the value.
+func (c claimSet) id(name string) (string, error) {
+	var id string
+	err := json.Unmarshal(c[name], &id)
+	if err != nil || !models.ValidID(id) {
+		return "", unauthenticated(fmt.Errorf("JWT's claim %q is missing or not an id; "+
+			"an id is 1 to 64 characters of [A-Za-z0-9._-], and neither a dash nor dots alone", name))
+	}
+	return id, nil
 }

@@ -167,7 +167,7 @@ func TestSessionTokenRefused(t *testing.T) {
 	})
 }
 
-func TestForgedSessionTokenIsRefused(t *testing.T) {
+func TestSessionTokenForged(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	a := oidcSessions(t, issuer, newClock())
 	genuine := issuer.Sign(ann(nil))
@@ -259,4 +259,74 @@ func TestSessionTokenAlgorithms(t *testing.T) {
 		requireRefused(t, oidcSessions(t, issuer, newClock()),
 			bearer(authtest.SignWith(t, other, issuer.Claims(ann(nil)))))
 	})
+}
+
+func TestNewOIDC(t *testing.T) {
+	for name, cfg := range map[string]auth.OIDCConfig{
+		"no issuer":             {Audience: "a"},
+		"no audience":           {Issuer: "https://issuer.example"},
+		"http":                  {Issuer: "http://issuer.example", Audience: "a"},
+		"http on a look-alike":  {Issuer: "http://localhost.example", Audience: "a"},
+		"another scheme":        {Issuer: "file:///etc/issuer", Audience: "a"},
+		"no host":               {Issuer: "https://", Audience: "a"},
+		"no URL":                {Issuer: "https://issuer example", Audience: "a"},
+		"a password":            {Issuer: "https://u:p@issuer.example", Audience: "a"},
+		"a query":               {Issuer: "https://issuer.example/?tenant=1", Audience: "a"},
+		"a fragment":            {Issuer: "https://issuer.example/#x", Audience: "a"},
+		"host without a scheme": {Issuer: "issuer.example", Audience: "a"},
+	} {
+		t.Run("refused: "+name, func(t *testing.T) {
+			_, err := auth.NewOIDC(cfg)
+			require.Error(t, err)
+		})
+	}
+	for _, issuer := range []string{
+		"https://issuer.example", "https://issuer.example/realms/acme/", "http://localhost:5556/dex",
+		"http://127.0.0.1:8080", "http://[::1]:8080",
+	} {
+		t.Run("accepted: "+issuer, func(t *testing.T) {
+			_, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer, Audience: "a"})
+			require.NoError(t, err)
+		})
+	}
+}
+
+func TestParseClaimNames(t *testing.T) {
+	for text, want := range map[string]auth.ClaimNames{
+		"":                                      {Customer: "customer_id", User: "sub", Project: "project_id"},
+		"  ":                                    {Customer: "customer_id", User: "sub", Project: "project_id"},
+		"user=login":                            {Customer: "customer_id", User: "login", Project: "project_id"},
+		"user=a=b":                              {Customer: "customer_id", User: "a=b", Project: "project_id"},
+		"customer=org_id,user=sub,project=proj": {Customer: "org_id", User: "sub", Project: "proj"},
+		"project=https://x.example/p, customer=org": {Customer: "org", User: "sub", Project: "https://x.example/p"},
+	} {
+		got, err := auth.ParseClaimNames(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"role=admin", "user", "user=", "=x", "user=a,user=b", "user=a,", ",", "User=a", "user =a"} {
+		_, err := auth.ParseClaimNames(text)
+		require.Error(t, err, text)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	for name, tc := range map[string]struct {
+		mode authtest.Mode
+		want error
+	}{
+		"an issuer that answers":    {authtest.Healthy, nil},
+		"an issuer that refuses":    {authtest.Refuse, auth.ErrIssuerUnavailable},
+		"an issuer without keys":    {authtest.Empty, auth.ErrIssuerUnavailable},
+		"an issuer of another name": {authtest.Impostor, auth.ErrIssuerUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			issuer := authtest.NewIssuer(t)
+			issuer.Break(tc.mode)
+			oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience})
+			require.NoError(t, err)
+			require.ErrorIs(t, oidc.Probe(t.Context()), tc.want)
+			require.Positive(t, issuer.Fetches(), "it asked")
+		})
+	}
 }

@@ -24,7 +24,7 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		return nil, err
 	}
 	call, now := httpapi.CallFrom(ctx), s.now()
-	found, err := s.find(ctx, call.Principal.TokenID, lookup, now)
+	found, err := s.find(ctx, call.Principal.DataPlaneID, lookup, now)
 	var key plaintextKey
 	if err == nil {
 		key, err = s.open(ctx, found.choice.Key)

@@ -33,7 +33,7 @@ var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolu
 // fetchRecord returns the record of a fetch that had this outcome, nil for a key that was given out.
 func fetchRecord(call *httpapi.Call, now time.Time, f found, outcome error) models.FetchRecord {
 	r := models.FetchRecord{
-		At: now.UnixMicro(), DataPlaneID: call.Principal.TokenID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
+		At: now.UnixMicro(), DataPlaneID: call.Principal.DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
 		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
 		KeyID: f.choice.Key.ID, Version: f.choice.Key.Version,
 		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: call.ID,

@@ -99,7 +99,7 @@ func (s *server) dropEnded(next gen.StrictHandlerFunc, _ string) gen.StrictHandl
 	return func(c echo.Context, request any) (any, error) {
 		response, err := next(c, request)
 		if errors.Is(err, models.ErrDataPlaneEnded) {
-			s.dataPlanes.Drop(httpapi.CallFrom(c.Request().Context()).Principal.TokenID)
+			s.dataPlanes.Drop(httpapi.CallFrom(c.Request().Context()).Principal.DataPlaneID)
 		}
 		return response, err
 	}
@@ -107,7 +107,7 @@ func (s *server) dropEnded(next gen.StrictHandlerFunc, _ string) gen.StrictHandl
 
 // dataPlane returns who calls, as the database has it now: models.ErrDataPlaneEnded when their credential is good no longer.
 func (s *server) dataPlane(ctx context.Context) (models.DataPlane, error) {
-	d, err := s.store.FindDataPlane(ctx, httpapi.CallFrom(ctx).Principal.TokenID)
+	d, err := s.store.FindDataPlane(ctx, httpapi.CallFrom(ctx).Principal.DataPlaneID)
 	if errors.Is(err, models.ErrNotFound) || (err == nil && !d.Live(s.now().UnixMicro())) {
 		return models.DataPlane{}, models.ErrDataPlaneEnded
 	}

@@ -135,7 +135,7 @@ func (s *service) newHandler(opts options) http.Handler {
 		Store: s.store, Sealer: opts.sealer, Providers: catalogue, Feed: s.feed, Now: opts.now, MaxStale: maxStale,
 		Sessions: auth.New(auth.Config{Tokens: s.store, OIDC: opts.oidc, Now: opts.now}),
 		API: httpapi.Config{Observer: observer, Ready: opts.ready, Sessions: auth.New(auth.Config{
-			Tokens: auth.DataPlaneTokens(s.store), Prefix: auth.DataPlanePrefix, Now: opts.now,
+			DataPlanes: s.store, Now: opts.now,
 		})},
 	}
 	if opts.store != nil {

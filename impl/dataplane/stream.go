@@ -69,7 +69,7 @@ func (s *server) Acknowledge(ctx context.Context, req gen.AcknowledgeRequestObje
 	if err != nil {
 		return nil, err
 	}
-	if err := s.feed.Acknowledge(ctx, httpapi.CallFrom(ctx).Principal.TokenID, req.Body.SessionID, at); err != nil {
+	if err := s.feed.Acknowledge(ctx, httpapi.CallFrom(ctx).Principal.DataPlaneID, req.Body.SessionID, at); err != nil {
 		return nil, err
 	}
 	return gen.Acknowledge204Response{}, nil

@@ -149,7 +149,7 @@ func levelOf(method string, status int, call *Call) slog.Level {
 	case errors.Is(call.Err, problem.ErrUnrecorded):
 		return slog.LevelError
 	case status == http.StatusTooManyRequests,
-		call.Principal.UserID == "" && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):
+		call.Principal.Method == "" && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):
 		return slog.LevelDebug
 	case status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable:
 		return slog.LevelError
@@ -171,7 +171,7 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 		attrs = append(attrs, slog.String("client", call.Client))
 	}
 	if who := call.Principal; who.Method == auth.MethodDataPlane {
-		attrs = append(attrs, slog.String("data_plane_id", who.TokenID))
+		attrs = append(attrs, slog.String("data_plane_id", who.DataPlaneID))
 	} else if who.UserID != "" {
 		attrs = append(attrs, slog.String("customer_id", who.CustomerID), slog.String("user_id", who.UserID), slog.String("token_id", who.TokenID))
 	}

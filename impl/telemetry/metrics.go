@@ -85,26 +85,32 @@ type countedTokens struct {
 	lookUps prometheus.Counter
 }
 
-// FindToken implements session.TokenFinder.
+// FindToken implements auth.TokenFinder.
 func (c countedTokens) FindToken(ctx context.Context, id string) (models.Token, error) {
 	c.lookUps.Inc()
 	return c.TokenFinder.FindToken(ctx, id)
 }
 
-// Certificates counts the look-ups of next.
-func (m *SessionMetrics) Certificates(next auth.CertificateFinder) auth.CertificateFinder {
-	return countedCertificates{next, m.lookUps}
+// DataPlanes counts the look-ups of next.
+func (m *SessionMetrics) DataPlanes(next auth.DataPlaneFinder) auth.DataPlaneFinder {
+	return countedDataPlanes{next, m.lookUps}
 }
 
-type countedCertificates struct {
-	auth.CertificateFinder
+type countedDataPlanes struct {
+	next    auth.DataPlaneFinder
 	lookUps prometheus.Counter
 }
 
-// FindCertificate implements session.CertificateFinder.
-func (c countedCertificates) FindCertificate(ctx context.Context, names []string) (models.Token, error) {
+// FindDataPlane implements auth.DataPlaneFinder.
+func (c countedDataPlanes) FindDataPlane(ctx context.Context, id string) (models.DataPlane, error) {
 	c.lookUps.Inc()
-	return c.CertificateFinder.FindCertificate(ctx, names)
+	return c.next.FindDataPlane(ctx, id)
+}
+
+// FindDataPlanesByCertificate implements auth.DataPlaneFinder.
+func (c countedDataPlanes) FindDataPlanesByCertificate(ctx context.Context, names []string) ([]models.DataPlane, error) {
+	c.lookUps.Inc()
+	return c.next.FindDataPlanesByCertificate(ctx, names)
 }
 
 // CertificateSessions counts the authentications of next.

@@ -51,8 +51,12 @@ func (tokens) FindToken(_ context.Context, id string) (models.Token, error) {
 	return models.Token{ID: id}, models.ErrNotFound
 }
 
-func (tokens) FindCertificate(_ context.Context, names []string) (models.Token, error) {
-	return models.Token{ID: names[0]}, nil
+func (tokens) FindDataPlane(_ context.Context, id string) (models.DataPlane, error) {
+	return models.DataPlane{ID: id}, nil
+}
+
+func (tokens) FindDataPlanesByCertificate(_ context.Context, names []string) ([]models.DataPlane, error) {
+	return []models.DataPlane{{ID: names[0]}}, nil
 }
 
 func TestMetricsCountWhatTheSessionCacheSaves(t *testing.T) {
@@ -77,16 +81,19 @@ func TestMetricsCountWhatTheSessionCacheSaves(t *testing.T) {
 	principal, err := metrics.CertificateSessions(inner).AuthenticateCertificate(t.Context(), nil)
 	require.NoError(t, err)
 	require.Equal(t, "edge", principal.UserID)
-	token, err = metrics.Certificates(tokens{}).FindCertificate(t.Context(), []string{"dns:edge"})
+	edge, err := metrics.DataPlanes(tokens{}).FindDataPlane(t.Context(), "01L")
 	require.NoError(t, err)
-	require.Equal(t, "dns:edge", token.ID)
+	require.Equal(t, "01L", edge.ID)
+	edges, err := metrics.DataPlanes(tokens{}).FindDataPlanesByCertificate(t.Context(), []string{"dns:edge"})
+	require.NoError(t, err)
+	require.Equal(t, "dns:edge", edges[0].ID)
 
 	body := get(t, telemetry.NewHandler(registry, nil), "/metrics").Body.String()
 	for _, line := range []string{
 		`aikeys_session_authentications_total{result="ok"} 3`,
 		`aikeys_session_authentications_total{result="refused"} 1`,
 		`aikeys_session_authentications_total{result="unavailable"} 1`,
-		`aikeys_session_lookups_total 2`,
+		`aikeys_session_lookups_total 3`,
 	} {
 		require.Contains(t, body, "\n"+line)
 	}

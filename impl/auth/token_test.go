@@ -69,7 +69,7 @@ func TestAPIKey(t *testing.T) {
 	})
 }
 
-func TestAPIKeyWithOneWrongCharacterIsRefused(t *testing.T) {
+func TestAPIKeyMistyped(t *testing.T) {
 	text, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	for _, key := range []string{text, "ak-" + text} {
@@ -87,7 +87,7 @@ func TestAPIKeyWithOneWrongCharacterIsRefused(t *testing.T) {
 	}
 }
 
-func TestAPIKeyOfWrongShapeIsRefused(t *testing.T) {
+func TestAPIKeyOfWrongShape(t *testing.T) {
 	text, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	parts := strings.Split(text, "_")
@@ -125,10 +125,65 @@ func TestAPIKeyOfWrongShapeIsRefused(t *testing.T) {
 	}
 }
 
-// withChecksum seals a body as the documented format says, so that nothing but the body can be what is refused.
+// withChecksum adds the right checksum, so that only the body can be refused.
 func withChecksum(body string) string {
 	digits := big.NewInt(int64(crc32.ChecksumIEEE([]byte(body)))).Text(62)
 	return body + "_" + strings.Repeat("0", 6-len(digits)) + digits
+}
+
+func TestAuthorizationHeader(t *testing.T) {
+	store := newTokens()
+	text, _ := store.Mint(t)
+	other, _ := store.Mint(t)
+	for name, header := range map[string]string{
+		"as documented":    "Bearer " + text,
+		"lower-case":       "bearer " + text,
+		"upper-case":       "BEARER " + text,
+		"two spaces":       "Bearer  " + text,
+		"ak- before token": "Bearer ak-" + text,
+	} {
+		t.Run("accepted: "+name, func(t *testing.T) {
+			_, err := auth.New(auth.Config{Tokens: store}).Authenticate(t.Context(), header)
+			require.NoError(t, err)
+		})
+	}
+	finds := store.Finds()
+	for name, header := range map[string]string{
+		"missing":              "",
+		"scheme alone":         "Bearer",
+		"no token":             "Bearer ",
+		"spaces only":          "Bearer     ",
+		"no scheme":            text,
+		"no space":             "Bearer" + text,
+		"tab for space":        "Bearer\t" + text,
+		"space before":         " Bearer " + text,
+		"Basic":                "Basic " + text,
+		"Basic of bearer":      "Basic Bearer " + text,
+		"longer scheme":        "BearerX " + text,
+		"two tokens":           "Bearer " + text + " " + other,
+		"two with comma":       "Bearer " + text + "," + other,
+		"two headers joined":   "Bearer " + text + ", Bearer " + other,
+		"trailing comma":       "Bearer " + text + ",",
+		"trailing space":       "Bearer " + text + " ",
+		"trailing NUL":         "Bearer " + text + "\x00",
+		"trailing newline":     "Bearer " + text + "\r\n",
+		"quoted":               `Bearer "` + text + `"`,
+		"not UTF-8":            "Bearer \xff\xfe",
+		"1 MB token":           "Bearer " + strings.Repeat("a", 1<<20),
+		"1 MB of spaces":       "Bearer " + strings.Repeat(" ", 1<<20) + text,
+		"JWT of four parts":    "Bearer " + someJWT + ".x",
+		"JWT of empty parts":   "Bearer ..",
+		"JWS in JSON":          `Bearer {"payload":"e30","signatures":[]}`,
+		"JWT without issuer":   "Bearer " + someJWT,
+		"a provider's key":     "Bearer sk-proj-abcdefghijklmnopqrstuvwxyz",
+		"key of a data plane":  "Bearer dp" + text[2:],
+		"key, one letter gone": "Bearer " + text[:20] + text[21:],
+	} {
+		t.Run("refused: "+name, func(t *testing.T) {
+			requireRefused(t, auth.New(auth.Config{Tokens: store}), header)
+		})
+	}
+	require.Equal(t, finds, store.Finds(), "what is malformed costs no look-up")
 }
 
 // FuzzAPIKey: parsing never panics, what parses has the documented form, and one changed byte undoes it.

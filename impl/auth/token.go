@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/big"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 // The text of a token of ours is <prefix>_<ulid>_<secret>_<checksum>, all ASCII and of fixed length:
 //
-//	ulid      26 characters of Crockford base32 in upper case; public, the row is found by it
+//	ulid      26 characters of Crockford base32 in upper case; public, the id of the row
 //	secret    43 characters of base62 (0-9, a-z, A-Z): 32 random bytes
 //	checksum   6 characters of base62: CRC-32 (IEEE) of everything before the last underscore
 //
@@ -35,12 +36,12 @@ const (
 	DataPlanePrefix = "dp"
 )
 
-// MintAPIKey makes a new API key: the text to show once, the id to find it by, and the hash to store (see Mint).
+// MintAPIKey makes a new API key: the text to show once, its id, and the hash to store (see Mint).
 func MintAPIKey(now time.Time) (text, id string, hash []byte, err error) {
 	return Mint(APIKeyPrefix, now)
 }
 
-// MintDataPlane makes a new credential of a data plane; it returns what MintAPIKey does.
+// MintDataPlane makes a new token for a data plane; it returns what MintAPIKey returns.
 func MintDataPlane(now time.Time) (text, id string, hash []byte, err error) {
 	return Mint(DataPlanePrefix, now)
 }
@@ -50,9 +51,13 @@ func ParseAPIKey(text string) (id string, hash [sha256.Size]byte, err error) {
 	return Parse(APIKeyPrefix, strings.TrimPrefix(text, APIKeyPrefix+"-"))
 }
 
-// Mint makes a token of the given prefix (no underscore). The id is a ULID of time now; hash is the SHA-256 of the
-// secret part's text, 32 bytes. A fast, unsalted hash suffices: the secret has 256 bits of entropy, so there is nothing
-// to guess that a slow hash would protect. It fails only when now does not fit a ULID.
+func parseDataPlane(text string) (id string, hash [sha256.Size]byte, err error) {
+	return Parse(DataPlanePrefix, text)
+}
+
+// Mint makes a token with the given prefix, which must hold no underscore. The id is a ULID of time now; hash is the SHA-256
+// of the secret part's text, 32 bytes. A fast, unsalted hash is enough: the secret has 256 bits of entropy, so it can't be
+// guessed however fast the hash is. Mint fails only when now does not fit a ULID.
 func Mint(prefix string, now time.Time) (text, id string, hash []byte, err error) {
 	u, err := ulid.New(ulid.Timestamp(now), rand.Reader)
 	if err != nil {
@@ -66,8 +71,8 @@ func Mint(prefix string, now time.Time) (text, id string, hash []byte, err error
 	return body + "_" + checksum(body), u.String(), sum[:], nil
 }
 
-// Parse checks the text of a token of the given prefix and returns its id and the hash of its secret. Its errors wrap
-// ErrUnauthenticated and hold nothing of the text. That the token exists is for the caller to find out.
+// Parse checks the form of a token with the given prefix and returns its id and the hash of its secret. Its errors wrap
+// ErrUnauthenticated and hold nothing of the text. Whether the token exists is for the caller to look up.
 func Parse(prefix, text string) (id string, hash [sha256.Size]byte, err error) {
 	rest, ok := strings.CutPrefix(text, prefix+"_")
 	if !ok || len(rest) != ulid.EncodedSize+1+secretLength+1+checksumLength {
@@ -84,7 +89,7 @@ func Parse(prefix, text string) (id string, hash [sha256.Size]byte, err error) {
 	return id, sha256.Sum256([]byte(secret)), nil
 }
 
-// isULID tells whether id is a ULID as we write it: the library also reads lower case, which would be a second spelling.
+// isULID reports whether id is a ULID in upper case. The library reads lower case too, which would be a second spelling.
 func isULID(id string) bool {
 	u, err := ulid.ParseStrict(id)
 	return err == nil && u.String() == id
@@ -95,7 +100,7 @@ func checksum(body string) string {
 	return base62(binary.BigEndian.AppendUint32(nil, sum), checksumLength)
 }
 
-// base62 writes b as one big-endian number, padded with zeros to width.
+// base62 encodes b as one big-endian number, padded with zeros to width.
 func base62(b []byte, width int) string {
 	digits := new(big.Int).SetBytes(b).Text(62)
 	return strings.Repeat("0", width-len(digits)) + digits
@@ -109,3 +114,50 @@ func isBase62(s string) bool {
 	}
 	return true
 }
+
+// maxHeaderLength bounds, in bytes, what is hashed and parsed for a caller that is not known yet. A JWT with a long list of
+// groups stays well below.
+const maxHeaderLength = 8 << 10
+
+// bearerToken returns the token of an Authorization header: the scheme in any case, one or more spaces, and the token
+// (RFC 6750, section 2.1; RFC 9110, section 11.4).
+func bearerToken(authorization string) (string, error) {
+	const scheme = "Bearer"
+	if authorization == "" {
+		return "", errMissing
+	}
+	if len(authorization) > maxHeaderLength {
+		return "", errTooLong
+	}
+	if len(authorization) <= len(scheme) || !strings.EqualFold(authorization[:len(scheme)], scheme) ||
+		authorization[len(scheme)] != ' ' {
+		return "", errScheme
+	}
+	return strings.TrimLeft(authorization[len(scheme):], " "), nil
+}
+
+// isJWT reports whether a token is three parts of base64url with dots between: the compact form, the only one that
+// RFC 7519, section 1 allows a JWT to have. Neither a JWT nor a token of ours can hold a comma, a space or a second token.
+func isJWT(token string) bool {
+	dots := 0
+	for _, c := range []byte(token) {
+		switch {
+		case c == '.':
+			dots++
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return dots == 2
+}
+
+// cacheKey stands for a credential in the cache of sessions: the SHA-256 of a token's whole text, or of the names in a
+// certificate.
+type cacheKey struct {
+	ofNames bool
+	sum     [sha256.Size]byte
+}
+
+// String returns a text that is unique to the key.
+func (k cacheKey) String() string { return strconv.FormatBool(k.ofNames) + string(k.sum[:]) }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"golang.org/x/sync/singleflight"
 )
 
 const (
@@ -20,34 +21,33 @@ const (
 	fetchTimeout = 5 * time.Second
 	maxDocument  = 1 << 20
 	maxRedirects = 3
-	// keysMaxAge is when keys are fetched again, so that one which the issuer has withdrawn goes; keysKept is how long
-	// they serve while that fails.
+	// keysMaxAge is the age at which keys are fetched again, so that keys which the issuer has withdrawn are dropped; keysKept
+	// is how long old keys serve while fetching fails.
 	keysMaxAge = 5 * time.Minute
 	keysKept   = time.Hour
-	// searchInterval is the least time between fetches for the sake of unknown keys: anyone can make up a key id.
+	// searchInterval is the least time between fetches on account of unknown key ids, which anyone can make up.
 	searchInterval = 5 * time.Second
-	// retryInterval is the least time after a failed fetch when there are no keys, staleRetryInterval when there are.
+	// retryInterval is the least time after a failed fetch while there are no keys, staleRetryInterval while there are.
 	retryInterval      = time.Second
 	staleRetryInterval = 30 * time.Second
 )
 
-// keySource holds the issuer's public keys. It is used rather than go-oidc's RemoteKeySet because that one fetches for
-// every unknown key id, never drops a key that the issuer has withdrawn, and does not say whether the fetch or the
-// signature failed.
+// keySource caches the issuer's public keys. It replaces go-oidc's RemoteKeySet, which fetches for every unknown key id, never
+// drops a key that the issuer has withdrawn, and does not say whether the fetch or the signature failed.
 type keySource struct {
 	issuer  string
 	client  *http.Client
 	now     func() time.Time
-	fetches flight[*keyState]
-	state   atomic.Pointer[keyState] // written by a fetch only, and those are one at a time
+	fetches singleflight.Group       // one fetch at a time, under the empty key
+	state   atomic.Pointer[keyState] // written by fetches only
 }
 
 // keyState is the outcome of the fetches so far.
 type keyState struct {
 	keys     []jose.JSONWebKey
 	fetched  time.Time // when keys were read
-	tried    time.Time // when the last fetch ended, well or not
-	searched time.Time // when the last fetch for the sake of an unknown key ended
+	tried    time.Time // when the last fetch ended, whether or not it succeeded
+	searched time.Time // when the last fetch for an unknown key ended
 	err      error     // of the last fetch
 }
 
@@ -55,25 +55,25 @@ type keyState struct {
 func newKeySource(issuer string, client *http.Client, now func() time.Time) *keySource {
 	own := http.Client{Transport: &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DisableKeepAlives:      true, // fetches are minutes apart, and an idle connection would need an owner
+		DisableKeepAlives:      true, // fetches are minutes apart
 		MaxResponseHeaderBytes: 64 << 10,
 	}}
 	if client != nil {
 		own = *client
 	}
 	own.CheckRedirect = func(req *http.Request, via []*http.Request) error {
-		if !secureURL(req.URL) || len(via) > maxRedirects {
+		if !isSecureURL(req.URL) || len(via) > maxRedirects {
 			return errors.New("redirect refused")
 		}
 		return nil
 	}
-	s := &keySource{issuer: issuer, client: &own, now: now, fetches: flight[*keyState]{timeout: fetchTimeout}}
+	s := &keySource{issuer: issuer, client: &own, now: now}
 	s.state.Store(&keyState{})
 	return s
 }
 
-// verify returns the payload of a JWT that one of the issuer's keys has signed. It looks for the key once more with the
-// issuer when the keys at hand do not do, which is how rotation is noticed
+// verify returns the payload of a JWT that one of the issuer's keys has signed. If no cached key verifies it, the keys are
+// fetched once more, which is how rotation is noticed
 // (https://openid.net/specs/openid-connect-core-1_0.html#RotateSigKeys).
 func (s *keySource) verify(ctx context.Context, jwt string) ([]byte, error) {
 	jws, err := jose.ParseSignedCompact(jwt, algorithms())
@@ -92,7 +92,7 @@ func (s *keySource) verify(ctx context.Context, jwt string) ([]byte, error) {
 	return nil, unauthenticated(errSignature)
 }
 
-// verifyWith tries the keys that may have signed: those of the token's key id, or all when it names none.
+// verifyWith tries the keys that may have signed: those with the token's key id, or all if the token has none.
 func verifyWith(keys []jose.JSONWebKey, jws *jose.JSONWebSignature) ([]byte, bool) {
 	header := jws.Signatures[0].Protected
 	for i := range keys {
@@ -107,47 +107,47 @@ func verifyWith(keys []jose.JSONWebKey, jws *jose.JSONWebSignature) ([]byte, boo
 	return nil, false
 }
 
-// current returns the keys, fetching them first when that is due. Search asks for keys beyond those at hand. Callers
-// share one fetch.
+// current returns the keys, fetching them first if that is due. A caller that did not find its key among the cached ones sets
+// search. Callers share one fetch.
 func (s *keySource) current(ctx context.Context, search bool) ([]jose.JSONWebKey, error) {
 	state := s.state.Load()
-	if state.due(s.now(), search) {
+	if state.isDue(s.now(), search) {
 		var err error
-		state, err = s.fetches.do(ctx, "", func(ctx context.Context) (*keyState, error) {
+		state, err = shared(ctx, &s.fetches, "", fetchTimeout, func(ctx context.Context) (*keyState, error) {
 			return s.refresh(ctx, search), nil
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrIssuerUnavailable, err)
 		}
 	}
-	if state.err != nil && (search || !state.usable(s.now())) {
+	if state.err != nil && (search || !state.isUsable(s.now())) {
 		return nil, fmt.Errorf("%w: %w", ErrIssuerUnavailable, state.err)
 	}
 	return state.keys, nil
 }
 
-// due tells whether the next fetch may be made.
-func (k *keyState) due(now time.Time, search bool) bool {
+// isDue reports whether the next fetch may be made.
+func (k *keyState) isDue(now time.Time, search bool) bool {
 	switch {
 	case k.err == nil && search:
 		return now.Sub(k.searched) >= searchInterval
 	case k.err == nil:
 		return now.Sub(k.tried) >= keysMaxAge
-	case search || !k.usable(now):
+	case search || !k.isUsable(now):
 		return now.Sub(k.tried) >= retryInterval
 	default:
 		return now.Sub(k.tried) >= staleRetryInterval
 	}
 }
 
-func (k *keyState) usable(now time.Time) bool {
+func (k *keyState) isUsable(now time.Time) bool {
 	return len(k.keys) > 0 && now.Sub(k.fetched) < keysKept
 }
 
-// refresh fetches, unless a fetch that ended meanwhile has made that undue. A failure keeps the keys at hand.
+// refresh fetches the keys, unless a fetch that has just ended made another unnecessary. A failed fetch keeps the old keys.
 func (s *keySource) refresh(ctx context.Context, search bool) *keyState {
 	state := s.state.Load()
-	if !state.due(s.now(), search) {
+	if !state.isDue(s.now(), search) {
 		return state
 	}
 	keys, err := s.fetch(ctx)
@@ -163,8 +163,8 @@ func (s *keySource) refresh(ctx context.Context, search bool) *keyState {
 	return next
 }
 
-// fetch reads the discovery document (https://openid.net/specs/openid-connect-discovery-1_0.html) and the key set that
-// it names: both each time, so that a key set that has moved is found.
+// fetch reads the discovery document (https://openid.net/specs/openid-connect-discovery-1_0.html) and the key set that it
+// names. It reads both each time, so that a key set that has moved is found.
 func (s *keySource) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	var discovery struct {
 		Issuer  string `json:"issuer"`
@@ -177,7 +177,7 @@ func (s *keySource) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	if discovery.Issuer != s.issuer {
 		return nil, errors.New("discovery document: names another issuer than the one configured")
 	}
-	if u, err := url.Parse(discovery.KeysURL); err != nil || !secureURL(u) {
+	if u, err := url.Parse(discovery.KeysURL); err != nil || !isSecureURL(u) {
 		return nil, errors.New("discovery document: jwks_uri is not an https URL")
 	}
 	var set struct {
@@ -193,8 +193,7 @@ func (s *keySource) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 	return keys, nil
 }
 
-// publicKeys returns the keys of a set that can verify a signature. Those of a kind not known here are passed over, as
-// RFC 7517, section 5 has it.
+// publicKeys returns the keys of a set that can verify a signature. Unknown kinds are skipped, as RFC 7517, section 5 says.
 func publicKeys(set []json.RawMessage) []jose.JSONWebKey {
 	var keys []jose.JSONWebKey
 	for _, raw := range set {
@@ -206,7 +205,7 @@ func publicKeys(set []json.RawMessage) []jose.JSONWebKey {
 	return keys
 }
 
-// get reads a JSON document into to. Its errors quote nothing of the answer.
+// get fetches a JSON document and decodes it into to. Its errors quote nothing of the answer.
 func (s *keySource) get(ctx context.Context, from string, to any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {

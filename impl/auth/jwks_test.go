@@ -5,9 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -84,7 +87,7 @@ func TestKeyRotation(t *testing.T) {
 	})
 }
 
-func TestUnknownKeysDoNotHammerTheIssuer(t *testing.T) {
+func TestUnknownKeyIDFlood(t *testing.T) {
 	issuer, now := authtest.NewIssuer(t), newClock()
 	a := oidcSessions(t, issuer, now)
 	requireOpens(t, a, issuer.Sign(ann(nil)))
@@ -176,32 +179,46 @@ func TestIssuerDownAtStart(t *testing.T) {
 		group.Wait()
 		require.Equal(t, 1, issuer.Fetches(), "the first document failed, and was asked for once")
 	})
-	t.Run("a hanging issuer is given up by itself", func(t *testing.T) {
-		issuer := authtest.NewIssuer(t)
-		a := oidcSessions(t, issuer, newClock())
-		issuer.Break(authtest.Hang)
+	bubble(t, "a hanging issuer is given up after five seconds", func(t *testing.T) {
+		a := hangingIssuer(t)
 		start := time.Now()
-		requireIssuerUnavailable(t, a, issuer.Sign(ann(nil)))
-		require.Less(t, time.Since(start), 15*time.Second)
+		requireIssuerUnavailable(t, a, someJWT)
+		require.Equal(t, 5*time.Second, time.Since(start))
 	})
-	t.Run("a caller that leaves a hanging issuer is let go", func(t *testing.T) {
-		issuer := authtest.NewIssuer(t)
-		oidc, err := auth.NewOIDC(auth.OIDCConfig{
-			Issuer: issuer.URL, Audience: authtest.Audience,
-			HTTPClient: &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
-		})
-		require.NoError(t, err)
-		a := auth.New(auth.Config{OIDC: oidc})
-		issuer.Break(authtest.Hang)
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	bubble(t, "a caller that leaves does not wait for a hanging issuer", func(t *testing.T) {
+		a := hangingIssuer(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		_, err = a.Authenticate(ctx, bearer(issuer.Sign(ann(nil))))
+		_, err := a.Authenticate(ctx, bearer(someJWT))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotErrorIs(t, err, auth.ErrUnauthenticated)
-		require.Less(t, time.Since(start), 4*time.Second, "it does not wait for the fetch to end")
+		require.Equal(t, time.Second, time.Since(start))
+		time.Sleep(5 * time.Second) // until the fetch has ended
 	})
 }
+
+// someJWT has the form of a JWT; nobody signed it.
+const someJWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
+
+// hangingIssuer returns an Authenticator whose issuer never answers.
+func hangingIssuer(t *testing.T) *auth.Authenticator {
+	t.Helper()
+	oidc, err := auth.NewOIDC(auth.OIDCConfig{
+		Issuer: "https://issuer.example", Audience: authtest.Audience,
+		HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})},
+	})
+	require.NoError(t, err)
+	return auth.New(auth.Config{OIDC: oidc})
+}
+
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestIssuerDownLater(t *testing.T) {
 	issuer, now := authtest.NewIssuer(t), newClock()
@@ -241,7 +258,12 @@ func TestRedirects(t *testing.T) {
 		"to itself for ever":      "/.well-known/openid-configuration",
 	} {
 		t.Run(name+" is not followed", func(t *testing.T) {
-			network := &redirector{target: target}
+			var hosts []string
+			network := roundTripper(func(r *http.Request) (*http.Response, error) {
+				hosts = append(hosts, r.URL.Host)
+				header := http.Header{"Location": {target}}
+				return &http.Response{StatusCode: http.StatusFound, Header: header, Body: http.NoBody, Request: r}, nil
+			})
 			oidc, err := auth.NewOIDC(auth.OIDCConfig{
 				Issuer: "https://good.example", Audience: authtest.Audience,
 				HTTPClient: &http.Client{Transport: network},
@@ -249,21 +271,62 @@ func TestRedirects(t *testing.T) {
 			require.NoError(t, err)
 			a := auth.New(auth.Config{OIDC: oidc})
 			requireIssuerUnavailable(t, a, authtest.NewIssuer(t).Sign(ann(nil)))
-			require.LessOrEqual(t, len(network.hosts), 4)
-			require.NotContains(t, network.hosts, "issuer.example")
+			require.LessOrEqual(t, len(hosts), 4)
+			require.NotContains(t, hosts, "issuer.example")
 		})
 	}
 }
 
-// redirector is a transport that answers every request with a redirect.
-type redirector struct {
-	target string
-	hosts  []string
+// serveDocuments runs an issuer whose documents a test writes itself; %s in discovery stands for its URL.
+func serveDocuments(t *testing.T, discovery string, keySet any) (a *auth.Authenticator, issuer string) {
+	t.Helper()
+	mux := http.NewServeMux()
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(strings.ReplaceAll(discovery, "%s", server.URL)))
+	})
+	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(keySet) })
+	oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: server.URL, Audience: authtest.Audience})
+	require.NoError(t, err)
+	return auth.New(auth.Config{OIDC: oidc}), server.URL
 }
 
-func (r *redirector) RoundTrip(req *http.Request) (*http.Response, error) {
-	r.hosts = append(r.hosts, req.URL.Host)
-	return &http.Response{
-		StatusCode: http.StatusFound, Header: http.Header{"Location": {r.target}}, Body: http.NoBody, Request: req,
-	}, nil
+func TestDiscoveryDocumentIsChecked(t *testing.T) {
+	token := authtest.NewIssuer(t).Sign(ann(nil))
+	for name, document := range map[string]string{
+		"no key set":             `{"issuer":"%s"}`,
+		"key set over http":      `{"issuer":"%s","jwks_uri":"http://issuer.example/keys"}`,
+		"key set on the disk":    `{"issuer":"%s","jwks_uri":"file:///keys"}`,
+		"no issuer":              `{"jwks_uri":"%s/keys"}`,
+		"issuer of another type": `{"issuer":["%s"],"jwks_uri":"%s/keys"}`,
+		"empty":                  ``,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, _ := serveDocuments(t, document, map[string]any{})
+			require.ErrorContains(t, requireIssuerUnavailable(t, a, token), "discovery document: ", "not what comes after")
+		})
+	}
+}
+
+func TestKeySetOfManyKinds(t *testing.T) {
+	signing, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	key := jose.JSONWebKey{Key: signing, KeyID: "sig", Algorithm: string(jose.ES256), Use: "sig"}
+	sealing, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	enc := jose.JSONWebKey{Key: sealing, KeyID: "enc", Algorithm: string(jose.ES256), Use: "enc"}
+	public := enc.Public()
+
+	a, issuer := serveDocuments(t, `{"issuer":"%s","jwks_uri":"%s/keys"}`, map[string]any{"keys": []any{
+		7, "x", map[string]any{"kty": "XYZ", "kid": "new"}, map[string]any{"kty": "RSA", "n": "!", "e": "!"},
+		map[string]any{"kty": "oct", "kid": "shared", "k": "c2VjcmV0"}, public, key.Public(),
+	}})
+	claims := ann(map[string]any{"iss": issuer, "aud": authtest.Audience, "exp": time.Now().Add(time.Minute).Unix()})
+	t.Run("kinds that are not known are passed over", func(t *testing.T) {
+		requireOpens(t, a, authtest.SignWith(t, key, claims))
+	})
+	t.Run("a key for encryption verifies no signature", func(t *testing.T) {
+		requireRefused(t, a, bearer(authtest.SignWith(t, enc, claims)))
+	})
 }
