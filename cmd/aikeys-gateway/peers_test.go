@@ -217,7 +217,7 @@ func requireSDK(t *testing.T, script, url string, provider *gatewaytest.Provider
 	provider.Forget()
 	result := runPeerInStep(t, release, script, sdkEnviron(script, url, callerKey)...)
 	require.Nil(t, result.Error)
-	require.Equal(t, "Hello from the stand-in.", result.Text)
+	require.Equal(t, "Hello from the fake provider.", result.Text)
 	require.Equal(t, result.Text, result.StreamedText)
 	require.Equal(t, 5, result.Chunks)
 	require.Len(t, provider.Requests(), 2)
@@ -359,7 +359,7 @@ func TestSampleProxiesPassTheProvidersOwnErrorsOn(t *testing.T) {
 			provider.Reject(providerKey, status)
 			got := ask(t, url+"/anthropic/v1/messages", question(), "X-Api-Key", callerKey)
 			require.Equal(t, status, got.status)
-			require.Contains(t, got.body, "req_standin", "it is the provider's")
+			require.Contains(t, got.body, "req_fake", "it is the provider's")
 		}
 	})
 }

@@ -5,7 +5,7 @@ import Anthropic from "@anthropic-ai/sdk";
 
 import { run } from "./peer.mjs";
 
-const question = { model: "stand-in-1", max_tokens: 100, messages: [{ role: "user", content: "Hi" }] };
+const question = { model: "fake-1", max_tokens: 100, messages: [{ role: "user", content: "Hi" }] };
 
 async function whole(client) {
   const answer = await client.messages.create(question);

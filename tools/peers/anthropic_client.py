@@ -7,14 +7,14 @@ import peer
 
 def whole(client):
     answer = client.messages.create(
-        model="stand-in-1", max_tokens=100, messages=[{"role": "user", "content": "Hi"}]
+        model="fake-1", max_tokens=100, messages=[{"role": "user", "content": "Hi"}]
     )
     return answer.content[0].text
 
 
 def pieces(client):
     with client.messages.stream(
-        model="stand-in-1", max_tokens=100, messages=[{"role": "user", "content": "Hi"}]
+        model="fake-1", max_tokens=100, messages=[{"role": "user", "content": "Hi"}]
     ) as stream:
         yield from stream.text_stream
 

@@ -5,7 +5,7 @@ import OpenAI from "openai";
 
 import { run } from "./peer.mjs";
 
-const question = { model: "stand-in-1", messages: [{ role: "user", content: "Hi" }] };
+const question = { model: "fake-1", messages: [{ role: "user", content: "Hi" }] };
 
 async function whole(client) {
   const answer = await client.chat.completions.create(question);

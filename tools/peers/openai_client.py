@@ -6,13 +6,13 @@ import peer
 
 
 def whole(client):
-    answer = client.chat.completions.create(model="stand-in-1", messages=[{"role": "user", "content": "Hi"}])
+    answer = client.chat.completions.create(model="fake-1", messages=[{"role": "user", "content": "Hi"}])
     return answer.choices[0].message.content
 
 
 def pieces(client):
     stream = client.chat.completions.create(
-        model="stand-in-1", messages=[{"role": "user", "content": "Hi"}], stream=True
+        model="fake-1", messages=[{"role": "user", "content": "Hi"}], stream=True
     )
     for chunk in stream:
         if chunk.choices and chunk.choices[0].delta.content:

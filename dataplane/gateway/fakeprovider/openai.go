@@ -6,35 +6,35 @@ import (
 	"strings"
 )
 
-// created is when every answer says that it was made: answers are the same each time.
+// created is the time in every answer, so that answers are always the same.
 const created = 1_750_000_000
 
-// openAI is the API of OpenAI and of the many that follow it.
+// openAI is the API of OpenAI and of the providers that are compatible with it.
 func openAI() dialect {
 	return dialect{
 		credential: bearer,
 		problem:    openAIProblem,
-		asks:       bodyAsks,
+		parse:      parseBody,
 		whole:      openAIWhole,
-		begin: func(a ask) []event {
-			return []event{openAIChunk(a, object{"role": "assistant", "content": ""}, nil)}
+		begin: func(c completionRequest) []event {
+			return []event{openAIChunk(c, object{"role": "assistant", "content": ""}, nil)}
 		},
-		piece: func(a ask, text string) event { return openAIChunk(a, object{"content": text}, nil) },
+		piece: func(c completionRequest, text string) event { return openAIChunk(c, object{"content": text}, nil) },
 		end:   openAIEnd,
 	}
 }
 
-// azure is OpenAI's API on Azure: another header for the key, and the deployment in the path instead of a model.
+// azure is OpenAI's API on Azure, which differs in the header for the key and names a deployment in the path.
 func azure() dialect {
 	api := openAI()
 	api.credential = func(header http.Header) string { return header.Get("Api-Key") }
 	api.problem = func(status int) any {
 		return object{"error": object{"code": strconv.Itoa(status), "message": message(status)}}
 	}
-	api.asks = func(r *http.Request) (ask, bool) {
-		a, _ := bodyAsks(r)
-		a.Model = r.PathValue("deployment")
-		return a, true
+	api.parse = func(r *http.Request) (completionRequest, bool) {
+		c, _ := parseBody(r)
+		c.Model = r.PathValue("deployment")
+		return c, true
 	}
 	return api
 }
@@ -47,7 +47,7 @@ func bearer(header http.Header) string {
 	return strings.TrimSpace(secret)
 }
 
-// message is the refusal's text for people. It never holds the credential, as some providers' do.
+// message returns the text of a refusal. Unlike some providers' texts, it never contains the credential.
 func message(status int) string {
 	switch status {
 	case http.StatusUnauthorized:
@@ -72,9 +72,9 @@ func openAIProblem(status int) any {
 	}}
 }
 
-func openAIWhole(a ask, text string) any {
+func openAIWhole(c completionRequest, text string) any {
 	return object{
-		"id": "chatcmpl-standin", "object": "chat.completion", "created": created, "model": a.Model,
+		"id": "chatcmpl-fake", "object": "chat.completion", "created": created, "model": c.Model,
 		"choices": []object{{
 			"index": 0, "finish_reason": "stop", "logprobs": nil,
 			"message": object{"role": "assistant", "content": text, "refusal": nil},
@@ -87,25 +87,25 @@ func openAIUsage(completion int) object {
 	return object{"prompt_tokens": 1, "completion_tokens": completion, "total_tokens": 1 + completion}
 }
 
-func openAIChunk(a ask, delta object, finish any) event {
-	return openAIChunkOf(a, []object{{"index": 0, "delta": delta, "logprobs": nil, "finish_reason": finish}}, nil)
+func openAIChunk(c completionRequest, delta object, finish any) event {
+	return openAIChunkOf(c, []object{{"index": 0, "delta": delta, "logprobs": nil, "finish_reason": finish}}, nil)
 }
 
-func openAIChunkOf(a ask, choices []object, usage any) event {
+func openAIChunkOf(c completionRequest, choices []object, usage any) event {
 	chunk := object{
-		"id": "chatcmpl-standin", "object": "chat.completion.chunk", "created": created, "model": a.Model,
+		"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": created, "model": c.Model,
 		"choices": choices,
 	}
-	if a.StreamOptions.IncludeUsage {
+	if c.StreamOptions.IncludeUsage {
 		chunk["usage"] = usage
 	}
 	return event{data: chunk}
 }
 
-func openAIEnd(a ask, pieces int) []event {
-	events := []event{openAIChunk(a, object{}, "stop")}
-	if a.StreamOptions.IncludeUsage {
-		events = append(events, openAIChunkOf(a, []object{}, openAIUsage(pieces)))
+func openAIEnd(c completionRequest, pieces int) []event {
+	events := []event{openAIChunk(c, object{}, "stop")}
+	if c.StreamOptions.IncludeUsage {
+		events = append(events, openAIChunkOf(c, []object{}, openAIUsage(pieces)))
 	}
 	return append(events, event{data: "[DONE]"})
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/gateway/fakeprovider"
 )
 
-const secret = "stand-in-secret-0001"
+const secret = "fakeprovider-secret-0001"
 
 // call is one request of a provider's API.
 type call struct{ method, path, header, value, body string }
@@ -60,7 +60,7 @@ func do(t *testing.T, url string, c call, headers map[string]string) (status int
 	return response.StatusCode, response.Header.Get("Content-Type"), string(text)
 }
 
-func TestEachProviderTakesItsOwnCredentialHeaderAlone(t *testing.T) {
+func TestCredentialHeaderOfEachProvider(t *testing.T) {
 	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}}))
 	t.Cleanup(server.Close)
 	everyHeader := map[string]string{
@@ -81,7 +81,7 @@ func TestEachProviderTakesItsOwnCredentialHeaderAlone(t *testing.T) {
 	}
 }
 
-func TestSecretsAreAcceptedAndRejectedWhileItServes(t *testing.T) {
+func TestAcceptAndRejectWhileServing(t *testing.T) {
 	handler := fakeprovider.New(fakeprovider.Options{})
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
@@ -106,7 +106,7 @@ func TestSecretsAreAcceptedAndRejectedWhileItServes(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, status, "no credential is never accepted")
 }
 
-func TestRefusalsHaveTheProvidersOwnFormat(t *testing.T) {
+func TestRefusalsInTheProvidersFormat(t *testing.T) {
 	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{}))
 	t.Cleanup(server.Close)
 	for name, want := range map[string]string{
@@ -114,7 +114,7 @@ func TestRefusalsHaveTheProvidersOwnFormat(t *testing.T) {
 			"code": "invalid_api_key"}}`,
 		"azure": `{"error": {"code": "401", "message": "Incorrect API key provided."}}`,
 		"anthropic": `{"type": "error", "error": {"type": "authentication_error", "message": "invalid x-api-key"},
-			"request_id": "req_standin"}`,
+			"request_id": "req_fake"}`,
 		"gemini": `{"error": {"code": 401, "message": "Incorrect API key provided.", "status": "UNAUTHENTICATED"}}`,
 	} {
 		_, _, body := do(t, server.URL, calls()[name], nil)
@@ -122,7 +122,7 @@ func TestRefusalsHaveTheProvidersOwnFormat(t *testing.T) {
 	}
 }
 
-func TestStreamsHaveTheEventsOfTheProvider(t *testing.T) {
+func TestStreamsInTheProvidersFormat(t *testing.T) {
 	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}, Pieces: []string{"a", "b"}}))
 	t.Cleanup(server.Close)
 	stream := func(name string) string {
@@ -149,7 +149,7 @@ func TestStreamsHaveTheEventsOfTheProvider(t *testing.T) {
 	require.Equal(t, 3, strings.Count(stream("gemini streaming"), `data: {"candidates":`))
 }
 
-func TestRequestsThatAreNoneOfTheAPIAreRefused(t *testing.T) {
+func TestInvalidRequests(t *testing.T) {
 	server := httptest.NewServer(fakeprovider.New(fakeprovider.Options{Secrets: []string{secret}}))
 	t.Cleanup(server.Close)
 	headers := map[string]string{"Authorization": "Bearer " + secret, "x-goog-api-key": secret}
@@ -164,7 +164,7 @@ func TestRequestsThatAreNoneOfTheAPIAreRefused(t *testing.T) {
 	}
 }
 
-func TestAPauseEndsWithTheRequest(t *testing.T) {
+func TestEveryEndsWithTheRequest(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, fakeprovider.Every(1<<62)(ctx, 0), context.Canceled)
