@@ -8,14 +8,14 @@ SHELL := bash
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
-run: build ## Start everything in one process: SQLite, a local keyset, a gateway, a ready session
+run: build ## Start everything on this machine: SQLite, a local keyset, a gateway, a ready session
 	@bin/aikeysd dev
 
 run-split: build ## The same with the secrets service in a process of its own
 	@tools/run-split.sh
 
 demo: build ## Watch a key being shared, used and revoked, in a few seconds
-	@bin/aikeysd demo
+	@bin/aikeys-demo
 
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...

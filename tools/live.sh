@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command beside a live service: `tools/live.sh COMMAND [ARGUMENT...]` starts `aikeysd dev` on ports and data of
 # its own, runs the command with the session's variables (AGENTROUTER_BASE_URL, AGENTROUTER_API_KEY, …), and ends the
-# service. AIKEYSD may name a built one.
+# service. AIKEYSD may name a built one, which has aikeys-gateway beside it.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [[ $# -gt 0 ]] || { echo 'usage: tools/live.sh COMMAND [ARGUMENT...]' >&2 && exit 2; }
@@ -18,7 +18,7 @@ finish() {
 trap finish EXIT
 
 program=${AIKEYSD:-$work/aikeysd}
-[[ -n ${AIKEYSD-} ]] || CGO_ENABLED=0 go build -C "$root" -o "$program" ./cmd/aikeysd
+[[ -n ${AIKEYSD-} ]] || CGO_ENABLED=0 go build -C "$root" -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
 
 any=127.0.0.1:0
 : >"$work/log"

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 AIKEYSD=$(mktemp -d)/aikeysd
 export AIKEYSD
 trap 'rm -rf "$(dirname "$AIKEYSD")"' EXIT
-CGO_ENABLED=0 go build -o "$AIKEYSD" ./cmd/aikeysd
+CGO_ENABLED=0 go build -o "$(dirname "$AIKEYSD")/" ./cmd/aikeysd ./cmd/aikeys-gateway
 
 status=0
 for check in clients reference samples; do

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -15,43 +16,48 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 )
 
+// devOptions are the flags of "aikeysd dev" that are not settings of the service.
+type devOptions struct {
+	data, gatewayListen string
+	upstreams           []string
+}
+
 func (p *program) devCommand() *cobra.Command {
 	cfg := newConfig()
 	cfg.Of("log-format").Preset(cli.LogText)
-	var data, gatewayListen string
-	var upstreams []string
+	var options devOptions
 	cmd := &cobra.Command{
 		Use:     "dev",
 		Short:   "Start everything on this machine, with a session that is ready to use",
 		GroupID: groupStart,
 		Args:    cli.NoArguments(),
 		Long: `Starts everything on this machine: SQLite, a local keyset, a project with an owner and a member, an API key for each,
-and a gateway that serves inference requests with the project's keys. It prints commands to try. What it makes stays in
-the folder --data, and the next start uses it again; delete the folder to begin anew. With --sealer secrets+unix:<path>
-the keyset is that of a secrets-svc on this machine instead; "make run-split" starts both.
+and a gateway that serves inference requests with the project's keys. Then it prints commands to try. The gateway is
+the program aikeys-gateway, which must be in the same folder as aikeysd, or in PATH.
 
-It is for development alone: it listens on this machine only, and refuses production settings.`,
+All data is in the folder --data, and the next start uses it again; delete the folder to start from nothing. With
+--sealer secrets+unix:<path>, the keyset is that of a secrets-svc on this machine; "make run-split" starts both.
+
+It is for development only: it listens on this machine only, and refuses production settings.`,
 		Example: `  aikeysd dev
   aikeysd dev --data /tmp/aikeys --listen 127.0.0.1:0 --ops-listen 127.0.0.1:0`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			destinations, wrong := parseUpstreams(upstreams)
-			err := errors.Join(cfg.Read(p.Environ, cfg.checkDevelopment), checkGatewayListen(gatewayListen), wrong)
-			if err != nil {
+			if err := errors.Join(cfg.Read(p.Environ, cfg.checkDevelopment), options.check()); err != nil {
 				return err
 			}
-			cfg.useFolder(data)
+			cfg.useFolder(options.data)
 			cfg.useDownloads()
-			return p.dev(cmd.Context(), cfg, data, devGatewayConfig{listen: gatewayListen, upstreams: destinations})
+			return p.dev(cmd.Context(), cfg, options)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "data", "`folder` for the database, the keyset and the session; made if it is missing")
-	cmd.Flags().StringVar(&gatewayListen, "gateway-listen", "127.0.0.1:8090", "`host:port` of the gateway, where inference requests go")
-	cmd.Flags().StringArrayVar(&upstreams, "upstream", nil, "`provider=URL`: send a provider's requests, and keys, elsewhere; give it again for more")
+	cmd.Flags().StringVar(&options.data, "data", "data", "`folder` of the database, the keyset and the session; made if it is missing")
+	cmd.Flags().StringVar(&options.gatewayListen, "gateway-listen", "127.0.0.1:8090", "`host:port` of the gateway, where inference requests go")
+	cmd.Flags().StringArrayVar(&options.upstreams, "upstream", nil, "`provider=URL`: send a provider's requests, and keys, elsewhere; give it again for more")
 	cfg.AddFlags(cmd.Flags(), devSettings()...)
 	return cmd
 }
 
-// devSettings are those that dev takes. All others would make it something else than a playground.
+// devSettings are the settings that dev takes. Any other would make it a production service.
 func devSettings() []string {
 	return []string{"listen", "dataplane-listen", "ops-listen", "sealer", "downloads", "log-level", "log-format"}
 }
@@ -60,8 +66,8 @@ func devSettings() []string {
 func (s *config) checkDevelopment() (complaints []string) {
 	for _, d := range s.All() {
 		scheme, _ := splitSealer(s.Sealer)
-		mayBe := slices.Contains(devSettings(), d.Name) && (d.Name != "sealer" || scheme == sealerSocket)
-		if d.Origin() != settings.FromDefault && !mayBe {
+		isAllowed := slices.Contains(devSettings(), d.Name) && (d.Name != "sealer" || scheme == sealerSocket)
+		if d.Origin() != settings.FromDefault && !isAllowed {
 			complaints = append(complaints, d.Given()+": dev takes no production settings; unset it, or run: aikeysd serve")
 		}
 	}
@@ -73,7 +79,20 @@ func (s *config) checkDevelopment() (complaints []string) {
 	return complaints
 }
 
-// useFolder keeps everything in one folder, but for a keyset that is in another process.
+// check checks the form of the flags. aikeys-gateway checks the rest.
+func (o devOptions) check() (err error) {
+	if !settings.IsLoopback(o.gatewayListen) {
+		err = cli.Usagef("--gateway-listen: must be an address of this machine, such as 127.0.0.1:8090; for others, run: aikeys-gateway serve")
+	}
+	for _, item := range o.upstreams {
+		if provider, address, _ := strings.Cut(item, "="); provider == "" || !strings.Contains(address, "://") {
+			return errors.Join(err, cli.Usagef("--upstream: must be provider=URL, such as openai=http://127.0.0.1:9000/v1"))
+		}
+	}
+	return err
+}
+
+// useFolder keeps the database and the keyset in one folder, unless another process has the keyset.
 func (s *config) useFolder(data string) {
 	s.DatabaseURL = sqlitePrefix + filepath.Join(data, "aikeys.db")
 	if s.Of("sealer").Origin() == settings.FromDefault {
@@ -81,45 +100,63 @@ func (s *config) useFolder(data string) {
 	}
 }
 
-// devDownloads is where "make dist" leaves the SDKs, seen from the checkout that "make run" runs in.
+// devDownloads is where "make dist" writes the SDKs, relative to the checkout that "make run" runs in.
 const devDownloads = "dist"
 
-// useDownloads offers the SDKs that have been packed, unless it is told of others.
+// useDownloads offers the SDKs that "make dist" has packed, unless the settings name another folder.
 func (s *config) useDownloads() {
 	if info, err := os.Stat(devDownloads); s.Downloads == "" && err == nil && info.IsDir() {
 		s.Downloads = devDownloads
 	}
 }
 
-func (p *program) dev(ctx context.Context, cfg *config, data string, gatewayConfig devGatewayConfig) error {
-	if err := os.MkdirAll(data, 0o700); err != nil {
+// dev runs the service in this process and a gateway in another, until ctx ends or either fails. The service stops last,
+// because requests in flight at the gateway need it.
+func (p *program) dev(ctx context.Context, cfg *config, options devOptions) error {
+	gateway, err := newDevGateway(p, cfg, options)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(options.data, 0o700); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
 	s, err := p.newService(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	var token string // the gateway runs when there is one
-	gatewayConfig.controlPlane, gatewayConfig.token = s.dataplane.URL(), func() string { return token }
-	gatewayConfig.log, gatewayConfig.drain = s.log, cfg.ShutdownTimeout
-	inside, err := newDevGateway(ctx, gatewayConfig)
-	if err != nil {
-		return errors.Join(err, s.close())
-	}
-	defer inside.close()
 	group, ctx := errgroup.WithContext(ctx)
-	seeded := s.beside(ctx, group, inside.run)
-	s.onReady = func(ctx context.Context) error {
-		session, err := s.seed(ctx, filepath.Join(data, "session.env"), inside.URL())
+	serving, stopService := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return s.run(serving) })
+	group.Go(func() error {
+		defer stopService()
+		select {
+		case <-s.prepared:
+			return p.devBeside(ctx, s, gateway, options.data)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return group.Wait()
+}
+
+// devBeside makes the project and its credentials, runs the gateway, and prints the summary once everything is ready.
+func (p *program) devBeside(ctx context.Context, s *service, gateway *devGateway, data string) error {
+	tokenFile := filepath.Join(data, "gateway.token")
+	if err := s.seedGatewayToken(ctx, tokenFile); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return gateway.run(ctx, s.dataplane.URL(), tokenFile) })
+	group.Go(func() error {
+		gatewayURL, err := gateway.awaitReady(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // ctx has ended, and the gateway says why
+		}
+		session, err := s.seedSession(ctx, filepath.Join(data, "session.env"), gatewayURL)
 		if err != nil {
 			return err
 		}
-		if token, err = s.seedGateway(ctx, filepath.Join(data, "gateway.token")); err != nil {
-			return err
-		}
-		close(seeded)
 		return writeSummary(p.Stdout, session, s.ops.URL())
-	}
-	group.Go(func() error { return s.run(ctx) })
+	})
 	return group.Wait()
 }

@@ -2,26 +2,31 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"text/template"
 
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models"
 )
 
-// The project of the playground.
+// The project that dev makes, its users, and the name of its gateway's credential.
 const (
-	devCustomer = "acme"
-	devProject  = "chat"
-	devOwner    = "alice"
-	devMember   = "bob"
+	devCustomer  = "acme"
+	devProject   = "chat"
+	devOwner     = "alice"
+	devMember    = "bob"
+	devDataPlane = "dev"
 )
 
-// The variables of a session file. The first two are what SDKs read.
+// The variables of a session file. SDKs read the first two.
 const (
 	envBaseURL   = "AGENTROUTER_BASE_URL"
 	envAPIKey    = "AGENTROUTER_API_KEY" //nolint:gosec // G101: the name of a variable
@@ -29,42 +34,43 @@ const (
 	envGateway   = "AGENTROUTER_GATEWAY_URL"
 )
 
-// devSession is what a developer needs to call the service.
+// devSession is what a developer needs to call the service. It is kept in a file, from which a shell can load it.
 type devSession struct {
-	path                         string // of its file
-	baseURL, ownerKey, memberKey string
-	gatewayURL                   string
+	path                string // of the file
+	baseURL, gatewayURL string
+	ownerKey, memberKey string
 }
 
-// seed makes the project and its members where they are missing, and returns API keys for both: those of the last start
-// when they still work, else new ones.
-func (s *service) seed(ctx context.Context, path, gatewayURL string) (devSession, error) {
+// seedSession makes the project and its members where they are missing, and writes the session file with API keys for
+// both: those of the last start if they still work, otherwise new ones.
+func (s *service) seedSession(ctx context.Context, path, gatewayURL string) (devSession, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return devSession{}, err
 	}
-	last, err := readSession(path)
+	session, err := readSession(path)
 	if err != nil {
 		return devSession{}, err
 	}
-	now := devSession{path: path, baseURL: s.api.URL(), gatewayURL: gatewayURL}
-	if now.ownerKey, err = s.seedUser(ctx, devOwner, models.RoleOwner, last.ownerKey); err != nil {
+	session.baseURL, session.gatewayURL = s.api.URL(), gatewayURL
+	if session.ownerKey, err = s.seedUser(ctx, devOwner, models.RoleOwner, session.ownerKey); err != nil {
 		return devSession{}, err
 	}
-	if now.memberKey, err = s.seedUser(ctx, devMember, models.RoleMember, last.memberKey); err != nil {
+	if session.memberKey, err = s.seedUser(ctx, devMember, models.RoleMember, session.memberKey); err != nil {
 		return devSession{}, err
 	}
-	return now, now.write()
+	return session, session.write()
 }
 
-// seedUser sees to it that a user is a member, without touching the role of one who is, and returns an API key of theirs.
+// seedUser makes a user a member, unless they are one already with whatever role, and returns an API key of theirs:
+// lastKey if it still works, otherwise a new one.
 func (s *service) seedUser(ctx context.Context, user string, role models.Role, lastKey string) (string, error) {
 	who := models.Caller{CustomerID: devCustomer, ProjectID: devProject, UserID: user}
-	opened, err := s.sessions.Authenticate(ctx, "Bearer "+lastKey)
+	known, err := s.sessions.Authenticate(ctx, "Bearer "+lastKey)
 	if err != nil && !errors.Is(err, auth.ErrUnauthenticated) {
 		return "", err
 	}
-	reuse := err == nil && opened.CustomerID == devCustomer && opened.ProjectID == devProject && opened.UserID == user
+	reuse := err == nil && known.CustomerID == devCustomer && known.ProjectID == devProject && known.UserID == user
 	var ids models.IDs
 	key := apiKey{text: lastKey}
 	err = s.store.Transact(ctx, func(tx *models.Tx) error {
@@ -80,36 +86,61 @@ func (s *service) seedUser(ctx context.Context, user string, role models.Role, l
 	return key.text, err
 }
 
-// readSession reads the file of the last start; an empty session when there is none.
+// seedGatewayToken writes a credential for the gateway into a file, unless the file has one from the last start that
+// still works.
+func (s *service) seedGatewayToken(ctx context.Context, path string) error {
+	last, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("gateway's credential: %w", err)
+	}
+	dataPlanes := auth.New(auth.Config{DataPlanes: s.store})
+	_, err = dataPlanes.Authenticate(ctx, "Bearer "+strings.TrimSpace(string(last)))
+	if err == nil || !errors.Is(err, auth.ErrUnauthenticated) {
+		return err
+	}
+	err = s.store.Transact(ctx, func(tx *models.Tx) error {
+		_, err := tx.RevokeDataPlane(devDataPlane, "aikeysd dev") // its credential is lost
+		return err
+	})
+	if err != nil && !errors.Is(err, models.ErrNotFound) {
+		return err
+	}
+	token, _, err := createDataPlane(ctx, s.store, models.DataPlane{Name: devDataPlane}, 0)
+	if err != nil {
+		return err
+	}
+	return writePrivate(path, token+"\n")
+}
+
+// readSession reads the session file of the last start. Without a file, the session is empty but for its path.
 func readSession(path string) (devSession, error) {
 	content, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return devSession{}, fmt.Errorf("session file: %w", err)
 	}
-	last := devSession{path: path}
+	session := devSession{path: path}
 	for line := range strings.Lines(string(content)) {
 		name, value, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
 		switch name {
 		case envBaseURL:
-			last.baseURL = value
+			session.baseURL = value
 		case envAPIKey:
-			last.ownerKey = value
+			session.ownerKey = value
 		case envMemberKey:
-			last.memberKey = value
+			session.memberKey = value
 		case envGateway:
-			last.gatewayURL = value
+			session.gatewayURL = value
 		}
 	}
-	return last, nil
+	return session, nil
 }
 
-// write puts the session into its file.
 func (d devSession) write() error {
 	return writePrivate(d.path, fmt.Sprintf("# Written by aikeysd dev; load it with: . %s\nexport %s=%s\nexport %s=%s\nexport %s=%s\nexport %s=%s\n",
 		shellQuote(d.path), envBaseURL, d.baseURL, envAPIKey, d.ownerKey, envMemberKey, d.memberKey, envGateway, d.gatewayURL))
 }
 
-// writePrivate writes a file that appears whole, and readable by its owner alone.
+// writePrivate replaces a file in one step. Only its owner can read it.
 func writePrivate(path, content string) error {
 	file, err := os.CreateTemp(filepath.Dir(path), ".session-*.tmp") // has mode 0600
 	if err != nil {
@@ -120,13 +151,74 @@ func writePrivate(path, content string) error {
 		err = os.Rename(file.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(file.Name()) // the error above tells more
+		_ = os.Remove(file.Name()) // the first error says more
 		return fmt.Errorf("session file: %w", err)
 	}
 	return nil
 }
 
-// shellQuote makes one word of text, for a POSIX shell.
+// shellQuote quotes text as one word of a POSIX shell.
 func shellQuote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// summary is what dev prints when everything is ready. Its commands can be pasted into bash as they are, one after the
+// other and any number of times: the last one frees the name that the first one takes. They pass API keys with an option
+// whose value curl hides from lists of processes.
+const summary = `
+AgentRouter AI Keys is ready.
+
+  API       {{.BaseURL}}
+  Pages     {{.BaseURL}}/docs
+  Gateway   {{.GatewayURL}}
+  Ops       {{.OpsURL}}  (/healthz /readyz /metrics)
+  Project   {{.Customer}}/{{.Project}}
+  Owner     {{.Owner}}  API key {{.OwnerKey}}
+  Member    {{.Member}}    API key {{.MemberKey}}
+
+Try it in another terminal. The secret is made up.
+
+  # Register a key for the project
+  curl -sS -X POST {{.BaseURL}}/v1/aikeys --oauth2-bearer '{{.OwnerKey}}' -H 'Content-Type: application/json' -d '{"provider":"{{.Provider}}","name":"{{.Name}}","secret":"{{.Secret}}"}'
+
+  # Load the session, so that the next commands need no API key in them
+  . {{.SessionFile}}
+
+  # List the project's keys and your own
+  curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys" --oauth2-bearer "$AGENTROUTER_API_KEY"
+
+  # Get the newest key, as the member
+  KEY_ID=$(curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys?page_size=1" --oauth2-bearer "$AGENTROUTER_API_KEY" | grep -o 'byok_[0-9A-Z]*')
+  curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID" --oauth2-bearer "$AGENTROUTER_MEMBER_API_KEY"
+
+  # Use it through the gateway: send the request that a provider's SDK sends, with your API key instead of the provider's.
+  # The secret is made up, so {{.Display}} answers 401. "make demo" shows one that works, without a network.
+  curl -sS "$AGENTROUTER_GATEWAY_URL/{{.Provider}}/chat/completions" --oauth2-bearer "$AGENTROUTER_API_KEY" -H 'Content-Type: application/json' -d '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
+
+  # Revoke it, and wait until every gateway has confirmed that it no longer uses it
+  curl -sS -X DELETE "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID?wait=2s" --oauth2-bearer "$AGENTROUTER_API_KEY"
+
+Ctrl-C stops it. The next start has the same data and API keys.
+
+`
+
+// summaryProvider is the provider of the key in the summary's commands.
+const summaryProvider = "openai"
+
+func writeSummary(to io.Writer, session devSession, opsURL string) error {
+	catalogue, err := providers.Load()
+	if err != nil {
+		return err
+	}
+	provider, ok := catalogue.Lookup(summaryProvider)
+	if !ok {
+		return fmt.Errorf("the catalogue lacks %s", summaryProvider)
+	}
+	return template.Must(template.New("summary").Parse(summary)).Execute(to, map[string]string{
+		"BaseURL": session.baseURL, "OpsURL": opsURL, "GatewayURL": session.gatewayURL, "SessionFile": shellQuote(session.path),
+		"Customer": devCustomer, "Project": devProject, "Owner": devOwner, "Member": devMember,
+		"OwnerKey": session.ownerKey, "MemberKey": session.memberKey,
+		"Provider": provider.Slug, "Display": provider.DisplayName, "Secret": provider.Example,
+		"Name": "try-" + strings.ToLower(rand.Text()[:6]),
+	})
 }

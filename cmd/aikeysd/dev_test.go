@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,120 +14,182 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
-// startDev runs "dev" in a folder and returns once it has printed its summary.
-func startDev(t *testing.T, data string) *server {
+// anyPorts are the flags with which dev listens on free ports.
+var anyPorts = []string{"--listen", "127.0.0.1:0", "--dataplane-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
+	"--gateway-listen", "127.0.0.1:0"}
+
+// useGateway puts aikeys-gateway where dev finds it.
+func useGateway(t *testing.T) {
 	t.Helper()
-	provider := gatewaytest.StartProvider(t)
-	s := start(t, []string{"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0"}, "dev", "--data", data,
-		"--ops-listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0", "--upstream", "openai="+provider.URL+"/v1")
+	programs, err := buildPrograms()
+	require.NoError(t, err)
+	t.Setenv("PATH", programs+string(os.PathListSeparator)+os.Getenv("PATH"))
+}
+
+// startDev runs "dev" in a folder and returns once it has printed its summary.
+func startDev(t *testing.T, data string, args ...string) *server {
+	t.Helper()
+	useGateway(t)
+	s := start(t, nil, append(append([]string{"dev", "--data", data}, anyPorts...), args...)...)
 	s.eventually("the summary", func() bool { return strings.Contains(s.stdout.String(), "Ctrl-C stops it") })
 	return s
 }
 
-// pasted is what a developer copies out of the summary.
-func (s *server) pasted() string {
+// summaryCommands returns what a developer copies out of the summary.
+func (s *server) summaryCommands() string {
 	_, commands, _ := strings.Cut(s.stdout.String(), "The secret is made up.\n")
 	commands, _, _ = strings.Cut(commands, "Ctrl-C")
 	return commands
 }
 
-// paste runs the summary's commands in bash, as they are, with curl telling each status, and returns these.
-func paste(t *testing.T, commands string) (statuses []string, output string) {
+// requirePasteWorks runs the summary's commands in bash, as they are, and returns what they print.
+func requirePasteWorks(t *testing.T, s *server) string {
 	t.Helper()
-	script := `curl() { command curl -w '%{stderr}%{http_code}\n' "$@"; }` + "\nset -e\n" + commands
+	script := `curl() { command curl -w '%{stderr}%{http_code}\n' "$@"; }` + "\nset -e\n" + s.summaryCommands()
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.Dir = t.TempDir()
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	require.NoError(t, cmd.Run(), stderr.String())
-	return strings.Fields(stderr.String()), stdout.String()
+	cmd.Env, cmd.Dir = []string{"PATH=" + os.Getenv("PATH")}, t.TempDir()
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	require.NoError(t, err, stderr.String())
+	// register, list, find, get, use a made-up secret, revoke
+	require.Equal(t, []string{"201", "200", "200", "200", "401", "200"}, strings.Fields(stderr.String()), "%s", stdout)
+	return string(stdout)
 }
 
-func TestDevPrintsCommandsThatWorkAsTheyStand(t *testing.T) {
+func TestDevSummaryCommandsWork(t *testing.T) {
+	upstream := "openai=" + gatewaytest.StartProvider(t).URL + "/v1"
 	data := filepath.Join(t.TempDir(), "it's a folder", "data")
-	s := startDev(t, data)
-	require.Equal(t, 6, strings.Count(s.pasted(), "curl "))
-	require.Equal(t, 6, strings.Count(s.pasted(), "--oauth2-bearer "), "which curl blanks in lists of processes")
-	require.NotContains(t, s.pasted(), "Authorization")
-	worked := []string{"201", "200", "200", "200", "401", "200"} // register, list, find, get, use a made-up secret, revoke
-	statuses, output := paste(t, s.pasted())
-	require.Equal(t, worked, statuses, output)
-	require.Contains(t, output, `"display_suffix":"0001"`)
-	require.Contains(t, output, `"state":"complete"`)
-	require.Contains(t, output, "Incorrect API key provided", "the provider says so")
-	require.Contains(t, output, `"data_planes":1`)
+	s := startDev(t, data, "--upstream", upstream)
+	require.Equal(t, 6, strings.Count(s.summaryCommands(), "curl "))
+	require.Equal(t, 6, strings.Count(s.summaryCommands(), "--oauth2-bearer "), "which curl hides from lists of processes")
+	require.NotContains(t, s.summaryCommands(), "Authorization")
+	output := requirePasteWorks(t, s)
+	for _, text := range []string{`"display_suffix":"0001"`, `"state":"complete"`, `"data_planes":1`, "Incorrect API key provided"} {
+		require.Contains(t, output, text)
+	}
 	require.Contains(t, s.stderr.String(), "level=INFO msg=ready", "logs are text")
 	require.Equal(t, exitOK, s.wait())
-	require.NotContains(t, s.stderr.String(), "connecting anew", "it stops in order")
+	require.Equal(t, 2, strings.Count(s.stderr.String(), "msg=stopped"), "the service and the gateway")
+	require.NotContains(t, s.stderr.String(), "connecting anew", "the gateway stops first")
 
-	info, err := os.Stat(data)
+	file, token := filepath.Join(data, "session.env"), filepath.Join(data, "gateway.token")
+	for path, mode := range map[string]os.FileMode{data: 0o700, file: 0o600, token: 0o600} {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode().Perm(), path)
+	}
+	firstToken, err := os.ReadFile(token)
 	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
-	session := filepath.Join(data, "session.env")
-	info, err = os.Stat(session)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-	credential := filepath.Join(data, "gateway.token")
-	info, err = os.Stat(credential)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-	firstCredential, err := os.ReadFile(credential)
-	require.NoError(t, err)
-	first, err := readSession(session)
+	first, err := readSession(file)
 	require.NoError(t, err)
 
-	t.Run("the next start has the same API keys and another name to register", func(t *testing.T) {
-		again := startDev(t, data)
-		second, err := readSession(session)
+	t.Run("the next start has the same credentials", func(t *testing.T) {
+		again := startDev(t, data, "--upstream", upstream)
+		second, err := readSession(file)
 		require.NoError(t, err)
 		require.Equal(t, first.ownerKey, second.ownerKey)
 		require.Equal(t, first.memberKey, second.memberKey)
 		require.Equal(t, again.api, second.baseURL, "with the address of this start")
-		secondCredential, err := os.ReadFile(credential)
+		secondToken, err := os.ReadFile(token)
 		require.NoError(t, err)
-		require.Equal(t, firstCredential, secondCredential)
-		require.NotEqual(t, s.pasted(), again.pasted())
-		statuses, output := paste(t, again.pasted())
-		require.Equal(t, worked, statuses, output)
+		require.Equal(t, firstToken, secondToken)
+		require.NotEqual(t, s.summaryCommands(), again.summaryCommands(), "with another name to register")
+		requirePasteWorks(t, again)
 		require.Equal(t, exitOK, again.wait())
 	})
-	t.Run("credentials that do not work any more are replaced", func(t *testing.T) {
+	t.Run("revoked credentials are replaced", func(t *testing.T) {
 		id := strings.Split(first.ownerKey, "_")[1]
 		environ := []string{"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(data, "aikeys.db")}
 		mustAikeysd(t, environ, "admin", "token", "revoke", "--customer", "acme", "--project", "chat", "--id", id)
 		mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "dev")
-		again := startDev(t, data)
-		second, err := readSession(session)
+		again := startDev(t, data, "--upstream", upstream)
+		second, err := readSession(file)
 		require.NoError(t, err)
 		require.NotEqual(t, first.ownerKey, second.ownerKey)
 		require.Equal(t, first.memberKey, second.memberKey)
-		statuses, output := paste(t, again.pasted())
-		require.Equal(t, worked, statuses, output)
+		requirePasteWorks(t, again)
 		require.Equal(t, exitOK, again.wait())
 	})
 }
 
-func TestDevLeavesMembersAsTheyWereMade(t *testing.T) {
+func TestDevKeepsRolesThatWereChanged(t *testing.T) {
 	data := t.TempDir()
 	require.Equal(t, exitOK, startDev(t, data).wait())
 	environ := []string{"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(data, "aikeys.db")}
-	mustAikeysd(t, environ, "admin", "member", "set", "--customer", "acme", "--project", "chat", "--user", "bob", "--role", "owner")
+	project := []string{"--customer", "acme", "--project", "chat"}
+	mustAikeysd(t, environ, append([]string{"admin", "member", "set", "--user", "bob", "--role", "owner"}, project...)...)
 	require.Equal(t, exitOK, startDev(t, data).wait())
-	require.Regexp(t, `bob +owner`, mustAikeysd(t, environ, "admin", "member", "list", "--customer", "acme", "--project", "chat"))
+	require.Regexp(t, `bob +owner`, mustAikeysd(t, environ, append([]string{"admin", "member", "list"}, project...)...))
 }
 
-func TestDevLogsAsItIsTold(t *testing.T) {
-	environ := []string{
-		"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0",
-		"AIKEYS_LOG_FORMAT=json", "AIKEYS_LOG_LEVEL=debug",
+func TestDevLogFollowsItsSettings(t *testing.T) {
+	s := startDev(t, t.TempDir(), "--log-format", "json", "--log-level", "debug")
+	require.Equal(t, exitOK, s.wait())
+	require.Equal(t, 2, strings.Count(s.stderr.String(), `"msg":"stopped"`), "the service and the gateway")
+
+	quiet := startQuiet(t, nil, append([]string{"dev", "--log-level", "error", "--data", t.TempDir()}, anyPorts...)...)
+	quiet.eventually("the summary", func() bool { return strings.Contains(quiet.stdout.String(), "Ctrl-C stops it") })
+	require.Equal(t, exitOK, quiet.wait())
+	require.Empty(t, quiet.stderr.String())
+}
+
+func TestDevServesThePagesAndPackedSDKs(t *testing.T) {
+	dir := t.TempDir()
+	const sdk = "agentrouter-go-1.2.3.tar.gz"
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "dist"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "dist", sdk), []byte("packed"), 0o600))
+	t.Chdir(dir)
+	s := startDev(t, filepath.Join(dir, "data"))
+	for path, text := range map[string]string{
+		"/docs": "Register an AI key", "/docs/getting-started": "export AGENTROUTER_BASE_URL=" + s.api, "/docs/sdks": sdk,
+		"/openapi.yaml": "- url: " + s.api, "/problems/not-found": "not_found", "/docs/downloads/" + sdk: "packed",
+	} {
+		got := s.get(s.api + path)
+		require.Equal(t, http.StatusOK, got.status, path)
+		require.Contains(t, got.body, text, path)
 	}
-	s := start(t, environ, "dev", "--data", t.TempDir(), "--gateway-listen", "127.0.0.1:0").awaitReady()
+	require.Contains(t, s.stdout.String(), s.api+"/docs")
 	require.Equal(t, exitOK, s.wait())
 }
 
-func TestDevRefusesToBeProduction(t *testing.T) {
-	cases := map[string]struct {
+func TestDevFailures(t *testing.T) {
+	dev := func(t *testing.T, environ []string, args ...string) outcome {
+		t.Helper()
+		return aikeysd(t, environ, append(append([]string{"dev", "--data", t.TempDir()}, anyPorts...), args...)...)
+	}
+	t.Run("no gateway program", func(t *testing.T) {
+		t.Setenv("PATH", t.TempDir())
+		got := dev(t, nil)
+		require.Equal(t, exitFailure, got.code)
+		require.Contains(t, got.stderr, `there is no aikeys-gateway, neither in the folder of this program nor in PATH`)
+	})
+	useGateway(t)
+	t.Run("the gateway's address is taken", func(t *testing.T) {
+		var binder net.ListenConfig
+		taken, err := binder.Listen(t.Context(), "tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer func() { require.NoError(t, taken.Close()) }()
+		got := dev(t, nil, "--gateway-listen", taken.Addr().String())
+		require.Equal(t, exitFailure, got.code)
+		require.Contains(t, got.stderr, taken.Addr().String()+" is taken, perhaps by another aikeys-gateway")
+		require.Contains(t, got.stderr, "--gateway-listen gives it another address")
+		require.NotContains(t, got.stdout, "is ready")
+	})
+	t.Run("the gateway refuses an upstream", func(t *testing.T) {
+		got := dev(t, nil, "--upstream", "nobody=http://127.0.0.1:1")
+		require.Equal(t, exitUsage, got.code, got.stderr)
+		require.Contains(t, got.stderr, "the gateway refuses them")
+	})
+	t.Run("the folder of downloads is missing", func(t *testing.T) {
+		got := dev(t, []string{"AIKEYS_DOWNLOADS=" + filepath.Join(t.TempDir(), "none")})
+		require.NotEqual(t, exitOK, got.code)
+		require.Contains(t, got.stderr, "AIKEYS_DOWNLOADS: can't read the downloads")
+	})
+}
+
+func TestDevRefusesProductionSettings(t *testing.T) {
+	for name, tc := range map[string]struct {
 		environ, args []string
 		says          string
 	}{
@@ -136,12 +200,11 @@ func TestDevRefusesToBeProduction(t *testing.T) {
 		"TLS":                         {environ: []string{"AIKEYS_TLS_CERT=a", "AIKEYS_TLS_KEY=b"}, says: "AIKEYS_TLS_KEY"},
 		"insecurity":                  {environ: []string{"AIKEYS_INSECURE=true"}, says: "AIKEYS_INSECURE"},
 		"other machines":              {args: []string{"--listen", "0.0.0.0:8080"}, says: "--listen: dev listens on this machine only"},
-		"an upstream that is none":    {args: []string{"--upstream", "http://127.0.0.1:1"}, says: "--upstream: must be provider=URL"},
+		"an upstream of no provider":  {args: []string{"--upstream", "http://127.0.0.1:1"}, says: "--upstream: must be provider=URL"},
 		"other machines' data planes": {args: []string{"--dataplane-listen", ":8081"}, says: "--dataplane-listen: dev listens on this machine only"},
 		"other machines' gateway":     {args: []string{"--gateway-listen", ":8090"}, says: "--gateway-listen: must be an address of this machine"},
 		"other machines' ops":         {environ: []string{"AIKEYS_OPS_LISTEN=:8082"}, says: "AIKEYS_OPS_LISTEN: dev listens on this machine only"},
-	}
-	for name, tc := range cases {
+	} {
 		t.Run(name, func(t *testing.T) {
 			data := filepath.Join(t.TempDir(), "data")
 			got := aikeysd(t, tc.environ, append([]string{"dev", "--data", data}, tc.args...)...)

@@ -43,7 +43,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 func TestRootHelpSaysWhereToStartAndWhatExitCodesMean(t *testing.T) {
 	help := mustAikeysd(t, nil)
 	require.Equal(t, help, mustAikeysd(t, nil, "--help"))
-	for _, text := range []string{"Start here:\n  demo ", "Serve:\n  serve ", "Operate:\n  admin ", `Run "aikeysd demo"`, `"aikeysd dev" to try it`, "Exit codes: 0"} {
+	for _, text := range []string{"Start here:\n  dev ", "Serve:\n  serve ", "Operate:\n  admin ", `Run "aikeys-demo"`, `"aikeysd dev" to try it`, "Exit codes: 0"} {
 		require.Contains(t, help, text)
 	}
 }

@@ -26,6 +26,7 @@ import (
 // TestMain also sees to it that no run of the program leaves a goroutine behind.
 func TestMain(m *testing.M) {
 	code := modelstest.Main(m)
+	_ = os.RemoveAll(builtPrograms) // the system clears its temporary folder of what is left
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -137,6 +138,14 @@ type server struct {
 // start runs "serve" or "dev" until the test ends, and returns once it listens.
 func start(t *testing.T, environ []string, args ...string) *server {
 	t.Helper()
+	s := startQuiet(t, environ, args...)
+	s.eventually("listening", func() bool { return s.readAddresses() })
+	return s
+}
+
+// startQuiet runs "serve" or "dev" until the test ends, and returns at once: it may log nothing.
+func startQuiet(t *testing.T, environ []string, args ...string) *server {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &server{t: t, stdout: &buffer{}, stderr: &buffer{}, stop: cancel, exited: make(chan struct{})}
 	go func() {
@@ -144,7 +153,6 @@ func start(t *testing.T, environ []string, args ...string) *server {
 		s.code = run(ctx, args, environ, s.stdout, s.stderr)
 	}()
 	t.Cleanup(func() { s.wait() })
-	s.eventually("listening", func() bool { return s.readAddresses() })
 	return s
 }
 

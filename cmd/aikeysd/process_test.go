@@ -2,26 +2,36 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// build compiles the program as it is shipped: without the race detector, without cgo.
-func build(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "aikeysd")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".")
+// buildPrograms builds aikeysd, and the gateway that "dev" runs, once and as they are shipped: without the race detector,
+// without cgo. It returns their folder, which TestMain removes.
+var buildPrograms = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "aikeysd-test-"); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-o", dir+"/", ".", "../aikeys-gateway")
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
-	output, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", output)
-	return binary
-}
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("%w: %s", err, output)
+	}
+	builtPrograms = dir
+	return dir, nil
+})
+
+// builtPrograms is the folder of the programs once they are built.
+var builtPrograms string
 
 // launch starts the program as a process of its own, and returns once it is ready.
 func launch(t *testing.T, binary string, environ []string) (*exec.Cmd, *server) {
@@ -40,7 +50,9 @@ func launch(t *testing.T, binary string, environ []string) (*exec.Cmd, *server) 
 }
 
 func TestProcess(t *testing.T) {
-	binary := build(t)
+	programs, err := buildPrograms()
+	require.NoError(t, err)
+	binary := filepath.Join(programs, "aikeysd")
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String()+" stops it in order", func(t *testing.T) {
 			cmd, s := launch(t, binary, newEnviron(t))

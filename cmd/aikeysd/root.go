@@ -33,7 +33,7 @@ func (p *program) root() *cobra.Command {
 		Long: `aikeysd is the control plane of AgentRouter AI Keys. Teams register their own provider keys with it; it seals
 them at once, lets nobody read them back, and revokes them for good.
 
-New here? Run "aikeysd demo" to watch it for a few seconds, and "aikeysd dev" to try it: that starts everything on this
+New here? Run "aikeys-demo" to watch it for a few seconds, and "aikeysd dev" to try it: that starts everything on this
 machine, a gateway included, and prints commands.
 In production, run "aikeysd serve", add the first member with "aikeysd admin member set", and give them an API key with
 "aikeysd admin token create". A gateway, aikeys-gateway, serves inference requests with the keys; it needs a credential
@@ -42,8 +42,7 @@ from "aikeysd admin dataplane create".
 Settings are flags or AIKEYS_* variables; a flag wins. "aikeysd serve --help" lists them all.
 
 Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong.`,
-		Example: `  aikeysd demo
-  aikeysd dev
+		Example: `  aikeysd dev
   aikeysd serve --database-url sqlite:data/aikeys.db --sealer local:data/keyset.json
   aikeysd check`,
 	}
@@ -53,6 +52,6 @@ Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong
 		&cobra.Group{ID: groupOperate, Title: "Operate:"},
 	)
 	root.SetHelpCommandGroupID(groupStart)
-	root.AddCommand(p.devCommand(), p.demoCommand(), p.serveCommand(), p.migrateCommand(), p.adminCommand(), p.checkCommand(), p.rewrapCommand())
+	root.AddCommand(p.devCommand(), p.serveCommand(), p.migrateCommand(), p.adminCommand(), p.checkCommand(), p.rewrapCommand())
 	return root
 }

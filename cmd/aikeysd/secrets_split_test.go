@@ -13,11 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testRunSplit has the script behind "make run-split" start both programs, and end both at one Ctrl-C, which comes to the
-// script alone.
+// testRunSplit checks that the script behind "make run-split" starts all programs, and that one Ctrl-C, which comes to the
+// script alone, ends them.
 func testRunSplit(t *testing.T, binary string) {
 	bin := filepath.Dir(binary)
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, "aikeysd"), ".")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", ".", "../aikeys-gateway")
 	build.Env = append(build.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
 	output, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", output)
@@ -46,7 +46,7 @@ func testRunSplit(t *testing.T, binary string) {
 		require.NoError(t, script.Process.Signal(os.Interrupt))
 		s.end()
 		require.Equal(t, 0, script.ProcessState.ExitCode(), s.stderr)
-		require.Equal(t, 2, strings.Count(s.stderr.String(), "msg=stopped"), "both end in order:\n%s", s.stderr)
+		require.Equal(t, 3, strings.Count(s.stderr.String(), "msg=stopped"), "all end in order:\n%s", s.stderr)
 		for _, text := range found[1:] {
 			pid, err := strconv.Atoi(text)
 			require.NoError(t, err)

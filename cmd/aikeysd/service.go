@@ -48,10 +48,6 @@ type service struct {
 
 	state    state
 	prepared chan struct{} // closed when the service is ready
-	// onReady is called once, when the service is ready; nil calls nothing. Its error ends the service.
-	onReady func(ctx context.Context) error
-	// beforeDrain is called when the service begins to stop, before it takes anything away; nil does nothing.
-	beforeDrain func()
 	// closers undo the opening, last first.
 	closers []func() error
 }
@@ -199,9 +195,6 @@ func (s *service) probeIssuer(ctx context.Context) {
 func (s *service) drain(ctx context.Context, endFeed func()) error {
 	s.log.InfoContext(ctx, "stopping: requests in flight are answered first", slog.Duration("timeout", s.cfg.ShutdownTimeout))
 	s.state.draining.Store(true)
-	if s.beforeDrain != nil {
-		s.beforeDrain()
-	}
 	patience, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
 	defer cancel()
 	err := s.api.Shutdown(patience)

@@ -90,11 +90,6 @@ func (s *service) start(ctx context.Context) error {
 	close(s.prepared)
 	s.state.ready.Store(true)
 	s.log.InfoContext(ctx, "ready", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
-	if s.onReady != nil {
-		if err := s.onReady(ctx); err != nil && ctx.Err() == nil {
-			return err
-		}
-	}
 	s.forgetRecords(ctx, forgetInterval)
 	return nil
 }

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 func makeAll(dir string) made {
-	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "../tare", "../aikeysd")
+	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "../tare", "../aikeysd", "../aikeys-gateway")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(string(out))

@@ -26,7 +26,7 @@ finish() {
 }
 trap finish EXIT
 
-CGO_ENABLED=0 go build -o "$work/aikeysd" ./cmd/aikeysd
+CGO_ENABLED=0 go build -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
 for sdk in go python typescript; do
   "sdk/$sdk/dist.sh" "$work/dist" >/dev/null
 done

@@ -21,7 +21,7 @@ func live(t testing.TB) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "aikeysd")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/aikeysd")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "./cmd/aikeysd", "./cmd/aikeys-gateway")
 	build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -15,5 +15,5 @@ export AGENTROUTER_TEST_PACKAGE="$work/agentrouter-typescript-$(node -p 'require
 node_modules/.bin/publint --strict "$AGENTROUTER_TEST_PACKAGE"
 node_modules/.bin/attw --no-color --no-emoji --pack "$AGENTROUTER_TEST_PACKAGE"
 
-CGO_ENABLED=0 go build -C ../.. -o "$work/aikeysd" ./cmd/aikeysd
+CGO_ENABLED=0 go build -C ../.. -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
 AGENTROUTER_TEST_SERVER="$work/aikeysd" node --import tsx --test test/*.test.ts

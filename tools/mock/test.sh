@@ -18,7 +18,7 @@ trap cleanup EXIT
 tar -xzf "$work"/agentrouter-typescript-*.tar.gz -C "$work"
 rm "$work"/*.tar.gz
 
-CGO_ENABLED=0 go build -C ../.. -o "$work/aikeysd" ./cmd/aikeysd
+CGO_ENABLED=0 go build -C ../.. -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
 "$work/aikeysd" dev --data "$work/data" --listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 \
   --ops-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0 >"$work/log" 2>&1 &
 service=$!

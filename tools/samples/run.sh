@@ -10,7 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [[ -z ${AIKEYSD-} ]]; then
   export AIKEYSD=$work/aikeysd
-  CGO_ENABLED=0 go build -C "$root" -o "$AIKEYSD" ./cmd/aikeysd
+  CGO_ENABLED=0 go build -C "$root" -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
 fi
 
 cd "$root/sdk/typescript"

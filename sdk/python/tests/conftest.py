@@ -16,10 +16,10 @@ def _aikeysd(folder: Path) -> str:
     given = os.environ.get("AIKEYSD")
     if given:
         return given
-    program = str(folder / "aikeysd")
     environment = {**os.environ, "CGO_ENABLED": "0"}
-    subprocess.run(["go", "build", "-o", program, "./cmd/aikeysd"], cwd=ROOT, env=environment, check=True)
-    return program
+    build = ["go", "build", "-o", f"{folder}/", "./cmd/aikeysd", "./cmd/aikeys-gateway"]
+    subprocess.run(build, cwd=ROOT, env=environment, check=True)
+    return str(folder / "aikeysd")
 
 
 @pytest.fixture(scope="session")
