@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"regexp"
 	"strconv"
@@ -91,7 +92,7 @@ func BenchmarkFetchPostgres(b *testing.B) {
 	database, projects := postgres(b, keyCount)
 	server := startAikeysd(b, database)
 	for _, p := range projects {
-		registerOne(b, server, p)
+		operator{client: http.DefaultClient, project: p}.register(b, server)
 	}
 	token := dataPlaneToken(b, database)
 	compare(b, "of-get",

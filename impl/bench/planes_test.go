@@ -1,19 +1,17 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
-	"errors"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"regexp"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,97 +19,125 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// planes are many data planes in one thread that reads all their sockets by epoll: with a goroutine for each, the clients
-// would cost more than the service.
+// planes are many data planes, each with a goroutine that reads its stream.
 type planes struct {
-	epoll  int
-	all    map[int32]*plane
 	client *http.Client
+	token  string
+	count  int
 
 	mu       sync.Mutex
-	wanted   []byte
-	heard    []time.Time
+	wanted   []byte      // in the event that is waited for
+	read     []time.Time // when each of the data planes has read it
 	complete chan struct{}
 }
 
-// plane is one data plane's stream.
-type plane struct {
-	session, ackURL, token string
-	tail                   []byte // what was read last and may be half a line
-	owes                   bool   // whether it has heard what is wanted and not acknowledged it
-	told                   bool
-}
-
-// connectors is how many connect at once: all must have before the first is taken for silent.
+// connectors is how many connect at once: all must have connected before the first counts as silent.
 const connectors = 16
 
-var helloSession = regexp.MustCompile(`"session_id":"(\w+)"`)
-
-func connectPlanes(b *testing.B, servers []*process, token string, count int) *planes {
+func connectPlanes(b *testing.B, servers []*process, authority *x509.CertPool, token string, count int) *planes {
 	b.Helper()
-	epoll, err := syscall.EpollCreate1(0)
-	require.NoError(b, err)
-	p := &planes{epoll: epoll, all: map[int32]*plane{}, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64}}}
+	p := &planes{client: clientOf(authority), token: token, count: count}
 	var group errgroup.Group
+	var reading sync.WaitGroup
 	group.SetLimit(connectors)
+	conns := make([]*tls.Conn, count)
 	for i := range count {
-		group.Go(func() error { return p.connect(servers[i%len(servers)], token) })
+		group.Go(func() error {
+			server := servers[i%len(servers)].dataPlane
+			conn, lines, err := p.connect(server, authority)
+			if err == nil {
+				conns[i] = conn
+				reading.Go(func() { p.follow(server, lines) })
+			}
+			return err
+		})
 	}
 	require.NoError(b, group.Wait())
-	stop, done := make(chan struct{}), make(chan struct{})
-	threads := runtime.GOMAXPROCS(8) // the reader waits in the kernel, and must not wait for a processor of Go's besides
-	go p.follow(stop, done)
 	b.Cleanup(func() {
-		close(stop)
-		<-done
-		for fd := range p.all {
-			_ = syscall.Close(int(fd))
+		for _, conn := range conns {
+			_ = conn.NetConn().Close()
 		}
-		_ = syscall.Close(epoll)
-		runtime.GOMAXPROCS(threads)
+		reading.Wait()
 	})
 	return p
 }
 
-// connect opens a stream by hand and hands its socket to epoll once the hello has come.
-func (p *planes) connect(server *process, token string) error {
-	address := strings.TrimPrefix(server.dataPlane, "http://")
-	conn, err := net.Dial("tcp", address)
+// connect opens a stream on a connection of its own. net/http's client would add two goroutines to each.
+func (p *planes) connect(server string, authority *x509.CertPool) (*tls.Conn, *bufio.Reader, error) {
+	address := strings.TrimPrefix(server, "https://")
+	conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: authority})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer func() { _ = conn.Close() }() // epoll has a copy of the socket
-	_, wrote := fmt.Fprintf(conn, "GET /v1/events HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", address, token)
-	if err := errors.Join(wrote, conn.SetReadDeadline(time.Now().Add(10*time.Second))); err != nil {
-		return err
+	if _, err := fmt.Fprintf(conn, "GET /v1/events HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", address, p.token); err != nil {
+		return nil, nil, err
 	}
-	var text []byte
-	for buffer := make([]byte, 4096); !bytes.Contains(text, []byte("event: heartbeat")); {
-		n, err := conn.Read(buffer)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil) //nolint:bodyclose // the connection is closed
+	if err != nil {
+		return nil, nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, nil, fmt.Errorf("no stream: %s", response.Status)
+	}
+	return conn, bufio.NewReader(response.Body), nil
+}
+
+// follow reads one stream to its end, and acknowledges the events that are waited for.
+func (p *planes) follow(server string, lines *bufio.Reader) {
+	var session, position string
+	var owes bool
+	for {
+		line, err := lines.ReadSlice('\n')
 		if err != nil {
-			return fmt.Errorf("%w after %q", err, text)
+			return
 		}
-		text = append(text, buffer[:n]...)
+		if id, found := bytes.CutPrefix(line, []byte("id: ")); found {
+			position = string(bytes.TrimSpace(id))
+			continue
+		}
+		data, found := bytes.CutPrefix(line, []byte("data: "))
+		if !found {
+			continue
+		}
+		if p.isWanted(data) {
+			owes = true
+			continue
+		}
+		if session != "" && !owes {
+			continue
+		}
+		var message struct {
+			Session string `json:"session_id"`
+			Within  int    `json:"acknowledge_within_ms"`
+		}
+		if json.Unmarshal(data, &message) != nil {
+			continue
+		}
+		if session == "" {
+			session = message.Session
+			continue
+		}
+		owes = false
+		body := fmt.Sprintf(`{"session_id":%q,"position":%q}`, session, position)
+		time.AfterFunc(time.Duration(message.Within/2+rand.IntN(message.Within/2+1))*time.Millisecond, func() { p.acknowledge(server, body) })
 	}
-	session := helloSession.FindSubmatch(text)
-	tcp, isTCP := conn.(*net.TCPConn)
-	if session == nil || !isTCP {
-		return fmt.Errorf("no stream: %q", text)
-	}
-	file, err := tcp.File()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = file.Close() }()
-	fd, err := syscall.Dup(int(file.Fd()))
-	if err != nil {
-		return err
+}
+
+// isWanted reports whether an event is the one that is waited for, and takes the time if it is.
+func (p *planes) isWanted(data []byte) bool {
+	now := time.Now()
+	if !bytes.Contains(data, []byte(`"type":"key.revoked"`)) {
+		return false
 	}
 	p.mu.Lock()
-	p.all[int32(fd)] = &plane{session: string(session[1]), ackURL: server.dataPlane + "/v1/acknowledgements", token: token}
-	p.mu.Unlock()
-	return errors.Join(syscall.SetNonblock(fd, true),
-		syscall.EpollCtl(p.epoll, syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(fd)}))
+	defer p.mu.Unlock()
+	if p.wanted == nil || !bytes.Contains(data, p.wanted) {
+		return false
+	}
+	if p.read = append(p.read, now); len(p.read) == p.count {
+		close(p.complete)
+	}
+	return true
 }
 
 // expect begins to wait for the revocation of a key.
@@ -119,13 +145,10 @@ func (p *planes) expect(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.wanted = []byte(`"key_id":"` + key + `"`)
-	p.heard, p.complete = nil, make(chan struct{})
-	for _, plane := range p.all {
-		plane.told = false
-	}
+	p.read, p.complete = nil, make(chan struct{})
 }
 
-// await returns how many milliseconds after sent each data plane had heard.
+// await returns how many milliseconds after sent each data plane had read it.
 func (p *planes) await(b *testing.B, sent time.Time) []float64 {
 	b.Helper()
 	select {
@@ -133,91 +156,21 @@ func (p *planes) await(b *testing.B, sent time.Time) []float64 {
 	case <-time.After(5 * time.Second):
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		b.Fatalf("%d of %d data planes were told", len(p.heard), len(p.all))
+		b.Fatalf("%d of %d data planes were told", len(p.read), p.count)
 	}
-	took := make([]float64, len(p.heard))
-	for i, at := range p.heard {
+	took := make([]float64, len(p.read))
+	for i, at := range p.read {
 		took[i] = float64(at.Sub(sent).Microseconds()) / 1000
 	}
 	return took
 }
 
-func (p *planes) follow(stop, done chan struct{}) {
-	defer close(done)
-	events, buffer := make([]syscall.EpollEvent, 256), make([]byte, 64<<10)
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		n, _ := syscall.EpollWait(p.epoll, events, 50)
-		for _, event := range events[:max(n, 0)] {
-			got, err := syscall.Read(int(event.Fd), buffer)
-			if err == nil && got > 0 {
-				p.read(p.all[event.Fd], buffer[:got], time.Now())
-			}
-		}
-	}
-}
-
-// read looks for the revocation, and for the position after it, which it acknowledges a random moment later.
-func (p *planes) read(s *plane, text []byte, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.wanted != nil && !s.told && p.tells(s, text) {
-		s.told, s.owes = true, true
-		if p.heard = append(p.heard, now); len(p.heard) == len(p.all) {
-			close(p.complete)
-		}
-	}
-	if !s.owes {
-		return
-	}
-	position, ms := after(text, "id: ", '\n'), after(text, `"acknowledge_within_ms":`, '}')
-	within, err := strconv.Atoi(ms)
-	if position == "" || err != nil {
-		return
-	}
-	s.owes = false
-	wait := time.Duration(within/2+rand.IntN(within/2+1)) * time.Millisecond
-	time.AfterFunc(wait, func() { p.acknowledge(s, fmt.Sprintf(`{"session_id":%q,"position":%q}`, s.session, position)) })
-}
-
-// tells tells whether what was read holds the revocation, which may have begun with what was read before.
-func (p *planes) tells(s *plane, text []byte) bool {
-	if len(s.tail) > 0 {
-		text = append(s.tail, text...)
-	}
-	i := bytes.Index(text, p.wanted)
-	if i >= 0 && bytes.Contains(text[:i], []byte("event: key.revoked\n")) {
-		s.tail = s.tail[:0]
-		return true
-	}
-	// What ends with a message holds none by half.
-	if s.tail = s.tail[:0]; !bytes.HasSuffix(text, []byte("\n\n\r\n")) {
-		s.tail = append(s.tail, text[max(0, len(text)-512):]...)
-	}
-	return false
-}
-
-// after returns what stands between the last mark in a text and an end. Regular expressions would cost more than the service
-// takes to tell a data plane.
-func after(text []byte, mark string, end byte) string {
-	i := bytes.LastIndex(text, []byte(mark))
-	if i < 0 {
-		return ""
-	}
-	found, _, _ := bytes.Cut(text[i+len(mark):], []byte{end})
-	return string(found)
-}
-
-func (p *planes) acknowledge(s *plane, body string) {
-	req, err := http.NewRequest(http.MethodPost, s.ackURL, strings.NewReader(body))
+func (p *planes) acknowledge(server, body string) {
+	req, err := http.NewRequest(http.MethodPost, server+"/v1/acknowledgements", strings.NewReader(body))
 	if err != nil {
 		return
 	}
-	req.Header.Set("Authorization", "Bearer "+s.token)
+	req.Header.Set("Authorization", "Bearer "+p.token)
 	req.Header.Set("Content-Type", "application/json")
 	if reply, err := p.client.Do(req); err == nil {
 		_, _ = io.Copy(io.Discard, reply.Body)
