@@ -179,7 +179,7 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	}
 	c.closers = append(c.closers, closeSealer)
 	if bound {
-		_, err = keysetcheck.New(c.store, opened).Value(ctx)
+		err = keysetcheck.New(c.store, opened).Check(ctx)
 	} else {
 		_, err = opened.PrimaryKEK(ctx)
 	}

@@ -132,7 +132,7 @@ func (c *checker) whichKeys() string {
 
 func (c *checker) countKeys(ctx context.Context, inspector *rewrap.Inspector) ([]rewrap.KEKKeys, []rewrap.Unreadable, error) {
 	if c.asked.deep {
-		return inspector.Try(ctx, 0)
+		return inspector.Sample(ctx, 0)
 	}
 	keks, err := inspector.Count(ctx)
 	return keks, nil, err
@@ -162,18 +162,18 @@ func (c *checker) listKeys(ctx context.Context, inspector *rewrap.Inspector) ([]
 	}
 }
 
-func (c *checker) sealsOf(ctx context.Context, inspector *rewrap.Inspector, keys []models.Key) ([]rewrap.Seal, error) {
+func (c *checker) sealsOf(ctx context.Context, inspector *rewrap.Inspector, keys []models.Key) ([]rewrap.EnvelopeStatus, error) {
 	if c.asked.deep {
-		return inspector.TryThese(ctx, keys)
+		return inspector.Check(ctx, keys)
 	}
-	seals := make([]rewrap.Seal, len(keys))
+	seals := make([]rewrap.EnvelopeStatus, len(keys))
 	for i, k := range keys {
-		seals[i] = inspector.Judge(k)
+		seals[i] = inspector.Classify(k)
 	}
 	return seals, nil
 }
 
-func newKeyReport(k models.Key, seal rewrap.Seal) keyReport {
+func newKeyReport(k models.Key, seal rewrap.EnvelopeStatus) keyReport {
 	state := models.KeyActive
 	if k.RevokedAt != 0 {
 		state = models.KeyRevoked

@@ -187,7 +187,7 @@ func (p *program) require(unreadable []rewrap.Unreadable) error {
 }
 
 func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
-	if err := rewrap.New(job).Check(ctx); err != nil {
+	if err := rewrap.New(job).CheckKeyset(ctx); err != nil {
 		return err
 	}
 	inspector, err := rewrap.NewInspector(ctx, job.Store, job.Sealer)
@@ -198,7 +198,7 @@ func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
 	if err != nil {
 		return err
 	}
-	tried, unreadable, err := inspector.Try(ctx, dryRunSample)
+	tried, unreadable, err := inspector.Sample(ctx, dryRunSample)
 	if err != nil {
 		return err
 	}

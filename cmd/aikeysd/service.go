@@ -40,7 +40,7 @@ type service struct {
 	sealer              sealer.Sealer
 	madeKeyset          bool // whether there was a keyset file to be, and was none
 	store               *models.Store
-	canary              *keysetcheck.Keeper
+	canary              *keysetcheck.Checker
 	issuer              *auth.OIDC // nil when there is none
 	sessions            *auth.Authenticator
 	feed                *feed.Feed

@@ -16,7 +16,7 @@ func (s *server) idempotency(ctx context.Context, caller models.Caller, key mode
 	if req.Params.IdempotencyKey == nil {
 		return nil, nil //nolint:nilnil // no key, no record
 	}
-	macKey, err := s.canary.Value(ctx)
+	macKey, err := s.canary.FingerprintKey(ctx)
 	if err != nil {
 		return nil, err
 	}

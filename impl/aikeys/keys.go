@@ -85,7 +85,7 @@ func (s *server) seal(ctx context.Context, caller models.Caller, provider provid
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
 	}, secret)
 	if err == nil {
-		err = s.canary.Vouch(ctx, envelope.KEKID)
+		err = s.canary.CheckKEKs(ctx, envelope.KEKID)
 	}
 	if err != nil {
 		return models.Registration{}, err

@@ -22,7 +22,7 @@ import (
 type Config struct {
 	Store     *models.Store
 	Sealer    sealer.Sealer
-	Canary    *keysetcheck.Keeper
+	Canary    *keysetcheck.Checker
 	Receipts  Receipts
 	Providers *providers.Catalogue
 	// Now is the clock; nil means time.Now.
@@ -42,7 +42,7 @@ type Receipts interface {
 type server struct {
 	store     *models.Store
 	sealer    sealer.Sealer
-	canary    *keysetcheck.Keeper
+	canary    *keysetcheck.Checker
 	receipts  Receipts
 	providers *providers.Catalogue
 	now       func() time.Time

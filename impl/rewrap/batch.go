@@ -2,17 +2,18 @@ package rewrap
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/subtle"
 	"fmt"
 
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// outdated are the keys whose envelope is not under the primary KEK, by what the envelope itself says and by its
-// column.
-func (j *Job) outdated(ctx context.Context, keys []models.Key) ([]models.Key, error) {
-	primary, err := j.primary(ctx)
+// selectOutdated returns the keys whose envelope or row does not name the primary KEK.
+func (j *Job) selectOutdated(ctx context.Context, keys []models.Key) ([]models.Key, error) {
+	primary, err := j.primaryKEK(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +23,7 @@ func (j *Job) outdated(ctx context.Context, keys []models.Key) ([]models.Key, er
 			todo = append(todo, k)
 			continue
 		}
-		// Another job may have sealers that this one lacks, and have read what is unreadable here.
+		// Another job, with a sealer that this one lacks, may have re-wrapped a key that is unreadable here.
 		if _, unreadable := j.unreadable[k.ID]; unreadable || j.postponed[k.ID] {
 			delete(j.unreadable, k.ID)
 			delete(j.postponed, k.ID)
@@ -32,39 +33,39 @@ func (j *Job) outdated(ctx context.Context, keys []models.Key) ([]models.Key, er
 	return todo, nil
 }
 
-func (j *Job) batches(ctx context.Context, todo []models.Key) error {
+func (j *Job) rewrapInBatches(ctx context.Context, todo []models.Key) error {
 	for len(todo) > 0 {
 		batch := todo[:min(j.batch, len(todo))]
 		todo = todo[len(batch):]
 		if err := j.limiter.WaitN(ctx, len(batch)); err != nil {
 			return fmt.Errorf("re-wrap: %w", err)
 		}
-		if err := j.rewrap(ctx, batch); err != nil {
+		if err := j.rewrapBatch(ctx, batch); err != nil {
 			return err
 		}
 		if j.Report != nil {
-			j.Report(j.count())
+			j.Report(j.currentProgress())
 		}
 	}
 	return nil
 }
 
-// change is an envelope and the one to put in its place.
+// change replaces one envelope by another.
 type change struct {
-	name     string // of what it is, for errors
+	name     string // the key's id, or "the canary"
 	binding  sealer.Binding
 	old      []byte
 	envelope sealer.Envelope
 }
 
-// rewrap takes one batch through all steps.
-func (j *Job) rewrap(ctx context.Context, keys []models.Key) error {
-	changes, err := j.rewrapped(ctx, keys)
+// rewrapBatch takes one batch through all steps.
+func (j *Job) rewrapBatch(ctx context.Context, keys []models.Key) error {
+	changes, err := j.askSealer(ctx, keys)
 	if err != nil {
 		return err
 	}
 	j.at("rewrapped")
-	if changes, err = j.verified(ctx, changes); err != nil {
+	if changes, err = j.verify(ctx, changes); err != nil {
 		return err
 	}
 	j.at("verified")
@@ -73,7 +74,7 @@ func (j *Job) rewrap(ctx context.Context, keys []models.Key) error {
 		return err
 	}
 	j.at("stored")
-	j.settle(keys, stored)
+	j.recordBatch(keys, stored)
 	if len(changes) == 0 || !stored[changes[0].name] {
 		return nil
 	}
@@ -82,13 +83,13 @@ func (j *Job) rewrap(ctx context.Context, keys []models.Key) error {
 	return err
 }
 
-// rewrapped asks the sealer. What can't be read is taken down, and has no change.
-func (j *Job) rewrapped(ctx context.Context, keys []models.Key) ([]change, error) {
+// askSealer has the sealer re-wrap the keys' envelopes. Unreadable keys are recorded and get no change.
+func (j *Job) askSealer(ctx context.Context, keys []models.Key) ([]change, error) {
 	items := make([]sealer.Item, len(keys))
 	for i, k := range keys {
 		items[i] = sealer.Item{Binding: bindingOf(k), Envelope: k.Envelope}
 	}
-	results, err := insist(ctx, j, func() ([]sealer.Result, error) { return sealer.RewrapAll(ctx, j.Sealer, items) })
+	results, err := retryUnavailable(ctx, j, func() ([]sealer.Result, error) { return sealer.RewrapAll(ctx, j.Sealer, items) })
 	if err != nil {
 		return nil, fmt.Errorf("re-wrap: %w", err)
 	}
@@ -108,7 +109,7 @@ func (j *Job) rewrapped(ctx context.Context, keys []models.Key) ([]change, error
 	return changes, nil
 }
 
-// store writes the changes whose row is as it was read, and returns the ids of those.
+// store writes the changes whose rows are still as they were read, and returns the ids of those.
 func (j *Job) store(ctx context.Context, keys []models.Key, changes []change) (map[string]bool, error) {
 	versions := make(map[string]uint32, len(keys))
 	for _, k := range keys {
@@ -118,7 +119,7 @@ func (j *Job) store(ctx context.Context, keys []models.Key, changes []change) (m
 	for i, c := range changes {
 		batch[i] = models.Rewrapping{KeyID: c.name, Version: versions[c.name], Old: c.old, New: c.envelope.Bytes, KEKID: c.envelope.KEKID}
 	}
-	ids, err := insist(ctx, j, func() ([]string, error) { return j.Store.Rewrap(ctx, batch) })
+	ids, err := retryUnavailable(ctx, j, func() ([]string, error) { return j.Store.Rewrap(ctx, batch) })
 	if err != nil {
 		return nil, err
 	}
@@ -129,8 +130,8 @@ func (j *Job) store(ctx context.Context, keys []models.Key, changes []change) (m
 	return stored, nil
 }
 
-// settle takes down what became of a batch: what was neither stored nor unreadable comes again in the next pass.
-func (j *Job) settle(keys []models.Key, stored map[string]bool) {
+// recordBatch records the outcome of a batch. Keys that were neither stored nor unreadable come again in the next pass.
+func (j *Job) recordBatch(keys []models.Key, stored map[string]bool) {
 	for _, k := range keys {
 		_, unreadable := j.unreadable[k.ID]
 		switch {
@@ -143,14 +144,14 @@ func (j *Job) settle(keys []models.Key, stored map[string]bool) {
 	}
 }
 
-// readBack looks at what the database has now, which must be sound whoever wrote it.
+// readBack reads a stored envelope again. It must be sound, even if another job has written it since.
 func (j *Job) readBack(ctx context.Context, c change) error {
-	k, err := insist(ctx, j, func() (models.Key, error) { return j.Store.SealedKey(ctx, c.name) })
+	k, err := retryUnavailable(ctx, j, func() (models.Key, error) { return j.Store.SealedKey(ctx, c.name) })
 	if err != nil {
 		return err
 	}
 	now := change{c.name, bindingOf(k), c.old, sealer.Envelope{KEKID: k.KEKID, Bytes: k.Envelope}}
-	_, err = insist(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, now.binding, now.envelope.Bytes) })
+	_, err = retryUnavailable(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, now.binding, now.envelope.Bytes) })
 	if isUnreadable(err) {
 		return fmt.Errorf("%w: key %s: %w", ErrNotStored, c.name, err)
 	}
@@ -162,11 +163,98 @@ func (j *Job) readBack(ctx context.Context, c change) error {
 	case same != sameKEK && k.Version == c.binding.Version:
 		return fmt.Errorf("%w: key %s", ErrNotStored, c.name)
 	case !same:
-		return nil // it has another secret by now, or was re-wrapped again
+		return nil // the key has a new secret, or was re-wrapped again
 	}
-	return j.sampleOpens(ctx, now)
+	return j.checkSampleOpens(ctx, now)
 }
 
 func bindingOf(k models.Key) sealer.Binding {
 	return sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: k.Provider, Version: k.Version}
+}
+
+// verify returns the changes whose new envelope is as good as the old one, or ErrUnsound. The new data key must unwrap under
+// the new KEK and the binding, and the ciphertext must be the old one, byte for byte; if the secret was sealed again, both
+// envelopes must open to the same secret. Of the changes that only re-wrapped the data key, one sample is opened if the
+// sealer has the right to. A change is left out, and comes again, if the primary KEK has changed since it was made.
+func (j *Job) verify(ctx context.Context, changes []change) ([]change, error) {
+	items := make([]sealer.Item, len(changes))
+	for i, c := range changes {
+		items[i] = sealer.Item{Binding: c.binding, Envelope: c.envelope.Bytes}
+	}
+	results, err := retryUnavailable(ctx, j, func() ([]sealer.Result, error) { return sealer.RewrapAll(ctx, j.Sealer, items) })
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
+	}
+	sound := make([]change, 0, len(changes))
+	for i, c := range changes {
+		named, err := sealer.KEKIDOf(c.envelope.Bytes)
+		switch {
+		case err != nil || results[i].Err != nil:
+			return nil, fmt.Errorf("%w: %s: %w", ErrUnsound, c.name, cmp.Or(results[i].Err, err))
+		case named != c.envelope.KEKID:
+			return nil, fmt.Errorf("%w: %s: it names another key-encryption key than the sealer said", ErrUnsound, c.name)
+		case !bytes.Equal(results[i].Envelope.Bytes, c.envelope.Bytes):
+			continue
+		}
+		if err := j.checkSameSecret(ctx, c, len(sound) == 0); err != nil {
+			return nil, err
+		}
+		sound = append(sound, c)
+	}
+	return sound, nil
+}
+
+// checkSameSecret returns nil if both envelopes of a change hold the same secret, as far as that can be checked.
+func (j *Job) checkSameSecret(ctx context.Context, c change, sample bool) error {
+	switch {
+	case !sealer.SamePayload(c.old, c.envelope.Bytes):
+		return j.checkOpensAlike(ctx, c)
+	case sample:
+		return j.checkSampleOpens(ctx, c)
+	}
+	return nil
+}
+
+// checkOpensAlike requires that both envelopes of a change open to the same secret. The plaintexts are wiped.
+func (j *Job) checkOpensAlike(ctx context.Context, c change) error {
+	before, err := j.open(ctx, c.binding, c.old)
+	if err != nil {
+		return fmt.Errorf("verify %s: open the old envelope: %w", c.name, err)
+	}
+	defer before.Wipe()
+	return j.checkOpensTo(ctx, c, before)
+}
+
+// checkSampleOpens is checkOpensAlike for an old envelope that may not open at all: its ciphertext may be damaged, which a
+// re-wrap neither notices nor repairs, or the sealer may lack the right.
+func (j *Job) checkSampleOpens(ctx context.Context, c change) error {
+	if j.cantOpen {
+		return nil
+	}
+	before, err := j.open(ctx, c.binding, c.old)
+	if err != nil {
+		j.cantOpen = !isUnreadable(err)
+		return ctx.Err()
+	}
+	defer before.Wipe()
+	return j.checkOpensTo(ctx, c, before)
+}
+
+func (j *Job) checkOpensTo(ctx context.Context, c change, before sealer.Secret) error {
+	after, err := j.open(ctx, c.binding, c.envelope.Bytes)
+	if isUnreadable(err) {
+		return fmt.Errorf("%w: %s: %w", ErrUnsound, c.name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("verify %s: open the new envelope: %w", c.name, err)
+	}
+	defer after.Wipe()
+	if subtle.ConstantTimeCompare(before.Reveal(), after.Reveal()) != 1 {
+		return fmt.Errorf("%w: %s: it opens to another secret", ErrUnsound, c.name)
+	}
+	return nil
+}
+
+func (j *Job) open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
+	return retryUnavailable(ctx, j, func() (sealer.Secret, error) { return j.Sealer.Open(ctx, binding, envelope) })
 }

@@ -1,7 +1,9 @@
 package rewrap
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -9,29 +11,29 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// State is how a key is sealed.
+// State says how a key is sealed.
 type State string
 
-// The states of a key's seal.
+// The states of an envelope.
 const (
-	// StateCurrent is under the primary KEK.
+	// StateCurrent is the state of an envelope under the primary KEK.
 	StateCurrent State = "current"
-	// StateOldKEK is under another one, which still unwraps.
+	// StateOldKEK is the state of an envelope under another KEK that still unwraps.
 	StateOldKEK State = "old_kek"
-	// StateUnreadable can't be read: its KEK is unknown or retired, or the envelope was tried and is damaged.
+	// StateUnreadable is the state of an envelope whose KEK is unknown or retired, or that was tried and is damaged.
 	StateUnreadable State = "unreadable"
 )
 
-// KEKUnknown is the state of a KEK that rows name and the sealer has not.
+// KEKUnknown is the state of a KEK that rows name but the sealer does not have.
 const KEKUnknown sealer.KEKState = "unknown"
 
-// KEKKeys is a KEK, and how many keys it seals, by their state.
+// KEKKeys is a KEK and the number of keys that it seals, by their state.
 type KEKKeys struct {
 	sealer.KEK
 	Current, OldKEK, Unreadable int64
 }
 
-// All counts them whatever their state.
+// All returns the number of keys in any state.
 func (k KEKKeys) All() int64 { return k.Current + k.OldKEK + k.Unreadable }
 
 func (k *KEKKeys) add(state State, keys int64) {
@@ -45,15 +47,15 @@ func (k *KEKKeys) add(state State, keys int64) {
 	}
 }
 
-// Inspector tells how keys are sealed. It writes nothing.
+// Inspector finds out how keys are sealed. It writes nothing.
 type Inspector struct {
 	store  Store
 	sealer sealer.Sealer
-	keks   []sealer.KEK
-	states map[string]sealer.KEKState
+	keks   []sealer.KEK               // in the sealer's order
+	states map[string]sealer.KEKState // :: KEK id → its state
 }
 
-// NewInspector asks the sealer for its KEKs: sealer.ErrUnavailable.
+// NewInspector asks the sealer for its KEKs. Its error is sealer.ErrUnavailable.
 func NewInspector(ctx context.Context, store Store, s sealer.Sealer) (*Inspector, error) {
 	keks, err := sealer.ListKEKs(ctx, s)
 	if err != nil {
@@ -61,7 +63,7 @@ func NewInspector(ctx context.Context, store Store, s sealer.Sealer) (*Inspector
 	}
 	i := &Inspector{store: store, sealer: s, states: map[string]sealer.KEKState{}}
 	for _, kek := range keks {
-		// The first to tell of a KEK is the one that seals.
+		// When two sealers have the same KEK, the first in the list is the one that seals.
 		if _, known := i.states[kek.ID]; !known {
 			i.keks, i.states[kek.ID] = append(i.keks, kek), kek.State
 		}
@@ -69,7 +71,7 @@ func NewInspector(ctx context.Context, store Store, s sealer.Sealer) (*Inspector
 	return i, nil
 }
 
-// Primary is the KEK that new keys are sealed under.
+// Primary returns the KEK that new keys are sealed under.
 func (i *Inspector) Primary() string {
 	for _, kek := range i.keks {
 		if kek.State == sealer.KEKPrimary {
@@ -79,7 +81,7 @@ func (i *Inspector) Primary() string {
 	return ""
 }
 
-// stateUnder is what the KEK alone says of an envelope under it.
+// stateUnder returns the state of an envelope as far as its KEK decides it.
 func (i *Inspector) stateUnder(kekID string) State {
 	switch i.states[kekID] {
 	case sealer.KEKPrimary:
@@ -91,59 +93,59 @@ func (i *Inspector) stateUnder(kekID string) State {
 	}
 }
 
-// Count counts all keys by what their rows say, without trying an envelope.
+// Count counts all keys by the KEKs that their rows name, without trying an envelope.
 func (i *Inspector) Count(ctx context.Context) ([]KEKKeys, error) {
 	rows, err := i.store.KeysByKEK(ctx)
 	if err != nil {
 		return nil, err
 	}
-	counts := i.none()
+	counts := i.zeroCounts()
 	for kek, keys := range rows {
-		i.count(counts, kek).add(i.stateUnder(kek), keys)
+		countUnder(counts, kek).add(i.stateUnder(kek), keys)
 	}
 	return i.inOrder(counts), nil
 }
 
-// Try re-wraps every envelope, writes nothing, and counts what it found: that takes no right to open, unless the
-// secrets have to move to another sealer. With a sample it tries no more than that many under each KEK, and counts
-// those alone.
-func (i *Inspector) Try(ctx context.Context, sample int64) ([]KEKKeys, []Unreadable, error) {
-	counts, unreadable := i.none(), map[string]Unreadable{}
-	taken := map[string]int64{}
+// Sample tries at most perKEK envelopes under each KEK, all of them if perKEK is 0, and counts the ones it tried by state. It
+// tries an envelope by re-wrapping it without writing the result, which takes no right to open unless secrets have to move
+// to another sealer.
+func (i *Inspector) Sample(ctx context.Context, perKEK int64) ([]KEKKeys, []Unreadable, error) {
+	counts, unreadable := i.zeroCounts(), map[string]Unreadable{}
+	taken := map[string]int64{} // :: KEK id → envelopes tried under it
 	for after := ""; ; {
 		page, err := i.store.SealedKeys(ctx, after, windowSize)
 		if err != nil {
 			return nil, nil, err
 		}
-		for batch := range slices.Chunk(i.choose(page, taken, sample), maxBatch) {
-			found, err := i.TryThese(ctx, batch)
+		for batch := range slices.Chunk(choose(page, taken, perKEK), maxBatch) {
+			found, err := i.Check(ctx, batch)
 			if err != nil {
 				return nil, nil, err
 			}
-			for n, seal := range found {
-				i.count(counts, seal.KEKID).add(seal.State, 1)
-				if seal.Err != nil {
-					u := unreadableFor(batch[n], seal.Err)
-					u.KEKID = seal.KEKID
+			for n, status := range found {
+				countUnder(counts, status.KEKID).add(status.State, 1)
+				if status.Err != nil {
+					u := unreadableFor(batch[n], status.Err)
+					u.KEKID = status.KEKID
 					unreadable[u.KeyID] = u
 				}
 			}
 		}
 		if len(page) < windowSize {
-			return i.inOrder(counts), sorted(unreadable), nil
+			return i.inOrder(counts), sortedByKey(unreadable), nil
 		}
 		after = page[len(page)-1].ID
 	}
 }
 
-// choose takes from each KEK what is still wanted of it; sample zero is all.
-func (i *Inspector) choose(page []models.Key, taken map[string]int64, sample int64) []models.Key {
-	if sample == 0 {
+// choose returns the keys of a page that Sample still needs, and counts them in taken.
+func choose(page []models.Key, taken map[string]int64, perKEK int64) []models.Key {
+	if perKEK == 0 {
 		return page
 	}
 	var chosen []models.Key
 	for _, k := range page {
-		if kek := kekOf(k); taken[kek] < sample {
+		if kek := kekOf(k); taken[kek] < perKEK {
 			taken[kek]++
 			chosen = append(chosen, k)
 		}
@@ -151,32 +153,33 @@ func (i *Inspector) choose(page []models.Key, taken map[string]int64, sample int
 	return chosen
 }
 
-// Seal is how one key is sealed.
-type Seal struct {
+// EnvelopeStatus is the state of one key's envelope.
+type EnvelopeStatus struct {
 	State State
-	// KEKID is the KEK that the envelope names, or its row where the envelope is none.
+	// KEKID is the KEK that the envelope names, or the row if the envelope is malformed.
 	KEKID string
-	// Err says why an envelope that was tried is unreadable.
+	// Err is why the envelope is unreadable.
 	Err error
 }
 
-// Reason says, for people, why an envelope that was tried is unreadable; empty where it is not.
-func (s Seal) Reason() string { return reasonFor(s.Err) }
+// Reason says, for people, why an envelope is unreadable. It is empty for a readable one.
+func (s EnvelopeStatus) Reason() string { return reasonFor(s.Err) }
 
-// Judge tells of a key by its row and the head of its envelope, which is not tried.
-func (i *Inspector) Judge(k models.Key) Seal {
-	if _, err := sealer.KEKIDOf(k.Envelope); err != nil {
-		return Seal{StateUnreadable, k.KEKID, err}
+// Classify returns the status of a key by its row and the head of its envelope, without trying the envelope.
+func (i *Inspector) Classify(k models.Key) EnvelopeStatus {
+	named, err := sealer.KEKIDOf(k.Envelope)
+	if err != nil {
+		return EnvelopeStatus{StateUnreadable, k.KEKID, err}
 	}
-	seal := Seal{State: i.stateUnder(kekOf(k)), KEKID: kekOf(k)}
-	if seal.State == StateUnreadable {
-		seal.Err = sealer.ErrUnknownKEK
+	status := EnvelopeStatus{State: i.stateUnder(named), KEKID: named}
+	if status.State == StateUnreadable {
+		status.Err = sealer.ErrUnknownKEK
 	}
-	return seal
+	return status
 }
 
-// TryThese tells of keys by trying their envelopes.
-func (i *Inspector) TryThese(ctx context.Context, keys []models.Key) ([]Seal, error) {
+// Check returns the statuses of keys by trying their envelopes, in their order.
+func (i *Inspector) Check(ctx context.Context, keys []models.Key) ([]EnvelopeStatus, error) {
 	items := make([]sealer.Item, len(keys))
 	for n, k := range keys {
 		items[n] = sealer.Item{Binding: bindingOf(k), Envelope: k.Envelope}
@@ -185,22 +188,22 @@ func (i *Inspector) TryThese(ctx context.Context, keys []models.Key) ([]Seal, er
 	if err != nil {
 		return nil, err
 	}
-	found := make([]Seal, len(keys))
+	found := make([]EnvelopeStatus, len(keys))
 	for n, result := range results {
-		found[n] = Seal{State: i.stateUnder(kekOf(keys[n])), KEKID: kekOf(keys[n])}
+		found[n] = EnvelopeStatus{State: i.stateUnder(kekOf(keys[n])), KEKID: kekOf(keys[n])}
 		switch {
 		case isUnreadable(result.Err):
 			found[n].State, found[n].Err = StateUnreadable, result.Err
 		case result.Err != nil:
 			return nil, result.Err
-		case found[n].State == StateUnreadable: // its KEK has come since the sealer was asked
+		case found[n].State == StateUnreadable: // its KEK was added after the sealer listed its KEKs
 			found[n].State = StateOldKEK
 		}
 	}
 	return found, nil
 }
 
-// kekOf is the KEK that an envelope names, or its row where the envelope is none.
+// kekOf returns the KEK that a key's envelope names, or its row if the envelope is malformed.
 func kekOf(k models.Key) string {
 	if named, err := sealer.KEKIDOf(k.Envelope); err == nil {
 		return named
@@ -208,7 +211,8 @@ func kekOf(k models.Key) string {
 	return k.KEKID
 }
 
-func (i *Inspector) none() map[string]*KEKKeys {
+// zeroCounts returns a count of zero for each of the sealer's KEKs.
+func (i *Inspector) zeroCounts() map[string]*KEKKeys {
 	counts := map[string]*KEKKeys{}
 	for _, kek := range i.keks {
 		counts[kek.ID] = &KEKKeys{KEK: kek}
@@ -216,14 +220,15 @@ func (i *Inspector) none() map[string]*KEKKeys {
 	return counts
 }
 
-func (i *Inspector) count(counts map[string]*KEKKeys, kekID string) *KEKKeys {
+// countUnder returns the count of a KEK, which it adds as unknown if the sealer does not have it.
+func countUnder(counts map[string]*KEKKeys, kekID string) *KEKKeys {
 	if counts[kekID] == nil {
 		counts[kekID] = &KEKKeys{KEK: sealer.KEK{ID: kekID, State: KEKUnknown}}
 	}
 	return counts[kekID]
 }
 
-// inOrder puts the sealer's KEKs first, in its order, and the unknown ones after them.
+// inOrder returns the sealer's KEKs first, in its order, and the unknown ones after them.
 func (i *Inspector) inOrder(counts map[string]*KEKKeys) []KEKKeys {
 	var all []KEKKeys
 	for _, kek := range i.keks {
@@ -234,5 +239,55 @@ func (i *Inspector) inOrder(counts map[string]*KEKKeys) []KEKKeys {
 			all = append(all, *counts[id])
 		}
 	}
+	return all
+}
+
+// Unreadable is a key whose envelope can't be read.
+type Unreadable struct {
+	KeyID, CustomerID, ProjectID string
+	// KEKID is the key-encryption key of the envelope.
+	KEKID string
+	// Reason says, for people, why it can't be read.
+	Reason string
+}
+
+// reasons returns the errors that mean that an envelope is unreadable until an operator repairs something.
+func reasons() []struct {
+	err  error
+	text string
+} {
+	return []struct {
+		err  error
+		text string
+	}{
+		{sealer.ErrUnknownKEK, "its key-encryption key is unknown or retired"},
+		{sealer.ErrBinding, "it was changed, or belongs to another row"},
+		{sealer.ErrMalformed, "it is not an envelope"},
+		{sealer.ErrInvalidBinding, "its row has no valid ids"},
+		{sealer.ErrInvalidSecret, "what it holds is not a valid secret"},
+	}
+}
+
+func isUnreadable(err error) bool { return reasonFor(err) != "" }
+
+func reasonFor(err error) string {
+	for _, r := range reasons() {
+		if errors.Is(err, r.err) {
+			return r.text
+		}
+	}
+	return ""
+}
+
+func unreadableFor(k models.Key, err error) Unreadable {
+	return Unreadable{KeyID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, KEKID: k.KEKID, Reason: reasonFor(err)}
+}
+
+func sortedByKey(unreadable map[string]Unreadable) []Unreadable {
+	all := make([]Unreadable, 0, len(unreadable))
+	for _, u := range unreadable {
+		all = append(all, u)
+	}
+	slices.SortFunc(all, func(a, b Unreadable) int { return cmp.Compare(a.KeyID, b.KeyID) })
 	return all
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func inspect(t *testing.T, w *world, s sealer.Sealer) *rewrap.Inspector {
+func inspect(t *testing.T, env *env, s sealer.Sealer) *rewrap.Inspector {
 	t.Helper()
-	i, err := rewrap.NewInspector(t.Context(), w.Store, s)
+	i, err := rewrap.NewInspector(t.Context(), env.Store, s)
 	require.NoError(t, err)
 	return i
 }
@@ -27,24 +27,24 @@ func primaryOf(t *testing.T, s sealer.Sealer) string {
 	return id
 }
 
-func TestKeysAreCountedByTheStateOfTheirKEK(t *testing.T) {
-	each(t, 2, func(t *testing.T, w *world) {
-		retired := primaryOf(t, w.sealer)
-		w.rotate()
-		enabled := primaryOf(t, w.sealer)
-		w.registerMany(3)
-		w.rotate()
-		w.registerMany(4)
+func TestCountAndSample(t *testing.T) {
+	each(t, 2, func(t *testing.T, env *env) {
+		retired := primaryOf(t, env.sealer)
+		env.rotate()
+		enabled := primaryOf(t, env.sealer)
+		env.registerMany(3)
+		env.rotate()
+		env.registerMany(4)
 		foreign := sealertest.New(t)
-		row := w.rows()[8]
+		row := env.rows()[8]
 		envelope, err := foreign.Seal(t.Context(), bindingOf(row), sealer.NewSecret([]byte("x")))
 		require.NoError(t, err)
-		w.replace(row.ID, envelope.Bytes, envelope.KEKID)
-		require.NoError(t, local.Retire(w.keyset, retired))
-		w.sealer = open(t, w.keyset)
+		env.replace(row.ID, envelope.Bytes, envelope.KEKID)
+		require.NoError(t, local.Retire(env.keyset, retired))
+		env.sealer = open(t, env.keyset)
 
-		i := inspect(t, w, w.sealer)
-		require.Equal(t, primaryOf(t, w.sealer), i.Primary())
+		i := inspect(t, env, env.sealer)
+		require.Equal(t, primaryOf(t, env.sealer), i.Primary())
 		want := []rewrap.KEKKeys{
 			{KEK: sealer.KEK{ID: i.Primary(), State: sealer.KEKPrimary}, Current: 3},
 			{KEK: sealer.KEK{ID: enabled, State: sealer.KEKEnabled}, OldKEK: 3},
@@ -55,16 +55,16 @@ func TestKeysAreCountedByTheStateOfTheirKEK(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, counts)
 
-		before := w.rows()
-		tried, unreadable, err := i.Try(t.Context(), 0)
+		before := env.rows()
+		tried, unreadable, err := i.Sample(t.Context(), 0)
 		require.NoError(t, err)
 		require.Equal(t, want, tried, "an attempt comes to the same while nothing is damaged")
 		require.Equal(t, []string{before[0].ID, before[1].ID, before[8].ID},
 			[]string{unreadable[0].KeyID, unreadable[1].KeyID, unreadable[2].KeyID})
 		require.Len(t, unreadable, 3)
-		require.Equal(t, before, w.rows(), "and writes nothing")
+		require.Equal(t, before, env.rows(), "and writes nothing")
 
-		sample, unreadable, err := i.Try(t.Context(), 1)
+		sample, unreadable, err := i.Sample(t.Context(), 1)
 		require.NoError(t, err)
 		require.Len(t, unreadable, 2)
 		for _, kek := range sample {
@@ -73,25 +73,25 @@ func TestKeysAreCountedByTheStateOfTheirKEK(t *testing.T) {
 	})
 }
 
-func TestOnlyAnAttemptFindsWhatIsDamagedInsideAndNeedsNoRightToOpen(t *testing.T) {
-	each(t, 3, func(t *testing.T, w *world) {
-		keys := w.rows()
-		w.replace(keys[1].ID, keys[0].Envelope, keys[1].KEKID)
-		w.replace(keys[2].ID, []byte("rubbish"), keys[2].KEKID)
-		i := inspect(t, w, closedSealer{w.sealer})
+func TestCheckFindsDamageWithoutOpening(t *testing.T) {
+	each(t, 3, func(t *testing.T, env *env) {
+		keys := env.rows()
+		env.replace(keys[1].ID, keys[0].Envelope, keys[1].KEKID)
+		env.replace(keys[2].ID, []byte("rubbish"), keys[2].KEKID)
+		i := inspect(t, env, noOpenSealer{env.sealer})
 		counts, err := i.Count(t.Context())
 		require.NoError(t, err)
 		require.EqualValues(t, 3, counts[0].Current)
-		_, unreadable, err := i.Try(t.Context(), 0)
+		_, unreadable, err := i.Sample(t.Context(), 0)
 		require.NoError(t, err)
 		require.Equal(t, []string{"it was changed, or belongs to another row", "it is not an envelope"},
 			[]string{unreadable[0].Reason, unreadable[1].Reason})
 		require.Equal(t, []string{keys[1].ID, keys[2].ID}, []string{unreadable[0].KeyID, unreadable[1].KeyID})
 
 		for n, want := range []rewrap.State{rewrap.StateCurrent, rewrap.StateCurrent, rewrap.StateUnreadable} {
-			require.Equal(t, want, i.Judge(w.rows()[n]).State)
+			require.Equal(t, want, i.Classify(env.rows()[n]).State)
 		}
-		seals, err := i.TryThese(t.Context(), w.rows())
+		seals, err := i.Check(t.Context(), env.rows())
 		require.NoError(t, err)
 		for n, want := range []rewrap.State{rewrap.StateCurrent, rewrap.StateUnreadable, rewrap.StateUnreadable} {
 			require.Equal(t, want, seals[n].State)
@@ -100,25 +100,25 @@ func TestOnlyAnAttemptFindsWhatIsDamagedInsideAndNeedsNoRightToOpen(t *testing.T
 	})
 }
 
-func TestAKEKOfTwoSealersHasTheStateThatTheCurrentOneGives(t *testing.T) {
-	w := newWorld(t, modelstest.EngineSQLite, 1)
-	i := inspect(t, w, sealer.Migrating(w.sealer, open(t, w.keyset), sealertest.New(t)))
+func TestCountWithAKEKInTwoSealers(t *testing.T) {
+	env := newEnv(t, modelstest.EngineSQLite, 1)
+	i := inspect(t, env, sealer.Migrating(env.sealer, open(t, env.keyset), sealertest.New(t)))
 	counts, err := i.Count(t.Context())
 	require.NoError(t, err)
 	require.Len(t, counts, 2)
 	require.Equal(t, sealer.KEKPrimary, counts[0].State)
 	require.EqualValues(t, 1, counts[0].Current)
-	require.Equal(t, rewrap.StateUnreadable, i.Judge(models.Key{Envelope: []byte("x"), KEKID: i.Primary()}).State)
+	require.Equal(t, rewrap.StateUnreadable, i.Classify(models.Key{Envelope: []byte("x"), KEKID: i.Primary()}).State)
 }
 
-func TestNothingIsToldWhileTheSealerIsAway(t *testing.T) {
-	w := newWorld(t, modelstest.EngineSQLite, 1)
-	away := sealertest.NewUnavailable(w.sealer)
-	_, err := rewrap.NewInspector(t.Context(), w.Store, away)
+func TestInspectorUnavailableSealer(t *testing.T) {
+	env := newEnv(t, modelstest.EngineSQLite, 1)
+	away := sealertest.NewUnavailable(env.sealer)
+	_, err := rewrap.NewInspector(t.Context(), env.Store, away)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	away.SetAvailable(true)
-	i := inspect(t, w, away)
+	i := inspect(t, env, away)
 	away.SetAvailable(false)
-	_, _, err = i.Try(t.Context(), 0)
+	_, _, err = i.Sample(t.Context(), 0)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 }

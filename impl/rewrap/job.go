@@ -1,3 +1,22 @@
+// Package rewrap moves every envelope to the primary key-encryption key (KEK), after another KEK was made primary or when an
+// installation moves to another sealer. The service keeps running during a move.
+//
+// There is no table of jobs: each row names the KEK of its envelope, so the rows that do not name the primary KEK are the
+// work that is left. A job can be killed at any point and started again, and several can run at once. Each batch takes four
+// steps:
+//
+//  1. The sealer re-wraps the envelopes: the data key alone or, between two sealers, by opening and sealing the secret.
+//  2. The new envelopes are verified, before anything is written.
+//  3. One short transaction writes those whose row still has the old envelope and version. A row that has changed is left
+//     alone and looked at again in the next pass.
+//  4. A sample is read back and must be sound.
+//
+// The canary (see impl/keysetcheck) goes last: while it needs an old KEK, other envelopes may need it too. Unreadable
+// envelopes are listed and never written. Revoked keys are re-wrapped like all others, so that the old KEK can be retired.
+//
+// A sealer without the right to open secrets is enough, unless secrets have to move from one sealer to another.
+//
+// The package imports impl/keysetcheck, models and sealer, and an error of sealer/remote.
 package rewrap
 
 import (
@@ -6,20 +25,23 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/time/rate"
 
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
 var (
-	// ErrUnsound says that the sealer returned an envelope that does not stand up to its verification. It was not written.
+	// ErrUnsound says that the sealer returned an envelope that failed verification. It was not written.
 	ErrUnsound = errors.New("the sealer returned an envelope that is not sound; it was not written, and the job was stopped")
-	// ErrNotStored says that the database returned something else than was written.
+	// ErrNotStored says that the database returned another envelope than the one that was written.
 	ErrNotStored = errors.New("an envelope that was written can't be read back as it was; the job was stopped")
-	// ErrBusy says that rows were locked, or kept changing, for as long as the job tried.
+	// ErrBusy says that rows stayed locked or kept changing until the job gave up.
 	ErrBusy = errors.New("keys were being changed for as long as the job tried; run it again")
-	// ErrStillSealing says that new envelopes came up under old KEKs for as long as the job tried.
+	// ErrStillSealing says that new envelopes under old KEKs kept appearing until the job gave up.
 	ErrStillSealing = errors.New("keys are still being sealed under an old key-encryption key: has every process that seals " +
 		"the new one as its primary?")
 )
@@ -39,14 +61,14 @@ type Config struct {
 	Store Store
 	// Sealer re-wraps with its primary KEK; sealer.Migrating where secrets move from other sealers.
 	Sealer sealer.Sealer
-	// Rate is how many keys a second to re-wrap at the most; zero sets no limit.
+	// Rate is how many keys to re-wrap per second at most; zero sets no limit.
 	Rate float64
 	// Report is called after each batch; nil calls nothing.
 	Report func(Progress)
-	// Patience is how long to wait for a database or sealer that is unavailable; zero is a minute.
+	// Patience is how long to retry while the database or the sealer is unavailable; zero means a minute.
 	Patience time.Duration
-	// Settle is how long a job lasts at the least, if it finds nothing more to do: a sealer may take a second to learn
-	// of a new primary KEK.
+	// Settle is the shortest duration of a job, even if it finds nothing more to do: a sealer may take a second to learn of
+	// a new primary KEK.
 	Settle time.Duration
 }
 
@@ -54,54 +76,54 @@ type Config struct {
 type Progress struct {
 	// Total is how many keys were not under the primary KEK when the job began.
 	Total int64
-	// Rewrapped were re-wrapped by this job, Elsewhere by others while this one was at them.
+	// Rewrapped counts the keys that this job has re-wrapped, Elsewhere those that another job re-wrapped first.
 	Rewrapped, Elsewhere int64
-	// Unreadable can't be re-wrapped.
+	// Unreadable counts the keys that can't be re-wrapped.
 	Unreadable int64
 }
 
-// Done is how many keys have been dealt with.
+// Done returns how many keys need no further work.
 func (p Progress) Done() int64 { return p.Rewrapped + p.Elsewhere + p.Unreadable }
 
-// Result is what a job came to.
+// Result is the outcome of a job.
 type Result struct {
 	Progress
 	// Primary is the KEK that everything readable is under.
 	Primary string
-	// Canary tells whether there is a canary, which is under Primary too.
+	// Canary is whether the database has a canary, which is under Primary then.
 	Canary bool
-	// Unreadable are the keys that were left as they are, by id.
+	// Unreadable are the keys that were left as they are, sorted by id.
 	Unreadable []Unreadable
 }
 
 const (
-	// windowSize is how many rows are read at once, and maxBatch how many are written: what one transaction locks, and how
-	// long a request may wait for it.
+	// windowSize is how many rows are read at once. maxBatch is how many are written at once: one transaction locks them, and
+	// requests for them wait that long.
 	windowSize = 500
 	maxBatch   = 100
 	// batchesASecond spreads the work: the slower the rate, the smaller the batches.
 	batchesASecond = 20
-	// maxPasses is how often the table is gone over in search of what is left.
+	// maxPasses bounds how often the table is scanned for keys that are left.
 	maxPasses = 12
-	// firstPause lets transactions end that held rows; it doubles from pass to pass.
+	// firstPause gives transactions that hold rows time to end; it doubles from pass to pass.
 	firstPause = 50 * time.Millisecond
 	maxPause   = 5 * time.Second
 )
 
-// Job re-wraps what is not under the primary KEK.
+// Job re-wraps every envelope that is not under the primary KEK.
 type Job struct {
 	Config
 	limiter *rate.Limiter
 	batch   int
-	// progress, unreadable and postponed belong to the goroutine of Run.
+	// The goroutine of Run owns these fields.
 	progress   Progress
-	unreadable map[string]Unreadable
-	postponed  map[string]bool
-	// cantOpen is set once the sealer has refused to open at all: there are no more samples then.
+	unreadable map[string]Unreadable // :: key id → why it can't be read
+	postponed  map[string]bool       // :: key id → its row changed under the job, which comes back to it in the next pass
+	// cantOpen is set once the sealer has refused to open any envelope; no more samples are opened then.
 	cantOpen bool
-	// pause is between the first two passes.
+	// pause is the time between the first two passes.
 	pause time.Duration
-	// at is told of each step; tests end the process there.
+	// at is called with the name of each step; tests end the process there.
 	at func(step string)
 }
 
@@ -118,43 +140,43 @@ func New(c Config) *Job {
 	return j
 }
 
-// Run re-wraps until all that is readable is under the primary KEK, and the canary too. It may be called once. Its
-// result says how far it came even if it fails. Errors: canary.ErrWrongKEK before anything is touched, ErrUnsound,
+// Run re-wraps until every readable envelope, the canary's included, is under the primary KEK. It may be called once. Its
+// result says how far it got even if it fails. Errors: keysetcheck.ErrWrongKEK before anything is written, ErrUnsound,
 // ErrNotStored, ErrBusy, ErrStillSealing, models.ErrUnavailable, sealer.ErrUnavailable, and ctx's.
 func (j *Job) Run(ctx context.Context) (Result, error) {
 	j.unreadable, j.postponed = map[string]Unreadable{}, map[string]bool{}
 	result, err := j.run(ctx)
-	result.Progress, result.Unreadable = j.count(), sorted(j.unreadable)
+	result.Progress, result.Unreadable = j.currentProgress(), sortedByKey(j.unreadable)
 	return result, err
 }
 
 func (j *Job) run(ctx context.Context) (Result, error) {
-	if err := j.Check(ctx); err != nil {
+	if err := j.CheckKeyset(ctx); err != nil {
 		return Result{}, err
 	}
 	var err error
-	if j.progress.Total, err = j.left(ctx); err != nil {
+	if j.progress.Total, err = j.countLeft(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := j.passes(ctx); err != nil {
+	if err := j.runPasses(ctx); err != nil {
 		return Result{}, err
 	}
-	there, err := j.rewrapCanary(ctx)
+	hasCanary, err := j.rewrapCanary(ctx)
 	if err != nil {
 		return Result{}, err
 	}
-	primary, err := j.primary(ctx)
-	return Result{Primary: primary, Canary: there}, err
+	primary, err := j.primaryKEK(ctx)
+	return Result{Primary: primary, Canary: hasCanary}, err
 }
 
-// passes goes over the table until nothing is left that could be re-wrapped.
-func (j *Job) passes(ctx context.Context) error {
+// runPasses scans the table until nothing is left that could be re-wrapped.
+func (j *Job) runPasses(ctx context.Context) error {
 	pause, settled := j.pause, time.Now().Add(j.Settle)
 	for range maxPasses {
-		if err := j.pass(ctx); err != nil {
+		if err := j.runPass(ctx); err != nil {
 			return err
 		}
-		left, err := j.left(ctx)
+		left, err := j.countLeft(ctx)
 		if err != nil {
 			return err
 		}
@@ -179,24 +201,146 @@ func (j *Job) passes(ctx context.Context) error {
 	return ErrStillSealing
 }
 
-// pass goes over the table once, in the order of ids: a key that is registered meanwhile has a later one.
-func (j *Job) pass(ctx context.Context) error {
+// runPass scans the table once, in the order of ids. A key that is registered during the scan has a later id, so it is seen.
+func (j *Job) runPass(ctx context.Context) error {
 	for after := ""; ; {
-		keys, err := insist(ctx, j, func() ([]models.Key, error) { return j.Store.SealedKeys(ctx, after, windowSize) })
+		keys, err := retryUnavailable(ctx, j, func() ([]models.Key, error) { return j.Store.SealedKeys(ctx, after, windowSize) })
 		if err != nil {
 			return err
 		}
 		j.at("read")
-		todo, err := j.outdated(ctx, keys)
+		todo, err := j.selectOutdated(ctx, keys)
 		if err != nil {
 			return err
 		}
-		if err := j.batches(ctx, todo); err != nil {
+		if err := j.rewrapInBatches(ctx, todo); err != nil {
 			return err
 		}
 		if len(keys) < windowSize {
 			return nil
 		}
 		after = keys[len(keys)-1].ID
+	}
+}
+
+// CheckKeyset returns keysetcheck.ErrWrongKEK if the sealer can't read the canary: it can't read the keys either then. Run
+// starts with this check.
+func (j *Job) CheckKeyset(ctx context.Context) error {
+	row, found, err := j.findCanary(ctx)
+	if err != nil || !found {
+		return err
+	}
+	_, err = retryUnavailable(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, keysetcheck.Binding(), row.Envelope) })
+	if isUnreadable(err) {
+		return fmt.Errorf("%w (sealed with %s)", keysetcheck.ErrWrongKEK, row.KEKID)
+	}
+	return err
+}
+
+// rewrapCanary re-wraps the canary, with the steps of a batch, and reports whether the database has one.
+func (j *Job) rewrapCanary(ctx context.Context) (found bool, err error) {
+	for range maxPasses {
+		row, found, err := j.findCanary(ctx)
+		if err != nil || !found {
+			return false, err
+		}
+		primary, err := j.primaryKEK(ctx)
+		if err != nil {
+			return true, err
+		}
+		if row.KEKID == primary {
+			return true, nil
+		}
+		if err := j.moveCanary(ctx, row); err != nil {
+			return true, err
+		}
+	}
+	return true, ErrBusy
+}
+
+func (j *Job) moveCanary(ctx context.Context, row models.Canary) error {
+	envelope, err := retryUnavailable(ctx, j, func() (sealer.Envelope, error) { return j.Sealer.Rewrap(ctx, keysetcheck.Binding(), row.Envelope) })
+	if err != nil {
+		return fmt.Errorf("re-wrap the canary: %w", err)
+	}
+	sound, err := j.verify(ctx, []change{{"the canary", keysetcheck.Binding(), row.Envelope, envelope}})
+	if err != nil || len(sound) == 0 {
+		return err
+	}
+	j.at("canary verified")
+	_, err = retryUnavailable(ctx, j, func() (bool, error) {
+		return j.Store.RewrapCanary(ctx, row.Envelope, models.Canary{Envelope: envelope.Bytes, KEKID: envelope.KEKID})
+	})
+	j.at("canary stored")
+	return err
+}
+
+func (j *Job) findCanary(ctx context.Context) (row models.Canary, found bool, err error) {
+	row, err = retryUnavailable(ctx, j, func() (models.Canary, error) { return j.Store.Canary(ctx) })
+	if errors.Is(err, models.ErrNotFound) {
+		return row, false, nil
+	}
+	return row, err == nil, err
+}
+
+func (j *Job) currentProgress() Progress {
+	p := j.progress
+	p.Unreadable = int64(len(j.unreadable))
+	return p
+}
+
+func (j *Job) primaryKEK(ctx context.Context) (string, error) {
+	return retryUnavailable(ctx, j, func() (string, error) { return j.Sealer.PrimaryKEK(ctx) })
+}
+
+// countLeft returns how many readable keys are not yet under the primary KEK according to their rows.
+func (j *Job) countLeft(ctx context.Context) (int64, error) {
+	primary, err := j.primaryKEK(ctx)
+	if err != nil {
+		return 0, err
+	}
+	counts, err := retryUnavailable(ctx, j, func() (map[string]int64, error) { return j.Store.KeysByKEK(ctx) })
+	if err != nil {
+		return 0, err
+	}
+	var left int64
+	for kek, keys := range counts {
+		if kek != primary {
+			left += keys
+		}
+	}
+	for _, u := range j.unreadable {
+		if u.KEKID != primary {
+			left--
+		}
+	}
+	return left, nil
+}
+
+// retryUnavailable repeats a call while the database or the sealer is unavailable, for as long as the job's Patience lasts.
+// Every call of the job can be repeated safely. A refusal by secrets-svc wraps sealer.ErrUnavailable too, but it is not
+// retried: only an operator can lift it.
+func retryUnavailable[T any](ctx context.Context, j *Job, call func() (T, error)) (T, error) {
+	return backoff.Retry(ctx, func() (T, error) {
+		got, err := call()
+		unavailable := errors.Is(err, models.ErrUnavailable) || errors.Is(err, sealer.ErrUnavailable)
+		if err != nil && (!unavailable || errors.Is(err, remote.ErrNotAllowed)) {
+			err = backoff.Permanent(err)
+		}
+		return got, err
+	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
+	}), backoff.WithMaxElapsedTime(j.Patience))
+}
+
+// sleep waits for d, or returns ctx's error if ctx ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("re-wrap: %w", ctx.Err())
 	}
 }

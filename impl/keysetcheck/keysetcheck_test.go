@@ -27,23 +27,23 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func value(t *testing.T, store *models.Store, s sealer.Sealer) []byte {
+func fingerprintKey(t *testing.T, store *models.Store, s sealer.Sealer) []byte {
 	t.Helper()
-	v, err := keysetcheck.New(store, s).Value(t.Context())
+	v, err := keysetcheck.New(store, s).FingerprintKey(t.Context())
 	require.NoError(t, err)
 	return v
 }
 
-func TestTheValueIsTheDatabasesOwnForGood(t *testing.T) {
+func TestFingerprintKeyBelongsToTheDatabase(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
-		first := value(t, store, backend)
+		first := fingerprintKey(t, store, backend)
 		require.Len(t, first, 32)
 		require.NotEqual(t, make([]byte, 32), first)
-		require.Equal(t, first, value(t, store, backend), "after a restart")
+		require.Equal(t, first, fingerprintKey(t, store, backend), "after a restart")
 		other := modelstest.NewStore(t, e)
-		require.NotEqual(t, first, value(t, other, backend), "another database has another")
-		t.Run("and is stored sealed only", func(t *testing.T) {
+		require.NotEqual(t, first, fingerprintKey(t, other, backend), "another database has another value")
+		t.Run("it is stored sealed only", func(t *testing.T) {
 			row, err := store.Canary(t.Context())
 			require.NoError(t, err)
 			require.NotContains(t, string(row.Envelope), string(first[:8]))
@@ -54,14 +54,14 @@ func TestTheValueIsTheDatabasesOwnForGood(t *testing.T) {
 	})
 }
 
-func TestReplicasThatStartTogetherAgree(t *testing.T) {
+func TestFingerprintKeyOfConcurrentReplicas(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
 		const replicas = 20
 		got, errs := make([][]byte, replicas), make([]error, replicas)
 		var wg sync.WaitGroup
 		for i := range replicas {
-			wg.Go(func() { got[i], errs[i] = keysetcheck.New(store, backend).Value(t.Context()) })
+			wg.Go(func() { got[i], errs[i] = keysetcheck.New(store, backend).FingerprintKey(t.Context()) })
 		}
 		wg.Wait()
 		for i := range replicas {
@@ -72,23 +72,23 @@ func TestReplicasThatStartTogetherAgree(t *testing.T) {
 }
 
 // With two keysets the keys of one database would be split in two, each half unreadable by the other.
-func TestAnotherKeysetIsToldAtOnce(t *testing.T) {
+func TestCheckAnotherKeyset(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, right := modelstest.NewStore(t, e), secretstest.Backend(t)
-		want := value(t, store, right)
+		want := fingerprintKey(t, store, right)
 		row, err := store.Canary(t.Context())
 		require.NoError(t, err)
 		wrong := keysetcheck.New(store, secretstest.Backend(t))
 		for range 2 {
-			_, err = wrong.Value(t.Context())
+			_, err = wrong.FingerprintKey(t.Context())
 			require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
 			require.ErrorContains(t, err, row.KEKID, "which keyset is missing")
 		}
-		require.Equal(t, want, value(t, store, right), "and nothing was changed")
+		require.Equal(t, want, fingerprintKey(t, store, right), "and nothing was changed")
 	})
 }
 
-func TestADamagedCanaryIsNoRightKeyset(t *testing.T) {
+func TestCheckDamagedCanary(t *testing.T) {
 	backend := secretstest.Backend(t)
 	sound, err := backend.Seal(t.Context(), sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 2}, sealer.NewSecret(make([]byte, 32)))
 	require.NoError(t, err)
@@ -99,68 +99,68 @@ func TestADamagedCanaryIsNoRightKeyset(t *testing.T) {
 				_, err := tx.KeepCanary(models.Canary{Envelope: envelope, KEKID: "x"})
 				return err
 			}))
-			_, err := keysetcheck.New(store, backend).Value(t.Context())
+			_, err := keysetcheck.New(store, backend).FingerprintKey(t.Context())
 			require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
 		})
 	}
 }
 
-func TestWhatCannotBeToldYetIsNoWrongKeyset(t *testing.T) {
-	t.Run("the sealer is away", func(t *testing.T) {
+func TestCheckUnavailable(t *testing.T) {
+	t.Run("sealer", func(t *testing.T) {
 		store := modelstest.NewStore(t, modelstest.EngineSQLite)
 		backend := sealertest.NewUnavailable(secretstest.Backend(t))
-		keeper := keysetcheck.New(store, backend)
-		_, err := keeper.Value(t.Context())
+		checker := keysetcheck.New(store, backend)
+		_, err := checker.FingerprintKey(t.Context())
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 		_, err = store.Canary(t.Context())
 		require.ErrorIs(t, err, models.ErrNotFound, "nothing is stored")
 		backend.SetAvailable(true)
-		planted, err := keeper.Value(t.Context())
+		created, err := checker.FingerprintKey(t.Context())
 		require.NoError(t, err)
 
 		backend.SetAvailable(false)
-		_, err = keysetcheck.New(store, backend).Value(t.Context())
+		_, err = keysetcheck.New(store, backend).FingerprintKey(t.Context())
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 		require.NotErrorIs(t, err, keysetcheck.ErrWrongKEK)
-		again, err := keeper.Value(t.Context())
-		require.NoError(t, err, "what was opened once is remembered")
-		require.Equal(t, planted, again)
+		again, err := checker.FingerprintKey(t.Context())
+		require.NoError(t, err, "the value is cached")
+		require.Equal(t, created, again)
 	})
-	t.Run("the database is away", func(t *testing.T) {
+	t.Run("database", func(t *testing.T) {
 		store := modelstest.NewStore(t, modelstest.EngineSQLite)
 		require.NoError(t, store.Close())
-		_, err := keysetcheck.New(store, secretstest.Backend(t)).Value(t.Context())
+		_, err := keysetcheck.New(store, secretstest.Backend(t)).FingerprintKey(t.Context())
 		require.ErrorIs(t, err, models.ErrUnavailable)
 	})
-	t.Run("the caller has left", func(t *testing.T) {
+	t.Run("caller has left", func(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		leave()
-		keeper := keysetcheck.New(modelstest.NewStore(t, modelstest.EngineSQLite), secretstest.Backend(t))
-		_, err := keeper.Value(ctx)
+		checker := keysetcheck.New(modelstest.NewStore(t, modelstest.EngineSQLite), secretstest.Backend(t))
+		_, err := checker.FingerprintKey(ctx)
 		require.ErrorIs(t, err, context.Canceled)
-		_, err = keeper.Value(t.Context())
+		_, err = checker.FingerprintKey(t.Context())
 		require.NoError(t, err)
 	})
 }
 
-// A keyset that is put in another's place while the service runs is found out by what is sealed with it.
-func TestAnotherKeysetIsNotVouchedFor(t *testing.T) {
+// A keyset that is replaced while the service runs is noticed by the KEK of the next envelope.
+func TestCheckKEKs(t *testing.T) {
 	store := modelstest.NewStore(t, modelstest.EngineSQLite)
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
 	swapped := &replaceable{Sealer: right}
-	keeper := keysetcheck.New(store, swapped)
-	_, err := keeper.Value(t.Context())
+	checker := keysetcheck.New(store, swapped)
+	_, err := checker.FingerprintKey(t.Context())
 	require.NoError(t, err)
-	require.NoError(t, keeper.Vouch(t.Context(), "the first"))
+	require.NoError(t, checker.CheckKEKs(t.Context(), "the first"))
 
 	swapped.Sealer = wrong
-	require.NoError(t, keeper.Vouch(t.Context(), "the first"), "it has been vouched for")
-	err = keeper.Vouch(t.Context(), "another")
+	require.NoError(t, checker.CheckKEKs(t.Context(), "the first"), "it was checked before")
+	err = checker.CheckKEKs(t.Context(), "another")
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
 
 	swapped.Sealer = right
-	require.NoError(t, keeper.Vouch(t.Context(), "another"), "a refusal is not remembered")
+	require.NoError(t, checker.CheckKEKs(t.Context(), "another"), "a failure is not cached")
 }
 
 type replaceable struct{ sealer.Sealer }
