@@ -2,16 +2,15 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	agentrouter "github.com/tetrateio/agentrouter-go"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
-
-// completing bounds what the shell waits for while it completes a word.
-const completing = 800 * time.Millisecond
 
 func (p *program) completionCommand() *cobra.Command {
 	shells := []struct {
@@ -35,64 +34,143 @@ func (p *program) completionCommand() *cobra.Command {
 			Long:    "Prints the script that completes commands, flags, providers and key ids in " + shell.name + ". Install it:",
 			Example: shell.install,
 			Args:    cli.NoArguments(),
+			RunE:    func(cmd *cobra.Command, _ []string) error { return shell.generate(cmd.Root()) },
 		}
-		cmd := children[i]
-		cmd.RunE = p.doing(func(context.Context, []string) error { return shell.generate(cmd.Root()) })
 	}
 	return p.group(&cobra.Command{
 		Use:   "completion",
-		Short: "Scripts that complete words in your shell",
-		Long: `Scripts that complete words in your shell: commands and flags, and providers, key ids and members as the service
-has them now. When it does not answer at once, nothing is offered.`,
+		Short: "Print scripts that complete words in your shell",
+		Long: `Prints scripts that complete words in your shell: commands and flags, and the providers, key ids and members that
+the service has now. If the service does not answer at once, those are left out.`,
 		Example: shells[0].install,
 	}, children...)
 }
 
-// words completes to a fixed list.
-func words(list ...string) cobra.CompletionFunc {
+// setCompletion sets what completes a flag's value.
+func setCompletion(cmd *cobra.Command, flag string, complete cobra.CompletionFunc) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // fails only for unknown flags, and tests complete each
+}
+
+// completeWords completes from a fixed list.
+func completeWords(words ...string) cobra.CompletionFunc {
 	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return list, cobra.ShellCompDirectiveNoFileComp
+		return words, cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
-// nothing completes to nothing, instead of to files.
-func nothing(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+// completeNothing keeps the shell from offering files.
+func completeNothing(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
-// live completes to what the service has now. Any failure is no words: a shell is no place for errors.
-func (p *program) live(fetch func(ctx context.Context, s *session) ([]string, error)) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		ctx, cancel := context.WithTimeout(cmd.Context(), completing)
-		defer cancel()
-		p.quiet = true
-		a, err := p.access()
-		if err != nil {
-			return nothing(cmd, args, "")
-		}
-		s, err := p.open(ctx, a, agentrouter.WithMaxRetries(0))
-		if err != nil {
-			return nothing(cmd, args, "")
-		}
-		found, err := fetch(ctx, s)
-		if err != nil {
-			return nothing(cmd, args, "")
-		}
-		return found, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// first completes the first argument alone: these commands take one.
-func first(complete cobra.CompletionFunc) cobra.CompletionFunc {
+// completeFirst completes the first argument only, for commands that take one.
+func completeFirst(complete cobra.CompletionFunc) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
-			return nothing(cmd, args, word)
+			return completeNothing(cmd, args, word)
 		}
 		return complete(cmd, args, word)
 	}
 }
 
-// completesTo says what completes a flag's value.
-func (p *program) completesTo(cmd *cobra.Command, flag string, complete cobra.CompletionFunc) {
-	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // fails for a flag that there is not; a test asks for each
+// completionTimeout is how long the shell waits for the service.
+const completionTimeout = 800 * time.Millisecond
+
+// completeOnline completes from what the service has now. If that fails it completes nothing, silently.
+func (p *program) completeOnline(fetch func(ctx context.Context, s *session) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+		defer cancel()
+		p.quiet = true
+		var found []string
+		a, err := p.resolveAccess()
+		if err == nil {
+			var s *session
+			if s, err = p.openSession(ctx, a, agentrouter.WithMaxRetries(0)); err == nil {
+				found, err = fetch(ctx, s)
+			}
+		}
+		if err != nil {
+			found = nil
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completionItem returns a word with its description, or nothing for a word that a shell could run or take for a flag.
+func completionItem(word, description string) []string {
+	if !isID(word) || word[0] == '-' {
+		return nil
+	}
+	return []string{cobra.CompletionWithDesc(word, shellSafe(description))}
+}
+
+// shellSafe replaces the characters that mean something to a shell.
+func shellSafe(description string) string {
+	return strings.Map(func(r rune) rune {
+		if isUnsafe(r) || strings.ContainsRune("`$\\\"'!;&|<>(){}[]*?~#%", r) {
+			return '_'
+		}
+		return r
+	}, description)
+}
+
+func completeProviders(ctx context.Context, s *session) ([]string, error) {
+	reply, err := s.Providers().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, each := range reply.Providers {
+		found = append(found, completionItem(string(each.Slug), each.DisplayName)...)
+	}
+	return found, nil
+}
+
+func completeMembers(ctx context.Context, s *session) ([]string, error) {
+	reply, err := s.Members().List(ctx, s.customer, s.project)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, each := range reply.Members {
+		found = append(found, completionItem(each.UserID, string(each.Role))...)
+	}
+	return found, nil
+}
+
+// maxCompletedKeys is how many keys are offered, the newest first. They fit one page.
+const maxCompletedKeys = 200
+
+// completeKeys completes the ids of keys in a state, or of all keys if it is empty.
+func completeKeys(state aikeysv1.KeyState) func(ctx context.Context, s *session) ([]string, error) {
+	return func(ctx context.Context, s *session) ([]string, error) {
+		options := []agentrouter.CallOption{agentrouter.PageSize(maxCompletedKeys)}
+		if state != "" {
+			options = append(options, agentrouter.InState(state))
+		}
+		page, err := s.AIKeys().With(options...).List(ctx, s.customer, s.project)
+		if err != nil {
+			return nil, err
+		}
+		var found []string
+		for i := range page.Keys {
+			k := &page.Keys[i]
+			found = append(found, completionItem(k.ID, string(k.Provider)+" "+k.Name+" "+string(k.State))...)
+		}
+		return found, nil
+	}
+}
+
+func (p *program) completeProfiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	p.quiet = true
+	all, err := p.loadProfiles()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var found []string
+	for _, name := range all.names() {
+		found = append(found, completionItem(name, all.Profiles[name].BaseURL)...)
+	}
+	return found, cobra.ShellCompDirectiveNoFileComp
 }

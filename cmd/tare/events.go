@@ -14,25 +14,25 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// mostInPage is the contract's largest page of events.
-const mostInPage = 500
+// maxPageSize is the API's largest page of events.
+const maxPageSize = 500
 
 func (p *program) eventsCommand() *cobra.Command {
 	limit, token := 50, ""
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Read the audit trail",
-		Long: `Reads the audit trail, newest first: who did what to which key, when, from where, and whether it was carried out. What
-comes after --limit is had with the --page-token that tare names then.`,
+		Long: `Reads the audit trail, newest first: who did what to which key, when, from where, and whether it was allowed. If
+there are more events than --limit, tare prints the --page-token that continues the list.`,
 		Example: `  tare api byok events --limit 20
   tare api byok events --limit 1000 -o json`,
 		Args: cli.NoArguments("--limit"),
 	}
-	cmd.Flags().IntVar(&limit, "limit", limit, "how many events to show at the most")
-	cmd.Flags().StringVar(&token, "page-token", "", "go on where a list ended, with the `token` that it named")
-	p.completesTo(cmd, "limit", nothing)
-	p.completesTo(cmd, "page-token", nothing)
-	cmd.RunE = p.online(func(ctx context.Context, s *session, _ []string) error {
+	cmd.Flags().IntVar(&limit, "limit", limit, "show at most this many events")
+	cmd.Flags().StringVar(&token, "page-token", "", "continue a list with the `token` that it ended with")
+	setCompletion(cmd, "limit", completeNothing)
+	setCompletion(cmd, "page-token", completeNothing)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
 		if limit < 1 {
 			return cli.Usagef("--limit must be 1 or more")
 		}
@@ -40,34 +40,35 @@ comes after --limit is had with the --page-token that tare names then.`,
 		if err != nil {
 			return err
 		}
-		if p.flags.output != asTable {
-			return p.showRaw(trail.document)
+		if p.flags.output != formatTable {
+			return p.printDocument(trail.document)
 		}
 		return p.printEvents(trail)
 	})
 	return cmd
 }
 
-// trail is some pages of the audit trail, put together.
+// trail is a part of the audit trail.
 type trail struct {
-	events   []aikeysv1.Event
-	next     string
-	document []byte // as one page of the service
+	events    []aikeysv1.Event
+	nextToken string
+	document  []byte // in the form of one page of the service
 }
 
-// readTrail reads pages, each as large as may be, so that the last one ends where the limit is.
+// readTrail reads pages until it has limit events. The last page is only as large as needed, so its token continues after
+// the limit.
 func (p *program) readTrail(ctx context.Context, s *session, limit int, token string) (trail, error) {
-	got := trail{next: token}
+	got := trail{nextToken: token}
 	var raw []json.RawMessage
 	pages := 0
-	for more := true; more; more = got.next != "" && len(got.events) < limit {
+	for more := true; more; more = got.nextToken != "" && len(got.events) < limit {
 		pages++
-		reply, err := p.readPage(ctx, s, min(mostInPage, limit-len(got.events)), got.next)
+		reply, err := p.readPage(ctx, s, min(maxPageSize, limit-len(got.events)), got.nextToken)
 		if err != nil {
 			return trail{}, err
 		}
-		got.events, got.next = append(got.events, reply.Events...), reply.NextPageToken
-		got.document = bytes.Clone(s.answers.last.Bytes())
+		got.events, got.nextToken = append(got.events, reply.Events...), reply.NextPageToken
+		got.document = bytes.Clone(s.responses.last.Bytes())
 		var page struct {
 			Events []json.RawMessage `json:"events"`
 		}
@@ -76,17 +77,17 @@ func (p *program) readTrail(ctx context.Context, s *session, limit int, token st
 		}
 		raw = append(raw, page.Events...)
 		if len(reply.Events) == 0 {
-			break // a service that names a next page without end
+			break // the service repeats tokens
 		}
 	}
 	if pages == 1 {
-		return got, nil // as it came
+		return got, nil // exactly the service's document
 	}
 	var err error
 	got.document, err = json.Marshal(struct {
 		Events []json.RawMessage `json:"events"`
 		Next   string            `json:"next_page_token,omitempty"`
-	}{raw, got.next})
+	}{raw, got.nextToken})
 	return got, err
 }
 
@@ -95,19 +96,19 @@ func (p *program) readPage(ctx context.Context, s *session, size int, token stri
 	if token != "" {
 		options = append(options, agentrouter.PageToken(token))
 	}
-	ctx, cancel := p.within(ctx)
+	ctx, cancel := p.withTimeout(ctx)
 	defer cancel()
 	return s.Events().With(options...).List(ctx, s.customer, s.project)
 }
 
 func (p *program) printEvents(got trail) error {
 	if len(got.events) == 0 {
-		p.tell("There are no events.")
+		p.printNote("There are no events.")
 		return nil
 	}
 	t := &table{columns: []column{
-		{head: "WHEN"}, {head: "WHO", flexible: true}, {head: "WHAT"}, {head: "OUTCOME"}, {head: "OF"},
-		{head: "PROVIDER", spare: 1}, {head: "FROM", spare: 2}, {head: "BY MEANS OF", spare: 3}, {head: "REQUEST", spare: 4},
+		{head: "WHEN"}, {head: "WHO", canShrink: true}, {head: "WHAT"}, {head: "OUTCOME"}, {head: "OF"},
+		{head: "PROVIDER", dropRank: 1}, {head: "FROM", dropRank: 2}, {head: "BY MEANS OF", dropRank: 3}, {head: "REQUEST", dropRank: 4},
 	}}
 	now := time.Now()
 	for i := range got.events {
@@ -116,29 +117,29 @@ func (p *program) printEvents(got trail) error {
 		if e.Outcome == aikeysv1.EventOutcomeDenied {
 			look = red
 		}
-		t.row(cell{since(e.At, now), plain}, cell{actor(e.Actor), plain}, cell{string(e.Type), plain}, cell{string(e.Outcome), look},
-			cell{object(e), plain}, cell{string(e.Provider), plain}, cell{e.SourceIP, plain},
+		t.addRow(cell{relativeTime(e.At, now), plain}, cell{formatActor(e.Actor), plain}, cell{string(e.Type), plain}, cell{string(e.Outcome), look},
+			cell{formatObject(e), plain}, cell{string(e.Provider), plain}, cell{e.SourceIP, plain},
 			cell{string(e.Actor.Method), plain}, cell{e.RequestID, dim})
 	}
-	if err := p.print(t); err != nil {
+	if err := p.printTable(t); err != nil {
 		return err
 	}
-	if got.next != "" {
-		p.tell("There are more: tare api byok events --page-token " + got.next)
+	if got.nextToken != "" {
+		p.printNote("There are more: tare api byok events --page-token " + got.nextToken)
 	}
 	return nil
 }
 
-// actor is who did it; operators and data planes have no user's name.
-func actor(a aikeysv1.Actor) string {
+// formatActor returns the user. Operators and data planes have none; for them it returns the method in parentheses.
+func formatActor(a aikeysv1.Actor) string {
 	if a.UserID != "" {
 		return a.UserID
 	}
 	return "(" + string(a.Method) + ")"
 }
 
-// object is what it was done to.
-func object(e *aikeysv1.Event) string {
+// formatObject returns what the event is about.
+func formatObject(e *aikeysv1.Event) string {
 	switch {
 	case e.KeyID != "":
 		return e.KeyID

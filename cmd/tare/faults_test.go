@@ -67,7 +67,7 @@ func TestARevocationWhoseReceiptCannotBeFollowedIsPending(t *testing.T) {
 	})
 	got := s.user(t).run("api", "byok", "remove", sampleID)
 	require.Equal(t, exitPending, got.code)
-	require.Contains(t, got.stderr, "2 of 3 data planes confirmed, slowest 20 ms; the service did not say more")
+	require.Contains(t, got.stderr, "2 of 3 data planes confirmed, slowest 20 ms; then the service stopped answering")
 }
 
 func TestAServiceThatDoesNotHoldItsAnswerIsNotAskedWithoutEnd(t *testing.T) {
@@ -90,12 +90,12 @@ func TestWhatMayHaveBeenCarriedOutIsSaid(t *testing.T) {
 	s := newStandIn(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	got := s.user(t).run("api", "byok", "remove", sampleID, "--timeout", "100ms", "--wait", "0")
 	require.Equal(t, exitUnavailable, got.code)
-	require.Contains(t, got.stderr, "It may have been revoked all the same.")
+	require.Contains(t, got.stderr, "The key may have been revoked anyway.")
 	got = s.user(t).pipe(aSecret, "api byok add --provider openai --name x --timeout 100ms")
 	require.Equal(t, exitUnavailable, got.code)
-	require.Contains(t, got.stderr, "It may have been registered all the same.")
+	require.Contains(t, got.stderr, "The key may have been registered anyway")
 	got = of(t, "http://127.0.0.1:1", "ak_x").run("api", "byok", "remove", sampleID)
-	require.NotContains(t, got.stderr, "all the same", "nothing was sent")
+	require.NotContains(t, got.stderr, "anyway", "nothing was sent")
 }
 
 func TestFaultsHaveTheirExitCodesAndSayWhatToDo(t *testing.T) {
@@ -173,7 +173,7 @@ func TestARefusalSaysWhoOneIsAndWhoCould(t *testing.T) {
 	require.Contains(t, got.stderr, "You are bob, a member of acme/chat. Its owners: alice.")
 	got = bob(t).run("api byok list --project other")
 	require.Equal(t, exitDenied, got.code)
-	require.Contains(t, got.stderr, "You are bob, and no member of that project. The project of your session is acme/chat.")
+	require.Contains(t, got.stderr, "You are bob, not a member of that project. Your session's project is acme/chat.")
 }
 
 func TestAProviderThatWasMisspeltIsNamed(t *testing.T) {

@@ -23,7 +23,7 @@ func everyCommand(cmd *cobra.Command) []*cobra.Command {
 }
 
 func TestEveryCommandTeaches(t *testing.T) {
-	root := newProgram(nil, nil, nil, nil).root()
+	root := newProgram(nil, nil, nil, nil).rootCommand()
 	for _, cmd := range everyCommand(root) {
 		require.NotEmpty(t, cmd.Short, cmd.CommandPath())
 		require.Greater(t, len(cmd.Long), len(cmd.Short), cmd.CommandPath())
@@ -37,7 +37,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 }
 
 func TestExamplesInHelpNameCommandsAndFlagsThatExist(t *testing.T) {
-	root := newProgram(nil, nil, nil, nil).root()
+	root := newProgram(nil, nil, nil, nil).rootCommand()
 	checked := 0
 	for _, cmd := range everyCommand(root) {
 		for line := range strings.Lines(cmd.Example) {
@@ -55,7 +55,7 @@ func TestExamplesInHelpNameCommandsAndFlagsThatExist(t *testing.T) {
 // requireCommandLine fails on words that name no command, or flags that it does not have.
 func requireCommandLine(t *testing.T, words []string) {
 	t.Helper()
-	root := newProgram(nil, nil, nil, nil).root()
+	root := newProgram(nil, nil, nil, nil).rootCommand()
 	cmd, rest, err := root.Find(words)
 	require.NoError(t, err, words)
 	require.False(t, cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-"), "no such command: tare %v", words)
@@ -126,12 +126,12 @@ func TestWrongCommandLinesAreToldApart(t *testing.T) {
 		"api byok list --provder openai":          "unknown flag: --provder; see tare api byok list --help",
 		"api byok list -o xml":                    "--output must be one of table, json, yaml",
 		"api byok list --state gone":              "--state must be one of active, revoked",
-		"api byok list --timeout 0":               "--timeout must be a length of time",
-		"api byok list --timeout soon":            "--timeout must be a length of time",
+		"api byok list --timeout 0":               "--timeout must be a duration",
+		"api byok list --timeout soon":            "--timeout must be a duration",
 		"api byok list extra":                     "tare api byok list takes no arguments",
 		"api byok get":                            "takes one argument, the key's id",
 		"api byok get one two":                    "takes one argument, the key's id",
-		"api byok get openai-prod":                "tare api byok list shows them",
+		"api byok get openai-prod":                "tare api byok list shows the ids",
 		"api byok add --name x":                   "--provider is required",
 		"api byok add --provider openai":          "--name is required",
 		"api byok resolve":                        "--provider is required",

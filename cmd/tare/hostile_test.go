@@ -44,7 +44,7 @@ func requireHarmless(t *testing.T, text string) {
 	t.Helper()
 	require.True(t, utf8.ValidString(text))
 	for _, r := range text {
-		require.False(t, r != '\n' && unsafe(r), "%q has %U", text, r)
+		require.False(t, r != '\n' && isUnsafe(r), "%q has %U", text, r)
 	}
 }
 
@@ -122,7 +122,7 @@ func TestWhatIsTypedInAWrongPlaceIsNotRepeated(t *testing.T) {
 }
 
 func TestNoFlagTakesAnAPIKey(t *testing.T) {
-	for _, cmd := range everyCommand(newProgram(nil, nil, nil, nil).root()) {
+	for _, cmd := range everyCommand(newProgram(nil, nil, nil, nil).rootCommand()) {
 		require.Nil(t, cmd.Flags().Lookup("api-key"), cmd.CommandPath())
 		require.Nil(t, cmd.Flags().Lookup("token"), cmd.CommandPath())
 	}

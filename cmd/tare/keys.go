@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,7 +11,157 @@ import (
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
+
+func (p *program) byokCommand() *cobra.Command {
+	return p.group(&cobra.Command{
+		Use:   "byok",
+		Short: "Register, list, revoke and explain provider keys",
+		Long: `Provider keys. A provider's newest active key serves the project's inference. A member's own key serves that member
+first, unless the policy says otherwise.`,
+		Example: `  tare api byok add --provider openai --name openai-prod
+  tare api byok list --provider openai
+  tare api byok resolve --provider openai
+  tare api byok events --limit 20`,
+	}, p.addCommand(), p.listCommand(), p.getCommand(), p.removeCommand(), p.resolveCommand(), p.eventsCommand(),
+		hiddenCommand(p.policyCommand()))
+}
+
+const (
+	keyPrefix   = "byok_"
+	ulidLength  = 26
+	ulidLetters = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+)
+
+// keyID returns a key's id in the service's case; it may be typed in any. Text that can't be an id never gets into a URL:
+// it may be a secret.
+func keyID(text string) (string, error) {
+	id := strings.ToUpper(strings.TrimPrefix(strings.ToLower(text), keyPrefix))
+	isForeign := func(r rune) bool { return !strings.ContainsRune(ulidLetters, r) }
+	if len(id) != ulidLength || id[0] > '7' || strings.ContainsFunc(id, isForeign) {
+		return "", cli.Usagef("a key's id is byok_ and 26 letters and digits; tare api byok list shows the ids")
+	}
+	return keyPrefix + id, nil
+}
+
+// addOptions are the flags of "add".
+type addOptions struct {
+	provider, name     string
+	secret, secretFile string
+	idempotencyKey     string
+	userScope          bool
+	hasSecret          bool
+}
+
+const secretFileFlag = "--secret-file"
+
+func (p *program) addCommand() *cobra.Command {
+	var a addOptions
+	cmd := &cobra.Command{
+		Use:   "add",
+		Short: "Register a provider's key",
+		Long: `Registers a provider's key. It is sealed at once, serves from then on, and is never shown again.
+
+On a terminal tare asks for the secret and does not show it; otherwise it reads standard input. --secret works too, but
+other users of this machine can see it in process lists.
+
+The key belongs to the project, which takes an owner, or with --user-scope to you. A provider's newest active key
+serves, so registering a second key replaces the first without a gap.`,
+		Example: `  tare api byok add --provider openai --name openai-prod
+  printf %s "$OPENAI_API_KEY" | tare api byok add --provider openai --name openai-prod
+  tare api byok add --provider vertex --name gcp --secret-file service-account.json
+  tare api byok add --provider anthropic --name mine --user-scope`,
+		Args: cli.NoArguments("--provider", "--name", secretFileFlag),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&a.provider, "provider", "", "the provider's `slug`; tare api providers lists them (required)")
+	flags.StringVar(&a.name, "name", "", "a `label`, unique among the provider's active keys (required)")
+	flags.StringVar(&a.secretFile, "secret-file", "", "the `file` with the secret; - is standard input")
+	flags.StringVar(&a.secret, "secret", "", "the `secret` itself; visible in process lists, so prefer the prompt, a pipe or --secret-file")
+	flags.BoolVar(&a.userScope, "user-scope", false, "register it as your own key, not the project's")
+	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
+	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
+	setCompletion(cmd, "name", completeNothing)
+	setCompletion(cmd, "secret", completeNothing)
+	setCompletion(cmd, "idempotency-key", completeNothing)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		a.hasSecret = flags.Changed("secret")
+		return p.addKey(ctx, s, a)
+	})
+	return cmd
+}
+
+func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
+	switch {
+	case a.provider == "":
+		return cli.Usagef("--provider is required; tare api providers lists them")
+	case a.name == "":
+		return cli.Usagef("--name is required: a label for the key")
+	case a.hasSecret && a.secretFile != "":
+		return cli.Usagef("--secret and --secret-file exclude each other")
+	}
+	p.provider = a.provider
+	text, err := p.readProviderSecret(ctx, s, a)
+	if err != nil {
+		return err
+	}
+	calls := s.AIKeys()
+	if a.idempotencyKey != "" {
+		calls = calls.With(agentrouter.IdempotencyKey(a.idempotencyKey))
+	}
+	callCtx, cancel := p.withTimeout(ctx)
+	defer cancel()
+	reply, err := calls.Register(callCtx, s.customer, s.project, aikeysv1.Provider(a.provider), a.name, text.Reveal(), a.userScope)
+	if err != nil {
+		return hintIfSent(ctx, err, "The key may have been registered anyway; if so, tare api byok list shows it.")
+	}
+	return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
+}
+
+func (p *program) readProviderSecret(ctx context.Context, s *session, a addOptions) (secret.Text, error) {
+	if a.hasSecret {
+		s := secret.New(a.secret)
+		p.registerSecret(s)
+		p.printNote("tare: warning: --secret is visible in process lists and in the shell's history; " +
+			"prefer the prompt, a pipe or --secret-file")
+		if a.secret == "" {
+			return secret.Text{}, cli.Usagef("--secret is empty")
+		}
+		return s, nil
+	}
+	from := secretSource{file: a.secretFile, flag: secretFileFlag, what: "secret"}
+	if from.file == "" && p.newPrompter() != nil {
+		var err error
+		if from.question, err = p.secretPrompt(ctx, s, a.provider); err != nil {
+			return secret.Text{}, err
+		}
+	}
+	return p.readSecret(ctx, from)
+}
+
+// secretPrompt returns the question for the secret. It fails for a provider that does not exist or takes no line, before
+// anybody types a secret.
+func (p *program) secretPrompt(ctx context.Context, s *session, slug string) (string, error) {
+	ctx, cancel := p.withTimeout(ctx)
+	defer cancel()
+	all, err := s.Providers().List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, each := range all.Providers {
+		if string(each.Slug) != slug {
+			continue
+		}
+		if each.SecretFormat == aikeysv1.SecretFormatJSON {
+			return "", cli.Usagef("a key of %s is a JSON document with %s: put it in a file and name it with %s",
+				p.sanitize(each.DisplayName), p.sanitize(strings.Join(each.RequiredFields, ", ")), secretFileFlag)
+		}
+		p.printNote("Create one at " + each.KeyPageURL)
+		return fmt.Sprintf("Key of %s (not shown):", each.DisplayName), nil
+	}
+	return "", hintedError{errUnknownProvider(slug), providerHint(slug, all.Providers)}
+}
 
 func (p *program) listCommand() *cobra.Command {
 	var provider string
@@ -18,19 +169,19 @@ func (p *program) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the project's keys and your own",
-		Long: `Lists the project's keys and your own, newest first, revoked ones too. In a narrow terminal columns are left out; get
-and -o json show everything.`,
+		Long: `Lists the project's keys and your own, newest first, including revoked ones. A narrow terminal shows fewer columns;
+"get" and -o json show everything.`,
 		Example: `  tare api byok list
   tare api byok list --provider openai --state active
   tare api byok list -o json`,
 		Args: cli.NoArguments("--provider", "--state"),
 	}
 	cmd.Flags().StringVar(&provider, "provider", "", "only keys of this provider, by its `slug`")
-	cmd.Flags().Var(&choice[aikeysv1.KeyState]{&state, states()}, "state", "only keys in this state")
-	p.completesTo(cmd, "provider", p.live(offeredProviders))
-	p.completesTo(cmd, "state", words(states()...))
-	cmd.RunE = p.online(func(ctx context.Context, s *session, _ []string) error {
-		p.meant = provider
+	cmd.Flags().Var(&choiceFlag[aikeysv1.KeyState]{&state, keyStates()}, "state", "only keys in this state")
+	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
+	setCompletion(cmd, "state", completeWords(keyStates()...))
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		p.provider = provider
 		var options []agentrouter.CallOption
 		if provider != "" {
 			options = append(options, agentrouter.OfProvider(aikeysv1.Provider(provider)))
@@ -38,33 +189,33 @@ and -o json show everything.`,
 		if state != "" {
 			options = append(options, agentrouter.InState(state))
 		}
-		ctx, cancel := p.within(ctx)
+		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
 		reply, err := s.AIKeys().With(options...).List(ctx, s.customer, s.project)
 		if err != nil {
 			return err
 		}
-		return p.show(s, func() error { return p.printKeys(reply.Keys, len(options) > 0) })
+		return p.printResponse(s, func() error { return p.printKeys(reply.Keys, len(options) > 0) })
 	})
 	return cmd
 }
 
-func states() []string {
+func keyStates() []string {
 	return []string{string(aikeysv1.KeyStateActive), string(aikeysv1.KeyStateRevoked)}
 }
 
 func (p *program) printKeys(keys []aikeysv1.Key, filtered bool) error {
 	if len(keys) == 0 {
 		if filtered {
-			p.tell("There are no such keys.")
+			p.printNote("No keys match.")
 		} else {
-			p.tell("There are no keys yet. Register one: tare api byok add --provider openai --name openai-prod")
+			p.printNote("There are no keys yet. Register one: tare api byok add --provider openai --name openai-prod")
 		}
 		return nil
 	}
 	t := &table{columns: []column{
-		{head: "ID"}, {head: "PROVIDER"}, {head: "NAME", flexible: true}, {head: "SECRET", spare: 1}, {head: "SCOPE", spare: 2},
-		{head: "STATE"}, {head: "CREATED", spare: 4}, {head: "BY", spare: 5}, {head: "USED", spare: 3},
+		{head: "ID"}, {head: "PROVIDER"}, {head: "NAME", canShrink: true}, {head: "SECRET", dropRank: 1}, {head: "SCOPE", dropRank: 2},
+		{head: "STATE"}, {head: "CREATED", dropRank: 4}, {head: "BY", dropRank: 5}, {head: "USED", dropRank: 3},
 	}}
 	now := time.Now()
 	for i := range keys {
@@ -73,60 +224,59 @@ func (p *program) printKeys(keys []aikeysv1.Key, filtered bool) error {
 		if k.State == aikeysv1.KeyStateRevoked {
 			look, state = dim, dim
 		}
-		t.row(cell{k.ID, look}, cell{string(k.Provider), look}, cell{k.Name, look}, cell{suffix(k), look}, cell{scope(k), look},
-			cell{string(k.State), state}, cell{since(k.CreatedAt, now), look}, cell{k.CreatedBy, look}, used(k, now))
+		t.addRow(cell{k.ID, look}, cell{string(k.Provider), look}, cell{k.Name, look}, cell{formatSuffix(k), look}, cell{formatScope(k), look},
+			cell{string(k.State), state}, cell{relativeTime(k.CreatedAt, now), look}, cell{k.CreatedBy, look}, lastUseCell(k, now))
 	}
-	return p.print(t)
+	return p.printTable(t)
 }
 
-func suffix(k *aikeysv1.Key) string {
+func formatSuffix(k *aikeysv1.Key) string {
 	if k.DisplaySuffix == "" {
 		return ""
 	}
 	return "…" + k.DisplaySuffix
 }
 
-func scope(k *aikeysv1.Key) string {
+func formatScope(k *aikeysv1.Key) string {
 	if k.UserScope {
 		return "own"
 	}
 	return "project"
 }
 
-// failing tells whether the provider has refused the key since it was last used with success.
-func failing(k *aikeysv1.Key) bool {
+// isFailing reports whether the provider has refused the key since its last successful use.
+func isFailing(k *aikeysv1.Key) bool {
 	return k.LastFailure != nil && k.LastFailure.At.After(k.LastUsedAt)
 }
 
-// used is the last use for a table.
-func used(k *aikeysv1.Key, now time.Time) cell {
-	if failing(k) {
-		return cell{fmt.Sprintf("refused %d, %s", k.LastFailure.Status, since(k.LastFailure.At, now)), red}
+func lastUseCell(k *aikeysv1.Key, now time.Time) cell {
+	if isFailing(k) {
+		return cell{fmt.Sprintf("refused %d, %s", k.LastFailure.Status, relativeTime(k.LastFailure.At, now)), red}
 	}
-	return cell{since(k.LastUsedAt, now), plain}
+	return cell{relativeTime(k.LastUsedAt, now), plain}
 }
 
 func (p *program) getCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "get <id>",
 		Short:             "Show a key",
-		Long:              "Shows what is known of a key, active or revoked, but for the secret. A revoked one has the receipt of that.",
+		Long:              "Shows everything about an active or revoked key except its secret. For a revoked key, that includes the receipt.",
 		Example:           "  tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 		Args:              oneArgument("the key's id"),
-		ValidArgsFunction: first(p.live(offeredKeys(""))),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
 	}
-	cmd.RunE = p.online(func(ctx context.Context, s *session, args []string) error {
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := keyID(args[0])
 		if err != nil {
 			return err
 		}
-		ctx, cancel := p.within(ctx)
+		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
 		reply, err := s.AIKeys().Get(ctx, s.customer, s.project, id)
 		if err != nil {
 			return err
 		}
-		return p.show(s, func() error { return p.printKey(&reply.Key) })
+		return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
 	})
 	return cmd
 }
@@ -145,25 +295,88 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 		{"ID", cell{k.ID, plain}},
 		{"Provider", cell{string(k.Provider), plain}},
 		{"Name", cell{k.Name, plain}},
-		{"Secret", cell{suffix(k), plain}},
+		{"Secret", cell{formatSuffix(k), plain}},
 		{"State", cell{string(k.State), look}},
 		{"Scope", cell{owner, plain}},
 		{"Project", cell{k.CustomerID + "/" + k.ProjectID, plain}},
-		{"Created", cell{stamp(k.CreatedAt, now) + " by " + k.CreatedBy, plain}},
-		{"Last used", cell{stamp(k.LastUsedAt, now), plain}},
+		{"Created", cell{formatTime(k.CreatedAt, now) + " by " + k.CreatedBy, plain}},
+		{"Last used", cell{formatTime(k.LastUsedAt, now), plain}},
 	}
 	if f := k.LastFailure; f != nil {
 		look := plain
-		if failing(k) {
+		if isFailing(k) {
 			look = red
 		}
-		details = append(details, detail{"Last refused", cell{fmt.Sprintf("%s with %d", stamp(f.At, now), f.Status), look}})
+		details = append(details, detail{"Last refused", cell{fmt.Sprintf("%s with %d", formatTime(f.At, now), f.Status), look}})
 	}
 	if !k.RevokedAt.IsZero() {
-		details = append(details, detail{"Revoked", cell{stamp(k.RevokedAt, now) + " by " + k.RevokedBy, plain}})
+		details = append(details, detail{"Revoked", cell{formatTime(k.RevokedAt, now) + " by " + k.RevokedBy, plain}})
 	}
 	if r := k.Receipt; r != nil {
 		details = append(details, detail{"Receipt", receiptCell(r, now)})
 	}
 	return p.printDetails(details)
+}
+
+func (p *program) resolveCommand() *cobra.Command {
+	var provider string
+	cmd := &cobra.Command{
+		Use:   "resolve",
+		Short: "Show which key would serve you now, and why",
+		Long:  "Shows which key would serve your request to a provider now, and why. This does not count as a use.",
+		Example: `  tare api byok resolve --provider openai
+  tare api byok resolve --provider openai -o json`,
+		Args: cli.NoArguments("--provider"),
+	}
+	cmd.Flags().StringVar(&provider, "provider", "", "the provider's `slug` (required)")
+	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		if provider == "" {
+			return cli.Usagef("--provider is required; tare api providers lists them")
+		}
+		p.provider = provider
+		ctx, cancel := p.withTimeout(ctx)
+		defer cancel()
+		reply, err := s.AIKeys().Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error { return p.printResolved(reply) })
+	})
+	return cmd
+}
+
+func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
+	served := cell{"no key", red}
+	details := []detail{{"Provider", cell{string(r.Provider), plain}}}
+	if k := r.Key; k != nil {
+		served = cell{k.Name + " " + formatSuffix(k), green}
+		details = append(details, detail{"Served by", served}, detail{"ID", cell{k.ID, plain}}, detail{"Scope", cell{formatScope(k), plain}})
+	} else {
+		details = append(details, detail{"Served by", served})
+	}
+	return p.printDetails(append(details,
+		detail{"Why", cell{explainReason(r.Reason), plain}},
+		detail{"Policy", cell{"own keys: " + string(r.UserKeys) + "; a key that the provider refuses: " + string(r.OnBadKey), plain}},
+	))
+}
+
+// explainReason returns a reason that this version does not know as it is.
+func explainReason(reason aikeysv1.Reason) string {
+	switch reason {
+	case aikeysv1.ReasonUserKey:
+		return "it is your own newest key"
+	case aikeysv1.ReasonProjectKey:
+		return "it is the project's newest key, and you have none of your own"
+	case aikeysv1.ReasonUserKeysForbidden:
+		return "it is the project's newest key; the policy forbids members' own"
+	case aikeysv1.ReasonUserKeyRequired:
+		return "the policy requires a key of your own: tare api byok add --user-scope"
+	case aikeysv1.ReasonNoKey:
+		return "there is no active key that the policy lets serve you"
+	case aikeysv1.ReasonNextKey:
+		return "the provider has just refused the newer key, and the policy is to try the next"
+	default:
+		return string(reason)
+	}
 }

@@ -15,7 +15,7 @@ func TestTheReferencesCommandLinesWork(t *testing.T) {
 	u.env = append(u.env, "PROVIDER=openai", "NAME=reference", "SECRET="+aSecret)
 	got := u.run("api", "byok", "add", "--provider", "openai", "--name", "reference", "--secret", aSecret)
 	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Contains(t, got.stderr, "warning: --secret shows in process lists")
+	require.Contains(t, got.stderr, "warning: --secret is visible in process lists")
 	require.NotContains(t, got.all(), "hunter2")
 	id := anyKeyID.FindString(got.stdout)
 

@@ -1,28 +1,114 @@
-// Command tare is the command line for people: it registers, lists, revokes and explains provider keys, and minds the
-// project around them; see tare --help. It is one face more on the Go SDK: of ours it may import that and what programs
-// have in common, nothing of the server side.
+// Command tare is the command line for people: it registers, lists, revokes and explains provider keys, and manages the
+// project's members and policy; see tare --help. It is built on the Go SDK. Of ours it may import that, internal and
+// cmd/internal, and nothing of the server.
 //
-// Whatever comes from a server passes clean before it is shown, and errors pass explain, which chooses the exit code.
+// Text from a server goes through sanitize before it is shown. Errors go through reportError, which chooses the exit code.
 package main
 
 import (
 	"context"
 	"io"
 	"os"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 func main() {
 	os.Exit(run(cli.UntilSignal(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the whole program. It stops when ctx ends.
+// run runs the command that args name and returns the exit code. It stops early when ctx ends.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	p := newProgram(environ, stdin, stdout, stderr)
-	code := p.Run(ctx, p.root(), args)
-	if p.failed != nil {
-		return p.explain(ctx, p.failed)
+	if err := p.Execute(ctx, p.rootCommand(), args); err != nil {
+		return p.reportError(ctx, err)
 	}
-	return code
+	return exitOK
+}
+
+// program is one run of tare, which its commands share.
+type program struct {
+	cli.Program
+	stdin    io.Reader
+	flags    globalFlags
+	session  *session      // nil until a command opens it
+	provider string        // the provider that the command line names, for hints
+	redacted []secret.Text // the secrets that this run has seen; output shows [redacted] for them
+	quiet    bool          // set while the shell completes a word: standard error must stay empty
+}
+
+func newProgram(environ []string, stdin io.Reader, stdout, stderr io.Writer) *program {
+	return &program{
+		Program: cli.Program{Name: "tare", Environ: environ, Stdout: stdout, Stderr: stderr},
+		stdin:   stdin,
+	}
+}
+
+// withSession returns a RunE that opens a session for the command.
+func (p *program) withSession(command func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		s, err := p.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return command(cmd.Context(), s, args)
+	}
+}
+
+// printNote prints a line for people on standard error.
+func (p *program) printNote(text string) {
+	if !p.quiet {
+		p.Note("%s", p.sanitize(text))
+	}
+}
+
+// printLine prints a line of the result on standard output.
+func (p *program) printLine(text string) error { return p.Say("%s", p.sanitize(text)) }
+
+// terminalFile returns the file behind a stream if it is a terminal, nil otherwise.
+func terminalFile(stream any) *os.File {
+	file, ok := stream.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return nil
+	}
+	return file
+}
+
+// terminalWidth returns the columns of a terminal, 0 if the stream is not one.
+func terminalWidth(stream any) int {
+	file := terminalFile(stream)
+	if file == nil {
+		return 0
+	}
+	if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
+		return columns
+	}
+	return 80
+}
+
+// isDumbTerminal reports whether the terminal lacks ANSI support, as old Windows consoles do.
+func (p *program) isDumbTerminal() bool {
+	kind := p.Getenv("TERM")
+	return kind == "dumb" || runtime.GOOS == "windows" && kind == "" && p.Getenv("WT_SESSION") == ""
+}
+
+// hasColours reports whether to use colours on a stream (https://no-color.org).
+func (p *program) hasColours(stream any) bool {
+	return !p.flags.noColor && p.Getenv("NO_COLOR") == "" && !p.isDumbTerminal() && terminalFile(stream) != nil
+}
+
+// withTimeout limits one call to the service to --timeout.
+func (p *program) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, p.flags.timeout)
+}
+
+// withShortTimeout is for a call that only makes an error message more helpful.
+func withShortTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 2*time.Second)
 }

@@ -14,8 +14,8 @@ import (
 func (p *program) membersCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "members",
-		Short: "Who is in the project",
-		Long:  "Who is in the project. An owner may write the project's keys, its policy and its members; a member their own keys.",
+		Short: "List and change the project's members",
+		Long:  "The project's members. Owners can change the project's keys, its policy and its members; members, their own keys.",
 		Example: `  tare api members list
   tare api members set bob --role member
   tare api members remove bob`,
@@ -30,25 +30,25 @@ func (p *program) membersListCommand() *cobra.Command {
 		Example: "  tare api members list",
 		Args:    cli.NoArguments(),
 	}
-	cmd.RunE = p.online(func(ctx context.Context, s *session, _ []string) error {
-		ctx, cancel := p.within(ctx)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
 		reply, err := s.Members().List(ctx, s.customer, s.project)
 		if err != nil {
 			return err
 		}
-		return p.show(s, func() error { return p.printMembers(reply.Members) })
+		return p.printResponse(s, func() error { return p.printMembers(reply.Members) })
 	})
 	return cmd
 }
 
 func (p *program) printMembers(members []aikeysv1.Member) error {
 	if len(members) == 0 {
-		p.tell("The project has no members.")
+		p.printNote("The project has no members.")
 		return nil
 	}
 	t := &table{columns: []column{
-		{head: "USER", flexible: true}, {head: "ROLE"}, {head: "JOINED", spare: 2}, {head: "ROLE SET", spare: 1},
+		{head: "USER", canShrink: true}, {head: "ROLE"}, {head: "JOINED", dropRank: 2}, {head: "ROLE SET", dropRank: 1},
 	}}
 	now := time.Now()
 	for i := range members {
@@ -57,9 +57,9 @@ func (p *program) printMembers(members []aikeysv1.Member) error {
 		if m.Role == aikeysv1.RoleOwner {
 			look = bold
 		}
-		t.row(cell{m.UserID, plain}, cell{string(m.Role), look}, cell{since(m.CreatedAt, now), plain}, cell{since(m.UpdatedAt, now), plain})
+		t.addRow(cell{m.UserID, plain}, cell{string(m.Role), look}, cell{relativeTime(m.CreatedAt, now), plain}, cell{relativeTime(m.UpdatedAt, now), plain})
 	}
-	return p.print(t)
+	return p.printTable(t)
 }
 
 func roles() []string { return []string{string(aikeysv1.RoleMember), string(aikeysv1.RoleOwner)} }
@@ -69,25 +69,25 @@ func (p *program) membersSetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set <user>",
 		Short: "Add a member, or change their role",
-		Long:  "Adds a user of your customer to the project, or gives a member another role. Needs the project's owner.",
+		Long:  "Adds a user of your customer to the project, or changes a member's role. Takes an owner of the project.",
 		Example: `  tare api members set bob --role member
   tare api members set carol --role owner`,
 		Args:              oneArgument("the user's id"),
-		ValidArgsFunction: first(p.live(offeredMembers)),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
-	cmd.Flags().Var(&choice[aikeysv1.Role]{&role, roles()}, "role", "what they may do (required)")
-	p.completesTo(cmd, "role", words(roles()...))
-	cmd.RunE = p.online(func(ctx context.Context, s *session, args []string) error {
+	cmd.Flags().Var(&choiceFlag[aikeysv1.Role]{&role, roles()}, "role", "the member's role (required)")
+	setCompletion(cmd, "role", completeWords(roles()...))
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		if role == "" {
 			return cli.Usagef("--role is required: owner or member")
 		}
-		ctx, cancel := p.within(ctx)
+		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
 		reply, err := s.Members().Set(ctx, s.customer, s.project, args[0], role)
 		if err != nil {
 			return err
 		}
-		return p.show(s, func() error { return p.printMembers([]aikeysv1.Member{reply.Member}) })
+		return p.printResponse(s, func() error { return p.printMembers([]aikeysv1.Member{reply.Member}) })
 	})
 	return cmd
 }
@@ -96,29 +96,29 @@ func (p *program) membersRemoveCommand() *cobra.Command {
 	yes := false
 	cmd := &cobra.Command{
 		Use:   "remove <user>",
-		Short: "Take a member out of the project",
-		Long: `Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Add them again, and
-all of that works again. Needs the project's owner; the last owner can't be removed.
+		Short: "Remove a member from the project",
+		Long: `Removes a member from the project: their sessions lose access at once, and their own keys stop serving. If you add them
+again, both work again. Takes an owner of the project; the last owner can't be removed.
 
-On a terminal tare asks first, unless --yes. Scripts are not asked.`,
+On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
 		Example:           "  tare api members remove bob",
 		Args:              oneArgument("the user's id"),
-		ValidArgsFunction: first(p.live(offeredMembers)),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	cmd.RunE = p.online(func(ctx context.Context, s *session, args []string) error {
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		user := args[0]
-		if asking := p.prompts(); asking != nil && !yes {
-			if err := asking.confirm(ctx, fmt.Sprintf("Take %q out of the project?", user)); err != nil {
+		if prompt := p.newPrompter(); prompt != nil && !yes {
+			if err := prompt.confirm(ctx, fmt.Sprintf("Remove %q from the project?", user)); err != nil {
 				return err
 			}
 		}
-		ctx, cancel := p.within(ctx)
+		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
 		if _, err := s.Members().Remove(ctx, s.customer, s.project, user); err != nil {
 			return err
 		}
-		return p.show(s, func() error { return p.line("Removed " + user + " from the project.") })
+		return p.printResponse(s, func() error { return p.printLine("Removed " + user + " from the project.") })
 	})
 	return cmd
 }

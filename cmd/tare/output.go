@@ -3,165 +3,164 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
-// format is how results are printed.
-type format string
+// outputFormat is how results are printed.
+type outputFormat string
 
 // The formats.
 const (
-	asTable format = "table"
-	asJSON  format = "json"
-	asYAML  format = "yaml"
+	formatTable outputFormat = "table"
+	formatJSON  outputFormat = "json"
+	formatYAML  outputFormat = "yaml"
 )
 
-func formats() []string { return []string{string(asTable), string(asJSON), string(asYAML)} }
-
-// choice is a flag that takes one of a few words.
-type choice[T ~string] struct {
-	to    *T
-	words []string
+func outputFormats() []string {
+	return []string{string(formatTable), string(formatJSON), string(formatYAML)}
 }
 
-func (c choice[T]) String() string {
-	if c.to == nil {
-		return ""
+// printResponse prints the service's last response as it came, or with printTable for people.
+func (p *program) printResponse(s *session, printTable func() error) error {
+	if p.flags.output == formatTable {
+		return printTable()
 	}
-	return string(*c.to)
+	return p.printDocument(s.responses.last.Bytes())
 }
 
-// Set implements pflag.Value.
-func (c choice[T]) Set(text string) error {
-	if !slices.Contains(c.words, text) {
-		return errors.New("must be one of " + strings.Join(c.words, ", "))
+// printDone prints what a command did to the profiles: a line for people, or a value.
+func (p *program) printDone(line string, value any) error {
+	if p.flags.output == formatTable {
+		return p.printLine(line)
 	}
-	*c.to = T(text)
-	return nil
+	return p.printValue(value)
 }
 
-// Type implements pflag.Value: what help calls the argument.
-func (c choice[T]) Type() string { return strings.Join(c.words, "|") }
-
-// period is a flag that takes a length of time.
-type period struct {
-	to    *time.Duration
-	least time.Duration
+// printValue prints a value that is not a response of the service.
+func (p *program) printValue(value any) error {
+	document, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return p.printDocument(document)
 }
 
-func (d period) String() string {
-	if d.to == nil {
-		return ""
+// printDocument prints a JSON document as JSON or YAML. Names and values keep their order.
+func (p *program) printDocument(document []byte) error {
+	if nestingDepth(document) > maxNesting {
+		return fmt.Errorf("the answer is nested more than %d deep, which the service's answers are not", maxNesting)
 	}
-	return d.to.String()
-}
-
-// Set implements pflag.Value.
-func (d period) Set(text string) error {
-	read, err := time.ParseDuration(text)
-	if text == "0" {
-		read, err = 0, nil
-	}
-	if err != nil || read < d.least {
-		return errors.New("must be a length of time, such as 500ms or 5s")
-	}
-	*d.to = read
-	return nil
-}
-
-// Type implements pflag.Value.
-func (d period) Type() string { return "duration" }
-
-// show prints an answer: as the service sent it, or for people.
-func (p *program) show(s *session, people func() error) error {
-	if p.flags.output == asTable {
-		return people()
-	}
-	return p.showRaw(s.answers.last.Bytes())
-}
-
-// showRaw prints a JSON document in the format that was asked for.
-func (p *program) showRaw(document []byte) error {
-	if nested(document) > deepest {
-		return fmt.Errorf("the answer is nested more than %d deep, as none of the service's is", deepest)
-	}
-	document = p.withoutSecretsIn(document)
-	if p.flags.output == asYAML {
-		return p.showYAML(document)
+	document = p.redactJSON(document)
+	if p.flags.output == formatYAML {
+		text, err := jsonToYAML(document)
+		if err != nil {
+			return err
+		}
+		_, err = p.Stdout.Write([]byte(escapeUnsafe(text, escapeRune)))
+		return err
 	}
 	var b bytes.Buffer
 	if err := json.Indent(&b, bytes.ToValidUTF8(bytes.TrimSpace(document), []byte("\ufffd")), "", "  "); err != nil {
 		return err
 	}
-	return p.Say("%s", escapedJSON(b.String()))
+	return p.Say("%s", escapeUnsafe(b.String(), escapeJSONRune))
 }
 
-// showValue prints a value of our own, one that no method of the service returns.
-func (p *program) showValue(value any) error {
-	document, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	return p.showRaw(document)
-}
+// maxNesting limits how deeply arrays and objects are nested. Each level indents its lines further, so without a limit a
+// few KiB could become GiB.
+const maxNesting = 32
 
-// done prints what a command did to our own profiles: a line for people, or a value.
-func (p *program) done(line string, value any) error {
-	if p.flags.output == asTable {
-		return p.line(line)
-	}
-	return p.showValue(value)
-}
-
-// deepest is how many arrays and objects an answer may have within each other. The layout indents each line by that, so
-// that without a limit a few KiB become GiB.
-const deepest = 32
-
-// nested tells how deep a JSON document is.
-func nested(document []byte) int {
-	most, now := 0, 0
+func nestingDepth(document []byte) int {
+	deepest, depth := 0, 0
 	for i := 0; i < len(document); i++ {
 		switch document[i] {
 		case '"':
-			i = endOfString(document, i) - 1
+			i = stringEnd(document, i) - 1
 		case '[', '{':
-			now++
-			most = max(most, now)
+			depth++
+			deepest = max(deepest, depth)
 		case ']', '}':
-			now--
+			depth--
 		}
 	}
-	return most
+	return deepest
 }
 
-// escapedJSON writes what a terminal would obey as JSON writes control characters, which changes nothing of the document:
-// they can only be in strings. The line ends are the layout's own.
-func escapedJSON(document string) string {
-	return mapUnsafe(document, func(r rune) string {
-		if r <= 0xffff {
-			return escaped(r)
-		}
-		r -= 0x10000
-		return fmt.Sprintf(`\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
-	})
-}
-
-func mapUnsafe(document string, escape func(rune) string) string {
-	obeyed := func(r rune) bool { return unsafe(r) && r != '\n' && r != '\ufffd' }
-	if strings.IndexFunc(document, obeyed) < 0 {
-		return document
-	}
+// escapeUnsafe escapes unsafe characters of a JSON or YAML document. They can only be in strings, so the document's values
+// stay the same. Line ends belong to the layout.
+func escapeUnsafe(document string, escape func(rune) string) string {
 	var b strings.Builder
 	for _, r := range document {
-		if obeyed(r) {
+		if isUnsafe(r) && r != '\n' && r != '\ufffd' {
 			b.WriteString(escape(r))
 		} else {
 			b.WriteRune(r)
 		}
 	}
 	return b.String()
+}
+
+// escapeJSONRune escapes characters beyond U+FFFF as JSON does, as two surrogates.
+func escapeJSONRune(r rune) string {
+	if r <= 0xffff {
+		return escapeRune(r)
+	}
+	r -= 0x10000
+	return fmt.Sprintf(`\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+}
+
+func jsonToYAML(document []byte) (string, error) {
+	decoder := json.NewDecoder(bytes.NewReader(document))
+	decoder.UseNumber()
+	node, err := readYAMLNode(decoder)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	encoder := yaml.NewEncoder(&b)
+	encoder.SetIndent(2)
+	err = encoder.Encode(node)
+	return b.String(), err
+}
+
+// readYAMLNode reads the next JSON value. Building nodes keeps the order of names and the digits of numbers.
+func readYAMLNode(decoder *json.Decoder) (*yaml.Node, error) {
+	token, err := decoder.Token()
+	if err != nil {
+		return nil, err
+	}
+	node := &yaml.Node{}
+	switch value := token.(type) {
+	case json.Delim:
+		node.Kind = yaml.SequenceNode
+		if value == '{' {
+			node.Kind = yaml.MappingNode
+		}
+		for decoder.More() {
+			item, err := readYAMLNode(decoder)
+			if err != nil {
+				return nil, err
+			}
+			node.Content = append(node.Content, item)
+		}
+		if len(node.Content) == 0 {
+			node.Style = yaml.FlowStyle
+		}
+		_, err := decoder.Token() // the closing bracket
+		return node, err
+	case json.Number:
+		node.Kind, node.Value = yaml.ScalarNode, value.String()
+		return node, nil
+	case string:
+		err := node.Encode(value)
+		if strings.ContainsFunc(value, isUnsafe) {
+			node.Style = yaml.DoubleQuotedStyle // the only style with escapes
+		}
+		return node, err
+	default: // a boolean or null
+		return node, node.Encode(value)
+	}
 }

@@ -15,8 +15,8 @@ import (
 func (p *program) policyCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "policy",
-		Short: "Whose keys serve whom in the project",
-		Long:  "The project's written policy: whether members' own keys serve them, and what happens when a provider refuses a key.",
+		Short: "Show or change whose keys serve whom",
+		Long:  "The project's policy: whether members' own keys serve them, and what happens when a provider refuses a key.",
 		Example: `  tare api policy get
   tare api policy set --user-keys forbid --user-keys-for openai=allow`,
 	}, p.policyGetCommand(), p.policySetCommand())
@@ -26,32 +26,32 @@ func (p *program) policyGetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "get",
 		Short:   "Show the policy",
-		Long:    "Shows the policy in force: the default one where none was written.",
+		Long:    "Shows the policy in force. It is the default policy until one is written.",
 		Example: "  tare api policy get",
 		Args:    cli.NoArguments(),
 	}
-	cmd.RunE = p.online(func(ctx context.Context, s *session, _ []string) error {
-		ctx, cancel := p.within(ctx)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
 		reply, err := s.Policy().Get(ctx, s.customer, s.project)
 		if err != nil {
 			return err
 		}
-		return p.show(s, func() error { return p.printPolicy(&reply.Policy) })
+		return p.printResponse(s, func() error { return p.printPolicy(&reply.Policy) })
 	})
 	return cmd
 }
 
-// policyChange is what "set" was given; what is empty stays.
+// policyChange is what the flags of "set" change; empty fields change nothing.
 type policyChange struct {
-	userKeys aikeysv1.UserKeys
-	onBadKey aikeysv1.OnBadKey
-	of       []string // PROVIDER=WORD
-	reset    bool
+	userKeys   aikeysv1.UserKeys
+	onBadKey   aikeysv1.OnBadKey
+	exceptions []string // PROVIDER=WORD
+	reset      bool
 }
 
-// byDefault takes an exception away.
-const byDefault = "default"
+// removeException is the word that removes an exception.
+const removeException = "default"
 
 func userKeysWords() []string {
 	return []string{string(aikeysv1.UserKeysAllow), string(aikeysv1.UserKeysRequire), string(aikeysv1.UserKeysForbid)}
@@ -66,12 +66,12 @@ func (p *program) policySetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set",
 		Short: "Change the policy",
-		Long: `Changes what the flags name, and leaves the rest of the policy as it is; --reset begins with the default one. Needs the
-project's owner.
+		Long: `Changes what the flags name and leaves the rest of the policy as it is; --reset starts from the default policy. Takes
+an owner of the project.
 
-  --user-keys      allow: a member's own key serves them where there is one. require: the project's never does.
-                   forbid: only the project's does.
-  --user-keys-for  the same for one provider, such as openai=forbid; openai=default takes the exception away
+  --user-keys      allow: a member's own key serves them, if there is one. require: only their own keys serve members.
+                   forbid: only the project's keys serve.
+  --user-keys-for  the same for one provider, such as openai=forbid; openai=default removes the exception
   --on-bad-key     fail: callers get the provider's refusal. next_key: the next key in order is tried.`,
 		Example: `  tare api policy set --user-keys require --on-bad-key fail
   tare api policy set --user-keys-for openai=forbid --user-keys-for groq=default
@@ -79,23 +79,23 @@ project's owner.
 		Args: cli.NoArguments("--user-keys", "--on-bad-key"),
 	}
 	flags := cmd.Flags()
-	flags.Var(&choice[aikeysv1.UserKeys]{&change.userKeys, userKeysWords()}, "user-keys", "whether members' own keys serve them")
-	flags.Var(&choice[aikeysv1.OnBadKey]{&change.onBadKey, onBadKeyWords()}, "on-bad-key", "what happens when the provider refuses a key")
-	flags.StringArrayVar(&change.of, "user-keys-for", nil, "an exception, `provider=word`; may be given several times")
-	flags.BoolVar(&change.reset, "reset", false, "begin with the default policy")
-	p.completesTo(cmd, "user-keys", words(userKeysWords()...))
-	p.completesTo(cmd, "on-bad-key", words(onBadKeyWords()...))
-	p.completesTo(cmd, "user-keys-for", p.live(offeredExceptions))
-	cmd.RunE = p.online(func(ctx context.Context, s *session, _ []string) error { return p.setPolicy(ctx, s, change) })
+	flags.Var(&choiceFlag[aikeysv1.UserKeys]{&change.userKeys, userKeysWords()}, "user-keys", "whether members' own keys serve them")
+	flags.Var(&choiceFlag[aikeysv1.OnBadKey]{&change.onBadKey, onBadKeyWords()}, "on-bad-key", "what happens when the provider refuses a key")
+	flags.StringArrayVar(&change.exceptions, "user-keys-for", nil, "an exception for one provider, `provider=word`; can be repeated")
+	flags.BoolVar(&change.reset, "reset", false, "start from the default policy")
+	setCompletion(cmd, "user-keys", completeWords(userKeysWords()...))
+	setCompletion(cmd, "on-bad-key", completeWords(onBadKeyWords()...))
+	setCompletion(cmd, "user-keys-for", p.completeOnline(completeExceptions))
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error { return p.setPolicy(ctx, s, change) })
 	return cmd
 }
 
-func offeredExceptions(ctx context.Context, s *session) ([]string, error) {
-	slugs, err := offeredProviders(ctx, s)
+func completeExceptions(ctx context.Context, s *session) ([]string, error) {
+	slugs, err := completeProviders(ctx, s)
 	var found []string
 	for _, each := range slugs {
 		slug, _, _ := strings.Cut(each, "\t")
-		for _, word := range append(userKeysWords(), byDefault) {
+		for _, word := range append(userKeysWords(), removeException) {
 			found = append(found, slug+"="+word)
 		}
 	}
@@ -103,10 +103,10 @@ func offeredExceptions(ctx context.Context, s *session) ([]string, error) {
 }
 
 func (p *program) setPolicy(ctx context.Context, s *session, change policyChange) error {
-	if change.userKeys == "" && change.onBadKey == "" && len(change.of) == 0 && !change.reset {
+	if change.userKeys == "" && change.onBadKey == "" && len(change.exceptions) == 0 && !change.reset {
 		return cli.Usagef("nothing to set; see tare api policy set --help")
 	}
-	ctx, cancel := p.within(ctx)
+	ctx, cancel := p.withTimeout(ctx)
 	defer cancel()
 	policy := aikeysv1.Policy{UserKeysByProvider: aikeysv1.UserKeysByProvider{}}
 	if !change.reset {
@@ -123,10 +123,9 @@ func (p *program) setPolicy(ctx context.Context, s *session, change policyChange
 	if err != nil {
 		return err
 	}
-	return p.show(s, func() error { return p.printPolicy(&reply.Policy) })
+	return p.printResponse(s, func() error { return p.printPolicy(&reply.Policy) })
 }
 
-// apply changes a policy.
 func (c policyChange) apply(policy *aikeysv1.Policy) error {
 	if c.userKeys != "" {
 		policy.UserKeys = c.userKeys
@@ -137,16 +136,16 @@ func (c policyChange) apply(policy *aikeysv1.Policy) error {
 	if policy.UserKeysByProvider == nil {
 		policy.UserKeysByProvider = aikeysv1.UserKeysByProvider{}
 	}
-	for _, each := range c.of {
+	for _, each := range c.exceptions {
 		provider, word, _ := strings.Cut(each, "=")
 		switch {
-		case provider != "" && word == byDefault:
+		case provider != "" && word == removeException:
 			delete(policy.UserKeysByProvider, provider)
 		case provider != "" && slices.Contains(userKeysWords(), word):
 			policy.UserKeysByProvider[provider] = aikeysv1.UserKeys(word)
 		default:
 			return cli.Usagef("--user-keys-for must be a provider, = and one of %s, %s, such as openai=forbid",
-				strings.Join(userKeysWords(), ", "), byDefault)
+				strings.Join(userKeysWords(), ", "), removeException)
 		}
 	}
 	return nil
@@ -160,11 +159,11 @@ func (p *program) printPolicy(policy *aikeysv1.Policy) error {
 	}
 	slices.Sort(providers)
 	for _, provider := range providers {
-		details = append(details, detail{"  of " + p.clean(provider), cell{string(policy.UserKeysByProvider[provider]), plain}})
+		details = append(details, detail{"  of " + p.sanitize(provider), cell{string(policy.UserKeysByProvider[provider]), plain}})
 	}
 	written := "never; this is the default"
 	if !policy.UpdatedAt.IsZero() {
-		written = stamp(policy.UpdatedAt, time.Now()) + " by " + policy.UpdatedBy
+		written = formatTime(policy.UpdatedAt, time.Now()) + " by " + policy.UpdatedBy
 	}
 	return p.printDetails(append(details,
 		detail{"On a bad key", cell{string(policy.OnBadKey), plain}}, detail{"Written", cell{written, plain}}))

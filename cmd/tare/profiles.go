@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,83 +16,76 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// defaultProfile is the name of the first one.
+// defaultProfile is the profile that login creates unless --profile names another.
 const defaultProfile = "default"
 
-// profile is one installation and who one is there.
+// profile is an installation and the API key to use there.
 type profile struct {
-	BaseURL  string `json:"base_url"`
-	APIKey   secret `json:"api_key,omitzero"`
-	Insecure bool   `json:"insecure,omitempty"` // http:// to another machine was asked for
+	BaseURL  string      `json:"base_url"`
+	APIKey   secret.Text `json:"api_key,omitzero"`
+	Insecure bool        `json:"insecure,omitempty"` // http:// to another machine is allowed
 
-	// What --customer and --project are unless given. Empty is the session's own.
+	// The defaults of --customer and --project. Empty means the session's own.
 	Customer string `json:"customer,omitempty"`
 	Project  string `json:"project,omitempty"`
 
-	// What whoami said at the log-in, for people.
+	// The answer of whoami at the log-in, for people.
 	CustomerID string `json:"customer_id,omitempty"`
 	ProjectID  string `json:"project_id,omitempty"`
 	UserID     string `json:"user_id,omitempty"`
 	TokenID    string `json:"token_id,omitempty"`
 }
 
-// profiles is the file.
+// profiles is the content of profiles.json.
 type profiles struct {
 	Current  string             `json:"current"`
 	Profiles map[string]profile `json:"profiles"`
 }
 
 func (ps profiles) names() []string {
-	names := make([]string, 0, len(ps.Profiles))
-	for name := range ps.Profiles {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(maps.Keys(ps.Profiles))
 }
 
-// named returns the profile of that name, which must exist.
-func (ps profiles) named(name string) (profile, error) {
+// find returns the profile with that name. Errors do not repeat the name.
+func (ps profiles) find(name string) (profile, error) {
 	found, ok := ps.Profiles[name]
 	switch {
 	case ok:
 		return found, nil
 	case len(ps.Profiles) == 0:
-		return profile{}, cli.Usagef("there is no such profile, nor any other; make it: tare login --profile NAME")
+		return profile{}, cli.Usagef("there are no profiles yet; create one with: tare login --profile NAME")
 	}
 	return profile{}, cli.Usagef("there is no such profile; there are %s", strings.Join(ps.names(), ", "))
 }
 
-// checkProfileName refuses a name that would be hard to type or to show.
-func checkProfileName(name string) error {
-	bad := func(r rune) bool {
-		return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", r)
-	}
-	if name == "" || len(name) > 64 || strings.ContainsFunc(name, bad) {
+func validateProfileName(name string) error {
+	if len(name) > 64 || !isID(name) {
 		return cli.Usagef("--profile: must be 1 to 64 letters, digits, dots, underscores and dashes")
 	}
 	return nil
 }
 
-const configVariable = "TARE_CONFIG_DIR"
+const configDirVariable = "TARE_CONFIG_DIR"
 
-// profilesPath is where the file is: in the folder that the operating system has for settings.
+// profilesPath returns the path of profiles.json, in the operating system's folder for settings.
 func (p *program) profilesPath() (string, error) {
-	if dir := p.Getenv(configVariable); dir != "" {
+	if dir := p.Getenv(configDirVariable); dir != "" {
 		return filepath.Join(dir, "profiles.json"), nil
 	}
 	dir, err := os.UserConfigDir()
 	if err != nil {
-		return "", fmt.Errorf("there is no folder for settings; set %s: %w", configVariable, err)
+		return "", fmt.Errorf("the system has no folder for settings; set %s: %w", configDirVariable, err)
 	}
 	return filepath.Join(dir, "tare", "profiles.json"), nil
 }
 
-// loadProfiles reads the file; no file is no profiles.
+// loadProfiles reads profiles.json. If it does not exist, there are no profiles.
 func (p *program) loadProfiles() (profiles, error) {
 	file, err := p.profilesPath()
 	if err != nil {
@@ -104,44 +99,44 @@ func (p *program) loadProfiles() (profiles, error) {
 	if err != nil {
 		return profiles{}, err
 	}
-	p.warnOfReaders(file)
+	p.warnIfReadable(file)
 	read := none
-	if json.Unmarshal(text, &read) != nil || read.Profiles == nil { // its error could repeat an API key
-		return profiles{}, fmt.Errorf("%s is not as tare writes it; move it away, and log in again with tare login", file)
+	if json.Unmarshal(text, &read) != nil || read.Profiles == nil { // the error could repeat an API key
+		return profiles{}, fmt.Errorf("%s is not a profiles file of tare; move it away, and log in again with tare login", file)
 	}
 	for _, each := range read.Profiles {
-		p.hide(each.APIKey)
+		p.registerSecret(each.APIKey)
 	}
 	return read, nil
 }
 
-func (p *program) warnOfReaders(file string) {
+func (p *program) warnIfReadable(file string) {
 	info, err := os.Stat(file)
 	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		p.tell(fmt.Sprintf("tare: warning: others on this machine can read your API keys; mend it: chmod 600 %q", file))
+		p.printNote(fmt.Sprintf("tare: warning: others on this machine can read your API keys; fix it with: chmod 600 %q", file))
 	}
 }
 
-// lockPatience is how long another tare may hold the file.
-const lockPatience = 10 * time.Second
+// lockTimeout is how long to wait for another tare that is changing the file.
+const lockTimeout = 10 * time.Second
 
-// changeProfiles changes the file: it reads, changes and replaces it as one step, whatever else does so at the same time.
+// changeProfiles reads, changes and replaces profiles.json as one step. A lock file keeps other processes out.
 func (p *program) changeProfiles(ctx context.Context, change func(*profiles) error) (err error) {
 	file, err := p.profilesPath()
 	if err != nil {
 		return err
 	}
-	if err := p.makeFolder(filepath.Dir(file)); err != nil {
+	if err := p.createFolder(filepath.Dir(file)); err != nil {
 		return err
 	}
 	if behind, err := filepath.EvalSymlinks(file); err == nil {
-		file = behind // else an API key that is taken out would stay there
+		file = behind // replacing the link would leave a removed API key behind in its target
 	}
 	lock := flock.New(file+".lock", flock.SetPermissions(0o600))
-	waiting, cancel := context.WithTimeout(ctx, lockPatience)
+	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	if _, err := lock.TryLockContext(waiting, 10*time.Millisecond); err != nil {
-		return fmt.Errorf("another tare holds %s: %w", lock.Path(), err)
+		return fmt.Errorf("another tare is using %s: %w", lock.Path(), err)
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	read, err := p.loadProfiles()
@@ -158,21 +153,21 @@ func (p *program) changeProfiles(ctx context.Context, change func(*profiles) err
 	return replaceFile(file, append(text, '\n'))
 }
 
-// makeFolder makes the folder of the profiles, for its owner alone. One that TARE_CONFIG_DIR names may be anybody's, and
-// stays as it is if it is there.
-func (p *program) makeFolder(dir string) error {
-	if _, err := os.Stat(dir); err == nil && p.Getenv(configVariable) != "" {
+// createFolder creates the folder of profiles.json with mode 0700. An existing folder that TARE_CONFIG_DIR names keeps its
+// mode: it may not be tare's own.
+func (p *program) createFolder(dir string) error {
+	if _, err := os.Stat(dir); err == nil && p.Getenv(configDirVariable) != "" {
 		return nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return os.Chmod(dir, 0o700) //nolint:gosec // G302: a folder needs the x
+	return os.Chmod(dir, 0o700) //nolint:gosec // G302: a folder needs x to be entered
 }
 
-// replaceFile puts a text in a file's place, so that a reader finds the old one or the new one, whole.
+// replaceFile replaces a file atomically: readers see the old content or the new.
 func replaceFile(file string, text []byte) error {
-	next, err := os.CreateTemp(filepath.Dir(file), ".profiles-*") // for its owner alone
+	next, err := os.CreateTemp(filepath.Dir(file), ".profiles-*") // with mode 0600
 	if err != nil {
 		return err
 	}
@@ -185,4 +180,129 @@ func replaceFile(file string, text []byte) error {
 		return errors.Join(err, os.Remove(next.Name()))
 	}
 	return nil
+}
+
+func (p *program) profilesCommand() *cobra.Command {
+	return p.group(&cobra.Command{
+		Use:   "profiles",
+		Short: "List and choose the services that you log in to",
+		Long: `The services that you log in to, each under a name. One profile is current; --profile uses another for one command.
+"tare login" creates profiles.`,
+		Example: `  tare profiles list
+  tare profiles use prod
+  tare profiles remove staging`,
+	}, p.profilesListCommand(), p.profilesUseCommand(), p.profilesRemoveCommand())
+}
+
+// profileInfo is a profile without its API key.
+type profileInfo struct {
+	Name       string `json:"name"`
+	InUse      bool   `json:"in_use"`
+	BaseURL    string `json:"base_url"`
+	CustomerID string `json:"customer_id,omitempty"`
+	ProjectID  string `json:"project_id,omitempty"`
+	UserID     string `json:"user_id,omitempty"`
+	LoggedIn   bool   `json:"logged_in"`
+}
+
+func (p *program) profilesListCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "List the profiles",
+		Long:    "Lists the profiles, without their API keys. User and project are those of the last log-in; no server is asked.",
+		Example: "  tare profiles list",
+		Args:    cli.NoArguments(),
+	}
+	cmd.RunE = func(*cobra.Command, []string) error {
+		all, err := p.loadProfiles()
+		if err != nil {
+			return err
+		}
+		listed := make([]profileInfo, 0, len(all.Profiles))
+		for _, name := range all.names() {
+			each := all.Profiles[name]
+			listed = append(listed, profileInfo{
+				Name: name, InUse: name == all.Current, BaseURL: each.BaseURL,
+				CustomerID: cmp.Or(each.Customer, each.CustomerID), ProjectID: cmp.Or(each.Project, each.ProjectID),
+				UserID: each.UserID, LoggedIn: each.APIKey.Reveal() != "",
+			})
+		}
+		if p.flags.output != formatTable {
+			return p.printValue(map[string]any{"profiles": listed})
+		}
+		return p.printProfiles(listed)
+	}
+	return cmd
+}
+
+func (p *program) printProfiles(listed []profileInfo) error {
+	if len(listed) == 0 {
+		p.printNote("There are no profiles yet. Create one with: tare login")
+		return nil
+	}
+	t := &table{columns: []column{
+		{head: "PROFILE"}, {head: "SERVER", canShrink: true}, {head: "PROJECT", canShrink: true, dropRank: 2}, {head: "USER", dropRank: 1}, {head: ""},
+	}}
+	for _, each := range listed {
+		name, state := cell{each.Name, plain}, cell{}
+		if each.InUse {
+			name.style, state = bold, cell{"in use", green}
+		}
+		if !each.LoggedIn {
+			state = cell{"logged out", yellow}
+		}
+		t.addRow(name, cell{each.BaseURL, plain}, cell{each.CustomerID + "/" + each.ProjectID, plain}, cell{each.UserID, plain}, state)
+	}
+	return p.printTable(t)
+}
+
+func (p *program) profilesUseCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "use <name>",
+		Short:             "Make a profile the current one",
+		Long:              "Makes a profile the current one: commands use it unless --profile or the environment says otherwise.",
+		Example:           "  tare profiles use prod",
+		Args:              oneArgument("the profile's name"),
+		ValidArgsFunction: completeFirst(p.completeProfiles),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name := args[0]
+		err := p.changeProfiles(cmd.Context(), func(all *profiles) error {
+			_, err := all.find(name)
+			all.Current = name
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return p.printDone(fmt.Sprintf("The profile %s is in use.", name), map[string]any{"profile": name, "in_use": true})
+	}
+	return cmd
+}
+
+func (p *program) profilesRemoveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "remove <name>",
+		Short:             "Remove a profile and its API key from this machine",
+		Long:              "Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid.",
+		Example:           "  tare profiles remove staging",
+		Args:              oneArgument("the profile's name"),
+		ValidArgsFunction: completeFirst(p.completeProfiles),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name := args[0]
+		err := p.changeProfiles(cmd.Context(), func(all *profiles) error {
+			_, err := all.find(name)
+			delete(all.Profiles, name)
+			if all.Current == name {
+				all.Current = defaultProfile
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return p.printDone(fmt.Sprintf("Removed the profile %s.", name), map[string]any{"profile": name, "removed": true})
+	}
+	return cmd
 }

@@ -89,7 +89,7 @@ func TestProfilesAreListedUsedAndRemoved(t *testing.T) {
 
 	got = u.run("logout")
 	require.Equal(t, exitOK, got.code)
-	require.Contains(t, got.stderr, "The API key is valid still.")
+	require.Contains(t, got.stderr, "The API key is still valid.")
 	text, err := os.ReadFile(u.profilesFile())
 	require.NoError(t, err)
 	require.NotContains(t, string(text), "ak_")
@@ -120,7 +120,7 @@ func TestAProfilesKeyGoesToItsOwnServerAlone(t *testing.T) {
 	require.Equal(t, exitOK, u.logIn(built.env["AGENTROUTER_API_KEY"]).code)
 	got := u.run("whoami", "--base-url", other.URL)
 	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "is for "+built.env["AGENTROUTER_BASE_URL"]+" alone")
+	require.Contains(t, got.stderr, "is only for "+built.env["AGENTROUTER_BASE_URL"])
 	u.env = append(u.env, "AGENTROUTER_BASE_URL="+other.URL)
 	require.Equal(t, exitUsage, u.run("whoami").code)
 	require.Empty(t, other.asked())
@@ -156,7 +156,7 @@ func TestAFileThatIsNotOursIsNotRepeatedAndNotReplaced(t *testing.T) {
 		for _, command := range []string{"whoami", "profiles list", "logout", "profiles use hunter2x"} {
 			got := u.run(command)
 			require.Equal(t, exitFailure, got.code, command)
-			require.Contains(t, got.stderr, "is not as tare writes it")
+			require.Contains(t, got.stderr, "is not a profiles file of tare")
 			require.NotContains(t, got.all(), "hunter2")
 		}
 		left, err := os.ReadFile(u.profilesFile())

@@ -9,56 +9,56 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
 
 var (
-	errStopped  = errors.New("stopped")
-	errDeclined = errors.New("nothing was done")
-	errEnded    = fmt.Errorf("the input was ended (Ctrl-D) before an answer: %w", errDeclined)
+	errStopped    = errors.New("stopped")
+	errDeclined   = errors.New("nothing was done")
+	errInputEnded = fmt.Errorf("the input was ended (Ctrl-D) before an answer: %w", errDeclined)
 )
 
-// prompting is one question at a terminal. Answers are read a byte at a time, so that what is typed ahead stays for the
-// next question.
-type prompting struct {
+// prompter asks questions at a terminal. It reads answers byte by byte, so that what is typed ahead is left for the next
+// question.
+type prompter struct {
 	p  *program
 	in *os.File
 }
 
-// prompts returns who can ask, or nil where standard input is no terminal.
-func (p *program) prompts() *prompting {
-	if in := terminal(p.stdin); in != nil {
-		return &prompting{p, in}
+// newPrompter returns nil if standard input is not a terminal.
+func (p *program) newPrompter() *prompter {
+	if in := terminalFile(p.stdin); in != nil {
+		return &prompter{p, in}
 	}
 	return nil
 }
 
-// put shows the question. Who can't see it can't answer, so it doesn't matter whether that fails.
-func (a *prompting) put(question string) { _, _ = io.WriteString(a.p.Stderr, a.p.clean(question)+" ") }
-
-// ask asks for a line.
-func (a *prompting) ask(ctx context.Context, question string) (string, error) {
-	a.put(question)
-	text, err := a.answer(ctx, func() ([]byte, error) { return readLine(a.in) })
-	return strings.TrimSpace(string(text)), err
+func (a *prompter) writeQuestion(question string) {
+	_, _ = io.WriteString(a.p.Stderr, a.p.sanitize(question)+" ") // if nobody can see it, nobody answers
 }
 
-// askHidden asks for a line that is not shown. Signals that would end the process stop it in order, or the terminal would
-// not show what is typed afterwards either.
-func (a *prompting) askHidden(ctx context.Context, question string) (secret, error) {
+// ask asks for a line.
+func (a *prompter) ask(ctx context.Context, question string) (string, error) {
+	text, err := a.readAnswer(ctx, func() ([]byte, error) { return a.readLine(question) })
+	return strings.TrimSpace(text), err
+}
+
+// askHidden asks for a line that the terminal does not show. Signals that would end the process cancel the prompt instead,
+// so that the terminal is restored.
+func (a *prompter) askHidden(ctx context.Context, question string) (string, error) {
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT)
 	defer cancel()
-	a.put(question)
-	text, err := a.answer(ctx, func() ([]byte, error) { return readHidden(a.in) })
+	text, err := a.readAnswer(ctx, func() ([]byte, error) { return a.readHiddenLine(question) })
 	if !errors.Is(err, errStopped) {
 		a.p.Note("")
 	}
-	return newSecret(strings.TrimSpace(string(text))), err
+	return strings.TrimSpace(text), err
 }
 
-// confirm asks for a yes.
-func (a *prompting) confirm(ctx context.Context, question string) error {
+// confirm asks for a yes. It returns errDeclined for any other answer.
+func (a *prompter) confirm(ctx context.Context, question string) error {
 	text, err := a.ask(ctx, question+" [y/N]")
 	if err != nil {
 		return err
@@ -69,31 +69,32 @@ func (a *prompting) confirm(ctx context.Context, question string) error {
 	return nil
 }
 
-// answer reads, and leaves the terminal as it was when ctx ends before.
-func (a *prompting) answer(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+// readAnswer reads a line, and restores the terminal if ctx ends first.
+func (a *prompter) readAnswer(ctx context.Context, read func() ([]byte, error)) (string, error) {
 	before, err := term.GetState(int(a.in.Fd()))
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	text, err := untilDone(ctx, read)
+	text, err := readUntilDone(ctx, read)
 	switch {
 	case errors.Is(err, errStopped):
+		err = errors.Join(err, term.Restore(int(a.in.Fd()), before))
 		a.p.Note("")
-		return nil, errors.Join(err, term.Restore(int(a.in.Fd()), before))
+		return "", err
 	case errors.Is(err, io.EOF):
-		return nil, errEnded
+		return "", errInputEnded
 	}
-	return text, err
+	return string(text), err
 }
 
-// untilDone reads what may never come, or returns errStopped when ctx ends.
-func untilDone(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+// readUntilDone reads from an input that may never answer. It returns errStopped when ctx ends.
+func readUntilDone(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
 	type result struct {
 		text []byte
 		err  error
 	}
 	done := make(chan result, 1)
-	go func() { // ends with the input, or with the process
+	go func() { // ends with the input or the process
 		text, err := read()
 		done <- result{text, err}
 	}()
@@ -105,18 +106,53 @@ func untilDone(ctx context.Context, read func() ([]byte, error)) ([]byte, error)
 	}
 }
 
-// readLine reads up to the end of a line.
-func readLine(in io.Reader) ([]byte, error) {
+// readLine reads to the end of a line. The terminal shows and edits it.
+func (a *prompter) readLine(question string) ([]byte, error) {
+	a.writeQuestion(question)
 	var line []byte
 	for one := make([]byte, 1); ; {
-		n, err := in.Read(one)
-		switch {
-		case n == 1 && one[0] == '\n':
-			return line, nil
-		case n == 1:
-			line = append(line, one[0])
-		case err != nil:
+		if _, err := io.ReadFull(a.in, one); err != nil {
 			return line, err
+		}
+		if one[0] == '\n' {
+			return line, nil
+		}
+		line = append(line, one[0])
+	}
+}
+
+// What keys send in a terminal's raw mode.
+const (
+	ctrlC     = 0x03
+	ctrlD     = 0x04
+	backspace = 0x7f
+)
+
+// readHiddenLine reads a line that the terminal does not show. It returns io.EOF on Ctrl-D, which term.ReadPassword ignores,
+// so it reads in raw mode and handles the keys itself.
+func (a *prompter) readHiddenLine(question string) (line []byte, err error) {
+	before, err := term.MakeRaw(int(a.in.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, term.Restore(int(a.in.Fd()), before)) }()
+	a.writeQuestion(question)
+	for one := make([]byte, 1); ; {
+		if _, err := io.ReadFull(a.in, one); err != nil {
+			return nil, err
+		}
+		switch one[0] {
+		case '\r', '\n':
+			return line, nil
+		case ctrlC:
+			return nil, errStopped
+		case ctrlD:
+			return nil, io.EOF
+		case '\b', backspace:
+			_, size := utf8.DecodeLastRune(line)
+			line = line[:len(line)-size]
+		default:
+			line = append(line, one[0])
 		}
 	}
 }

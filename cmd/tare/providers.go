@@ -14,27 +14,27 @@ func (p *program) providersCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "providers",
 		Short: "List the providers whose keys can be registered",
-		Long:  "Lists the providers whose keys can be registered, how their keys are known to begin, and where they are made.",
+		Long:  "Lists the providers whose keys can be registered, how their keys begin, and where to create them.",
 		Example: `  tare api providers
   tare api providers -o yaml`,
 		Args: cli.NoArguments(),
 	}
-	cmd.RunE = p.online(func(ctx context.Context, s *session, _ []string) error {
-		ctx, cancel := p.within(ctx)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
 		reply, err := s.Providers().List(ctx)
 		if err != nil {
 			return err
 		}
-		return p.show(s, func() error { return p.printProviders(reply.Providers) })
+		return p.printResponse(s, func() error { return p.printProviders(reply.Providers) })
 	})
 	return cmd
 }
 
 func (p *program) printProviders(providers []aikeysv1.ProviderInfo) error {
 	t := &table{columns: []column{
-		{head: "PROVIDER"}, {head: "NAME", spare: 1, flexible: true}, {head: "SECRET"}, {head: "BEGINS WITH", spare: 4},
-		{head: "MADE AT", spare: 2}, {head: "SENT TO", spare: 3},
+		{head: "PROVIDER"}, {head: "NAME", dropRank: 1, canShrink: true}, {head: "SECRET"}, {head: "BEGINS WITH", dropRank: 4},
+		{head: "MADE AT", dropRank: 2}, {head: "SENT TO", dropRank: 3},
 	}}
 	for i := range providers {
 		each := &providers[i]
@@ -42,8 +42,8 @@ func (p *program) printProviders(providers []aikeysv1.ProviderInfo) error {
 		if each.SecretFormat == aikeysv1.SecretFormatJSON {
 			begins = "{" + strings.Join(each.RequiredFields, ", ") + "}"
 		}
-		t.row(cell{string(each.Slug), bold}, cell{each.DisplayName, plain}, cell{string(each.SecretFormat), plain},
+		t.addRow(cell{string(each.Slug), bold}, cell{each.DisplayName, plain}, cell{string(each.SecretFormat), plain},
 			cell{begins, plain}, cell{each.KeyPageURL, plain}, cell{each.BaseURL, plain})
 	}
-	return p.print(t)
+	return p.printTable(t)
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
-	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
@@ -13,38 +15,38 @@ import (
 // globalFlags are the flags of every command.
 type globalFlags struct {
 	profile, customer, project, baseURL string
-	output                              format
+	output                              outputFormat
 	noColor, insecure                   bool
 	timeout                             time.Duration
 }
 
-func (p *program) root() *cobra.Command {
+func (p *program) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tare",
-		Short: "Register provider keys once, share them safely, revoke them for good",
-		Long: `tare is the command line of AgentRouter AI Keys. A provider's key is registered once under a project and serves the
-project's inference from then on. Nobody can read it back. Revoke it, and every data plane stops using it within a
-second.
+		Short: "Register provider keys once, share them safely, revoke them everywhere",
+		Long: `tare is the command line of AgentRouter AI Keys. You register a provider's key once under a project, and it serves
+the project's inference from then on. Nobody can read it back. When you revoke it, every data plane stops using it
+within a second.
 
-Log in once with "tare login", or set AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY. Flags win over the environment, and
-that over the profile that you logged in to.
+Log in once with "tare login", or set AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY. Flags win over the environment,
+and the environment wins over the profile that you logged in to.
 
-Results are on standard output, everything else on standard error. -o json and -o yaml print what the API answers.`,
+Results go to standard output, everything else to standard error. -o json and -o yaml print the API's response.`,
 		Example: `  tare login
   tare api byok add --provider openai --name openai-prod
   tare api byok list
   tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ`,
-		Args: cobra.ArbitraryArgs, // group tells what is wrong with them
+		Args: cobra.ArbitraryArgs, // group reports unknown commands
 	}
 	p.addGlobalFlags(root)
 	api := p.group(&cobra.Command{
 		Use:   "api",
-		Short: "Keys, members and providers: what the service keeps",
+		Short: "Keys, members, the policy and providers",
 		Long:  "The methods of the API, one command each: provider keys, members, the policy, the catalogue of providers.",
 		Example: `  tare api byok list
   tare api members list
   tare api providers`,
-	}, p.byokCommand(), p.membersCommand(), p.policyCommand(), p.providersCommand(), concealed(p.whoAmICommand()))
+	}, p.byokCommand(), p.membersCommand(), p.policyCommand(), p.providersCommand(), hiddenCommand(p.whoAmICommand()))
 	p.group(root, api, p.whoAmICommand(), p.loginCommand(), p.logoutCommand(), p.profilesCommand(), p.completionCommand(),
 		exitCodesTopic(), environmentTopic())
 	return root
@@ -52,31 +54,35 @@ Results are on standard output, everything else on standard error. -o json and -
 
 func (p *program) addGlobalFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
-	p.flags.output, p.flags.timeout = asTable, 30*time.Second
-	flags.VarP(&choice[format]{&p.flags.output, formats()}, "output", "o", "how to print results")
+	p.flags.output, p.flags.timeout = formatTable, 30*time.Second
+	flags.VarP(&choiceFlag[outputFormat]{&p.flags.output, outputFormats()}, "output", "o", "how to print results")
 	flags.StringVar(&p.flags.profile, "profile", "", "the `name` of the profile to use; wins over the environment")
 	flags.StringVar(&p.flags.baseURL, "base-url", "", "the `URL` of the service, such as https://aikeys.example.com [AGENTROUTER_BASE_URL]")
-	flags.StringVar(&p.flags.customer, "customer", "", "the customer's `id`; your session's unless given")
-	flags.StringVar(&p.flags.project, "project", "", "the project's `id`; your session's unless given")
-	flags.Var(&period{&p.flags.timeout, time.Millisecond}, "timeout", "how long to wait for an answer")
-	flags.BoolVar(&p.flags.noColor, "no-color", false, "no colours, on a terminal either [NO_COLOR]")
-	flags.BoolVar(&p.flags.insecure, "insecure", false, "allow http:// to another machine, where others can read keys on the way")
-	p.completesTo(root, "output", words(formats()...))
-	p.completesTo(root, "profile", p.profileNames)
-	p.completesTo(root, "base-url", nothing)
-	p.completesTo(root, "customer", nothing)
-	p.completesTo(root, "project", nothing)
-	p.completesTo(root, "timeout", nothing)
-	root.SetFlagErrorFunc(withoutValue)
+	flags.StringVar(&p.flags.customer, "customer", "", "the customer's `id` (default: your session's)")
+	flags.StringVar(&p.flags.project, "project", "", "the project's `id` (default: your session's)")
+	flags.Var(&durationFlag{&p.flags.timeout, time.Millisecond}, "timeout", "how long to wait for a response")
+	flags.BoolVar(&p.flags.noColor, "no-color", false, "print no colours [NO_COLOR]")
+	flags.BoolVar(&p.flags.insecure, "insecure", false, "allow http:// to another machine; keys can be read on the way")
+	setCompletion(root, "output", completeWords(outputFormats()...))
+	setCompletion(root, "profile", p.completeProfiles)
+	setCompletion(root, "base-url", completeNothing)
+	setCompletion(root, "customer", completeNothing)
+	setCompletion(root, "project", completeNothing)
+	setCompletion(root, "timeout", completeNothing)
+	root.SetFlagErrorFunc(flagError)
 }
 
-// group is a command that only holds others, as cli.Group is, with a hint at what was meant. A word that is no command may
-// be a secret, and is not repeated.
+// group makes cmd a command that only holds others, and suggests one of them for a misspelt word. Unlike cli.Group it does
+// not repeat the word, which may be a secret.
 func (p *program) group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
-	cmd.RunE = p.doing(func(_ context.Context, args []string) error {
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
+		}
+		if suggestions := cmd.SuggestionsFor(args[0]); len(suggestions) > 0 {
+			return hintedError{cli.Usagef("%s has no such command", cmd.CommandPath()), "Did you mean " + suggestions[0] + "?"}
 		}
 		var names []string
 		for _, child := range children {
@@ -84,16 +90,146 @@ func (p *program) group(cmd *cobra.Command, children ...*cobra.Command) *cobra.C
 				names = append(names, child.Name())
 			}
 		}
-		if near := nearest(args[0], names); near != "" {
-			return withHint{cli.Usagef("%s has no such command", cmd.CommandPath()), "Did you mean " + near + "?"}
-		}
 		return cli.Usagef("%s has no such command; it has %s", cmd.CommandPath(), strings.Join(names, ", "))
-	})
+	}
 	return cmd
 }
 
-// concealed leaves a command out of lists: it is another name of one that is there.
-func concealed(cmd *cobra.Command) *cobra.Command {
+// hiddenCommand leaves an alias out of lists of commands.
+func hiddenCommand(cmd *cobra.Command) *cobra.Command {
 	cmd.Hidden = true
 	return cmd
 }
+
+// oneArgument takes one argument. The error does not repeat the arguments: one may be a secret.
+func oneArgument(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			return nil
+		}
+		return cli.Usagef("%s takes one argument, %s", cmd.CommandPath(), what)
+	}
+}
+
+// Topics are commands that do nothing: "tare help NAME" shows them.
+
+func exitCodesTopic() *cobra.Command {
+	var list strings.Builder
+	list.WriteString("The exit codes:\n\n")
+	for _, row := range exitCodes() {
+		fmt.Fprintf(&list, "  %3d  %s\n", row.code, row.meaning)
+	}
+	return &cobra.Command{Use: "exit-codes", Short: "The exit codes and their meanings", Long: strings.TrimSpace(list.String())}
+}
+
+func environmentTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "environment",
+		Short: "The environment variables that tare reads",
+		Long: `The environment variables that tare reads:
+
+  AGENTROUTER_BASE_URL   where the service is; wins over the profile, and --base-url wins over it
+  AGENTROUTER_API_KEY    the API key or session token; wins over the profile, and --profile wins over it. There is no
+                         flag for the key
+  TARE_CONFIG_DIR        the folder of profiles.json, instead of the system's
+  NO_COLOR               any value turns colours off
+  HTTPS_PROXY, NO_PROXY  the proxy to go through; never used for this machine
+  SSL_CERT_FILE          on Linux, the trusted certificate authorities, PEM`,
+	}
+}
+
+// flagError says what is wrong with a flag. It leaves out text that may be a secret.
+func flagError(cmd *cobra.Command, err error) error {
+	var (
+		unknown *pflag.NotExistError
+		invalid *pflag.InvalidValueError
+		syntax  *pflag.InvalidSyntaxError
+	)
+	switch {
+	case errors.As(err, &unknown) && isFlagName(unknown.GetSpecifiedName()):
+		if cmd.HasSubCommands() {
+			return fmt.Errorf("%s has no flag --%s, or its command is misspelt", cmd.CommandPath(), unknown.GetSpecifiedName())
+		}
+		return errors.New("unknown flag: --" + unknown.GetSpecifiedName())
+	case errors.As(err, &unknown), errors.As(err, &syntax):
+		return fmt.Errorf("%s has no such flag; long flags begin with two dashes", cmd.CommandPath())
+	case errors.As(err, &invalid):
+		return fmt.Errorf("--%s %s", invalid.GetFlag().Name, flagComplaint(invalid))
+	}
+	return err
+}
+
+// maxFlagName is longer than the name of any flag.
+const maxFlagName = 20
+
+// isFlagName reports whether a text can be a misspelt flag, rather than a flag with a secret attached to it.
+func isFlagName(name string) bool {
+	isForeign := func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') }
+	return name != "" && len(name) <= maxFlagName && !strings.ContainsFunc(name, isForeign)
+}
+
+// flagComplaint says what is wrong with a flag's value. The errors of pflag's own flags repeat the value, so they are
+// replaced.
+func flagComplaint(invalid *pflag.InvalidValueError) string {
+	switch invalid.GetFlag().Value.Type() {
+	case "bool":
+		return "takes no value, or true or false"
+	case "int":
+		return "must be a whole number"
+	default:
+		return errors.Unwrap(invalid).Error()
+	}
+}
+
+// choiceFlag is a flag that takes one of a few words.
+type choiceFlag[T ~string] struct {
+	target *T
+	words  []string
+}
+
+func (c choiceFlag[T]) String() string {
+	if c.target == nil {
+		return ""
+	}
+	return string(*c.target)
+}
+
+// Set implements pflag.Value.
+func (c choiceFlag[T]) Set(text string) error {
+	for _, word := range c.words {
+		if text == word {
+			*c.target = T(text)
+			return nil
+		}
+	}
+	return errors.New("must be one of " + strings.Join(c.words, ", "))
+}
+
+// Type implements pflag.Value. Help shows it as the flag's argument.
+func (c choiceFlag[T]) Type() string { return strings.Join(c.words, "|") }
+
+// durationFlag is a flag that takes a duration of at least min.
+type durationFlag struct {
+	target *time.Duration
+	min    time.Duration
+}
+
+func (d durationFlag) String() string {
+	if d.target == nil {
+		return ""
+	}
+	return d.target.String()
+}
+
+// Set implements pflag.Value.
+func (d durationFlag) Set(text string) error {
+	duration, err := time.ParseDuration(text)
+	if err != nil || duration < d.min {
+		return errors.New("must be a duration, such as 500ms or 5s")
+	}
+	*d.target = duration
+	return nil
+}
+
+// Type implements pflag.Value.
+func (d durationFlag) Type() string { return "duration" }

@@ -29,7 +29,7 @@ func registering(t *testing.T, status int) *person {
 
 func TestASecretOfSeveralLinesThatAServerRepeatsIsNotShown(t *testing.T) {
 	const command = "api byok add --provider vertex --name x -o "
-	for _, format := range formats() {
+	for _, format := range outputFormats() {
 		got := registering(t, http.StatusOK).pipe(aDocument, command+format)
 		require.Equal(t, exitOK, got.code, got.stderr)
 		require.Contains(t, got.stdout, redacted)
@@ -70,7 +70,7 @@ func TestAnAnswerThatIsNestedWithoutEndIsNotLaidOut(t *testing.T) {
 		require.Empty(t, got.stdout)
 		require.Contains(t, got.stderr, "nested")
 	}
-	require.Equal(t, 3, nested([]byte(`{"[[[[": [{"\"[": "]"}], "x": {}}`)))
+	require.Equal(t, 3, nestingDepth([]byte(`{"[[[[": [{"\"[": "]"}], "x": {}}`)))
 }
 
 func TestASecretInAFlagsPlaceIsNotRepeated(t *testing.T) {
@@ -89,7 +89,7 @@ func TestASecretInAFlagsPlaceIsNotRepeated(t *testing.T) {
 
 func TestWhatShowsNothingIsShownAsItsCode(t *testing.T) {
 	for _, r := range []rune{0x034f, 0x115f, 0x180b, 0x3164, 0xfe0f, 0xffa0, 0xe0100} {
-		require.Equal(t, "a"+escaped(r)+"b", visible("a"+string(r)+"b"))
+		require.Equal(t, "a"+escapeRune(r)+"b", escapeControl("a"+string(r)+"b"))
 	}
 }
 
@@ -112,7 +112,7 @@ func TestAFolderThatIsNotOursKeepsItsMode(t *testing.T) {
 	u := newPerson(t)
 	shared := t.TempDir()
 	require.NoError(t, os.Chmod(shared, 0o755))
-	u.env = u.with(configVariable + "=" + shared)
+	u.env = u.with(configDirVariable + "=" + shared)
 	require.Equal(t, exitOK, u.logIn(built.env["AGENTROUTER_API_KEY"]).code)
 	info, err := os.Stat(shared)
 	require.NoError(t, err)

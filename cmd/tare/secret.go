@@ -3,90 +3,70 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-const (
-	longestSecret = 16 << 10 // the contract's
-	longestLine   = 4095     // what a terminal gives out of one line
-)
+// maxSecret is the longest secret that the API accepts, in bytes.
+const maxSecret = 16 << 10
 
-// secretFrom says where a secret comes from: a file, "-" for standard input, or nothing for the prompt or pipe there is.
-type secretFrom struct {
-	file     string
-	flag     string // its name, for messages
-	question string // of the prompt
-	what     string // for messages
+// secretSource says where to read a secret from.
+type secretSource struct {
+	file     string // "-" means standard input, and "" the prompt on a terminal, standard input elsewhere
+	flag     string // the flag that names the file, for messages
+	question string // what the prompt asks
+	what     string // what the secret is, for messages
 }
 
-// readSecret reads a secret and hides it from then on.
-func (p *program) readSecret(ctx context.Context, from secretFrom) (secret, error) {
-	text, err := p.secretText(ctx, from)
-	if err != nil {
-		return secret{}, err
+// readSecret reads a secret, and has later output redact it.
+func (p *program) readSecret(ctx context.Context, from secretSource) (secret.Text, error) {
+	text, err := p.readSecretText(ctx, from)
+	switch {
+	case err != nil:
+		return secret.Text{}, err
+	case text == "":
+		return secret.Text{}, cli.Usagef("no %s was given: type it at the prompt, pipe it in, or name a file with %s", from.what, from.flag)
+	case len(text) > maxSecret:
+		return secret.Text{}, cli.Usagef("the %s is too long: at most %d KiB", from.what, maxSecret>>10)
 	}
-	if text.IsZero() {
-		return secret{}, cli.Usagef("no %s came in: type it at the prompt, pipe it in, or name a file with %s", from.what, from.flag)
-	}
-	p.hide(text)
-	return text, nil
+	s := secret.New(text)
+	p.registerSecret(s)
+	return s, nil
 }
 
-func (p *program) secretText(ctx context.Context, from secretFrom) (secret, error) {
-	switch asking := p.prompts(); {
-	case from.file != "" && from.file != "-":
-		return readSecretFile(ctx, from)
-	case asking == nil || from.file == "-":
-		return readBounded(ctx, p.stdin, from)
-	default:
-		text, err := asking.askHidden(ctx, from.question)
-		if err == nil && len(text.reveal()) >= longestLine {
-			return secret{}, cli.Usagef("a terminal can't take a line of that length; pipe the %s in, or use %s", from.what, from.flag)
+func (p *program) readSecretText(ctx context.Context, from secretSource) (string, error) {
+	if from.file == "" {
+		if prompt := p.newPrompter(); prompt != nil {
+			return prompt.askHidden(ctx, from.question)
 		}
-		return text, err
 	}
+	in := p.stdin
+	if from.file != "" && from.file != "-" {
+		file, err := os.Open(from.file)
+		if err != nil {
+			return "", fileError(from, err)
+		}
+		defer func() { _ = file.Close() }() // nothing was written
+		in = file
+	}
+	text, err := readUntilDone(ctx, func() ([]byte, error) {
+		return io.ReadAll(io.LimitReader(in, maxSecret+int64(len("\r\n"))+1))
+	})
+	if err != nil && !errors.Is(err, errStopped) {
+		err = fileError(from, err)
+	}
+	// Editors and echo add a line end, which is not part of the secret.
+	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), err
 }
 
-func readSecretFile(ctx context.Context, from secretFrom) (secret, error) {
-	file, err := os.Open(from.file)
-	if err != nil {
-		return secret{}, notRead(from, err)
-	}
-	defer func() { _ = file.Close() }() // it was only read
-	return readBounded(ctx, file, from)
-}
-
-// notRead says why a file can't be read, and does not repeat its name: people give the secret in its place.
-func notRead(from secretFrom, err error) error {
+// fileError says why a file can't be read. It does not repeat the name, in case the flag was given the secret itself.
+func fileError(from secretSource, err error) error {
 	if path := (*os.PathError)(nil); errors.As(err, &path) {
 		err = path.Err
 	}
 	return cli.Usagef("%s: can't read the file: %s", from.flag, err)
-}
-
-// readBounded reads it all, but for the line end that editors and echo add.
-func readBounded(ctx context.Context, in io.Reader, from secretFrom) (secret, error) {
-	text, err := untilDone(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, longestSecret+3)) })
-	switch {
-	case errors.Is(err, errStopped):
-		return secret{}, err
-	case err != nil:
-		return secret{}, notRead(from, err)
-	}
-	line := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
-	if len(line) > longestSecret {
-		return secret{}, cli.Usagef("the %s is longer than any: %d KiB is the most", from.what, longestSecret>>10)
-	}
-	return newSecret(line), nil
-}
-
-// warnOfArgument tells who gives a secret on the command line.
-func (p *program) warnOfArgument() {
-	p.tell(fmt.Sprint("tare: warning: --secret shows in process lists and in the shell's history; ",
-		"without it tare asks, or reads a pipe or --secret-file"))
 }

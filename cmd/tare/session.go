@@ -2,105 +2,99 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
 	agentrouter "github.com/tetrateio/agentrouter-go"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// The variables of the environment that SDKs read too.
+// The environment variables that the SDKs read too.
 const (
 	baseURLVariable = "AGENTROUTER_BASE_URL"
 	apiKeyVariable  = "AGENTROUTER_API_KEY" //nolint:gosec // G101: the name of a variable
 )
 
-// errNoSession is a command that needs an API key and has none.
-var errNoSession = errors.New("you are not logged in")
+// errNotLoggedIn means that a command needs an API key and found none.
+var errNotLoggedIn = errors.New("you are not logged in")
 
-// access is whom to call and as whom, and where that comes from.
+// access is where the service is, the API key to use there, and where tare found the key.
 type access struct {
 	baseURL           string
-	apiKey            secret
-	insecure          bool
-	customer, project string
-	keyFrom           string // for people
-	profile           string // empty where the API key is not a profile's
+	apiKey            secret.Text
+	insecure          bool   // http:// to another machine is allowed
+	customer, project string // empty means the session's own
+	keyFrom           string // where the key was found, for people
+	profile           string // the profile that the key is from, empty for other keys
 }
 
-// session calls the service, and keeps the last answer as it came.
+// session is a client of the service that remembers the last response.
 type session struct {
 	*agentrouter.Client
 	access
-	answers *recorder
+	responses *responseRecorder
 }
 
-// access finds out whom to call: flags win over the environment, that over the profile. A profile that is named on the
-// command line is a flag. A profile's API key goes to the profile's own address alone, and so does its project.
-func (p *program) access() (access, error) {
+// resolveAccess decides which service to call and with which key: flags win over the environment, and the environment wins
+// over the profile. With --profile, the environment is ignored.
+func (p *program) resolveAccess() (access, error) {
 	a := access{baseURL: p.flags.baseURL, insecure: p.flags.insecure}
 	if p.flags.profile == "" {
-		if a.baseURL == "" {
-			a.baseURL = p.Getenv(baseURLVariable)
-		}
-		a.apiKey, a.keyFrom = newSecret(p.Getenv(apiKeyVariable)), apiKeyVariable
+		a.baseURL = cmp.Or(a.baseURL, p.Getenv(baseURLVariable))
+		a.apiKey, a.keyFrom = secret.New(p.Getenv(apiKeyVariable)), apiKeyVariable
 	}
-	if a.apiKey.IsZero() || a.baseURL == "" {
-		if err := p.fromProfile(&a); err != nil {
+	if a.apiKey.Reveal() == "" || a.baseURL == "" {
+		if err := p.fillFromProfile(&a); err != nil {
 			return access{}, err
 		}
 	}
-	p.hide(a.apiKey)
-	if p.flags.customer != "" {
-		a.customer = p.flags.customer
-	}
-	if p.flags.project != "" {
-		a.project = p.flags.project
-	}
+	p.registerSecret(a.apiKey)
+	a.customer = cmp.Or(p.flags.customer, a.customer)
+	a.project = cmp.Or(p.flags.project, a.project)
 	switch {
-	case a.apiKey.IsZero():
-		return access{}, errNoSession
+	case a.apiKey.Reveal() == "":
+		return access{}, errNotLoggedIn
 	case a.baseURL == "":
 		return access{}, cli.Usagef("no base URL: set %s, or use --base-url", baseURLVariable)
 	}
 	var err error
-	a.baseURL, err = checkBaseURL(a.baseURL, a.insecure)
+	a.baseURL, err = normalizeBaseURL(a.baseURL, a.insecure)
 	return a, err
 }
 
-// fromProfile fills in what flags and environment do not say.
-func (p *program) fromProfile(a *access) error {
+// fillFromProfile fills in what flags and environment leave out. The profile's key, customer and project are used with the
+// profile's own address only.
+func (p *program) fillFromProfile(a *access) error {
 	all, err := p.loadProfiles()
 	if err != nil {
 		return err
 	}
-	name := p.flags.profile
-	if name == "" {
-		name = all.Current
-	}
-	used, err := all.named(name)
+	name := cmp.Or(p.flags.profile, all.Current)
+	used, err := all.find(name)
 	if err != nil && p.flags.profile != "" {
 		return err
 	}
-	own := a.baseURL == "" || sameAddress(a.baseURL, used.BaseURL)
-	if a.baseURL == "" {
-		a.baseURL = used.BaseURL
-	}
-	if own {
+	a.baseURL = cmp.Or(a.baseURL, used.BaseURL)
+	isOwnAddress := isSameAddress(a.baseURL, used.BaseURL)
+	if isOwnAddress {
 		a.insecure = a.insecure || used.Insecure
 	}
-	if !a.apiKey.IsZero() || used.APIKey.IsZero() {
+	if a.apiKey.Reveal() != "" || used.APIKey.Reveal() == "" {
 		return nil
 	}
-	if !own {
-		return cli.Usagef("the API key of the profile %q is for %s alone; set %s, or log in there: tare login --base-url URL --profile NAME",
+	if !isOwnAddress {
+		return cli.Usagef("the API key of the profile %q is only for %s; set %s, or log in there: tare login --base-url URL --profile NAME",
 			name, used.BaseURL, apiKeyVariable)
 	}
 	a.apiKey, a.profile, a.keyFrom = used.APIKey, name, fmt.Sprintf("profile %q", name)
@@ -108,27 +102,50 @@ func (p *program) fromProfile(a *access) error {
 	return nil
 }
 
-func sameAddress(one, other string) bool {
-	a, errA := checkBaseURL(one, true)
-	b, errB := checkBaseURL(other, true)
-	return errA == nil && errB == nil && a == b
+func isSameAddress(a, b string) bool {
+	first, errA := normalizeBaseURL(a, true)
+	second, errB := normalizeBaseURL(b, true)
+	return a == b || errA == nil && errB == nil && first == second
 }
 
-// connect opens the session of this run. It connects to nothing yet.
+// normalizeBaseURL returns the base URL without a trailing slash. Errors do not repeat it: it may contain a password.
+func normalizeBaseURL(address string, insecure bool) (string, error) {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return "", cli.Usagef("the base URL must be like https://aikeys.example.com")
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return "", cli.Usagef("the base URL must have no user, query or fragment")
+	case u.Scheme == "http" && !insecure && !netaddr.Is(u.Hostname()):
+		return "", cli.Usagef("the base URL is http:// to another machine, so your API key and the provider keys could be read " +
+			"on the way; use https://, or --insecure on a network that nobody else can reach")
+	}
+	return strings.TrimRight(u.String(), "/"), nil
+}
+
+// connect opens the session of this run. No connection is made before the first call.
 func (p *program) connect(ctx context.Context) (*session, error) {
-	a, err := p.access()
+	a, err := p.resolveAccess()
 	if err != nil {
 		return nil, err
 	}
-	return p.open(ctx, a)
+	return p.openSession(ctx, a)
 }
 
-func (p *program) open(ctx context.Context, a access, options ...agentrouter.Option) (*session, error) {
-	answers := &recorder{next: transport()}
+func (p *program) openSession(ctx context.Context, a access, options ...agentrouter.Option) (*session, error) {
+	// The transport is for a few requests to one host.
+	responses := &responseRecorder{next: &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		ForceAttemptHTTP2:   true,
+		TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: 2,
+		IdleConnTimeout:     time.Minute,
+	}}
 	options = append([]agentrouter.Option{
 		agentrouter.WithBaseURL(a.baseURL),
-		agentrouter.WithAPIKey(a.apiKey.reveal()),
-		agentrouter.WithHTTPClient(&http.Client{Transport: answers}),
+		agentrouter.WithAPIKey(a.apiKey.Reveal()),
+		agentrouter.WithHTTPClient(&http.Client{Transport: responses}),
 		agentrouter.WithTimeout(p.flags.timeout),
 		agentrouter.WithUserAgent("tare"),
 	}, options...)
@@ -139,41 +156,27 @@ func (p *program) open(ctx context.Context, a access, options ...agentrouter.Opt
 	if err != nil {
 		return nil, cli.Usagef("%s", strings.TrimPrefix(err.Error(), "agentrouter: "))
 	}
-	p.session = &session{Client: client, access: a, answers: answers}
+	p.session = &session{Client: client, access: a, responses: responses}
 	return p.session, nil
 }
 
-// transport is for a few requests to one host.
-func transport() *http.Transport {
-	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-		ForceAttemptHTTP2:   true,
-		TLSHandshakeTimeout: 10 * time.Second,
-		MaxIdleConnsPerHost: 2,
-		IdleConnTimeout:     time.Minute,
-	}
-}
-
-// recorder keeps the body of the last answer, so that -o json and yaml show the service's own answer: what the SDK's types
-// do not know yet included. Its calls come one after the other.
-type recorder struct {
+// responseRecorder remembers the body of the last response. -o json and -o yaml print it, so that they show fields which
+// the SDK does not know yet. It is for calls one after the other.
+type responseRecorder struct {
 	next http.RoundTripper
 	last bytes.Buffer
 }
 
 // RoundTrip implements http.RoundTripper.
-func (r *recorder) RoundTrip(request *http.Request) (*http.Response, error) {
+func (r *responseRecorder) RoundTrip(request *http.Request) (*http.Response, error) {
 	r.last.Reset()
 	response, err := r.next.RoundTrip(request)
 	if err != nil {
 		return nil, err
 	}
-	response.Body = recorded{io.TeeReader(response.Body, &r.last), response.Body}
+	response.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.TeeReader(response.Body, &r.last), response.Body}
 	return response, nil
-}
-
-type recorded struct {
-	io.Reader
-	io.Closer
 }

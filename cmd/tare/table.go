@@ -1,104 +1,146 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"github.com/clipperhouse/displaywidth"
 )
 
-// column is a table's column. In a terminal that is too narrow, columns are left out, those with the highest spare first,
-// and then the flexible ones are cut.
-type column struct {
-	head     string
-	spare    int // 0: never left out
-	flexible bool
+// style is how a cell looks where there are colours: parameters of the control sequence SGR (ECMA-48).
+type style string
+
+const (
+	plain  style = ""
+	bold   style = "1"
+	dim    style = "2"
+	red    style = "31"
+	green  style = "32"
+	yellow style = "33"
+)
+
+// painter adds a style to a sanitized text.
+type painter func(s style, text string) string
+
+func (p *program) painter(stream io.Writer) painter {
+	hasColours := p.hasColours(stream)
+	return func(s style, text string) string {
+		if !hasColours || s == plain || text == "" {
+			return text
+		}
+		return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
+	}
 }
 
-// cell is a text in a table, and how it looks.
+// cell is a text in a table and its style.
 type cell struct {
 	text  string
 	style style
 }
 
-// table is rows under columns.
+// table is printed to fit the terminal. text/tabwriter can't do that, nor does it know the width of coloured text.
 type table struct {
 	columns []column
 	rows    [][]cell
 }
 
+// column is a column of a table. If the terminal is too narrow, columns are dropped first, then others shrink.
+type column struct {
+	head      string
+	dropRank  int  // the highest rank is dropped first; 0 is never dropped
+	canShrink bool // whether texts may be cut
+}
+
 const (
-	gap      = 2  // between columns
-	leastCut = 10 // columns that a flexible column keeps
+	gap         = 2  // spaces between columns
+	shrunkWidth = 10 // the least width of a column that shrinks
 )
 
-func (t *table) row(cells ...cell) { t.rows = append(t.rows, cells) }
+func (t *table) addRow(cells ...cell) { t.rows = append(t.rows, cells) }
 
-// print writes the table on standard output, so that no line is longer than the terminal is wide.
-func (p *program) print(t *table) error {
-	paint := p.painter(p.Stdout)
+// printTable prints a table with no line longer than the terminal is wide. If that can't be, it prints a block of lines for
+// each row.
+func (p *program) printTable(t *table) error {
 	for _, row := range t.rows {
 		for i := range row {
-			row[i].text = p.clean(row[i].text)
+			row[i].text = p.sanitize(row[i].text)
 		}
 	}
-	widths, ok := t.fit(width(p.Stdout))
-	if !ok {
-		return p.printBlocks(t, paint)
-	}
-	var b strings.Builder
 	heads := make([]cell, len(t.columns))
 	for i, c := range t.columns {
 		heads[i] = cell{c.head, bold}
 	}
-	for _, row := range append([][]cell{heads}, t.rows...) {
-		writeRow(&b, row, widths, paint)
+	paint := p.painter(p.Stdout)
+	var b strings.Builder
+	if widths, ok := t.fitWidths(terminalWidth(p.Stdout)); ok {
+		for _, row := range append([][]cell{heads}, t.rows...) {
+			writeRow(&b, row, widths, paint)
+		}
+	} else {
+		writeBlocks(&b, heads, t.rows, paint)
 	}
-	_, err := p.Stdout.Write([]byte(b.String()))
+	_, err := io.WriteString(p.Stdout, b.String())
 	return err
 }
 
-// writeRow writes a row; a column of width 0 is left out.
+// writeRow writes a line without trailing spaces. It leaves out columns of width 0.
 func writeRow(b *strings.Builder, row []cell, widths []int, paint painter) {
-	pad := 0
+	padding := 0
 	for i, c := range row {
 		if widths[i] == 0 {
 			continue
 		}
 		if c.text == "" {
-			pad += widths[i] + gap // no line ends in spaces
+			padding += widths[i] + gap
 			continue
 		}
 		text := displaywidth.TruncateString(c.text, widths[i], "…")
-		b.WriteString(strings.Repeat(" ", pad))
+		b.WriteString(strings.Repeat(" ", padding))
 		b.WriteString(paint(c.style, text))
-		pad = widths[i] - displaywidth.String(text) + gap
+		padding = widths[i] - displaywidth.String(text) + gap
 	}
 	b.WriteByte('\n')
 }
 
-// fit chooses the columns' widths, 0 for those to leave out. Not ok: there is no way to make it fit.
-func (t *table) fit(width int) (widths []int, ok bool) {
-	widths = make([]int, len(t.columns))
-	for i, c := range t.columns {
-		widths[i] = displaywidth.String(c.head)
-		filled := false
-		for _, row := range t.rows {
-			widths[i] = max(widths[i], displaywidth.String(row[i].text))
-			filled = filled || row[i].text != ""
+func writeBlocks(b *strings.Builder, heads []cell, rows [][]cell, paint painter) {
+	for i, row := range rows {
+		if i > 0 {
+			b.WriteByte('\n')
 		}
-		if !filled && c.spare > 0 {
-			widths[i] = 0 // nobody misses an empty column
+		for j, c := range row {
+			if c.text != "" {
+				b.WriteString(paint(bold, heads[j].text) + " " + paint(c.style, c.text) + "\n")
+			}
 		}
 	}
-	for width > 0 && total(widths) > width {
-		if !t.leaveOut(widths) && !t.cut(widths, total(widths)-width) {
+}
+
+// fitWidths returns the columns' widths, 0 for dropped ones. A terminal width of 0 is no limit. If the columns don't fit,
+// ok is false.
+func (t *table) fitWidths(terminal int) (widths []int, ok bool) {
+	widths = make([]int, len(t.columns))
+	for i, c := range t.columns {
+		isEmpty := true
+		for _, row := range t.rows {
+			widths[i] = max(widths[i], displaywidth.String(row[i].text))
+			isEmpty = isEmpty && row[i].text == ""
+		}
+		widths[i] = max(widths[i], displaywidth.String(c.head))
+		if isEmpty && c.dropRank > 0 {
+			widths[i] = 0
+		}
+	}
+	for terminal > 0 && totalWidth(widths) > terminal {
+		if !t.dropColumn(widths) && !t.shrinkColumn(widths, totalWidth(widths)-terminal) {
 			return nil, false
 		}
 	}
 	return widths, true
 }
 
-func total(widths []int) int {
+func totalWidth(widths []int) int {
 	sum := -gap
 	for _, w := range widths {
 		if w > 0 {
@@ -108,63 +150,43 @@ func total(widths []int) int {
 	return sum
 }
 
-// leaveOut takes the column away that can best be spared.
-func (t *table) leaveOut(widths []int) bool {
-	worst := -1
+// dropColumn drops the column of the highest rank. It reports whether there was one.
+func (t *table) dropColumn(widths []int) bool {
+	first := -1
 	for i, c := range t.columns {
-		if c.spare > 0 && widths[i] > 0 && (worst < 0 || c.spare > t.columns[worst].spare) {
-			worst = i
+		if c.dropRank > 0 && widths[i] > 0 && (first < 0 || c.dropRank > t.columns[first].dropRank) {
+			first = i
 		}
 	}
-	if worst < 0 {
+	if first < 0 {
 		return false
 	}
-	widths[worst] = 0
+	widths[first] = 0
 	return true
 }
 
-// cut takes columns from the widest flexible one.
-func (t *table) cut(widths []int, much int) bool {
+// shrinkColumn takes up to excess from the widest column that can shrink. It reports whether there was one.
+func (t *table) shrinkColumn(widths []int, excess int) bool {
 	widest := -1
 	for i, c := range t.columns {
-		if c.flexible && widths[i] > leastCut && (widest < 0 || widths[i] > widths[widest]) {
+		if c.canShrink && widths[i] > shrunkWidth && (widest < 0 || widths[i] > widths[widest]) {
 			widest = i
 		}
 	}
 	if widest < 0 {
 		return false
 	}
-	widths[widest] = max(leastCut, widths[widest]-much)
+	widths[widest] = max(shrunkWidth, widths[widest]-excess)
 	return true
 }
 
-// printBlocks writes a block for each row: for terminals that are narrower than any table.
-func (p *program) printBlocks(t *table, paint painter) error {
-	for i, row := range t.rows {
-		if i > 0 {
-			if err := p.Say(""); err != nil {
-				return err
-			}
-		}
-		for j, c := range row {
-			if c.text == "" {
-				continue
-			}
-			if err := p.Say("%s", paint(bold, t.columns[j].head)+" "+paint(c.style, c.text)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// detail is one line about a thing.
+// detail is a labelled line about one thing.
 type detail struct {
 	label string
 	cell  cell
 }
 
-// printDetails writes what is known of one thing, a line each; what is empty is left out.
+// printDetails prints a line for each detail. It leaves out empty ones.
 func (p *program) printDetails(details []detail) error {
 	longest := 0
 	for _, d := range details {
@@ -178,9 +200,50 @@ func (p *program) printDetails(details []detail) error {
 			continue
 		}
 		label := paint(bold, d.label) + strings.Repeat(" ", longest-len(d.label)+gap)
-		if err := p.Say("%s", label+paint(d.cell.style, p.clean(d.cell.text))); err != nil {
+		if err := p.Say("%s", label+paint(d.cell.style, p.sanitize(d.cell.text))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// relativeTime says how far a time is from now: "just now", "5h ago", "in 2d". The zero time is "".
+func relativeTime(t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	d := now.Sub(t)
+	switch {
+	case d < -time.Second:
+		return "in " + formatDuration(-d)
+	case d < time.Second:
+		return "just now"
+	default:
+		return formatDuration(d) + " ago"
+	}
+}
+
+// formatDuration returns a duration in its largest unit: 42s, 3m, 5h, 12d, 4mo, 2y.
+func formatDuration(d time.Duration) string {
+	const day = 24 * time.Hour
+	for _, unit := range []struct {
+		below, one time.Duration
+		name       string
+	}{
+		{time.Minute, time.Second, "s"}, {time.Hour, time.Minute, "m"}, {day, time.Hour, "h"},
+		{60 * day, day, "d"}, {730 * day, 30 * day, "mo"},
+	} {
+		if d < unit.below {
+			return fmt.Sprintf("%d%s", d/unit.one, unit.name)
+		}
+	}
+	return fmt.Sprintf("%dy", d/(365*day))
+}
+
+// formatTime returns a time in UTC and how far it is from now. The zero time is "".
+func formatTime(t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC") + " (" + relativeTime(t, now) + ")"
 }

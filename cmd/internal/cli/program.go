@@ -27,7 +27,7 @@ type Program struct {
 // Run runs the command that args name, and returns the exit code. It gives root what all programs have in common. The
 // command stops in order when ctx ends.
 func (p *Program) Run(ctx context.Context, root *cobra.Command, args []string) int {
-	err := p.execute(ctx, root, args)
+	err := p.Execute(ctx, root, args)
 	if err == nil {
 		return ExitOK
 	}
@@ -42,8 +42,9 @@ func (p *Program) Run(ctx context.Context, root *cobra.Command, args []string) i
 	return ExitUsage
 }
 
-// execute runs the command. Whatever goes wrong before the command itself begins is a UsageError.
-func (p *Program) execute(ctx context.Context, root *cobra.Command, args []string) error {
+// Execute runs the command that args name and returns its error; a program with more exit codes than Run has calls it
+// instead of Run. An error that arises before the command begins is a UsageError.
+func (p *Program) Execute(ctx context.Context, root *cobra.Command, args []string) error {
 	p.outfit(root)
 	begun := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/clipperhouse/displaywidth"
+	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+)
+
+const (
+	maxHold          = 30 * time.Second       // how long the service holds a response at most
+	progressInterval = 100 * time.Millisecond // how often the progress on a terminal changes
+)
+
+func (p *program) removeCommand() *cobra.Command {
+	yes, wait := false, 5*time.Second
+	cmd := &cobra.Command{
+		Use:   "remove <id>",
+		Short: "Revoke a key, and wait until every data plane has dropped it",
+		Long: `Revokes a key permanently. No new request is served with it, and data planes that have it cached drop it within a
+second. tare waits for the receipt, which is complete when all of them have confirmed. If it is not complete within
+--wait, the exit code is 8; the key is revoked in any case. Revoking again is safe, and shows the receipt.
+
+On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
+		Example: `  tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+  tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ --yes --wait 30s`,
+		Args:              oneArgument("the key's id"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
+	setCompletion(cmd, "wait", completeNothing)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := keyID(args[0])
+		if err != nil {
+			return err
+		}
+		if prompt := p.newPrompter(); prompt != nil && !yes {
+			if err := p.confirmRemoval(ctx, s, prompt, id); err != nil {
+				return err
+			}
+		}
+		return p.removeKey(ctx, s, id, wait)
+	})
+	return cmd
+}
+
+// confirmRemoval shows the key and asks. It does not ask about a revoked key.
+func (p *program) confirmRemoval(ctx context.Context, s *session, prompt *prompter, id string) error {
+	callCtx, cancel := p.withTimeout(ctx)
+	reply, err := s.AIKeys().Get(callCtx, s.customer, s.project, id)
+	cancel()
+	if err != nil || reply.Key.State == aikeysv1.KeyStateRevoked {
+		return err
+	}
+	k := &reply.Key
+	what := "the project's " + string(k.Provider) + " key"
+	if k.UserScope {
+		what = "your own " + string(k.Provider) + " key"
+	}
+	lastUse := "not used yet"
+	if !k.LastUsedAt.IsZero() {
+		lastUse = "last used " + relativeTime(k.LastUsedAt, time.Now())
+	}
+	return prompt.confirm(ctx, fmt.Sprintf("Revoke %s %q (%s, %s)? It can't be undone.", what, k.Name, formatSuffix(k), lastUse))
+}
+
+// removeKey revokes the key and waits for its receipt. To wait, it revokes again: that changes nothing, and the service
+// responds when the receipt changes.
+func (p *program) removeKey(ctx context.Context, s *session, id string, wait time.Duration) error {
+	progress := p.newProgress()
+	end := time.Now().Add(wait)
+	var last *aikeysv1.Receipt
+	for {
+		asked := time.Now()
+		held := min(max(0, time.Until(end)), progress.holdTime()).Truncate(time.Millisecond)
+		reply, err := p.revoke(ctx, s, id, held)
+		if err != nil {
+			progress.clear()
+			if last == nil {
+				return hintIfSent(ctx, err, "The key may have been revoked anyway. Running this again is safe.")
+			}
+			return &pendingError{id: id, receipt: *last, cause: err}
+		}
+		last = &reply.Receipt
+		if last.State == aikeysv1.ReceiptStateComplete || time.Until(end) < time.Millisecond {
+			progress.clear()
+			return p.printReceiptOrPending(s, id, last, wait > 0)
+		}
+		progress.show(last)
+		sleep(ctx, min(progressInterval, time.Until(end))-time.Since(asked)) // in case the service does not hold responses
+	}
+}
+
+// printReceiptOrPending prints the receipt. If tare has waited and it is still pending, it returns a pendingError.
+func (p *program) printReceiptOrPending(s *session, id string, r *aikeysv1.Receipt, waited bool) error {
+	err := p.printResponse(s, func() error { return p.printReceipt(id, r) })
+	if err == nil && waited && r.State != aikeysv1.ReceiptStateComplete {
+		return &pendingError{id: id, receipt: *r}
+	}
+	return err
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func (p *program) revoke(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.RevokeResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	defer cancel()
+	calls := s.AIKeys()
+	if held > 0 {
+		calls = calls.With(agentrouter.Wait(held))
+	}
+	return calls.Revoke(ctx, s.customer, s.project, id)
+}
+
+func (p *program) printReceipt(id string, r *aikeysv1.Receipt) error {
+	now := time.Now()
+	return p.printDetails([]detail{
+		{"ID", cell{id, plain}},
+		{"State", cell{string(aikeysv1.KeyStateRevoked), red}},
+		{"Revoked", cell{formatTime(r.RevokedAt, now) + " by " + r.RevokedBy, plain}},
+		{"Receipt", receiptCell(r, now)},
+	})
+}
+
+func receiptCell(r *aikeysv1.Receipt, now time.Time) cell {
+	if r.State == aikeysv1.ReceiptStateComplete {
+		if r.DataPlanes == 0 {
+			return cell{"complete: no data plane had keys", green}
+		}
+		text := "complete: " + formatConfirmed(r)
+		if r.Acknowledged < r.DataPlanes {
+			text += ", the leases of the rest have expired"
+		}
+		return cell{text, green}
+	}
+	text := "pending: " + formatConfirmed(r)
+	if !r.CompleteBy.IsZero() {
+		by := relativeTime(r.CompleteBy, now)
+		if r.CompleteBy.Sub(now) <= time.Second {
+			by = "in a second"
+		}
+		text += ", the rest " + by + " at the latest"
+	}
+	return cell{text, yellow}
+}
+
+func formatConfirmed(r *aikeysv1.Receipt) string {
+	text := fmt.Sprintf("%d of %d data planes confirmed", r.Acknowledged, r.DataPlanes)
+	if r.SlowestMs != nil {
+		text += fmt.Sprintf(", slowest %d ms", *r.SlowestMs)
+	}
+	return text
+}
+
+// pendingError means that the key is revoked and not every data plane has confirmed.
+type pendingError struct {
+	id      string
+	receipt aikeysv1.Receipt
+	cause   error // why tare stopped waiting; nil if the time was up
+}
+
+// Error implements error.
+func (e *pendingError) Error() string {
+	text := "the key is revoked, and its receipt is pending: " + formatConfirmed(&e.receipt)
+	if e.cause != nil && !errors.Is(e.cause, context.Canceled) {
+		text += "; then the service stopped answering"
+	}
+	return text
+}
+
+func (e *pendingError) hints() []string {
+	hints := []string{"Check the receipt with: tare api byok get " + e.id}
+	if by := e.receipt.CompleteBy; !by.IsZero() {
+		hints = append(hints, "A data plane that does not confirm stops using it by "+by.UTC().Format("15:04:05 UTC")+".")
+	}
+	return hints
+}
+
+// progress shows on a terminal how many data planes have confirmed. It overwrites one line.
+type progress struct {
+	out     io.Writer // nil if standard error is no terminal
+	paint   painter
+	shown   bool
+	started time.Time
+}
+
+func (p *program) newProgress() *progress {
+	shown := &progress{paint: p.painter(p.Stderr), started: time.Now()}
+	if terminalFile(p.Stderr) != nil && !p.isDumbTerminal() {
+		shown.out = p.Stderr
+	}
+	return shown
+}
+
+// holdTime returns how long the service may hold a response: on a terminal, until the line is due for a change.
+func (g *progress) holdTime() time.Duration {
+	if g.out == nil {
+		return maxHold
+	}
+	return progressInterval
+}
+
+func (g *progress) show(r *aikeysv1.Receipt) {
+	if g.out == nil {
+		return
+	}
+	g.shown = true
+	text := fmt.Sprintf("Revoked, and waiting: %s (%.1f s)", formatConfirmed(r), time.Since(g.started).Seconds())
+	if columns := terminalWidth(g.out); columns > 0 { // a line that wraps can't be overwritten
+		text = displaywidth.TruncateString(text, columns-1, "…")
+	}
+	_, _ = io.WriteString(g.out, "\r\x1b[K"+g.paint(yellow, text)) // a failure shows nothing, which is fine
+}
+
+// clear removes the line.
+func (g *progress) clear() {
+	if g.shown {
+		_, _ = io.WriteString(g.out, "\r\x1b[K")
+	}
+}
