@@ -1,3 +1,10 @@
+// Package providers is the provider catalogue: which providers exist, where their keys may go and in which header, and which
+// secrets can't be one of their keys. The facts are data, in spec/providers.yaml; this package reads, checks and applies them.
+//
+// A catalogue never changes after [Load] and may be shared between goroutines. No error of [Catalogue.CheckSecret] holds any
+// part of the secret, so it may be shown, logged and stored.
+//
+// The package may import spec, and nothing else of ours.
 package providers
 
 import (
@@ -15,7 +22,7 @@ import (
 	"github.com/agentrouter/aikeys/spec"
 )
 
-// ErrCatalogue is wrapped by every error of [Load]: the catalogue's file is not as it should be.
+// ErrCatalogue is wrapped by every error of [Load]: the catalogue's file is invalid.
 var ErrCatalogue = errors.New("provider catalogue is invalid")
 
 // Catalogue is the set of known providers. [Load] makes it.
@@ -23,8 +30,8 @@ type Catalogue struct {
 	providers []Provider
 }
 
-// Load reads and checks the catalogue that is embedded in the program. It fails only when that file is wrong, and then
-// names everything that is wrong at once.
+// Load reads and checks the catalogue that is embedded in the program. It fails only if that file is invalid, and its error
+// lists everything that is wrong.
 func Load() (*Catalogue, error) {
 	return parse(spec.ProvidersYAML())
 }
@@ -48,7 +55,7 @@ func parse(document []byte) (*Catalogue, error) {
 	return c, nil
 }
 
-// All returns every provider in the file's order.
+// All returns every provider, in the file's order.
 func (c *Catalogue) All() []Provider {
 	all := make([]Provider, 0, len(c.providers))
 	for _, p := range c.providers {
@@ -57,7 +64,7 @@ func (c *Catalogue) All() []Provider {
 	return all
 }
 
-// Lookup returns the provider with this slug. Slugs are compared exactly.
+// Lookup returns the provider with this slug, which is compared exactly.
 func (c *Catalogue) Lookup(slug string) (Provider, bool) {
 	for _, p := range c.providers {
 		if p.Slug == slug {
@@ -67,7 +74,7 @@ func (c *Catalogue) Lookup(slug string) (Provider, bool) {
 	return Provider{}, false
 }
 
-// Slugs returns every provider's slug in the file's order.
+// Slugs returns every provider's slug, in the file's order.
 func (c *Catalogue) Slugs() []string {
 	slugs := make([]string, 0, len(c.providers))
 	for _, p := range c.providers {
@@ -76,7 +83,7 @@ func (c *Catalogue) Slugs() []string {
 	return slugs
 }
 
-// validate returns all that is wrong with the catalogue, joined.
+// validate returns everything that is wrong with the catalogue, joined.
 func (c *Catalogue) validate() error {
 	if len(c.providers) == 0 {
 		return errors.New("no providers")
@@ -109,7 +116,7 @@ var (
 	placeholderPattern = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
-// validate checks what can be said of one provider alone.
+// validate checks one provider by itself.
 func (p Provider) validate() error {
 	styles := []AuthStyle{AuthBearer, AuthXAPIKey, AuthXGoogAPIKey, AuthAPIKey, AuthAWSSigV4, AuthGCPOAuth}
 	checks := []struct {
@@ -124,7 +131,7 @@ func (p Provider) validate() error {
 		{p.SecretFormat == FormatJSON && len(p.RequiredFields()) == 0, "json needs a required field"},
 		{p.SecretFormat != FormatJSON && len(p.Fields) > 0, "fields are for json only"},
 		{p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField), "key_field is not a required field"},
-		{p.SecretFormat == FormatJSON && (p.KeyField == "") != p.signs(), "key_field is for a header that takes one field as it is"},
+		{p.SecretFormat == FormatJSON && (p.KeyField == "") != p.usesWholeCredential(), "key_field is for a header that takes one field as it is"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
@@ -160,9 +167,102 @@ func isHTTPS(text string) bool {
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil
 }
 
-// isBaseURL tells whether paths can be appended to text: https, a host, no query, no fragment, no trailing slash.
+// isBaseURL reports whether paths can be appended to text: https, a host, no query, no fragment, no trailing slash.
 func isBaseURL(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && isHTTPS(text) && u.RawQuery == "" && u.Fragment == "" &&
 		!strings.HasSuffix(text, "/") && !strings.ContainsAny(text, "{}")
+}
+
+// AuthStyle is the way in which a provider expects its key in a request.
+type AuthStyle string
+
+// The known styles, with the header that each fills in.
+const (
+	AuthBearer      AuthStyle = "bearer"         // Authorization: Bearer KEY
+	AuthXAPIKey     AuthStyle = "x_api_key"      // x-api-key: KEY
+	AuthXGoogAPIKey AuthStyle = "x_goog_api_key" //nolint:gosec // G101: a header, x-goog-api-key: KEY
+	AuthAPIKey      AuthStyle = "api_key"        // api-key: KEY
+	AuthAWSSigV4    AuthStyle = "aws_sigv4"      // Authorization: AWS4-HMAC-SHA256 ..., signed with the credential
+	AuthGCPOAuth    AuthStyle = "gcp_oauth"      // Authorization: Bearer ACCESS_TOKEN, exchanged for the credential
+)
+
+// SecretFormat is the shape of a provider's secret.
+type SecretFormat string
+
+// The known formats.
+const (
+	FormatToken SecretFormat = "token" // one line of visible ASCII
+	FormatJSON  SecretFormat = "json"  // a JSON object, its members described by Provider.Fields
+)
+
+// Provider is one entry of the catalogue. spec/providers.yaml says what each field means.
+type Provider struct {
+	Slug         string       `yaml:"slug"`
+	DisplayName  string       `yaml:"display_name"`
+	BaseURL      string       `yaml:"base_url"` // https, no trailing slash; {name} stands for the credential's field
+	AuthStyle    AuthStyle    `yaml:"auth_style"`
+	SecretFormat SecretFormat `yaml:"secret_format"`
+	Prefixes     []Prefix     `yaml:"prefixes"`  // empty: it is not known how its keys begin
+	Fields       []Field      `yaml:"fields"`    // FormatJSON only
+	KeyField     string       `yaml:"key_field"` // the field that goes into the header; empty: the whole credential is needed
+	KeyPage      string       `yaml:"key_page"`
+	Example      string       `yaml:"example"` // an invented secret of the right shape
+}
+
+// Prefix is one way in which a provider's keys begin.
+type Prefix struct {
+	Value       string `yaml:"value"`
+	Distinctive bool   `yaml:"distinctive"` // no other provider's keys begin with it
+}
+
+// Field is one member of a JSON credential; its value is a non-empty string.
+type Field struct {
+	Name      string   `yaml:"name"`
+	Optional  bool     `yaml:"optional"`
+	OneOf     []string `yaml:"one_of"`    // the only values accepted; empty: any
+	Multiline bool     `yaml:"multiline"` // may hold spaces and line ends
+}
+
+// RequiredFields returns the names of the members that a credential must have, in the catalogue's order. It is never nil, and
+// empty for a token.
+func (p Provider) RequiredFields() []string {
+	names := []string{}
+	for _, f := range p.Fields {
+		if !f.Optional {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
+// KnownPrefixes returns the known beginnings of the provider's keys, in the catalogue's order. It is never nil.
+func (p Provider) KnownPrefixes() []string {
+	values := []string{}
+	for _, prefix := range p.Prefixes {
+		values = append(values, prefix.Value)
+	}
+	return values
+}
+
+// longestPrefix returns the length in bytes of the longest of the provider's prefixes that the secret begins with, or 0. With
+// distinctive, only distinctive prefixes count.
+func (p Provider) longestPrefix(secret string, distinctive bool) int {
+	longest := 0
+	for _, prefix := range p.Prefixes {
+		if (prefix.Distinctive || !distinctive) && len(prefix.Value) > longest && strings.HasPrefix(secret, prefix.Value) {
+			longest = len(prefix.Value)
+		}
+	}
+	return longest
+}
+
+// clone returns a deep copy, so that a caller can't change the catalogue.
+func (p Provider) clone() Provider {
+	p.Prefixes = slices.Clone(p.Prefixes)
+	p.Fields = slices.Clone(p.Fields)
+	for i := range p.Fields {
+		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)
+	}
+	return p
 }

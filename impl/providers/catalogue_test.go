@@ -21,7 +21,7 @@ func lookup(t testing.TB, c *Catalogue, slug string) Provider {
 	return p
 }
 
-// Where a key may go, and in what header: a change here is a change of who receives customers' keys.
+// The URLs and headers decide who receives customers' keys, so a change of one must be deliberate.
 func TestDestinationsArePinned(t *testing.T) {
 	want := []struct {
 		slug, baseURL string
@@ -70,7 +70,7 @@ func TestRequiredFieldsArePinned(t *testing.T) {
 	require.Equal(t, serviceAccount, lookup(t, c, "vertexanthropic").RequiredFields())
 }
 
-func TestKnownPrefixesKeepTheFilesOrder(t *testing.T) {
+func TestKnownPrefixes(t *testing.T) {
 	c := load(t)
 	require.Equal(t, []string{"sk-", "sk-proj-", "sk-svcacct-", "sk-admin-"}, lookup(t, c, "openai").KnownPrefixes())
 	require.Equal(t, []string{}, lookup(t, c, "mistral").KnownPrefixes())
@@ -84,7 +84,7 @@ func TestLookupIsExact(t *testing.T) {
 	}
 }
 
-func TestCallersCannotChangeTheCatalogue(t *testing.T) {
+func TestCatalogueIsImmutable(t *testing.T) {
 	c := load(t)
 	spoil := func(p Provider) {
 		p.Prefixes[0].Value = "spoilt"
@@ -126,7 +126,7 @@ providers:
     example: '{}'
 `
 
-func TestAnInvalidCatalogueIsRefused(t *testing.T) {
+func TestParseInvalid(t *testing.T) {
 	_, err := parse([]byte(validCatalogue))
 	require.NoError(t, err)
 	cases := []struct{ name, old, new string }{
@@ -154,10 +154,10 @@ func TestAnInvalidCatalogueIsRefused(t *testing.T) {
 			"    prefixes: [{value: sk-}]\n    fields: [{name: region}, {name: api_key}]\n    key_field: api_key",
 			"https://two.example\n    auth_style: gcp_oauth\n    secret_format: json"},
 		{"key field of a token", "auth_style: bearer", "auth_style: bearer\n    key_field: api_key"},
-		{"key field that is none", "key_field: api_key", "key_field: key"},
+		{"key field that is not a field", "key_field: api_key", "key_field: key"},
 		{"key field that is optional", "{name: api_key}", "{name: api_key, optional: true}"},
 		{"no key field for a header", "key_field: api_key", "key_field: ''"},
-		{"key field of what is signed with", "auth_style: api_key", "auth_style: aws_sigv4"},
+		{"key field of a signing style", "auth_style: api_key", "auth_style: aws_sigv4"},
 		{"nameless field", "{name: api_key}", "{name: api_key}, {optional: true}"},
 		{"field listed twice", "{name: api_key}", "{name: api_key}, {name: region}"},
 		{"empty prefix", "{value: one-, distinctive: true}", "{value: ''}"},

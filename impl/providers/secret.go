@@ -1,7 +1,10 @@
 package providers
 
 import (
+	"errors"
+	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -9,13 +12,14 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// MaxSecretBytes is the longest secret that is taken, in bytes: 16 KiB, many times a service account's key file.
+// MaxSecretBytes is the length of the longest secret that is accepted, in bytes: 16 KiB, many times the size of a service
+// account's key file.
 const MaxSecretBytes = 16 << 10
 
-// Refusal says why a secret was not taken.
+// Refusal is the error for a secret that can't be one of the provider's.
 type Refusal struct {
-	// Reason is a sentence for the caller's eyes. It is made of fixed text and of names from the catalogue, never of any
-	// part of the secret.
+	// Reason is a sentence for the caller. It is made of fixed text and names from the catalogue, never of any part of the
+	// secret.
 	Reason string
 }
 
@@ -32,26 +36,26 @@ const (
 	reasonChars   = "The secret has characters that no key has: it must be visible ASCII without spaces."
 )
 
-// maskPattern finds what stands in a key's place on screens and in examples: asterisks, bullets, ellipses, runs of x,
-// <your key>, ${NAME}, {{ name }}, $NAME and your-api-key. None of it is by any likely chance part of a real key: a run
-// of eight x in 40 random letters and digits is one in 10^10.
+// maskPattern matches what replaces a key on screens and in examples: asterisks, bullets, ellipses, runs of x, <your key>,
+// ${NAME}, {{ name }}, $NAME and your-api-key. It is very unlikely to match a real key: the odds of eight x in a row in 40
+// random letters and digits are one in 10^10.
 var maskPattern = regexp.MustCompile(
 	`(?is)\*{3}|•{3}|…|\.{3}|x{8}|<.*>|\$\{.*\}|\{\{.*\}\}|^\$[a-z_]|your[-_ ](?:[a-z0-9]+[-_ ])*key`)
 
 var bearerPattern = regexp.MustCompile(`^(?i:bearer)(?:[\s\pZ:]|$)`)
 
-// CheckSecret tells whether a secret can be one of the provider's. It returns nil or a *[Refusal]. It judges the shape
-// only: whether the provider accepts the secret shows on its first use.
+// CheckSecret returns nil if a secret can be one of the provider's, and a *[Refusal] if not. It checks only the form: whether
+// the provider accepts the secret shows on its first use.
 func (c *Catalogue) CheckSecret(p Provider, secret string) error {
-	if reason := c.refuse(p, secret); reason != "" {
+	if reason := c.reasonToRefuse(p, secret); reason != "" {
 		return &Refusal{Reason: reason}
 	}
 	return nil
 }
 
-// refuse returns the reason to refuse a secret, or "". Like every function of its kind here, it may put nothing of the
+// reasonToRefuse returns the reason to refuse a secret, or "". It and the functions that it calls must put nothing of the
 // secret into the reason.
-func (c *Catalogue) refuse(p Provider, secret string) string {
+func (c *Catalogue) reasonToRefuse(p Provider, secret string) string {
 	switch {
 	case secret == "":
 		return reasonEmpty
@@ -62,7 +66,7 @@ func (c *Catalogue) refuse(p Provider, secret string) string {
 	case bearerPattern.MatchString(secret):
 		return reasonBearer
 	}
-	if owner, ok := c.lookalike(p, secret); ok {
+	if owner, ok := c.ownerByPrefix(p, secret); ok {
 		return "The secret looks like a key of " + owner.DisplayName + ", not of " + p.DisplayName + "."
 	}
 	if p.SecretFormat == FormatJSON {
@@ -71,9 +75,9 @@ func (c *Catalogue) refuse(p Provider, secret string) string {
 	return c.refuseToken(secret)
 }
 
-// lookalike returns the other provider that the secret's beginning belongs to: the one with the longest matching
-// distinctive prefix, if that is longer than each matching prefix of p's own.
-func (c *Catalogue) lookalike(p Provider, secret string) (owner Provider, ok bool) {
+// ownerByPrefix returns the other provider to which the secret's prefix belongs: the one with the longest matching distinctive
+// prefix, if that is longer than each matching prefix of p.
+func (c *Catalogue) ownerByPrefix(p Provider, secret string) (owner Provider, ok bool) {
 	longest := p.longestPrefix(secret, false)
 	for _, other := range c.providers {
 		if other.Slug == p.Slug {
@@ -86,11 +90,11 @@ func (c *Catalogue) lookalike(p Provider, secret string) (owner Provider, ok boo
 	return owner, ok
 }
 
-// shortestKey is the length, in bytes, from which a word is no mere abbreviation of a key.
+// shortestKey is the length in bytes from which a word counts as a key rather than as an abbreviation of one.
 const shortestKey = 16
 
-// Reveals tells whether text, which is to be shown to people, gives a secret away: it holds the secret, a member of the
-// credential document that the secret is, or a word that begins as only a provider's keys do.
+// Reveals reports whether text that will be shown to people gives a secret away: it holds the secret, or a member of the
+// secret's JSON, or a word with a distinctive prefix of a provider's keys.
 func (c *Catalogue) Reveals(text, secret string) bool {
 	parts := []string{secret}
 	if members, err := readMembers(secret); err == nil {
@@ -105,9 +109,9 @@ func (c *Catalogue) Reveals(text, secret string) bool {
 			return true
 		}
 	}
-	for _, word := range strings.FieldsFunc(text, betweenWords) {
-		for ; word != ""; _, word, _ = strings.Cut(word, "/") { // which a key may hold, or follow
-			if c.beginsAsKey(word) {
+	for _, word := range strings.FieldsFunc(text, isSeparator) {
+		for ; word != ""; _, word, _ = strings.Cut(word, "/") { // a slash may precede a key or be part of it
+			if c.looksLikeKey(word) {
 				return true
 			}
 		}
@@ -115,11 +119,11 @@ func (c *Catalogue) Reveals(text, secret string) bool {
 	return false
 }
 
-func betweenWords(r rune) bool {
+func isSeparator(r rune) bool {
 	return unicode.IsSpace(r) || strings.ContainsRune(":=,;|'\"`()[]{}<>", r)
 }
 
-func (c *Catalogue) beginsAsKey(word string) bool {
+func (c *Catalogue) looksLikeKey(word string) bool {
 	for _, p := range c.providers {
 		if n := p.longestPrefix(word, true); n > 0 && len(word) >= n+shortestKey {
 			return true
@@ -128,8 +132,8 @@ func (c *Catalogue) beginsAsKey(word string) bool {
 	return false
 }
 
-// refuseToken judges a secret that goes into a header field as it is. The grammar of RFC 9110 section 5.5 allows spaces
-// inside a field value; no key has one, and Authorization's token68 (section 11.2) excludes it.
+// refuseToken returns the reason to refuse a secret that goes into a header field as it is, or "". RFC 9110 section 5.5 allows
+// spaces inside a field value, but no key has any, and Authorization's token68 (section 11.2) excludes them.
 func (c *Catalogue) refuseToken(secret string) string {
 	switch {
 	case maskPattern.MatchString(secret) || c.isBlank(secret):
@@ -144,7 +148,7 @@ func (c *Catalogue) refuseToken(secret string) string {
 	return ""
 }
 
-// isBlank tells whether nothing but x, hyphens and underscores follows the longest known prefix: sk-xxxx, sk-ant-.
+// isBlank reports whether only x, hyphens and underscores follow the longest known prefix, as in sk-xxxx and sk-ant-.
 func (c *Catalogue) isBlank(secret string) bool {
 	longest := 0
 	for _, p := range c.providers {
@@ -162,9 +166,9 @@ func isVisibleASCII(text string) bool {
 	return true
 }
 
-// DisplaySuffix returns the end of a secret that people may see, to tell their keys apart: the last four characters,
-// fewer for a secret of less than sixteen, since no more than a quarter is ever shown. It is empty for a JSON
-// credential, whose end says nothing, and for text that is not UTF-8.
+// DisplaySuffix returns the end of a secret that is shown to people so that they can recognize their keys: the last four
+// characters, or fewer if that were more than a quarter of the secret. It is empty for a JSON credential, whose end says
+// nothing, and for text that is not UTF-8.
 func DisplaySuffix(secret string) string {
 	if !utf8.ValidString(secret) || strings.HasPrefix(strings.TrimSpace(secret), "{") {
 		return ""
@@ -175,4 +179,141 @@ func DisplaySuffix(secret string) string {
 		start -= size
 	}
 	return secret[start:]
+}
+
+// hostLabelPattern matches one label of a host name (RFC 1123 section 2.1). A label can't change the domain that follows it.
+var hostLabelPattern = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+var (
+	errNotObject     = errors.New("not a JSON object")
+	errTrailingBytes = errors.New("trailing bytes")
+)
+
+// refuseCredential returns the reason to refuse a JSON credential by the provider's fields, or "". Members that the catalogue
+// does not list are accepted.
+func (p Provider) refuseCredential(secret string) string {
+	members, err := readMembers(secret)
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return "The credential's JSON has a member twice."
+	case errors.Is(err, errTrailingBytes):
+		return "The credential's JSON is followed by something else: give one object."
+	case err != nil:
+		return "The secret must be a JSON object with the members " + strings.Join(p.RequiredFields(), ", ") + "."
+	}
+	missing := slices.DeleteFunc(p.RequiredFields(), func(name string) bool {
+		_, ok := members[name]
+		return ok
+	})
+	if len(missing) > 0 {
+		return "The credential lacks the members " + strings.Join(missing, ", ") + "."
+	}
+	for _, f := range p.Fields {
+		value, ok := members[f.Name]
+		if !ok {
+			continue
+		}
+		if reason := p.refuseMember(f, value); reason != "" {
+			return "The credential's " + f.Name + " " + reason + "."
+		}
+	}
+	return ""
+}
+
+// refuseMember returns what is wrong with a member's value as the end of a sentence, or "".
+func (p Provider) refuseMember(f Field, value jsontext.Value) string {
+	unquoted, err := jsontext.AppendUnquote(nil, value) // an error for any value but a string
+	text := string(unquoted)
+	switch {
+	case err != nil, strings.TrimSpace(text) == "":
+		return "must be a string that is not empty"
+	case maskPattern.MatchString(text):
+		return "is a masked value or a placeholder"
+	case len(f.OneOf) > 0 && !slices.Contains(f.OneOf, text):
+		return "must be " + strings.Join(f.OneOf, " or ")
+	case strings.Contains(p.BaseURL, "{"+f.Name+"}") && !hostLabelPattern.MatchString(text):
+		return "must be a name of letters, digits and hyphens, not a URL or a host"
+	case f.Multiline && !isVisibleASCII(strings.NewReplacer(" ", "", "\r", "", "\n", "").Replace(text)):
+		return "must be ASCII text"
+	case !f.Multiline && !isVisibleASCII(text):
+		return "must be visible ASCII without spaces"
+	}
+	return ""
+}
+
+// readMembers reads one JSON object (RFC 8259) and returns its members' values as they are written. Duplicate names at any
+// depth and invalid UTF-8 are errors, as RFC 7493 requires. Its errors hold parts of the document: they may be compared, but
+// never shown.
+func readMembers(document string) (map[string]jsontext.Value, error) {
+	decoder := jsontext.NewDecoder(strings.NewReader(document))
+	if token, err := decoder.ReadToken(); err != nil || token.Kind() != jsontext.KindBeginObject {
+		return nil, errNotObject
+	}
+	members := map[string]jsontext.Value{}
+	for {
+		token, err := decoder.ReadToken()
+		if err != nil {
+			return nil, err
+		}
+		if token.Kind() == jsontext.KindEndObject {
+			break
+		}
+		name := token.String() // copied now: the token does not survive the next read
+		value, err := decoder.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		members[name] = value.Clone()
+	}
+	if _, err := decoder.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errTrailingBytes
+	}
+	return members, nil
+}
+
+// ErrCredential says that a stored credential does not match its provider's entry and must not be used. The error holds no
+// part of the credential.
+var ErrCredential = errors.New("credential does not fit its provider")
+
+// Destination returns the URL to which a secret of the provider may go and the part of it that goes into the request's header:
+// the whole secret for a style that signs with it or exchanges it for a token. The parts that decide the host were checked at
+// registration and are checked again here, so that changing the stored credential can't redirect the key to another host.
+func (p Provider) Destination(secret string) (baseURL, injected string, err error) {
+	if p.SecretFormat == FormatToken {
+		if secret == "" || !isVisibleASCII(secret) {
+			return "", "", ErrCredential
+		}
+		return p.BaseURL, secret, nil
+	}
+	members, err := readMembers(secret)
+	if err != nil {
+		return "", "", ErrCredential // the reader's error quotes the secret
+	}
+	baseURL = p.BaseURL
+	for _, name := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
+		label, ok := textOf(members[name[1]])
+		if !ok || !hostLabelPattern.MatchString(label) {
+			return "", "", ErrCredential
+		}
+		baseURL = strings.ReplaceAll(baseURL, name[0], label)
+	}
+	if p.KeyField == "" {
+		return baseURL, secret, nil
+	}
+	injected, ok := textOf(members[p.KeyField])
+	if !ok || !isVisibleASCII(injected) {
+		return "", "", ErrCredential
+	}
+	return baseURL, injected, nil
+}
+
+// textOf returns the text of a member's value; ok is false unless it is a non-empty string.
+func textOf(value jsontext.Value) (text string, ok bool) {
+	unquoted, err := jsontext.AppendUnquote(nil, value)
+	return string(unquoted), err == nil && len(unquoted) > 0
+}
+
+// usesWholeCredential reports whether the provider's style signs with the credential or exchanges it for a token.
+func (p Provider) usesWholeCredential() bool {
+	return p.AuthStyle == AuthAWSSigV4 || p.AuthStyle == AuthGCPOAuth
 }

@@ -1,8 +1,12 @@
 package providers
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -26,7 +30,7 @@ func refusal(t testing.TB, c *Catalogue, p Provider, secret string) string {
 	return r.Reason
 }
 
-func TestEveryExamplePassesAndIsObviouslyFake(t *testing.T) {
+func TestCheckSecretAcceptsExamples(t *testing.T) {
 	c := load(t)
 	for _, p := range c.All() {
 		require.Empty(t, refusal(t, c, p, p.Example), p.Slug)
@@ -34,7 +38,7 @@ func TestEveryExamplePassesAndIsObviouslyFake(t *testing.T) {
 	}
 }
 
-func TestKeysOfTheRightShapeAreTaken(t *testing.T) {
+func TestCheckSecretAcceptsTokens(t *testing.T) {
 	c := load(t)
 	for _, test := range []struct{ slug, secret string }{
 		{"openai", "sk-fake"},
@@ -70,7 +74,7 @@ func TestKeysOfTheRightShapeAreTaken(t *testing.T) {
 	}
 }
 
-func TestTokensOfTheWrongShapeAreRefusedEachWithItsReason(t *testing.T) {
+func TestCheckSecretRefusesTokens(t *testing.T) {
 	c := load(t)
 	openai := lookup(t, c, "openai")
 	reasons := map[string][]string{
@@ -102,7 +106,7 @@ func TestTokensOfTheWrongShapeAreRefusedEachWithItsReason(t *testing.T) {
 	}
 }
 
-func TestADistinctivePrefixIsRefusedForEveryOtherProvider(t *testing.T) {
+func TestCheckSecretDistinctivePrefix(t *testing.T) {
 	c := load(t)
 	count := 0
 	for _, owner := range c.All() {
@@ -124,7 +128,7 @@ func TestADistinctivePrefixIsRefusedForEveryOtherProvider(t *testing.T) {
 	require.Greater(t, count, 200)
 }
 
-func TestTheLongestPrefixDecidesWhoseKeyItIs(t *testing.T) {
+func TestCheckSecretLongestPrefix(t *testing.T) {
 	short := Provider{Slug: "short", DisplayName: "Short", Prefixes: []Prefix{{Value: "k-", Distinctive: true}}}
 	long := Provider{Slug: "long", DisplayName: "Long", Prefixes: []Prefix{
 		{Value: "k-long-"}, {Value: "k-long-er-", Distinctive: true},
@@ -140,7 +144,7 @@ func TestTheLongestPrefixDecidesWhoseKeyItIs(t *testing.T) {
 }
 
 // Each shape holds the canary and is wrong for every provider; none of the reasons may hold it.
-func TestNoReasonHoldsAnyPartOfTheSecret(t *testing.T) {
+func TestCheckSecretNeverEchoes(t *testing.T) {
 	c := load(t)
 	shapes := []string{
 		strings.Repeat(canary, MaxSecretBytes/8+1), " " + canary, canary + "\n", "Bearer " + canary, canary + "...",
@@ -168,7 +172,7 @@ func TestNoReasonHoldsAnyPartOfTheSecret(t *testing.T) {
 }
 
 // A rule against placeholders that hits a real key locks a customer out. Fixed seeds: the outcome does not vary.
-func TestRandomKeysAreNotMistakenForPlaceholders(t *testing.T) {
+func TestCheckSecretAcceptsRandomKeys(t *testing.T) {
 	c := load(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	const base64url = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -185,7 +189,7 @@ func TestRandomKeysAreNotMistakenForPlaceholders(t *testing.T) {
 	}
 }
 
-func TestDisplaySuffixShowsAtMostAQuarter(t *testing.T) {
+func TestDisplaySuffix(t *testing.T) {
 	for secret, want := range map[string]string{
 		"": "", "abc": "", "abcd": "d", "abcdefg": "g", "abcdefgh": "gh", "abcdefghijklmno": "mno",
 		"abcdefghijklmnop":             "mnop",
@@ -197,7 +201,7 @@ func TestDisplaySuffixShowsAtMostAQuarter(t *testing.T) {
 	}
 }
 
-func FuzzCheckSecretNeverEchoes(f *testing.F) {
+func FuzzCheckSecret(f *testing.F) {
 	c := load(f)
 	for _, p := range c.All() {
 		f.Add(p.Slug, p.Example)
@@ -229,5 +233,301 @@ func FuzzDisplaySuffix(f *testing.F) {
 		require.True(t, strings.HasSuffix(secret, suffix))
 		require.True(t, utf8.ValidString(suffix))
 		require.LessOrEqual(t, utf8.RuneCountInString(suffix), min(4, utf8.RuneCountInString(secret)/4))
+	})
+}
+
+// withMember returns the provider's example with one member's value replaced by raw JSON, or removed for "".
+func withMember(t testing.TB, p Provider, name, raw string) string {
+	t.Helper()
+	members := map[string]json.RawMessage{}
+	require.NoError(t, json.Unmarshal([]byte(p.Example), &members))
+	delete(members, name)
+	parts := []string{}
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		parts = append(parts, `"`+key+`": `+string(members[key]))
+	}
+	if raw != "" {
+		parts = append(parts, `"`+name+`": `+raw)
+	}
+	return "{" + strings.Join(parts, ",\r\n\t") + "}"
+}
+
+func TestCheckSecretAcceptsCredentials(t *testing.T) {
+	c := load(t)
+	for _, test := range []struct{ name, slug, member, raw string }{
+		{"white space between tokens", "azure_openai", "note", `"x"`},
+		{"unlisted members", "bedrock", "tags", `{"a": [1, null]}`},
+		{"temporary credentials", "bedrock", "session_token", `"IQoJfake+/=="`},
+		{"escaped member value", "bedrock", "region", `"eu\u002dwest-1"`},
+		{"one-letter resource", "azure_openai", "resource", `"a"`},
+		{"no token_uri", "vertex", "token_uri", ""},
+		{"old token_uri", "vertex", "token_uri", `"https://accounts.google.com/o/oauth2/token"`},
+		{"universe_domain", "vertexanthropic", "universe_domain", `"googleapis.com"`},
+		{"Windows line ends in the private key", "vertex", "private_key", `"-----BEGIN PRIVATE KEY-----\r\nEXAMPLE\r\n"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := lookup(t, c, test.slug)
+			require.Empty(t, refusal(t, c, p, withMember(t, p, test.member, test.raw)))
+		})
+	}
+}
+
+func TestCheckSecretNeedsOneObject(t *testing.T) {
+	c := load(t)
+	p := lookup(t, c, "azure_openai")
+	const object = `{"resource": "r", "api_key": "k"}`
+	require.Empty(t, refusal(t, c, p, object))
+	reasons := map[string][]string{
+		"The secret must be a JSON object with the members resource, api_key.": {
+			"fake-key", "****", "null", "[]", "[" + object + "]", `"text"`, "12", "{", `{"resource"`, `{"resource": "r",}`,
+			`{resource: "r"}`, `{'resource': 'r'}`, "{\"resource\": \"r\nr\", \"api_key\": \"k\"}", "{\"resource\": \"r\xff\"}",
+			"{\u00a0}", "\ufeff" + object, `{"resource": "\ud800", "api_key": "k"}`, strings.Repeat(`{"a":`, 3000),
+		},
+		"The credential's JSON has a member twice.": {
+			`{"resource": "r", "api_key": "k", "api_key": "l"}`, `{"resource": "r", "api_key": "k", "api\u005fkey": "l"}`,
+			`{"resource": "r", "api_key": "k", "a": {"b": 1, "b": 2}}`,
+		},
+		"The credential's JSON is followed by something else: give one object.": {
+			object + object, object + "x", object + " // note", object + "\x00", object + "}",
+		},
+		reasonSpace:  {object + "\n", " " + object},
+		reasonBearer: {"Bearer " + object},
+	}
+	for reason, secrets := range reasons {
+		for _, secret := range secrets {
+			require.Equal(t, reason, refusal(t, c, p, secret), "%.60q", secret)
+		}
+	}
+}
+
+func TestCheckSecretMissingMembers(t *testing.T) {
+	c := load(t)
+	bedrock := lookup(t, c, "bedrock")
+	require.Equal(t, "The credential lacks the members secret_access_key, region.",
+		refusal(t, c, bedrock, `{"access_key_id": "AKIA-EXAMPLE", "session_token": "t", "Region": "us-east-1"}`))
+	for _, p := range c.All() {
+		for _, name := range p.RequiredFields() {
+			require.Equal(t, "The credential lacks the members "+name+".", refusal(t, c, p, withMember(t, p, name, "")))
+		}
+	}
+}
+
+func TestCheckSecretMemberTypes(t *testing.T) {
+	c := load(t)
+	for _, p := range c.All() {
+		for _, f := range p.Fields {
+			for _, raw := range []string{"null", "1", "true", "[]", "{}", `["a"]`, `""`, `" \n"`} {
+				require.Equal(t, "The credential's "+f.Name+" must be a string that is not empty.",
+					refusal(t, c, p, withMember(t, p, f.Name, raw)), "%s %s", p.Slug, raw)
+			}
+			require.Equal(t, "The credential's "+f.Name+" is a masked value or a placeholder.",
+				refusal(t, c, p, withMember(t, p, f.Name, `"****"`)), p.Slug)
+		}
+	}
+}
+
+// What a credential says may choose among a provider's hosts, never lead away from them.
+func TestCheckSecretCannotRedirectTheKey(t *testing.T) {
+	c := load(t)
+	for slug, member := range map[string]string{"azure_openai": "resource", "bedrock": "region"} {
+		p := lookup(t, c, slug)
+		for _, value := range []string{
+			"evil.example/", "evil.example#", "evil.example?", "a.b", "user@evil", "a:443", "-a", "a-", "a/b", "a\\\\b",
+			"a%2f", "é",
+			"https://r.openai.azure.com", "169.254.169.254", strings.Repeat("a", 64), "a\\nb", "a\\n", "{region}",
+		} {
+			require.Equal(t, "The credential's "+member+" must be a name of letters, digits and hyphens, not a URL or a host.",
+				refusal(t, c, p, withMember(t, p, member, `"`+value+`"`)), value)
+		}
+	}
+	for member, values := range map[string][]string{
+		"type":            {"external_account", "authorized_user", "Service_Account"},
+		"token_uri":       {"https://evil.example/token", "http://oauth2.googleapis.com/token"},
+		"universe_domain": {"evil.example"},
+	} {
+		p := lookup(t, c, "vertex")
+		for _, value := range values {
+			require.Contains(t, refusal(t, c, p, withMember(t, p, member, `"`+value+`"`)),
+				"The credential's "+member+" must be ", value)
+		}
+	}
+}
+
+func TestCheckSecretHeaderMembers(t *testing.T) {
+	c := load(t)
+	azure, vertex := lookup(t, c, "azure_openai"), lookup(t, c, "vertex")
+	for _, raw := range []string{`"a\r\nx-evil: 1"`, `"a b"`, `"é"`, `"a\u0000"`, `" a"`, `"a\n"`} {
+		require.Equal(t, "The credential's api_key must be visible ASCII without spaces.",
+			refusal(t, c, azure, withMember(t, azure, "api_key", raw)), raw)
+	}
+	for _, raw := range []string{`"\u0000a"`, `"é"`, `"a\tb"`} {
+		require.Equal(t, "The credential's private_key must be ASCII text.",
+			refusal(t, c, vertex, withMember(t, vertex, "private_key", raw)), raw)
+	}
+}
+
+// What is taken in a register can be used in a fetch: each example of the catalogue has a destination.
+func TestDestination(t *testing.T) {
+	c := load(t)
+	templates := map[string]string{ // :: the providers whose credentials name a part of the host
+		"azure_openai": "https://my-resource.openai.azure.com",
+		"bedrock":      "https://bedrock-runtime.us-east-1.amazonaws.com",
+	}
+	for _, p := range c.All() {
+		t.Run(p.Slug, func(t *testing.T) {
+			base, injected, err := p.Destination(p.Example)
+			require.NoError(t, err)
+			want, ok := templates[p.Slug]
+			if !ok {
+				want = p.BaseURL
+			}
+			require.Equal(t, want, base)
+			if p.Slug == "azure_openai" {
+				require.Equal(t, "EXAMPLEEXAMPLEEXAMPLEEXAMPLE0014", injected)
+			} else {
+				require.Equal(t, p.Example, injected)
+			}
+		})
+	}
+}
+
+func TestDestinationOfAnInvalidCredential(t *testing.T) {
+	c := load(t)
+	azure := func(resource, key string) string { return `{"resource":` + resource + `,"api_key":` + key + `}` }
+	for name, tc := range map[string]struct{ slug, secret string }{
+		"an empty token":                  {"openai", ""},
+		"a token with a line end":         {"openai", "sk-a\r\nX-Evil: 1"},
+		"a token for a document":          {"azure_openai", canary},
+		"another host":                    {"azure_openai", azure(`"evil.example/`+canary+`"`, `"k"`)},
+		"a host with a fragment":          {"azure_openai", azure(`"evil.example#"`, `"k"`)},
+		"a user before the host":          {"azure_openai", azure(`"a@b"`, `"k"`)},
+		"an escaped slash":                {"azure_openai", azure(`"evil\u002f"`, `"k"`)},
+		"a label in braces":               {"azure_openai", azure(`"{resource}"`, `"k"`)},
+		"an empty label":                  {"azure_openai", azure(`""`, `"k"`)},
+		"a label that ends in a hyphen":   {"azure_openai", azure(`"a-"`, `"k"`)},
+		"a label and a line end":          {"azure_openai", azure(`"a\n"`, `"k"`)},
+		"a number":                        {"azure_openai", azure(`1`, `"k"`)},
+		"no label":                        {"azure_openai", `{"api_key":"k"}`},
+		"no key":                          {"azure_openai", `{"resource":"r"}`},
+		"an empty key":                    {"azure_openai", azure(`"r"`, `""`)},
+		"a key that ends the header":      {"azure_openai", azure(`"r"`, `"k\r\nX-Evil: 1"`)},
+		"two labels":                      {"azure_openai", `{"resource":"r","resource":"evil","api_key":"k"}`},
+		"two documents":                   {"azure_openai", azure(`"r"`, `"k"`) + azure(`"evil"`, `"k"`)},
+		"another host for what is signed": {"bedrock", `{"access_key_id":"a","secret_access_key":"b","region":"x.evil.example/"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			base, injected, err := lookup(t, c, tc.slug).Destination(tc.secret)
+			require.Equal(t, ErrCredential, err, "and nothing else, as that might quote the credential")
+			require.Empty(t, base+injected)
+		})
+	}
+}
+
+// FuzzDestination: whatever the credential, it goes to its provider's domain or nowhere.
+func FuzzDestination(f *testing.F) {
+	c := load(f)
+	for _, p := range c.All() {
+		f.Add(p.Slug, p.Example, "x")
+	}
+	f.Add("azure_openai", "", "evil.example/")
+	f.Add("bedrock", "", "x.evil.example#")
+	f.Fuzz(func(t *testing.T, slug, secret, label string) {
+		p, ok := c.Lookup(slug)
+		if !ok {
+			p = c.providers[len(secret)%len(c.providers)]
+		}
+		for _, s := range []string{secret, `{"resource":"` + label + `","api_key":"k","region":"` + label + `"}`} {
+			base, _, err := p.Destination(s)
+			if err != nil {
+				continue
+			}
+			got, err := url.Parse(base)
+			require.NoError(t, err)
+			want, err := url.Parse(placeholderPattern.ReplaceAllString(p.BaseURL, "x"))
+			require.NoError(t, err)
+			require.Equal(t, []any{"https", want.Path, "", "", ""}, []any{got.Scheme, got.Path, got.RawQuery, got.Fragment, got.User.String()})
+			if !strings.Contains(p.BaseURL, "{") {
+				require.Equal(t, want.Host, got.Host)
+				continue
+			}
+			require.Equal(t, strings.Count(want.Host, "."), strings.Count(got.Host, "."), "no credential adds a label")
+			_, domain, _ := strings.Cut(want.Host, "x.")
+			require.True(t, strings.HasSuffix(got.Host, "."+domain) && !strings.Contains(got.Host, ":"), got.Host)
+		}
+	})
+}
+
+const fakeKey = "0123456789abcdefFAKE"
+
+func TestReveals(t *testing.T) {
+	c := load(t)
+	credential := func(member, value string) string {
+		text, err := json.Marshal(map[string]string{"region": "us-east-1", member: value})
+		require.NoError(t, err)
+		return string(text)
+	}
+	for name, tc := range map[string]struct{ text, secret string }{
+		"the secret":                          {fakeKey, fakeKey},
+		"the secret in a sentence":            {"our key is " + fakeKey + ", keep it", fakeKey},
+		"the secret in a longer word":         {"prod-" + fakeKey + "-2", fakeKey},
+		"the shortest secret that counts":     {"a 0123456789abcdef", "0123456789abcdef"},
+		"a secret of Unicode":                 {"é ÄÖÜäöüßéèê", "ÄÖÜäöüßéèê"},
+		"a credential's member":               {"key " + fakeKey, credential("secret_access_key", fakeKey)},
+		"a credential's escaped member":       {`key 0123456789"<&>abcdef`, credential("secret_access_key", `0123456789"<&>abcdef`)},
+		"a member that providers do not know": {fakeKey, credential("other", fakeKey)},
+		"another secret, whoever's":           {"sk-ant-api03-" + fakeKey, "sk-proj-other"},
+		"another secret of the same provider": {"sk-proj-" + fakeKey, "sk-proj-other"},
+		"another secret in a sentence":        {"was sk-ant-api03-" + fakeKey + " until May", "sk-proj-other"},
+		"another secret in quotes":            {`OPENAI_API_KEY="sk-proj-` + fakeKey + `"`, "sk-proj-other"},
+		"another secret in brackets":          {"prod (gsk_" + fakeKey + ")", "sk-proj-other"},
+		"another secret after a label":        {"groq:gsk_" + fakeKey, "sk-proj-other"},
+		"another secret in a list":            {"a;pplx-" + fakeKey + ",b", "sk-proj-other"},
+		"another secret behind a slash":       {"prod/sk-ant-api03-" + fakeKey, "sk-proj-other"},
+		"another secret in square brackets":   {"prod [sk-ant-api03-" + fakeKey + "]", "sk-proj-other"},
+		"another secret in angle brackets":    {"<sk-ant-api03-" + fakeKey + ">", "sk-proj-other"},
+		"another secret behind a no-break":    {"prod\u00a0sk-ant-api03-" + fakeKey, "sk-proj-other"},
+	} {
+		t.Run(name, func(t *testing.T) { require.True(t, c.Reveals(tc.text, tc.secret)) })
+	}
+}
+
+func TestRevealsNothing(t *testing.T) {
+	c := load(t)
+	credential := `{"type":"service_account","region":"us-east-1","secret_access_key":"` + fakeKey + `","n":12345678901234567890}`
+	for _, text := range []string{
+		"", "sk-proj-team", "openai-prod", "us-east-1", "gsk_prod-key", "sk-ant-", "sk-ant-api03-", "service_account", "AIza", "AQ.",
+		"xai-prod", "our key for xai", "n 12345678901234567890", "the key that we use in production since last May",
+		"0123456789abcdef", "ends in " + fakeKey[16:], "schlüssel für prod", "sk-0123456789abcdef of nobody",
+	} {
+		t.Run(text, func(t *testing.T) {
+			require.False(t, c.Reveals(text, "sk-proj-"+fakeKey))
+			require.False(t, c.Reveals(text, credential))
+		})
+	}
+	t.Run("that a short secret is part of", func(t *testing.T) { require.False(t, c.Reveals("a test key", "test")) })
+	t.Run("beside an empty secret", func(t *testing.T) { require.False(t, c.Reveals("openai-prod", "")) })
+}
+
+func FuzzReveals(f *testing.F) {
+	c := load(f)
+	f.Add("our key ", fakeKey, ", keep it")
+	f.Add("", `{"api_key":"`+fakeKey+`"}`, "")
+	f.Add("sk-ant-api03-", "\xff\xfe", "\u2028")
+	f.Fuzz(func(t *testing.T, before, secret, after string) {
+		if len(secret) >= shortestKey {
+			require.True(t, c.Reveals(before+secret+after, secret))
+		}
+		document, err := json.Marshal(map[string]string{"secret": secret})
+		require.NoError(t, err)
+		// Marshal mends what is not UTF-8, so that the member is what is read back.
+		var member struct{ Secret string }
+		require.NoError(t, json.Unmarshal(document, &member))
+		if len(member.Secret) >= shortestKey {
+			require.True(t, c.Reveals(before+member.Secret+after, string(document)))
+		}
+		if c.Reveals(before, secret) { // then it does beside other words too
+			require.True(t, c.Reveals(before+" "+after, secret))
+		}
+		require.False(t, c.Reveals(strings.Repeat("-", len(before)), "sk-proj-other"))
 	})
 }

@@ -1,6 +1,6 @@
-// Package resolution is the rule by which a provider key serves a request: the project's written policy, applied to the active
-// keys of a provider. A fetch by a data plane and the public dry run (resolve) both ask here, so that what the one says is
-// what the other does. It may import models, and nothing else of ours.
+// Package resolution decides which provider key serves a request: it applies the project's policy to the active keys of a
+// provider. A fetch by a data plane and the public dry run (resolve) both use it, so the dry run says what a fetch would do.
+// It may import models, and nothing else of ours.
 package resolution
 
 import (
@@ -10,19 +10,19 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// The reasons for which no key is given out.
+// The errors of a request that no key serves.
 var (
 	// ErrNoKey says that no active key of the provider may serve the user.
 	ErrNoKey = errors.New("no active key may serve this")
-	// ErrUserKeyRequired says that the policy requires a key of the user's own, and there is none.
+	// ErrUserKeyRequired says that the policy requires a key of the user's own and the user has none.
 	ErrUserKeyRequired = errors.New("policy requires a key of the user's own")
-	// ErrKeyRevoked says that the key that was asked for is revoked.
+	// ErrKeyRevoked says that the key that was asked for by id is revoked.
 	ErrKeyRevoked = errors.New("key is revoked")
-	// ErrCallerUnauthenticated says that the credential of the caller, for whom a data plane asks, opens no session.
+	// ErrCallerUnauthenticated says that the credential of the caller on whose behalf a data plane asks opens no session.
 	ErrCallerUnauthenticated = errors.New("caller unauthenticated")
 )
 
-// Reason is the code of the rule that chose a key, or that left none.
+// Reason is the code of the rule that chose a key or excluded all of them.
 type Reason string
 
 // The reason codes, as the API documents describe them.
@@ -36,13 +36,13 @@ const (
 	NoKey             Reason = "no_key"
 )
 
-// Choice is the key that serves, with an empty ID where none does, and why.
+// Choice is the key that serves a request, and why. Its Key has an empty ID if no key serves.
 type Choice struct {
 	Key    models.Key
 	Reason Reason
 }
 
-// Err returns the reason for which no key serves as an error, nil where one does.
+// Err returns nil if a key serves, and ErrUserKeyRequired or ErrNoKey if not.
 func (c Choice) Err() error {
 	switch {
 	case c.Key.ID != "":
@@ -53,13 +53,14 @@ func (c Choice) Err() error {
 	return ErrNoKey
 }
 
-// Keys finds the active keys of a provider, the newest first; *models.Store is one.
+// Keys finds the active keys of a provider, newest first; *models.Store is one.
 type Keys interface {
 	Candidates(ctx context.Context, c models.Caller, provider string) (own, project []models.Key, err error)
 }
 
-// Resolve applies the policy to the newest keys, and where that key is bad and the policy has others serve in its place, to
-// all of them. The rest is read only then, and so later: a key that was revoked meanwhile is not among them.
+// Resolve applies the policy to the newest key of each scope. If the chosen key is bad and the policy says next_key, it reads
+// all active keys and applies the policy to those. They are read later than the newest ones, so a key that was revoked in
+// between is not among them.
 func Resolve(
 	ctx context.Context, keys Keys, c models.Caller, provider string, policy models.Policy, newest models.Serving, now int64,
 ) (Choice, error) {
@@ -71,10 +72,10 @@ func Resolve(
 	if err != nil {
 		return Choice{}, err
 	}
-	return amongAll(policy.For(provider), own, project, now), nil
+	return chooseAmongAll(policy.For(provider), own, project, now), nil
 }
 
-// choose applies the policy on users' own keys to the newest of each kind.
+// choose applies the policy on users' own keys to the user's newest key and the project's.
 func choose(policy models.UserKeys, own, project models.Key) Choice {
 	switch {
 	case policy == models.UserKeysForbid && project.ID != "":
@@ -89,9 +90,9 @@ func choose(policy models.UserKeys, own, project models.Key) Choice {
 	return Choice{Reason: NoKey}
 }
 
-// amongAll returns the first key, in the order in which they may serve, that is not bad. That a key is bad is a guess from
-// its last use, so where all are, the first serves after all: the provider decides.
-func amongAll(policy models.UserKeys, own, project []models.Key, now int64) Choice {
+// chooseAmongAll returns the first key that is not bad, in the order in which they may serve. If all are bad, the first one
+// serves anyway: badness is a guess from the last use, and the provider decides.
+func chooseAmongAll(policy models.UserKeys, own, project []models.Key, now int64) Choice {
 	first := choose(policy, newestOf(own), newestOf(project))
 	if first.Key.ID == "" || !first.Key.Bad(now) {
 		return first
