@@ -3,21 +3,18 @@ package dataplane_test
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the drivers that tests look at tables by
 	"github.com/stretchr/testify/require"
-	_ "modernc.org/sqlite"
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/problem"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
@@ -160,22 +157,9 @@ func (s *service) records(customer, project string) []models.FetchRecord {
 	return page
 }
 
-// database returns connections past the store to what is in it.
-func (s *service) database(t testing.TB) *sql.DB {
-	t.Helper()
-	driver, source := "pgx", s.dbURL
-	if path, ok := strings.CutPrefix(s.dbURL, "sqlite:"); ok {
-		driver, source = "sqlite", "file:"+path+"?_pragma=busy_timeout(5000)"
-	}
-	db, err := sql.Open(driver, source)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return db
-}
-
 func (s *service) exec(t testing.TB, statement string, args ...any) {
 	t.Helper()
-	done, err := s.database(t).ExecContext(t.Context(), statement, args...)
+	done, err := feedtest.Open(t, s.dbURL).ExecContext(t.Context(), statement, args...)
 	require.NoError(t, err)
 	changed, err := done.RowsAffected()
 	require.NoError(t, err)

@@ -7,17 +7,17 @@ import (
 	"github.com/agentrouter/aikeys/impl/problem"
 )
 
-// The ways to say whose key to fetch, by the field that tells each from the others.
+// The fields of a request that say which key it asks for. A request has exactly one of them.
 const (
 	byCredential = "credential"
 	byCustomer   = "customer_id"
 	byKeyID      = "key_id"
 )
 
-// ways are, for each, the fields that it needs besides and those that may come along.
-var ways = []struct {
-	field           string
-	needs, optional []string
+// lookupModes lists, for each of these fields, the other fields that it requires and that it allows.
+var lookupModes = []struct {
+	field              string
+	required, optional []string
 }{
 	{byCredential, []string{"provider"}, []string{"project_id"}},
 	{byCustomer, []string{"project_id", "provider"}, []string{"user_id"}},
@@ -25,7 +25,7 @@ var ways = []struct {
 }
 
 // lookup is what a fetch asks for: a key by its id, or the key that serves a caller's requests to a provider. The caller is
-// the bearer of credential, or the user, where one is named, of a customer's project.
+// the bearer of credential, or else a customer's project, with a user if one is named.
 type lookup struct {
 	keyID                         string
 	credential                    string
@@ -33,7 +33,7 @@ type lookup struct {
 	provider                      string
 }
 
-// parseLookup reads a request's body.
+// parseLookup returns what a request's body asks for.
 func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
 	if err := s.checkLookup(body); err != nil {
 		return lookup{}, err
@@ -54,31 +54,31 @@ func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
 	return l, nil
 }
 
-// checkLookup refuses what the document can't describe: a request that says in no way, in two ways, or only in part which key
-// it asks for.
+// checkLookup makes the checks that the document can't describe: a request must identify a key in exactly one of the modes, with
+// the fields that the mode requires and no others.
 func (s *server) checkLookup(body *gen.FetchRequest) error {
 	given := map[string]bool{
 		byCredential: body.Credential != nil, byCustomer: body.CustomerID != nil, byKeyID: body.KeyID != nil,
 		"project_id": body.ProjectID != nil, "user_id": body.UserID != nil, "provider": body.Provider != nil,
 	}
-	for _, way := range ways {
-		if !given[way.field] {
+	for _, mode := range lookupModes {
+		if !given[mode.field] {
 			continue
 		}
 		var fields []problem.Field
-		delete(given, way.field)
-		for _, name := range way.needs {
+		delete(given, mode.field)
+		for _, name := range mode.required {
 			if !given[name] {
-				fields = append(fields, problem.Field{Field: name, Message: "is required with " + way.field})
+				fields = append(fields, problem.Field{Field: name, Message: "is required with " + mode.field})
 			}
 			delete(given, name)
 		}
-		for _, name := range way.optional {
+		for _, name := range mode.optional {
 			delete(given, name)
 		}
 		for _, name := range []string{byCustomer, byKeyID, "project_id", "provider", "user_id"} {
 			if given[name] {
-				fields = append(fields, problem.Field{Field: name, Message: "can't be given together with " + way.field})
+				fields = append(fields, problem.Field{Field: name, Message: "can't be given together with " + mode.field})
 			}
 		}
 		if len(fields) > 0 {
@@ -89,7 +89,7 @@ func (s *server) checkLookup(body *gen.FetchRequest) error {
 	return problem.Invalid("body", "must have one of credential, customer_id and key_id")
 }
 
-// checkProvider refuses a slug that the catalogue lacks.
+// checkProvider refuses a provider that is not in the catalogue.
 func (s *server) checkProvider(slug *string) error {
 	if slug == nil {
 		return nil

@@ -1,9 +1,11 @@
-// Package dataplane implements the data planes' API of spec/dataplane.yaml: the handlers behind the generated routes. Its
-// answers hold providers' keys in plain text, so it has a listener of its own. A fetch goes generated route →
-// authentication of the data plane and validation (impl/httpapi) → authentication of the caller → one statement that finds
-// keys and policy and checks who asks (models) → the rule that chooses (impl/resolution) → sealer → record → reply.
+// Package dataplane implements the data planes' API of spec/dataplane.yaml. Its answers hold provider keys in plain text, so the
+// API has a listener of its own.
 //
-// It may import spec, gen, models, sealer, and what else is in impl.
+// A fetch passes through the generated route; authentication of the data plane and validation (impl/httpapi); authentication of
+// the caller (impl/auth); one statement that checks both and reads policy and keys (models); the rule that chooses a key
+// (impl/resolution); the sealer; and the record, before the answer is sent. impl/feed serves the stream of changes.
+//
+// The package may import spec, gen, models, sealer, and the rest of impl.
 package dataplane
 
 import (
@@ -24,7 +26,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Store is what the handlers ask of the database; *models.Store is one.
+// Store is what the handlers need of the database; *models.Store is one.
 type Store interface {
 	resolution.Keys
 	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
@@ -34,29 +36,29 @@ type Store interface {
 	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, failing func(models.Key) models.Event) error
 }
 
-// Feed is the channel of changes; *feed.Feed is one.
+// Feed streams changes to data planes; *feed.Feed is one.
 type Feed interface {
 	Subscribe(ctx context.Context, sub feed.Subscription) (*feed.Stream, error)
 	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at models.Position) error
 }
 
-// Config is what the data planes' API needs. All but MaxStale and Now is required.
+// Config is what the data planes' API needs. All fields but MaxStale and Now are required.
 type Config struct {
 	Store     Store
 	Sealer    sealer.Sealer
 	Providers *providers.Catalogue
-	// Sessions opens those of the callers for whom data planes ask, by their API keys and session tokens.
+	// Sessions authenticates the callers on whose behalf data planes fetch keys.
 	Sessions httpapi.Sessions
 	Feed     Feed
-	// MaxStale is the longest grace that a data plane may declare, and so bounds what receipts wait for. Zero allows none.
+	// MaxStale is the longest grace that a data plane may declare. It bounds how long receipts are pending. Zero allows no grace.
 	MaxStale time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// API is the shared part, whose Sessions are the data planes' own; its Document is set here.
+	// API configures what all APIs share. Its Sessions authenticates data planes; NewHandler sets its Document.
 	API httpapi.Config
 }
 
-// server holds the handlers.
+// server implements the operations of the document.
 type server struct {
 	store      Store
 	sealer     sealer.Sealer
@@ -94,7 +96,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	return api.Echo, nil
 }
 
-// dropEnded forgets the cached session of a data plane whose credential turned out to have ended.
+// dropEnded drops the cached session of a data plane when an operation finds that its credential has ended.
 func (s *server) dropEnded(next gen.StrictHandlerFunc, _ string) gen.StrictHandlerFunc {
 	return func(c echo.Context, request any) (any, error) {
 		response, err := next(c, request)
@@ -105,7 +107,8 @@ func (s *server) dropEnded(next gen.StrictHandlerFunc, _ string) gen.StrictHandl
 	}
 }
 
-// dataPlane returns who calls, as the database has it now: models.ErrDataPlaneEnded when their credential is good no longer.
+// dataPlane reads the data plane that sent the request. The error is models.ErrDataPlaneEnded if its credential has been revoked
+// or has expired.
 func (s *server) dataPlane(ctx context.Context) (models.DataPlane, error) {
 	d, err := s.store.FindDataPlane(ctx, httpapi.CallFrom(ctx).Principal.DataPlaneID)
 	if errors.Is(err, models.ErrNotFound) || (err == nil && !d.Live(s.now().UnixMicro())) {

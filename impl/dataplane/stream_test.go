@@ -1,11 +1,9 @@
 package dataplane_test
 
 import (
-	"bufio"
 	"context"
-	"errors"
+	"io"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -13,71 +11,36 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 )
 
-// events is an open stream of a data plane.
-type events struct {
-	t     *testing.T
-	lines *bufio.Scanner
-	last  string // the last id
-	leave context.CancelFunc
-}
-
-// follow opens a stream, which ends with the test.
-func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsParams) *events {
+// follow opens a stream, which ends with the test. Its messages must be as the document has them.
+func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsParams) *feedtest.Client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	doc, err := contract()
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	c := feedtest.NewClient(t, cancel)
+	c.OnMessage = func(m feedtest.Message) {
+		if err := doc.Components.Schemas["StreamMessage"].Value.VisitJSON(decode[any](t, m.Data)); err != nil {
+			t.Errorf("%s: %v", m.Data, err)
+		}
+	}
 	resp, err := dp.StreamEvents(ctx, &params)
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		cancel()
-		_ = resp.Body.Close()
-	})
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.Equal(t, eventStream, resp.Header.Get("Content-Type"))
-	return &events{t: t, lines: bufio.NewScanner(resp.Body), leave: cancel}
+	go func() {
+		_, err := io.Copy(c, resp.Body)
+		_ = resp.Body.Close()
+		c.End(err)
+	}()
+	t.Cleanup(c.Leave)
+	return c
 }
 
-// next returns the next message, whose data must be as the document has it.
-func (e *events) next() gen.StreamMessage {
-	e.t.Helper()
-	doc, err := contract()
-	require.NoError(e.t, err)
-	var name string
-	for e.lines.Scan() {
-		field, value, _ := strings.Cut(e.lines.Text(), ":")
-		value = strings.TrimPrefix(value, " ")
-		switch field {
-		case "id":
-			e.last = value
-		case "event":
-			name = value
-		case "data":
-			require.NoError(e.t, doc.Components.Schemas["StreamMessage"].Value.VisitJSON(decode[any](e.t, []byte(value))))
-			message := decode[gen.StreamMessage](e.t, []byte(value))
-			require.Equal(e.t, name, message.Type)
-			return message
-		}
-	}
-	if err := e.lines.Err(); err != nil && !errors.Is(err, context.Canceled) {
-		require.NoError(e.t, err)
-	}
-	require.Fail(e.t, "the stream ended")
-	return gen.StreamMessage{}
-}
-
-// until returns the next message of a type.
-func (e *events) until(what string) gen.StreamMessage {
-	e.t.Helper()
-	for {
-		if m := e.next(); m.Type == what {
-			return m
-		}
-	}
-}
-
-func TestAStreamTellsADataPlaneOfItsCustomersChanges(t *testing.T) {
+func TestStreamTellsOnlyOwnCustomersChanges(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.runFeed(t)
 		key := s.shared("openai")
@@ -85,14 +48,14 @@ func TestAStreamTellsADataPlaneOfItsCustomersChanges(t *testing.T) {
 			Provider: "openai", Name: "n", Secret: gensecret.New(s.marked()),
 		})
 		stream := s.follow(t, s.dataPlane(serving(acme)), gen.StreamEventsParams{MaxStaleMs: ptr(0)})
-		require.Equal(t, "hello", stream.next().Type)
-		stream.until("heartbeat")
+		stream.AwaitType("heartbeat")
+		require.Equal(t, "hello", stream.All()[0].Type)
 		s.public.Session(globex, web, owner).RevokeKey(t, theirs.ID)
 		s.public.As(owner).RevokeKey(t, key.ID)
-		var told gen.StreamMessage
-		for told.Type != "key.revoked" {
-			if told = stream.next(); told.Type != "heartbeat" {
-				require.Equal(t, acme, *told.CustomerID, "and nothing of the other customer's")
+		told := stream.AwaitType("key.revoked")
+		for _, m := range stream.All() {
+			if m.CustomerID != nil {
+				require.Equal(t, acme, *m.CustomerID, "and nothing of the other customer's")
 			}
 		}
 		require.Equal(t, []string{web, "openai", key.ID}, []string{*told.ProjectID, *told.Provider, *told.KeyID})
@@ -100,35 +63,31 @@ func TestAStreamTellsADataPlaneOfItsCustomersChanges(t *testing.T) {
 	})
 }
 
-func TestAStreamResumesFromWhereItWasLeft(t *testing.T) {
+func TestStreamResumes(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.runFeed(t)
 		dp, key := s.dataPlane(), s.shared("openai")
 		stream := s.follow(t, dp, gen.StreamEventsParams{})
-		session := *stream.next().SessionID
-		stream.until("heartbeat")
-		at := stream.last
-		require.NotEmpty(t, at)
-		stream.leave()
+		stream.AwaitType("heartbeat")
+		session, at := stream.Session(), stream.Last()
+		stream.Leave()
 		s.public.As(owner).RevokeKey(t, key.ID)
 		resumed := s.follow(t, dp, gen.StreamEventsParams{LastEventID: &at, PreviousSessionID: &session})
-		require.Equal(t, key.ID, *resumed.until("key.revoked").KeyID)
+		require.Equal(t, key.ID, *resumed.AwaitType("key.revoked").KeyID)
 	})
 }
 
-// A whole turn: a key is revoked, its data plane says that it has acted on that, and the receipt counts it. Nobody else can
-// say so for it.
-func TestAnAcknowledgementOfOnesOwnStreamCountsInTheReceipt(t *testing.T) {
+// Only the data plane that has a stream can acknowledge for it.
+func TestAcknowledgeCountsInReceipt(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.runFeed(t)
 		dp, key := s.dataPlane(), s.shared("openai")
 		stream := s.follow(t, dp, gen.StreamEventsParams{})
-		session := *stream.next().SessionID
+		session := stream.Session()
 		s.public.As(owner).RevokeKey(t, key.ID)
-		stream.until("key.revoked")
-		stream.until("heartbeat")
+		position := stream.AwaitRevocation(key.ID).ID
 		acknowledge := func(dp *dataPlane, session string) *gen.AcknowledgeResult {
-			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{SessionID: session, Position: stream.last})
+			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{SessionID: session, Position: position})
 			require.NoError(t, err)
 			return reply
 		}
@@ -147,7 +106,7 @@ func TestAnAcknowledgementOfOnesOwnStreamCountsInTheReceipt(t *testing.T) {
 	})
 }
 
-func TestAPositionThatNobodyGaveOutIsRefused(t *testing.T) {
+func TestInvalidStreamParameters(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp := s.dataPlane()
 	for _, position := range []string{"5:4:", "1:9:9", "1:9:0", "9223372036854775808:9223372036854775808:", "1:2", "x", ""} {
@@ -174,8 +133,8 @@ func TestAPositionThatNobodyGaveOutIsRefused(t *testing.T) {
 	})
 }
 
-// An operator bounds for how long a receipt can be pending, whatever data planes declare.
-func TestADataPlaneMayDeclareNoLongerGraceThanTheOperatorAllows(t *testing.T) {
+// The operator bounds how long a receipt can be pending, whatever grace data planes declare.
+func TestMaxStaleIsLimited(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp := s.dataPlane()
 	for query, message := range map[string]string{
@@ -189,8 +148,8 @@ func TestADataPlaneMayDeclareNoLongerGraceThanTheOperatorAllows(t *testing.T) {
 	requireRefused(t, s.send(t, http.MethodGet, "/v1/events?max_stale_ms=20000", dp.token, ""), http.StatusServiceUnavailable, "unavailable")
 }
 
-// Until the channel has read from the database, there is nothing to promise.
-func TestWithoutItsFeedAStreamIsUnavailable(t *testing.T) {
+// Before the feed has read from the database, it can promise nothing.
+func TestStreamUnavailableWithoutFeed(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	requireRefused(t, s.send(t, http.MethodGet, "/v1/events", s.dataPlane().token, ""), http.StatusServiceUnavailable, "unavailable")
 }

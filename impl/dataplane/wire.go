@@ -7,6 +7,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 )
 
+// wireFetch returns the answer to a fetch, with the key in plain text.
 func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	key, scope := f.choice.Key, "project"
 	if key.UserID != "" {
@@ -19,10 +20,11 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	}
 }
 
-// tokenCheck is how long an answer may serve a session token. Nobody announces that one has ended, or that its issuer no
-// longer stands by it, so that it has to be looked at again.
+// tokenCheck is how long an answer may serve a session token before the token is checked again. No event says that a token has
+// ended or that its issuer no longer accepts it.
 const tokenCheck = time.Minute
 
+// wireCaller returns whom a credential stands for, and for how long an answer may serve it.
 func wireCaller(p auth.Principal, now time.Time) *gen.Caller {
 	who := &gen.Caller{UserID: p.UserID}
 	if p.TokenID != "" {
