@@ -138,7 +138,7 @@ func TestWrongCommandLinesAreToldApart(t *testing.T) {
 		"api members set bob":                     "--role is required",
 		"api members set bob --role king":         "--role must be one of member, owner",
 		"api byok list --customer a/b":            "customer_id must be 1 to 64 characters",
-		"api members remove ..":                   "user_id must not be a dot or two",
+		"api members remove ..":                   "user_id must not be . or ..",
 		"api byok get " + sampleID + " --wait 1s": "unknown flag: --wait",
 	} {
 		got := u.run(line)

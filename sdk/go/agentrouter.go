@@ -1,42 +1,43 @@
-// Package agentrouter is the Go SDK of AgentRouter AI Keys: provider keys are registered once under a project, serve its
-// inference from then on, and can be read back by nobody.
+// Package agentrouter is the Go SDK of AgentRouter AI Keys. You register a provider's key once under a project, and it
+// serves the project's inference from then on. Nobody can read it back.
 //
 //	client, err := agentrouter.New(ctx) // reads AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY
 //	reply, err := client.AIKeys().Register(ctx, "", "", "openai", "openai-prod", secret, false)
 //
-// An empty customer or project stands for the session's own. Optional parameters come from With:
+// An empty customer or project means the session's own. With sets optional parameters:
 //
 //	client.AIKeys().With(agentrouter.Wait(2*time.Second)).Revoke(ctx, "", "", id)
 //
-// Failures are an *Error (the service's answer, told apart with errors.Is: ErrNotFound, ErrPermissionDenied, …), a
-// *ConnectionError (no answer) or an *ArgumentError (nothing was sent). Requests are repeated where that is safe; see
+// A failed call returns an *Error (the service answered with an error; distinguish them with errors.Is: ErrNotFound,
+// ErrPermissionDenied, …), a *ConnectionError (no answer) or an *ArgumentError (nothing was sent). The client retries; see
 // WithMaxRetries. Nothing in this package prints an API key or a provider's secret.
 //
-// It imports the standard library, the contract's types in aikeys/v1 and the operations that are generated from it.
+// It imports the standard library, the API's types in aikeys/v1 and the generated operations.
 package agentrouter
 
 import (
 	"context"
 	"net/http"
+	"runtime"
 	"time"
 
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// Client calls one installation with one credential. It is safe for concurrent use, and needs no closing.
+// Client calls one installation with one credential. It is safe for concurrent use and need not be closed.
 type Client struct {
-	base       string            // without a slash at its end
-	authorize  func(http.Header) // holds the API key where nothing that prints a Client finds it
+	base       string            // the base URL without a trailing slash
+	authorize  func(http.Header) // a closure over the API key, so that printing a Client can't show it
 	http       *http.Client
 	userAgent  string
-	timeout    time.Duration // of one attempt
+	timeout    time.Duration // for one attempt
 	maxRetries int
-	pause      func(ctx context.Context, d time.Duration) error
+	sleep      func(ctx context.Context, d time.Duration) error
 }
 
-// New returns a client. Options win over the environment's AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY; an option with
-// an empty value is none. It connects to nothing yet; the context is for future use.
+// New returns a client. Options win over the environment variables AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY; options
+// with an empty value are ignored. New makes no connection; the context is for future use.
 func New(_ context.Context, options ...Option) (*Client, error) {
 	s := defaults()
 	for _, option := range options {
@@ -44,13 +45,13 @@ func New(_ context.Context, options ...Option) (*Client, error) {
 			option(&s)
 		}
 	}
-	return s.client()
+	return s.newClient()
 }
 
-// String names the client by its server and shows nothing of its credential.
+// String returns the client's base URL and nothing of its credential.
 func (c *Client) String() string { return "agentrouter.Client(" + c.base + ")" }
 
-// GoString is String: %#v shows no more.
+// GoString returns the same as String.
 func (c *Client) GoString() string { return c.String() }
 
 // AIKeys registers, reads and revokes provider keys.
@@ -62,14 +63,19 @@ func (c *Client) Policy() *PolicyClient { return &PolicyClient{service{client: c
 // Events reads the audit trail.
 func (c *Client) Events() *EventsClient { return &EventsClient{service{client: c}} }
 
-// Members reads and writes who is in the project.
+// Members reads and writes the project's members.
 func (c *Client) Members() *MembersClient { return &MembersClient{service{client: c}} }
 
 // Providers reads the catalogue of providers.
 func (c *Client) Providers() *ProvidersClient { return &ProvidersClient{service{client: c}} }
 
-// WhoAmI returns the session: whom the credential stands for, and the customer and project that "" means.
+// WhoAmI returns the session: the credential's user, and the customer and project that "" means.
 func (c *Client) WhoAmI(ctx context.Context) (*aikeysv1.WhoAmIResponse, error) {
 	request := service{client: c}.request(operations.WhoAmI())
 	return send(ctx, request, func(r *aikeysv1.WhoAmIResponse) bool { return r.UserID != "" })
 }
+
+// Version is the SDK's version.
+const Version = "0.1.1"
+
+func defaultUserAgent() string { return "agentrouter-go/" + Version + " (" + runtime.Version() + ")" }

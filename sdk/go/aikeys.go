@@ -17,7 +17,7 @@ func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
 }
 
-// registerRequest is a Register's body. It stays in this package, as it holds the secret.
+// registerRequest is the body of Register. It is not exported because it holds the secret.
 type registerRequest struct {
 	Provider  aikeysv1.Provider `json:"provider"`
 	Name      string            `json:"name"`
@@ -25,8 +25,8 @@ type registerRequest struct {
 	UserScope bool              `json:"user_scope"`
 }
 
-// Register seals a provider's key and stores it under a project: a key of the caller's own with userScope, else the
-// project's, which needs its owner. Each call carries an idempotency key, so that its retries make one key alone.
+// Register seals a provider's key and stores it under a project. With userScope the key is the caller's own; otherwise it
+// is the project's, and the caller must be an owner. Each call sends an idempotency key, so retries register one key only.
 func (a *AIKeysClient) Register(
 	ctx context.Context, customerID, projectID string, provider aikeysv1.Provider, name, secret string, userScope bool,
 ) (*aikeysv1.RegisterResponse, error) {
@@ -50,9 +50,9 @@ func (a *AIKeysClient) List(ctx context.Context, customerID, projectID string) (
 	return send(ctx, r, func(r *aikeysv1.ListResponse) bool { return r.Keys != nil })
 }
 
-// All goes through the keys of all pages, newest first. It fetches a page when it comes to it, and ends with an error.
+// All iterates over the keys of all pages, newest first. It fetches pages as needed and stops after an error.
 func (a *AIKeysClient) All(ctx context.Context, customerID, projectID string) iter.Seq2[aikeysv1.Key, error] {
-	return pages(a.service, func(s service) ([]aikeysv1.Key, string, error) {
+	return allPages(a.service, func(s service) ([]aikeysv1.Key, string, error) {
 		page, err := (&AIKeysClient{s}).List(ctx, customerID, projectID)
 		if err != nil {
 			return nil, "", err
@@ -61,8 +61,8 @@ func (a *AIKeysClient) All(ctx context.Context, customerID, projectID string) it
 	})
 }
 
-// Revoke ends a key for good. The receipt says how many data planes have confirmed that they no longer use it; with Wait
-// the answer is held until all have. Revoking again is safe, and gives the first revocation's receipt.
+// Revoke revokes a key permanently. The receipt says how many data planes have confirmed that they no longer use it; with
+// Wait, the service answers when all have. Revoking again is safe and returns the first revocation's receipt.
 func (a *AIKeysClient) Revoke(
 	ctx context.Context, customerID, projectID, id string,
 ) (*aikeysv1.RevokeResponse, error) {
@@ -70,7 +70,7 @@ func (a *AIKeysClient) Revoke(
 	return send(ctx, r, func(r *aikeysv1.RevokeResponse) bool { return r.Receipt.State != "" })
 }
 
-// Resolve tells which key would serve the caller's request to a provider now, and why. It uses nothing up.
+// Resolve returns which key would serve the caller's request to a provider now, and why. It does not count as a use.
 func (a *AIKeysClient) Resolve(
 	ctx context.Context, customerID, projectID string, provider aikeysv1.Provider,
 ) (*aikeysv1.ResolveResponse, error) {

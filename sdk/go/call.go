@@ -1,6 +1,8 @@
 package agentrouter
 
 import (
+	"cmp"
+	"iter"
 	"net/url"
 	"slices"
 	"strconv"
@@ -12,50 +14,50 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// idempotencyHeader is the one header parameter of the contract.
+// idempotencyHeader is the API's only header parameter.
 const idempotencyHeader = "Idempotency-Key"
 
-// CallOption is an optional parameter of calls, for With. A method that does not take it answers with an ArgumentError.
+// CallOption is an optional parameter of calls, for With. Methods that do not take it return an ArgumentError.
 type CallOption func(*service)
 
-// IdempotencyKey makes a Register safe to repeat for 24 hours by another process too: the same request with the same key
-// makes one provider key alone. Without it each call has a fresh one, which covers its own retries.
+// IdempotencyKey makes a Register safe to repeat within 24 hours, also from another process: the same request with the
+// same idempotency key registers one provider key only. Without it each call has a new one, which covers its own retries.
 func IdempotencyKey(key string) CallOption {
 	return func(s *service) { s.idempotencyKey, s.hasIdempotencyKey = key, true }
 }
 
-// Wait holds Revoke's answer until every data plane has confirmed, or the time is up. It is sent in whole milliseconds,
-// 30 seconds at the most.
+// Wait has Revoke return when every data plane has confirmed or the time is up. It is sent in whole milliseconds; at most
+// 30 seconds are allowed.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
 	if d%time.Second == 0 {
 		text = strconv.FormatInt(int64(d/time.Second), 10) + "s"
 	}
 	return func(s *service) {
-		s.set("wait", text)
+		s.setQuery("wait", text)
 		s.wait = max(0, d)
 	}
 }
 
-// PageSize sets how many items a page has at the most.
+// PageSize sets the most items of a page.
 func PageSize(n int) CallOption {
-	return func(s *service) { s.set("page_size", strconv.Itoa(n)) }
+	return func(s *service) { s.setQuery("page_size", strconv.Itoa(n)) }
 }
 
 // PageToken asks for the page that a NextPageToken names.
-func PageToken(token string) CallOption { return func(s *service) { s.set("page_token", token) } }
+func PageToken(token string) CallOption { return func(s *service) { s.setQuery("page_token", token) } }
 
-// OfProvider lists keys of that provider alone.
+// OfProvider lists that provider's keys only.
 func OfProvider(provider aikeysv1.Provider) CallOption {
-	return func(s *service) { s.set("provider", string(provider)) }
+	return func(s *service) { s.setQuery("provider", string(provider)) }
 }
 
-// InState lists keys in that state alone.
+// InState lists keys in that state only.
 func InState(state aikeysv1.KeyState) CallOption {
-	return func(s *service) { s.set("state", string(state)) }
+	return func(s *service) { s.setQuery("state", string(state)) }
 }
 
-// service is a client with the optional parameters of the calls to come. It is copied, never changed.
+// service is a client with the optional parameters of its calls. It is copied, not changed.
 type service struct {
 	client            *Client
 	query             [][2]string
@@ -64,12 +66,12 @@ type service struct {
 	wait              time.Duration
 }
 
-func (s *service) set(name, value string) {
+func (s *service) setQuery(name, value string) {
 	s.query = slices.DeleteFunc(s.query, func(p [2]string) bool { return p[0] == name })
 	s.query = append(s.query, [2]string{name, value})
 }
 
-func (s *service) has(name string) bool {
+func (s *service) hasQuery(name string) bool {
 	return slices.ContainsFunc(s.query, func(p [2]string) bool { return p[0] == name })
 }
 
@@ -83,46 +85,46 @@ func (s service) with(options []CallOption) service {
 	return s
 }
 
-// request is one call on its way. It holds the secret of a Register, so it is never printed.
+// request is one call. It may hold a provider's secret, so it is never printed.
 type request struct {
 	service
 	op             operations.Operation
 	path           string
 	body           any
-	err            error // what is wrong with the arguments
+	err            error // the first thing that is wrong with the arguments
 	idempotencyKey string
 }
 
-// request begins a call of an operation on what the path's parameters name: name and value by turns.
+// request returns a call of an operation. params are the names and values of the path's parameters in turn.
 func (s service) request(op operations.Operation, params ...string) *request {
 	r := &request{service: s, op: op, path: op.Path}
 	for i := 0; i < len(params); i += 2 {
-		r.place(params[i], params[i+1])
+		r.setPathParameter(params[i], params[i+1])
 	}
 	for _, p := range s.query {
 		if !slices.Contains(op.Query, p[0]) {
-			r.refuse(p[0], "is no parameter of this method")
+			r.setError(p[0], "is not a parameter of this method")
 		}
 	}
 	r.setIdempotencyKey()
 	return r
 }
 
-// inProject is request for the operations under a project.
+// inProject returns a call of an operation under a project.
 func (s service) inProject(op operations.Operation, customerID, projectID string, params ...string) *request {
-	return s.request(op, append([]string{"customer_id", orSessions(customerID), "project_id", orSessions(projectID)},
+	return s.request(op, append([]string{"customer_id", orSessionDefault(customerID), "project_id", orSessionDefault(projectID)},
 		params...)...)
 }
 
-func orSessions(id string) string { return firstOf(id, "-") }
+func orSessionDefault(id string) string { return cmp.Or(id, "-") }
 
-// place puts a parameter into the path as one segment of it. A segment of dots would be resolved away on the way.
-func (r *request) place(name, value string) {
+// setPathParameter fills in one segment of the path. Segments of dots are refused: clients and proxies resolve them away.
+func (r *request) setPathParameter(name, value string) {
 	switch value {
 	case "":
-		r.refuse(name, "is required")
+		r.setError(name, "is required")
 	case ".", "..":
-		r.refuse(name, "must not be a dot or two")
+		r.setError(name, "must not be . or ..")
 	}
 	r.path = strings.Replace(r.path, "{"+name+"}", url.PathEscape(value), 1)
 }
@@ -133,27 +135,27 @@ func (r *request) setIdempotencyKey() {
 	case takes && !r.hasIdempotencyKey:
 		r.idempotencyKey = newUUID()
 	case !takes && r.hasIdempotencyKey:
-		r.refuse(idempotencyHeader, "is no parameter of this method")
-	case r.hasIdempotencyKey && (r.service.idempotencyKey == "" || !visible(r.service.idempotencyKey)):
-		r.refuse(idempotencyHeader, "must be visible ASCII characters without spaces")
+		r.setError(idempotencyHeader, "is not a parameter of this method")
+	case r.hasIdempotencyKey && (r.service.idempotencyKey == "" || !isVisibleASCII(r.service.idempotencyKey)):
+		r.setError(idempotencyHeader, "must be visible ASCII characters without spaces")
 	default:
 		r.idempotencyKey = r.service.idempotencyKey
 	}
 }
 
-func (r *request) refuse(field, message string) {
+func (r *request) setError(field, message string) {
 	if r.err == nil {
 		r.err = &ArgumentError{Field: field, Message: message}
 	}
 }
 
-// checkText refuses a text that JSON could not carry as it is, and one that can't be right. It never repeats it.
+// checkText refuses an empty text, and one that JSON can't hold unchanged. The error does not repeat it.
 func (r *request) checkText(field, text string) {
 	switch {
 	case text == "":
-		r.refuse(field, "is required")
+		r.setError(field, "is required")
 	case !utf8.ValidString(text):
-		r.refuse(field, "must be UTF-8")
+		r.setError(field, "must be UTF-8")
 	}
 }
 
@@ -167,4 +169,34 @@ func (r *request) url() string {
 		values.Set(p[0], p[1])
 	}
 	return address + "?" + values.Encode()
+}
+
+// defaultPageSize is the iterators' page size unless PageSize sets it.
+const defaultPageSize = 100
+
+// allPages iterates over the items of all pages. After an error it stops.
+func allPages[T any](s service, fetch func(s service) (items []T, next string, err error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		at := s
+		if !at.hasQuery("page_size") {
+			at = at.with([]CallOption{PageSize(defaultPageSize)})
+		}
+		for {
+			items, next, err := fetch(at)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, item := range items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if next == "" {
+				return
+			}
+			at = at.with([]CallOption{PageToken(next)})
+		}
+	}
 }

@@ -10,13 +10,13 @@ import (
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 )
 
-var errNoObject = errors.New("not a JSON object")
+var errNotObject = errors.New("not a JSON object")
 
-// decode reads an object of the contract. As long as the contract has no field that the type lacks, that is one pass;
-// else a second one puts the fields that the types lack into their Unknown.
+// decode reads a JSON object of the API. If the object has only fields that the types know, one pass is enough. Otherwise
+// a second pass keeps the other fields in the types' Unknown.
 func decode(object []byte, into any) error {
 	if text := bytes.TrimLeft(object, " \t\r\n"); len(text) == 0 || text[0] != '{' {
-		return errNoObject
+		return errNotObject
 	}
 	strict := json.NewDecoder(bytes.NewReader(object))
 	strict.DisallowUnknownFields()
@@ -24,7 +24,7 @@ func decode(object []byte, into any) error {
 		return nil
 	}
 	target := reflect.ValueOf(into).Elem()
-	target.SetZero() // of what the first pass read before it stopped
+	target.SetZero() // the first pass may have filled in some fields before it failed
 	if err := json.Unmarshal(object, into); err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func decode(object []byte, into any) error {
 	return nil
 }
 
-// keepUnknown follows a text that was read into a value, and keeps in each struct's Unknown what it has no field for.
+// keepUnknown keeps the fields of a JSON text in Unknown if the structs that it was decoded into lack them.
 func keepUnknown(text json.RawMessage, value reflect.Value) {
 	switch value.Kind() {
 	case reflect.Pointer:
@@ -49,7 +49,7 @@ func keepUnknown(text json.RawMessage, value reflect.Value) {
 		}
 	case reflect.Struct:
 		keepUnknownFields(text, value)
-	default: // nothing that could have fields of ours
+	default: // the other kinds have no fields
 	}
 }
 
@@ -57,7 +57,7 @@ func keepUnknownFields(text json.RawMessage, value reflect.Value) {
 	kept := value.FieldByName("Unknown")
 	fields := aikeysv1.Unknown{}
 	if !kept.IsValid() || json.Unmarshal(text, &fields) != nil {
-		return // a time, say
+		return // not one of the API's types, such as time.Time
 	}
 	for i := range value.NumField() {
 		name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")

@@ -4,7 +4,7 @@ set -euo pipefail
 out=$(mkdir -p "${1:?usage: dist.sh OUTDIR}" && cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' version.go)
+version=$(sed -n 's/^const Version = "\(.*\)"$/\1/p' agentrouter.go)
 name=agentrouter-go-$version
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT

@@ -24,9 +24,9 @@ func (e *EventsClient) List(
 	return send(ctx, r, func(r *aikeysv1.ListEventsResponse) bool { return r.Events != nil })
 }
 
-// All goes through the events of all pages, newest first. It fetches a page when it comes to it, and ends with an error.
+// All iterates over the events of all pages, newest first. It fetches pages as needed and stops after an error.
 func (e *EventsClient) All(ctx context.Context, customerID, projectID string) iter.Seq2[aikeysv1.Event, error] {
-	return pages(e.service, func(s service) ([]aikeysv1.Event, string, error) {
+	return allPages(e.service, func(s service) ([]aikeysv1.Event, string, error) {
 		page, err := (&EventsClient{s}).List(ctx, customerID, projectID)
 		if err != nil {
 			return nil, "", err

@@ -8,7 +8,7 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// MembersClient reads and writes who is in the project.
+// MembersClient reads and writes the project's members.
 type MembersClient struct{ service service }
 
 // With returns a client whose calls take these optional parameters: PageSize and PageToken for List, PageSize for All.
@@ -28,9 +28,9 @@ func (m *MembersClient) List(
 	return send(ctx, r, func(r *aikeysv1.ListMembersResponse) bool { return r.Members != nil })
 }
 
-// All goes through the members of all pages. It fetches a page when it comes to it, and ends with an error.
+// All iterates over the members of all pages. It fetches pages as needed and stops after an error.
 func (m *MembersClient) All(ctx context.Context, customerID, projectID string) iter.Seq2[aikeysv1.Member, error] {
-	return pages(m.service, func(s service) ([]aikeysv1.Member, string, error) {
+	return allPages(m.service, func(s service) ([]aikeysv1.Member, string, error) {
 		page, err := (&MembersClient{s}).List(ctx, customerID, projectID)
 		if err != nil {
 			return nil, "", err
@@ -39,7 +39,7 @@ func (m *MembersClient) All(ctx context.Context, customerID, projectID string) i
 	})
 }
 
-// Set adds a user to the project, or gives a member another role. Owners only.
+// Set adds a user to the project, or changes a member's role. Owners only.
 func (m *MembersClient) Set(
 	ctx context.Context, customerID, projectID, userID string, role aikeysv1.Role,
 ) (*aikeysv1.MemberResponse, error) {
@@ -48,7 +48,7 @@ func (m *MembersClient) Set(
 	return send(ctx, r, func(r *aikeysv1.MemberResponse) bool { return r.Member.UserID != "" })
 }
 
-// Remove takes a member out of the project. Owners only. Removing a member who is gone is an ErrNotFound.
+// Remove removes a member from the project. Owners only. If they are not a member, it returns an ErrNotFound.
 func (m *MembersClient) Remove(
 	ctx context.Context, customerID, projectID, userID string,
 ) (*aikeysv1.RemoveMemberResponse, error) {

@@ -22,7 +22,7 @@ type Option func(*settings)
 
 type settings struct {
 	baseURL      string
-	apiKey       func() string // a function, so that nothing prints the key
+	apiKey       func() string // a closure, so that nothing prints the key
 	http         *http.Client
 	timeout      time.Duration
 	maxRetries   int
@@ -38,7 +38,7 @@ func defaults() settings {
 	}
 }
 
-// WithBaseURL sets where the installation is, such as https://aikeys.example.com.
+// WithBaseURL sets the installation's address, such as https://aikeys.example.com.
 func WithBaseURL(address string) Option { return func(s *settings) { s.baseURL = address } }
 
 // WithAPIKey sets the credential: an API key, or a session token of the installation's OpenID Connect issuer.
@@ -47,40 +47,40 @@ func WithAPIKey(key string) Option {
 }
 
 // WithHTTPClient sets the client that sends the requests, for proxies, private certificates and instrumentation. It is
-// copied, and follows no redirects: they could carry the credential elsewhere.
+// copied, and the copy follows no redirects: they could send the credential elsewhere.
 func WithHTTPClient(client *http.Client) Option { return func(s *settings) { s.http = client } }
 
-// WithTimeout sets how long one attempt of a call may take, 30 seconds unless set. A context's deadline bounds the whole
-// call. Revoke's Wait is added to it.
+// WithTimeout sets how long one attempt of a call may take; the default is 30 seconds. Revoke's Wait is added. To limit the
+// whole call, give its context a deadline.
 func WithTimeout(d time.Duration) Option { return func(s *settings) { s.timeout = d } }
 
-// WithMaxRetries sets how often a call is repeated when there is no answer or the answer is 429, 502, 503 or 504: twice
-// unless set, never with 0.
+// WithMaxRetries sets how often a call is repeated if there is no response or its status is 429, 502, 503 or 504. The
+// default is 2; 0 means never.
 func WithMaxRetries(n int) Option { return func(s *settings) { s.maxRetries = n } }
 
-// WithUserAgent puts a program's own name in front of the SDK's in User-Agent, such as "deploy-bot/1.4".
+// WithUserAgent puts a program's name, such as "deploy-bot/1.4", before the SDK's in User-Agent.
 func WithUserAgent(name string) Option { return func(s *settings) { s.userAgent = name } }
 
-// WithInsecureHTTP allows http:// to another machine, where everybody on the way can read the credential and the keys.
+// WithInsecureHTTP allows http:// to another machine. The credential and the keys can then be read on the way.
 func WithInsecureHTTP() Option { return func(s *settings) { s.insecureHTTP = true } }
 
-func (s *settings) client() (*Client, error) {
-	base, err := s.base()
+func (s *settings) newClient() (*Client, error) {
+	base, err := s.validBaseURL()
 	if err != nil {
 		return nil, err
 	}
-	authorization, err := s.authorization()
+	authorization, err := s.authorizationHeader()
 	if err != nil {
 		return nil, err
 	}
 	agent := strings.TrimSpace(s.userAgent + " " + defaultUserAgent())
 	switch {
 	case s.timeout <= 0:
-		return nil, errors.New("agentrouter: WithTimeout needs a time above zero")
+		return nil, errors.New("agentrouter: WithTimeout must be above zero")
 	case s.maxRetries < 0:
-		return nil, errors.New("agentrouter: WithMaxRetries needs zero or more")
-	case !visible(strings.ReplaceAll(agent, " ", "")):
-		return nil, errors.New("agentrouter: WithUserAgent takes visible ASCII characters and spaces")
+		return nil, errors.New("agentrouter: WithMaxRetries must be zero or more")
+	case !isVisibleASCII(strings.ReplaceAll(agent, " ", "")):
+		return nil, errors.New("agentrouter: WithUserAgent must be visible ASCII characters and spaces")
 	}
 	return &Client{
 		base:       base,
@@ -89,12 +89,12 @@ func (s *settings) client() (*Client, error) {
 		userAgent:  agent,
 		timeout:    s.timeout,
 		maxRetries: s.maxRetries,
-		pause:      pause,
+		sleep:      sleep,
 	}, nil
 }
 
-// base checks the base URL. Its errors do not repeat it: one with a password in it is a mistake that people make.
-func (s *settings) base() (string, error) {
+// validBaseURL returns the base URL without a trailing slash. Errors do not repeat it: it may contain a password.
+func (s *settings) validBaseURL() (string, error) {
 	address := cmp.Or(s.baseURL, os.Getenv("AGENTROUTER_BASE_URL"))
 	if address == "" {
 		return "", errors.New("agentrouter: no base URL: set AGENTROUTER_BASE_URL, or use WithBaseURL")
@@ -105,14 +105,14 @@ func (s *settings) base() (string, error) {
 		return "", errors.New("agentrouter: the base URL must be like https://aikeys.example.com")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return "", errors.New("agentrouter: the base URL must have no user, query or fragment")
-	case u.Scheme == "http" && !s.insecureHTTP && !loopback(u.Hostname()):
-		return "", errors.New("agentrouter: the base URL is http:// to another machine, which would send the API key " +
-			"in clear: use https://, or WithInsecureHTTP")
+	case u.Scheme == "http" && !s.insecureHTTP && !isLoopback(u.Hostname()):
+		return "", errors.New("agentrouter: the base URL is http:// to another machine, so the API key would be sent " +
+			"in clear text: use https://, or WithInsecureHTTP")
 	}
 	return strings.TrimRight(u.String(), "/"), nil
 }
 
-func loopback(host string) bool {
+func isLoopback(host string) bool {
 	if host == "localhost" {
 		return true
 	}
@@ -120,25 +120,25 @@ func loopback(host string) bool {
 	return err == nil && address.IsLoopback()
 }
 
-// authorization returns the header's values behind a function, ready made: a header is set on every request.
-func (s *settings) authorization() (func() []string, error) {
+// authorizationHeader returns the header's value as a closure, which can't be printed.
+func (s *settings) authorizationHeader() (func() []string, error) {
 	key := cmp.Or(s.apiKey(), os.Getenv("AGENTROUTER_API_KEY"))
 	if key == "" {
 		return nil, errors.New("agentrouter: no API key: set AGENTROUTER_API_KEY, or use WithAPIKey")
 	}
-	if !visible(key) {
-		return nil, errors.New("agentrouter: the API key has characters that no API key has: spaces, line ends or others")
+	if !isVisibleASCII(key) {
+		return nil, errors.New("agentrouter: the API key has spaces, line ends or other characters that API keys don't have")
 	}
 	return func() []string { return []string{"Bearer " + key} }, nil
 }
 
-// visible tells whether a text is of visible ASCII characters alone.
-func visible(text string) bool {
+// isVisibleASCII reports whether a text has visible ASCII characters only.
+func isVisibleASCII(text string) bool {
 	return !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func (s *settings) httpClient() *http.Client {
-	client := &http.Client{Transport: transport()}
+	client := &http.Client{Transport: newTransport()}
 	if s.http != nil {
 		copied := *s.http
 		client = &copied
@@ -147,8 +147,8 @@ func (s *settings) httpClient() *http.Client {
 	return client
 }
 
-// transport is the standard one, with more connections kept to the one host that there is.
-func transport() *http.Transport {
+// newTransport is like http.DefaultTransport but keeps more idle connections, since all go to one host.
+func newTransport() *http.Transport {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,

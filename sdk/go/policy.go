@@ -16,12 +16,12 @@ type policyRequest struct {
 	OnBadKey           aikeysv1.OnBadKey           `json:"on_bad_key,omitempty"`
 }
 
-// Get returns the policy in force, the default one where none was written.
+// Get returns the policy in force. It is the default policy until one is written.
 func (p *PolicyClient) Get(ctx context.Context, customerID, projectID string) (*aikeysv1.PolicyResponse, error) {
 	return sendPolicy(ctx, p.service.inProject(operations.GetPolicy(), customerID, projectID))
 }
 
-// Set replaces the whole policy: what is empty or nil returns to its default. Owners only.
+// Set replaces the whole policy; empty and nil values mean the defaults. Owners only.
 func (p *PolicyClient) Set(
 	ctx context.Context, customerID, projectID string,
 	userKeys aikeysv1.UserKeys, userKeysByProvider aikeysv1.UserKeysByProvider, onBadKey aikeysv1.OnBadKey,

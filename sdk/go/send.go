@@ -3,26 +3,30 @@ package agentrouter
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
+	"math/big"
 	"net/http"
 	"os"
 	"time"
 )
 
-// maxAnswer bounds what is read of an answer: some hundred thousand keys.
-const maxAnswer = 128 << 20
+// maxResponse limits the bytes that are read of a response. It is enough for a list of some hundred thousand keys.
+const maxResponse = 128 << 20
 
-// answer is one response, read to its end.
-type answer struct {
+// response is a response with its whole body.
+type response struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// send carries a call out, with its retries, and reads its result; complete tells whether that has what it must.
-func send[T any](ctx context.Context, r *request, complete func(*T) bool) (*T, error) {
+// send sends a request, with retries, and decodes the result. isComplete reports whether the result has its required
+// fields.
+func send[T any](ctx context.Context, r *request, isComplete func(*T) bool) (*T, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -30,7 +34,7 @@ func send[T any](ctx context.Context, r *request, complete func(*T) bool) (*T, e
 	if err != nil {
 		return nil, err
 	}
-	a, err := r.attempts(ctx, payload)
+	a, err := r.sendWithRetries(ctx, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -38,8 +42,8 @@ func send[T any](ctx context.Context, r *request, complete func(*T) bool) (*T, e
 		return nil, newError(a.status, a.header, a.body)
 	}
 	result := new(T)
-	if decode(a.body, result) != nil || !complete(result) {
-		return nil, responseError(a.status, a.header, "the answer is not as the contract says")
+	if decode(a.body, result) != nil || !isComplete(result) {
+		return nil, responseError(a.status, a.header, "the response is not one of the API's")
 	}
 	return result, nil
 }
@@ -49,51 +53,51 @@ func (r *request) payload() ([]byte, error) {
 		return nil, nil
 	}
 	payload, err := json.Marshal(r.body)
-	if err != nil { // the error could repeat what it was given
-		return nil, &ArgumentError{Field: "body", Message: "can't be written as JSON"}
+	if err != nil { // its error could repeat the secret
+		return nil, &ArgumentError{Field: "body", Message: "can't be encoded as JSON"}
 	}
 	return payload, nil
 }
 
-// attempts sends the request until there is an answer to keep. An answer is one too when it is the last that is refused.
-func (r *request) attempts(ctx context.Context, payload []byte) (answer, error) {
+// sendWithRetries returns the first response that is not to be retried, or the last one.
+func (r *request) sendWithRetries(ctx context.Context, payload []byte) (response, error) {
 	for retry := 0; ; retry++ {
-		a, err := r.attempt(ctx, payload)
+		a, err := r.sendOnce(ctx, payload)
 		last := retry >= r.client.maxRetries || ctx.Err() != nil
-		if last || (err == nil && !repeatable(a.status)) {
+		if last || (err == nil && !isRepeatable(a.status)) {
 			return a, err
 		}
 		delay, ok := delayBefore(retry, a.header)
 		if !ok {
 			return a, err
 		}
-		if pauseErr := r.client.pause(ctx, delay); pauseErr != nil {
-			return answer{}, &ConnectionError{Err: pauseErr, timeout: errors.Is(pauseErr, context.DeadlineExceeded)}
+		if pauseErr := r.client.sleep(ctx, delay); pauseErr != nil {
+			return response{}, &ConnectionError{Err: pauseErr, timeout: errors.Is(pauseErr, context.DeadlineExceeded)}
 		}
 	}
 }
 
-func (r *request) attempt(ctx context.Context, payload []byte) (answer, error) {
+func (r *request) sendOnce(ctx context.Context, payload []byte) (response, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.client.timeout+r.wait)
 	defer cancel()
-	a, err := r.exchange(ctx, payload)
+	a, err := r.roundTrip(ctx, payload)
 	if err == nil {
 		return a, nil
 	}
-	return answer{}, &ConnectionError{
+	return response{}, &ConnectionError{
 		Err:     err,
 		timeout: errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded),
 	}
 }
 
-func (r *request) exchange(ctx context.Context, payload []byte) (answer, error) {
+func (r *request) roundTrip(ctx context.Context, payload []byte) (response, error) {
 	var body io.Reader
 	if payload != nil {
 		body = bytes.NewReader(payload)
 	}
 	req, err := http.NewRequestWithContext(ctx, r.op.Method, r.url(), body)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	r.client.authorize(req.Header)
 	req.Header["Accept"] = []string{"application/json, application/problem+json"}
@@ -106,32 +110,32 @@ func (r *request) exchange(ctx context.Context, payload []byte) (answer, error) 
 	}
 	res, err := r.client.http.Do(req)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	defer func() { _ = res.Body.Close() }() // it was read; nothing more can come of it
-	text, err := read(res)
+	defer func() { _ = res.Body.Close() }() // it has been read
+	text, err := readBody(res)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
-	return answer{status: res.StatusCode, header: res.Header, body: text}, nil
+	return response{status: res.StatusCode, header: res.Header, body: text}, nil
 }
 
-var errTooLarge = errors.New("the answer is too large")
+var errTooLarge = errors.New("the response is too large")
 
-func read(res *http.Response) ([]byte, error) {
+func readBody(res *http.Response) ([]byte, error) {
 	var text bytes.Buffer
 	if n := res.ContentLength; n > 0 && n < 1<<20 {
 		text.Grow(int(n) + bytes.MinRead)
 	}
-	n, err := text.ReadFrom(io.LimitReader(res.Body, maxAnswer+1))
-	if err == nil && n > maxAnswer {
+	n, err := text.ReadFrom(io.LimitReader(res.Body, maxResponse+1))
+	if err == nil && n > maxResponse {
 		err = errTooLarge
 	}
 	return text.Bytes(), err
 }
 
-// pause waits, or returns the context's error as soon as there is one.
-func pause(ctx context.Context, d time.Duration) error {
+// sleep waits for d, or returns the context's error when it ends first.
+func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}
@@ -143,4 +147,43 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	}
+}
+
+const (
+	firstDelay    = 250 * time.Millisecond
+	maxDelay      = 4 * time.Second
+	maxRetryAfter = 30 * time.Second // if the service asks for more, the call fails at once
+)
+
+// isRepeatable reports whether to retry after a response with that status. All methods are safe to repeat.
+func isRepeatable(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	default:
+		return false
+	}
+}
+
+// delayBefore returns how long to wait before a retry, counted from 0. If the service does not say, the delay is random, up
+// to a bound that doubles, so that clients that failed together do not return together. If ok is false, give up.
+func delayBefore(retry int, header http.Header) (d time.Duration, ok bool) {
+	if asked, given := retryAfter(header); given {
+		return asked, asked <= maxRetryAfter
+	}
+	bound := min(maxDelay, firstDelay<<min(retry, 8))
+	n, err := rand.Int(rand.Reader, big.NewInt(int64(bound)))
+	if err != nil {
+		return bound, true
+	}
+	return time.Duration(n.Int64()), true
+}
+
+// newUUID returns a random UUID, version 4.
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	text := hex.EncodeToString(b[:])
+	return text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
 }

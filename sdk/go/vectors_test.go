@@ -105,7 +105,7 @@ func (p *player) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := p.exchanges[p.next]
 	p.next++
 	p.check(e, r)
-	answer(w, e)
+	response(w, e)
 }
 
 var isUUID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
@@ -142,7 +142,7 @@ func (p *player) check(e exchange, r *http.Request) {
 	}
 }
 
-func answer(w http.ResponseWriter, e exchange) {
+func response(w http.ResponseWriter, e exchange) {
 	if e.Response.Close {
 		panic(http.ErrAbortHandler)
 	}

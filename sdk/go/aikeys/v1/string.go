@@ -2,66 +2,66 @@ package aikeysv1
 
 import "encoding/json"
 
-// Values print as their JSON, so that optional fields show as what they are and not as addresses. None holds a secret.
+// Values print as JSON, so that optional fields show their values and not their addresses. No type holds a secret.
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (a Actor) String() string { return text(a) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (e Event) String() string { return text(e) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (k Key) String() string { return text(k) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (k KeyFailure) String() string { return text(k) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (r Receipt) String() string { return text(r) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (m Member) String() string { return text(m) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (p Policy) String() string { return text(p) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (p ProviderInfo) String() string { return text(p) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (r RegisterResponse) String() string { return text(r) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (g GetResponse) String() string { return text(g) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (l ListResponse) String() string { return text(l) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (r RevokeResponse) String() string { return text(r) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (r ResolveResponse) String() string { return text(r) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (p PolicyResponse) String() string { return text(p) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (l ListEventsResponse) String() string { return text(l) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (m MemberResponse) String() string { return text(m) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (r RemoveMemberResponse) String() string { return text(r) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (l ListMembersResponse) String() string { return text(l) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (l ListProvidersResponse) String() string { return text(l) }
 
-// String returns the value as JSON, in the contract's names.
+// String returns the value as JSON, with the API's names.
 func (w WhoAmIResponse) String() string { return text(w) }
 
 func text(value any) string {

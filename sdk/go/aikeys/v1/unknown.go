@@ -1,11 +1,11 @@
-// Package aikeysv1 holds the types of the AI Keys contract. types.gen.go is generated from its OpenAPI document; the rest
-// is for fields that the contract has gained since, and prints values. It imports the standard library alone.
+// Package aikeysv1 holds the types of the AI Keys API. types.gen.go is generated from the OpenAPI document; the other files
+// keep fields that this version does not know, and print values. It imports only the standard library.
 //
-// Enumerations are strings: a value that this version does not know stays as it came, and its Valid is false.
+// Enumerations are strings: a value that this version does not know is kept, and its Valid returns false.
 package aikeysv1
 
 import "encoding/json"
 
-// Unknown is what an answer holds beyond the fields of its type, by name: the contract grows, and a client that is older
-// than the service can still read what is new. It is nil where there is nothing.
+// Unknown holds the fields of a response that its type lacks, by name. The API grows, and a client that is older than the
+// service can still read what is new. It is nil if there are none.
 type Unknown map[string]json.RawMessage

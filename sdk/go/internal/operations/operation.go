@@ -1,8 +1,8 @@
-// Package operations is the contract's operations as data: methods, paths and the parameters that each one takes.
-// operations.gen.go is generated from the OpenAPI document. It imports nothing.
+// Package operations describes the API's operations: methods, paths and parameters. operations.gen.go is generated from the
+// OpenAPI document. It imports nothing.
 package operations
 
-// Operation is one operation of the contract.
+// Operation is one operation of the API.
 type Operation struct {
 	ID     string   // its operationId
 	Method string   // GET, POST, …
