@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/user"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
@@ -18,112 +19,97 @@ import (
 func (p *program) adminCommand() *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:     "admin",
-		Short:   "Manage members, API keys and data planes, straight in the database",
+		Short:   "Manage members, API keys and data planes, directly in the database",
 		GroupID: groupOperate,
-		Long: `Manages the members of projects, their API keys, and the credentials of data planes, straight in the database: whoever
-may read the database's URL is trusted. The service need not run; if it does, an act holds from its next request on,
-and at gateways within a second. Every act on a project is recorded in its events.`,
+		Long: `Manages the members of projects, their API keys, and the credentials of data planes, directly in the database: anyone
+who can read the database's URL is trusted. The service need not run. If it does, it applies a change from its next
+request on, and gateways do within a second. Every change to a project is recorded in its events.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
   (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)`,
 	}, p.memberCommand(), p.tokenCommand(), p.dataPlaneCommand(), p.fetchesCommand())
 }
 
-// admin is one run of an admin command: the project it acts on, if any, and the database.
+// admin is one run of a command that works on the database: its flags, and the database once open has returned.
 type admin struct {
 	*program
-	cfg               *config
-	customer, project string
-	user              string
-	store             *models.Store
-	ids               models.IDs
+	cfg                     *config
+	customer, project, user string       // from flags, if the command has them
+	idFlags                 []identifier // checked by open
+	mayCreate               bool         // whether open may create a SQLite database that is missing
+
+	store    *models.Store
+	eventIDs models.IDs
 }
 
-// adminSpec is what one admin command has of its own.
-type adminSpec struct {
-	// everywhere says that it acts on no project: it has no --customer, --project and --user.
-	everywhere bool
-	// user says what --user is: required, optional, or absent.
-	user string
-	// flags adds the command's own flags, check looks at them; nil when there are none.
-	flags func(*pflag.FlagSet)
-	check func() error
-	// bootstraps tells whether this run may make a SQLite database that is not there; nil is never.
-	bootstraps func() bool
-	// act runs with the database open and its schema in place.
-	act func(ctx context.Context, a *admin) error
+// newAdmin returns an admin for a command that works on the whole database. newProjectAdmin is for one project.
+func (p *program) newAdmin() *admin { return &admin{program: p, cfg: newConfig()} }
+
+// newProjectAdmin returns an admin for a command on one project, and gives the command the flags --customer and --project.
+func (p *program) newProjectAdmin(cmd *cobra.Command) *admin {
+	a := p.newAdmin()
+	cmd.Flags().StringVar(&a.customer, "customer", "", "customer that the project belongs to (required)")
+	cmd.Flags().StringVar(&a.project, "project", "", "project (required)")
+	a.idFlags = []identifier{{"--customer", &a.customer, true}, {"--project", &a.project, true}}
+	return a
 }
 
-// newAdmin finishes cmd: the flags that all admin commands have, and the way to act.
-func (p *program) newAdmin(cmd *cobra.Command, spec adminSpec) *cobra.Command {
-	a := &admin{program: p, cfg: newConfig()}
-	flags := cmd.Flags()
-	ids := a.projectFlags(flags, spec)
-	if spec.flags != nil {
-		spec.flags(flags)
+// addUserFlag gives the command the flag --user.
+func (a *admin) addUserFlag(cmd *cobra.Command, isRequired bool) {
+	need := "optional"
+	if isRequired {
+		need = "required"
 	}
-	names := make([]string, len(ids))
-	for i, id := range ids {
+	cmd.Flags().StringVar(&a.user, "user", "", "user id, as API keys or the issuer's session tokens name the user ("+need+")")
+	a.idFlags = append(a.idFlags, identifier{"--user", &a.user, isRequired})
+}
+
+// finish gives the command what all commands on the database have: the flags that name it, after the command's own, and no
+// arguments.
+func (a *admin) finish(cmd *cobra.Command) *cobra.Command {
+	names := make([]string, len(a.idFlags))
+	for i, id := range a.idFlags {
 		names[i] = id.flag
 	}
 	cmd.Args = cli.NoArguments(names...)
-	a.cfg.AddFlags(flags, databaseSettings()...)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		err := errors.Join(checkIDs(ids), a.cfg.load(p.Environ))
-		if spec.check != nil {
-			err = errors.Join(err, spec.check())
-		}
-		if err != nil {
-			return err
-		}
-		return a.run(cmd.Context(), spec)
-	}
+	a.cfg.AddFlags(cmd.Flags(), databaseSettings()...)
 	return cmd
 }
 
-// projectFlags adds the flags that say whom the command is about, and returns them.
-func (a *admin) projectFlags(flags *pflag.FlagSet, spec adminSpec) []identifier {
-	if spec.everywhere {
-		return nil
+// open checks the flags and the settings, reports them together with the command's own problems, and opens the database
+// with its schema up to date. Close it with close.
+func (a *admin) open(ctx context.Context, problems ...error) (err error) {
+	if err := errors.Join(checkIDs(a.idFlags), a.cfg.load(a.Environ), errors.Join(problems...)); err != nil {
+		return err
 	}
-	flags.StringVar(&a.customer, "customer", "", "customer that the project belongs to (required)")
-	flags.StringVar(&a.project, "project", "", "project (required)")
-	ids := []identifier{{"--customer", &a.customer, true}, {"--project", &a.project, true}}
-	if spec.user != absent {
-		flags.StringVar(&a.user, "user", "", "user id, as API keys or the issuer's session tokens name the user ("+spec.user+")")
-		ids = append(ids, identifier{"--user", &a.user, spec.user == required})
-	}
-	return ids
-}
-
-// run opens the database and acts. Only a command that bootstraps makes one: any other would act on an empty one, and
-// say nothing of a path that is wrong.
-func (a *admin) run(ctx context.Context, spec adminSpec) error {
-	fresh, err := databaseMissing(a.cfg.DatabaseURL)
+	// Only a command that may create the database does: any other would work on an empty one, and not report a wrong path.
+	isMissing, err := databaseMissing(a.cfg.DatabaseURL)
 	if err != nil {
 		return err
 	}
-	if fresh && (spec.bootstraps == nil || !spec.bootstraps()) {
+	if isMissing && !a.mayCreate {
 		return requireDatabase(a.cfg.DatabaseURL)
 	}
-	return a.withStore(a.cfg, func(store *models.Store) error {
-		a.store = store
-		if err := requireSchema(ctx, a.cfg, store); err != nil {
-			return err
-		}
-		if fresh {
-			a.Note("made a new database at %s", absolute(strings.TrimPrefix(a.cfg.DatabaseURL, sqlitePrefix)))
-		}
-		return spec.act(ctx, a)
-	})
+	if a.store, err = models.Open(a.cfg.DatabaseURL, models.Options{MaxConns: a.cfg.DBMaxConns}); err != nil {
+		return err
+	}
+	if err = requireSchema(ctx, a.cfg, a.store); err != nil {
+		a.close(&err)
+		return err
+	}
+	if isMissing {
+		a.Note("made a new database at %s", absolute(strings.TrimPrefix(a.cfg.DatabaseURL, sqlitePrefix)))
+	}
+	return nil
 }
 
-// What --user can be.
-const (
-	absent   = ""
-	required = "required"
-	optional = "optional"
-)
+// close closes the database. It adds to *err what closing fails with, or what to look at if the database doesn't answer.
+func (a *admin) close(err *error) {
+	*err = unreachable(a.cfg, *err)
+	if closeErr := a.store.Close(); *err == nil {
+		*err = closeErr
+	}
+}
 
 // identifier is a flag that holds an id.
 type identifier struct {
@@ -134,7 +120,7 @@ type identifier struct {
 
 var opaqueID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// checkIDs names all ids that are missing or are none. "-", "." and ".." mean something else in a path.
+// checkIDs names all ids that are missing or malformed. "-", "." and ".." are refused because they have another meaning in a path.
 func checkIDs(ids []identifier) error {
 	var complaints []string
 	for _, id := range ids {
@@ -152,12 +138,12 @@ func checkIDs(ids []identifier) error {
 	return nil
 }
 
-// caller is the user whom the command is about.
-func (a *admin) caller() models.Caller {
+// member is the user that the command is about.
+func (a *admin) member() models.Caller {
 	return models.Caller{CustomerID: a.customer, ProjectID: a.project, UserID: a.user}
 }
 
-// adminEvent is an event whose actor is the operator.
+// adminEvent returns an event whose actor is the operator.
 func adminEvent(ids *models.IDs, tx *models.Tx, what models.EventType, about models.Caller) models.Event {
 	return models.Event{
 		ID: ids.Next(models.EventIDPrefix, time.UnixMicro(tx.Now)), CustomerID: about.CustomerID, ProjectID: about.ProjectID,
@@ -165,26 +151,64 @@ func adminEvent(ids *models.IDs, tx *models.Tx, what models.EventType, about mod
 	}
 }
 
-// where is the project as messages name it; place says in which database too, for those that tell of a change.
-func (a *admin) where() string { return a.customer + "/" + a.project }
-func (a *admin) place() string { return a.where() + " in " + databaseName(a.cfg.DatabaseURL) }
+// projectName is the project as messages name it: acme/chat.
+func (a *admin) projectName() string { return a.customer + "/" + a.project }
 
-// command is another admin command on the same project in the same database, as one can paste it.
-func (a *admin) command(name string) string {
+// projectInDatabase is projectName with the database, for messages about a change.
+func (a *admin) projectInDatabase() string {
+	return a.projectName() + " in " + databaseName(a.cfg.DatabaseURL)
+}
+
+// projectCommand is another admin command on the same project in the same database, for the user to paste.
+func (a *admin) projectCommand(name string) string {
 	return fmt.Sprintf("aikeysd admin %s --customer %s --project %s%s", name, a.customer, a.project, a.cfg.databaseFlags())
 }
 
-// projectExists tells whether the project is there: one that is has an owner.
+// projectExists reports whether the project exists: a project that does has an owner.
 func (a *admin) projectExists(ctx context.Context) (bool, error) {
-	members, err := a.store.ListMembers(ctx, a.caller(), "", 1)
+	members, err := a.store.ListMembers(ctx, a.member(), "", 1)
 	return len(members) > 0, err
 }
 
-// requireProject refuses a project that is not there.
+// requireProject returns an error if the project does not exist.
 func (a *admin) requireProject(ctx context.Context) error {
 	exists, err := a.projectExists(ctx)
 	if err == nil && !exists {
-		return fmt.Errorf("there is no project %s; is it spelled right? \"aikeysd admin member set\" makes one, with its first owner", a.place())
+		return fmt.Errorf("there is no project %s; is it spelled right? \"aikeysd admin member set\" makes one, with its first owner", a.projectInDatabase())
 	}
 	return err
+}
+
+// maxNameLength bounds each half of currentUser.
+const maxNameLength = 64
+
+// currentUser names the user of this machine that runs the command, such as alice@host, and under sudo the user that
+// called it. It is for people who investigate later and proves nothing: anyone who can write to the database can write
+// any name.
+func (p *program) currentUser() string {
+	name := p.Getenv("SUDO_USER")
+	if name == "" {
+		if current, err := user.Current(); err == nil {
+			name = current.Username
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	return printable(name) + "@" + printable(host)
+}
+
+// printable replaces the characters of a name that do not belong in a table, and cuts it to a sensible length.
+func printable(name string) string {
+	if name == "" {
+		return "unknown"
+	}
+	kept := strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, name)
+	return kept[:min(len(kept), maxNameLength)]
 }

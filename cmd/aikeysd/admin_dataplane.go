@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -22,9 +22,9 @@ func (p *program) dataPlaneCommand() *cobra.Command {
 		Use:   "dataplane",
 		Short: "Create, list and revoke the credentials of data planes",
 		Long: `Creates, lists and revokes the credentials with which data planes, such as aikeys-gateway, call the data-plane API.
-Whoever has one can fetch the provider keys of its customers in plain text: keep it as you would keep those. It is a
-token, which is shown once, when it is created, as the database holds only a hash of it; or a client certificate of your
-own authority, of which the database holds a name.`,
+Anyone who has one can fetch the provider keys of its customers in plain text: keep it as carefully as those. A
+credential is a token, which is shown once, when it is created, because the database holds only a hash of it; or a client
+certificate of your own authority, of which the database holds a name.`,
 		Example: `  (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)
   aikeysd admin dataplane list`,
 	}, p.dataPlaneCreateCommand(), p.dataPlaneListCommand(), p.dataPlaneRevokeCommand())
@@ -33,53 +33,54 @@ own authority, of which the database holds a name.`,
 func (p *program) dataPlaneCreateCommand() *cobra.Command {
 	var name, certificate, expires string
 	var customers []string
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Create the credential of a data plane",
-		Long: `Creates the credential of a data plane, and prints it alone on standard output, so that it can go straight into a file
-or a secret store; notes go to standard error. It is shown this once. Give each gateway one of its own, named after it.
+		Long: `Creates the credential of a data plane, and prints nothing else on standard output, so that it can go straight into a
+file or a secret store; notes go to standard error. The credential is shown only this once. Give each gateway its own,
+with its name.
 
-With --certificate there is no token, and nothing is printed on standard output: a client certificate that an authority
-of --dataplane-client-ca vouches for is the credential, if it has this name.`,
+With --certificate there is no token, and nothing is printed on standard output. The credential is then any client
+certificate that has this name and is signed by an authority of --dataplane-client-ca.`,
 		Example: `  (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)
   aikeysd admin dataplane create --name edge-2 --customer acme --customer globex --expires 90d
   aikeysd admin dataplane create --name edge-3 --customer acme --certificate dns:edge-3.internal`,
-	}, adminSpec{everywhere: true, flags: func(flags *pflag.FlagSet) {
-		flags.StringVar(&name, "name", "", "name of the data plane, which no other active one has (required)")
-		flags.StringSliceVar(&customers, "customer", nil, "`customer` that it may serve; give it again for more; without any, it may serve ALL customers")
-		flags.StringVar(&certificate, "certificate", "", "`name` that its client certificate has: dns:<name>, uri:<name> or cn:<name>, exactly; no other active one may have it")
-		flags.StringVar(&expires, "expires", "0", "`lifetime` of the credential in hours or days, such as 720h or 30d; 0 does not expire")
-	}, check: func() error {
+	}
+	a := p.newAdmin()
+	cmd.Flags().StringVar(&name, "name", "", "name of the data plane; no other active one may have it (required)")
+	cmd.Flags().StringSliceVar(&customers, "customer", nil, "`customer` that it may serve; give it again for more; without any, it may serve ALL customers")
+	cmd.Flags().StringVar(&certificate, "certificate", "", "`name` that its client certificate has: dns:<name>, uri:<name> or cn:<name>, exactly; no other active one may have it")
+	cmd.Flags().StringVar(&expires, "expires", "0", "`lifetime` of the credential in hours or days, such as 720h or 30d; 0 does not expire")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		ids := []identifier{{"--name", &name, true}}
 		for i := range customers {
 			ids = append(ids, identifier{"--customer", &customers[i], true})
 		}
-		err := checkIDs(ids)
-		if _, wrong := lifetime(expires); wrong != nil {
-			err = errors.Join(err, cli.Usagef("--expires: %s", wrong))
-		}
-		if _, wrong := identity.ParseCertificate(certificate); wrong != nil && certificate != "" {
-			err = errors.Join(err, cli.Usagef("--certificate: %s", wrong))
-		}
-		return err
-	}, act: func(ctx context.Context, a *admin) error {
+		problems := []error{checkIDs(ids)}
 		life, err := lifetime(expires)
 		if err != nil {
+			problems = append(problems, cli.Usagef("--expires: %s", err))
+		}
+		if _, err := identity.ParseCertificate(certificate); err != nil && certificate != "" {
+			problems = append(problems, cli.Usagef("--certificate: %s", err))
+		}
+		if err := a.open(cmd.Context(), problems...); err != nil {
 			return err
 		}
-		text, made, err := createDataPlane(ctx, a.store, models.DataPlane{
-			Name: name, Certificate: certificate, Customers: customers, CreatedBy: a.operator(),
+		defer a.close(&err)
+		text, made, err := createDataPlane(cmd.Context(), a.store, models.DataPlane{
+			Name: name, Certificate: certificate, Customers: customers, CreatedBy: a.currentUser(),
 		}, life)
 		if errors.Is(err, models.ErrAlreadyExists) {
-			return a.dataPlaneExists(ctx, name, certificate)
+			return a.dataPlaneExists(cmd.Context(), name, certificate)
 		}
 		if err != nil {
 			return err
 		}
 		if made.Customers == nil {
-			a.Note("WARNING: no --customer was given, so whoever has this credential can fetch the keys of ALL customers")
+			a.Note("WARNING: no --customer was given, so anyone who has this credential can fetch the keys of ALL customers")
 		}
-		unknown, err := a.store.UnknownCustomers(ctx, customers)
+		unknown, err := a.store.UnknownCustomers(cmd.Context(), customers)
 		if err != nil {
 			return err
 		}
@@ -88,17 +89,19 @@ of --dataplane-client-ca vouches for is the credential, if it has this name.`,
 		}
 		if certificate != "" {
 			a.Note("Data plane %s (%s) for %s in %s, by client certificates with the name %s; expires: %s. There is no token.",
-				made.Name, made.ID, served(made), databaseName(a.cfg.DatabaseURL), certificate, moment(made.ExpiresAt))
+				made.Name, made.ID, customersOf(made), databaseName(a.cfg.DatabaseURL), certificate, formatTime(made.ExpiresAt))
 			return nil
 		}
 		a.Note("Credential %s of data plane %s for %s in %s; expires: %s. It is shown this once.",
-			made.ID, made.Name, served(made), databaseName(a.cfg.DatabaseURL), moment(made.ExpiresAt))
+			made.ID, made.Name, customersOf(made), databaseName(a.cfg.DatabaseURL), formatTime(made.ExpiresAt))
 		return a.Say("%s", text)
-	}})
+	}
+	return a.finish(cmd)
 }
 
-// createDataPlane stores a new data plane. Unless it has a certificate, that comes with a token, of which the hash is stored.
-// ErrAlreadyExists: an active one has its name or its certificate. No customers are all of them.
+// createDataPlane stores a new data plane. Unless it has a certificate, it gets a token, which is returned and of which a
+// hash is stored. A data plane without customers may serve all of them. createDataPlane returns ErrAlreadyExists if an
+// active one has the same name or certificate. A life of 0 does not expire.
 func createDataPlane(ctx context.Context, store *models.Store, want models.DataPlane, life time.Duration) (
 	text string, made models.DataPlane, err error,
 ) {
@@ -126,7 +129,7 @@ func createDataPlane(ctx context.Context, store *models.Store, want models.DataP
 	return text, made, err
 }
 
-// dataPlaneExists says which active data plane has the name, or the certificate.
+// dataPlaneExists returns an error that names the active data plane with the name, or with the certificate.
 func (a *admin) dataPlaneExists(ctx context.Context, name, certificate string) error {
 	all, err := a.store.ListDataPlanes(ctx)
 	if err != nil {
@@ -142,16 +145,16 @@ func (a *admin) dataPlaneExists(ctx context.Context, name, certificate string) e
 		name, name, a.cfg.databaseFlags())
 }
 
-// credentialKind tells what a data plane's credential is. No certificate's name is "token": it has a colon.
-func credentialKind(d models.DataPlane) string {
+// credentialName is the name in a data plane's certificate, or "token". No certificate's name is "token": it has a colon.
+func credentialName(d models.DataPlane) string {
 	if d.Certificate != "" {
 		return d.Certificate
 	}
 	return "token"
 }
 
-// served names the customers that a data plane may serve. No id has brackets.
-func served(d models.DataPlane) string {
+// customersOf lists the customers that a data plane may serve. "(all)" is no customer: an id has no brackets.
+func customersOf(d models.DataPlane) string {
 	if d.Customers == nil {
 		return "(all)"
 	}
@@ -159,64 +162,76 @@ func served(d models.DataPlane) string {
 }
 
 func (p *program) dataPlaneListCommand() *cobra.Command {
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the credentials of data planes",
-		Long: `Lists the credentials of data planes by age, those that are over included: a token, or the name in a certificate. Ids
-are no secrets. STREAMS counts the connections that are open with it, or were a moment ago: with none, no gateway runs
-on it. Who created and who revoked it is the user of the machine that the command ran on, as that told it.`,
+		Long: `Lists the credentials of data planes, oldest first, with those that are revoked or expired. CREDENTIAL is "token", or
+the name in a certificate. The ids are not secret. STREAMS counts the connections that are open with the credential, or
+were within the last seconds: with none, no gateway uses it. CREATED BY and REVOKED BY are the user of the machine on
+which the command ran, as that machine names them.`,
 		Example: `  aikeysd admin dataplane list`,
-	}, adminSpec{everywhere: true, act: func(ctx context.Context, a *admin) error {
-		all, err := a.store.ListDataPlanes(ctx)
+	}
+	a := p.newAdmin()
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := a.open(cmd.Context()); err != nil {
+			return err
+		}
+		defer a.close(&err)
+		all, err := a.store.ListDataPlanes(cmd.Context())
 		if err != nil {
 			return err
 		}
-		streams, err := a.store.CountStreams(ctx)
+		streams, err := a.store.CountStreams(cmd.Context())
 		if err != nil {
 			return err
 		}
 		now := time.Now().UnixMicro()
 		table := a.NewTable("ID", "NAME", "CREDENTIAL", "CUSTOMERS", "CREATED", "EXPIRES", "STATE", "STREAMS", "CREATED BY", "REVOKED", "REVOKED BY")
 		for _, d := range all {
-			table.Row(d.ID, d.Name, credentialKind(d), served(d), moment(d.CreatedAt), moment(d.ExpiresAt), credentialState(d.RevokedAt, d.Live(now)),
-				strconv.Itoa(streams[d.ID]), orDash(d.CreatedBy), moment(d.RevokedAt), orDash(d.RevokedBy))
+			table.Row(d.ID, d.Name, credentialName(d), customersOf(d), formatTime(d.CreatedAt), formatTime(d.ExpiresAt),
+				credentialState(d.RevokedAt, d.Live(now)), strconv.Itoa(streams[d.ID]), orDash(d.CreatedBy), formatTime(d.RevokedAt), orDash(d.RevokedBy))
 		}
 		return table.Flush()
-	}})
+	}
+	return a.finish(cmd)
 }
 
 func (p *program) dataPlaneRevokeCommand() *cobra.Command {
 	var name string
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "revoke",
 		Short: "Revoke the credential of a data plane",
-		Long: `Revokes the credential of a data plane for good. Servers that run refuse it from the next request on, and end its
-stream of events, so that it serves nothing more from its cache than its lease allows. Its name is free again.`,
+		Long: `Revokes the credential of a data plane permanently. Running servers refuse it from the next request on, and end its
+stream of events, so that it uses its cache only until its lease ends. Another data plane may then have its name.`,
 		Example: `  aikeysd admin dataplane revoke --name edge-1`,
-	}, adminSpec{everywhere: true, flags: func(flags *pflag.FlagSet) {
-		flags.StringVar(&name, "name", "", "name of the data plane, as \"dataplane list\" shows it (required)")
-	}, check: func() error {
-		return checkIDs([]identifier{{"--name", &name, true}})
-	}, act: func(ctx context.Context, a *admin) error {
+	}
+	a := p.newAdmin()
+	cmd.Flags().StringVar(&name, "name", "", "name of the data plane, as \"dataplane list\" shows it (required)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := a.open(cmd.Context(), checkIDs([]identifier{{"--name", &name, true}})); err != nil {
+			return err
+		}
+		defer a.close(&err)
 		var revoked models.DataPlane
-		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
-			revoked, err = tx.RevokeDataPlane(name, a.operator())
+		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) (err error) {
+			revoked, err = tx.RevokeDataPlane(name, a.currentUser())
 			return err
 		})
 		if errors.Is(err, models.ErrNotFound) {
-			revoked, err = a.revokedBefore(ctx, name)
+			revoked, err = a.findRevoked(cmd.Context(), name)
 		}
 		if err != nil {
 			return err
 		}
 		a.Note("data plane %s (%s) in %s is revoked since %s, by %s",
-			revoked.Name, revoked.ID, databaseName(a.cfg.DatabaseURL), moment(revoked.RevokedAt), orDash(revoked.RevokedBy))
+			revoked.Name, revoked.ID, databaseName(a.cfg.DatabaseURL), formatTime(revoked.RevokedAt), orDash(revoked.RevokedBy))
 		return nil
-	}})
+	}
+	return a.finish(cmd)
 }
 
-// revokedBefore finds the last one that had the name, so that to revoke again changes nothing and is no error.
-func (a *admin) revokedBefore(ctx context.Context, name string) (last models.DataPlane, err error) {
+// findRevoked returns the last data plane that had the name, so that revoking it again changes nothing and succeeds.
+func (a *admin) findRevoked(ctx context.Context, name string) (last models.DataPlane, err error) {
 	all, err := a.store.ListDataPlanes(ctx)
 	for _, d := range all {
 		if d.Name == name && d.RevokedAt >= last.RevokedAt {
@@ -227,4 +242,54 @@ func (a *admin) revokedBefore(ctx context.Context, name string) (last models.Dat
 		err = fmt.Errorf("no data plane has the name %s; see: aikeysd admin dataplane list%s", name, a.cfg.databaseFlags())
 	}
 	return last, err
+}
+
+// maxFetches is the longest list of fetches.
+const maxFetches = 10_000
+
+func (p *program) fetchesCommand() *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "fetches",
+		Short: "List the fetches of a project's keys",
+		Long: `Lists the last fetches of a project's keys by data planes, newest first: when, by which data plane, for which user and
+provider, which key it got, and why, or why it got none. A data plane serves requests from its cache, so there are fewer
+fetches than requests.`,
+		Example: `  aikeysd admin fetches --customer acme --project chat
+  aikeysd admin fetches --customer acme --project chat --limit 1000`,
+	}
+	a := p.newProjectAdmin(cmd)
+	cmd.Flags().IntVar(&limit, "limit", 50, "list at most this many")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		var badLimit error
+		if limit < 1 || limit > maxFetches {
+			badLimit = cli.Usagef("--limit: must be a whole number from 1 to %d", maxFetches)
+		}
+		if err := a.open(cmd.Context(), badLimit); err != nil {
+			return err
+		}
+		defer a.close(&err)
+		if err := a.requireProject(cmd.Context()); err != nil {
+			return err
+		}
+		fetches, err := a.store.ListFetches(cmd.Context(), a.customer, a.project, 0, limit)
+		if err != nil {
+			return err
+		}
+		dataPlanes, err := a.store.ListDataPlanes(cmd.Context())
+		if err != nil {
+			return err
+		}
+		names := make(map[string]string, len(dataPlanes))
+		for _, d := range dataPlanes {
+			names[d.ID] = d.Name
+		}
+		table := a.NewTable("TIME", "DATA PLANE", "USER", "PROVIDER", "KEY", "DECISION", "REASON")
+		for _, f := range fetches {
+			table.Row(formatMillis(f.At), cmp.Or(names[f.DataPlaneID], f.DataPlaneID), orDash(f.UserID), orDash(f.Provider), orDash(f.KeyID),
+				string(f.Decision), f.Reason)
+		}
+		return table.Flush()
+	}
+	return a.finish(cmd)
 }

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
@@ -17,7 +15,7 @@ func (p *program) memberCommand() *cobra.Command {
 		Use:   "member",
 		Short: "Add, list and remove the members of a project",
 		Long: `Adds, lists and removes the members of a project. An owner registers and revokes the project's keys, writes its policy
-and manages its members; a member uses its keys, and has keys of their own.`,
+and manages its members. A member uses its keys, and can have keys of their own.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   aikeysd admin member list --customer acme --project chat`,
 	}, p.memberSetCommand(), p.memberListCommand(), p.memberRemoveCommand())
@@ -25,36 +23,43 @@ and manages its members; a member uses its keys, and has keys of their own.`,
 
 func (p *program) memberSetCommand() *cobra.Command {
 	var role string
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "set",
 		Short: "Add a member, or change their role",
-		Long: `Adds a member, or changes their role. A project that is new is made; its first member must be an owner, and it keeps
-at least one. A SQLite database that is not there is made for an owner, and the path told.`,
+		Long: `Adds a member, or changes their role. It makes the project if it is new. The first member of a project must be an
+owner, and a project keeps at least one. If the SQLite database is missing, adding an owner makes it and prints its path.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   aikeysd admin member set --customer acme --project chat --user bob --role member`,
-	}, adminSpec{user: required, flags: func(flags *pflag.FlagSet) {
-		flags.StringVar(&role, "role", "", "owner or member (required)")
-	}, check: func() error {
+	}
+	a := p.newProjectAdmin(cmd)
+	a.addUserFlag(cmd, true)
+	cmd.Flags().StringVar(&role, "role", "", "owner or member (required)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		var badRole error
 		if !models.Role(role).Valid() {
-			return cli.Usagef("--role: must be owner or member")
+			badRole = cli.Usagef("--role: must be owner or member")
 		}
-		return nil
-	}, bootstraps: func() bool { return models.Role(role) == models.RoleOwner }, act: func(ctx context.Context, a *admin) error {
-		err := a.store.Transact(ctx, func(tx *models.Tx) error {
-			return setMember(tx, &a.ids, a.caller(), models.Role(role))
+		a.mayCreate = models.Role(role) == models.RoleOwner
+		if err := a.open(cmd.Context(), badRole); err != nil {
+			return err
+		}
+		defer a.close(&err)
+		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) error {
+			return setMember(tx, &a.eventIDs, a.member(), models.Role(role))
 		})
 		if errors.Is(err, models.ErrLastOwner) {
-			return fmt.Errorf("%w: %s needs one; give --role owner, or make another user an owner first", err, a.where())
+			return fmt.Errorf("%w: %s needs one; give --role owner, or make another user an owner first", err, a.projectName())
 		}
 		if err != nil {
 			return err
 		}
-		a.Note("%s is %s of %s", a.user, role, a.place())
+		a.Note("%s is %s of %s", a.user, role, a.projectInDatabase())
 		return nil
-	}})
+	}
+	return a.finish(cmd)
 }
 
-// setMember gives a user their role, makes the project if it is new, and records it.
+// setMember gives a user their role and records the event. It makes the project if it is new.
 func setMember(tx *models.Tx, ids *models.IDs, who models.Caller, role models.Role) error {
 	if err := tx.EnsureProject(who.CustomerID, who.ProjectID); err != nil {
 		return err
@@ -68,51 +73,65 @@ func setMember(tx *models.Tx, ids *models.IDs, who models.Caller, role models.Ro
 }
 
 func (p *program) memberListCommand() *cobra.Command {
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "List the members of a project",
 		Long:    `Lists the members of a project with their roles, by user id.`,
 		Example: `  aikeysd admin member list --customer acme --project chat`,
-	}, adminSpec{act: func(ctx context.Context, a *admin) error {
-		if err := a.requireProject(ctx); err != nil {
+	}
+	a := p.newProjectAdmin(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := a.open(cmd.Context()); err != nil {
 			return err
 		}
-		members, err := a.store.ListMembers(ctx, a.caller(), "", 0)
+		defer a.close(&err)
+		if err := a.requireProject(cmd.Context()); err != nil {
+			return err
+		}
+		members, err := a.store.ListMembers(cmd.Context(), a.member(), "", 0)
 		if err != nil {
 			return err
 		}
 		table := a.NewTable("USER", "ROLE", "ADDED", "CHANGED")
 		for _, m := range members {
-			table.Row(m.UserID, string(m.Role), moment(m.CreatedAt), moment(m.UpdatedAt))
+			table.Row(m.UserID, string(m.Role), formatTime(m.CreatedAt), formatTime(m.UpdatedAt))
 		}
 		return table.Flush()
-	}})
+	}
+	return a.finish(cmd)
 }
 
 func (p *program) memberRemoveCommand() *cobra.Command {
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "remove",
-		Short: "Take a member out of a project",
-		Long: `Takes a member out of a project. Their API keys open the project no more, and their own provider keys serve nobody:
-at the API from the next request on, at gateways within a second.
-The last owner can't be removed.`,
+		Short: "Remove a member from a project",
+		Long: `Removes a member from a project. Their API keys no longer open the project, and their own provider keys no longer
+serve: at the API from the next request on, at gateways within a second. The last owner can't be removed.`,
 		Example: `  aikeysd admin member remove --customer acme --project chat --user bob`,
-	}, adminSpec{user: required, act: func(ctx context.Context, a *admin) error {
-		err := a.store.Transact(ctx, func(tx *models.Tx) error {
+	}
+	a := p.newProjectAdmin(cmd)
+	a.addUserFlag(cmd, true)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := a.open(cmd.Context()); err != nil {
+			return err
+		}
+		defer a.close(&err)
+		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) error {
 			if err := tx.RemoveMember(a.customer, a.project, a.user); err != nil {
 				return err
 			}
-			return tx.AppendEvent(adminEvent(&a.ids, tx, models.EventMemberRemoved, a.caller()))
+			return tx.AppendEvent(adminEvent(&a.eventIDs, tx, models.EventMemberRemoved, a.member()))
 		})
 		switch {
 		case errors.Is(err, models.ErrNotFound):
-			return fmt.Errorf("%s is no member of %s; see: %s", a.user, a.where(), a.command("member list"))
+			return fmt.Errorf("%s is no member of %s; see: %s", a.user, a.projectName(), a.projectCommand("member list"))
 		case errors.Is(err, models.ErrLastOwner):
-			return fmt.Errorf("%w: %s needs one; make another user an owner first", err, a.where())
+			return fmt.Errorf("%w: %s needs one; make another user an owner first", err, a.projectName())
 		case err != nil:
 			return err
 		}
-		a.Note("%s is no longer a member of %s", a.user, a.place())
+		a.Note("%s is no longer a member of %s", a.user, a.projectInDatabase())
 		return nil
-	}})
+	}
+	return a.finish(cmd)
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -28,43 +27,45 @@ the database holds only a hash of it.`,
 
 func (p *program) tokenCreateCommand() *cobra.Command {
 	var expires string
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Create an API key for a member",
-		Long: `Creates an API key for a member, and prints it alone on standard output, so that it can go straight into a file or a
-secret store; notes go to standard error. It is shown this once.`,
+		Long: `Creates an API key for a member, and prints nothing else on standard output, so that it can go straight into a file or
+a secret store; notes go to standard error. The API key is shown only this once.`,
 		Example: `  (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
   aikeysd admin token create --customer acme --project chat --user ci --expires 30d`,
-	}, adminSpec{user: required, flags: func(flags *pflag.FlagSet) {
-		flags.StringVar(&expires, "expires", "0", "`lifetime` of the API key in hours or days, such as 720h or 30d; 0 does not expire")
-	}, check: func() error {
-		if _, err := lifetime(expires); err != nil {
-			return cli.Usagef("--expires: %s", err)
+	}
+	a := p.newProjectAdmin(cmd)
+	a.addUserFlag(cmd, true)
+	cmd.Flags().StringVar(&expires, "expires", "0", "`lifetime` of the API key in hours or days, such as 720h or 30d; 0 does not expire")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		life, badLifetime := lifetime(expires)
+		if badLifetime != nil {
+			badLifetime = cli.Usagef("--expires: %s", badLifetime)
 		}
-		return nil
-	}, act: func(ctx context.Context, a *admin) error {
-		life, err := lifetime(expires)
-		if err != nil {
+		if err := a.open(cmd.Context(), badLifetime); err != nil {
 			return err
 		}
-		var minted apiKey
-		err = a.store.Transact(ctx, func(tx *models.Tx) (err error) {
-			minted, err = createToken(tx, &a.ids, a.caller(), life)
+		defer a.close(&err)
+		var key apiKey
+		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) (err error) {
+			key, err = createToken(tx, &a.eventIDs, a.member(), life)
 			return err
 		})
 		if errors.Is(err, models.ErrNotMember) {
-			return a.noMember(ctx)
+			return a.notMember(cmd.Context())
 		}
 		if err != nil {
 			return err
 		}
-		a.Note("API key %s of %s for %s; expires: %s. It is shown this once.", minted.id, a.user, a.place(), moment(minted.expiresAt))
-		return a.Say("%s", minted.text)
-	}})
+		a.Note("API key %s of %s for %s; expires: %s. It is shown this once.", key.id, a.user, a.projectInDatabase(), formatTime(key.expiresAt))
+		return a.Say("%s", key.text)
+	}
+	return a.finish(cmd)
 }
 
-// noMember says how to make the user a member, who is an owner if they are the project's first.
-func (a *admin) noMember(ctx context.Context) error {
+// notMember returns an error that says how to make the user a member: an owner, if the project has no members yet.
+func (a *admin) notMember(ctx context.Context) error {
 	exists, err := a.projectExists(ctx)
 	if err != nil {
 		return err
@@ -74,17 +75,18 @@ func (a *admin) noMember(ctx context.Context) error {
 		role = models.RoleOwner
 	}
 	return fmt.Errorf("%s is no member of %s, so the API key would open nothing; first run: %s --user %s --role %s",
-		a.user, a.where(), a.command("member set"), a.user, role)
+		a.user, a.projectName(), a.projectCommand("member set"), a.user, role)
 }
 
-// apiKey is an API key just made.
+// apiKey is a new API key. Its text is not stored anywhere.
 type apiKey struct {
 	text, id  string
-	expiresAt int64
+	expiresAt int64 // microseconds since 1970; 0 is never
 }
 
-// createToken mints an API key for a member, stores its hash, and records it: ErrNotMember for others.
-func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, expires time.Duration) (apiKey, error) {
+// createToken makes an API key for a member, stores its hash, and records the event. It returns ErrNotMember if the user
+// is not a member. A life of 0 does not expire.
+func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, life time.Duration) (apiKey, error) {
 	if _, err := tx.Role(who); err != nil {
 		return apiKey{}, err
 	}
@@ -96,8 +98,8 @@ func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, expires time
 	token := models.Token{
 		ID: id, Hash: hash, CustomerID: who.CustomerID, ProjectID: who.ProjectID, UserID: who.UserID, CreatedAt: tx.Now,
 	}
-	if expires > 0 {
-		token.ExpiresAt = now.Add(expires).UnixMicro()
+	if life > 0 {
+		token.ExpiresAt = now.Add(life).UnixMicro()
 	}
 	if err := tx.CreateToken(token); err != nil {
 		return apiKey{}, err
@@ -108,35 +110,43 @@ func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, expires time
 }
 
 func (p *program) tokenListCommand() *cobra.Command {
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the API keys of a project",
-		Long:  `Lists the API keys of a project by age, those of one user if --user is given. The ids are no secrets.`,
+		Long:  `Lists the API keys of a project, oldest first, or only those of one user with --user. The ids are not secret.`,
 		Example: `  aikeysd admin token list --customer acme --project chat
   aikeysd admin token list --customer acme --project chat --user alice`,
-	}, adminSpec{user: optional, act: func(ctx context.Context, a *admin) error {
-		if err := a.requireProject(ctx); err != nil {
+	}
+	a := p.newProjectAdmin(cmd)
+	a.addUserFlag(cmd, false)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := a.open(cmd.Context()); err != nil {
 			return err
 		}
-		tokens, err := a.store.ListTokens(ctx, a.customer, a.project, a.user)
+		defer a.close(&err)
+		if err := a.requireProject(cmd.Context()); err != nil {
+			return err
+		}
+		tokens, err := a.store.ListTokens(cmd.Context(), a.customer, a.project, a.user)
 		if err != nil {
 			return err
 		}
 		now := time.Now().UnixMicro()
 		table := a.NewTable("ID", "USER", "CREATED", "EXPIRES", "STATE")
 		for _, t := range tokens {
-			table.Row(t.ID, t.UserID, moment(t.CreatedAt), moment(t.ExpiresAt), credentialState(t.RevokedAt, t.Live(now)))
+			table.Row(t.ID, t.UserID, formatTime(t.CreatedAt), formatTime(t.ExpiresAt), credentialState(t.RevokedAt, t.Live(now)))
 		}
 		return table.Flush()
-	}})
+	}
+	return a.finish(cmd)
 }
 
-// credentialState is what has become of an API key or a data plane's credential.
-func credentialState(revokedAt int64, live bool) string {
+// credentialState is the state of an API key or of a data plane's credential, for a table.
+func credentialState(revokedAt int64, isLive bool) string {
 	switch {
 	case revokedAt != 0:
 		return "revoked"
-	case !live:
+	case !isLive:
 		return "expired"
 	}
 	return "active"
@@ -144,38 +154,43 @@ func credentialState(revokedAt int64, live bool) string {
 
 func (p *program) tokenRevokeCommand() *cobra.Command {
 	var id string
-	return p.newAdmin(&cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "revoke",
 		Short:   "Revoke an API key",
-		Long:    `Revokes an API key for good. Servers refuse it from the next request on, gateways within a second.`,
+		Long:    `Revokes an API key permanently. Servers refuse it from the next request on, gateways within a second.`,
 		Example: `  aikeysd admin token revoke --customer acme --project chat --id 01JD8Q6Z3V8M2T5K7N9R4W1XYZ`,
-	}, adminSpec{flags: func(flags *pflag.FlagSet) {
-		flags.StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")
-	}, check: func() error {
-		if _, err := ulid.ParseStrict(id); err != nil {
-			return cli.Usagef("--id: must be an id as \"token list\" shows it, 26 characters; never give the API key itself")
+	}
+	a := p.newProjectAdmin(cmd)
+	cmd.Flags().StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		_, badID := ulid.ParseStrict(id)
+		if badID != nil {
+			badID = cli.Usagef("--id: must be an id as \"token list\" shows it, 26 characters; never give the API key itself")
 		}
-		return nil
-	}, act: func(ctx context.Context, a *admin) error {
+		if err := a.open(cmd.Context(), badID); err != nil {
+			return err
+		}
+		defer a.close(&err)
 		var token models.Token
-		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
+		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) (err error) {
 			token, err = tx.RevokeToken(a.customer, a.project, id)
 			if err != nil || token.RevokedAt != tx.Now {
-				return err // it had been revoked before
+				return err // revoked before, if there is no error
 			}
-			event := adminEvent(&a.ids, tx, models.EventTokenRevoked, models.Caller{
+			event := adminEvent(&a.eventIDs, tx, models.EventTokenRevoked, models.Caller{
 				CustomerID: a.customer, ProjectID: a.project, UserID: token.UserID,
 			})
 			event.TokenID = token.ID
 			return tx.AppendEvent(event)
 		})
 		if errors.Is(err, models.ErrNotFound) {
-			return fmt.Errorf("%s has no API key with this id; see: %s", a.where(), a.command("token list"))
+			return fmt.Errorf("%s has no API key with this id; see: %s", a.projectName(), a.projectCommand("token list"))
 		}
 		if err != nil {
 			return err
 		}
-		a.Note("API key %s of %s for %s is revoked since %s", token.ID, token.UserID, a.place(), moment(token.RevokedAt))
+		a.Note("API key %s of %s for %s is revoked since %s", token.ID, token.UserID, a.projectInDatabase(), formatTime(token.RevokedAt))
 		return nil
-	}})
+	}
+	return a.finish(cmd)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -18,24 +20,24 @@ import (
 
 func (p *program) checkCommand() *cobra.Command {
 	cfg := newConfig()
-	var asked checkRequest
+	var options checkOptions
 	cmd := &cobra.Command{
 		Use:     "check",
 		Short:   "Check settings, database, schema, keyset, keys and issuer",
 		GroupID: groupOperate,
 		Args:    cli.NoArguments(),
-		Long: `Checks that the settings are sound, that the database answers and its schema is current, that the keyset opens this
-database, and that the OpenID Connect issuer, if there is one, can be read. It makes neither database nor keyset, and
-may run beside the service.
+		Long: `Checks that the settings are valid, that the database answers and its schema is current, that the keyset opens this
+database, and that the OpenID Connect issuer, if there is one, can be read. It makes no database and no keyset, and can
+run while the service does.
 
-For each key-encryption key (KEK) it tells the state (primary, enabled, retired, or unknown to the sealer) and counts
-the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary one, or "unreadable". It goes by
-what the keys' rows say; with --deep it unwraps each data key for a try, and lists the keys that can't be read. That
-opens no secret unless --sealer-old is given, and so does not find a changed ciphertext. With --keys it lists a
-project's keys and how each is sealed. At secrets-svc it needs "open" and "status", and "rewrap" for --deep.
+For each key-encryption key (KEK), it shows the state (primary, enabled, retired, or unknown to the sealer) and counts
+the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary KEK, or "unreadable". It takes this
+from the keys' rows. With --deep it tries to unwrap each data key, and lists the keys that can't be read. That opens no
+secret unless --sealer-old is given, so it does not find a ciphertext that was changed. With --keys it lists a project's
+keys and how each is sealed. At secrets-svc it needs the rights "open" and "status", and "rewrap" for --deep.
 
-"not yet" is what the first start of "aikeysd serve" will make: a SQLite database, or a keyset for a database that has
-none. If you expected it to be there, look at its path.
+"not yet" means that the first start of "aikeysd serve" will make it: a SQLite database, or a keyset for a database that
+has none. If you expected it to exist, check its path.
 
 Exits with 1 if a check fails, or a key can't be read.`,
 		Example: `  aikeysd check
@@ -43,27 +45,70 @@ Exits with 1 if a check fails, or a key can't be read.`,
   aikeysd check --keys --customer acme --project chat -o json
   aikeysd check --database-url postgres://aikeys@db.internal/aikeys --sealer local:/etc/aikeys/keyset.json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := errors.Join(asked.check(), cfg.loadToServe(p.Environ)); err != nil {
+			if err := errors.Join(options.check(), cfg.loadToServe(p.Environ)); err != nil {
 				return err
 			}
-			return p.check(cmd.Context(), cfg, asked)
+			return p.check(cmd.Context(), cfg, options)
 		},
 	}
-	asked.addFlags(cmd.Flags())
+	flags := cmd.Flags()
+	flags.BoolVar(&options.deep, "deep", false, "try each envelope, and list the keys that can't be read")
+	flags.BoolVar(&options.keys, "keys", false, "list the keys of a project, and how each is sealed")
+	flags.StringVar(&options.customer, "customer", "", "customer that the project belongs to, for --keys")
+	flags.StringVar(&options.project, "project", "", "project, for --keys")
+	flags.StringVarP(&options.output, "output", "o", outputTable, "form of the output: table or json")
 	cfg.AddFlags(cmd.Flags())
 	return cmd
 }
 
+// The forms of check's output.
+const (
+	outputTable = "table"
+	outputJSON  = "json"
+)
+
+// checkOptions are the flags of "aikeysd check" that are not settings of the service.
+type checkOptions struct {
+	deep, keys        bool
+	customer, project string
+	output            string
+}
+
+func (o *checkOptions) check() error {
+	ids := []identifier{{"--customer", &o.customer, o.keys}, {"--project", &o.project, o.keys}}
+	err := checkIDs(ids)
+	if !o.keys && o.customer+o.project != "" {
+		err = errors.Join(err, cli.Usagef("--customer and --project: are for --keys"))
+	}
+	if o.output != outputTable && o.output != outputJSON {
+		err = errors.Join(err, cli.Usagef("--output: must be %s or %s", outputTable, outputJSON))
+	}
+	return err
+}
+
+// checkResult is the result of one check.
+type checkResult struct {
+	Check  string `json:"check"`
+	Result string `json:"result"`
+	Detail string `json:"detail"`
+}
+
+// checkReport is the whole output. Of keys it holds ids and states, never envelopes.
+type checkReport struct {
+	Checks []checkResult `json:"checks"`
+	sealReport
+}
+
 var (
-	// errChecks says that a check failed; the table says which.
 	errChecks = errors.New("a check failed; see the table")
-	// errNotYet and errSkipped are no failures: serve will make what is missing, and what it takes to check is missing.
+	// errNotYet and errSkipped are not failures. errNotYet: serve will make what is missing. errSkipped: an earlier check has
+	// not found what this one needs.
 	errNotYet  = errors.New("is not there yet: serve will make it")
 	errSkipped = errors.New("not checked: see above")
 )
 
-func (p *program) check(ctx context.Context, cfg *config, asked checkRequest) error {
-	c := &checker{program: p, cfg: cfg, asked: asked}
+func (p *program) check(ctx context.Context, cfg *config, options checkOptions) error {
+	c := &checker{program: p, cfg: cfg, options: options}
 	defer c.close()
 	var report checkReport
 	failed := false
@@ -87,7 +132,7 @@ func (p *program) check(ctx context.Context, cfg *config, asked checkRequest) er
 		report.Checks = append(report.Checks, checkResult{step.name, result, detail})
 	}
 	report.sealReport = c.seals
-	if err := report.print(p, asked); err != nil {
+	if err := report.print(p, options); err != nil {
 		return err
 	}
 	if failed {
@@ -96,17 +141,17 @@ func (p *program) check(ctx context.Context, cfg *config, asked checkRequest) er
 	return nil
 }
 
-// checker holds what one check leaves for the next.
+// checker holds what one check finds out for the next.
 type checker struct {
 	*program
-	cfg    *config
-	asked  checkRequest
-	seals  sealReport    // what the keys are sealed with
-	store  *models.Store // nil unless the database answers
-	fresh  bool          // whether serve will make the database
-	ready  bool          // whether its schema is current
-	sealer sealer.Sealer // nil unless the keyset fits
-	// closers undo what was opened; nothing was written, so their errors tell nothing.
+	cfg       *config
+	options   checkOptions
+	seals     sealReport    // what the keys are sealed with
+	store     *models.Store // nil unless the database answers
+	isMissing bool          // whether serve will make the database
+	isCurrent bool          // whether its schema is current
+	sealer    sealer.Sealer // nil unless the keyset is the database's
+	// closers close what was opened. Their errors are ignored: nothing was written.
 	closers []func() error
 }
 
@@ -119,7 +164,7 @@ func (c *checker) close() {
 	}
 }
 
-// settings have been loaded; what is left are the variables of others.
+// settings checks the variables that are not ours. Loading the settings has checked ours.
 func (c *checker) settings(context.Context) (string, error) {
 	if _, err := telemetry.Endpoint(c.Getenv); err != nil {
 		return "", err
@@ -129,10 +174,10 @@ func (c *checker) settings(context.Context) (string, error) {
 
 func (c *checker) database(ctx context.Context) (_ string, err error) {
 	name := databaseName(c.cfg.DatabaseURL)
-	if c.fresh, err = databaseMissing(c.cfg.DatabaseURL); err != nil {
+	if c.isMissing, err = databaseMissing(c.cfg.DatabaseURL); err != nil {
 		return "", err
 	}
-	if c.fresh {
+	if c.isMissing {
 		return "", fmt.Errorf("%s %w", name, errNotYet)
 	}
 	store, err := models.Open(c.cfg.DatabaseURL, models.Options{MaxConns: 2})
@@ -158,19 +203,19 @@ func (c *checker) schema(ctx context.Context) (string, error) {
 	if pending := pendingOf(steps); pending > 0 {
 		return "", fmt.Errorf("%w: it lacks %s; run: aikeysd migrate up%s", errPending, migrations(pending), c.cfg.databaseFlags())
 	}
-	c.ready = true
+	c.isCurrent = true
 	return "current, with " + migrations(len(steps)), nil
 }
 
 func (c *checker) keyset(ctx context.Context) (string, error) {
-	if !c.ready && !c.fresh {
+	if !c.isCurrent && !c.isMissing {
 		return "", errSkipped
 	}
-	bound, err := c.bound(ctx)
+	bound, err := c.isBound(ctx)
 	if err != nil {
 		return "", err
 	}
-	if err := c.findKeyset(bound); err != nil {
+	if err := c.requireKeysetFile(bound); err != nil {
 		return "", err
 	}
 	opened, closeSealer, err := c.cfg.openSealer(slog.New(slog.DiscardHandler))
@@ -188,13 +233,13 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	}
 	c.sealer = opened
 	if !bound {
-		return c.cfg.sealerName() + " is sound; the database is bound to no keyset yet, the first start of serve binds it", nil
+		return c.cfg.sealerName() + " is valid; the database is bound to no keyset yet, the first start of serve binds it", nil
 	}
 	return c.cfg.sealerName() + " opens this database", nil
 }
 
-// findKeyset looks for the file of a local sealer, which opening it would make.
-func (c *checker) findKeyset(bound bool) error {
+// requireKeysetFile returns an error if the keyset file of a local sealer is missing: opening the sealer would make it.
+func (c *checker) requireKeysetFile(bound bool) error {
 	path, isFile := c.cfg.keysetPath()
 	if !isFile {
 		return nil
@@ -210,9 +255,10 @@ func (c *checker) findKeyset(bound bool) error {
 	return nil
 }
 
-// bound tells whether the database is bound to a keyset. It asks for the canary itself: its keeper would make one.
-func (c *checker) bound(ctx context.Context) (bool, error) {
-	if c.fresh {
+// isBound reports whether the database is bound to a keyset. It reads the canary from the store, because
+// keysetcheck.Keeper would make one.
+func (c *checker) isBound(ctx context.Context) (bool, error) {
+	if c.isMissing {
 		return false, nil
 	}
 	_, err := c.store.Canary(ctx)
@@ -220,6 +266,74 @@ func (c *checker) bound(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// keys counts the keys by the KEK they are sealed under, and returns an error if one can't be read.
+func (c *checker) keys(ctx context.Context) (string, error) {
+	if c.sealer == nil || !c.isCurrent {
+		return "", errSkipped
+	}
+	inspector, err := rewrap.NewInspector(ctx, c.store, c.sealer)
+	if err != nil {
+		return "", unreachableSealer(c.cfg, err)
+	}
+	var keks []rewrap.KEKKeys
+	var unreadable []rewrap.Unreadable
+	if c.options.deep {
+		keks, unreadable, err = inspector.Sample(ctx, 0)
+	} else {
+		keks, err = inspector.Count(ctx)
+	}
+	if err != nil {
+		return "", unreachableSealer(c.cfg, err)
+	}
+	c.seals = newSealReport(keks, unreadable)
+	if c.options.keys {
+		if c.seals.Keys, err = c.listKeys(ctx, inspector); err != nil {
+			return "", unreachableSealer(c.cfg, err)
+		}
+	}
+	var current, other, lost int64
+	for _, kek := range keks {
+		current, other, lost = current+kek.Current, other+kek.All()-kek.Current, lost+kek.Unreadable
+	}
+	if lost > 0 {
+		which := ", by what their rows say; aikeysd check --deep lists them"
+		if c.options.deep {
+			which = "; they are listed below"
+		}
+		return "", fmt.Errorf("%s of %d can't be read%s", formatKeys(lost), current+other, which)
+	}
+	return fmt.Sprintf("%d sealed with the current key-encryption key (%s), %d with others", current, inspector.Primary(), other), nil
+}
+
+// keysPage is how many keys are read, and tried, at a time.
+const keysPage = 100
+
+func (c *checker) listKeys(ctx context.Context, inspector *rewrap.Inspector) ([]keyReport, error) {
+	reports := []keyReport{}
+	for after := ""; ; {
+		page, err := c.store.SealedKeysOf(ctx, c.options.customer, c.options.project, after, keysPage)
+		if err != nil {
+			return nil, err
+		}
+		seals := make([]rewrap.EnvelopeStatus, len(page))
+		if c.options.deep {
+			if seals, err = inspector.Check(ctx, page); err != nil {
+				return nil, err
+			}
+		}
+		for i, k := range page {
+			if !c.options.deep {
+				seals[i] = inspector.Classify(k)
+			}
+			reports = append(reports, newKeyReport(k, seals[i]))
+		}
+		if len(page) < keysPage {
+			return reports, nil
+		}
+		after = page[len(page)-1].ID
+	}
 }
 
 func (c *checker) issuer(ctx context.Context) (string, error) {
@@ -234,4 +348,23 @@ func (c *checker) issuer(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return c.cfg.OIDCIssuer + " answers", nil
+}
+
+// print prints the checks, and then how the keys are sealed if that is known.
+func (r checkReport) print(p *program, options checkOptions) error {
+	if options.output == outputJSON {
+		text, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return err
+		}
+		return p.Say("%s", text)
+	}
+	table := p.NewTable("CHECK", "RESULT", "DETAIL")
+	for _, check := range r.Checks {
+		table.Row(check.Check, check.Result, check.Detail)
+	}
+	if err := table.Flush(); err != nil || r.KEKs == nil {
+		return err
+	}
+	return r.sealReport.print(p, options.keys)
 }

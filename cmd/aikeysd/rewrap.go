@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"strconv"
+	"os"
+	"slices"
 	"time"
 
+	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
@@ -17,19 +21,19 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// exitUnreadable is the exit code of a re-wrap that did all it could, and found keys that can't be read.
+// exitUnreadable is the exit code of a re-wrap that is done except for keys that can't be read.
 const exitUnreadable = 3
 
 const (
-	// rewrapRate is the default of --rate: it leaves reads most of their speed where the database shares two processors
-	// with the service.
+	// rewrapRate is the default of --rate, in keys a second. It was measured to leave reads most of their speed where the
+	// database and the service share two processors.
 	rewrapRate = 2000
-	// rewrapConns is how many connections to Postgres the job holds: it uses one at a time.
+	// rewrapConns is the size of the pool on Postgres. The job uses one connection at a time.
 	rewrapConns = 2
-	// rewrapSettle is longer than a sealer may take to learn of a new primary KEK: ours, and that of a service, which
-	// goes on sealing under the old one until then.
+	// rewrapSettle is longer than any sealer takes to see a new primary KEK. Until then a running service still seals
+	// under the old one.
 	rewrapSettle = 1500 * time.Millisecond
-	// dryRunSample is how many envelopes a dry run tries under each KEK.
+	// dryRunSample is the most envelopes that a dry run tries under each KEK.
 	dryRunSample = 100
 )
 
@@ -46,17 +50,17 @@ func (p *program) rewrapCommand() *cobra.Command {
 		Short:   "Put all keys under the primary key-encryption key, while the service runs",
 		GroupID: groupOperate,
 		Args:    cli.NoArguments(),
-		Long: `Puts every key, revoked ones too, and the canary under the primary key-encryption key: after another one was made
-primary, or to move all secrets to another sealer. In the latter case --sealer is where they go and --sealer-old where
-they come from, and every aikeysd has to run with both before. Otherwise no secret is opened but for a sample. At
-secrets-svc it needs "rewrap" and "status"; to move secrets there, "seal" and "open" as well.
+		Long: `Puts every key, active or revoked, and the canary under the primary key-encryption key. Run it after another one became
+primary, or to move all secrets to another sealer. To move them, --sealer is the new sealer and --sealer-old the old one,
+and every aikeysd must run with both already. Otherwise the command opens only a sample of the secrets. At secrets-svc it
+needs the rights "rewrap" and "status", and to move secrets there also "seal" and "open".
 
-The service may run meanwhile. What is to be done stands in the keys' rows, so the command can be stopped or killed at
-any time and run again, and several may run at once. Each new envelope is verified before it is written, and written
-only if the key has not changed since. Keys that can't be read are listed at the end and left as they are.
+The service may run at the same time. The keys' rows say what is still to be done, so you can stop or kill the command at
+any time and run it again, and several may run at once. Each new envelope is verified before it is written, and written
+only if the key has not changed since. Keys that can't be read are left as they are and listed at the end.
 
-Exit codes: 0 all is under the primary key-encryption key, 1 it failed or was stopped, 2 the command line or a setting
-is wrong, 3 all is done but for keys that can't be read.`,
+Exit codes: 0 everything is under the primary key-encryption key, 1 it failed or was stopped, 2 the command line or a
+setting is wrong, 3 everything is done except for keys that can't be read.`,
 		Example: `  aikeysd rewrap --dry-run
   aikeysd rewrap --rate 500
   aikeysd rewrap --sealer secrets+unix:/run/secrets-svc/api.sock --sealer-old local:/etc/aikeys/keyset.json`,
@@ -66,7 +70,7 @@ is wrong, 3 all is done but for keys that can't be read.`,
 				err = errors.Join(err, cli.Usagef("--rate: must be a whole number of keys a second, or 0 for no limit"))
 			}
 			if err == nil {
-				err = p.withRewrap(cmd.Context(), cfg, func(store *models.Store, s sealer.Sealer) error {
+				err = p.withSealedStore(cmd.Context(), cfg, func(store *models.Store, s sealer.Sealer) error {
 					job := rewrap.Config{Store: store, Sealer: s, Rate: float64(rate)}
 					if dryRun {
 						return p.rewrapDryRun(cmd.Context(), job)
@@ -77,20 +81,20 @@ is wrong, 3 all is done but for keys that can't be read.`,
 			return err
 		},
 	}
-	cmd.Flags().IntVar(&rate, "rate", rewrapRate, "keys to re-wrap each second at the most; 0 sets no limit")
+	cmd.Flags().IntVar(&rate, "rate", rewrapRate, "re-wrap at most this many keys each second; 0 sets no limit")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false,
 		fmt.Sprintf("write nothing: count what would be done, and try up to %d keys under each key-encryption key", dryRunSample))
 	cfg.AddFlags(cmd.Flags(), append(databaseSettings(), sealerSettings()...)...)
 	return cmd
 }
 
-// sealerSettings are the settings that say where the key-encryption keys are.
+// sealerSettings are the settings that name the sealers.
 func sealerSettings() []string {
 	return []string{"sealer", "sealer-old", "sealer-cert", "sealer-key", "sealer-ca"}
 }
 
-// withRewrap opens the database and the sealer, neither of which it makes.
-func (p *program) withRewrap(ctx context.Context, cfg *config, use func(*models.Store, sealer.Sealer) error) error {
+// withSealedStore calls use with the database and the sealer open. Both must exist.
+func (p *program) withSealedStore(ctx context.Context, cfg *config, use func(*models.Store, sealer.Sealer) error) error {
 	if err := requireDatabase(cfg.DatabaseURL); err != nil {
 		return err
 	}
@@ -130,16 +134,16 @@ func (p *program) rewrap(ctx context.Context, cfg *config, job rewrap.Config) er
 		return fmt.Errorf("%w; check %s and %s; nothing was changed", err, cfg.Of("sealer").Variable(), cfg.Of("sealer-old").Variable())
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("stopped after %s of %d; run it again to go on", keysText(result.Rewrapped), result.Total)
+		return fmt.Errorf("stopped after %s of %d; run it again to go on", formatKeys(result.Rewrapped), result.Total)
 	}
 	if err != nil {
-		return fmt.Errorf("%w; %s of %d re-wrapped so far, and a second run goes on from there", err, keysText(result.Rewrapped), result.Total)
+		return fmt.Errorf("%w; %s of %d re-wrapped so far, and a second run goes on from there", err, formatKeys(result.Rewrapped), result.Total)
 	}
-	return p.rewrapped(ctx, job, result)
+	return p.printRewrapped(ctx, job, result)
 }
 
-// rewrapped tells what a job came to, that is over.
-func (p *program) rewrapped(ctx context.Context, job rewrap.Config, result rewrap.Result) error {
+// printRewrapped prints the result of a job that has reached its end.
+func (p *program) printRewrapped(ctx context.Context, job rewrap.Config, result rewrap.Result) error {
 	inspector, err := rewrap.NewInspector(ctx, job.Store, job.Sealer)
 	if err != nil {
 		return err
@@ -155,18 +159,10 @@ func (p *program) rewrapped(ctx context.Context, job rewrap.Config, result rewra
 	if result.Canary {
 		what += ", and the canary is,"
 	}
-	if err := p.Say("re-wrapped %s; %s under %s now", keysText(result.Rewrapped), what, result.Primary); err != nil {
+	if err := p.Say("re-wrapped %s; %s under %s now", formatKeys(result.Rewrapped), what, result.Primary); err != nil {
 		return err
 	}
-	if err := newSealReport(known(keks, result.Unreadable), result.Unreadable).print(p, false); err != nil {
-		return err
-	}
-	return p.require(result.Unreadable)
-}
-
-// known counts as unreadable what the job found to be so, which the rows don't say.
-func known(keks []rewrap.KEKKeys, unreadable []rewrap.Unreadable) []rewrap.KEKKeys {
-	for _, u := range unreadable {
+	for _, u := range result.Unreadable { // the rows alone don't show that these can't be read
 		for i := range keks {
 			if keks[i].ID == u.KEKID && keks[i].OldKEK > 0 {
 				keks[i].OldKEK--
@@ -174,11 +170,14 @@ func known(keks []rewrap.KEKKeys, unreadable []rewrap.Unreadable) []rewrap.KEKKe
 			}
 		}
 	}
-	return keks
+	if err := newSealReport(keks, result.Unreadable).print(p, false); err != nil {
+		return err
+	}
+	return p.requireReadable(result.Unreadable)
 }
 
-// require makes keys that can't be read the exit code.
-func (p *program) require(unreadable []rewrap.Unreadable) error {
+// requireReadable returns an error with its own exit code if there are keys that can't be read.
+func (p *program) requireReadable(unreadable []rewrap.Unreadable) error {
 	if len(unreadable) == 0 {
 		return nil
 	}
@@ -202,16 +201,27 @@ func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
 	if err != nil {
 		return err
 	}
-	goes, err := p.canaryGoes(ctx, job, inspector.Primary())
-	if err != nil {
+	canary, err := job.Store.Canary(ctx)
+	if err != nil && !errors.Is(err, models.ErrNotFound) {
 		return err
 	}
-	if err := p.Say("a dry run, which writes nothing; %s%s would go under %s", keysText(old(keks)), goes, inspector.Primary()); err != nil {
+	andCanary := ""
+	if err == nil && canary.KEKID != inspector.Primary() {
+		andCanary = " and the canary"
+	}
+	var oldKeys int64
+	for _, kek := range keks {
+		oldKeys += kek.OldKEK
+	}
+	if err := p.Say("a dry run, which writes nothing; %s%s would go under %s", formatKeys(oldKeys), andCanary, inspector.Primary()); err != nil {
 		return err
 	}
 	table := p.NewTable("\nKEK", "STATE", "KEYS", "WOULD BE", "TRIED", "UNREADABLE")
 	for _, kek := range keks {
-		sample := find(tried, kek.ID)
+		var sample rewrap.KEKKeys
+		if i := slices.IndexFunc(tried, func(t rewrap.KEKKeys) bool { return t.ID == kek.ID }); i >= 0 {
+			sample = tried[i]
+		}
 		would := "left as they are"
 		switch {
 		case kek.OldKEK > 0:
@@ -219,49 +229,74 @@ func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
 		case kek.Unreadable > 0:
 			would = "skipped"
 		}
-		table.Row(kek.ID, string(kek.State), count(kek.All()), would, count(sample.All()), count(sample.Unreadable))
+		table.Row(kek.ID, string(kek.State), formatCount(kek.All()), would, formatCount(sample.All()), formatCount(sample.Unreadable))
 	}
 	if err := errors.Join(table.Flush(), newSealReport(nil, unreadable).printUnreadable(p)); err != nil {
 		return err
 	}
-	return p.require(unreadable)
+	return p.requireReadable(unreadable)
 }
 
-// canaryGoes is what a dry run says of the canary, if it would be re-wrapped.
-func (p *program) canaryGoes(ctx context.Context, job rewrap.Config, primary string) (string, error) {
-	row, err := job.Store.Canary(ctx)
-	switch {
-	case errors.Is(err, models.ErrNotFound), err == nil && row.KEKID == primary:
-		return "", nil
-	case err != nil:
-		return "", err
+const (
+	// barInterval is the least time between two updates of the progress bar, lineInterval between two lines of progress
+	// where there is no terminal.
+	barInterval  = 100 * time.Millisecond
+	lineInterval = 10 * time.Second
+)
+
+// rewrapProgress shows the progress of a re-wrap: as a bar on a terminal, and elsewhere as a line every ten seconds, which
+// suits a log.
+type rewrapProgress struct {
+	to    io.Writer
+	bar   *progressbar.ProgressBar // nil where there is no terminal
+	shown bool                     // whether the bar has been drawn
+	began time.Time
+	last  time.Time // of the last line
+}
+
+func newRewrapProgress(to io.Writer) *rewrapProgress {
+	p := &rewrapProgress{to: to, began: time.Now(), last: time.Now()}
+	if file, ok := to.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		p.bar = progressbar.NewOptions64(0, progressbar.OptionSetWriter(to), progressbar.OptionSetDescription("re-wrapping"),
+			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("keys"),
+			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(barInterval), progressbar.OptionSetWidth(30))
 	}
-	return " and the canary", nil
+	return p
 }
 
-// find returns what was counted under a KEK, nothing if nothing was.
-func find(keks []rewrap.KEKKeys, id string) rewrap.KEKKeys {
-	for _, kek := range keks {
-		if kek.ID == id {
-			return kek
-		}
+// report shows the progress; the job calls it. Errors of writing are ignored: progress is no result.
+func (p *rewrapProgress) report(now rewrap.Progress) {
+	p.shown = true
+	if p.bar != nil {
+		p.bar.ChangeMax64(max(now.Total, now.Done(), 1))
+		_ = p.bar.Set64(now.Done())
+		return
 	}
-	return rewrap.KEKKeys{}
-}
-
-// old counts the keys that are under old KEKs and can be read.
-func old(keks []rewrap.KEKKeys) (keys int64) {
-	for _, kek := range keks {
-		keys += kek.OldKEK
+	if time.Since(p.last) < lineInterval {
+		return
 	}
-	return keys
+	p.last = time.Now()
+	_, _ = fmt.Fprintln(p.to, progressLine(now, time.Since(p.began)))
 }
 
-func keysText(keys int64) string {
-	if keys == 1 {
-		return "1 key"
+// finish brings the bar to the last progress, and ends its line.
+func (p *rewrapProgress) finish(last rewrap.Progress) {
+	if p.bar == nil || !p.shown {
+		return
 	}
-	return count(keys) + " keys"
+	_ = p.bar.Set64(last.Done())
+	_, _ = fmt.Fprintln(p.to)
 }
 
-func count(n int64) string { return strconv.FormatInt(n, 10) }
+// progressLine is a line of progress, with the time that the rest takes at the average rate so far.
+func progressLine(now rewrap.Progress, elapsed time.Duration) string {
+	line := fmt.Sprintf("re-wrapped %d of %s", now.Done(), formatKeys(now.Total))
+	if now.Unreadable > 0 {
+		line += fmt.Sprintf(", %d of them unreadable", now.Unreadable)
+	}
+	if rest := now.Total - now.Done(); rest > 0 && now.Done() > 0 {
+		left := time.Duration(float64(elapsed) / float64(now.Done()) * float64(rest))
+		line += "; about " + max(left.Round(time.Second), time.Second).String() + " left"
+	}
+	return line
+}

@@ -52,6 +52,6 @@ Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong
 		&cobra.Group{ID: groupOperate, Title: "Operate:"},
 	)
 	root.SetHelpCommandGroupID(groupStart)
-	root.AddCommand(p.devCommand(), p.serveCommand(), p.migrateCommand(), p.adminCommand(), p.checkCommand(), p.rewrapCommand())
+	root.AddCommand(p.devCommand(), p.serveCommand(), p.migrateCommand(), p.adminCommand(), p.checkCommand(), p.rewrapCommand(), p.keysCommand())
 	return root
 }

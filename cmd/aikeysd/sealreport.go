@@ -1,0 +1,95 @@
+package main
+
+import (
+	"github.com/agentrouter/aikeys/impl/rewrap"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// sealReport says how keys are sealed. KEKs is nil if that could not be found out; the other lists are nil if they were not
+// asked for.
+type sealReport struct {
+	KEKs       []kekReport        `json:"keks"`
+	Unreadable []unreadableReport `json:"unreadable,omitempty"`
+	Keys       []keyReport        `json:"keys,omitempty"`
+}
+
+type kekReport struct {
+	ID         string `json:"id"`
+	State      string `json:"state"`
+	Current    int64  `json:"current"`
+	OldKEK     int64  `json:"old_kek"`
+	Unreadable int64  `json:"unreadable"`
+}
+
+type unreadableReport struct {
+	ID         string `json:"id"`
+	CustomerID string `json:"customer_id"`
+	ProjectID  string `json:"project_id"`
+	KEKID      string `json:"kek_id"`
+	Reason     string `json:"reason"`
+}
+
+type keyReport struct {
+	ID        string `json:"id"`
+	UserScope string `json:"user_scope,omitempty"`
+	Provider  string `json:"provider"`
+	Name      string `json:"name"`
+	State     string `json:"state"`
+	SealState string `json:"seal_state"`
+	KEKID     string `json:"kek_id"`
+	Reason    string `json:"reason,omitempty"`
+}
+
+func newKeyReport(k models.Key, seal rewrap.EnvelopeStatus) keyReport {
+	state := models.KeyActive
+	if k.RevokedAt != 0 {
+		state = models.KeyRevoked
+	}
+	return keyReport{ID: k.ID, UserScope: k.UserID, Provider: k.Provider, Name: k.Name, State: string(state),
+		SealState: string(seal.State), KEKID: seal.KEKID, Reason: seal.Reason()}
+}
+
+func newSealReport(keks []rewrap.KEKKeys, unreadable []rewrap.Unreadable) sealReport {
+	report := sealReport{KEKs: []kekReport{}}
+	for _, k := range keks {
+		report.KEKs = append(report.KEKs, kekReport{k.ID, string(k.State), k.Current, k.OldKEK, k.Unreadable})
+	}
+	for _, u := range unreadable {
+		report.Unreadable = append(report.Unreadable, unreadableReport{u.KeyID, u.CustomerID, u.ProjectID, u.KEKID, u.Reason})
+	}
+	return report
+}
+
+// print prints a table of the KEKs, then a table of the keys that can't be read if there are any, and one of all keys if
+// the user asked for it.
+func (r sealReport) print(p *program, keys bool) error {
+	table := p.NewTable("\nKEK", "STATE", "CURRENT", "OLD_KEK", "UNREADABLE")
+	for _, k := range r.KEKs {
+		table.Row(k.ID, k.State, formatCount(k.Current), formatCount(k.OldKEK), formatCount(k.Unreadable))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if err := r.printUnreadable(p); err != nil {
+		return err
+	}
+	if !keys {
+		return nil
+	}
+	table = p.NewTable("\nKEY", "USER", "PROVIDER", "NAME", "STATE", "SEAL STATE", "KEK", "WHY")
+	for _, k := range r.Keys {
+		table.Row(k.ID, orDash(k.UserScope), k.Provider, k.Name, k.State, k.SealState, k.KEKID, orDash(k.Reason))
+	}
+	return table.Flush()
+}
+
+func (r sealReport) printUnreadable(p *program) error {
+	if len(r.Unreadable) == 0 {
+		return nil
+	}
+	table := p.NewTable("\nUNREADABLE KEY", "CUSTOMER", "PROJECT", "KEK", "WHY")
+	for _, u := range r.Unreadable {
+		table.Row(u.ID, u.CustomerID, u.ProjectID, u.KEKID, u.Reason)
+	}
+	return table.Flush()
+}
