@@ -1,18 +1,20 @@
-// Package extauthz answers Envoy's external authorization filter over gRPC (envoy.service.auth.v3.Authorization), so
-// that Envoy itself proxies the requests: it is told which header to set and which to remove.
+// Package extauthz answers Envoy's external authorization filter over gRPC (envoy.service.auth.v3.Authorization). Envoy
+// proxies the requests itself; the answer says which header it sets and which ones it removes.
 //
-// The provider comes from the route's own configuration, context_extensions: {provider: openai}, and never from the
-// request. Envoy decides where a request goes, so the operator has to route it to that provider's hosts and nowhere
-// else.
+// The provider comes from the route's configuration, context_extensions: {provider: openai}, and never from the request.
+// Envoy decides where a request goes, so the operator must route it to that provider's hosts and nowhere else.
 //
-// Envoy does not tell what the provider answered: failures of keys are not reported from here. Answers carry providers'
-// keys in plain text, so serve it where callers can't reach it.
-//
-// It may import dataplane, dataplane/gateway and nothing else of ours.
+// Envoy does not pass on the provider's answer, so refused keys are not reported. The answers carry providers' keys in
+// plain text: serve them where callers can't reach them.
 package extauthz
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -21,11 +23,24 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
+
+const (
+	// maxMessage leaves room for the head of a request, which Envoy bounds to 60 KiB by default. Envoy should send no bodies.
+	maxMessage   = 256 << 10
+	defaultDrain = 10 * time.Second
+)
+
+// errPanic is answered with the problem for internal errors.
+var errPanic = errors.New("panic")
 
 // ProviderExtension is the member of a route's context_extensions that names the provider.
 const ProviderExtension = "provider"
@@ -37,8 +52,8 @@ type Server struct {
 	authorizer *gateway.Authorizer
 }
 
-// New returns a Server that finds keys with resolver. Of the configuration it uses Log, Metrics,
-// FailedAuthLimit and TrustedProxies.
+// New returns a Server that finds keys with resolver. It uses the configuration's Log, Metrics, FailedAuthLimit and
+// TrustedProxies.
 func New(resolver gateway.Resolver, cfg gateway.Config) (*Server, error) {
 	cfg.Resolver = resolver
 	authorizer, err := gateway.NewAuthorizer("ext_authz", cfg)
@@ -48,7 +63,8 @@ func New(resolver gateway.Resolver, cfg gateway.Config) (*Server, error) {
 	return &Server{authorizer: authorizer}, nil
 }
 
-// Check implements authv3.AuthorizationServer. A refusal is an answer too: an error would make Envoy answer by itself.
+// Check implements authv3.AuthorizationServer. It answers a refusal without an error, which would make Envoy answer with a
+// text of its own.
 func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	attributes := request.GetAttributes()
 	provider := attributes.GetContextExtensions()[ProviderExtension]
@@ -62,7 +78,7 @@ func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*auth
 	return allowed(grant, header)
 }
 
-// headerOf returns the request's headers in Go's spelling, in whichever of its two ways Envoy sends them.
+// headerOf returns the request's headers with canonical names. Envoy sends headers in one of two fields.
 func headerOf(request *authv3.AttributeContext_HttpRequest) http.Header {
 	header := make(http.Header, len(request.GetHeaders()))
 	for name, value := range request.GetHeaders() {
@@ -78,6 +94,7 @@ func headerOf(request *authv3.AttributeContext_HttpRequest) http.Header {
 	return header
 }
 
+// allowed returns the answer for a request that may pass.
 func allowed(grant gateway.Grant, header http.Header) (*authv3.CheckResponse, error) {
 	name, value := grant.Header()
 	var remove []string
@@ -110,6 +127,7 @@ func allowed(grant gateway.Grant, header http.Header) (*authv3.CheckResponse, er
 	}, err
 }
 
+// denied returns the answer for a refused request.
 func denied(problem *gateway.Problem) *authv3.CheckResponse {
 	answer := &authv3.DeniedHttpResponse{
 		Status: &typev3.HttpStatus{Code: typev3.StatusCode(problem.Status)}, //nolint:gosec // a status of our own table
@@ -125,6 +143,7 @@ func denied(problem *gateway.Problem) *authv3.CheckResponse {
 	}
 }
 
+// overwrite returns the option that replaces every value of a header.
 func overwrite(name, value string) *corev3.HeaderValueOption {
 	return &corev3.HeaderValueOption{
 		Header:       &corev3.HeaderValue{Key: strings.ToLower(name), Value: value},
@@ -132,6 +151,7 @@ func overwrite(name, value string) *corev3.HeaderValueOption {
 	}
 }
 
+// codeOf returns the gRPC code for a status of a problem.
 func codeOf(httpStatus int) codes.Code {
 	switch httpStatus {
 	case http.StatusBadRequest:
@@ -152,10 +172,48 @@ func codeOf(httpStatus int) codes.Code {
 	return codes.Internal
 }
 
-// recovered answers a panic of Check's with a refusal; what was panicked with may hold a secret, and is dropped.
-func (s *Server) recovered(ctx context.Context, started time.Time, thrown any) *authv3.CheckResponse {
-	if thrown == nil {
-		return nil
+// ServeConfig are the settings of Serve; the zero value is plain text.
+type ServeConfig struct {
+	// TLS is the server's configuration, with ClientAuth if Envoy must show a certificate; nil is plain text.
+	TLS *tls.Config
+	// Drain bounds how long checks may run after the end of the context; 10 seconds if zero.
+	Drain time.Duration
+}
+
+// Serve answers checks and the standard health service on the listener until ctx ends. Then it reports that it is not
+// serving, and returns when the checks in flight are answered. It closes the listener.
+func Serve(ctx context.Context, listener net.Listener, server *Server, cfg ServeConfig) error {
+	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.UnaryInterceptor(server.recoverPanic)}
+	if cfg.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(cfg.TLS)))
 	}
-	return denied(s.authorizer.Refuse(ctx, started, "none", errPanic))
+	rpc := grpc.NewServer(options...)
+	healthy := health.NewServer()
+	authv3.RegisterAuthorizationServer(rpc, server)
+	healthv1.RegisterHealthServer(rpc, healthy)
+	failed := make(chan error, 1)
+	go func() { failed <- rpc.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve ext_authz: %w", err)
+	case <-ctx.Done():
+	}
+	healthy.Shutdown()
+	cut := time.AfterFunc(cmp.Or(cfg.Drain, defaultDrain), rpc.Stop)
+	defer cut.Stop()
+	rpc.GracefulStop()
+	return <-failed
+}
+
+// recoverPanic answers a panic with a refusal. It drops the value of the panic, which may hold a secret.
+func (s *Server) recoverPanic(
+	ctx context.Context, request any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler,
+) (response any, err error) {
+	started := time.Now()
+	defer func() {
+		if recover() != nil {
+			response, err = denied(s.authorizer.Refuse(ctx, started, "none", errPanic)), nil
+		}
+	}()
+	return next(ctx, request)
 }
