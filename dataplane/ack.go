@@ -58,8 +58,9 @@ func (a *acker) lastPosition() string {
 
 // run sends acknowledgements until ctx ends. It ends the stream if the control plane no longer knows its session.
 func (a *acker) run(ctx context.Context, endStream context.CancelCauseFunc) {
+	interval := a.r.cfg.intervals.ack
 	retry := &backoff.ExponentialBackOff{InitialInterval: ackRetryMin, Multiplier: 2, MaxInterval: ackRetryMax}
-	timer := time.NewTimer(ackInterval)
+	timer := time.NewTimer(interval)
 	defer timer.Stop()
 	soon := false // whether the timer is set to an urgent acknowledgement or a retry
 	for {
@@ -76,14 +77,14 @@ func (a *acker) run(ctx context.Context, endStream context.CancelCauseFunc) {
 		}
 		position := a.lastPosition()
 		if position == "" {
-			timer.Reset(ackInterval)
+			timer.Reset(interval)
 			continue
 		}
 		switch a.sendAck(ctx, position) {
 		case http.StatusNoContent:
 			soon = false
 			retry.Reset()
-			timer.Reset(ackInterval)
+			timer.Reset(interval)
 		case http.StatusNotFound:
 			endStream(errSessionUnknown)
 			return

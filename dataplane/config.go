@@ -53,6 +53,15 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// Log receives what an operator should know; if nil, nothing is logged.
 	Log *slog.Logger
+
+	intervals intervals
+}
+
+// intervals are the times that only tests change.
+type intervals struct {
+	ack     time.Duration // between acknowledgements that are not urgent
+	report  time.Duration // between reports without refusals
+	refused time.Duration // added before the stream is opened again after a refusal
 }
 
 // Clock measures elapsed time for leases and expiry. It must never go back.
@@ -80,7 +89,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	check(!ok || target.Scheme == "https" || cfg.Insecure || netaddr.Is(target.Hostname()),
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: must not hold a user or password")
-	check(cfg.Token != nil || cfg.HTTPClient != nil && err == nil && target.Scheme == "https",
+	check(cfg.hasCredential(target),
 		"Token: is required, unless HTTPClient shows a client certificate, over https")
 	check(cfg.CacheSize >= 0, "CacheSize: %d is negative", cfg.CacheSize)
 	check(cfg.MaxStale >= 0 && cfg.MaxStale <= maxMaxStale, "MaxStale: %v is not from 0 to %v", cfg.MaxStale, maxMaxStale)
@@ -94,6 +103,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	cfg.NegativeTTL = cmp.Or(cfg.NegativeTTL, defaultNegativeTTL)
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, defaultMaxAge)
 	cfg.FetchTimeout = cmp.Or(cfg.FetchTimeout, defaultFetchTimeout)
+	cfg.intervals.ack = cmp.Or(cfg.intervals.ack, ackInterval)
+	cfg.intervals.report = cmp.Or(cfg.intervals.report, reportInterval)
+	cfg.intervals.refused = cmp.Or(cfg.intervals.refused, refusedDelay)
 	if cfg.Clock == nil {
 		cfg.Clock = systemClock{start: time.Now()} //nolint:forbidigo // the start of a monotonic clock, never shown as a date
 	}
@@ -101,4 +113,9 @@ func (cfg Config) withDefaults() (Config, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return cfg, nil
+}
+
+// hasCredential reports whether there is a token, or a client that may show a certificate over https.
+func (cfg *Config) hasCredential(target *url.URL) bool {
+	return cfg.Token != nil || cfg.HTTPClient != nil && target != nil && target.Scheme == "https"
 }

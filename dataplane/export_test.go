@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"io"
+	"net/http"
 	"time"
 )
 
@@ -37,4 +38,16 @@ func Waiting(r *Resolver) int {
 	r.reports.mu.Lock()
 	defer r.reports.mu.Unlock()
 	return len(r.reports.outcomes)
+}
+
+// WithIntervals changes times that are not settings: between acknowledgements, between reports, and before the stream is
+// opened again after a refusal. Zero keeps the default.
+func WithIntervals(ack, report, refused time.Duration) func(*Config) {
+	return func(cfg *Config) { cfg.intervals = intervals{ack: ack, report: report, refused: refused} }
+}
+
+// StreamTimeout returns the timeout of the HTTP client that reads the stream.
+func StreamTimeout(r *Resolver) (time.Duration, bool) {
+	client, ok := r.stream.Client.(*http.Client)
+	return client.Timeout, ok
 }

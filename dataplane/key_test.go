@@ -1,16 +1,21 @@
 package dataplane_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-// callers is a header full of a caller's credentials, and one that is none.
+// callers returns a header with every kind of caller's credential, and X-Request-Id.
 func callers() http.Header {
 	h := http.Header{
 		"X-Request-Id": {"1"}, "x-api-key": {"not canonical"}, "Authorization": {"Bearer theirs", "Basic theirs"},
@@ -21,15 +26,15 @@ func callers() http.Header {
 	return h
 }
 
-func TestAuthorizeSwapsTheCallersCredentialsForTheKeysHeader(t *testing.T) {
-	s := newScene(t)
+func TestAuthorize(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
 	for style, want := range map[dataplane.AuthStyle]http.Header{
 		dataplane.AuthBearer:      {"Authorization": {"Bearer sk-1"}, "X-Request-Id": {"1"}},
 		dataplane.AuthXAPIKey:     {"X-Api-Key": {"sk-1"}, "X-Request-Id": {"1"}},
 		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key": {"sk-1"}, "X-Request-Id": {"1"}},
 		dataplane.AuthAPIKey:      {"Api-Key": {"sk-1"}, "X-Request-Id": {"1"}},
 	} {
-		key, err := s.resolve(dataplane.ByID(s.register(dataplanetest.Key{Secret: "sk-1", AuthStyle: string(style)})))
+		key, err := s.R.Resolve(t.Context(), dataplane.ByID(s.Register(dataplanetest.Key{Secret: "sk-1", AuthStyle: string(style)})))
 		require.NoError(t, err)
 		h := callers()
 		require.NoError(t, key.Authorize(h))
@@ -40,7 +45,7 @@ func TestAuthorizeSwapsTheCallersCredentialsForTheKeysHeader(t *testing.T) {
 		require.Equal(t, "sk-1", key.Secret().Reveal())
 	}
 	for _, style := range []dataplane.AuthStyle{dataplane.AuthAWSSigV4, dataplane.AuthGCPOAuth, "magic"} {
-		key, err := s.resolve(dataplane.ByID(s.register(dataplanetest.Key{Secret: "{}", AuthStyle: string(style)})))
+		key, err := s.R.Resolve(t.Context(), dataplane.ByID(s.Register(dataplanetest.Key{Secret: "{}", AuthStyle: string(style)})))
 		require.NoError(t, err)
 		h := callers()
 		require.ErrorIs(t, key.Authorize(h), dataplane.ErrUnsupportedAuth)
@@ -50,11 +55,11 @@ func TestAuthorizeSwapsTheCallersCredentialsForTheKeysHeader(t *testing.T) {
 	}
 }
 
-func TestAKeySaysWhatItIsAndWhomItServes(t *testing.T) {
-	s := newScene(t)
+func TestKeyFields(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
 	s.AddCredential(credential, dataplanetest.Credential{})
-	id := s.register(dataplanetest.Key{UserID: "alice", BaseURL: "https://eu.example.com/v1"})
-	key, err := s.resolve(forCaller)
+	id := s.Register(dataplanetest.Key{UserID: "alice", BaseURL: "https://eu.example.com/v1"})
+	key, err := s.R.Resolve(t.Context(), forCaller)
 	require.NoError(t, err)
 	require.Equal(t, id, key.ID)
 	require.Equal(t, 1, key.Version)
@@ -63,19 +68,101 @@ func TestAKeySaysWhatItIsAndWhomItServes(t *testing.T) {
 	require.Equal(t, "https://eu.example.com/v1", key.BaseURL)
 	require.Equal(t, "alice", key.Caller.UserID)
 	require.Len(t, key.Caller.TokenID, 26)
-	byID, err := s.resolve(dataplane.ByID(id))
+	byID, err := s.R.Resolve(t.Context(), dataplane.ByID(id))
 	require.NoError(t, err)
 	require.Nil(t, byID.Caller)
 }
 
-func TestACallersOtherProjectIsServedForItself(t *testing.T) {
-	s := newScene(t)
+func TestForCallerInAnotherProject(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
 	s.AddCredential(credential, dataplanetest.Credential{})
 	chat := s.RegisterKey(dataplanetest.Key{})
 	mail := s.RegisterKey(dataplanetest.Key{ProjectID: "mail"})
-	s.applied(s.SetMember("acme", "mail", "alice"))
+	s.AwaitTx(s.SetMember("acme", "mail", "alice"))
 	inMail := forCaller
 	inMail.ProjectID = "mail"
-	s.serves(forCaller, chat)
-	s.serves(inMail, mail)
+	s.Serves(forCaller, chat)
+	s.Serves(inMail, mail)
+}
+
+// prints formats a value in every way that may reach a log.
+func prints(t *testing.T, v any) string {
+	t.Helper()
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		fmt.Fprintf(&out, verb+"\n", v)
+		fmt.Fprintf(&out, verb+"\n", []any{v})
+		fmt.Fprintf(&out, verb+"\n", struct{ V any }{v})
+	}
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "v", v)
+	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "v", v)
+	if document, err := json.Marshal(v); err == nil {
+		out.Write(document)
+	}
+	return out.String()
+}
+
+func TestNothingSecretIsPrinted(t *testing.T) {
+	const marked = "MARKED-SECRET"
+	var log dataplanetest.Log
+	registry := prometheus.NewRegistry()
+	s := dataplanetest.NewEnv(t, func(cfg *dataplane.Config) {
+		cfg.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		cfg.Metrics = registry
+	})
+	caller := "ak_" + marked
+	s.AddCredential(caller, dataplanetest.Credential{})
+	s.Register(dataplanetest.Key{Secret: "sk-" + marked})
+	req := dataplane.ForCaller(caller, "openai")
+	key, err := s.R.Resolve(t.Context(), req)
+	require.NoError(t, err)
+	require.Contains(t, key.Secret().Reveal(), marked)
+	require.Equal(t, "[redacted]", fmt.Sprint(key.Secret()))
+
+	cfg := s.Config()
+	cfg.Token = func() string { return "dp_" + marked }
+	values := []any{key, *key, req, &req, cfg, &cfg, s.R.Status(), s.R}
+	refused := []dataplane.Request{
+		{Credential: caller, Provider: "openai", KeyID: marked[:6]},
+		dataplane.ForCaller(marked, "openai"),
+	}
+	for name, fault := range faults() {
+		s.SetFault(fault, dataplanetest.Fetch)
+		if fault == dataplanetest.Hanging {
+			continue
+		}
+		refused = append(refused, dataplane.ForCaller(marked+name, "openai"))
+		s.Clock.Advance(dataplane.DownFor)
+		_, err := s.R.Resolve(t.Context(), refused[len(refused)-1])
+		require.ErrorIs(t, err, dataplane.ErrUnavailable)
+		values = append(values, err)
+	}
+	s.SetFault(dataplanetest.Healthy)
+	for _, req := range refused {
+		_, err := s.R.Resolve(t.Context(), req)
+		require.Error(t, err)
+		values = append(values, err)
+	}
+	wrong := cfg
+	wrong.Token = func() string { return "dp_" + marked + "\nx" } // not valid in a header
+	r, err := dataplane.New(wrong)
+	require.NoError(t, err)
+	_, err = r.Resolve(t.Context(), req)
+	require.Error(t, err)
+	values = append(values, err)
+	wrong.ControlPlane = "http://user:" + marked + "@127.0.0.1"
+	_, err = dataplane.New(wrong)
+	require.Error(t, err)
+	values = append(values, err)
+	for _, v := range values {
+		require.NotContains(t, prints(t, v), marked, "%T", v)
+		require.NotContains(t, prints(t, v), fmt.Sprintf("%x", marked), "%T", v)
+	}
+	s.Send("data: " + marked + "\n\n")
+	s.AwaitStream(2)
+	require.NotEmpty(t, log.String())
+	require.NotContains(t, log.String(), marked)
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	require.NotContains(t, fmt.Sprint(families), marked)
 }

@@ -93,15 +93,15 @@ func (p *reports) takeBatch() map[string]outcome {
 
 // sendReports sends reports every few seconds, refusals sooner, and what is left when ctx ends.
 func (r *Resolver) sendReports(ctx context.Context) {
-	timer := time.NewTimer(reportInterval)
+	timer := time.NewTimer(r.cfg.intervals.report)
 	defer timer.Stop()
 	soon := false // whether the timer is set to a refusal
 	for {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastReportTimeout)
-			defer cancel()
 			r.flushReports(last)
+			cancel()
 			return
 		case <-r.reports.refusals:
 			if !soon {
@@ -113,7 +113,7 @@ func (r *Resolver) sendReports(ctx context.Context) {
 		}
 		r.flushReports(ctx)
 		soon = false
-		timer.Reset(reportInterval)
+		timer.Reset(r.cfg.intervals.report)
 	}
 }
 

@@ -13,26 +13,24 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
-func TestARefusedKeyIsReportedSoonAndWithItsLastUse(t *testing.T) {
-	s, id := cached(t)
-	key, err := s.resolve(forNobody)
+func TestRefusedKeyIsReportedSoon(t *testing.T) {
+	s, id := newCachedEnv(t, dataplane.WithIntervals(0, time.Hour, 0))
+	key, err := s.R.Resolve(t.Context(), forNobody)
 	require.NoError(t, err)
 	for range 100 {
-		s.r.Report(key, http.StatusOK)
+		s.R.Report(key, http.StatusOK)
 	}
-	s.clock.Advance(500 * time.Millisecond)
-	s.r.Report(key, http.StatusBadGateway) // says nothing of the key
-	s.r.Report(key, http.StatusUnauthorized)
-	begin := time.Now()
-	eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
-	require.Less(t, time.Since(begin), 3*time.Second)
+	s.Clock.Advance(500 * time.Millisecond)
+	s.R.Report(key, http.StatusBadGateway) // says nothing of the key
+	s.R.Report(key, http.StatusUnauthorized)
+	dataplanetest.Eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
 	used, failed, status := 500, 0, http.StatusUnauthorized
 	require.Equal(t, []gen.KeyReport{
 		{KeyID: id, UsedMsAgo: &used, FailedMsAgo: &failed, FailureStatus: &status},
 	}, s.Reports())
 }
 
-func TestReportsAreBatchedAndSentOnTheWayOut(t *testing.T) {
+func TestReportsAreBatchedAndSentAtTheEnd(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t)
 	r, err := dataplane.New(cp.Config())
 	require.NoError(t, err)
@@ -49,28 +47,28 @@ func TestReportsAreBatchedAndSentOnTheWayOut(t *testing.T) {
 	}
 }
 
-func TestReportsThatFailAreKeptAndBlockNobody(t *testing.T) {
-	s, id := cached(t, fast)
-	key, err := s.resolve(forNobody)
+func TestFailedReportsAreKept(t *testing.T) {
+	s, id := newCachedEnv(t, fast)
+	key, err := s.R.Resolve(t.Context(), forNobody)
 	require.NoError(t, err)
 	s.SetFault(dataplanetest.Hanging, dataplanetest.Report)
-	s.r.Report(key, http.StatusForbidden)
-	eventually(t, "an attempt", func() bool { return s.Count(dataplanetest.Report) > 0 })
+	s.R.Report(key, http.StatusForbidden)
+	dataplanetest.Eventually(t, "an attempt", func() bool { return s.Count(dataplanetest.Report) > 0 })
 	for i := range 20_000 {
-		s.r.Report(&dataplane.Key{ID: fmt.Sprint(i)}, http.StatusOK)
+		s.R.Report(&dataplane.Key{ID: fmt.Sprint(i)}, http.StatusOK)
 	}
-	require.LessOrEqual(t, dataplane.Waiting(s.r), 10_000)
-	s.fetches(0, func() { s.serves(forNobody, id) })
+	require.LessOrEqual(t, dataplane.Waiting(s.R), 10_000)
+	s.Fetches(0, func() { s.Serves(forNobody, id) })
 	s.SetFault(dataplanetest.Healthy)
-	s.r.Report(key, http.StatusForbidden)
-	eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
+	s.R.Report(key, http.StatusForbidden)
+	dataplanetest.Eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
 }
 
-func TestAReportOfNothingIsNone(t *testing.T) {
-	s := newScene(t)
-	s.r.Report(nil, http.StatusOK)
-	s.r.Report(&dataplane.Key{}, http.StatusOK)
-	s.r.Report(&dataplane.Key{ID: "x"}, http.StatusInternalServerError)
-	s.r.Report(&dataplane.Key{ID: "x"}, 0)
-	require.Zero(t, dataplane.Waiting(s.r))
+func TestReportsOfNothingAreIgnored(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
+	s.R.Report(nil, http.StatusOK)
+	s.R.Report(&dataplane.Key{}, http.StatusOK)
+	s.R.Report(&dataplane.Key{ID: "x"}, http.StatusInternalServerError)
+	s.R.Report(&dataplane.Key{ID: "x"}, 0)
+	require.Zero(t, dataplane.Waiting(s.R))
 }

@@ -80,7 +80,7 @@ func (r *Resolver) followStream(ctx context.Context) {
 		r.recordStreamEnd(ctx, err)
 		wait := reconnect.NextBackOff()
 		if errors.Is(err, ErrDataPlaneUnauthenticated) || errors.Is(err, errTooMany) || errors.As(err, new(*tooStaleError)) {
-			wait += refusedDelay
+			wait += r.cfg.intervals.refused
 		}
 		select {
 		case <-time.After(wait):

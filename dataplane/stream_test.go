@@ -2,7 +2,12 @@ package dataplane_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,94 +20,82 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-// opened waits until n streams have been opened, and have hello and a heartbeat behind them.
-func (s *scene) opened(n int) dataplanetest.Connection {
-	s.t.Helper()
-	eventually(s.t, "a stream", func() bool { return len(s.Connections()) >= n })
-	c := s.Connections()[n-1]
-	eventually(s.t, "its hello", func() bool { return s.r.Status().SessionID == c.SessionID })
-	s.applied(s.Publish(unrelated()))
-	return c
-}
-
-func TestAStreamThatBreaksIsResumedAndNothingIsMissed(t *testing.T) {
-	s, id := cached(t, maxStale(time.Minute))
-	first := s.opened(1)
+func TestStreamResumes(t *testing.T) {
+	s, id := newCachedEnv(t, maxStale(time.Minute))
+	first := s.AwaitStream(1)
 	require.Empty(t, first.LastEventID)
 	require.Empty(t, first.PreviousSessionID)
 	s.SetFault(dataplanetest.InternalError, dataplanetest.Events)
-	other := s.register(dataplanetest.Key{Provider: "anthropic"})
+	other := s.Register(dataplanetest.Key{Provider: "anthropic"})
 	forOther := dataplane.ForUser("acme", "chat", "", "anthropic")
-	s.serves(forOther, other)
+	s.Serves(forOther, other)
 	s.Cut()
-	eventually(t, "the end", func() bool { return !s.r.Status().Connected })
+	s.AwaitDisconnect()
 	tx := s.RevokeKey(id)
 	s.SetFault(dataplanetest.Healthy)
-	second := s.opened(2)
+	second := s.AwaitStream(2)
 	require.NotEmpty(t, second.LastEventID)
 	require.Equal(t, first.SessionID, second.PreviousSessionID)
-	s.applied(tx)
-	s.refuses(forNobody, dataplane.ErrNoKey)
-	s.fetches(0, func() { s.serves(forOther, other) }) // the rest of the cache is kept
+	s.AwaitTx(tx)
+	s.Refuses(forNobody, dataplane.ErrNoKey)
+	s.Fetches(0, func() { s.Serves(forOther, other) }) // the rest of the cache is kept
 }
 
-func TestARevocationIsActedOnWhenATransactionCommitsLateAndTheLinkIsCut(t *testing.T) {
-	s := newScene(t)
+func TestStreamResumesBeforeALateCommit(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
 	id := s.RegisterKey(dataplanetest.Key{})
 	late := s.Begin()
-	s.applied(s.Publish(unrelated()))
-	s.serves(forNobody, id)
+	s.Sync()
+	s.Serves(forNobody, id)
 	s.SetFault(dataplanetest.InternalError, dataplanetest.Events)
 	s.Cut()
-	eventually(t, "the end", func() bool { return !s.r.Status().Connected })
-	late.RevokeKey(id) // a smaller number than those that were told
+	s.AwaitDisconnect()
+	late.RevokeKey(id) // its number is smaller than those of announced events
 	s.SetFault(dataplanetest.Healthy)
-	s.applied(late.Tx)
-	s.refuses(forNobody, dataplane.ErrNoKey)
+	s.AwaitTx(late.Tx)
+	s.Refuses(forNobody, dataplane.ErrNoKey)
 }
 
-func TestAResetDropsEverything(t *testing.T) {
-	s, id := cached(t)
+func TestResetDropsTheCache(t *testing.T) {
+	s, id := newCachedEnv(t)
 	s.SetFault(dataplanetest.InternalError, dataplanetest.Events)
 	s.Cut()
-	s.Publish(unrelated())
+	s.Publish(dataplanetest.Unrelated())
 	s.Forget()
 	s.SetFault(dataplanetest.Healthy)
-	s.opened(2)
-	s.fetches(1, func() { s.serves(forNobody, id) })
+	s.AwaitStream(2)
+	s.Fetches(1, func() { s.Serves(forNobody, id) })
 }
 
-func TestAFirstConnectionDropsEverything(t *testing.T) {
+func TestFirstConnectionDropsTheCache(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t)
 	id := cp.RegisterKey(dataplanetest.Key{})
 	r, err := dataplane.New(cp.Config())
 	require.NoError(t, err)
-	key, err := r.Resolve(t.Context(), forNobody) // before anything is followed
+	key, err := r.Resolve(t.Context(), forNobody) // before Run
 	require.NoError(t, err)
 	require.Equal(t, id, key.ID)
-	cp.RevokeKey(id) // and nobody tells
+	cp.RevokeKey(id) // no stream announces it
 	dataplanetest.Run(t, r)
-	eventually(t, "a lease", func() bool { return r.Status().Leased })
+	dataplanetest.Eventually(t, "a lease", func() bool { return r.Status().Leased })
 	_, err = r.Resolve(t.Context(), forNobody)
 	require.ErrorIs(t, err, dataplane.ErrNoKey)
 }
 
-func TestAHalfOpenLinkIsNoticedAndDialledAnew(t *testing.T) {
+func TestHalfOpenConnection(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t, dataplanetest.WithLease(200*time.Millisecond))
 	r := cp.Resolver(t)
 	id := cp.RegisterKey(dataplanetest.Key{})
-	begin := time.Now()
 	cp.HalfOpen()
 	tx := cp.RevokeKey(id)
 	dataplanetest.Await(t, r, tx)
-	require.Less(t, time.Since(begin), 5*time.Second)
 	require.Len(t, cp.Connections(), 2)
 	require.NotEmpty(t, cp.Connections()[1].LastEventID)
 	_, err := r.Resolve(t.Context(), forNobody)
 	require.ErrorIs(t, err, dataplane.ErrNoKey)
 }
 
-func TestGarbageOnTheStreamEndsItAndHarmsNothing(t *testing.T) {
+func TestInvalidMessagesEndTheStream(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON":             "data: {nonsense\n\n",
 		"no type":             "data: {}\n\n",
@@ -113,81 +106,223 @@ func TestGarbageOnTheStreamEndsItAndHarmsNothing(t *testing.T) {
 		"a message too long":  strings.Repeat("data: "+strings.Repeat("x", 1000)+"\n", 100),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, id := cached(t)
+			s, id := newCachedEnv(t)
 			s.Send(text)
-			s.opened(2)
-			s.awaitLease()
-			s.fetches(0, func() { s.serves(forNobody, id) })
+			s.AwaitStream(2)
+			s.AwaitLease()
+			s.Fetches(0, func() { s.Serves(forNobody, id) })
 		})
 	}
 }
 
-func TestAControlPlaneThatFailsToStreamIsTriedUntilItDoes(t *testing.T) {
+func TestStreamIsRetried(t *testing.T) {
 	for name, fault := range faults() {
-		if fault == dataplanetest.TooManyRequests {
-			continue // tried again after seconds
-		}
 		t.Run(name, func(t *testing.T) {
-			s, id := cached(t, func(cfg *dataplane.Config) { cfg.FetchTimeout = 200 * time.Millisecond })
+			s, id := newCachedEnv(t, fast, dataplane.WithIntervals(0, 0, time.Millisecond))
 			s.SetFault(fault, dataplanetest.Events)
 			s.Cut()
 			before := s.Count(dataplanetest.Events)
-			eventually(t, "two attempts", func() bool { return s.Count(dataplanetest.Events) >= before+2 })
+			dataplanetest.Eventually(t, "two attempts", func() bool { return s.Count(dataplanetest.Events) >= before+2 })
 			s.SetFault(dataplanetest.Healthy)
-			s.opened(2)
-			s.serves(forNobody, id)
+			s.AwaitStream(2)
+			s.Serves(forNobody, id)
 		})
 	}
 }
 
-func TestAControlPlaneThatRestartsIsFoundAgain(t *testing.T) {
-	s, id := cached(t)
+func TestControlPlaneRestarts(t *testing.T) {
+	s, id := newCachedEnv(t)
 	s.Down()
-	eventually(t, "the end", func() bool { return !s.r.Status().Connected })
-	s.fetches(0, func() { s.serves(forNobody, id) }) // the lease lasts
+	s.AwaitDisconnect()
+	s.Fetches(0, func() { s.Serves(forNobody, id) }) // the lease lasts
 	s.Up()
-	s.opened(2)
-	s.fetches(0, func() { s.serves(forNobody, id) })
+	s.AwaitStream(2)
+	s.Fetches(0, func() { s.Serves(forNobody, id) })
 }
 
-func TestARefusedCredentialIsToldOnceAndTriedOn(t *testing.T) {
-	t.Parallel() // it waits
-	var log syncBuffer
+// A session that the control plane does not accept is sent once and then forgotten.
+func TestStreamThatCannotResumeStartsOver(t *testing.T) {
+	previous := make(chan string, 16)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		session := r.URL.Query().Get("previous_session_id")
+		select {
+		case previous <- session:
+		default:
+		}
+		if session != "" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = fmt.Fprint(w, "data: {\"type\":\"hello\",\"session_id\":\"nonsense\",\"clock_ms\":1,\"lease_ms\":1000}\n\n")
+	}))
+	defer server.Close()
+	r, err := dataplane.New(dataplane.Config{ControlPlane: server.URL, Token: func() string { return dataplanetest.Token }})
+	require.NoError(t, err)
+	dataplanetest.Run(t, r)
+	for _, want := range []string{"", "nonsense", ""} {
+		require.Equal(t, want, <-previous)
+	}
+}
+
+func TestRefusedCredentialIsLoggedOnce(t *testing.T) {
+	var log dataplanetest.Log
 	var token atomic.Pointer[string]
 	good, bad := dataplanetest.Token, "dp_WRONG"
 	token.Store(&good)
-	s, _ := cached(t, func(cfg *dataplane.Config) {
+	s, _ := newCachedEnv(t, func(cfg *dataplane.Config) {
 		cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 		cfg.Token = func() string { return *token.Load() }
-	})
+	}, dataplane.WithIntervals(0, 0, time.Millisecond))
 	token.Store(&bad)
 	s.Cut()
-	eventually(t, "told", func() bool { return s.r.Status().Unauthenticated })
-	require.False(t, s.r.Status().Connected)
-	s.loseLease()
-	s.refuses(forNobody, dataplane.ErrDataPlaneUnauthenticated)
+	dataplanetest.Eventually(t, "told", func() bool { return s.R.Status().Unauthenticated })
+	require.False(t, s.R.Status().Connected)
+	s.LoseLease()
+	s.Refuses(forNobody, dataplane.ErrDataPlaneUnauthenticated)
 	before := s.Count(dataplanetest.Events)
-	eventually(t, "another attempt", func() bool { return s.Count(dataplanetest.Events) > before })
-	token.Store(&good) // as a file that is rotated
+	dataplanetest.Eventually(t, "another attempt", func() bool { return s.Count(dataplanetest.Events) > before })
+	token.Store(&good) // as when its file is rotated
 	s.ResumeHeartbeats()
-	s.opened(2)
-	require.False(t, s.r.Status().Unauthenticated)
+	s.AwaitStream(2)
+	require.False(t, s.R.Status().Unauthenticated)
 	require.Equal(t, 1, strings.Count(log.String(), "level=ERROR"))
 	require.NotContains(t, log.String(), "dp_")
 }
 
-func TestRunRunsOnceAtATimeAndAgain(t *testing.T) {
+// The resolver logs the refusal once, fetches for each request without a lease, and gets one when the limit is raised.
+func TestRefusedMaxStaleIsLoggedOnce(t *testing.T) {
+	log := new(dataplanetest.Log)
 	cp := dataplanetest.NewControlPlane(t)
-	r, err := dataplane.New(cp.Config())
+	cp.LimitMaxStale(time.Minute)
+	cp.SetFault(dataplanetest.Unavailable, dataplanetest.Events)
+	id := cp.RegisterKey(dataplanetest.Key{})
+	cfg := cp.Config()
+	cfg.MaxStale, cfg.Log = time.Hour, slog.New(slog.NewTextHandler(log, nil))
+	dataplane.WithIntervals(0, 0, time.Millisecond)(&cfg)
+	r, err := dataplane.New(cfg)
 	require.NoError(t, err)
-	stop := dataplanetest.Run(t, r)
-	eventually(t, "a lease", func() bool { return r.Status().Leased })
-	require.ErrorIs(t, r.Run(t.Context()), dataplane.ErrRunning)
-	stop()
-	require.False(t, r.Status().Connected)
 	dataplanetest.Run(t, r)
-	eventually(t, "a stream again", func() bool { return r.Status().Connected })
-	require.NotEmpty(t, cp.Connections()[1].LastEventID)
+	dataplanetest.Eventually(t, "another failure is told", func() bool { return strings.Contains(log.String(), "no stream of events can be opened") })
+	require.False(t, r.Status().TooStale)
+	cp.SetFault(dataplanetest.Healthy, dataplanetest.Events)
+
+	dataplanetest.Eventually(t, "the refusal", func() bool { return r.Status().TooStale })
+	asked := cp.Count(dataplanetest.Events)
+	dataplanetest.Eventually(t, "another try", func() bool { return cp.Count(dataplanetest.Events) > asked })
+	key, err := r.Resolve(t.Context(), forNobody)
+	require.NoError(t, err)
+	require.Equal(t, id, key.ID)
+	require.False(t, r.Status().Leased)
+	cp.LimitMaxStale(time.Hour)
+	dataplanetest.Eventually(t, "a lease", func() bool { return r.Status().Leased })
+	require.False(t, r.Status().TooStale)
+
+	told := log.String()
+	require.Equal(t, 1, strings.Count(told, "refuses this data plane's max-stale"), told)
+	require.Contains(t, told, "it refuses a max-stale of 1h0m0s: max_stale_ms must be at most 60000, the limit of this service; "+
+		"lower it here, or raise the control plane's --max-stale-limit")
+	require.Contains(t, told, "the stream of events is open again")
+}
+
+// No other 400 is taken for a refusal of MaxStale, whatever its body.
+func TestOther400IsNoRefusalOfMaxStale(t *testing.T) {
+	for name, body := range map[string]string{
+		"another field": `{"errors":[{"field":"previous_session_id","message":"must be an id"}]}`, "no document": "<html>", "nothing": "",
+		"too much": `{"errors":[{"field":"max_stale_ms","message":"` + strings.Repeat("x", 300<<10),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var asked atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				w.WriteHeader(http.StatusBadRequest)
+				_, _ = w.Write([]byte(body))
+			}))
+			defer server.Close()
+			r, err := dataplane.New(dataplane.Config{ControlPlane: server.URL, Token: func() string { return dataplanetest.Token }})
+			require.NoError(t, err)
+			dataplanetest.Run(t, r)
+			dataplanetest.Eventually(t, "two tries", func() bool { return asked.Load() > 1 })
+			require.False(t, r.Status().TooStale)
+		})
+	}
+}
+
+func TestLateHeartbeatDoesNotExtendTheLease(t *testing.T) {
+	s, id := newCachedEnv(t)
+	s.StopHeartbeats()
+	then := s.Now()
+	s.Clock.Advance(5 * time.Second)
+	tx := s.Publish(dataplanetest.Unrelated())
+	s.HeartbeatAt(then) // sent long ago, buffered somewhere
+	s.AwaitTx(tx)
+	s.Fetches(1, func() { s.Serves(forNobody, id) })
+	s.HeartbeatAt(s.Now() - 400*time.Millisecond)
+	dataplanetest.Eventually(t, "a lease of what is left", func() bool {
+		return s.R.Status().LeaseRemaining == 600*time.Millisecond
+	})
+}
+
+func TestReplicaClockDoesNotExtendTheLease(t *testing.T) {
+	for name, step := range map[string]time.Duration{"forward": time.Hour, "back": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			s, id := newCachedEnv(t)
+			s.StopHeartbeats()
+			s.HeartbeatAt(s.Now() + step)
+			s.Clock.Advance(time.Second)
+			s.Fetches(1, func() { s.Serves(forNobody, id) })
+		})
+	}
+}
+
+// slowConn calls delay before its first write.
+type slowConn struct {
+	net.Conn
+	once  sync.Once
+	delay func()
+}
+
+func (c *slowConn) Write(b []byte) (int, error) {
+	c.once.Do(c.delay)
+	return c.Conn.Write(b)
+}
+
+func TestDialTimeDoesNotCountAgainstTheLease(t *testing.T) {
+	clock := dataplanetest.NewClock()
+	cp := dataplanetest.NewControlPlane(t, dataplanetest.WithClock(clock))
+	var dialled atomic.Int64
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		inner, err := new(net.Dialer).DialContext(ctx, network, address)
+		if dialled.Add(1) > 1 {
+			return inner, err // for acknowledgements
+		}
+		clock.Advance(700 * time.Millisecond)
+		return &slowConn{Conn: inner, delay: func() { clock.Advance(300 * time.Millisecond) }}, err
+	}}
+	defer transport.CloseIdleConnections()
+	r := cp.Resolver(t, func(cfg *dataplane.Config) {
+		cfg.Clock, cfg.HTTPClient = clock, &http.Client{Transport: transport}
+	})
+	require.Equal(t, 700*time.Millisecond, r.Status().LeaseRemaining)
+}
+
+func TestHelloGivesNoLease(t *testing.T) {
+	s, id := newCachedEnv(t)
+	s.LoseLease()
+	before := s.R.Status().SessionID
+	s.Cut()
+	dataplanetest.Eventually(t, "hello", func() bool {
+		status := s.R.Status()
+		return status.Connected && status.SessionID != before
+	})
+	require.False(t, s.R.Status().Leased)
+	s.Fetches(2, func() {
+		s.Serves(forNobody, id)
+		s.Serves(forNobody, id)
+	})
+	s.ResumeHeartbeats()
+	s.AwaitLease()
+	s.Fetches(0, func() { s.Serves(forNobody, id) })
 }
 
 func FuzzStream(f *testing.F) {
@@ -204,22 +339,4 @@ func FuzzStream(f *testing.F) {
 		require.Error(t, dataplane.Feed(r, bytes.NewReader(stream)))
 		require.LessOrEqual(t, r.Status().LeaseRemaining, time.Hour)
 	})
-}
-
-// syncBuffer is a log that is read while it is written.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -60,8 +60,8 @@ func (cp *ControlPlane) HeartbeatAt(clock time.Duration) {
 	cp.update(func() { cp.raw = append(cp.raw, cp.heartbeat(clock)) })
 }
 
-// Clock is the control plane's time.
-func (cp *ControlPlane) Clock() time.Duration { return cp.now() }
+// Now returns the control plane's time.
+func (cp *ControlPlane) Now() time.Duration { return cp.now() }
 
 // ForgetSessions has acknowledgements of the streams that are open answered with 404.
 func (cp *ControlPlane) ForgetSessions() { cp.update(func() { clear(cp.sessions) }) }

@@ -26,8 +26,8 @@ const (
 // The headers in which callers send credentials and providers take keys.
 const (
 	headerAuthorization = "Authorization"
-	headerXAPIKey       = "X-Api-Key"
-	headerXGoogAPIKey   = "X-Goog-Api-Key"
+	headerXAPIKey       = "X-Api-Key" //nolint:gosec // the name of a header
+	headerXGoogAPIKey   = "X-Goog-Api-Key" //nolint:gosec // the name of a header
 	headerAPIKey        = "Api-Key"
 )
 

@@ -1,0 +1,224 @@
+package dataplanetest
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
+)
+
+// eventTimeout ends the wait of a test that has already failed.
+const eventTimeout = 10 * time.Second
+
+// Eventually waits until a condition holds.
+func Eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, eventTimeout, time.Millisecond, what)
+}
+
+// Env is a control plane with a Clock that stands still, and a Resolver with the same clock that has its lease.
+type Env struct {
+	*ControlPlane
+	Clock *Clock
+	R     *dataplane.Resolver
+	t     testing.TB
+}
+
+// NewEnv starts a control plane and a resolver, which end with the test.
+func NewEnv(t testing.TB, change ...func(*dataplane.Config)) *Env {
+	t.Helper()
+	clock := NewClock()
+	cp := NewControlPlane(t, WithClock(clock))
+	r := cp.Resolver(t, append(change, func(cfg *dataplane.Config) { cfg.Clock = clock })...)
+	return &Env{cp, clock, r, t}
+}
+
+// Serves asserts that a request resolves to a key.
+func (e *Env) Serves(req dataplane.Request, keyID string) {
+	e.t.Helper()
+	key, err := e.R.Resolve(e.t.Context(), req)
+	require.NoError(e.t, err)
+	require.Equal(e.t, keyID, key.ID)
+}
+
+// Refuses asserts that a request resolves to an error.
+func (e *Env) Refuses(req dataplane.Request, target error) {
+	e.t.Helper()
+	key, err := e.R.Resolve(e.t.Context(), req)
+	require.ErrorIs(e.t, err, target)
+	require.Nil(e.t, key)
+}
+
+// Fetches asserts the number of fetches that an action causes.
+func (e *Env) Fetches(n int, action func()) {
+	e.t.Helper()
+	before := e.Count(Fetch)
+	action()
+	require.Equal(e.t, n, e.Count(Fetch)-before, "fetches")
+}
+
+// Resolved is the result of Resolve.
+type Resolved struct {
+	Key *dataplane.Key
+	Err error
+}
+
+// ResolveAsync resolves a request in the background.
+func (e *Env) ResolveAsync(ctx context.Context, req dataplane.Request) <-chan Resolved {
+	result := make(chan Resolved, 1)
+	go func() {
+		key, err := e.R.Resolve(ctx, req)
+		result <- Resolved{key, err}
+	}()
+	return result
+}
+
+// AwaitTx waits until the resolver has acted on a transaction.
+func (e *Env) AwaitTx(tx uint64) {
+	e.t.Helper()
+	Await(e.t, e.R, tx)
+}
+
+// Sync waits until the resolver has acted on everything up to now.
+func (e *Env) Sync() {
+	e.t.Helper()
+	e.AwaitTx(e.Publish(Unrelated()))
+}
+
+// Register registers a key and waits until the resolver has acted on that.
+func (e *Env) Register(k Key) (id string) {
+	e.t.Helper()
+	id = e.RegisterKey(k)
+	e.Sync()
+	return id
+}
+
+// LoseLease lets the lease run out while no heartbeat comes.
+func (e *Env) LoseLease() {
+	e.t.Helper()
+	e.StopHeartbeats()
+	e.Clock.Advance(5 * time.Second)
+	require.False(e.t, e.R.Status().Leased)
+}
+
+// AwaitLease waits for a heartbeat of the clock's present time.
+func (e *Env) AwaitLease() {
+	e.t.Helper()
+	Eventually(e.t, "a whole lease", func() bool { return e.R.Status().LeaseRemaining == time.Second })
+}
+
+// AwaitDisconnect waits until the resolver has noticed the end of its stream.
+func (e *Env) AwaitDisconnect() {
+	e.t.Helper()
+	Eventually(e.t, "the end of the stream", func() bool { return !e.R.Status().Connected })
+}
+
+// AwaitStream waits until n streams have been opened, and the last one has had its hello and a heartbeat.
+func (e *Env) AwaitStream(n int) Connection {
+	e.t.Helper()
+	Eventually(e.t, "a stream", func() bool { return len(e.Connections()) >= n })
+	c := e.Connections()[n-1]
+	Eventually(e.t, "its hello", func() bool { return e.R.Status().SessionID == c.SessionID })
+	e.Sync()
+	return c
+}
+
+// Unrelated is a change that touches nothing of the customer acme.
+func Unrelated() gen.StreamMessage {
+	return gen.StreamMessage{Type: policySet, CustomerID: new("other"), ProjectID: new("other")}
+}
+
+// NewKey returns a key that a resolver has fetched; there is no other way to make one.
+func NewKey(t testing.TB, k Key) *dataplane.Key {
+	t.Helper()
+	cp := NewControlPlane(t)
+	id := cp.RegisterKey(k)
+	r, err := dataplane.New(cp.Config())
+	require.NoError(t, err)
+	held := cp.key(id)
+	key, err := r.Resolve(t.Context(), dataplane.ForUser(held.CustomerID, held.ProjectID, "", held.Provider))
+	require.NoError(t, err)
+	return key
+}
+
+// FakeResolver resolves requests with a function, and records requests and reports. It is a gateway.Resolver.
+type FakeResolver struct {
+	resolve func(dataplane.Request) (*dataplane.Key, error)
+
+	mu       sync.Mutex
+	requests []dataplane.Request // guarded by mu
+	reports  []int               // guarded by mu
+}
+
+// NewFakeResolver returns a resolver that answers as the function does.
+func NewFakeResolver(resolve func(dataplane.Request) (*dataplane.Key, error)) *FakeResolver {
+	return &FakeResolver{resolve: resolve}
+}
+
+// Resolve implements gateway.Resolver.
+func (f *FakeResolver) Resolve(_ context.Context, request dataplane.Request) (*dataplane.Key, error) {
+	f.mu.Lock()
+	f.requests = append(f.requests, request)
+	f.mu.Unlock()
+	return f.resolve(request)
+}
+
+// Report implements gateway.Resolver.
+func (f *FakeResolver) Report(_ *dataplane.Key, status int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reports = append(f.reports, status)
+}
+
+// Requests returns the requests so far.
+func (f *FakeResolver) Requests() []dataplane.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]dataplane.Request(nil), f.requests...)
+}
+
+// Reports returns the reported statuses so far.
+func (f *FakeResolver) Reports() []int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]int(nil), f.reports...)
+}
+
+// Log is a log that tests read while it is written.
+type Log struct {
+	mu   sync.Mutex
+	text bytes.Buffer // guarded by mu
+}
+
+// Logger returns a logger that writes JSON of every level.
+func (l *Log) Logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// String returns the log so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// Reset empties the log.
+func (l *Log) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
