@@ -26,7 +26,7 @@ const (
 // The headers in which callers send credentials and providers take keys.
 const (
 	headerAuthorization = "Authorization"
-	headerXAPIKey       = "X-Api-Key" //nolint:gosec // the name of a header
+	headerXAPIKey       = "X-Api-Key"      //nolint:gosec // the name of a header
 	headerXGoogAPIKey   = "X-Goog-Api-Key" //nolint:gosec // the name of a header
 	headerAPIKey        = "Api-Key"
 )
