@@ -9,32 +9,32 @@ import (
 const (
 	// bindingFormat is the first byte of the encoding of a Binding.
 	bindingFormat = 1
-	// maxPartLen is what the one-byte length of a part can say, in bytes.
+	// maxPartLen is the longest part in bytes, since its length is encoded in one byte.
 	maxPartLen = 255
 )
 
-// Binding says what a secret is: an envelope opens under the binding that it was sealed with and under no other. It is
-// authenticated, not encrypted, and is not part of the envelope: the caller knows it from the row.
+// Binding identifies a secret: an envelope opens only under the binding that it was sealed with. It is authenticated, not
+// encrypted, and is not part of the envelope: the caller knows it from the row.
 type Binding struct {
-	// CustomerID, ProjectID and KeyID say whose key it is, and which; 1 to 255 bytes each.
+	// CustomerID, ProjectID and KeyID say whose key it is and which one; 1 to 255 bytes each.
 	CustomerID string
 	ProjectID  string
 	KeyID      string
 	// Provider is the slug of the one provider that the key may be sent to; 1 to 255 bytes.
 	Provider string
-	// Version counts the secrets that the key has had, from 1. 0 is refused: it is a version that somebody forgot.
+	// Version counts the secrets that the key has had, from 1. 0 is refused, since it is most likely a forgotten version.
 	Version uint32
 }
 
 // AssociatedData encodes the binding as the associated data of an AEAD. Two different bindings never have the same
-// encoding, because each part says its own length:
+// encoding, because each part is preceded by its length:
 //
 //	1 byte   format, 1
 //	4 times  1 byte length n, then n bytes: CustomerID, ProjectID, KeyID, Provider in this order
 //	4 bytes  Version, big endian
 //
-// It returns ErrInvalidBinding for a part that is empty or too long and for version 0. The format never changes, since
-// every stored envelope depends on it; another one takes another first byte.
+// It returns ErrInvalidBinding for a part that is empty or too long and for version 0. Every stored envelope depends on this
+// format, so it never changes; a new format has to begin with another byte.
 func (b Binding) AssociatedData() ([]byte, error) {
 	parts := []struct{ name, value string }{
 		{"customer id", b.CustomerID},
@@ -57,7 +57,7 @@ func (b Binding) AssociatedData() ([]byte, error) {
 	return encoding.Bytes()
 }
 
-// addShortString adds s after its length in one byte; the builder fails if it does not fit.
+// addShortString adds s after its length in one byte; the builder fails if s is too long.
 func addShortString(b *cryptobyte.Builder, s string) {
 	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
 }

@@ -16,7 +16,7 @@ func exampleBinding() sealer.Binding {
 }
 
 // A change of this encoding makes every stored envelope unreadable.
-func TestBindingEncodingNeverChanges(t *testing.T) {
+func TestBindingEncoding(t *testing.T) {
 	encoding, err := exampleBinding().AssociatedData()
 	require.NoError(t, err)
 	want := "01" + "04" + hex.EncodeToString([]byte("acme")) + "02" + hex.EncodeToString([]byte("p1")) +
@@ -24,7 +24,7 @@ func TestBindingEncodingNeverChanges(t *testing.T) {
 	require.Equal(t, want, hex.EncodeToString(encoding))
 }
 
-func TestBindingPartsHaveLimits(t *testing.T) {
+func TestBindingLimits(t *testing.T) {
 	parts := map[string]func(b *sealer.Binding, value string){
 		"customer id": func(b *sealer.Binding, value string) { b.CustomerID = value },
 		"project id":  func(b *sealer.Binding, value string) { b.ProjectID = value },

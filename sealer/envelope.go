@@ -1,6 +1,7 @@
 package sealer
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 
@@ -13,7 +14,7 @@ import (
 //	1 byte   length of the KEK id, 1 to 255
 //	…        KEK id: printable ASCII without blanks
 //	2 bytes  length of the wrapped data key, big endian, 1 to 65535
-//	…        data key (32 bytes) wrapped by the KEK, in whatever form its backend has
+//	…        data key (32 bytes) wrapped by the KEK, in the form of its backend
 //	…        payload: 12-byte nonce, the secret encrypted with AES-256-GCM under the data key, 16-byte tag
 //
 // Associated data, where binding is the encoding of the Binding and the labels are ASCII:
@@ -21,7 +22,7 @@ import (
 //	data key  "aikeys/v1/data-key:" · 1 byte length of the KEK id · KEK id · binding
 //	payload   "aikeys/v1/secret:" · binding
 //
-// The labels keep the two uses apart, so that nothing made for one is taken for the other.
+// The labels keep the two uses apart, so that a ciphertext made for one can't be passed off as the other.
 const (
 	envelopeFormat = 1
 
@@ -36,8 +37,8 @@ const (
 	maxPayloadLen = nonceLen + MaxSecretLen + tagLen
 )
 
-// KEKIDOf returns the id of the key-encryption key that an envelope names, or ErrMalformed. It needs no KEK and vouches
-// for nothing: the bytes may have been changed. It serves to tell envelopes to re-wrap from current ones.
+// KEKIDOf returns the id of the key-encryption key that an envelope names, or ErrMalformed. It needs no KEK, and it does not
+// authenticate the bytes. It serves to find the envelopes that have to be re-wrapped.
 func KEKIDOf(envelope []byte) (string, error) {
 	parts, err := parseEnvelope(envelope)
 	return parts.kekID, err
@@ -50,7 +51,7 @@ type envelopeParts struct {
 	payload []byte // the secret, encrypted
 }
 
-// parseEnvelope splits an envelope without checking its authenticity. Exactly one encoding exists for given parts.
+// parseEnvelope splits an envelope without authenticating it. Given parts have exactly one encoding.
 func parseEnvelope(envelope []byte) (envelopeParts, error) {
 	var (
 		rest           = cryptobyte.String(envelope)
@@ -73,8 +74,8 @@ func parseEnvelope(envelope []byte) (envelopeParts, error) {
 	return parts, nil
 }
 
-// encode is the inverse of parseEnvelope. It fails on parts that parseEnvelope would refuse: on a KEKs that returned a
-// bad id or wrapped key.
+// encode is the inverse of parseEnvelope. It fails on parts that parseEnvelope would refuse, which means that a KEKs returned
+// an invalid id or wrapped key.
 func (p envelopeParts) encode() (Envelope, error) {
 	if err := p.check(); err != nil {
 		return Envelope{}, fmt.Errorf("encode envelope: %w", err)
@@ -88,7 +89,7 @@ func (p envelopeParts) encode() (Envelope, error) {
 	return Envelope{KEKID: p.kekID, Bytes: encoded}, err
 }
 
-// check holds the limits of the wire format.
+// check enforces the limits of the wire format.
 func (p envelopeParts) check() error {
 	if n := len(p.kekID); n == 0 || n > maxPartLen {
 		return fmt.Errorf("KEK id has %d bytes, want 1 to %d", n, maxPartLen)
@@ -105,4 +106,15 @@ func (p envelopeParts) check() error {
 		return fmt.Errorf("payload has %d bytes, want %d to %d", n, minPayloadLen, maxPayloadLen)
 	}
 	return nil
+}
+
+// SamePayload reports whether two envelopes hold the same ciphertext, as an envelope and its re-wrapped copy do. It needs no
+// KEK and does not compare the data keys. It returns false if either is malformed.
+func SamePayload(a, b []byte) bool {
+	first, err := parseEnvelope(a)
+	if err != nil {
+		return false
+	}
+	second, err := parseEnvelope(b)
+	return err == nil && bytes.Equal(first.payload, second.payload)
 }

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// KEKs are the key-encryption keys of a backend: all that NewEnvelopeSealer needs to know of it. An id is 1 to 255
-// bytes of printable ASCII without blanks, and never comes to mean another key. Methods may be called from many
-// goroutines at once, keep no reference to their arguments, and put neither keys nor wrapped keys in error texts.
+// KEKs are the key-encryption keys of a backend, as NewEnvelopeSealer uses them. An id is 1 to 255 bytes of printable ASCII
+// without blanks, and is never reused for another key. Implementations must be safe for concurrent use, keep no reference to
+// their arguments, and put neither keys nor wrapped keys in error texts.
 type KEKs interface {
 	// Primary returns the id of the KEK to wrap new data keys with, or ErrUnavailable.
 	Primary(ctx context.Context) (kekID string, err error)
@@ -27,8 +27,8 @@ type KEKs interface {
 	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
 }
 
-// NewEnvelopeSealer returns a Sealer whose data keys are wrapped by keks. It holds no other state, so envelopes open
-// in every process that has the same KEKs.
+// NewEnvelopeSealer returns a Sealer whose data keys are wrapped by keks. It has no other state, so its envelopes open in every
+// process with the same KEKs.
 func NewEnvelopeSealer(keks KEKs) Sealer { return &envelopeSealer{keks: keks} }
 
 type envelopeSealer struct{ keks KEKs }
@@ -123,8 +123,8 @@ func (s *envelopeSealer) PrimaryKEK(ctx context.Context) (string, error) {
 	return kekID, nil
 }
 
-// wrapPrimary makes an envelope under the primary KEK. One that was retired between the two questions is primary no
-// longer, so the backend is asked once more.
+// wrapPrimary makes an envelope under the primary KEK. If the KEK was retired between the call of Primary and that of Wrap, it
+// asks the backend once more.
 func (s *envelopeSealer) wrapPrimary(ctx context.Context, bound, dataKey, payload []byte) (Envelope, error) {
 	for again := true; ; again = false {
 		primary, err := s.keks.Primary(ctx)
@@ -174,7 +174,7 @@ func (s *envelopeSealer) unwrap(ctx context.Context, bound, envelope []byte) (en
 	return parts, dataKey, nil
 }
 
-// begin does what each method does first: it gives up if ctx is done, and encodes the binding.
+// begin is the common first step of the methods: it returns ctx's error if ctx is done, and encodes the binding.
 func begin(ctx context.Context, binding Binding) (bound []byte, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -182,8 +182,8 @@ func begin(ctx context.Context, binding Binding) (bound []byte, err error) {
 	return binding.AssociatedData()
 }
 
-// dataKeyContext is the associated data of a wrapped data key. It holds the KEK id so that the header of an envelope
-// is authenticated as well, and fails for one that is too long.
+// dataKeyContext returns the associated data of a wrapped data key. It includes the KEK id, so that the header of an envelope
+// is authenticated too, and fails if the id is too long.
 func dataKeyContext(kekID string, bound []byte) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddBytes([]byte(dataKeyLabel))
@@ -192,5 +192,5 @@ func dataKeyContext(kekID string, bound []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// secretContext is the associated data of an encrypted secret.
+// secretContext returns the associated data of an encrypted secret.
 func secretContext(bound []byte) []byte { return append([]byte(secretLabel), bound...) }

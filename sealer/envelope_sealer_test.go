@@ -53,14 +53,14 @@ func sealUnder(t *testing.T, keks sealer.KEKs) sealer.Envelope {
 	return envelope
 }
 
-func TestEnvelopeSealerBindsTheDataKeyToTheKEKAndTheBinding(t *testing.T) {
+func TestEnvelopeSealerBindsTheDataKey(t *testing.T) {
 	envelope := sealUnder(t, &plainKEKs{primary: "plain:1"})
 	bound, err := exampleBinding().AssociatedData()
 	require.NoError(t, err)
 	require.Contains(t, string(envelope.Bytes), "aikeys/v1/data-key:\x07plain:1"+string(bound))
 }
 
-func TestEnvelopeSealerUsesEachDataKeyOnce(t *testing.T) {
+func TestEnvelopeSealerDataKeysAreFresh(t *testing.T) {
 	keks := &plainKEKs{primary: "plain:1"}
 	const payload = 12 + len(canary) + 16 // bytes after the data key, which is the last 32 bytes of the wrapped key
 	seen := map[string]bool{}
@@ -71,7 +71,7 @@ func TestEnvelopeSealerUsesEachDataKeyOnce(t *testing.T) {
 	require.Len(t, seen, 100)
 }
 
-func TestEnvelopeSealerPassesOnTheBackendsError(t *testing.T) {
+func TestEnvelopeSealerBackendErrors(t *testing.T) {
 	envelope := sealUnder(t, &plainKEKs{primary: "plain:1"})
 	for _, fault := range []error{sealer.ErrUnavailable, sealer.ErrUnknownKEK} {
 		t.Run(fault.Error(), func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestEnvelopeSealerPassesOnTheBackendsError(t *testing.T) {
 	})
 }
 
-func TestEnvelopeSealerRefusesWhatABackendMayNotReturn(t *testing.T) {
+func TestEnvelopeSealerInvalidBackend(t *testing.T) {
 	envelope := sealUnder(t, &plainKEKs{primary: "plain:1"})
 	for name, length := range map[string]int{"none": 0, "AES-128": 16, "too short": 31, "too long": 33} {
 		t.Run("data key: "+name, func(t *testing.T) {

@@ -22,7 +22,7 @@ func exampleEnvelope(t testing.TB) []byte {
 	return envelope.Bytes
 }
 
-func TestEnvelopeParsesToWhatWasEncoded(t *testing.T) {
+func TestEnvelopeRoundTrip(t *testing.T) {
 	longest := envelopeParts{
 		kekID:   strings.Repeat("k", 255),
 		wrapped: make([]byte, 65535),
@@ -78,7 +78,7 @@ func TestKEKIDOf(t *testing.T) {
 	}
 }
 
-func TestEnvelopeIsParsedWithoutCopyingIt(t *testing.T) {
+func TestParseEnvelopeDoesNotCopy(t *testing.T) {
 	b := exampleEnvelope(t)
 	parts, err := parseEnvelope(b)
 	require.NoError(t, err)
@@ -105,4 +105,20 @@ func FuzzParseEnvelope(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, b, encoded.Bytes)
 	})
+}
+
+func TestSamePayload(t *testing.T) {
+	encode := func(change func(*envelopeParts)) []byte {
+		parts := exampleParts()
+		change(&parts)
+		envelope, err := parts.encode()
+		require.NoError(t, err)
+		return envelope.Bytes
+	}
+	example := exampleEnvelope(t)
+	require.True(t, SamePayload(example, encode(func(p *envelopeParts) { p.kekID, p.wrapped = "test:23", []byte{1} })))
+	require.False(t, SamePayload(example, encode(func(p *envelopeParts) { p.payload = append(p.payload, 0) })))
+	require.False(t, SamePayload(example, example[1:]))
+	require.False(t, SamePayload(nil, example))
+	require.False(t, SamePayload(nil, nil))
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// KEKState says what a key-encryption key is there for.
+// KEKState says what a key-encryption key is used for.
 type KEKState string
 
 // The states of a KEK. Nothing is ever deleted: a retired KEK can be enabled again.
@@ -15,23 +15,23 @@ const (
 	KEKPrimary KEKState = "primary"
 	// KEKEnabled is the state of a KEK that unwraps what it has wrapped, and wraps nothing new.
 	KEKEnabled KEKState = "enabled"
-	// KEKRetired is the state of a KEK that does nothing: envelopes under it are of an unknown KEK.
+	// KEKRetired is the state of a KEK that is not used: opening an envelope under it gives ErrUnknownKEK.
 	KEKRetired KEKState = "retired"
 )
 
-// KEK is what may be told of a key-encryption key: all but the key.
+// KEK describes a key-encryption key without the key itself.
 type KEK struct {
 	ID    string
 	State KEKState
 }
 
-// KEKLister is a Sealer that can tell its KEKs.
+// KEKLister is a Sealer that can list its KEKs.
 type KEKLister interface {
-	// KEKs returns all of them, the primary one first. Error: ErrUnavailable.
+	// KEKs returns all KEKs, the primary one first. Error: ErrUnavailable.
 	KEKs(ctx context.Context) ([]KEK, error)
 }
 
-// ListKEKs returns the KEKs of s, or only the primary one if that is all that s can tell.
+// ListKEKs returns the KEKs of s, or only the primary one if s is no KEKLister.
 func ListKEKs(ctx context.Context, s Sealer) ([]KEK, error) {
 	if lister, ok := s.(KEKLister); ok {
 		return lister.KEKs(ctx)
@@ -43,26 +43,27 @@ func ListKEKs(ctx context.Context, s Sealer) ([]KEK, error) {
 	return []KEK{{ID: primary, State: KEKPrimary}}, nil
 }
 
-// Item is one envelope to re-wrap, and what it is.
+// Item is one envelope to re-wrap and its binding.
 type Item struct {
 	Binding  Binding
 	Envelope []byte
 }
 
-// Result is what became of an Item: an envelope, or one of the errors that Rewrap returns for that item alone.
+// Result is the outcome for one Item: an envelope, or an error of Rewrap that concerns only this item.
 type Result struct {
 	Envelope Envelope
 	Err      error
 }
 
-// BatchRewrapper is a Sealer that re-wraps many envelopes for the price of one call.
+// BatchRewrapper is a Sealer that re-wraps many envelopes in one call.
 type BatchRewrapper interface {
-	// RewrapAll returns a result for each item, in their order. What can't be re-wrapped has its error there. An error
-	// of the call is ErrUnavailable or the context's, and there are no results then.
+	// RewrapAll returns a result for each item, in their order. An item that can't be re-wrapped has its error in its result.
+	// The error of the call itself is ErrUnavailable or the context's, and comes without results.
 	RewrapAll(ctx context.Context, items []Item) ([]Result, error)
 }
 
-// RewrapAll re-wraps items with s, in one call if s can do so and one by one otherwise, as BatchRewrapper has it.
+// RewrapAll re-wraps items with s, in one call if s is a BatchRewrapper and one by one otherwise. Its results and errors are
+// those of BatchRewrapper.
 func RewrapAll(ctx context.Context, s Sealer, items []Item) ([]Result, error) {
 	if batch, ok := s.(BatchRewrapper); ok {
 		return batch.RewrapAll(ctx, items)

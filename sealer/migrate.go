@@ -6,12 +6,12 @@ import (
 	"fmt"
 )
 
-// Migrating returns a Sealer for the time in which envelopes move from old sealers to the current one. It seals with
-// the current one alone, and opens what any of them opens: an envelope of a KEK that the current one does not know is
-// handed to the old ones in turn. Re-wrapping such an envelope seals its secret anew with the current sealer: the one
-// case in which a re-wrap has the plaintext, which is wiped.
+// Migrating returns a Sealer to use while envelopes move from old sealers to the current one. It seals only with the current
+// sealer. It opens with any of them: an envelope under a KEK that the current one does not know is passed to the old ones in
+// turn. Re-wrapping such an envelope opens it and seals its secret with the current sealer. This is the only case in which a
+// re-wrap handles the plaintext, which is wiped afterwards.
 //
-// An old sealer that is unavailable stands in nobody's way: only what no other one knows is unavailable then.
+// If an old sealer is unavailable, only the envelopes that no other sealer knows are unavailable.
 func Migrating(current Sealer, old ...Sealer) Sealer {
 	if len(old) == 0 {
 		return current
@@ -41,7 +41,7 @@ func (m *migrating) Open(ctx context.Context, binding Binding, envelope []byte) 
 	return m.openOld(ctx, binding, envelope, err)
 }
 
-// openOld asks the old sealers in turn; unknown is what the current one said.
+// openOld asks the old sealers in turn; unknown is the current sealer's error.
 func (m *migrating) openOld(ctx context.Context, binding Binding, envelope []byte, unknown error) (Secret, error) {
 	var unavailable error
 	for _, s := range m.old {
@@ -55,7 +55,7 @@ func (m *migrating) openOld(ctx context.Context, binding Binding, envelope []byt
 		}
 	}
 	if unavailable != nil {
-		return Secret{}, unavailable // it may know the KEK
+		return Secret{}, unavailable // that sealer may know the KEK
 	}
 	return Secret{}, unknown
 }
@@ -69,7 +69,7 @@ func (m *migrating) Rewrap(ctx context.Context, binding Binding, envelope []byte
 	return m.moveOld(ctx, binding, envelope, err)
 }
 
-// moveOld opens an envelope with an old sealer and seals what was in it with the current one.
+// moveOld opens an envelope with an old sealer and seals its secret with the current one.
 func (m *migrating) moveOld(ctx context.Context, binding Binding, envelope []byte, unknown error) (Envelope, error) {
 	secret, err := m.openOld(ctx, binding, envelope, unknown)
 	if err != nil {
@@ -102,7 +102,7 @@ func (m *migrating) RewrapAll(ctx context.Context, items []Item) ([]Result, erro
 	return results, nil
 }
 
-// KEKs implements KEKLister. The primary KEKs of old sealers are enabled here, since nothing new is wrapped with them.
+// KEKs implements KEKLister. It lists the primary KEKs of old sealers as enabled, since they wrap nothing new.
 func (m *migrating) KEKs(ctx context.Context) ([]KEK, error) {
 	keks, err := ListKEKs(ctx, m.current)
 	if err != nil {

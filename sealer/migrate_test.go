@@ -28,18 +28,18 @@ func requireOpensMigrated(t *testing.T, s sealer.Sealer, envelope []byte) {
 	require.Equal(t, migratedSecret, string(secret.Reveal()))
 }
 
-func TestAMigratingSealerKeepsTheContract(t *testing.T) {
+func TestMigratingContract(t *testing.T) {
 	sealertest.Run(t, func(t *testing.T) sealer.Sealer {
 		return sealer.Migrating(sealertest.New(t), sealertest.New(t), sealertest.New(t))
 	})
 }
 
-func TestMigratingFromNothingIsTheCurrentSealer(t *testing.T) {
+func TestMigratingFromNothing(t *testing.T) {
 	current := sealertest.New(t)
 	require.Same(t, current, sealer.Migrating(current))
 }
 
-func TestMigratingOpensWhatAnyOfItsSealersOpensAndSealsWithTheCurrentOne(t *testing.T) {
+func TestMigratingSealAndOpen(t *testing.T) {
 	current, first, second := sealertest.New(t), sealertest.New(t), sealertest.New(t)
 	m := sealer.Migrating(current, first, second)
 	for _, s := range []sealer.Sealer{current, first, second} {
@@ -66,7 +66,7 @@ func (l *leaking) Open(ctx context.Context, b sealer.Binding, envelope []byte) (
 	return secret, err
 }
 
-func TestRewrappingMovesAnEnvelopeToTheCurrentSealerAndWipesItsSecret(t *testing.T) {
+func TestMigratingRewrap(t *testing.T) {
 	current, old := sealertest.New(t), &leaking{Sealer: sealertest.New(t)}
 	m := sealer.Migrating(current, old)
 	moved, err := m.Rewrap(t.Context(), exampleBinding(), seal(t, old).Bytes)
@@ -85,7 +85,7 @@ func TestRewrappingMovesAnEnvelopeToTheCurrentSealerAndWipesItsSecret(t *testing
 	require.ErrorIs(t, err, sealer.ErrBinding)
 }
 
-func TestAnOldSealerThatIsAwayStandsInNobodysWay(t *testing.T) {
+func TestMigratingWithAnUnavailableOldSealer(t *testing.T) {
 	current, old, away := sealertest.New(t), sealertest.New(t), sealertest.NewUnavailable(sealertest.New(t))
 	m := sealer.Migrating(current, away, old)
 	requireOpensMigrated(t, m, seal(t, current).Bytes)
@@ -101,7 +101,7 @@ func TestAnOldSealerThatIsAwayStandsInNobodysWay(t *testing.T) {
 	require.ErrorIs(t, err, sealer.ErrUnknownKEK)
 }
 
-func TestMigratingListsTheKEKsOfAll(t *testing.T) {
+func TestMigratingKEKs(t *testing.T) {
 	current, old := sealertest.New(t), sealertest.New(t)
 	keks, err := sealer.ListKEKs(t.Context(), sealer.Migrating(current, old))
 	require.NoError(t, err)
@@ -114,7 +114,7 @@ func TestMigratingListsTheKEKsOfAll(t *testing.T) {
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 }
 
-func TestASealerThatListsNothingHasItsPrimaryKEKListed(t *testing.T) {
+func TestListKEKsWithoutALister(t *testing.T) {
 	plain := struct{ sealer.Sealer }{sealertest.New(t)}
 	keks, err := sealer.ListKEKs(t.Context(), plain)
 	require.NoError(t, err)
@@ -132,7 +132,7 @@ func (b *batching) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer
 	return sealer.RewrapAll(ctx, b.Sealer, items)
 }
 
-func TestABatchIsRewrappedInOneCallAndEachItemHasItsOwnResult(t *testing.T) {
+func TestRewrapAll(t *testing.T) {
 	current, old := &batching{Sealer: sealertest.New(t)}, sealertest.New(t)
 	kept := seal(t, current)
 	items := []sealer.Item{
@@ -154,7 +154,7 @@ func TestABatchIsRewrappedInOneCallAndEachItemHasItsOwnResult(t *testing.T) {
 	require.ErrorIs(t, results[4].Err, sealer.ErrInvalidBinding)
 }
 
-func TestABatchThatCannotBeDoneHasNoResults(t *testing.T) {
+func TestRewrapAllUnavailable(t *testing.T) {
 	current := sealertest.New(t)
 	items := []sealer.Item{{Binding: exampleBinding(), Envelope: seal(t, sealertest.New(t)).Bytes}}
 	ended, cancel := context.WithCancel(t.Context())
@@ -195,7 +195,7 @@ func (*turning) Unwrap(context.Context, string, []byte, []byte) ([]byte, error) 
 	return nil, errors.New("not asked for")
 }
 
-func TestAPrimaryKEKThatIsRetiredAtTheWrongMomentFailsNoSeal(t *testing.T) {
+func TestSealWhileThePrimaryKEKIsRetired(t *testing.T) {
 	envelope, err := sealer.NewEnvelopeSealer(&turning{primary: "k+"}).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte("x")))
 	require.NoError(t, err)
 	require.Equal(t, "k++", envelope.KEKID)

@@ -67,7 +67,7 @@ func TestSecretFormatsAsRedacted(t *testing.T) {
 	require.Equal(t, "[redacted]", secret.GoString())
 }
 
-func TestSecretIsHiddenFromVerbsThatCallNoMethod(t *testing.T) {
+func TestSecretIsHiddenInUnexportedFields(t *testing.T) {
 	secret := sealer.NewSecret([]byte(canary))
 	for _, verb := range []string{"%p", "%w", "%T"} {
 		requireHidden(t, fmt.Sprintf(verb, secret))
@@ -83,7 +83,7 @@ func (r *recorder) Errorf(format string, args ...any) {
 }
 
 // A failed assertion dumps what differs by reflection, without calling methods, into logs of CI.
-func TestSecretIsHiddenFromFailedAssertions(t *testing.T) {
+func TestSecretInAFailedAssertion(t *testing.T) {
 	var out recorder
 	require.False(t, assert.Equal(&out, holder{}, newHolder()))
 	require.False(t, assert.Empty(&out, []holder{newHolder()}))
@@ -109,7 +109,7 @@ func TestSecretEncodesAsRedacted(t *testing.T) {
 	require.Equal(t, "<Secret>[redacted]</Secret>", string(encoded))
 }
 
-func TestSecretIsRefusedByGob(t *testing.T) {
+func TestSecretGob(t *testing.T) {
 	secret := sealer.NewSecret([]byte(canary))
 	for _, value := range []any{secret, &secret, newHolder()} {
 		var out bytes.Buffer

@@ -126,8 +126,8 @@ func New(cfg Config) *Authenticator {
 		dataPlanes: cfg.DataPlanes,
 		oidc:       cfg.OIDC,
 		now:        cfg.Now,
-		ttl:        min(cmp.Or(cfg.CacheTTL, defaultCacheTTL), maxCacheTTL),
-		cache:      otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cmp.Or(cfg.CacheSize, defaultCacheSize)}),
+		ttl:        min(cmp.Or(max(cfg.CacheTTL, 0), defaultCacheTTL), maxCacheTTL),
+		cache:      otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cmp.Or(max(cfg.CacheSize, 0), defaultCacheSize)}),
 	}
 	if a.now == nil {
 		a.now = time.Now

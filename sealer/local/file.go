@@ -19,22 +19,23 @@ import (
 
 // The sentinels of Open, wrapped with %w. Their texts name the file and what to do, and quote nothing of its content.
 var (
-	// ErrInsecureFile says that others than the user of this process may read or write the keyset file.
+	// ErrInsecureFile says that users other than that of this process may read or write the keyset file.
 	ErrInsecureFile = errors.New("insecure keyset file")
-	// ErrKeyset says that the file holds no keyset of AES-256-GCM keys.
+	// ErrKeyset says that the file is not a keyset of AES-256-GCM keys.
 	ErrKeyset = errors.New("invalid keyset")
 )
 
 const (
 	dirMode  = 0o700
 	fileMode = 0o600
-	// othersMode are the permissions of group and others; a keyset file has none of them.
+	// othersMode is the mask of the permissions of group and others, none of which a keyset file may have.
 	othersMode = 0o077
-	// maxFileLen bounds what is read, in bytes; a keyset of one KEK has about 300.
+	// maxFileLen is the most that is read, in bytes; a keyset with one KEK has about 300.
 	maxFileLen = 1 << 20
 )
 
-// ensureKeyset sees to it that there is a file at path, whatever it holds, and that its name is on the disk.
+// ensureKeyset creates a keyset file at path unless a file exists, and syncs its name to the disk. It does not look at the
+// content of an existing file.
 func ensureKeyset(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createKeyset(path); err != nil {
@@ -44,20 +45,20 @@ func ensureKeyset(path string) error {
 			return fmt.Errorf("%w (is it a symbolic link to a file that is missing?)", err)
 		}
 	}
-	// The file may have been made a moment ago by another process that has not come to this line. What is sealed must
-	// not outlive the name of the file, so no process goes on before the name is on the disk.
+	// Another process may have just created the file and not yet reached this line. An envelope must not outlive the file that
+	// opens it, so no process continues before the file's name is on the disk.
 	return syncDir(filepath.Dir(path))
 }
 
 func readKeyset(path string) (*keyset.Handle, error) {
-	// O_NONBLOCK keeps a named pipe from blocking until somebody writes to it; it means nothing to a regular file.
+	// O_NONBLOCK keeps the opening of a named pipe from blocking until it has a writer; it does not affect a regular file.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read keyset file: %w", err)
 	}
 	defer func() { _ = file.Close() }() // it is only read
 
-	// The open file is checked, not the path, which may lead elsewhere by now.
+	// The open file is checked rather than the path, which may by now refer to another file.
 	info, err := file.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("read keyset file: %w", err)
@@ -78,19 +79,19 @@ func readKeyset(path string) (*keyset.Handle, error) {
 	}
 	handle, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(content)))
 	if err != nil {
-		// The cause is left out: a parser's error may quote what it could not parse.
-		return nil, fmt.Errorf("%w: file %q is no valid Tink keyset in JSON; restore it from a backup", ErrKeyset, path)
+		// The cause is left out, since a parser's error may quote the content.
+		return nil, fmt.Errorf("%w: file %q is not a valid Tink keyset in JSON; restore it from a backup", ErrKeyset, path)
 	}
 	return handle, nil
 }
 
-// checkSecure returns ErrInsecureFile unless the file is a regular one, is owned by uid and is closed to all others.
+// checkSecure returns ErrInsecureFile unless the file is a regular file that belongs to uid and that nobody else can access.
 func checkSecure(path string, info fs.FileInfo, uid int) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%w: %q is not a regular file", ErrInsecureFile, path)
 	}
 	if mode := info.Mode().Perm(); mode&othersMode != 0 {
-		return fmt.Errorf("%w: %q has mode %#o, which lets others than its owner at it; run: chmod 600 %q",
+		return fmt.Errorf("%w: %q has mode %#o, so group or others can access it; run: chmod 600 %q",
 			ErrInsecureFile, path, mode, path)
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || int(stat.Uid) != uid {
@@ -99,9 +100,9 @@ func checkSecure(path string, info fs.FileInfo, uid int) error {
 	return nil
 }
 
-// createKeyset puts a new keyset at path unless something is there already, which is no error. The file appears whole
-// or not at all: it is written under a temporary name and linked to path, which fails if path exists. A process that is
-// killed in between may leave its temporary file behind, with mode 0600: nobody reads it, and it can be deleted.
+// createKeyset writes a new keyset to path unless the path already exists, which is not an error. The file appears complete or
+// not at all: it is written under a temporary name and then linked to path, which fails if path exists. A process that is
+// killed in between may leave its temporary file behind, with mode 0600; it is never read and can be deleted.
 func createKeyset(path string) error {
 	dir := filepath.Dir(path)
 	if err := makeDir(dir); err != nil {
@@ -117,7 +118,7 @@ func createKeyset(path string) error {
 	}
 	linkErr := os.Link(temporary, path)
 	if errors.Is(linkErr, fs.ErrExist) {
-		linkErr = nil // another process was first; its keyset counts
+		linkErr = nil // another process was first, and its keyset is used
 	}
 	if err := errors.Join(linkErr, os.Remove(temporary)); err != nil {
 		return fmt.Errorf("create keyset file: %w", err)
@@ -125,7 +126,7 @@ func createKeyset(path string) error {
 	return nil
 }
 
-// writeTemporary writes a keyset to a new file in dir, sees it to the disk, and returns the file's path.
+// writeTemporary writes a keyset to a new file in dir, syncs it to the disk, and returns the file's path.
 func writeTemporary(dir string, handle *keyset.Handle, mode fs.FileMode) (path string, err error) {
 	file, err := os.CreateTemp(dir, ".keyset-*.tmp") // has mode 0600
 	if err != nil {
@@ -143,7 +144,7 @@ func writeTemporary(dir string, handle *keyset.Handle, mode fs.FileMode) (path s
 	return file.Name(), nil
 }
 
-// makeDir makes dir and what is missing above it, and sees each new name to the disk.
+// makeDir creates dir and its missing parents, and syncs each new name to the disk.
 func makeDir(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -158,7 +159,7 @@ func makeDir(dir string) error {
 	return syncDir(parent)
 }
 
-// syncDir sees the names in a directory to the disk.
+// syncDir syncs the names in a directory to the disk.
 func syncDir(dir string) error {
 	file, err := os.Open(dir)
 	if err != nil {

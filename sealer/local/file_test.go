@@ -107,7 +107,7 @@ func TestFirstStart(t *testing.T) {
 	})
 }
 
-func TestFirstStartOfManyGoroutinesMakesOneKeyset(t *testing.T) {
+func TestFirstStartOfManyGoroutines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data", "keyset.json")
 	const goroutines = 20
 	ids := make([]string, goroutines)
@@ -133,7 +133,7 @@ func TestFirstStartOfManyGoroutinesMakesOneKeyset(t *testing.T) {
 	requireAlone(t, path)
 }
 
-func TestFirstStartOfManyProcessesMakesOneKeyset(t *testing.T) {
+func TestFirstStartOfManyProcesses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data", "keyset.json")
 	const processes = 6
 	output := make([]string, processes)
@@ -154,7 +154,7 @@ func TestFirstStartOfManyProcessesMakesOneKeyset(t *testing.T) {
 }
 
 // While a process starts, the file is looked at all the time, and the process is killed earlier or later.
-func TestKilledFirstStartLeavesAWholeFileOrNone(t *testing.T) {
+func TestFirstStartKilled(t *testing.T) {
 	for i := range 20 {
 		path := filepath.Join(t.TempDir(), "keyset.json")
 		command := child(t, path)
@@ -186,14 +186,14 @@ func requireWholeOrAbsent(t *testing.T, path string) {
 	}
 }
 
-func TestLeftoversOfAKilledStartAreIgnored(t *testing.T) {
+func TestFirstStartIgnoresLeftovers(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".keyset-1.tmp"), []byte(`{"primaryKeyId":1,`), 0o600))
 	path := filepath.Join(dir, "keyset.json")
 	requireOpens(t, mustOpen(t, path), mustSeal(t, mustOpen(t, path)).Bytes)
 }
 
-func TestInsecureFileIsRefused(t *testing.T) {
+func TestInsecureFile(t *testing.T) {
 	for _, mode := range []fs.FileMode{0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o660, 0o666, 0o777} {
 		t.Run(mode.String(), func(t *testing.T) {
 			path := write(t, encode(t, newKeyset(t, aead.AES256GCMKeyTemplate())))
@@ -222,7 +222,7 @@ func TestInsecureFileIsRefused(t *testing.T) {
 	})
 }
 
-func TestSymbolicLinkIsFollowedToASecureFileOnly(t *testing.T) {
+func TestSymbolicLink(t *testing.T) {
 	link := func(t *testing.T, target string) string {
 		path := filepath.Join(t.TempDir(), "keyset.json")
 		require.NoError(t, os.Symlink(target, path))
@@ -247,7 +247,7 @@ func TestSymbolicLinkIsFollowedToASecureFileOnly(t *testing.T) {
 	})
 }
 
-func TestDamagedFileIsRefusedAndLeftAlone(t *testing.T) {
+func TestDamagedFile(t *testing.T) {
 	whole := string(encode(t, newKeyset(t, aead.AES256GCMKeyTemplate())))
 	for name, content := range map[string]string{
 		"empty":         "",

@@ -53,14 +53,14 @@ func primaryOf(t *testing.T, s sealer.Sealer) string {
 	return id
 }
 
-func TestOpenWithMustExistMakesNothing(t *testing.T) {
+func TestOpenMustExist(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys", "keyset.json")
 	_, err := local.OpenWith(path, local.Options{MustExist: true})
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.NoDirExists(t, filepath.Dir(path))
 }
 
-func TestAKEKThatIsNotKnownIsLookedForAtOnce(t *testing.T) {
+func TestUnknownKEKReadsTheFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	add(t, path)
 	s := mustOpen(t, path)
@@ -68,7 +68,7 @@ func TestAKEKThatIsNotKnownIsLookedForAtOnce(t *testing.T) {
 	requireOpens(t, s, mustSeal(t, mustOpen(t, path)).Bytes)
 }
 
-func TestAChangedFileIsReadAgainSoon(t *testing.T) {
+func TestChangedFileIsReadAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	first := add(t, path)
 	s, log := mustOpenLogged(t, path)
@@ -91,7 +91,7 @@ func TestAChangedFileIsReadAgainSoon(t *testing.T) {
 	requireOpens(t, s, old.Bytes)
 }
 
-func TestAFileThatIsBrokenOrGoneLeavesTheOldKEKsInForce(t *testing.T) {
+func TestBrokenFileKeepsTheOldKEKs(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, path string){
 		"gone":     func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
 		"empty":    func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 0)) },
@@ -129,7 +129,7 @@ func TestAFileThatIsBrokenOrGoneLeavesTheOldKEKsInForce(t *testing.T) {
 }
 
 // Sixteen callers seal and open while keys are created, made primary and retired: none of them notices.
-func TestARotationIsNoticedByNobody(t *testing.T) {
+func TestRotationDuringTraffic(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	add(t, path)
 	s := mustOpen(t, path)

@@ -1,13 +1,14 @@
-// Package local is the sealer backend that needs no other service: its key-encryption keys (KEKs) stand in a file. It
-// is the default of an embedded installation. Whoever can read both the file and the database can read every secret,
-// so keep their backups apart; whoever loses the file has lost every secret.
+// Package local is the sealer backend that needs no other service: its key-encryption keys (KEKs) are in a file. It is the
+// default of an embedded installation. Anyone who can read both the file and the database can read every secret, so keep
+// their backups apart. Losing the file means losing every secret.
 //
-// The file is a cleartext Tink keyset in JSON whose keys are all AES-256-GCM. Open makes it on the first start. AddKEK,
-// SetPrimary, Retire and Enable change it, and so can any Tink tool. A Sealer reads it again by itself when it has
-// changed. To rotate: add the KEK, bring the file to every machine that has one, make the KEK primary in the same way,
-// then re-wrap. A KEK may wrap 2^32 data keys, the limit for random nonces (NIST SP 800-38D, section 8.3).
+// The file is a cleartext Tink keyset in JSON whose keys are all AES-256-GCM. Open creates it on the first start. AddKEK,
+// SetPrimary, Retire and Enable change it, and so can any Tink tool. A Sealer reads the file again when it has changed. To
+// rotate: add a KEK, copy the file to every machine that has one, make the KEK primary in the same way, then re-wrap. A KEK
+// may wrap 2^32 data keys, the limit for random nonces (NIST SP 800-38D, section 8.3).
 //
-// Works on Unix systems, whose file modes and owners protect the file. Imports package sealer and none other of ours.
+// The package works on Unix systems, where file modes and owners protect the file. It imports package sealer and
+// internal/filereload, and no other package of ours.
 package local
 
 import (
@@ -26,17 +27,16 @@ import (
 // kekLen is the length of a KEK in bytes, for AES-256.
 const kekLen = 32
 
-// Options are what an operator of a Sealer may choose. The zero value is what Open uses.
+// Options are the options of OpenWith. Open uses the zero value.
 type Options struct {
-	// MustExist refuses a file that is missing, with fs.ErrNotExist, where it would be made otherwise.
+	// MustExist makes a missing file an error, fs.ErrNotExist, instead of creating it.
 	MustExist bool
-	// Log is told when the file has been read again, and when it can't be; nil tells nobody.
+	// Log gets a line when the file has been read again and when it can't be read; nil logs nothing.
 	Log *slog.Logger
 }
 
-// Sealer is a sealer.Sealer with the KEKs of a file, which is read again when it has changed: at once when an envelope
-// names a KEK that is not known, else within a second. A file that is broken or gone leaves the KEKs that were read
-// before in force, all of them.
+// Sealer is a sealer.Sealer with the KEKs of a file. It reads the file again when it has changed: at once if an envelope names
+// an unknown KEK, otherwise within a second. If the file is broken or missing, the KEKs that were read before stay in use.
 type Sealer struct {
 	sealer.Sealer
 	keyset *keysetFile
@@ -44,14 +44,13 @@ type Sealer struct {
 
 var _ sealer.KEKLister = (*Sealer)(nil)
 
-// Open returns a Sealer with the KEKs in the file at path. The id of a KEK is "local:" and the 8 hexadecimal digits of
-// its Tink key id. A file that is missing is made, with one new KEK and mode 0600, and so are missing directories above
-// it, with mode 0700; processes that start at the same time end up with the same file. The file system must have hard
-// links.
+// Open returns a Sealer with the KEKs in the file at path. The id of a KEK is "local:" and the 8 hexadecimal digits of its
+// Tink key id. Open creates a missing file, with one new KEK and mode 0600, and missing directories above it, with mode 0700.
+// Processes that start at the same time end up with the same file. The file system must support hard links.
 //
-// An existing file is never changed. It must be a regular file that belongs to the user of this process and that no one
-// else may read or write, else the error is ErrInsecureFile. A symbolic link is followed, and the same is asked of the
-// file that it leads to. A file that is empty, damaged or holds keys of another type gives ErrKeyset.
+// Open never changes an existing file. It must be a regular file that belongs to the user of this process and that nobody else
+// may read or write; otherwise the error is ErrInsecureFile. A symbolic link is followed, and its target must meet the same
+// conditions. A file that is empty, damaged or holds keys of another type gives ErrKeyset.
 func Open(path string) (sealer.Sealer, error) { return OpenWith(path, Options{}) }
 
 // OpenWith is Open with options.
@@ -76,18 +75,18 @@ func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	return slices.Clone(s.keyset.keks.Get(ctx).all), nil
 }
 
-// Check looks at the file now, and returns why it can't be used. Until that is mended, the KEKs that were read before
-// are in force.
+// Check reads the file now if it has changed, and returns why it can't be used. Until that is repaired, the KEKs that were
+// read before stay in use.
 func (s *Sealer) Check(ctx context.Context) error { return s.keyset.keks.Refresh(ctx) }
 
-// keks implements sealer.KEKs; it does not change once made.
+// keks implements sealer.KEKs. It is immutable.
 type keks struct {
 	primary string
 	aeads   map[string]tink.AEAD // :: KEK id → the enabled key of that id
 	all     []sealer.KEK         // the primary one first, retired ones last
 }
 
-// newKEKs takes the enabled keys of a keyset; envelopes under a disabled one are of an unknown KEK.
+// newKEKs returns the enabled keys of a keyset. Disabled ones count as unknown KEKs.
 func newKEKs(handle *keyset.Handle) (*keks, error) {
 	result := &keks{aeads: make(map[string]tink.AEAD, handle.Len()), all: list(handle)}
 	for i := range handle.Len() {

@@ -127,7 +127,7 @@ func TestStoredEnvelopesOpenForever(t *testing.T) {
 	require.Equal(t, kekID, primary)
 }
 
-func TestKEKIDIsLocalAndEightHexDigits(t *testing.T) {
+func TestKEKID(t *testing.T) {
 	require.Regexp(t, `^local:[0-9a-f]{8}$`, mustSeal(t, sealertest.New(t)).KEKID)
 
 	padded := strings.ReplaceAll(storedKeyset, "3919375459", "171")
@@ -154,7 +154,7 @@ func TestDisabledKEKIsUnknown(t *testing.T) {
 }
 
 // Two installations whose KEKs have the same id by chance must not be able to open each other's envelopes.
-func TestSameIDWithAnotherKeyDoesNotOpen(t *testing.T) {
+func TestSameKEKIDWithAnotherKey(t *testing.T) {
 	envelope, err := hex.DecodeString(storedHex)
 	require.NoError(t, err)
 	other := strings.Replace(storedKeyset, `"value":"GiA3`, `"value":"GiA4`, 1)
@@ -163,7 +163,7 @@ func TestSameIDWithAnotherKeyDoesNotOpen(t *testing.T) {
 	require.ErrorIs(t, err, sealer.ErrBinding)
 }
 
-func TestKeysetsOfOtherKeysAreRefused(t *testing.T) {
+func TestKeysetOfOtherKeyTypes(t *testing.T) {
 	for name, template := range map[string]*tinkpb.KeyTemplate{
 		"AES-128-GCM":       aead.AES128GCMKeyTemplate(),
 		"ChaCha20-Poly1305": aead.ChaCha20Poly1305KeyTemplate(),

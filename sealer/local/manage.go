@@ -18,11 +18,11 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// The sentinels of those who manage KEKs, beside those of Open and sealer.ErrUnknownKEK.
+// The errors of the functions that manage KEKs, besides those of Open and sealer.ErrUnknownKEK.
 var (
-	// ErrPrimary says that a KEK can't be retired because it is the primary one.
+	// ErrPrimary says that the primary KEK can't be retired.
 	ErrPrimary = errors.New("the primary key-encryption key can't be retired: make another one primary first")
-	// ErrRetired says that a KEK can't be made primary because it is retired.
+	// ErrRetired says that a retired KEK can't be made primary.
 	ErrRetired = errors.New("the key-encryption key is retired: enable it first")
 )
 
@@ -46,7 +46,7 @@ func list(handle *keyset.Handle) []sealer.KEK {
 	for i := range handle.Len() {
 		entry, err := handle.Entry(i)
 		if err != nil {
-			continue // there is none but for an index beyond the length
+			continue // happens only for an index out of range
 		}
 		state := sealer.KEKRetired
 		switch {
@@ -63,11 +63,11 @@ func list(handle *keyset.Handle) []sealer.KEK {
 	return found
 }
 
-// AddKEK adds a new KEK to the file at path, enabled, and returns its id. Where there is no file, it makes one as Open
-// does, and the KEK is primary: the one case in which it is.
+// AddKEK adds a new, enabled KEK to the file at path and returns its id. If there is no file, it creates one as Open does; only
+// then is the new KEK primary.
 //
-// Like the three functions below it changes the file in one step, which is on the disk when it returns: who reads the
-// file meanwhile, or after a crash, finds the old one or the new one. Those who change files of one directory take turns.
+// Like the three functions below, it replaces the file atomically and syncs it to the disk before it returns: a reader, even
+// after a crash, finds the old file or the new one. A lock on the directory serializes the changes.
 func AddKEK(path string) (id string, err error) {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return "", fmt.Errorf("add KEK: %w", err)
@@ -102,7 +102,7 @@ func AddKEK(path string) (id string, err error) {
 	return id, nil
 }
 
-// SetPrimary makes a KEK the one that wraps new data keys. The one before stays enabled. Errors: sealer.ErrUnknownKEK,
+// SetPrimary makes a KEK the one that wraps new data keys. The previous one stays enabled. Errors: sealer.ErrUnknownKEK,
 // ErrRetired.
 func SetPrimary(path, id string) error {
 	return setState(path, id, sealer.KEKPrimary, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
@@ -113,8 +113,8 @@ func SetPrimary(path, id string) error {
 	})
 }
 
-// Retire takes a KEK out of use: envelopes under it don't open until it is enabled again. That none is left is for the
-// caller to know. Errors: sealer.ErrUnknownKEK, ErrPrimary.
+// Retire takes a KEK out of use: envelopes under it don't open until it is enabled again. The caller has to make sure that no
+// envelope needs it. Errors: sealer.ErrUnknownKEK, ErrPrimary.
 func Retire(path, id string) error {
 	return setState(path, id, sealer.KEKRetired, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
 		if now == sealer.KEKPrimary {
@@ -124,17 +124,17 @@ func Retire(path, id string) error {
 	})
 }
 
-// Enable brings a retired KEK back; envelopes under it open again. Error: sealer.ErrUnknownKEK.
+// Enable makes a retired KEK usable again, so that envelopes under it open. Error: sealer.ErrUnknownKEK.
 func Enable(path, id string) error {
 	return setState(path, id, sealer.KEKEnabled, func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error {
 		if now == sealer.KEKPrimary {
-			return nil // it is enabled, and more
+			return nil // the primary KEK is enabled
 		}
 		return m.Enable(keyID)
 	})
 }
 
-// setState changes the state of one KEK. A KEK that is in that state already leaves the file alone.
+// setState changes the state of one KEK. It does not write the file if the KEK already has that state.
 func setState(
 	path, id string, want sealer.KEKState, set func(m *keyset.Manager, keyID uint32, now sealer.KEKState) error,
 ) error {
@@ -170,14 +170,14 @@ func open(path string) (*keyset.Manager, []sealer.KEK, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := newKEKs(handle); err != nil { // nothing is added to a keyset that would not serve
+	if _, err := newKEKs(handle); err != nil { // a keyset that can't be used must not be changed
 		return nil, nil, fmt.Errorf("keyset file %q: %w", path, err)
 	}
 	return keyset.NewManagerFromHandle(handle), list(handle), nil
 }
 
-// change puts the keyset that edit returns in the place of the file at path, while nobody else may. A nil keyset changes
-// nothing. What a symbolic link leads to is changed, not the link.
+// change replaces the file at path by the keyset that edit returns, under the lock of the directory. A nil keyset changes
+// nothing. If path is a symbolic link, its target is replaced and the link kept.
 func change(path string, edit func(target string) (*keyset.Handle, error)) error {
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -210,7 +210,8 @@ func change(path string, edit func(target string) (*keyset.Handle, error)) error
 	return syncDir(dir)
 }
 
-// lock waits until nobody else changes files of a directory. A process that ends, however, gives its lock back.
+// lock locks a directory against changes by other processes, and waits for the lock. The system releases it when the process
+// ends.
 func lock(dir string) (unlock func(), err error) {
 	file, err := os.Open(dir)
 	if err != nil {
@@ -225,5 +226,5 @@ func lock(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock directory of keyset file: %w", errors.Join(err, file.Close()))
 	}
-	return func() { _ = file.Close() }, nil // which unlocks; it was only read
+	return func() { _ = file.Close() }, nil // closing releases the lock
 }

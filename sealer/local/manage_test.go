@@ -32,7 +32,7 @@ func primary(id string) sealer.KEK { return sealer.KEK{ID: id, State: sealer.KEK
 func enabled(id string) sealer.KEK { return sealer.KEK{ID: id, State: sealer.KEKEnabled} }
 func retired(id string) sealer.KEK { return sealer.KEK{ID: id, State: sealer.KEKRetired} }
 
-func TestTheLifeOfAKEK(t *testing.T) {
+func TestKEKLifecycle(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys", "main.json")
 	first := add(t, path)
 	requireKEKs(t, path, primary(first))
@@ -61,7 +61,7 @@ func TestTheLifeOfAKEK(t *testing.T) {
 	requireAlone(t, path)
 }
 
-func TestWhatCannotBeDoneToAKEKIsRefusedAndChangesNothing(t *testing.T) {
+func TestManageErrors(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	first := add(t, path)
 	second := add(t, path)
@@ -90,7 +90,7 @@ func TestWhatCannotBeDoneToAKEKIsRefusedAndChangesNothing(t *testing.T) {
 	require.NoFileExists(t, missing)
 }
 
-func TestAKeysetThatIsUnsoundIsNotAddedTo(t *testing.T) {
+func TestAddKEKToAnInvalidKeyset(t *testing.T) {
 	for name, path := range map[string]string{
 		"damaged":         write(t, []byte(`{"primaryKeyId":1,`)),
 		"of another type": write(t, encode(t, newKeyset(t, aead.ChaCha20Poly1305KeyTemplate()))),
@@ -110,7 +110,7 @@ func TestAKeysetThatIsUnsoundIsNotAddedTo(t *testing.T) {
 	require.ErrorIs(t, err, local.ErrInsecureFile)
 }
 
-func TestManyWhoAddAtOnceLoseNoKEK(t *testing.T) {
+func TestAddKEKConcurrently(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	const goroutines = 16
 	ids := make([]string, goroutines)
@@ -131,7 +131,7 @@ func TestManyWhoAddAtOnceLoseNoKEK(t *testing.T) {
 	requireAlone(t, path)
 }
 
-func TestASymbolicLinkStaysWhatItIs(t *testing.T) {
+func TestManageThroughASymbolicLink(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	first := add(t, path)
 	link := filepath.Join(t.TempDir(), "link.json")
@@ -143,7 +143,7 @@ func TestASymbolicLinkStaysWhatItIs(t *testing.T) {
 	require.Equal(t, fs.ModeSymlink, info.Mode().Type())
 }
 
-func TestAFileThatItsOwnerMayNotWriteKeepsItsMode(t *testing.T) {
+func TestManageKeepsTheMode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	add(t, path)
 	require.NoError(t, os.Chmod(path, 0o400))

@@ -9,7 +9,7 @@ import (
 )
 
 // Only the superuser could make a file of another user, so the user is what varies here.
-func TestFileOfAnotherUserIsRefused(t *testing.T) {
+func TestFileOfAnotherUser(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyset.json")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	info, err := os.Stat(path)

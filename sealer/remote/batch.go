@@ -11,14 +11,14 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// The bounds of one request, from spec/secrets.yaml: its items, and the bytes of its body less some room for what is
+// The bounds of one request, from spec/secrets.yaml: its number of items, and the bytes of its body less some room for the text
 // around the items.
 const (
 	maxItems = 256
 	maxBatch = 1<<20 - 1<<10
 )
 
-// RewrapAll implements sealer.BatchRewrapper, with a request for every 256 envelopes.
+// RewrapAll implements sealer.BatchRewrapper, with one request per 256 envelopes.
 func (s *Sealer) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.Result, error) {
 	results, err := s.rewrapAll(ctx, items)
 	if err != nil {
@@ -62,11 +62,11 @@ func checkItem(item sealer.Item) error {
 	return err
 }
 
-// batch is what goes into one request.
+// batch is the content of one request.
 type batch struct {
 	items  []secrets.OpenRequest
-	places []int // where the items' results belong
-	size   int   // the most bytes that the items can take
+	places []int // the indexes of the items' results
+	size   int   // an upper bound of the items' bytes as JSON
 }
 
 func (b *batch) fits(item sealer.Item) bool {
@@ -79,7 +79,7 @@ func (b *batch) add(place int, item sealer.Item) {
 	b.size += sizeOf(item)
 }
 
-// sizeOf is the most that an item can take as JSON: a byte of text is up to six there.
+// sizeOf returns an upper bound of an item's bytes as JSON, where a byte of text takes up to six.
 func sizeOf(item sealer.Item) int {
 	const names, escaped = 160, 6
 	b := item.Binding
@@ -87,9 +87,9 @@ func sizeOf(item sealer.Item) int {
 	return names + escaped*text + base64.StdEncoding.EncodedLen(len(item.Envelope))
 }
 
-// rewrapBatch puts each result into its place.
+// rewrapBatch sends one batch and stores its results at their places.
 func (s *Sealer) rewrapBatch(ctx context.Context, b batch, results []sealer.Result) error {
-	// An envelope grows by what its new KEK's wrapping is longer than the old one's.
+	// An envelope may grow: the new KEK's wrapping can be longer than the old one's.
 	limit := len(b.items)*1024 + 2*b.size + maxEnvelopeAnswer
 	answer, err := s.call(ctx, limit, func(ctx context.Context) (*http.Response, error) {
 		return s.client.RewrapEnvelopes(ctx, secrets.RewrapRequest{Items: b.items})
@@ -99,7 +99,7 @@ func (s *Sealer) rewrapBatch(ctx context.Context, b batch, results []sealer.Resu
 	}
 	var wire secrets.RewrapResponse
 	if err := json.Unmarshal(answer, &wire); err != nil {
-		return garbled("results that are no JSON")
+		return garbled("results that are not JSON")
 	}
 	if len(wire.Results) != len(b.items) {
 		return garbled(fmt.Sprintf("%d results for %d envelopes", len(wire.Results), len(b.items)))
@@ -120,7 +120,7 @@ func resultOf(wire secrets.RewrapResult) (sealer.Result, error) {
 		}
 		return sealer.Result{}, garbled("a result with an unknown problem")
 	case wire.KekID == nil || wire.Envelope == nil:
-		return sealer.Result{}, garbled("a result that is neither envelope nor problem")
+		return sealer.Result{}, garbled("a result that is neither an envelope nor a problem")
 	}
 	envelope, err := envelopeOf(*wire.KekID, *wire.Envelope)
 	return sealer.Result{Envelope: envelope}, err

@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// soon is how long to wait before a busy service is asked again that does not say when.
-	soon = 50 * time.Millisecond
-	// leastAttempt is the time that a second attempt must be left with to be worth it.
-	leastAttempt = 50 * time.Millisecond
+	// defaultRetryAfter is how long to wait for a busy service that sends no Retry-After.
+	defaultRetryAfter = 50 * time.Millisecond
+	// minAttempt is the time that must be left for a second attempt to be worth making.
+	minAttempt = 50 * time.Millisecond
 )
 
 // send sends a request once.
 type send func(ctx context.Context) (*http.Response, error)
 
-// call returns the body of a 200, at most limit bytes that the caller may zero. An error of ctx is among its errors if
-// that is why.
+// call sends a request, repeats it once if that may help, and returns the body of a 200: at most limit bytes, which the caller
+// may zero. Its error wraps ctx's if ctx ended.
 func (s *Sealer) call(ctx context.Context, limit int, send send) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -41,13 +41,13 @@ func (s *Sealer) call(ctx context.Context, limit int, send send) ([]byte, error)
 		return answer, nil
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%w: %w", sealer.ErrUnavailable, ctx.Err())
-	case limited.Err() != nil && !errors.As(err, &busy): // it had answered in time
+	case limited.Err() != nil && !errors.As(err, &busy): // a busy service did answer in time
 		return nil, fmt.Errorf("%w: secrets-svc did not answer within %s", sealer.ErrUnavailable, s.timeout)
 	}
 	return nil, err
 }
 
-// attempt waits for its turn and sends the request.
+// attempt waits for a free slot and sends the request once.
 func (s *Sealer) attempt(ctx context.Context, limit int, send send) ([]byte, error) {
 	select {
 	case s.slots <- struct{}{}:
@@ -59,8 +59,8 @@ func (s *Sealer) attempt(ctx context.Context, limit int, send send) ([]byte, err
 	if err != nil {
 		return nil, unanswered(err)
 	}
-	defer func() { _ = response.Body.Close() }() // it was read, or is of no use
-	// What follows a 101 is no body, and its reading would not end with ctx.
+	defer func() { _ = response.Body.Close() }() // the body was read or is not needed
+	// After a 101 there is no body, and reading would not end with ctx.
 	if response.StatusCode < http.StatusOK {
 		return nil, garbled(fmt.Sprintf("status %d", response.StatusCode))
 	}
@@ -74,11 +74,11 @@ func (s *Sealer) attempt(ctx context.Context, limit int, send send) ([]byte, err
 	return answer, nil
 }
 
-// pause waits until a busy service may be asked again, somewhat longer so that not all come back at once. It returns
-// false, at once, if the time that ctx leaves is too short for that.
+// pause waits until a busy service may be asked again, plus a jitter of up to a quarter so that clients don't come back all at
+// once. It returns false at once if ctx leaves too little time for another attempt.
 func pause(ctx context.Context, after time.Duration) bool {
-	after += rand.N(after/4 + 1) //nolint:gosec // G404: nobody gains anything from knowing it
-	if end, ok := ctx.Deadline(); ok && time.Until(end) < after+leastAttempt {
+	after += rand.N(after/4 + 1) //nolint:gosec // G404: the jitter is not a secret
+	if end, ok := ctx.Deadline(); ok && time.Until(end) < after+minAttempt {
 		return false
 	}
 	timer := time.NewTimer(after)
@@ -91,11 +91,11 @@ func pause(ctx context.Context, after time.Duration) bool {
 	}
 }
 
-// retryAfter is what a busy service asks for.
+// retryAfter returns how long a busy service asks its clients to wait.
 func retryAfter(header http.Header) time.Duration {
 	seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16)
 	if err != nil {
-		return soon
+		return defaultRetryAfter
 	}
 	return time.Duration(seconds) * time.Second
 }

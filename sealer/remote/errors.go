@@ -12,23 +12,23 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// What an error may wrap besides sealer.ErrUnavailable.
+// The errors that an error may wrap besides sealer.ErrUnavailable.
 var (
-	// ErrNotAllowed says that secrets-svc does not know this client, or does not let it do that. It lasts until the
-	// service's operator changes it.
+	// ErrNotAllowed says that secrets-svc does not know this client or denies it the operation, until the service's operator
+	// changes that.
 	ErrNotAllowed = errors.New("secrets-svc does not allow this client to do that; its operator lists the clients and what each may do")
-	// ErrAnswer says that an answer is none of secrets-svc's: too long, garbled, or of a kind that the contract lacks.
-	// Perhaps another program listens there, or another version of it.
+	// ErrAnswer says that an answer does not follow the contract of secrets-svc: it is too long, garbled or of an unknown kind.
+	// Perhaps another program or another version listens there.
 	ErrAnswer = errors.New("the answer is not one of secrets-svc's")
 )
 
-// What becomes of a request that gets no answer.
+// The errors of a request without an answer.
 var (
 	errUnreached = errors.New("secrets-svc can't be reached")
 	errBroken    = errors.New("the connection to secrets-svc broke")
 )
 
-// unanswered is the error for a request without an answer.
+// unanswered returns the error for a request without an answer.
 func unanswered(err error) error {
 	if errors.Is(err, errUnreached) {
 		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
@@ -36,7 +36,7 @@ func unanswered(err error) error {
 	return fmt.Errorf("%w: %w: %w", sealer.ErrUnavailable, errBroken, err)
 }
 
-// busyError is a 503.
+// busyError is the error for a 503.
 type busyError struct{ after time.Duration }
 
 // Error implements error.
@@ -45,17 +45,16 @@ func (e *busyError) Error() string { return "secrets-svc is busy, or its own bac
 // Unwrap returns sealer.ErrUnavailable.
 func (e *busyError) Unwrap() error { return sealer.ErrUnavailable }
 
-// garbled is an error that says what is wrong with an answer, and quotes none of it.
+// garbled returns an error that says what is wrong with an answer and quotes none of it.
 func garbled(what string) error {
 	return fmt.Errorf("%w: %w: %s", sealer.ErrUnavailable, ErrAnswer, what)
 }
 
-// refusal turns an answer other than 200 into an error, by its status and its problem's type. Of what it says only the
-// request id is repeated.
+// refusal turns an answer other than 200 into an error, by its status and its problem's type. It quotes only the request id.
 func refusal(response *http.Response) error {
 	var problem secrets.Problem
 	if text, err := readAtMost(response, maxProblem); err == nil {
-		_ = json.Unmarshal(text, &problem) // what is no problem document has no type
+		_ = json.Unmarshal(text, &problem) // without a problem document there is no type
 	}
 	switch status := response.StatusCode; {
 	case status == http.StatusServiceUnavailable:
@@ -74,7 +73,7 @@ func refusal(response *http.Response) error {
 	}
 }
 
-// sentinelOf returns the error for the last part of a problem's type, nil if it is none that is about an envelope.
+// sentinelOf returns the error for the last part of a problem's type, or nil if the problem does not concern an envelope.
 func sentinelOf(slug string) error {
 	switch slug {
 	case "does-not-open":
@@ -87,7 +86,7 @@ func sentinelOf(slug string) error {
 	return nil
 }
 
-// requestID is where to look in the service's log.
+// requestID returns a note with the request id, by which the service's log can be searched.
 func requestID(problem secrets.Problem) string {
 	if n := len(problem.RequestID); n == 0 || n > 26 {
 		return ""

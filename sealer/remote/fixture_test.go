@@ -29,32 +29,32 @@ func exampleBinding() sealer.Binding {
 	return sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "openai", Version: 1}
 }
 
-// standIn is a secrets-svc that can be made to misbehave. What it does otherwise, a local sealer does.
-type standIn struct {
+// fakeService is a secrets-svc on top of a local sealer, which can be made to misbehave.
+type fakeService struct {
 	socket   string
 	backend  sealer.Sealer
 	requests atomic.Int64
 	conns    atomic.Int64
-	// misbehave answers in the place of the service when it returns true; nil never does.
+	// misbehave answers instead of the service if it returns true; nil never does.
 	misbehave atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
 }
 
-func newStandIn(t testing.TB) *standIn {
+func newFakeService(t testing.TB) *fakeService {
 	t.Helper()
-	s := &standIn{socket: filepath.Join(t.TempDir(), "api.sock"), backend: sealertest.New(t)}
+	s := &fakeService{socket: filepath.Join(t.TempDir(), "api.sock"), backend: sealertest.New(t)}
 	s.serve(t)
 	return s
 }
 
-// serve listens until the test ends, or until the server that it returns is closed.
-func (s *standIn) serve(t testing.TB) *http.Server {
+// serve listens until the test ends or the returned server is closed.
+func (s *fakeService) serve(t testing.TB) *http.Server {
 	t.Helper()
 	listener, err := net.Listen("unix", s.socket)
 	require.NoError(t, err)
 	return s.serveOn(t, listener)
 }
 
-func (s *standIn) serveOn(t testing.TB, listener net.Listener) *http.Server {
+func (s *fakeService) serveOn(t testing.TB, listener net.Listener) *http.Server {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/seal", s.seal)
@@ -84,12 +84,12 @@ func (s *standIn) serveOn(t testing.TB, listener net.Listener) *http.Server {
 }
 
 // answer makes it answer each request in its own way.
-func (s *standIn) answer(misbehave func(w http.ResponseWriter, r *http.Request) bool) {
+func (s *fakeService) answer(misbehave func(w http.ResponseWriter, r *http.Request) bool) {
 	s.misbehave.Store(&misbehave)
 }
 
 // always makes it answer each request the same.
-func (s *standIn) always(status int, body string) {
+func (s *fakeService) always(status int, body string) {
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(status)
 		_, _ = w.Write([]byte(body))
@@ -97,9 +97,9 @@ func (s *standIn) always(status int, body string) {
 	})
 }
 
-func (s *standIn) behave() { s.misbehave.Store(nil) }
+func (s *fakeService) behave() { s.misbehave.Store(nil) }
 
-func (s *standIn) seal(w http.ResponseWriter, r *http.Request) {
+func (s *fakeService) seal(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Binding secrets.Binding `json:"binding"`
 		Secret  []byte          `json:"secret"`
@@ -112,7 +112,7 @@ func (s *standIn) seal(w http.ResponseWriter, r *http.Request) {
 	reply(w, secrets.Envelope{KekID: envelope.KEKID, Envelope: base64.StdEncoding.EncodeToString(envelope.Bytes)}, err)
 }
 
-func (s *standIn) open(w http.ResponseWriter, r *http.Request) {
+func (s *fakeService) open(w http.ResponseWriter, r *http.Request) {
 	var body secrets.OpenRequest
 	if json.NewDecoder(r.Body).Decode(&body) != nil {
 		w.WriteHeader(http.StatusBadRequest)
@@ -127,7 +127,7 @@ func (s *standIn) open(w http.ResponseWriter, r *http.Request) {
 	reply(w, map[string][]byte{"secret": secret.Reveal()}, err)
 }
 
-func (s *standIn) rewrap(w http.ResponseWriter, r *http.Request) {
+func (s *fakeService) rewrap(w http.ResponseWriter, r *http.Request) {
 	var body secrets.RewrapRequest
 	if json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&body) != nil || len(body.Items) == 0 || len(body.Items) > 256 {
 		w.WriteHeader(http.StatusBadRequest)
@@ -147,7 +147,7 @@ func (s *standIn) rewrap(w http.ResponseWriter, r *http.Request) {
 	reply(w, results, nil)
 }
 
-func (s *standIn) keks(w http.ResponseWriter, r *http.Request) {
+func (s *fakeService) keks(w http.ResponseWriter, r *http.Request) {
 	primary, err := s.backend.PrimaryKEK(r.Context())
 	reply(w, secrets.KEKList{Primary: primary, Keks: []secrets.KEK{
 		{ID: primary, State: "primary"}, {ID: "local:00000000", State: "retired"},
@@ -182,7 +182,7 @@ func reply(w http.ResponseWriter, body any, err error) {
 }
 
 // client returns a Sealer that asks the stand-in.
-func (s *standIn) client(t testing.TB, changes ...func(*remote.Config)) *remote.Sealer {
+func (s *fakeService) client(t testing.TB, changes ...func(*remote.Config)) *remote.Sealer {
 	t.Helper()
 	cfg := remote.Config{Socket: s.socket}
 	for _, change := range changes {

@@ -7,51 +7,49 @@ import (
 	"time"
 )
 
-// keepPrimary is how long the id of the primary KEK is taken as known. One call tells it to everybody who compares
-// envelopes with it for a second; and a second is how late a new primary KEK may show anyway, since that is how long
-// secrets-svc may take to see a changed keyset file.
-const keepPrimary = time.Second
+// primaryTTL is how long the id of the primary KEK is cached. secrets-svc itself may take a second to notice a changed keyset
+// file, so caching for a second does not make matters worse.
+const primaryTTL = time.Second
 
-// primary remembers which KEK is primary, or that this could not be found out. It serves who compares and who counts;
-// what Seal and Rewrap do is decided in the service.
+// primary caches which KEK is primary, or the error of asking. Only PrimaryKEK uses it: the service itself decides under which
+// KEK it seals and re-wraps.
 type primary struct {
-	last  *atomic.Pointer[finding]
-	asked chan struct{} // holds a token while somebody asks
+	last  *atomic.Pointer[primaryAnswer]
+	asked chan struct{} // holds a token while a goroutine asks the service
 }
 
-// finding is what the service said, or that it did not.
-type finding struct {
+// primaryAnswer is the service's last answer, or the error of asking.
+type primaryAnswer struct {
 	kekID string
 	err   error
 	until time.Time
 }
 
 func newPrimary() primary {
-	return primary{last: &atomic.Pointer[finding]{}, asked: make(chan struct{}, 1)}
+	return primary{last: &atomic.Pointer[primaryAnswer]{}, asked: make(chan struct{}, 1)}
 }
 
-// known returns the last finding, nil if it is too old.
-func (p *primary) known() *finding {
+// cached returns the last answer, or nil if it is too old.
+func (p *primary) cached() *primaryAnswer {
 	if found := p.last.Load(); found != nil && time.Now().Before(found.until) {
 		return found
 	}
 	return nil
 }
 
-// saw notes the KEK of an envelope that was just sealed: if it is another one than before, the service is asked again.
-func (p *primary) saw(kekID string) {
+// noteSealedWith invalidates the cached answer if an envelope was just sealed under another KEK.
+func (p *primary) noteSealedWith(kekID string) {
 	if found := p.last.Load(); found != nil && found.kekID != kekID {
 		p.last.CompareAndSwap(found, nil)
 	}
 }
 
-// PrimaryKEK implements sealer.Sealer. It asks the service once a second at the most, and those who call meanwhile share
-// the answer, an error too.
+// PrimaryKEK implements sealer.Sealer. It asks the service at most once a second; other callers share the answer or the error.
 func (s *Sealer) PrimaryKEK(ctx context.Context) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("primary KEK: %w", err)
 	}
-	found := s.primary.known()
+	found := s.primary.cached()
 	if found == nil {
 		var err error
 		if found, err = s.askPrimary(ctx); err != nil {
@@ -61,22 +59,22 @@ func (s *Sealer) PrimaryKEK(ctx context.Context) (string, error) {
 	return found.kekID, found.err
 }
 
-// askPrimary asks the service, unless another goroutine has just done so. Its error is ctx's.
-func (s *Sealer) askPrimary(ctx context.Context) (*finding, error) {
+// askPrimary asks the service unless another goroutine has just done so. Its own error is ctx's.
+func (s *Sealer) askPrimary(ctx context.Context) (*primaryAnswer, error) {
 	select {
 	case s.primary.asked <- struct{}{}:
 		defer func() { <-s.primary.asked }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if found := s.primary.known(); found != nil {
+	if found := s.primary.cached(); found != nil {
 		return found, nil
 	}
 	keks, err := s.KEKs(ctx)
 	if ctx.Err() != nil {
-		return nil, ctx.Err() // which tells the others nothing
+		return nil, ctx.Err() // not cached: it concerns this caller only
 	}
-	found := &finding{err: err, until: time.Now().Add(keepPrimary)}
+	found := &primaryAnswer{err: err, until: time.Now().Add(primaryTTL)}
 	if err == nil {
 		found.kekID = keks[0].ID
 	}

@@ -1,22 +1,21 @@
-// Package remote is the sealer backend whose key-encryption keys (KEKs) are in another process, secrets-svc: the client
-// of spec/secrets.yaml. Whoever takes over the process that uses it can have envelopes opened while they hold it, one
-// logged call at a time, and takes no KEK away.
+// Package remote is the client of secrets-svc (spec/secrets.yaml): the sealer backend whose key-encryption keys (KEKs) are in
+// another process. An attacker who takes over the process that uses it can have envelopes opened while they control it, one
+// logged call at a time, but can't take a KEK away.
 //
-// A call is one request over a connection that is kept. It ends with its context or after the configured timeout,
-// whichever is sooner, waiting for one of the bounded number of connections included. No operation changes anything in
-// the service, so each is sent once more when its connection breaks, as one that had been kept may, or when the service
-// is busy and its Retry-After leaves the time for it. Whatever else goes wrong on the way is sealer.ErrUnavailable:
-// nothing is known of the envelope then, and a later call may work. Nothing is dialled before the first call, and
-// nothing has to be done for a service that comes back.
+// A call is one request over a kept-alive connection. It ends with its context or after the configured timeout, whichever comes
+// first; waiting for one of the bounded number of connections counts. No operation changes anything in the service, so a
+// request is repeated once if its connection breaks, as a kept-alive one may, or if the service is busy and its Retry-After
+// leaves enough time. Any other failure on the way is sealer.ErrUnavailable: the envelope's state is unknown, and a later call
+// may work. The package connects on the first call, and recovers on its own when the service comes back.
 //
-// The package zeroes its own copies of a secret as soon as it is done with them: the body of a request and that of an
-// answer. What it can't reach are the buffers of package net/http and of TLS, 4 KiB or so for each connection, where a
-// secret stays until other bytes take its place.
+// The package zeroes its own copies of a secret, the bodies of requests and answers, as soon as they are no longer needed. It
+// can't zero the buffers of net/http and TLS, about 4 KiB per connection, where a secret stays until it is overwritten.
 //
-// Imports package sealer and gen/secrets and none other of ours.
+// The package imports package sealer, gen/secrets and internal/tlsfiles, and no other package of ours.
 package remote
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -28,7 +27,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// What a Config that leaves it open gets.
+// The defaults of a Config.
 const (
 	defaultTimeout  = 2 * time.Second
 	defaultMaxConns = 64
@@ -36,18 +35,18 @@ const (
 
 // Config says where secrets-svc is. Either Socket or URL is required.
 type Config struct {
-	// Socket is the path of its unix socket. Who calls is told by the user of this process.
+	// Socket is the path of its unix socket. The service identifies its client by the user of this process.
 	Socket string
-	// URL is https://host:port, for mutual TLS. It takes the three files below, which are read again when they change.
+	// URL is https://host:port, for mutual TLS. It requires the three files below, which are read again when they change.
 	URL string
-	// CertFile and KeyFile are the certificate that says who calls and its private key, CAFile the certificates of the
-	// authorities that may have signed the service's; all in PEM.
+	// CertFile and KeyFile are this client's certificate and its private key, CAFile the certificates of the authorities that
+	// may have signed the service's certificate; all in PEM.
 	CertFile, KeyFile, CAFile string
-	// Timeout is the longest that a call may take; 0 is 2 s.
+	// Timeout is the longest that a call may take; 0 means 2 s.
 	Timeout time.Duration
-	// MaxConns is how many requests are sent at once, each on a connection of its own; more wait. 0 is 64.
+	// MaxConns is how many requests are sent at once, each on its own connection; others wait. 0 means 64.
 	MaxConns int
-	// Log gets a line when changed files can't be used; nil gets none.
+	// Log gets a line when changed files can't be used; nil logs nothing.
 	Log *slog.Logger
 }
 
@@ -66,29 +65,22 @@ var (
 	_ sealer.BatchRewrapper = (*Sealer)(nil)
 )
 
-// New returns a Sealer that has not connected yet. Its error says what is wrong with the configuration, and names files.
+// New returns a Sealer that has not connected yet. Its error says what is wrong with the configuration and names the files.
 func New(cfg Config) (*Sealer, error) {
 	transport, server, err := newTransport(cfg)
 	if err != nil {
 		return nil, err
 	}
 	s := &Sealer{
-		transport: transport, timeout: or(cfg.Timeout, defaultTimeout),
-		slots: make(chan struct{}, or(cfg.MaxConns, defaultMaxConns)), primary: newPrimary(),
+		transport: transport, timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
+		slots: make(chan struct{}, cmp.Or(max(cfg.MaxConns, 0), defaultMaxConns)), primary: newPrimary(),
 	}
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = cap(s.slots), cap(s.slots)
 	s.client, err = secrets.NewClient(server, secrets.WithHTTPClient(doer{transport}))
 	return s, err
 }
 
-func or[T int | time.Duration](given, otherwise T) T {
-	if given > 0 {
-		return given
-	}
-	return otherwise
-}
-
-// Close closes the connections that no call is using. The Sealer can be used again, and then has to be closed again.
+// Close closes the connections that no call is using. The Sealer can still be used, and then has to be closed again.
 func (s *Sealer) Close() error {
 	s.transport.CloseIdleConnections()
 	return nil
@@ -100,7 +92,7 @@ func (s *Sealer) Seal(ctx context.Context, binding sealer.Binding, secret sealer
 	if err != nil {
 		return sealer.Envelope{}, fmt.Errorf("seal: %w", err)
 	}
-	s.primary.saw(envelope.KEKID)
+	s.primary.noteSealedWith(envelope.KEKID)
 	return envelope, nil
 }
 
@@ -125,7 +117,7 @@ func (s *Sealer) seal(ctx context.Context, binding sealer.Binding, secret sealer
 	return parseEnvelope(answer)
 }
 
-// Open implements sealer.Sealer. Each call that succeeds is in the service's audit log.
+// Open implements sealer.Sealer. The service's audit log records each successful call.
 func (s *Sealer) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
 	secret, err := s.open(ctx, binding, envelope)
 	if err != nil {
@@ -160,7 +152,7 @@ func (s *Sealer) Rewrap(ctx context.Context, binding sealer.Binding, envelope []
 	return results[0].Envelope, results[0].Err
 }
 
-// KEKs implements sealer.KEKLister. It always asks.
+// KEKs implements sealer.KEKLister. It asks the service on each call.
 func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	answer, err := s.call(ctx, maxKEKsAnswer, func(ctx context.Context) (*http.Response, error) {
 		return s.client.ListKEKs(ctx)
@@ -171,7 +163,7 @@ func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	return parseKEKs(answer)
 }
 
-// begin does what Seal, Open and Rewrap do first: it gives up if ctx is done, and checks the binding.
+// begin is the common first step of Seal, Open and Rewrap: it returns ctx's error if ctx is done, and checks the binding.
 func begin(ctx context.Context, binding sealer.Binding) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -179,8 +171,8 @@ func begin(ctx context.Context, binding sealer.Binding) error {
 	return checkBinding(binding)
 }
 
-// checkBinding refuses what the service would, and what JSON would change on the way: bytes that are no UTF-8 all become
-// the same replacement, so two bindings would be one.
+// checkBinding refuses a binding that the service would refuse or that JSON would alter: encoding replaces all bytes that are not
+// UTF-8 by the same character, which could make two bindings equal.
 func checkBinding(binding sealer.Binding) error {
 	if _, err := binding.AssociatedData(); err != nil {
 		return err

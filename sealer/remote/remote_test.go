@@ -18,11 +18,11 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func TestItKeepsTheContract(t *testing.T) {
-	sealertest.Run(t, func(t *testing.T) sealer.Sealer { return newStandIn(t).client(t) })
+func TestContract(t *testing.T) {
+	sealertest.Run(t, func(t *testing.T) sealer.Sealer { return newFakeService(t).client(t) })
 }
 
-func TestConfigurationThatCannotWorkIsRefused(t *testing.T) {
+func TestNewInvalidConfig(t *testing.T) {
 	for name, cfg := range map[string]remote.Config{
 		"nothing":                {},
 		"both a socket and URL":  {Socket: "a.sock", URL: "https://a:1"},
@@ -39,8 +39,8 @@ func TestConfigurationThatCannotWorkIsRefused(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreKept(t *testing.T) {
-	s := newStandIn(t)
+func TestConnectionsAreReused(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	for range 20 {
 		mustSeal(t, client)
@@ -48,9 +48,9 @@ func TestConnectionsAreKept(t *testing.T) {
 	require.EqualValues(t, 1, s.conns.Load())
 }
 
-func TestRequestsAtOnceAreBounded(t *testing.T) {
+func TestMaxConns(t *testing.T) {
 	const most, callers = 3, 20
-	s := newStandIn(t)
+	s := newFakeService(t)
 	entered, leave := make(chan struct{}, callers), make(chan struct{})
 	s.answer(func(http.ResponseWriter, *http.Request) bool {
 		entered <- struct{}{}
@@ -84,8 +84,8 @@ func TestRequestsAtOnceAreBounded(t *testing.T) {
 }
 
 // JSON has no way to send other bytes, and would send the same replacement for all of them.
-func TestBindingThatJSONWouldChangeIsRefused(t *testing.T) {
-	s := newStandIn(t)
+func TestBindingNotUTF8(t *testing.T) {
+	s := newFakeService(t)
 	binding := exampleBinding()
 	binding.KeyID = "byok_\xff"
 	_, err := s.client(t).Seal(t.Context(), binding, sealer.NewSecret([]byte(canary)))
@@ -93,8 +93,8 @@ func TestBindingThatJSONWouldChangeIsRefused(t *testing.T) {
 	require.Zero(t, s.requests.Load())
 }
 
-func TestNothingIsAskedForWhatCannotBe(t *testing.T) {
-	s := newStandIn(t)
+func TestInvalidInputSendsNoRequest(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	_, err := client.Open(t.Context(), exampleBinding(), []byte("none"))
 	require.ErrorIs(t, err, sealer.ErrMalformed)
@@ -106,8 +106,8 @@ func TestNothingIsAskedForWhatCannotBe(t *testing.T) {
 	require.Zero(t, s.requests.Load())
 }
 
-func TestKEKsAreListedWithTheirStates(t *testing.T) {
-	s := newStandIn(t)
+func TestKEKs(t *testing.T) {
+	s := newFakeService(t)
 	primary, err := s.backend.PrimaryKEK(t.Context())
 	require.NoError(t, err)
 	keks, err := s.client(t).KEKs(t.Context())
@@ -115,8 +115,8 @@ func TestKEKsAreListedWithTheirStates(t *testing.T) {
 	require.Equal(t, []sealer.KEK{{ID: primary, State: sealer.KEKPrimary}, {ID: "local:00000000", State: sealer.KEKRetired}}, keks)
 }
 
-func TestManyEnvelopesAreReWrappedInAFewRequests(t *testing.T) {
-	s := newStandIn(t)
+func TestRewrapAllBatches(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	old, err := local.Open(t.TempDir() + "/keyset.json")
 	require.NoError(t, err)
@@ -150,8 +150,8 @@ func TestManyEnvelopesAreReWrappedInAFewRequests(t *testing.T) {
 }
 
 // A request takes 1 MiB, which a few of the longest envelopes fill.
-func TestLongEnvelopesAreReWrappedInMoreRequests(t *testing.T) {
-	s := newStandIn(t)
+func TestRewrapAllLongEnvelopes(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret(make([]byte, sealer.MaxSecretLen)))
 	require.NoError(t, err)
@@ -167,8 +167,8 @@ func TestLongEnvelopesAreReWrappedInMoreRequests(t *testing.T) {
 	}
 }
 
-func TestPrimaryKEKIsAskedForOnceASecond(t *testing.T) {
-	s := newStandIn(t)
+func TestPrimaryKEKIsCached(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	var wg sync.WaitGroup
 	for range 50 {
@@ -189,8 +189,8 @@ func TestPrimaryKEKIsAskedForOnceASecond(t *testing.T) {
 	}, 5*time.Second, 10*time.Millisecond)
 }
 
-func TestPrimaryKEKFollowsWhatWasSealed(t *testing.T) {
-	s := newStandIn(t)
+func TestPrimaryKEKAfterASeal(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	_, err := client.PrimaryKEK(t.Context())
 	require.NoError(t, err)
@@ -202,8 +202,8 @@ func TestPrimaryKEKFollowsWhatWasSealed(t *testing.T) {
 }
 
 // A list of keys that asks for the primary KEK must not wait for a service that hangs, each time again.
-func TestPrimaryKEKThatIsNotToBeHadIsToldAtOnceForASecond(t *testing.T) {
-	s := newStandIn(t)
+func TestPrimaryKEKErrorIsCached(t *testing.T) {
+	s := newFakeService(t)
 	s.always(http.StatusInternalServerError, "")
 	client := s.client(t)
 	for range 10 {
@@ -218,8 +218,8 @@ func TestPrimaryKEKThatIsNotToBeHadIsToldAtOnceForASecond(t *testing.T) {
 	}, 5*time.Second, 10*time.Millisecond)
 }
 
-func TestNoErrorShowsASecret(t *testing.T) {
-	s := newStandIn(t)
+func TestErrorsHoldNoSecret(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t, within(time.Second))
 	envelope := mustSeal(t, client)
 	for name, misbehave := range map[string]func(){

@@ -14,15 +14,15 @@ import (
 )
 
 const (
-	// idleTimeout is shorter than the service's own, so that it is this side that closes connections.
+	// idleTimeout is shorter than the service's, so that the client closes idle connections.
 	idleTimeout = 30 * time.Second
-	// socketServer is what requests over a unix socket are addressed to; nobody looks at it.
+	// socketServer is the URL of requests over a unix socket; its host is not used.
 	socketServer = "http://secrets-svc"
 
 	maxHeaderBytes = 16 << 10
 )
 
-// doer makes the generated client use a transport as it is: without redirects, cookies, and a URL in each error.
+// doer makes the generated client use a transport directly: without redirects, cookies, and the URL in each error.
 type doer struct{ transport *http.Transport }
 
 // Do implements secrets.HttpRequestDoer.
@@ -30,10 +30,10 @@ func (d doer) Do(request *http.Request) (*http.Response, error) {
 	return d.transport.RoundTrip(request)
 }
 
-// newTransport returns what makes connections, and the URL that requests are for.
+// newTransport returns a transport for the service and the base URL of its requests.
 func newTransport(cfg Config) (transport *http.Transport, server string, err error) {
 	transport = &http.Transport{
-		// No proxy: not even one that the environment names is to see a secret.
+		// No proxy, not even one from the environment, may see a secret.
 		DisableCompression: true, IdleConnTimeout: idleTimeout, MaxResponseHeaderBytes: maxHeaderBytes,
 	}
 	var dialer net.Dialer

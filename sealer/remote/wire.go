@@ -22,17 +22,17 @@ const (
 	maxProblem        = 16 << 10
 )
 
-// body is a request's body that can be zeroed. Package net/http may go on reading it after it has returned, when the
-// answer came early, so reading and zeroing exclude each other.
+// body is a request's body that can be zeroed. If the answer comes early, net/http may still read the body after the call has
+// returned, so a mutex separates reading from zeroing.
 type body struct {
-	mu   sync.Mutex
-	text []byte // nil once zeroed
+	mu   sync.Mutex // guards text
+	text []byte     // nil once zeroed
 	size int64
 }
 
 var errWiped = errors.New("the request is over")
 
-// newSealBody writes a SealRequest by hand: encoding/json keeps the buffers that it writes to, and would keep the secret.
+// newSealBody encodes a SealRequest by hand: encoding/json reuses its buffers, and the secret would stay in one of them.
 func newSealBody(binding sealer.Binding, secret sealer.Secret) (*body, error) {
 	bound, err := json.Marshal(wireBinding(binding))
 	if err != nil {
@@ -40,7 +40,7 @@ func newSealBody(binding sealer.Binding, secret sealer.Secret) (*body, error) {
 	}
 	const head, middle, tail = `{"binding":`, `,"secret":"`, `"}`
 	size := len(head) + len(bound) + len(middle) + base64.StdEncoding.EncodedLen(secret.Len()) + len(tail)
-	text := append(make([]byte, 0, size), head...) // never grows, which would leave a copy behind
+	text := append(make([]byte, 0, size), head...) // must not grow, since that would leave a copy behind
 	text = append(append(text, bound...), middle...)
 	text = append(base64.StdEncoding.AppendEncode(text, secret.Reveal()), tail...)
 	return &body{text: text, size: int64(len(text))}, nil
@@ -53,10 +53,10 @@ func (b *body) wipe() {
 	b.text = nil
 }
 
-// reader reads it from its begin.
+// reader returns a reader of the body from its beginning.
 func (b *body) reader() io.ReadCloser { return &bodyReader{body: b} }
 
-// attach is a RequestEditorFn. It tells what http.NewRequest knows of its own readers only.
+// attach is a RequestEditorFn. It sets the fields that http.NewRequest sets only for readers of types that it knows.
 func (b *body) attach(_ context.Context, request *http.Request) error {
 	request.ContentLength = b.size
 	request.GetBody = func() (io.ReadCloser, error) { return b.reader(), nil }
@@ -98,25 +98,25 @@ func wireItem(b sealer.Binding, envelope []byte) secrets.OpenRequest {
 func parseEnvelope(answer []byte) (sealer.Envelope, error) {
 	var wire secrets.Envelope
 	if err := json.Unmarshal(answer, &wire); err != nil {
-		return sealer.Envelope{}, garbled("an envelope that is no JSON")
+		return sealer.Envelope{}, garbled("an envelope that is not JSON")
 	}
 	return envelopeOf(wire.KekID, wire.Envelope)
 }
 
-// envelopeOf takes an envelope only if it is one: what is stored in its place is lost for good.
+// envelopeOf decodes an envelope and checks that it is one: storing anything else would lose the secret.
 func envelopeOf(kekID, encoded string) (sealer.Envelope, error) {
 	decoded, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
-		return sealer.Envelope{}, garbled("an envelope that is no base64")
+		return sealer.Envelope{}, garbled("an envelope that is not base64")
 	}
 	if named, err := sealer.KEKIDOf(decoded); err != nil || named != kekID {
-		return sealer.Envelope{}, garbled("an envelope that is none, or names another KEK")
+		return sealer.Envelope{}, garbled("an envelope that is malformed or names another KEK")
 	}
 	return sealer.Envelope{KEKID: kekID, Bytes: decoded}, nil
 }
 
-// parseSecret leaves no copy of the secret behind but the one that it returns and the answer, which the caller zeroes:
-// encoding/json decodes base64 from the one into the other.
+// parseSecret leaves no other copies of the secret behind than the one that it returns and the answer, which the caller zeroes:
+// encoding/json decodes base64 directly from the one into the other.
 func parseSecret(answer []byte) (sealer.Secret, error) {
 	var wire struct {
 		Secret []byte `json:"secret"`
@@ -124,7 +124,7 @@ func parseSecret(answer []byte) (sealer.Secret, error) {
 	err := json.Unmarshal(answer, &wire)
 	if n := len(wire.Secret); err != nil || n == 0 || n > sealer.MaxSecretLen {
 		clear(wire.Secret)
-		return sealer.Secret{}, garbled("a secret that is none")
+		return sealer.Secret{}, garbled("an invalid secret")
 	}
 	return sealer.NewSecret(wire.Secret), nil
 }
@@ -132,19 +132,19 @@ func parseSecret(answer []byte) (sealer.Secret, error) {
 func parseKEKs(answer []byte) ([]sealer.KEK, error) {
 	var wire secrets.KEKList
 	if err := json.Unmarshal(answer, &wire); err != nil {
-		return nil, garbled("a list of KEKs that is no JSON")
+		return nil, garbled("a list of KEKs that is not JSON")
 	}
 	keks := make([]sealer.KEK, len(wire.Keks))
 	for i, kek := range wire.Keks {
 		keks[i] = sealer.KEK{ID: kek.ID, State: sealer.KEKState(kek.State)}
 	}
 	if len(keks) == 0 || keks[0].State != sealer.KEKPrimary || keks[0].ID == "" || keks[0].ID != wire.Primary {
-		return nil, garbled("a list of KEKs that does not begin with the primary one")
+		return nil, garbled("a list of KEKs that does not begin with the primary KEK")
 	}
 	return keks, nil
 }
 
-// readAtMost reads an answer without leaving parts of it behind in buffers that it outgrew.
+// readAtMost reads an answer of at most limit bytes. It zeroes the buffers that the answer outgrows.
 func readAtMost(response *http.Response, limit int) ([]byte, error) {
 	size := min(512, limit)
 	if response.ContentLength >= 0 {

@@ -18,7 +18,7 @@ func exampleBody(t *testing.T) *body {
 	return b
 }
 
-func TestSealBodyIsWrittenWithoutALeftover(t *testing.T) {
+func TestNewSealBody(t *testing.T) {
 	b := exampleBody(t)
 	text, err := io.ReadAll(b.reader())
 	require.NoError(t, err)
@@ -27,7 +27,7 @@ func TestSealBodyIsWrittenWithoutALeftover(t *testing.T) {
 	require.Equal(t, len(b.text), cap(b.text), "it never grew")
 }
 
-func TestWipedBodyIsZeroedAndCannotBeSent(t *testing.T) {
+func TestBodyWipe(t *testing.T) {
 	b := exampleBody(t)
 	text := b.text
 	reader := b.reader()
@@ -42,7 +42,7 @@ func TestWipedBodyIsZeroedAndCannotBeSent(t *testing.T) {
 	b.wipe()
 }
 
-func TestSecretIsDecodedIntoMemoryOfItsOwn(t *testing.T) {
+func TestParseSecret(t *testing.T) {
 	answer := []byte(`{"secret":"c2stY2FuYXJ5"}`)
 	secret, err := parseSecret(answer)
 	require.NoError(t, err)

@@ -9,7 +9,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func TestUnavailableKeepsTheContractWhileItIsAvailable(t *testing.T) {
+func TestUnavailableContract(t *testing.T) {
 	sealertest.Run(t, func(t *testing.T) sealer.Sealer {
 		s := sealertest.NewUnavailable(sealertest.New(t))
 		s.SetAvailable(true)

@@ -22,11 +22,11 @@ import (
 
 func encode(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 
-func TestServiceThatIsDownIsUnavailableAndComesBackByItself(t *testing.T) {
-	s := newStandIn(t)
+func TestServiceDownAndBack(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
-	gone := &standIn{socket: s.socket + ".later", backend: s.backend}
+	gone := &fakeService{socket: s.socket + ".later", backend: s.backend}
 	late := gone.client(t)
 	for name, run := range operations(late, envelope.Bytes) {
 		began := time.Now()
@@ -40,8 +40,8 @@ func TestServiceThatIsDownIsUnavailableAndComesBackByItself(t *testing.T) {
 }
 
 // A restart closes all connections, and kept ones among them.
-func TestServiceThatWasRestartedIsAskedWithoutAnError(t *testing.T) {
-	s := &standIn{socket: filepath.Join(t.TempDir(), "api.sock"), backend: sealertest.New(t)}
+func TestServiceRestart(t *testing.T) {
+	s := &fakeService{socket: filepath.Join(t.TempDir(), "api.sock"), backend: sealertest.New(t)}
 	client := s.client(t)
 	for range 3 {
 		server := s.serve(t)
@@ -58,8 +58,8 @@ func TestServiceThatWasRestartedIsAskedWithoutAnError(t *testing.T) {
 }
 
 // The other side may close a connection in the very moment in which a request is sent on it.
-func TestRequestOnAConnectionThatBreaksIsSentOnceMore(t *testing.T) {
-	s := newStandIn(t)
+func TestBrokenConnectionIsRetried(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	for name, run := range operations(client, envelope.Bytes) {
@@ -89,8 +89,8 @@ func hangUp(w http.ResponseWriter) {
 	}
 }
 
-func TestServiceThatHangsUpAgainIsUnavailable(t *testing.T) {
-	s := newStandIn(t)
+func TestBrokenConnectionTwice(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -104,8 +104,8 @@ func TestServiceThatHangsUpAgainIsUnavailable(t *testing.T) {
 	}
 }
 
-func TestBusyServiceIsAskedOnceMore(t *testing.T) {
-	s := newStandIn(t)
+func TestBusyServiceIsRetried(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	for _, header := range []string{"", "0", "1", "soon"} {
@@ -132,8 +132,8 @@ func TestBusyServiceIsAskedOnceMore(t *testing.T) {
 	}
 }
 
-func TestBusyServiceIsNotWaitedForBeyondTheDeadline(t *testing.T) {
-	s := newStandIn(t)
+func TestBusyServiceBeyondTheDeadline(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -152,8 +152,8 @@ func TestBusyServiceIsNotWaitedForBeyondTheDeadline(t *testing.T) {
 	}
 }
 
-func TestServiceThatStaysBusyIsUnavailable(t *testing.T) {
-	s := newStandIn(t)
+func TestBusyServiceTwice(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	s.always(http.StatusServiceUnavailable, "")
 	_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
@@ -163,7 +163,7 @@ func TestServiceThatStaysBusyIsUnavailable(t *testing.T) {
 }
 
 // hang makes the stand-in take requests and answer none until the returned function is called.
-func (s *standIn) hang() (release func()) {
+func (s *fakeService) hang() (release func()) {
 	held := make(chan struct{})
 	s.answer(func(http.ResponseWriter, *http.Request) bool {
 		<-held
@@ -172,9 +172,9 @@ func (s *standIn) hang() (release func()) {
 	return func() { close(held) }
 }
 
-func TestServiceThatHangsIsGivenUpOn(t *testing.T) {
+func TestTimeout(t *testing.T) {
 	const patience = 100 * time.Millisecond
-	s := newStandIn(t)
+	s := newFakeService(t)
 	client := s.client(t, within(patience), func(cfg *remote.Config) { cfg.MaxConns = 1 })
 	envelope := mustSeal(t, client)
 	release := s.hang()
@@ -189,8 +189,8 @@ func TestServiceThatHangsIsGivenUpOn(t *testing.T) {
 	}
 }
 
-func TestCallEndsWithItsContext(t *testing.T) {
-	s := newStandIn(t)
+func TestContextEndsACall(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t, within(time.Minute), func(cfg *remote.Config) { cfg.MaxConns = 1 })
 	envelope := mustSeal(t, client)
 	release := s.hang()
@@ -206,8 +206,8 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestCallThatWaitsForAConnectionEndsInTimeToo(t *testing.T) {
-	s := newStandIn(t)
+func TestContextEndsTheWaitForAConnection(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t, within(time.Minute), func(cfg *remote.Config) { cfg.MaxConns = 1 })
 	release := s.hang()
 	first := make(chan error, 1)
@@ -225,8 +225,8 @@ func TestCallThatWaitsForAConnectionEndsInTimeToo(t *testing.T) {
 	require.NoError(t, <-first)
 }
 
-func TestClientThatIsNotAllowedIsToldSo(t *testing.T) {
-	s := newStandIn(t)
+func TestNotAllowed(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	s.always(http.StatusForbidden, `{"type":"/problems/client-not-allowed"}`)
@@ -239,8 +239,8 @@ func TestClientThatIsNotAllowedIsToldSo(t *testing.T) {
 }
 
 // The type counts, whatever the texts say.
-func TestProblemsAreToldByTheirTypes(t *testing.T) {
-	s := newStandIn(t)
+func TestProblemTypes(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	for slug, want := range map[string]error{
@@ -253,8 +253,8 @@ func TestProblemsAreToldByTheirTypes(t *testing.T) {
 	}
 }
 
-func TestAnswerThatIsNoneOfTheServicesIsUnavailable(t *testing.T) {
-	s := newStandIn(t)
+func TestGarbledAnswers(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	endless := func(w http.ResponseWriter, _ *http.Request) bool {
@@ -302,8 +302,8 @@ func TestAnswerThatIsNoneOfTheServicesIsUnavailable(t *testing.T) {
 }
 
 // What follows a 101 is no body: nothing would end the reading of it.
-func TestServiceThatSwitchesProtocolsIsNotReadFrom(t *testing.T) {
-	s := newStandIn(t)
+func TestSwitchingProtocols(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -320,8 +320,8 @@ func TestServiceThatSwitchesProtocolsIsNotReadFrom(t *testing.T) {
 	}
 }
 
-func TestAnswerThatBreaksOffIsUnavailable(t *testing.T) {
-	s := newStandIn(t)
+func TestTruncatedAnswer(t *testing.T) {
+	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
 	s.answer(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -334,11 +334,11 @@ func TestAnswerThatBreaksOffIsUnavailable(t *testing.T) {
 }
 
 // An answer that comes before the request was read must not let its zeroed body be sent.
-func TestEarlyAnswerDisturbsNothing(t *testing.T) {
-	s := newStandIn(t)
+func TestEarlyAnswer(t *testing.T) {
+	s := newFakeService(t)
 	listener, err := net.Listen("unix", s.socket+".early")
 	require.NoError(t, err)
-	early := &standIn{socket: s.socket + ".early"}
+	early := &fakeService{socket: s.socket + ".early"}
 	done := make(chan error, 1)
 	go func() {
 		for {
