@@ -19,7 +19,9 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
@@ -115,7 +117,10 @@ func (w wiring) publicAPI() (http.Handler, error) {
 		return nil, err
 	}
 	api.PrincipalRate = httpapi.Rate{PerSecond: w.cfg.RateLimit}
-	api.Site, err = docsite.New(docsite.Config{Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies})
+	api.Site, err = docsite.New(docsite.Config{
+		Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies,
+		Problems: []problem.Table{aikeys.Problems(), dataplane.Problems(), secrets.Problems()},
+	})
 	if errors.Is(err, docsite.ErrDownloads) {
 		return nil, fmt.Errorf("%s: %w", w.cfg.Of("downloads").Given(), err)
 	}

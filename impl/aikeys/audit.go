@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -57,7 +56,7 @@ func (s *server) refused(ctx context.Context, err error, event models.Event) err
 	}
 	lost := s.store.Transact(context.WithoutCancel(ctx), func(tx *models.Tx) error { return tx.AppendEvent(event) })
 	if lost != nil {
-		return fmt.Errorf("%w: %w: %w", err, problem.ErrUnrecorded, lost)
+		return fmt.Errorf("%w: %w: %w", err, httpapi.ErrUnrecorded, lost)
 	}
 	return err
 }

@@ -7,8 +7,8 @@ import (
 	"unicode"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )

@@ -4,7 +4,7 @@ import (
 	"encoding/base64"
 	"strings"
 
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 

@@ -4,7 +4,7 @@ import (
 	"context"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 

@@ -5,8 +5,8 @@ import (
 	"strings"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
-	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 // ListProviders returns the catalogue. It asks for the caller's role only to see that the session is still good.

@@ -6,7 +6,7 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/feed"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 

@@ -62,7 +62,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API document: %w", err)
 	}
-	cfg.API.Document = doc
+	cfg.API.Document, cfg.API.Problems = doc, problems
 	api, err := httpapi.NewAPI(cfg.API)
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)

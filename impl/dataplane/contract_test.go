@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 // contract is the document, closed: members that it does not name and values that its growing lists do not have are errors.

@@ -15,7 +15,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )

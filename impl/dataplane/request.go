@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 // The fields of a request that say which key it asks for. A request has exactly one of them.

@@ -79,7 +79,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data planes' API document: %w", err)
 	}
-	cfg.API.Document = doc
+	cfg.API.Document, cfg.API.Problems = doc, problems
 	api, err := httpapi.NewAPI(cfg.API)
 	if err != nil {
 		return nil, fmt.Errorf("data planes' API: %w", err)

@@ -12,7 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 //go:embed templates
@@ -91,12 +91,12 @@ func proseToHTML(text string) template.HTML {
 }
 
 // renderPages returns the pages by their paths.
-func renderPages(api *summary, sdks []sdk, assets map[string]asset) (map[string]resource, error) {
+func renderPages(api *summary, sdks []sdk, assets map[string]asset, types []problem.Type) (map[string]resource, error) {
 	templates, err := template.New("pages").Funcs(templateFunctions()).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("docsite: %w", err)
 	}
-	problems, err := problemPages()
+	problems, err := problemPages(types)
 	if err != nil {
 		return nil, fmt.Errorf("docsite: %w", err)
 	}
@@ -139,7 +139,7 @@ func renderPages(api *summary, sdks []sdk, assets map[string]asset) (map[string]
 	return pages, nil
 }
 
-// explanation is the text about a problem type, which impl/problem does not have. Code stands between backticks.
+// explanation is the text about a problem type, which a table of problems does not have. Code stands between backticks.
 type explanation struct {
 	Meaning string `yaml:"meaning"`
 	Advice  string `yaml:"advice"`
@@ -173,13 +173,13 @@ func (p problemPage) Path() string { return "/problems/" + p.Slug }
 // exampleID is the request ID in all examples.
 const exampleID = "01M83VVAHV8M2T5K7N9R4W1XYZ"
 
-func problemPages() ([]problemPage, error) {
+func problemPages(types []problem.Type) ([]problemPage, error) {
 	texts, err := readExplanations()
 	if err != nil {
 		return nil, err
 	}
 	var pages []problemPage
-	for _, t := range problem.Types() {
+	for _, t := range types {
 		body, headers, err := exampleResponse(t)
 		if err != nil {
 			return nil, err
@@ -193,7 +193,7 @@ func problemPages() ([]problemPage, error) {
 
 // exampleResponse takes the headers from the service's own code, so that the example equals a real response.
 func exampleResponse(t problem.Type) (body string, headers []string, err error) {
-	document := t.Example(exampleID)
+	document := t.Document(exampleID)
 	if t.Slug == "invalid-argument" {
 		document.Errors = []problem.Field{{Field: "name", Message: "is required"}}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/docsite"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 // An inline script or style would not run, by the policy.
@@ -40,7 +40,7 @@ func TestPagesHaveNoInlineScriptsOrStyles(t *testing.T) {
 func TestProblemPages(t *testing.T) {
 	s := start(t, docsite.Config{})
 	list := s.get(t, "/docs/problems").body
-	types := problem.Types()
+	types := problem.Types(tables()...)
 	require.Greater(t, len(types), 15)
 	explained, err := docsite.ExplainedTypes()
 	require.NoError(t, err)
@@ -48,7 +48,7 @@ func TestProblemPages(t *testing.T) {
 	for _, p := range types {
 		slugs = append(slugs, p.Slug)
 	}
-	require.ElementsMatch(t, slugs, explained, "impl/problem/table.go and impl/docsite/problems.yaml have the same types")
+	require.ElementsMatch(t, slugs, explained, "the APIs' tables and impl/docsite/problems.yaml have the same types")
 	for _, p := range types {
 		t.Run(p.Slug, func(t *testing.T) {
 			require.Contains(t, list, `<a href="/problems/`+p.Slug+`">`+p.Title+`</a>`)
@@ -66,7 +66,7 @@ func TestProblemPages(t *testing.T) {
 			var got problem.Document
 			require.NoError(t, json.Unmarshal([]byte(body), &got))
 			got.Errors = nil
-			require.Equal(t, p.Example(got.RequestID), got)
+			require.Equal(t, p.Document(got.RequestID), got)
 		})
 	}
 }

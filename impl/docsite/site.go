@@ -1,11 +1,13 @@
 // Package docsite is what aikeysd shows to people in a browser: the API reference and its OpenAPI documents, a page to get
 // started with, the SDKs to download, and what each problem type means. All content is embedded and rendered once, at the
-// start: a request reads no database and runs no template. It may import impl/problem.
+// start: a request reads no database and runs no template. It may import leaves only.
 //
 // generated holds the API's document in the forms in which it is served. "make generate" writes it.
 package docsite
 
 import (
+	"github.com/agentrouter/aikeys/internal/problem"
+
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -48,6 +50,8 @@ type operation struct {
 type Config struct {
 	// Downloads is the folder with the packed SDKs, read once; empty means no downloads.
 	Downloads string
+	// Problems are the tables of the APIs whose problem types have a page.
+	Problems []problem.Table
 	// TrustedProxies are the networks whose X-Forwarded-Proto and X-Forwarded-Host are trusted.
 	TrustedProxies []netip.Prefix
 }
@@ -88,7 +92,7 @@ func New(cfg Config) (*Site, error) {
 	for _, a := range assets {
 		s.handlers[a.path] = a.resource
 	}
-	pages, err := renderPages(&api, sdks, assets)
+	pages, err := renderPages(&api, sdks, assets, problem.Types(cfg.Problems...))
 	if err != nil {
 		return nil, err
 	}

@@ -19,10 +19,11 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/docsite"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -44,6 +45,7 @@ type service struct {
 
 func start(t *testing.T, cfg docsite.Config, serve ...func(*httptest.Server)) service {
 	t.Helper()
+	cfg.Problems = tables()
 	site, err := docsite.New(cfg)
 	require.NoError(t, err)
 	doc, err := gen.GetSpec()
@@ -52,7 +54,7 @@ func start(t *testing.T, cfg docsite.Config, serve ...func(*httptest.Server)) se
 	observer, err := httpapi.NewObserver("public", slog.New(slog.DiscardHandler), registry, nil)
 	require.NoError(t, err)
 	api, err := httpapi.NewAPI(httpapi.Config{
-		Document: doc, Sessions: nobody{}, Observer: observer, Ready: func() bool { return false }, Site: site,
+		Document: doc, Problems: aikeys.Problems(), Sessions: nobody{}, Observer: observer, Ready: func() bool { return false }, Site: site,
 	})
 	require.NoError(t, err)
 	gen.RegisterHandlersWithOptions(api.Echo, gen.NewStrictHandler(struct{ gen.StrictServerInterface }{}, nil),
@@ -106,7 +108,7 @@ func everyPath() []string {
 		"/docs/assets/site.js", "/docs/assets/reference.css", "/docs/assets/reference.js", "/docs/assets/scalar.js",
 		"/docs/assets/scalar.LICENSE", "/docs/assets/icon.svg",
 	}
-	for _, p := range problem.Types() {
+	for _, p := range problem.Types(tables()...) {
 		paths = append(paths, "/problems/"+p.Slug)
 	}
 	return paths

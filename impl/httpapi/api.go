@@ -12,7 +12,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/agentrouter/aikeys/impl/auth"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -26,6 +26,8 @@ type Sessions interface {
 type Config struct {
 	// Document is the OpenAPI document that requests are checked against.
 	Document *openapi3.T
+	// Problems is the API's table of problems, made by the function Problems; nil is Problems().
+	Problems problem.Table
 	Sessions Sessions
 	// Certificates opens the sessions of those who send no Authorization header and have a client certificate; nil opens none.
 	Certificates CertificateSessions
@@ -51,6 +53,7 @@ type API struct {
 	// Middlewares are the operations' own, by operationId, for the generated registration of routes.
 	Middlewares map[string][]echo.MiddlewareFunc
 
+	problems     problem.Table
 	ready        func() bool
 	sessions     Sessions
 	certificates CertificateSessions
@@ -70,6 +73,7 @@ func NewAPI(cfg Config) (*API, error) {
 	api := &API{
 		Echo:         echo.New(),
 		Middlewares:  map[string][]echo.MiddlewareFunc{},
+		problems:     cfg.Problems,
 		ready:        cfg.Ready,
 		sessions:     cfg.Sessions,
 		certificates: cfg.Certificates,
@@ -77,6 +81,9 @@ func NewAPI(cfg Config) (*API, error) {
 		principals:   NewLimiter(cfg.PrincipalRate),
 		failures:     NewLimiter(cfg.FailureRate),
 		suspects:     make(chan struct{}, maxSuspects),
+	}
+	if api.problems == nil {
+		api.problems = Problems()
 	}
 	if api.ready == nil {
 		api.ready = func() bool { return true }
@@ -128,7 +135,7 @@ func (a *API) admit(operationID string, routine bool) echo.MiddlewareFunc {
 			call := CallFrom(c.Request().Context())
 			call.Operation, call.routine = operationID, routine
 			if !a.ready() {
-				return problem.ErrNotReady
+				return ErrNotReady
 			}
 			return next(c)
 		}
@@ -142,7 +149,7 @@ func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		principal, err := a.openSession(c, address)
 		if errors.Is(err, auth.ErrUnauthenticated) {
 			if ok, wait := a.failures.Allow(address); !ok {
-				return &problem.Wait{Kind: problem.ErrTooManyRequests, Seconds: wait}
+				return &problem.Wait{Kind: ErrTooManyRequests, Seconds: wait}
 			}
 		}
 		if err != nil {
@@ -183,7 +190,7 @@ func (a *API) limit(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		who := CallFrom(c.Request().Context()).Principal
 		if ok, wait := a.principals.Allow(who.CustomerID + "/" + who.UserID); !ok {
-			return &problem.Wait{Kind: problem.ErrTooManyRequests, Seconds: wait}
+			return &problem.Wait{Kind: ErrTooManyRequests, Seconds: wait}
 		}
 		return next(c)
 	}
@@ -207,7 +214,7 @@ func (a *API) fail(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	doc := problem.From(known(err), call.ID)
+	doc := a.document(err, call.ID)
 	if c.Request().ContentLength != 0 && bodyUnread(doc.Status) {
 		// Else net/http would wait for the rest of a body that nobody wants.
 		c.Response().Header().Set("Connection", "close")
@@ -222,17 +229,6 @@ func bodyUnread(status int) bool {
 		return true
 	}
 	return false
-}
-
-// known gives the router's own errors their sentinels, so that they don't pass for a missing resource.
-func known(err error) error {
-	switch {
-	case errors.Is(err, echo.ErrNotFound):
-		return problem.ErrNoRoute
-	case errors.Is(err, echo.ErrMethodNotAllowed):
-		return problem.ErrMethodNotAllowed
-	}
-	return err
 }
 
 // sourceIP finds the caller's address: the peer's own, or the nearest address in X-Forwarded-For that is no trusted proxy.

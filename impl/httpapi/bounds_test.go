@@ -25,7 +25,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 const policyPath = "/v1/customers/acme/projects/web/policy"
@@ -35,7 +35,7 @@ func newHandler(t *testing.T, cfg httpapi.Config) http.Handler {
 	t.Helper()
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
-	cfg.Document = doc
+	cfg.Document, cfg.Problems = doc, httpapi.Problems(auth.Problems()...)
 	cfg.Observer, err = httpapi.NewObserver("test", slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil)
 	require.NoError(t, err)
 	api, err := httpapi.NewAPI(cfg)

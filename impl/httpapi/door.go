@@ -12,7 +12,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 // Door stands before the operations of an API whose clients are known by their connections, and whose bodies hold
@@ -34,7 +34,7 @@ func guarded(door Door, v *validator) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			call := CallFrom(c.Request().Context())
-			err := problem.ErrInternal // if it panics
+			err := ErrInternal // if it panics
 			defer func() { door.Done(call, err) }()
 			err = pass(door, v, long, next, c)
 			return err
@@ -105,7 +105,7 @@ func (v *validator) hold(c echo.Context, long *atomic.Int64) (*heldBody, error) 
 	for {
 		if len(held.text) == cap(held.text) && !held.grow(v.maxBody+1) {
 			held.wipe()
-			return nil, problem.ErrBusy
+			return nil, ErrBusy
 		}
 		n, err := body.Read(held.text[len(held.text):cap(held.text)])
 		held.text = held.text[:len(held.text)+n]

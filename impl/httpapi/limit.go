@@ -7,8 +7,6 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/time/rate"
-
-	"github.com/agentrouter/aikeys/impl/problem"
 )
 
 // Rate is how often something may happen. Zero PerSecond means without limit.
@@ -76,12 +74,12 @@ type Gate struct {
 // NewGate returns a Gate that lets limit requests of each key through at once.
 func NewGate(limit int) *Gate { return &Gate{limit: limit, held: map[string]int{}} }
 
-// Enter lets one in, who must call leave, or refuses: problem.ErrTooManyRequests.
+// Enter lets one in, who must call leave, or refuses: ErrTooManyRequests.
 func (g *Gate) Enter(key string) (leave func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.held[key] >= g.limit {
-		return nil, problem.ErrTooManyRequests
+		return nil, ErrTooManyRequests
 	}
 	g.held[key]++
 	return func() {

@@ -20,7 +20,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/agentrouter/aikeys/impl/auth"
-	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -146,7 +145,7 @@ func statusOf(ctx context.Context, c echo.Context, call *Call) int {
 // credentials that a gateway passes on is routine.
 func levelOf(method string, status int, call *Call) slog.Level {
 	switch {
-	case errors.Is(call.Err, problem.ErrUnrecorded):
+	case errors.Is(call.Err, ErrUnrecorded):
 		return slog.LevelError
 	case status == http.StatusTooManyRequests,
 		call.Principal.Method == "" && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):

@@ -4,8 +4,6 @@ import (
 	"net/http"
 
 	"github.com/labstack/echo/v4"
-
-	"github.com/agentrouter/aikeys/impl/problem"
 )
 
 // Site is what a listener serves beside its API: pages for people, without a session and while the service starts. Its
@@ -30,7 +28,7 @@ func (a *API) pages(site Site) echo.MiddlewareFunc {
 			call.Operation, call.routine = sitePage, true
 			if r.Method != http.MethodGet && r.Method != http.MethodHead {
 				c.Response().Header().Set("Allow", http.MethodGet+", "+http.MethodHead)
-				return problem.ErrMethodNotAllowed
+				return ErrMethodNotAllowed
 			}
 			page.ServeHTTP(c.Response(), r)
 			return nil

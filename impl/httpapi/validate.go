@@ -14,7 +14,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/labstack/echo/v4"
 
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 // DefaultMaxBody is the most that a request body may hold where nothing else is said, in bytes: a 16 KiB secret of which
@@ -188,25 +188,25 @@ func (v *validator) decodeBody(c echo.Context) (any, error) {
 // tooLarge is the refusal of a body over the limit, whose text names that limit.
 func (v *validator) tooLarge() error {
 	if v.maxBody == DefaultMaxBody {
-		return problem.ErrTooLarge
+		return ErrTooLarge
 	}
-	return problem.ErrOverMiB
+	return ErrOverMiB
 }
 
 // checkMediaType wants one Content-Type, as two would let a proxy and us read the same body differently.
 func checkMediaType(h http.Header) error {
 	given := h.Values("Content-Type")
 	if len(given) != 1 {
-		return problem.ErrMediaType
+		return ErrMediaType
 	}
 	media, params, err := mime.ParseMediaType(given[0])
 	charset := params["charset"]
 	if err != nil || media != "application/json" || (charset != "" && !strings.EqualFold(charset, "utf-8")) {
-		return problem.ErrMediaType
+		return ErrMediaType
 	}
 	for _, encoding := range h.Values("Content-Encoding") {
 		if encoding != "" && !strings.EqualFold(encoding, "identity") {
-			return problem.ErrMediaType
+			return ErrMediaType
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
 )
 
 // permissions are what each operation of the document asks for.
@@ -57,10 +56,10 @@ func (d *door) Admit(ctx context.Context, call *httpapi.Call) (context.Context, 
 	}
 	if permission == Open {
 		if err := d.audit.turnedAway(ctx, client, identities, call.ID); err != nil {
-			return nil, errors.Join(problem.ErrClientNotAllowed, problem.ErrUnrecorded, err)
+			return nil, errors.Join(errClientNotAllowed, httpapi.ErrUnrecorded, err)
 		}
 	}
-	return nil, problem.ErrClientNotAllowed
+	return nil, errClientNotAllowed
 }
 
 // Enter implements httpapi.Door: what finds no place even to wait is sent away at once.
@@ -68,7 +67,7 @@ func (d *door) Enter(ctx context.Context) (leave func(), err error) {
 	select {
 	case d.waiting <- struct{}{}:
 	default:
-		return nil, problem.ErrBusy
+		return nil, httpapi.ErrBusy
 	}
 	select {
 	case d.inside <- struct{}{}:

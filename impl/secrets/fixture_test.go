@@ -27,9 +27,9 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/internal/identity"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"

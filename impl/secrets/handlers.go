@@ -3,11 +3,10 @@ package secrets
 import (
 	"context"
 	"errors"
-	"path"
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -45,7 +44,7 @@ func (s *server) OpenEnvelope(
 	defer func() {
 		if unrecorded := s.audit.opened(ctx, httpapi.CallFrom(ctx).ID, clientFrom(ctx), item, outcome); unrecorded != nil {
 			secret.Wipe()
-			response, err = nil, errors.Join(problem.ErrBusy, problem.ErrUnrecorded, unrecorded)
+			response, err = nil, errors.Join(httpapi.ErrBusy, httpapi.ErrUnrecorded, unrecorded)
 		}
 	}()
 	if secret, err = s.open(ctx, item); err != nil {
@@ -100,7 +99,7 @@ func resultOf(r sealer.Result) (gen.RewrapResult, error) {
 	}
 	err := told(r.Err)
 	for _, ofTheItem := range []error{
-		problem.ErrDoesNotOpen, problem.ErrUnknownKEK, problem.ErrMalformedEnvelope, problem.ErrInvalid,
+		errDoesNotOpen, errUnknownKEK, errMalformedEnvelope, problem.ErrInvalid,
 	} {
 		if errors.Is(err, ofTheItem) {
 			reason := slug(err)
@@ -139,13 +138,13 @@ func (s *server) namespace(ctx context.Context) (sealer.Sealer, error) {
 func told(err error) error {
 	switch {
 	case errors.Is(err, sealer.ErrBinding):
-		return errors.Join(problem.ErrDoesNotOpen, err)
+		return errors.Join(errDoesNotOpen, err)
 	case errors.Is(err, sealer.ErrUnknownKEK):
-		return errors.Join(problem.ErrUnknownKEK, err)
+		return errors.Join(errUnknownKEK, err)
 	case errors.Is(err, sealer.ErrMalformed):
-		return errors.Join(problem.ErrMalformedEnvelope, err)
+		return errors.Join(errMalformedEnvelope, err)
 	case errors.Is(err, sealer.ErrUnavailable):
-		return errors.Join(problem.ErrBusy, err)
+		return errors.Join(httpapi.ErrBusy, err)
 	case errors.Is(err, sealer.ErrInvalidBinding):
 		return problem.Invalid("binding", "has a part that is empty or longer than 255 bytes, or version 0")
 	case errors.Is(err, sealer.ErrInvalidSecret):
@@ -155,4 +154,4 @@ func told(err error) error {
 }
 
 // slug is the last part of the type of problem that err amounts to.
-func slug(err error) string { return path.Base(problem.From(err, "").Type) }
+func slug(err error) string { return problems.Find(err).Slug }

@@ -2,13 +2,11 @@ package secrets
 
 import (
 	"fmt"
-	"path"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/problem"
 )
 
 // nobody is the client of those that are none.
@@ -51,7 +49,7 @@ func (m *metrics) done(call *httpapi.Call, err error) {
 		client = nobody
 	}
 	if err != nil {
-		outcome = path.Base(problem.From(err, call.ID).Type)
+		outcome = slug(err)
 	}
 	m.operations.WithLabelValues(client, call.Operation, outcome).Inc()
 	m.duration.WithLabelValues(call.Operation).Observe(time.Since(call.Started).Seconds())

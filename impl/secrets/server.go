@@ -62,7 +62,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg.API.Document, cfg.API.Door, cfg.API.MaxBody = doc, door, httpapi.LargeBody
+	cfg.API.Document, cfg.API.Problems, cfg.API.Door, cfg.API.MaxBody = doc, problems, door, httpapi.LargeBody
 	api, err := httpapi.NewAPI(cfg.API)
 	if err != nil {
 		return nil, fmt.Errorf("secrets service: %w", err)

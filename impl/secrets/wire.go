@@ -9,7 +9,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
-	"github.com/agentrouter/aikeys/impl/problem"
+	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/sealer"
 )
 

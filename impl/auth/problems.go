@@ -1,0 +1,23 @@
+package auth
+
+import (
+	"net/http"
+
+	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// Problems returns the rows of the refusals of this package, for the tables of the APIs that authenticate with it.
+func Problems() problem.Table {
+	return problem.Table{
+		{Err: ErrUnauthenticated, Status: http.StatusUnauthorized, Code: "unauthenticated", Slug: "unauthenticated", Title: "Unauthenticated",
+			Detail: "Send one valid API key or session token in the header Authorization: Bearer <token>."},
+		{Err: models.ErrSessionEnded, Status: http.StatusUnauthorized, Code: "unauthenticated", Slug: "unauthenticated", Title: "Unauthenticated",
+			Detail: "This API key has been revoked or has expired; ask for a new one."},
+		{Err: models.ErrDataPlaneEnded, Status: http.StatusUnauthorized, Code: "unauthenticated", Slug: "unauthenticated", Title: "Unauthenticated",
+			Detail: "This data plane's credential has been revoked or has expired; ask its operator for a new one."},
+		// A type of its own, so that data planes don't take it for a failure of the service.
+		{Err: ErrIssuerUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "issuer-unavailable", Title: "Issuer unavailable",
+			Detail: "The issuer of session tokens can't be reached at the moment; try again after the time in Retry-After."},
+	}
+}

@@ -1,0 +1,39 @@
+package dataplane
+
+import (
+	"net/http"
+	"slices"
+
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/resolution"
+	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+// problems maps the errors of the packages below to answers. An error of the sealer other than ErrUnavailable is an internal one:
+// neither the data plane nor its caller can do anything about it.
+var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
+	{Err: models.ErrNotMember, Status: http.StatusForbidden, Code: "permission_denied", Slug: "permission-denied", Title: "Permission denied",
+		Detail: "You are not a member of this project; its owners can add users of their own customer."},
+	{Err: models.ErrNotServed, Status: http.StatusForbidden, Code: "permission_denied", Slug: "customer-not-served", Title: "Customer not served",
+		Detail: "This data plane may not serve that customer."},
+	{Err: resolution.ErrKeyRevoked, Status: http.StatusForbidden, Code: "permission_denied", Slug: "key-revoked", Title: "Key revoked",
+		Detail: "This key has been revoked; no data plane may use it."},
+	{Err: models.ErrNotFound, Status: http.StatusNotFound, Code: "not_found", Slug: "not-found", Title: "Not found",
+		Detail: "There is no such thing here, or none that you may see."},
+	{Err: resolution.ErrNoKey, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
+		Detail: "No active key of this provider may serve this caller; register one, or look at the project's policy."},
+	{Err: resolution.ErrUserKeyRequired, Status: http.StatusNotFound, Code: "not_found", Slug: "user-key-required", Title: "User key required",
+		Detail: "The project's policy requires a key of the user's own for this provider, and they have none."},
+	{Err: resolution.ErrCallerUnauthenticated, Status: http.StatusUnprocessableEntity, Code: "unauthenticated", Slug: "caller-unauthenticated", Title: "Caller unauthenticated",
+		Detail: "The caller's API key or session token is not valid."},
+	{Err: models.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
+		Detail: "The database can't serve this at the moment; try again after the time in Retry-After."},
+	{Err: sealer.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
+		Detail: "The secrets service can't be reached at the moment; try again after the time in Retry-After."},
+})...)
+
+// Problems returns the API's table of problems.
+func Problems() problem.Table { return problems }

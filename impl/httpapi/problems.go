@@ -1,0 +1,76 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/agentrouter/aikeys/internal/problem"
+)
+
+// The refusals that every API has, besides problem.ErrInvalid.
+var (
+	ErrTooLarge         = errors.New("body too large")
+	ErrMediaType        = errors.New("unsupported media type")
+	ErrNoRoute          = errors.New("no such path")
+	ErrMethodNotAllowed = errors.New("method not allowed")
+	ErrTooManyRequests  = errors.New("too many requests")
+	ErrNotReady         = errors.New("not ready")
+	ErrInternal         = errors.New("internal")
+	// ErrUnrecorded is joined to a refusal that could not be written to the audit trail. It has no row: the refusal's answers.
+	ErrUnrecorded = errors.New("refusal not recorded in the audit trail")
+	// ErrOverMiB refuses a body over LargeBody.
+	ErrOverMiB = errors.New("body larger than 1 MiB")
+	ErrBusy    = errors.New("busy")
+)
+
+// Problems returns the table of an API: its own rows between those that all APIs share. Rows of the whole request come first;
+// last come the router's rows and the internal error, which answers for errors without a row.
+func Problems(own ...problem.Row) problem.Table {
+	return slices.Concat(problem.Table{
+		{Err: problem.ErrInvalid, Status: http.StatusBadRequest, Code: "invalid_argument", Slug: "invalid-argument", Title: "Invalid argument",
+			Detail: "The request is not as this method describes it; see errors."},
+		{Err: ErrTooLarge, Status: http.StatusRequestEntityTooLarge, Code: "invalid_argument", Slug: "body-too-large", Title: "Body too large",
+			Detail: "The body is over the limit of 64 KiB."},
+		{Err: ErrMediaType, Status: http.StatusUnsupportedMediaType, Code: "invalid_argument", Slug: "unsupported-media-type", Title: "Unsupported media type",
+			Detail: "Send the body as application/json in UTF-8, without a content encoding."},
+		{Err: ErrTooManyRequests, Status: http.StatusTooManyRequests, Code: "resource_exhausted", Slug: "resource-exhausted", Title: "Too many requests",
+			Detail: "You have sent too many requests; try again after the time in Retry-After."},
+		{Err: ErrNotReady, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
+			Detail: "The service is starting, or waiting for its database; try again after the time in Retry-After."},
+		{Err: context.Canceled, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
+			Detail: "The request was given up before it was answered."},
+	}, own, problem.Table{
+		{Err: ErrNoRoute, Status: http.StatusNotFound, Code: "not_found", Slug: "no-such-path", Title: "No such path",
+			Detail: "There is no such path; the API begins at /v1, and /openapi.yaml describes it."},
+		{Err: ErrMethodNotAllowed, Status: http.StatusMethodNotAllowed, Code: "invalid_argument", Slug: "method-not-allowed", Title: "Method not allowed",
+			Detail: "This path does not answer that method; the header Allow lists those that it does."},
+		{Err: ErrInternal, Status: http.StatusInternalServerError, Code: "internal", Slug: "internal", Title: "Internal error",
+			Detail: "Something failed on our side; quote the request_id to support."},
+	})
+}
+
+// document returns the document for an error of a handler, of the router or of the generated code.
+func (a *API) document(err error, requestID string) problem.Document {
+	err = mapRouterError(err)
+	doc := a.problems.Document(err, requestID)
+	// Echo's and the generated code's errors have a status, and a text that may hold what was sent.
+	if fromEcho := (*echo.HTTPError)(nil); doc.Status == http.StatusInternalServerError && errors.As(err, &fromEcho) {
+		return a.problems.FindStatus(fromEcho.Code).Document(requestID)
+	}
+	return doc
+}
+
+// mapRouterError gives the router's errors their own rows, so that an unknown path is told from a missing resource.
+func mapRouterError(err error) error {
+	switch {
+	case errors.Is(err, echo.ErrNotFound):
+		return ErrNoRoute
+	case errors.Is(err, echo.ErrMethodNotAllowed):
+		return ErrMethodNotAllowed
+	}
+	return err
+}
