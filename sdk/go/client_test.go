@@ -42,7 +42,7 @@ func client(t *testing.T, url string, options ...agentrouter.Option) *agentroute
 	return c
 }
 
-func TestBaseURLAndKeyComeFromOptionsBeforeTheEnvironment(t *testing.T) {
+func TestOptionsWinOverTheEnvironment(t *testing.T) {
 	var path, key string
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		path, key = r.URL.Path, r.Header.Get("Authorization")
@@ -64,7 +64,7 @@ func TestBaseURLAndKeyComeFromOptionsBeforeTheEnvironment(t *testing.T) {
 	equal(t, key, "Bearer ak_option")
 }
 
-func TestNewRefusesWhatCanNotWork(t *testing.T) {
+func TestNewRefusesInvalidSettings(t *testing.T) {
 	t.Setenv("AGENTROUTER_BASE_URL", "")
 	t.Setenv("AGENTROUTER_API_KEY", "")
 	const good, key = "https://aikeys.example.com", "ak_marked_secret"
@@ -106,7 +106,7 @@ func TestNewRefusesWhatCanNotWork(t *testing.T) {
 	must(t, err)
 }
 
-func TestUserAgentNamesTheSDKAndTheProgram(t *testing.T) {
+func TestUserAgent(t *testing.T) {
 	var agent string
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		agent = r.UserAgent()
@@ -132,7 +132,7 @@ func blocked(t *testing.T, arrived func()) string {
 	return url
 }
 
-func TestAnAttemptThatTakesTooLongIsAConnectionError(t *testing.T) {
+func TestTimeout(t *testing.T) {
 	var seen atomic.Int32
 	arrived := func() { seen.Add(1) }
 	c := client(t, blocked(t, arrived), agentrouter.WithTimeout(20*time.Millisecond), agentrouter.WithMaxRetries(1))
@@ -142,7 +142,7 @@ func TestAnAttemptThatTakesTooLongIsAConnectionError(t *testing.T) {
 	equal(t, seen.Load(), int32(2))
 }
 
-func TestACancelledCallEndsAtOnceAndIsNotRepeated(t *testing.T) {
+func TestCancelledCallIsNotRepeated(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var seen atomic.Int32
@@ -153,7 +153,7 @@ func TestACancelledCallEndsAtOnceAndIsNotRepeated(t *testing.T) {
 	equal(t, seen.Load(), int32(1))
 }
 
-func TestAContextEndsTheWaitForARetry(t *testing.T) {
+func TestContextEndsTheDelayBeforeARetry(t *testing.T) {
 	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Retry-After", "30")
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -164,11 +164,15 @@ func TestAContextEndsTheWaitForARetry(t *testing.T) {
 	is(t, err, context.DeadlineExceeded)
 }
 
-func TestWaitComesOnTopOfTheTimeout(t *testing.T) {
+func TestWaitIsAddedToTheTimeout(t *testing.T) {
 	var wait string
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		wait = r.URL.Query().Get("wait")
-		time.Sleep(150 * time.Millisecond) // the server holds the answer, which is what Wait asks for
+		if wait == "" {
+			<-r.Context().Done() // until the client gives up
+			return
+		}
+		time.Sleep(150 * time.Millisecond) // longer than the timeout, shorter than Wait
 		_, _ = w.Write([]byte(`{"receipt":{"state":"complete","revoked_at":"2026-11-23T09:45:12Z","revoked_by":"alice",` +
 			`"data_planes":0,"acknowledged":0}}`))
 	})
@@ -180,7 +184,7 @@ func TestWaitComesOnTopOfTheTimeout(t *testing.T) {
 	equal(t, as[*agentrouter.ConnectionError](t, err).Timeout(), true)
 }
 
-func TestAnOptionThatAMethodDoesNotTakeIsRefused(t *testing.T) {
+func TestInvalidArgumentsAreNotSent(t *testing.T) {
 	c := client(t, "http://127.0.0.1:1")
 	_, err := c.AIKeys().With(agentrouter.Wait(time.Second)).Get(t.Context(), "", "", "x")
 	equal(t, as[*agentrouter.ArgumentError](t, err).Field, "wait")
@@ -193,7 +197,7 @@ func TestAnOptionThatAMethodDoesNotTakeIsRefused(t *testing.T) {
 	lacks(t, err.Error(), "marked")
 }
 
-func TestWithLeavesItsClientAsItIs(t *testing.T) {
+func TestWithCopiesTheClient(t *testing.T) {
 	var queries []string
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		queries = append(queries, r.URL.RawQuery)
@@ -209,7 +213,7 @@ func TestWithLeavesItsClientAsItIs(t *testing.T) {
 	equal(t, strings.Join(queries, " "), "page_size=6 page_size=5&state=active page_size=5")
 }
 
-func TestAnIteratorFetchesNoPageThatNobodyAsksFor(t *testing.T) {
+func TestIteratorFetchesPagesAsNeeded(t *testing.T) {
 	var pages int
 	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		pages++
@@ -223,10 +227,19 @@ func TestAnIteratorFetchesNoPageThatNobodyAsksFor(t *testing.T) {
 	equal(t, pages, 1)
 }
 
-func TestClientsOfTheCallersOwnFollowNoRedirectsEither(t *testing.T) {
+func TestRedirectsAreNotFollowed(t *testing.T) {
 	own := &http.Client{}
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) })
 	_, err := client(t, url, agentrouter.WithHTTPClient(own)).AIKeys().Get(t.Context(), "", "", "x")
 	is(t, err, agentrouter.ErrResponse)
 	equal(t, own.CheckRedirect == nil, true)
+}
+
+// The published examples print their result with %+v, which must not show addresses.
+func TestResultsPrintAsJSON(t *testing.T) {
+	url := serve(t, write(keyBody))
+	reply, err := client(t, url).AIKeys().Get(t.Context(), "", "", "x")
+	must(t, err)
+	contains(t, printed(reply), `"id":"byok_01M83VVAHV8M2T5K7N9R4W1XYZ"`)
+	lacks(t, printed(reply), "0x")
 }

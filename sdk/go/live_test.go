@@ -16,8 +16,8 @@ import (
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 )
 
-// live builds the service, starts it with a session and returns its environment: the base URL and two API keys.
-func live(t testing.TB) map[string]string {
+// startService builds and starts the service and returns its session: the base URL and two API keys.
+func startService(t testing.TB) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "aikeysd")
@@ -42,19 +42,19 @@ func live(t testing.TB) map[string]string {
 	for lines.Scan() && !strings.HasSuffix(lines.Text(), "is ready.") {
 	}
 	done := make(chan struct{})
-	go func() { // until the server ends, which it must not do for want of a reader
+	go func() { // reads until the server ends, so that it never blocks on its output
 		defer close(done)
 		for lines.Scan() {
 		}
 	}()
-	t.Cleanup(func() { // the test's context has ended by now, and with it the server
+	t.Cleanup(func() { // the test's context has ended, which stops the server
 		<-done
 		_ = server.Wait()
 	})
-	return sessionOf(t, filepath.Join(dir, "session.env"))
+	return readSession(t, filepath.Join(dir, "session.env"))
 }
 
-func sessionOf(t testing.TB, file string) map[string]string {
+func readSession(t testing.TB, file string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -70,7 +70,7 @@ func sessionOf(t testing.TB, file string) map[string]string {
 	return session
 }
 
-func signIn(t testing.TB, session map[string]string, key string) *agentrouter.Client {
+func newClient(t testing.TB, session map[string]string, key string) *agentrouter.Client {
 	t.Helper()
 	c, err := agentrouter.New(context.Background(),
 		agentrouter.WithBaseURL(session["AGENTROUTER_BASE_URL"]), agentrouter.WithAPIKey(session[key]))
@@ -80,11 +80,11 @@ func signIn(t testing.TB, session map[string]string, key string) *agentrouter.Cl
 	return c
 }
 
-func TestEveryMethodAgainstTheService(t *testing.T) {
-	session := live(t)
+func TestAgainstTheService(t *testing.T) {
+	session := startService(t)
 	ctx := t.Context()
-	owner := signIn(t, session, "AGENTROUTER_API_KEY")
-	member := signIn(t, session, "AGENTROUTER_MEMBER_API_KEY")
+	owner := newClient(t, session, "AGENTROUTER_API_KEY")
+	member := newClient(t, session, "AGENTROUTER_MEMBER_API_KEY")
 
 	who, err := owner.WhoAmI(ctx)
 	must(t, err)
@@ -93,9 +93,74 @@ func TestEveryMethodAgainstTheService(t *testing.T) {
 	must(t, err)
 	equal(t, len(providers.Providers) > 10, true)
 
-	t.Run("keys", func(t *testing.T) { liveKeys(t, owner, member) })
-	t.Run("policy", func(t *testing.T) { livePolicy(t, owner, member) })
-	t.Run("members", func(t *testing.T) { liveMembers(t, owner, who.UserID) })
+	t.Run("keys", func(t *testing.T) {
+		const secret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-9f3c"
+		once := owner.AIKeys().With(agentrouter.IdempotencyKey(t.Name()))
+		made, err := once.Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
+		must(t, err)
+		again, err := once.Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
+		must(t, err)
+		equal(t, again.Key.ID, made.Key.ID)
+		_, err = owner.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
+		is(t, err, agentrouter.ErrAlreadyExists)
+		_, err = member.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "mine", secret, false)
+		is(t, err, agentrouter.ErrPermissionDenied)
+		_, err = member.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "mine", secret, true)
+		must(t, err)
+		_, err = owner.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, " bad ", secret, false)
+		is(t, err, agentrouter.ErrInvalidArgument)
+		equal(t, as[*agentrouter.Error](t, err).Fields[0].Field, "name")
+
+		got, err := member.AIKeys().Get(ctx, "", "", made.Key.ID)
+		must(t, err)
+		equal(t, got.Key.DisplaySuffix, "9f3c")
+		resolved, err := owner.AIKeys().Resolve(ctx, "", "", aikeysv1.ProviderOpenai)
+		must(t, err)
+		equal(t, resolved.Key.ID, made.Key.ID)
+
+		list, err := member.AIKeys().With(agentrouter.OfProvider("openai"), agentrouter.InState("active")).List(ctx, "", "")
+		must(t, err)
+		equal(t, len(list.Keys), 2)
+		paged, _, err := collect(member.AIKeys().With(agentrouter.PageSize(1)).All(ctx, "", ""))
+		must(t, err)
+		equal(t, asJSON(t, paged), asJSON(t, list.Keys))
+
+		revoked, err := owner.AIKeys().With(agentrouter.Wait(5*time.Second)).Revoke(ctx, "", "", made.Key.ID)
+		must(t, err)
+		equal(t, revoked.Receipt.State, aikeysv1.ReceiptStateComplete)
+		_, err = owner.AIKeys().Revoke(ctx, "", "", "byok_01M83VVAHV8M2T5K7N9R4W1XYZ")
+		is(t, err, agentrouter.ErrNotFound)
+	})
+	t.Run("policy", func(t *testing.T) {
+		exceptions := aikeysv1.UserKeysByProvider{"anthropic": aikeysv1.UserKeysRequire}
+		set, err := owner.Policy().Set(ctx, "", "", aikeysv1.UserKeysForbid, exceptions, aikeysv1.OnBadKeyNextKey)
+		must(t, err)
+		equal(t, set.Policy.UserKeysByProvider, exceptions)
+		_, err = member.Policy().Set(ctx, "", "", "", nil, "")
+		is(t, err, agentrouter.ErrPermissionDenied)
+		_, err = owner.Policy().Set(ctx, "", "", "", nil, "")
+		must(t, err)
+		got, err := member.Policy().Get(ctx, "", "")
+		must(t, err)
+		equal(t, got.Policy.UserKeys, aikeysv1.UserKeysAllow)
+	})
+	t.Run("members", func(t *testing.T) {
+		set, err := owner.Members().Set(ctx, "", "", "carol", aikeysv1.RoleMember)
+		must(t, err)
+		equal(t, set.Member.UserID, "carol")
+		list, err := owner.Members().List(ctx, "", "")
+		must(t, err)
+		paged, _, err := collect(owner.Members().With(agentrouter.PageSize(1)).All(ctx, "", ""))
+		must(t, err)
+		equal(t, asJSON(t, paged), asJSON(t, list.Members))
+		_, err = owner.Members().Remove(ctx, "", "", "carol")
+		must(t, err)
+		_, err = owner.Members().Remove(ctx, "", "", "carol")
+		is(t, err, agentrouter.ErrNotFound)
+		_, err = owner.Members().Remove(ctx, "", "", who.UserID)
+		is(t, err, agentrouter.ErrFailedPrecondition)
+		equal(t, errors.Is(err, agentrouter.ErrAlreadyExists), false)
+	})
 	t.Run("events", func(t *testing.T) {
 		page, err := owner.Events().With(agentrouter.PageSize(2)).List(ctx, who.CustomerID, who.ProjectID)
 		must(t, err)
@@ -106,6 +171,38 @@ func TestEveryMethodAgainstTheService(t *testing.T) {
 		must(t, err)
 		equal(t, asJSON(t, first), asJSON(t, all))
 	})
+	// Each example becomes a module beside the unpacked SDK, as the reference shows it: nothing is downloaded, and no go.sum is
+	// needed. It gets the two environment variables and nothing else.
+	t.Run("examples of the packed SDK", func(t *testing.T) {
+		work := t.TempDir()
+		name := "agentrouter-go-" + agentrouter.Version
+		command(t, ".", nil, "./dist.sh", work)
+		command(t, work, nil, "tar", "xzf", name+".tar.gz")
+		expect := map[string]string{
+			"register": "registered byok_", "get": `"state":"active"`, "list": "openai", "revoke": ": complete, ",
+		}
+		for _, example := range []string{"register", "get", "list", "revoke"} {
+			t.Run(example, func(t *testing.T) {
+				dir := filepath.Join(work, "run", example)
+				must(t, os.MkdirAll(filepath.Join(dir, "third_party"), 0o750))
+				must(t, os.Symlink(filepath.Join(work, name), filepath.Join(dir, "third_party", name)))
+				source, err := os.ReadFile(filepath.Join(work, name, "examples", example, "main.go"))
+				must(t, err)
+				must(t, os.WriteFile(filepath.Join(dir, "main.go"), source, 0o600))
+				must(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte(strings.Join([]string{
+					"module example.com/aikeys/" + example, "go 1.26",
+					"require github.com/tetrateio/agentrouter-go v" + agentrouter.Version,
+					"replace github.com/tetrateio/agentrouter-go => ./third_party/" + name, "",
+				}, "\n")), 0o600))
+				out := command(t, dir, []string{
+					"GOPROXY=off", "GOFLAGS=", "GOWORK=off", "CGO_ENABLED=0", "OPENAI_API_KEY=",
+					"AGENTROUTER_BASE_URL=" + session["AGENTROUTER_BASE_URL"],
+					"AGENTROUTER_API_KEY=" + session["AGENTROUTER_MEMBER_API_KEY"],
+				}, "go", "run", ".")
+				contains(t, out, expect[example])
+			})
+		}
+	})
 	t.Run("a wrong credential", func(t *testing.T) {
 		stranger, err := agentrouter.New(ctx, agentrouter.WithBaseURL(session["AGENTROUTER_BASE_URL"]),
 			agentrouter.WithAPIKey("ak_nobody"))
@@ -113,78 +210,4 @@ func TestEveryMethodAgainstTheService(t *testing.T) {
 		_, err = stranger.WhoAmI(ctx)
 		is(t, err, agentrouter.ErrUnauthenticated)
 	})
-}
-
-func liveKeys(t *testing.T, owner, member *agentrouter.Client) {
-	ctx := t.Context()
-	const secret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-9f3c"
-	once := owner.AIKeys().With(agentrouter.IdempotencyKey(t.Name()))
-	made, err := once.Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
-	must(t, err)
-	again, err := once.Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
-	must(t, err)
-	equal(t, again.Key.ID, made.Key.ID)
-	_, err = owner.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "openai-prod", secret, false)
-	is(t, err, agentrouter.ErrAlreadyExists)
-	_, err = member.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "mine", secret, false)
-	is(t, err, agentrouter.ErrPermissionDenied)
-	_, err = member.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, "mine", secret, true)
-	must(t, err)
-	_, err = owner.AIKeys().Register(ctx, "", "", aikeysv1.ProviderOpenai, " bad ", secret, false)
-	is(t, err, agentrouter.ErrInvalidArgument)
-	equal(t, as[*agentrouter.Error](t, err).Fields[0].Field, "name")
-
-	got, err := member.AIKeys().Get(ctx, "", "", made.Key.ID)
-	must(t, err)
-	equal(t, got.Key.DisplaySuffix, "9f3c")
-	resolved, err := owner.AIKeys().Resolve(ctx, "", "", aikeysv1.ProviderOpenai)
-	must(t, err)
-	equal(t, resolved.Key.ID, made.Key.ID)
-
-	list, err := member.AIKeys().With(agentrouter.OfProvider("openai"), agentrouter.InState("active")).List(ctx, "", "")
-	must(t, err)
-	equal(t, len(list.Keys), 2)
-	paged, _, err := collect(member.AIKeys().With(agentrouter.PageSize(1)).All(ctx, "", ""))
-	must(t, err)
-	equal(t, asJSON(t, paged), asJSON(t, list.Keys))
-
-	revoked, err := owner.AIKeys().With(agentrouter.Wait(5*time.Second)).Revoke(ctx, "", "", made.Key.ID)
-	must(t, err)
-	equal(t, revoked.Receipt.State, aikeysv1.ReceiptStateComplete)
-	_, err = owner.AIKeys().Revoke(ctx, "", "", "byok_01M83VVAHV8M2T5K7N9R4W1XYZ")
-	is(t, err, agentrouter.ErrNotFound)
-}
-
-func livePolicy(t *testing.T, owner, member *agentrouter.Client) {
-	ctx := t.Context()
-	exceptions := aikeysv1.UserKeysByProvider{"anthropic": aikeysv1.UserKeysRequire}
-	set, err := owner.Policy().Set(ctx, "", "", aikeysv1.UserKeysForbid, exceptions, aikeysv1.OnBadKeyNextKey)
-	must(t, err)
-	equal(t, set.Policy.UserKeysByProvider, exceptions)
-	_, err = member.Policy().Set(ctx, "", "", "", nil, "")
-	is(t, err, agentrouter.ErrPermissionDenied)
-	_, err = owner.Policy().Set(ctx, "", "", "", nil, "")
-	must(t, err)
-	got, err := member.Policy().Get(ctx, "", "")
-	must(t, err)
-	equal(t, got.Policy.UserKeys, aikeysv1.UserKeysAllow)
-}
-
-func liveMembers(t *testing.T, owner *agentrouter.Client, self string) {
-	ctx := t.Context()
-	set, err := owner.Members().Set(ctx, "", "", "carol", aikeysv1.RoleMember)
-	must(t, err)
-	equal(t, set.Member.UserID, "carol")
-	list, err := owner.Members().List(ctx, "", "")
-	must(t, err)
-	paged, _, err := collect(owner.Members().With(agentrouter.PageSize(1)).All(ctx, "", ""))
-	must(t, err)
-	equal(t, asJSON(t, paged), asJSON(t, list.Members))
-	_, err = owner.Members().Remove(ctx, "", "", "carol")
-	must(t, err)
-	_, err = owner.Members().Remove(ctx, "", "", "carol")
-	is(t, err, agentrouter.ErrNotFound)
-	_, err = owner.Members().Remove(ctx, "", "", self)
-	is(t, err, agentrouter.ErrFailedPrecondition)
-	equal(t, errors.Is(err, agentrouter.ErrAlreadyExists), false)
 }

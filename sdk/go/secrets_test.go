@@ -44,7 +44,7 @@ func hidesSecrets(t *testing.T, value any) {
 	}
 }
 
-func TestNothingThatPrintsAClientShowsTheAPIKey(t *testing.T) {
+func TestPrintingAClientHidesTheAPIKey(t *testing.T) {
 	c := client(t, "https://aikeys.example.com", agentrouter.WithAPIKey(markedKey))
 	hidesSecrets(t, c)
 	hidesSecrets(t, *c)
@@ -54,7 +54,7 @@ func TestNothingThatPrintsAClientShowsTheAPIKey(t *testing.T) {
 	hidesSecrets(t, agentrouter.WithAPIKey(markedKey))
 }
 
-func TestNoErrorShowsASecret(t *testing.T) {
+func TestErrorsHideSecrets(t *testing.T) {
 	register := func(url string) error {
 		c := client(t, url, agentrouter.WithAPIKey(markedKey), agentrouter.WithMaxRetries(0))
 		_, err := c.AIKeys().Register(t.Context(), "", "", "openai", "n", markedSecret, false)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestDelaysAreRandomBelowABoundThatDoubles(t *testing.T) {
+func TestDelayBefore(t *testing.T) {
 	for retry, milliseconds := range []int{250, 500, 1000, 2000, 4000, 4000, 4000} {
 		bound := time.Duration(milliseconds) * time.Millisecond
 		var least, most time.Duration = bound, 0
@@ -23,7 +23,7 @@ func TestDelaysAreRandomBelowABoundThatDoubles(t *testing.T) {
 	}
 }
 
-func TestRetryAfterIsHonouredUpToThirtySeconds(t *testing.T) {
+func TestRetryAfter(t *testing.T) {
 	for text, want := range map[string]time.Duration{"0": 0, "7": 7 * time.Second, "30": 30 * time.Second} {
 		d, ok := delayBefore(0, http.Header{"Retry-After": {text}})
 		if !ok || d != want {
@@ -40,7 +40,7 @@ func TestRetryAfterIsHonouredUpToThirtySeconds(t *testing.T) {
 	}
 }
 
-func TestUUIDsAreFresh(t *testing.T) {
+func TestUUIDsDiffer(t *testing.T) {
 	seen := map[string]bool{}
 	for range 1000 {
 		seen[newUUID()] = true
