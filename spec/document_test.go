@@ -21,7 +21,7 @@ const publicDocument = "aikeys.yaml"
 type operation struct {
 	*openapi3.Operation
 	method, path string
-	// parameters are those of its path and its own.
+	// parameters are the path's and the operation's own.
 	parameters []*openapi3.Parameter
 }
 
@@ -54,7 +54,7 @@ func operations(doc *openapi3.T) map[string]operation {
 	return found
 }
 
-// walk visits every object of a decoded document, with its place in it.
+// walk visits every object of a decoded document and passes its place.
 func walk(value any, place string, visit func(place string, object map[string]any)) {
 	switch v := value.(type) {
 	case map[string]any:
@@ -76,13 +76,13 @@ func walkFile(t *testing.T, file string, visit func(place string, object map[str
 	walk(tree, "$", visit)
 }
 
-func TestDocumentsAreValidOpenAPI303(t *testing.T) {
+func TestDocumentsAreValidOpenAPI(t *testing.T) {
 	files, err := filepath.Glob("*.yaml")
 	require.NoError(t, err)
 	require.Contains(t, files, publicDocument)
 	for _, file := range files {
 		if !strings.HasPrefix(string(read(t, file)), "openapi:") {
-			continue // the catalogue, and the linter's settings
+			continue // the catalogue and the linter's settings
 		}
 		t.Run(file, func(t *testing.T) {
 			doc := load(t, file)
@@ -92,7 +92,7 @@ func TestDocumentsAreValidOpenAPI303(t *testing.T) {
 	}
 }
 
-// A field that stops being marked would be written to logs: what changes here is for a reviewer to see.
+// A secret field that loses its mark would be written to logs, so a change must show in review.
 func TestSecretFieldsArePinned(t *testing.T) {
 	var marked, uses []string
 	walkFile(t, publicDocument, func(place string, object map[string]any) {
@@ -148,7 +148,7 @@ func TestFailuresAnswerWithAProblem(t *testing.T) {
 	}
 }
 
-// catalogueEntry is what the document repeats of an entry of providers.yaml.
+// catalogueEntry is the part of an entry of providers.yaml that the document repeats.
 type catalogueEntry struct {
 	Slug         string `yaml:"slug"`
 	DisplayName  string `yaml:"display_name"`

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// example is a value that the document shows to its readers, with the schema that it must fit.
+// example is an example of the document and its schema.
 type example struct {
 	place     string
 	schema    *openapi3.Schema
@@ -20,38 +20,10 @@ type example struct {
 	direction openapi3.SchemaValidationOption
 }
 
-func examplesOf(doc *openapi3.T) []example {
-	var found []example
-	body := func(place string, content openapi3.Content, direction openapi3.SchemaValidationOption) {
-		for _, media := range content {
-			if media.Example != nil {
-				found = append(found, example{place, media.Schema.Value, media.Example, direction})
-			}
-			for name, ref := range media.Examples {
-				found = append(found, example{place + " " + name, media.Schema.Value, ref.Value.Value, direction})
-			}
-		}
-	}
-	for id, op := range operations(doc) {
-		for _, p := range op.parameters {
-			found = append(found, example{id + " " + p.Name, p.Schema.Value, p.Example, openapi3.VisitAsRequest()})
-		}
-		if op.RequestBody != nil {
-			body(id+" request", op.RequestBody.Value.Content, openapi3.VisitAsRequest())
-		}
-		for status, response := range op.Responses.Map() {
-			body(id+" "+status, response.Value.Content, openapi3.VisitAsResponse())
-			for name, header := range response.Value.Headers {
-				found = append(found, example{id + " " + status + " " + name, header.Value.Schema.Value, header.Value.Example, openapi3.VisitAsResponse()})
-			}
-		}
-	}
-	return found
-}
-
-// closeSchemas makes a document refuse what its readers must accept: members that it does not name, and values that its
-// growing lists do not have yet. An example has neither.
-func closeSchemas(doc *openapi3.T) {
+func TestExamplesFitTheirSchemas(t *testing.T) {
+	doc := load(t, publicDocument)
+	// Close the schemas: examples must have no members that the document does not name and no values that its growing lists
+	// lack, although readers must accept both.
 	seen := map[*openapi3.Schema]bool{}
 	var visit func(ref *openapi3.SchemaRef)
 	visit = func(ref *openapi3.SchemaRef) {
@@ -76,12 +48,32 @@ func closeSchemas(doc *openapi3.T) {
 	for _, ref := range doc.Components.Schemas {
 		visit(ref)
 	}
-}
-
-func TestExamplesFitTheirSchemas(t *testing.T) {
-	doc := load(t, publicDocument)
-	closeSchemas(doc)
-	for _, e := range examplesOf(doc) {
+	var examples []example
+	body := func(place string, content openapi3.Content, direction openapi3.SchemaValidationOption) {
+		for _, media := range content {
+			if media.Example != nil {
+				examples = append(examples, example{place, media.Schema.Value, media.Example, direction})
+			}
+			for name, ref := range media.Examples {
+				examples = append(examples, example{place + " " + name, media.Schema.Value, ref.Value.Value, direction})
+			}
+		}
+	}
+	for id, op := range operations(doc) {
+		for _, p := range op.parameters {
+			examples = append(examples, example{id + " " + p.Name, p.Schema.Value, p.Example, openapi3.VisitAsRequest()})
+		}
+		if op.RequestBody != nil {
+			body(id+" request", op.RequestBody.Value.Content, openapi3.VisitAsRequest())
+		}
+		for status, response := range op.Responses.Map() {
+			body(id+" "+status, response.Value.Content, openapi3.VisitAsResponse())
+			for name, header := range response.Value.Headers {
+				examples = append(examples, example{id + " " + status + " " + name, header.Value.Schema.Value, header.Value.Example, openapi3.VisitAsResponse()})
+			}
+		}
+	}
+	for _, e := range examples {
 		t.Run(e.place, func(t *testing.T) {
 			require.NotNil(t, e.value, "has no example")
 			require.NoError(t, e.schema.VisitJSON(e.value, e.direction, openapi3.EnableFormatValidation()))
@@ -137,20 +129,15 @@ func TestIDsAreULIDs(t *testing.T) {
 	})
 }
 
-// credential finds what a secret scanner takes for a key: a provider's prefix, or one of ours, and then enough of a key.
-func credential(t *testing.T) *regexp.Regexp {
-	t.Helper()
+func TestNothingLooksLikeARealSecret(t *testing.T) {
+	// The pattern finds what a secret scanner takes for a key: a known prefix and enough characters after it.
 	prefixes := []string{"ak_", "dp_", "AKIA", "eyJ", "-----BEGIN [A-Z ]*KEY-----"}
 	for _, entry := range catalogue(t) {
 		for _, prefix := range entry.Prefixes {
 			prefixes = append(prefixes, regexp.QuoteMeta(prefix.Value))
 		}
 	}
-	return regexp.MustCompile(`\b(?:` + strings.Join(prefixes, "|") + `)[\w\\/+-]{12,}`)
-}
-
-func TestNothingLooksLikeARealSecret(t *testing.T) {
-	pattern := credential(t)
+	pattern := regexp.MustCompile(`\b(?:` + strings.Join(prefixes, "|") + `)[\w\\/+-]{12,}`)
 	files, err := filepath.Glob("*.yaml")
 	require.NoError(t, err)
 	for _, file := range files {

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sample is one entry of x-codeSamples, the extension by which Redocly and its like show code beside an operation.
+// sample is an entry of x-codeSamples, an extension that Redocly and other tools show beside the operation.
 type sample struct {
 	Lang   string `json:"lang"`
 	Label  string `json:"label"`
@@ -29,7 +29,7 @@ func samplesOf(t *testing.T, op operation) []sample {
 	return samples
 }
 
-// eachSample runs a test on the sample of that label of every operation.
+// eachSample runs a test for every operation's sample with that label.
 func eachSample(t *testing.T, label string, test func(t *testing.T, op operation, source string)) {
 	t.Helper()
 	for id, op := range operations(load(t, publicDocument)) {
@@ -60,10 +60,10 @@ func TestEveryOperationHasFiveSamples(t *testing.T) {
 	}
 }
 
-// calls is how each operation is called in Go, Python, TypeScript and on the command line. Programs are written against
-// these names: they may grow, and never change.
-func calls() map[string][4]string {
-	return map[string][4]string{
+func TestSamplesCallThePublishedNames(t *testing.T) {
+	// calls is how each operation is called in Go, Python, TypeScript and on the command line. Programs are written against
+	// these names: they may grow, and never change.
+	want := map[string][4]string{
 		"registerKey":   {"client.AIKeys().Register(ctx, ", "client.aikeys.register(", "client.aikeys.register(", "tare api byok add "},
 		"getKey":        {"client.AIKeys().Get(ctx, ", "client.aikeys.get(", "client.aikeys.get(", "tare api byok get byok_"},
 		"listKeys":      {"client.AIKeys().List(ctx, ", "client.aikeys.list(", "client.aikeys.list(", "tare api byok list\n"},
@@ -78,10 +78,6 @@ func calls() map[string][4]string {
 		"listProviders": {"client.Providers().List(ctx)", "client.providers.list()", "client.providers.list()", "tare api providers\n"},
 		"whoAmI":        {"client.WhoAmI(ctx)", "client.whoami()", "client.whoAmI()", "tare api whoami\n"},
 	}
-}
-
-func TestSamplesCallThePublishedNames(t *testing.T) {
-	want := calls()
 	for i, label := range []string{"Go", "Python", "TypeScript", "CLI"} {
 		t.Run(label, func(t *testing.T) {
 			eachSample(t, label, func(t *testing.T, op operation, source string) {
@@ -101,8 +97,8 @@ func TestGoSamplesAreFormatted(t *testing.T) {
 	})
 }
 
-// A command line shows in process lists and in the shell's history.
-func TestSamplesKeepSecretsOffTheCommandLine(t *testing.T) {
+// Command lines are visible in process lists and in the shell's history.
+func TestSamplesKeepSecretsOffCommandLines(t *testing.T) {
 	t.Run("CLI", func(t *testing.T) {
 		eachSample(t, "CLI", func(t *testing.T, _ operation, source string) {
 			require.NotContains(t, source, "--secret")
@@ -112,23 +108,16 @@ func TestSamplesKeepSecretsOffTheCommandLine(t *testing.T) {
 		eachSample(t, "curl", func(t *testing.T, op operation, source string) {
 			require.Contains(t, source, `--oauth2-bearer "$AGENTROUTER_API_KEY"`)
 			require.NotContains(t, source, "Authorization")
-			if cmd := parseCurl(t, source); takesSecret(op) {
-				require.True(t, cmd.bodyFromInput)
+			if op.RequestBody == nil {
+				return
+			}
+			for _, p := range op.RequestBody.Value.Content.Get("application/json").Schema.Value.Properties {
+				if p.Value.Extensions["x-secret"] == true {
+					require.True(t, parseCurl(t, source).bodyFromInput)
+				}
 			}
 		})
 	})
-}
-
-func takesSecret(op operation) bool {
-	if op.RequestBody == nil {
-		return false
-	}
-	for _, property := range op.RequestBody.Value.Content.Get("application/json").Schema.Value.Properties {
-		if property.Value.Extensions["x-secret"] == true {
-			return true
-		}
-	}
-	return false
 }
 
 // curl is what a curl sample sends.
@@ -171,7 +160,7 @@ func parseCurl(t *testing.T, source string) curl {
 	return cmd
 }
 
-// pathValues returns what a path has in place of a template's parameters; not ok where it is not of the template.
+// pathValues returns the values of a template's parameters in a path. If the path does not fit, ok is false.
 func pathValues(template, path string) (values map[string]string, ok bool) {
 	want, got := strings.Split(template, "/"), strings.Split(path, "/")
 	if len(want) != len(got) {
@@ -195,51 +184,39 @@ func TestCurlSamplesCallTheirOperation(t *testing.T) {
 		inPath, ok := pathValues(op.path, cmd.path)
 		require.True(t, ok, "%s is not %s", cmd.path, op.path)
 		for _, p := range op.parameters {
-			checkParameter(t, p, inPath, cmd)
+			var text string
+			var given bool
+			switch p.In {
+			case openapi3.ParameterInPath:
+				text, given = inPath[p.Name]
+			case openapi3.ParameterInQuery:
+				text, given = cmd.query.Get(p.Name), cmd.query.Has(p.Name)
+			case openapi3.ParameterInHeader:
+				text = cmd.header.Get(p.Name)
+				given = text != ""
+			}
+			if !given {
+				require.False(t, p.Required, "parameter %s is missing", p.Name)
+				continue
+			}
+			var value any = text
+			if p.Schema.Value.Type.Is("integer") {
+				require.NoError(t, json.Unmarshal([]byte(text), &value))
+			}
+			require.NoError(t, p.Schema.Value.VisitJSON(value, openapi3.VisitAsRequest()), "parameter %s", p.Name)
 			cmd.query.Del(p.Name)
 			cmd.header.Del(p.Name)
 		}
 		require.Empty(t, cmd.query, "parameters that the operation does not have")
-		checkBody(t, op, cmd)
-		cmd.header.Del("Content-Type")
-		require.Empty(t, cmd.header, "headers that the operation does not have")
+		if op.RequestBody == nil {
+			require.Empty(t, cmd.body)
+			require.Empty(t, cmd.header, "headers that the operation does not have")
+			return
+		}
+		require.Equal(t, http.Header{"Content-Type": {"application/json"}}, cmd.header, "the operation's headers")
+		var value any
+		require.NoError(t, json.Unmarshal([]byte(cmd.body), &value))
+		schema := op.RequestBody.Value.Content.Get("application/json").Schema.Value
+		require.NoError(t, schema.VisitJSON(value, openapi3.VisitAsRequest()))
 	})
-}
-
-func checkParameter(t *testing.T, p *openapi3.Parameter, inPath map[string]string, cmd curl) {
-	t.Helper()
-	var text string
-	var given bool
-	switch p.In {
-	case openapi3.ParameterInPath:
-		text, given = inPath[p.Name]
-	case openapi3.ParameterInQuery:
-		text, given = cmd.query.Get(p.Name), cmd.query.Has(p.Name)
-	case openapi3.ParameterInHeader:
-		text = cmd.header.Get(p.Name)
-		given = text != ""
-	}
-	if !given {
-		require.False(t, p.Required, "parameter %s is missing", p.Name)
-		return
-	}
-	var value any = text
-	if p.Schema.Value.Type.Is("integer") {
-		require.NoError(t, json.Unmarshal([]byte(text), &value))
-	}
-	require.NoError(t, p.Schema.Value.VisitJSON(value, openapi3.VisitAsRequest()), "parameter %s", p.Name)
-}
-
-func checkBody(t *testing.T, op operation, cmd curl) {
-	t.Helper()
-	if op.RequestBody == nil {
-		require.Empty(t, cmd.body)
-		require.Empty(t, cmd.header.Get("Content-Type"))
-		return
-	}
-	require.Equal(t, "application/json", cmd.header.Get("Content-Type"))
-	var value any
-	require.NoError(t, json.Unmarshal([]byte(cmd.body), &value))
-	schema := op.RequestBody.Value.Content.Get("application/json").Schema.Value
-	require.NoError(t, schema.VisitJSON(value, openapi3.VisitAsRequest()))
 }
