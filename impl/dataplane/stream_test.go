@@ -27,7 +27,7 @@ func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsPar
 			t.Errorf("%s: %v", m.Data, err)
 		}
 	}
-	resp, err := dp.StreamEvents(ctx, &params)
+	resp, err := dp.StreamEvents(ctx, &params) //nolint:bodyclose // the goroutine below closes it
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	require.Equal(t, eventStream, resp.Header.Get("Content-Type"))

@@ -214,9 +214,9 @@ func (f *Feed) repeat(ctx context.Context, d duty) {
 		}
 		switch {
 		case err != nil && !failing:
-			f.log.WarnContext(ctx, d.problem, slog.String("error", err.Error()))
+			f.log.WarnContext(ctx, d.problem, slog.String("error", err.Error())) //nolint:sloglint // the texts are constants
 		case err == nil && failing:
-			f.log.InfoContext(ctx, "solved: "+d.problem)
+			f.log.InfoContext(ctx, "the database answers again", slog.String("solved", d.problem))
 		}
 		failing = err != nil
 		sleep(ctx, d.pause)

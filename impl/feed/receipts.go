@@ -193,13 +193,7 @@ func (f *Feed) saveReceipts(ctx context.Context) error {
 			return nil
 		}
 		if err := f.store.SaveReceipts(ctx, rows); err != nil {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			for _, row := range rows {
-				if t := f.tallies[row.KeyID]; t != nil {
-					f.unsaved[row.KeyID] = t
-				}
-			}
+			f.markUnsaved(rows)
 			return err
 		}
 	}
@@ -219,6 +213,16 @@ func (f *Feed) takeUnsaved() []models.Receipt {
 		})
 	}
 	return rows
+}
+
+func (f *Feed) markUnsaved(rows []models.Receipt) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, row := range rows {
+		if t := f.tallies[row.KeyID]; t != nil {
+			f.unsaved[row.KeyID] = t
+		}
+	}
 }
 
 // Receipt is the state of a revocation.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -149,8 +150,12 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 			server.EnableHTTP2 = protocol == "h2"
 			server.StartTLS()
 			defer server.Close()
-			transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs,
-				NextProtos: []string{protocol}}, ForceAttemptHTTP2: protocol == "h2"}
+			authorities := x509.NewCertPool()
+			authorities.AddCert(server.Certificate())
+			transport := &http.Transport{
+				TLSClientConfig:   &tls.Config{RootCAs: authorities, NextProtos: []string{protocol}},
+				ForceAttemptHTTP2: protocol == "h2",
+			}
 			defer transport.CloseIdleConnections()
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, http.NoBody)
 			require.NoError(t, err)

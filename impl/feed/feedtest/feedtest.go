@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // Exec needs a driver for each engine
+	_ "github.com/jackc/pgx/v5/stdlib" // a driver for Open
 	"github.com/stretchr/testify/require"
-	_ "modernc.org/sqlite"
+	_ "modernc.org/sqlite" // the other
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/models"
@@ -120,10 +120,16 @@ func (c *Client) Stall() {
 	c.stalled = true
 }
 
-// Header, WriteHeader, FlushError, SetReadDeadline and SetWriteDeadline make a Client a response writer.
-func (c *Client) Header() http.Header               { return c.header }
-func (c *Client) WriteHeader(int)                   {}
-func (c *Client) FlushError() error                 { return nil }
+// Header implements http.ResponseWriter.
+func (c *Client) Header() http.Header { return c.header }
+
+// WriteHeader implements http.ResponseWriter.
+func (c *Client) WriteHeader(int) {}
+
+// FlushError does nothing: Write holds nothing back.
+func (c *Client) FlushError() error { return nil }
+
+// SetReadDeadline does nothing.
 func (c *Client) SetReadDeadline(_ time.Time) error { return nil }
 
 // SetWriteDeadline bounds how long Write waits for a client that is stalled.
