@@ -14,9 +14,6 @@ func Streams(f *Feed) int {
 	return f.open
 }
 
-// Wake makes the feed read.
-func Wake(f *Feed) { f.wake() }
-
 // Ready reports whether the feed has read from the database.
 func Ready(f *Feed) bool {
 	f.mu.Lock()

@@ -111,8 +111,6 @@ type Feed struct {
 	readAt time.Duration
 	// adoptedAt is when everything was committed, at the latest, that position held when this replica adopted it unread.
 	adoptedAt time.Duration
-	// heartbeatAt is the readAt that the last heartbeat carried.
-	heartbeatAt time.Duration
 	// replicaHeartbeatAt is when this replica last began to store its own heartbeat with success.
 	replicaHeartbeatAt time.Duration
 	// changed is closed and replaced whenever a receipt may have changed.
@@ -329,7 +327,6 @@ func (f *Feed) publish(changes []models.Change, now models.Position, began time.
 	f.position, f.readAt = now, began
 	f.openTallies(changes)
 	f.broadcastChanged()
-	due = due || began-f.heartbeatAt >= f.lease/4
 	if len(changes) == 0 && !due {
 		return false
 	}
@@ -364,7 +361,6 @@ func (f *Feed) nextHeartbeat() []byte {
 	if !f.mayExtendLeases() {
 		return nil
 	}
-	f.heartbeatAt = f.readAt
 	return heartbeatFrame(f.position, f.readAt, f.acknowledgeWithin())
 }
 

@@ -254,13 +254,16 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
 	defer life.Stop()
 	for message := s.first; ; {
-		if writeMessage(w, out, message) != nil {
+		if s.write(w, out, message) != nil {
 			return nil // net/http closes the connection, since a write to it has failed
 		}
 		select {
 		case message = <-s.queue:
 		case <-s.ended:
-			_ = writeMessage(w, out, s.last)
+			for range len(s.queue) {
+				<-s.queue // void by now: only last may follow
+			}
+			_ = s.write(w, out, s.last)
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -270,9 +273,9 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	}
 }
 
-// writeMessage writes a message within writeTimeout. It lifts the deadline afterwards, because a deadline that passes between
-// two writes would end a stream over HTTP/2.
-func writeMessage(w http.ResponseWriter, out *http.ResponseController, message []byte) error {
+// write sends a message, and those that have queued up behind it, within writeTimeout. It lifts the deadline afterwards, because
+// a deadline that passes between two writes would end a stream over HTTP/2.
+func (s *Stream) write(w http.ResponseWriter, out *http.ResponseController, message []byte) error {
 	if len(message) == 0 {
 		return nil
 	}
@@ -281,6 +284,11 @@ func writeMessage(w http.ResponseWriter, out *http.ResponseController, message [
 	}
 	if _, err := w.Write(message); err != nil {
 		return err
+	}
+	for range len(s.queue) { // one flush for all of them costs little more than a flush for one
+		if _, err := w.Write(<-s.queue); err != nil {
+			return err
+		}
 	}
 	if err := out.Flush(); err != nil {
 		return err

@@ -131,6 +131,29 @@ func TestPausedReaderGetsAllInOrder(t *testing.T) {
 	})
 }
 
+// Messages from before the database was restored would extend a lease, and name a position that means something else now.
+func TestLastMessageComesLast(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		resume := make(chan struct{})
+		m, err := r.tryConnect(feed.Subscription{DataPlane: e.dataPlane()}, func(got feedtest.Message) {
+			if got.Type == "key.registered" {
+				<-resume
+			}
+		})
+		require.NoError(t, err)
+		e.flood(1)
+		time.Sleep(2 * time.Second) // heartbeats queue up
+		e.execute("DELETE FROM events")
+		e.eventually("the stream ends", func() bool { return feed.Streams(r.Feed) == 0 })
+		close(resume)
+		require.NoError(t, m.AwaitEnd())
+		all := m.All()
+		require.Equal(t, "reset", all[len(all)-2].Type)
+		require.Zero(t, *all[len(all)-1].ClockMs)
+	})
+}
+
 // A stream that ends in the middle of a message must neither seem to go on nor to end as a response should.
 func TestSlowConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
