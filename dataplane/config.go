@@ -86,7 +86,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	target, err := url.Parse(cfg.ControlPlane)
 	ok := err == nil && (target.Scheme == "http" || target.Scheme == "https") && target.Host != ""
 	check(ok, "ControlPlane: must be an http or https URL") // not repeated here: it may hold a password
-	check(!ok || target.Scheme == "https" || cfg.Insecure || netaddr.Is(target.Hostname()),
+	check(!ok || target.Scheme == "https" || cfg.Insecure || netaddr.IsLoopback(target.Hostname()),
 		"ControlPlane: plain http beyond this machine would carry keys in clear; use https, or set Insecure")
 	check(!ok || target.User == nil, "ControlPlane: must not hold a user or password")
 	check(cfg.hasCredential(target),

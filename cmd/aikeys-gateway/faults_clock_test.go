@@ -19,6 +19,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
@@ -52,7 +53,7 @@ func newStepped(t *testing.T) *stepped {
 		})},
 	})
 	require.NoError(t, err)
-	listener, err := httpapi.Listen(t.Context(), "127.0.0.1:0")
+	listener, err := lifecycle.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: handler, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
@@ -23,4 +25,42 @@ func main() {
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := newProgram(environ, stdout, stderr)
 	return p.Run(ctx, p.root(), args)
+}
+
+// program is what the commands share.
+type program struct{ cli.Program }
+
+func newProgram(environ []string, stdout, stderr io.Writer) *program {
+	return &program{cli.Program{Name: "aikeys-gateway", Environ: environ, Stdout: stdout, Stderr: stderr}}
+}
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "aikeys-gateway",
+		Short: "Serve inference requests with the provider keys of their callers",
+		Long: `aikeys-gateway is a data plane of AgentRouter AI Keys. Callers send it what they would send to a provider, with their
+API key of ours in the place of the provider's. It finds the provider key that serves them, puts it in, and passes the
+request on: /openai/chat/completions goes to OpenAI, /anthropic/v1/messages to Anthropic. The SDKs of both work with
+their base URL changed and nothing else. Streams pass as they come.
+
+A key that is revoked serves no more within a second: the gateway follows the control plane's stream of changes, and
+without it, it asks before each request, or refuses. --max-stale allows longer, while the control plane does not answer.
+
+It needs a credential of its own, which the control plane makes:
+
+  (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)
+
+It can also answer other proxies that ask which header to set: nginx, Caddy and Traefik (--forward-auth-listen), and
+Envoy (--ext-authz-listen).
+
+New here? "aikeysd dev" starts a control plane and a gateway on this machine, and prints commands to try.
+
+Settings are flags or AIKEYS_GATEWAY_* variables; a flag wins. "aikeys-gateway serve --help" lists them all.
+
+Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong.`,
+		Example: `  aikeys-gateway serve --token-file edge-1.token
+  curl http://127.0.0.1:8090/openai/models --oauth2-bearer "$AGENTROUTER_API_KEY"`,
+	}
+	root.AddCommand(p.serveCommand())
+	return root
 }

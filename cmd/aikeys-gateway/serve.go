@@ -2,10 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/dataplane/gateway/extauthz"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -33,17 +44,113 @@ at once.`,
 			if err := cfg.load(p.Environ); err != nil {
 				return err
 			}
-			return p.serve(cmd.Context(), cfg)
+			s, err := p.newService(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			return s.run(cmd.Context())
 		},
 	}
 	cfg.addFlags(cmd.Flags())
 	return cmd
 }
 
-func (p *program) serve(ctx context.Context, cfg *config) error {
-	s, err := p.newService(ctx, cfg)
-	if err != nil {
-		return err
+// service is one running gateway.
+type service struct {
+	cfg *config
+	log *slog.Logger
+
+	registry    *prometheus.Registry
+	resolver    *dataplane.Resolver
+	proxy       *gateway.Gateway
+	tls         *tls.Config      // nil is plain HTTP
+	forwardAuth http.Handler     // nil is off
+	extAuthz    *extauthz.Server // nil is off
+
+	listeners map[string]net.Listener // :: name of the setting → listener; those that are off are missing
+	draining  atomic.Bool
+	closers   lifecycle.Closers
+}
+
+// newService makes the gateway's parts and binds its listeners. It waits for nothing: the control plane may be down.
+func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), listeners: map[string]net.Listener{}}
+	if err := s.makeParts(); err != nil {
+		return nil, err
 	}
-	return s.run(ctx)
+	if err := s.listen(ctx); err != nil {
+		return nil, errors.Join(err, s.closers.Close())
+	}
+	return s, nil
+}
+
+// A third of the files that the process may open is for callers' connections. Another third is for connections to
+// providers on their behalf, and the rest keeps the control plane's stream and probes working.
+const (
+	fileShare      = 3
+	maxConnections = 1_000_000
+)
+
+func (s *service) listen(ctx context.Context) error {
+	for _, name := range []string{"listen", "forward-auth-listen", "ext-authz-listen", "ops-listen"} {
+		setting := s.cfg.Of(name)
+		if setting.String() == "" {
+			continue
+		}
+		listener, err := setting.Listen(ctx)
+		if err != nil {
+			return err
+		}
+		s.closers.AddListener(listener)
+		if name == "listen" { // the listener that strangers reach
+			listener = lifecycle.LimitConnections(listener, fileShare, maxConnections)
+		}
+		s.listeners[name] = listener
+		if name != "ops-listen" && setting.IsPublic() && (s.tls == nil || name != "listen") {
+			s.log.WarnContext(ctx, "keys travel without TLS beyond this machine", slog.String("setting", setting.Given()))
+		}
+	}
+	return nil
+}
+
+// run serves until ctx is done, or until a part fails that the gateway can't do without. Requests in flight end before the
+// resolver that they need.
+func (s *service) run(ctx context.Context) error {
+	s.logListening(ctx)
+	proxy := gateway.Server{Listener: s.listeners["listen"], Handler: s.proxy, TLS: s.tls, Log: s.log}
+	serving := []lifecycle.Part{proxy.Run}
+	if s.forwardAuth != nil {
+		forwardAuth := gateway.Server{Listener: s.listeners["forward-auth-listen"], Handler: s.forwardAuth, Log: s.log}
+		serving = append(serving, forwardAuth.Run)
+	}
+	if s.extAuthz != nil {
+		serving = append(serving, lifecycle.Task(func(ctx context.Context) error {
+			return extauthz.Serve(ctx, s.listeners["ext-authz-listen"], s.extAuthz, extauthz.ServeConfig{Drain: s.cfg.ShutdownTimeout})
+		}))
+	}
+	ops := gateway.Server{Listener: s.listeners["ops-listen"], Handler: gateway.NewOps(s.registry, s.readiness), Log: s.log}
+	program := lifecycle.Program{
+		Stages: [][]lifecycle.Part{serving, {lifecycle.Task(s.resolver.Run)}},
+		Ops:    ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.draining.Store(true) },
+		Closers: s.closers, Log: s.log,
+	}
+	defer s.proxy.Close()
+	return program.Run(ctx)
+}
+
+func (s *service) logListening(ctx context.Context) {
+	address := func(name string) string { return s.listeners[name].Addr().String() }
+	scheme := "http://"
+	if s.tls != nil {
+		scheme = "https://"
+	}
+	attrs := []slog.Attr{slog.String("gateway", scheme+address("listen")), slog.String("ops", "http://"+address("ops-listen"))}
+	if s.forwardAuth != nil {
+		attrs = append(attrs, slog.String("forward_auth", "http://"+address("forward-auth-listen")))
+	}
+	if s.extAuthz != nil {
+		attrs = append(attrs, slog.String("ext_authz", address("ext-authz-listen")))
+	}
+	s.log.LogAttrs(ctx, slog.LevelInfo, "listening", append(attrs,
+		slog.String("control_plane", s.cfg.ControlPlane), slog.String("version", cli.Version()))...)
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -11,6 +13,9 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
 // config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
@@ -41,9 +46,6 @@ type config struct {
 	ShutdownTimeout   time.Duration
 }
 
-// mostStale is the longest time that may be declared to the control plane.
-const mostStale = time.Hour
-
 // mostEntries bounds the cache, which holds about 1 KiB for each.
 const mostEntries = 10_000_000
 
@@ -51,7 +53,7 @@ const variablePrefix = "AIKEYS_GATEWAY_"
 
 func newConfig() *config {
 	s := &config{}
-	s.Set = settings.New(settings.Names{Prefix: variablePrefix, List: "aikeys-gateway serve --help"}, []*settings.Setting{
+	s.Set = settings.New(settings.Names{Prefix: variablePrefix, Program: "aikeys-gateway"}, []*settings.Setting{
 		{Name: "listen", Arg: "address", Default: "127.0.0.1:8090", Parse: settings.Address(&s.Listen),
 			Usage: "host:port of the proxy, where callers send their requests; port 0 takes a free one"},
 		{Name: "control-plane", Arg: "URL", Default: "http://127.0.0.1:8081", Parse: settings.Text(&s.ControlPlane),
@@ -64,17 +66,17 @@ func newConfig() *config {
 			Usage: "client certificate chain, in PEM, that is the credential in place of a token: \"aikeysd admin dataplane create --certificate\" names it; needs https; read again when it changes"},
 		{Name: "client-key", Arg: "file", Parse: settings.Text(&s.ClientKey),
 			Usage: "private key of the client certificate, in PEM"},
-		{Name: "max-stale", Arg: "duration", Default: "0s", Parse: upTo(&s.MaxStale, mostStale),
+		{Name: "max-stale", Arg: "duration", Default: "0s", Parse: settings.Staleness(&s.MaxStale),
 			Usage: "how long keys go on serving when the control plane does not answer, 1h at the most; a revoked one may, too. 0s refuses at once"},
 		{Name: "cache-size", Arg: "number", Default: "10000", Parse: settings.Count(&s.CacheSize, 1, mostEntries),
 			Usage: "answers of the control plane to keep in memory at the most"},
 		{Name: "upstream", Arg: "provider=URL", Parse: upstreams(&s.Upstreams),
 			Usage: "send a provider's requests, and keys, elsewhere; a list with commas between, or the flag several times"},
-		{Name: "forward-auth-listen", Arg: "address", Parse: optional(settings.Address(&s.ForwardAuthListen)),
+		{Name: "forward-auth-listen", Arg: "address", Parse: settings.Optional(settings.Address(&s.ForwardAuthListen)),
 			Usage: "host:port that answers nginx, Caddy and Traefik; its answers hold providers' keys, so let nobody else reach it; empty is off"},
 		{Name: "forward-auth-secret-file", Arg: "file", Parse: settings.Text(&s.ForwardAuthFile),
 			Usage: "file with what those proxies must send as Agentrouter-Forward-Auth; read again when it changes; empty asks for nothing"},
-		{Name: "ext-authz-listen", Arg: "address", Parse: optional(settings.Address(&s.ExtAuthzListen)),
+		{Name: "ext-authz-listen", Arg: "address", Parse: settings.Optional(settings.Address(&s.ExtAuthzListen)),
 			Usage: "host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
 		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8092", Parse: settings.Address(&s.OpsListen),
 			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
@@ -116,28 +118,6 @@ func (a addedTo) Set(text string) error {
 	return a.Setting.Set(text)
 }
 
-// optional lets a setting be empty.
-func optional(parse func(string) error) func(string) error {
-	return func(text string) error {
-		if text == "" {
-			return nil
-		}
-		return parse(text)
-	}
-}
-
-// upTo takes a duration from zero to the most.
-func upTo(to *time.Duration, most time.Duration) func(string) error {
-	return func(text string) error {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < 0 || d > most {
-			return errors.New("must be a duration from 0s to 1h, such as 30s")
-		}
-		*to = d
-		return nil
-	}
-}
-
 // upstreams takes provider=URL, with commas between.
 func upstreams(to *map[string]*url.URL) func(string) error {
 	return func(text string) error {
@@ -156,4 +136,124 @@ func upstreams(to *map[string]*url.URL) func(string) error {
 		*to = found
 		return nil
 	}
+}
+
+// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
+func (s *config) load(environ []string) error {
+	return s.Read(environ, s.checkCredential, s.checkForwardAuth, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
+}
+
+// checkCredential: a token or a client certificate, and not both.
+func (s *config) checkCredential() []string {
+	token, cert, key := s.Of("token-file"), s.Of("client-cert"), s.Of("client-key")
+	target, err := url.Parse(s.ControlPlane)
+	switch {
+	case s.TokenFile == "" && s.ClientCert == "" && s.ClientKey == "":
+		return []string{fmt.Sprintf("%s: is required, or %s and %s; \"aikeysd admin dataplane create\" prints what it holds",
+			token.Given(), cert.Variable(), key.Variable())}
+	case s.TokenFile != "" && s.ClientCert+s.ClientKey != "":
+		return []string{fmt.Sprintf("%s, %s and %s: give a token or a client certificate, not both", token.Given(), cert.Given(), key.Given())}
+	case s.TokenFile != "":
+		if _, err := readCredential(s.TokenFile); err != nil {
+			return []string{token.Given() + ": " + err.Error()}
+		}
+	case s.ClientCert == "" || s.ClientKey == "":
+		return []string{fmt.Sprintf("%s and %s: give both or none", cert.Given(), key.Given())}
+	case err == nil && target.Scheme == "http": // of what else is wrong with it, others complain
+		return []string{fmt.Sprintf("%s: a client certificate needs https, and %s is http", cert.Given(), s.Of("control-plane").Given())}
+	default:
+		if _, err := tlsfiles.ReadPair(s.ClientCert, s.ClientKey); err != nil {
+			return []string{fmt.Sprintf("%s and %s: %s", cert.Given(), key.Given(), err)}
+		}
+	}
+	return nil
+}
+
+func (s *config) checkForwardAuth() []string {
+	if s.ForwardAuthFile == "" {
+		return nil
+	}
+	if _, err := readSecret(s.ForwardAuthFile); err != nil {
+		return []string{s.Of("forward-auth-secret-file").Given() + ": " + err.Error()}
+	}
+	return nil
+}
+
+func (s *config) checkControlPlane() (complaints []string) {
+	setting := s.Of("control-plane")
+	target, err := url.Parse(s.ControlPlane)
+	switch {
+	case err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Host == "" || target.User != nil:
+		complaints = append(complaints, setting.Given()+": must be an http or https URL without user and password, such as https://aikeys-dataplane.example.com")
+	case target.Scheme == "http" && !s.Insecure && !netaddr.IsLoopback(target.Hostname()):
+		complaints = append(complaints, fmt.Sprintf("%s: beyond this machine, providers' keys would travel in the clear; use https, or set %s=true",
+			setting.Given(), s.Of("insecure").Variable()))
+	}
+	if s.ControlPlaneCA != "" {
+		if _, err := tlsfiles.ReadPool(s.ControlPlaneCA); err != nil {
+			complaints = append(complaints, s.Of("control-plane-ca").Given()+": "+err.Error())
+		}
+	}
+	return complaints
+}
+
+func (s *config) checkUpstreams() (complaints []string) {
+	if err := gateway.CheckUpstreams(s.Upstreams); err != nil {
+		for line := range strings.Lines(err.Error()) {
+			complaints = append(complaints, s.Of("upstream").Given()+": "+strings.TrimSpace(line))
+		}
+	}
+	return complaints
+}
+
+func (s *config) checkListeners() []string {
+	complaints := s.Pair("tls-cert", "tls-key")
+	if s.TLSCert == "" && s.TLSKey == "" && !s.Insecure && s.Of("listen").IsPublic() {
+		complaints = append(complaints, fmt.Sprintf(
+			"%s: beyond this machine, callers' API keys would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
+			s.Of("listen").Given(), s.Of("tls-cert").Variable(), s.Of("tls-key").Variable(), s.Of("insecure").Variable()))
+	}
+	for _, name := range []string{"forward-auth-listen", "ext-authz-listen"} {
+		if listen := s.Of(name); !s.Insecure && listen.IsPublic() {
+			complaints = append(complaints, fmt.Sprintf(
+				"%s: its answers hold providers' keys in the clear, so it listens on this machine only; set %s=true where nobody but the proxy reaches it",
+				listen.Given(), s.Of("insecure").Variable()))
+		}
+	}
+	return append(complaints, s.Distinct("listen", "forward-auth-listen", "ext-authz-listen", "ops-listen")...)
+}
+
+func (s *config) checkCertificate() []string {
+	if s.TLSCert == "" || s.TLSKey == "" {
+		return nil
+	}
+	if _, err := tlsfiles.ReadPair(s.TLSCert, s.TLSKey); err != nil {
+		return []string{fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err)}
+	}
+	return nil
+}
+
+// readSecret reads a file that holds one secret. Its error does not quote the secret.
+func readSecret(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" || strings.ContainsFunc(secret, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return "", errors.New("the file must hold one word of printable ASCII")
+	}
+	return secret, nil
+}
+
+// credentialPrefix begins the credentials of data planes.
+const credentialPrefix = "dp_"
+
+// readCredential reads a file that holds the credential of a data plane.
+func readCredential(file string) (string, error) {
+	credential, err := readSecret(file)
+	if err == nil && !strings.HasPrefix(credential, credentialPrefix) {
+		return "", errors.New("the file must hold the credential of a data plane, " + credentialPrefix + "…, as \"aikeysd admin dataplane create\" prints it")
+	}
+	return credential, err
 }

@@ -9,8 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
@@ -35,7 +35,7 @@ func TestDefaultsAreSoundButForTheCredential(t *testing.T) {
 	for _, d := range cfg.All() {
 		require.NoError(t, d.Parse(d.Default), d.Name)
 	}
-	require.True(t, settings.IsLoopback(cfg.Listen) && settings.IsLoopback(cfg.OpsListen))
+	require.True(t, netaddr.IsLoopbackAddress(cfg.Listen) && netaddr.IsLoopbackAddress(cfg.OpsListen))
 	require.Zero(t, cfg.MaxStale)
 	require.InDelta(t, 60, cfg.FailedAuthLimit, 0)
 	require.Empty(t, cfg.TrustedProxies, "X-Forwarded-For is anybody's to send")

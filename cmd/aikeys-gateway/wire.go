@@ -21,8 +21,8 @@ import (
 // controlPlaneTimeout bounds connecting to the control plane, and how long it may take to begin an answer.
 const controlPlaneTimeout = 2 * time.Second
 
-// wire makes the parts. It connects to nothing.
-func (s *service) wire() (err error) {
+// makeParts makes the resolver and what answers requests. It connects to nothing.
+func (s *service) makeParts() (err error) {
 	s.registry = prometheus.NewRegistry()
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

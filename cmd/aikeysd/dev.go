@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 // devOptions are the flags of "aikeysd dev" that are not settings of the service.
@@ -72,7 +73,7 @@ func (s *config) checkDevelopment() (complaints []string) {
 		}
 	}
 	for _, name := range listenSettings() {
-		if d := s.Of(name); reachesOthers(d) {
+		if d := s.Of(name); d.IsPublic() {
 			complaints = append(complaints, d.Given()+": dev listens on this machine only, such as on 127.0.0.1:8080; for others, run: aikeysd serve")
 		}
 	}
@@ -81,7 +82,7 @@ func (s *config) checkDevelopment() (complaints []string) {
 
 // check checks the form of the flags. aikeys-gateway checks the rest.
 func (o devOptions) check() (err error) {
-	if !settings.IsLoopback(o.gatewayListen) {
+	if !netaddr.IsLoopbackAddress(o.gatewayListen) {
 		err = cli.Usagef("--gateway-listen: must be an address of this machine, such as 127.0.0.1:8090; for others, run: aikeys-gateway serve")
 	}
 	for _, item := range o.upstreams {

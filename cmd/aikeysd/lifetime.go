@@ -27,18 +27,6 @@ func retention(to *time.Duration) func(string) error {
 	}
 }
 
-// stalest parses a time up to an hour, which is the most that the API's document lets a data plane declare.
-func stalest(to *time.Duration) func(string) error {
-	return func(text string) error {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < 0 || d > time.Hour {
-			return errors.New("must be a duration from 0s to 1h, such as 30s")
-		}
-		*to = d
-		return nil
-	}
-}
-
 func hoursOrDays(text string) (time.Duration, bool) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		if n, err := strconv.ParseUint(days, 10, 16); err == nil {

@@ -2,10 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -38,17 +49,147 @@ OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.`,
 			if err := cfg.loadToServe(p.Environ); err != nil {
 				return err
 			}
-			return p.serve(cmd.Context(), cfg)
+			s, err := p.newService(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			return s.run(cmd.Context())
 		},
 	}
 	cfg.AddFlags(cmd.Flags())
 	return cmd
 }
 
-func (p *program) serve(ctx context.Context, cfg *config) error {
-	s, err := p.newService(ctx, cfg)
+// flushTimeout is how long the collector of traces may take for the last ones.
+const flushTimeout = 5 * time.Second
+
+// service is one running control plane.
+type service struct {
+	cfg    *config
+	log    *slog.Logger
+	getenv func(name string) string // for variables that are not settings of ours
+
+	publicListener, dataplaneListener, opsListener net.Listener
+
+	traces              *telemetry.Provider // nil exports none
+	sealer              sealer.Sealer
+	madeKeyset          bool // the keyset file was missing, so a new keyset was made
+	store               *models.Store
+	keyset              *keysetcheck.Checker
+	issuer              *auth.OIDC // nil accepts no session tokens
+	sessions            *auth.Authenticator
+	feed                *feed.Feed
+	api, dataplane, ops *lifecycle.Server
+
+	state    state
+	prepared chan struct{} // closed when the service is ready
+	closers  lifecycle.Closers
+}
+
+// newService binds the listeners first, so that a taken address is reported before anything is touched. Then it opens what
+// the service needs and makes its servers. It waits for nothing: the database may be down.
+func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv, prepared: make(chan struct{})}
+	for _, step := range []func(context.Context) error{s.listen, s.openTraces, s.openSealer, s.openStore, s.makeServers} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, s.closers.Close())
+		}
+	}
+	return s, nil
+}
+
+func (s *service) listen(ctx context.Context) (err error) {
+	listeners := []*net.Listener{&s.publicListener, &s.dataplaneListener, &s.opsListener}
+	for i, name := range listenSettings() {
+		if *listeners[i], err = s.cfg.Of(name).Listen(ctx); err != nil {
+			return err
+		}
+		s.closers.AddListener(*listeners[i])
+	}
+	return nil
+}
+
+// openTraces starts the export of traces if the environment asks for it.
+func (s *service) openTraces(ctx context.Context) error {
+	endpoint, err := telemetry.Endpoint(s.getenv)
+	if err != nil {
+		return cli.Usagef("%s", err)
+	}
+	if endpoint == "" {
+		return nil
+	}
+	s.traces, err = telemetry.New(ctx, telemetry.Config{Endpoint: endpoint, Service: "aikeysd", Version: cli.Version(), Log: s.log})
 	if err != nil {
 		return err
 	}
-	return s.run(ctx)
+	s.closers.Add(func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		return s.traces.Shutdown(ctx)
+	})
+	return nil
+}
+
+func (s *service) openSealer(ctx context.Context) (err error) {
+	path, isFile := s.cfg.keysetPath()
+	isMissing := false
+	if isFile {
+		isMissing, _ = fileMissing(path) // opening it reports any other error
+	}
+	var closeSealer func() error
+	if s.sealer, closeSealer, err = s.cfg.openSealer(s.log); err != nil {
+		return err
+	}
+	s.closers.Add(closeSealer)
+	if s.madeKeyset = isMissing; isMissing {
+		s.log.WarnContext(ctx, "made a new keyset: back it up, apart from the database; without it no key opens again",
+			slog.String("file", path))
+	}
+	return nil
+}
+
+func (s *service) openStore(context.Context) (err error) {
+	if s.store, err = models.Open(s.cfg.DatabaseURL, models.Options{MaxConns: s.cfg.DBMaxConns}); err != nil {
+		return err
+	}
+	s.closers.Add(s.store.Close)
+	s.keyset = keysetcheck.New(s.store, s.sealer)
+	return nil
+}
+
+// run serves until ctx is done, or until a part fails that the service can't do without.
+func (s *service) run(ctx context.Context) error {
+	s.log.InfoContext(ctx, "listening", slog.String("api", s.api.URL()), slog.String("dataplane", s.dataplane.URL()),
+		slog.String("ops", s.ops.URL()), slog.String("version", cli.Version()))
+	program := lifecycle.Program{
+		Stages: [][]lifecycle.Part{
+			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer)},
+			{s.api.Run}, // before the feed: a revocation may be waiting for data planes to acknowledge it
+			{lifecycle.Task(s.runFeed), s.dataplane.Run}, // together: data planes' streams last as long as the feed
+		},
+		Ops: s.ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.state.draining.Store(true) }, Closers: s.closers, Log: s.log,
+	}
+	return program.Run(ctx)
+}
+
+// runFeed sends changes to data planes, from when the database can be read until ctx is done.
+func (s *service) runFeed(ctx context.Context) error {
+	select {
+	case <-s.prepared:
+		return s.feed.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// probeIssuer logs a warning if the OIDC issuer can't be read. The service starts all the same: API keys need no issuer.
+func (s *service) probeIssuer(ctx context.Context) error {
+	if s.issuer == nil {
+		return nil
+	}
+	if err := s.issuer.Probe(ctx); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "the OIDC issuer can't be read; until it can, session tokens get a 503",
+			slog.String("issuer", s.cfg.OIDCIssuer), slog.String("error", err.Error()))
+	}
+	return nil
 }

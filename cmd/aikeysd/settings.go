@@ -1,11 +1,17 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
+	"github.com/agentrouter/aikeys/models"
 )
 
 // config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
@@ -56,7 +62,7 @@ const (
 
 func newConfig() *config {
 	s := &config{}
-	names := settings.Names{Prefix: variablePrefix, Others: []string{gatewayPrefix}, List: "aikeysd serve --help"}
+	names := settings.Names{Prefix: variablePrefix, Others: []string{gatewayPrefix}, Program: "aikeysd"}
 	s.Set = settings.New(names, []*settings.Setting{
 		{Name: "database-url", Arg: "URL", Default: "sqlite:data/aikeys.db", Parse: settings.Text(&s.DatabaseURL),
 			Usage: "database: sqlite:<path>, or postgres://<user>@<host>/<database>; a URL with a password is taken from the variable or a file only"},
@@ -102,7 +108,7 @@ func newConfig() *config {
 			Usage: "failed authentications a minute that each address may make; 0 sets no limit"},
 		{Name: "fetch-retention", Arg: "lifetime", Default: "30d", Parse: retention(&s.FetchRetention),
 			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them for good"},
-		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: stalest(&s.MaxStaleLimit),
+		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),
 			Usage: "longest --max-stale that a gateway may have, 1h at the most: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
 			Usage: "folder with the packed SDKs that the page /docs/sdks offers, as \"make dist\" leaves them; read at the start; empty offers none"},
@@ -116,4 +122,110 @@ func newConfig() *config {
 			Usage: "auto brings the database's schema up to date at the start; never waits until \"aikeysd migrate up\" has"},
 	})
 	return s
+}
+
+// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
+func (s *config) load(environ []string) error {
+	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC)
+}
+
+// loadToServe is load, and reads the files that only a server needs: operators may lack the right to.
+func (s *config) loadToServe(environ []string) error {
+	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificates, s.checkSealerFiles)
+}
+
+func (s *config) checkDatabase() (complaints []string) {
+	given, err := s.OrFile("database-url", &s.DatabaseURL)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	scheme, path, _ := strings.Cut(s.DatabaseURL, ":")
+	switch {
+	case isSQLite(s.DatabaseURL) && path != "" && path != ":memory:":
+		return nil
+	case given.Name == "database-url" && given.Origin() == settings.FromFlag && mayHoldPassword(s.DatabaseURL):
+		return []string{"--database-url: every user of this machine can see it in the process list, so it may hold no password; use " +
+			given.Variable() + ", or a file and " + s.Of("database-url-file").Variable()}
+	case scheme != "postgres" && scheme != "postgresql":
+		return []string{given.Given() + ": must be sqlite:<path> or postgres://<user>@<host>/<database>"}
+	}
+	store, err := models.Open(s.DatabaseURL, models.Options{}) // knows which URLs are sound, and connects to nothing
+	if err == nil {
+		err = store.Close()
+	}
+	if err != nil {
+		return []string{given.Given() + ": " + err.Error()}
+	}
+	return nil
+}
+
+// mayHoldPassword errs on the safe side: what can't be read may hold one.
+func mayHoldPassword(databaseURL string) bool {
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		return true
+	}
+	_, inUser := u.User.Password()
+	return inUser || u.Query().Has("password") || u.Query().Has("sslpassword")
+}
+
+func (s *config) checkListeners() []string {
+	cert, key := s.Of("tls-cert"), s.Of("tls-key")
+	hasTLS := s.TLSCert != "" || s.TLSKey != ""
+	complaints := s.Pair("tls-cert", "tls-key")
+	if s.DataplaneCA != "" && !hasTLS {
+		complaints = append(complaints, fmt.Sprintf("%s: client certificates need TLS; set %s and %s",
+			s.Of("dataplane-client-ca").Given(), cert.Variable(), key.Variable()))
+	}
+	for _, listen := range []*settings.Setting{s.Of("listen"), s.Of("dataplane-listen")} {
+		if !hasTLS && !s.Insecure && listen.IsPublic() {
+			complaints = append(complaints, fmt.Sprintf(
+				"%s: beyond this machine, API keys and secrets would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
+				listen.Given(), cert.Variable(), key.Variable(), s.Of("insecure").Variable()))
+		}
+	}
+	return append(complaints, s.Distinct(listenSettings()...)...)
+}
+
+// listenSettings names the settings of the addresses that the service listens on.
+func listenSettings() []string { return []string{"listen", "dataplane-listen", "ops-listen"} }
+
+func (s *config) checkCertificates() (complaints []string) {
+	if s.TLSCert != "" && s.TLSKey != "" {
+		if _, err := tlsfiles.ReadPair(s.TLSCert, s.TLSKey); err != nil {
+			complaints = append(complaints, fmt.Sprintf("%s and %s: %s", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err))
+		}
+	}
+	if s.DataplaneCA != "" {
+		if _, err := tlsfiles.ReadPool(s.DataplaneCA); err != nil {
+			complaints = append(complaints, fmt.Sprintf("%s: %s", s.Of("dataplane-client-ca").Given(), err))
+		}
+	}
+	return complaints
+}
+
+func (s *config) checkOIDC() []string {
+	issuer := s.Of("oidc-issuer")
+	if s.OIDCIssuer == "" {
+		if s.OIDCAudience != "" || s.OIDCClaims != "" {
+			return []string{issuer.Given() + ": is required when an audience or claims are given"}
+		}
+		return nil
+	}
+	if _, err := s.oidc(); err != nil {
+		return []string{issuer.Given() + ": " + err.Error()}
+	}
+	return nil
+}
+
+// oidc returns the verifier of session tokens, nil when none are accepted.
+func (s *config) oidc() (*auth.OIDC, error) {
+	if s.OIDCIssuer == "" {
+		return nil, nil //nolint:nilnil // no issuer, no verifier
+	}
+	claims, err := auth.ParseClaimNames(s.OIDCClaims)
+	if err != nil {
+		return nil, err
+	}
+	return auth.NewOIDC(auth.OIDCConfig{Issuer: s.OIDCIssuer, Audience: s.OIDCAudience, Claims: claims})
 }

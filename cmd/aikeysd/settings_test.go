@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
@@ -36,7 +36,7 @@ func TestDefaultsAreSound(t *testing.T) {
 		}
 	}
 	require.Equal(t, "sqlite:data/aikeys.db", cfg.DatabaseURL)
-	require.True(t, settings.IsLoopback(cfg.Listen) && settings.IsLoopback(cfg.DataplaneListen) && settings.IsLoopback(cfg.OpsListen))
+	require.True(t, netaddr.IsLoopbackAddress(cfg.Listen) && netaddr.IsLoopbackAddress(cfg.DataplaneListen) && netaddr.IsLoopbackAddress(cfg.OpsListen))
 	require.Equal(t, 30*24*time.Hour, cfg.FetchRetention)
 }
 

@@ -66,7 +66,7 @@ func (s *service) keysetProbe() telemetry.Probe {
 	still := telemetry.Cached(func(ctx context.Context) telemetry.State {
 		keks, err := sealer.ListKEKs(ctx, s.sealer)
 		if err == nil {
-			err = s.canary.CheckKEKs(ctx, fmt.Sprint(keks))
+			err = s.keyset.CheckKEKs(ctx, fmt.Sprint(keks))
 		}
 		if err != nil {
 			return telemetry.Unavailable
@@ -182,7 +182,7 @@ func pendingOf(steps []models.Migration) int {
 }
 
 func (s *service) openCanary(ctx context.Context) error {
-	if err := s.canary.Check(ctx); err != nil {
+	if err := s.keyset.Check(ctx); err != nil {
 		return unreachableSealer(s.cfg, err)
 	}
 	s.state.keyset.Store(true)

@@ -40,8 +40,8 @@ type wiring struct {
 	tracer    trace.Tracer // nil when there are no traces
 }
 
-// wire makes the servers out of the parts.
-func (s *service) wire(context.Context) error {
+// makeServers makes the three servers.
+func (s *service) makeServers(context.Context) error {
 	w, err := s.newWiring()
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func (s *service) wire(context.Context) error {
 	})
 	s.dataplane = httpapi.NewServer(httpapi.ServerConfig{
 		Listener: s.dataplaneListener, Handler: dataPlanes, TLS: dataPlaneTLS, Log: s.log,
-		TellHandshakes: s.cfg.DataplaneCA != "",
+		LogHandshakes: s.cfg.DataplaneCA != "",
 	})
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{
 		Listener: s.opsListener, Handler: telemetry.NewHandler(w.registry, s.checks()), Log: s.log,
@@ -128,7 +128,7 @@ func (w wiring) publicAPI() (http.Handler, error) {
 		return nil, err
 	}
 	return aikeys.NewHandler(aikeys.Config{
-		Store: w.store, Sealer: w.sealer, Canary: w.canary, Receipts: w.feed, Providers: w.catalogue, API: api,
+		Store: w.store, Sealer: w.sealer, Canary: w.keyset, Receipts: w.feed, Providers: w.catalogue, API: api,
 	})
 }
 

@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
 const (
@@ -35,7 +35,7 @@ type socket struct {
 }
 
 // listenUnix listens on a socket at path. A socket file on which nobody listens any more is replaced; anything else there
-// is left alone: httpapi.ErrAddressTaken. Group -1 is none.
+// is left alone: lifecycle.ErrAddressTaken. Group -1 is none.
 func listenUnix(ctx context.Context, path string, group int) (_ *socket, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func lockFile(path string) (*os.File, error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, httpapi.ErrAddressTaken
+			return nil, lifecycle.ErrAddressTaken
 		}
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func requireFree(ctx context.Context, path string) error {
 	conn, err := dialer.DialContext(ctx, "unix", path)
 	if err == nil {
 		_ = conn.Close()
-		return httpapi.ErrAddressTaken
+		return lifecycle.ErrAddressTaken
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
@@ -24,4 +26,33 @@ func main() {
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	p := newProgram(environ, stdout, stderr)
 	return p.Run(ctx, p.root(), args)
+}
+
+// program is what the commands share.
+type program struct{ cli.Program }
+
+func newProgram(environ []string, stdout, stderr io.Writer) *program {
+	return &program{cli.Program{Name: "secrets-svc", Environ: environ, Stdout: stdout, Stderr: stderr}}
+}
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "secrets-svc",
+		Short: "Seal and open secrets, in the one process that holds their keys",
+		Long: `secrets-svc holds the key-encryption keys of AgentRouter AI Keys, so that aikeysd, which faces the network, does not. It
+seals, opens and re-wraps for the clients that its clients file lists, each in its own namespace, over a unix socket or
+mutual TLS. It keeps no secrets: envelopes are in aikeysd's database, keys are in a folder with a keyset file for each
+namespace.
+
+  secrets-svc keys create --namespace main     # the first key of a namespace
+  secrets-svc check                            # are settings, clients and keys in order?
+  secrets-svc serve
+  aikeysd serve --sealer secrets+unix:data/secrets-svc.sock
+
+Settings are flags or SECRETS_SVC_* variables; a flag wins. "secrets-svc serve --help" lists them all.
+
+Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong.`,
+	}
+	root.AddCommand(p.serveCommand(), p.keysCommand(), p.checkCommand())
+	return root
 }

@@ -1,9 +1,24 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -12,8 +27,8 @@ func (p *program) serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Seal, open and re-wrap for the clients that are listed",
 		Args:  cli.NoArguments(),
-		Long: `Serves the clients that the clients file lists, on a unix socket or with mutual TLS. On a socket a client is told by the
-user of its process; with TLS, by a name in its certificate. Each open is in the audit log before it is answered.
+		Long: `Serves the clients that the clients file lists, on a unix socket or with mutual TLS. On a socket, a client is known by
+the user of its process; with TLS, by a name in its certificate. Each open is in the audit log before it is answered.
 
 Keysets and the clients file are read again when they change; nothing needs a restart. A file that is broken leaves
 what was read before in force, and is logged. A namespace without a keyset answers 503 until it has one.
@@ -38,4 +53,171 @@ SIGTERM or SIGINT stops it: requests in flight are answered, then it exits. A se
 	}
 	cfg.AddFlags(cmd.Flags())
 	return cmd
+}
+
+// operationsPerCPU is how many operations may run for each CPU if the setting leaves it open.
+const operationsPerCPU = 4
+
+// service is one running secrets service.
+type service struct {
+	cfg    *config
+	log    *slog.Logger
+	stdout io.Writer
+
+	clients    *secrets.ClientsFile
+	namespaces *namespaces
+	audit      *secrets.Audit
+	api, ops   *lifecycle.Server
+
+	draining atomic.Bool
+	closers  lifecycle.Closers
+}
+
+// newService hides the process's memory, opens what the service needs, binds its listeners and makes its servers.
+func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), stdout: p.Stdout}
+	if cfg.MaxConcurrent == 0 {
+		cfg.MaxConcurrent = operationsPerCPU * runtime.GOMAXPROCS(0)
+	}
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(err, s.closers.Close())
+	}
+	return s, nil
+}
+
+func (s *service) open(ctx context.Context) (err error) {
+	if err := s.protectMemory(ctx); err != nil {
+		return err
+	}
+	if s.clients, err = secrets.OpenClients(s.cfg.Clients, s.log); err != nil {
+		return fmt.Errorf("%s: %w", s.cfg.Of("clients").Given(), err)
+	}
+	if err := s.openAudit(); err != nil {
+		return err
+	}
+	s.namespaces = newNamespaces(s.cfg.Keys, s.log)
+	for _, name := range s.clients.List(ctx).Namespaces() {
+		_, _ = s.namespaces.Sealer(ctx, name) // logged: a namespace may get its keyset later
+	}
+	return s.listen(ctx)
+}
+
+// protectMemory keeps the memory out of core dumps and, if it can, out of swap.
+func (s *service) protectMemory(ctx context.Context) error {
+	if err := hideMemory(); err != nil {
+		return err
+	}
+	if s.cfg.LockMemory == lockOff {
+		return nil
+	}
+	err := lockMemory()
+	switch {
+	case err != nil && s.cfg.LockMemory == lockRequire:
+		return fmt.Errorf("%s: %w", s.cfg.Of("lock-memory").Given(), err)
+	case err != nil:
+		s.log.WarnContext(ctx, "memory is not locked and may get into swap", slog.String("error", err.Error()))
+	}
+	return nil
+}
+
+func (s *service) openAudit() error {
+	if s.cfg.AuditLog == standardOutput {
+		s.audit = secrets.NewAudit(&wholeLines{to: s.stdout})
+		return nil
+	}
+	file, err := openAudit(s.cfg.AuditLog)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.cfg.Of("audit-log").Given(), err)
+	}
+	s.closers.Add(file.Close)
+	s.audit = secrets.NewAudit(file)
+	return nil
+}
+
+// listen binds the two addresses and makes their servers.
+func (s *service) listen(ctx context.Context) error {
+	listener, err := s.listenAPI(ctx)
+	if err != nil {
+		return err
+	}
+	s.closers.AddListener(listener)
+	opsListener, err := s.cfg.Of("ops-listen").Listen(ctx)
+	if err != nil {
+		return err
+	}
+	s.closers.AddListener(opsListener)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewBuildInfoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.namespaces)
+	observer, err := httpapi.NewObserver("secrets", s.log, registry, nil)
+	if err != nil {
+		return err
+	}
+	handler, err := secrets.NewHandler(secrets.Config{
+		Clients: s.clients, Namespaces: s.namespaces, Audit: s.audit, Metrics: registry,
+		MaxConcurrent: s.cfg.MaxConcurrent, MaxQueue: s.cfg.MaxQueue, API: httpapi.Config{Observer: observer},
+	})
+	if err != nil {
+		return err
+	}
+	api := httpapi.ServerConfig{Listener: listener, Handler: handler, ConnContext: secrets.ConnContext, Log: s.log, LogHandshakes: true}
+	if _, isSocket := s.cfg.socketPath(); !isSocket {
+		if api.TLS, err = s.cfg.mutualTLS(s.log); err != nil {
+			return err
+		}
+	}
+	s.api = httpapi.NewServer(api)
+	s.ops = httpapi.NewServer(httpapi.ServerConfig{
+		Listener: opsListener, Handler: telemetry.NewHandler(registry, s.checks()), Log: s.log,
+	})
+	return nil
+}
+
+func (s *service) listenAPI(ctx context.Context) (net.Listener, error) {
+	setting := s.cfg.Of("listen")
+	path, isSocket := s.cfg.socketPath()
+	if !isSocket {
+		return setting.Listen(ctx)
+	}
+	group, err := groupID(s.cfg.SocketGroup)
+	if err != nil {
+		return nil, setting.ListenError(err)
+	}
+	listener, err := listenUnix(ctx, path, group)
+	if err != nil {
+		return nil, setting.ListenError(err)
+	}
+	return listener, nil
+}
+
+// checks are what /readyz depends on. A namespace that can't be used does not take the others out of service.
+func (s *service) checks() []telemetry.Check {
+	service := func(context.Context) telemetry.State {
+		if s.draining.Load() {
+			return telemetry.Draining
+		}
+		return telemetry.OK
+	}
+	keysets := func(ctx context.Context) telemetry.State {
+		for _, name := range s.clients.List(ctx).Namespaces() {
+			if _, err := s.namespaces.Sealer(ctx, name); err == nil {
+				return telemetry.OK
+			}
+		}
+		return telemetry.Unavailable
+	}
+	return []telemetry.Check{{Name: "service", Probe: service}, {Name: "keysets", Probe: keysets}}
+}
+
+// run serves until ctx is done or a server fails.
+func (s *service) run(ctx context.Context) error {
+	s.log.InfoContext(ctx, "listening", slog.String("api", s.api.URL()), slog.String("ops", s.ops.URL()),
+		slog.String("version", cli.Version()))
+	program := lifecycle.Program{
+		Stages: [][]lifecycle.Part{{s.api.Run}}, Ops: s.ops.Run,
+		DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.draining.Store(true) },
+		Closers: s.closers, Log: s.log,
+	}
+	return program.Run(ctx)
 }

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
 // config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
@@ -54,7 +58,7 @@ const (
 
 func newConfig() *config {
 	s := &config{}
-	s.Set = settings.New(settings.Names{Prefix: variablePrefix, List: "secrets-svc serve --help"}, []*settings.Setting{
+	s.Set = settings.New(settings.Names{Prefix: variablePrefix, Program: "secrets-svc"}, []*settings.Setting{
 		{Name: "listen", Arg: "address", Default: "unix:data/secrets-svc.sock", Parse: listenAddress(&s.Listen),
 			Usage: "unix:<path> of a socket, or host:port for mutual TLS; there is no plain TCP"},
 		{Name: "socket-group", Arg: "group", Parse: settings.Text(&s.SocketGroup),
@@ -114,3 +118,39 @@ func listenAddress(to *string) func(string) error {
 
 // socketPath is the path of the socket to listen on; ok is false for mutual TLS.
 func (s *config) socketPath() (path string, ok bool) { return strings.CutPrefix(s.Listen, unixPrefix) }
+
+// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
+func (s *config) load(environ []string) error { return s.Read(environ, s.checkTLS) }
+
+// checkTLS: mutual TLS needs three files, and a socket none.
+func (s *config) checkTLS() (complaints []string) {
+	_, isSocket := s.socketPath()
+	for _, name := range []string{"tls-cert", "tls-key", "tls-client-ca"} {
+		setting := s.Of(name)
+		switch given := setting.String() != ""; {
+		case s.Listen == "": // it is complained of already
+		case isSocket && given:
+			complaints = append(complaints, fmt.Sprintf("%s: is for mutual TLS, and %s is a unix socket", setting.Given(), s.Of("listen").Given()))
+		case !isSocket && !given:
+			complaints = append(complaints, fmt.Sprintf("%s: is required, as %s is no unix socket: clients must be told by their certificates",
+				setting.Given(), s.Of("listen").Given()))
+		}
+	}
+	if !isSocket && s.SocketGroup != "" {
+		complaints = append(complaints, s.Of("socket-group").Given()+": is for a unix socket")
+	}
+	return complaints
+}
+
+// mutualTLS returns a TLS configuration that requires of every client a certificate of the configured authorities.
+func (s *config) mutualTLS(log *slog.Logger) (*tls.Config, error) {
+	own, err := tlsfiles.OpenPair("TLS certificate", s.TLSCert, s.TLSKey, log)
+	if err != nil {
+		return nil, fmt.Errorf("%s and %s: %w", s.Of("tls-cert").Given(), s.Of("tls-key").Given(), err)
+	}
+	clients, err := tlsfiles.OpenPool("client CA file", s.TLSClientCA, log)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Of("tls-client-ca").Given(), err)
+	}
+	return tlsfiles.MutualConfig(own, clients, tls.RequireAndVerifyClientCert, tls.VersionTLS13, "http/1.1"), nil
+}

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 // page is where operators read of this program.
@@ -37,7 +37,7 @@ func TestDefaultsAreSound(t *testing.T) {
 	}
 	_, isSocket := cfg.socketPath()
 	require.True(t, isSocket)
-	require.True(t, settings.IsLoopback(cfg.OpsListen))
+	require.True(t, netaddr.IsLoopbackAddress(cfg.OpsListen))
 	require.Equal(t, lockAuto, cfg.LockMemory)
 }
 

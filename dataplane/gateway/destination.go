@@ -22,7 +22,7 @@ var errDestination = errors.New("a destination " + destinationRule)
 
 // checkDestination returns errDestination unless a provider's key may be sent to the URL.
 func checkDestination(u *url.URL) error {
-	local := u.Scheme == "http" && netaddr.Is(u.Hostname())
+	local := u.Scheme == "http" && netaddr.IsLoopback(u.Hostname())
 	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
 	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain || !isPort(u.Port()) || !isBasePath(u.EscapedPath()) {
 		return errDestination

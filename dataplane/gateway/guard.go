@@ -8,13 +8,13 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/time/rate"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 const (
@@ -130,45 +130,10 @@ func (g *guard) countFailure(from netip.Addr) bool {
 	return bucket.Allow()
 }
 
-// clientAddress returns the address that a request counts for: the peer or, if that is a trusted proxy, the last address
-// in X-Forwarded-For that is not one. An IPv6 address counts as its /64, which usually belongs to one host.
+// clientAddress returns the address that failures are counted by: that of the peer or, behind trusted proxies, of the client
+// that they name in X-Forwarded-For. For IPv6 it is the /64 network, which one host usually has to itself.
 func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
-	address := addressOf(peer)
-	if g.trusts(address) {
-		hops := strings.Split(strings.Join(header["X-Forwarded-For"], ","), ",")
-		for i := len(hops) - 1; i >= 0 && g.trusts(address); i-- {
-			hop := addressOf(strings.TrimSpace(hops[i]))
-			if !hop.IsValid() {
-				break
-			}
-			address = hop
-		}
-	}
-	if address.Is6() {
-		if prefix, err := address.Prefix(64); err == nil {
-			return prefix.Addr()
-		}
-	}
-	return address
-}
-
-func (g *guard) trusts(address netip.Addr) bool {
-	for _, proxy := range g.proxies {
-		if proxy.Contains(address) {
-			return true
-		}
-	}
-	return false
-}
-
-// addressOf parses an address with or without a port. It returns the zero Addr for any other text.
-func addressOf(text string) netip.Addr {
-	address, err := netip.ParseAddr(text)
-	if err != nil {
-		withPort, _ := netip.ParseAddrPort(text)
-		address = withPort.Addr()
-	}
-	return address.Unmap().WithZone("")
+	return netaddr.Host(netaddr.Client(peer, header["X-Forwarded-For"], g.proxies))
 }
 
 // tooManyFailures is errTooManyFailures with the time to wait before the next request.

@@ -24,6 +24,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
@@ -152,7 +153,7 @@ func (s *service) newHandler(opts options) http.Handler {
 // serve listens until the test ends.
 func (s *service) serve() {
 	s.t.Helper()
-	listener, err := httpapi.Listen(context.Background(), "127.0.0.1:0")
+	listener, err := lifecycle.Listen(context.Background(), "127.0.0.1:0")
 	require.NoError(s.t, err)
 	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: s.handler, Log: slog.New(slog.DiscardHandler)})
 	served := make(chan error, 1)

@@ -25,6 +25,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
@@ -198,7 +199,7 @@ func TestARefusalDoesNotWaitForABodyThatNeverComes(t *testing.T) {
 }
 
 // exchange sends the head of a request whose body never comes, and returns the reply once the server has hung up.
-func exchange(t *testing.T, server *httpapi.Server, head string) *http.Response {
+func exchange(t *testing.T, server *lifecycle.Server, head string) *http.Response {
 	t.Helper()
 	conn := dial(t, server)
 	fmt.Fprintf(conn, "PUT %s HTTP/1.1\r\nHost: a\r\n%s\r\n", policyPath, head)

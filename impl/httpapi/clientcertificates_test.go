@@ -16,6 +16,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
@@ -45,7 +46,7 @@ func (b *byCertificate) asked() []string {
 // mutual is a server that takes client certificates beside tokens.
 type mutual struct {
 	t        *testing.T
-	server   *httpapi.Server
+	server   *lifecycle.Server
 	own      tlsfilestest.Certificate
 	clients  *tlsfilestest.Authority
 	sessions *byCertificate

@@ -11,47 +11,47 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Refused TLS handshakes are told a few at once, and then one now and then: whoever reaches the port can fail as often as
-// they like.
+// Refused TLS handshakes are logged a few at once and then one now and then: anyone who reaches the port can fail as often
+// as they like.
 const (
-	toldAtOnce = 5
-	toldEvery  = 10 * time.Second
+	handshakeLogBurst    = 5
+	handshakeLogInterval = 10 * time.Second
 )
 
-// handshakes tells of TLS handshakes that failed.
-type handshakes struct {
+// handshakeLog logs failed TLS handshakes.
+type handshakeLog struct {
 	log *slog.Logger
 
-	mu     sync.Mutex
-	limit  *rate.Limiter
-	untold int // since the last one that was told
+	mu       sync.Mutex
+	limit    *rate.Limiter
+	unlogged int // since the last one that was logged
 }
 
-func newHandshakes(log *slog.Logger) *handshakes {
-	return &handshakes{log: log, limit: rate.NewLimiter(rate.Every(toldEvery), toldAtOnce)}
+func newHandshakeLog(log *slog.Logger) *handshakeLog {
+	return &handshakeLog{log: log, limit: rate.NewLimiter(rate.Every(handshakeLogInterval), handshakeLogBurst)}
 }
 
-// failed takes what net/http says of one: the client's address, and why.
-func (h *handshakes) failed(ctx context.Context, said string) {
+// add logs a failed handshake unless there were too many lately. The text is net/http's: the client's address and the cause.
+func (h *handshakeLog) add(ctx context.Context, text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.limit.Allow() {
-		h.untold++
+		h.unlogged++
 		return
 	}
-	address, why, _ := strings.Cut(said, ": ")
+	address, cause, _ := strings.Cut(text, ": ")
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		address = host
 	}
-	h.log.InfoContext(ctx, "TLS handshake refused", slog.String("source_ip", address), slog.String("cause", handshakeCause(why)),
-		slog.Int("untold_before", h.untold))
-	h.untold = 0
+	h.log.InfoContext(ctx, "TLS handshake refused", slog.String("source_ip", address), slog.String("cause", handshakeCause(cause)),
+		slog.Int("untold_before", h.unlogged))
+	h.unlogged = 0
 }
 
-// handshakeCause is why a handshake failed in words of ours: those of crypto/tls, of which most have no type, may quote what
-// the client sent.
-func handshakeCause(said string) string {
-	for _, known := range [...]struct{ said, means string }{
+// handshakeCause returns why a handshake failed, in fixed words. Those of crypto/tls may quote what the client sent, and
+// most of its errors have no type of their own.
+func handshakeCause(text string) string {
+	for _, known := range [...]struct{ contains, means string }{
 		{"didn't provide a certificate", "the client showed no certificate"},
 		{"expired or is not yet valid", "the client's certificate has expired, or is not valid yet"},
 		{"signed by unknown authority", "the client's certificate is of no authority that is trusted here"},
@@ -61,7 +61,7 @@ func handshakeCause(said string) string {
 		{"does not look like a TLS handshake", "the client spoke no TLS"},
 		{"HTTP request to an HTTPS server", "the client spoke no TLS"},
 	} {
-		if strings.Contains(said, known.said) {
+		if strings.Contains(text, known.contains) {
 			return known.means
 		}
 	}

@@ -22,7 +22,7 @@ func TestRefusedHandshakesAreToldWhereThatIsAskedFor(t *testing.T) {
 	pair, err := tls.LoadX509KeyPair(certificate.CertFile, certificate.KeyFile)
 	require.NoError(t, err)
 	server := startServer(t, nil, func(cfg *httpapi.ServerConfig) {
-		cfg.Log, cfg.TellHandshakes = debugLog(log), true
+		cfg.Log, cfg.LogHandshakes = debugLog(log), true
 		cfg.TLS = &tls.Config{
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert,
 			NextProtos: []string{"http/1.1"},

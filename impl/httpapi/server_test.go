@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
@@ -44,9 +45,9 @@ func debugLog(to io.Writer) *slog.Logger {
 }
 
 // startServer serves handler until the test ends; config may be nil.
-func startServer(t *testing.T, handler http.HandlerFunc, configure func(*httpapi.ServerConfig)) *httpapi.Server {
+func startServer(t *testing.T, handler http.HandlerFunc, configure func(*httpapi.ServerConfig)) *lifecycle.Server {
 	t.Helper()
-	listener, err := httpapi.Listen(t.Context(), "127.0.0.1:0")
+	listener, err := lifecycle.Listen(t.Context(), "127.0.0.1:0")
 	require.NoError(t, err)
 	cfg := httpapi.ServerConfig{Listener: listener, Handler: handler, Log: slog.New(slog.DiscardHandler)}
 	if configure != nil {
@@ -64,12 +65,12 @@ func startServer(t *testing.T, handler http.HandlerFunc, configure func(*httpapi
 	return server
 }
 
-func hostOf(server *httpapi.Server) string {
+func hostOf(server *lifecycle.Server) string {
 	_, host, _ := strings.Cut(server.URL(), "://")
 	return host
 }
 
-func dial(t *testing.T, server *httpapi.Server) net.Conn {
+func dial(t *testing.T, server *lifecycle.Server) net.Conn {
 	t.Helper()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(t.Context(), "tcp", hostOf(server))
@@ -134,11 +135,11 @@ func TestShutdownGivesUpWhenItsContextEnds(t *testing.T) {
 
 func TestATakenAddressIsToldApart(t *testing.T) {
 	server := startServer(t, func(http.ResponseWriter, *http.Request) {}, nil)
-	_, err := httpapi.Listen(t.Context(), hostOf(server))
-	require.ErrorIs(t, err, httpapi.ErrAddressTaken)
-	_, err = httpapi.Listen(t.Context(), "192.0.2.1:1")
+	_, err := lifecycle.Listen(t.Context(), hostOf(server))
+	require.ErrorIs(t, err, lifecycle.ErrAddressTaken)
+	_, err = lifecycle.Listen(t.Context(), "192.0.2.1:1")
 	require.Error(t, err)
-	require.NotErrorIs(t, err, httpapi.ErrAddressTaken)
+	require.NotErrorIs(t, err, lifecycle.ErrAddressTaken)
 }
 
 func TestServersBoundTheHead(t *testing.T) {

@@ -6,13 +6,13 @@ package telemetry
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
 // State is a word on one thing that readiness depends on. Every word but OK means not ready, unless the check may fail.
@@ -38,42 +38,23 @@ type Check struct {
 	MayFail func() bool
 }
 
-// scrapes bounds how many scrapes of the metrics are answered at once.
-const scrapes = 4
-
-// NewHandler answers /healthz with 200 while the process lives, /readyz with 200 or 503 and the states of the checks, and
-// /metrics with what metrics gathers.
+// NewHandler returns the handler for operators. Readiness depends on the checks.
 func NewHandler(metrics prometheus.Gatherer, checks []Check) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = w.Write([]byte("ok\n")) // a prober that is gone can be told nothing
+	return lifecycle.NewOpsHandler(metrics, func(ctx context.Context) (bool, any) {
+		found := readiness{Ready: true, Checks: make(map[string]State, len(checks))}
+		for _, check := range checks {
+			state := check.Probe(ctx)
+			found.Checks[check.Name] = state
+			found.Ready = found.Ready && (state == OK || check.MayFail != nil && check.MayFail())
+		}
+		return found.Ready, found
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { writeReadiness(w, r, checks) })
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
-		MaxRequestsInFlight: scrapes, EnableOpenMetrics: true,
-	}))
-	return mux
 }
 
+// readiness is the body of an answer of /readyz.
 type readiness struct {
 	Ready  bool             `json:"ready"`
 	Checks map[string]State `json:"checks"`
-}
-
-func writeReadiness(w http.ResponseWriter, r *http.Request, checks []Check) {
-	found := readiness{Ready: true, Checks: make(map[string]State, len(checks))}
-	for _, check := range checks {
-		state := check.Probe(r.Context())
-		found.Checks[check.Name] = state
-		found.Ready = found.Ready && (state == OK || check.MayFail != nil && check.MayFail())
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	if !found.Ready {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-	_ = json.NewEncoder(w).Encode(found) // a prober that is gone can be told nothing
 }
 
 // Cached asks probe at most once in keep, and ends its context after timeout, however many ask at once: probing costs

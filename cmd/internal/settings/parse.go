@@ -12,136 +12,124 @@ import (
 	"time"
 )
 
-// The parsers of settings. Each returns a function that stores a text's value, or says what is wanted in its place
-// without repeating the text, which may be a secret in the wrong variable.
+// This file has the parsers of settings. Each stores a value, or says what is wanted without repeating the text, which may
+// be a secret in the wrong variable.
 
-// Text takes every text.
+// store returns a parser that stores what parse returns, or fails with the text wanted.
+func store[T any](to *T, wanted string, parse func(text string) (value T, ok bool)) func(string) error {
+	return func(text string) error {
+		value, ok := parse(text)
+		if !ok {
+			return errors.New(wanted)
+		}
+		*to = value
+		return nil
+	}
+}
+
+// Text accepts every text.
 func Text(to *string) func(string) error {
+	return store(to, "", func(text string) (string, bool) { return text, true })
+}
+
+// File accepts every path and stores nothing: OrFile reads the file.
+func File(string) error { return nil }
+
+// Optional accepts an empty text, and otherwise what parse accepts.
+func Optional(parse func(string) error) func(string) error {
 	return func(text string) error {
-		*to = text
-		return nil
+		if text == "" {
+			return nil
+		}
+		return parse(text)
 	}
 }
 
-// List takes texts with commas between, or nothing.
+// List accepts texts separated by commas, or nothing.
 func List(to *[]string) func(string) error {
-	return func(text string) error {
-		var found []string
-		for part := range strings.SplitSeq(text, ",") {
-			if part = strings.TrimSpace(part); part != "" {
-				found = append(found, part)
-			}
-		}
-		*to = found
-		return nil
-	}
+	return store(to, "", func(text string) ([]string, bool) { return split(text), true })
 }
 
-// Choice takes one of the choices.
+func split(text string) (parts []string) {
+	for part := range strings.SplitSeq(text, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
+
+// Choice accepts one of the choices.
 func Choice(to *string, choices ...string) func(string) error {
-	return func(text string) error {
-		if !slices.Contains(choices, text) {
-			return fmt.Errorf("must be one of %s", strings.Join(choices, ", "))
-		}
-		*to = text
-		return nil
-	}
+	return store(to, "must be one of "+strings.Join(choices, ", "), func(text string) (string, bool) {
+		return text, slices.Contains(choices, text)
+	})
 }
 
-// Switch takes true or false; its setting has no Arg.
+// Switch accepts true or false. Its setting has no Arg.
 func Switch(to *bool) func(string) error {
-	return func(text string) error {
-		switch text {
-		case "true":
-			*to = true
-		case "false":
-			*to = false
-		default:
-			return errors.New("must be true or false")
-		}
-		return nil
-	}
+	return store(to, "must be true or false", func(text string) (value, ok bool) {
+		return text == "true", text == "true" || text == "false"
+	})
 }
 
-// Count takes a whole number within bounds.
+// Count accepts a whole number from least to most.
 func Count(to *int, least, most int) func(string) error {
-	return func(text string) error {
+	return store(to, fmt.Sprintf("must be a whole number from %d to %d", least, most), func(text string) (int, bool) {
 		n, err := strconv.Atoi(text)
-		if err != nil || n < least || n > most {
-			return fmt.Errorf("must be a whole number from %d to %d", least, most)
-		}
-		*to = n
-		return nil
-	}
+		return n, err == nil && n >= least && n <= most
+	})
 }
 
-// Quantity takes a number, 0 or more.
+// Quantity accepts a number from 0 to 1e9.
 func Quantity(to *float64) func(string) error {
-	return func(text string) error {
+	return store(to, "must be a number, 0 or more", func(text string) (float64, bool) {
 		n, err := strconv.ParseFloat(text, 64)
-		if err != nil || math.IsNaN(n) || n < 0 || n > 1e9 {
-			return errors.New("must be a number, 0 or more")
-		}
-		*to = n
-		return nil
-	}
+		return n, err == nil && !math.IsNaN(n) && n >= 0 && n <= 1e9
+	})
 }
 
-// Duration takes a duration above zero.
+// Duration accepts a duration above zero.
 func Duration(to *time.Duration) func(string) error {
-	return func(text string) error {
+	return store(to, "must be a duration above zero, such as 20s or 1m30s", func(text string) (time.Duration, bool) {
 		d, err := time.ParseDuration(text)
-		if err != nil || d <= 0 {
-			return errors.New("must be a duration above zero, such as 20s or 1m30s")
-		}
-		*to = d
-		return nil
-	}
+		return d, err == nil && d > 0
+	})
 }
 
-// Address takes host:port.
+// Staleness accepts a duration from 0 to one hour, the longest that a data plane may declare in the data-plane API.
+func Staleness(to *time.Duration) func(string) error {
+	return store(to, "must be a duration from 0s to 1h, such as 30s", func(text string) (time.Duration, bool) {
+		d, err := time.ParseDuration(text)
+		return d, err == nil && d >= 0 && d <= time.Hour
+	})
+}
+
+// Address accepts host:port.
 func Address(to *string) func(string) error {
-	return func(text string) error {
+	return store(to, "must be host:port, such as 127.0.0.1:8080", func(text string) (string, bool) {
 		_, port, err := net.SplitHostPort(text)
 		if err == nil {
 			_, err = strconv.ParseUint(port, 10, 16)
 		}
-		if err != nil {
-			return errors.New("must be host:port, such as 127.0.0.1:8080")
-		}
-		*to = text
-		return nil
-	}
+		return text, err == nil
+	})
 }
 
-// Networks takes networks and addresses with commas between, or nothing.
+// Networks accepts networks and addresses separated by commas, or nothing.
 func Networks(to *[]netip.Prefix) func(string) error {
-	return func(text string) error {
-		var found []netip.Prefix
-		for part := range strings.SplitSeq(text, ",") {
-			if part = strings.TrimSpace(part); part == "" {
-				continue
+	const wanted = "must be networks or addresses with commas between, such as 10.0.0.0/8,192.0.2.1"
+	return store(to, wanted, func(text string) (found []netip.Prefix, ok bool) {
+		for _, part := range split(text) {
+			prefix, err := netip.ParsePrefix(part)
+			if addr, addrErr := netip.ParseAddr(part); addrErr == nil {
+				prefix, err = addr.Prefix(addr.BitLen())
 			}
-			prefix, err := network(part)
 			if err != nil {
-				return errors.New("must be networks or addresses with commas between, such as 10.0.0.0/8,192.0.2.1")
+				return nil, false
 			}
 			found = append(found, prefix)
 		}
-		*to = found
-		return nil
-	}
-}
-
-func network(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil {
-		return addr.Prefix(addr.BitLen())
-	}
-	return netip.ParsePrefix(text)
-}
-
-// IsLoopback tells whether only this machine can reach the host of a host:port.
-func IsLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
+		return found, true
+	})
 }

@@ -26,7 +26,7 @@ type pantry struct {
 
 func newPantry() *pantry {
 	p := &pantry{}
-	p.Set = settings.New(settings.Names{Prefix: "PANTRY_", Others: []string{"PANTRY_CELLAR_"}, List: "pantry stock --help"}, []*settings.Setting{
+	p.Set = settings.New(settings.Names{Prefix: "PANTRY_", Others: []string{"PANTRY_CELLAR_"}, Program: "pantry"}, []*settings.Setting{
 		{Name: "jam", Arg: "kind", Default: "plum", Parse: settings.Choice(&p.Jam, "plum", "fig"), Usage: "what is on the shelf"},
 		{Name: "jam-jars", Arg: "number", Default: "3", Parse: settings.Count(&p.Jars, 1, 9), Usage: "how many jars"},
 		{Name: "token", Arg: "text", Parse: settings.Text(&p.Token), Usage: "what opens the door"},
@@ -105,7 +105,7 @@ func TestAllThatIsWrongIsToldAtOnceAndNoValueIsRepeated(t *testing.T) {
 }
 
 func TestWhoseAVariableIs(t *testing.T) {
-	const unknown = ": no such setting; pantry stock --help lists them all"
+	const unknown = ": no such setting; pantry serve --help lists them all"
 	cases := map[string]struct {
 		variable  string
 		complaint string
@@ -123,9 +123,10 @@ func TestWhoseAVariableIs(t *testing.T) {
 		"one that is nearly a Kubernetes Service's":        {"PANTRY_PORTS", unknown},
 		"a port that is no Kubernetes Service's":           {"PANTRY_DATABASE_PORT", unknown},
 		"a Kubernetes Service's of an unknown program":     {"PANTRY_ATTIC_SERVICE_HOST", unknown},
-		"one in lower case, which differs":                 {"PANTRY_jam", unknown},
+		"one in lower case":                                {"PANTRY_jam", ": no such setting; did you mean PANTRY_JAM or PANTRY_JAM_JARS?"},
 		"a setting with one letter wrong":                  {"PANTRY_TOKEM", ": no such setting; did you mean PANTRY_TOKEN?"},
 		"a setting with two letters in each other's place": {"PANTRY_OEPN", ": no such setting; did you mean PANTRY_OPEN?"},
+		"the beginning of two settings":                    {"PANTRY_TOKE", ": no such setting; did you mean PANTRY_TOKEN or PANTRY_TOKEN_FILE?"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -141,12 +142,12 @@ func TestWhoseAVariableIs(t *testing.T) {
 
 func TestAProgramWithTheLongerPrefixSeesItsOwnAlone(t *testing.T) {
 	var jam string
-	cellar := settings.New(settings.Names{Prefix: "PANTRY_CELLAR_", List: "cellar --help"}, []*settings.Setting{
+	cellar := settings.New(settings.Names{Prefix: "PANTRY_CELLAR_", Program: "cellar"}, []*settings.Setting{
 		{Name: "jam", Arg: "kind", Default: "plum", Parse: settings.Text(&jam)},
 	})
 	require.NoError(t, cellar.Read([]string{"PANTRY_JAM=apricot", "PANTRY_JARS=1", "PANTRY_CELLAR_JAM=fig"}))
 	require.Equal(t, "fig", jam)
-	require.EqualError(t, cellar.Read([]string{"PANTRY_CELLAR_LIGHT=on"}), "PANTRY_CELLAR_LIGHT: no such setting; cellar --help lists them all")
+	require.EqualError(t, cellar.Read([]string{"PANTRY_CELLAR_LIGHT=on"}), "PANTRY_CELLAR_LIGHT: no such setting; cellar serve --help lists them all")
 }
 
 func TestHelpShowsVariableAndDefault(t *testing.T) {
@@ -218,13 +219,4 @@ func TestParsersStoreWhatIsSoundAndSayWhatIsWanted(t *testing.T) {
 	require.Empty(t, list)
 	require.NoError(t, settings.Networks(&networks)("10.0.0.0/8,192.0.2.1"))
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32")}, networks)
-}
-
-func TestLoopbackIsWhatOnlyThisMachineReaches(t *testing.T) {
-	for _, address := range []string{"127.0.0.1:80", "127.9.9.9:80", "[::1]:80", "localhost:80"} {
-		require.True(t, settings.IsLoopback(address), address)
-	}
-	for _, address := range []string{":80", "0.0.0.0:80", "[::]:80", "192.0.2.1:80", "localhost.example:80", "127.0.0.1"} {
-		require.False(t, settings.IsLoopback(address), address)
-	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
@@ -101,7 +102,7 @@ const shutdownTimeout = 10 * time.Second
 // serve listens until the test ends.
 func (s *Service) serve() {
 	s.t.Helper()
-	listener, err := httpapi.Listen(context.Background(), "127.0.0.1:0")
+	listener, err := lifecycle.Listen(context.Background(), "127.0.0.1:0")
 	require.NoError(s.t, err)
 	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: s.Handler, Log: slog.New(s.Evidence.logHandler())})
 	served := make(chan error, 1)

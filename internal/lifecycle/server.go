@@ -1,0 +1,185 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+
+	"golang.org/x/net/netutil"
+)
+
+// ErrAddressTaken means that another program listens on the address.
+var ErrAddressTaken = errors.New("another program listens there already")
+
+// Listen binds a TCP address, host:port. Port 0 is any free port. The error wraps ErrAddressTaken if that is the cause.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%w: %w", ErrAddressTaken, err)
+	}
+	return listener, err
+}
+
+// LimitConnections returns a listener that has at most one connection for every share of the files that the process may
+// open, and at most maximum. Further connections wait in the kernel. So connections to one listener can't take the files
+// that the rest of the process needs.
+func LimitConnections(listener net.Listener, share uint64, maximum int) net.Listener {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return netutil.LimitListener(listener, maximum)
+	}
+	return netutil.LimitListener(listener, connectionLimit(files.Cur, share, maximum))
+}
+
+func connectionLimit(files, share uint64, maximum int) int {
+	return max(1, int(min(files/share, uint64(maximum))))
+}
+
+// Server serves HTTP or HTTPS on one listener.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+	isTLS    bool               // http.TLSConfig does not tell: net/http sets it too
+	cut      context.CancelFunc // ends the contexts of all requests
+	upgraded sync.WaitGroup     // requests that took over their connection: net/http does not wait for them
+}
+
+// ServerConfig has what a Server needs. All but TLS and OnHandshakeError is required.
+type ServerConfig struct {
+	Listener net.Listener
+	// HTTP has the handler and the limits. NewServer sets its BaseContext, ErrorLog and TLSConfig.
+	HTTP *http.Server
+	// TLS makes the server speak HTTPS only; nil is plain HTTP.
+	TLS *tls.Config
+	Log *slog.Logger
+	// OnHandshakeError is called with the client's address and the cause when a TLS handshake fails, both as net/http
+	// words them. If nil, failed handshakes are logged for debugging only: every port scan causes some.
+	OnHandshakeError func(ctx context.Context, text string)
+}
+
+// NewServer returns a server that does not answer yet. Connections wait in its listener.
+func NewServer(cfg ServerConfig) *Server {
+	requests, cut := context.WithCancel(context.Background())
+	s := &Server{listener: cfg.Listener, http: cfg.HTTP, isTLS: cfg.TLS != nil, cut: cut}
+	handler := cfg.HTTP.Handler
+	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header["Upgrade"] != nil {
+			s.upgraded.Add(1)
+			defer s.upgraded.Done()
+		}
+		handler.ServeHTTP(w, r)
+	})
+	s.http.BaseContext = func(net.Listener) context.Context { return requests }
+	s.http.ErrorLog = log.New(errorLog{cfg.Log, cfg.OnHandshakeError}, "", 0)
+	s.http.TLSConfig = cfg.TLS
+	return s
+}
+
+// URL returns where the server answers, such as http://127.0.0.1:8080. For a unix socket it is unix:<path>.
+func (s *Server) URL() string {
+	address, scheme := s.listener.Addr(), "http"
+	if address.Network() == "unix" {
+		return "unix:" + address.String()
+	}
+	if s.isTLS {
+		scheme = "https"
+	}
+	return scheme + "://" + address.String()
+}
+
+// Run is the server as a Part of a program.
+func (s *Server) Run(stop, cut context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	select {
+	case err := <-served:
+		return err
+	case <-stop.Done():
+	}
+	return errors.Join(s.Shutdown(cut), <-served)
+}
+
+// Serve answers requests. It returns nil as soon as Shutdown is called; Shutdown is what to wait for.
+func (s *Server) Serve() error {
+	err := s.serve()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	s.cut()
+	return errors.Join(fmt.Errorf("serve %s: %w", s.URL(), err), s.http.Close())
+}
+
+func (s *Server) serve() error {
+	if s.isTLS {
+		return s.http.ServeTLS(s.listener, "", "") // TLSConfig has the certificate
+	}
+	return s.http.Serve(s.listener)
+}
+
+// Shutdown takes no more connections and returns when the requests in flight have been answered, those with an upgraded
+// connection among them. When ctx is done it cuts the rest, and returns the cause of ctx.
+func (s *Server) Shutdown(ctx context.Context) error {
+	defer s.cut()
+	err := s.http.Shutdown(ctx)
+	if err == nil {
+		err = waitFor(ctx, &s.upgraded)
+	}
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	s.cut()
+	return errors.Join(fmt.Errorf("shut down %s: %w", s.URL(), err), s.http.Close())
+}
+
+// waitFor returns when group or ctx is done.
+func waitFor(ctx context.Context, group *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() {
+		group.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// errorLog receives net/http's own messages. Some of them quote what a client sent or what a handler panicked with, so only
+// the kind of message is logged.
+type errorLog struct {
+	log              *slog.Logger
+	onHandshakeError func(ctx context.Context, text string) // nil logs at debug level
+}
+
+// Write takes one message.
+func (l errorLog) Write(line []byte) (int, error) {
+	ctx := context.Background() // net/http passes none
+	handshake, isHandshake := bytes.CutPrefix(line, []byte("http: TLS handshake error from "))
+	switch {
+	case isHandshake && l.onHandshakeError != nil:
+		l.onHandshakeError(ctx, string(handshake))
+	case isHandshake:
+		l.log.DebugContext(ctx, "TLS handshake failed")
+	case bytes.HasPrefix(line, []byte("http: panic serving")):
+		l.log.ErrorContext(ctx, "handler panicked")
+	case bytes.HasPrefix(line, []byte("http: Accept error")):
+		l.log.WarnContext(ctx, "connection not accepted", slog.String("error", string(bytes.TrimSpace(line)))) // the system's text
+	default:
+		l.log.WarnContext(ctx, "HTTP server complained")
+	}
+	return len(line), nil
+}
