@@ -116,7 +116,7 @@ func normalizeBaseURL(address string, insecure bool) (string, error) {
 		return "", cli.Usagef("the base URL must be like https://aikeys.example.com")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return "", cli.Usagef("the base URL must have no user, query or fragment")
-	case u.Scheme == "http" && !insecure && !netaddr.Is(u.Hostname()):
+	case u.Scheme == "http" && !insecure && !netaddr.IsLoopback(u.Hostname()):
 		return "", cli.Usagef("the base URL is http:// to another machine, so your API key and the provider keys could be read " +
 			"on the way; use https://, or --insecure on a network that nobody else can reach")
 	}
