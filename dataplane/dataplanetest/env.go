@@ -135,15 +135,17 @@ func Unrelated() gen.StreamMessage {
 	return gen.StreamMessage{Type: policySet, CustomerID: new("other"), ProjectID: new("other")}
 }
 
+// NewKeyID is the id of every key that NewKey returns.
+const NewKeyID = "byok_00000000000000000000000001"
+
 // NewKey returns a key that a resolver has fetched; there is no other way to make one.
-func NewKey(t testing.TB, k Key) *dataplane.Key {
+func NewKey(t testing.TB, provider string, style dataplane.AuthStyle, baseURL, secret string) *dataplane.Key {
 	t.Helper()
 	cp := NewControlPlane(t)
-	id := cp.RegisterKey(k)
+	cp.RegisterKey(Key{Provider: provider, AuthStyle: string(style), BaseURL: baseURL, Secret: secret})
 	r, err := dataplane.New(cp.Config())
 	require.NoError(t, err)
-	held := cp.key(id)
-	key, err := r.Resolve(t.Context(), dataplane.ForUser(held.CustomerID, held.ProjectID, "", held.Provider))
+	key, err := r.Resolve(t.Context(), dataplane.ForUser("acme", "chat", "", provider))
 	require.NoError(t, err)
 	return key
 }
@@ -160,6 +162,21 @@ type FakeResolver struct {
 // NewFakeResolver returns a resolver that answers as the function does.
 func NewFakeResolver(resolve func(dataplane.Request) (*dataplane.Key, error)) *FakeResolver {
 	return &FakeResolver{resolve: resolve}
+}
+
+// Serving returns a resolver that serves the caller with this credential, and refuses others.
+func Serving(credential string, key *dataplane.Key) *FakeResolver {
+	return NewFakeResolver(func(request dataplane.Request) (*dataplane.Key, error) {
+		if request.Credential != credential {
+			return nil, dataplane.ErrCallerUnauthenticated
+		}
+		return key, nil
+	})
+}
+
+// Refusing returns a resolver that returns an error.
+func Refusing(err error) *FakeResolver {
+	return NewFakeResolver(func(dataplane.Request) (*dataplane.Key, error) { return nil, err })
 }
 
 // Resolve implements gateway.Resolver.

@@ -2,14 +2,18 @@ package gateway
 
 import (
 	"net/url"
+	"os"
 	"path"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-func TestTargetJoinsEachPathOnce(t *testing.T) {
+func TestJoinURL(t *testing.T) {
 	cases := []struct{ base, rest, want string }{
 		{"https://p.example/v1", "/chat/completions", "https://p.example/v1/chat/completions"},
 		{"https://p.example/v1", "/v1/chat/completions", "https://p.example/v1/chat/completions"},
@@ -44,7 +48,7 @@ func attacks() []string {
 	}
 }
 
-func TestTargetRefusesWhatCouldClimb(t *testing.T) {
+func TestParsePathRefusesEscapes(t *testing.T) {
 	for _, rest := range attacks() {
 		_, err := parsePath(rest)
 		require.ErrorIs(t, err, errPath, rest)
@@ -52,7 +56,7 @@ func TestTargetRefusesWhatCouldClimb(t *testing.T) {
 }
 
 // Whatever the path: the host stays the provider's, and nobody who decodes the path, however often, leaves the base.
-func FuzzTarget(f *testing.F) {
+func FuzzJoinURL(f *testing.F) {
 	for _, rest := range attacks() {
 		f.Add("/v1", rest)
 		f.Add("", rest)
@@ -92,7 +96,7 @@ func FuzzTarget(f *testing.F) {
 	})
 }
 
-func TestOnlySafeDestinationsTakeKeys(t *testing.T) {
+func TestCheckDestination(t *testing.T) {
 	for text, ok := range map[string]bool{
 		"https://api.example.com/v1":      true,
 		"https://10.0.0.1:8443":           true,
@@ -115,4 +119,53 @@ func TestOnlySafeDestinationsTakeKeys(t *testing.T) {
 		u, err := url.Parse(text)
 		require.Equal(t, ok, err == nil && checkDestination(u) == nil, text)
 	}
+}
+
+func TestProvidersAreTheCatalogue(t *testing.T) {
+	slugs, err := Providers()
+	require.NoError(t, err)
+	require.Equal(t, catalogue(t), slugs)
+}
+
+func TestCheckUpstreams(t *testing.T) {
+	require.NoError(t, CheckUpstreams(nil))
+	require.NoError(t, CheckUpstreams(map[string]*url.URL{
+		"openai": mustURL(t, "https://llm.internal/v1/"), "anthropic": mustURL(t, "http://127.0.0.1:1"), "groq": mustURL(t, "http://[::1]:1/a/b"),
+	}))
+	for _, bad := range []string{
+		"http://llm.internal", "https://u:hunter2@x.example", "https://x.example?hunter2", "https://x.example?", "https://x.example#a",
+		"https://x.example/a//b", "https://x.example/../v1", "https://x.example/%2e%2e/v1", "https://x.example:0", "https://x.example:65536",
+		"ftp://x.example", "https:x.example", "https://",
+	} {
+		err := CheckUpstreams(map[string]*url.URL{"openai": mustURL(t, bad)})
+		require.ErrorContains(t, err, "the URL of openai must be https", bad)
+		require.NotContains(t, err.Error(), "hunter2")
+		_, err = New(Config{Resolver: dataplanetest.Refusing(nil), Upstreams: map[string]*url.URL{"openai": mustURL(t, bad)}})
+		require.Error(t, err, bad)
+	}
+	err := CheckUpstreams(map[string]*url.URL{
+		"OpenAI": mustURL(t, "https://x.example"), "https://u:hunter2@x": mustURL(t, "https://x.example"), "openai": nil,
+		"opnai": mustURL(t, "https://x.example"),
+	})
+	require.Len(t, strings.Split(err.Error(), "\n"), 4)
+	require.ErrorContains(t, err, "there is no provider opnai; this release knows openai, anthropic, ")
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+// catalogue returns the slugs of spec/providers.yaml.
+func catalogue(t testing.TB) (slugs []string) {
+	t.Helper()
+	text, err := os.ReadFile("../../spec/providers.yaml")
+	require.NoError(t, err)
+	for _, slug := range regexp.MustCompile(`(?m)^  - slug: (\S+)$`).FindAllSubmatch(text, -1) {
+		slugs = append(slugs, string(slug[1]))
+	}
+	return slugs
+}
+
+func mustURL(t testing.TB, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	require.NoError(t, err)
+	return u
 }

@@ -2,47 +2,29 @@ package gateway_test
 
 import (
 	"errors"
-	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
-func forwardAuth(t testing.TB, resolver *fakeResolver, secret func() string, change ...func(*gateway.Config)) *rig {
+func startForwardAuth(t testing.TB, resolver *dataplanetest.FakeResolver, secret func() string, change ...func(*gateway.Config)) *testGateway {
 	t.Helper()
-	r := &rig{fakeResolver: resolver, log: new(safeBuffer), registry: prometheus.NewRegistry()}
-	cfg := gateway.Config{
-		Resolver: resolver, Metrics: r.registry, Log: slog.New(slog.NewJSONHandler(r.log, nil)), ForwardAuthSecret: secret,
-	}
-	for _, c := range change {
-		c(&cfg)
-	}
-	handler, err := gateway.NewForwardAuth(cfg)
-	require.NoError(t, err)
-	server := httptest.NewServer(handler)
-	t.Cleanup(func() {
-		server.Close()
-		http.DefaultClient.CloseIdleConnections()
-	})
-	r.URL = server.URL
-	return r
+	return startHandler(t, resolver, gateway.NewForwardAuth, append(change, func(cfg *gateway.Config) { cfg.ForwardAuthSecret = secret })...)
 }
 
 // A proxy that copies all four headers puts the key in and takes the caller's credential out.
-func TestForwardAuthAnswersWithOneHeaderAndEmptiesTheOthers(t *testing.T) {
+func TestForwardAuthHeaders(t *testing.T) {
 	for style, want := range map[dataplane.AuthStyle][2]string{
 		dataplane.AuthBearer:      {"Authorization", "Bearer " + secret},
 		dataplane.AuthXAPIKey:     {"X-Api-Key", secret},
 		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key", secret},
 		dataplane.AuthAPIKey:      {"Api-Key", secret},
 	} {
-		gw := forwardAuth(t, serving(newKey(t, "openai", style, "https://p.example", secret)), nil)
+		gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example", secret)), nil)
 		for _, method := range []string{"GET", "POST", "HEAD"} {
 			res, body := do(t, request(t, method, gw.URL+"/auth/openai", nil))
 			require.Equal(t, 200, res.StatusCode)
@@ -54,10 +36,10 @@ func TestForwardAuthAnswersWithOneHeaderAndEmptiesTheOthers(t *testing.T) {
 				}
 				require.Equal(t, []string{value}, res.Header[name], name)
 			}
-			require.Equal(t, keyID, res.Header.Get("Agentrouter-Key-Id"))
+			require.Equal(t, dataplanetest.NewKeyID, res.Header.Get("Agentrouter-Key-Id"))
 			require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
 		}
-		requireNoSecrets(t, gw.log.String())
+		requireUnmarked(t, gw.log.String())
 	}
 }
 
@@ -75,19 +57,19 @@ func TestForwardAuthRefuses(t *testing.T) {
 		{nil, "/auth/openai/x", 404},
 		{nil, "/openai", 404},
 	} {
-		gw := forwardAuth(t, refusing(tc.err), nil)
+		gw := startForwardAuth(t, dataplanetest.Refusing(tc.err), nil)
 		res, body := do(t, request(t, "GET", gw.URL+tc.path, nil))
 		require.Equal(t, tc.status, problemOf(t, res, body).Status)
 		for _, name := range gateway.CredentialHeaders() {
 			require.NotContains(t, res.Header, name)
 		}
-		requireNoSecrets(t, body, gw.log.String())
+		requireUnmarked(t, body, gw.log.String())
 	}
 }
 
-func TestForwardAuthAsksForItsSecret(t *testing.T) {
+func TestForwardAuthSecret(t *testing.T) {
 	expected := "hunter2"
-	gw := forwardAuth(t, serving(newKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)), func() string { return expected })
+	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)), func() string { return expected })
 	ask := func(values ...string) int {
 		r := request(t, "GET", gw.URL+"/auth/openai", nil)
 		r.Header["Agentrouter-Forward-Auth"] = values

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
 
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 )
 
@@ -35,7 +35,7 @@ func serve(t testing.TB, handler http.Handler, drain time.Duration) (address str
 	return listener.Addr().String(), cancel, result
 }
 
-func TestAServerThatStopsLetsRequestsEnd(t *testing.T) {
+func TestServerDrains(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	address, stop, ended := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		flush(w)
@@ -69,13 +69,13 @@ func TestAServerThatStopsLetsRequestsEnd(t *testing.T) {
 }
 
 // Strangers can't hold a connection with a body that never comes: the refusal is sent, and the connection closed.
-func TestABodyThatNeverComesHoldsNoConnection(t *testing.T) {
-	handler, err := gateway.New(gateway.Config{Resolver: serving(nil)})
+func TestUnreadBodyClosesTheConnection(t *testing.T) {
+	handler, err := gateway.New(gateway.Config{Resolver: dataplanetest.Serving(callersKey, nil)})
 	require.NoError(t, err)
-	asked, err := gateway.NewForwardAuth(gateway.Config{Resolver: serving(nil)})
+	asked, err := gateway.NewForwardAuth(gateway.Config{Resolver: dataplanetest.Serving(callersKey, nil)})
 	require.NoError(t, err)
-	for _, face := range []http.Handler{handler, asked} {
-		address, _, _ := serve(t, face, time.Minute)
+	for _, handler := range []http.Handler{handler, asked} {
+		address, _, _ := serve(t, handler, time.Minute)
 		for _, head := range []string{"Content-Length: 1000", "Transfer-Encoding: chunked"} {
 			conn, err := net.Dial("tcp", address)
 			require.NoError(t, err)
@@ -91,7 +91,7 @@ func TestABodyThatNeverComesHoldsNoConnection(t *testing.T) {
 }
 
 // A connection whose body was read is kept, however long the answer took.
-func TestABodyThatWasReadLeavesTheConnectionGood(t *testing.T) {
+func TestReadBodyKeepsTheConnection(t *testing.T) {
 	address, _, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, _ := io.ReadAll(r.Body)
 		_, _ = w.Write(text)
@@ -116,7 +116,7 @@ func TestABodyThatWasReadLeavesTheConnectionGood(t *testing.T) {
 	}
 }
 
-func TestAServerCutsWhatOutlastsItsDrain(t *testing.T) {
+func TestServerCutsAfterTheDrain(t *testing.T) {
 	arrived := make(chan struct{}, 2)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/plain", func(_ http.ResponseWriter, r *http.Request) {
@@ -147,7 +147,7 @@ func TestAServerCutsWhatOutlastsItsDrain(t *testing.T) {
 	}
 }
 
-func TestHeadsHaveABound(t *testing.T) {
+func TestMaxHeaderBytes(t *testing.T) {
 	address, stop, ended := serve(t, http.NotFoundHandler(), time.Second)
 	r := httptest.NewRequest(http.MethodGet, "http://"+address, nil)
 	r.Header.Set("X-Long", strings.Repeat("x", 128<<10))
@@ -157,27 +157,4 @@ func TestHeadsHaveABound(t *testing.T) {
 	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, res.StatusCode)
 	stop()
 	require.NoError(t, <-ended)
-}
-
-func TestOperatorsSeeWhetherItIsReady(t *testing.T) {
-	for ready, want := range map[bool]string{true: `{"ready":true,"state":"ok"}`, false: `{"ready":false,"state":"no_lease"}`} {
-		_, word, _ := strings.Cut(strings.TrimSuffix(want, `"}`), `state":"`)
-		ops := gateway.NewOps(prometheus.NewRegistry(), func(context.Context) (bool, string) { return ready, word })
-		w := httptest.NewRecorder()
-		ops.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/readyz", nil))
-		require.JSONEq(t, want, w.Body.String())
-		require.Equal(t, ready, w.Code == 200)
-	}
-	registry := prometheus.NewRegistry()
-	_, err := gateway.New(gateway.Config{Resolver: refusing(nil), Metrics: registry})
-	require.NoError(t, err)
-	_, err = gateway.NewForwardAuth(gateway.Config{Resolver: refusing(nil), Metrics: registry})
-	require.NoError(t, err, "the faces share their metrics")
-	ops := gateway.NewOps(registry, nil)
-	for path, want := range map[string]string{"/healthz": "ok", "/metrics": "aikeys_gateway_requests_in_flight 0"} {
-		w := httptest.NewRecorder()
-		ops.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		require.Equal(t, 200, w.Code)
-		require.Contains(t, w.Body.String(), want)
-	}
 }

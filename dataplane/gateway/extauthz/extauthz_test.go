@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -21,56 +19,23 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/dataplane/gateway/extauthz"
 )
 
 const (
-	keyID      = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"
 	callersKey = "ak_01M83VVAHV8M2T5K7N9R4W1XYZ_MARKED-CALLERS-OWN"
 	secret     = "sk-MARKED-PROVIDER-SECRET"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-type fakeResolver func(dataplane.Request) (*dataplane.Key, error)
-
-func (f fakeResolver) Resolve(_ context.Context, r dataplane.Request) (*dataplane.Key, error) {
-	return f(r)
-}
-func (fakeResolver) Report(*dataplane.Key, int) {}
-
-func serving(key *dataplane.Key) fakeResolver {
-	return func(r dataplane.Request) (*dataplane.Key, error) {
-		if r.Credential != callersKey {
-			return nil, dataplane.ErrCallerUnauthenticated
-		}
-		return key, nil
-	}
-}
-
-type logBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// start serves over a real socket; ended has what Serve returned after stop.
-func start(t *testing.T, resolver gateway.Resolver, limit ...float64) (conn *grpc.ClientConn, log *logBuffer, stop func(), ended <-chan error) {
+// start serves on a socket until stop; ended then has the result of Serve.
+func start(t *testing.T, resolver gateway.Resolver, limit ...float64) (conn *grpc.ClientConn, log *dataplanetest.Log, stop func(), ended <-chan error) {
 	t.Helper()
-	log = new(logBuffer)
-	cfg := gateway.Config{Log: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	log = new(dataplanetest.Log)
+	cfg := gateway.Config{Log: log.Logger()}
 	if len(limit) > 0 {
 		cfg.FailedAuthLimit = limit[0]
 	}
@@ -113,14 +78,14 @@ func fields(options []*corev3.HeaderValueOption) map[string]string {
 	return found
 }
 
-func TestEnvoyIsToldTheHeaderToSetAndThoseToRemove(t *testing.T) {
+func TestCheckHeaders(t *testing.T) {
 	for style, want := range map[dataplane.AuthStyle][2]string{
 		dataplane.AuthBearer:      {"authorization", "Bearer " + secret},
 		dataplane.AuthXAPIKey:     {"x-api-key", secret},
 		dataplane.AuthXGoogAPIKey: {"x-goog-api-key", secret},
 		dataplane.AuthAPIKey:      {"api-key", secret},
 	} {
-		conn, log, _, _ := start(t, serving(newKey(t, "openai", style, "https://p.example", secret)))
+		conn, log, _, _ := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example", secret)))
 		for _, sent := range []map[string]string{
 			{"authorization": "Bearer " + callersKey, "agentrouter-project": "chat", "cookie": "a=b"},
 			{"x-api-key": callersKey, "agentrouter-project": "chat", "cookie": "a=b"},
@@ -137,16 +102,16 @@ func TestEnvoyIsToldTheHeaderToSetAndThoseToRemove(t *testing.T) {
 				}
 			}
 			require.ElementsMatch(t, remove, ok.GetHeadersToRemove())
-			require.Equal(t, keyID, fields(ok.GetResponseHeadersToAdd())["agentrouter-key-id"])
-			require.Equal(t, keyID, response.GetDynamicMetadata().GetFields()["key_id"].GetStringValue())
+			require.Equal(t, dataplanetest.NewKeyID, fields(ok.GetResponseHeadersToAdd())["agentrouter-key-id"])
+			require.Equal(t, dataplanetest.NewKeyID, response.GetDynamicMetadata().GetFields()["key_id"].GetStringValue())
 		}
 		require.NotContains(t, log.String(), "MARKED")
-		require.Contains(t, log.String(), keyID)
+		require.Contains(t, log.String(), dataplanetest.NewKeyID)
 	}
 }
 
-func TestGeminisKeyInTheQueryIsTakenAndRemoved(t *testing.T) {
-	conn, _, _, _ := start(t, serving(newKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://p.example", secret)))
+func TestCheckRemovesGeminiKeyFromTheQuery(t *testing.T) {
+	conn, _, _, _ := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://p.example", secret)))
 	for query, names := range map[string][]string{
 		"?alt=sse&key=" + callersKey:                                   {"key"},
 		"?%6bey=" + callersKey + "&alt=sse":                            {"%6bey"},
@@ -159,18 +124,18 @@ func TestGeminisKeyInTheQueryIsTakenAndRemoved(t *testing.T) {
 	}
 }
 
-func TestACredentialThatIsRepeatedInTheQueryIsRemoved(t *testing.T) {
-	conn, _, _, _ := start(t, serving(newKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
+func TestCheckRemovesCredentialFromTheQuery(t *testing.T) {
+	conn, _, _, _ := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
 	ask := func(query string) []string {
 		response := check(t, conn, "openai", "/v1/models"+query, map[string]string{"x-api-key": callersKey})
 		return response.GetOkResponse().GetQueryParametersToRemove()
 	}
-	require.Empty(t, ask("?key=theirs&limit=1"), "it is Gemini's alone")
+	require.Empty(t, ask("?key=theirs&limit=1"), "only Gemini takes a key there")
 	require.Equal(t, []string{"debug"}, ask("?limit=1&debug=x-"+callersKey))
 }
 
-func TestHeadersThatComeRawAreRead(t *testing.T) {
-	conn, _, _, _ := start(t, serving(newKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
+func TestCheckReadsRawHeaders(t *testing.T) {
+	conn, _, _, _ := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
 	ask := func(values ...string) codes.Code {
 		headers := &corev3.HeaderMap{}
 		for _, value := range values {
@@ -187,7 +152,7 @@ func TestHeadersThatComeRawAreRead(t *testing.T) {
 	require.Equal(t, codes.Unauthenticated, ask(callersKey, "another"))
 }
 
-func TestRefusalsCarryAStatusAndAProblem(t *testing.T) {
+func TestCheckRefusals(t *testing.T) {
 	for _, tc := range []struct {
 		err      error
 		provider string
@@ -202,7 +167,7 @@ func TestRefusalsCarryAStatusAndAProblem(t *testing.T) {
 		{nil, "", 500, codes.Internal},
 		{nil, "Open AI", 404, codes.NotFound},
 	} {
-		conn, log, _, _ := start(t, fakeResolver(func(dataplane.Request) (*dataplane.Key, error) { return nil, tc.err }))
+		conn, log, _, _ := start(t, dataplanetest.Refusing(tc.err))
 		response := check(t, conn, tc.provider, "/x", map[string]string{"x-api-key": callersKey})
 		require.Equal(t, tc.code, codes.Code(response.GetStatus().GetCode()))
 		denied := response.GetDeniedResponse()
@@ -216,9 +181,9 @@ func TestRefusalsCarryAStatusAndAProblem(t *testing.T) {
 	}
 }
 
-// Envoy tells the client's address by itself.
-func TestGuessesCountForTheClientThatEnvoyNames(t *testing.T) {
-	conn, _, _, _ := start(t, serving(nil), 1)
+// Envoy sends the client's address itself.
+func TestFailuresCountByEnvoysClientAddress(t *testing.T) {
+	conn, _, _, _ := start(t, dataplanetest.Serving(callersKey, nil), 1)
 	ask := func(client string) int32 {
 		response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 			ContextExtensions: map[string]string{"provider": "openai"},
@@ -235,15 +200,15 @@ func TestGuessesCountForTheClientThatEnvoyNames(t *testing.T) {
 	require.EqualValues(t, 401, ask("192.0.2.2"))
 }
 
-func TestAPanicIsARefusal(t *testing.T) {
-	conn, log, _, _ := start(t, fakeResolver(func(dataplane.Request) (*dataplane.Key, error) { panic("MARKED") }))
+func TestPanicIsARefusal(t *testing.T) {
+	conn, log, _, _ := start(t, dataplanetest.NewFakeResolver(func(dataplane.Request) (*dataplane.Key, error) { panic("MARKED") }))
 	response := check(t, conn, "openai", "/x", map[string]string{"x-api-key": callersKey})
 	require.EqualValues(t, 500, response.GetDeniedResponse().GetStatus().GetCode())
 	require.NotContains(t, response.String()+log.String(), "MARKED")
 }
 
-func TestItTellsItsHealthBoundsMessagesAndStops(t *testing.T) {
-	conn, _, stop, ended := start(t, serving(nil))
+func TestServe(t *testing.T) {
+	conn, _, stop, ended := start(t, dataplanetest.Serving(callersKey, nil))
 	healthy, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
 	require.NoError(t, err)
 	require.Equal(t, healthv1.HealthCheckResponse_SERVING, healthy.GetStatus())

@@ -1,0 +1,634 @@
+package gateway_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"golang.org/x/net/websocket"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	callersKey = "ak_01M83VVAHV8M2T5K7N9R4W1XYZ_MARKED-CALLERS-OWN"
+	secret     = "sk-MARKED-PROVIDER-SECRET"
+)
+
+// testGateway is a gateway on a socket.
+type testGateway struct {
+	*dataplanetest.FakeResolver
+	URL      string
+	log      *dataplanetest.Log
+	registry *prometheus.Registry
+}
+
+// start starts the reverse proxy.
+func start(t testing.TB, resolver *dataplanetest.FakeResolver, change ...func(*gateway.Config)) *testGateway {
+	return startHandler(t, resolver, func(cfg gateway.Config) (http.Handler, error) {
+		g, err := gateway.New(cfg)
+		t.Cleanup(g.Close)
+		return g, err
+	}, change...)
+}
+
+func startHandler(
+	t testing.TB, resolver *dataplanetest.FakeResolver, create func(gateway.Config) (http.Handler, error), change ...func(*gateway.Config),
+) *testGateway {
+	t.Helper()
+	g := &testGateway{FakeResolver: resolver, log: new(dataplanetest.Log), registry: prometheus.NewRegistry()}
+	cfg := gateway.Config{Resolver: resolver, Metrics: g.registry, Log: g.log.Logger()}
+	for _, c := range change {
+		c(&cfg)
+	}
+	handler, err := create(cfg)
+	require.NoError(t, err)
+	server := httptest.NewServer(handler)
+	t.Cleanup(func() {
+		server.Close()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	g.URL = server.URL
+	return g
+}
+
+// provider starts a provider that answers as the handler does.
+func provider(t testing.TB, handler http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// openAI starts a gateway before one OpenAI that the handler plays.
+func openAI(t testing.TB, handler http.HandlerFunc, change ...func(*gateway.Config)) *testGateway {
+	t.Helper()
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", secret)
+	return start(t, dataplanetest.Serving(callersKey, key), change...)
+}
+
+func request(t testing.TB, method, target string, body io.Reader) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, target, body)
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+callersKey)
+	return r
+}
+
+// answer is the head of an answer that has been read.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+}
+
+func do(t testing.TB, r *http.Request) (head answer, body string) {
+	t.Helper()
+	res, err := http.DefaultTransport.RoundTrip(r)
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	return read(t, res)
+}
+
+func read(t testing.TB, res *http.Response) (head answer, body string) {
+	t.Helper()
+	text, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return answer{res.StatusCode, res.Header}, string(text)
+}
+
+func problemOf(t testing.TB, res answer, body string) gateway.Problem {
+	t.Helper()
+	require.Equal(t, "application/problem+json", res.Header.Get("Content-Type"), body)
+	var problem gateway.Problem
+	require.NoError(t, json.Unmarshal([]byte(body), &problem))
+	require.Equal(t, res.StatusCode, problem.Status)
+	require.Len(t, problem.RequestID, 26)
+	require.Equal(t, problem.RequestID, res.Header.Get("X-Request-Id"))
+	require.NotEmpty(t, problem.Error.Message)
+	return problem
+}
+
+// flush sends what a provider has written.
+func flush(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }
+
+// requireUnmarked asserts that no text holds a secret or a part of a request.
+func requireUnmarked(t testing.TB, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		require.NotContains(t, text, "MARKED")
+	}
+}
+
+func TestRefusedPathsAndMethods(t *testing.T) {
+	gw := openAI(t, func(http.ResponseWriter, *http.Request) { t.Error("the provider was asked") })
+	cases := []struct {
+		line string
+		code string
+	}{
+		{"GET / HTTP/1.1", "unknown_provider"},
+		{"GET //evil.example/x HTTP/1.1", "unknown_provider"},
+		{"GET /OpenAI/x HTTP/1.1", "unknown_provider"},
+		{"GET /open%61i%2f/x HTTP/1.1", "unknown_provider"},
+		{"GET /openai/../admin HTTP/1.1", "unsafe_path"},
+		{"GET /openai/%2e%2e/admin HTTP/1.1", "unsafe_path"},
+		{"GET /openai//evil.example/ HTTP/1.1", "unsafe_path"},
+		{`GET /openai/..\admin HTTP/1.1`, "unsafe_path"},
+		{"GET http://evil.example/openai/..%2fadmin HTTP/1.1", "unsafe_path"},
+		{"TRACE /openai/chat HTTP/1.1", "method_not_allowed"},
+		{"trace /openai/chat HTTP/1.1", "method_not_allowed"},
+		{"TRACK /openai/chat HTTP/1.1", "method_not_allowed"},
+		{"CONNECT evil.example:443 HTTP/1.1", "method_not_allowed"},
+	}
+	for _, tc := range cases {
+		t.Run(tc.line, func(t *testing.T) {
+			res, body := raw(t, gw.URL, tc.line+"\r\nHost: gw\r\nConnection: close\r\nAuthorization: Bearer "+callersKey+"\r\n\r\n")
+			require.Equal(t, tc.code, problemOf(t, res, body).Error.Code)
+		})
+	}
+	r := request(t, "GET", gw.URL+"/openai/models", nil)
+	r.Header.Set("Agentrouter-Project", "a/b")
+	res, body := do(t, r)
+	require.Equal(t, "invalid_project", problemOf(t, res, body).Error.Code)
+	require.Empty(t, gw.Requests(), "no key was looked for")
+	require.NotContains(t, gw.log.String(), "evil")
+	requireUnmarked(t, gw.log.String())
+}
+
+// raw sends text that a client of Go's would not.
+func raw(t testing.TB, gatewayURL, text string) (head answer, body string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(gatewayURL, "http://"))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = io.WriteString(conn, text)
+	require.NoError(t, err)
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	return read(t, res)
+}
+
+func TestRefusedCredentials(t *testing.T) {
+	gw := openAI(t, func(http.ResponseWriter, *http.Request) { t.Error("the provider was asked") })
+	cases := map[string]struct {
+		header http.Header
+		query  string
+		code   string
+	}{
+		"none":                     {http.Header{}, "", "no_credential"},
+		"empty":                    {http.Header{"Authorization": {"Bearer"}}, "", "no_credential"},
+		"two headers":              {http.Header{"Authorization": {"Bearer a"}, "X-Api-Key": {"b"}}, "", "two_credentials"},
+		"one header twice":         {http.Header{"X-Api-Key": {"a", "b"}}, "", "two_credentials"},
+		"another scheme":           {http.Header{"Authorization": {"Basic YTpi"}, "X-Api-Key": {callersKey}}, "", "unknown_scheme"},
+		"unknown":                  {http.Header{"Api-Key": {"x"}}, "", "caller_unauthenticated"},
+		"too long":                 {http.Header{"Api-Key": {strings.Repeat("x", 8193)}}, "", "caller_unauthenticated"},
+		"in the query, not Gemini": {http.Header{}, "?key=" + callersKey, "no_credential"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			r := request(t, "GET", gw.URL+"/openai/models"+tc.query, nil)
+			r.Header = tc.header
+			res, body := do(t, r)
+			problem := problemOf(t, res, body)
+			require.Equal(t, 401, problem.Status)
+			require.Equal(t, tc.code, problem.Error.Code)
+			require.Equal(t, `Bearer realm="aikeys"`, res.Header.Get("WWW-Authenticate"))
+		})
+	}
+	requireUnmarked(t, gw.log.String())
+}
+
+func TestPanicIsAnInternalError(t *testing.T) {
+	gw := start(t, dataplanetest.NewFakeResolver(func(dataplane.Request) (*dataplane.Key, error) { panic("MARKED") }))
+	res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
+	require.Equal(t, "internal", problemOf(t, res, body).Error.Code)
+	require.Contains(t, gw.log.String(), "stack")
+	requireUnmarked(t, body, gw.log.String())
+}
+
+func TestMaxConcurrent(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	gw := openAI(t, func(http.ResponseWriter, *http.Request) {
+		arrived <- struct{}{}
+		<-release
+	}, func(cfg *gateway.Config) { cfg.MaxConcurrent = 1 })
+	first := make(chan int)
+	r := request(t, "GET", gw.URL+"/openai/models", nil)
+	go func() {
+		res, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Error(err)
+			close(first)
+			return
+		}
+		_ = res.Body.Close()
+		first <- res.StatusCode
+	}()
+	<-arrived
+	res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
+	require.Equal(t, "overloaded", problemOf(t, res, body).Error.Code)
+	close(release)
+	require.Equal(t, 200, <-first)
+}
+
+func TestUnsafeDestinationsAndStyles(t *testing.T) {
+	for base, code := range map[string]string{
+		"http://api.example.com": "unsafe_destination",
+		"https://u:p@x.example":  "unsafe_destination",
+		":":                      "unsafe_destination",
+	} {
+		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, base, secret)))
+		res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
+		require.Equal(t, code, problemOf(t, res, body).Error.Code)
+	}
+	asked := false
+	base := provider(t, func(http.ResponseWriter, *http.Request) { asked = true })
+	gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "bedrock", dataplane.AuthAWSSigV4, base, secret)))
+	res, body := do(t, request(t, "POST", gw.URL+"/bedrock/model", strings.NewReader("{}")))
+	require.Equal(t, "unsupported_auth", problemOf(t, res, body).Error.Code)
+	require.False(t, asked)
+}
+
+func TestUpstreamsReplaceBaseURLs(t *testing.T) {
+	upstream := gatewaytest.StartProvider(t, gatewaytest.Accepting(secret))
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://api.openai.invalid/v1", secret)
+	gw := start(t, dataplanetest.Serving(callersKey, key), func(cfg *gateway.Config) {
+		cfg.Upstreams = map[string]*url.URL{"openai": mustURL(t, upstream.URL+"/v1")}
+	})
+	for _, base := range []string{"/openai", "/openai/v1"} {
+		res, body := do(t, request(t, "POST", gw.URL+base+"/chat/completions", strings.NewReader(`{"model":"m","messages":[]}`)))
+		require.Equal(t, 200, res.StatusCode, body)
+	}
+	for _, seen := range upstream.Requests() {
+		require.Equal(t, "/v1/chat/completions", seen.Path)
+	}
+	upstream.RequireNeverSaw(t, callersKey)
+	require.Eventually(t, func() bool { return gw.counted(t, "openai", "200") == 2 }, 5*time.Second, time.Millisecond,
+		"a request is counted after its answer is sent")
+
+	for _, unsafe := range []string{"http://api.example.com", "ftp://127.0.0.1", "https://u:p@api.example.com"} {
+		_, err := gateway.New(gateway.Config{
+			Resolver: dataplanetest.Serving(callersKey, key), Upstreams: map[string]*url.URL{"openai": mustURL(t, unsafe)},
+		})
+		require.Error(t, err, unsafe)
+		require.NotContains(t, err.Error(), "u:p")
+	}
+}
+
+func mustURL(t testing.TB, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	require.NoError(t, err)
+	return u
+}
+
+// counted returns how many requests the metrics tell of.
+func (r *testGateway) counted(t testing.TB, provider, status string) int {
+	t.Helper()
+	families, err := r.registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			labels := metric.GetLabel()
+			if family.GetName() == "aikeys_gateway_requests_total" && labels[0].GetValue() == provider && labels[1].GetValue() == status {
+				return int(metric.GetCounter().GetValue())
+			}
+		}
+	}
+	return 0
+}
+
+func TestWebSockets(t *testing.T) {
+	protocols := make(chan string, 1)
+	echo := websocket.Server{Handler: func(ws *websocket.Conn) {
+		protocols <- strings.Join(ws.Request().Header["Sec-Websocket-Protocol"], ",")
+		_, _ = io.Copy(ws, ws)
+	}}
+	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+secret || r.URL.Path != "/v1/realtime" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		echo.ServeHTTP(w, r)
+	})
+	cfg, err := websocket.NewConfig(strings.Replace(gw.URL, "http", "ws", 1)+"/openai/v1/realtime", "http://localhost/")
+	require.NoError(t, err)
+	cfg.Header.Set("Authorization", "Bearer "+callersKey)
+	cfg.Protocol = []string{"realtime", "openai-insecure-api-key." + callersKey}
+	ws, err := cfg.DialContext(t.Context())
+	require.NoError(t, err)
+	for _, text := range []string{"one", "two"} {
+		require.NoError(t, websocket.Message.Send(ws, text))
+		var got string
+		require.NoError(t, websocket.Message.Receive(ws, &got))
+		require.Equal(t, text, got)
+	}
+	require.Equal(t, "realtime", <-protocols)
+	require.Equal(t, []int{http.StatusSwitchingProtocols}, gw.Reports())
+	require.NoError(t, ws.Close())
+	require.Eventually(t, func() bool { return strings.Contains(gw.log.String(), `"status":101`) }, 5*time.Second, time.Millisecond)
+}
+
+// Any other upgrade would be a tunnel to the provider's whole host, with its key opened.
+func TestOtherUpgradesAreRemoved(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	gw := openAI(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header })
+	r := request(t, "GET", gw.URL+"/openai/models", nil)
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", "h2c")
+	res, _ := do(t, r)
+	require.Equal(t, 200, res.StatusCode)
+	require.NotContains(t, <-seen, "Upgrade")
+}
+
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	var asked atomic.Int32
+	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		http.Redirect(w, r, "http://127.0.0.1:1/elsewhere", http.StatusTemporaryRedirect)
+	})
+	res, _ := do(t, request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+	require.Equal(t, http.StatusTemporaryRedirect, res.StatusCode)
+	require.Equal(t, "http://127.0.0.1:1/elsewhere", res.Header.Get("Location"))
+	require.EqualValues(t, 1, asked.Load())
+}
+
+func TestStatusesAreReportedOnce(t *testing.T) {
+	for _, status := range []int{401, 403, 200, 429, 500} {
+		var asked atomic.Int32
+		gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
+			asked.Add(1)
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "theirs")
+		})
+		res, body := do(t, request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+		require.Equal(t, status, res.StatusCode)
+		require.Equal(t, "theirs", body)
+		require.EqualValues(t, 1, asked.Load())
+		require.Equal(t, []int{status}, gw.Reports())
+	}
+}
+
+func readExactly(t testing.TB, from io.Reader, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	_, err := io.ReadFull(from, got)
+	require.NoError(t, err)
+	require.Equal(t, want, string(got))
+}
+
+// The provider sends each chunk only when the client has the one before.
+func TestAnswersAreStreamed(t *testing.T) {
+	for name, header := range map[string]http.Header{
+		"events":           {"Content-Type": {"text/event-stream"}},
+		"a known length":   {"Content-Type": {"application/json"}, "Content-Length": {"9"}},
+		"an unknown one":   {"Content-Type": {"application/json"}},
+		"an encoding, too": {"Content-Type": {"text/event-stream"}, "Content-Encoding": {"gzip"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			next := make(chan struct{})
+			gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+				for k, v := range header {
+					w.Header()[k] = v
+				}
+				w.WriteHeader(http.StatusOK)
+				for i := range 3 {
+					fmt.Fprintf(w, "ch%d", i)
+					flush(w)
+					select {
+					case <-next:
+					case <-r.Context().Done():
+						return
+					}
+				}
+			})
+			r := request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}"))
+			r.Header.Set("Accept-Encoding", "gzip") // or Go's client decodes it by itself
+			res, err := http.DefaultTransport.RoundTrip(r)
+			require.NoError(t, err)
+			defer func() { _ = res.Body.Close() }()
+			require.Equal(t, header.Get("Content-Encoding"), res.Header.Get("Content-Encoding"))
+			for i := range 3 {
+				readExactly(t, res.Body, fmt.Sprintf("ch%d", i))
+				next <- struct{}{}
+			}
+			_, err = res.Body.Read(make([]byte, 1))
+			require.ErrorIs(t, err, io.EOF)
+		})
+	}
+}
+
+// Both directions at once: the client sends its second chunk only when it has the answer to its first.
+func TestRequestsAreStreamed(t *testing.T) {
+	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		buffer := make([]byte, 16)
+		for {
+			n, err := r.Body.Read(buffer)
+			_, _ = w.Write(buffer[:n])
+			flush(w)
+			if err != nil {
+				return
+			}
+		}
+	})
+	body, feed := io.Pipe()
+	go func() { _, _ = io.WriteString(feed, "first") }()
+	res, err := http.DefaultTransport.RoundTrip(request(t, "POST", gw.URL+"/openai/audio", body))
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	readExactly(t, res.Body, "first")
+	_, err = io.WriteString(feed, "second")
+	require.NoError(t, err)
+	readExactly(t, res.Body, "second")
+	require.NoError(t, feed.Close())
+	rest, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Empty(t, rest)
+}
+
+// An answer that comes before the request has ended passes, as for an upload that the provider refuses.
+func TestAnswerBeforeTheEndOfTheRequest(t *testing.T) {
+	gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	})
+	body, feed := io.Pipe()
+	defer func() { _ = feed.Close() }()
+	go func() { _, _ = io.WriteString(feed, "first") }()
+	res, err := http.DefaultTransport.RoundTrip(request(t, "POST", gw.URL+"/openai/files", body))
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
+	require.True(t, res.Close, "what is left of the body must not be taken for the next request")
+}
+
+type zeros struct{ left int }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	if z.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(len(p), z.left)
+	clear(p[:n])
+	z.left -= n
+	return n, nil
+}
+
+func TestLargeBodiesNeedLittleMemory(t *testing.T) {
+	const size = 64 << 20
+	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+		digest := sha256.New()
+		n, err := io.Copy(digest, r.Body)
+		if err != nil || n != size {
+			t.Errorf("%d bytes arrived: %v", n, err)
+		}
+		w.Header().Set("X-Digest", hex.EncodeToString(digest.Sum(nil)))
+		_, _ = io.Copy(w, &zeros{left: size})
+	})
+	r := request(t, "POST", gw.URL+"/openai/files", &zeros{left: size})
+	r.ContentLength = size
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	res, err := http.DefaultTransport.RoundTrip(r)
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	digest := sha256.New()
+	n, err := io.Copy(digest, res.Body)
+	require.NoError(t, err)
+	runtime.ReadMemStats(&after)
+	require.EqualValues(t, size, n)
+	require.Equal(t, hex.EncodeToString(digest.Sum(nil)), res.Header.Get("X-Digest"))
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20), "bytes allocated for %d that passed", 2*size)
+}
+
+func TestClientHangsUp(t *testing.T) {
+	for _, begun := range []bool{false, true} {
+		t.Run(fmt.Sprintf("answer begun: %v", begun), func(t *testing.T) {
+			arrived, ended := make(chan struct{}), make(chan struct{})
+			gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+				if begun {
+					flush(w)
+				}
+				close(arrived)
+				<-r.Context().Done()
+				close(ended)
+			})
+			ctx, leave := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			r := request(t, "GET", gw.URL+"/openai/chat", nil).WithContext(ctx)
+			go func() {
+				defer close(done)
+				res, err := http.DefaultTransport.RoundTrip(r)
+				if err == nil {
+					_, _ = io.Copy(io.Discard, res.Body)
+					_ = res.Body.Close()
+				}
+			}()
+			<-arrived
+			leave()
+			<-ended
+			<-done
+			require.Eventually(t, func() bool { return strings.Contains(gw.log.String(), `"request_id"`) }, 5*time.Second, time.Millisecond)
+			if !begun {
+				require.Contains(t, gw.log.String(), `"status":499`)
+			}
+		})
+	}
+}
+
+// What breaks off at the provider must not look whole to the client.
+func TestAnswerThatBreaksOffIsCut(t *testing.T) {
+	gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "half")
+		flush(w)
+		panic(http.ErrAbortHandler)
+	})
+	res, err := http.DefaultTransport.RoundTrip(request(t, "GET", gw.URL+"/openai/chat", nil))
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	_, err = io.ReadAll(res.Body)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.Eventually(t, func() bool { return strings.Contains(gw.log.String(), `"cut":true`) }, 5*time.Second, time.Millisecond)
+}
+
+func TestInformationalAnswers(t *testing.T) {
+	gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</a>")
+		w.WriteHeader(http.StatusEarlyHints)
+		_, _ = io.WriteString(w, "done")
+	})
+	var (
+		mu    sync.Mutex
+		codes []int
+	)
+	r := request(t, "GET", gw.URL+"/openai/models", nil)
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
+			mu.Lock()
+			defer mu.Unlock()
+			codes = append(codes, code)
+			return nil
+		},
+	}))
+	res, body := do(t, r)
+	require.Equal(t, "done", body)
+	require.Equal(t, dataplanetest.NewKeyID, res.Header.Get("Agentrouter-Key-Id"))
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []int{http.StatusEarlyHints}, codes)
+}
+
+func TestStreamsLeakNoMemory(t *testing.T) {
+	gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for range 5 {
+			_, _ = io.WriteString(w, "data: {}\n\n")
+			flush(w)
+		}
+	})
+	run := func(n int) uint64 {
+		for range n {
+			res, _ := do(t, request(t, "GET", gw.URL+"/openai/chat", nil))
+			require.Equal(t, 200, res.StatusCode)
+		}
+		gw.log.Reset()
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	before := run(200)
+	after := run(2000)
+	require.Less(t, after, before+2<<20)
+	require.Len(t, gw.Reports(), 2200)
+}

@@ -1,0 +1,47 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+)
+
+func TestProblemOfEachRefusal(t *testing.T) {
+	cases := map[error]struct {
+		status int
+		code   string
+	}{
+		dataplane.ErrCallerUnauthenticated:    {401, "caller_unauthenticated"},
+		dataplane.ErrNotMember:                {403, "not_a_member"},
+		dataplane.ErrKeyRevoked:               {403, "key_revoked"},
+		dataplane.ErrCustomerNotServed:        {403, "customer_not_served"},
+		dataplane.ErrNoKey:                    {403, "no_key"},
+		dataplane.ErrUserKeyRequired:          {403, "user_key_required"},
+		dataplane.ErrInvalid:                  {404, "unknown_provider"},
+		dataplane.ErrUnsupportedAuth:          {501, "unsupported_auth"},
+		dataplane.ErrUnavailable:              {503, "unavailable"},
+		dataplane.ErrDataPlaneUnauthenticated: {503, "gateway_unauthenticated"},
+		context.DeadlineExceeded:              {503, "unavailable"},
+		errors.New("anything"):                {500, "internal"},
+	}
+	for err, want := range cases {
+		t.Run(want.code, func(t *testing.T) {
+			gw := start(t, dataplanetest.Refusing(fmt.Errorf("with MARKED text: %w", err)))
+			res, body := do(t, request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+			problem := problemOf(t, res, body)
+			require.Equal(t, want.status, problem.Status)
+			require.Equal(t, want.code, problem.Error.Code)
+			require.Equal(t, want.status == 503, res.Header.Get("Retry-After") == "1")
+			require.Contains(t, gw.log.String(), problem.RequestID)
+			requireUnmarked(t, body, gw.log.String())
+			require.Empty(t, gw.Reports())
+		})
+	}
+}
