@@ -9,11 +9,11 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -43,15 +43,6 @@ func writeClientCertificate(t *testing.T, name string) (certFile, keyFile string
 	return certFile, keyFile
 }
 
-// freeAddress is one that nobody listens on at the moment.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
-	return listener.Addr().String()
-}
-
 // testMutualTLS has the service tell its client by a certificate. Another one's, which it trusts too, may do nothing.
 func testMutualTLS(t *testing.T, binary string) {
 	service := newSecretsService(t, binary, everything)
@@ -68,8 +59,8 @@ func testMutualTLS(t *testing.T, binary string) {
 	require.NoError(t, os.WriteFile(trusted, authorities, 0o600))
 	clients := fmt.Sprintf("clients: [{name: aikeysd, certificates: [cn:aikeysd.internal], namespace: main, may: [%s]}]\n", everything)
 	require.NoError(t, os.WriteFile(filepath.Join(service.dir, "clients.yaml"), []byte(clients), 0o600))
-	address := freeAddress(t)
-	service.startOn(address, "--tls-cert", server.CertFile, "--tls-key", server.KeyFile, "--tls-client-ca", trusted)
+	service.startOn("127.0.0.1:0", "--tls-cert", server.CertFile, "--tls-key", server.KeyFile, "--tls-client-ca", trusted)
+	address := service.awaitAddress()
 
 	environ := with(newLocalEnviron(t), "AIKEYS_SEALER=secrets+https://"+address, "AIKEYS_SEALER_CA="+server.CertFile,
 		"AIKEYS_SEALER_CERT="+certFile, "AIKEYS_SEALER_KEY="+keyFile)
@@ -95,4 +86,18 @@ func (s *secretsService) startOn(address string, flags ...string) *secretsServic
 	require.NoError(s.t, s.cmd.Start())
 	s.t.Cleanup(s.kill)
 	return s
+}
+
+// awaitAddress returns the address of the process, once it listens.
+func (s *secretsService) awaitAddress() (address string) {
+	s.t.Helper()
+	listening := regexp.MustCompile(`"api":"https://([^"]+)"`)
+	require.Eventually(s.t, func() bool {
+		found := listening.FindStringSubmatch(s.stderr.String())
+		if found != nil {
+			address = found[1]
+		}
+		return found != nil
+	}, patience, 5*time.Millisecond, "%s", s.stderr)
+	return address
 }

@@ -1,9 +1,14 @@
 package dataplanetest
 
 import (
+	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // listener hands out connections that can be cut and frozen.
@@ -14,11 +19,42 @@ type listener struct {
 }
 
 func listen(address string) (*listener, error) {
-	inner, err := net.Listen("tcp", address) //nolint:noctx // there is nothing to cancel on this machine
+	config := net.ListenConfig{Control: sharePort}
+	inner, err := config.Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, err
 	}
 	return &listener{Listener: inner, conns: map[*conn]struct{}{}}, nil
+}
+
+// sharePort allows several sockets of this program to be bound to one port.
+func sharePort(_, _ string, socket syscall.RawConn) error {
+	var err error
+	controlErr := socket.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	})
+	return errors.Join(controlErr, err)
+}
+
+// reserve keeps the port of a listener for this program, also while nothing listens there. It returns a function that gives
+// the port up.
+func reserve(l net.Listener) (release func(), err error) {
+	address, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, err
+	}
+	to := unix.SockaddrInet4{Port: address.Port}
+	copy(to.Addr[:], address.IP.To4())
+	err = errors.Join(unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1), unix.Bind(socket, &to))
+	if err != nil {
+		_ = unix.Close(socket)
+		return nil, err
+	}
+	return func() { _ = unix.Close(socket) }, nil
 }
 
 func (l *listener) Accept() (net.Conn, error) {

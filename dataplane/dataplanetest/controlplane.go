@@ -69,7 +69,12 @@ func NewControlPlane(t testing.TB, options ...Option) *ControlPlane {
 		option(cp)
 	}
 	cp.Up()
-	t.Cleanup(cp.Down)
+	release, err := reserve(cp.listener)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		cp.Down()
+		release()
+	})
 	return cp
 }
 
@@ -102,12 +107,8 @@ func (cp *ControlPlane) Up() {
 	if cp.server != nil {
 		return
 	}
-	var l *listener
-	require.Eventually(cp.t, func() (ok bool) {
-		var err error
-		l, err = listen(cp.address)
-		return err == nil
-	}, 5*time.Second, 5*time.Millisecond, "the control plane finds its address taken")
+	l, err := listen(cp.address)
+	require.NoError(cp.t, err)
 	cp.listener, cp.address = l, l.Addr().String()
 	server, served := &http.Server{Handler: cp.routes(), ReadHeaderTimeout: 5 * time.Second}, make(chan struct{})
 	cp.server, cp.served = server, served
