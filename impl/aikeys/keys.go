@@ -2,11 +2,16 @@ package aikeys
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"strings"
+	"time"
 	"unicode"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
@@ -19,79 +24,95 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if err != nil {
 		return nil, err
 	}
-	provider, err := s.checkRegister(req.Body)
+	displaySuffix, err := s.checkRegistration(req.Body)
 	if err != nil {
 		return nil, err
 	}
-	registration, err := s.seal(ctx, caller, provider, req)
-	if err != nil {
+	now := s.now()
+	key := models.Key{
+		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
+		Provider: req.Body.Provider, Name: req.Body.Name, DisplaySuffix: displaySuffix, Version: 1,
+		CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
+	}
+	if userScope := req.Body.UserScope; userScope != nil && *userScope {
+		key.UserID = caller.UserID
+	}
+	var idempotency *models.IdempotencyRecord
+	if req.Params.IdempotencyKey != nil {
+		if idempotency, err = s.idempotencyRecord(ctx, *req.Params.IdempotencyKey, caller, key, req.Body.Secret.Reveal()); err != nil {
+			return nil, err
+		}
+	}
+	if key.Envelope, key.KEKID, err = s.sealSecret(ctx, key, req.Body.Secret.Reveal()); err != nil {
 		return nil, err
 	}
-	key, err := s.store.RegisterKey(ctx, caller, roleToWrite(registration.Key), registration, s.now().UnixMicro())
-	if err != nil {
-		return nil, takenName(s.refused(ctx, err, registration.Event))
+	event := s.keyEvent(ctx, models.EventKeyRegistered, caller, key)
+	// The store checks the caller's role and writes key, event and idempotency record in one statement, or nothing. For a retry
+	// it returns the key of the first request.
+	key, err = s.store.RegisterKey(ctx, caller, roleToWrite(key),
+		models.Registration{Key: key, Event: event, Idempotency: idempotency}, s.now().UnixMicro())
+	if errors.Is(err, models.ErrAlreadyExists) {
+		return nil, &problem.Error{Kind: err, Fields: []problem.Field{{Field: "name", Message: "is taken by an active key"}}}
 	}
-	location := keyPath(key)
+	if err != nil {
+		return nil, s.recordDenied(ctx, err, event)
+	}
 	return gen.RegisterKey201JSONResponse{
 		Body:    gen.RegisterResponse{Key: wireKey(key)},
-		Headers: gen.RegisterKey201ResponseHeaders{Location: &location},
+		Headers: gen.RegisterKey201ResponseHeaders{Location: new(keyPath(key))},
 	}, nil
 }
 
-// checkRegister refuses what the document can't describe.
-func (s *server) checkRegister(body *gen.RegisterRequest) (providers.Provider, error) {
-	provider, err := s.provider(body.Provider)
-	if err != nil {
-		return provider, err
+// checkRegistration checks what the OpenAPI document can't express, and returns the end of the secret that may be displayed.
+func (s *server) checkRegistration(body *gen.RegisterRequest) (displaySuffix string, err error) {
+	displaySuffix, err = s.providers.CheckKey(body.Provider, body.Name, body.Secret.Reveal())
+	if refusal := (*providers.Refusal)(nil); errors.As(err, &refusal) {
+		return "", problem.Invalid(refusal.Field, refusal.Reason)
 	}
-	if refusal := (*providers.Refusal)(nil); errors.As(s.providers.CheckSecret(provider, body.Secret.Reveal()), &refusal) {
-		return provider, problem.Invalid("secret", refusal.Reason)
+	if err == nil && !isPrintable(body.Name) {
+		err = problem.Invalid("name", "must not begin or end with a space, nor hold control characters")
 	}
-	if unprintable(body.Name) {
-		return provider, problem.Invalid("name", "must not begin or end with a space, nor hold control characters")
-	}
-	if s.providers.Reveals(body.Name, body.Secret.Reveal()) {
-		return provider, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
-	}
-	return provider, nil
+	return displaySuffix, err
 }
 
-// unprintable tells a name that could pass for another one, or do something to the terminal that it is printed on. The
-// document's pattern knows ASCII's spaces and controls only: OpenAPI has no portable way to write Unicode's.
-func unprintable(name string) bool {
-	return strings.TrimSpace(name) != name || strings.ContainsFunc(name, func(r rune) bool {
+// isPrintable reports whether a name can neither pass for another one nor affect the terminal that it is printed on. The
+// document's pattern covers only the spaces and controls of ASCII, since OpenAPI has no portable way to write Unicode's.
+func isPrintable(name string) bool {
+	return strings.TrimSpace(name) == name && !strings.ContainsFunc(name, func(r rune) bool {
 		return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 	})
 }
 
-// seal builds all that the register writes. The plaintext ends here.
-func (s *server) seal(ctx context.Context, caller models.Caller, provider providers.Provider, req gen.RegisterKeyRequestObject) (models.Registration, error) {
-	now := s.now()
-	key := models.Key{
-		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
-		Provider: provider.Slug, Name: req.Body.Name, Version: 1, CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
-	}
-	if req.Body.UserScope != nil && *req.Body.UserScope {
-		key.UserID = caller.UserID
-	}
-	key.DisplaySuffix = providers.DisplaySuffix(req.Body.Secret.Reveal())
-	idempotency, err := s.idempotency(ctx, caller, key, req)
+// idempotencyRecord returns the record by which a retry of a registration is recognized. Its fingerprint covers everything that
+// the caller chose, including the secret. It is keyed, so that a copy of the database can't be searched for a secret: the
+// database holds the fingerprint key only sealed.
+func (s *server) idempotencyRecord(
+	ctx context.Context, idempotencyKey string, caller models.Caller, key models.Key, secret string,
+) (*models.IdempotencyRecord, error) {
+	fingerprintKey, err := s.keyset.FingerprintKey(ctx)
 	if err != nil {
-		return models.Registration{}, err
+		return nil, err
 	}
-	secret := sealer.NewSecret([]byte(req.Body.Secret.Reveal()))
+	mac := hmac.New(sha256.New, fingerprintKey)
+	for _, part := range []string{key.Provider, key.Name, key.UserID, secret} {
+		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
+		mac.Write([]byte(part))
+	}
+	hash := sha256.Sum256([]byte(idempotencyKey))
+	return &models.IdempotencyRecord{
+		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID,
+		KeyHash: hash[:], Fingerprint: mac.Sum(nil), KeyID: key.ID, CreatedAt: key.CreatedAt,
+	}, nil
+}
+
+// sealSecret seals the secret of a key and wipes its own copy of the plaintext.
+func (s *server) sealSecret(ctx context.Context, key models.Key, plaintext string) (envelope []byte, kekID string, err error) {
+	secret := sealer.NewSecret([]byte(plaintext))
 	defer secret.Wipe()
-	envelope, err := s.sealer.Seal(ctx, sealer.Binding{
+	sealed, err := s.keyset.Seal(ctx, sealer.Binding{
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
 	}, secret)
-	if err == nil {
-		err = s.canary.CheckKEKs(ctx, envelope.KEKID)
-	}
-	if err != nil {
-		return models.Registration{}, err
-	}
-	key.Envelope, key.KEKID = envelope.Bytes, envelope.KEKID
-	return models.Registration{Key: key, Event: s.keyEvent(ctx, models.EventKeyRegistered, caller, key), Idempotency: idempotency}, nil
+	return sealed.Bytes, sealed.KEKID, err
 }
 
 // GetKey returns one key's metadata.
@@ -100,7 +121,7 @@ func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.G
 	if err != nil {
 		return nil, err
 	}
-	key, err := s.store.GetKey(ctx, caller, keyID(req.ID), s.now().UnixMicro())
+	key, err := s.store.GetKey(ctx, caller, parseKeyID(req.ID), s.now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +142,7 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	if err != nil {
 		return nil, err
 	}
-	page, err := keyPage(req.Params.PageSize, req.Params.PageToken)
+	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, isKeyID)
 	if err != nil {
 		return nil, err
 	}
@@ -134,10 +155,9 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	}
 	filter := models.KeyFilter{Before: page.after, Limit: page.limit()}
 	if req.Params.Provider != nil {
-		if _, err := s.provider(*req.Params.Provider); err != nil {
+		if filter.Provider, err = s.parseProvider(*req.Params.Provider); err != nil {
 			return nil, err
 		}
-		filter.Provider = *req.Params.Provider
 	}
 	if req.Params.State != nil {
 		filter.State = models.KeyState(*req.Params.State)
@@ -146,23 +166,125 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	if err != nil {
 		return nil, err
 	}
-	keys, next := cut(keys, page, func(k models.Key) string { return k.ID })
+	keys, next := cut(page, keys, func(k models.Key) string { return k.ID })
 	return gen.ListKeys200JSONResponse{Keys: convert(keys, wireKey), NextPageToken: next}, nil
 }
 
-// takenName names the field behind a conflict.
-func takenName(err error) error {
-	if errors.Is(err, models.ErrAlreadyExists) {
-		return &problem.Error{Kind: err, Fields: []problem.Field{{Field: "name", Message: "is taken by an active key"}}}
+// RevokeKey revokes a key and answers with the receipt: at once, or once it is complete if the caller waits for that. Revoking
+// a key again keeps the first revocation.
+func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) (gen.RevokeKeyResponseObject, error) {
+	wait, err := parseWait(req.Params.Wait)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		key   models.Key
+		event models.Event
+	)
+	err = s.store.Transact(ctx, func(tx *models.Tx) error {
+		role, err := tx.Role(caller)
+		if err != nil {
+			return err
+		}
+		if key, err = tx.Key(caller, parseKeyID(req.ID)); err != nil {
+			return err
+		}
+		event = s.keyEvent(ctx, models.EventKeyRevoked, caller, key)
+		if !role.Covers(roleToWrite(key)) {
+			return models.ErrForbidden
+		}
+		first, err := tx.RevokeKey(&key, caller.UserID)
+		if err != nil || !first {
+			return err
+		}
+		return tx.AppendEvent(event)
+	})
+	if err != nil {
+		return nil, s.recordDenied(ctx, err, event)
+	}
+	receipt, err := s.receipts.WaitForReceipt(ctx, key, wait)
+	if err != nil {
+		// The key is revoked, as requested. Its receipt can't be read, so the answer claims nothing about it.
+		receipt = feed.Receipt{Remaining: unknownRemaining}
+	}
+	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, receipt)}, nil
 }
 
-// roleToWrite is the access rule for registering and revoking: a member's own key needs no more than membership, a
-// project-level key its owner.
+const (
+	// maxWait is the longest time for which a revoke is held until its receipt is complete.
+	maxWait = 30 * time.Second
+	// unknownRemaining is the time that a revocation is given if its receipt can't be read: the longest for which any data
+	// plane may serve a key without asking.
+	unknownRemaining = time.Hour
+)
+
+// parseWait parses the time to wait for a receipt; without one it is zero.
+func parseWait(text *string) (time.Duration, error) {
+	if text == nil {
+		return 0, nil
+	}
+	wait, err := time.ParseDuration(*text)
+	if err != nil || wait > maxWait {
+		return 0, problem.Invalid("wait", "must be a time such as 500ms or 2s, and at most 30s")
+	}
+	return wait, nil
+}
+
+// roleToWrite returns the role that registering and revoking a key takes: a user's own key takes a member, a project-level key
+// an owner.
 func roleToWrite(key models.Key) models.Role {
 	if key.UserID != "" {
 		return models.RoleMember
 	}
 	return models.RoleOwner
+}
+
+// parseKeyID returns a key's id, which may be given as a bare ULID.
+func parseKeyID(id string) string {
+	if len(id) == len("01ARZ3NDEKTSV4RRFFQ69G5FAV") {
+		return models.KeyIDPrefix + id
+	}
+	return id
+}
+
+func isKeyID(id string) bool { return strings.HasPrefix(id, models.KeyIDPrefix) && models.ValidID(id) }
+
+// keyPath returns the path at which a key can be read.
+func keyPath(k models.Key) string {
+	return "/v1/customers/" + k.CustomerID + "/projects/" + k.ProjectID + "/aikeys/" + k.ID
+}
+
+func wireKey(k models.Key) gen.Key {
+	key := gen.Key{
+		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, Provider: k.Provider, Name: k.Name,
+		DisplaySuffix: k.DisplaySuffix, UserScope: k.UserID != "", CreatedAt: wireTime(k.CreatedAt), CreatedBy: k.CreatedBy,
+		RevokedAt: optionalTime(k.RevokedAt), RevokedBy: optional(k.RevokedBy), State: string(models.KeyActive),
+		LastUsedAt: optionalTime(k.LastUsedAt),
+	}
+	if k.RevokedAt != 0 {
+		key.State = string(models.KeyRevoked)
+	}
+	if k.LastFailureAt != 0 {
+		key.LastFailure = &gen.KeyFailure{At: wireTime(k.LastFailureAt), Status: k.LastFailureStatus}
+	}
+	return key
+}
+
+func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {
+	receipt := gen.Receipt{
+		State: "complete", RevokedAt: wireTime(k.RevokedAt), RevokedBy: k.RevokedBy,
+		DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged,
+	}
+	if r.Slowest > 0 {
+		receipt.SlowestMs = new(int(r.Slowest.Milliseconds()))
+	}
+	if !r.Complete {
+		receipt.State = "pending"
+		receipt.CompleteBy = new(wireTime(s.now().Add(r.Remaining).UnixMicro()))
+	}
+	return receipt
 }

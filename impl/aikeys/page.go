@@ -2,31 +2,21 @@ package aikeys
 
 import (
 	"encoding/base64"
-	"strings"
 
 	"github.com/agentrouter/aikeys/internal/problem"
-	"github.com/agentrouter/aikeys/models"
 )
 
-// page is a stretch of a list. size zero is everything.
+// page is a part of a list.
 type page struct {
-	after string
-	size  int
+	after string // the id after which it begins; empty for the first page
+	size  int    // the number of rows; 0 for the whole list
 }
 
-// limit is one row more than the page holds, to see whether another page follows.
-func (p page) limit() int {
-	if p.size == 0 {
-		return 0
-	}
-	return p.size + 1
-}
+// defaultPageSize is the size of a page whose token is given without a size.
+const defaultPageSize = 100
 
-// defaultPage is the size of a page whose token is given without a size.
-const defaultPage = 100
-
-// newPage reads page_size and page_token. A token is the last id of the page before, in base64url.
-func newPage(size *int, token *string, valid func(string) bool) (page, error) {
+// parsePage parses page_size and page_token. A token is the last id of the previous page, in base64url.
+func parsePage(size *int, token *string, isValid func(id string) bool) (page, error) {
 	var p page
 	if size != nil {
 		p.size = *size
@@ -35,41 +25,29 @@ func newPage(size *int, token *string, valid func(string) bool) (page, error) {
 		return p, nil
 	}
 	after, err := base64.RawURLEncoding.DecodeString(*token)
-	if err != nil || !valid(string(after)) {
+	if err != nil || !isValid(string(after)) {
 		return p, problem.Invalid("page_token", "is not a token that this list gave out")
 	}
 	p.after = string(after)
 	if p.size == 0 {
-		p.size = defaultPage
+		p.size = defaultPageSize
 	}
 	return p, nil
 }
 
-func keyPage(size *int, token *string) (page, error) {
-	return newPage(size, token, func(id string) bool { return strings.HasPrefix(id, models.KeyIDPrefix) && models.ValidID(id) })
-}
-
-func eventPage(size *int, token *string) (page, error) {
-	p, err := newPage(size, token, func(id string) bool { return strings.HasPrefix(id, models.EventIDPrefix) && models.ValidID(id) })
+// limit returns how many rows to read: one more than the page holds, to see whether another page follows. 0 means all.
+func (p page) limit() int {
 	if p.size == 0 {
-		p.size = defaultEvents
+		return 0
 	}
-	return p, err
+	return p.size + 1
 }
 
-// defaultEvents is the document's default of page_size for events.
-const defaultEvents = 50
-
-func memberPage(size *int, token *string) (page, error) {
-	return newPage(size, token, models.ValidID)
-}
-
-// cut drops the row that was read to look ahead, and makes the token for the page that it begins.
-func cut[Row any](rows []Row, p page, id func(Row) string) ([]Row, *string) {
+// cut removes the extra row that limit asked for, and returns the token of the next page if there was such a row.
+func cut[Row any](p page, rows []Row, id func(Row) string) ([]Row, *string) {
 	if p.size == 0 || len(rows) <= p.size {
 		return rows, nil
 	}
 	rows = rows[:p.size]
-	token := base64.RawURLEncoding.EncodeToString([]byte(id(rows[p.size-1])))
-	return rows, &token
+	return rows, new(base64.RawURLEncoding.EncodeToString([]byte(id(rows[p.size-1]))))
 }

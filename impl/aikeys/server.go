@@ -5,6 +5,7 @@ package aikeys
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -15,14 +16,13 @@ import (
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/models"
-	"github.com/agentrouter/aikeys/sealer"
 )
 
 // Config is what the public API needs.
 type Config struct {
-	Store     *models.Store
-	Sealer    sealer.Sealer
-	Canary    *keysetcheck.Checker
+	Store *models.Store
+	// Keyset seals, and refuses to seal with another keyset than the database's.
+	Keyset    *keysetcheck.Checker
 	Receipts  Receipts
 	Providers *providers.Catalogue
 	// Now is the clock; nil means time.Now.
@@ -31,27 +31,26 @@ type Config struct {
 	API httpapi.Config
 }
 
-// Receipts tells how far the revocation of a key has come; *feed.Feed does.
+// Receipts reports how far the revocation of a key has got; *feed.Feed implements it.
 type Receipts interface {
 	Receipt(ctx context.Context, k models.Key) (feed.Receipt, error)
 	// WaitForReceipt returns the receipt when it is complete, or as it is when the time to wait is over.
 	WaitForReceipt(ctx context.Context, k models.Key, wait time.Duration) (feed.Receipt, error)
 }
 
-// server holds the handlers; each resource has a file of its own.
+// server holds the handlers. Those of keys are in keys.go, all others in project.go.
 type server struct {
 	store     *models.Store
-	sealer    sealer.Sealer
-	canary    *keysetcheck.Checker
+	keyset    *keysetcheck.Checker
 	receipts  Receipts
 	providers *providers.Catalogue
 	now       func() time.Time
 	ids       models.IDs
-	// wholeLists bounds the memory that one user can ask for: a list without pages is as large as its project.
+	// wholeLists bounds the memory that one user can make the service use: a list without pages is as large as its project.
 	wholeLists *httpapi.Gate
 }
 
-// maxWholeLists is how many lists without pages one user may have under way at once. Pages are not bounded.
+// maxWholeLists is how many lists without pages one user may request at once. Pages are not bounded.
 const maxWholeLists = 4
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -67,7 +66,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, sealer: cfg.Sealer, canary: cfg.Canary, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now,
+	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now,
 		wholeLists: httpapi.NewGate(maxWholeLists)}
 	if s.now == nil {
 		s.now = time.Now
@@ -77,8 +76,8 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	return api.Echo, nil
 }
 
-// caller says on whose behalf, and on which project, the request acts. A session reaches the projects of its own customer
-// alone: another customer's are answered like projects that it is no member of.
+// caller returns the user on whose behalf a request acts, and the project that it acts on. A session reaches only the projects of
+// its own customer; for another customer's projects the answer is the same as for projects of which the user is no member.
 func (s *server) caller(ctx context.Context, customerID, projectID string) (models.Caller, error) {
 	who := httpapi.CallFrom(ctx).Principal
 	if customerID == httpapi.SessionDefault {
@@ -101,4 +100,57 @@ func (s *server) member(ctx context.Context, customerID, projectID string) (mode
 	}
 	_, err = s.store.Role(ctx, caller, s.now().UnixMicro())
 	return caller, err
+}
+
+// event returns the audit event of what a request does in a project.
+func (s *server) event(ctx context.Context, what models.EventType, caller models.Caller) models.Event {
+	call, now := httpapi.CallFrom(ctx), s.now()
+	return models.Event{
+		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
+		Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
+		ActorUserID: call.Principal.UserID, ActorMethod: string(call.Principal.Method), ActorTokenID: call.Principal.TokenID,
+		SourceIP: call.SourceIP, RequestID: call.ID,
+	}
+}
+
+// keyEvent returns the audit event of what a request does to a key.
+func (s *server) keyEvent(ctx context.Context, what models.EventType, caller models.Caller, key models.Key) models.Event {
+	event := s.event(ctx, what, caller)
+	event.ScopeUserID, event.KeyID, event.Provider = key.UserID, key.ID, key.Provider
+	return event
+}
+
+// asOwner runs a write that only an owner may do, and records its event. A member's attempt is recorded as denied.
+func (s *server) asOwner(ctx context.Context, caller models.Caller, event models.Event, write func(*models.Tx) error) error {
+	err := s.store.Transact(ctx, func(tx *models.Tx) error {
+		role, err := tx.Role(caller)
+		if err != nil {
+			return err
+		}
+		if role != models.RoleOwner {
+			return models.ErrForbidden
+		}
+		if err := write(tx); err != nil {
+			return err
+		}
+		return tx.AppendEvent(event)
+	})
+	return s.recordDenied(ctx, err, event)
+}
+
+// recordDenied returns err. If err says that a member lacks the role, it first adds the denied attempt to the audit trail, even
+// if the client has disconnected.
+func (s *server) recordDenied(ctx context.Context, err error, event models.Event) error {
+	if !errors.Is(err, models.ErrForbidden) {
+		return err
+	}
+	event.Outcome = models.OutcomeDenied
+	if event.Type == models.EventKeyRegistered {
+		event.KeyID = "" // no key was created
+	}
+	lost := s.store.Transact(context.WithoutCancel(ctx), func(tx *models.Tx) error { return tx.AppendEvent(event) })
+	if lost != nil {
+		return fmt.Errorf("%w: %w: %w", err, httpapi.ErrUnrecorded, lost)
+	}
+	return err
 }

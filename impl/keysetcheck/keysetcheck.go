@@ -95,6 +95,19 @@ func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	return nil
 }
 
+// Seal seals a secret and then makes sure that it was sealed under a KEK of this database's keyset. Errors: those of
+// sealer.Sealer's Seal and of CheckKEKs.
+func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
+	envelope, err := c.sealer.Seal(ctx, binding, secret)
+	if err != nil {
+		return sealer.Envelope{}, err
+	}
+	if err := c.CheckKEKs(ctx, envelope.KEKID); err != nil {
+		return sealer.Envelope{}, err
+	}
+	return envelope, nil
+}
+
 // openAgain opens the canary whether or not its value is cached.
 func (c *Checker) openAgain(ctx context.Context) error {
 	if err := c.Check(ctx); err != nil { // creates a missing canary

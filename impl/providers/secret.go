@@ -18,6 +18,8 @@ const MaxSecretBytes = 16 << 10
 
 // Refusal is the error for a secret that can't be one of the provider's.
 type Refusal struct {
+	// Field is the field of the registration that is refused: "provider", "name" or "secret".
+	Field string
 	// Reason is a sentence for the caller. It is made of fixed text and names from the catalogue, never of any part of the
 	// secret.
 	Reason string
@@ -44,11 +46,33 @@ var maskPattern = regexp.MustCompile(
 
 var bearerPattern = regexp.MustCompile(`^(?i:bearer)(?:[\s\pZ:]|$)`)
 
+// CheckKey checks a key that is to be registered: the provider must be known, the secret must have the form of the provider's
+// secrets (see CheckSecret), and the name, which is shown to people, must not reveal a secret. It returns the end of the
+// secret that may be displayed (see DisplaySuffix), or a *[Refusal].
+func (c *Catalogue) CheckKey(slug, name, secret string) (displaySuffix string, err error) {
+	provider, known := c.Lookup(slug)
+	if !known {
+		return "", &Refusal{"provider", c.UnknownReason()}
+	}
+	if err := c.CheckSecret(provider, secret); err != nil {
+		return "", err
+	}
+	if c.Reveals(name, secret) {
+		return "", &Refusal{"name", "looks like a secret; names are shown to people, choose another"}
+	}
+	return DisplaySuffix(secret), nil
+}
+
+// UnknownReason returns the reason to refuse a provider that the catalogue does not have.
+func (c *Catalogue) UnknownReason() string {
+	return "is not a provider that we know; known are " + strings.Join(c.Slugs(), ", ")
+}
+
 // CheckSecret returns nil if a secret can be one of the provider's, and a *[Refusal] if not. It checks only the form: whether
 // the provider accepts the secret shows on its first use.
 func (c *Catalogue) CheckSecret(p Provider, secret string) error {
 	if reason := c.reasonToRefuse(p, secret); reason != "" {
-		return &Refusal{Reason: reason}
+		return &Refusal{"secret", reason}
 	}
 	return nil
 }

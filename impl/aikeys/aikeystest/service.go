@@ -129,7 +129,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	receipts, err := feed.New(feed.Config{Store: opts.Store})
 	require.NoError(s.t, err)
 	handler, err := aikeys.NewHandler(aikeys.Config{
-		Store: opts.Store, Sealer: opts.Sealer, Canary: keysetcheck.New(opts.Store, opts.Sealer), Receipts: receipts,
+		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer), Receipts: receipts,
 		Providers: catalogue, Now: opts.Now,
 		API: httpapi.Config{
 			Sessions: auth.New(auth.Config{Tokens: opts.Store, OIDC: opts.OIDC}), Observer: observer, Ready: opts.Ready,

@@ -1,0 +1,264 @@
+package aikeys
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/resolution"
+	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// WhoAmI returns the session.
+func (s *server) WhoAmI(ctx context.Context, _ gen.WhoAmIRequestObject) (gen.WhoAmIResponseObject, error) {
+	role, err := s.ownRole(ctx)
+	if err != nil {
+		return nil, err
+	}
+	who := httpapi.CallFrom(ctx).Principal
+	reply := gen.WhoAmI200JSONResponse{
+		CustomerID: who.CustomerID, ProjectID: who.ProjectID, UserID: who.UserID, Role: optional(gen.Role(role)),
+		Method: string(who.Method), TokenID: optional(who.TokenID),
+	}
+	if !who.ExpiresAt.IsZero() {
+		reply.ExpiresAt = optional(who.ExpiresAt.UTC())
+	}
+	return reply, nil
+}
+
+// ListProviders returns the catalogue. It looks up the caller's role only to check that the session is still good.
+func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestObject) (gen.ListProvidersResponseObject, error) {
+	if _, err := s.ownRole(ctx); err != nil {
+		return nil, err
+	}
+	return gen.ListProviders200JSONResponse{Providers: convert(s.providers.All(), wireProvider)}, nil
+}
+
+// ownRole returns the caller's role in the default project of their session, or an empty role if they are not a member.
+func (s *server) ownRole(ctx context.Context) (models.Role, error) {
+	caller, err := s.caller(ctx, httpapi.SessionDefault, httpapi.SessionDefault)
+	if err != nil {
+		return "", err
+	}
+	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	if errors.Is(err, models.ErrNotMember) {
+		return "", nil
+	}
+	return role, err
+}
+
+// ResolveKey returns which key would serve the caller, and why.
+func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject) (gen.ResolveKeyResponseObject, error) {
+	provider, err := s.parseProvider(req.Params.Provider)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := s.store.Policy(ctx, caller)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := s.store.ServingKeys(ctx, caller, provider)
+	if err != nil {
+		return nil, err
+	}
+	choice, err := resolution.Resolve(ctx, s.store, caller, provider, policy, newest, s.now().UnixMicro())
+	if err != nil {
+		return nil, err
+	}
+	reply := gen.ResolveKey200JSONResponse{
+		Provider: provider, Reason: string(choice.Reason),
+		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey),
+	}
+	if choice.Key.ID != "" {
+		reply.Key, reply.Scope = new(wireKey(choice.Key)), new("project")
+		if choice.Key.UserID != "" {
+			reply.Scope = new("user")
+		}
+	}
+	return reply, nil
+}
+
+// parseProvider returns a provider's slug if the catalogue has it.
+func (s *server) parseProvider(slug string) (string, error) {
+	if _, known := s.providers.Lookup(slug); !known {
+		return "", problem.Invalid("provider", s.providers.UnknownReason())
+	}
+	return slug, nil
+}
+
+// GetPolicy returns the project's policy.
+func (s *server) GetPolicy(ctx context.Context, req gen.GetPolicyRequestObject) (gen.GetPolicyResponseObject, error) {
+	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := s.store.Policy(ctx, caller)
+	if err != nil {
+		return nil, err
+	}
+	return gen.GetPolicy200JSONResponse{Policy: wirePolicy(policy)}, nil
+}
+
+// SetPolicy replaces the project's policy.
+func (s *server) SetPolicy(ctx context.Context, req gen.SetPolicyRequestObject) (gen.SetPolicyResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := s.parsePolicy(caller, req.Body)
+	if err != nil {
+		return nil, err
+	}
+	event := s.event(ctx, models.EventPolicySet, caller)
+	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) error { return tx.SetPolicy(&policy, caller.UserID) })
+	if err != nil {
+		return nil, err
+	}
+	return gen.SetPolicy200JSONResponse{Policy: wirePolicy(policy)}, nil
+}
+
+// parsePolicy returns the policy of a request, with defaults for what it leaves out.
+func (s *server) parsePolicy(caller models.Caller, body *gen.PolicyRequest) (models.Policy, error) {
+	policy := models.DefaultPolicy(caller.CustomerID, caller.ProjectID)
+	policy.UserKeysByProvider = map[string]models.UserKeys{} // a nil map would be stored as NULL, which the column refuses
+	if body.UserKeys != nil {
+		policy.UserKeys = models.UserKeys(*body.UserKeys)
+	}
+	if body.OnBadKey != nil {
+		policy.OnBadKey = models.OnBadKey(*body.OnBadKey)
+	}
+	if body.UserKeysByProvider == nil {
+		return policy, nil
+	}
+	for slug, choice := range *body.UserKeysByProvider {
+		if _, known := s.providers.Lookup(slug); !known {
+			return policy, problem.Invalid("user_keys_by_provider",
+				"names a provider that we don't know; known are "+strings.Join(s.providers.Slugs(), ", "))
+		}
+		policy.UserKeysByProvider[slug] = models.UserKeys(choice)
+	}
+	return policy, nil
+}
+
+// ListMembers returns the project's members.
+func (s *server) ListMembers(ctx context.Context, req gen.ListMembersRequestObject) (gen.ListMembersResponseObject, error) {
+	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, models.ValidID)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	members, err := s.store.ListMembers(ctx, caller, page.after, page.limit())
+	if err != nil {
+		return nil, err
+	}
+	members, next := cut(page, members, func(m models.Member) string { return m.UserID })
+	return gen.ListMembers200JSONResponse{Members: convert(members, wireMember), NextPageToken: next}, nil
+}
+
+// SetMember adds a member or changes their role.
+func (s *server) SetMember(ctx context.Context, req gen.SetMemberRequestObject) (gen.SetMemberResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	if !models.ValidID(req.UserID) {
+		return nil, problem.Invalid("user_id", "can't be a dot, two dots or a dash")
+	}
+	event := s.event(ctx, models.EventMemberSet, caller)
+	event.MemberID, event.Role = req.UserID, models.Role(req.Body.Role)
+	var member models.Member
+	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) (err error) {
+		member, err = tx.SetMember(caller.CustomerID, caller.ProjectID, req.UserID, event.Role)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return gen.SetMember200JSONResponse{Member: wireMember(member)}, nil
+}
+
+// RemoveMember removes a member from the project.
+func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestObject) (gen.RemoveMemberResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	event := s.event(ctx, models.EventMemberRemoved, caller)
+	event.MemberID = req.UserID
+	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) error {
+		return tx.RemoveMember(caller.CustomerID, caller.ProjectID, req.UserID)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return gen.RemoveMember200JSONResponse{}, nil
+}
+
+// defaultEvents is the default of page_size for events, as the OpenAPI document states it.
+const defaultEvents = 50
+
+// ListEvents returns a page of the audit trail.
+func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject) (gen.ListEventsResponseObject, error) {
+	size := req.Params.PageSize
+	if size == nil {
+		size = new(defaultEvents)
+	}
+	page, err := parsePage(size, req.Params.PageToken, func(id string) bool {
+		return strings.HasPrefix(id, models.EventIDPrefix) && models.ValidID(id)
+	})
+	if err != nil {
+		return nil, err
+	}
+	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	events, err := s.store.ListEvents(ctx, caller, page.after, page.limit())
+	if err != nil {
+		return nil, err
+	}
+	events, next := cut(page, events, func(e models.Event) string { return e.ID })
+	return gen.ListEvents200JSONResponse{Events: convert(events, wireEvent), NextPageToken: next}, nil
+}
+
+func wireProvider(p providers.Provider) gen.Provider {
+	return gen.Provider{
+		Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle),
+		SecretFormat: string(p.SecretFormat), Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(), KeyPageURL: p.KeyPage,
+	}
+}
+
+func wirePolicy(p models.Policy) gen.Policy {
+	exceptions := make(gen.UserKeysByProvider, len(p.UserKeysByProvider))
+	for provider, choice := range p.UserKeysByProvider {
+		exceptions[provider] = gen.UserKeys(choice)
+	}
+	return gen.Policy{
+		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: exceptions, OnBadKey: gen.OnBadKey(p.OnBadKey),
+		UpdatedAt: optionalTime(p.UpdatedAt), UpdatedBy: optional(p.UpdatedBy),
+	}
+}
+
+func wireMember(m models.Member) gen.Member {
+	return gen.Member{UserID: m.UserID, Role: gen.Role(m.Role), CreatedAt: wireTime(m.CreatedAt), UpdatedAt: wireTime(m.UpdatedAt)}
+}
+
+func wireEvent(e models.Event) gen.Event {
+	return gen.Event{
+		ID: e.ID, Type: string(e.Type), Outcome: string(e.Outcome), At: wireTime(e.At),
+		Actor: gen.Actor{UserID: e.ActorUserID, Method: e.ActorMethod, TokenID: optional(e.ActorTokenID)},
+		KeyID: optional(e.KeyID), TokenID: optional(e.TokenID), Provider: optional(e.Provider), MemberID: optional(e.MemberID),
+		Role: optional(gen.Role(e.Role)), SourceIP: e.SourceIP, RequestID: e.RequestID,
+	}
+}
