@@ -18,12 +18,12 @@ import (
 // follow opens a stream, which ends with the test. Its messages must be as the document has them.
 func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsParams) *feedtest.Client {
 	t.Helper()
-	doc, err := contract()
+	checked, err := contract()
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	c := feedtest.NewClient(t, cancel)
 	c.OnMessage = func(m feedtest.Message) {
-		if err := doc.Components.Schemas["StreamMessage"].Value.VisitJSON(decode[any](t, m.Data)); err != nil {
+		if err := checked.Doc.Components.Schemas["StreamMessage"].Value.VisitJSON(decode[any](t, m.Data)); err != nil {
 			t.Errorf("%s: %v", m.Data, err)
 		}
 	}

@@ -60,7 +60,7 @@ func TestTheContractCheckNotices(t *testing.T) {
 			}
 			req, err := http.NewRequestWithContext(t.Context(), tc.method, "http://h"+tc.path, http.NoBody)
 			require.NoError(t, err)
-			found := newContract(t).complaints(req, &http.Response{StatusCode: tc.status, Header: header}, []byte(tc.body))
+			found := newContract(t).Complaints(req, &http.Response{StatusCode: tc.status, Header: header}, []byte(tc.body))
 			if tc.notice == "" {
 				require.Empty(t, found)
 				return

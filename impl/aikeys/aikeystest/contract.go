@@ -20,26 +20,32 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 )
 
-// contract checks replies against the OpenAPI document, more strictly than its readers should: members that it does not
-// name and values that its growing lists do not have are errors, so that nothing is answered that is not written down.
-type contract struct {
-	doc *openapi3.T
+// Contract checks replies against an OpenAPI document, more strictly than clients should: members that the document does not
+// name and values that its growing lists do not have are errors, so that nothing is answered that is not documented.
+type Contract struct {
+	// Doc is the document, with all schemas closed.
+	Doc *openapi3.T
 }
 
-// loadContract reads the document, which takes a while, once for all services of a test run.
-var loadContract = sync.OnceValues(func() (*contract, error) {
-	doc, err := gen.GetSpec()
-	if err != nil {
-		return nil, err
-	}
+// NewContract returns the contract of a document, which it changes.
+func NewContract(doc *openapi3.T) *Contract {
 	closed := map[*openapi3.Schema]bool{}
 	for _, ref := range doc.Components.Schemas {
 		closeSchema(ref, closed)
 	}
-	return &contract{doc: doc}, nil
+	return &Contract{Doc: doc}
+}
+
+// loadContract reads the document, which takes a while, once for all services of a test run.
+var loadContract = sync.OnceValues(func() (*Contract, error) {
+	doc, err := gen.GetSpec()
+	if err != nil {
+		return nil, err
+	}
+	return NewContract(doc), nil
 })
 
-func newContract(t testing.TB) *contract {
+func newContract(t testing.TB) *Contract {
 	t.Helper()
 	c, err := loadContract()
 	require.NoError(t, err)
@@ -66,8 +72,8 @@ func closeSchema(ref *openapi3.SchemaRef, closed map[*openapi3.Schema]bool) {
 	}
 }
 
-// complaints says what is wrong with a reply. It repeats nothing of the request.
-func (c *contract) complaints(req *http.Request, resp *http.Response, body []byte) []string {
+// Complaints says what is wrong with a reply, and repeats nothing of the request. The body of a stream is not checked.
+func (c *Contract) Complaints(req *http.Request, resp *http.Response, body []byte) []string {
 	var found []string
 	complain := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"} {
@@ -94,6 +100,7 @@ func (c *contract) complaints(req *http.Request, resp *http.Response, body []byt
 		Status:                 resp.StatusCode, Header: resp.Header, Body: io.NopCloser(bytes.NewReader(body)),
 		Options: &openapi3filter.Options{
 			IncludeResponseStatus:   true,
+			ExcludeResponseBody:     resp.Header.Get("Content-Type") == "text/event-stream",
 			SchemaValidationOptions: []openapi3.SchemaValidationOption{openapi3.EnableFormatValidation(), openapi3.DisableSchemaErrorDetails()},
 		},
 	})
@@ -134,12 +141,12 @@ func problemComplaints(resp *http.Response, body []byte) []string {
 }
 
 // route returns the operation that answers a request, nil where there is none.
-func (c *contract) route(req *http.Request) *routers.Route {
+func (c *Contract) route(req *http.Request) *routers.Route {
 	path := documented(req.URL.EscapedPath())
-	for template, item := range c.doc.Paths.Map() {
+	for template, item := range c.Doc.Paths.Map() {
 		op := item.GetOperation(req.Method)
 		if op != nil && matches(template, path) {
-			return &routers.Route{Spec: c.doc, Path: template, PathItem: item, Method: req.Method, Operation: op}
+			return &routers.Route{Spec: c.Doc, Path: template, PathItem: item, Method: req.Method, Operation: op}
 		}
 	}
 	return nil
@@ -189,7 +196,7 @@ func (c *checkedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	c.service.Evidence.keep(resp, body)
-	for _, complaint := range c.service.contract.complaints(req, resp, body) {
+	for _, complaint := range c.service.contract.Complaints(req, resp, body) {
 		c.service.t.Errorf("aikeystest: %s", complaint)
 	}
 	return resp, nil

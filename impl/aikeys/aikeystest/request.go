@@ -98,7 +98,7 @@ func (s *Service) Serve(req *http.Request) (Reply, []string) {
 	resp := recorder.Result()
 	body := recorder.Body.Bytes()
 	s.Evidence.keep(resp, body)
-	return Reply{resp.StatusCode, resp.Header, body}, s.contract.complaints(req, resp, body)
+	return Reply{resp.StatusCode, resp.Header, body}, s.contract.Complaints(req, resp, body)
 }
 
 // Raw writes text to a connection of its own and returns the first reply. The text may be no request at all, so that

@@ -61,7 +61,7 @@ type Service struct {
 	Evidence *Evidence
 
 	t        testing.TB
-	contract *contract
+	contract *Contract
 	client   *http.Client
 	sessions sessions
 }

@@ -21,12 +21,12 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Fields marked as secret are the ones that nothing may show. This list changes under a reviewer's eyes only.
-func TestTheSecretFieldsOfTheDocument(t *testing.T) {
-	doc, err := contract()
+// A field that becomes secret, or ceases to be, has to be added to or removed from this list, where a reviewer sees it.
+func TestSecretFieldsOfDocument(t *testing.T) {
+	checked, err := contract()
 	require.NoError(t, err)
 	var found []string
-	for _, item := range doc.Paths.Map() {
+	for _, item := range checked.Doc.Paths.Map() {
 		for _, op := range item.Operations() {
 			if op.RequestBody != nil {
 				walk(op.RequestBody.Value.Content["application/json"].Schema, func(path string) {
@@ -60,7 +60,7 @@ func walk(ref *openapi3.SchemaRef, secret func(path string)) {
 	}
 }
 
-func TestWhatHoldsASecretPrintsWithoutIt(t *testing.T) {
+func TestSecretsDoNotPrint(t *testing.T) {
 	const plain = "sk-0123456789abcdef"
 	credential := gensecret.New(plain)
 	for name, value := range map[string]any{
@@ -73,11 +73,11 @@ func TestWhatHoldsASecretPrintsWithoutIt(t *testing.T) {
 	}
 	text, err := json.Marshal(gen.FetchKey200JSONResponse{Secret: gensecret.New(plain)})
 	require.NoError(t, err)
-	require.Contains(t, string(text), plain, "and yet goes over the wire")
+	require.Contains(t, string(text), plain, "but it is encoded")
 }
 
-// Secrets go through every answer that there is. Whether one got anywhere else is looked at when the service ends.
-func TestNoSecretIsAnywhereButInTheAnswerToAFetch(t *testing.T) {
+// Sends secrets through every kind of answer. The fixture searches everything else for them when the service ends.
+func TestSecretsAppearOnlyInFetchAnswers(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, limited := s.dataPlane(), s.dataPlane(serving(globex))
 		key, mine := s.shared("openai"), s.own(member, "openai")
@@ -106,7 +106,7 @@ func TestNoSecretIsAnywhereButInTheAnswerToAFetch(t *testing.T) {
 	})
 }
 
-// crashing is a sealer that panics with whatever it knows.
+// crashing is a sealer that panics with the secret it has opened.
 type crashing struct{ sealer.Sealer }
 
 func (c crashing) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
@@ -117,7 +117,7 @@ func (c crashing) Open(ctx context.Context, binding sealer.Binding, envelope []b
 	panic(string(plain.Reveal()))
 }
 
-func TestAPanicOverASecretTellsNothingOfIt(t *testing.T) {
+func TestPanicDoesNotRevealSecret(t *testing.T) {
 	s := start(t, "sqlite", options{sealer: crashing{secretstest.Backend(t)}})
 	dp := s.dataPlane()
 	s.shared("openai")
@@ -125,7 +125,7 @@ func TestAPanicOverASecretTellsNothingOfIt(t *testing.T) {
 	require.Contains(t, s.log.String(), "crashing.Open", "where it happened")
 }
 
-// keeping is a sealer that keeps hold of what it opened.
+// keeping is a sealer that keeps the secrets it has opened.
 type keeping struct {
 	sealer.Sealer
 	opened chan sealer.Secret
@@ -139,7 +139,7 @@ func (k keeping) Open(ctx context.Context, binding sealer.Binding, envelope []by
 	return plain, err
 }
 
-func TestWhatWasOpenedIsWipedOnceItIsAnswered(t *testing.T) {
+func TestOpenedSecretIsWiped(t *testing.T) {
 	opened := make(chan sealer.Secret, 1)
 	s := start(t, "sqlite", options{sealer: keeping{secretstest.Backend(t), opened}})
 	dp, key := s.dataPlane(), s.shared("openai")
@@ -147,8 +147,8 @@ func TestWhatWasOpenedIsWipedOnceItIsAnswered(t *testing.T) {
 	require.Zero(t, (<-opened).Len())
 }
 
-// The log names a data plane by its id, and a caller's key by none.
-func TestWhatIsLoggedOfAFetchIsAnAllowList(t *testing.T) {
+// The log names a data plane by its id, and nothing names a caller's key.
+func TestLoggedFieldsOfFetch(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp, key := s.dataPlane(func(d *models.DataPlane) { d.Name = "the-name-of-the-edge" }), s.shared("openai")
 	requireKey(t, fetch(t, dp, forCaller(s.credential(member), "openai")), key, "project_key")

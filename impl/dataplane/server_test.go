@@ -17,7 +17,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// reply is what came back to a request that the generated client would not make.
+// reply is the answer to a request that the generated client would not make.
 type reply struct {
 	status int
 	header http.Header
@@ -48,7 +48,7 @@ func (s *service) send(t testing.TB, method, path, token, body string) reply {
 	return reply{resp.StatusCode, resp.Header, text.Bytes()}
 }
 
-// operations is a good request for each operation of the document.
+// operations returns a valid request for each operation of the document.
 func operations(t testing.TB) map[string]struct{ method, path, body string } {
 	t.Helper()
 	all := map[string]struct{ method, path, body string }{
@@ -57,9 +57,9 @@ func operations(t testing.TB) map[string]struct{ method, path, body string } {
 		"streamEvents": {http.MethodGet, "/v1/events", ""},
 		"acknowledge":  {http.MethodPost, "/v1/acknowledgements", `{"session_id":"01M83VVAHQQW2E4R6T8Y0A1S3D","position":"1:1:"}`},
 	}
-	doc, err := contract()
+	checked, err := contract()
 	require.NoError(t, err)
-	for path, item := range doc.Paths.Map() {
+	for path, item := range checked.Doc.Paths.Map() {
 		for method, op := range item.Operations() {
 			require.Equal(t, []string{method, path}, []string{all[op.OperationID].method, all[op.OperationID].path})
 		}
@@ -67,7 +67,7 @@ func operations(t testing.TB) map[string]struct{ method, path, body string } {
 	return all
 }
 
-func TestEveryOperationAsksForADataPlanesCredential(t *testing.T) {
+func TestOperationsRequireDataPlaneCredential(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		unknown, _, _, err := auth.MintDataPlane(time.Now())
 		require.NoError(t, err)
@@ -90,12 +90,12 @@ func TestEveryOperationAsksForADataPlanesCredential(t *testing.T) {
 				})
 			}
 		}
-		require.Empty(t, s.records(acme, web), "a fetch by nobody is none")
+		require.Empty(t, s.records(acme, web), "an unauthenticated fetch leaves no record")
 	})
 }
 
-// Where anything is given out, the credential is looked up in the same moment; a cached session helps nobody.
-func TestARevokedDataPlaneIsRefusedAtOnce(t *testing.T) {
+// Every operation that gives anything out checks the credential in its own statement, so a cached session does not help.
+func TestRevokedDataPlaneIsRefusedAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.runFeed(t)
 		key := s.shared("openai")
@@ -122,7 +122,7 @@ func TestARevokedDataPlaneIsRefusedAtOnce(t *testing.T) {
 	})
 }
 
-func TestADataPlaneServesItsCustomersAlone(t *testing.T) {
+func TestDataPlaneServesOnlyItsCustomers(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		ours := s.shared("openai")
 		secret := s.marked()
@@ -150,7 +150,7 @@ func TestADataPlaneServesItsCustomersAlone(t *testing.T) {
 	})
 }
 
-func TestWhoMayUseAProject(t *testing.T) {
+func TestFetchChecksMembership(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
 		s.shared("openai")
@@ -164,49 +164,4 @@ func TestWhoMayUseAProject(t *testing.T) {
 		requireRefused(t, fetch(t, dp, forUser("nowhere", "", "openai")), http.StatusNotFound, "no-key")
 		requireRefused(t, fetch(t, dp, forKey("byok_01M83VVAHV8M2T5K7N9R4W1XYZ")), http.StatusNotFound, "not-found")
 	})
-}
-
-// Every combination of fields that the document's words rule out, and nothing that they do not.
-func TestAFetchSaysWhoseKeyInOneWay(t *testing.T) {
-	s := start(t, "sqlite", options{})
-	dp, key := s.dataPlane(), s.shared("openai")
-	const names = 6
-	for mask := range 1 << names {
-		var given []string
-		has := func(i int) bool { return mask&(1<<i) != 0 }
-		body := gen.FetchRequest{}
-		set := func(i int, name string, to **string, value string) {
-			if has(i) {
-				*to, given = &value, append(given, name)
-			}
-		}
-		if has(0) {
-			body.Credential, given = ptr(gensecret.New(s.credential(member))), append(given, "credential")
-		}
-		set(1, "customer_id", &body.CustomerID, acme)
-		set(2, "project_id", &body.ProjectID, web)
-		set(3, "user_id", &body.UserID, member)
-		set(4, "provider", &body.Provider, "openai")
-		set(5, "key_id", &body.KeyID, key.ID)
-		text := strings.Join(given, " ")
-		switch text {
-		case "credential provider", "credential project_id provider", "customer_id project_id provider",
-			"customer_id project_id user_id provider", "key_id":
-			require.Equal(t, http.StatusOK, fetch(t, dp, body).StatusCode(), text)
-			continue
-		}
-		doc := requireRefused(t, fetch(t, dp, body), http.StatusBadRequest, "invalid-argument")
-		require.NotEmpty(t, doc.Errors, text)
-		for _, field := range doc.Errors {
-			require.Contains(t, []string{"body", "customer_id", "project_id", "user_id", "provider", "key_id"}, field.Field, text)
-		}
-	}
-	doc := requireRefused(t, fetch(t, dp, forUser(web, member, "nonesuch")), http.StatusBadRequest, "invalid-argument")
-	require.Equal(t, "provider", doc.Errors[0].Field)
-	allowed := 0
-	for _, r := range s.records(acme, web) {
-		require.Equal(t, models.OutcomeAllowed, r.Decision)
-		allowed++
-	}
-	require.Equal(t, 5, allowed, "what is refused before anybody looked at it is no fetch")
 }
