@@ -11,21 +11,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// benchRounds is how often each command is run.
+// benchRounds is how often each command runs.
 const benchRounds = 100
 
 // BenchmarkFirstOutput measures the time from the start of a process to the first byte of its output: help, a list from a
-// server on this machine, the same list by curl, and a program that does nothing. They take turns, so that what else the
-// machine does falls on all of them.
+// server on this machine, the same list by curl, and a program that does nothing. They take turns, so that
+// other load on the machine affects all of them.
 func BenchmarkFirstOutput(b *testing.B) {
-	base, key := built.env["AGENTROUTER_BASE_URL"], built.env["AGENTROUTER_API_KEY"]
+	base, key := live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_API_KEY"]
 	env := []string{"AGENTROUTER_BASE_URL=" + base, "AGENTROUTER_API_KEY=" + key, "HOME=" + b.TempDir()}
 	curl := exec.CommandContext(b.Context(), "curl", "-sS", base+"/v1/aikeys", "--oauth2-bearer", key).Args
 	commands := map[string][]string{
-		"help": {built.tare, "--help"}, "list": {built.tare, "api", "byok", "list"}, "curl": curl, "echo": {"/bin/echo"},
+		"help": {live.tare, "--help"}, "list": {live.tare, "api", "byok", "list"}, "curl": curl, "echo": {"/bin/echo"},
 	}
-	register := exec.CommandContext(b.Context(), built.tare, "api", "byok", "add", "--provider", "openai", "--name", "bench",
-		"--secret", aSecret)
+	register := exec.CommandContext(b.Context(), live.tare, "api", "byok", "add", "--provider", "openai", "--name", "bench",
+		"--secret", testSecret)
 	register.Env = env
 	require.NoError(b, register.Run(), "a list has something to show")
 	times := map[string][]time.Duration{}
@@ -48,7 +48,7 @@ func BenchmarkFirstOutput(b *testing.B) {
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func firstOutput(b *testing.B, env, args []string) time.Duration {
-	ctx, cancel := context.WithTimeout(b.Context(), patience)
+	ctx, cancel := context.WithTimeout(b.Context(), testTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = env

@@ -6,13 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// offers returns what the shell is told to offer for a command line that ends in the word to complete.
-func (u *person) offers(args ...string) []string {
+// completions returns what the shell would offer for the last word of a command line.
+func (u *user) completions(args ...string) []string {
 	u.t.Helper()
 	got := u.run(append([]string{"__complete"}, args...)...)
 	require.Equal(u.t, exitOK, got.code, got.all())
@@ -22,72 +21,70 @@ func (u *person) offers(args ...string) []string {
 	return lines[:len(lines)-1]
 }
 
-func TestProvidersIdsAndMembersAreCompletedLive(t *testing.T) {
+func TestCompletionFromTheService(t *testing.T) {
 	u := alice(t)
-	id := u.add("completed")
-	require.Contains(t, u.offers("api", "byok", "add", "--provider", ""), "openai\tOpenAI")
-	require.Contains(t, u.offers("api", "byok", "get", ""), id+"\topenai completed active")
-	require.Contains(t, u.offers("api", "byok", "remove", "byok_"), id+"\topenai completed active")
-	require.Empty(t, u.offers("api", "byok", "remove", id, ""), "it takes one")
-	require.Contains(t, u.offers("api", "members", "remove", ""), "bob\tmember")
-	require.Equal(t, []string{"member", "owner"}, u.offers("api", "members", "set", "bob", "--role", ""))
-	require.Contains(t, u.offers("api", "policy", "set", "--user-keys-for", ""), "openai=forbid")
-	require.Equal(t, []string{"table", "json", "yaml"}, u.offers("api", "byok", "list", "-o", ""))
-	u.ok("api", "byok", "remove", id)
-	require.NotContains(t, strings.Join(u.offers("api", "byok", "remove", ""), " "), id, "what is revoked is not offered")
-	require.Contains(t, strings.Join(u.offers("api", "byok", "get", ""), " "), id)
+	id := u.addKey("completed")
+	require.Contains(t, u.completions("api", "byok", "add", "--provider", ""), "openai\tOpenAI")
+	require.Contains(t, u.completions("api", "byok", "get", ""), id+"\topenai completed active")
+	require.Contains(t, u.completions("api", "byok", "remove", "byok_"), id+"\topenai completed active")
+	require.Empty(t, u.completions("api", "byok", "remove", id, ""), "it takes one")
+	require.Contains(t, u.completions("api", "members", "remove", ""), "bob\tmember")
+	require.Equal(t, []string{"member", "owner"}, u.completions("api", "members", "set", "bob", "--role", ""))
+	require.Contains(t, u.completions("api", "policy", "set", "--user-keys-for", ""), "openai=forbid")
+	require.Equal(t, []string{"table", "json", "yaml"}, u.completions("api", "byok", "list", "-o", ""))
+	u.runOK("api", "byok", "remove", id)
+	require.NotContains(t, strings.Join(u.completions("api", "byok", "remove", ""), " "), id, "what is revoked is not offered")
+	require.Contains(t, strings.Join(u.completions("api", "byok", "get", ""), " "), id)
 
-	person := newPerson(t)
-	require.Equal(t, exitOK, person.logIn(built.env["AGENTROUTER_API_KEY"], "--profile", "here").code)
-	require.Equal(t, []string{"here\t" + built.env["AGENTROUTER_BASE_URL"]}, person.offers("profiles", "use", ""))
-	require.Len(t, person.offers("whoami", "--profile", ""), 1)
+	person := newUser(t)
+	require.Equal(t, exitOK, person.login(live.env["AGENTROUTER_API_KEY"], "--profile", "here").code)
+	require.Equal(t, []string{"here\t" + live.env["AGENTROUTER_BASE_URL"]}, person.completions("profiles", "use", ""))
+	require.Len(t, person.completions("whoami", "--profile", ""), 1)
 }
 
-func TestCompletionIsSilentAndQuickWhenItFails(t *testing.T) {
-	hanging := newStandIn(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	refusing := newStandIn(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Retry-After", "5")
-		refuse(w, http.StatusServiceUnavailable, "unavailable", "x")
+func TestFailedCompletionIsSilent(t *testing.T) {
+	hanging := newFakeService(t, func(_ string, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	refusing := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "30")
+		writeProblem(w, http.StatusServiceUnavailable, "unavailable", "x")
 	})
-	for name, u := range map[string]*person{
-		"no session": newPerson(t), "nobody there": of(t, "http://127.0.0.1:1", "ak_x"), "an address that is none": of(t, "x", "ak_x"),
+	for name, u := range map[string]*user{
+		"no session": newUser(t), "nobody there": newUserAt(t, "http://127.0.0.1:1", "ak_x"), "an address that is none": newUserAt(t, "x", "ak_x"),
 		"no answer": hanging.user(t), "unavailable": refusing.user(t),
 	} {
-		begun := time.Now()
-		require.Empty(t, u.offers("api", "byok", "get", ""), name)
-		require.Empty(t, u.offers("api", "byok", "add", "--provider", ""), name)
-		require.Less(t, time.Since(begun), patience/2, name)
+		require.Empty(t, u.completions("api", "byok", "get", ""), name)
+		require.Empty(t, u.completions("api", "byok", "add", "--provider", ""), name)
 	}
 }
 
-func TestCompletionOffersNothingThatAShellCouldRun(t *testing.T) {
-	u := newStandIn(t, func(request string, w http.ResponseWriter, r *http.Request) {
-		key := aKey("$(touch /tmp/x) `id` \x1b[2J\u202e; rm")
-		other := aKey("x")
+func TestCompletionIsSafeForShells(t *testing.T) {
+	u := newFakeService(t, func(request string, w http.ResponseWriter, r *http.Request) {
+		key := keyDocument("$(touch /tmp/x) `id` \x1b[2J\u202e; rm")
+		other := keyDocument("x")
 		other["id"] = "byok_$(touch x)"
-		flag := aKey("x")
+		flag := keyDocument("x")
 		flag["id"] = "--yes"
 		if request == "GET aikeys" {
 			writeJSON(w, http.StatusOK, map[string]any{"keys": []any{key, other, flag}})
 			return
 		}
-		hostile(request, w, r)
+		serveHostile(request, w, r)
 	}).user(t)
-	require.Equal(t, []string{sampleID + "\topenai __touch /tmp/x_ _id_ __2J__ rm active"}, u.offers("api", "byok", "get", ""))
-	require.Empty(t, u.offers("api", "byok", "add", "--provider", ""))
-	require.Empty(t, u.offers("api", "members", "remove", ""))
+	require.Equal(t, []string{sampleID + "\topenai __touch /tmp/x_ _id_ __2J__ rm active"}, u.completions("api", "byok", "get", ""))
+	require.Empty(t, u.completions("api", "byok", "add", "--provider", ""))
+	require.Empty(t, u.completions("api", "members", "remove", ""))
 }
 
-func TestTheScriptsOfAllShellsArePrinted(t *testing.T) {
-	u := newPerson(t)
+func TestCompletionScripts(t *testing.T) {
+	u := newUser(t)
 	for shell, has := range map[string]string{
 		"bash": "complete -o default -F __start_tare tare", "zsh": "#compdef tare", "fish": "complete -c tare", "powershell": "Register-ArgumentCompleter",
 	} {
-		require.Contains(t, u.ok("completion", shell), has)
+		require.Contains(t, u.runOK("completion", shell), has)
 	}
 }
 
-// Bash asks the script as it does when somebody presses Tab.
+// TestBashCompletes calls the script as bash does when a user presses Tab.
 func TestBashCompletes(t *testing.T) {
 	u := alice(t)
 	script := `
@@ -98,7 +95,7 @@ _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD cur=dee
 __start_tare
 printf '%s\n' "${COMPREPLY[@]}"`
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
-	cmd.Env = u.with("PATH=" + filepath.Dir(built.tare) + ":/usr/bin:/bin")
+	cmd.Env = u.environ("PATH=" + filepath.Dir(live.tare) + ":/usr/bin:/bin")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "deepinfra")

@@ -18,19 +18,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+// testTimeout limits every wait of a test.
+const testTimeout = 20 * time.Second
 
-// made is what TestMain builds and starts: the program as users have it, and a server that it talks to.
-type made struct {
+// liveService is the program as users have it and a running server, which TestMain builds and starts once.
+type liveService struct {
 	tare   string
 	server *exec.Cmd
 	exited chan struct{}
-	env    map[string]string // the session file's
+	env    map[string]string // the variables of the session file
 }
 
-// built is set once, before the tests.
-var built made
+// live is set before the tests start.
+var live liveService
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -39,13 +39,13 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
-		built = makeAll(dir)
-		defer built.end()
+		live = startLive(dir)
+		defer live.end()
 		return m.Run()
 	}())
 }
 
-func makeAll(dir string) made {
+func startLive(dir string) liveService {
 	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "../tare", "../aikeysd", "../aikeys-gateway")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -66,7 +66,7 @@ func makeAll(dir string) made {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
-		_ = server.Wait() // what it said says why
+		_ = server.Wait() // its output says why
 	}()
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		text, err := os.ReadFile(said.Name())
@@ -85,7 +85,7 @@ func makeAll(dir string) made {
 	for _, m := range regexp.MustCompile(`(?m)^export (\w+)=(.*)$`).FindAllStringSubmatch(string(session), -1) {
 		found[m[1]] = m[2]
 	}
-	return made{tare: filepath.Join(dir, "tare"), server: server, exited: exited, env: found}
+	return liveService{tare: filepath.Join(dir, "tare"), server: server, exited: exited, env: found}
 }
 
 func isClosed(c chan struct{}) bool {
@@ -97,68 +97,68 @@ func isClosed(c chan struct{}) bool {
 	}
 }
 
-func (m made) end() {
+func (m liveService) end() {
 	_ = m.server.Process.Signal(os.Interrupt)
 	<-m.exited
 }
 
-// person runs tare with settings of their own.
-type person struct {
+// user runs tare with an environment and profiles of their own.
+type user struct {
 	t      *testing.T
 	config string
 	env    []string
 }
 
-// newPerson is somebody who has never logged in.
-func newPerson(t *testing.T, env ...string) *person {
+// newUser returns a user who has not logged in.
+func newUser(t *testing.T, env ...string) *user {
 	t.Helper()
 	home := t.TempDir()
 	config := filepath.Join(home, "settings", "tare")
-	return &person{t, config, append([]string{
+	return &user{t, config, append([]string{
 		"HOME=" + home, "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "TERM=xterm", "XDG_CONFIG_HOME=" + filepath.Dir(config),
 	}, env...)}
 }
 
-// of is somebody whose environment has a session.
-func of(t *testing.T, baseURL, apiKey string) *person {
+// newUserAt returns a user whose environment has a session.
+func newUserAt(t *testing.T, baseURL, apiKey string) *user {
 	t.Helper()
-	return newPerson(t, "AGENTROUTER_BASE_URL="+baseURL, "AGENTROUTER_API_KEY="+apiKey)
+	return newUser(t, "AGENTROUTER_BASE_URL="+baseURL, "AGENTROUTER_API_KEY="+apiKey)
 }
 
-// alice owns the project of the live server.
-func alice(t *testing.T) *person {
+// alice is an owner of the live server's project.
+func alice(t *testing.T) *user {
 	t.Helper()
-	return of(t, built.env["AGENTROUTER_BASE_URL"], built.env["AGENTROUTER_API_KEY"])
+	return newUserAt(t, live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_API_KEY"])
 }
 
-// bob is a member of it.
-func bob(t *testing.T) *person {
+// bob is a member of the live server's project.
+func bob(t *testing.T) *user {
 	t.Helper()
-	return of(t, built.env["AGENTROUTER_BASE_URL"], built.env["AGENTROUTER_MEMBER_API_KEY"])
+	return newUserAt(t, live.env["AGENTROUTER_BASE_URL"], live.env["AGENTROUTER_MEMBER_API_KEY"])
 }
 
-// outcome is what one run left.
+// outcome is the result of one run.
 type outcome struct {
 	code           int
 	stdout, stderr string
 }
 
-// all is everything that came out.
+// all returns both outputs.
 func (o outcome) all() string { return o.stdout + o.stderr }
 
-// with is the environment, with more in it.
-func (u *person) with(more ...string) []string { return slices.Concat(u.env, more) }
+// environ returns the environment and more variables.
+func (u *user) environ(more ...string) []string { return slices.Concat(u.env, more) }
 
-func (u *person) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, built.tare, args...)
+func (u *user) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, live.tare, args...)
 	cmd.Env = u.env
 	return cmd
 }
 
-// pipe runs a command line, with words as a shell parts them, and stdin as its standard input.
-func (u *person) pipe(stdin string, args ...string) outcome {
+// runWithInput runs a command line with stdin as its standard input. A single argument is split at spaces.
+func (u *user) runWithInput(stdin string, args ...string) outcome {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience) // a test's own has ended when it cleans up
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout) // t.Context() has ended when a cleanup runs tare
 	defer cancel()
 	if len(args) == 1 {
 		args = strings.Fields(args[0])
@@ -175,13 +175,13 @@ func (u *person) pipe(stdin string, args ...string) outcome {
 	return outcome{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-func (u *person) run(args ...string) outcome {
+func (u *user) run(args ...string) outcome {
 	u.t.Helper()
-	return u.pipe("", args...)
+	return u.runWithInput("", args...)
 }
 
-// ok is run for what must succeed and have nothing to say but its result.
-func (u *person) ok(args ...string) string {
+// runOK runs a command that must succeed and print nothing but its result.
+func (u *user) runOK(args ...string) string {
 	u.t.Helper()
 	got := u.run(args...)
 	require.Equal(u.t, exitOK, got.code, "%q said:\n%s", args, got.all())
@@ -189,41 +189,41 @@ func (u *person) ok(args ...string) string {
 	return got.stdout
 }
 
-var anyKeyID = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
+var keyIDPattern = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
 
-// aSecret is a made-up key of OpenAI's.
-const aSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-hunter2"
+// testSecret looks like a key of OpenAI.
+const testSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-hunter2"
 
-// add registers a key and returns its id.
-func (u *person) add(name string, flags ...string) string {
+// addKey registers a key, which the test's cleanup revokes, and returns its id.
+func (u *user) addKey(name string, flags ...string) string {
 	u.t.Helper()
-	got := u.pipe(aSecret+"\n", append([]string{"api", "byok", "add", "--provider", "openai", "--name", name}, flags...)...)
+	got := u.runWithInput(testSecret+"\n", append([]string{"api", "byok", "add", "--provider", "openai", "--name", name}, flags...)...)
 	require.Equal(u.t, exitOK, got.code, got.all())
-	id := anyKeyID.FindString(got.stdout)
+	id := keyIDPattern.FindString(got.stdout)
 	require.NotEmpty(u.t, id)
-	u.t.Cleanup(func() { u.revoke(id) })
+	u.t.Cleanup(func() { u.revokeKey(id) })
 	return id
 }
 
-func (u *person) revoke(id string) {
+func (u *user) revokeKey(id string) {
 	request, err := http.NewRequestWithContext(context.Background(), http.MethodDelete,
-		built.env["AGENTROUTER_BASE_URL"]+"/v1/aikeys/"+id, http.NoBody)
+		live.env["AGENTROUTER_BASE_URL"]+"/v1/aikeys/"+id, http.NoBody)
 	require.NoError(u.t, err)
-	u.send(request)
+	u.sendRequest(request)
 }
 
-// answer is what the live server says to a GET of a path under the session's project, or of one that begins with /v1.
-func (u *person) answer(path string) string {
+// apiAnswer returns the live server's response to a GET. The path is under the session's project unless it begins with /v1.
+func (u *user) apiAnswer(path string) string {
 	u.t.Helper()
 	if !strings.HasPrefix(path, "/v1") {
 		path = "/v1/customers/-/projects/-" + path
 	}
-	request, err := http.NewRequestWithContext(u.t.Context(), http.MethodGet, built.env["AGENTROUTER_BASE_URL"]+path, http.NoBody)
+	request, err := http.NewRequestWithContext(u.t.Context(), http.MethodGet, live.env["AGENTROUTER_BASE_URL"]+path, http.NoBody)
 	require.NoError(u.t, err)
-	return u.send(request)
+	return u.sendRequest(request)
 }
 
-func (u *person) send(request *http.Request) string {
+func (u *user) sendRequest(request *http.Request) string {
 	for _, entry := range u.env {
 		if key, ok := strings.CutPrefix(entry, "AGENTROUTER_API_KEY="); ok {
 			request.Header.Set("Authorization", "Bearer "+key)
@@ -238,9 +238,12 @@ func (u *person) send(request *http.Request) string {
 	return string(text)
 }
 
-func decoded(t *testing.T, document string) map[string]any {
+func decodeJSON(t *testing.T, document string) map[string]any {
 	t.Helper()
 	var value map[string]any
 	require.NoError(t, json.Unmarshal([]byte(document), &value), document)
 	return value
 }
+
+// sampleID is the key's id in the API document's samples.
+const sampleID = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"

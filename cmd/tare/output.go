@@ -161,6 +161,7 @@ func readYAMLNode(decoder *json.Decoder) (*yaml.Node, error) {
 		}
 		return node, err
 	default: // a boolean or null
-		return node, node.Encode(value)
+		err := node.Encode(value)
+		return node, err
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -10,11 +11,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 )
 
 var (
-	pageBlock = regexp.MustCompile("(?s)```bash session\n(.*?\n)```\n(?:\n```text\n(.*?\n)```\n)?")
-	differing = map[string]*regexp.Regexp{
+	sessionBlock = regexp.MustCompile("(?s)```bash session\n(.*?\n)```\n(?:\n```text\n(.*?\n)```\n)?")
+	volatile     = map[string]*regexp.Regexp{
 		"ULID":   regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`),
 		"TIME":   regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC`),
 		"AGO":    regexp.MustCompile(`just now|\d+s ago`),
@@ -24,34 +26,109 @@ var (
 	}
 )
 
-// alike replaces what differs from run to run.
-func alike(text string) string {
-	for to, each := range differing {
+// normalize replaces what differs between runs.
+func normalize(text string) string {
+	for to, each := range volatile {
 		text = each.ReplaceAllString(text, to)
 	}
 	return text
 }
 
-// TestThePagesSessionIsAsItStands runs the blocks of docs/tare.md one after the other, and compares what they print.
-func TestThePagesSessionIsAsItStands(t *testing.T) {
+var commentedCommand = regexp.MustCompile(`(?m)^# +(.*\btare .*)$`)
+
+// runScript runs a bash script with tare on its path.
+func runScript(t *testing.T, u *user, stdin, script string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
+	cmd.Env = u.environ("PATH=" + filepath.Dir(live.tare) + ":" + os.Getenv("PATH"))
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	require.NoError(t, cmd.Run(), "%s\n%s%s", script, &stdout, &stderr)
+	if !strings.HasPrefix(stderr.String(), "There are more: ") { // the trail may be longer than one page
+		require.Empty(t, stderr.String(), script)
+	}
+	require.NotEmpty(t, stdout.String(), script)
+	return stdout.String()
+}
+
+// TestPageSession runs the blocks of docs/tare.md in order and compares their output.
+func TestPageSession(t *testing.T) {
 	page, err := os.ReadFile("../../docs/tare.md")
 	require.NoError(t, err)
-	blocks := pageBlock.FindAllStringSubmatch(string(page), -1)
+	blocks := sessionBlock.FindAllStringSubmatch(string(page), -1)
 	require.Greater(t, len(blocks), 6)
 	script := "set -euo pipefail\n"
 	for _, b := range blocks {
 		script += b[1] + "printf '\\0'\n"
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
-	cmd.Dir = filepath.Dir(built.tare)
-	cmd.Env = newPerson(t).with("PATH=" + cmd.Dir + ":" + os.Getenv("PATH"))
+	cmd.Dir = filepath.Dir(live.tare)
+	cmd.Env = newUser(t).environ("PATH=" + cmd.Dir + ":" + os.Getenv("PATH"))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	printed := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 	require.Len(t, printed, len(blocks))
 	for i, b := range blocks {
-		require.Equal(t, alike(b[2]), alike(printed[i]), b[1])
+		require.Equal(t, normalize(b[2]), normalize(printed[i]), b[1])
 	}
+}
+
+// TestSamplesOfTheDocumentRun runs the samples unchanged except for the key's id, in an order that makes sense.
+func TestSamplesOfTheDocumentRun(t *testing.T) {
+	u := alice(t)
+	u.env = append(u.env, "OPENAI_API_KEY="+testSecret)
+	text, err := os.ReadFile("../../spec/aikeys.yaml")
+	require.NoError(t, err)
+	var contract struct {
+		Paths map[string]map[string]yaml.Node `yaml:"paths"`
+	}
+	require.NoError(t, yaml.Unmarshal(text, &contract))
+	all := map[string]string{}
+	for _, item := range contract.Paths {
+		for method, node := range item {
+			if method == "parameters" {
+				continue
+			}
+			var operation struct {
+				ID      string `yaml:"operationId"`
+				Samples []struct {
+					Label  string `yaml:"label"`
+					Source string `yaml:"source"`
+				} `yaml:"x-codeSamples"`
+			}
+			require.NoError(t, node.Decode(&operation))
+			for _, sample := range operation.Samples {
+				if sample.Label == "CLI" {
+					all[operation.ID] = sample.Source
+				}
+			}
+			require.Contains(t, all, operation.ID, "every operation has a command")
+		}
+	}
+	id := ""
+	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
+	for _, operation := range []string{
+		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listMembers",
+		"removeMember", "setMember", "listProviders", "whoAmI", "revokeKey",
+	} {
+		require.Contains(t, all, operation)
+		source := strings.ReplaceAll(all[operation], sampleID, id)
+		if other := commentedCommand.FindStringSubmatch(source); other != nil {
+			id = keyIDPattern.FindString(runScript(t, u, "", other[1]))
+			u.revokeKey(id)
+		}
+		out := runScript(t, u, testSecret+"\n", source)
+		require.NotContains(t, out, "hunter2")
+		if operation == "registerKey" {
+			id = keyIDPattern.FindString(out)
+			require.NotEmpty(t, id)
+			t.Cleanup(func() { u.revokeKey(id) })
+		}
+		delete(all, operation)
+	}
+	require.Empty(t, all, "samples that this test does not run")
 }

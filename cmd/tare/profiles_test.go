@@ -1,31 +1,29 @@
 package main
 
 import (
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-func (u *person) profilesFile() string { return filepath.Join(u.config, "profiles.json") }
+func (u *user) profilesFile() string { return filepath.Join(u.config, "profiles.json") }
 
-// logIn logs in to the live server and returns what was said.
-func (u *person) logIn(apiKey string, args ...string) outcome {
+// login logs in to the live server.
+func (u *user) login(apiKey string, args ...string) outcome {
 	u.t.Helper()
-	return u.pipe(apiKey+"\n", append([]string{"login", "--base-url", built.env["AGENTROUTER_BASE_URL"]}, args...)...)
+	return u.runWithInput(apiKey+"\n", append([]string{"login", "--base-url", live.env["AGENTROUTER_BASE_URL"]}, args...)...)
 }
 
-func TestAProfileIsForItsOwnerAlone(t *testing.T) {
-	u := newPerson(t)
-	got := u.logIn(built.env["AGENTROUTER_API_KEY"])
+func TestProfilesFileMode(t *testing.T) {
+	u := newUser(t)
+	got := u.login(live.env["AGENTROUTER_API_KEY"])
 	require.Equal(t, exitOK, got.code, got.stderr)
-	require.NotContains(t, got.all(), built.env["AGENTROUTER_API_KEY"])
+	require.NotContains(t, got.all(), live.env["AGENTROUTER_API_KEY"])
 	requireMode := func(file string, mode os.FileMode) {
 		info, err := os.Stat(file)
 		require.NoError(t, err)
@@ -48,40 +46,26 @@ func TestAProfileIsForItsOwnerAlone(t *testing.T) {
 	require.Empty(t, u.run("whoami").stderr)
 }
 
-func TestAKeyThatIsRefusedIsNotKept(t *testing.T) {
-	u := newPerson(t)
-	got := u.logIn("ak_EXAMPLE_hunter2_hunter2")
-	require.Equal(t, exitUnauthenticated, got.code)
-	require.NotContains(t, got.all(), "hunter2")
-	require.NoFileExists(t, u.profilesFile())
-	require.Equal(t, exitUsage, u.logIn("").code)
-	require.Equal(t, exitUsage, u.logIn("has a space").code)
-	require.Equal(t, exitUsage, u.logIn("x", "--profile", "no/name").code)
-	require.Equal(t, exitUsage, u.pipe("x", "login").code, "it has to know where to")
-	require.Equal(t, exitUnavailable, u.pipe("ak_x", "login --base-url http://127.0.0.1:1").code)
-	require.NoFileExists(t, u.profilesFile())
-}
-
-func TestProfilesAreListedUsedAndRemoved(t *testing.T) {
-	u := newPerson(t)
+func TestProfileCommands(t *testing.T) {
+	u := newUser(t)
 	require.Contains(t, u.run("profiles list").stderr, "tare login")
-	require.Equal(t, exitOK, u.logIn(built.env["AGENTROUTER_API_KEY"]).code)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
 	key := filepath.Join(t.TempDir(), "key")
-	require.NoError(t, os.WriteFile(key, []byte(built.env["AGENTROUTER_MEMBER_API_KEY"]+"\n"), 0o600))
-	require.Equal(t, exitOK, u.logIn("", "--profile", "member", "--api-key-file", key).code)
-	require.Contains(t, u.ok("whoami"), "bob", "who logs in uses that profile from then on")
-	require.Contains(t, u.ok("whoami --profile default"), "alice")
-	u.ok("profiles use default")
-	require.Contains(t, u.ok("whoami"), "alice")
+	require.NoError(t, os.WriteFile(key, []byte(live.env["AGENTROUTER_MEMBER_API_KEY"]+"\n"), 0o600))
+	require.Equal(t, exitOK, u.login("", "--profile", "member", "--api-key-file", key).code)
+	require.Contains(t, u.runOK("whoami"), "bob", "who logs in uses that profile from then on")
+	require.Contains(t, u.runOK("whoami --profile default"), "alice")
+	u.runOK("profiles use default")
+	require.Contains(t, u.runOK("whoami"), "alice")
 
-	listed := u.ok("profiles list")
+	listed := u.runOK("profiles list")
 	require.Regexp(t, `default .*acme/chat +alice +in use`, listed)
 	require.Regexp(t, `member .*acme/chat +bob`, listed)
-	require.NotContains(t, listed+u.ok("profiles list -o json")+u.ok("profiles list -o yaml"), "ak_")
-	all, _ := decoded(t, u.ok("profiles list -o json"))["profiles"].([]any)
+	require.NotContains(t, listed+u.runOK("profiles list -o json")+u.runOK("profiles list -o yaml"), "ak_")
+	all, _ := decodeJSON(t, u.runOK("profiles list -o json"))["profiles"].([]any)
 	require.Len(t, all, 2)
 
-	u.ok("profiles remove member")
+	u.runOK("profiles remove member")
 	got := u.run("whoami --profile member")
 	require.Equal(t, exitUsage, got.code)
 	require.Contains(t, got.stderr, "there is no such profile; there are default")
@@ -96,60 +80,25 @@ func TestProfilesAreListedUsedAndRemoved(t *testing.T) {
 	got = u.run("whoami")
 	require.Equal(t, exitUnauthenticated, got.code)
 	require.Contains(t, got.stderr, "tare login")
-	require.Contains(t, u.ok("profiles list"), "logged out")
-	require.Equal(t, exitOK, u.pipe(built.env["AGENTROUTER_API_KEY"], "login").code, "it knows where to")
+	require.Contains(t, u.runOK("profiles list"), "logged out")
+	require.Equal(t, exitOK, u.runWithInput(live.env["AGENTROUTER_API_KEY"], "login").code, "it knows where to")
 }
 
-func TestFlagsWinOverTheEnvironmentAndThatOverTheProfile(t *testing.T) {
-	member := []string{
-		"AGENTROUTER_BASE_URL=" + built.env["AGENTROUTER_BASE_URL"], "AGENTROUTER_API_KEY=" + built.env["AGENTROUTER_MEMBER_API_KEY"],
-	}
-	u := newPerson(t)
-	require.Equal(t, exitOK, u.logIn(built.env["AGENTROUTER_API_KEY"]).code)
-	require.Contains(t, u.ok("whoami"), "alice")
-	u.env = append(u.env, member...)
-	require.Contains(t, u.ok("whoami"), "bob")
-	require.Contains(t, u.ok("whoami --profile default"), "alice", "to name a profile is a flag")
-	require.Equal(t, exitUnavailable, u.run("whoami --base-url http://127.0.0.1:1").code)
-	require.Contains(t, u.logIn(built.env["AGENTROUTER_API_KEY"]).stderr, "AGENTROUTER_API_KEY is set here and wins over the profile")
-}
-
-func TestAProfilesKeyGoesToItsOwnServerAlone(t *testing.T) {
-	other := newStandIn(t, func(_ string, w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, whoAmI()) })
-	u := newPerson(t)
-	require.Equal(t, exitOK, u.logIn(built.env["AGENTROUTER_API_KEY"]).code)
-	got := u.run("whoami", "--base-url", other.URL)
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "is only for "+built.env["AGENTROUTER_BASE_URL"])
-	u.env = append(u.env, "AGENTROUTER_BASE_URL="+other.URL)
-	require.Equal(t, exitUsage, u.run("whoami").code)
-	require.Empty(t, other.asked())
-	require.Equal(t, exitOK, u.run("whoami", "--base-url", built.env["AGENTROUTER_BASE_URL"]+"/").code, "the same one, with a slash")
-}
-
-func TestAProfileKeepsItsProject(t *testing.T) {
-	u := newPerson(t)
-	require.Equal(t, exitOK, u.logIn(built.env["AGENTROUTER_API_KEY"], "--project", "other").code)
-	require.Equal(t, exitDenied, u.run("api byok list").code)
-	require.Equal(t, exitOK, u.run("api byok list --project chat").code)
-	require.Contains(t, u.ok("profiles list"), "acme/other")
-}
-
-func TestLogInsAtTheSameTimeAreAllKept(t *testing.T) {
-	u := newPerson(t)
+func TestConcurrentLoginsAreKept(t *testing.T) {
+	u := newUser(t)
 	const people = 8
 	var wg sync.WaitGroup
 	codes := make([]int, people)
 	for i := range people {
-		wg.Go(func() { codes[i] = u.logIn(built.env["AGENTROUTER_API_KEY"], "--profile", "p"+strconv.Itoa(i)).code })
+		wg.Go(func() { codes[i] = u.login(live.env["AGENTROUTER_API_KEY"], "--profile", "p"+strconv.Itoa(i)).code })
 	}
 	wg.Wait()
 	require.Equal(t, make([]int, people), codes)
-	require.Len(t, strings.Split(strings.TrimSpace(u.ok("profiles list")), "\n"), 1+people)
+	require.Len(t, strings.Split(strings.TrimSpace(u.runOK("profiles list")), "\n"), 1+people)
 }
 
-func TestAFileThatIsNotOursIsNotRepeatedAndNotReplaced(t *testing.T) {
-	u := newPerson(t)
+func TestForeignProfilesFileIsKept(t *testing.T) {
+	u := newUser(t)
 	require.NoError(t, os.MkdirAll(u.config, 0o700))
 	for _, text := range []string{`{"profiles":{"default":{"api_key":["hunter2"]}}}`, "hunter2", "{}x", `{"profiles":null}`} {
 		require.NoError(t, os.WriteFile(u.profilesFile(), []byte(text), 0o600))
@@ -165,43 +114,39 @@ func TestAFileThatIsNotOursIsNotRepeatedAndNotReplaced(t *testing.T) {
 	}
 }
 
-func TestPlainHTTPToAnotherMachineIsRefused(t *testing.T) {
-	u := of(t, "http://192.0.2.1", "ak_EXAMPLE")
-	got := u.run("whoami")
-	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, "--insecure")
-	require.Equal(t, exitUnavailable, u.run("whoami --insecure --timeout 50ms").code)
-	require.Equal(t, exitUsage, newPerson(t).pipe("ak_x", "login --base-url http://192.0.2.1").code)
-	for _, address := range []string{"hunter2", "ftp://x", "https://u:hunter2@x", "https://x?k=hunter2", "https://x#hunter2", "http://"} {
-		got := of(t, address, "ak_EXAMPLE").run("whoami")
-		require.Equal(t, exitUsage, got.code, address)
-		require.NotContains(t, got.all(), "hunter2")
-	}
-	require.Equal(t, exitUsage, newPerson(t, "AGENTROUTER_API_KEY=ak_x").run("whoami").code, "a key, and nowhere to go")
-}
-
-func TestAProfileWhoseKeyHasEndedSaysHowToLogInAgain(t *testing.T) {
-	var ended atomic.Bool
-	s := newStandIn(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
-		if ended.Load() {
-			refuse(w, http.StatusUnauthorized, "unauthenticated", "This API key has been revoked or has expired; ask for a new one.")
-			return
-		}
-		writeJSON(w, http.StatusOK, whoAmI())
-	})
-	u := newPerson(t)
-	require.Equal(t, exitOK, u.pipe("ak_EXAMPLE_ended", "login", "--base-url", s.URL, "--profile", "old").code)
-	ended.Store(true)
-	got := u.run("api byok list")
-	require.Equal(t, exitUnauthenticated, got.code)
-	require.Contains(t, got.stderr, "This API key has been revoked or has expired")
-	require.Contains(t, got.stderr, "tare login --profile old")
-}
-
-func TestTheFolderOfProfilesCanBeChosen(t *testing.T) {
-	u := newPerson(t)
+func TestConfigDirVariable(t *testing.T) {
+	u := newUser(t)
 	u.config = filepath.Join(t.TempDir(), "mine")
 	u.env = append(u.env, "TARE_CONFIG_DIR="+u.config)
-	require.Equal(t, exitOK, u.logIn(built.env["AGENTROUTER_API_KEY"]).code)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
 	require.FileExists(t, u.profilesFile())
+}
+
+func TestLogoutWritesThroughALink(t *testing.T) {
+	u := newUser(t)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
+	elsewhere := filepath.Join(t.TempDir(), "kept.json")
+	require.NoError(t, os.Rename(u.profilesFile(), elsewhere))
+	require.NoError(t, os.Symlink(elsewhere, u.profilesFile()))
+	require.Equal(t, exitOK, u.run("logout").code)
+	left, err := os.ReadFile(elsewhere)
+	require.NoError(t, err)
+	require.NotContains(t, string(left), "ak_")
+	info, err := os.Lstat(u.profilesFile())
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&os.ModeSymlink, "the link is a link still")
+}
+
+func TestConfigDirKeepsItsMode(t *testing.T) {
+	u := newUser(t)
+	shared := t.TempDir()
+	require.NoError(t, os.Chmod(shared, 0o755))
+	u.env = u.environ(configDirVariable + "=" + shared)
+	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
+	info, err := os.Stat(shared)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), info.Mode().Perm(), "it may be the system's")
+	info, err = os.Stat(filepath.Join(shared, "profiles.json"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }

@@ -50,7 +50,10 @@ func loadSDKs(folder string) ([]sdk, error) {
 		s := &sdks[i]
 		for _, entry := range entries {
 			parts := archiveName.FindStringSubmatch(entry.Name())
-			if parts != nil && parts[1] == s.Language && (s.File == "" || compareVersions(parts[2], s.Version) > 0) {
+			if len(parts) == 0 || parts[1] != s.Language {
+				continue
+			}
+			if s.File == "" || compareVersions(parts[2], s.Version) > 0 {
 				s.File, s.Version = entry.Name(), parts[2]
 			}
 		}

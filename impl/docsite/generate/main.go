@@ -1,5 +1,5 @@
-// Command generate writes the files of impl/docsite/generated from the public API's document, spec/aikeys.yaml. The
-// go:generate line of impl/docsite runs it in that folder. It imports nothing of ours.
+// Command generate writes the files of impl/docsite/generated from the public API's document, spec/aikeys.yaml.
+// "make generate" runs it in the folder impl/docsite. It imports nothing of ours.
 //
 // The document's servers are those of the repository. A reader wants the one they have reached, so the generated documents
 // hold a placeholder in its place.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -22,37 +21,7 @@ func everyCommand(cmd *cobra.Command) []*cobra.Command {
 	return all
 }
 
-func TestEveryCommandTeaches(t *testing.T) {
-	root := newProgram(nil, nil, nil, nil).rootCommand()
-	for _, cmd := range everyCommand(root) {
-		require.NotEmpty(t, cmd.Short, cmd.CommandPath())
-		require.Greater(t, len(cmd.Long), len(cmd.Short), cmd.CommandPath())
-		if cmd.Runnable() && !cmd.Hidden {
-			require.Contains(t, cmd.Example, "tare", cmd.CommandPath())
-		}
-		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
-			require.LessOrEqual(t, len(strings.TrimSpace(line)), cli.HelpWidth, line)
-		}
-	}
-}
-
-func TestExamplesInHelpNameCommandsAndFlagsThatExist(t *testing.T) {
-	root := newProgram(nil, nil, nil, nil).rootCommand()
-	checked := 0
-	for _, cmd := range everyCommand(root) {
-		for line := range strings.Lines(cmd.Example) {
-			_, after, found := strings.Cut(line, "tare ")
-			if !found {
-				continue
-			}
-			requireCommandLine(t, strings.Fields(after))
-			checked++
-		}
-	}
-	require.Greater(t, checked, 40)
-}
-
-// requireCommandLine fails on words that name no command, or flags that it does not have.
+// requireCommandLine fails if the words name no command, or have flags that the command lacks.
 func requireCommandLine(t *testing.T, words []string) {
 	t.Helper()
 	root := newProgram(nil, nil, nil, nil).rootCommand()
@@ -75,21 +44,40 @@ func flagOf(cmd *cobra.Command, name string) *pflag.Flag {
 	return cmd.InheritedFlags().Lookup(name)
 }
 
-func TestTheExitCodesAreDocumented(t *testing.T) {
-	page, err := os.ReadFile("../../docs/tare.md")
-	require.NoError(t, err)
-	help := newPerson(t).ok("help exit-codes")
-	for _, row := range exitCodes() {
-		require.Contains(t, help, fmt.Sprintf("%3d  %s\n", row.code, row.meaning))
-		require.Contains(t, string(page), fmt.Sprintf("| %d | %s |\n", row.code, row.meaning))
-	}
-	require.Contains(t, newPerson(t).ok("help environment"), "AGENTROUTER_API_KEY")
-}
-
-// tareCommand is a command line of tare's within a line of a page, up to what the shell does with it.
+// tareCommand matches a tare command in a shell line, up to a pipe, redirection or comment.
 var tareCommand = regexp.MustCompile(`(?:^|[ (|])tare ([a-z-][^#>|)]*)`)
 
-func TestThePagesCommandLinesExist(t *testing.T) {
+func TestEveryCommandHasHelp(t *testing.T) {
+	root := newProgram(nil, nil, nil, nil).rootCommand()
+	for _, cmd := range everyCommand(root) {
+		require.NotEmpty(t, cmd.Short, cmd.CommandPath())
+		require.Greater(t, len(cmd.Long), len(cmd.Short), cmd.CommandPath())
+		if cmd.Runnable() && !cmd.Hidden {
+			require.Contains(t, cmd.Example, "tare", cmd.CommandPath())
+		}
+		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
+			require.LessOrEqual(t, len(strings.TrimSpace(line)), cli.HelpWidth, line)
+		}
+	}
+}
+
+func TestExamplesInHelpExist(t *testing.T) {
+	root := newProgram(nil, nil, nil, nil).rootCommand()
+	checked := 0
+	for _, cmd := range everyCommand(root) {
+		for line := range strings.Lines(cmd.Example) {
+			_, after, found := strings.Cut(line, "tare ")
+			if !found {
+				continue
+			}
+			requireCommandLine(t, strings.Fields(after))
+			checked++
+		}
+	}
+	require.Greater(t, checked, 40)
+}
+
+func TestCommandLinesOfThePageExist(t *testing.T) {
 	page, err := os.ReadFile("../../docs/tare.md")
 	require.NoError(t, err)
 	checked := 0
@@ -110,14 +98,14 @@ func TestThePagesCommandLinesExist(t *testing.T) {
 }
 
 func TestHelpAndVersionNeedNoSession(t *testing.T) {
-	u := newPerson(t)
-	require.Contains(t, u.ok(), "tare login")
-	require.Contains(t, u.ok("api"), "byok")
-	require.Contains(t, u.ok("api byok add --help"), "--secret-file")
-	require.Regexp(t, `^tare version \S+.* go1\.`, u.ok("--version"))
+	u := newUser(t)
+	require.Contains(t, u.runOK(), "tare login")
+	require.Contains(t, u.runOK("api"), "byok")
+	require.Contains(t, u.runOK("api byok add --help"), "--secret-file")
+	require.Regexp(t, `^tare version \S+.* go1\.`, u.runOK("--version"))
 }
 
-func TestWrongCommandLinesAreToldApart(t *testing.T) {
+func TestWrongCommandLines(t *testing.T) {
 	u := alice(t)
 	for line, says := range map[string]string{
 		"api byok lst":                            "Did you mean list?",
@@ -145,5 +133,43 @@ func TestWrongCommandLinesAreToldApart(t *testing.T) {
 		require.Equal(t, exitUsage, got.code, line+"\n"+got.all())
 		require.Contains(t, got.stderr, says, line)
 		require.Empty(t, got.stdout, line)
+	}
+}
+
+func TestNoFlagTakesAnAPIKey(t *testing.T) {
+	for _, cmd := range everyCommand(newProgram(nil, nil, nil, nil).rootCommand()) {
+		require.Nil(t, cmd.Flags().Lookup("api-key"), cmd.CommandPath())
+		require.Nil(t, cmd.Flags().Lookup("token"), cmd.CommandPath())
+	}
+}
+
+func TestFlagErrorsDoNotRepeatSecrets(t *testing.T) {
+	u := alice(t)
+	for _, line := range []string{
+		"api byok events --limit " + testSecret, "api byok remove --yes=" + testSecret, "api byok add --user-scope=" + testSecret,
+		"--no-color=" + testSecret + " whoami", "api byok add --secret" + testSecret, "login --ak_hunter2",
+	} {
+		got := u.run(line)
+		require.Equal(t, exitUsage, got.code, line)
+		require.NotContains(t, got.all(), "hunter2", line)
+	}
+	require.Contains(t, u.run("api byok events --limit many").stderr, "--limit must be a whole number")
+	require.Contains(t, u.run("api byok list --provder x").stderr, "unknown flag: --provder")
+}
+
+func TestArgumentErrorsDoNotRepeatSecrets(t *testing.T) {
+	u := alice(t)
+	for _, line := range []string{
+		"api byok add " + testSecret, "api byok get " + testSecret, "api byok remove " + testSecret, "api byok " + testSecret, testSecret,
+		"api byok list " + testSecret, "api byok add -secret=" + testSecret, "api byok add -" + testSecret, "api byok add --=" + testSecret,
+		"api byok list -o" + testSecret, "api byok list --state " + testSecret, "api byok remove --wait " + testSecret, "whoami " + testSecret,
+		"api byok add --provider openai --name x --secret-file " + testSecret, "api members set " + testSecret + " " + testSecret,
+		"api byok get " + sampleID + " " + testSecret, "api policy set --user-keys-for " + testSecret, "completion " + testSecret,
+		"api byok add --secrt=" + testSecret,
+	} {
+		got := u.run(line)
+		require.Equal(t, exitUsage, got.code, line)
+		require.NotContains(t, got.all(), "hunter2", line)
+		require.True(t, strings.HasPrefix(got.stderr, "tare: "), got.stderr)
 	}
 }

@@ -1,0 +1,21 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPolicySetKeepsTheRest(t *testing.T) {
+	u := alice(t)
+	t.Cleanup(func() { u.runOK("api policy set --reset") })
+	u.runOK("api policy set --user-keys forbid --on-bad-key next_key --user-keys-for openai=allow --user-keys-for groq=require")
+	text := u.runOK("api byok policy set --user-keys-for groq=default")
+	require.Regexp(t, `Own keys +forbid`, text)
+	require.Regexp(t, `of openai +allow`, text)
+	require.Regexp(t, `On a bad key +next_key`, text)
+	require.NotContains(t, text, "groq")
+	require.Regexp(t, `Own keys +allow`, u.runOK("api policy set --reset"))
+	require.Equal(t, exitUsage, u.run("api policy set").code)
+	require.Equal(t, exitUsage, u.run("api policy set --user-keys-for openai=never").code)
+}

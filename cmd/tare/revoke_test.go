@@ -1,0 +1,123 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/clipperhouse/displaywidth"
+	"github.com/stretchr/testify/require"
+)
+
+func TestPendingReceipt(t *testing.T) {
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		holdResponse(r)
+		writeJSON(w, http.StatusOK, receiptDocument(1))
+	})
+	got := s.user(t).run("api", "byok", "remove", sampleID, "--wait", "150ms")
+	require.Equal(t, exitPending, got.code)
+	require.Contains(t, got.stdout, "pending: 1 of 3 data planes confirmed, slowest 10 ms, the rest in ")
+	require.Contains(t, got.stderr, "the key is revoked, and its receipt is pending: 1 of 3")
+	require.Contains(t, got.stderr, "tare api byok get "+sampleID)
+
+	got = s.user(t).run("api", "byok", "remove", sampleID, "--wait", "150ms", "-o", "json")
+	require.Equal(t, exitPending, got.code)
+	pending, _ := decodeJSON(t, got.stdout)["receipt"].(map[string]any)
+	require.Equal(t, "pending", pending["state"])
+
+	before := len(s.requestsSoFar())
+	got = s.user(t).run("api", "byok", "remove", sampleID, "--wait", "0")
+	require.Equal(t, exitOK, got.code, "who does not wait is not told off")
+	require.Len(t, s.requestsSoFar(), before+1)
+}
+
+func TestProgress(t *testing.T) {
+	var calls atomic.Int32
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		n := int(calls.Add(1))
+		if n <= 3 {
+			holdResponse(r)
+		}
+		writeJSON(w, http.StatusOK, receiptDocument(min(n-1, 3)))
+	})
+	code, shown := s.user(t).runInTerminal(100, "api byok remove --yes --wait 10s "+sampleID).wait()
+	require.Equal(t, exitOK, code, shown)
+	for _, text := range []string{"0 of 3", "1 of 3", "2 of 3 data planes confirmed, slowest 20 ms"} {
+		require.Contains(t, shown, text)
+	}
+	last := shown[strings.LastIndex(shown, "\r\x1b[K"):]
+	require.Contains(t, last, "complete: 3 of 3 data planes confirmed, slowest 30 ms", "the result takes the line's place")
+	require.NotContains(t, last, "waiting")
+
+	calls.Store(3)
+	got := s.user(t).run("api", "byok", "remove", "--wait", "10s", sampleID)
+	require.Equal(t, exitOK, got.code)
+	require.Empty(t, got.stderr, "elsewhere there is none")
+}
+
+func TestReceiptIsPendingIfTheServiceFails(t *testing.T) {
+	var calls atomic.Int32
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
+		if calls.Add(1) == 1 {
+			writeJSON(w, http.StatusOK, receiptDocument(2))
+			return
+		}
+		writeProblem(w, http.StatusInternalServerError, "internal", "x")
+	})
+	got := s.user(t).run("api", "byok", "remove", sampleID)
+	require.Equal(t, exitPending, got.code)
+	require.Contains(t, got.stderr, "2 of 3 data planes confirmed, slowest 20 ms; then the service stopped answering")
+}
+
+func TestWaitIsPacedIfTheServiceDoesNotHold(t *testing.T) {
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, receiptDocument(1))
+	})
+	require.Equal(t, exitPending, s.user(t).run("api", "byok", "remove", sampleID, "--wait", "350ms").code)
+	require.LessOrEqual(t, len(s.requestsSoFar()), 6)
+}
+
+func TestCtrlCWhileWaitingForTheReceipt(t *testing.T) {
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		holdResponse(r)
+		writeJSON(w, http.StatusOK, receiptDocument(1))
+	})
+	code, shown := s.user(t).runInTerminal(120, "api byok remove --yes --wait 30s "+sampleID).expect("waiting: 1 of 3").typeKeys("\x03").wait()
+	require.Equal(t, exitStopped, code)
+	require.Contains(t, shown, "the key is revoked, and its receipt is pending: 1 of 3 data planes confirmed")
+}
+
+func TestProgressFitsANarrowTerminal(t *testing.T) {
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		holdResponse(r)
+		writeJSON(w, http.StatusOK, receiptDocument(1))
+	})
+	code, shown := s.user(t).runInTerminal(40, "api byok remove --yes --wait 350ms "+sampleID).wait()
+	require.Equal(t, exitPending, code)
+	before, _, _ := strings.Cut(controlCodes.ReplaceAllString(shown, ""), "\n")
+	lines := strings.Split(before, "\r")
+	require.Contains(t, strings.Join(lines, ""), "waiting: 1 of 3")
+	for _, line := range lines[:len(lines)-1] {
+		require.Less(t, displaywidth.String(line), 40, "a line that goes on below can't be taken back")
+	}
+}
+
+func TestRevokingAsksOnATerminal(t *testing.T) {
+	u := alice(t)
+	id := u.addKey("confirmed")
+	for _, answer := range []string{"\n", "n\n", "what\n", "\x04"} {
+		s := u.runInTerminal(120, "api byok remove "+id).expect(`Revoke the project's openai key "confirmed" (…ter2, not used yet)?`)
+		code, shown := s.expect("[y/N] ").typeKeys(answer).wait()
+		require.Equal(t, exitDeclined, code, shown)
+	}
+	require.Contains(t, u.runOK("api byok get "+id), "active")
+	code, shown := u.runInTerminal(120, "api byok remove "+id).expect("[y/N] ").typeKeys("y\n").wait()
+	require.Equal(t, exitOK, code, shown)
+	require.Contains(t, shown, "complete")
+	code, shown = u.runInTerminal(120, "api byok remove "+id).wait()
+	require.Equal(t, exitOK, code, "what is revoked is not asked about")
+	require.Contains(t, shown, "complete")
+	code, _ = u.runInTerminal(120, "api byok remove --yes "+u.addKey("unasked")).wait()
+	require.Equal(t, exitOK, code)
+}
