@@ -1,4 +1,4 @@
-// Shows the API reference: Scalar, with the document that this installation serves, and asks nobody else for anything.
+// Shows the API reference with Scalar and this installation's document. It makes no other requests.
 'use strict';
 
 (async () => {
@@ -9,16 +9,16 @@
     if (!reply.ok) {
       throw new Error(`status ${reply.status}`);
     }
-    // The samples are for this installation, by the address that the reader has for it.
+    // The samples use the address by which the reader reached this installation.
     const text = await reply.text();
     const content = JSON.parse(text.replaceAll('$AGENTROUTER_BASE_URL', location.origin));
     content.servers = [{ url: location.origin, description: 'This installation.' }];
     for (const operation of Object.values(content.paths).flatMap((item) => Object.values(item))) {
       for (const sample of operation['x-codeSamples'] ?? []) {
-        sample.source = sample.source.trimEnd(); // or it shows an empty line
+        sample.source = sample.source.trimEnd(); // Scalar would show an empty line
       }
     }
-    place.replaceChildren(); // what stands there would be taken for the library's own
+    place.replaceChildren(); // Scalar would take the placeholder for its own content
     Scalar.createApiReference(place, {
       content,
       telemetry: false,

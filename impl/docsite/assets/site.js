@@ -1,7 +1,7 @@
-// What the pages do in a browser: they say the address by which the reader reached us, and let code be copied.
+// Shows the address by which the reader reached the service, and adds buttons that copy code.
 'use strict';
 
-// The server can only guess its address behind some proxies; the browser knows it.
+// Behind some proxies the server can only guess its address. The browser knows it.
 const said = document.body.dataset.base;
 if (said !== location.origin) {
   for (const element of document.querySelectorAll('[data-base]:not(body)')) {
@@ -32,7 +32,7 @@ if (navigator.clipboard) {
   }
 }
 
-// Code that is wider than its frame can be scrolled by keyboard.
+// Make code that is wider than its frame scrollable by keyboard.
 for (const code of document.querySelectorAll('pre')) {
   if (code.scrollWidth > code.clientWidth || code.closest('details')) {
     code.tabIndex = 0;
