@@ -39,7 +39,14 @@ func TestDocsAndPrograms(t *testing.T) {
 	t.Run("steps of the README", func(t *testing.T) {
 		dev := startDev(t, filepath.Join(bin, "aikeysd"))
 		requireSteps(t, dev.dir)
-		t.Run("metrics", func(t *testing.T) { requireMetrics(t, dev.opsURL) })
+		// The last argument names the metrics of events that the README's steps don't cause.
+		t.Run("metrics of aikeysd", func(t *testing.T) {
+			requireMetrics(t, operationsPage, dev.opsURL, "aikeys_feed_streams_ended_total")
+		})
+		t.Run("metrics of the gateway", func(t *testing.T) {
+			requireMetrics(t, gatewayPage, dev.gatewayOpsURL, "aikeys_gateway_authorizations_total", "aikeys_gateway_upstream_seconds",
+				"aikeys_dataplane_fetches_discarded_total")
+		})
 	})
 }
 
@@ -171,9 +178,12 @@ func requireMessages(t *testing.T, bin string) {
 }
 
 // dev is "aikeysd dev" running in a folder of its own, as make run starts it.
-type dev struct{ dir, opsURL string }
+type dev struct{ dir, opsURL, gatewayOpsURL string }
 
-var opsAddress = regexp.MustCompile(`(?m)^  Ops +(http://\S+)`)
+var (
+	opsAddress        = regexp.MustCompile(`(?m)^  Ops +(http://\S+)`)
+	gatewayOpsAddress = regexp.MustCompile(`listening gateway=\S+ ops=(http://\S+)`)
+)
 
 func startDev(t *testing.T, program string) dev {
 	t.Helper()
@@ -196,8 +206,8 @@ func startDev(t *testing.T, program string) dev {
 		require.NoError(t, cmd.Wait(), printed())
 	})
 	for end := time.Now().Add(startTimeout); ; time.Sleep(20 * time.Millisecond) {
-		if found := opsAddress.FindStringSubmatch(printed()); found != nil {
-			return dev{dir: dir, opsURL: found[1]}
+		if ops, gateway := opsAddress.FindStringSubmatch(printed()), gatewayOpsAddress.FindStringSubmatch(printed()); ops != nil && gateway != nil {
+			return dev{dir: dir, opsURL: ops[1], gatewayOpsURL: gateway[1]}
 		}
 		require.True(t, time.Now().Before(end), "aikeysd dev is not ready; it printed:\n%s", printed())
 	}
@@ -280,8 +290,8 @@ func documentedMetrics(t *testing.T, file string) (names []string) {
 	return slices.Compact(names)
 }
 
-// requireMetrics compares the metrics of a running aikeysd with the page.
-func requireMetrics(t *testing.T, opsURL string) {
+// requireMetrics compares the metrics of a running program with its page, which alone may name those in alsoDocumented.
+func requireMetrics(t *testing.T, file, opsURL string, alsoDocumented ...string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, opsURL+"/metrics", nil)
 	require.NoError(t, err)
@@ -291,9 +301,10 @@ func requireMetrics(t *testing.T, opsURL string) {
 	text, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
 
-	shown := metricType.FindAllStringSubmatch(string(text), -1)
-	require.Greater(t, len(shown), 5)
-	for _, m := range shown {
-		require.Contains(t, documentedMetrics(t, operationsPage), m[1])
+	shown := alsoDocumented
+	for _, m := range metricType.FindAllStringSubmatch(string(text), -1) {
+		shown = append(shown, m[1])
 	}
+	slices.Sort(shown)
+	require.Equal(t, slices.Compact(shown), documentedMetrics(t, file))
 }
