@@ -92,9 +92,9 @@ type ClientInterface interface {
 
 	// ListKeys List AI keys
 	//
-	// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-	// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
-	// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
+	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
+	// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
+	// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 	ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -102,14 +102,15 @@ type ClientInterface interface {
 	// RegisterKeyWithBody Register an AI key
 	//
 	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-	// the first without a gap.
+	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+	// first without a gap.
 	//
-	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their own
+	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+	// otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-	// two keys can be told apart. Revoking a key frees its name.
+	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Revoking a key frees its name.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -119,14 +120,15 @@ type ClientInterface interface {
 	// RegisterKey Register an AI key
 	//
 	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-	// the first without a gap.
+	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+	// first without a gap.
 	//
-	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their own
+	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+	// otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-	// two keys can be told apart. Revoking a key frees its name.
+	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Revoking a key frees its name.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -135,45 +137,46 @@ type ClientInterface interface {
 
 	// RevokeKey Revoke an AI key
 	//
-	// Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
-	// the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-	// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
-	// receipt is the answer.
+	// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
+	// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
+	// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
+	// stays in force, and its receipt is the answer.
 	//
-	// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
+	// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 	RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetKey Get an AI key
 	//
-	// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
-	// own key only by that member: to everybody else, owners too, it does not exist (404).
+	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
+	// key exists only for that member: all others, including owners, get a 404.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 	GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListEvents Read the audit trail
 	//
-	// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
-	// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
-	// own keys is left out, as those keys are.
+	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
+	// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
+	// events about other members' own keys.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 	ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListMembers List the project's members
 	//
-	// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
-	// Every member may read it.
+	// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
+	// is given. Every member may read it.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members (the `ListMembers` operationId).
 	ListMembers(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RemoveMember Remove a member
 	//
-	// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
-	// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
+	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
+	// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
+	// can't be removed.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 	RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -181,7 +184,7 @@ type ClientInterface interface {
 	// SetMemberWithBody Add a member or change their role
 	//
 	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
-	// Owners only. The last owner can't be made a plain member.
+	// Only owners may do this. The last owner can't become a plain member.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -191,7 +194,7 @@ type ClientInterface interface {
 	// SetMember Add a member or change their role
 	//
 	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
-	// Owners only. The last owner can't be made a plain member.
+	// Only owners may do this. The last owner can't become a plain member.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -200,7 +203,7 @@ type ClientInterface interface {
 
 	// GetPolicy Read the project's policy
 	//
-	// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+	// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
 	// it.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/policy (the `GetPolicy` operationId).
@@ -208,8 +211,9 @@ type ClientInterface interface {
 
 	// SetPolicyWithBody Write the project's policy
 	//
-	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// write it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -218,8 +222,9 @@ type ClientInterface interface {
 
 	// SetPolicy Write the project's policy
 	//
-	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// write it.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -228,24 +233,25 @@ type ClientInterface interface {
 
 	// ResolveKey Show which key would serve me
 	//
-	// A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-	// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
-	// missing. Nothing is recorded as used.
+	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
+	// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+	// recorded as used.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 	ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListProviders List the providers
 	//
-	// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
-	// is the same for every caller and changes only with a release of the service.
+	// Returns the catalogue of providers whose keys can be registered, with what a form or a gateway needs to know
+	// about each. It is the same for every caller, and changes only with a release of the service.
 	//
 	// Corresponds with GET /v1/providers (the `ListProviders` operationId).
 	ListProviders(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// WhoAmI Show my session
 	//
-	// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
+	// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
+	// the session ends.
 	//
 	// Corresponds with GET /v1/whoami (the `WhoAmI` operationId).
 	WhoAmI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -253,9 +259,9 @@ type ClientInterface interface {
 
 // ListKeys List AI keys
 //
-// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
-// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
+// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
+// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
+// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -273,14 +279,15 @@ func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID 
 // RegisterKeyWithBody Register an AI key
 //
 // Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-// the first without a gap.
+// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+// first without a gap.
 //
-// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-// which serves their requests alone, and before the project's, unless the policy says otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their own
+// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+// otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-// two keys can be told apart. Revoking a key frees its name.
+// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Revoking a key frees its name.
 //
 // Takes any type of body and a specified content type.
 //
@@ -300,14 +307,15 @@ func (c *Client) RegisterKeyWithBody(ctx context.Context, customerID CustomerID,
 // RegisterKey Register an AI key
 //
 // Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-// the first without a gap.
+// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+// first without a gap.
 //
-// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-// which serves their requests alone, and before the project's, unless the policy says otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their own
+// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+// otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-// two keys can be told apart. Revoking a key frees its name.
+// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Revoking a key frees its name.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -326,12 +334,12 @@ func (c *Client) RegisterKey(ctx context.Context, customerID CustomerID, project
 
 // RevokeKey Revoke an AI key
 //
-// Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
-// the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
-// receipt is the answer.
+// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
+// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
+// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
+// stays in force, and its receipt is the answer.
 //
-// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
+// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `RevokeKey` operationId).
 func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RevokeKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -348,8 +356,8 @@ func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID
 
 // GetKey Get an AI key
 //
-// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
-// own key only by that member: to everybody else, owners too, it does not exist (404).
+// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
+// key exists only for that member: all others, including owners, get a 404.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -366,9 +374,9 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 
 // ListEvents Read the audit trail
 //
-// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
-// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
-// own keys is left out, as those keys are.
+// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
+// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
+// events about other members' own keys.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -385,8 +393,8 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 
 // ListMembers List the project's members
 //
-// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
-// Every member may read it.
+// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
+// is given. Every member may read it.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members (the `ListMembers` operationId).
 func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -403,8 +411,9 @@ func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, project
 
 // RemoveMember Remove a member
 //
-// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
-// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
+// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
+// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
+// can't be removed.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
 func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -422,7 +431,7 @@ func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projec
 // SetMemberWithBody Add a member or change their role
 //
 // Adds a user to the project, or gives a member another role. The user need not have called this service before.
-// Owners only. The last owner can't be made a plain member.
+// Only owners may do this. The last owner can't become a plain member.
 //
 // Takes any type of body and a specified content type.
 //
@@ -442,7 +451,7 @@ func (c *Client) SetMemberWithBody(ctx context.Context, customerID CustomerID, p
 // SetMember Add a member or change their role
 //
 // Adds a user to the project, or gives a member another role. The user need not have called this service before.
-// Owners only. The last owner can't be made a plain member.
+// Only owners may do this. The last owner can't become a plain member.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -461,7 +470,7 @@ func (c *Client) SetMember(ctx context.Context, customerID CustomerID, projectID
 
 // GetPolicy Read the project's policy
 //
-// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
 // it.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/policy (the `GetPolicy` operationId).
@@ -479,8 +488,9 @@ func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID
 
 // SetPolicyWithBody Write the project's policy
 //
-// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// write it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -499,8 +509,9 @@ func (c *Client) SetPolicyWithBody(ctx context.Context, customerID CustomerID, p
 
 // SetPolicy Write the project's policy
 //
-// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// write it.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -519,9 +530,9 @@ func (c *Client) SetPolicy(ctx context.Context, customerID CustomerID, projectID
 
 // ResolveKey Show which key would serve me
 //
-// A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
-// missing. Nothing is recorded as used.
+// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
+// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+// recorded as used.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -538,8 +549,8 @@ func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectI
 
 // ListProviders List the providers
 //
-// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
-// is the same for every caller and changes only with a release of the service.
+// Returns the catalogue of providers whose keys can be registered, with what a form or a gateway needs to know
+// about each. It is the same for every caller, and changes only with a release of the service.
 //
 // Corresponds with GET /v1/providers (the `ListProviders` operationId).
 func (c *Client) ListProviders(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -556,7 +567,8 @@ func (c *Client) ListProviders(ctx context.Context, reqEditors ...RequestEditorF
 
 // WhoAmI Show my session
 //
-// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
+// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
+// the session ends.
 //
 // Corresponds with GET /v1/whoami (the `WhoAmI` operationId).
 func (c *Client) WhoAmI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1395,9 +1407,9 @@ type ClientWithResponsesInterface interface {
 
 	// ListKeysWithResponse List AI keys
 	//
-	// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-	// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
-	// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
+	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
+	// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
+	// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1407,14 +1419,15 @@ type ClientWithResponsesInterface interface {
 	// RegisterKeyWithBodyWithResponse Register an AI key
 	//
 	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-	// the first without a gap.
+	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+	// first without a gap.
 	//
-	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their own
+	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+	// otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-	// two keys can be told apart. Revoking a key frees its name.
+	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Revoking a key frees its name.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1424,14 +1437,15 @@ type ClientWithResponsesInterface interface {
 	// RegisterKeyWithResponse Register an AI key
 	//
 	// Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-	// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-	// the first without a gap.
+	// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+	// first without a gap.
 	//
-	// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-	// which serves their requests alone, and before the project's, unless the policy says otherwise.
+	// Only an owner of the project may register a project-level key. Any member may register a key of their own
+	// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+	// otherwise.
 	//
-	// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-	// two keys can be told apart. Revoking a key frees its name.
+	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+	// Revoking a key frees its name.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1440,12 +1454,12 @@ type ClientWithResponsesInterface interface {
 
 	// RevokeKeyWithResponse Revoke an AI key
 	//
-	// Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
-	// the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-	// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
-	// receipt is the answer.
+	// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
+	// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
+	// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
+	// stays in force, and its receipt is the answer.
 	//
-	// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
+	// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1454,8 +1468,8 @@ type ClientWithResponsesInterface interface {
 
 	// GetKeyWithResponse Get an AI key
 	//
-	// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
-	// own key only by that member: to everybody else, owners too, it does not exist (404).
+	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
+	// key exists only for that member: all others, including owners, get a 404.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1464,9 +1478,9 @@ type ClientWithResponsesInterface interface {
 
 	// ListEventsWithResponse Read the audit trail
 	//
-	// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
-	// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
-	// own keys is left out, as those keys are.
+	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
+	// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
+	// events about other members' own keys.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1475,8 +1489,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListMembersWithResponse List the project's members
 	//
-	// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
-	// Every member may read it.
+	// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
+	// is given. Every member may read it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1485,8 +1499,9 @@ type ClientWithResponsesInterface interface {
 
 	// RemoveMemberWithResponse Remove a member
 	//
-	// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
-	// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
+	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
+	// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
+	// can't be removed.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1496,7 +1511,7 @@ type ClientWithResponsesInterface interface {
 	// SetMemberWithBodyWithResponse Add a member or change their role
 	//
 	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
-	// Owners only. The last owner can't be made a plain member.
+	// Only owners may do this. The last owner can't become a plain member.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1506,7 +1521,7 @@ type ClientWithResponsesInterface interface {
 	// SetMemberWithResponse Add a member or change their role
 	//
 	// Adds a user to the project, or gives a member another role. The user need not have called this service before.
-	// Owners only. The last owner can't be made a plain member.
+	// Only owners may do this. The last owner can't become a plain member.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1515,7 +1530,7 @@ type ClientWithResponsesInterface interface {
 
 	// GetPolicyWithResponse Read the project's policy
 	//
-	// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+	// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
 	// it.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -1525,8 +1540,9 @@ type ClientWithResponsesInterface interface {
 
 	// SetPolicyWithBodyWithResponse Write the project's policy
 	//
-	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// write it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1535,8 +1551,9 @@ type ClientWithResponsesInterface interface {
 
 	// SetPolicyWithResponse Write the project's policy
 	//
-	// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-	// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// write it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1545,9 +1562,9 @@ type ClientWithResponsesInterface interface {
 
 	// ResolveKeyWithResponse Show which key would serve me
 	//
-	// A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-	// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
-	// missing. Nothing is recorded as used.
+	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
+	// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+	// recorded as used.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1556,8 +1573,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListProvidersWithResponse List the providers
 	//
-	// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
-	// is the same for every caller and changes only with a release of the service.
+	// Returns the catalogue of providers whose keys can be registered, with what a form or a gateway needs to know
+	// about each. It is the same for every caller, and changes only with a release of the service.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1566,7 +1583,8 @@ type ClientWithResponsesInterface interface {
 
 	// WhoAmIWithResponse Show my session
 	//
-	// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
+	// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
+	// the session ends.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3012,9 +3030,9 @@ func (r WhoAmIResult) ContentType() string {
 
 // ListKeysWithResponse List AI keys
 //
-// Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-// All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
-// way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
+// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
+// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
+// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3030,14 +3048,15 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, customer
 // RegisterKeyWithBodyWithResponse Register an AI key
 //
 // Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-// the first without a gap.
+// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+// first without a gap.
 //
-// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-// which serves their requests alone, and before the project's, unless the policy says otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their own
+// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+// otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-// two keys can be told apart. Revoking a key frees its name.
+// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Revoking a key frees its name.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3053,14 +3072,15 @@ func (c *ClientWithResponses) RegisterKeyWithBodyWithResponse(ctx context.Contex
 // RegisterKeyWithResponse Register an AI key
 //
 // Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-// provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-// the first without a gap.
+// provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+// first without a gap.
 //
-// A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-// which serves their requests alone, and before the project's, unless the policy says otherwise.
+// Only an owner of the project may register a project-level key. Any member may register a key of their own
+// (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+// otherwise.
 //
-// Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-// two keys can be told apart. Revoking a key frees its name.
+// Names are unique among the active keys of one provider in one scope, which is the project or one member.
+// Revoking a key frees its name.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3075,12 +3095,12 @@ func (c *ClientWithResponses) RegisterKeyWithResponse(ctx context.Context, custo
 
 // RevokeKeyWithResponse Revoke an AI key
 //
-// Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
-// the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-// the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
-// receipt is the answer.
+// Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
+// answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
+// is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
+// stays in force, and its receipt is the answer.
 //
-// A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
+// Only an owner of the project may revoke a project-level key, and only the member a key of their own.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3095,8 +3115,8 @@ func (c *ClientWithResponses) RevokeKeyWithResponse(ctx context.Context, custome
 
 // GetKeyWithResponse Get an AI key
 //
-// Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
-// own key only by that member: to everybody else, owners too, it does not exist (404).
+// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
+// key exists only for that member: all others, including owners, get a 404.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3111,9 +3131,9 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 
 // ListEventsWithResponse Read the audit trail
 //
-// Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
-// that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
-// own keys is left out, as those keys are.
+// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
+// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
+// events about other members' own keys.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3128,8 +3148,8 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 
 // ListMembersWithResponse List the project's members
 //
-// Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
-// Every member may read it.
+// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
+// is given. Every member may read it.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3144,8 +3164,9 @@ func (c *ClientWithResponses) ListMembersWithResponse(ctx context.Context, custo
 
 // RemoveMemberWithResponse Remove a member
 //
-// Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
-// theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
+// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
+// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
+// can't be removed.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3161,7 +3182,7 @@ func (c *ClientWithResponses) RemoveMemberWithResponse(ctx context.Context, cust
 // SetMemberWithBodyWithResponse Add a member or change their role
 //
 // Adds a user to the project, or gives a member another role. The user need not have called this service before.
-// Owners only. The last owner can't be made a plain member.
+// Only owners may do this. The last owner can't become a plain member.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3177,7 +3198,7 @@ func (c *ClientWithResponses) SetMemberWithBodyWithResponse(ctx context.Context,
 // SetMemberWithResponse Add a member or change their role
 //
 // Adds a user to the project, or gives a member another role. The user need not have called this service before.
-// Owners only. The last owner can't be made a plain member.
+// Only owners may do this. The last owner can't become a plain member.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3192,7 +3213,7 @@ func (c *ClientWithResponses) SetMemberWithResponse(ctx context.Context, custome
 
 // GetPolicyWithResponse Read the project's policy
 //
-// Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+// Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
 // it.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -3208,8 +3229,9 @@ func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, custome
 
 // SetPolicyWithBodyWithResponse Write the project's policy
 //
-// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// write it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3224,8 +3246,9 @@ func (c *ClientWithResponses) SetPolicyWithBodyWithResponse(ctx context.Context,
 
 // SetPolicyWithResponse Write the project's policy
 //
-// Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-// `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// write it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3240,9 +3263,9 @@ func (c *ClientWithResponses) SetPolicyWithResponse(ctx context.Context, custome
 
 // ResolveKeyWithResponse Show which key would serve me
 //
-// A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-// why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
-// missing. Nothing is recorded as used.
+// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
+// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+// recorded as used.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3257,8 +3280,8 @@ func (c *ClientWithResponses) ResolveKeyWithResponse(ctx context.Context, custom
 
 // ListProvidersWithResponse List the providers
 //
-// The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
-// is the same for every caller and changes only with a release of the service.
+// Returns the catalogue of providers whose keys can be registered, with what a form or a gateway needs to know
+// about each. It is the same for every caller, and changes only with a release of the service.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3273,7 +3296,8 @@ func (c *ClientWithResponses) ListProvidersWithResponse(ctx context.Context, req
 
 // WhoAmIWithResponse Show my session
 //
-// Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
+// Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
+// the session ends.
 //
 // Returns a wrapper object for the known response body format(s).
 //

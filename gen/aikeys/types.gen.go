@@ -104,22 +104,23 @@ func (e ListKeysParamsState) Valid() bool {
 
 // Actor Who did it.
 type Actor struct {
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-	// is the operator's own command, and `data_plane` a gateway's report.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+	// `admin` is an operator's command, and `data_plane` a report of a gateway.
 	Method AuthMethod `json:"method"`
 
-	// TokenID The id of the API key that was used. Absent for a session token and for the operator's own command.
+	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID The user. Empty for the operator's own command.
+	// UserID The user. Empty for an operator's command.
 	UserID string `json:"user_id"`
 }
 
-// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-// is the operator's own command, and `data_plane` a gateway's report.
+// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+// `admin` is an operator's command, and `data_plane` a report of a gateway.
 type AuthMethod = string
 
-// Event One act. What was carried out is recorded in the same transaction, so that neither is there without the other.
+// Event Something that was done or attempted. A change and its event are written in the same transaction, so that
+// neither exists without the other.
 type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
@@ -130,52 +131,52 @@ type Event struct {
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
 
-	// KeyID The key it was done to. Absent where it was done to none, as in a `key.registered` that was denied.
+	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
 	KeyID *string `json:"key_id,omitempty"`
 
-	// MemberID The member it was done to, or the user whose token it was. Absent in other events.
+	// MemberID The member that it was done to, or the user whose token it was. Absent in other events.
 	MemberID *string `json:"member_id,omitempty"`
 
-	// Outcome Whether it was carried out. A denied act changed nothing.
+	// Outcome Whether it was carried out. A denied attempt changed nothing.
 	Outcome string `json:"outcome"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
-	// RequestID The request's id, as in its `X-Request-Id`. Empty for the operator's own command.
+	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.
 	RequestID string `json:"request_id"`
 
-	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
 
-	// SourceIP The address the request came from. Empty for the operator's own command.
+	// SourceIP The address that the request came from. Empty for an operator's command.
 	SourceIP string `json:"source_ip"`
 
-	// TokenID The API key that was made or revoked, by its id.
+	// TokenID The id of the API key that was created or revoked.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// Type What was done. A token is an API key of ours, which operators create and revoke. `key.failing` is a data plane's
-	// word that a provider has begun to refuse a key.
+	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+	// report by a data plane that a provider has begun to refuse a key.
 	Type string `json:"type"`
 }
 
-// FieldError One field at fault. The value itself is never repeated.
+// FieldError A field that is wrong. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body` or
-	// `query` for the whole of it.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
+	// or `query` as a whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to be read after the field's name.
+	// Message What is wrong with it, for people, to read after the name of the field.
 	Message string `json:"message"`
 }
 
 // GetResponse One key.
 type GetResponse struct {
-	// Key A key's metadata. The secret is in no answer.
+	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 }
 
-// Key A key's metadata. The secret is in no answer.
+// Key A key's metadata. No answer contains the secret.
 type Key struct {
 	// CreatedAt When it was registered.
 	CreatedAt time.Time `json:"created_at"`
@@ -186,18 +187,18 @@ type Key struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// DisplaySuffix The secret's last four characters, to recognise it by. Fewer for a secret of less than sixteen, as no more
-	// than a quarter is shown; empty for a credential document.
+	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
+	// sixteen characters, because at most a quarter is shown, and none for a credential document.
 	DisplaySuffix string `json:"display_suffix"`
 
 	// ID Its id, `byok_<ulid>`.
 	ID string `json:"id"`
 
-	// LastFailure The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
-	// used with success since then if `last_used_at` is later.
+	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
+	// `last_used_at` is later, the key has served successfully since.
 	LastFailure *KeyFailure `json:"last_failure,omitempty"`
 
-	// LastUsedAt When a data plane last served a request with it. Absent until one has reported that.
+	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported that.
 	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
 
 	// Name Its label.
@@ -206,37 +207,37 @@ type Key struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider ProviderSlug `json:"provider"`
 
-	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-	// it comes with the key itself too, and not in lists.
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
 	Receipt *Receipt `json:"receipt,omitempty"`
 
-	// RevokedAt When it was revoked. Absent while it is active.
+	// RevokedAt When it was revoked. Absent while the key is active.
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 
-	// RevokedBy The user who revoked it. Absent while it is active.
+	// RevokedBy The user who revoked it. Absent while the key is active.
 	RevokedBy *string `json:"revoked_by,omitempty"`
 
-	// State `active` until the key is revoked, `revoked` for good from then on.
+	// State `active` until the key is revoked, and `revoked` from then on.
 	State KeyState `json:"state"`
 
-	// UserScope Whether it is the caller's own key rather than the project's.
+	// UserScope Whether it is the caller's own key, and not the project's.
 	UserScope bool `json:"user_scope"`
 }
 
-// KeyFailure The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
-// used with success since then if `last_used_at` is later.
+// KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
+// `last_used_at` is later, the key has served successfully since.
 type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Status The HTTP status with which it did, 401 or 403.
+	// Status The HTTP status of the refusal, 401 or 403.
 	Status int `json:"status"`
 }
 
-// KeyState `active` until the key is revoked, `revoked` for good from then on.
+// KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState = string
 
 // ListEventsResponse A page of the audit trail.
@@ -244,7 +245,7 @@ type ListEventsResponse struct {
 	// Events The events, newest first.
 	Events []Event `json:"events"`
 
-	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
@@ -253,7 +254,7 @@ type ListMembersResponse struct {
 	// Members The members.
 	Members []Member `json:"members"`
 
-	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
@@ -263,21 +264,21 @@ type ListProvidersResponse struct {
 	Providers []Provider `json:"providers"`
 }
 
-// ListResponse Keys, newest first. The list is empty where there are none.
+// ListResponse Keys, newest first. The list may be empty.
 type ListResponse struct {
 	// Keys The keys' metadata.
 	Keys []Key `json:"keys"`
 
-	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
-// Member A user's place in the project.
+// Member A user's membership of the project.
 type Member struct {
 	// CreatedAt When they joined.
 	CreatedAt time.Time `json:"created_at"`
 
-	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role"`
 
 	// UpdatedAt When their role was last set.
@@ -289,24 +290,24 @@ type Member struct {
 
 // MemberResponse One member.
 type MemberResponse struct {
-	// Member A user's place in the project.
+	// Member A user's membership of the project.
 	Member Member `json:"member"`
 }
 
-// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 type NextPageToken = string
 
-// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-// the next key in order. Nothing falls back silently.
+// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+// the next key in order. There is no silent fallback.
 type OnBadKey string
 
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
-// Policy The project's written policy. A project that never wrote one has `allow` and `fail`.
+// Policy The project's policy. A project without a written one has `allow` and `fail`.
 type Policy struct {
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-	// the next key in order. Nothing falls back silently.
+	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
 	// UpdatedAt When it was last written. Absent for the default.
@@ -315,31 +316,31 @@ type Policy struct {
 	// UpdatedBy The user who last wrote it. Absent for the default.
 	UpdatedBy *string `json:"updated_by,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-	// project's, `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+	// project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 
-	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
+	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider"`
 }
 
-// PolicyRequest The policy to put in force. A field that is left out takes its default.
+// PolicyRequest The policy to put in force. A field that is left out gets its default.
 type PolicyRequest struct {
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-	// the next key in order. Nothing falls back silently.
+	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+	// the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-	// project's, `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+	// project's, and `forbid` uses only the project's.
 	UserKeys *UserKeys `json:"user_keys,omitempty"`
 
-	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
+	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider *UserKeysByProvider `json:"user_keys_by_provider,omitempty"`
 }
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's written policy. A project that never wrote one has `allow` and `fail`.
+	// Policy The project's policy. A project without a written one has `allow` and `fail`.
 	Policy Policy `json:"policy"`
 }
 
@@ -351,13 +352,13 @@ type Problem struct {
 	// Detail What went wrong and what to do about it, for people. Its wording may change.
 	Detail string `json:"detail"`
 
-	// Errors The fields at fault, each once. Absent where no field is.
+	// Errors The fields that are wrong, each once. Absent if no field is.
 	Errors []FieldError `json:"errors,omitempty"`
 
-	// Instance Names this one occurrence, `urn:request:<request_id>`.
+	// Instance Identifies this occurrence, `urn:request:<request_id>`.
 	Instance *string `json:"instance,omitempty"`
 
-	// RequestID The request's id, also in `X-Request-Id`.
+	// RequestID The id of the request, which is also in `X-Request-Id`.
 	RequestID string `json:"request_id"`
 
 	// Status The HTTP status.
@@ -370,23 +371,25 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
-// Provider What the service knows of a provider.
+// Provider What the service knows about a provider.
 type Provider struct {
-	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in the
-	// header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token made from it.
+	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
+	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
+	// made from it.
 	AuthStyle string `json:"auth_style"`
 
-	// BaseURL The only place its keys are sent; request paths are appended. Parts in braces come from the credential itself.
+	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
+	// credential itself.
 	BaseURL string `json:"base_url"`
 
 	// DisplayName Its name for people.
 	DisplayName string `json:"display_name"`
 
-	// KeyPageURL The page where keys are made.
+	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`
 
-	// Prefixes How its secrets are known to begin, as a hint for people. Empty where nothing is known. A secret that begins
-	// otherwise is taken, unless that beginning belongs to another provider.
+	// Prefixes How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+	// differently is accepted, unless another provider has that prefix.
 	Prefixes []string `json:"prefixes"`
 
 	// RequiredFields For `json`, the fields that the document must have. Empty for `token`.
@@ -395,23 +398,23 @@ type Provider struct {
 	// SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 	SecretFormat string `json:"secret_format"`
 
-	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Slug ProviderSlug `json:"slug"`
 }
 
-// ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+// ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 type ProviderSlug = string
 
-// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-// it comes with the key itself too, and not in lists.
+// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+// that is read by its id has it too; keys in lists do not.
 type Receipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// CompleteBy While `pending`, the time by which it must be complete. Absent once it is.
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
 	CompleteBy *time.Time `json:"complete_by,omitempty"`
 
-	// DataPlanes How many data planes had to confirm. Zero where none held keys.
+	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
 	DataPlanes int `json:"data_planes"`
 
 	// RevokedAt When the key was first revoked.
@@ -420,127 +423,127 @@ type Receipt struct {
 	// RevokedBy The user who first revoked it.
 	RevokedBy string `json:"revoked_by"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent while there is none.
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
-	// State `complete` once every data plane has confirmed, or has lost its lease; `pending` until then.
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 	State string `json:"state"`
 }
 
 // RegisterRequest A provider key to seal and store.
 type RegisterRequest struct {
-	// Name A label for people, such as `openai-prod`, shown wherever the key is. It may not hold the secret.
+	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret.
 	Name string `json:"name"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider ProviderSlug `json:"provider"`
 
-	// Secret The provider's key in plain text, 16 KiB at the most. It is sealed before anything is stored, and never returned.
-	// For a provider whose `secret_format` is `json`, the credential document as a string.
+	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
+	// For a provider whose `secret_format` is `json`, it is the credential document as a string.
 	//
-	// What can't be a key of the provider is refused with 400: white space at either end, a masked value or placeholder
-	// (`sk-...abcd`), a `Bearer` in front, a prefix that belongs to another provider, a token with anything but visible
-	// ASCII, a credential document without one of its required fields. Whether the provider accepts it shows on first
-	// use.
+	// A secret that can't be a key of the provider is refused with 400: one with white space at either end, a masked
+	// value or placeholder (`sk-...abcd`), one that begins with `Bearer`, one with the prefix of another provider, a
+	// token with characters other than visible ASCII, and a credential document without a required field. Whether the
+	// provider accepts the key shows when it is first used.
 	Secret Secret `json:"secret"`
 
-	// UserScope True makes it the caller's own key, which serves their requests alone. False makes it a project-level key, and
-	// needs the project's owner.
+	// UserScope If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
+	// which only an owner of the project may register.
 	UserScope *bool `json:"user_scope,omitempty"`
 }
 
 // RegisterResponse The key just registered.
 type RegisterResponse struct {
-	// Key A key's metadata. The secret is in no answer.
+	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 }
 
-// RemoveMemberResponse An empty object; fields may come.
+// RemoveMemberResponse An empty object. Fields may be added.
 type RemoveMemberResponse = map[string]interface{}
 
-// ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this provider;
-// `key` and `scope` are absent where none would serve.
+// ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
+// provider. `key` and `scope` are absent if no key would serve.
 type ResolveResponse struct {
-	// Key A key's metadata. The secret is in no answer.
+	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-	// the next key in order. Nothing falls back silently.
+	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider ProviderSlug `json:"provider"`
 
-	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, as the caller has none.
-	// `user_keys_forbidden`: the project's newest key, as the policy forbids members' own. `user_key_required`: none,
-	// as the policy requires a key of the caller's own. `no_key`: none that the policy lets serve is active.
-	// `next_key`: the next key in order, as the provider has refused the newer one within the last five minutes and
-	// the policy says `next_key`.
+	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
+	// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
+	// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
+	// the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
+	// the newer one within the last five minutes and the policy says `next_key`.
 	Reason string `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope *Scope `json:"scope,omitempty"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-	// project's, `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+	// project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 }
 
-// RevokeResponse What became of the revocation.
+// RevokeResponse The result of the revocation.
 type RevokeResponse struct {
-	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-	// it comes with the key itself too, and not in lists.
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
 	Receipt Receipt `json:"receipt"`
 }
 
-// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
 
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope = string
 
-// Secret The provider's key in plain text, 16 KiB at the most. It is sealed before anything is stored, and never returned.
-// For a provider whose `secret_format` is `json`, the credential document as a string.
+// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
+// For a provider whose `secret_format` is `json`, it is the credential document as a string.
 //
-// What can't be a key of the provider is refused with 400: white space at either end, a masked value or placeholder
-// (`sk-...abcd`), a `Bearer` in front, a prefix that belongs to another provider, a token with anything but visible
-// ASCII, a credential document without one of its required fields. Whether the provider accepts it shows on first
-// use.
+// A secret that can't be a key of the provider is refused with 400: one with white space at either end, a masked
+// value or placeholder (`sk-...abcd`), one that begins with `Bearer`, one with the prefix of another provider, a
+// token with characters other than visible ASCII, and a credential document without a required field. Whether the
+// provider accepts the key shows when it is first used.
 type Secret = secret.Text
 
 // SetMemberRequest The role to give.
 type SetMemberRequest struct {
-	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role"`
 }
 
-// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-// project's, `forbid` uses only the project's.
+// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+// project's, and `forbid` uses only the project's.
 type UserKeys string
 
-// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
+// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 type UserKeysByProvider map[string]UserKeys
 
-// WhoAmIResponse The session. `role` is that in its project, absent where the user is no member of it; `token_id` and `expires_at`
-// are absent where they do not apply.
+// WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
+// `expires_at` are absent if they do not apply.
 type WhoAmIResponse struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// ExpiresAt When the session ends. Absent where it does not.
+	// ExpiresAt When the session ends. Absent if it does not.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-	// is the operator's own command, and `data_plane` a gateway's report.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+	// `admin` is an operator's command, and `data_plane` a report of a gateway.
 	Method AuthMethod `json:"method"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
 
-	// TokenID The id of the API key in use, to revoke it by. Absent for a session token.
+	// TokenID The id of the API key in use, with which to revoke it. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -568,7 +571,7 @@ type PageToken = string
 // ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type ProjectID = OpaqueID
 
-// ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+// ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 type ProviderFilter = ProviderSlug
 
 // StateFilter defines model for StateFilter.
@@ -618,17 +621,17 @@ type UnsupportedMediaType = Problem
 
 // ListKeysParams defines parameters for ListKeys.
 type ListKeysParams struct {
-	// Provider Only keys of this provider. Left out, of all.
+	// Provider Only keys of this provider. Without it, keys of all providers.
 	Provider *ProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
 
-	// State Only keys in this state. Left out, in both.
+	// State Only keys in this state. Without it, keys in either state.
 	State *ListKeysParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize How many to return at the most. Left out, it is 100 where a `page_token` is given; with neither, everything is
-	// returned.
+	// PageSize Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
+	// is returned.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
@@ -637,41 +640,41 @@ type ListKeysParamsState string
 
 // RegisterKeyParams defines parameters for RegisterKey.
 type RegisterKeyParams struct {
-	// IdempotencyKey A value of your choice, best a UUID, that makes a repeat safe for 24 hours: the same user's same request with the
-	// same value makes no second key, but answers with the one that the first made. With another body it is refused with
-	// 422. A request that was refused does not use the value up.
+	// IdempotencyKey A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
+	// same request with the same value again, no second key is made, and the answer has the key that the first one
+	// made. Another body with the same value is refused with 422. A refused request does not use the value up.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
-	// Wait How long to hold the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or `2s`,
-	// 30 seconds at the most. Left out, the answer comes at once.
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
-	// PageSize How many events to return at the most.
+	// PageSize Return at most this many events.
 	PageSize *EventPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
-	// PageSize How many to return at the most. Left out, it is 100 where a `page_token` is given; with neither, everything is
-	// returned.
+	// PageSize Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
+	// is returned.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
-	// PageToken The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // ResolveKeyParams defines parameters for ResolveKey.
 type ResolveKeyParams struct {
-	// Provider The provider's slug, as the catalogue (`GET /v1/providers`) lists it. Another one is refused with 400.
+	// Provider The provider's slug, as in the catalogue (`GET /v1/providers`). Any other is refused with 400.
 	Provider ProviderSlug `form:"provider" json:"provider"`
 }
 

@@ -92,9 +92,10 @@ type ClientInterface interface {
 
 	// AcknowledgeWithBody Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+	// is ended.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -103,9 +104,10 @@ type ClientInterface interface {
 
 	// Acknowledge Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+	// is ended.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -114,30 +116,33 @@ type ClientInterface interface {
 
 	// StreamEvents Follow the changes
 	//
-	// Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that the data
-	// plane opens. The first is `hello`. Then come changes as they are committed, and a `heartbeat` after each, and every
-	// few hundred milliseconds in any case. The `id` of a heartbeat is the position to resume from.
+	// Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
+	// the data plane opens. The first event is `hello`. Then changes follow as they are committed, with a `heartbeat`
+	// after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
+	// to resume from.
 	//
-	// `hello`: the stream's `session_id`, the terms of the lease, `clock_ms`. `reset`: drop everything that is cached.
-	// `heartbeat`: everything that was committed up to `clock_ms` has been told. All others are changes, named as in the
-	// audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`, `member.removed`,
-	// `token.created`, `token.revoked`. Others may be added; drop what is cached of the event's project for those.
+	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
+	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
+	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
+	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+	// the event's project from the cache.
 	//
-	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads too
-	// slowly, and after some minutes in any case. Connect again and resume.
+	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
+	// too slowly, and after some minutes in any case. Connect again and resume.
 	//
 	// Corresponds with GET /v1/events (the `StreamEvents` operationId).
 	StreamEvents(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// FetchKeyWithBody Fetch the key that serves a request
 	//
-	// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-	// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-	// those by a credential that opens no session: they name nobody.
+	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -146,37 +151,40 @@ type ClientInterface interface {
 
 	// FetchKey Fetch the key that serves a request
 	//
-	// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-	// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-	// those by a credential that opens no session: they name nobody.
+	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/fetch (the `FetchKey` operationId).
 	FetchKey(ctx context.Context, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ReportKeysWithBody Report how keys fare
+	// ReportKeysWithBody Report on the use of keys
 	//
-	// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-	// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-	// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-	// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// serve, are ignored.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/reports (the `ReportKeys` operationId).
 	ReportKeysWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ReportKeys Report how keys fare
+	// ReportKeys Report on the use of keys
 	//
-	// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-	// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-	// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-	// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// serve, are ignored.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -186,9 +194,10 @@ type ClientInterface interface {
 
 // AcknowledgeWithBody Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+// is ended.
 //
 // Takes any type of body and a specified content type.
 //
@@ -207,9 +216,10 @@ func (c *Client) AcknowledgeWithBody(ctx context.Context, contentType string, bo
 
 // Acknowledge Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+// is ended.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -228,17 +238,19 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 
 // StreamEvents Follow the changes
 //
-// Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that the data
-// plane opens. The first is `hello`. Then come changes as they are committed, and a `heartbeat` after each, and every
-// few hundred milliseconds in any case. The `id` of a heartbeat is the position to resume from.
+// Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
+// the data plane opens. The first event is `hello`. Then changes follow as they are committed, with a `heartbeat`
+// after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
+// to resume from.
 //
-// `hello`: the stream's `session_id`, the terms of the lease, `clock_ms`. `reset`: drop everything that is cached.
-// `heartbeat`: everything that was committed up to `clock_ms` has been told. All others are changes, named as in the
-// audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`, `member.removed`,
-// `token.created`, `token.revoked`. Others may be added; drop what is cached of the event's project for those.
+// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
+// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
+// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
+// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+// the event's project from the cache.
 //
-// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads too
-// slowly, and after some minutes in any case. Connect again and resume.
+// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
+// too slowly, and after some minutes in any case. Connect again and resume.
 //
 // Corresponds with GET /v1/events (the `StreamEvents` operationId).
 func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -255,13 +267,14 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 
 // FetchKeyWithBody Fetch the key that serves a request
 //
-// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+// count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-// those by a credential that opens no session: they name nobody.
+// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes any type of body and a specified content type.
 //
@@ -280,13 +293,14 @@ func (c *Client) FetchKeyWithBody(ctx context.Context, contentType string, body 
 
 // FetchKey Fetch the key that serves a request
 //
-// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+// count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-// those by a credential that opens no session: they name nobody.
+// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -303,12 +317,13 @@ func (c *Client) FetchKey(ctx context.Context, body FetchKeyJSONRequestBody, req
 	return c.Client.Do(req)
 }
 
-// ReportKeysWithBody Report how keys fare
+// ReportKeysWithBody Report on the use of keys
 //
-// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// serve, are ignored.
 //
 // Takes any type of body and a specified content type.
 //
@@ -325,12 +340,13 @@ func (c *Client) ReportKeysWithBody(ctx context.Context, contentType string, bod
 	return c.Client.Do(req)
 }
 
-// ReportKeys Report how keys fare
+// ReportKeys Report on the use of keys
 //
-// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// serve, are ignored.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -594,9 +610,10 @@ type ClientWithResponsesInterface interface {
 
 	// AcknowledgeWithBodyWithResponse Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+	// is ended.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -605,9 +622,10 @@ type ClientWithResponsesInterface interface {
 
 	// AcknowledgeWithResponse Acknowledge a position
 	//
-	// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-	// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-	// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+	// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+	// is ended.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -616,17 +634,19 @@ type ClientWithResponsesInterface interface {
 
 	// StreamEventsWithResponse Follow the changes
 	//
-	// Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that the data
-	// plane opens. The first is `hello`. Then come changes as they are committed, and a `heartbeat` after each, and every
-	// few hundred milliseconds in any case. The `id` of a heartbeat is the position to resume from.
+	// Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
+	// the data plane opens. The first event is `hello`. Then changes follow as they are committed, with a `heartbeat`
+	// after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
+	// to resume from.
 	//
-	// `hello`: the stream's `session_id`, the terms of the lease, `clock_ms`. `reset`: drop everything that is cached.
-	// `heartbeat`: everything that was committed up to `clock_ms` has been told. All others are changes, named as in the
-	// audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`, `member.removed`,
-	// `token.created`, `token.revoked`. Others may be added; drop what is cached of the event's project for those.
+	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
+	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
+	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
+	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+	// the event's project from the cache.
 	//
-	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads too
-	// slowly, and after some minutes in any case. Connect again and resume.
+	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
+	// too slowly, and after some minutes in any case. Connect again and resume.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -635,13 +655,14 @@ type ClientWithResponsesInterface interface {
 
 	// FetchKeyWithBodyWithResponse Fetch the key that serves a request
 	//
-	// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-	// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-	// those by a credential that opens no session: they name nobody.
+	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -650,37 +671,40 @@ type ClientWithResponsesInterface interface {
 
 	// FetchKeyWithResponse Fetch the key that serves a request
 	//
-	// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-	// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-	// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+	// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+	// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-	// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-	// those by a credential that opens no session: they name nobody.
+	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/fetch (the `FetchKey` operationId).
 	FetchKeyWithResponse(ctx context.Context, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*FetchKeyResult, error)
 
-	// ReportKeysWithBodyWithResponse Report how keys fare
+	// ReportKeysWithBodyWithResponse Report on the use of keys
 	//
-	// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-	// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-	// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-	// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// serve, are ignored.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/reports (the `ReportKeys` operationId).
 	ReportKeysWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportKeysResult, error)
 
-	// ReportKeysWithResponse Report how keys fare
+	// ReportKeysWithResponse Report on the use of keys
 	//
-	// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-	// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-	// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-	// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// serve, are ignored.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1127,9 +1151,10 @@ func (r ReportKeysResult) ContentType() string {
 
 // AcknowledgeWithBodyWithResponse Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+// is ended.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1144,9 +1169,10 @@ func (c *ClientWithResponses) AcknowledgeWithBodyWithResponse(ctx context.Contex
 
 // AcknowledgeWithResponse Acknowledge a position
 //
-// Says that the data plane has acted on every event up to a position. It may reach any replica. Send one within
-// `acknowledge_within_ms` of a revocation, at a random moment of the second half of that time, since others are told
-// in the first, and one every five seconds besides: a stream without any for half a minute is ended.
+// Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
+// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
+// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
+// is ended.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1161,17 +1187,19 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 
 // StreamEventsWithResponse Follow the changes
 //
-// Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that the data
-// plane opens. The first is `hello`. Then come changes as they are committed, and a `heartbeat` after each, and every
-// few hundred milliseconds in any case. The `id` of a heartbeat is the position to resume from.
+// Sends server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) over a connection that
+// the data plane opens. The first event is `hello`. Then changes follow as they are committed, with a `heartbeat`
+// after each, and at least one heartbeat every few hundred milliseconds. The `id` of a heartbeat is the position
+// to resume from.
 //
-// `hello`: the stream's `session_id`, the terms of the lease, `clock_ms`. `reset`: drop everything that is cached.
-// `heartbeat`: everything that was committed up to `clock_ms` has been told. All others are changes, named as in the
-// audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`, `member.removed`,
-// `token.created`, `token.revoked`. Others may be added; drop what is cached of the event's project for those.
+// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
+// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
+// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
+// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+// the event's project from the cache.
 //
-// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads too
-// slowly, and after some minutes in any case. Connect again and resume.
+// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
+// too slowly, and after some minutes in any case. Connect again and resume.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -1186,13 +1214,14 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 
 // FetchKeyWithBodyWithResponse Fetch the key that serves a request
 //
-// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+// count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-// those by a credential that opens no session: they name nobody.
+// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1207,13 +1236,14 @@ func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, 
 
 // FetchKeyWithResponse Fetch the key that serves a request
 //
-// Returns a key in plain text, in one of three ways: for a caller, by the credential that they sent (`credential` and
-// `provider`; `project_id` if they mean another project than their session's); for a user, or for none
-// (`customer_id`, `project_id`, `provider`, and `user_id` for their own keys to count); or by `key_id` alone.
+// Returns a key in plain text, chosen in one of three ways. For a caller, by the credential that they sent:
+// `credential` and `provider`, with `project_id` if they mean another project than their session's. For a user, or
+// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
+// count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: their own newest active key if it may serve, else the
-// project's. `reason` says which rule it was. Every fetch is recorded before it is answered, refused ones too, but for
-// those by a credential that opens no session: they name nobody.
+// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
+// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1226,12 +1256,13 @@ func (c *ClientWithResponses) FetchKeyWithResponse(ctx context.Context, body Fet
 	return ParseFetchKeyResult(rsp)
 }
 
-// ReportKeysWithBodyWithResponse Report how keys fare
+// ReportKeysWithBodyWithResponse Report on the use of keys
 //
-// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// serve, are ignored.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1244,12 +1275,13 @@ func (c *ClientWithResponses) ReportKeysWithBodyWithResponse(ctx context.Context
 	return ParseReportKeysResult(rsp)
 }
 
-// ReportKeysWithResponse Report how keys fare
+// ReportKeysWithResponse Report on the use of keys
 //
-// Tells when keys were last used, and when a provider last refused one (401 or 403). Send it in batches, every few
-// seconds. It becomes the key's `last_used_at` and `last_failure`. A key whose last use was refused counts as bad:
-// where the policy says `next_key`, others serve in its place for five minutes, or until it is used with success.
-// Keys that are unknown, or of customers that the data plane may not serve, are passed over.
+// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
+// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
+// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// serve, are ignored.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -26,7 +26,7 @@ type ServerInterface interface {
 	// FetchKey Fetch the key that serves a request
 	// (POST /v1/fetch)
 	FetchKey(ctx echo.Context) error
-	// ReportKeys Report how keys fare
+	// ReportKeys Report on the use of keys
 	// (POST /v1/reports)
 	ReportKeys(ctx echo.Context) error
 }
@@ -834,7 +834,7 @@ type StrictServerInterface interface {
 	// FetchKey Fetch the key that serves a request
 	// (POST /v1/fetch)
 	FetchKey(ctx context.Context, request FetchKeyRequestObject) (FetchKeyResponseObject, error)
-	// ReportKeys Report how keys fare
+	// ReportKeys Report on the use of keys
 	// (POST /v1/reports)
 	ReportKeys(ctx context.Context, request ReportKeysRequestObject) (ReportKeysResponseObject, error)
 }

@@ -16,7 +16,7 @@ type AcknowledgeRequest struct {
 	SessionID SessionID `json:"session_id"`
 }
 
-// Caller Who is served, where a credential or a user was given, or the key is a user's own.
+// Caller The user who is served. Present if a credential or a user was given, or if the key is a user's own.
 type Caller struct {
 	// TokenID The id of the caller's API key. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
@@ -24,17 +24,17 @@ type Caller struct {
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
 
-	// ValidMs For how long the answer may serve this credential at the most, in milliseconds: it expires then, or has to be
-	// looked at again. Absent where it does not expire.
+	// ValidMs The longest time for which the answer may serve this credential, in milliseconds. After that the credential
+	// has expired or has to be checked again. Absent if it does not expire.
 	ValidMs *int64 `json:"valid_ms,omitempty"`
 }
 
-// Credential A caller's API key or session token, without the scheme in front.
+// Credential A caller's API key or session token, without the scheme.
 type Credential = secret.Text
 
-// FetchRequest Whose key to fetch. One of `credential`, `customer_id` and `key_id` is given.
+// FetchRequest Whose key to fetch. Exactly one of `credential`, `customer_id` and `key_id` is given.
 type FetchRequest struct {
-	// Credential A caller's API key or session token, without the scheme in front.
+	// Credential A caller's API key or session token, without the scheme.
 	Credential *Credential `json:"credential,omitempty"`
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -46,27 +46,27 @@ type FetchRequest struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID *OpaqueID `json:"project_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID *OpaqueID `json:"user_id,omitempty"`
 }
 
-// FetchResponse A key, and what to do with it.
+// FetchResponse A key, and how to use it.
 type FetchResponse struct {
 	// AsOf A set of transactions, `<xmin>:<xmax>:<list>`.
 	AsOf Position `json:"as_of"`
 
 	// AuthStyle How the provider takes it. `bearer`: `Authorization: Bearer KEY`. `x_api_key`: `x-api-key: KEY`.
-	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4` and `gcp_oauth`: requests are
-	// signed with, or a token is got for, the credential document.
+	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4` and `gcp_oauth`: the
+	// credential document signs requests, or is exchanged for a token.
 	AuthStyle string `json:"auth_style"`
 
-	// BaseURL The only place that the key may go; request paths are appended.
+	// BaseURL The only address that the key may be sent to; request paths are appended.
 	BaseURL string `json:"base_url"`
 
-	// Caller Who is served, where a credential or a user was given, or the key is a user's own.
+	// Caller The user who is served. Present if a credential or a user was given, or if the key is a user's own.
 	Caller *Caller `json:"caller,omitempty"`
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -78,40 +78,40 @@ type FetchResponse struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow.
 	Provider ProviderSlug `json:"provider"`
 
 	// Reason Which rule chose it: `user_key`, `project_key` and `user_keys_forbidden` as in the public API's `resolve`;
-	// `next_key` where a newer one is bad and the policy lets the next one serve; `by_id`.
+	// `next_key` if a newer key is bad and the policy allows the next one; or `by_id`.
 	Reason string `json:"reason"`
 
 	// Scope Whether it is the project's key or a user's own.
 	Scope string `json:"scope"`
 
-	// Secret The provider's key in plain text, as it goes into the request's header. For a provider whose credential is a document
-	// and which does not take one of its fields as it is, the document.
+	// Secret The provider's key in plain text, as the request's header takes it. For a provider whose credential is a
+	// document, it is the document, unless the provider takes one of its fields as the key.
 	Secret Secret `json:"secret"`
 
-	// Version Counts the secrets that the key has had, from 1.
+	// Version The number of secrets that the key has had, starting at 1.
 	Version int `json:"version"`
 }
 
-// FieldError One field at fault. The value itself is never repeated.
+// FieldError A field that is wrong. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body` or
-	// `query` for the whole of it.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
+	// or `query` as a whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to be read after the field's name.
+	// Message What is wrong with it, for people, to read after the name of the field.
 	Message string `json:"message"`
 }
 
 // KeyID A key's id, `byok_<ulid>`.
 type KeyID = string
 
-// KeyReport What became of one key. Times are given as the milliseconds that have passed, so that clocks do not matter.
+// KeyReport The use of one key. Times are given as the milliseconds that have passed since, so that clocks do not matter.
 type KeyReport struct {
-	// FailedMsAgo When the provider last refused it. Absent where it did not.
+	// FailedMsAgo The time since the provider last refused it. Absent if it did not.
 	FailedMsAgo *int `json:"failed_ms_ago,omitempty"`
 
 	// FailureStatus The status with which the provider refused it.
@@ -120,7 +120,7 @@ type KeyReport struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
 
-	// UsedMsAgo When it was last used with success. Absent where it was not.
+	// UsedMsAgo The time since it was last used successfully. Absent if it was not.
 	UsedMsAgo *int `json:"used_ms_ago,omitempty"`
 }
 
@@ -138,13 +138,13 @@ type Problem struct {
 	// Detail What went wrong and what to do about it, for people. Its wording may change.
 	Detail string `json:"detail"`
 
-	// Errors The fields at fault, each once. Absent where no field is.
+	// Errors The fields that are wrong, each once. Absent if no field is.
 	Errors []FieldError `json:"errors,omitempty"`
 
-	// Instance Names this one occurrence, `urn:request:<request_id>`.
+	// Instance Identifies this occurrence, `urn:request:<request_id>`.
 	Instance *string `json:"instance,omitempty"`
 
-	// RequestID The request's id, also in `X-Request-Id`.
+	// RequestID The id of the request, which is also in `X-Request-Id`.
 	RequestID string `json:"request_id"`
 
 	// Status The HTTP status.
@@ -157,30 +157,30 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
-// ProviderSlug A provider's slug. The catalogue lists the known ones, and grows.
+// ProviderSlug A provider's slug. The catalogue lists the known slugs, and will grow.
 type ProviderSlug = string
 
-// ReportRequest What became of some keys.
+// ReportRequest A report on the use of some keys.
 type ReportRequest struct {
 	// Keys The keys, each once.
 	Keys []KeyReport `json:"keys"`
 }
 
-// Secret The provider's key in plain text, as it goes into the request's header. For a provider whose credential is a document
-// and which does not take one of its fields as it is, the document.
+// Secret The provider's key in plain text, as the request's header takes it. For a provider whose credential is a
+// document, it is the document, unless the provider takes one of its fields as the key.
 type Secret = secret.Text
 
 // SessionID The id of a stream, a ULID.
 type SessionID = string
 
-// StreamMessage The data of one event of the stream. Which fields are there depends on its type.
+// StreamMessage The data of one event of the stream. Its type decides which fields it has.
 type StreamMessage struct {
-	// AcknowledgeWithinMs In a hello and a heartbeat: within which time to acknowledge a revocation, at a random moment of its second half.
-	// It grows with the number of data planes.
+	// AcknowledgeWithinMs In a hello and a heartbeat: the time within which to acknowledge a revocation, at a random time in its
+	// second half. It grows with the number of data planes.
 	AcknowledgeWithinMs *int `json:"acknowledge_within_ms,omitempty"`
 
-	// ClockMs In a hello, the time on the replica's clock when the request had arrived. In a heartbeat, the time up to which
-	// everything that was committed has been told.
+	// ClockMs In a hello, the time on the replica's clock at which the request arrived. In a heartbeat, the time up to
+	// which everything that was committed has been sent.
 	ClockMs *int64 `json:"clock_ms,omitempty"`
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -189,16 +189,16 @@ type StreamMessage struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID *KeyID `json:"key_id,omitempty"`
 
-	// LeaseMs In a hello: for how long a heartbeat lets the cache be used.
+	// LeaseMs In a hello: how long a heartbeat allows the cache to be used.
 	LeaseMs *int `json:"lease_ms,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID *OpaqueID `json:"project_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
-	// ReplicaID In a hello: which replica of the service answers.
+	// ReplicaID In a hello: the replica of the service that answers.
 	ReplicaID *string `json:"replica_id,omitempty"`
 
 	// SessionID The id of a stream, a ULID.
@@ -210,10 +210,10 @@ type StreamMessage struct {
 	// Tx In a change: its transaction.
 	Tx *int64 `json:"tx,omitempty"`
 
-	// Type What it is; the event's name is the same.
+	// Type The type of the event, which is also the event's name.
 	Type string `json:"type"`
 
-	// UserID In a change: the user whose own key, membership or API key it is about. Absent where it is about the project.
+	// UserID In a change: the user whose own key, membership or API key it is about. Absent if it is about the project.
 	UserID *string `json:"user_id,omitempty"`
 }
 
@@ -252,15 +252,17 @@ type UnsupportedMediaType = Problem
 
 // StreamEventsParams defines parameters for StreamEvents.
 type StreamEventsParams struct {
-	// PreviousSessionID The session of the stream that this one carries on. Its lease ends.
+	// PreviousSessionID The session of the stream that this one continues. The lease of that session ends.
 	PreviousSessionID *SessionID `form:"previous_session_id,omitempty" json:"previous_session_id,omitempty"`
 
-	// MaxStaleMs How much longer than its lease the data plane serves from its cache while nobody answers. Receipts wait for it, so
-	// an operator may allow less than the maximum here (`--max-stale-limit`, five minutes unless set): more is a 400,
-	// whose `errors` name this parameter and the limit. Until one of the two is changed, to try again does not help.
+	// MaxStaleMs How much longer than its lease the data plane serves from its cache while nothing answers. Receipts wait for
+	// that time, so an operator may allow less than the maximum here (`--max-stale-limit`, five minutes by
+	// default). A longer time gets a 400 whose `errors` name this parameter and the limit. Trying again does not
+	// help until one of the two is changed.
 	MaxStaleMs *int `form:"max_stale_ms,omitempty" json:"max_stale_ms,omitempty"`
 
-	// LastEventID The position to resume from. Left out, the stream begins now, and nothing that is cached may be used.
+	// LastEventID The position to resume from. Without it, the stream starts now, and nothing that was cached before may be
+	// used.
 	LastEventID *Position `json:"Last-Event-ID,omitempty"`
 }
 

@@ -92,15 +92,16 @@ type ClientInterface interface {
 
 	// ListKEKs List the namespace's KEKs
 	//
-	// Returns the key-encryption keys of this client's namespace, the primary one first. Never the keys themselves.
+	// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
+	// keys themselves.
 	//
 	// Corresponds with GET /v1/keks (the `ListKEKs` operationId).
 	ListKEKs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// OpenEnvelopeWithBody Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-	// before it is answered. What does not open is a 422, whose `type` says why.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -109,28 +110,30 @@ type ClientInterface interface {
 
 	// OpenEnvelope Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-	// before it is answered. What does not open is a 422, whose `type` says why.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/open (the `OpenEnvelope` operationId).
 	OpenEnvelope(ctx context.Context, body OpenEnvelopeJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RewrapEnvelopesWithBody Wrap data keys anew
+	// RewrapEnvelopesWithBody Re-wrap data keys
 	//
-	// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-	// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+	// reason for which there is no envelope.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/rewrap (the `RewrapEnvelopes` operationId).
 	RewrapEnvelopesWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RewrapEnvelopes Wrap data keys anew
+	// RewrapEnvelopes Re-wrap data keys
 	//
-	// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-	// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+	// reason for which there is no envelope.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -160,7 +163,8 @@ type ClientInterface interface {
 
 // ListKEKs List the namespace's KEKs
 //
-// Returns the key-encryption keys of this client's namespace, the primary one first. Never the keys themselves.
+// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
+// keys themselves.
 //
 // Corresponds with GET /v1/keks (the `ListKEKs` operationId).
 func (c *Client) ListKEKs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -177,8 +181,8 @@ func (c *Client) ListKEKs(ctx context.Context, reqEditors ...RequestEditorFn) (*
 
 // OpenEnvelopeWithBody Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-// before it is answered. What does not open is a 422, whose `type` says why.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 //
 // Takes any type of body and a specified content type.
 //
@@ -197,8 +201,8 @@ func (c *Client) OpenEnvelopeWithBody(ctx context.Context, contentType string, b
 
 // OpenEnvelope Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-// before it is answered. What does not open is a 422, whose `type` says why.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -215,10 +219,11 @@ func (c *Client) OpenEnvelope(ctx context.Context, body OpenEnvelopeJSONRequestB
 	return c.Client.Do(req)
 }
 
-// RewrapEnvelopesWithBody Wrap data keys anew
+// RewrapEnvelopesWithBody Re-wrap data keys
 //
-// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+// reason for which there is no envelope.
 //
 // Takes any type of body and a specified content type.
 //
@@ -235,10 +240,11 @@ func (c *Client) RewrapEnvelopesWithBody(ctx context.Context, contentType string
 	return c.Client.Do(req)
 }
 
-// RewrapEnvelopes Wrap data keys anew
+// RewrapEnvelopes Re-wrap data keys
 //
-// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+// reason for which there is no envelope.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -488,7 +494,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListKEKsWithResponse List the namespace's KEKs
 	//
-	// Returns the key-encryption keys of this client's namespace, the primary one first. Never the keys themselves.
+	// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
+	// keys themselves.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -497,8 +504,8 @@ type ClientWithResponsesInterface interface {
 
 	// OpenEnvelopeWithBodyWithResponse Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-	// before it is answered. What does not open is a 422, whose `type` says why.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -507,28 +514,30 @@ type ClientWithResponsesInterface interface {
 
 	// OpenEnvelopeWithResponse Open an envelope
 	//
-	// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-	// before it is answered. What does not open is a 422, whose `type` says why.
+	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/open (the `OpenEnvelope` operationId).
 	OpenEnvelopeWithResponse(ctx context.Context, body OpenEnvelopeJSONRequestBody, reqEditors ...RequestEditorFn) (*OpenEnvelopeResult, error)
 
-	// RewrapEnvelopesWithBodyWithResponse Wrap data keys anew
+	// RewrapEnvelopesWithBodyWithResponse Re-wrap data keys
 	//
-	// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-	// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+	// reason for which there is no envelope.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/rewrap (the `RewrapEnvelopes` operationId).
 	RewrapEnvelopesWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RewrapEnvelopesResult, error)
 
-	// RewrapEnvelopesWithResponse Wrap data keys anew
+	// RewrapEnvelopesWithResponse Re-wrap data keys
 	//
-	// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-	// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+	// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+	// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+	// reason for which there is no envelope.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -911,7 +920,8 @@ func (r SealSecretResult) ContentType() string {
 
 // ListKEKsWithResponse List the namespace's KEKs
 //
-// Returns the key-encryption keys of this client's namespace, the primary one first. Never the keys themselves.
+// Returns the key-encryption keys of the namespace of this client, the primary one first. It never returns the
+// keys themselves.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -926,8 +936,8 @@ func (c *ClientWithResponses) ListKEKsWithResponse(ctx context.Context, reqEdito
 
 // OpenEnvelopeWithBodyWithResponse Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-// before it is answered. What does not open is a 422, whose `type` says why.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -942,8 +952,8 @@ func (c *ClientWithResponses) OpenEnvelopeWithBodyWithResponse(ctx context.Conte
 
 // OpenEnvelopeWithResponse Open an envelope
 //
-// Returns the secret of an envelope that was sealed under the same binding, in this client's namespace. It is logged
-// before it is answered. What does not open is a 422, whose `type` says why.
+// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -956,10 +966,11 @@ func (c *ClientWithResponses) OpenEnvelopeWithResponse(ctx context.Context, body
 	return ParseOpenEnvelopeResult(rsp)
 }
 
-// RewrapEnvelopesWithBodyWithResponse Wrap data keys anew
+// RewrapEnvelopesWithBodyWithResponse Re-wrap data keys
 //
-// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+// reason for which there is no envelope.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -972,10 +983,11 @@ func (c *ClientWithResponses) RewrapEnvelopesWithBodyWithResponse(ctx context.Co
 	return ParseRewrapEnvelopesResult(rsp)
 }
 
-// RewrapEnvelopesWithResponse Wrap data keys anew
+// RewrapEnvelopesWithResponse Re-wrap data keys
 //
-// Returns envelopes with their data keys wrapped by the primary KEK, unchanged where they are so already. Secrets are not
-// decrypted. Each item has a result in the same place, an envelope or the reason why there is none.
+// Returns envelopes whose data keys are wrapped by the primary KEK, and returns those unchanged that are already.
+// Secrets are not decrypted. The result of each item has the same place as the item, and is an envelope or the
+// reason for which there is no envelope.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -22,7 +22,7 @@ type ServerInterface interface {
 	// OpenEnvelope Open an envelope
 	// (POST /v1/open)
 	OpenEnvelope(ctx echo.Context) error
-	// RewrapEnvelopes Wrap data keys anew
+	// RewrapEnvelopes Re-wrap data keys
 	// (POST /v1/rewrap)
 	RewrapEnvelopes(ctx echo.Context) error
 	// SealSecret Seal a secret
@@ -621,7 +621,7 @@ type StrictServerInterface interface {
 	// OpenEnvelope Open an envelope
 	// (POST /v1/open)
 	OpenEnvelope(ctx context.Context, request OpenEnvelopeRequestObject) (OpenEnvelopeResponseObject, error)
-	// RewrapEnvelopes Wrap data keys anew
+	// RewrapEnvelopes Re-wrap data keys
 	// (POST /v1/rewrap)
 	RewrapEnvelopes(ctx context.Context, request RewrapEnvelopesRequestObject) (RewrapEnvelopesResponseObject, error)
 	// SealSecret Seal a secret

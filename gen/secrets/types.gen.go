@@ -7,25 +7,25 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// Binding What a secret is. It is authenticated with the envelope, and is not part of it.
+// Binding What the secret is. It is authenticated together with the envelope, and is not part of it.
 type Binding struct {
-	// CustomerID Part of a binding; at most 255 bytes.
+	// CustomerID Part of a binding, of at most 255 bytes.
 	CustomerID BindingPart `json:"customer_id"`
 
-	// KeyID Part of a binding; at most 255 bytes.
+	// KeyID Part of a binding, of at most 255 bytes.
 	KeyID BindingPart `json:"key_id"`
 
-	// ProjectID Part of a binding; at most 255 bytes.
+	// ProjectID Part of a binding, of at most 255 bytes.
 	ProjectID BindingPart `json:"project_id"`
 
-	// Provider Part of a binding; at most 255 bytes.
+	// Provider Part of a binding, of at most 255 bytes.
 	Provider BindingPart `json:"provider"`
 
-	// Version Counts the secrets that the key has had, from 1.
+	// Version The number of secrets that the key has had, starting at 1.
 	Version int64 `json:"version"`
 }
 
-// BindingPart Part of a binding; at most 255 bytes.
+// BindingPart Part of a binding, of at most 255 bytes.
 type BindingPart = string
 
 // Envelope A sealed secret.
@@ -33,33 +33,34 @@ type Envelope struct {
 	// Envelope An envelope in base64 (RFC 4648, section 4).
 	Envelope EnvelopeBytes `json:"envelope"`
 
-	// KekID The id of a key-encryption key. It never comes to mean another one.
+	// KekID The id of a key-encryption key. An id is never used for another one.
 	KekID KEKID `json:"kek_id"`
 }
 
 // EnvelopeBytes An envelope in base64 (RFC 4648, section 4).
 type EnvelopeBytes = string
 
-// FieldError One field at fault. The value itself is never repeated.
+// FieldError A field that is wrong. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body` or
-	// `query` for the whole of it.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
+	// or `query` as a whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to be read after the field's name.
+	// Message What is wrong with it, for people, to read after the name of the field.
 	Message string `json:"message"`
 }
 
-// KEK A key-encryption key, but for the key itself.
+// KEK A key-encryption key, without the key itself.
 type KEK struct {
-	// ID The id of a key-encryption key. It never comes to mean another one.
+	// ID The id of a key-encryption key. An id is never used for another one.
 	ID KEKID `json:"id"`
 
-	// State `primary` seals and opens; `enabled` opens what it has sealed; `retired` does nothing, and can be enabled again.
+	// State `primary` seals and opens; `enabled` opens what was sealed with it; `retired` does neither, and can be
+	// enabled again.
 	State string `json:"state"`
 }
 
-// KEKID The id of a key-encryption key. It never comes to mean another one.
+// KEKID The id of a key-encryption key. An id is never used for another one.
 type KEKID = string
 
 // KEKList The KEKs of a namespace.
@@ -67,13 +68,13 @@ type KEKList struct {
 	// Keks All of them, the primary one first.
 	Keks []KEK `json:"keks"`
 
-	// Primary The id of a key-encryption key. It never comes to mean another one.
+	// Primary The id of a key-encryption key. An id is never used for another one.
 	Primary KEKID `json:"primary"`
 }
 
-// OpenRequest An envelope to open, and what it is.
+// OpenRequest An envelope to open, and its binding.
 type OpenRequest struct {
-	// Binding What a secret is. It is authenticated with the envelope, and is not part of it.
+	// Binding What the secret is. It is authenticated together with the envelope, and is not part of it.
 	Binding Binding `json:"binding"`
 
 	// Envelope An envelope in base64 (RFC 4648, section 4).
@@ -94,13 +95,13 @@ type Problem struct {
 	// Detail What went wrong and what to do about it, for people. Its wording may change.
 	Detail string `json:"detail"`
 
-	// Errors The fields at fault, each once. Absent where no field is.
+	// Errors The fields that are wrong, each once. Absent if no field is.
 	Errors []FieldError `json:"errors,omitempty"`
 
-	// Instance Names this one occurrence, `urn:request:<request_id>`.
+	// Instance Identifies this occurrence, `urn:request:<request_id>`.
 	Instance *string `json:"instance,omitempty"`
 
-	// RequestID The request's id, also in `X-Request-Id`.
+	// RequestID The id of the request, which is also in `X-Request-Id`.
 	RequestID string `json:"request_id"`
 
 	// Status The HTTP status.
@@ -113,33 +114,33 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
-// RewrapRequest Envelopes to wrap anew.
+// RewrapRequest Envelopes to re-wrap.
 type RewrapRequest struct {
 	// Items The envelopes, each with its binding.
 	Items []OpenRequest `json:"items"`
 }
 
-// RewrapResponse What became of the envelopes.
+// RewrapResponse The results for the envelopes.
 type RewrapResponse struct {
-	// Results One for each item, in their order.
+	// Results One for each item, in the same order.
 	Results []RewrapResult `json:"results"`
 }
 
-// RewrapResult An envelope, or why there is none.
+// RewrapResult An envelope, or the reason for which there is no envelope.
 type RewrapResult struct {
 	// Envelope An envelope in base64 (RFC 4648, section 4).
 	Envelope *EnvelopeBytes `json:"envelope,omitempty"`
 
-	// KekID The id of a key-encryption key. It never comes to mean another one.
+	// KekID The id of a key-encryption key. An id is never used for another one.
 	KekID *KEKID `json:"kek_id,omitempty"`
 
 	// Problem The last part of a problem's `type`: `does-not-open`, `unknown-kek`, `malformed-envelope` or `invalid-argument`.
 	Problem *string `json:"problem,omitempty"`
 }
 
-// SealRequest A secret to seal, and what it is.
+// SealRequest A secret to seal, and its binding.
 type SealRequest struct {
-	// Binding What a secret is. It is authenticated with the envelope, and is not part of it.
+	// Binding What the secret is. It is authenticated together with the envelope, and is not part of it.
 	Binding Binding `json:"binding"`
 
 	// Secret A secret in plain text, in base64 (RFC 4648, section 4). 1 to 65,536 bytes.

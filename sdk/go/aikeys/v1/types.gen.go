@@ -339,25 +339,26 @@ func (e UserKeys) Valid() bool {
 
 // Actor Who did it.
 type Actor struct {
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-	// is the operator's own command, and `data_plane` a gateway's report.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+	// `admin` is an operator's command, and `data_plane` a report of a gateway.
 	Method AuthMethod `json:"method"`
 
-	// TokenID The id of the API key that was used. Absent for a session token and for the operator's own command.
+	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserID The user. Empty for the operator's own command.
+	// UserID The user. Empty for an operator's command.
 	UserID string `json:"user_id"`
 }
 
-// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-// is the operator's own command, and `data_plane` a gateway's report.
+// AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+// `admin` is an operator's command, and `data_plane` a report of a gateway.
 type AuthMethod string
 
-// Event One act. What was carried out is recorded in the same transaction, so that neither is there without the other.
+// Event Something that was done or attempted. A change and its event are written in the same transaction, so that
+// neither exists without the other.
 type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
@@ -368,65 +369,65 @@ type Event struct {
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
 
-	// KeyID The key it was done to. Absent where it was done to none, as in a `key.registered` that was denied.
+	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
 	KeyID string `json:"key_id,omitempty,omitzero"`
 
-	// MemberID The member it was done to, or the user whose token it was. Absent in other events.
+	// MemberID The member that it was done to, or the user whose token it was. Absent in other events.
 	MemberID string `json:"member_id,omitempty,omitzero"`
 
-	// Outcome Whether it was carried out. A denied act changed nothing.
+	// Outcome Whether it was carried out. A denied attempt changed nothing.
 	Outcome EventOutcome `json:"outcome"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider Provider `json:"provider,omitempty,omitzero"`
 
-	// RequestID The request's id, as in its `X-Request-Id`. Empty for the operator's own command.
+	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.
 	RequestID string `json:"request_id"`
 
-	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
 
-	// SourceIP The address the request came from. Empty for the operator's own command.
+	// SourceIP The address that the request came from. Empty for an operator's command.
 	SourceIP string `json:"source_ip"`
 
-	// TokenID The API key that was made or revoked, by its id.
+	// TokenID The id of the API key that was created or revoked.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
-	// Type What was done. A token is an API key of ours, which operators create and revoke. `key.failing` is a data plane's
-	// word that a provider has begun to refuse a key.
+	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+	// report by a data plane that a provider has begun to refuse a key.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// EventOutcome Whether it was carried out. A denied act changed nothing.
+// EventOutcome Whether it was carried out. A denied attempt changed nothing.
 type EventOutcome string
 
-// EventType What was done. A token is an API key of ours, which operators create and revoke. `key.failing` is a data plane's
-// word that a provider has begun to refuse a key.
+// EventType What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+// report by a data plane that a provider has begun to refuse a key.
 type EventType string
 
-// FieldError One field at fault. The value itself is never repeated.
+// FieldError A field that is wrong. Its value is never repeated.
 type FieldError struct {
-	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body` or
-	// `query` for the whole of it.
+	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
+	// or `query` as a whole.
 	Field string `json:"field"`
 
-	// Message What is wrong with it, for people, to be read after the field's name.
+	// Message What is wrong with it, for people, to read after the name of the field.
 	Message string `json:"message"`
 }
 
 // GetResponse One key.
 type GetResponse struct {
-	// Key A key's metadata. The secret is in no answer.
+	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// Key A key's metadata. The secret is in no answer.
+// Key A key's metadata. No answer contains the secret.
 type Key struct {
 	// CreatedAt When it was registered.
 	CreatedAt time.Time `json:"created_at"`
@@ -437,18 +438,18 @@ type Key struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// DisplaySuffix The secret's last four characters, to recognise it by. Fewer for a secret of less than sixteen, as no more
-	// than a quarter is shown; empty for a credential document.
+	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
+	// sixteen characters, because at most a quarter is shown, and none for a credential document.
 	DisplaySuffix string `json:"display_suffix"`
 
 	// ID Its id, `byok_<ulid>`.
 	ID string `json:"id"`
 
-	// LastFailure The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
-	// used with success since then if `last_used_at` is later.
+	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
+	// `last_used_at` is later, the key has served successfully since.
 	LastFailure *KeyFailure `json:"last_failure,omitempty"`
 
-	// LastUsedAt When a data plane last served a request with it. Absent until one has reported that.
+	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported that.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 
 	// Name Its label.
@@ -457,43 +458,43 @@ type Key struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider Provider `json:"provider"`
 
-	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-	// it comes with the key itself too, and not in lists.
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
 	Receipt *Receipt `json:"receipt,omitempty"`
 
-	// RevokedAt When it was revoked. Absent while it is active.
+	// RevokedAt When it was revoked. Absent while the key is active.
 	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
 
-	// RevokedBy The user who revoked it. Absent while it is active.
+	// RevokedBy The user who revoked it. Absent while the key is active.
 	RevokedBy string `json:"revoked_by,omitempty,omitzero"`
 
-	// State `active` until the key is revoked, `revoked` for good from then on.
+	// State `active` until the key is revoked, and `revoked` from then on.
 	State KeyState `json:"state"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserScope Whether it is the caller's own key rather than the project's.
+	// UserScope Whether it is the caller's own key, and not the project's.
 	UserScope bool `json:"user_scope"`
 }
 
-// KeyFailure The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
-// used with success since then if `last_used_at` is later.
+// KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
+// `last_used_at` is later, the key has served successfully since.
 type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Status The HTTP status with which it did, 401 or 403.
+	// Status The HTTP status of the refusal, 401 or 403.
 	Status int `json:"status"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// KeyState `active` until the key is revoked, `revoked` for good from then on.
+// KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState string
 
 // ListEventsResponse A page of the audit trail.
@@ -501,7 +502,7 @@ type ListEventsResponse struct {
 	// Events The events, newest first.
 	Events []Event `json:"events"`
 
-	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -513,7 +514,7 @@ type ListMembersResponse struct {
 	// Members The members.
 	Members []Member `json:"members"`
 
-	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -529,24 +530,24 @@ type ListProvidersResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
-// ListResponse Keys, newest first. The list is empty where there are none.
+// ListResponse Keys, newest first. The list may be empty.
 type ListResponse struct {
 	// Keys The keys' metadata.
 	Keys []Key `json:"keys"`
 
-	// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// Member A user's place in the project.
+// Member A user's membership of the project.
 type Member struct {
 	// CreatedAt When they joined.
 	CreatedAt time.Time `json:"created_at"`
 
-	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -561,27 +562,27 @@ type Member struct {
 
 // MemberResponse One member.
 type MemberResponse struct {
-	// Member A user's place in the project.
+	// Member A user's membership of the project.
 	Member Member `json:"member"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// NextPageToken Opaque. Send it as `page_token` for the next page. Absent on the last one.
+// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 type NextPageToken = string
 
-// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-// the next key in order. Nothing falls back silently.
+// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+// the next key in order. There is no silent fallback.
 type OnBadKey string
 
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
-// Policy The project's written policy. A project that never wrote one has `allow` and `fail`.
+// Policy The project's policy. A project without a written one has `allow` and `fail`.
 type Policy struct {
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-	// the next key in order. Nothing falls back silently.
+	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -593,40 +594,42 @@ type Policy struct {
 	// UpdatedBy The user who last wrote it. Absent for the default.
 	UpdatedBy string `json:"updated_by,omitempty,omitzero"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-	// project's, `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+	// project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 
-	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
+	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider"`
 }
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's written policy. A project that never wrote one has `allow` and `fail`.
+	// Policy The project's policy. A project without a written one has `allow` and `fail`.
 	Policy Policy `json:"policy"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// ProviderInfo What the service knows of a provider.
+// ProviderInfo What the service knows about a provider.
 type ProviderInfo struct {
-	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in the
-	// header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token made from it.
+	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
+	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
+	// made from it.
 	AuthStyle AuthStyle `json:"auth_style"`
 
-	// BaseURL The only place its keys are sent; request paths are appended. Parts in braces come from the credential itself.
+	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
+	// credential itself.
 	BaseURL string `json:"base_url"`
 
 	// DisplayName Its name for people.
 	DisplayName string `json:"display_name"`
 
-	// KeyPageURL The page where keys are made.
+	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`
 
-	// Prefixes How its secrets are known to begin, as a hint for people. Empty where nothing is known. A secret that begins
-	// otherwise is taken, unless that beginning belongs to another provider.
+	// Prefixes How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+	// differently is accepted, unless another provider has that prefix.
 	Prefixes []string `json:"prefixes"`
 
 	// RequiredFields For `json`, the fields that the document must have. Empty for `token`.
@@ -635,33 +638,34 @@ type ProviderInfo struct {
 	// SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 	SecretFormat SecretFormat `json:"secret_format"`
 
-	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Slug Provider `json:"slug"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in the
-// header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token made from it.
+// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
+// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
+// made from it.
 type AuthStyle string
 
 // SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 type SecretFormat string
 
-// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 type Provider string
 
-// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-// it comes with the key itself too, and not in lists.
+// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+// that is read by its id has it too; keys in lists do not.
 type Receipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
-	// CompleteBy While `pending`, the time by which it must be complete. Absent once it is.
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
 	CompleteBy time.Time `json:"complete_by,omitempty,omitzero"`
 
-	// DataPlanes How many data planes had to confirm. Zero where none held keys.
+	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
 	DataPlanes int `json:"data_planes"`
 
 	// RevokedAt When the key was first revoked.
@@ -670,52 +674,52 @@ type Receipt struct {
 	// RevokedBy The user who first revoked it.
 	RevokedBy string `json:"revoked_by"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent while there is none.
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
 
-	// State `complete` once every data plane has confirmed, or has lost its lease; `pending` until then.
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 	State ReceiptState `json:"state"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// ReceiptState `complete` once every data plane has confirmed, or has lost its lease; `pending` until then.
+// ReceiptState `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 type ReceiptState string
 
 // RegisterResponse The key just registered.
 type RegisterResponse struct {
-	// Key A key's metadata. The secret is in no answer.
+	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// RemoveMemberResponse An empty object; fields may come.
+// RemoveMemberResponse An empty object. Fields may be added.
 type RemoveMemberResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this provider;
-// `key` and `scope` are absent where none would serve.
+// ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
+// provider. `key` and `scope` are absent if no key would serve.
 type ResolveResponse struct {
-	// Key A key's metadata. The secret is in no answer.
+	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
-	// OnBadKey What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-	// the next key in order. Nothing falls back silently.
+	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider Provider `json:"provider"`
 
-	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, as the caller has none.
-	// `user_keys_forbidden`: the project's newest key, as the policy forbids members' own. `user_key_required`: none,
-	// as the policy requires a key of the caller's own. `no_key`: none that the policy lets serve is active.
-	// `next_key`: the next key in order, as the provider has refused the newer one within the last five minutes and
-	// the policy says `next_key`.
+	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
+	// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
+	// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
+	// the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
+	// the newer one within the last five minutes and the policy says `next_key`.
 	Reason Reason `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
@@ -724,61 +728,61 @@ type ResolveResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-	// project's, `forbid` uses only the project's.
+	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+	// project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
 }
 
-// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, as the caller has none.
-// `user_keys_forbidden`: the project's newest key, as the policy forbids members' own. `user_key_required`: none,
-// as the policy requires a key of the caller's own. `no_key`: none that the policy lets serve is active.
-// `next_key`: the next key in order, as the provider has refused the newer one within the last five minutes and
-// the policy says `next_key`.
+// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
+// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
+// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
+// the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
+// the newer one within the last five minutes and the policy says `next_key`.
 type Reason string
 
-// RevokeResponse What became of the revocation.
+// RevokeResponse The result of the revocation.
 type RevokeResponse struct {
-	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-	// it comes with the key itself too, and not in lists.
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
 	Receipt Receipt `json:"receipt"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
 
-// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
 
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope string
 
-// UserKeys Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-// project's, `forbid` uses only the project's.
+// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+// project's, and `forbid` uses only the project's.
 type UserKeys string
 
-// UserKeysByProvider Exceptions to `user_keys`, by provider slug. The default is none.
+// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 type UserKeysByProvider map[string]UserKeys
 
-// WhoAmIResponse The session. `role` is that in its project, absent where the user is no member of it; `token_id` and `expires_at`
-// are absent where they do not apply.
+// WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
+// `expires_at` are absent if they do not apply.
 type WhoAmIResponse struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// ExpiresAt When the session ends. Absent where it does not.
+	// ExpiresAt When the session ends. Absent if it does not.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
-	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-	// is the operator's own command, and `data_plane` a gateway's report.
+	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+	// `admin` is an operator's command, and `data_plane` a report of a gateway.
 	Method AuthMethod `json:"method"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Role What a member may do. An owner may also write project-level keys, the policy and the members.
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
 
-	// TokenID The id of the API key in use, to revoke it by. Absent for a session token.
+	// TokenID The id of the API key in use, with which to revoke it. Absent for a session token.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.

@@ -30,21 +30,21 @@ ProviderSlug = Union[
     ],
     str,
 ]
-"""A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows."""
+"""A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow."""
 
 KeyState = Union[Literal["active", "revoked"], str]
-"""`active` until the key is revoked, `revoked` for good from then on."""
+"""`active` until the key is revoked, and `revoked` from then on."""
 
 Role = Union[Literal["owner", "member"], str]
-"""What a member may do. An owner may also write project-level keys, the policy and the members."""
+"""What a member may do. Only an owner may write project-level keys, the policy and the members."""
 
 UserKeys = Union[Literal["allow", "require", "forbid"], str]
-"""Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-project's, `forbid` uses only the project's."""
+"""Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+project's, and `forbid` uses only the project's."""
 
 OnBadKey = Union[Literal["fail", "next_key"], str]
-"""What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-the next key in order. Nothing falls back silently."""
+"""What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries the
+next key in order. There is no silent fallback."""
 
 REGISTER_KEY = Operation(
     "registerKey",

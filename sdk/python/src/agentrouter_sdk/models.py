@@ -17,25 +17,26 @@ class Actor(Model):
 
     user_id: str
     """
-    The user. Empty for the operator's own command.
+    The user. Empty for an operator's command.
     """
 
     method: Union[Literal["api_key", "oidc", "admin", "data_plane"], str]
     """
-    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-    is the operator's own command, and `data_plane` a gateway's report.
+    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+    `admin` is an operator's command, and `data_plane` a report of a gateway.
 
     """
 
     token_id: Optional[str] = None
     """
-    The id of the API key that was used. Absent for a session token and for the operator's own command.
+    The id of the API key that was used. Absent for a session token and for an operator's command.
     """
 
 
 class Event(Model):
     """
-    One act. What was carried out is recorded in the same transaction, so that neither is there without the other.
+    Something that was done or attempted. A change and its event are written in the same transaction, so that
+    neither exists without the other.
 
     """
 
@@ -58,14 +59,14 @@ class Event(Model):
         str,
     ]
     """
-    What was done. A token is an API key of ours, which operators create and revoke. `key.failing` is a data plane's
-    word that a provider has begun to refuse a key.
+    What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+    report by a data plane that a provider has begun to refuse a key.
 
     """
 
     outcome: Union[Literal["allowed", "denied"], str]
     """
-    Whether it was carried out. A denied act changed nothing.
+    Whether it was carried out. A denied attempt changed nothing.
     """
 
     at: AwareDatetime
@@ -76,22 +77,23 @@ class Event(Model):
     actor: Actor
     source_ip: str
     """
-    The address the request came from. Empty for the operator's own command.
+    The address that the request came from. Empty for an operator's command.
     """
 
     request_id: str
     """
-    The request's id, as in its `X-Request-Id`. Empty for the operator's own command.
+    The request's id, as in its `X-Request-Id`. Empty for an operator's command.
     """
 
     key_id: Optional[str] = None
     """
-    The key it was done to. Absent where it was done to none, as in a `key.registered` that was denied.
+    The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
+
     """
 
     token_id: Optional[str] = None
     """
-    The API key that was made or revoked, by its id.
+    The id of the API key that was created or revoked.
     """
 
     provider: Optional[
@@ -119,35 +121,35 @@ class Event(Model):
         ]
     ] = None
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
     """
 
     member_id: Optional[str] = None
     """
-    The member it was done to, or the user whose token it was. Absent in other events.
+    The member that it was done to, or the user whose token it was. Absent in other events.
     """
 
     role: Optional[Union[Literal["owner", "member"], str]] = None
     """
-    What a member may do. An owner may also write project-level keys, the policy and the members.
+    What a member may do. Only an owner may write project-level keys, the policy and the members.
     """
 
 
 class FieldError(Model):
     """
-    One field at fault. The value itself is never repeated.
+    A field that is wrong. Its value is never repeated.
     """
 
     field: str
     """
-    The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body` or
-    `query` for the whole of it.
+    The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
+    or `query` as a whole.
 
     """
 
     message: str
     """
-    What is wrong with it, for people, to be read after the field's name.
+    What is wrong with it, for people, to read after the name of the field.
     """
 
 
@@ -161,7 +163,7 @@ class GetResponse(Model):
 
 class Key(Model):
     """
-    A key's metadata. The secret is in no answer.
+    A key's metadata. No answer contains the secret.
     """
 
     id: str
@@ -202,7 +204,7 @@ class Key(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
     """
 
     name: str
@@ -212,14 +214,14 @@ class Key(Model):
 
     display_suffix: str
     """
-    The secret's last four characters, to recognise it by. Fewer for a secret of less than sixteen, as no more
-    than a quarter is shown; empty for a credential document.
+    The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
+    sixteen characters, because at most a quarter is shown, and none for a credential document.
 
     """
 
     user_scope: bool
     """
-    Whether it is the caller's own key rather than the project's.
+    Whether it is the caller's own key, and not the project's.
     """
 
     created_at: AwareDatetime
@@ -234,22 +236,22 @@ class Key(Model):
 
     state: Union[Literal["active", "revoked"], str]
     """
-    `active` until the key is revoked, `revoked` for good from then on.
+    `active` until the key is revoked, and `revoked` from then on.
     """
 
     revoked_at: Optional[AwareDatetime] = None
     """
-    When it was revoked. Absent while it is active.
+    When it was revoked. Absent while the key is active.
     """
 
     revoked_by: Optional[str] = None
     """
-    The user who revoked it. Absent while it is active.
+    The user who revoked it. Absent while the key is active.
     """
 
     last_used_at: Optional[AwareDatetime] = None
     """
-    When a data plane last served a request with it. Absent until one has reported that.
+    When a data plane last served a request with it. Absent until a data plane has reported that.
     """
 
     last_failure: Optional[KeyFailure] = None
@@ -258,8 +260,8 @@ class Key(Model):
 
 class KeyFailure(Model):
     """
-    The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
-    used with success since then if `last_used_at` is later.
+    The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
+    `last_used_at` is later, the key has served successfully since.
 
     """
 
@@ -270,7 +272,7 @@ class KeyFailure(Model):
 
     status: int
     """
-    The HTTP status with which it did, 401 or 403.
+    The HTTP status of the refusal, 401 or 403.
     """
 
 
@@ -286,7 +288,7 @@ class ListEventsResponse(Model):
 
     next_page_token: Optional[str] = None
     """
-    Opaque. Send it as `page_token` for the next page. Absent on the last one.
+    An opaque token. Send it as `page_token` for the next page. Absent on the last page.
     """
 
 
@@ -302,7 +304,7 @@ class ListMembersResponse(Model):
 
     next_page_token: Optional[str] = None
     """
-    Opaque. Send it as `page_token` for the next page. Absent on the last one.
+    An opaque token. Send it as `page_token` for the next page. Absent on the last page.
     """
 
 
@@ -319,7 +321,7 @@ class ListProvidersResponse(Model):
 
 class ListResponse(Model):
     """
-    Keys, newest first. The list is empty where there are none.
+    Keys, newest first. The list may be empty.
     """
 
     keys: list[Key]
@@ -329,13 +331,13 @@ class ListResponse(Model):
 
     next_page_token: Optional[str] = None
     """
-    Opaque. Send it as `page_token` for the next page. Absent on the last one.
+    An opaque token. Send it as `page_token` for the next page. Absent on the last page.
     """
 
 
 class Member(Model):
     """
-    A user's place in the project.
+    A user's membership of the project.
     """
 
     user_id: str
@@ -345,7 +347,7 @@ class Member(Model):
 
     role: Union[Literal["owner", "member"], str]
     """
-    What a member may do. An owner may also write project-level keys, the policy and the members.
+    What a member may do. Only an owner may write project-level keys, the policy and the members.
     """
 
     created_at: AwareDatetime
@@ -369,21 +371,21 @@ class MemberResponse(Model):
 
 class Policy(Model):
     """
-    The project's written policy. A project that never wrote one has `allow` and `fail`.
+    The project's policy. A project without a written one has `allow` and `fail`.
     """
 
     user_keys: Union[Literal["allow", "require", "forbid"], str]
     """
-    Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-    project's, `forbid` uses only the project's.
+    Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+    project's, and `forbid` uses only the project's.
 
     """
 
     user_keys_by_provider: dict[str, Union[Literal["allow", "require", "forbid"], str]]
     on_bad_key: Union[Literal["fail", "next_key"], str]
     """
-    What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-    the next key in order. Nothing falls back silently.
+    What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+    the next key in order. There is no silent fallback.
 
     """
 
@@ -452,23 +454,23 @@ class Problem(Model):
 
     request_id: str
     """
-    The request's id, also in `X-Request-Id`.
+    The id of the request, which is also in `X-Request-Id`.
     """
 
     instance: Optional[str] = None
     """
-    Names this one occurrence, `urn:request:<request_id>`.
+    Identifies this occurrence, `urn:request:<request_id>`.
     """
 
     errors: Optional[list[FieldError]] = None
     """
-    The fields at fault, each once. Absent where no field is.
+    The fields that are wrong, each once. Absent if no field is.
     """
 
 
 class Provider(Model):
     """
-    What the service knows of a provider.
+    What the service knows about a provider.
     """
 
     slug: Union[
@@ -494,7 +496,7 @@ class Provider(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
     """
 
     display_name: str
@@ -504,14 +506,16 @@ class Provider(Model):
 
     base_url: str
     """
-    The only place its keys are sent; request paths are appended. Parts in braces come from the credential itself.
+    The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
+    credential itself.
 
     """
 
     auth_style: Union[Literal["bearer", "x_api_key", "x_goog_api_key", "api_key", "aws_sigv4", "gcp_oauth"], str]
     """
-    How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in the
-    header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token made from it.
+    How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
+    the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
+    made from it.
 
     """
 
@@ -522,8 +526,8 @@ class Provider(Model):
 
     prefixes: list[str]
     """
-    How its secrets are known to begin, as a hint for people. Empty where nothing is known. A secret that begins
-    otherwise is taken, unless that beginning belongs to another provider.
+    How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+    differently is accepted, unless another provider has that prefix.
 
     """
 
@@ -534,20 +538,20 @@ class Provider(Model):
 
     key_page_url: str
     """
-    The page where keys are made.
+    The page on which its keys are created.
     """
 
 
 class Receipt(Model):
     """
-    The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-    it comes with the key itself too, and not in lists.
+    The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+    that is read by its id has it too; keys in lists do not.
 
     """
 
     state: Union[Literal["pending", "complete"], str]
     """
-    `complete` once every data plane has confirmed, or has lost its lease; `pending` until then.
+    `complete` once every data plane has confirmed or lost its lease, `pending` until then.
     """
 
     revoked_at: AwareDatetime
@@ -562,7 +566,7 @@ class Receipt(Model):
 
     data_planes: int
     """
-    How many data planes had to confirm. Zero where none held keys.
+    How many data planes had to confirm. Zero if no data plane held keys.
     """
 
     acknowledged: int
@@ -572,12 +576,12 @@ class Receipt(Model):
 
     slowest_ms: Optional[int] = None
     """
-    How long the slowest confirmation took, in milliseconds. Absent while there is none.
+    How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
     """
 
     complete_by: Optional[AwareDatetime] = None
     """
-    While `pending`, the time by which it must be complete. Absent once it is.
+    The time by which a `pending` receipt must be complete. Absent once it is complete.
     """
 
 
@@ -591,14 +595,14 @@ class RegisterResponse(Model):
 
 class RemoveMemberResponse(Model):
     """
-    An empty object; fields may come.
+    An empty object. Fields may be added.
     """
 
 
 class ResolveResponse(Model):
     """
-    Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this provider;
-    `key` and `scope` are absent where none would serve.
+    Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
+    provider. `key` and `scope` are absent if no key would serve.
 
     """
 
@@ -625,32 +629,32 @@ class ResolveResponse(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
     """
 
     reason: Union[
         Literal["user_key", "project_key", "user_keys_forbidden", "next_key", "user_key_required", "no_key"], str
     ]
     """
-    `user_key`: the caller's own newest key. `project_key`: the project's newest key, as the caller has none.
-    `user_keys_forbidden`: the project's newest key, as the policy forbids members' own. `user_key_required`: none,
-    as the policy requires a key of the caller's own. `no_key`: none that the policy lets serve is active.
-    `next_key`: the next key in order, as the provider has refused the newer one within the last five minutes and
-    the policy says `next_key`.
+    `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
+    none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
+    `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
+    the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
+    the newer one within the last five minutes and the policy says `next_key`.
 
     """
 
     user_keys: Union[Literal["allow", "require", "forbid"], str]
     """
-    Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-    project's, `forbid` uses only the project's.
+    Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+    project's, and `forbid` uses only the project's.
 
     """
 
     on_bad_key: Union[Literal["fail", "next_key"], str]
     """
-    What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-    the next key in order. Nothing falls back silently.
+    What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+    the next key in order. There is no silent fallback.
 
     """
 
@@ -664,7 +668,7 @@ class ResolveResponse(Model):
 
 class RevokeResponse(Model):
     """
-    What became of the revocation.
+    The result of the revocation.
     """
 
     receipt: Receipt
@@ -672,8 +676,8 @@ class RevokeResponse(Model):
 
 class WhoAmIResponse(Model):
     """
-    The session. `role` is that in its project, absent where the user is no member of it; `token_id` and `expires_at`
-    are absent where they do not apply.
+    The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
+    `expires_at` are absent if they do not apply.
 
     """
 
@@ -694,22 +698,22 @@ class WhoAmIResponse(Model):
 
     method: Union[Literal["api_key", "oidc", "admin", "data_plane"], str]
     """
-    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-    is the operator's own command, and `data_plane` a gateway's report.
+    How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+    `admin` is an operator's command, and `data_plane` a report of a gateway.
 
     """
 
     role: Optional[Union[Literal["owner", "member"], str]] = None
     """
-    What a member may do. An owner may also write project-level keys, the policy and the members.
+    What a member may do. Only an owner may write project-level keys, the policy and the members.
     """
 
     token_id: Optional[str] = None
     """
-    The id of the API key in use, to revoke it by. Absent for a session token.
+    The id of the API key in use, with which to revoke it. Absent for a session token.
     """
 
     expires_at: Optional[AwareDatetime] = None
     """
-    When the session ends. Absent where it does not.
+    When the session ends. Absent if it does not.
     """

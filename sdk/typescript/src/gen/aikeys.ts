@@ -7,8 +7,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -22,23 +22,24 @@ export interface paths {
         };
         /**
          * List AI keys
-         * @description Lists the project's keys and the caller's own, newest first, revoked ones included unless `state` says otherwise.
-         *     All of them at once, unless `page_size` or `page_token` is given; a user may have four lists without pages under
-         *     way, a fifth is a 429. Other members' own keys are never listed, not even to an owner.
+         * @description Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
+         *     list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
+         *     progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
          */
         get: operations["listKeys"];
         put?: never;
         /**
          * Register an AI key
          * @description Seals a provider's key and stores it under a project. From then on, the project's inference requests to that
-         *     provider are served with it: of several active keys the newest serves, so that registering a second one replaces
-         *     the first without a gap.
+         *     provider are served with it. Of several active keys the newest serves, so registering a second key replaces the
+         *     first without a gap.
          *
-         *     A project-level key needs the project's owner. Any member may register a key of their own (`user_scope: true`),
-         *     which serves their requests alone, and before the project's, unless the policy says otherwise.
+         *     Only an owner of the project may register a project-level key. Any member may register a key of their own
+         *     (`user_scope: true`), which serves only their requests, and before the project's key unless the policy says
+         *     otherwise.
          *
-         *     Names are unique among the active keys of one provider in one scope, that is the project or one member, so that
-         *     two keys can be told apart. Revoking a key frees its name.
+         *     Names are unique among the active keys of one provider in one scope, which is the project or one member.
+         *     Revoking a key frees its name.
          */
         post: operations["registerKey"];
         delete?: never;
@@ -53,8 +54,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -73,20 +74,20 @@ export interface paths {
         };
         /**
          * Get an AI key
-         * @description Returns one key's metadata, whether active or revoked. A project-level key can be read by every member, a member's
-         *     own key only by that member: to everybody else, owners too, it does not exist (404).
+         * @description Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
+         *     key exists only for that member: all others, including owners, get a 404.
          */
         get: operations["getKey"];
         put?: never;
         post?: never;
         /**
          * Revoke an AI key
-         * @description Ends a key for good: no fetch of it succeeds from here on, and data planes drop it within a second. The answer is
-         *     the revocation's receipt, which says how many data planes have confirmed it; with `wait` the answer is held until
-         *     the receipt is complete, or until that time is up. Revoking again is safe: the first revocation stands, and its
-         *     receipt is the answer.
+         * @description Revokes a key permanently: no fetch of it succeeds from then on, and data planes drop it within a second. The
+         *     answer is the revocation's receipt, which says how many data planes have confirmed it. With `wait`, the answer
+         *     is delayed until the receipt is complete or that time is over. Revoking again is safe: the first revocation
+         *     stays in force, and its receipt is the answer.
          *
-         *     A project-level key needs the project's owner. A member's own key can be revoked by that member alone.
+         *     Only an owner of the project may revoke a project-level key, and only the member a key of their own.
          */
         delete: operations["revokeKey"];
         options?: never;
@@ -100,8 +101,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -115,9 +116,9 @@ export interface paths {
         };
         /**
          * Show which key would serve me
-         * @description A dry run of what a data plane does for the caller: which key would serve their request to this provider now, and
-         *     why. When none would, the answer is 200 all the same: `key` and `scope` are absent, and `reason` says what is
-         *     missing. Nothing is recorded as used.
+         * @description Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
+         *     serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
+         *     recorded as used.
          */
         get: operations["resolveKey"];
         put?: never;
@@ -134,8 +135,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -149,14 +150,15 @@ export interface paths {
         };
         /**
          * Read the project's policy
-         * @description Returns the written policy on whose keys serve whom, the default one where none was written. Every member may read
+         * @description Returns the policy on which keys serve whom, or the default policy if none was written. Every member may read
          *     it.
          */
         get: operations["getPolicy"];
         /**
          * Write the project's policy
-         * @description Replaces the whole policy: what is left out returns to its default, which is `allow` for every provider, and
-         *     `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Owners only.
+         * @description Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
+         *     and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+         *     write it.
          */
         put: operations["setPolicy"];
         post?: never;
@@ -172,8 +174,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -187,9 +189,9 @@ export interface paths {
         };
         /**
          * Read the audit trail
-         * @description Who did what to which key, when, from where, and with what outcome, newest first and in pages. A member's attempt
-         *     that their role does not cover is there too, as `denied`. Every member may read it; what concerns another member's
-         *     own keys is left out, as those keys are.
+         * @description Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
+         *     includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
+         *     events about other members' own keys.
          */
         get: operations["listEvents"];
         put?: never;
@@ -206,8 +208,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -221,8 +223,8 @@ export interface paths {
         };
         /**
          * List the project's members
-         * @description Lists members and their roles, sorted by user id. All of them at once, unless `page_size` or `page_token` is given.
-         *     Every member may read it.
+         * @description Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
+         *     is given. Every member may read it.
          */
         get: operations["listMembers"];
         put?: never;
@@ -239,8 +241,8 @@ export interface paths {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -250,7 +252,7 @@ export interface paths {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names them. No user has the id `-`, `.` or
+                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
                  *     `..`.
                  * @example bob
                  */
@@ -262,14 +264,15 @@ export interface paths {
         /**
          * Add a member or change their role
          * @description Adds a user to the project, or gives a member another role. The user need not have called this service before.
-         *     Owners only. The last owner can't be made a plain member.
+         *     Only owners may do this. The last owner can't become a plain member.
          */
         put: operations["setMember"];
         post?: never;
         /**
          * Remove a member
-         * @description Takes a member out of the project: their sessions lose it at once, and their own keys serve nobody. Nothing of
-         *     theirs is revoked: add them again, and it works again. Owners only. The last owner can't be removed.
+         * @description Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
+         *     Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
+         *     can't be removed.
          */
         delete: operations["removeMember"];
         options?: never;
@@ -286,8 +289,8 @@ export interface paths {
         };
         /**
          * List the providers
-         * @description The catalogue of providers whose keys can be registered, with what a form or a gateway needs to know of each. It
-         *     is the same for every caller and changes only with a release of the service.
+         * @description Returns the catalogue of providers whose keys can be registered, with what a form or a gateway needs to know
+         *     about each. It is the same for every caller, and changes only with a release of the service.
          */
         get: operations["listProviders"];
         put?: never;
@@ -307,7 +310,8 @@ export interface paths {
         };
         /**
          * Show my session
-         * @description Whom the credential stands for, the customer and project that `-` means, the role there, and when the session ends.
+         * @description Returns the user of the credential, the customer and project that `-` means, the role in that project, and when
+         *     the session ends.
          */
         get: operations["whoAmI"];
         put?: never;
@@ -324,54 +328,54 @@ export interface components {
     schemas: {
         /** @description An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`. */
         OpaqueID: string;
-        /** @description A provider's slug. The catalogue (`GET /v1/providers`) lists the known ones, and grows. */
+        /** @description A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. */
         ProviderSlug: "openai" | "anthropic" | "gemini" | "groq" | "xai" | "deepinfra" | "mistral" | "cohere" | "together" | "fireworks" | "deepseek" | "perplexity" | "openrouter" | "azure_openai" | "bedrock" | "vertex" | "vertexanthropic" | (string & {});
         /**
          * Format: password
-         * @description The provider's key in plain text, 16 KiB at the most. It is sealed before anything is stored, and never returned.
-         *     For a provider whose `secret_format` is `json`, the credential document as a string.
+         * @description The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
+         *     For a provider whose `secret_format` is `json`, it is the credential document as a string.
          *
-         *     What can't be a key of the provider is refused with 400: white space at either end, a masked value or placeholder
-         *     (`sk-...abcd`), a `Bearer` in front, a prefix that belongs to another provider, a token with anything but visible
-         *     ASCII, a credential document without one of its required fields. Whether the provider accepts it shows on first
-         *     use.
+         *     A secret that can't be a key of the provider is refused with 400: one with white space at either end, a masked
+         *     value or placeholder (`sk-...abcd`), one that begins with `Bearer`, one with the prefix of another provider, a
+         *     token with characters other than visible ASCII, and a credential document without a required field. Whether the
+         *     provider accepts the key shows when it is first used.
          */
         Secret: string;
         /**
-         * @description What a member may do. An owner may also write project-level keys, the policy and the members.
+         * @description What a member may do. Only an owner may write project-level keys, the policy and the members.
          * @enum {string}
          */
         Role: "owner" | "member";
         /**
-         * @description Whether members' own keys serve them: `allow` prefers a member's own where there is one, `require` never uses the
-         *     project's, `forbid` uses only the project's.
+         * @description Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+         *     project's, and `forbid` uses only the project's.
          * @enum {string}
          */
         UserKeys: "allow" | "require" | "forbid";
         /**
-         * @description What happens when the provider refuses the chosen key: `fail` answers with the provider's error, `next_key` tries
-         *     the next key in order. Nothing falls back silently.
+         * @description What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+         *     the next key in order. There is no silent fallback.
          * @enum {string}
          */
         OnBadKey: "fail" | "next_key";
-        /** @description `active` until the key is revoked, `revoked` for good from then on. */
+        /** @description `active` until the key is revoked, and `revoked` from then on. */
         KeyState: "active" | "revoked" | (string & {});
         /** @description Whose key it is: the caller's own (`user`) or the project's (`project`). */
         Scope: "user" | "project" | (string & {});
         /**
-         * @description How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail `admin`
-         *     is the operator's own command, and `data_plane` a gateway's report.
+         * @description How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
+         *     `admin` is an operator's command, and `data_plane` a report of a gateway.
          */
         AuthMethod: "api_key" | "oidc" | "admin" | "data_plane" | (string & {});
         /** @description A provider key to seal and store. */
         RegisterRequest: {
             provider: components["schemas"]["ProviderSlug"];
-            /** @description A label for people, such as `openai-prod`, shown wherever the key is. It may not hold the secret. */
+            /** @description A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret. */
             name: string;
             secret: components["schemas"]["Secret"];
             /**
-             * @description True makes it the caller's own key, which serves their requests alone. False makes it a project-level key, and
-             *     needs the project's owner.
+             * @description If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
+             *     which only an owner of the project may register.
              * @default false
              */
             user_scope?: boolean;
@@ -384,24 +388,24 @@ export interface components {
         GetResponse: {
             key: components["schemas"]["Key"];
         };
-        /** @description Keys, newest first. The list is empty where there are none. */
+        /** @description Keys, newest first. The list may be empty. */
         ListResponse: {
             /** @description The keys' metadata. */
             keys: components["schemas"]["Key"][];
             next_page_token?: components["schemas"]["NextPageToken"];
         };
-        /** @description Opaque. Send it as `page_token` for the next page. Absent on the last one. */
+        /** @description An opaque token. Send it as `page_token` for the next page. Absent on the last page. */
         NextPageToken: string;
-        /** @description What became of the revocation. */
+        /** @description The result of the revocation. */
         RevokeResponse: {
             receipt: components["schemas"]["Receipt"];
         };
         /**
-         * @description The proof of a revocation: how many data planes have confirmed that they no longer use the key. Of a revoked key,
-         *     it comes with the key itself too, and not in lists.
+         * @description The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+         *     that is read by its id has it too; keys in lists do not.
          */
         Receipt: {
-            /** @description `complete` once every data plane has confirmed, or has lost its lease; `pending` until then. */
+            /** @description `complete` once every data plane has confirmed or lost its lease, `pending` until then. */
             state: "pending" | "complete" | (string & {});
             /**
              * Format: date-time
@@ -410,19 +414,19 @@ export interface components {
             revoked_at: string;
             /** @description The user who first revoked it. */
             revoked_by: string;
-            /** @description How many data planes had to confirm. Zero where none held keys. */
+            /** @description How many data planes had to confirm. Zero if no data plane held keys. */
             data_planes: number;
             /** @description How many have confirmed. */
             acknowledged: number;
-            /** @description How long the slowest confirmation took, in milliseconds. Absent while there is none. */
+            /** @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed. */
             slowest_ms?: number;
             /**
              * Format: date-time
-             * @description While `pending`, the time by which it must be complete. Absent once it is.
+             * @description The time by which a `pending` receipt must be complete. Absent once it is complete.
              */
             complete_by?: string;
         };
-        /** @description A key's metadata. The secret is in no answer. */
+        /** @description A key's metadata. No answer contains the secret. */
         Key: {
             /** @description Its id, `byok_<ulid>`. */
             id: string;
@@ -432,11 +436,11 @@ export interface components {
             /** @description Its label. */
             name: string;
             /**
-             * @description The secret's last four characters, to recognise it by. Fewer for a secret of less than sixteen, as no more
-             *     than a quarter is shown; empty for a credential document.
+             * @description The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
+             *     sixteen characters, because at most a quarter is shown, and none for a credential document.
              */
             display_suffix: string;
-            /** @description Whether it is the caller's own key rather than the project's. */
+            /** @description Whether it is the caller's own key, and not the project's. */
             user_scope: boolean;
             /**
              * Format: date-time
@@ -448,22 +452,22 @@ export interface components {
             state: components["schemas"]["KeyState"];
             /**
              * Format: date-time
-             * @description When it was revoked. Absent while it is active.
+             * @description When it was revoked. Absent while the key is active.
              */
             revoked_at?: string;
-            /** @description The user who revoked it. Absent while it is active. */
+            /** @description The user who revoked it. Absent while the key is active. */
             revoked_by?: string;
             /**
              * Format: date-time
-             * @description When a data plane last served a request with it. Absent until one has reported that.
+             * @description When a data plane last served a request with it. Absent until a data plane has reported that.
              */
             last_used_at?: string;
             last_failure?: components["schemas"]["KeyFailure"];
             receipt?: components["schemas"]["Receipt"];
         };
         /**
-         * @description The last time that the provider refused the key, as a data plane reported it. Absent where none did. It has been
-         *     used with success since then if `last_used_at` is later.
+         * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
+         *     `last_used_at` is later, the key has served successfully since.
          */
         KeyFailure: {
             /**
@@ -471,21 +475,21 @@ export interface components {
              * @description When the provider refused it.
              */
             at: string;
-            /** @description The HTTP status with which it did, 401 or 403. */
+            /** @description The HTTP status of the refusal, 401 or 403. */
             status: number;
         };
         /**
-         * @description Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this provider;
-         *     `key` and `scope` are absent where none would serve.
+         * @description Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
+         *     provider. `key` and `scope` are absent if no key would serve.
          */
         ResolveResponse: {
             provider: components["schemas"]["ProviderSlug"];
             /**
-             * @description `user_key`: the caller's own newest key. `project_key`: the project's newest key, as the caller has none.
-             *     `user_keys_forbidden`: the project's newest key, as the policy forbids members' own. `user_key_required`: none,
-             *     as the policy requires a key of the caller's own. `no_key`: none that the policy lets serve is active.
-             *     `next_key`: the next key in order, as the provider has refused the newer one within the last five minutes and
-             *     the policy says `next_key`.
+             * @description `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
+             *     none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
+             *     `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
+             *     the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
+             *     the newer one within the last five minutes and the policy says `next_key`.
              */
             reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "user_key_required" | "no_key" | (string & {});
             user_keys: components["schemas"]["UserKeys"];
@@ -493,17 +497,17 @@ export interface components {
             scope?: components["schemas"]["Scope"];
             key?: components["schemas"]["Key"];
         };
-        /** @description The policy to put in force. A field that is left out takes its default. */
+        /** @description The policy to put in force. A field that is left out gets its default. */
         PolicyRequest: {
             user_keys?: components["schemas"]["UserKeys"];
             user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
             on_bad_key?: components["schemas"]["OnBadKey"];
         };
-        /** @description Exceptions to `user_keys`, by provider slug. The default is none. */
+        /** @description Exceptions to `user_keys`, by provider slug. There are none by default. */
         UserKeysByProvider: {
             [key: string]: components["schemas"]["UserKeys"];
         };
-        /** @description The project's written policy. A project that never wrote one has `allow` and `fail`. */
+        /** @description The project's policy. A project without a written one has `allow` and `fail`. */
         Policy: {
             user_keys: components["schemas"]["UserKeys"];
             user_keys_by_provider: components["schemas"]["UserKeysByProvider"];
@@ -526,16 +530,19 @@ export interface components {
             events: components["schemas"]["Event"][];
             next_page_token?: components["schemas"]["NextPageToken"];
         };
-        /** @description One act. What was carried out is recorded in the same transaction, so that neither is there without the other. */
+        /**
+         * @description Something that was done or attempted. A change and its event are written in the same transaction, so that
+         *     neither exists without the other.
+         */
         Event: {
             /** @description Its id, `evt_<ulid>`. */
             id: string;
             /**
-             * @description What was done. A token is an API key of ours, which operators create and revoke. `key.failing` is a data plane's
-             *     word that a provider has begun to refuse a key.
+             * @description What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+             *     report by a data plane that a provider has begun to refuse a key.
              */
             type: "key.registered" | "key.revoked" | "key.failing" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
-            /** @description Whether it was carried out. A denied act changed nothing. */
+            /** @description Whether it was carried out. A denied attempt changed nothing. */
             outcome: "allowed" | "denied" | (string & {});
             /**
              * Format: date-time
@@ -543,25 +550,25 @@ export interface components {
              */
             at: string;
             actor: components["schemas"]["Actor"];
-            /** @description The address the request came from. Empty for the operator's own command. */
+            /** @description The address that the request came from. Empty for an operator's command. */
             source_ip: string;
-            /** @description The request's id, as in its `X-Request-Id`. Empty for the operator's own command. */
+            /** @description The request's id, as in its `X-Request-Id`. Empty for an operator's command. */
             request_id: string;
-            /** @description The key it was done to. Absent where it was done to none, as in a `key.registered` that was denied. */
+            /** @description The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied. */
             key_id?: string;
-            /** @description The API key that was made or revoked, by its id. */
+            /** @description The id of the API key that was created or revoked. */
             token_id?: string;
             provider?: components["schemas"]["ProviderSlug"];
-            /** @description The member it was done to, or the user whose token it was. Absent in other events. */
+            /** @description The member that it was done to, or the user whose token it was. Absent in other events. */
             member_id?: string;
             role?: components["schemas"]["Role"];
         };
         /** @description Who did it. */
         Actor: {
-            /** @description The user. Empty for the operator's own command. */
+            /** @description The user. Empty for an operator's command. */
             user_id: string;
             method: components["schemas"]["AuthMethod"];
-            /** @description The id of the API key that was used. Absent for a session token and for the operator's own command. */
+            /** @description The id of the API key that was used. Absent for a session token and for an operator's command. */
             token_id?: string;
         };
         /** @description The role to give. */
@@ -572,7 +579,7 @@ export interface components {
         MemberResponse: {
             member: components["schemas"]["Member"];
         };
-        /** @description An empty object; fields may come. */
+        /** @description An empty object. Fields may be added. */
         RemoveMemberResponse: Record<string, never>;
         /** @description Members, sorted by user id. */
         ListMembersResponse: {
@@ -580,7 +587,7 @@ export interface components {
             members: components["schemas"]["Member"][];
             next_page_token?: components["schemas"]["NextPageToken"];
         };
-        /** @description A user's place in the project. */
+        /** @description A user's membership of the project. */
         Member: {
             user_id: components["schemas"]["OpaqueID"];
             role: components["schemas"]["Role"];
@@ -600,33 +607,37 @@ export interface components {
             /** @description The providers, in the catalogue's order. */
             providers: components["schemas"]["Provider"][];
         };
-        /** @description What the service knows of a provider. */
+        /** @description What the service knows about a provider. */
         Provider: {
             slug: components["schemas"]["ProviderSlug"];
             /** @description Its name for people. */
             display_name: string;
-            /** @description The only place its keys are sent; request paths are appended. Parts in braces come from the credential itself. */
+            /**
+             * @description The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
+             *     credential itself.
+             */
             base_url: string;
             /**
-             * @description How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in the
-             *     header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token made from it.
+             * @description How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
+             *     the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
+             *     made from it.
              */
             auth_style: "bearer" | "x_api_key" | "x_goog_api_key" | "api_key" | "aws_sigv4" | "gcp_oauth" | (string & {});
             /** @description `token` for one line of visible ASCII, `json` for a credential document. */
             secret_format: "token" | "json" | (string & {});
             /**
-             * @description How its secrets are known to begin, as a hint for people. Empty where nothing is known. A secret that begins
-             *     otherwise is taken, unless that beginning belongs to another provider.
+             * @description How its secrets usually begin, as a hint for people. Empty if nothing is known. A secret that begins
+             *     differently is accepted, unless another provider has that prefix.
              */
             prefixes: string[];
             /** @description For `json`, the fields that the document must have. Empty for `token`. */
             required_fields: string[];
-            /** @description The page where keys are made. */
+            /** @description The page on which its keys are created. */
             key_page_url: string;
         };
         /**
-         * @description The session. `role` is that in its project, absent where the user is no member of it; `token_id` and `expires_at`
-         *     are absent where they do not apply.
+         * @description The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
+         *     `expires_at` are absent if they do not apply.
          */
         WhoAmIResponse: {
             customer_id: components["schemas"]["OpaqueID"];
@@ -634,11 +645,11 @@ export interface components {
             user_id: components["schemas"]["OpaqueID"];
             method: components["schemas"]["AuthMethod"];
             role?: components["schemas"]["Role"];
-            /** @description The id of the API key in use, to revoke it by. Absent for a session token. */
+            /** @description The id of the API key in use, with which to revoke it. Absent for a session token. */
             token_id?: string;
             /**
              * Format: date-time
-             * @description When the session ends. Absent where it does not.
+             * @description When the session ends. Absent if it does not.
              */
             expires_at?: string;
         };
@@ -654,26 +665,26 @@ export interface components {
             detail: string;
             /** @description A stable code to branch on. */
             code: "invalid_argument" | "unauthenticated" | "permission_denied" | "not_found" | "already_exists" | "failed_precondition" | "resource_exhausted" | "unavailable" | "internal" | (string & {});
-            /** @description The request's id, also in `X-Request-Id`. */
+            /** @description The id of the request, which is also in `X-Request-Id`. */
             request_id: string;
-            /** @description Names this one occurrence, `urn:request:<request_id>`. */
+            /** @description Identifies this occurrence, `urn:request:<request_id>`. */
             instance?: string;
-            /** @description The fields at fault, each once. Absent where no field is. */
+            /** @description The fields that are wrong, each once. Absent if no field is. */
             errors?: components["schemas"]["FieldError"][];
         };
-        /** @description One field at fault. The value itself is never repeated. */
+        /** @description A field that is wrong. Its value is never repeated. */
         FieldError: {
             /**
-             * @description The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body` or
-             *     `query` for the whole of it.
+             * @description The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
+             *     or `query` as a whole.
              */
             field: string;
-            /** @description What is wrong with it, for people, to be read after the field's name. */
+            /** @description What is wrong with it, for people, to read after the name of the field. */
             message: string;
         };
     };
     responses: {
-        /** @description The request is not as the method describes it; `errors` names each field at fault. */
+        /** @description The request is not as the method describes it; `errors` names each field that is wrong. */
         InvalidArgument: {
             headers: {
                 [name: string]: unknown;
@@ -699,7 +710,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description No credential, or one that opens no session. */
+        /** @description No credential, or a credential that is not valid. */
         Unauthenticated: {
             headers: {
                 /**
@@ -713,7 +724,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The caller is no member of the project, whether it exists or not, or their role does not suffice. */
+        /** @description The caller is not a member of the project, whether it exists or not, or their role does not allow this. */
         PermissionDenied: {
             headers: {
                 [name: string]: unknown;
@@ -722,7 +733,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description There is no such thing, or none that the caller may see. */
+        /** @description It does not exist, or the caller may not see it. */
         NotFound: {
             headers: {
                 [name: string]: unknown;
@@ -742,7 +753,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description An active key of that provider in that scope has the name already. */
+        /** @description An active key of that provider in that scope already has the name. */
         AlreadyExists: {
             headers: {
                 [name: string]: unknown;
@@ -768,7 +779,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The project's state does not allow it, as it would lose its last owner. */
+        /** @description The project's state does not allow it, because it would lose its last owner. */
         FailedPrecondition: {
             headers: {
                 [name: string]: unknown;
@@ -788,7 +799,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The body is over the limit of 64 KiB. */
+        /** @description The body is larger than 64 KiB. */
         BodyTooLarge: {
             headers: {
                 [name: string]: unknown;
@@ -828,7 +839,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The `Idempotency-Key` came with another request in the last 24 hours. */
+        /** @description The `Idempotency-Key` was used for another request in the last 24 hours. */
         IdempotencyReuse: {
             headers: {
                 [name: string]: unknown;
@@ -849,7 +860,7 @@ export interface components {
             };
         };
         /**
-         * @description Too many requests of this user, or too many failed authentications from this address; come back after
+         * @description Too many requests of this user, or too many failed authentications from this address. Try again after
          *     `Retry-After` seconds. The operator sets both limits.
          */
         ResourceExhausted: {
@@ -872,7 +883,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description A fault of ours. The details are in our log under the `request_id`. */
+        /** @description An error in the service. Its log has the details under the `request_id`. */
         Internal: {
             headers: {
                 [name: string]: unknown;
@@ -892,7 +903,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description Something that the request needs can't be reached now; come back after `Retry-After` seconds. */
+        /** @description Something that the request needs can't be reached now. Try again after `Retry-After` seconds. */
         Unavailable: {
             headers: {
                 "Retry-After": components["headers"]["RetryAfter"];
@@ -905,8 +916,8 @@ export interface components {
     };
     parameters: {
         /**
-         * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-         *     member of.
+         * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+         *     that the caller is not a member of.
          * @example acme
          */
         CustomerID: components["schemas"]["OpaqueID"];
@@ -916,7 +927,7 @@ export interface components {
          */
         ProjectID: components["schemas"]["OpaqueID"];
         /**
-         * @description The member's user id, as the session's issuer or the operator names them. No user has the id `-`, `.` or
+         * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
          *     `..`.
          * @example bob
          */
@@ -927,41 +938,41 @@ export interface components {
          */
         KeyID: string;
         /**
-         * @description A value of your choice, best a UUID, that makes a repeat safe for 24 hours: the same user's same request with the
-         *     same value makes no second key, but answers with the one that the first made. With another body it is refused with
-         *     422. A request that was refused does not use the value up.
+         * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
+         *     same request with the same value again, no second key is made, and the answer has the key that the first one
+         *     made. Another body with the same value is refused with 422. A refused request does not use the value up.
          * @example 7b0f2c1e-6f0b-4f4e-9a57-0f5f3c1d2e3a
          */
         IdempotencyKey: string;
         /**
-         * @description Only keys of this provider. Left out, of all.
+         * @description Only keys of this provider. Without it, keys of all providers.
          * @example openai
          */
         ProviderFilter: components["schemas"]["ProviderSlug"];
         /**
-         * @description Only keys in this state. Left out, in both.
+         * @description Only keys in this state. Without it, keys in either state.
          * @example active
          */
         StateFilter: "active" | "revoked";
         /**
-         * @description How many to return at the most. Left out, it is 100 where a `page_token` is given; with neither, everything is
-         *     returned.
+         * @description Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
+         *     is returned.
          * @example 50
          */
         PageSize: number;
         /**
-         * @description How many events to return at the most.
+         * @description Return at most this many events.
          * @example 50
          */
         EventPageSize: number;
         /**
-         * @description The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
+         * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
          * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
          */
         PageToken: string;
         /**
-         * @description How long to hold the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or `2s`,
-         *     30 seconds at the most. Left out, the answer comes at once.
+         * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+         *     `2s`, at most 30 seconds. Without it, the answer comes at once.
          * @example 2s
          */
         Wait: string;
@@ -969,7 +980,7 @@ export interface components {
     requestBodies: never;
     headers: {
         /**
-         * @description Whole seconds to wait before trying again.
+         * @description Whole seconds to wait before the next attempt.
          * @example 1
          */
         RetryAfter: number;
@@ -982,23 +993,23 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Only keys of this provider. Left out, of all.
+                 * @description Only keys of this provider. Without it, keys of all providers.
                  * @example openai
                  */
                 provider?: components["parameters"]["ProviderFilter"];
                 /**
-                 * @description Only keys in this state. Left out, in both.
+                 * @description Only keys in this state. Without it, keys in either state.
                  * @example active
                  */
                 state?: components["parameters"]["StateFilter"];
                 /**
-                 * @description How many to return at the most. Left out, it is 100 where a `page_token` is given; with neither, everything is
-                 *     returned.
+                 * @description Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
+                 *     is returned.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -1006,8 +1017,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1043,17 +1054,17 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description A value of your choice, best a UUID, that makes a repeat safe for 24 hours: the same user's same request with the
-                 *     same value makes no second key, but answers with the one that the first made. With another body it is refused with
-                 *     422. A request that was refused does not use the value up.
+                 * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
+                 *     same request with the same value again, no second key is made, and the answer has the key that the first one
+                 *     made. Another body with the same value is refused with 422. A refused request does not use the value up.
                  * @example 7b0f2c1e-6f0b-4f4e-9a57-0f5f3c1d2e3a
                  */
                 "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
             };
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1072,8 +1083,8 @@ export interface operations {
         };
         responses: {
             /**
-             * @description The key is sealed, stored and serving. A repeat with the same `Idempotency-Key` gets this answer too, with the
-             *     key as it is by then.
+             * @description The key is sealed, stored and serving. A repeat with the same `Idempotency-Key` gets this answer too, with
+             *     the key as it is by then.
              */
             201: {
                 headers: {
@@ -1106,8 +1117,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1148,8 +1159,8 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How long to hold the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or `2s`,
-                 *     30 seconds at the most. Left out, the answer comes at once.
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
@@ -1157,8 +1168,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1177,7 +1188,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The key is revoked, whatever the state of the receipt. */
+            /** @description The key is revoked, even if the receipt is not complete yet. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1199,7 +1210,7 @@ export interface operations {
         parameters: {
             query: {
                 /**
-                 * @description The provider's slug, as the catalogue (`GET /v1/providers`) lists it. Another one is refused with 400.
+                 * @description The provider's slug, as in the catalogue (`GET /v1/providers`). Any other is refused with 400.
                  * @example openai
                  */
                 provider: components["schemas"]["ProviderSlug"];
@@ -1207,8 +1218,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1222,7 +1233,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description What would happen, and why. */
+            /** @description Which key would serve, and why. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1245,8 +1256,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1283,8 +1294,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1302,7 +1313,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The policy now in force. */
+            /** @description The policy that is now in force. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1325,12 +1336,12 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How many events to return at the most.
+                 * @description Return at most this many events.
                  * @example 50
                  */
                 page_size?: components["parameters"]["EventPageSize"];
                 /**
-                 * @description The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -1338,8 +1349,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1374,13 +1385,13 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description How many to return at the most. Left out, it is 100 where a `page_token` is given; with neither, everything is
-                 *     returned.
+                 * @description Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
+                 *     is returned.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
                 /**
-                 * @description The `next_page_token` of the page before, from the same list. Left out, the list begins anew.
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
                  * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
                  */
                 page_token?: components["parameters"]["PageToken"];
@@ -1388,8 +1399,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1426,8 +1437,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1437,7 +1448,7 @@ export interface operations {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names them. No user has the id `-`, `.` or
+                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
                  *     `..`.
                  * @example bob
                  */
@@ -1451,7 +1462,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description The member as it now stands. */
+            /** @description The member, with the new role. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1477,8 +1488,8 @@ export interface operations {
             header?: never;
             path: {
                 /**
-                 * @description The customer: the session's own, for which `-` stands. Any other is answered like a project that the caller is no
-                 *     member of.
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
                  * @example acme
                  */
                 customer_id: components["parameters"]["CustomerID"];
@@ -1488,7 +1499,7 @@ export interface operations {
                  */
                 project_id: components["parameters"]["ProjectID"];
                 /**
-                 * @description The member's user id, as the session's issuer or the operator names them. No user has the id `-`, `.` or
+                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
                  *     `..`.
                  * @example bob
                  */
