@@ -23,8 +23,8 @@ func (p *program) dataPlaneCommand() *cobra.Command {
 		Short: "Create, list and revoke the credentials of data planes",
 		Long: `Creates, lists and revokes the credentials with which data planes, such as aikeys-gateway, call the data-plane API.
 Anyone who has one can fetch the provider keys of its customers in plain text: keep it as carefully as those. A
-credential is a token, which is shown once, when it is created, because the database holds only a hash of it; or a client
-certificate of your own authority, of which the database holds a name.`,
+credential is a token, which is shown once, when it is created, because the database holds only a hash of it; or a
+client certificate of your own authority, of which the database holds a name.`,
 		Example: `  (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)
   aikeysd admin dataplane list`,
 	}, p.dataPlaneCreateCommand(), p.dataPlaneListCommand(), p.dataPlaneRevokeCommand())

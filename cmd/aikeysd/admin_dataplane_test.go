@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-func TestADataPlanesCredentialIsPrintedAloneAndOpensTheDataPlaneAPI(t *testing.T) {
+func TestAdminDataPlaneCreate(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
 		owner := newOwnerAfter(t, environ)
@@ -61,7 +61,7 @@ func newOwnerAfter(t *testing.T, environ []string) string {
 	return newOwner(t, environ)
 }
 
-func TestADataPlaneWithoutCustomersIsToldToServeAll(t *testing.T) {
+func TestAdminDataPlaneCreateForAllCustomers(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)
 	got := aikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-1")
@@ -74,7 +74,7 @@ func TestADataPlaneWithoutCustomersIsToldToServeAll(t *testing.T) {
 	require.Regexp(t, ` edge-2 +token +acme,globex,initech `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
 }
 
-func TestACustomerWhoHasNoProjectIsPointedOut(t *testing.T) {
+func TestAdminDataPlaneCreateForUnknownCustomer(t *testing.T) {
 	environ := newEnviron(t)
 	newOwnerAfter(t, environ)
 	got := aikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme,acmee")
@@ -83,8 +83,8 @@ func TestACustomerWhoHasNoProjectIsPointedOut(t *testing.T) {
 	require.NotContains(t, got.stderr, "no project of customer acme yet")
 }
 
-// The rows of credentials stay for good, and tell who made and who revoked each, and whether it is in use.
-func TestTheListOfDataPlanesTellsWhoMadeAndWhoRevokedEach(t *testing.T) {
+// Rows of credentials are never deleted. They say who created and who revoked each, and whether it is in use.
+func TestAdminDataPlaneListNamesOperators(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
 		newOwnerAfter(t, environ)
@@ -99,7 +99,7 @@ func TestTheListOfDataPlanesTellsWhoMadeAndWhoRevokedEach(t *testing.T) {
 
 		mustAikeysd(t, with(environ, "SUDO_USER=bob\x1b[2J"), "admin", "dataplane", "revoke", "--name", "edge-1")
 		mustAikeysd(t, with(environ, "SUDO_USER=eve"), "admin", "dataplane", "revoke", "--name", "edge-1") // which changes nothing
-		s.eventually("its stream is off the books", func() bool {
+		s.eventually("its stream is not counted any more", func() bool {
 			list = mustAikeysd(t, environ, "admin", "dataplane", "list")
 			return regexp.MustCompile(` edge-1 .* revoked +0 +alice@`).MatchString(list)
 		})
@@ -109,7 +109,7 @@ func TestTheListOfDataPlanesTellsWhoMadeAndWhoRevokedEach(t *testing.T) {
 	})
 }
 
-func TestNamesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
+func TestAdminDataPlaneRevokeFreesName(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)
 	create := []string{"admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme"}
@@ -123,7 +123,7 @@ func TestNamesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
 	require.Equal(t, 2, strings.Count(mustAikeysd(t, environ, "admin", "dataplane", "list"), " edge-1 "))
 }
 
-func TestCertificatesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
+func TestAdminDataPlaneRevokeFreesCertificate(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)
 	create := func(name, certificate string) outcome {
@@ -142,7 +142,7 @@ func TestCertificatesOfDataPlanesAreFreeAgainWhenRevoked(t *testing.T) {
 	require.Regexp(t, ` edge-2 +uri:spiffe://acme/edge +acme .* active `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
 }
 
-func TestDataPlaneCommandsThatAreRefused(t *testing.T) {
+func TestAdminDataPlaneFailures(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)
 	cases := map[string]struct {

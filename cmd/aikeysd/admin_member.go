@@ -27,7 +27,8 @@ func (p *program) memberSetCommand() *cobra.Command {
 		Use:   "set",
 		Short: "Add a member, or change their role",
 		Long: `Adds a member, or changes their role. It makes the project if it is new. The first member of a project must be an
-owner, and a project keeps at least one. If the SQLite database is missing, adding an owner makes it and prints its path.`,
+owner, and a project keeps at least one. If the SQLite database is missing, adding an owner makes it and prints its
+path.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   aikeysd admin member set --customer acme --project chat --user bob --role member`,
 	}

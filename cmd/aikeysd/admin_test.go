@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -14,13 +15,13 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// admin runs an admin command on acme/chat.
+// runAdmin runs an admin command on acme/chat.
 func runAdmin(t *testing.T, environ []string, args ...string) outcome {
 	t.Helper()
 	return aikeysd(t, environ, append(append([]string{"admin"}, args...), "--customer", "acme", "--project", "chat")...)
 }
 
-func TestATokenIsPrintedAloneAndOpensASession(t *testing.T) {
+func TestAdminTokenCreate(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
 		mustAikeysd(t, environ, "migrate", "up")
@@ -44,13 +45,13 @@ func TestATokenIsPrintedAloneAndOpensASession(t *testing.T) {
 		for range 2 { // to revoke again changes nothing
 			require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", id).code)
 		}
-		require.Eventually(t, func() bool { return whoami() == http.StatusUnauthorized }, time.Second, 10*time.Millisecond)
+		s.eventually("the service refuses it", func() bool { return whoami() == http.StatusUnauthorized })
 		require.Contains(t, runAdmin(t, environ, "token", "list").stdout, "revoked")
 		require.Equal(t, exitOK, s.wait())
 	})
 }
 
-func TestEveryAdminActIsInTheAuditTrail(t *testing.T) {
+func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 	environ := newEnviron(t)
 	token := newOwner(t, environ)
 	for _, args := range [][]string{
@@ -91,7 +92,7 @@ func TestEveryAdminActIsInTheAuditTrail(t *testing.T) {
 	}, got)
 }
 
-func TestAdminRefusals(t *testing.T) {
+func TestAdminFailures(t *testing.T) {
 	environ := newEnviron(t)
 	newOwner(t, environ)
 	long := strings.Repeat("x", 65)
@@ -148,14 +149,14 @@ func TestAdminRefusals(t *testing.T) {
 	}
 }
 
-func TestAdminOnPostgresAsksForTheSchemaFirst(t *testing.T) {
+func TestAdminOnPostgresNeedsSchema(t *testing.T) {
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+modelstest.Postgres(t))
 	got := runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner")
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "run: aikeysd migrate up")
 }
 
-func TestADatabaseThatIsDownIsToldInOneLineWithoutItsPassword(t *testing.T) {
+func TestDatabaseErrorHidesPassword(t *testing.T) {
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL=postgres://aikeys:hunter2@127.0.0.1:1/keys")
 	for _, args := range [][]string{{"migrate", "up"}, {"migrate", "status"}, {"admin", "token", "list", "--customer", "a", "--project", "b"}} {
 		got := aikeysd(t, environ, args...)
@@ -173,4 +174,55 @@ func TestCredentialStates(t *testing.T) {
 	require.Equal(t, "active", state(models.Token{ExpiresAt: now + 1}))
 	require.Equal(t, "expired", state(models.Token{ExpiresAt: now}))
 	require.Equal(t, "revoked", state(models.Token{RevokedAt: 1, ExpiresAt: now}))
+}
+
+func TestAdminCreatesDatabaseForOwnerOnly(t *testing.T) {
+	t.Chdir(t.TempDir())
+	environ := []string{"AIKEYS_DATABASE_URL=sqlite:data/aikeys.db"}
+	path, err := filepath.Abs("data/aikeys.db")
+	require.NoError(t, err)
+	for _, args := range [][]string{
+		{"member", "list"},
+		{"member", "remove", "--user", "alice"},
+		{"member", "set", "--user", "alice", "--role", "member"},
+		{"token", "list"},
+		{"token", "create", "--user", "alice"},
+		{"token", "revoke", "--id", "01JD8Q6Z3V8M2T5K7N9R4W1XYZ"},
+	} {
+		got := runAdmin(t, environ, args...)
+		require.Equal(t, exitFailure, got.code, args)
+		require.Contains(t, got.stderr, "there is no database at "+path, args)
+		require.NoDirExists(t, "data", args)
+	}
+	got := runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Equal(t, "made a new database at "+path+"\nalice is owner of acme/chat in sqlite:"+path+"\n", got.stderr)
+	got = runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member")
+	require.Equal(t, "bob is member of acme/chat in sqlite:"+path+"\n", got.stderr, "told once")
+}
+
+func TestAdminNotesNameDatabase(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		url := e.URL(t)
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+url)
+		mustAikeysd(t, environ, "migrate", "up")
+		notes := []string{runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner").stderr}
+		notes = append(notes, runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").stderr)
+		created := runAdmin(t, environ, "token", "create", "--user", "bob")
+		notes = append(notes, created.stderr)
+		notes = append(notes, runAdmin(t, environ, "token", "revoke", "--id", strings.Split(created.stdout, "_")[1]).stderr)
+		notes = append(notes, runAdmin(t, environ, "member", "remove", "--user", "bob").stderr)
+		for _, note := range notes {
+			require.Contains(t, note, "acme/chat in "+databaseName(url))
+		}
+	})
+}
+
+func TestAdminHintsRepeatDatabaseFlags(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "it's here", "a.db")
+	got := runAdmin(t, nil, "member", "set", "--user", "alice", "--role", "owner", "--database-url", "sqlite:"+path)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	got = runAdmin(t, nil, "member", "remove", "--user", "eve", "--database-url", "sqlite:"+path)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, `aikeysd admin member list --customer acme --project chat --database-url 'sqlite:`+strings.ReplaceAll(path, "'", `'\''`)+"'")
 }

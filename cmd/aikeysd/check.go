@@ -31,13 +31,13 @@ database, and that the OpenID Connect issuer, if there is one, can be read. It m
 run while the service does.
 
 For each key-encryption key (KEK), it shows the state (primary, enabled, retired, or unknown to the sealer) and counts
-the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary KEK, or "unreadable". It takes this
-from the keys' rows. With --deep it tries to unwrap each data key, and lists the keys that can't be read. That opens no
-secret unless --sealer-old is given, so it does not find a ciphertext that was changed. With --keys it lists a project's
-keys and how each is sealed. At secrets-svc it needs the rights "open" and "status", and "rewrap" for --deep.
+the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary KEK, or "unreadable". It takes
+this from the keys' rows. With --deep it tries to unwrap each data key, and lists the keys that can't be read. That
+opens no secret unless --sealer-old is given, so it does not find a ciphertext that was changed. With --keys it lists a
+project's keys and how each is sealed. At secrets-svc it needs the rights "open" and "status", and "rewrap" for --deep.
 
-"not yet" means that the first start of "aikeysd serve" will make it: a SQLite database, or a keyset for a database that
-has none. If you expected it to exist, check its path.
+"not yet" means that the first start of "aikeysd serve" will make it: a SQLite database, or a keyset for a database
+that has none. If you expected it to exist, check its path.
 
 Exits with 1 if a check fails, or a key can't be read.`,
 		Example: `  aikeysd check

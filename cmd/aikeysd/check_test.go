@@ -12,7 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-func TestCheckSaysThatTheServiceCouldStart(t *testing.T) {
+func TestCheckSucceeds(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
 		s := startReady(t, environ)
@@ -38,7 +38,7 @@ $`, got.stdout)
 	})
 }
 
-func TestCheckFindsWhatIsWrong(t *testing.T) {
+func TestCheckFindsProblems(t *testing.T) {
 	cases := map[string]struct {
 		spoil func(t *testing.T, environ []string) []string
 		says  string
@@ -85,7 +85,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestCheckMakesNeitherDatabaseNorKeyset(t *testing.T) {
+func TestCheckCreatesNothing(t *testing.T) {
 	dir := t.TempDir()
 	environ := []string{"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(dir, "a.db"), "AIKEYS_SEALER=local:" + filepath.Join(dir, "k.json")}
 	require.Regexp(t, `\ndatabase +not yet +sqlite:`+dir+`/a.db is not there yet: serve will make it

@@ -30,7 +30,7 @@ func databaseName(databaseURL string) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-// withStore opens the database that the settings name, hands it to use, and closes it.
+// withStore calls use with the database that the settings name open.
 func (p *program) withStore(cfg *config, use func(*models.Store) error) error {
 	store, err := models.Open(cfg.DatabaseURL, models.Options{MaxConns: cfg.DBMaxConns})
 	if err != nil {
@@ -43,7 +43,7 @@ func (p *program) withStore(cfg *config, use func(*models.Store) error) error {
 	return err
 }
 
-// unreachable adds what to look at to an error that says that the database doesn't answer.
+// unreachable adds a hint to err if it says that the database does not answer.
 func unreachable(cfg *config, err error) error {
 	if !errors.Is(err, models.ErrUnavailable) {
 		return err
@@ -51,7 +51,7 @@ func unreachable(cfg *config, err error) error {
 	return fmt.Errorf("%w; check that %s can be reached, and %s", err, databaseName(cfg.DatabaseURL), cfg.Of("database-url").Variable())
 }
 
-// migrations counts them in words.
+// migrations is a number of migrations in words.
 func migrations(n int) string {
 	if n == 1 {
 		return "1 migration"
@@ -59,7 +59,8 @@ func migrations(n int) string {
 	return fmt.Sprintf("%d migrations", n)
 }
 
-// requireSchema brings SQLite's schema up to date. A Postgres is shared with others, so there it must be so already.
+// requireSchema brings the schema up to date on SQLite. On Postgres, which others may share, it returns an error if the
+// schema is not up to date.
 func requireSchema(ctx context.Context, cfg *config, store *models.Store) error {
 	if isSQLite(cfg.DatabaseURL) {
 		_, err := store.Migrate(ctx)
@@ -76,7 +77,7 @@ func requireSchema(ctx context.Context, cfg *config, store *models.Store) error 
 	return nil
 }
 
-// databaseFlags repeats the flags that named the database, with a space before each, for commands that somebody may paste.
+// databaseFlags repeats the flags that named the database, with a space before each, for commands that the user may paste.
 func (s *config) databaseFlags() string {
 	var flags strings.Builder
 	for _, name := range databaseSettings() {
@@ -87,7 +88,7 @@ func (s *config) databaseFlags() string {
 	return flags.String()
 }
 
-// databaseMissing tells whether a SQLite database is not there: to open it would make it.
+// databaseMissing reports whether a SQLite database does not exist. Opening it would make it.
 func databaseMissing(databaseURL string) (bool, error) {
 	path, ok := strings.CutPrefix(databaseURL, sqlitePrefix)
 	if !ok {
@@ -100,7 +101,7 @@ func databaseMissing(databaseURL string) (bool, error) {
 	return missing, nil
 }
 
-// requireDatabase refuses a SQLite database that is not there.
+// requireDatabase returns an error if a SQLite database does not exist.
 func requireDatabase(databaseURL string) error {
 	missing, err := databaseMissing(databaseURL)
 	if missing {
@@ -118,7 +119,7 @@ func fileMissing(path string) (bool, error) {
 	return false, err
 }
 
-// absolute is the whole path of a file, so that messages name it wherever they are read.
+// absolute returns the absolute path of a file, so that a message is clear in any folder.
 func absolute(path string) string {
 	if whole, err := filepath.Abs(path); err == nil {
 		return whole

@@ -177,7 +177,7 @@ func TestADataPlanesStreamEndsWithItsCertificate(t *testing.T) {
 	require.Equal(t, exitOK, e.wait())
 }
 
-func TestTheAuthoritiesOfDataPlanesAreReplacedWithoutARestart(t *testing.T) {
+func TestClientAuthoritiesAreReloaded(t *testing.T) {
 	e := startEdges(t, newEnviron(t))
 	e.admit("edge-1", "dns:edge-1.internal")
 	before := e.named("edge-1.internal")

@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
+func TestHelpShowsSettingsAndDefaults(t *testing.T) {
 	help := strings.Join(strings.Fields(mustAikeysd(t, nil, "serve", "--help")), " ")
 	for _, d := range newConfig().All() {
 		require.Contains(t, help, "--"+d.Name+" ")
@@ -22,7 +22,7 @@ func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 	}
 }
 
-func TestEveryCommandTeaches(t *testing.T) {
+func TestHelpOfEveryCommand(t *testing.T) {
 	var visit func(cmd *cobra.Command)
 	visit = func(cmd *cobra.Command) {
 		t.Run(cmd.CommandPath(), func(t *testing.T) {
@@ -40,7 +40,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 	visit(newProgram(nil, nil, nil).root())
 }
 
-func TestRootHelpSaysWhereToStartAndWhatExitCodesMean(t *testing.T) {
+func TestRootHelp(t *testing.T) {
 	help := mustAikeysd(t, nil)
 	require.Equal(t, help, mustAikeysd(t, nil, "--help"))
 	for _, text := range []string{"Start here:\n  dev ", "Serve:\n  serve ", "Operate:\n  admin ", `Run "aikeys-demo"`, `"aikeysd dev" to try it`, "Exit codes: 0"} {
@@ -72,7 +72,7 @@ func TestVersionNamesTheToolchain(t *testing.T) {
 	require.Regexp(t, `^aikeysd version \S+.* go1\.`, mustAikeysd(t, nil, "--version"))
 }
 
-func TestCommandLinesThatAreRefused(t *testing.T) {
+func TestUsageErrors(t *testing.T) {
 	cases := map[string]struct {
 		args []string
 		says string

@@ -17,7 +17,7 @@ func withIssuer(environ []string, url string) []string {
 	return with(environ, "AIKEYS_OIDC_ISSUER="+url, "AIKEYS_OIDC_AUDIENCE="+authtest.Audience)
 }
 
-func TestAnIssuerThatAnswersOpensSessions(t *testing.T) {
+func TestOIDCIssuer(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	environ := withIssuer(newEnviron(t), issuer.URL)
 	newOwner(t, environ)
@@ -29,7 +29,7 @@ func TestAnIssuerThatAnswersOpensSessions(t *testing.T) {
 	require.NotContains(t, s.stderr.String(), issuerWarning)
 }
 
-func TestAnIssuerThatIsDownIsToldAtTheStartAndKeepsNobodyElseOut(t *testing.T) {
+func TestOIDCIssuerDown(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	issuer.Break(authtest.Fail)
 	environ := withIssuer(newEnviron(t), issuer.URL)

@@ -15,7 +15,7 @@ func TestKeysInUse(t *testing.T) {
 		url := e.URL(t)
 		environ := with(newLocalEnviron(t), "AIKEYS_DATABASE_URL="+url)
 		mustAikeysd(t, environ, "migrate", "up")
-		v := newVault(t, environ, 2)
+		v := newInstallation(t, environ, 2)
 		revoked := call(t, newClient(), http.MethodDelete, v.api+"/v1/aikeys/"+v.ids[1], v.token, "")
 		require.Equal(t, http.StatusOK, revoked.status, revoked.body)
 		require.Equal(t, exitOK, v.wait())

@@ -7,20 +7,20 @@ import (
 	"time"
 )
 
-// lifetime parses how long a credential is good for: a duration, or whole days. Zero is for good.
+// lifetime parses the lifetime of a credential: a duration, or whole days. 0 does not expire.
 func lifetime(text string) (time.Duration, error) {
 	if d, ok := hoursOrDays(text); ok {
 		return d, nil
 	}
-	return 0, errors.New("must be hours or days above zero, such as 720h or 30d; leave it out for one that does not expire")
+	return 0, errors.New("must be hours or days above zero, such as 720h or 30d; leave it out for a credential that does not expire")
 }
 
-// retention takes how long to keep something: a duration, or whole days. Zero is for good.
+// retention parses how long records are kept: a duration, or whole days. 0 keeps them forever.
 func retention(to *time.Duration) func(string) error {
 	return func(text string) error {
 		d, ok := hoursOrDays(text)
 		if !ok {
-			return errors.New("must be hours or days, such as 720h or 30d; 0 keeps them for good")
+			return errors.New("must be hours or days, such as 720h or 30d; 0 keeps them forever")
 		}
 		*to = d
 		return nil

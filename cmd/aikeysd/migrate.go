@@ -15,8 +15,9 @@ func (p *program) migrateCommand() *cobra.Command {
 		Use:     "migrate",
 		Short:   "Bring the database's schema up to date, or show it",
 		GroupID: groupOperate,
-		Long: `Brings the database's schema up to date, or shows how far it is. "aikeysd serve" does so by itself at its start; use
-these where the service's own database user may not change the schema, together with AIKEYS_MIGRATE=never.`,
+		Long: `Brings the database's schema up to date, or lists what has been applied. "aikeysd serve" updates the schema when it
+starts. If the service's own database user may not change the schema, set AIKEYS_MIGRATE=never and run these commands as
+a user that may.`,
 		Example: `  aikeysd migrate status
   AIKEYS_DATABASE_URL_FILE=/run/secrets/admin-url aikeysd migrate up`,
 	}, p.migrateUpCommand(), p.migrateStatusCommand())
@@ -28,8 +29,8 @@ func (p *program) migrateUpCommand() *cobra.Command {
 		Use:   "up",
 		Short: "Apply the migrations that are missing",
 		Args:  cli.NoArguments(),
-		Long: `Applies the migrations that are missing, each in a transaction of its own. It may run while the service serves, and
-several may run at once: they take turns.`,
+		Long: `Applies the migrations that are missing, each in its own transaction. It may run while the service does. Several may
+run at once: they take turns.`,
 		Example: `  aikeysd migrate up
   aikeysd migrate up --database-url postgres://aikeys@db.internal/aikeys`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -88,5 +89,5 @@ func (p *program) migrateStatusCommand() *cobra.Command {
 	return cmd
 }
 
-// databaseSettings are the settings of commands that need the database alone.
+// databaseSettings are the settings of commands that need only the database.
 func databaseSettings() []string { return []string{"database-url", "database-url-file"} }

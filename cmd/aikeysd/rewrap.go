@@ -51,13 +51,13 @@ func (p *program) rewrapCommand() *cobra.Command {
 		GroupID: groupOperate,
 		Args:    cli.NoArguments(),
 		Long: `Puts every key, active or revoked, and the canary under the primary key-encryption key. Run it after another one became
-primary, or to move all secrets to another sealer. To move them, --sealer is the new sealer and --sealer-old the old one,
-and every aikeysd must run with both already. Otherwise the command opens only a sample of the secrets. At secrets-svc it
-needs the rights "rewrap" and "status", and to move secrets there also "seal" and "open".
+primary, or to move all secrets to another sealer. To move them, --sealer is the new sealer and --sealer-old the old
+one, and every aikeysd must run with both already. Otherwise the command opens only a sample of the secrets. At
+secrets-svc it needs the rights "rewrap" and "status", and to move secrets there also "seal" and "open".
 
-The service may run at the same time. The keys' rows say what is still to be done, so you can stop or kill the command at
-any time and run it again, and several may run at once. Each new envelope is verified before it is written, and written
-only if the key has not changed since. Keys that can't be read are left as they are and listed at the end.
+The service may run at the same time. The keys' rows say what is still to be done, so you can stop or kill the command
+at any time and run it again, and several may run at once. Each new envelope is verified before it is written, and
+written only if the key has not changed since. Keys that can't be read are left as they are and listed at the end.
 
 Exit codes: 0 everything is under the primary key-encryption key, 1 it failed or was stopped, 2 the command line or a
 setting is wrong, 3 everything is done except for keys that can't be read.`,

@@ -20,8 +20,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer/local"
 )
 
-// vault is an installation with keys in it, and its service.
-type vault struct {
+// installation is an environment with registered keys, and its running service.
+type installation struct {
 	*server
 	t            *testing.T
 	environ      []string
@@ -30,11 +30,11 @@ type vault struct {
 	ids          []string
 }
 
-// newVault starts a service with a keyset file, and registers keys.
-func newVault(t *testing.T, environ []string, keys int) *vault {
+// newInstallation starts a service with a keyset file, and registers keys.
+func newInstallation(t *testing.T, environ []string, keys int) *installation {
 	t.Helper()
 	_, keyset, _ := strings.Cut(environ[3], "local:")
-	v := &vault{server: startReady(t, environ), t: t, environ: environ, keyset: keyset}
+	v := &installation{server: startReady(t, environ), t: t, environ: environ, keyset: keyset}
 	v.token = newOwner(t, environ)
 	v.plane = strings.TrimSpace(mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge", "--customer", "acme"))
 	for i := range keys {
@@ -43,7 +43,7 @@ func newVault(t *testing.T, environ []string, keys int) *vault {
 	return v
 }
 
-func (v *vault) register(name string) {
+func (v *installation) register(name string) {
 	v.t.Helper()
 	got := call(v.t, newClient(), http.MethodPost, v.api+"/v1/aikeys", v.token, registerBody(name, fakeSecret))
 	require.Equal(v.t, http.StatusCreated, got.status, got.body)
@@ -52,8 +52,8 @@ func (v *vault) register(name string) {
 	v.ids = append(v.ids, id)
 }
 
-// rotate gives the keyset a new primary KEK, which the running service takes up by itself.
-func (v *vault) rotate() (id string) {
+// rotate gives the keyset a new primary KEK, which the running service rereads.
+func (v *installation) rotate() (id string) {
 	v.t.Helper()
 	id, err := local.AddKEK(v.keyset)
 	require.NoError(v.t, err)
@@ -62,7 +62,7 @@ func (v *vault) rotate() (id string) {
 }
 
 // requireServes checks that the running service gives all keys out.
-func (v *vault) requireServes() {
+func (v *installation) requireServes() {
 	v.t.Helper()
 	for _, id := range v.ids {
 		got := call(v.t, newClient(), http.MethodPost, v.dataplane+"/v1/fetch", v.plane, `{"key_id":"`+id+`"}`)
@@ -71,16 +71,16 @@ func (v *vault) requireServes() {
 	}
 }
 
-// spoil makes the first key unreadable.
-func (v *vault) spoil() {
+// corruptFirstKey makes the first key unreadable.
+func (v *installation) corruptFirstKey() {
 	v.t.Helper()
 	tamper(v.t, strings.TrimPrefix(v.environ[2], "AIKEYS_DATABASE_URL="),
 		`UPDATE ai_keys SET envelope = (SELECT envelope FROM ai_keys WHERE name = 'key-1') WHERE name = 'key-0'`)
 }
 
-func TestRewrapPutsAllKeysUnderThePrimaryKEKBesideTheService(t *testing.T) {
+func TestRewrapWhileServiceRuns(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		v := newVault(t, with(newLocalEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t)), 3)
+		v := newInstallation(t, with(newLocalEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t)), 3)
 		kek := v.rotate()
 		require.Regexp(t, `3 keys and the canary would go under `+kek+`\n(.*\n)+`+kek+` +primary +0 +left as they are +0 +0\nlocal:\w+ +enabled +3 +re-wrapped +3 +0\n`,
 			mustAikeysd(t, v.environ, "rewrap", "--dry-run"))
@@ -99,8 +99,8 @@ func TestRewrapPutsAllKeysUnderThePrimaryKEKBesideTheService(t *testing.T) {
 	})
 }
 
-func TestRewrapLeavesNothingToAServiceThatLearnsOfThePrimaryKEKLate(t *testing.T) {
-	v := newVault(t, newLocalEnviron(t), 1)
+func TestRewrapWaitsForServicesToSeeNewKEK(t *testing.T) {
+	v := newInstallation(t, newLocalEnviron(t), 1)
 	kek := v.rotate()
 	require.Eventually(t, func() bool { // then it has just looked at the keyset, and does so again in half a second
 		v.register(fmt.Sprintf("meanwhile-%d", len(v.ids)))
@@ -113,10 +113,10 @@ func TestRewrapLeavesNothingToAServiceThatLearnsOfThePrimaryKEKLate(t *testing.T
 	require.Equal(t, exitOK, v.wait())
 }
 
-func TestUnreadableKeysAreListedByRewrapAndCheck(t *testing.T) {
-	v := newVault(t, newLocalEnviron(t), 3)
+func TestRewrapAndCheckListUnreadableKeys(t *testing.T) {
+	v := newInstallation(t, newLocalEnviron(t), 3)
 	v.rotate()
-	v.spoil()
+	v.corruptFirstKey()
 	require.Equal(t, exitOK, aikeysd(t, v.environ, "check").code, "rows alone don't tell")
 	line := v.ids[0] + ` +acme +chat +local:\w+ +it was changed, or belongs to another row\n`
 	for name, tc := range map[string]struct {
@@ -153,15 +153,15 @@ func TestUnreadableKeysAreListedByRewrapAndCheck(t *testing.T) {
 	})
 }
 
-func TestCheckTellsHowEachKeyOfAProjectIsSealed(t *testing.T) {
-	v := newVault(t, newLocalEnviron(t), 2)
+func TestCheckKeysShowsSealStates(t *testing.T) {
+	v := newInstallation(t, newLocalEnviron(t), 2)
 	v.rotate()
 	args := []string{"check", "--keys", "--customer", "acme", "--project", "chat"}
 	v.eventually("a key under the new KEK", func() bool { // which the service learns of within a second
 		v.register(fmt.Sprintf("later-%d", len(v.ids)))
 		return strings.Contains(mustAikeysd(t, v.environ, args...), " active  current ")
 	})
-	v.spoil()
+	v.corruptFirstKey()
 	var report checkReport
 	got := aikeysd(t, v.environ, append(args, "--deep", "-o", "json")...)
 	require.Equal(t, exitFailure, got.code)
@@ -185,7 +185,7 @@ func TestCheckTellsHowEachKeyOfAProjectIsSealed(t *testing.T) {
 }
 
 func TestRewrapMovesSecretsToAnotherKeyset(t *testing.T) {
-	v := newVault(t, newLocalEnviron(t), 3)
+	v := newInstallation(t, newLocalEnviron(t), 3)
 	require.Equal(t, exitOK, v.wait())
 	next := filepath.Join(t.TempDir(), "next.json")
 	_, err := local.AddKEK(next)
@@ -206,7 +206,7 @@ func TestRewrapMovesSecretsToAnotherKeyset(t *testing.T) {
 // testRewrapToService moves secrets to a secrets service, and re-wraps there with a client that may never open.
 func testRewrapToService(t *testing.T, binary string) {
 	service := newSecretsService(t, binary, everything).start()
-	v := newVault(t, newLocalEnviron(t), 3)
+	v := newInstallation(t, newLocalEnviron(t), 3)
 	require.Equal(t, exitOK, v.wait())
 	_, old, _ := strings.Cut(v.environ[3], "=")
 	v.environ = with(v.environ, "AIKEYS_SEALER=secrets+unix:"+service.socket(), "AIKEYS_SEALER_OLD="+old)
@@ -233,8 +233,8 @@ func testRewrapToService(t *testing.T, binary string) {
 	v.requireServes()
 }
 
-func TestRewrapShowsABarOnATerminal(t *testing.T) {
-	v := newVault(t, newLocalEnviron(t), 6)
+func TestRewrapProgressBar(t *testing.T) {
+	v := newInstallation(t, newLocalEnviron(t), 6)
 	v.rotate()
 	master, terminal, err := pty.Open()
 	require.NoError(t, err)
@@ -254,14 +254,14 @@ func TestRewrapShowsABarOnATerminal(t *testing.T) {
 	require.Contains(t, text, "keys/s")
 }
 
-func TestALineOfProgressSaysHowLongTheRestTakes(t *testing.T) {
+func TestProgressLine(t *testing.T) {
 	require.Equal(t, "re-wrapped 25 of 100 keys, 5 of them unreadable; about 30s left",
 		progressLine(rewrap.Progress{Total: 100, Rewrapped: 20, Unreadable: 5}, 10*time.Second))
 	require.Equal(t, "re-wrapped 1 of 1 key", progressLine(rewrap.Progress{Total: 1, Rewrapped: 1}, time.Second))
 }
 
-func TestARewrapThatIsStoppedSaysHowToGoOn(t *testing.T) {
-	v := newVault(t, newLocalEnviron(t), 5)
+func TestRewrapStopped(t *testing.T) {
+	v := newInstallation(t, newLocalEnviron(t), 5)
 	v.rotate()
 	ctx, cancel := context.WithCancel(t.Context())
 	var stderr buffer
@@ -277,9 +277,9 @@ func TestARewrapThatIsStoppedSaysHowToGoOn(t *testing.T) {
 	v.requireServes()
 }
 
-func TestRewrapAndCheckRefuseWhatCantBeMeant(t *testing.T) {
+func TestRewrapAndCheckFailures(t *testing.T) {
 	sound := newLocalEnviron(t)
-	newVault(t, sound, 0)
+	newInstallation(t, sound, 0)
 	dir := t.TempDir()
 	other := filepath.Join(dir, "other.json")
 	_, err := local.AddKEK(other)
