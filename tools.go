@@ -1,14 +1,18 @@
-// Package aikeys is the root of AgentRouter AI Keys. It holds no code, only the map of the folders:
+// Package aikeys is the root of AgentRouter AI Keys. It has no code. The folders are:
 //
-//	spec    the OpenAPI document, from which much of the rest is generated, and the provider catalogue
-//	gen     generated types, server and client, one package a document
-//	models  rows, the store and its migrations, on PostgreSQL and SQLite
-//	sealer  sealing and opening secrets, one sub-package a backend
-//	impl    the handlers, and what they share: sessions, problems, validation, metrics
-//	cmd     the programs
-//	docs    pages for users, operators and contributors
+//	spec       the OpenAPI documents, from which much of the rest is generated, and the catalogue of providers
+//	gen        generated types, servers and clients, one package for each document
+//	internal   packages that all others may import
+//	models     rows, the store and its migrations, on PostgreSQL and SQLite
+//	sealer     sealing and opening secrets, one package for each backend
+//	impl       the APIs' handlers and what they share
+//	dataplane  the library of data planes, and the gateway
+//	sdk        the SDKs for Go, Python and TypeScript
+//	cmd        the programs
+//	docs       pages for users, operators and contributors
+//	tools      scripts, and the tools that are not pinned here
 //
-// internal/layout says who may import whom, and enforces it.
+// A test in internal/layout enforces which folder may import which.
 //
 // The code generator is pinned in go.mod, as the tool
 //
@@ -16,8 +20,8 @@
 //
 // "go tool oapi-codegen" builds and runs that version. "make generate", which is "go generate ./...", runs it for every
 // document of spec; the go:generate lines are in the packages whose files they write. The programs do not link it. The
-// linters, the test runner and the check for breaking changes are pinned in tools/go.mod, so that their hundreds of
-// dependencies stay out of ours.
+// linters, the test runner and the check for breaking changes are pinned in tools/go.mod, which keeps their hundreds of
+// dependencies out of this module.
 package aikeys
 
 // The Go SDK is a module of its own, which "go generate ./..." does not enter.

@@ -49,7 +49,7 @@ func TestFailedCompletionIsSilent(t *testing.T) {
 		writeProblem(w, http.StatusServiceUnavailable, "unavailable", "x")
 	})
 	for name, u := range map[string]*user{
-		"no session": newUser(t), "nobody there": newUserAt(t, "http://127.0.0.1:1", "ak_x"), "an address that is none": newUserAt(t, "x", "ak_x"),
+		"no session": newUser(t), "no server": newUserAt(t, "http://127.0.0.1:1", "ak_x"), "an invalid address": newUserAt(t, "x", "ak_x"),
 		"no answer": hanging.user(t), "unavailable": refusing.user(t),
 	} {
 		require.Empty(t, u.completions("api", "byok", "get", ""), name)

@@ -45,7 +45,7 @@ func (s *fakeService) requestsSoFar() []string {
 
 // user returns a user with a session at the service.
 func (s *fakeService) user(t *testing.T) *user {
-	return newUserAt(t, s.URL, "ak_EXAMPLE_of_a_stand_in")
+	return newUserAt(t, s.URL, "ak_EXAMPLE_of_a_fake_service")
 }
 
 func writeJSON(w http.ResponseWriter, status int, document any) {

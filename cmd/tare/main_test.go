@@ -167,7 +167,7 @@ func (u *user) runWithInput(stdin string, args ...string) outcome {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	err := cmd.Run()
-	require.NoError(u.t, ctx.Err(), "it did not end by itself; it said:\n%s%s", &stdout, &stderr)
+	require.NoError(u.t, ctx.Err(), "tare did not end; its output:\n%s%s", &stdout, &stderr)
 	if err != nil {
 		exit := (*exec.ExitError)(nil)
 		require.ErrorAs(u.t, err, &exit)

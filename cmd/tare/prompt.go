@@ -36,7 +36,7 @@ func (p *program) newPrompter() *prompter {
 }
 
 func (a *prompter) writeQuestion(question string) {
-	_, _ = io.WriteString(a.p.Stderr, a.p.sanitize(question)+" ") // if nobody can see it, nobody answers
+	_, _ = io.WriteString(a.p.Stderr, a.p.sanitize(question)+" ") // without a question there is no answer, so a failure needs no handling
 }
 
 // ask asks for a line.

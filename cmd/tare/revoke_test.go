@@ -53,7 +53,7 @@ func TestProgress(t *testing.T) {
 	calls.Store(3)
 	got := s.user(t).run("api", "byok", "remove", "--wait", "10s", sampleID)
 	require.Equal(t, exitOK, got.code)
-	require.Empty(t, got.stderr, "elsewhere there is none")
+	require.Empty(t, got.stderr, "no progress without a terminal")
 }
 
 func TestReceiptIsPendingIfTheServiceFails(t *testing.T) {

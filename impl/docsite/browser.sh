@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Looks at the pages in Chromium, light and dark, wide and narrow: they load without an error, ask nobody else for anything,
-# show what they are for, and are accessible. browser.sh [FOLDER] leaves a picture of each in the folder. As root on a
-# machine with apt it installs Chromium and Node.js where they are missing.
+# Tests the pages in Chromium, light and dark, wide and narrow: they load without errors, make no requests to other servers,
+# work, and are accessible. "browser.sh FOLDER" also saves a screenshot of each page in the folder. As root on a machine with
+# apt it installs Chromium and Node.js if they are missing.
 set -euo pipefail
 shots=${1:+$(mkdir -p "$1" && cd "$1" && pwd)}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

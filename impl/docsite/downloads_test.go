@@ -14,7 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/docsite"
 )
 
-// packed is a folder with SDKs, and with what has no business among them.
+// packed returns a folder with SDKs and files that must not be served.
 func packed(t *testing.T) string {
 	t.Helper()
 	top := t.TempDir()

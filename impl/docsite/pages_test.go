@@ -15,7 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// An inline script or style would not run, by the policy.
+// The Content-Security-Policy forbids inline scripts and styles.
 func TestPagesHaveNoInlineScriptsOrStyles(t *testing.T) {
 	s := start(t, docsite.Config{Downloads: packed(t)})
 	inline := regexp.MustCompile(`(?i)<script(>| [^>]*>[^<])|<style|\son[a-z]+=|\sstyle=|javascript:`)

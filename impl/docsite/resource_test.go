@@ -45,12 +45,12 @@ func TestResourcesAreCached(t *testing.T) {
 		}
 		require.Equal(t, http.StatusOK, s.get(t, path, "If-None-Match", `"other"`).StatusCode)
 	}
-	t.Run("a page for another address is another page", func(t *testing.T) {
+	t.Run("the entity tag depends on the host", func(t *testing.T) {
 		tag := s.get(t, "/openapi.yaml").Header.Get("ETag")
 		require.NotEqual(t, tag, s.get(t, "/openapi.yaml", "Host", "keys.example.com").Header.Get("ETag"))
 		require.Contains(t, s.get(t, "/openapi.yaml").Header.Get("Cache-Control"), "private", "and no shared cache keeps it")
 	})
-	t.Run("files are kept for good under the version that pages link to", func(t *testing.T) {
+	t.Run("versioned links are cached forever", func(t *testing.T) {
 		link := regexp.MustCompile(`/docs/assets/site\.css\?v=\w+`).FindString(s.get(t, "/docs").body)
 		require.Contains(t, s.get(t, link).Header.Get("Cache-Control"), "immutable")
 		require.Equal(t, "no-cache", s.get(t, "/docs/assets/site.css?v=another").Header.Get("Cache-Control"))

@@ -28,16 +28,16 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// nobody has a session.
-type nobody struct{}
+// noSessions refuses every credential.
+type noSessions struct{}
 
-func (nobody) Authenticate(context.Context, string) (auth.Principal, error) {
+func (noSessions) Authenticate(context.Context, string) (auth.Principal, error) {
 	return auth.Principal{}, auth.ErrUnauthenticated
 }
 
-func (nobody) Drop(string) {}
+func (noSessions) Drop(string) {}
 
-// service is the site on the listener of an API that is not ready: its database is away.
+// service is the site on an API that is not ready, because its database is not available.
 type service struct {
 	*httptest.Server
 	registry *prometheus.Registry
@@ -54,7 +54,7 @@ func start(t *testing.T, cfg docsite.Config, serve ...func(*httptest.Server)) se
 	observer, err := httpapi.NewObserver("public", slog.New(slog.DiscardHandler), registry, nil)
 	require.NoError(t, err)
 	api, err := httpapi.NewAPI(httpapi.Config{
-		Document: doc, Problems: aikeys.Problems(), Sessions: nobody{}, Observer: observer, Ready: func() bool { return false }, Site: site,
+		Document: doc, Problems: aikeys.Problems(), Sessions: noSessions{}, Observer: observer, Ready: func() bool { return false }, Site: site,
 	})
 	require.NoError(t, err)
 	gen.RegisterHandlersWithOptions(api.Echo, gen.NewStrictHandler(struct{ gen.StrictServerInterface }{}, nil),
@@ -76,7 +76,7 @@ type reply struct {
 	body string
 }
 
-// ask sends a request; a header "Host" is the request's host.
+// ask sends a request with headers, given as names and values in turn. Host sets the request's host.
 func (s service) ask(t *testing.T, method, path string, header ...string) reply {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, http.NoBody)
@@ -101,7 +101,7 @@ func (s service) get(t *testing.T, path string, header ...string) reply {
 	return s.ask(t, http.MethodGet, path, header...)
 }
 
-// everyPath is all that the site serves, but for redirects and downloads.
+// everyPath returns all paths of the site except redirects and downloads.
 func everyPath() []string {
 	paths := []string{
 		"/openapi.yaml", "/openapi.json", "/docs", "/docs/getting-started", "/docs/sdks", "/docs/problems", "/docs/assets/site.css",
@@ -165,7 +165,6 @@ func TestRedirects(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, s.ask(t, http.MethodPost, "/", "Accept", browser).StatusCode)
 }
 
-// The document is the repository's, but for its servers.
 func TestDocumentsDifferFromSpecOnlyInServers(t *testing.T) {
 	s := start(t, docsite.Config{})
 	repository, err := os.ReadFile("../../spec/aikeys.yaml")

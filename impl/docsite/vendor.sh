@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fetches the API reference's library, Scalar, from npm and leaves it in assets/, compressed. The package must be the very
-# one that is pinned here. vendor.sh --check changes nothing and fails when assets/ holds anything else. To take a newer
-# version, change the two pins, run this and impl/docsite/browser.sh, and look at the pages.
+# Fetches the API reference's library, Scalar, from npm and compresses it into assets/. The package must have the pinned hash.
+# "vendor.sh --check" changes nothing and fails if assets/ has other contents. To upgrade, change the version and the hash, run
+# this script and impl/docsite/browser.sh, and look at the pages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the SDK: dist.sh OUTDIR leaves OUTDIR/agentrouter-go-<version>.tar.gz, the same bytes every time.
+# Packs the SDK: "dist.sh OUTDIR" writes OUTDIR/agentrouter-go-<version>.tar.gz, with the same bytes every time.
 set -euo pipefail
 out=$(mkdir -p "${1:?usage: dist.sh OUTDIR}" && cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -11,7 +11,7 @@ trap 'rm -rf "$stage"' EXIT
 
 mkdir "$stage/$name"
 cp ../../LICENSE "$stage/$name/"
-# What a program needs: sources without tests, examples, and what go and people read.
+# The archive has the sources without tests, the examples and the README.
 find . -type f \( -name '*.go' ! -name '*_test.go' -o -name go.mod -o -name README.md \) ! -path './bench/*' -print0 |
   xargs -0 cp --parents -t "$stage/$name"
 chmod -R u=rwX,go=rX "$stage/$name"
