@@ -12,16 +12,16 @@ import (
 
 func TestRevocationsAreAcknowledgedAtOnce(t *testing.T) {
 	cases := map[string]struct {
-		revoke func(s *dataplanetest.Env, id string) uint64
+		revoke func(s *dataplanetest.Env, id string) int64
 		req    dataplane.Request
 		want   error
 	}{
-		"key": {func(s *dataplanetest.Env, id string) uint64 { return s.RevokeKey(id) }, forCaller, dataplane.ErrNoKey},
+		"key": {func(s *dataplanetest.Env, id string) int64 { return s.RevokeKey(id) }, forCaller, dataplane.ErrNoKey},
 		"member": {
-			func(s *dataplanetest.Env, _ string) uint64 { return s.RemoveMember("acme", "chat", "alice") },
+			func(s *dataplanetest.Env, _ string) int64 { return s.RemoveMember("acme", "chat", "alice") },
 			forCaller, dataplane.ErrNotMember},
 		"caller's API key": {
-			func(s *dataplanetest.Env, _ string) uint64 { return s.RevokeCredential(credential) },
+			func(s *dataplanetest.Env, _ string) int64 { return s.RevokeCredential(credential) },
 			forCaller, dataplane.ErrCallerUnauthenticated},
 	}
 	for name, tc := range cases {
@@ -41,7 +41,7 @@ func TestAcknowledgementsAreCoalesced(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t, dataplanetest.WithAcknowledgeWithin(300*time.Millisecond))
 	r := cp.Resolver(t)
 	dataplanetest.Eventually(t, "the first", func() bool { return len(cp.Acknowledgements()) == 1 })
-	var last uint64
+	var last int64
 	for range 50 {
 		id := cp.RegisterKey(dataplanetest.Key{})
 		last = cp.RevokeKey(id)

@@ -24,12 +24,12 @@ const (
 )
 
 // unknownTx stands for the transaction of an event that names none: no position contains it.
-const unknownTx = math.MaxUint64
+const unknownTx = math.MaxInt64
 
 // event is a change that the stream has announced. An empty field was not named, and stands for every value.
 type event struct {
 	kind                       string
-	tx                         uint64
+	tx                         int64
 	project                    project
 	provider, key, user, token string // key and token are ids
 }
@@ -43,7 +43,7 @@ func newEvent(m *gen.StreamMessage) event {
 		provider: valueOf(m.Provider), key: valueOf(m.KeyID), user: valueOf(m.UserID), token: valueOf(m.TokenID),
 	}
 	if m.Tx != nil && *m.Tx >= 0 {
-		ev.tx = uint64(*m.Tx)
+		ev.tx = *m.Tx
 	}
 	return ev
 }

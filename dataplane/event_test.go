@@ -55,50 +55,50 @@ func TestEventsDropWhatTheyTouch(t *testing.T) {
 		"nobody", "nobody anthropic", "nobody gemini", "alice", "alice by token", "bob", "bob by token", "mallory", "by id",
 	}
 	cases := map[string]struct {
-		change func(v *eventEnv) uint64
+		change func(v *eventEnv) int64
 		drops  []string
 	}{
 		"a key is revoked": {
-			func(v *eventEnv) uint64 { return v.RevokeKey(v.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
+			func(v *eventEnv) int64 { return v.RevokeKey(v.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
 		"a user's own key is revoked": {
-			func(v *eventEnv) uint64 { return v.RevokeKey(v.alices) }, []string{"alice", "alice by token"}},
+			func(v *eventEnv) int64 { return v.RevokeKey(v.alices) }, []string{"alice", "alice by token"}},
 		"a key fails": {
-			func(v *eventEnv) uint64 { return v.FailKey(v.anthropic) }, []string{"nobody anthropic"}},
+			func(v *eventEnv) int64 { return v.FailKey(v.anthropic) }, []string{"nobody anthropic"}},
 		"a project's key is registered": {
-			func(v *eventEnv) uint64 {
+			func(v *eventEnv) int64 {
 				v.RegisterKey(dataplanetest.Key{Provider: "gemini"})
 				return v.Publish(dataplanetest.Unrelated())
 			},
 			[]string{"nobody gemini"}},
 		"a user's own key is registered": {
-			func(v *eventEnv) uint64 {
+			func(v *eventEnv) int64 {
 				v.RegisterKey(dataplanetest.Key{UserID: "bob"})
 				return v.Publish(dataplanetest.Unrelated())
 			},
 			[]string{"bob", "bob by token"}},
 		"a policy is set": {
-			func(v *eventEnv) uint64 { return v.SetPolicy("acme", "chat", dataplanetest.Policy{}) }, chat},
+			func(v *eventEnv) int64 { return v.SetPolicy("acme", "chat", dataplanetest.Policy{}) }, chat},
 		"a member is added": {
-			func(v *eventEnv) uint64 { return v.SetMember("acme", "chat", "mallory") }, []string{"mallory"}},
+			func(v *eventEnv) int64 { return v.SetMember("acme", "chat", "mallory") }, []string{"mallory"}},
 		"a member is removed": {
-			func(v *eventEnv) uint64 { return v.RemoveMember("acme", "chat", "bob") }, []string{"bob", "bob by token"}},
+			func(v *eventEnv) int64 { return v.RemoveMember("acme", "chat", "bob") }, []string{"bob", "bob by token"}},
 		"a caller's API key is revoked": {
-			func(v *eventEnv) uint64 { return v.RevokeCredential("bobs") }, []string{"bob by token"}},
+			func(v *eventEnv) int64 { return v.RevokeCredential("bobs") }, []string{"bob by token"}},
 		"a caller's API key is made": {
-			func(v *eventEnv) uint64 {
+			func(v *eventEnv) int64 {
 				return v.Publish(gen.StreamMessage{
 					Type: "token.created", CustomerID: new("acme"), ProjectID: new("chat"), TokenID: new("x")})
 			}, nil},
 		"something new happens in a project": {
-			func(v *eventEnv) uint64 {
+			func(v *eventEnv) int64 {
 				return v.Publish(gen.StreamMessage{Type: "key.polished", CustomerID: new("acme"), ProjectID: new("chat")})
 			}, chat},
 		"something new happens to a customer": {
-			func(v *eventEnv) uint64 {
+			func(v *eventEnv) int64 {
 				return v.Publish(gen.StreamMessage{Type: "customer.suspended", CustomerID: new("acme")})
 			}, append([]string{"other project"}, chat...)},
 		"something happens in another project": {
-			func(v *eventEnv) uint64 { return v.Publish(dataplanetest.Unrelated()) }, nil},
+			func(v *eventEnv) int64 { return v.Publish(dataplanetest.Unrelated()) }, nil},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -94,12 +94,6 @@ func ExampleKey_Header() {
 	// byok_00000000000000000000000001 v1 of acme/chat for openai (project, project_key)
 }
 
-func ExampleParsePosition() {
-	p, err := dataplane.ParsePosition("5012:5015:5013")
-	fmt.Println(p.Contains(5012), p.Contains(5013), p.Contains(5014), p.Contains(5015), err)
-	// Output: true false true false <nil>
-}
-
 // A revocation is acted on in milliseconds.
 func ExampleResolver_Status() {
 	cp, end := exampleControlPlane()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
@@ -51,7 +52,7 @@ func (r *Resolver) runFetch(ctx context.Context, p *pendingFetch, req Request) {
 
 // fetchKey sends a fetch and reads the answer. A broken connection is tried once more: the replica may be gone, and
 // another one answers in its place. A refusal is an entry; the error wraps ErrUnavailable and means no answer.
-func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf Position, err error) {
+func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf position.Position, err error) {
 	body := gen.FetchRequest{
 		CustomerID: optional(req.CustomerID), ProjectID: optional(req.ProjectID), UserID: optional(req.UserID),
 		Provider: optional(req.Provider), KeyID: optional(req.KeyID),
@@ -108,7 +109,7 @@ func (r *Resolver) send(
 }
 
 // readAnswer returns the entry for an answer: a key, or a refusal.
-func readAnswer(req Request, status int, body []byte) (*entry, Position, error) {
+func readAnswer(req Request, status int, body []byte) (*entry, position.Position, error) {
 	if status == http.StatusOK {
 		return readKey(req, body)
 	}
@@ -118,28 +119,28 @@ func readAnswer(req Request, status int, body []byte) (*entry, Position, error) 
 	switch status {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		if slug == issuerUnavailable {
-			return nil, Position{}, errIssuer
+			return nil, position.Position{}, errIssuer
 		}
-		return nil, Position{}, unreachable{fmt.Errorf("it answers %d", status)}
+		return nil, position.Position{}, unreachable{fmt.Errorf("it answers %d", status)}
 	}
 	refusal := refusalOf(status, slug)
 	if refusal == nil {
-		return nil, Position{}, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
+		return nil, position.Position{}, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
 	}
 	e := &entry{err: refusal, provider: req.Provider, user: req.UserID, keyID: req.KeyID}
 	if req.CustomerID != "" && req.ProjectID != "" {
 		e.project = project{req.CustomerID, req.ProjectID}
 	}
-	return e, Position{}, nil
+	return e, position.Position{}, nil
 }
 
 // readKey returns the entry for a key, or an error if the answer is incomplete or for another request.
-func readKey(req Request, body []byte) (*entry, Position, error) {
+func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	var got gen.FetchResponse
 	invalid := len(body) > maxAnswer || json.Unmarshal(body, &got) != nil
-	asOf, err := ParsePosition(got.AsOf)
+	asOf, err := position.Parse(got.AsOf)
 	if invalid || err != nil || !isComplete(&got) || !answersRequest(&got, &req) {
-		return nil, Position{}, fmt.Errorf("%w: its answer is %w", ErrUnavailable, errProtocol)
+		return nil, position.Position{}, fmt.Errorf("%w: its answer is %w", ErrUnavailable, errProtocol)
 	}
 	key := &Key{
 		ID: got.KeyID, Version: got.Version, CustomerID: got.CustomerID, ProjectID: got.ProjectID,

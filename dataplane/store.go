@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
 // maxEventLog is the number of events kept for the fetches in flight. A fetch that more events have passed is sent
@@ -121,7 +123,7 @@ func (s *store) setFence(p *pendingFetch) {
 
 // commitFetch ends a fetch with an answer and caches it. It returns false if the answer is older than an event that
 // touches it: then the fetch has to be sent again. On the last try such a refusal is handed out, but not cached.
-func (s *store) commitFetch(p *pendingFetch, e *entry, asOf Position, last bool) bool {
+func (s *store) commitFetch(p *pendingFetch, e *entry, asOf position.Position, last bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	outdated, passed := s.compareWithEvents(p, e, asOf)
@@ -140,7 +142,7 @@ func (s *store) commitFetch(p *pendingFetch, e *entry, asOf Position, last bool)
 // compareWithEvents reports whether an answer is outdated, that is, whether an event since the fetch was sent touches it
 // and is not contained in its position, and whether any event passed at all. A refusal has no position, and so contains
 // no event.
-func (s *store) compareWithEvents(p *pendingFetch, e *entry, asOf Position) (outdated, passed bool) {
+func (s *store) compareWithEvents(p *pendingFetch, e *entry, asOf position.Position) (outdated, passed bool) {
 	if p.generation != s.generation || p.since < s.eventsBefore {
 		return true, true
 	}

@@ -143,7 +143,7 @@ func TestAnswerOlderThanTheEventLog(t *testing.T) {
 	hold := s.HoldAnswers()
 	result := s.ResolveAsync(t.Context(), forNobody)
 	hold.Wait(1)
-	var last uint64
+	var last int64
 	for range dataplane.MaxLog + 1 {
 		last = s.Publish(dataplanetest.Unrelated())
 	}

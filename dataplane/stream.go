@@ -17,6 +17,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
 const (
@@ -298,7 +299,7 @@ func (s *session) handleHello(m *gen.StreamMessage) error {
 
 // handleHeartbeat extends the lease: every event up to the heartbeat's time has been received and applied.
 func (s *session) handleHeartbeat(m *gen.StreamMessage, id string) error {
-	if _, err := ParsePosition(id); err != nil || m.ClockMs == nil {
+	if _, err := position.Parse(id); err != nil || m.ClockMs == nil {
 		return fmt.Errorf("stream: %w: a heartbeat lacks a position or a time", errProtocol)
 	}
 	s.r.streamMu.Lock()

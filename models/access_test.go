@@ -214,7 +214,7 @@ func TestARoleReadInATransactionStaysUntilItsEnd(t *testing.T) {
 		read, removed := make(chan struct{}), make(chan error, 1)
 		go func() {
 			<-read
-			removed <- f.Transact(context.WithoutCancel(t.Context()), f.noted(models.EventMemberRemoved, removing("mia")))
+			removed <- f.Transact(context.WithoutCancel(t.Context()), f.removing("mia"))
 		}()
 		f.transact(func(tx *models.Tx) error {
 			if _, err := tx.Role(mia); err != nil {

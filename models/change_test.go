@@ -11,13 +11,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 const manyChanges = 10_000
 
-func (f *fixture) position() models.Position {
+func (f *fixture) position() position.Position {
 	f.t.Helper()
 	p, err := f.Position(f.t.Context())
 	require.NoError(f.t, err)
@@ -25,7 +26,7 @@ func (f *fixture) position() models.Position {
 }
 
 // changes returns what is new since a position, and moves it on.
-func (f *fixture) changes(at *models.Position) []models.Change {
+func (f *fixture) changes(at *position.Position) []models.Change {
 	f.t.Helper()
 	found, next, err := f.Changes(f.t.Context(), *at, manyChanges)
 	require.NoError(f.t, err)
@@ -62,10 +63,8 @@ func (f *fixture) revokeNoted(k *models.Key) {
 func (f *fixture) tryRevokeNoted(ctx context.Context, k *models.Key) error {
 	e := f.event(models.EventKeyRevoked, about(k.ID), func(e *models.Event) { e.ScopeUserID = k.UserID })
 	return f.Transact(ctx, func(tx *models.Tx) error {
-		if _, err := tx.RevokeKey(k, "olga"); err != nil {
-			return err
-		}
-		return tx.AppendEvent(e)
+		_, err := tx.RevokeKey(k, "olga", e)
+		return err
 	})
 }
 
@@ -101,7 +100,7 @@ func TestAChangeSaysWhatWasDoneAndWhomItIsAbout(t *testing.T) {
 		got := f.changes(&at)
 		for i := range got {
 			require.Positive(t, got[i].Tx)
-			require.True(t, at.Holds(got[i].Tx))
+			require.True(t, at.Contains(got[i].Tx))
 			got[i].Tx = 0
 		}
 		in := func(c models.Change) models.Change { c.CustomerID, c.ProjectID = acme, web; return c }
@@ -155,12 +154,12 @@ func TestAPositionFromTheFutureIsToldByTheOneOfNow(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.note("k")
 		now := f.position()
-		future := models.Position{Xmin: now.Xmin + 1000, Xmax: now.Xmax + 2000, Open: []int64{now.Xmax + 1500}}
+		future := position.Position{Xmin: now.Xmin + 1000, Xmax: now.Xmax + 2000, Open: []int64{now.Xmax + 1500}}
 		found, at, err := f.Changes(t.Context(), future, 10)
 		require.NoError(t, err)
 		require.Empty(t, found)
 		require.Less(t, at.Xmax, future.Xmax)
-		require.True(t, at.Holds(now.Xmax-1))
+		require.True(t, at.Contains(now.Xmax-1))
 	})
 }
 
@@ -202,9 +201,9 @@ func TestChangesComeOnceAndAtOnceThoughTransactionsCommitOutOfOrder(t *testing.T
 	require.Empty(t, f.changes(&at))
 	close(finish)
 	require.NoError(t, <-first)
-	resumed, err := models.ParsePosition(text)
+	resumed, err := position.Parse(text)
 	require.NoError(t, err)
-	for _, from := range []models.Position{at, resumed} {
+	for _, from := range []position.Position{at, resumed} {
 		require.Equal(t, []string{"A"}, keyIDs(f.changes(&from)), "A comes, and B not again")
 		require.Empty(t, f.changes(&from))
 	}
@@ -318,8 +317,8 @@ func TestACrashOfTheDatabaseMakesNoGap(t *testing.T) {
 	f.revokeNoted(&key)
 	f.note("after")
 	require.Equal(t, []string{key.ID, key.ID, "after"}, keyIDs(f.changes(&at)))
-	for _, p := range []models.Position{fetched, crashed} {
-		require.False(t, p.Holds(key.RevocationTx))
+	for _, p := range []position.Position{fetched, crashed} {
+		require.False(t, p.Contains(key.RevocationTx))
 		require.Equal(t, []string{key.ID, "after"}, keyIDs(f.changes(&p)))
 	}
 }
@@ -356,7 +355,7 @@ func TestARevocationHasTheNumberOfItsEvent(t *testing.T) {
 		}
 		again := keys[0]
 		f.transact(func(tx *models.Tx) error {
-			first, err := tx.RevokeKey(&again, "moe")
+			first, err := tx.RevokeKey(&again, "moe", f.event(models.EventKeyRevoked))
 			require.False(t, first)
 			return err
 		})
@@ -365,3 +364,19 @@ func TestARevocationHasTheNumberOfItsEvent(t *testing.T) {
 }
 
 func (f *fixture) isSQLite() bool { return strings.HasPrefix(f.url, "sqlite:") }
+
+// The newest event ends a position, so that a server which crashes and gives later numbers out again makes no gap.
+func TestAPositionEndsWithTheNewestEvent(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		at := f.position()
+		f.addMember(moe, models.RoleOwner) // a transaction without an event
+		require.Equal(t, at.Xmax, f.position().Xmax)
+		k := f.register(f.shared(olga))
+		f.revokeNoted(&k)
+		after := f.position()
+		require.Equal(t, k.RevocationTx+1, after.Xmax)
+		require.True(t, after.Contains(k.RevocationTx))
+		require.False(t, at.Contains(k.RevocationTx))
+		require.False(t, slices.ContainsFunc(after.Open, func(tx int64) bool { return tx >= after.Xmax }), fmt.Sprint(after))
+	})
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 )
 
 // The tasks of a child process, and the variable that tells it the database.
@@ -30,7 +31,7 @@ func runChild(task string) int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(3)
 	}()
-	store, err := models.Open(os.Getenv(envURL), models.Options{})
+	store, err := database.Open(os.Getenv(envURL), models.Options{})
 	if err == nil && task == taskMigrate {
 		_, err = store.Migrate(context.Background())
 	}

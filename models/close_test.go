@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -29,7 +30,7 @@ func TestAClosedStoreIsUnavailableToEveryMethod(t *testing.T) {
 
 func TestAStoreThatIsClosedAtOnceNeedsNoDatabase(t *testing.T) {
 	for _, url := range []string{"sqlite:" + t.TempDir() + "/aikeys.db", "postgres://nobody@127.0.0.1:1/none"} {
-		store, err := models.Open(url, models.Options{})
+		store, err := database.Open(url, models.Options{})
 		require.NoError(t, err)
 		require.NoError(t, store.Close())
 	}
@@ -39,7 +40,7 @@ func TestClosingUnderLoadEndsEveryCallAndGoroutine(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		url := e.URL(t)
 		before := goleak.IgnoreCurrent()
-		store, err := models.Open(url, models.Options{})
+		store, err := database.Open(url, models.Options{})
 		require.NoError(t, err)
 		_, err = store.Migrate(t.Context())
 		require.NoError(t, err)

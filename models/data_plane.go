@@ -8,31 +8,31 @@ import (
 	"gorm.io/gorm/clause"
 )
 
-// DataPlane is a gateway's credential, and what it may serve.
+// DataPlane is a gateway's credential, and the customers that it may serve.
 type DataPlane struct {
 	ID   string `gorm:"primaryKey"`
 	Name string
 	// Hash is the SHA-256 of its token's secret part, Certificate the name in client certificates that stands for it, such
-	// as dns:edge-1.internal. It has the one or the other: the other is empty.
+	// as dns:edge-1.internal. It has one of the two, and the other is empty.
 	Hash        []byte
 	Certificate string
-	// Customers are those that it may serve. Nil is all of them.
+	// Customers are the customers that it may serve. Nil is all of them.
 	Customers []string `gorm:"serializer:json"`
 	CreatedAt int64    `gorm:"autoCreateTime:false"`
-	// ExpiresAt is zero for one that does not expire, RevokedAt while it is active.
+	// ExpiresAt is zero for a credential that does not expire, RevokedAt is zero while it is active.
 	ExpiresAt int64
 	RevokedAt int64
-	// CreatedBy and RevokedBy are the operators who did it, as they were told; empty where they were not.
+	// CreatedBy and RevokedBy are the operators who did it, as they gave their names; empty where they did not.
 	CreatedBy string
 	RevokedBy string
 }
 
-// Serves tells whether the data plane may serve a customer.
+// Serves reports whether the data plane may serve a customer.
 func (d DataPlane) Serves(customerID string) bool {
 	return d.Customers == nil || slices.Contains(d.Customers, customerID)
 }
 
-// Live tells whether the credential is good at a time.
+// Live reports whether the credential is good at a time.
 func (d DataPlane) Live(now int64) bool {
 	return d.RevokedAt == 0 && (d.ExpiresAt == 0 || d.ExpiresAt > now)
 }
@@ -46,14 +46,13 @@ func (tx *Tx) CreateDataPlane(d DataPlane) error {
 	if d.Hash == nil {
 		d.Hash = []byte{} // no NULL
 	}
-	_, err = tx.exec(`INSERT INTO data_planes (id, name, hash, certificate, customers, created_at, expires_at, revoked_at, created_by, revoked_by)
-VALUES (`+params(1, 10)+`)`, []any{
-		d.ID, d.Name, d.Hash, d.Certificate, string(customers), d.CreatedAt, d.ExpiresAt, d.RevokedAt, d.CreatedBy, d.RevokedBy,
-	})
-	return err
+	return tx.db.Model(&DataPlane{}).Create(map[string]any{
+		"id": d.ID, "name": d.Name, "hash": d.Hash, "certificate": d.Certificate, "customers": string(customers),
+		"created_at": d.CreatedAt, "expires_at": d.ExpiresAt, "revoked_at": d.RevokedAt, "created_by": d.CreatedBy, "revoked_by": d.RevokedBy,
+	}).Error
 }
 
-// RevokeDataPlane ends the active data plane of a name for good and returns it: ErrNotFound. by says who does it.
+// RevokeDataPlane ends the active data plane of a name and returns it: ErrNotFound. by is the operator who does it.
 func (tx *Tx) RevokeDataPlane(name, by string) (DataPlane, error) {
 	var d DataPlane
 	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("name = ? AND revoked_at = 0", name).Take(&d).Error
@@ -70,7 +69,7 @@ func (s *Store) FindDataPlane(ctx context.Context, id string) (DataPlane, error)
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var d DataPlane
-	err := s.orm(requestPool).WithContext(ctx).Where("id = ?", id).Take(&d).Error
+	err := s.orm(ctx).Where("id = ?", id).Take(&d).Error
 	return d, s.classify(err)
 }
 
@@ -79,7 +78,7 @@ func (s *Store) FindDataPlanesByCertificate(ctx context.Context, names []string)
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var found []DataPlane
-	err := s.orm(requestPool).WithContext(ctx).Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names).Find(&found).Error
+	err := s.orm(ctx).Where("certificate IN ? AND certificate <> '' AND revoked_at = 0", names).Find(&found).Error
 	return found, s.classify(err)
 }
 
@@ -88,24 +87,8 @@ func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var all []DataPlane
-	err := s.orm(requestPool).WithContext(ctx).Order("id").Find(&all).Error
+	err := s.orm(ctx).Order("id").Find(&all).Error
 	return all, s.classify(err)
-}
-
-// CountStreams returns how many streams the data planes have that have any, by their ids.
-func (s *Store) CountStreams(ctx context.Context) (map[string]int, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var rows []struct {
-		DataPlaneID string
-		Streams     int
-	}
-	err := s.orm(requestPool).WithContext(ctx).Model(&Stream{}).Select("data_plane_id, count(*) AS streams").Group("data_plane_id").Find(&rows).Error
-	counts := make(map[string]int, len(rows))
-	for _, row := range rows {
-		counts[row.DataPlaneID] = row.Streams
-	}
-	return counts, s.classify(err)
 }
 
 // UnknownCustomers returns those of the customers that have no project.
@@ -113,7 +96,7 @@ func (s *Store) UnknownCustomers(ctx context.Context, customers []string) ([]str
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var known []string
-	err := s.orm(requestPool).WithContext(ctx).Model(&Project{}).Where("customer_id IN ?", customers).Distinct().Pluck("customer_id", &known).Error
+	err := s.orm(ctx).Model(&Project{}).Where("customer_id IN ?", customers).Distinct().Pluck("customer_id", &known).Error
 	unknown := slices.DeleteFunc(slices.Clone(customers), func(id string) bool { return slices.Contains(known, id) })
 	return unknown, s.classify(err)
 }
@@ -123,7 +106,7 @@ func (s *Store) LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var live []string
-	err := s.orm(backgroundPool).WithContext(ctx).Model(&DataPlane{}).
+	err := s.background(ctx).Model(&DataPlane{}).
 		Where("id IN ? AND revoked_at = 0 AND (expires_at = 0 OR expires_at > ?)", ids, now).Pluck("id", &live).Error
 	return live, s.classify(err)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -211,7 +212,7 @@ func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
 	d, key := models.DataPlane{ID: "dp"}, models.Key{ID: "byok_absent", RevocationTx: 1}
 	return map[string]func(context.Context) error{
 		"Position":      func(ctx context.Context) error { _, err := f.Position(ctx); return err },
-		"Changes":       func(ctx context.Context) error { _, _, err := f.Changes(ctx, models.Position{}, 1); return err },
+		"Changes":       func(ctx context.Context) error { _, _, err := f.Changes(ctx, position.Position{}, 1); return err },
 		"FindDataPlane": func(ctx context.Context) error { _, err := f.FindDataPlane(ctx, "dp"); return err },
 		"FindDataPlanesByCertificate": func(ctx context.Context) error {
 			_, err := f.FindDataPlanesByCertificate(ctx, []string{"dns:dp"})
@@ -229,7 +230,7 @@ func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
 		},
 		"DropStreams": func(ctx context.Context) error { return f.DropStreams(ctx, []string{"1"}) },
 		"ForwardAcknowledgement": func(ctx context.Context) error {
-			return f.ForwardAcknowledgement(ctx, "1", "dp", models.Position{})
+			return f.ForwardAcknowledgement(ctx, "1", "dp", position.Position{})
 		},
 		"TakeForwarded": func(ctx context.Context) error { _, err := f.TakeForwarded(ctx, "r1"); return err },
 		"LongestStale":  func(ctx context.Context) error { _, err := f.LongestStale(ctx, acme); return err },

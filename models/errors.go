@@ -1,27 +1,73 @@
 package models
 
-import "errors"
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
 
-// The sentinels that a Store method returns, wrapped with %w. Anything else is a fault of ours.
+	"gorm.io/gorm"
+)
+
+// The errors that methods of a Store return, wrapped with %w. Any other error is a fault of ours.
 var (
-	// ErrNotFound says that no such row exists, or none that the caller may see.
+	// ErrNotFound is returned where no such row exists, or none that the caller may see.
 	ErrNotFound = errors.New("not found")
-	// ErrAlreadyExists says that a unique value is taken.
+	// ErrAlreadyExists is returned where a unique value is taken.
 	ErrAlreadyExists = errors.New("already exists")
-	// ErrNotMember says that the caller is no member of the project, or that there is no such project.
+	// ErrNotMember is returned where the caller is not a member of the project, or the project does not exist.
 	ErrNotMember = errors.New("not a member of the project")
-	// ErrForbidden says that the caller is a member whose role does not suffice.
+	// ErrForbidden is returned where the caller is a member whose role does not suffice.
 	ErrForbidden = errors.New("role does not suffice")
-	// ErrSessionEnded says that the caller's API key was revoked or has expired.
+	// ErrSessionEnded is returned where the caller's API key was revoked or has expired.
 	ErrSessionEnded = errors.New("session ended")
-	// ErrDataPlaneEnded says that the data plane's credential was revoked or has expired.
+	// ErrDataPlaneEnded is returned where the data plane's credential was revoked or has expired.
 	ErrDataPlaneEnded = errors.New("data plane's credential ended")
-	// ErrNotServed says that the data plane may not serve the customer.
+	// ErrNotServed is returned where the data plane may not serve the customer.
 	ErrNotServed = errors.New("customer not served by the data plane")
-	// ErrLastOwner says that a change would leave a project without an owner.
+	// ErrLastOwner is returned for a change that would leave a project without an owner.
 	ErrLastOwner = errors.New("project would have no owner")
-	// ErrIdempotencyReuse says that an idempotency key came back with another request.
+	// ErrIdempotencyReuse is returned for an idempotency key that was used with another request.
 	ErrIdempotencyReuse = errors.New("idempotency key used for another request")
-	// ErrUnavailable says that the database cannot be reached or has no connection free; a retry may work.
+	// ErrUnavailable is returned where the database cannot be reached or has no free connection. A retry may work.
 	ErrUnavailable = errors.New("database unavailable")
 )
+
+func hasSentinel(err error) bool {
+	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// classify wraps an error with the sentinel that it amounts to, if any.
+func (s *Store) classify(err error) error {
+	if err == nil || hasSentinel(err) {
+		return err
+	}
+	if s.closed.Load() {
+		// database/sql has no sentinel for what its closed parts return. Closing a pool also cancels what is under way.
+		return fmt.Errorf("%w: store is closed: %w", ErrUnavailable, err)
+	}
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	sentinel := s.engine.Sentinel(err)
+	switch {
+	case sentinel != nil:
+	case errors.Is(err, gorm.ErrRecordNotFound), errors.Is(err, sql.ErrNoRows):
+		sentinel = ErrNotFound
+	case errors.Is(err, gorm.ErrDuplicatedKey):
+		sentinel = ErrAlreadyExists
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone),
+		errors.Is(err, sql.ErrTxDone):
+		sentinel = ErrUnavailable
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
+}

@@ -4,89 +4,64 @@ import (
 	"context"
 	"database/sql"
 	"sync/atomic"
-
-	"github.com/pressly/goose/v3"
 )
 
-// What the tests of package models_test see of the inside. They live in a package of their own because modelstest, which
-// they use, imports this one.
+// What the tests of package models_test see of the inside. They are in a package of their own because modelstest, which they
+// use, imports this one.
 
-// The hot statements, with $N parameters.
-const (
-	GetKeySQL   = getKeySQL
-	ListKeysSQL = listKeysSQL
-	RewrapSQL   = postgresRewrap
-)
+// EngineOf returns a store's engine.
+func EngineOf(s *Store) Engine { return s.engine }
 
-// CallerArgs are the first parameters of the hot statements.
-func CallerArgs(c Caller, now int64) []any { return callerArgs(c, now) }
-
-// BindSQLite turns $N parameters into SQLite's own.
-func BindSQLite(text string) string { return bindSQLite(text) }
-
-// Migrator returns the store's migrations, to walk them down as well.
-func Migrator(s *Store) (*goose.Provider, error) { return s.migrator() }
-
-// Exec runs any statement by a connection that the store writes by. On SQLite no write may be under way.
+// Exec runs any statement by a connection that the store writes by: on SQLite in a transaction of its writer.
 func Exec(ctx context.Context, s *Store, statement string, args ...any) error {
-	var err error
-	if e, ok := s.engine.(*sqliteEngine); ok {
-		_, err = e.writer.conn.ExecContext(ctx, statement, args...)
-	} else {
-		_, err = Conn(s).ExecContext(ctx, statement, args...)
+	if s.engine.ORM(RequestPool).Name() == "sqlite" {
+		return s.engine.Transact(ctx, RequestPool, func(tx *Tx) error { return TxExec(tx, statement, args...) })
 	}
+	_, err := Conn(s).ExecContext(ctx, statement, args...)
 	return err
 }
 
 // Conn returns the connections that the store reads by.
 func Conn(s *Store) *sql.DB {
-	switch e := s.engine.(type) {
-	case *postgresEngine:
-		return e.std
-	case *sqliteEngine:
-		return e.readers
+	db, err := s.engine.ORM(RequestPool).DB()
+	if err != nil {
+		panic(err)
 	}
-	return nil
+	return db
 }
 
 // Count returns how many rows a table has.
 func Count(ctx context.Context, s *Store, table string) (int, error) {
 	var n int
-	err := s.orm(requestPool).WithContext(ctx).Raw("SELECT count(*) FROM " + table).Scan(&n).Error
+	err := s.orm(ctx).Raw("SELECT count(*) FROM " + table).Scan(&n).Error
 	return n, err
 }
 
 // CountStatements returns a counter of the hand-written statements that the store runs from now on.
 func CountStatements(s *Store) *atomic.Int64 {
-	counting := &countingEngine{engine: s.engine}
+	counting := &countingEngine{Engine: s.engine}
 	s.engine = counting
 	return &counting.statements
 }
 
 type countingEngine struct {
-	engine
+	Engine
 	statements atomic.Int64
 }
 
-func (e *countingEngine) lookUp(ctx context.Context, text string, args []any, scan func(scanner) error) error {
+func (e *countingEngine) QueryRow(ctx context.Context, statement string, args []any, dest ...any) error {
 	e.statements.Add(1)
-	return e.engine.lookUp(ctx, text, args, scan)
+	return e.Engine.QueryRow(ctx, statement, args, dest...)
 }
 
-func (e *countingEngine) query(ctx context.Context, text string, args []any, scan func(scanner) error) error {
+func (e *countingEngine) Query(ctx context.Context, statement string, args []any, scan func(Row) error) error {
 	e.statements.Add(1)
-	return e.engine.query(ctx, text, args, scan)
+	return e.Engine.Query(ctx, statement, args, scan)
 }
 
-// ErrUnannounced is that a transaction lacks the event of what it changed.
-var ErrUnannounced = errUnannounced
-
-// Queued returns how many writes wait for SQLite's writer.
-func Queued(s *Store) int {
-	if e, ok := s.engine.(*sqliteEngine); ok {
-		return e.writer.worker.Waiting()
-	}
-	return 0
+func (e *countingEngine) Register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (CallerStatus, bool, error) {
+	e.statements.Add(1)
+	return e.Engine.Register(ctx, c, needs, r, now)
 }
 
 // TxExec runs any statement in a transaction.
@@ -95,16 +70,5 @@ func TxExec(tx *Tx, statement string, args ...any) error {
 	return err
 }
 
-// Classify wraps a driver's error with the sentinel it amounts to.
+// Classify wraps a driver's error with the sentinel that it amounts to.
 func Classify(s *Store, err error) error { return s.classify(err) }
-
-// FetchSQL are the statements of a fetch, with $N parameters.
-func FetchSQL(s *Store) (forCaller, byID string) { return s.fetchSQL() }
-
-// ChangesSQL is the statement for what a position lacks, with $N parameters, and its arguments.
-func ChangesSQL(s *Store, since Position, limit int) (statement string, args []any) {
-	return s.changes(since, limit)
-}
-
-// Contains tells whether a position has all of another.
-func Contains(p, q Position) bool { return p.contains(q) }

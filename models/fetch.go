@@ -3,166 +3,177 @@ package models
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"strings"
+
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
 // Fetched is what one statement found for a fetch, all as of one position.
 type Fetched struct {
 	Policy Policy
-	// Own and Project are the newest active keys that could serve, with what serving takes: their envelopes, and how they
-	// fared. An ID is empty where there is none.
+	// Own and Project are the newest active keys that could serve, with their envelopes. An ID is empty where there is none.
 	Own, Project Key
-	// AsOf is the position at which it was found, in text.
+	// AsOf is the position, in text.
 	AsOf string
 }
 
-// The statement of a fetch: the data plane, the caller, the policy and the newest keys at once. Its parameters are
-// callerArgs, the provider and the data plane.
+// FetchRow is the row that an engine's statement for a fetch returns: what FetchColumns select, and the position that the
+// statement saw.
+type FetchRow struct {
+	dataPlane dataPlaneStatus
+	caller    CallerStatus
+	// byProvider is the policy's map in JSON. The policy is empty where the project has written none.
+	policy       Policy
+	byProvider   string
+	own, project Key
+	AsOf         position.Position
+}
+
+// FetchColumns and FetchTables are what every engine's statement for a fetch has: the data plane, the caller, the policy, and
+// the keys o and k, the newest active ones of the user and of the project, which the engine's statement joins. It is
+// hand-written because a fetch is a request that waits for its key, and because all of it must be of one snapshot. The
+// parameters are FetchParams.
 const (
-	fetchHead = `SELECT d.id IS NOT NULL, COALESCE(d.customers, 'null'), `
-	fetchTail = `LEFT JOIN data_planes d ON d.id = $7 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
+	FetchColumns = dataPlaneColumns + `, ` + CallerColumns + `,
+COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''),
+COALESCE(o.id, ''), COALESCE(o.version, 0), COALESCE(o.last_used_at, 0), COALESCE(o.last_failure_at, 0), COALESCE(o.last_failure_status, 0), o.envelope,
+COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), k.envelope`
+	FetchTables = CallerTables + `
+LEFT JOIN data_planes d ON d.id = $7 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
 LEFT JOIN project_policies p ON p.customer_id = $3 AND p.project_id = $4
 `
-	fetchPolicy = `COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, '')`
-	fetchByID   = `LEFT JOIN data_planes d ON d.id = $1 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
-LEFT JOIN ai_keys k ON k.id = $3
-LEFT JOIN project_members m ON m.customer_id = k.customer_id AND m.project_id = k.project_id AND m.user_id = k.user_id`
 
-	// servingColumns are what serving takes of a key k: the fewer, the faster.
-	servingColumns = `COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0),
-COALESCE(k.last_failure_status, 0), k.envelope`
-	// newestKey selects the newest active key of a user, %s.
-	newestKey = `FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = %s
-AND provider = $6 AND revoked_at = 0 ORDER BY seq DESC LIMIT 1`
-	// SQLite knows no LATERAL: it finds the key twice.
-	sqliteNewest = `LEFT JOIN ai_keys o ON o.id = (SELECT id ` + newestKey + `) AND $5 <> ''
-LEFT JOIN ai_keys k ON k.id = (SELECT id ` + newestKey + `)`
-	postgresNewest = `LEFT JOIN LATERAL (SELECT ` + servingNames + ` ` + newestKey + `) o ON $5 <> ''
-LEFT JOIN LATERAL (SELECT ` + servingNames + ` ` + newestKey + `) k ON true`
-	servingNames = `id, version, last_used_at, last_failure_at, last_failure_status, envelope`
+	dataPlaneColumns = `d.id IS NOT NULL, COALESCE(d.customers, 'null')`
 )
 
-func servingFields(k *Key) []any {
-	return []any{&k.ID, &versionColumn{&k.Version}, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.Envelope}
+// FetchParams are the parameters of FetchColumns and FetchTables: CallerParams, the provider ($6) and the data plane ($7).
+func FetchParams(dataPlaneID string, c Caller, provider string, now int64) Params {
+	return append(CallerParams(c, now), provider, dataPlaneID)
 }
 
-// fetchSQL is the statement of an engine, by its expressions for the position and for the newest keys; byID that for a key's id.
-func fetchSQL(position, newest string) (forCaller, byID string) {
-	own := strings.ReplaceAll(servingColumns, "k.", "o.")
-	return fetchHead + callerColumns + `, ` + fetchPolicy + `, ` + own + `, ` + servingColumns + `, ` + position +
-			` FROM ` + callerJoins + "\n" + fetchTail + fmt.Sprintf(newest, "$5", "''"),
-		fetchHead + `m.user_id IS NOT NULL, ` + keyColumns + `, k.envelope, COALESCE(k.kek_id, ''), ` + position + ` FROM (SELECT 1) AS one` + "\n" + fetchByID
-}
-
-// Fetch returns what could serve a user's requests to a provider, or with an empty UserID the project's own, through a data
-// plane. Errors: ErrDataPlaneEnded, ErrNotServed, ErrSessionEnded, ErrNotMember.
-func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (Fetched, error) {
-	var (
-		found           Fetched
-		who             standing
-		live            bool
-		customers, byPr string
-		asOf            string
-		p               = &found.Policy
-	)
-	fields := []any{&live, &customers, &who.live, &who.role, &p.UserKeys, &byPr, &p.OnBadKey}
-	fields = append(append(append(fields, servingFields(&found.Own)...), servingFields(&found.Project)...), &asOf)
-	sql, _ := s.fetchSQL()
-	err := s.lookUp(ctx, sql, append(callerArgs(c, now), provider, dataPlaneID), func(row scanner) error { return row.Scan(fields...) })
-	d := DataPlane{ID: dataPlaneID}
-	if err == nil {
-		err = d.mayServe(live, customers, c.CustomerID)
+// Dest returns where FetchColumns go.
+func (r *FetchRow) Dest() []any {
+	return []any{
+		&r.dataPlane.live, &r.dataPlane.customers, &r.caller.Live, &r.caller.Role,
+		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey,
+		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.Envelope,
+		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.Envelope,
 	}
-	if err == nil && (c.UserID != "" || !who.live) {
-		err = who.check(RoleMember)
+}
+
+// Fetch returns what could serve a user's requests to a provider through a data plane, or with an empty UserID the project's.
+// Errors: ErrDataPlaneEnded, ErrNotServed, ErrSessionEnded, ErrNotMember.
+func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (Fetched, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	row, err := s.engine.Fetch(ctx, dataPlaneID, c, provider, now)
+	if err == nil {
+		err = row.dataPlane.check(c.CustomerID)
+	}
+	if err == nil && (c.UserID != "" || !row.caller.Live) {
+		err = row.caller.Check(RoleMember)
 	}
 	if err != nil {
 		return Fetched{}, s.classify(err)
 	}
-	if p.CustomerID, p.ProjectID = c.CustomerID, c.ProjectID; p.UserKeys == "" {
-		found.Policy = DefaultPolicy(c.CustomerID, c.ProjectID)
-	} else if err := json.Unmarshal([]byte(byPr), &p.UserKeysByProvider); err != nil {
-		return Fetched{}, err
+	policy := DefaultPolicy(c.CustomerID, c.ProjectID)
+	if row.policy.UserKeys != "" {
+		policy.UserKeys, policy.OnBadKey = row.policy.UserKeys, row.policy.OnBadKey
+		if err := json.Unmarshal([]byte(row.byProvider), &policy.UserKeysByProvider); err != nil {
+			return Fetched{}, err
+		}
 	}
-	found.Own.place(c, provider, c.UserID)
-	found.Project.place(c, provider, "")
-	at, err := seen(asOf)
-	if err != nil {
-		return Fetched{}, err
-	}
-	found.AsOf = at.String()
-	return found, nil
+	row.own.setScope(c, provider, c.UserID)
+	row.project.setScope(c, provider, "")
+	return Fetched{Policy: policy, Own: row.own, Project: row.project, AsOf: row.AsOf.String()}, nil
 }
 
-// place says whose key it is, which the statement was told and does not tell again.
-func (k *Key) place(c Caller, provider, userID string) {
+// setScope fills in whose key it is, which the statement was given and does not select.
+func (k *Key) setScope(c Caller, provider, userID string) {
 	if k.ID != "" {
 		k.CustomerID, k.ProjectID, k.Provider, k.UserID = c.CustomerID, c.ProjectID, provider, userID
 	}
 }
 
+// FetchByIDRow is the row that an engine's statement for a fetch by id returns: what FetchByIDColumns select, and the position
+// that the statement saw.
+type FetchByIDRow struct {
+	dataPlane dataPlaneStatus
+	// member reports whether the key's user is a member of its project.
+	member bool
+	key    Key
+	AsOf   position.Position
+}
+
+// FetchByIDColumns and FetchByIDTables are the statement for a fetch by a key's id. Its parameters are the data plane, the time
+// and the key's id.
+const (
+	FetchByIDColumns = dataPlaneColumns + `, m.user_id IS NOT NULL, ` + keyColumns + `, k.envelope, COALESCE(k.kek_id, '')`
+	FetchByIDTables  = `(SELECT 1) AS one
+LEFT JOIN data_planes d ON d.id = $1 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
+LEFT JOIN ai_keys k ON k.id = $3
+LEFT JOIN project_members m ON m.customer_id = k.customer_id AND m.project_id = k.project_id AND m.user_id = k.user_id`
+)
+
+// Dest returns where FetchByIDColumns go.
+func (r *FetchByIDRow) Dest() []any {
+	dest := append([]any{&r.dataPlane.live, &r.dataPlane.customers, &r.member}, keyFields(&r.key)...)
+	return append(dest, &r.key.Envelope, &r.key.KEKID)
+}
+
 // FetchByID returns a key with its envelope, revoked or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
 // ErrNotServed, ErrNotFound, and ErrNotMember for the own key of a user who has left the project.
 func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (Key, string, error) {
-	var (
-		k               Key
-		live, member    bool
-		customers, asOf string
-	)
-	fields := append(append([]any{&live, &customers, &member}, keyFields(&k)...), &k.Envelope, &k.KEKID, &asOf)
-	_, sql := s.fetchSQL()
-	err := s.lookUp(ctx, sql, []any{dataPlaneID, now, id}, func(row scanner) error { return row.Scan(fields...) })
-	if err == nil && live && k.ID == "" {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	row, err := s.engine.FetchByID(ctx, dataPlaneID, id, now)
+	if err == nil && row.dataPlane.live && row.key.ID == "" {
 		err = ErrNotFound
 	}
 	if err == nil {
-		err = (&DataPlane{}).mayServe(live, customers, k.CustomerID)
+		err = row.dataPlane.check(row.key.CustomerID)
 	}
-	if err == nil && k.UserID != "" && !member {
+	if err == nil && row.key.UserID != "" && !row.member {
 		err = ErrNotMember
 	}
 	if err != nil {
 		return Key{}, "", s.classify(err)
 	}
-	at, err := seen(asOf)
-	return k, at.String(), err
+	return row.key, row.AsOf.String(), nil
 }
 
-// mayServe reads what a statement found of a data plane: ErrDataPlaneEnded, ErrNotServed.
-func (d *DataPlane) mayServe(live bool, customers, customerID string) error {
-	if !live {
+// dataPlaneStatus is what a statement found of the data plane that fetches.
+type dataPlaneStatus struct {
+	live      bool
+	customers string // in JSON
+}
+
+func (d dataPlaneStatus) check(customerID string) error {
+	if !d.live {
 		return ErrDataPlaneEnded
 	}
-	if err := json.Unmarshal([]byte(customers), &d.Customers); err != nil {
+	var dataPlane DataPlane
+	if err := json.Unmarshal([]byte(d.customers), &dataPlane.Customers); err != nil {
 		return err
 	}
-	if !d.Serves(customerID) {
+	if !dataPlane.Serves(customerID) {
 		return ErrNotServed
 	}
 	return nil
 }
 
-// maxCandidates bounds how many keys are looked at for one that is not bad.
+// maxCandidates bounds how many keys are searched for one that is not bad.
 const maxCandidates = 50
 
-// Candidates returns the active keys of a provider with their envelopes, the newest first: the user's own, and the project's.
-// What a fetch's statement leaves out for its speed, it is for the rare case that the newest is bad.
+// Candidates returns the active keys of a provider with their envelopes, newest first: the user's own, and the project's. A fetch
+// needs them only if the newest key is bad, so its own statement leaves them out.
 func (s *Store) Candidates(ctx context.Context, c Caller, provider string) (own, project []Key, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	newest := func(userID string) (keys []Key, err error) {
-		err = s.orm(requestPool).WithContext(ctx).
-			Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at = 0",
-				c.CustomerID, c.ProjectID, userID, provider).
-			Order("seq DESC").Limit(maxCandidates).Find(&keys).Error
-		return keys, s.classify(err)
-	}
 	if c.UserID != "" {
-		if own, err = newest(c.UserID); err != nil {
+		if own, err = s.activeKeys(ctx, c, c.UserID, provider, maxCandidates); err != nil {
 			return nil, nil, err
 		}
 	}
-	project, err = newest("")
+	project, err = s.activeKeys(ctx, c, "", provider, maxCandidates)
 	return own, project, err
 }

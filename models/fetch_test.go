@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -36,9 +37,9 @@ func (f *fixture) fetchByIDErr(d models.DataPlane, k models.Key) error {
 	return err
 }
 
-func parsed(t *testing.T, text string) models.Position {
+func parsed(t *testing.T, text string) position.Position {
 	t.Helper()
-	p, err := models.ParsePosition(text)
+	p, err := position.Parse(text)
 	require.NoError(t, err)
 	return p
 }
@@ -184,8 +185,8 @@ func TestAFetchByIDFindsTheKeyRevokedOrNot(t *testing.T) {
 		got, later, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
 		require.NoError(t, err)
 		require.Equal(t, key, got)
-		require.False(t, parsed(t, asOf).Holds(key.RevocationTx))
-		require.True(t, parsed(t, later).Holds(key.RevocationTx))
+		require.False(t, parsed(t, asOf).Contains(key.RevocationTx))
+		require.True(t, parsed(t, later).Contains(key.RevocationTx))
 		require.ErrorIs(t, f.fetchByIDErr(d, models.Key{ID: "byok_absent"}), models.ErrNotFound)
 		require.ErrorIs(t, f.fetchByIDErr(d, models.Key{}), models.ErrNotFound)
 	})
@@ -197,7 +198,7 @@ func TestAFetchBringsThePolicyInForce(t *testing.T) {
 		require.Equal(t, models.DefaultPolicy(acme, web), f.fetch(d, mia).Policy)
 		for _, byProvider := range []map[string]models.UserKeys{nil, {"openai": models.UserKeysForbid, "groq": models.UserKeysRequire}} {
 			policy := models.Policy{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysRequire, UserKeysByProvider: byProvider, OnBadKey: models.OnBadKeyNextKey}
-			f.transact(f.noted(models.EventPolicySet, setting(&policy)))
+			f.transact(f.setting(&policy))
 			got := f.fetch(d, mia).Policy
 			require.Equal(t, models.OnBadKeyNextKey, got.OnBadKey)
 			require.Equal(t, models.UserKeysRequire, got.UserKeys)
@@ -247,13 +248,13 @@ func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
 		require.Positive(t, key.RevocationTx)
 		for _, o := range outcomes[:fetches] {
 			require.NoError(t, o.err)
-			require.Equal(t, !o.found, parsed(t, o.asOf).Holds(key.RevocationTx), "%d in %s", key.RevocationTx, o.asOf)
+			require.Equal(t, !o.found, parsed(t, o.asOf).Contains(key.RevocationTx), "%d in %s", key.RevocationTx, o.asOf)
 		}
 		for range 2 {
 			found, asOf, err := byCaller()
 			require.NoError(t, err)
 			require.False(t, found)
-			require.True(t, parsed(t, asOf).Holds(key.RevocationTx))
+			require.True(t, parsed(t, asOf).Contains(key.RevocationTx))
 		}
 	})
 }
@@ -268,10 +269,7 @@ func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 		done := make(chan error, 1)
 		go func() {
 			done <- f.Transact(context.WithoutCancel(t.Context()), func(tx *models.Tx) error {
-				_, err := tx.RevokeKey(&key, "olga")
-				if err == nil {
-					err = tx.AppendEvent(event)
-				}
+				_, err := tx.RevokeKey(&key, "olga", event)
 				close(written)
 				<-finish
 				return err
@@ -285,10 +283,10 @@ func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 		close(finish)
 		require.NoError(t, <-done)
 		require.Equal(t, key.ID, during.Project.ID)
-		require.False(t, parsed(t, during.AsOf).Holds(key.RevocationTx))
+		require.False(t, parsed(t, during.AsOf).Contains(key.RevocationTx))
 		after := f.fetch(d, mia)
 		require.Empty(t, after.Project.ID)
-		require.True(t, parsed(t, after.AsOf).Holds(key.RevocationTx))
+		require.True(t, parsed(t, after.AsOf).Contains(key.RevocationTx))
 	})
 }
 

@@ -126,23 +126,12 @@ func (f *fixture) revoke(k models.Key) {
 	f.revokeNoted(&k)
 }
 
-// noted is a transaction that does what data planes must hear of, with the event that says so.
-func (f *fixture) noted(kind models.EventType, act func(*models.Tx) error) func(*models.Tx) error {
-	event := f.event(kind)
-	return func(tx *models.Tx) error {
-		if err := act(tx); err != nil {
-			return err
-		}
-		return tx.AppendEvent(event)
-	}
+func (f *fixture) removing(user string) func(*models.Tx) error {
+	return func(tx *models.Tx) error { return tx.RemoveMember(acme, web, user, f.event(models.EventMemberRemoved)) }
 }
 
-func removing(user string) func(*models.Tx) error {
-	return func(tx *models.Tx) error { return tx.RemoveMember(acme, web, user) }
-}
-
-func setting(p *models.Policy) func(*models.Tx) error {
-	return func(tx *models.Tx) error { return tx.SetPolicy(p, "olga") }
+func (f *fixture) setting(p *models.Policy) func(*models.Tx) error {
+	return func(tx *models.Tx) error { return tx.SetPolicy(p, "olga", f.event(models.EventPolicySet)) }
 }
 
 // size is how many rows each table has that a register may write to.

@@ -9,8 +9,8 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// IDs mints ULIDs (https://github.com/ulid/spec) that rise as long as it lives, also within one millisecond and when the
-// clock steps back: an id's time is then that of the id before. Ids of different processes are ordered as their clocks are.
+// IDs makes ULIDs (https://github.com/ulid/spec) that rise as long as it lives, also within one millisecond and when the
+// clock steps back: an id's time is then that of the id before it. Ids of different processes are ordered as their clocks are.
 // The zero value is ready; it is safe for concurrent use.
 type IDs struct {
 	mu      sync.Mutex
@@ -46,8 +46,8 @@ func (g *IDs) Next(prefix string, now time.Time) string {
 
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// ValidID tells whether text can name a customer, project or user: 1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and
-// dash. A lone dash, which stands for the session's default, and the dots that paths resolve away are none.
+// ValidID reports whether text can name a customer, project or user: 1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and
+// dash. A lone dash, which stands for the session's default, and "." and "..", which paths resolve away, are not ids.
 func ValidID(text string) bool {
 	return idPattern.MatchString(text) && text != "-" && text != "." && text != ".."
 }

@@ -1,6 +1,13 @@
 package models
 
-import "time"
+import (
+	"context"
+	"math"
+	"strconv"
+	"time"
+
+	"gorm.io/gorm/clause"
+)
 
 // Key is a provider key that we hold. Reads that need no envelope leave Envelope and KEKID empty.
 type Key struct {
@@ -26,17 +33,17 @@ type Key struct {
 	// RevocationTx is the number of the transaction that revoked it; zero while it is active, and for keys that were revoked
 	// before there were data planes.
 	RevocationTx int64
-	// LastUsedAt and LastFailureAt are when a data plane last used it with success, and when its provider last refused it,
-	// with LastFailureStatus; zero where that never was.
+	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
+	// LastFailureStatus; zero for never.
 	LastUsedAt        int64
 	LastFailureAt     int64
 	LastFailureStatus int
 }
 
-// badFor is how long a refusal counts against a key that nobody has used with success since.
+// badFor is how long a refusal by the provider counts against a key that has not been used with success since.
 const badFor = 5 * time.Minute
 
-// Bad tells whether the key's last use, in the last five minutes, was refused by its provider.
+// Bad reports whether the provider refused the key's last use, within the last five minutes.
 func (k Key) Bad(now int64) bool {
 	return k.LastFailureAt > k.LastUsedAt && now-k.LastFailureAt < badFor.Microseconds()
 }
@@ -44,23 +51,221 @@ func (k Key) Bad(now int64) bool {
 // TableName is the resource's name in the public API.
 func (Key) TableName() string { return "ai_keys" }
 
-// Canary is the one sealed value that tells at start-up whether the right key-encryption key is there.
-type Canary struct {
-	ID        int `gorm:"primaryKey"`
-	Envelope  []byte
-	KEKID     string `gorm:"column:kek_id"`
-	CreatedAt int64  `gorm:"autoCreateTime:false"`
+// version reads the column of that name. A damaged row whose version no key can have is read as version 0, under which no
+// envelope opens, so that it does not keep other rows from being read.
+type version struct{ to *uint32 }
+
+// Scan implements sql.Scanner.
+func (v version) Scan(value any) error {
+	*v.to = 0
+	if n, ok := value.(int64); ok && n > 0 && n <= math.MaxUint32 {
+		*v.to = uint32(n)
+	}
+	return nil
 }
 
-// IdempotencyRecord remembers which key an Idempotency-Key made.
-type IdempotencyRecord struct {
-	CustomerID string `gorm:"primaryKey"`
-	ProjectID  string `gorm:"primaryKey"`
-	UserID     string `gorm:"primaryKey"`
-	// KeyHash is the SHA-256 of the Idempotency-Key, which is a stranger's text and may hold anything.
-	KeyHash []byte `gorm:"primaryKey"`
-	// Fingerprint is a MAC over the request, to tell a retry from a reuse.
-	Fingerprint []byte
-	KeyID       string
-	CreatedAt   int64 `gorm:"autoCreateTime:false"`
+// KeyRow returns a key as the row to store.
+func KeyRow(k Key) *Insert {
+	return newInsert("ai_keys").
+		set("id", k.ID).set("customer_id", k.CustomerID).set("project_id", k.ProjectID).set("user_id", k.UserID).
+		set("provider", k.Provider).set("name", k.Name).set("display_suffix", k.DisplaySuffix).set("version", k.Version).
+		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy)
+}
+
+// keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
+const keyColumns = `COALESCE(k.id, ''), COALESCE(k.customer_id, ''), COALESCE(k.project_id, ''), COALESCE(k.user_id, ''),
+COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), COALESCE(k.version, 0),
+COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, ''),
+COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0)`
+
+func keyFields(k *Key) []any {
+	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.DisplaySuffix, version{&k.Version},
+		&k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
+		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus}
+}
+
+// GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
+// instead of three. Its parameters are CallerParams and the key's id.
+const GetKeyStatement = `SELECT ` + CallerColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
+LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AND (k.user_id = '' OR k.user_id = $5) AND m.role <> ''`
+
+// GetKey returns a key's metadata. Errors: ErrSessionEnded, ErrNotMember, and ErrNotFound where the key is absent, in another
+// project, or another member's own.
+func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var (
+		status CallerStatus
+		key    Key
+	)
+	params := append(CallerParams(c, now), id)
+	err := s.engine.QueryRow(ctx, GetKeyStatement, params, append([]any{&status.Live, &status.Role}, keyFields(&key)...)...)
+	if err != nil {
+		return Key{}, s.classify(err)
+	}
+	if err := status.Check(RoleMember); err != nil {
+		return Key{}, err
+	}
+	if key.ID == "" {
+		return Key{}, ErrNotFound
+	}
+	return key, nil
+}
+
+// KeyState selects keys by whether they are revoked. Empty selects all.
+type KeyState string
+
+// The states of a key.
+const (
+	KeyActive  KeyState = "active"
+	KeyRevoked KeyState = "revoked"
+)
+
+// KeyFilter selects keys. The zero value selects all of them.
+type KeyFilter struct {
+	Provider string
+	State    KeyState
+	// Before is the id of the last key of the page before. Empty begins with the newest.
+	Before string
+	// Limit is how many keys to return at most. Zero is no limit.
+	Limit int
+}
+
+// ListKeysStatement selects a page of keys and its caller's status. It is hand-written, as the second most frequent read. A page
+// of each scope is read from its own range of the index, so that other members' keys cost nothing.
+//
+// Only the filters that apply are in the text, and the limit is a number: a planner that does not know them would expect to
+// read much of a large project, and would plan each page afresh or sort the project.
+func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
+	params := CallerParams(c, now)
+	filter := ""
+	if f.Before != "" {
+		filter += ` AND id < ` + params.Add(f.Before)
+	}
+	if f.Provider != "" {
+		filter += ` AND provider = ` + params.Add(f.Provider)
+	}
+	switch f.State {
+	case KeyActive:
+		filter += ` AND revoked_at = 0`
+	case KeyRevoked:
+		filter += ` AND revoked_at <> 0`
+	}
+	limit := ""
+	if f.Limit > 0 {
+		limit = ` LIMIT ` + strconv.Itoa(f.Limit)
+	}
+	page := func(userID string) string {
+		return `SELECT * FROM (SELECT id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by,
+revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status
+FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
+	}
+	return `SELECT ` + CallerColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
+LEFT JOIN (` + page("''") + ` UNION ALL ` + page("$5") + `) AS k ON m.role <> '' ORDER BY k.id DESC` + limit, params
+}
+
+// ListKeys returns the project's keys and the caller's own, newest first. Errors: ErrSessionEnded, ErrNotMember.
+func (s *Store) ListKeys(ctx context.Context, c Caller, f KeyFilter, now int64) ([]Key, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var status CallerStatus
+	keys := make([]Key, 0, max(0, min(f.Limit, 64)))
+	statement, params := ListKeysStatement(c, f, now)
+	err := s.engine.Query(ctx, statement, params, func(row Row) error {
+		var k Key
+		if err := row.Scan(append([]any{&status.Live, &status.Role}, keyFields(&k)...)...); err != nil {
+			return err
+		}
+		if k.ID != "" { // empty where there is no key, and the row has the caller's status alone
+			keys = append(keys, k)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, s.classify(err)
+	}
+	return keys, status.Check(RoleMember)
+}
+
+// Serving are the newest active keys of a provider that could serve a user. An ID is empty where there is none.
+type Serving struct {
+	Own     Key
+	Project Key
+}
+
+// ServingKeys returns what could serve the user's requests to provider, without regard to policy. Which of two keys is newer is
+// the order in which they were stored, which does not depend on a clock.
+func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string) (Serving, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	own, err := s.activeKeys(ctx, c, c.UserID, provider, 1, "envelope")
+	if err != nil {
+		return Serving{}, err
+	}
+	project, err := s.activeKeys(ctx, c, "", provider, 1, "envelope")
+	if err != nil {
+		return Serving{}, err
+	}
+	var found Serving
+	for _, k := range own {
+		found.Own = k
+	}
+	for _, k := range project {
+		found.Project = k
+	}
+	return found, nil
+}
+
+// activeKeys returns the active keys of one scope, newest first, without the omitted columns.
+func (s *Store) activeKeys(ctx context.Context, c Caller, userID, provider string, limit int, omit ...string) ([]Key, error) {
+	var keys []Key
+	err := s.orm(ctx).Omit(omit...).
+		Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at = 0",
+			c.CustomerID, c.ProjectID, userID, provider).
+		Order("seq DESC").Limit(limit).Find(&keys).Error
+	return keys, s.classify(err)
+}
+
+// KeysByKEK counts the keys, revoked ones included, that are sealed with each key-encryption key.
+func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var rows []struct {
+		KEKID string `gorm:"column:kek_id"`
+		Keys  int64
+	}
+	err := s.orm(ctx).Model(&Key{}).Select("kek_id, COUNT(*) AS keys").Group("kek_id").Scan(&rows).Error
+	counts := make(map[string]int64, len(rows))
+	for _, row := range rows {
+		counts[row.KEKID] = row.Keys
+	}
+	return counts, s.classify(err)
+}
+
+// lockKey reads a key, if there is one, which no other transaction can change until this one ends.
+func (tx *Tx) lockKey(id string, into *[]Key) error {
+	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("envelope").Where("id = ?", id).Find(into).Error
+}
+
+// Key returns a key as the caller may see it, without its envelope: ErrNotFound.
+func (tx *Tx) Key(c Caller, id string) (Key, error) {
+	var k Key
+	err := tx.db.Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ? AND user_id IN ?",
+		id, c.CustomerID, c.ProjectID, []string{"", c.UserID}).Take(&k).Error
+	return k, err
+}
+
+// RevokeKey revokes the key with that id, and stores the event from which data planes learn of it. It reports whether it did:
+// of a key that was revoked before, the first revocation stands. k then has what is stored of the revocation.
+func (tx *Tx) RevokeKey(k *Key, by string, event Event) (revoked bool, err error) {
+	done, err := tx.exec(`UPDATE ai_keys SET revoked_at = $1, revoked_by = $2, revocation_tx = `+tx.number+`
+WHERE id = $3 AND revoked_at = 0`, []any{tx.Now, by, k.ID})
+	if err != nil {
+		return false, err
+	}
+	err = tx.db.Select("customer_id", "revoked_at", "revoked_by", "revocation_tx").Where("id = ?", k.ID).Take(k).Error
+	if err != nil || done == 0 {
+		return false, err
+	}
+	return true, tx.AppendEvent(event)
 }

@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// KeyReport is what a data plane says of one key. Times are microseconds, zero where that did not happen.
+// KeyReport is what a data plane reports of one key: when it was last used with success, and when its provider last refused
+// it. Times are microseconds, zero for never.
 type KeyReport struct {
 	KeyID         string
 	UsedAt        int64
@@ -14,32 +15,32 @@ type KeyReport struct {
 	FailureStatus int
 }
 
-// usedStep is how much later a use must be than the one on record to be worth a write, in microseconds.
+// usedStep is how much later a use must be than the stored one to be worth a write, in microseconds.
 const usedStep = 5_000_000
 
-// ReportKeys takes down how keys fare, if the data plane serves their customers, and passes over the others. Where a key
-// begins to be bad, it stores the event that failing makes for it.
+// ReportKeys stores how keys fare, and ignores keys of customers that the data plane does not serve. When a key begins to be
+// bad, it stores the event that failing makes for it.
 func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, failing func(Key) Event) error {
-	// In one order, so that two data planes which report the same keys wait for one another rather than both forever.
+	// In one order, so that two data planes that report the same keys don't deadlock.
 	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })
 	ids := make([]string, len(reports))
 	for i, r := range reports {
 		ids[i] = r.KeyID
 	}
 	var known []Key
-	if err := s.reported(ctx, ids, &known); err != nil {
+	if err := s.findKeys(ctx, ids, &known); err != nil {
 		return err
 	}
 	worth := slices.DeleteFunc(reports, func(r KeyReport) bool {
 		i := slices.IndexFunc(known, func(k Key) bool { return k.ID == r.KeyID })
-		return i < 0 || !d.Serves(known[i].CustomerID) || !r.tells(known[i])
+		return i < 0 || !d.Serves(known[i].CustomerID) || !r.isNews(known[i])
 	})
 	if len(worth) == 0 {
 		return nil
 	}
 	return s.Transact(ctx, func(tx *Tx) error {
 		for _, r := range worth {
-			if err := tx.report(r, failing); err != nil {
+			if err := tx.storeReport(r, failing); err != nil {
 				return err
 			}
 		}
@@ -47,20 +48,20 @@ func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport
 	})
 }
 
-// reported reads what is on record, for which nothing need be locked.
-func (s *Store) reported(ctx context.Context, ids []string, into *[]Key) error {
+// findKeys reads keys without their envelopes.
+func (s *Store) findKeys(ctx context.Context, ids []string, into *[]Key) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	return s.classify(s.orm(requestPool).WithContext(ctx).Omit("envelope").Where("id IN ?", ids).Find(into).Error)
+	return s.classify(s.orm(ctx).Omit("envelope").Where("id IN ?", ids).Find(into).Error)
 }
 
-// tells is whether the report says something that the key's row does not.
-func (r KeyReport) tells(k Key) bool {
+// isNews reports whether the report is worth a write to the key's row.
+func (r KeyReport) isNews(k Key) bool {
 	recovers := k.LastFailureAt > k.LastUsedAt && r.UsedAt > k.LastFailureAt
 	return r.FailedAt > k.LastFailureAt || r.UsedAt >= k.LastUsedAt+usedStep || recovers
 }
 
-func (tx *Tx) report(r KeyReport, failing func(Key) Event) error {
+func (tx *Tx) storeReport(r KeyReport, failing func(Key) Event) error {
 	var before []Key
 	if err := tx.lockKey(r.KeyID, &before); err != nil || len(before) == 0 {
 		return err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -26,7 +27,7 @@ func (f *fixture) reported(k models.Key) [3]int64 {
 }
 
 // failing are the ids of the keys that began to fail since a position.
-func (f *fixture) failing(at *models.Position) []string {
+func (f *fixture) failing(at *position.Position) []string {
 	f.t.Helper()
 	out := []string{}
 	for _, c := range f.changes(at) {

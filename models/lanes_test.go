@@ -3,7 +3,6 @@ package models_test
 import (
 	"context"
 	"database/sql"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -65,53 +64,6 @@ func requireAtOnce(t *testing.T, name string, call func(ctx context.Context) err
 	began := time.Now()
 	require.NoError(t, call(t.Context()), name)
 	require.Less(t, time.Since(began), atOnce, name)
-}
-
-// Membership is asked for by requests that need no keys: they go on while a migration, say, has the keys' table.
-func TestWhileTheKeysAreLockedRolesAreToldAtOnceAndKeysEndInTime(t *testing.T) {
-	for name, procs := range map[string]int{"on this machine": runtime.GOMAXPROCS(0), "on a machine with more cores than connections": 24} {
-		t.Run(name, func(t *testing.T) {
-			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-			const timeout = 3 * time.Second
-			l := newLanes(t, models.Options{Timeout: timeout})
-			key := l.register(l.shared(olga))
-			release := l.hold("LOCK TABLE ai_keys IN ACCESS EXCLUSIVE MODE")
-
-			type end struct {
-				err  error
-				took time.Duration
-			}
-			const readers = 48
-			ends := make(chan end, readers)
-			for i := range readers {
-				go func() {
-					began := time.Now()
-					_, err := l.GetKey(t.Context(), mia, key.ID, now())
-					ends <- end{err, time.Since(began)}
-				}()
-				if i%8 == 0 {
-					time.Sleep(5 * time.Millisecond) // lest they all share a round trip
-				}
-			}
-			l.awaitWaiting(2)
-			for range 10 {
-				requireAtOnce(t, "Role", func(ctx context.Context) error {
-					role, err := l.Role(ctx, mia, now())
-					require.Equal(t, models.RoleMember, role)
-					return err
-				})
-			}
-			require.Empty(t, ends, "those who want a key wait")
-			for range readers {
-				got := <-ends
-				require.ErrorIs(t, got.err, models.ErrUnavailable)
-				require.Less(t, got.took, timeout+slack)
-			}
-			release()
-			_, err := l.GetKey(t.Context(), mia, key.ID, now())
-			require.NoError(t, err)
-		})
-	}
 }
 
 func TestWritersWhoWaitForOneAnotherLeaveHalfOfTheConnectionsToOthers(t *testing.T) {

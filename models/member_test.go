@@ -16,7 +16,7 @@ func (f *fixture) setMember(user string, role models.Role) error {
 }
 
 func (f *fixture) removeMember(user string) error {
-	return f.Transact(f.t.Context(), f.noted(models.EventMemberRemoved, removing(user)))
+	return f.Transact(f.t.Context(), f.removing(user))
 }
 
 // roles returns the members of acme/web in the order in which they are listed.

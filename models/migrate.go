@@ -2,17 +2,9 @@ package models
 
 import (
 	"context"
-	"embed"
 	"fmt"
-	"io/fs"
 	"time"
-
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 )
-
-//go:embed migrations
-var migrationFiles embed.FS
 
 // Migration is one step of the schema.
 type Migration struct {
@@ -23,9 +15,9 @@ type Migration struct {
 }
 
 // Migrate applies the migrations that are missing, and returns how many it applied itself. Any number of replicas may
-// call it at once: Postgres' take turns by an advisory lock, SQLite's by its write lock.
+// call it at once: they take turns by an advisory lock on PostgreSQL, and by the write lock on SQLite.
 func (s *Store) Migrate(ctx context.Context) (int, error) {
-	m, err := s.migrator()
+	m, err := s.engine.Migrator()
 	if err != nil {
 		return 0, s.classify(err)
 	}
@@ -45,7 +37,7 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 
 // Migrations returns the steps of the schema in order, and when each was applied.
 func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
-	m, err := s.migrator()
+	m, err := s.engine.Migrator()
 	if err != nil {
 		return nil, s.classify(err)
 	}
@@ -65,27 +57,4 @@ func wrap(what string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", what, err)
-}
-
-func migrationsOf(folder string) (fs.FS, error) { return fs.Sub(migrationFiles, "migrations/"+folder) }
-
-func (p *postgresEngine) migrator() (*goose.Provider, error) {
-	files, err := migrationsOf("postgres")
-	if err != nil {
-		return nil, err
-	}
-	const everySecond, fiveMinutes = 1, 300
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(everySecond, fiveMinutes))
-	if err != nil {
-		return nil, err
-	}
-	return goose.NewProvider(goose.DialectPostgres, p.schema, files, goose.WithSessionLocker(locker))
-}
-
-func (e *sqliteEngine) migrator() (*goose.Provider, error) {
-	files, err := migrationsOf("sqlite")
-	if err != nil {
-		return nil, err
-	}
-	return goose.NewProvider(goose.DialectSQLite3, e.writer.db, files)
 }

@@ -122,7 +122,7 @@ func TestMigrationsGoDownAndUpAgain(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.register(f.shared(olga))
 		first := schemaOf(t, f)
-		goose, err := models.Migrator(f.Store)
+		goose, err := models.EngineOf(f.Store).Migrator()
 		require.NoError(t, err)
 		_, err = goose.DownTo(t.Context(), 0)
 		require.NoError(t, err)

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 )
 
 func TestNoErrorHoldsTheDatabasesPassword(t *testing.T) {
@@ -31,7 +32,7 @@ func TestNoErrorHoldsTheDatabasesPassword(t *testing.T) {
 		"CANARY",
 	} {
 		t.Run(url, func(t *testing.T) {
-			store, err := models.Open(url, models.Options{Timeout: time.Second})
+			store, err := database.Open(url, models.Options{Timeout: time.Second})
 			if err == nil {
 				defer func() { require.NoError(t, store.Close()) }()
 				err = store.Ping(t.Context())

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -42,7 +43,7 @@ func TestASQLitePathThatCannotBeAFileIsRefusedAtOpen(t *testing.T) {
 		"a database in memory": ":memory:",
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := models.Open("sqlite:"+path, models.Options{})
+			store, err := database.Open("sqlite:"+path, models.Options{})
 			require.Error(t, err)
 			require.Nil(t, store)
 		})
@@ -94,19 +95,6 @@ func TestAFullDiskFailsTheWholeGroupAndLeavesNothingOfIt(t *testing.T) {
 	require.Positive(t, failures)
 	require.Equal(t, f.size().keys, f.size().events)
 	limit("1000000")
-	requireRecovers(t, f)
-}
-
-func TestAReadOnlyFileIsUnavailableForWritesAndStillRead(t *testing.T) {
-	f := newFixture(t, modelstest.NewStore(t, modelstest.EngineSQLite))
-	key := f.register(f.shared(olga))
-	require.NoError(t, models.Exec(t.Context(), f.Store, "PRAGMA query_only = on"))
-	_, err := f.RegisterKey(t.Context(), olga, models.RoleOwner, f.shared(olga), now())
-	require.ErrorIs(t, err, models.ErrUnavailable)
-	require.ErrorIs(t, f.setMember("zoe", models.RoleMember), models.ErrUnavailable)
-	_, err = f.GetKey(t.Context(), olga, key.ID, now())
-	require.NoError(t, err)
-	require.NoError(t, models.Exec(t.Context(), f.Store, "PRAGMA query_only = off"))
 	requireRecovers(t, f)
 }
 

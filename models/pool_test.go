@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -26,7 +27,7 @@ func TestFeedNeedsNoRequestConnection(t *testing.T) {
 		t.Cleanup(func() { require.NoError(t, conn.Close()) })
 	}
 	stream := models.Stream{ID: "s1", DataPlaneID: dp, ReplicaID: "r1", Position: "1:1:", Settled: 1}
-	at := models.Position{Xmin: 1, Xmax: 1}
+	at := position.Position{Xmin: 1, Xmax: 1}
 	for _, step := range []struct {
 		name string
 		do   func(ctx context.Context) error
@@ -65,7 +66,7 @@ func TestFeedBookkeepingHoldsUpNoLease(t *testing.T) {
 	l.awaitWaiting(2)
 	for range 3 {
 		require.NoError(t, l.Beat(t.Context(), "r1"))
-		_, _, err := l.Changes(t.Context(), models.Position{Xmin: 1, Xmax: 1}, 10)
+		_, _, err := l.Changes(t.Context(), position.Position{Xmin: 1, Xmax: 1}, 10)
 		require.NoError(t, err)
 		require.NoError(t, l.RecordFetch(t.Context(), record("r")))
 	}

@@ -1,18 +1,25 @@
 package models
 
+import (
+	"context"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+)
+
 // Role is what a member may do in a project.
 type Role string
 
-// The roles. An owner may do whatever a member may.
+// The roles. An owner may do all that a member may.
 const (
 	RoleOwner  Role = "owner"
 	RoleMember Role = "member"
 )
 
-// Valid tells whether r is one of the roles.
+// Valid reports whether r is one of the roles.
 func (r Role) Valid() bool { return r == RoleOwner || r == RoleMember }
 
-// Covers tells whether r may do what needs the role other.
+// Covers reports whether r may do what needs the role other.
 func (r Role) Covers(other Role) bool {
 	return r == RoleOwner || (r == RoleMember && other == RoleMember)
 }
@@ -24,7 +31,7 @@ type Project struct {
 	CreatedAt  int64  `gorm:"autoCreateTime:false"`
 }
 
-// Member is a user's place in a project.
+// Member is a user who belongs to a project.
 type Member struct {
 	CustomerID string `gorm:"primaryKey"`
 	ProjectID  string `gorm:"primaryKey"`
@@ -37,48 +44,77 @@ type Member struct {
 // TableName is the name that the access rules use.
 func (Member) TableName() string { return "project_members" }
 
-// UserKeys says whether members' own keys serve them.
-type UserKeys string
-
-// The choices of a policy on members' own keys.
-const (
-	UserKeysAllow   UserKeys = "allow"
-	UserKeysRequire UserKeys = "require"
-	UserKeysForbid  UserKeys = "forbid"
-)
-
-// OnBadKey says what happens when the provider refuses the chosen key.
-type OnBadKey string
-
-// The choices of a policy on refused keys.
-const (
-	OnBadKeyFail    OnBadKey = "fail"
-	OnBadKeyNextKey OnBadKey = "next_key"
-)
-
-// Policy is a project's written policy.
-type Policy struct {
-	CustomerID         string `gorm:"primaryKey"`
-	ProjectID          string `gorm:"primaryKey"`
-	UserKeys           UserKeys
-	UserKeysByProvider map[string]UserKeys `gorm:"serializer:json"`
-	OnBadKey           OnBadKey
-	UpdatedAt          int64 `gorm:"autoUpdateTime:false"`
-	UpdatedBy          string
-}
-
-// TableName says whose policy it is.
-func (Policy) TableName() string { return "project_policies" }
-
-// For returns what the policy says on members' own keys of one provider.
-func (p Policy) For(provider string) UserKeys {
-	if choice, ok := p.UserKeysByProvider[provider]; ok {
-		return choice
+// ListMembers returns members by user id, those after the given one. A limit of zero is no limit.
+func (s *Store) ListMembers(ctx context.Context, c Caller, after string, limit int) ([]Member, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	if limit == 0 {
+		limit = -1
 	}
-	return p.UserKeys
+	var members []Member
+	err := s.orm(ctx).Where("customer_id = ? AND project_id = ? AND user_id > ?", c.CustomerID, c.ProjectID, after).
+		Order("user_id").Limit(limit).Find(&members).Error
+	return members, s.classify(err)
 }
 
-// DefaultPolicy is the policy of a project that never wrote one.
-func DefaultPolicy(customerID, projectID string) Policy {
-	return Policy{CustomerID: customerID, ProjectID: projectID, UserKeys: UserKeysAllow, OnBadKey: OnBadKeyFail}
+// EnsureProject creates the project if it does not exist.
+func (tx *Tx) EnsureProject(customerID, projectID string) error {
+	p := Project{CustomerID: customerID, ProjectID: projectID, CreatedAt: tx.Now}
+	return tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(&p).Error
+}
+
+// SetMember gives a user a role in a project that exists: ErrLastOwner when that would take the last owner's.
+func (tx *Tx) SetMember(customerID, projectID, userID string, role Role) (Member, error) {
+	if err := tx.lockProject(customerID, projectID); err != nil {
+		return Member{}, err
+	}
+	m := Member{CustomerID: customerID, ProjectID: projectID, UserID: userID, Role: role, CreatedAt: tx.Now, UpdatedAt: tx.Now}
+	err := tx.db.Clauses(clause.OnConflict{
+		Columns:   []clause.Column{{Name: "customer_id"}, {Name: "project_id"}, {Name: "user_id"}},
+		DoUpdates: clause.AssignmentColumns([]string{"role", "updated_at"}),
+	}).Create(&m).Error
+	if err != nil {
+		return Member{}, err
+	}
+	if err := tx.requireOwner(customerID, projectID); err != nil {
+		return Member{}, err
+	}
+	err = tx.member(customerID, projectID, userID).Take(&m).Error
+	return m, err
+}
+
+// RemoveMember takes a user out of a project, with the event from which data planes learn of it: ErrNotFound, ErrLastOwner.
+func (tx *Tx) RemoveMember(customerID, projectID, userID string, event Event) error {
+	if err := tx.lockProject(customerID, projectID); err != nil {
+		return err
+	}
+	done := tx.member(customerID, projectID, userID).Delete(&Member{})
+	if done.Error != nil {
+		return done.Error
+	}
+	if done.RowsAffected == 0 {
+		return ErrNotFound
+	}
+	if err := tx.requireOwner(customerID, projectID); err != nil {
+		return err
+	}
+	return tx.AppendEvent(event)
+}
+
+func (tx *Tx) member(customerID, projectID, userID string) *gorm.DB {
+	return tx.db.Where("customer_id = ? AND project_id = ? AND user_id = ?", customerID, projectID, userID)
+}
+
+// requireOwner returns ErrLastOwner if the project has no owner.
+func (tx *Tx) requireOwner(customerID, projectID string) error {
+	var owners int64
+	err := tx.db.Model(&Member{}).Where("customer_id = ? AND project_id = ? AND role = ?", customerID, projectID, RoleOwner).
+		Limit(1).Count(&owners).Error
+	if err != nil {
+		return err
+	}
+	if owners == 0 {
+		return ErrLastOwner
+	}
+	return nil
 }

@@ -24,7 +24,7 @@ func TestAPolicyIsReadAsItWasWritten(t *testing.T) {
 				UserKeysByProvider: map[string]models.UserKeys{}},
 			models.DefaultPolicy(acme, web),
 		} {
-			f.transact(f.noted(models.EventPolicySet, setting(&written)))
+			f.transact(f.setting(&written))
 			require.Equal(t, "olga", written.UpdatedBy)
 			require.InDelta(t, now(), written.UpdatedAt, 60e6)
 			require.Equal(t, written, read())
@@ -66,10 +66,10 @@ func TestTokensAreCreatedFoundListedAndRevokedOnce(t *testing.T) {
 		require.ErrorIs(t, err, models.ErrNotFound)
 
 		revoke := func(project string) (revoked models.Token, err error) {
-			err = f.Transact(t.Context(), f.noted(models.EventTokenRevoked, func(tx *models.Tx) (err error) {
-				revoked, err = tx.RevokeToken(acme, project, "01A")
+			err = f.Transact(t.Context(), func(tx *models.Tx) (err error) {
+				revoked, err = tx.RevokeToken(acme, project, "01A", f.event(models.EventTokenRevoked))
 				return err
-			}))
+			})
 			return revoked, err
 		}
 		_, err = revoke("ios")

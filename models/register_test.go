@@ -219,10 +219,10 @@ func TestParallelRevokesKeepTheFirst(t *testing.T) {
 		users := []string{"ann", "bob", "cid", "dot"}
 		answers := together(16, func(i int) revoked {
 			got := revoked{key: models.Key{ID: key.ID}}
-			got.err = f.Transact(t.Context(), f.noted(models.EventKeyRevoked, func(tx *models.Tx) (err error) {
-				got.first, err = tx.RevokeKey(&got.key, users[i%len(users)])
+			got.err = f.Transact(t.Context(), func(tx *models.Tx) (err error) {
+				got.first, err = tx.RevokeKey(&got.key, users[i%len(users)], f.event(models.EventKeyRevoked))
 				return err
-			}))
+			})
 			return got
 		})
 		stands, err := f.GetKey(t.Context(), olga, key.ID, now())
@@ -245,7 +245,7 @@ func TestRevokingAKeyThatIsNotThereIsNotFound(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		var done bool
 		err := f.Transact(t.Context(), func(tx *models.Tx) (err error) {
-			done, err = tx.RevokeKey(&models.Key{ID: "byok_absent"}, "olga")
+			done, err = tx.RevokeKey(&models.Key{ID: "byok_absent"}, "olga", f.event(models.EventKeyRevoked))
 			return err
 		})
 		require.ErrorIs(t, err, models.ErrNotFound)

@@ -2,24 +2,22 @@ package models
 
 import (
 	"context"
-	"database/sql"
-	"database/sql/driver"
-	"errors"
-	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
 	"gorm.io/gorm"
+	"gorm.io/gorm/logger"
+
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// Store is the database. Its methods return the sentinels of this package; all of them may return ErrUnavailable.
+// Store is the database. All of its methods may return ErrUnavailable.
 type Store struct {
-	engine
+	engine  Engine
 	timeout time.Duration
 	closed  atomic.Bool
-	// changed holds a wake-up for who watches; see Watch.
+	// changed holds one signal for Watch after something was committed.
 	changed chan struct{}
 }
 
@@ -27,149 +25,133 @@ type Store struct {
 type Options struct {
 	// Timeout is how long one method may take, waiting for a connection included. Zero is 5 s.
 	Timeout time.Duration
-	// MaxConns is how many connections to Postgres to hold at the most. Zero is 16. SQLite ignores it.
+	// MaxConns is how many connections to PostgreSQL requests may hold. Zero is 16. SQLite ignores it.
 	MaxConns int
 }
 
-// engine is what differs between the two databases.
-type engine interface {
-	// orm is GORM over the connections of a pool, for reads.
-	orm(from pool) *gorm.DB
-	// query runs one hand-written statement, with $N parameters, and hands each row to scan.
-	query(ctx context.Context, sql string, args []any, scan func(scanner) error) error
-	// lookUp is query for statements that return one row and only read; it sees to its own timeout.
-	lookUp(ctx context.Context, sql string, args []any, scan func(scanner) error) error
-	// transact runs fn in a transaction; the transaction is durable when it returns nil.
-	transact(ctx context.Context, from pool, fn func(*Tx) error) error
-	// register is the hot write: the key, its event and its idempotency record at once.
-	register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (registered, error)
-	// migrator applies the engine's own migrations. It uses the engine's connections, so the caller must not close it.
-	migrator() (*goose.Provider, error)
-	ping(ctx context.Context) error
-	// position is the expression of what the statement it stands in sees, txNumber that of the number which the transaction
-	// gives to the next event, and changes the statement for what a position lacks.
-	position() string
-	txNumber() string
-	changes(since Position, limit int) (sql string, args []any)
-	// fetchSQL are the statements of a fetch: for a caller, and by a key's id.
-	fetchSQL() (forCaller, byID string)
-	recordFetch(ctx context.Context, r FetchRecord) error
-	// rewrap stores the envelopes of keys that still have the old ones, and returns their ids.
-	rewrap(ctx context.Context, batch []Rewrapping) ([]string, error)
-	// aside runs a statement on a connection that no request waits for, so that leases go on while the pool is busy.
-	aside(ctx context.Context, sql string, args []any, scan func(scanner) error) error
-	asideExec(ctx context.Context, sql string, args ...any) error
-	// listen calls wake when another process may have committed something, until ctx ends; notify is what it hears.
-	listen(ctx context.Context, wake func()) error
-	notify(ctx context.Context) error
-	// classify wraps a driver's error with the sentinel it amounts to.
-	classify(err error) error
-	close() error
+// WithDefaults returns the options with defaults in place of zeros.
+func (o Options) WithDefaults() Options {
+	if o.Timeout == 0 {
+		o.Timeout = 5 * time.Second
+	}
+	if o.MaxConns == 0 {
+		o.MaxConns = 16
+	}
+	return o
 }
 
-type scanner interface{ Scan(dest ...any) error }
+// Pool names a set of connections to PostgreSQL. SQLite has one set: a reader never waits there, and writers share commits.
+type Pool int
 
-// Open returns the Store behind url, "sqlite:<path>" or "postgres://…". It opens no connection: a database that is down
-// is found out by the first method, and no error may hold url, which can carry a password.
-func Open(url string, opts Options) (*Store, error) {
-	if opts.Timeout == 0 {
-		opts.Timeout = 5 * time.Second
-	}
-	if opts.MaxConns == 0 {
-		opts.MaxConns = 16
-	}
-	var (
-		e   engine
-		err error
-	)
-	switch scheme, rest, _ := strings.Cut(url, ":"); scheme {
-	case "sqlite":
-		e, err = openSQLite(rest, opts.Timeout)
-	case "postgres", "postgresql":
-		e, err = openPostgres(url, opts)
-	default:
-		return nil, errors.New("database URL: want sqlite:<path> or postgres://<user>@<host>/<database>")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &Store{engine: e, timeout: opts.Timeout, changed: make(chan struct{}, 1)}, nil
+const (
+	// RequestPool serves requests, which may take all of its connections and wait for more.
+	RequestPool Pool = iota
+	// ReservedPool serves what a lease depends on. Each of its users runs one statement at a time, and it has a connection for
+	// each: reading changes, the replica's heartbeat, notifying other replicas of a commit, taking forwarded acknowledgements,
+	// writing records of fetches, and up to four resumed streams that read what they have missed.
+	ReservedPool
+	// BackgroundPool serves the event feed's bookkeeping of streams and receipts, of which there may be much at once.
+	BackgroundPool
+)
+
+// Engine is one kind of database. What the engines have in common is in Store, over GORM or over Query; an operation that
+// they carry out differently is a method here. Methods return errors as the driver does.
+type Engine interface {
+	// ORM returns GORM over a pool's connections, for reads. Writes go through Transact.
+	ORM(Pool) *gorm.DB
+	// Transact runs fn in a transaction, which is durable when Transact returns nil.
+	Transact(ctx context.Context, from Pool, fn func(*Tx) error) error
+	// Query runs a read on a connection for requests, and calls scan for each row. Parameters are written $1, $2 and so on.
+	Query(ctx context.Context, statement string, args []any, scan func(Row) error) error
+	// QueryRow runs a read that returns one row.
+	QueryRow(ctx context.Context, statement string, args []any, dest ...any) error
+
+	// Register stores what r holds if the caller's role covers needs. stored is false, without an error, where the role does not
+	// suffice or the idempotency key is taken.
+	Register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (status CallerStatus, stored bool, err error)
+	// Fetch and FetchByID return what a fetch needs to know, as of one position.
+	Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (FetchRow, error)
+	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (FetchByIDRow, error)
+	// RecordFetch stores the record of a fetch, in one commit with others that wait.
+	RecordFetch(ctx context.Context, r FetchRecord) error
+	// Rewrap stores new envelopes of keys that still have the old ones, and returns the ids of these keys.
+	Rewrap(ctx context.Context, batch []Rewrapping) ([]string, error)
+	// Changes returns what was committed since a position, up to limit or more, and what is committed now.
+	Changes(ctx context.Context, since position.Position, limit int) ([]Change, position.Position, error)
+	// Position returns what is committed now.
+	Position(ctx context.Context) (position.Position, error)
+	// Listen calls wake when another process may have committed something, until ctx ends. Notify is what it listens for.
+	Listen(ctx context.Context, wake func()) error
+	Notify(ctx context.Context) error
+
+	// Migrator applies the engine's migrations. It uses the engine's connections, so it must not be closed.
+	Migrator() (*goose.Provider, error)
+	Ping(ctx context.Context) error
+	// Stats returns the state of the connections for requests.
+	Stats() PoolStats
+	// Sentinel returns the error of this package that a driver's error amounts to, or nil.
+	Sentinel(err error) error
+	Close() error
 }
 
-// Close ends the store's connections and goroutines. Calls under way end with ErrUnavailable or their result; closing again
+// NewStore returns a Store on an engine. Use database.Open, which makes the engine too.
+func NewStore(e Engine, opts Options) *Store {
+	return &Store{engine: e, timeout: opts.WithDefaults().Timeout, changed: make(chan struct{}, 1)}
+}
+
+// Close ends the store's connections and goroutines. Calls under way end with ErrUnavailable or their result. Closing again
 // does nothing.
 func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	return s.close()
+	return s.engine.Close()
 }
 
-// Ping tells whether the database answers.
+// Ping returns nil if the database answers.
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	return s.classify(s.ping(ctx))
+	return s.classify(s.engine.Ping(ctx))
 }
 
 // Transact runs fn in one transaction, which is durable when Transact returns nil and undone when fn returns an error.
-// fn must do nothing but use its Tx, and quickly: on SQLite it shares the only writer.
+// fn must be quick and do nothing but use its Tx: on SQLite it holds up all other writers.
 func (s *Store) Transact(ctx context.Context, fn func(*Tx) error) error {
-	return s.transactOn(ctx, requestPool, fn)
+	return s.transact(ctx, RequestPool, fn)
 }
 
-func (s *Store) transactOn(ctx context.Context, from pool, fn func(*Tx) error) error {
+func (s *Store) transact(ctx context.Context, from Pool, fn func(*Tx) error) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	if err := s.transact(ctx, from, fn); err != nil {
+	if err := s.engine.Transact(ctx, from, fn); err != nil {
 		return s.classify(err)
 	}
 	s.Wake()
 	return nil
 }
 
+// orm returns GORM over the connections for requests.
+func (s *Store) orm(ctx context.Context) *gorm.DB { return s.engine.ORM(RequestPool).WithContext(ctx) }
+
 func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, s.timeout)
 }
 
-// classify adds what only the store knows: database/sql has no sentinel for what its closed parts return.
-func (s *Store) classify(err error) error {
-	err = s.engine.classify(err)
-	if err == nil || !s.closed.Load() || hasSentinel(err) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", errClosed, err) // a cancellation too: it may be that of the pool
+// PoolStats counts a store's connections to its database.
+type PoolStats struct {
+	// InUse connections are at work, Idle ones are open and free; Max is how many there may be.
+	InUse, Idle, Max int
+	// Waits is how often a caller found no idle connection, since the store was opened.
+	Waits int64
 }
 
-func hasSentinel(err error) bool {
-	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
-		if errors.Is(err, known) {
-			return true
-		}
-	}
-	return false
-}
+// Stats returns the state of the connections for requests. On SQLite that includes the writer's.
+func (s *Store) Stats() PoolStats { return s.engine.Stats() }
 
-// classifyCommon maps what both engines have in common; native says what the driver's own error amounts to, or nil.
-func classifyCommon(err error, native func(error) error) error {
-	if err == nil || hasSentinel(err) || errors.Is(err, context.Canceled) {
-		return err
+// GORMConfig is the engines' configuration of GORM. GORM's own log is silenced, since it prints statements with their values.
+func GORMConfig() *gorm.Config {
+	return &gorm.Config{
+		Logger: logger.Discard, TranslateError: true, SkipDefaultTransaction: true, DisableAutomaticPing: true,
 	}
-	sentinel := native(err)
-	switch {
-	case sentinel != nil:
-	case errors.Is(err, gorm.ErrRecordNotFound):
-		sentinel = ErrNotFound
-	case errors.Is(err, gorm.ErrDuplicatedKey):
-		sentinel = ErrAlreadyExists
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, driver.ErrBadConn), errors.Is(err, sql.ErrConnDone),
-		errors.Is(err, sql.ErrTxDone):
-		sentinel = ErrUnavailable
-	default:
-		return err
-	}
-	return fmt.Errorf("%w: %w", sentinel, err)
 }
-
-func micros(t time.Time) int64 { return t.UnixMicro() }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -17,7 +18,7 @@ func (f *fixture) openStream(id string, d models.DataPlane, replica, previous st
 	return f.openStreamAt(f.position(), id, d, replica, previous)
 }
 
-func (f *fixture) openStreamAt(at models.Position, id string, d models.DataPlane, replica, previous string) models.Stream {
+func (f *fixture) openStreamAt(at position.Position, id string, d models.DataPlane, replica, previous string) models.Stream {
 	f.t.Helper()
 	s := models.Stream{ID: id, DataPlaneID: d.ID, ReplicaID: replica, MaxStaleMs: 100, Position: at.String(), Settled: at.Xmin}
 	require.NoError(f.t, f.OpenStream(f.t.Context(), s, previous))
@@ -118,7 +119,7 @@ func TestAForwardedAcknowledgementIsTakenOnceByTheReplicaOfItsStream(t *testing.
 		f.openStream("1", eu, "r1", "")
 		f.openStream("2", eu, "r1", "")
 		f.openStream("3", us, "r2", "")
-		at := models.Position{Xmin: 5, Xmax: 9, Open: []int64{5, 7}}
+		at := position.Position{Xmin: 5, Xmax: 9, Open: []int64{5, 7}}
 		require.Empty(t, f.takeForwarded("r1"))
 		for id, d := range map[string]models.DataPlane{"absent": eu, "3": eu, "1": us} {
 			require.ErrorIs(t, f.ForwardAcknowledgement(t.Context(), id, d.ID, at), models.ErrNotFound, "%s of %s", id, d.Name)
@@ -142,7 +143,7 @@ func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
 			if i == 0 {
 				defer done.Store(true)
 				for n := int64(1); n <= last; n++ {
-					if err := f.ForwardAcknowledgement(t.Context(), "1", eu.ID, models.Position{Xmin: n, Xmax: n}); err != nil {
+					if err := f.ForwardAcknowledgement(t.Context(), "1", eu.ID, position.Position{Xmin: n, Xmax: n}); err != nil {
 						return err
 					}
 				}

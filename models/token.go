@@ -1,6 +1,12 @@
 package models
 
-// Token is an API key of ours. Its secret is not stored, only a hash of it.
+import (
+	"context"
+
+	"gorm.io/gorm/clause"
+)
+
+// Token is an API key of ours. Only a hash of its secret is stored.
 type Token struct {
 	// ID is the bare ULID that the token's text carries; the row is found by it.
 	ID string `gorm:"primaryKey"`
@@ -16,10 +22,55 @@ type Token struct {
 	RevokedAt int64
 }
 
-// TableName keeps the table's name apart from the tokens of other services.
+// TableName is the table's name.
 func (Token) TableName() string { return "api_tokens" }
 
-// Live tells whether the token opens a session at now (microseconds).
+// Live reports whether the token opens a session at now (microseconds).
 func (t Token) Live(now int64) bool {
 	return t.RevokedAt == 0 && (t.ExpiresAt == 0 || t.ExpiresAt > now)
+}
+
+// FindToken returns the API key with that id, revoked or not: ErrNotFound. It is hand-written because the first request of
+// every session needs it.
+func (s *Store) FindToken(ctx context.Context, id string) (Token, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var t Token
+	err := s.engine.QueryRow(ctx, `SELECT id, hash, customer_id, project_id, user_id, created_at, expires_at, revoked_at
+FROM api_tokens WHERE id = $1`, []any{id},
+		&t.ID, &t.Hash, &t.CustomerID, &t.ProjectID, &t.UserID, &t.CreatedAt, &t.ExpiresAt, &t.RevokedAt)
+	return t, s.classify(err)
+}
+
+// ListTokens returns a project's API keys by age, those of one user unless userID is empty.
+func (s *Store) ListTokens(ctx context.Context, customerID, projectID, userID string) ([]Token, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	db := s.orm(ctx).Where("customer_id = ? AND project_id = ?", customerID, projectID)
+	if userID != "" {
+		db = db.Where("user_id = ?", userID)
+	}
+	var tokens []Token
+	err := db.Order("id").Find(&tokens).Error
+	return tokens, s.classify(err)
+}
+
+// CreateToken stores an API key.
+func (tx *Tx) CreateToken(t Token) error { return tx.db.Create(&t).Error }
+
+// RevokeToken ends an API key and returns it: ErrNotFound. It stores the event from which data planes learn of it, completed
+// with the token and its user. Revoking again changes nothing.
+func (tx *Tx) RevokeToken(customerID, projectID, id string, event Event) (Token, error) {
+	var t Token
+	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).
+		Where("id = ? AND customer_id = ? AND project_id = ?", id, customerID, projectID).Take(&t).Error
+	if err != nil || t.RevokedAt != 0 {
+		return t, err
+	}
+	t.RevokedAt = tx.Now
+	if err := tx.db.Model(&Token{}).Where("id = ?", id).Update("revoked_at", tx.Now).Error; err != nil {
+		return Token{}, err
+	}
+	event.TokenID, event.MemberID = t.ID, t.UserID
+	return t, tx.AppendEvent(event)
 }

@@ -30,9 +30,9 @@ func TestAnErrorUndoesTheWholeTransaction(t *testing.T) {
 		before := f.size()
 		err := f.Transact(t.Context(), func(tx *models.Tx) error {
 			policy := models.DefaultPolicy(acme, web)
-			_, revokeErr := tx.RevokeKey(&key, "olga")
+			_, revokeErr := tx.RevokeKey(&key, "olga", f.event(models.EventKeyRevoked))
 			return errors.Join(revokeErr,
-				tx.SetPolicy(&policy, "olga"),
+				tx.SetPolicy(&policy, "olga", f.event(models.EventPolicySet)),
 				tx.EnsureProject(acme, "ios"),
 				tx.AppendEvent(models.Event{CustomerID: acme, ProjectID: web, ID: "evt_1"}),
 				errRefused)
@@ -52,15 +52,15 @@ func TestATransactionReadsItsOwnWritesAndHasOneTime(t *testing.T) {
 		key := f.register(f.shared(olga))
 		var read models.Key
 		var then int64
-		f.transact(f.noted(models.EventKeyRevoked, func(tx *models.Tx) error {
+		f.transact(func(tx *models.Tx) error {
 			then = tx.Now
-			if _, err := tx.RevokeKey(&key, "olga"); err != nil {
+			if _, err := tx.RevokeKey(&key, "olga", f.event(models.EventKeyRevoked)); err != nil {
 				return err
 			}
 			var err error
 			read, err = tx.Key(olga, key.ID)
 			return err
-		}))
+		})
 		require.Equal(t, then, read.RevokedAt)
 		require.Equal(t, then, key.RevokedAt)
 		require.InDelta(t, now(), then, 60e6)
@@ -234,39 +234,4 @@ func TestAWriteThatGivesUpWaitingIsNeverCarriedOut(t *testing.T) {
 	require.NoError(t, <-held)
 	f.register(f.shared(olga))
 	require.Equal(t, 1, f.count("projects"))
-}
-
-// Two writes of a group want one name, and the group's commit fails: the name is free, so none may hear that it is taken.
-func TestWhatAFailedCommitUndidIsNoReasonToRefuseAnother(t *testing.T) {
-	f := newFixture(t, modelstest.NewStore(t, modelstest.EngineSQLite))
-	write := func(errs chan error, fn func(tx *models.Tx) error) {
-		go func() { errs <- f.Transact(context.WithoutCancel(t.Context()), fn) }()
-	}
-	holding, release, held, errs := make(chan struct{}), make(chan struct{}), make(chan error, 1), make(chan error, 3)
-	write(held, func(*models.Tx) error {
-		close(holding)
-		<-release
-		return nil
-	})
-	<-holding
-	for range 2 {
-		write(errs, func(tx *models.Tx) error {
-			return tx.AppendEvent(models.Event{CustomerID: acme, ProjectID: web, ID: "evt_1"})
-		})
-	}
-	write(errs, func(tx *models.Tx) error {
-		return errors.Join(
-			models.TxExec(tx, "PRAGMA defer_foreign_keys = on"),
-			models.TxExec(tx, "INSERT INTO project_members VALUES ('acme', 'nowhere', 'zoe', 'owner', 0, 0)"))
-	})
-	require.Eventually(t, func() bool { return models.Queued(f.Store) == 3 }, 10*time.Second, time.Millisecond)
-	close(release)
-	require.NoError(t, <-held)
-	for range 3 {
-		err := <-errs
-		require.Error(t, err)
-		require.NotErrorIs(t, err, models.ErrAlreadyExists)
-	}
-	require.Equal(t, size{}, f.size())
-	f.register(f.shared(olga))
 }

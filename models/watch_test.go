@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -229,7 +230,7 @@ func TestWatchingEndsWithItsContextAndLeavesNothing(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		url := e.URL(t)
 		before := goleak.IgnoreCurrent()
-		store, err := models.Open(url, models.Options{})
+		store, err := database.Open(url, models.Options{})
 		require.NoError(t, err)
 		_, err = store.Migrate(t.Context())
 		require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -60,8 +61,8 @@ func (s *scene) flood(store *models.Store, told *dataplane.Resolver, changes int
 	now, err := store.Position(s.t.Context())
 	require.NoError(s.t, err)
 	require.Eventually(s.t, func() bool {
-		at, err := dataplane.ParsePosition(told.Status().Position)
-		return err == nil && at.Contains(uint64(now.Xmax)-1)
+		at, err := position.Parse(told.Status().Position)
+		return err == nil && at.Contains(now.Xmax-1)
 	}, patience, 2*time.Millisecond, "the changes were not told")
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 )
 
 func (p *program) adminCommand() *cobra.Command {
@@ -90,7 +91,7 @@ func (a *admin) open(ctx context.Context, problems ...error) (err error) {
 	if isMissing && !a.mayCreate {
 		return requireDatabase(a.cfg.DatabaseURL)
 	}
-	if a.store, err = models.Open(a.cfg.DatabaseURL, models.Options{MaxConns: a.cfg.DBMaxConns}); err != nil {
+	if a.store, err = database.Open(a.cfg.DatabaseURL, models.Options{MaxConns: a.cfg.DBMaxConns}); err != nil {
 		return err
 	}
 	if err = requireSchema(ctx, a.cfg, a.store); err != nil {

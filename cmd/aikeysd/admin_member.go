@@ -118,10 +118,7 @@ serve: at the API from the next request on, at gateways within a second. The las
 		}
 		defer a.close(&err)
 		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) error {
-			if err := tx.RemoveMember(a.customer, a.project, a.user); err != nil {
-				return err
-			}
-			return tx.AppendEvent(adminEvent(&a.eventIDs, tx, models.EventMemberRemoved, a.member()))
+			return tx.RemoveMember(a.customer, a.project, a.user, adminEvent(&a.eventIDs, tx, models.EventMemberRemoved, a.member()))
 		})
 		switch {
 		case errors.Is(err, models.ErrNotFound):

@@ -173,15 +173,9 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 		defer a.close(&err)
 		var token models.Token
 		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) (err error) {
-			token, err = tx.RevokeToken(a.customer, a.project, id)
-			if err != nil || token.RevokedAt != tx.Now {
-				return err // revoked before, if there is no error
-			}
-			event := adminEvent(&a.eventIDs, tx, models.EventTokenRevoked, models.Caller{
-				CustomerID: a.customer, ProjectID: a.project, UserID: token.UserID,
-			})
-			event.TokenID = token.ID
-			return tx.AppendEvent(event)
+			about := models.Caller{CustomerID: a.customer, ProjectID: a.project}
+			token, err = tx.RevokeToken(a.customer, a.project, id, adminEvent(&a.eventIDs, tx, models.EventTokenRevoked, about))
+			return err
 		})
 		if errors.Is(err, models.ErrNotFound) {
 			return fmt.Errorf("%s has no API key with this id; see: %s", a.projectName(), a.projectCommand("token list"))

@@ -15,6 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -180,7 +181,7 @@ func (c *checker) database(ctx context.Context) (_ string, err error) {
 	if c.isMissing {
 		return "", fmt.Errorf("%s %w", name, errNotYet)
 	}
-	store, err := models.Open(c.cfg.DatabaseURL, models.Options{MaxConns: 2})
+	store, err := database.Open(c.cfg.DatabaseURL, models.Options{MaxConns: 2})
 	if err != nil {
 		return "", err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 )
 
 const sqlitePrefix = "sqlite:"
@@ -32,7 +33,7 @@ func databaseName(databaseURL string) string {
 
 // withStore calls use with the database that the settings name open.
 func (p *program) withStore(cfg *config, use func(*models.Store) error) error {
-	store, err := models.Open(cfg.DatabaseURL, models.Options{MaxConns: cfg.DBMaxConns})
+	store, err := database.Open(cfg.DatabaseURL, models.Options{MaxConns: cfg.DBMaxConns})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -149,7 +150,7 @@ func (s *service) openSealer(ctx context.Context) (err error) {
 }
 
 func (s *service) openStore(context.Context) (err error) {
-	if s.store, err = models.Open(s.cfg.DatabaseURL, models.Options{MaxConns: s.cfg.DBMaxConns}); err != nil {
+	if s.store, err = database.Open(s.cfg.DatabaseURL, models.Options{MaxConns: s.cfg.DBMaxConns}); err != nil {
 		return err
 	}
 	s.closers.Add(s.store.Close)

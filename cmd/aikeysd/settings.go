@@ -12,6 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 )
 
 // config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
@@ -149,7 +150,7 @@ func (s *config) checkDatabase() (complaints []string) {
 	case scheme != "postgres" && scheme != "postgresql":
 		return []string{given.Given() + ": must be sqlite:<path> or postgres://<user>@<host>/<database>"}
 	}
-	store, err := models.Open(s.DatabaseURL, models.Options{}) // knows which URLs are sound, and connects to nothing
+	store, err := database.Open(s.DatabaseURL, models.Options{}) // knows which URLs are sound, and connects to nothing
 	if err == nil {
 		err = store.Close()
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
+	modelsdb "github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 )
@@ -137,7 +138,7 @@ func (k *keyring) retireCounted(ctx context.Context, databaseURL string) (err er
 			return fmt.Errorf("database: %w", err)
 		}
 	}
-	store, err := models.Open(databaseURL, models.Options{})
+	store, err := modelsdb.Open(databaseURL, models.Options{})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/models"
+	modelsdb "github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 )
@@ -100,7 +101,7 @@ func TestCommandsAtOnceLoseNothing(t *testing.T) {
 func database(t *testing.T, canary, key string) (url string) {
 	t.Helper()
 	path := t.TempDir() + "/aikeys.db"
-	store, err := models.Open("sqlite:"+path, models.Options{})
+	store, err := modelsdb.Open("sqlite:"+path, models.Options{})
 	require.NoError(t, err)
 	_, err = store.Migrate(t.Context())
 	require.NoError(t, err)

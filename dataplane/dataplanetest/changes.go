@@ -5,12 +5,12 @@ import (
 )
 
 // Publish tells a change of any sort in a transaction of its own, which it returns.
-func (cp *ControlPlane) Publish(m gen.StreamMessage) (tx uint64) {
+func (cp *ControlPlane) Publish(m gen.StreamMessage) (tx int64) {
 	return cp.change(func() gen.StreamMessage { return m })
 }
 
 // change makes a change and has it told, both at once.
-func (cp *ControlPlane) change(do func() gen.StreamMessage) (tx uint64) {
+func (cp *ControlPlane) change(do func() gen.StreamMessage) (tx int64) {
 	cp.update(func() {
 		tx = cp.begin()
 		cp.commit(tx, do())
@@ -36,7 +36,7 @@ func (cp *ControlPlane) RegisterKey(k Key) (id string) {
 }
 
 // RevokeKey revokes a key and returns the transaction.
-func (cp *ControlPlane) RevokeKey(id string) (tx uint64) {
+func (cp *ControlPlane) RevokeKey(id string) (tx int64) {
 	return cp.change(func() gen.StreamMessage { return cp.revoke(id) })
 }
 
@@ -47,7 +47,7 @@ func (s *state) revoke(id string) gen.StreamMessage {
 }
 
 // FailKey has a key count as bad, as if a provider had refused it.
-func (cp *ControlPlane) FailKey(id string) (tx uint64) {
+func (cp *ControlPlane) FailKey(id string) (tx int64) {
 	return cp.change(func() gen.StreamMessage {
 		k := cp.key(id)
 		k.bad = true
@@ -56,7 +56,7 @@ func (cp *ControlPlane) FailKey(id string) (tx uint64) {
 }
 
 // SetPolicy sets a project's policy.
-func (cp *ControlPlane) SetPolicy(customer, project string, p Policy) (tx uint64) {
+func (cp *ControlPlane) SetPolicy(customer, project string, p Policy) (tx int64) {
 	return cp.change(func() gen.StreamMessage {
 		cp.policies[[2]string{customer, project}] = p
 		return message(policySet, customer, project, "")
@@ -64,7 +64,7 @@ func (cp *ControlPlane) SetPolicy(customer, project string, p Policy) (tx uint64
 }
 
 // SetMember adds a user to a project.
-func (cp *ControlPlane) SetMember(customer, project, user string) (tx uint64) {
+func (cp *ControlPlane) SetMember(customer, project, user string) (tx int64) {
 	return cp.change(func() gen.StreamMessage {
 		cp.members[[3]string{customer, project, user}] = true
 		return message(memberSet, customer, project, user)
@@ -72,7 +72,7 @@ func (cp *ControlPlane) SetMember(customer, project, user string) (tx uint64) {
 }
 
 // RemoveMember removes a user from a project.
-func (cp *ControlPlane) RemoveMember(customer, project, user string) (tx uint64) {
+func (cp *ControlPlane) RemoveMember(customer, project, user string) (tx int64) {
 	return cp.change(func() gen.StreamMessage {
 		delete(cp.members, [3]string{customer, project, user})
 		return message(memberRemoved, customer, project, user)
@@ -101,7 +101,7 @@ func (cp *ControlPlane) AddCredential(text string, c Credential) {
 }
 
 // RevokeCredential revokes a caller's API key.
-func (cp *ControlPlane) RevokeCredential(text string) (tx uint64) {
+func (cp *ControlPlane) RevokeCredential(text string) (tx int64) {
 	return cp.change(func() gen.StreamMessage {
 		held := cp.tokens[text]
 		held.revoked = true
@@ -132,7 +132,7 @@ func (cp *ControlPlane) Position() string {
 func (cp *ControlPlane) Forget() {
 	cp.update(func() {
 		for _, m := range cp.history {
-			cp.forgotten = append(cp.forgotten, uint64(*m.Tx)) //nolint:gosec // counts up from 5,000
+			cp.forgotten = append(cp.forgotten, *m.Tx)
 		}
 		cp.base += len(cp.history)
 		cp.history = nil
@@ -143,7 +143,7 @@ func (cp *ControlPlane) Forget() {
 type Transaction struct {
 	cp *ControlPlane
 	// Tx is its number.
-	Tx uint64
+	Tx int64
 }
 
 // Begin begins a transaction.

@@ -8,8 +8,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/agentrouter/aikeys/dataplane"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
 // Connection is what a data plane sent when it opened a stream, and the stream's session.
@@ -81,9 +81,9 @@ func (cp *ControlPlane) Acknowledgements() []gen.AcknowledgeRequest {
 }
 
 // Acknowledged tells whether a transaction was acknowledged.
-func (cp *ControlPlane) Acknowledged(tx uint64) bool {
+func (cp *ControlPlane) Acknowledged(tx int64) bool {
 	for _, ack := range cp.Acknowledgements() {
-		if position, err := dataplane.ParsePosition(ack.Position); err == nil && position.Contains(tx) {
+		if at, err := position.Parse(ack.Position); err == nil && at.Contains(tx) {
 			return true
 		}
 	}
@@ -102,7 +102,7 @@ func (cp *ControlPlane) acknowledge(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &request) {
 		return
 	}
-	if _, err := dataplane.ParsePosition(request.Position); err != nil {
+	if _, err := position.Parse(request.Position); err != nil {
 		refuse(w, http.StatusBadRequest, "invalid-argument", "invalid_argument")
 		return
 	}
@@ -149,7 +149,7 @@ func (cp *ControlPlane) events(w http.ResponseWriter, r *http.Request) {
 	s := &stream{cp: cp}
 	var err error
 	if c.LastEventID != "" {
-		if s.resumed, err = dataplane.ParsePosition(c.LastEventID); err != nil {
+		if s.resumed, err = position.Parse(c.LastEventID); err != nil {
 			refuse(w, http.StatusBadRequest, "invalid-argument", "invalid_argument")
 			return
 		}
@@ -168,7 +168,7 @@ func (cp *ControlPlane) events(w http.ResponseWriter, r *http.Request) {
 // stream is one that is open.
 type stream struct {
 	cp      *ControlPlane
-	resumed dataplane.Position
+	resumed position.Position
 	token   string
 	told    int // how many changes were told, forgotten ones included
 	raw     int // how many texts were sent
@@ -189,12 +189,12 @@ func (s *stream) open(c Connection) {
 	if c.LastEventID == "" {
 		return
 	}
-	if slices.ContainsFunc(cp.forgotten, func(tx uint64) bool { return !s.resumed.Contains(tx) }) {
+	if slices.ContainsFunc(cp.forgotten, func(tx int64) bool { return !s.resumed.Contains(tx) }) {
 		s.write(gen.StreamMessage{Type: "reset"})
 		return
 	}
 	for _, m := range cp.history {
-		if !s.resumed.Contains(uint64(*m.Tx)) { //nolint:gosec // counts up from 5,000
+		if !s.resumed.Contains(*m.Tx) {
 			s.write(m)
 		}
 	}

@@ -81,7 +81,7 @@ func (e *Env) ResolveAsync(ctx context.Context, req dataplane.Request) <-chan Re
 }
 
 // AwaitTx waits until the resolver has acted on a transaction.
-func (e *Env) AwaitTx(tx uint64) {
+func (e *Env) AwaitTx(tx int64) {
 	e.t.Helper()
 	Await(e.t, e.R, tx)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
 // patience is how long is waited for what must come.
@@ -58,10 +59,10 @@ func Run(t testing.TB, r *dataplane.Resolver) (stop func()) {
 }
 
 // Await waits until a Resolver has acted on a transaction.
-func Await(t testing.TB, r *dataplane.Resolver, tx uint64) {
+func Await(t testing.TB, r *dataplane.Resolver, tx int64) {
 	t.Helper()
 	require.Eventually(t, func() bool {
-		position, err := dataplane.ParsePosition(r.Status().Position)
-		return err == nil && position.Contains(tx)
+		at, err := position.Parse(r.Status().Position)
+		return err == nil && at.Contains(tx)
 	}, patience, time.Millisecond, "transaction %d has not arrived", tx)
 }

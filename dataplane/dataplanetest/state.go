@@ -58,12 +58,12 @@ type heldToken struct {
 
 // state is what the control plane knows. Whoever uses it holds the mutex.
 type state struct {
-	nextID  uint64
-	nextTx  uint64
-	open    map[uint64]bool // transactions that have begun and not ended
+	nextID  int64
+	nextTx  int64
+	open    map[int64]bool // transactions that have begun and not ended
 	history []gen.StreamMessage
 	// forgotten has the transactions that nobody can resume from before.
-	forgotten []uint64
+	forgotten []int64
 
 	keys      []*heldKey
 	tokens    map[string]*heldToken
@@ -74,7 +74,7 @@ type state struct {
 
 func newState() state {
 	return state{
-		nextTx: 5000, open: map[uint64]bool{}, tokens: map[string]*heldToken{}, members: map[[3]string]bool{},
+		nextTx: 5000, open: map[int64]bool{}, tokens: map[string]*heldToken{}, members: map[[3]string]bool{},
 		policies: map[[2]string]Policy{},
 	}
 }
@@ -86,23 +86,23 @@ func (s *state) mint() string {
 }
 
 // begin returns a new transaction.
-func (s *state) begin() uint64 {
+func (s *state) begin() int64 {
 	s.nextTx++
 	s.open[s.nextTx-1] = true
 	return s.nextTx - 1
 }
 
 // commit ends a transaction and has its change told.
-func (s *state) commit(tx uint64, m gen.StreamMessage) {
+func (s *state) commit(tx int64, m gen.StreamMessage) {
 	delete(s.open, tx)
-	number := int64(tx) //nolint:gosec // counts up from 5,000
+	number := int64(tx)
 	m.Tx = &number
 	s.history = append(s.history, m)
 }
 
 // position is what is visible now.
 func (s *state) position() string {
-	list := make([]uint64, 0, len(s.open))
+	list := make([]int64, 0, len(s.open))
 	for tx := range s.open {
 		list = append(list, tx)
 	}
@@ -111,7 +111,7 @@ func (s *state) position() string {
 	texts := make([]string, 0, len(list))
 	for _, tx := range list {
 		xmin = min(xmin, tx)
-		texts = append(texts, strconv.FormatUint(tx, 10))
+		texts = append(texts, strconv.FormatInt(tx, 10))
 	}
 	return fmt.Sprintf("%d:%d:%s", xmin, s.nextTx, strings.Join(texts, ","))
 }

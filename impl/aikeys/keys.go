@@ -197,11 +197,8 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 		if !role.Covers(roleToWrite(key)) {
 			return models.ErrForbidden
 		}
-		first, err := tx.RevokeKey(&key, caller.UserID)
-		if err != nil || !first {
-			return err
-		}
-		return tx.AppendEvent(event)
+		_, err = tx.RevokeKey(&key, caller.UserID, event)
+		return err
 	})
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)

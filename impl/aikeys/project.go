@@ -118,7 +118,7 @@ func (s *server) SetPolicy(ctx context.Context, req gen.SetPolicyRequestObject) 
 		return nil, err
 	}
 	event := s.event(ctx, models.EventPolicySet, caller)
-	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) error { return tx.SetPolicy(&policy, caller.UserID) })
+	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) error { return tx.SetPolicy(&policy, caller.UserID, event) })
 	if err != nil {
 		return nil, err
 	}
@@ -179,8 +179,10 @@ func (s *server) SetMember(ctx context.Context, req gen.SetMemberRequestObject) 
 	event.MemberID, event.Role = req.UserID, models.Role(req.Body.Role)
 	var member models.Member
 	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) (err error) {
-		member, err = tx.SetMember(caller.CustomerID, caller.ProjectID, req.UserID, event.Role)
-		return err
+		if member, err = tx.SetMember(caller.CustomerID, caller.ProjectID, req.UserID, event.Role); err != nil {
+			return err
+		}
+		return tx.AppendEvent(event)
 	})
 	if err != nil {
 		return nil, err
@@ -197,7 +199,7 @@ func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestOb
 	event := s.event(ctx, models.EventMemberRemoved, caller)
 	event.MemberID = req.UserID
 	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) error {
-		return tx.RemoveMember(caller.CustomerID, caller.ProjectID, req.UserID)
+		return tx.RemoveMember(caller.CustomerID, caller.ProjectID, req.UserID, event)
 	})
 	if err != nil {
 		return nil, err

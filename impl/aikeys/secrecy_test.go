@@ -69,10 +69,8 @@ func requireUnwritten(t *testing.T, s *aikeystest.Service, dir, secret, open str
 
 func TestASecretIsInNoFileOfSQLite(t *testing.T) {
 	dir := t.TempDir()
-	store, err := models.Open("sqlite:"+filepath.Join(dir, "aikeys.db"), models.Options{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, store.Close()) })
-	_, err = store.Migrate(t.Context())
+	store := modelstest.OpenStore(t, "sqlite:"+filepath.Join(dir, "aikeys.db"), models.Options{})
+	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)
 	s := aikeystest.Start(t, aikeystest.Options{Store: store})
 	secret, open := plant(t, s)

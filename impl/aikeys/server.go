@@ -120,7 +120,7 @@ func (s *server) keyEvent(ctx context.Context, what models.EventType, caller mod
 	return event
 }
 
-// asOwner runs a write that only an owner may do, and records its event. A member's attempt is recorded as denied.
+// asOwner runs a write that only an owner may do, and that stores event. A member's attempt is recorded as denied.
 func (s *server) asOwner(ctx context.Context, caller models.Caller, event models.Event, write func(*models.Tx) error) error {
 	err := s.store.Transact(ctx, func(tx *models.Tx) error {
 		role, err := tx.Role(caller)
@@ -130,10 +130,7 @@ func (s *server) asOwner(ctx context.Context, caller models.Caller, event models
 		if role != models.RoleOwner {
 			return models.ErrForbidden
 		}
-		if err := write(tx); err != nil {
-			return err
-		}
-		return tx.AppendEvent(event)
+		return write(tx)
 	})
 	return s.recordDenied(ctx, err, event)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/models"
+	modelsdb "github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 )
@@ -61,7 +62,7 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 // sealAll gives the keys of the data real envelopes.
 func sealAll(b *testing.B, database, keyset string) {
 	b.Helper()
-	store, err := models.Open(database, models.Options{Timeout: time.Minute})
+	store, err := modelsdb.Open(database, models.Options{Timeout: time.Minute})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, store.Close()) }()
 	backend, err := local.Open(keyset)

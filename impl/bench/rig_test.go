@@ -22,6 +22,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/models"
+	modelsdb "github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -162,7 +163,7 @@ type project struct{ id, token string }
 // seed makes n projects, each with an owner who has an API key.
 func seed(b *testing.B, database string, n int) []project {
 	b.Helper()
-	store, err := models.Open(database, models.Options{Timeout: time.Minute})
+	store, err := modelsdb.Open(database, models.Options{Timeout: time.Minute})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, store.Close()) }()
 	_, err = store.Migrate(context.Background())

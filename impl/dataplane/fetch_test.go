@@ -12,8 +12,8 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
+	"github.com/agentrouter/aikeys/internal/position"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
-	"github.com/agentrouter/aikeys/models"
 )
 
 func TestEachWayOfFetchingIsAnsweredInFull(t *testing.T) {
@@ -27,7 +27,7 @@ func TestEachWayOfFetchingIsAnsweredInFull(t *testing.T) {
 		requireAll := func(t *testing.T, want gen.FetchResponse, key held, body gen.FetchRequest) {
 			t.Helper()
 			got := requireKey(t, fetch(t, dp, body), key, want.Reason)
-			position, err := models.ParsePosition(got.AsOf)
+			position, err := position.Parse(got.AsOf)
 			require.NoError(t, err)
 			require.Positive(t, position.Xmax)
 			got.AsOf, got.Secret = "", gensecret.Text{}
@@ -177,22 +177,22 @@ func TestWhatHasEndedServesNoMoreAtOnce(t *testing.T) {
 func TestAsOfTellsAnAnswerFromBeforeARevocationFromOneAfter(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, key, kept := s.dataPlane(), s.shared("openai"), s.shared("mistral")
-		asOf := func(body gen.FetchRequest) models.Position {
+		asOf := func(body gen.FetchRequest) position.Position {
 			reply := fetch(t, dp, body)
 			require.Equal(t, http.StatusOK, reply.StatusCode())
-			at, err := models.ParsePosition(reply.JSON200.AsOf)
+			at, err := position.Parse(reply.JSON200.AsOf)
 			require.NoError(t, err)
 			return at
 		}
-		before := []models.Position{asOf(forUser(web, member, "openai")), asOf(forKey(key.ID))}
+		before := []position.Position{asOf(forUser(web, member, "openai")), asOf(forKey(key.ID))}
 		s.public.As(owner).RevokeKey(t, key.ID)
 		row, err := s.store.GetKey(t.Context(), ownersView, key.ID, time.Now().UnixMicro())
 		require.NoError(t, err)
 		for _, at := range before {
-			require.False(t, at.Holds(row.RevocationTx))
+			require.False(t, at.Contains(row.RevocationTx))
 		}
-		for _, at := range []models.Position{asOf(forUser(web, member, "mistral")), asOf(forKey(kept.ID))} {
-			require.True(t, at.Holds(row.RevocationTx))
+		for _, at := range []position.Position{asOf(forUser(web, member, "mistral")), asOf(forKey(kept.ID))} {
+			require.True(t, at.Contains(row.RevocationTx))
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
 // What a data plane's fence stands on: however a revocation and fetches overlap, an answer that has the key says that it is
@@ -56,9 +56,9 @@ func TestNoAnswerHasAKeyAndItsRevocation(t *testing.T) {
 		require.Positive(t, row.RevocationTx)
 		require.GreaterOrEqual(t, len(held), 3*askers)
 		for _, text := range held {
-			at, err := models.ParsePosition(text)
+			at, err := position.Parse(text)
 			require.NoError(t, err)
-			require.False(t, at.Holds(row.RevocationTx), text)
+			require.False(t, at.Contains(row.RevocationTx), text)
 		}
 		requireRefused(t, fetch(t, dp, forKey(key.ID)), http.StatusForbidden, "key-revoked")
 	})

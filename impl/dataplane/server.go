@@ -22,6 +22,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -39,7 +40,7 @@ type Store interface {
 // Feed streams changes to data planes; *feed.Feed is one.
 type Feed interface {
 	Subscribe(ctx context.Context, sub feed.Subscription) (*feed.Stream, error)
-	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at models.Position) error
+	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position) error
 }
 
 // Config is what the data planes' API needs. All fields but MaxStale and Now are required.

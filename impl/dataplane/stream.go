@@ -9,8 +9,8 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/internal/problem"
-	"github.com/agentrouter/aikeys/models"
 )
 
 // StreamEvents opens a stream of changes, which lasts no longer than the data plane's credential.
@@ -76,8 +76,8 @@ func (s *server) Acknowledge(ctx context.Context, req gen.AcknowledgeRequestObje
 }
 
 // parsePosition reads a position that a data plane sends back. The document's pattern can't express how its numbers relate.
-func parsePosition(field, text string) (models.Position, error) {
-	p, err := models.ParsePosition(text)
+func parsePosition(field, text string) (position.Position, error) {
+	p, err := position.Parse(text)
 	if err != nil {
 		return p, problem.Invalid(field, "must be a position that the service gave out")
 	}

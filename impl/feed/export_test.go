@@ -25,5 +25,5 @@ func Ready(f *Feed) bool {
 func Holds(f *Feed, tx int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.position.Holds(tx)
+	return f.position.Contains(tx)
 }

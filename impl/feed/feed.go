@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -43,8 +44,8 @@ const (
 // Store is what the feed needs of the database; *models.Store is one.
 type Store interface {
 	Watch(ctx context.Context, wake func()) error
-	Position(ctx context.Context) (models.Position, error)
-	Changes(ctx context.Context, since models.Position, limit int) ([]models.Change, models.Position, error)
+	Position(ctx context.Context) (position.Position, error)
+	Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error)
 
 	OpenStream(ctx context.Context, stream models.Stream, previous string) error
 	DropStreams(ctx context.Context, ids []string) error
@@ -55,7 +56,7 @@ type Store interface {
 	Replicas(ctx context.Context) ([]models.Replica, error)
 	BuryReplica(ctx context.Context, id string, maxStaleMs int) error
 
-	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at models.Position) error
+	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position) error
 	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)
 	SaveReceipts(ctx context.Context, receipts []models.Receipt) error
 	Receipts(ctx context.Context, k models.Key) (receipts []models.Receipt, unheard int, err error)
@@ -104,7 +105,7 @@ type Feed struct {
 	// mu guards everything below, and the fields of Stream and tally that name it. It is never held during I/O.
 	mu sync.Mutex
 	// position holds every change that the open streams have been sent.
-	position models.Position
+	position position.Position
 	// ready reports whether position has been read from the database.
 	ready bool
 	// readAt is when the read that led to position began.
@@ -316,7 +317,7 @@ func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error)
 
 // publish moves the feed to a position and sends every stream the changes that led there, with a heartbeat. It reports
 // whether it has sent a heartbeat.
-func (f *Feed) publish(changes []models.Change, now models.Position, began time.Duration, due bool) bool {
+func (f *Feed) publish(changes []models.Change, now position.Position, began time.Duration, due bool) bool {
 	frames := make([][]byte, len(changes))
 	for i, c := range changes {
 		frames[i] = changeFrame(c)
@@ -371,13 +372,13 @@ func (f *Feed) acknowledgeWithin() int {
 }
 
 // adoptPosition moves the feed to a position whose changes it has not read. The caller holds mu.
-func (f *Feed) adoptPosition(now models.Position, began time.Duration) {
+func (f *Feed) adoptPosition(now position.Position, began time.Duration) {
 	f.position, f.ready, f.readAt, f.adoptedAt = now, true, began, f.clock()
 	f.broadcastChanged()
 }
 
 // resetStreams has every data plane drop its cache, and carry on at a position whose changes were not read.
-func (f *Feed) resetStreams(now models.Position, began time.Duration) {
+func (f *Feed) resetStreams(now position.Position, began time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adoptPosition(now, began)
@@ -389,7 +390,7 @@ func (f *Feed) resetStreams(now models.Position, began time.Duration) {
 
 // endRestoredStreams ends every stream after the database was restored to an earlier state: the rows of the streams are lost,
 // and the numbers of lost transactions will be used again, so no tally means anything any more.
-func (f *Feed) endRestoredStreams(now models.Position, began time.Duration) {
+func (f *Feed) endRestoredStreams(now position.Position, began time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adoptPosition(now, began)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -29,7 +30,7 @@ func TestNoGap(t *testing.T) {
 		customers := []string{"customer-a", "customer-b", "customer-c"}
 		serves := [][]string{nil, nil, {"customer-a"}, {"customer-b", "customer-c"}, {"customer-c"}}
 		finish := make(chan struct{})
-		var end models.Position // set before finish is closed
+		var end position.Position // set before finish is closed
 		var following, writing sync.WaitGroup
 		told, raw := make([]map[string]bool, len(serves)), make([]string, len(serves))
 		for i, s := range serves {
@@ -51,7 +52,7 @@ func TestNoGap(t *testing.T) {
 					m = next
 					if done {
 						m.Await("the rest", func(got feedtest.Message) bool {
-							at, err := models.ParsePosition(got.ID)
+							at, err := position.Parse(got.ID)
 							return got.Type == "heartbeat" && err == nil && at.Xmax >= end.Xmax && len(at.Open) == 0
 						})
 					} else {
@@ -313,16 +314,16 @@ type failingStore struct {
 	down atomic.Bool
 }
 
-func (s *failingStore) Position(ctx context.Context) (models.Position, error) {
+func (s *failingStore) Position(ctx context.Context) (position.Position, error) {
 	if s.down.Load() {
-		return models.Position{}, models.ErrUnavailable
+		return position.Position{}, models.ErrUnavailable
 	}
 	return s.Store.Position(ctx)
 }
 
-func (s *failingStore) Changes(ctx context.Context, since models.Position, limit int) ([]models.Change, models.Position, error) {
+func (s *failingStore) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
 	if s.down.Load() {
-		return nil, models.Position{}, models.ErrUnavailable
+		return nil, position.Position{}, models.ErrUnavailable
 	}
 	return s.Store.Changes(ctx, since, limit)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -220,7 +221,7 @@ func (m *member) resumed() feed.Subscription {
 	if all := m.All(); len(all) > 0 {
 		sub.Previous = *all[0].SessionID
 	}
-	if at, err := models.ParsePosition(m.Last()); err == nil {
+	if at, err := position.Parse(m.Last()); err == nil {
 		sub.Resume = &at
 	}
 	return sub
@@ -232,9 +233,9 @@ func (m *member) acknowledge(k models.Key, at *replica) {
 	at.acknowledgeAt(m, m.AwaitRevocation(k.ID).ID)
 }
 
-func (r *replica) acknowledgeAt(m *member, position string) {
+func (r *replica) acknowledgeAt(m *member, text string) {
 	r.env.t.Helper()
-	at, err := models.ParsePosition(position)
+	at, err := position.Parse(text)
 	require.NoError(r.env.t, err)
 	require.NoError(r.env.t, r.Acknowledge(r.env.t.Context(), m.ID, m.Session(), at))
 }
@@ -340,10 +341,8 @@ func (e *env) revoke() models.Key {
 func (e *env) revokeKey(k *models.Key, by *models.Store) {
 	e.t.Helper()
 	require.NoError(e.t, by.Transact(context.Background(), func(tx *models.Tx) error {
-		if _, err := tx.RevokeKey(k, "olga"); err != nil {
-			return err
-		}
-		return tx.AppendEvent(e.event(models.EventKeyRevoked, acme, k.ID))
+		_, err := tx.RevokeKey(k, "olga", e.event(models.EventKeyRevoked, acme, k.ID))
+		return err
 	}))
 }
 

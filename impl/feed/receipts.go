@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -85,7 +86,7 @@ func (f *Feed) forgetOldTallies() {
 // adoptPending is for a data plane that carries on a stream of another replica, whose row is about to be deleted. Revocations
 // that the data plane has yet to read, and that this replica has read already, would then have nobody left to wait for. So
 // their tallies here wait for the new stream, and are stored before that row goes.
-func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, start models.Position, missed []models.Change) error {
+func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, start position.Position, missed []models.Change) error {
 	owed := f.talliesOwed(s, sub, start, missed)
 	if len(owed) == 0 {
 		return nil
@@ -108,20 +109,20 @@ func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, st
 
 // talliesOwed returns the tallies of revocations that the data plane has yet to read, and whose keys it may still use. There
 // are none if this replica has the previous stream: markPersisted takes over what that owes.
-func (f *Feed) talliesOwed(s *Stream, sub Subscription, start models.Position, missed []models.Change) []*tally {
+func (f *Feed) talliesOwed(s *Stream, sub Subscription, start position.Position, missed []models.Change) []*tally {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if old := f.streams[sub.Previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
 		return nil
 	}
 	for _, c := range missed { // some may be from before this replica's first read
-		if c.Type == models.EventKeyRevoked && start.Holds(c.Tx) && f.tallies[c.KeyID] == nil {
+		if c.Type == models.EventKeyRevoked && start.Contains(c.Tx) && f.tallies[c.KeyID] == nil {
 			f.newTally(c, f.adoptedAt)
 		}
 	}
 	var owed []*tally
 	for _, t := range f.tallies {
-		if start.Holds(t.tx) && !sub.Resume.Holds(t.tx) && s.dataPlane.Serves(t.customerID) &&
+		if start.Contains(t.tx) && !sub.Resume.Contains(t.tx) && s.dataPlane.Serves(t.customerID) &&
 			f.clock()-t.seenAt < f.lease+s.maxStale {
 			owed = append(owed, t)
 		}
@@ -132,7 +133,7 @@ func (f *Feed) talliesOwed(s *Stream, sub Subscription, start models.Position, m
 // Acknowledge records that a data plane has acted on everything up to a position. If another replica has the stream, the
 // position is left in the database for it. The error is models.ErrNotFound if there is no such stream: it has ended, and its
 // lease with it.
-func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at models.Position) error {
+func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position) error {
 	if f.acknowledgeHere(dataPlaneID, streamID, at) {
 		return nil
 	}
@@ -140,7 +141,7 @@ func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at
 }
 
 // acknowledgeHere counts an acknowledgement if the stream is this replica's, and reports whether it is.
-func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at models.Position) bool {
+func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Position) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.streams[streamID]
@@ -151,7 +152,7 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at models.Position)
 	s.acknowledgedAt = now
 	waiting := s.pending[:0]
 	for _, t := range s.pending {
-		if !at.Holds(t.tx) {
+		if !at.Contains(t.tx) {
 			waiting = append(waiting, t)
 			continue
 		}
@@ -176,7 +177,7 @@ func (f *Feed) takeForwarded(ctx context.Context) error {
 	}
 	forwarded, err := f.store.TakeForwarded(ctx, f.replicaID)
 	for _, s := range forwarded {
-		if at, parseErr := models.ParsePosition(s.Forwarded); parseErr == nil {
+		if at, parseErr := position.Parse(s.Forwarded); parseErr == nil {
 			f.acknowledgeHere(s.DataPlaneID, s.ID, at)
 		}
 	}
@@ -275,7 +276,7 @@ func (f *Feed) age(k models.Key) time.Duration {
 	switch {
 	case t != nil && t.tx == k.RevocationTx:
 		return f.clock() - t.seenAt
-	case f.ready && f.position.Holds(k.RevocationTx):
+	case f.ready && f.position.Contains(k.RevocationTx):
 		return f.clock() - f.adoptedAt
 	}
 	return 0
@@ -315,7 +316,7 @@ func (f *Feed) nextLook(k models.Key) (changed <-chan struct{}, next time.Durati
 	switch {
 	case t != nil && t.tx == k.RevocationTx && t.acknowledged < t.dataPlanes:
 		next = f.lease - (f.clock() - t.seenAt)
-	case f.open > 0 && f.ready && !f.position.Holds(k.RevocationTx):
+	case f.open > 0 && f.ready && !f.position.Contains(k.RevocationTx):
 		next = lookPause // this replica is about to read the revocation
 	}
 	return f.changed, next, f.stopped

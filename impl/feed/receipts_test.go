@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -63,7 +64,7 @@ func TestAcknowledgeUnknownStream(t *testing.T) {
 		r := e.replica(options{lease: time.Minute})
 		m := r.connect(feed.Subscription{})
 		k := e.revoke()
-		at, err := models.ParsePosition(m.AwaitRevocation(k.ID).ID)
+		at, err := position.Parse(m.AwaitRevocation(k.ID).ID)
 		require.NoError(t, err)
 		require.ErrorIs(t, r.Acknowledge(t.Context(), e.dataPlane().ID, m.Session(), at), models.ErrNotFound, "of another data plane")
 		require.ErrorIs(t, r.Acknowledge(t.Context(), m.ID, e.ids.Next("", time.Now()), at), models.ErrNotFound)
@@ -335,7 +336,7 @@ func (f *fleet) wander(dataPlane models.DataPlane, c *cache, stop <-chan struct{
 		}
 		for range rand.IntN(50) {
 			time.Sleep(rand.N(30 * time.Millisecond))
-			if at, err := models.ParsePosition(m.Last()); err == nil && rand.IntN(8) > 0 {
+			if at, err := position.Parse(m.Last()); err == nil && rand.IntN(8) > 0 {
 				_ = f.any().Acknowledge(context.Background(), dataPlane.ID, m.Session(), at) // the stream may be gone
 			}
 		}

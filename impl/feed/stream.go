@@ -10,6 +10,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -60,7 +61,7 @@ type Subscription struct {
 	// Previous is the id of the stream that this one carries on; empty if there is none.
 	Previous string
 	// Resume is the position to resume from; nil starts at the present.
-	Resume *models.Position
+	Resume *position.Position
 	// MaxStale is the grace: how much longer than its lease the data plane serves from its cache while nobody answers.
 	MaxStale time.Duration
 	// Arrived is when the request arrived; zero means now. Only its monotonic reading counts.
@@ -139,7 +140,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 }
 
 // join adds a stream to the feed. From then on it is sent all changes that are not in the position returned.
-func (f *Feed) join(s *Stream) (start models.Position, readAt time.Duration, within int, err error) {
+func (f *Feed) join(s *Stream) (start position.Position, readAt time.Duration, within int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.ready || f.stopped {
@@ -152,7 +153,7 @@ func (f *Feed) join(s *Stream) (start models.Position, readAt time.Duration, wit
 
 // readBacklog returns the frames of the changes between the position to resume from and the stream's start: none for a
 // stream that starts at the present, and a reset if there are too many or the position is not of this database's history.
-func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, start models.Position) ([]byte, error) {
+func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, start position.Position) ([]byte, error) {
 	if sub.Resume == nil {
 		return nil, nil
 	}
@@ -316,7 +317,7 @@ func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
 }
 
 // heartbeatFrame extends a lease to at plus the lease's length, and says from which position to resume.
-func heartbeatFrame(position models.Position, at time.Duration, within int) []byte {
+func heartbeatFrame(position position.Position, at time.Duration, within int) []byte {
 	return append([]byte("id: "+position.String()+"\n"), frame(gen.StreamMessage{
 		Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within,
 	})...)

@@ -16,7 +16,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
-	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -34,7 +34,7 @@ func TestHello(t *testing.T) {
 		require.Empty(t, all[0].ID)
 		require.Equal(t, "heartbeat", all[1].Type)
 		require.False(t, m.When(*all[1].ClockMs).After(all[1].At), "what was sent was read before")
-		_, err := models.ParsePosition(all[1].ID)
+		_, err := position.Parse(all[1].ID)
 		require.NoError(t, err)
 	})
 }

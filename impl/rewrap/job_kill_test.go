@@ -19,6 +19,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
@@ -51,7 +52,7 @@ func runChild() int {
 }
 
 func runChildJob() error {
-	store, err := models.Open(os.Getenv(envURL), models.Options{})
+	store, err := database.Open(os.Getenv(envURL), models.Options{})
 	if err != nil {
 		return err
 	}

@@ -140,10 +140,8 @@ func (env *env) revoke(id string) {
 // tryRevoke revokes a key and records the event. It is safe for concurrent use.
 func (env *env) tryRevoke(ctx context.Context, id string) error {
 	return env.Transact(ctx, func(tx *models.Tx) error {
-		if _, err := tx.RevokeKey(&models.Key{ID: id}, olga.UserID); err != nil {
-			return err
-		}
-		return tx.AppendEvent(env.event(models.EventKeyRevoked, id, tx.Now))
+		_, err := tx.RevokeKey(&models.Key{ID: id}, olga.UserID, env.event(models.EventKeyRevoked, id, tx.Now))
+		return err
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 )
 
 // Engine is a kind of database that models runs on.
@@ -66,7 +67,7 @@ func NewStore(t testing.TB, e Engine) *models.Store {
 // OpenStore opens a store on a database as it is, and closes it when the test ends.
 func OpenStore(t testing.TB, url string, opts models.Options) *models.Store {
 	t.Helper()
-	store, err := models.Open(url, opts)
+	store, err := database.Open(url, opts)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return store

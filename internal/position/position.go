@@ -1,0 +1,84 @@
+// Package position says which transactions have been seen. The control plane and data planes exchange positions as text.
+package position
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Position is a set of transactions: all below Xmin, none from Xmax on, and of those between all but the ones in Open.
+// A single number would not do, since transactions commit out of order.
+type Position struct {
+	Xmin, Xmax int64
+	// Open holds the transactions that were still running, in no particular order.
+	Open []int64
+}
+
+// ErrInvalid is returned for a text that is not a position.
+var ErrInvalid = errors.New("not a position")
+
+// maxOpen bounds the list of a position. A server has no more transactions running than it has connections.
+const maxOpen = 10_000
+
+// Parse reads the text of a PostgreSQL pg_snapshot, <xmin>:<xmax>:<open>,<open>…
+// (https://www.postgresql.org/docs/15/functions-info.html#FUNCTIONS-PG-SNAPSHOT). Errors are ErrInvalid.
+func Parse(text string) (Position, error) {
+	parts := strings.SplitN(text, ":", 4)
+	if len(parts) != 3 {
+		return Position{}, ErrInvalid
+	}
+	xmin, ok := ParseTx(parts[0])
+	xmax, ok2 := ParseTx(parts[1])
+	if !ok || !ok2 || xmax < xmin || strings.Count(parts[2], ",") >= maxOpen {
+		return Position{}, ErrInvalid
+	}
+	p := Position{Xmin: xmin, Xmax: xmax}
+	if parts[2] == "" {
+		return p, nil
+	}
+	p.Open = make([]int64, 0, 1+strings.Count(parts[2], ","))
+	for text := range strings.SplitSeq(parts[2], ",") {
+		tx, ok := ParseTx(text)
+		if !ok || tx < xmin || tx >= xmax {
+			return Position{}, ErrInvalid
+		}
+		p.Open = append(p.Open, tx)
+	}
+	return p, nil
+}
+
+// ParseTx reads a transaction's number, which has no sign.
+func ParseTx(text string) (int64, bool) {
+	tx, err := strconv.ParseUint(text, 10, 63)
+	return int64(tx), err == nil //nolint:gosec // G115: 63 bits
+}
+
+// String returns the text that Parse reads.
+func (p Position) String() string {
+	text := strconv.AppendInt(nil, p.Xmin, 10)
+	text = strconv.AppendInt(append(text, ':'), p.Xmax, 10)
+	text = append(text, ':')
+	for i, tx := range p.Open {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = strconv.AppendInt(text, tx, 10)
+	}
+	return string(text)
+}
+
+// Contains reports whether the transaction is in the set.
+func (p Position) Contains(tx int64) bool {
+	return tx < p.Xmin || (tx < p.Xmax && !slices.Contains(p.Open, tx))
+}
+
+// Before returns those of the set that are below tx.
+func (p Position) Before(tx int64) Position {
+	if tx >= p.Xmax {
+		return p
+	}
+	open := slices.DeleteFunc(slices.Clone(p.Open), func(open int64) bool { return open >= tx })
+	return Position{Xmin: min(p.Xmin, tx), Xmax: tx, Open: open}
+}

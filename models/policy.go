@@ -1,0 +1,77 @@
+package models
+
+import (
+	"context"
+
+	"gorm.io/gorm/clause"
+)
+
+// UserKeys is whether members' own keys serve them.
+type UserKeys string
+
+// The choices of a policy on members' own keys.
+const (
+	UserKeysAllow   UserKeys = "allow"
+	UserKeysRequire UserKeys = "require"
+	UserKeysForbid  UserKeys = "forbid"
+)
+
+// OnBadKey is what happens when the provider refuses the chosen key.
+type OnBadKey string
+
+// The choices of a policy on refused keys.
+const (
+	OnBadKeyFail    OnBadKey = "fail"
+	OnBadKeyNextKey OnBadKey = "next_key"
+)
+
+// Policy is a project's written policy.
+type Policy struct {
+	CustomerID         string `gorm:"primaryKey"`
+	ProjectID          string `gorm:"primaryKey"`
+	UserKeys           UserKeys
+	UserKeysByProvider map[string]UserKeys `gorm:"serializer:json"`
+	OnBadKey           OnBadKey
+	UpdatedAt          int64 `gorm:"autoUpdateTime:false"`
+	UpdatedBy          string
+}
+
+// TableName is the table's name.
+func (Policy) TableName() string { return "project_policies" }
+
+// For returns the choice on members' own keys of one provider.
+func (p Policy) For(provider string) UserKeys {
+	if choice, ok := p.UserKeysByProvider[provider]; ok {
+		return choice
+	}
+	return p.UserKeys
+}
+
+// DefaultPolicy returns the policy of a project that has not written one.
+func DefaultPolicy(customerID, projectID string) Policy {
+	return Policy{CustomerID: customerID, ProjectID: projectID, UserKeys: UserKeysAllow, OnBadKey: OnBadKeyFail}
+}
+
+// Policy returns the project's policy, or the default if it has written none.
+func (s *Store) Policy(ctx context.Context, c Caller) (Policy, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var rows []Policy
+	err := s.orm(ctx).Where("customer_id = ? AND project_id = ?", c.CustomerID, c.ProjectID).Limit(1).Find(&rows).Error
+	if err != nil || len(rows) == 0 {
+		return DefaultPolicy(c.CustomerID, c.ProjectID), s.classify(err)
+	}
+	return rows[0], nil
+}
+
+// SetPolicy puts a policy in force, with the event from which data planes learn of it.
+func (tx *Tx) SetPolicy(p *Policy, by string, event Event) error {
+	p.UpdatedAt, p.UpdatedBy = tx.Now, by
+	if p.UserKeysByProvider == nil {
+		p.UserKeysByProvider = map[string]UserKeys{} // the column holds an object, and GORM makes NULL of nil
+	}
+	if err := tx.db.Clauses(clause.OnConflict{UpdateAll: true}).Create(p).Error; err != nil {
+		return err
+	}
+	return tx.AppendEvent(event)
+}

@@ -1,0 +1,242 @@
+// Package postgres is models on PostgreSQL: the connections, and the operations that differ from SQLite's.
+package postgres
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"io"
+	"iter"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/puddle/v2"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+	"gorm.io/driver/postgres"
+	"gorm.io/gorm"
+
+	"github.com/agentrouter/aikeys/internal/batch"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/migrations"
+)
+
+// reservedConns and backgroundConns are how many connections these pools hold at most; see models.Pool for what for. One more
+// connection, in no pool, listens.
+const (
+	reservedConns   = 9
+	backgroundConns = 3
+)
+
+// engine is a models.Engine.
+type engine struct {
+	requests, reserved, background *pool
+	// records writes records of fetches, in groups, on one reserved connection.
+	records *batch.Worker[models.FetchRecord]
+	// writers has a place for each transaction of a request. They get half of the connections, so that writers that wait for one
+	// another leave the other half to everything else.
+	writers chan struct{}
+	timeout time.Duration
+	// schema is for migrations, which have no time limit.
+	schema *sql.DB
+	// listener is how to connect for notifications. id tells this process's notifications from others'.
+	listener *pgx.ConnConfig
+	id       string
+}
+
+// pool is a set of connections, for hand-written statements and for GORM.
+type pool struct {
+	*pgxpool.Pool
+	std *sql.DB
+	orm *gorm.DB
+}
+
+var errBadURL = errors.New("not a valid postgres:// URL; special characters of a password are escaped as in %2F")
+
+// Open returns the engine for a URL. It opens no connection.
+func Open(url string, opts models.Options) (models.Engine, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, errBadURL // err may quote the password
+	}
+	// A "/" in a password that isn't escaped ends the host early; the rest would show in errors as the database's name.
+	if strings.Contains(cfg.ConnConfig.Database, "@") {
+		return nil, errBadURL
+	}
+	cfg.ConnConfig.ConnectTimeout = min(opts.Timeout, 3*time.Second)
+	e := &engine{timeout: opts.Timeout, writers: make(chan struct{}, max(1, opts.MaxConns/2)), listener: cfg.ConnConfig.Copy(), id: rand.Text()}
+	e.schema = stdlib.OpenDB(*cfg.ConnConfig.Copy())
+	e.schema.SetMaxIdleConns(0) // migrations are rare
+	// The server ends what a lost client left behind, and statements that we have given up on.
+	for name, value := range map[string]time.Duration{
+		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout, "lock_timeout": opts.Timeout / 2,
+	} {
+		cfg.ConnConfig.RuntimeParams[name] = strconv.FormatInt(value.Milliseconds(), 10)
+	}
+	var failed error
+	open := func(conns int) *pool {
+		p, err := openPool(cfg, conns)
+		failed = errors.Join(failed, err)
+		return p
+	}
+	e.requests, e.reserved, e.background = open(opts.MaxConns), open(reservedConns), open(backgroundConns)
+	if failed != nil {
+		return nil, failed
+	}
+	e.records = batch.New(maxRecords, func(group iter.Seq[models.FetchRecord]) error { return e.insertRecords(slices.Collect(group)) }, isRefused)
+	return e, nil
+}
+
+func openPool(cfg *pgxpool.Config, conns int) (*pool, error) {
+	cfg = cfg.Copy()
+	cfg.MaxConns = int32(min(conns, 1000)) //nolint:gosec // G115: bounded on this line
+	connections, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return nil, err
+	}
+	std := stdlib.OpenDBFromPool(connections)
+	orm, err := gorm.Open(postgres.New(postgres.Config{Conn: std}), models.GORMConfig())
+	if err != nil {
+		connections.Close()
+		return nil, err
+	}
+	return &pool{connections, std, orm}, nil
+}
+
+func (e *engine) pool(from models.Pool) *pool {
+	switch from {
+	case models.ReservedPool:
+		return e.reserved
+	case models.BackgroundPool:
+		return e.background
+	case models.RequestPool:
+	}
+	return e.requests
+}
+
+// ORM implements models.Engine.
+func (e *engine) ORM(from models.Pool) *gorm.DB { return e.pool(from).orm }
+
+// Transact implements models.Engine.
+func (e *engine) Transact(ctx context.Context, from models.Pool, fn func(*models.Tx) error) error {
+	if from == models.RequestPool {
+		select {
+		case e.writers <- struct{}{}:
+			defer func() { <-e.writers }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return e.ORM(from).WithContext(ctx).Transaction(func(db *gorm.DB) error {
+		return fn(models.NewTx(db, txNumber, time.Now().UnixMicro()))
+	})
+}
+
+// Query implements models.Engine.
+func (e *engine) Query(ctx context.Context, statement string, args []any, scan func(models.Row) error) error {
+	return e.requests.query(ctx, statement, args, scan)
+}
+
+// QueryRow implements models.Engine.
+func (e *engine) QueryRow(ctx context.Context, statement string, args []any, dest ...any) error {
+	return e.requests.QueryRow(ctx, statement, args...).Scan(dest...)
+}
+
+func (p *pool) query(ctx context.Context, statement string, args []any, scan func(models.Row) error) error {
+	rows, err := p.Query(ctx, statement, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// Migrator implements models.Engine.
+func (e *engine) Migrator() (*goose.Provider, error) {
+	files, err := migrations.Of("postgres")
+	if err != nil {
+		return nil, err
+	}
+	const everySecond, fiveMinutes = 1, 300
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(everySecond, fiveMinutes))
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectPostgres, e.schema, files, goose.WithSessionLocker(locker))
+}
+
+// Ping implements models.Engine.
+func (e *engine) Ping(ctx context.Context) error { return e.requests.Ping(ctx) }
+
+// Stats implements models.Engine.
+func (e *engine) Stats() models.PoolStats {
+	stat := e.requests.Stat()
+	return models.PoolStats{
+		InUse: int(stat.AcquiredConns()), Idle: int(stat.IdleConns()), Max: int(stat.MaxConns()), Waits: stat.EmptyAcquireCount(),
+	}
+}
+
+// Close implements models.Engine.
+func (e *engine) Close() error {
+	e.records.Close()
+	failed := e.schema.Close()
+	for _, p := range []*pool{e.requests, e.reserved, e.background} {
+		failed = errors.Join(failed, p.std.Close())
+		p.Close()
+	}
+	return failed
+}
+
+// Sentinel implements models.Engine; see https://www.postgresql.org/docs/15/errcodes-appendix.html.
+func (e *engine) Sentinel(err error) error {
+	// Every failure to connect, a changed password too, is ErrUnavailable: callers retry, and an operator mends the cause.
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return models.ErrUnavailable
+	}
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		if isConnectionError(err) {
+			return models.ErrUnavailable
+		}
+		return nil
+	}
+	switch refused.Code {
+	case "23505": // unique violation
+		return models.ErrAlreadyExists
+	case "25006", "25P03", // a standby, idle in a transaction for too long
+		"42P01", "3D000": // no such table or database: not migrated yet
+		return models.ErrUnavailable
+	}
+	switch refused.Code[:min(2, len(refused.Code))] {
+	case "08", "53", "57", "55", "40": // connection, resources, shutdown or cancel, lock, serialization or deadlock
+		return models.ErrUnavailable
+	}
+	return nil
+}
+
+func isConnectionError(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || pgconn.SafeToRetry(err) || pgconn.Timeout(err) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, puddle.ErrClosedPool)
+}
+
+// isRefused reports whether the server refused a statement, for example because a text has a zero byte.
+func isRefused(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused)
+}

@@ -1,0 +1,154 @@
+package sqlite
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/agentrouter/aikeys/internal/position"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// Events are numbered as they are written, by the one writer, so that they commit in the order of their numbers.
+const (
+	txNumber        = `(SELECT COALESCE(MAX(tx), 0) + 1 FROM events)`
+	currentPosition = `(SELECT (COALESCE(MAX(tx), 0) + 1) || ':' || (COALESCE(MAX(tx), 0) + 1) || ':' FROM events)`
+)
+
+// Register implements models.Engine. The statements take turns in one savepoint of the writer.
+func (e *engine) Register(
+	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
+) (status models.CallerStatus, stored bool, err error) {
+	err = e.writer.do(ctx, func(*models.Tx) error {
+		err := e.writer.queryRow(models.CallerStatement, models.CallerParams(c, now), &status.Live, &status.Role)
+		if err != nil || status.Check(needs) != nil {
+			return err
+		}
+		if r.Idempotency != nil {
+			claimed, err := e.writer.insert(models.IdempotencyRow(*r.Idempotency), " ON CONFLICT DO NOTHING")
+			if err != nil || claimed == 0 {
+				return err
+			}
+		}
+		if _, err := e.writer.insert(models.KeyRow(r.Key), ""); err != nil {
+			return err
+		}
+		stored = true
+		var params models.Params
+		event := models.EventRow(r.Event)
+		_, err = e.writer.exec(event.Into("tx")+`VALUES (`+txNumber+`, `+params.Add(event.Values...)+`)`, params...)
+		return err
+	})
+	return status, stored, err
+}
+
+// insert stores a row within a transaction, and returns how many rows it stored.
+func (w *writer) insert(row *models.Insert, onConflict string) (int64, error) {
+	var params models.Params
+	done, err := w.exec(row.Into()+`VALUES (`+params.Add(row.Values...)+`)`+onConflict, params...)
+	if err != nil {
+		return 0, err
+	}
+	return done.RowsAffected()
+}
+
+// Rewrap implements models.Engine. It shares a commit with the writes of requests that wait.
+func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]string, error) {
+	stored := make([]string, 0, len(batch))
+	err := e.writer.do(ctx, func(*models.Tx) error {
+		for _, r := range batch {
+			done, err := e.writer.exec(`UPDATE ai_keys SET envelope = ?, kek_id = ? WHERE id = ? AND version = ? AND envelope = ?`,
+				r.New, r.KEKID, r.KeyID, r.Version, r.Old)
+			if err != nil {
+				return err
+			}
+			if n, err := done.RowsAffected(); err != nil || n == 0 {
+				continue
+			}
+			stored = append(stored, r.KeyID)
+		}
+		return nil
+	})
+	return stored, err
+}
+
+// SQLite has no LATERAL: a subquery finds the newest active key of a scope, and a join reads it.
+const (
+	newestKey = `(SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND revoked_at = 0 AND user_id = `
+
+	fetchStatement = `SELECT ` + models.FetchColumns + `, ` + currentPosition + ` FROM ` + models.FetchTables + `
+LEFT JOIN ai_keys o ON o.id = ` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) AND $5 <> ''
+LEFT JOIN ai_keys k ON k.id = ` + newestKey + `'' ORDER BY seq DESC LIMIT 1)`
+
+	fetchByIDStatement = `SELECT ` + models.FetchByIDColumns + `, ` + currentPosition + ` FROM ` + models.FetchByIDTables
+)
+
+// Fetch implements models.Engine.
+func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (row models.FetchRow, err error) {
+	var asOf string
+	params := models.FetchParams(dataPlaneID, c, provider, now)
+	if err = e.QueryRow(ctx, fetchStatement, params, append(row.Dest(), &asOf)...); err != nil {
+		return row, err
+	}
+	row.AsOf, err = position.Parse(asOf)
+	return row, err
+}
+
+// FetchByID implements models.Engine.
+func (e *engine) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (row models.FetchByIDRow, err error) {
+	var asOf string
+	if err = e.QueryRow(ctx, fetchByIDStatement, []any{dataPlaneID, now, id}, append(row.Dest(), &asOf)...); err != nil {
+		return row, err
+	}
+	row.AsOf, err = position.Parse(asOf)
+	return row, err
+}
+
+// RecordFetch implements models.Engine.
+func (e *engine) RecordFetch(ctx context.Context, r models.FetchRecord) error {
+	return e.writer.do(ctx, func(*models.Tx) error {
+		_, err := e.writer.exec(`INSERT INTO fetches (at, data_plane_id, customer_id, project_id, user_id, token_id, provider, key_id, version,
+decision, reason, request_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			r.At, r.DataPlaneID, r.CustomerID, r.ProjectID, r.UserID, r.TokenID, r.Provider, r.KeyID, r.Version,
+			string(r.Decision), r.Reason, r.RequestID)
+		return err
+	})
+}
+
+// Position implements models.Engine.
+func (e *engine) Position(ctx context.Context) (position.Position, error) {
+	var text string
+	if err := e.QueryRow(ctx, "SELECT "+currentPosition, nil, &text); err != nil {
+		return position.Position{}, err
+	}
+	return position.Parse(text)
+}
+
+// Changes implements models.Engine.
+func (e *engine) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
+	var (
+		changes []models.Change
+		text    string
+	)
+	err := e.Query(ctx, changesStatement(limit), []any{since.Xmax}, func(row models.Row) error {
+		return models.ScanChange(row, &text, &changes)
+	})
+	if err != nil {
+		return nil, position.Position{}, err
+	}
+	now, err := position.Parse(text)
+	return changes, now, err
+}
+
+func changesStatement(limit int) string {
+	return models.ChangesStatement(currentPosition, `SELECT `+models.ChangeColumns+` FROM events
+WHERE tx >= $1 AND outcome = 'allowed' ORDER BY tx LIMIT `+strconv.Itoa(limit))
+}
+
+// Listen implements models.Engine. One process has the database, and its own commits wake it.
+func (e *engine) Listen(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Notify implements models.Engine.
+func (e *engine) Notify(context.Context) error { return nil }

@@ -1,0 +1,138 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"gorm.io/driver/sqlite"
+	"gorm.io/gorm"
+
+	"github.com/agentrouter/aikeys/internal/batch"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// maxGroup bounds how many writes one commit carries, and so how long the first of them waits.
+const maxGroup = 64
+
+// writer is the only writer of the database. Writes that wait while one commit reaches the disk share the next: a commit costs
+// what the disk costs, however many writes it carries. Each write has a savepoint of its own, so that a write that fails undoes
+// nothing of the others.
+type writer struct {
+	db         *sql.DB
+	conn       *sql.Conn
+	statements statements // on conn
+	orm        *gorm.DB   // over conn
+	worker     *batch.Worker[*write]
+}
+
+type write struct {
+	fn  func(*models.Tx) error
+	err error // what fn returned
+}
+
+func newWriter(dsn string) (*writer, error) {
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(2) // the writer's own, and one for migrations
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	orm, err := gorm.Open(sqlite.New(sqlite.Config{Conn: conn}), models.GORMConfig())
+	if err != nil {
+		return nil, errors.Join(err, conn.Close(), db.Close())
+	}
+	w := &writer{db: db, conn: conn, statements: statements{on: conn}, orm: orm}
+	w.worker = batch.New(maxGroup, w.commit, nil)
+	return w, nil
+}
+
+// do runs fn in a transaction and returns when it is on disk, or undone. A write that has not begun when ctx ends is never
+// carried out; one that has is waited for.
+func (w *writer) do(ctx context.Context, fn func(*models.Tx) error) error {
+	item := &write{fn: fn}
+	if err := w.worker.Do(ctx, item); err != nil {
+		return err // even if fn failed: what it saw of the transaction was undone
+	}
+	return item.err
+}
+
+func (w *writer) close() error {
+	w.worker.Close()
+	return errors.Join(w.conn.Close(), w.db.Close())
+}
+
+// commit carries out a group of writes. Its context is its own: cancelling one caller's statement would undo the whole
+// transaction.
+func (w *writer) commit(group iter.Seq[*write]) error {
+	if _, err := w.exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	for item := range group {
+		if err := w.apply(item); err != nil {
+			_, _ = w.exec("ROLLBACK") // an error means that SQLite has rolled back already
+			return fmt.Errorf("%w: transaction lost: %w", models.ErrUnavailable, err)
+		}
+	}
+	if _, err := w.exec("COMMIT"); err != nil {
+		_, _ = w.exec("ROLLBACK")
+		return err
+	}
+	return nil
+}
+
+// apply carries out one write. Its error is that of a savepoint, not the write's own: SQLite rolls a whole transaction back
+// when the disk is full or fails, and a write after that would be a transaction of its own.
+func (w *writer) apply(item *write) error {
+	if _, err := w.exec("SAVEPOINT one"); err != nil {
+		return err
+	}
+	db := w.orm.WithContext(context.Background())
+	if item.err = runGuarded(item.fn, models.NewTx(db, txNumber, time.Now().UnixMicro())); item.err != nil {
+		if _, err := w.exec("ROLLBACK TO one"); err != nil {
+			return errors.Join(item.err, err)
+		}
+	}
+	_, err := w.exec("RELEASE one")
+	return err
+}
+
+// exec runs a statement on the writing connection. Within a function that do carries out, it is part of the transaction.
+func (w *writer) exec(statement string, args ...any) (sql.Result, error) {
+	ctx := context.Background()
+	prepared, err := w.statements.get(ctx, statement)
+	if err != nil {
+		return nil, err
+	}
+	return prepared.ExecContext(ctx, args...)
+}
+
+// queryRow runs a statement on the writing connection that returns one row, as exec does.
+func (w *writer) queryRow(statement string, args []any, dest ...any) error {
+	ctx := context.Background()
+	prepared, err := w.statements.get(ctx, statement)
+	if err != nil {
+		return err
+	}
+	rows, err := prepared.QueryContext(ctx, args...)
+	if err != nil {
+		return err
+	}
+	return models.ScanRow(rows, dest...)
+}
+
+// runGuarded keeps one write's panic from the other writes.
+func runGuarded(fn func(*models.Tx) error, tx *models.Tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("write panicked: %T", p)
+		}
+	}()
+	return fn(tx)
+}

@@ -1,0 +1,43 @@
+package models
+
+import (
+	"strconv"
+	"strings"
+)
+
+// Row is one row of a statement's result.
+type Row interface{ Scan(dest ...any) error }
+
+// Params collects the parameters of a hand-written statement.
+type Params []any
+
+// Add appends values, and returns their places in the statement: "$3, $4".
+func (p *Params) Add(values ...any) string {
+	places := make([]string, len(values))
+	for i := range values {
+		places[i] = "$" + strconv.Itoa(len(*p)+1+i)
+	}
+	*p = append(*p, values...)
+	return strings.Join(places, ", ")
+}
+
+// Insert is a row to be stored by a hand-written statement. Columns and values are side by side, so that a column is added in
+// one place.
+type Insert struct {
+	Table   string
+	Columns []string
+	Values  []any
+}
+
+func newInsert(table string) *Insert { return &Insert{Table: table} }
+
+func (i *Insert) set(column string, value any) *Insert {
+	i.Columns, i.Values = append(i.Columns, column), append(i.Values, value)
+	return i
+}
+
+// Into returns "INSERT INTO table (columns) ". The statement goes on with VALUES or a SELECT; its further columns, which have
+// no value here, come first.
+func (i *Insert) Into(further ...string) string {
+	return "INSERT INTO " + i.Table + " (" + strings.Join(append(further, i.Columns...), ", ") + ") "
+}
