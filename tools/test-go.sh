@@ -20,7 +20,14 @@ for module in sdk/go .; do
   (cd "$module" && "$gotestsum" --format="$format" --hide-summary=skipped -- "${flags[@]}" "$@" ./...) || status=1
 done
 
-# What seals or opens passes with the secrets service in a process's place as well.
-sealing=(./impl/aikeys/... ./impl/dataplane ./impl/keysetcheck ./cmd/aikeysd)
-AIKEYS_TEST_SEALER=remote "$gotestsum" --format="$format" --hide-summary=skipped -- "${flags[@]}" "$@" "${sealing[@]}" || status=1
+# The tests whose names begin with TestSealing, or contain Sealer, run once more with the secrets service in place of the local sealer. They cover
+# each way in which a server uses a sealer; other tests seal too, but what they test does not depend on the sealer.
+sealing=(./impl/aikeys ./impl/dataplane ./impl/keysetcheck)
+for package in "${sealing[@]}"; do
+  if ! go test "${flags[@]}" -list '^TestSealing' "$package" | grep -q '^TestSealing'; then
+    echo "tools/test-go.sh: $package has no test whose name begins with TestSealing" >&2
+    status=1
+  fi
+done
+AIKEYS_TEST_SEALER=remote "$gotestsum" --format="$format" --hide-summary=skipped -- "${flags[@]}" -run='^TestSealing|Sealer' "$@" "${sealing[@]}" || status=1
 exit "$status"

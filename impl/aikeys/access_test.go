@@ -134,7 +134,7 @@ func TestAccessToProjectResources(t *testing.T) {
 	})
 }
 
-func TestASessionOfAnotherCustomerWithTheSameUserIDReachesNothing(t *testing.T) {
+func TestAccessOfAnotherCustomersUser(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("ours"))
 		foreign := s.Session(aikeystest.OtherCustomer, aikeystest.Project, owner)
@@ -167,7 +167,7 @@ func TestASessionOfAnotherCustomerWithTheSameUserIDReachesNothing(t *testing.T) 
 // exampleKey is the key id of the document's examples.
 const exampleKey = "byok_01JD8Q6Z3V8M2T5K7N9R4W1XYZ"
 
-func TestAStrangerCannotTellWhetherAProjectExists(t *testing.T) {
+func TestAccessHidesProjects(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("hidden"))
 		places := map[string]string{
@@ -202,7 +202,7 @@ func TestAStrangerCannotTellWhetherAProjectExists(t *testing.T) {
 	})
 }
 
-func TestEverySpellingOfTheProjectIsTheSame(t *testing.T) {
+func TestProjectSpellings(t *testing.T) {
 	spellings := map[string]string{
 		"named":                project,
 		"dashes":               "/v1/customers/-/projects/-",

@@ -78,7 +78,7 @@ func request(ctx context.Context, t *testing.T, s *aikeystest.Service, user, met
 }
 
 // The clock strikes, for a revoke, between the decision and its record.
-func TestAMembersRefusedRevokeIsRecordedThoughTheyLeaveAsItIsDecided(t *testing.T) {
+func TestDeniedRevokeIsRecordedOfALeavingMember(t *testing.T) {
 	var mu sync.Mutex
 	leaving := map[string]context.CancelFunc{} // by the test's name
 	each(t, func(t *testing.T, s *aikeystest.Service) {
@@ -110,7 +110,7 @@ func TestAMembersRefusedRevokeIsRecordedThoughTheyLeaveAsItIsDecided(t *testing.
 	})
 }
 
-func TestAMembersRefusedWriteIsRecordedThoughTheyLeaveMeanwhile(t *testing.T) {
+func TestDeniedWriteIsRecordedOfALeavingMember(t *testing.T) {
 	l := newLocked(t, 20*time.Second)
 	for name, tc := range map[string]struct {
 		method, path string
@@ -142,7 +142,7 @@ func TestAMembersRefusedWriteIsRecordedThoughTheyLeaveMeanwhile(t *testing.T) {
 }
 
 // Whenever it is that they hang up, the trail and the log tell of the same refusals.
-func TestOfMembersWhoHangUpTheTrailTellsWhatTheLogTells(t *testing.T) {
+func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
 	const clients = 50
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		require.Empty(t, list(t, s, member)) // the session is looked up, and a connection there
@@ -170,7 +170,7 @@ func TestOfMembersWhoHangUpTheTrailTellsWhatTheLogTells(t *testing.T) {
 	})
 }
 
-func TestARefusalThatCannotBeRecordedIsARefusalAndAnError(t *testing.T) {
+func TestDeniedWriteThatCannotBeRecorded(t *testing.T) {
 	l := newLocked(t, time.Second)
 	l.lock(t, "events")
 	reply := put(t, l.Service, member, project+"/policy", map[string]any{})
@@ -193,7 +193,7 @@ func cause(t *testing.T, s *aikeystest.Service, reply aikeystest.Reply, status i
 }
 
 // That no line holds a token is checked of every service; see aikeystest.
-func TestTheLogTellsWhyACallerWasRefused(t *testing.T) {
+func TestLogOfRefusals(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		revoked := s.NewSession("acme", "web", owner, time.Time{})
 		send := func(header http.Header) aikeystest.Reply {
@@ -233,7 +233,7 @@ func TestTheLogTellsWhyACallerWasRefused(t *testing.T) {
 	})
 }
 
-func TestWhatStrangersCanRepeatForeverIsLoggedForDebuggingOnly(t *testing.T) {
+func TestLogLevelOfStrangersRequests(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{
 		FailureRate: httpapi.Rate{PerSecond: 0.0001, Burst: 1}, PrincipalRate: httpapi.Rate{PerSecond: 0.0001, Burst: 2},
 	})
@@ -258,7 +258,7 @@ func TestWhatStrangersCanRepeatForeverIsLoggedForDebuggingOnly(t *testing.T) {
 	require.Equal(t, "DEBUG", level(send(http.MethodGet, path, s.As(owner).Token), http.StatusTooManyRequests))
 }
 
-func TestAUserHasFourWholeListsUnderWayAtMost(t *testing.T) {
+func TestWholeListsAreBounded(t *testing.T) {
 	const most = 4
 	l := newLocked(t, 6*time.Second)
 	key := l.As(owner).Register(t, l.Shared("n"))

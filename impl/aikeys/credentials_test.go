@@ -60,7 +60,7 @@ func rebuilt(id, secret string) string {
 }
 
 // Every operation of the document, those to come included, asks for a credential.
-func TestEveryOperationRefusesABadCredential(t *testing.T) {
+func TestBadCredentials(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		credentials := badCredentials(t, s)
 		for _, o := range aikeystest.Operations(t) {
@@ -79,7 +79,7 @@ func TestEveryOperationRefusesABadCredential(t *testing.T) {
 }
 
 // Who has no session learns nothing of what else is wrong with a request, and can make the service read no body.
-func TestACredentialIsAskedForBeforeAnythingElse(t *testing.T) {
+func TestCredentialIsCheckedFirst(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	for name, r := range map[string]aikeystest.Request{
@@ -95,7 +95,7 @@ func TestACredentialIsAskedForBeforeAnythingElse(t *testing.T) {
 	}
 }
 
-func TestGoodCredentialsAreTakenInTheirSpellings(t *testing.T) {
+func TestCredentialSpellings(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	token := s.As(owner).Token
 	for _, header := range []string{"Bearer " + token, "bearer " + token, "BEARER  " + token, "Bearer ak-" + token} {
@@ -105,7 +105,7 @@ func TestGoodCredentialsAreTakenInTheirSpellings(t *testing.T) {
 }
 
 // The handlers ask the database whether the key is still good, so a cached session helps nobody.
-func TestARevokedKeyIsRefusedByEveryOperationAtOnce(t *testing.T) {
+func TestRevokedCredential(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		for _, o := range aikeystest.Operations(t) {
 			t.Run(o.OperationID, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestARevokedKeyIsRefusedByEveryOperationAtOnce(t *testing.T) {
 	})
 }
 
-func TestAKeyThatExpiresIsRefusedAtOnce(t *testing.T) {
+func TestExpiredCredential(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		expires := time.Now().Add(300 * time.Millisecond)
 		c := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, expires)

@@ -25,11 +25,11 @@ func document(t *testing.T) *openapi3.T {
 	return doc
 }
 
-func TestTheDocumentIsValidAndSoAreItsExamples(t *testing.T) {
+func TestDocumentIsValid(t *testing.T) {
 	require.NoError(t, document(t).Validate(t.Context(), openapi3.EnableExamplesValidation(), openapi3.EnableSchemaFormatValidation()))
 }
 
-func TestEveryOperationListsWhatItCanAnswer(t *testing.T) {
+func TestDocumentListsStatuses(t *testing.T) {
 	for _, o := range aikeystest.Operations(t) {
 		t.Run(o.OperationID, func(t *testing.T) {
 			want := []int{400, 401, 429, 500, 503}
@@ -51,7 +51,7 @@ func TestEveryOperationListsWhatItCanAnswer(t *testing.T) {
 }
 
 // The catalogue and the document name the same providers: who adds one is told to do it in both.
-func TestTheDocumentListsTheProvidersOfTheCatalogue(t *testing.T) {
+func TestDocumentListsProviders(t *testing.T) {
 	catalogue, err := providers.Load()
 	require.NoError(t, err)
 	var slugs []any
@@ -62,7 +62,7 @@ func TestTheDocumentListsTheProvidersOfTheCatalogue(t *testing.T) {
 }
 
 // Fields marked as secret are the ones that nothing may show. This list changes under a reviewer's eyes only.
-func TestTheSecretFieldsOfTheDocument(t *testing.T) {
+func TestDocumentSecretFields(t *testing.T) {
 	var found []string
 	for _, o := range aikeystest.Operations(t) {
 		if o.RequestBody != nil {
@@ -100,7 +100,7 @@ func walk(ref *openapi3.SchemaRef, secret func(path string)) {
 }
 
 // Whatever is marked secret in the document has the type that prints nothing.
-func TestASecretOfTheDocumentPrintsNothing(t *testing.T) {
+func TestDocumentSecretsAreRedacted(t *testing.T) {
 	const plain = "sk-0123456789abcdef"
 	req := gen.RegisterRequest{Provider: "openai", Name: "n", Secret: gensecret.New(plain)}
 	printed := map[string]string{}

@@ -30,7 +30,7 @@ func requireUnavailable(t *testing.T, reply aikeystest.Reply) {
 	require.NotEmpty(t, reply.Header.Get("Retry-After"))
 }
 
-func TestWithoutItsSealerNothingIsRegisteredAndTheRestWorks(t *testing.T) {
+func TestSealingUnavailable(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		backend, ok := s.Sealer.(*sealertest.Unavailable)
 		require.True(t, ok)
@@ -61,7 +61,7 @@ func statusOf(reply interface{ StatusCode() int }, err error) int {
 	return reply.StatusCode()
 }
 
-func TestUntilItIsReadyEveryOperationIsUnavailable(t *testing.T) {
+func TestNotReady(t *testing.T) {
 	var ready atomic.Bool
 	s := aikeystest.Start(t, aikeystest.Options{Ready: ready.Load})
 	for _, o := range aikeystest.Operations(t) {
@@ -77,7 +77,7 @@ func TestUntilItIsReadyEveryOperationIsUnavailable(t *testing.T) {
 }
 
 // Such a service is not let start; were it to, a fingerprint of another keyset's would tell a retry from a reuse wrongly.
-func TestWithAnotherKeysetNoRetryIsTaken(t *testing.T) {
+func TestSealingRetryWithAnotherKeyset(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
 		require.Equal(t, http.StatusCreated, retry(t, s, s.As(owner).Token, "k", body).Status)
@@ -103,7 +103,7 @@ func (c crashing) Seal(context.Context, sealer.Binding, sealer.Secret) (sealer.E
 	panic(c.what)
 }
 
-func TestAPanicIsAnInternalErrorThatTellsNothing(t *testing.T) {
+func TestPanic(t *testing.T) {
 	const text = "text-that-was-panicked-with"
 	for name, what := range map[string]any{"a text": text, "an error": fmt.Errorf("oops: %s", text), "a struct": struct{ S string }{text}} {
 		t.Run(name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func (s stuck) Seal(ctx context.Context, _ sealer.Binding, _ sealer.Secret) (sea
 	return sealer.Envelope{}, fmt.Errorf("seal: %w", ctx.Err())
 }
 
-func TestAClientThatLeavesLeavesNothingBehind(t *testing.T) {
+func TestSealingClientDisconnects(t *testing.T) {
 	modelstest.Postgres(t) // its cluster outlives the test
 	before := goleak.IgnoreCurrent()
 	t.Run("service", func(t *testing.T) {

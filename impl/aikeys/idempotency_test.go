@@ -24,7 +24,7 @@ func retry(t *testing.T, s *aikeystest.Service, token, key string, body gen.Regi
 		Header: http.Header{"Idempotency-Key": {key}}})
 }
 
-func TestARetryWithTheSameIdempotencyKeyMakesNoSecondKey(t *testing.T) {
+func TestIdempotencyKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		token := s.As(owner).Token
 		key := s.Secret() // which is kept as a hash, and so may be as secret as its caller likes
@@ -82,7 +82,7 @@ func TestARetryWithTheSameIdempotencyKeyMakesNoSecondKey(t *testing.T) {
 	})
 }
 
-func TestARetryGetsNoFurtherThanItsCallerMay(t *testing.T) {
+func TestIdempotencyKeyAccess(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		token, body := s.As(owner).Token, s.Shared("prod")
 		require.Equal(t, http.StatusCreated, retry(t, s, token, "k", body).Status)
@@ -95,7 +95,7 @@ func TestARetryGetsNoFurtherThanItsCallerMay(t *testing.T) {
 }
 
 // An attempt that was refused uses nothing up.
-func TestARefusedRegisterLeavesItsIdempotencyKeyFree(t *testing.T) {
+func TestIdempotencyKeyAfterARefusal(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		first := s.As(owner).Register(t, s.Shared("prod"))
 		token := s.As(owner).Token
@@ -108,7 +108,7 @@ func TestARefusedRegisterLeavesItsIdempotencyKeyFree(t *testing.T) {
 	})
 }
 
-func TestOfManyAtOnceWithOneIdempotencyKeyAllGetTheOneKey(t *testing.T) {
+func TestIdempotencyKeyConcurrent(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		owners, body, key := s.As(owner), s.Shared("prod"), "one"
 		got := together(50, func(int) string {
@@ -138,7 +138,7 @@ func (f *flaky) Seal(ctx context.Context, b sealer.Binding, secret sealer.Secret
 	return f.Sealer.Seal(ctx, b, secret)
 }
 
-func TestARetryAfterAFaultWorks(t *testing.T) {
+func TestSealingRetryAfterAFault(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		backend, ok := s.Sealer.(*flaky)
 		require.True(t, ok)

@@ -63,7 +63,7 @@ func requirePaged(t *testing.T, s *aikeystest.Service, user, path string, want [
 	}
 }
 
-func TestListShowsSharedAndOwnKeysNewestFirst(t *testing.T) {
+func TestListKeys(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		require.JSONEq(t, `{"keys":[]}`, string(get(t, s, owner, project+"/aikeys").Body), "an empty list is no null")
 		var want []string
@@ -94,7 +94,7 @@ func TestListShowsSharedAndOwnKeysNewestFirst(t *testing.T) {
 	})
 }
 
-func TestAPageTokenIsAPositionAndNothingElse(t *testing.T) {
+func TestListKeysPageToken(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		var mine []string
 		for i := range 3 {
@@ -122,7 +122,7 @@ func TestAPageTokenIsAPositionAndNothingElse(t *testing.T) {
 	})
 }
 
-func TestWithoutAPageTheListIsWhole(t *testing.T) {
+func TestListKeysWithoutPages(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	const many = 120 // more than a page is by default
 	for i := range many {
@@ -137,7 +137,7 @@ func TestWithoutAPageTheListIsWhole(t *testing.T) {
 	require.NotNil(t, second.NextPageToken)
 }
 
-func TestRevokingAgainKeepsTheFirstRevocation(t *testing.T) {
+func TestRevokeKeyTwice(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
 		before := time.Now().Truncate(time.Microsecond)
@@ -159,7 +159,7 @@ func TestRevokingAgainKeepsTheFirstRevocation(t *testing.T) {
 	})
 }
 
-func TestOfManyRevocationsAtOnceAllTellTheFirst(t *testing.T) {
+func TestRevokeKeyConcurrent(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key, owners := s.As(owner).Register(t, s.Shared("n")), s.As(owner)
 		got := together(100, func(int) gen.Receipt {
@@ -176,7 +176,7 @@ func TestOfManyRevocationsAtOnceAllTellTheFirst(t *testing.T) {
 	})
 }
 
-func TestRevokeTakesATimeToWait(t *testing.T) {
+func TestRevokeKeyWait(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	key := s.As(owner).Register(t, s.Shared("n"))
 	for _, bad := range []string{"", "2", "s", "2m", "1h", "-1s", "1.5s", "31s", "99s", "30001ms", "99999ms", "100s", "2S", "2%20s", "2s2s", "1e1s", s.Secret()} {
@@ -197,7 +197,7 @@ func TestRevokeTakesATimeToWait(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotThereIsNotFound(t *testing.T) {
+func TestNotFound(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		elsewhere := s.Session("acme", "ops", sam).Register(t, s.Shared("n"))
 		s.SetMember("acme", "ops", owner, "owner")

@@ -15,7 +15,7 @@ import (
 type swapped struct{ sealer.Sealer }
 
 // A keyset that is put in another's place while the service runs would seal keys that are lost once the right one is back.
-func TestNothingIsStoredThatAnotherKeysetHasSealed(t *testing.T) {
+func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
 	backend := &swapped{right}
 	s := aikeystest.Start(t, aikeystest.Options{Sealer: backend})

@@ -22,7 +22,7 @@ func requireExhausted(t *testing.T, reply aikeystest.Reply) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-func TestAUsersRequestsAreLimitedAndNobodyElses(t *testing.T) {
+func TestRateLimitPerUser(t *testing.T) {
 	const burst = 5
 	s := aikeystest.Start(t, aikeystest.Options{PrincipalRate: httpapi.Rate{PerSecond: 0.7, Burst: burst}})
 	ask := func(session *aikeystest.Session) aikeystest.Reply {
@@ -60,7 +60,7 @@ func TestAUsersRequestsAreLimitedAndNobodyElses(t *testing.T) {
 	})
 }
 
-func TestAnAddressThatKeepsFailingIsLimited(t *testing.T) {
+func TestRateLimitOfFailures(t *testing.T) {
 	const burst = 5
 	s := aikeystest.Start(t, aikeystest.Options{
 		FailureRate:    httpapi.Rate{PerSecond: 0.1, Burst: burst},
@@ -100,7 +100,7 @@ func TestAnAddressThatKeepsFailingIsLimited(t *testing.T) {
 }
 
 // A client can't reset its own limit by writing another address into a header.
-func TestAMadeUpAddressDoesNotEvadeTheLimit(t *testing.T) {
+func TestRateLimitIgnoresForgedAddresses(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{FailureRate: httpapi.Rate{PerSecond: 0.1, Burst: 3}})
 	statuses := map[int]int{}
 	for i := range 10 {

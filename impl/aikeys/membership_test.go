@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
-func TestMembershipChangesBiteAtOnce(t *testing.T) {
+func TestMembershipChangesApplyAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		shared := s.As(owner).Register(t, s.Shared("shared"))
 		own := s.As(member).Register(t, s.Own("own"))
@@ -50,7 +50,7 @@ func TestMembershipChangesBiteAtOnce(t *testing.T) {
 	})
 }
 
-func TestAProjectKeepsItsLastOwner(t *testing.T) {
+func TestLastOwner(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		refused := func(reply aikeystest.Reply) {
 			t.Helper()

@@ -21,7 +21,7 @@ import (
 
 // A database that goes away and comes back costs its time and nothing else: what was acknowledged is there, nobody is
 // told that their credential is bad, and a retry makes no second key.
-func TestPostgresGoesAwayUnderLoadAndComesBack(t *testing.T) {
+func TestPostgresOutage(t *testing.T) {
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
 	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{Timeout: 2 * time.Second})
 	_, err := store.Migrate(t.Context())
@@ -142,7 +142,7 @@ func (l *load) stop() struct{ registered, refused []string } {
 }
 
 // A database that answers nothing, so that a few requests hold all connections and the rest wait for one.
-func TestAStarvedPoolIsUnavailableAndNotUnauthenticated(t *testing.T) {
+func TestStarvedPool(t *testing.T) {
 	db := &database{url: modelstest.EnginePostgres.URL(t)}
 	db.store = modelstest.OpenStore(t, db.url, models.Options{MaxConns: 2, Timeout: time.Second})
 	_, err := db.store.Migrate(t.Context())

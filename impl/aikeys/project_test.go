@@ -35,7 +35,7 @@ func lines(found []gen.Event) []line {
 	return out
 }
 
-func TestEveryWriteIsInTheAuditTrailOnce(t *testing.T) {
+func TestEventsOfWrites(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		shared := s.As(owner).Register(t, s.Shared("shared"))
 		mine := s.As(member).Register(t, s.Own("mine"))
@@ -86,7 +86,7 @@ func TestEveryWriteIsInTheAuditTrailOnce(t *testing.T) {
 	})
 }
 
-func TestAnEventTellsWhoWhenFromWhereAndByWhat(t *testing.T) {
+func TestEventFields(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		before := time.Now().Truncate(time.Microsecond)
 		reply := post(t, s, member, project+"/aikeys", s.Own("n"))
@@ -104,7 +104,7 @@ func TestAnEventTellsWhoWhenFromWhereAndByWhat(t *testing.T) {
 }
 
 // What the operator does by command has no user, no address and no request.
-func TestTheOperatorsActsAreInTheAuditTrail(t *testing.T) {
+func TestEventsOfOperators(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		for i, kind := range []models.EventType{models.EventTokenCreated, models.EventTokenRevoked, models.EventMemberSet, models.EventMemberRemoved} {
 			require.NoError(t, s.Store.Transact(t.Context(), func(tx *models.Tx) error {
@@ -121,7 +121,7 @@ func TestTheOperatorsActsAreInTheAuditTrail(t *testing.T) {
 	})
 }
 
-func TestEventsArePagedNewestFirst(t *testing.T) {
+func TestListEvents(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		require.JSONEq(t, `{"events":[]}`, string(get(t, s, owner, project+"/events").Body))
 		for i := range 30 {
@@ -160,7 +160,7 @@ func cmpText(a, b string) int {
 	return 0
 }
 
-func TestMembersAreListedByIDAndPaged(t *testing.T) {
+func TestListMembers(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		for _, id := range []string{"Zoe", "a.b", "a-b", "a_b", "0", "zed"} {
 			require.Equal(t, http.StatusOK, put(t, s, owner, project+"/members/"+id, map[string]any{"role": "member"}).Status)
@@ -173,7 +173,7 @@ func TestMembersAreListedByIDAndPaged(t *testing.T) {
 	})
 }
 
-func TestSettingARoleAgainKeepsWhenAMemberJoined(t *testing.T) {
+func TestSetMemberKeepsCreatedAt(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		set := func(role string) gen.Member {
 			t.Helper()
@@ -193,7 +193,7 @@ func TestSettingARoleAgainKeepsWhenAMemberJoined(t *testing.T) {
 	})
 }
 
-func TestWhoAmITellsTheSession(t *testing.T) {
+func TestWhoAmI(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		roleOwner, roleMember := gen.Role("owner"), gen.Role("member")
 		for name, tc := range map[string]struct {
@@ -216,7 +216,7 @@ func TestWhoAmITellsTheSession(t *testing.T) {
 	})
 }
 
-func TestProvidersAreTheCatalogue(t *testing.T) {
+func TestListProviders(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	catalogue, err := providers.Load()
 	require.NoError(t, err)

@@ -17,7 +17,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-func TestRegisterAnswersWithTheKeyAndWhereItIs(t *testing.T) {
+func TestRegisterKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		for name, body := range map[string]gen.RegisterRequest{"shared": s.Shared("shared"), "own": s.Own("own")} {
 			t.Run(name, func(t *testing.T) {
@@ -40,7 +40,7 @@ func TestRegisterAnswersWithTheKeyAndWhereItIs(t *testing.T) {
 }
 
 // What is sealed is what was sent, under the binding that the data planes will open it with.
-func TestRegisterSealsWhatWasSent(t *testing.T) {
+func TestSealingRegisteredSecret(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		db := newDatabase(t, e)
@@ -58,7 +58,7 @@ func TestRegisterSealsWhatWasSent(t *testing.T) {
 	})
 }
 
-func TestTheDisplaySuffixIsNeverMoreThanAQuarter(t *testing.T) {
+func TestRegisterKeyDisplaySuffix(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for secret, want := range map[string]string{
 		"k": "", "abc": "", "abcd": "d", "abcdefg": "g", "abcdefgh": "gh", "abcdefghijk": "jk", "abcdefghijkl": "jkl",
@@ -78,7 +78,7 @@ func TestTheDisplaySuffixIsNeverMoreThanAQuarter(t *testing.T) {
 }
 
 // Each refusal of the design, once: which secrets are refused is for the tests of impl/providers.
-func TestASecretThatCannotBeOneIsRefusedByName(t *testing.T) {
+func TestRegisterKeyInvalidSecret(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	for name, tc := range map[string]struct{ provider, secret, says string }{
@@ -114,7 +114,7 @@ func TestASecretThatCannotBeOneIsRefusedByName(t *testing.T) {
 	require.Empty(t, list(t, s, owner))
 }
 
-func TestEveryProvidersExampleIsTaken(t *testing.T) {
+func TestRegisterKeyExamples(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	catalogue, err := providers.Load()
 	require.NoError(t, err)
@@ -126,7 +126,7 @@ func TestEveryProvidersExampleIsTaken(t *testing.T) {
 	}
 }
 
-func TestAnUnknownProviderIsToldTheKnownOnes(t *testing.T) {
+func TestRegisterKeyUnknownProvider(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for _, slug := range []string{"OpenAI", "openai ", "gpt", s.Secret()} {
 		reply := post(t, s, owner, project+"/aikeys", s.Shared("n", func(b *gen.RegisterRequest) { b.Provider = slug }))
@@ -136,7 +136,7 @@ func TestAnUnknownProviderIsToldTheKnownOnes(t *testing.T) {
 	}
 }
 
-func TestANameMayNotHoldTheSecret(t *testing.T) {
+func TestRegisterKeyNameHoldsTheSecret(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := "sk-" + s.Secret()
 	for what, name := range map[string]string{
@@ -153,7 +153,7 @@ func TestANameMayNotHoldTheSecret(t *testing.T) {
 }
 
 // Names are printed for people, in terminals too.
-func TestANameIsPrintable(t *testing.T) {
+func TestRegisterKeyUnprintableName(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for what, name := range map[string]string{
 		"a space of Unicode before": "\u2003prod", "one after": "prod\u00a0", "a next line": "prod\u0085", "a C1 control": "a\u009b31mb",
@@ -173,7 +173,7 @@ func TestANameIsPrintable(t *testing.T) {
 	}
 }
 
-func TestNamesAreUniqueAmongTheActiveKeysOfAProviderAndScope(t *testing.T) {
+func TestRegisterKeyUniqueNames(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		taken := func(reply aikeystest.Reply) {
 			t.Helper()
@@ -196,7 +196,7 @@ func TestNamesAreUniqueAmongTheActiveKeysOfAProviderAndScope(t *testing.T) {
 	})
 }
 
-func TestOfManyAtOnceWithOneNameOneIsRegistered(t *testing.T) {
+func TestRegisterKeyConcurrent(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		owners := s.As(owner)
 		statuses := together(50, func(int) int {

@@ -55,7 +55,7 @@ func hostileIDs(s *aikeystest.Service, keyID string) map[string]string {
 	}
 }
 
-func TestAHostileKeyIDFindsNothing(t *testing.T) {
+func TestHostileKeyIDs(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	key := s.As(owner).Register(t, s.Shared("kept"))
 	for name, id := range hostileIDs(s, key.ID) {
@@ -82,7 +82,7 @@ func TestAHostileKeyIDFindsNothing(t *testing.T) {
 	require.Equal(t, "active", keys[0].State)
 }
 
-func TestAHostileCustomerOrProjectFindsNothing(t *testing.T) {
+func TestHostileProjectIDs(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	key := s.As(owner).Register(t, s.Shared("kept"))
 	paths := map[string]string{
@@ -122,7 +122,7 @@ func TestAHostileCustomerOrProjectFindsNothing(t *testing.T) {
 	}
 }
 
-func TestAHostileMemberIDIsNoMember(t *testing.T) {
+func TestHostileMemberIDs(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	before := get(t, s, owner, project+"/members").Body
 	hostile := hostileIDs(s, exampleKey)
@@ -147,7 +147,7 @@ func TestAHostileMemberIDIsNoMember(t *testing.T) {
 	require.Equal(t, before, get(t, s, owner, project+"/members").Body)
 }
 
-func TestAWrongMethodIsToldTheRightOnes(t *testing.T) {
+func TestWrongMethod(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	allowed := map[string][]string{}
 	for _, o := range aikeystest.Operations(t) {
@@ -187,7 +187,7 @@ func TestAWrongMethodIsToldTheRightOnes(t *testing.T) {
 	})
 }
 
-func TestWhatIsNoRequestIsNoFault(t *testing.T) {
+func TestMalformedRequests(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret, token := s.Secret(), s.As(owner).Token
 	const end = "\r\nHost: x\r\nConnection: close\r\n"
@@ -217,7 +217,7 @@ func TestWhatIsNoRequestIsNoFault(t *testing.T) {
 	}
 }
 
-func TestTheCallersAddress(t *testing.T) {
+func TestSourceIP(t *testing.T) {
 	source := func(t *testing.T, s *aikeystest.Service, headers http.Header) string {
 		t.Helper()
 		reply := s.Send(t, register(t, s, rand.Text(), func(r *aikeystest.Request) { r.Header = headers }))
@@ -266,7 +266,7 @@ func TestTheCallersAddress(t *testing.T) {
 }
 
 // A caller's own request id could be anything; ours is minted.
-func TestTheRequestIDIsOurs(t *testing.T) {
+func TestRequestID(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	seen := map[string]bool{}

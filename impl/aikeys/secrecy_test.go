@@ -67,7 +67,7 @@ func requireUnwritten(t *testing.T, s *aikeystest.Service, dir, secret, open str
 	require.True(t, seen, "the search reads what is stored")
 }
 
-func TestASecretIsInNoFileOfSQLite(t *testing.T) {
+func TestSealingLeavesNoSecretInSQLite(t *testing.T) {
 	dir := t.TempDir()
 	store := modelstest.OpenStore(t, "sqlite:"+filepath.Join(dir, "aikeys.db"), models.Options{})
 	_, err := store.Migrate(t.Context())
@@ -81,7 +81,7 @@ func TestASecretIsInNoFileOfSQLite(t *testing.T) {
 	t.Run("once it is closed", func(t *testing.T) { requireUnwritten(t, s, dir, secret, open) })
 }
 
-func TestASecretIsNowhereInPostgres(t *testing.T) {
+func TestSealingLeavesNoSecretInPostgres(t *testing.T) {
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync(), modelstest.WithSetting("log_min_duration_statement", "0"),
 		modelstest.WithSetting("log_parameter_max_length_on_error", "-1"))
 	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{})
@@ -133,7 +133,7 @@ func column(t *testing.T, db *sql.DB, query string) []string {
 }
 
 // What the log, the metrics and the traces hold is an allow-list; this is it.
-func TestWhatIsObservedIsAnAllowList(t *testing.T) {
+func TestObservedFields(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	name := "a-name-that-is-nobody-elses-business"
 	reply := post(t, s, owner, project+"/aikeys", s.Shared(name))

@@ -28,7 +28,7 @@ func setPolicy(t *testing.T, s *aikeystest.Service, body map[string]any) gen.Pol
 }
 
 // Every policy with every presence of keys: who is served with what, and why.
-func TestResolveForEveryPolicyAndEveryPresenceOfKeys(t *testing.T) {
+func TestResolveKey(t *testing.T) {
 	table := map[string]map[string]string{ // :: policy → keys there are → reason
 		"allow":   {"none": "no_key", "project": "project_key", "own": "user_key", "both": "user_key"},
 		"require": {"none": "user_key_required", "project": "user_key_required", "own": "user_key", "both": "user_key"},
@@ -74,7 +74,7 @@ func TestResolveForEveryPolicyAndEveryPresenceOfKeys(t *testing.T) {
 	})
 }
 
-func TestTheNewestActiveKeyServes(t *testing.T) {
+func TestResolveKeyNewestServes(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		first := s.As(owner).Register(t, s.Shared("first"))
 		second := s.As(owner).Register(t, s.Shared("second"))
@@ -89,7 +89,7 @@ func TestTheNewestActiveKeyServes(t *testing.T) {
 }
 
 // The order of registering tells which key is the newest, not a clock, which may be set back.
-func TestTheNewestKeyServesThoughTheClockWasSetBack(t *testing.T) {
+func TestResolveKeyAfterTheClockWasSetBack(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
 		c := newClock()
@@ -105,7 +105,7 @@ func TestTheNewestKeyServesThoughTheClockWasSetBack(t *testing.T) {
 	})
 }
 
-func TestPolicyIsWrittenAsAWhole(t *testing.T) {
+func TestSetPolicy(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		read := func(user string) gen.Policy {
 			t.Helper()
@@ -171,7 +171,7 @@ func refuse(t *testing.T, s *aikeystest.Service, id string, refused bool) {
 	}))
 }
 
-func TestABadKeyIsPassedOverWhereThePolicySaysSo(t *testing.T) {
+func TestResolveKeyOnBadKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		shared := s.As(owner).Register(t, s.Shared("shared"))
 		older := s.As(member).Register(t, s.Own("older"))
@@ -194,7 +194,7 @@ func TestABadKeyIsPassedOverWhereThePolicySaysSo(t *testing.T) {
 	})
 }
 
-func TestAKeyTellsHowItFares(t *testing.T) {
+func TestKeyLastUse(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
 		require.Nil(t, key.LastUsedAt)

@@ -42,7 +42,7 @@ func whoAmI(t *testing.T, s *aikeystest.Service, token string) aikeystest.Reply 
 	return s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/whoami", Token: token})
 }
 
-func TestASessionTokenOpensASession(t *testing.T) {
+func TestSessionToken(t *testing.T) {
 	s, issuer := withIssuer(t)
 	expires := time.Now().Add(time.Minute).Truncate(time.Second)
 	token := issuer.Sign(claims(owner, map[string]any{"exp": expires.Unix()}))
@@ -80,7 +80,7 @@ func TestASessionTokenOpensASession(t *testing.T) {
 	})
 }
 
-func TestABadSessionTokenOpensNone(t *testing.T) {
+func TestBadSessionTokens(t *testing.T) {
 	s, issuer := withIssuer(t)
 	impostor := authtest.NewIssuer(t)
 	good := issuer.Sign(claims(owner, nil))
@@ -103,7 +103,7 @@ func TestABadSessionTokenOpensNone(t *testing.T) {
 	}
 }
 
-func TestAnIssuersRotationAndOutage(t *testing.T) {
+func TestSessionTokenIssuerOutage(t *testing.T) {
 	s, issuer := withIssuer(t)
 	first := issuer.Sign(claims(owner, nil))
 	require.Equal(t, http.StatusOK, whoAmI(t, s, first).Status)
@@ -117,7 +117,7 @@ func TestAnIssuersRotationAndOutage(t *testing.T) {
 	require.Equal(t, http.StatusOK, whoAmI(t, s, s.As(owner).Token).Status, "and API keys need no issuer")
 }
 
-func TestWithoutItsIssuerASessionIsUnavailable(t *testing.T) {
+func TestSessionTokenWithoutItsIssuer(t *testing.T) {
 	s, issuer := withIssuer(t)
 	issuer.Break(authtest.Refuse)
 	token := issuer.Sign(claims(owner, nil))
@@ -139,7 +139,7 @@ func replicas(t *testing.T) (first, second *aikeystest.Service) {
 	return start(), start()
 }
 
-func TestAnAPIKeyRevokedOnOneReplicaIsRefusedOnTheOtherAtOnce(t *testing.T) {
+func TestRevokedCredentialOnAnotherReplica(t *testing.T) {
 	first, second := replicas(t)
 	for _, o := range aikeystest.Operations(t) {
 		t.Run(o.OperationID, func(t *testing.T) {

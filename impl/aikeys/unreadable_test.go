@@ -13,7 +13,7 @@ import (
 )
 
 // What needs no secret asks for none: a key whose envelope is damaged is listed, read, resolved and revoked like any other.
-func TestAnUnreadableKeyBreaksNothingThatNeedsNoSecret(t *testing.T) {
+func TestUnreadableKey(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store := modelstest.NewStore(t, e)
 		s := aikeystest.Start(t, aikeystest.Options{Store: store})

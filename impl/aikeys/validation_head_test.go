@@ -28,7 +28,7 @@ func header(name string, values ...string) func(*aikeystest.Request) {
 	return func(r *aikeystest.Request) { r.Header[name] = values }
 }
 
-func TestABodyIsJSONAndSaysSo(t *testing.T) {
+func TestContentType(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	refused := map[string]func(*aikeystest.Request){
@@ -84,7 +84,7 @@ func TestABodyIsJSONAndSaysSo(t *testing.T) {
 	}
 }
 
-func TestABodyOverTheLimitIsRefused(t *testing.T) {
+func TestBodyTooLarge(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	padded := func(size int) []byte {
@@ -119,7 +119,7 @@ func TestABodyOverTheLimitIsRefused(t *testing.T) {
 	})
 }
 
-func TestABadQueryIsRefusedAndNeverRepeated(t *testing.T) {
+func TestBadQuery(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	key := s.As(owner).Register(t, s.Shared("n"))
 	secret := s.Secret()
@@ -172,7 +172,7 @@ func TestABadQueryIsRefusedAndNeverRepeated(t *testing.T) {
 	}
 }
 
-func TestABadIdempotencyKeyIsRefused(t *testing.T) {
+func TestBadIdempotencyKey(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	for name, values := range map[string][]string{

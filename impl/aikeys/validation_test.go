@@ -21,9 +21,9 @@ type shape struct {
 	field string
 }
 
-// TestABadBodyIsRefusedAndNeverRepeated sends, to every operation that takes a body, every bad shape of it with a secret
+// TestBadBody sends, to every operation that takes a body, every bad shape of it with a secret
 // in each place. That the secret is in no reply, log line, metric and span is checked for all tests, by aikeystest.
-func TestABadBodyIsRefusedAndNeverRepeated(t *testing.T) {
+func TestBadBody(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for _, o := range aikeystest.Operations(t) {
 		if o.RequestBody == nil {
@@ -193,7 +193,7 @@ func memberShapes(t *testing.T, s *aikeystest.Service, name string, schema *open
 	return shapes
 }
 
-func TestABadPolicyNamesItsMember(t *testing.T) {
+func TestBadPolicy(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	many := map[string]any{}
@@ -216,7 +216,7 @@ func TestABadPolicyNamesItsMember(t *testing.T) {
 	}
 }
 
-func TestSeveralFaultsAreAllNamed(t *testing.T) {
+func TestSeveralViolations(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	secret := s.Secret()
 	reply := s.Send(t, aikeystest.Request{

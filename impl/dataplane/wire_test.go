@@ -77,7 +77,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 }
 
 // Sends secrets through every kind of answer. The fixture searches everything else for them when the service ends.
-func TestSecretsAppearOnlyInFetchAnswers(t *testing.T) {
+func TestSealingSecretsAppearOnlyInFetchAnswers(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, limited := s.dataPlane(), s.dataPlane(serving(globex))
 		key, mine := s.shared("openai"), s.own(member, "openai")
@@ -139,7 +139,7 @@ func (k keeping) Open(ctx context.Context, binding sealer.Binding, envelope []by
 	return plain, err
 }
 
-func TestOpenedSecretIsWiped(t *testing.T) {
+func TestSealingOpenedSecretIsWiped(t *testing.T) {
 	opened := make(chan sealer.Secret, 1)
 	s := start(t, "sqlite", options{sealer: keeping{secretstest.Backend(t), opened}})
 	dp, key := s.dataPlane(), s.shared("openai")

@@ -34,7 +34,7 @@ func fingerprintKey(t *testing.T, store *models.Store, s sealer.Sealer) []byte {
 	return v
 }
 
-func TestFingerprintKeyBelongsToTheDatabase(t *testing.T) {
+func TestSealingFingerprintKey(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
 		first := fingerprintKey(t, store, backend)
@@ -72,7 +72,7 @@ func TestFingerprintKeyOfConcurrentReplicas(t *testing.T) {
 }
 
 // With two keysets the keys of one database would be split in two, each half unreadable by the other.
-func TestCheckAnotherKeyset(t *testing.T) {
+func TestSealingCheckAnotherKeyset(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, right := modelstest.NewStore(t, e), secretstest.Backend(t)
 		want := fingerprintKey(t, store, right)
@@ -105,7 +105,7 @@ func TestCheckDamagedCanary(t *testing.T) {
 	}
 }
 
-func TestCheckUnavailable(t *testing.T) {
+func TestSealingCheckUnavailable(t *testing.T) {
 	t.Run("sealer", func(t *testing.T) {
 		store := modelstest.NewStore(t, modelstest.EngineSQLite)
 		backend := sealertest.NewUnavailable(secretstest.Backend(t))
@@ -144,7 +144,7 @@ func TestCheckUnavailable(t *testing.T) {
 }
 
 // A keyset that is replaced while the service runs is noticed by the KEK of the next envelope.
-func TestCheckKEKs(t *testing.T) {
+func TestSealingCheckKEKs(t *testing.T) {
 	store := modelstest.NewStore(t, modelstest.EngineSQLite)
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
 	swapped := &replaceable{Sealer: right}
