@@ -1,6 +1,6 @@
-// Package aikeys implements the public API of spec/aikeys.yaml: the handlers behind the generated routes. A request goes
-// generated route → authentication, rate limit and validation (impl/httpapi) → handler → access rule → models and sealer →
-// reply. It may import spec, gen, models, sealer, and what else is in impl.
+// Package aikeys implements the public API of spec/aikeys.yaml: the handlers behind the generated routes. A request passes the
+// generated route, authentication, rate limit and validation, and then its handler, which parses, authorizes, acts and
+// answers. The package may import spec, gen, models, sealer, and the other packages of impl.
 package aikeys
 
 import (

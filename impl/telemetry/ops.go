@@ -1,6 +1,6 @@
-// Package telemetry tells operators how the service is doing. It serves liveness, readiness and metrics on a listener of
-// its own, without authentication: fixed words, counts and times, nothing secret. It exports spans by OTLP over HTTP when
-// the standard OTEL_* variables name a collector. It holds no global state. It may import models, impl/httpapi and
+// Package telemetry shows operators how the service is doing. It serves liveness, readiness and metrics on a listener of its
+// own, without authentication: fixed words, counts and times, nothing secret. It exports spans by OTLP over HTTP if the
+// standard OTEL_* variables name a collector. It holds no global state. It may import models, impl/httpapi and
 // impl/auth.
 package telemetry
 
@@ -15,7 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
-// State is a word on one thing that readiness depends on. Every word but OK means not ready, unless the check may fail.
+// State is the state of one thing that readiness depends on. Every state but OK means not ready, unless the check may fail.
 type State string
 
 // The states.
@@ -27,14 +27,15 @@ const (
 	Draining    State = "draining"
 )
 
-// Probe finds a state out. It is called by many goroutines at once.
+// Probe determines a state. It must be safe for concurrent use.
 type Probe func(ctx context.Context) State
 
 // Check is one thing that readiness depends on.
 type Check struct {
 	Name  string
 	Probe Probe
-	// MayFail tells whether the service is ready although the state is not OK, which is told all the same; nil is never.
+	// MayFail reports whether the service is ready even though the state is not OK; the answer shows the state anyway. nil
+	// means never.
 	MayFail func() bool
 }
 
@@ -57,9 +58,9 @@ type readiness struct {
 	Checks map[string]State `json:"checks"`
 }
 
-// Cached asks probe at most once in keep, and ends its context after timeout, however many ask at once: probing costs
-// the database nothing to speak of. A prober that leaves does not fail the others.
-func Cached(probe Probe, timeout, keep time.Duration) Probe {
+// Cached returns a probe that calls the given one at most once per ttl, with a context that ends after timeout, so that many
+// probers cost the database little. A prober that disconnects does not fail the others.
+func Cached(probe Probe, timeout, ttl time.Duration) Probe {
 	var (
 		mu    sync.Mutex
 		state State
@@ -74,7 +75,7 @@ func Cached(probe Probe, timeout, keep time.Duration) Probe {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
 		state = probe(ctx)
-		until = time.Now().Add(keep)
+		until = time.Now().Add(ttl)
 		return state
 	}
 }

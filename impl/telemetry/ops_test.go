@@ -28,7 +28,7 @@ func fixed(state telemetry.State) telemetry.Probe {
 	return func(context.Context) telemetry.State { return state }
 }
 
-func TestReadinessNeedsEveryCheck(t *testing.T) {
+func TestReadiness(t *testing.T) {
 	cases := map[string]struct {
 		database, keyset telemetry.State
 		status           int
@@ -57,7 +57,7 @@ func TestReadinessNeedsEveryCheck(t *testing.T) {
 	}
 }
 
-func TestACheckThatMayFailIsToldAndDoesNotEndReadiness(t *testing.T) {
+func TestReadinessMayFail(t *testing.T) {
 	for mayFail, status := range map[bool]int{true: http.StatusOK, false: http.StatusServiceUnavailable} {
 		handler := telemetry.NewHandler(prometheus.NewRegistry(), []telemetry.Check{
 			{Name: "keyset", Probe: fixed(telemetry.Unavailable), MayFail: func() bool { return mayFail }},
@@ -68,7 +68,7 @@ func TestACheckThatMayFailIsToldAndDoesNotEndReadiness(t *testing.T) {
 	}
 }
 
-func TestTheListenerServesNothingElse(t *testing.T) {
+func TestHandlerServesNothingElse(t *testing.T) {
 	handler := telemetry.NewHandler(prometheus.NewRegistry(), nil)
 	require.Equal(t, http.StatusNotFound, get(t, handler, "/debug/pprof/").Code)
 	require.Equal(t, http.StatusNotFound, get(t, handler, "/").Code)
@@ -77,7 +77,7 @@ func TestTheListenerServesNothingElse(t *testing.T) {
 	require.Equal(t, http.StatusMethodNotAllowed, recorder.Code)
 }
 
-func TestProbersCantHammer(t *testing.T) {
+func TestCachedManyProbers(t *testing.T) {
 	var asked atomic.Int64
 	probe := telemetry.Cached(func(context.Context) telemetry.State {
 		asked.Add(1)
@@ -92,7 +92,7 @@ func TestProbersCantHammer(t *testing.T) {
 	require.EqualValues(t, 1, asked.Load())
 }
 
-func TestACachedStateExpires(t *testing.T) {
+func TestCachedExpires(t *testing.T) {
 	var asked atomic.Int64
 	probe := telemetry.Cached(func(context.Context) telemetry.State {
 		asked.Add(1)
@@ -104,7 +104,7 @@ func TestACachedStateExpires(t *testing.T) {
 	require.EqualValues(t, 2, asked.Load())
 }
 
-func TestAProbeEndsByItsTimeoutAndNotByItsProber(t *testing.T) {
+func TestCachedTimeout(t *testing.T) {
 	var deadline time.Duration
 	probe := telemetry.Cached(func(ctx context.Context) telemetry.State {
 		if ctx.Err() != nil {

@@ -17,8 +17,8 @@ import (
 )
 
 // The variables that say where to send spans
-// (https://opentelemetry.io/docs/specs/otel/protocol/exporter/). The exporter reads the others, such as
-// OTEL_EXPORTER_OTLP_HEADERS, and the SDK OTEL_TRACES_SAMPLER, by themselves.
+// (https://opentelemetry.io/docs/specs/otel/protocol/exporter/). The exporter itself reads the others, such as
+// OTEL_EXPORTER_OTLP_HEADERS, and the SDK reads OTEL_TRACES_SAMPLER.
 const (
 	envEndpoint       = "OTEL_EXPORTER_OTLP_ENDPOINT"
 	envTracesEndpoint = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
@@ -29,7 +29,7 @@ const (
 	protocol   = "http/protobuf"
 )
 
-// Endpoint returns the URL to post spans to, empty when no variable names one.
+// Endpoint returns the URL to post spans to. It is empty if no variable names one.
 func Endpoint(getenv func(name string) string) (string, error) {
 	name, endpoint := envTracesEndpoint, getenv(envTracesEndpoint)
 	if endpoint == "" {
@@ -44,7 +44,7 @@ func Endpoint(getenv func(name string) string) (string, error) {
 	}
 	for _, name := range []string{envProtocol, envTracesProtocol} {
 		if p := getenv(name); p != "" && p != protocol {
-			return "", fmt.Errorf("%s must be %s, the one protocol that is supported", name, protocol)
+			return "", fmt.Errorf("%s must be %s, the only supported protocol", name, protocol)
 		}
 	}
 	if name == envEndpoint {
@@ -53,7 +53,7 @@ func Endpoint(getenv func(name string) string) (string, error) {
 	return u.String(), nil
 }
 
-// Config is what a Provider needs; all of it.
+// Config is what a Provider needs. Everything is required.
 type Config struct {
 	// Endpoint is the URL that spans are posted to.
 	Endpoint string
@@ -62,10 +62,10 @@ type Config struct {
 	Log              *slog.Logger
 }
 
-// Provider makes tracers and sends their spans in batches, from a goroutine that Shutdown ends.
+// Provider makes tracers and sends their spans in batches, in a goroutine that Shutdown ends.
 type Provider struct{ sdk *sdktrace.TracerProvider }
 
-// New returns a Provider. It connects to nothing yet.
+// New returns a Provider that has not connected yet.
 func New(ctx context.Context, cfg Config) (*Provider, error) {
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(cfg.Endpoint))
 	if err != nil {
@@ -79,10 +79,10 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 	)}, nil
 }
 
-// Tracer returns a tracer that names itself.
+// Tracer returns a tracer with the given name.
 func (p *Provider) Tracer(name string) trace.Tracer { return p.sdk.Tracer(name) }
 
-// Shutdown sends what is left, until ctx ends, and ends the Provider.
+// Shutdown sends the remaining spans, until ctx ends, and ends the Provider.
 func (p *Provider) Shutdown(ctx context.Context) error {
 	if err := p.sdk.Shutdown(ctx); err != nil {
 		return fmt.Errorf("flush traces: %w", err)
@@ -90,8 +90,8 @@ func (p *Provider) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// reporting keeps an exporter's errors from the SDK's global handler. It logs the first of a row of failures and the end
-// of the row: a collector that is down must not fill the log.
+// reporting keeps an exporter's errors from the SDK's global handler. Of a series of failures it logs only the first and the
+// recovery, so that a collector that is down does not fill the log.
 type reporting struct {
 	sdktrace.SpanExporter
 	log     *slog.Logger
@@ -102,7 +102,7 @@ type reporting struct {
 func (r *reporting) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := r.SpanExporter.ExportSpans(ctx, spans)
 	switch {
-	case errors.Is(err, context.Canceled): // the end of the process says nothing of the collector
+	case errors.Is(err, context.Canceled): // the process is ending
 	case err != nil && !r.failing.Swap(true):
 		r.log.WarnContext(ctx, "traces are not exported", slog.String("error", err.Error()))
 	case err == nil && r.failing.Swap(false):

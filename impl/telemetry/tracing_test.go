@@ -17,7 +17,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/telemetry"
 )
 
-func TestTheStandardVariablesNameTheCollector(t *testing.T) {
+func TestEndpoint(t *testing.T) {
 	const general, traces, protocol = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"
 	cases := map[string]struct {
 		env            map[string]string
@@ -55,7 +55,7 @@ func newProvider(t *testing.T, endpoint string, log io.Writer) *telemetry.Provid
 	return provider
 }
 
-func TestShutdownSendsWhatIsLeft(t *testing.T) {
+func TestShutdown(t *testing.T) {
 	received := make(chan *collector.ExportTraceServiceRequest, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -80,7 +80,7 @@ func TestShutdownSendsWhatIsLeft(t *testing.T) {
 	require.Equal(t, "v1.2.3", attributes["service.version"])
 }
 
-func TestACollectorThatFailsIsLoggedOnceAndSoIsItsReturn(t *testing.T) {
+func TestCollectorFailureIsLoggedOnce(t *testing.T) {
 	var status atomic.Int64
 	status.Store(http.StatusBadRequest)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -36,7 +36,7 @@ func NewContract(doc *openapi3.T) *Contract {
 	return &Contract{Doc: doc}
 }
 
-// loadContract reads the document, which takes a while, once for all services of a test run.
+// loadContract reads the document once for all services of a test run, since that takes time.
 var loadContract = sync.OnceValues(func() (*Contract, error) {
 	doc, err := gen.GetSpec()
 	if err != nil {
@@ -110,7 +110,7 @@ func (c *Contract) Complaints(req *http.Request, resp *http.Response, body []byt
 	return found
 }
 
-// problemComplaints checks what the document can't say of problems.
+// problemComplaints checks what the document can't express about problems.
 func problemComplaints(resp *http.Response, body []byte) []string {
 	var found []string
 	p, err := parseProblem(resp.Header, body)
@@ -140,7 +140,7 @@ func problemComplaints(resp *http.Response, body []byte) []string {
 	return found
 }
 
-// route returns the operation that answers a request, nil where there is none.
+// route returns the operation that answers a request, or nil.
 func (c *Contract) route(req *http.Request) *routers.Route {
 	path := documented(req.URL.EscapedPath())
 	for template, item := range c.Doc.Paths.Map() {
@@ -152,7 +152,7 @@ func (c *Contract) route(req *http.Request) *routers.Route {
 	return nil
 }
 
-// documented returns the spelling that the document has of a path: no short form, no empty ids.
+// documented returns the path as the document spells it: without short forms and empty ids.
 func documented(path string) string {
 	if rest, ok := strings.CutPrefix(path, "/v1/aikeys"); ok && (rest == "" || rest[0] == '/') {
 		path = "/v1/customers/-/projects/-/aikeys" + rest
@@ -166,8 +166,8 @@ func documented(path string) string {
 	return strings.Join(parts, "/")
 }
 
-// matches tells whether a path is of a template. A parameter at the end takes all that is left, slashes too: no id has
-// one, so that the operation refuses it.
+// matches reports whether a path matches a template. A parameter at the end matches the whole rest, including slashes: no id
+// has one, so the operation refuses it.
 func matches(template, path string) bool {
 	want, got := strings.Split(template, "/"), strings.Split(path, "/")
 	last := len(want) - 1

@@ -20,10 +20,10 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// Request is a request that a generated client would not make.
+// Request is a request that the generated client can't make.
 type Request struct {
 	Method string
-	// Path is what follows the host, escaped, with its query.
+	// Path is the escaped path with its query.
 	Path string
 	// Token goes into an Authorization header; empty sends none.
 	Token  string
@@ -34,14 +34,14 @@ type Request struct {
 	Chunked bool
 }
 
-// Reply is what came back.
+// Reply is the answer to a Request.
 type Reply struct {
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-// Problem returns the reply's problem document, which it must be.
+// Problem returns the reply's problem document. Any other reply fails the test.
 func (r Reply) Problem(t testing.TB) gen.Problem {
 	t.Helper()
 	p, err := parseProblem(r.Header, r.Body)
@@ -91,7 +91,7 @@ func (s *Service) Do(t testing.TB, req *http.Request) Reply {
 	return Reply{resp.StatusCode, resp.Header, body}
 }
 
-// Serve hands a request to the handler without a socket, and returns what is wrong with the reply beside it.
+// Serve passes a request to the handler without a socket, and returns the reply and what is wrong with it.
 func (s *Service) Serve(req *http.Request) (Reply, []string) {
 	recorder := httptest.NewRecorder()
 	s.Handler.ServeHTTP(recorder, req.Clone(req.Context())) // it is free to change its request
@@ -101,8 +101,8 @@ func (s *Service) Serve(req *http.Request) (Reply, []string) {
 	return Reply{resp.StatusCode, resp.Header, body}, s.contract.Complaints(req, resp, body)
 }
 
-// Raw writes text to a connection of its own and returns the first reply. The text may be no request at all, so that
-// net/http answers for itself: only secrecy is checked.
+// Raw writes text to a new connection and returns the first reply. The text may not be a valid request, which net/http itself
+// then answers, so only secrecy is checked.
 func (s *Service) Raw(t testing.TB, text string) Reply {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.URL, "http://"))
@@ -143,7 +143,7 @@ func (r Request) build(base string) (*http.Request, error) {
 	return req, nil
 }
 
-// Operation is one of the document's, with a request to it made of the document's examples.
+// Operation is one of the document's operations, with a request made from the document's examples.
 type Operation struct {
 	*openapi3.Operation
 	Request
@@ -174,7 +174,7 @@ func Operations(t testing.TB) []Operation {
 	return operations
 }
 
-// addExample puts a parameter's example in place, if the parameter is required. Ids of customer and project are Self.
+// addExample adds a parameter's example to a request if the parameter is required. Ids of customer and project are Self.
 func (o *Operation) addExample(p *openapi3.Parameter) {
 	value := fmt.Sprint(p.Example)
 	switch {

@@ -18,7 +18,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-// Evidence is what a Service has let out: its log at every level, its replies, its metrics and its spans. It is safe for
+// Evidence is the output of a Service: its log at every level, its replies, its metrics and its spans. It is safe for
 // concurrent use.
 type Evidence struct {
 	mu       sync.Mutex
@@ -31,8 +31,8 @@ type Evidence struct {
 
 func newEvidence() *Evidence { return &Evidence{} }
 
-// Secret returns new text to use as a secret, or anywhere else that a caller could put one: 32 hexadecimal digits, which
-// the service may let out nowhere.
+// Secret returns new text to use as a secret, or in any other place where a caller could put one: 32 hexadecimal digits, which
+// the service must not output.
 func (s *Service) Secret() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand.Read ends the program instead
@@ -41,14 +41,14 @@ func (s *Service) Secret() string {
 	return text
 }
 
-// Hide adds a text that the service may let out nowhere, at least 16 bytes long.
+// Hide adds a text of at least 16 bytes that the service must not output.
 func (e *Evidence) Hide(secret string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.hidden = append(e.hidden, secret)
 }
 
-// Leaks says where a hidden text was let out, whole or in part. It does not repeat the text.
+// Leaks says where a hidden text was output, whole or in part. It does not repeat the text.
 func (e *Evidence) Leaks() []string {
 	places := map[string]string{"the log": e.Log(), "a reply": e.Replies(), "a metric": e.Metrics(), "a span": e.Spans()}
 	e.mu.Lock()
@@ -65,7 +65,8 @@ func (e *Evidence) Leaks() []string {
 	return leaks
 }
 
-// FindIn tells in which form data holds a secret, or a half of it: as it is, in hexadecimal or in base64. Empty is none.
+// FindIn returns the form in which data holds a secret or half of it: plain, in hexadecimal or in base64. It is empty if data
+// does not hold it.
 func FindIn(data []byte, secret string) string {
 	half := len(secret) / 2
 	for _, part := range []string{secret[:half], secret[half:]} {
@@ -89,8 +90,8 @@ func Forms(text string) []Form {
 		{"in hexadecimal", digits}, {"in hexadecimal", strings.ToUpper(digits)}, {"backwards", backwards(text)},
 	}
 	for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		// Inside longer data the text may begin at any of the three places of a group; the groups at both ends then
-		// depend on what is around it.
+		// Inside longer data the text may begin at any of the three positions of a group; the groups at both ends then
+		// depend on the neighbouring data.
 		for shift := range 3 {
 			encoded := alphabet.EncodeToString([]byte(strings.Repeat(" ", shift) + text))
 			forms = append(forms, Form{"in base64", encoded[4 : len(encoded)-len(encoded)%4-4]})
@@ -146,7 +147,7 @@ func (e *Evidence) Metrics() string {
 	return text.String()
 }
 
-// Spans returns all spans so far, each with whatever it carries.
+// Spans returns all spans so far with all their attributes.
 func (e *Evidence) Spans() string {
 	var text strings.Builder
 	for _, span := range e.spans.GetSpans() {
@@ -166,7 +167,7 @@ func (e *Evidence) keep(resp *http.Response, body []byte) {
 	e.replies.Write(append(body, '\n'))
 }
 
-// Forget drops what was kept so far, for tests that send very much.
+// Forget drops the evidence so far, for tests that send a lot.
 func (e *Evidence) Forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()

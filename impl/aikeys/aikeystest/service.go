@@ -1,9 +1,9 @@
 // Package aikeystest runs the public API for tests: the real handler on a real loopback socket, over a given store, with
 // a project of owners and members and sessions for them.
 //
-// Whatever a Service answers is checked against the OpenAPI document, and whatever it logs, measures, traces or answers
-// is searched for the secrets that the test used; either fails the test, whichever it was meant to test. For tests only;
-// of ours it may import gen, impl, models and sealer.
+// Each answer of a Service is checked against the OpenAPI document. Its answers, log, metrics and traces are searched for the
+// secrets that the test used. A violation fails the test, whatever the test is about. The package is for tests only; it may
+// import gen, impl, models and sealer.
 package aikeystest
 
 import (
@@ -34,13 +34,13 @@ import (
 
 // Options adjust a Service; the zero value is a service of its own on SQLite.
 type Options struct {
-	// Store is migrated; nil is a fresh one on SQLite. Two services on one database are two replicas.
+	// Store must be migrated; nil means a new one on SQLite. Two services on one database are two replicas.
 	Store *models.Store
-	// Sealer is what keys are sealed with; nil is one with a keyset of its own, as secretstest.Backend makes it.
+	// Sealer seals the keys; nil means a new secretstest.Backend.
 	Sealer sealer.Sealer
-	// Now is the handlers' clock; nil is time.Now.
+	// Now is the handlers' clock; nil means time.Now.
 	Now func() time.Time
-	// OIDC verifies session tokens; nil: only API keys open sessions.
+	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
 	// Ready, PrincipalRate, FailureRate and TrustedProxies are those of httpapi.Config.
 	Ready          func() bool
@@ -55,9 +55,9 @@ type Service struct {
 	URL    string
 	Store  *models.Store
 	Sealer sealer.Sealer
-	// Handler is what the socket serves; see Serve for calls without one.
+	// Handler is what the socket serves; Serve calls it without a socket.
 	Handler http.Handler
-	// Evidence is everything the service has let out, to be searched for secrets.
+	// Evidence is everything that the service has output, to be searched for secrets.
 	Evidence *Evidence
 
 	t        testing.TB

@@ -32,7 +32,7 @@ const (
 	Stranger    = "sam"
 )
 
-// Self stands in a path for the session's own customer or project.
+// Self means the session's own customer or project in a path.
 const Self = "-"
 
 func (s *Service) seed() {
@@ -44,7 +44,7 @@ func (s *Service) seed() {
 	s.SetMember(OtherCustomer, Project, Owner, models.RoleOwner)
 }
 
-// SetMember gives a user a role in a project, which it makes, as the operator does.
+// SetMember gives a user a role in a project, as the operator does, and creates the project if needed.
 func (s *Service) SetMember(customer, project, user string, role models.Role) {
 	s.t.Helper()
 	require.NoError(s.t, s.Store.Transact(context.Background(), func(tx *models.Tx) error {
@@ -56,7 +56,7 @@ func (s *Service) SetMember(customer, project, user string, role models.Role) {
 	}))
 }
 
-// Session is a user's session by an API key of ours, and the generated client that uses it.
+// Session is a user's session by an API key, and the generated client that uses it.
 type Session struct {
 	*gen.ClientWithResponses
 	// Token is the API key, TokenID the id to revoke it by.
@@ -91,7 +91,7 @@ func (s *Service) Session(customer, project, user string) *Session {
 	return s.sessions.byUser[who]
 }
 
-// NewSession makes an API key and returns its session. Zero expires never.
+// NewSession creates an API key and returns its session. A zero expiry means never.
 func (s *Service) NewSession(customer, project, user string, expires time.Time) *Session {
 	s.t.Helper()
 	now := time.Now()
@@ -148,7 +148,7 @@ func (c *Session) RevokeKey(t testing.TB, id string) gen.Receipt {
 	return reply.JSON200.Receipt
 }
 
-// Shared returns a body that registers a project-level OpenAI key with a secret of its own, changed as the caller likes.
+// Shared returns a body that registers a project-level OpenAI key with a new secret, with the caller's changes.
 func (s *Service) Shared(name string, changes ...func(*gen.RegisterRequest)) gen.RegisterRequest {
 	body := gen.RegisterRequest{Provider: "openai", Name: name, Secret: gensecret.New("sk-" + s.Secret())}
 	for _, change := range changes {
