@@ -4,21 +4,17 @@ package docs_test
 
 import (
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"io/fs"
-	"net/http"
 	"os"
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/secrets"
@@ -199,10 +195,11 @@ func TestDocsListTheProgramsProblems(t *testing.T) {
 	for _, row := range slices.Concat(aikeys.Problems(), dataplane.Problems(), secrets.Problems()) {
 		served = append(served, fmt.Sprint(row.Status, " ", row.Code, " /problems/", row.Slug, " ", row.Title))
 	}
-	for page, own := range map[string][]string{
-		"docs/contract.md": served,
-		"docs/gateway.md":  problemsOf(t, "dataplane/gateway/problems.go"),
-	} {
+	var refused []string
+	for _, row := range gateway.Problems() {
+		refused = append(refused, fmt.Sprint(row.Status, " ", row.Code, " /problems/", row.Slug, " ", row.Title))
+	}
+	for page, own := range map[string][]string{"docs/contract.md": served, "docs/gateway.md": refused} {
 		var documented []string
 		for _, m := range problemRow.FindAllStringSubmatch(readFile(t, page), -1) {
 			documented = append(documented, strings.Join(m[1:], " "))
@@ -212,47 +209,4 @@ func TestDocsListTheProgramsProblems(t *testing.T) {
 		slices.Sort(own)
 		require.Equal(t, slices.Compact(own), documented, page)
 	}
-}
-
-// problemsOf reads the rows of a table of problems: status, code, type and title. Its texts stand in the row itself, or are
-// constants of the file.
-func problemsOf(t *testing.T, file string) []string {
-	t.Helper()
-	source, err := parser.ParseFile(token.NewFileSet(), path.Join(repository, file), nil, 0)
-	require.NoError(t, err)
-	statuses := map[string]int{} // by the name of net/http's constant
-	for status := range 600 {
-		statuses["Status"+strings.ReplaceAll(http.StatusText(status), " ", "")] = status
-	}
-	constants := map[string]ast.Expr{}
-	var rows []string
-	ast.Inspect(source, func(node ast.Node) bool {
-		if spec, ok := node.(*ast.ValueSpec); ok && len(spec.Names) == len(spec.Values) {
-			for i, name := range spec.Names {
-				constants[name.Name] = spec.Values[i]
-			}
-		}
-		literal, ok := node.(*ast.CompositeLit)
-		if !ok || len(literal.Elts) != 6 {
-			return true
-		}
-		status, ok := literal.Elts[1].(*ast.SelectorExpr)
-		if !ok {
-			return true
-		}
-		texts := make([]string, 3) // code, slug, title
-		for i, element := range literal.Elts[2:5] {
-			if name, ok := element.(*ast.Ident); ok {
-				element = constants[name.Name]
-			}
-			text, ok := element.(*ast.BasicLit)
-			require.True(t, ok, "a row's texts are literals")
-			texts[i], err = strconv.Unquote(text.Value)
-			require.NoError(t, err)
-		}
-		require.Contains(t, statuses, status.Sel.Name)
-		rows = append(rows, fmt.Sprintf("%d %s /problems/%s %s", statuses[status.Sel.Name], texts[0], texts[1], texts[2]))
-		return true
-	})
-	return rows
 }

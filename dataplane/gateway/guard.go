@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 const (
@@ -136,20 +136,7 @@ func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
 	return netaddr.Host(netaddr.Client(peer, header["X-Forwarded-For"], g.proxies))
 }
 
-// tooManyFailures is errTooManyFailures with the time to wait before the next request.
-type tooManyFailures struct{ seconds int }
-
-func (g *guard) tooManyFailures() error { return &tooManyFailures{int(math.Ceil(1 / float64(g.rate)))} }
-
-func (*tooManyFailures) Error() string { return errTooManyFailures.Error() }
-
-// Unwrap returns errTooManyFailures.
-func (*tooManyFailures) Unwrap() error { return errTooManyFailures }
-
-// retryAfter returns the value of Retry-After for an error, in seconds.
-func retryAfter(err error) string {
-	if wait := (*tooManyFailures)(nil); errors.As(err, &wait) {
-		return strconv.Itoa(wait.seconds)
-	}
-	return "1"
+// tooManyFailures returns errTooManyFailures with the time to wait before the next request.
+func (g *guard) tooManyFailures() error {
+	return &problem.Wait{Kind: errTooManyFailures, Seconds: int(math.Ceil(1 / float64(g.rate)))}
 }

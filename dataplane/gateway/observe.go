@@ -100,7 +100,7 @@ func causeOf(err error) string {
 	case errors.Is(err, context.Canceled):
 		return "caller gone"
 	}
-	return rowOf(err).slug
+	return problems.Find(err).Slug
 }
 
 // Metrics counts the requests of a process, whichever way they come in.

@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 func TestProblemOfEachRefusal(t *testing.T) {
@@ -43,5 +47,29 @@ func TestProblemOfEachRefusal(t *testing.T) {
 			requireUnmarked(t, body, gw.log.String())
 			require.Empty(t, gw.Reports())
 		})
+	}
+}
+
+// The control plane's public API explains the types, but can't import the table.
+func TestEveryProblemTypeIsExplained(t *testing.T) {
+	text, err := os.ReadFile("../../impl/docsite/problems.yaml")
+	require.NoError(t, err)
+	var pages map[string]struct {
+		Gateway *struct {
+			Status      int
+			Code, Title string
+			Details     []string
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(text, &pages))
+	types := problem.Types(gateway.Problems())
+	require.Greater(t, len(types), 20)
+	for _, p := range types {
+		page, ok := pages[p.Slug]
+		require.True(t, ok, "no explanation of %s", p.Slug)
+		if page.Gateway != nil {
+			got := page.Gateway
+			require.Equal(t, []any{p.Status, p.Code, p.Title, p.Details}, []any{got.Status, got.Code, got.Title, got.Details}, p.Slug)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -144,6 +145,16 @@ type explanation struct {
 	Meaning string `yaml:"meaning"`
 	Advice  string `yaml:"advice"`
 	Only    string `yaml:"only"` // the only API that answers with the type; empty if the public API does
+	// Gateway is the type's row in the gateway's table, for a type that no table of an API has.
+	Gateway *gatewayRow `yaml:"gateway"`
+}
+
+// gatewayRow is what the gateway's table of problems says about a type.
+type gatewayRow struct {
+	Status  int      `yaml:"status"`
+	Code    string   `yaml:"code"`
+	Title   string   `yaml:"title"`
+	Details []string `yaml:"details"`
 }
 
 //go:embed problems.yaml
@@ -188,6 +199,13 @@ func problemPages(types []problem.Type) ([]problemPage, error) {
 			Type: t, explanation: texts[t.Slug], StatusText: http.StatusText(t.Status), Headers: headers, Example: body,
 		})
 	}
+	for _, slug := range slices.Sorted(maps.Keys(texts)) {
+		if row := texts[slug].Gateway; row != nil { // without an example: gateways' documents have another member
+			t := problem.Type{Row: problem.Row{Status: row.Status, Code: row.Code, Slug: slug, Title: row.Title}, Details: row.Details}
+			pages = append(pages, problemPage{Type: t, explanation: texts[slug], StatusText: http.StatusText(row.Status)})
+		}
+	}
+	slices.SortStableFunc(pages, func(a, b problemPage) int { return a.Status - b.Status })
 	return pages, nil
 }
 
