@@ -117,18 +117,16 @@ func (s *service) listen(ctx context.Context) error {
 // resolver that they need.
 func (s *service) run(ctx context.Context) error {
 	s.logListening(ctx)
-	proxy := gateway.Server{Listener: s.listeners["listen"], Handler: s.proxy, TLS: s.tls, Log: s.log}
-	serving := []lifecycle.Part{proxy.Run}
+	serving := []lifecycle.Part{gateway.NewServer(s.listeners["listen"], s.proxy, s.tls, s.log).Run}
 	if s.forwardAuth != nil {
-		forwardAuth := gateway.Server{Listener: s.listeners["forward-auth-listen"], Handler: s.forwardAuth, Log: s.log}
-		serving = append(serving, forwardAuth.Run)
+		serving = append(serving, gateway.NewServer(s.listeners["forward-auth-listen"], s.forwardAuth, nil, s.log).Run)
 	}
 	if s.extAuthz != nil {
 		serving = append(serving, lifecycle.Task(func(ctx context.Context) error {
 			return extauthz.Serve(ctx, s.listeners["ext-authz-listen"], s.extAuthz, extauthz.ServeConfig{Drain: s.cfg.ShutdownTimeout})
 		}))
 	}
-	ops := gateway.Server{Listener: s.listeners["ops-listen"], Handler: gateway.NewOps(s.registry, s.readiness), Log: s.log}
+	ops := gateway.NewServer(s.listeners["ops-listen"], lifecycle.NewOpsHandler(s.registry, s.readiness), nil, s.log)
 	program := lifecycle.Program{
 		Stages: [][]lifecycle.Part{serving, {lifecycle.Task(s.resolver.Run)}},
 		Ops:    ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.draining.Store(true) },

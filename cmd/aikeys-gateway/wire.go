@@ -142,8 +142,16 @@ const (
 	stateDraining = "draining"
 )
 
-// readiness tells whether requests can be served: with a lease, or for as long after it as keys may be stale.
-func (s *service) readiness(context.Context) (ready bool, word string) {
+// readiness is a lifecycle.Readiness: the gateway is ready with a lease, and for as long after it as keys may be stale.
+func (s *service) readiness(context.Context) (ready bool, why any) {
+	ready, state := s.state()
+	return ready, struct {
+		Ready bool   `json:"ready"`
+		State string `json:"state"`
+	}{ready, state}
+}
+
+func (s *service) state() (ready bool, state string) {
 	status := s.resolver.Status()
 	switch {
 	case s.draining.Load():

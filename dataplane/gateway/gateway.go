@@ -8,7 +8,7 @@
 // All three read a caller's credential with CallerOf and refuse with ProblemOf. None of them sends a request a second
 // time: the provider's answer is final, and the resolver is told its status.
 //
-// Server runs a handler on a listener with limits that do not affect streams, and NewOps is the handler for operators.
+// NewServer serves a handler on a listener, with limits that do not affect streams.
 package gateway
 
 import (
