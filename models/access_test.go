@@ -58,7 +58,7 @@ func guarded(f *fixture, keyID string) map[string]func(ctx context.Context, c mo
 	}
 }
 
-func TestEveryGuardedMethodChecksSessionAndMembershipAndWritesNothingForOthers(t *testing.T) {
+func TestMethodsCheckSessionAndMembership(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.addMember(models.Caller{CustomerID: "globex", ProjectID: "web", UserID: "gus"}, models.RoleOwner)
 		f.addMember(models.Caller{CustomerID: acme, ProjectID: "ios", UserID: "ida"}, models.RoleOwner)
@@ -122,7 +122,7 @@ func TestAnAPIKeyEndsAtItsExpiryToTheMicrosecond(t *testing.T) {
 	})
 }
 
-func TestWhatNeedsAnOwnerIsForbiddenToAMemberAndWritesNothing(t *testing.T) {
+func TestMembersMayNotActAsOwners(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		requests := map[string]models.Registration{
 			"plain":                   f.shared(mia),

@@ -164,7 +164,7 @@ func TestAPositionFromTheFutureIsToldByTheOneOfNow(t *testing.T) {
 }
 
 // An event whose number the server has not reached was restored from another server.
-func TestEventsOfAnotherServerNeitherMoveAPositionNorComeAsChanges(t *testing.T) {
+func TestEventsOfAnotherServerAreNoChanges(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
 	f.note("before")
@@ -179,7 +179,7 @@ actor_method, actor_token_id, key_id, token_id, provider, member_id, role, sourc
 	require.Less(t, at.Xmax, int64(1_000_000_000))
 }
 
-func TestChangesComeOnceAndAtOnceThoughTransactionsCommitOutOfOrder(t *testing.T) {
+func TestChangesOfTransactionsThatCommitOutOfOrder(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
 	at := f.position()
@@ -210,7 +210,7 @@ func TestChangesComeOnceAndAtOnceThoughTransactionsCommitOutOfOrder(t *testing.T
 }
 
 // An unrelated transaction stays open for as long as 16 writers write and one reader follows them.
-func TestEveryChangeOfManyWritersComesOnceAndNoneWaitsForAnUnrelatedTransaction(t *testing.T) {
+func TestChangesOfManyWritersComeOnce(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		stranger := newStranger(t, f)
 		at := f.position()

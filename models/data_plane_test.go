@@ -245,7 +245,7 @@ func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
 	}
 }
 
-func TestAClosedStoreIsUnavailableToEveryMethodForDataPlanes(t *testing.T) {
+func TestClosedStoreForDataPlanes(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		for _, call := range dataPlaneMethods(f) {
 			_ = call(t.Context()) // so that statements are prepared and connections open
@@ -257,7 +257,7 @@ func TestAClosedStoreIsUnavailableToEveryMethodForDataPlanes(t *testing.T) {
 	})
 }
 
-func TestEveryMethodForDataPlanesReturnsTheErrorOfACancelledContext(t *testing.T) {
+func TestCancelledContextForDataPlanes(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -267,7 +267,7 @@ func TestEveryMethodForDataPlanesReturnsTheErrorOfACancelledContext(t *testing.T
 	})
 }
 
-func TestWithoutADatabaseEveryMethodForDataPlanesIsUnavailableInTime(t *testing.T) {
+func TestNoDatabaseForDataPlanes(t *testing.T) {
 	t.Parallel()
 	unreachable := &fixture{Store: openForOutage(t, "postgres://nobody@127.0.0.1:1/none"), t: t}
 	unmigrated := &fixture{Store: openForOutage(t, modelstest.EnginePostgres.URL(t)), t: t}

@@ -120,7 +120,7 @@ func TestARecordThatTheServerRefusesCostsNoOtherItsPlace(t *testing.T) {
 	require.Equal(t, n-n/10, f.count("fetches"))
 }
 
-func TestWithoutItsDatabaseAFetchIsNotRecordedAndTheStoreRecovers(t *testing.T) {
+func TestRecordFetchWithoutDatabase(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
 	store := openForOutage(t, cluster.URL("postgres"))
@@ -143,7 +143,7 @@ func TestWithoutItsDatabaseAFetchIsNotRecordedAndTheStoreRecovers(t *testing.T) 
 	require.Equal(t, "before", got[len(got)-1].RequestID)
 }
 
-func TestAStoreThatClosesWhileFetchesAreRecordedLosesNoneThatItAcknowledged(t *testing.T) {
+func TestCloseLosesNoAcknowledgedRecord(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const workers = 16
 		closing := modelstest.OpenStore(t, f.url, models.Options{})

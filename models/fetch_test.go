@@ -60,7 +60,7 @@ func servingPart(k models.Key) models.Key {
 	}
 }
 
-func TestADataPlaneFetchesForTheCustomersThatItServesAndOnlyWhileItIsGood(t *testing.T) {
+func TestFetchChecksTheDataPlane(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		key := f.register(f.shared(olga))
 		f.dataPlane("revoked", nil)
@@ -290,7 +290,7 @@ func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 	})
 }
 
-func TestTheOwnKeyOfAUserWhoHasLeftIsNotFetchedByItsIDEither(t *testing.T) {
+func TestFetchByIDChecksMembership(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key := f.dataPlane("gateway", nil), f.register(f.own(mia))
 		require.NoError(t, f.fetchByIDErr(d, key))

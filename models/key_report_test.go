@@ -39,7 +39,7 @@ func (f *fixture) failing(at *position.Position) []string {
 
 func second(n int64) int64 { return n * time.Second.Microseconds() }
 
-func TestReportsOnUnknownKeysAndOfCustomersNotServedArePassedOver(t *testing.T) {
+func TestReportKeysIgnoresKeysNotServed(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		globex := models.Caller{CustomerID: "globex", ProjectID: web, UserID: "gus"}
 		f.addMember(globex, models.RoleOwner)
@@ -130,7 +130,7 @@ func TestAFailureThatIsLongPastMakesNoEvent(t *testing.T) {
 }
 
 // Eight data planes report the same keys, each in an order of its own.
-func TestManyReportersOfTheSameKeysDoNotBlockOneAnotherAndMakeOneEvent(t *testing.T) {
+func TestReportKeysByManyStoresOneEvent(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const reporters, rounds = 8, 5
 		d := f.dataPlane("all", nil)

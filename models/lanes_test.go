@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// On Postgres, whoever waits for a lock holds a connection; this is about how many of them that may be.
+// On PostgreSQL, a caller that waits for a lock holds a connection; these tests are about how many may.
 
 // atOnce is how long a call may take, on a busy machine, that waits for nobody. It is less than any lock is held here.
 const atOnce = 500 * time.Millisecond
@@ -66,7 +66,7 @@ func requireAtOnce(t *testing.T, name string, call func(ctx context.Context) err
 	require.Less(t, time.Since(began), atOnce, name)
 }
 
-func TestWritersWhoWaitForOneAnotherLeaveHalfOfTheConnectionsToOthers(t *testing.T) {
+func TestWaitingWritersLeaveHalfOfTheConnections(t *testing.T) {
 	const conns, writers = 8, 64
 	l := newLanes(t, models.Options{MaxConns: conns, Timeout: 20 * time.Second})
 	ana := models.Caller{CustomerID: acme, ProjectID: "ops", UserID: "ana"}

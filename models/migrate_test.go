@@ -68,7 +68,7 @@ func TestManyReplicasMigrateAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
 }
 
 // Processes share a file in other ways than one process's connections do.
-func TestManyProcessesMigrateAFileAtOnceAndEachStepIsAppliedOnce(t *testing.T) {
+func TestManyProcessesMigrateOneFile(t *testing.T) {
 	t.Parallel()
 	url := modelstest.EngineSQLite.URL(t)
 	children := make([]*exec.Cmd, 4)

@@ -16,7 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-func TestASQLiteFileThatCannotBeOpenedIsUnavailableToReaders(t *testing.T) {
+func TestSQLiteFileThatCannotBeOpened(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	store := modelstest.OpenStore(t, "sqlite:"+filepath.Join(dir, "aikeys.db"), models.Options{})
 	idle, err := models.Conn(store).Conn(t.Context()) // which GORM opened; it would read on
@@ -98,7 +98,7 @@ func TestAFullDiskFailsTheWholeGroupAndLeavesNothingOfIt(t *testing.T) {
 	requireRecovers(t, f)
 }
 
-func TestAFileThatAnotherProcessHasLockedIsUnavailableInTimeForWritesAndStillRead(t *testing.T) {
+func TestSQLiteFileLockedByAnotherProcess(t *testing.T) {
 	t.Parallel()
 	url := modelstest.EngineSQLite.URL(t)
 	store := openForOutage(t, url)

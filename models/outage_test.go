@@ -170,7 +170,7 @@ func TestATransactionThatWaitsForALockIsUnavailableInTime(t *testing.T) {
 	}
 }
 
-func TestATransactionThatOutlastsItsTimeIsUnavailableAndUndone(t *testing.T) {
+func TestTransactTimeoutUndoes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

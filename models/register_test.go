@@ -9,7 +9,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-func TestRegisterStoresTheKeyItsEventAndItsIdempotencyRecord(t *testing.T) {
+func TestRegisterStoresKeyEventAndIdempotency(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		r := f.own(mia, provider("anthropic"), retryable("once", "same"))
 		r.Event.ActorMethod, r.Event.ActorTokenID, r.Event.SourceIP, r.Event.RequestID = "api_key", "token", "192.0.2.1", "req-1"
@@ -140,7 +140,7 @@ func TestOneIdempotencyKeyInParallelMakesOneKeyThatAllGet(t *testing.T) {
 	})
 }
 
-func TestOneIdempotencyKeyForTwoRequestsInParallelServesOneOfThem(t *testing.T) {
+func TestParallelReuseOfAnIdempotencyKey(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		requests := make([]models.Registration, 32)
 		for i := range requests {

@@ -60,7 +60,7 @@ func (f *fixture) receipts(k models.Key) (receipts []models.Receipt, unheard int
 	return receipts, unheard
 }
 
-func TestAStreamTakesThePlaceOfTheOneItCarriesOnIfThatIsOfItsDataPlane(t *testing.T) {
+func TestOpenStreamReplacesItsPrevious(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		eu, us := f.dataPlane("eu", nil), f.dataPlane("us", nil)
 		f.openStream("1", eu, "r1", "")
@@ -92,7 +92,7 @@ func TestStreamsAreDroppedByTheirIDs(t *testing.T) {
 	})
 }
 
-func TestTheLongestStaleIsThatOfAllStreamsWhichServeTheCustomer(t *testing.T) {
+func TestLongestStale(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		requireLongest := func(want int) {
 			t.Helper()
@@ -113,7 +113,7 @@ func TestTheLongestStaleIsThatOfAllStreamsWhichServeTheCustomer(t *testing.T) {
 	})
 }
 
-func TestAForwardedAcknowledgementIsTakenOnceByTheReplicaOfItsStream(t *testing.T) {
+func TestTakeForwardedOnce(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		eu, us := f.dataPlane("eu", nil), f.dataPlane("us", nil)
 		f.openStream("1", eu, "r1", "")

@@ -190,7 +190,7 @@ func TestWhatFailsInParallelUndoesNothingOfItsNeighbours(t *testing.T) {
 	})
 }
 
-func TestAPanicAmongParallelWritesUndoesNothingOfItsNeighbours(t *testing.T) {
+func TestPanicUndoesNoOtherWrite(t *testing.T) {
 	f := newFixture(t, modelstest.NewStore(t, modelstest.EngineSQLite))
 	for i, err := range together(64, func(i int) error {
 		return f.Transact(t.Context(), func(tx *models.Tx) error {

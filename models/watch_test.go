@@ -60,7 +60,7 @@ func watch(t *testing.T, s *models.Store) *watcher {
 	return w
 }
 
-// wakes tells whether the watcher is woken in time by do.
+// wakes reports whether do wakes the watcher in time.
 func (w *watcher) wakes(t *testing.T, within time.Duration, do func()) bool {
 	t.Helper()
 	w.drain()
@@ -68,7 +68,7 @@ func (w *watcher) wakes(t *testing.T, within time.Duration, do func()) bool {
 	return w.awakes(within)
 }
 
-// awakes tells whether the watcher has been woken since the last time, or is in time.
+// awakes reports whether the watcher has been woken since the last call, or is in time.
 func (w *watcher) awakes(within time.Duration) bool {
 	select {
 	case <-w.woken:
@@ -127,7 +127,7 @@ func TestEveryKindOfWriteWakesTheWatcherOfItsStore(t *testing.T) {
 	})
 }
 
-func TestOnceACommitHasReturnedTheWakeUpIsDueThoughNobodyWatchedYet(t *testing.T) {
+func TestWatchIsWokenForEarlierCommits(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.note("k")
 		w := watch(t, f.Store)
@@ -135,7 +135,7 @@ func TestOnceACommitHasReturnedTheWakeUpIsDueThoughNobodyWatchedYet(t *testing.T
 	})
 }
 
-func TestACommitWakesTheWatchersOfOtherStoresOnTheSamePostgres(t *testing.T) {
+func TestCommitWakesWatchersOfOtherStores(t *testing.T) {
 	t.Parallel()
 	f := alone(t)
 	writer := &fixture{Store: modelstest.OpenStore(t, f.url, models.Options{}), t: t}

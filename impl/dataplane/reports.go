@@ -10,7 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// ReportKeys takes down how keys fare.
+// ReportKeys stores how keys fare.
 func (s *server) ReportKeys(ctx context.Context, req gen.ReportKeysRequestObject) (gen.ReportKeysResponseObject, error) {
 	reports, err := keyReports(req.Body.Keys, s.now())
 	if err != nil {
@@ -27,7 +27,7 @@ func (s *server) ReportKeys(ctx context.Context, req gen.ReportKeysRequestObject
 	return gen.ReportKeys204Response{}, nil
 }
 
-// keyReports puts reports on our own clock, and refuses what the document can't describe.
+// keyReports converts ages to times of our own clock, and refuses what the document can't describe.
 func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error) {
 	ago := func(ms *int) int64 {
 		if ms == nil {
@@ -52,7 +52,7 @@ func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error)
 	return reports, nil
 }
 
-// failing is the audit line of a key that begins to be bad. Who may read of it are those who may read the key.
+// failing returns the event of a key that begins to be bad. Those who may read the key may read the event.
 func (s *server) failing(ctx context.Context, d models.DataPlane, key models.Key) models.Event {
 	call, now := httpapi.CallFrom(ctx), s.now()
 	return models.Event{

@@ -15,7 +15,7 @@ import (
 // Engine is a kind of database that models runs on.
 type Engine string
 
-// The engines. Whatever the store guarantees, it guarantees on both.
+// The engines. The store guarantees the same on both.
 const (
 	EngineSQLite   Engine = "sqlite"
 	EnginePostgres Engine = "postgres"

@@ -9,7 +9,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-func TestKeysAreCountedByKeyEncryptionKeyRevokedOnesIncluded(t *testing.T) {
+func TestKeysByKEKCountsRevokedKeysToo(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		none, err := f.KeysByKEK(t.Context())
 		require.NoError(t, err)

@@ -174,7 +174,7 @@ func TestAnEventIsReadAsItWasWritten(t *testing.T) {
 	})
 }
 
-func TestForgettingIdempotencyTakesTheOldestAndNoneThatIsYounger(t *testing.T) {
+func TestForgetIdempotencyTakesTheOldest(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		for at := range int64(10) {
 			f.register(f.shared(olga, retryable(string(rune('a'+at)), "same"), func(r *models.Registration) { r.Idempotency.CreatedAt = at }))
