@@ -1,6 +1,6 @@
-// Command aikeys-gateway is a data plane: it serves inference requests with the provider keys of their callers, which it gets
-// from the control plane and forgets when they are revoked. It wires packages of dataplane together and does nothing else;
-// see aikeys-gateway --help. Of ours it may import dataplane and what programs have in common, nothing of the server side.
+// Command aikeys-gateway is a data plane. It serves inference requests with the provider keys of their callers, which it gets
+// from the control plane and forgets when they are revoked. It only wires packages of dataplane together; see
+// aikeys-gateway --help. It imports nothing of the server side.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// gcPercent is the default of GOGC here: Go's own.
+// gcPercent is the program's default of GOGC. It is Go's own.
 const gcPercent = 100
 
 func main() {
@@ -27,7 +27,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return p.Run(ctx, p.root(), args)
 }
 
-// program is what the commands share.
+// program has what the commands share.
 type program struct{ cli.Program }
 
 func newProgram(environ []string, stdout, stderr io.Writer) *program {
@@ -39,7 +39,7 @@ func (p *program) root() *cobra.Command {
 		Use:   "aikeys-gateway",
 		Short: "Serve inference requests with the provider keys of their callers",
 		Long: `aikeys-gateway is a data plane of AgentRouter AI Keys. Callers send it what they would send to a provider, with their
-API key of ours in the place of the provider's. It finds the provider key that serves them, puts it in, and passes the
+API key of AI Keys in place of the provider's. It finds the provider key that serves them, puts it in, and passes the
 request on: /openai/chat/completions goes to OpenAI, /anthropic/v1/messages to Anthropic. The SDKs of both work with
 their base URL changed and nothing else. Streams pass as they come.
 

@@ -28,7 +28,7 @@ func (p *program) serveCommand() *cobra.Command {
 		Long: `Serves inference requests: what comes to /{provider} goes to that provider, with the provider key that serves the
 caller. Answers to other proxies, and /healthz, /readyz and /metrics, are on listeners of their own.
 
-It starts without its control plane, answers 503 until it has it, and becomes ready by itself. When it loses it, keys
+It starts without its control plane, answers 503 until it has it, and then becomes ready. When it loses it, keys
 serve on for --max-stale, none by default; that is also how much longer the control plane then waits before it calls a
 revocation complete. Providers are reached through the proxy that HTTPS_PROXY names, if any.
 

@@ -18,8 +18,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
-// config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
-// and its help follow from that. What the settings mean together is checked by load.
+// config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
+// that. load checks the settings that depend on one another.
 type config struct {
 	*settings.Set
 
@@ -46,8 +46,8 @@ type config struct {
 	ShutdownTimeout   time.Duration
 }
 
-// mostEntries bounds the cache, which holds about 1 KiB for each.
-const mostEntries = 10_000_000
+// maxCacheSize bounds the cache, which uses about 1 KiB for each entry.
+const maxCacheSize = 10_000_000
 
 const variablePrefix = "AIKEYS_GATEWAY_"
 
@@ -67,9 +67,9 @@ func newConfig() *config {
 		{Name: "client-key", Arg: "file", Parse: settings.Text(&s.ClientKey),
 			Usage: "private key of the client certificate, in PEM"},
 		{Name: "max-stale", Arg: "duration", Default: "0s", Parse: settings.Staleness(&s.MaxStale),
-			Usage: "how long keys go on serving when the control plane does not answer, 1h at the most; a revoked one may, too. 0s refuses at once"},
-		{Name: "cache-size", Arg: "number", Default: "10000", Parse: settings.Count(&s.CacheSize, 1, mostEntries),
-			Usage: "answers of the control plane to keep in memory at the most"},
+			Usage: "how long keys go on serving when the control plane does not answer, at most 1h; a revoked one may, too. 0s refuses at once"},
+		{Name: "cache-size", Arg: "number", Default: "10000", Parse: settings.Count(&s.CacheSize, 1, maxCacheSize),
+			Usage: "how many answers of the control plane to keep in memory"},
 		{Name: "upstream", Arg: "provider=URL", Parse: upstreams(&s.Upstreams),
 			Usage: "send a provider's requests, and keys, elsewhere; a list with commas between, or the flag several times"},
 		{Name: "forward-auth-listen", Arg: "address", Parse: settings.Optional(settings.Address(&s.ForwardAuthListen)),
@@ -100,14 +100,14 @@ func newConfig() *config {
 	return s
 }
 
-// addFlags adds the flags of all settings.
+// addFlags adds the flags of all settings. The flag of upstreams may be repeated.
 func (s *config) addFlags(flags *pflag.FlagSet) {
 	s.AddFlags(flags)
 	list := flags.Lookup("upstream")
 	list.Value = addedTo{s.Of("upstream")}
 }
 
-// addedTo is a setting whose flag, when it is given again, adds to the list.
+// addedTo is a setting whose flag adds to the list when it is repeated.
 type addedTo struct{ *settings.Setting }
 
 // Set implements pflag.Value.
@@ -118,7 +118,7 @@ func (a addedTo) Set(text string) error {
 	return a.Setting.Set(text)
 }
 
-// upstreams takes provider=URL, with commas between.
+// upstreams accepts items of the form provider=URL, separated by commas.
 func upstreams(to *map[string]*url.URL) func(string) error {
 	return func(text string) error {
 		found := map[string]*url.URL{}
@@ -138,12 +138,12 @@ func upstreams(to *map[string]*url.URL) func(string) error {
 	}
 }
 
-// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
+// load reads the variables and checks all settings. Flags win. The error lists all complaints.
 func (s *config) load(environ []string) error {
 	return s.Read(environ, s.checkCredential, s.checkForwardAuth, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
 }
 
-// checkCredential: a token or a client certificate, and not both.
+// checkCredential requires either a token or a client certificate.
 func (s *config) checkCredential() []string {
 	token, cert, key := s.Of("token-file"), s.Of("client-cert"), s.Of("client-key")
 	target, err := url.Parse(s.ControlPlane)
@@ -159,7 +159,7 @@ func (s *config) checkCredential() []string {
 		}
 	case s.ClientCert == "" || s.ClientKey == "":
 		return []string{fmt.Sprintf("%s and %s: give both or none", cert.Given(), key.Given())}
-	case err == nil && target.Scheme == "http": // of what else is wrong with it, others complain
+	case err == nil && target.Scheme == "http": // checkControlPlane reports other errors in it
 		return []string{fmt.Sprintf("%s: a client certificate needs https, and %s is http", cert.Given(), s.Of("control-plane").Given())}
 	default:
 		if _, err := tlsfiles.ReadPair(s.ClientCert, s.ClientKey); err != nil {

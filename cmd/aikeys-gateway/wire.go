@@ -18,7 +18,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
-// controlPlaneTimeout bounds connecting to the control plane, and how long it may take to begin an answer.
+// controlPlaneTimeout bounds the time to connect to the control plane, and the time until it begins an answer.
 const controlPlaneTimeout = 2 * time.Second
 
 // makeParts makes the resolver and what answers requests. It connects to nothing.
@@ -83,11 +83,11 @@ func (s *service) openText(name, file string, read func(file string) (string, er
 	return func() string { return text.Get(context.Background()) }, nil // a stream asks too: there may be no request
 }
 
-// controlPlaneClient believes the authorities of a file alone, and shows a client certificate, where these are set; nil is
-// the resolver's own client, which believes whom the machine does.
+// controlPlaneClient returns an HTTP client that trusts only the authorities of a file and has a client certificate, as far
+// as these are set. If neither is, it returns nil: the resolver's own client trusts the authorities of this machine.
 func (s *service) controlPlaneClient() (*http.Client, error) {
 	if s.cfg.ControlPlaneCA == "" && s.cfg.ClientCert == "" {
-		return nil, nil //nolint:nilnil // the resolver has one of its own
+		return nil, nil //nolint:nilnil // nil is the resolver's own client
 	}
 	settings := &tls.Config{MinVersion: tls.VersionTLS12}
 	if s.cfg.ControlPlaneCA != "" {
@@ -132,13 +132,13 @@ func (s *service) loadCertificate() error {
 	return nil
 }
 
-// The words of /readyz.
+// The states that /readyz reports.
 const (
 	stateOK       = "ok"
-	stateStale    = "stale"     // there is no lease; what is cached may serve on for a while
+	stateStale    = "stale"     // there is no lease; cached keys still serve for a limited time
 	stateNoLease  = "no_lease"  // the control plane does not answer
-	stateRefused  = "refused"   // it refuses our credential
-	stateTooStale = "too_stale" // it allows no such max-stale
+	stateRefused  = "refused"   // the control plane refuses our credential
+	stateTooStale = "too_stale" // the control plane does not allow our --max-stale
 	stateDraining = "draining"
 )
 

@@ -182,15 +182,15 @@ func TestOldFetchRecordsAreForgottenInBatches(t *testing.T) {
 	insert := `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
 		INSERT INTO fetches (at, data_plane_id, customer_id, project_id, user_id, token_id, provider, key_id, version, decision, reason, request_id)
 		SELECT %d + i, 'd', 'acme', 'chat', '', '', 'openai', '', 0, 'denied', 'no_key', '' FROM n`
-	tamper(t, database, fmt.Sprintf(insert, 2*forgetBatch+1, time.Now().Add(-8*24*time.Hour).UnixMicro()))
+	tamper(t, database, fmt.Sprintf(insert, 2*cleanupBatch+1, time.Now().Add(-8*24*time.Hour).UnixMicro()))
 	tamper(t, database, fmt.Sprintf(insert, 3, time.Now().Add(-6*24*time.Hour).UnixMicro()))
 	left := func() any { return rows(t, open(t, database), `SELECT COUNT(*) FROM fetches`)[0][0] }
 
 	require.Equal(t, exitOK, startReady(t, environ, "--fetch-retention", "0").wait())
-	require.EqualValues(t, 2*forgetBatch+4, left(), "they are kept for good")
+	require.EqualValues(t, 2*cleanupBatch+4, left(), "they are kept for good")
 	s := startReady(t, environ, "--fetch-retention", "7d")
 	s.eventually("they are deleted", func() bool { return strings.Contains(s.stderr.String(), `"msg":"old records deleted","kind":"fetch"`) })
-	require.Contains(t, s.stderr.String(), fmt.Sprintf(`"records":%d`, 2*forgetBatch+1))
+	require.Contains(t, s.stderr.String(), fmt.Sprintf(`"records":%d`, 2*cleanupBatch+1))
 	require.Equal(t, exitOK, s.wait())
 	require.EqualValues(t, 3, left())
 

@@ -8,10 +8,10 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// program is what the commands share.
+// program has what the commands share.
 type program struct {
 	cli.Program
-	// exit is the code of a failure that has one of its own; zero is any other.
+	// exit is the exit code of a failure that needs its own code; zero is the usual one.
 	exit int
 }
 
@@ -31,7 +31,7 @@ func (p *program) root() *cobra.Command {
 		Use:   "aikeysd",
 		Short: "Keep teams' LLM-provider keys: sealed, shared, revocable",
 		Long: `aikeysd is the control plane of AgentRouter AI Keys. Teams register their own provider keys with it; it seals
-them at once, lets nobody read them back, and revokes them for good.
+them at once, lets nobody read them back, and revokes them permanently.
 
 New here? Run "aikeys-demo" to watch it for a few seconds, and "aikeysd dev" to try it: that starts everything on this
 machine, a gateway included, and prints commands.

@@ -14,17 +14,17 @@ import (
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
-// The schemes of sealers: a keyset file of this process, and secrets-svc on this machine or on another.
+// The schemes of sealers: a keyset file that this process reads, and secrets-svc on this machine or on another.
 const (
 	sealerLocal  = "local"
 	sealerSocket = "secrets+unix"
 	sealerTLS    = "secrets+https"
 )
 
-// sealerForms is what a sealer's setting may look like.
+// sealerForms lists the forms of a sealer's setting.
 const sealerForms = "local:<path of a keyset file>, secrets+unix:<path of a socket> or secrets+https://<host>:<port>"
 
-// splitSealer returns a sealer's scheme and what follows; the scheme is empty if the text names no sealer.
+// splitSealer returns a sealer's scheme and the rest. The scheme is empty if the text is not a sealer.
 func splitSealer(text string) (scheme, rest string) {
 	scheme, rest, _ = strings.Cut(text, ":")
 	switch scheme {
@@ -41,7 +41,7 @@ func splitSealer(text string) (scheme, rest string) {
 	return "", ""
 }
 
-// checkSealer checks what the settings say, and opens nothing.
+// checkSealer checks the settings of sealers, and opens nothing.
 func (s *config) checkSealer() (complaints []string) {
 	given, old := s.Of("sealer"), s.Of("sealer-old")
 	scheme, _ := splitSealer(s.Sealer)
@@ -68,7 +68,7 @@ func (s *config) checkSealer() (complaints []string) {
 	return complaints
 }
 
-// checkSealerFiles reads the files for TLS. What is wrong with the settings themselves is complained of already.
+// checkSealerFiles reads the files for TLS, unless checkSealer has complaints already.
 func (s *config) checkSealerFiles() []string {
 	if len(s.checkSealer()) > 0 {
 		return nil
@@ -81,14 +81,14 @@ func (s *config) checkSealerFiles() []string {
 		if complaints := s.unreadable("sealer-cert", "sealer-key", "sealer-ca"); len(complaints) > 0 {
 			return complaints
 		}
-		if _, err := s.openRemote(scheme, rest, nil); err != nil { // which names the files
+		if _, err := s.openRemote(scheme, rest, nil); err != nil { // the error names the files
 			return []string{fmt.Sprintf("%s, %s and %s: %s", s.Of("sealer-cert").Given(), s.Of("sealer-key").Given(), s.Of("sealer-ca").Given(), err)}
 		}
 	}
 	return nil
 }
 
-// unreadable complains of each of the settings whose file can't be read.
+// unreadable returns a complaint for each of the settings whose file can't be read.
 func (s *config) unreadable(names ...string) (complaints []string) {
 	for _, name := range names {
 		if _, err := os.ReadFile(s.Of(name).String()); err != nil {
@@ -98,14 +98,14 @@ func (s *config) unreadable(names ...string) (complaints []string) {
 	return complaints
 }
 
-// keysetPath is the file of a local sealer; ok is false if the sealer is of another kind.
+// keysetPath returns the file of a local sealer. ok is false for any other sealer.
 func (s *config) keysetPath() (path string, ok bool) {
 	scheme, rest := splitSealer(s.Sealer)
 	return rest, scheme == sealerLocal
 }
 
-// openSealer opens what seals, with the old sealers behind it that open what it has not sealed. It makes a keyset file
-// that is missing, if it is to seal with it, and asks no other process. What it returns is closed with close.
+// openSealer opens the sealer, and behind it the old sealers, which open what it has not sealed. It creates a missing keyset
+// file, except for old sealers, and connects to nothing. closeAll closes the sealers.
 func (s *config) openSealer(log *slog.Logger) (_ sealer.Sealer, closeAll func() error, err error) {
 	var closers []func() error
 	closeAll = func() error {
@@ -126,7 +126,7 @@ func (s *config) openSealer(log *slog.Logger) (_ sealer.Sealer, closeAll func() 
 	return sealer.Migrating(opened[0], opened[1:]...), closeAll, nil
 }
 
-// openOne opens one sealer. A keyset that must exist is not made.
+// openOne opens one sealer. It does not create a keyset that must exist.
 func (s *config) openOne(text string, mustExist bool, log *slog.Logger) (sealer.Sealer, func() error, error) {
 	scheme, rest := splitSealer(text)
 	if scheme != sealerLocal {
@@ -143,7 +143,7 @@ func (s *config) openOne(text string, mustExist bool, log *slog.Logger) (sealer.
 	return one, func() error { return nil }, err
 }
 
-// openRemote makes a client of secrets-svc; nil logs nothing.
+// openRemote returns a client of secrets-svc. A nil log logs nothing.
 func (s *config) openRemote(scheme, rest string, log *slog.Logger) (*remote.Sealer, error) {
 	cfg := remote.Config{Socket: rest, Log: log}
 	if scheme == sealerTLS {
@@ -152,7 +152,7 @@ func (s *config) openRemote(scheme, rest string, log *slog.Logger) (*remote.Seal
 	return remote.New(cfg)
 }
 
-// sealerName is the sealer as messages name it, with a file's whole path.
+// sealerName returns the sealer's name for messages, with the absolute path of a file.
 func (s *config) sealerName() string {
 	if path, ok := s.keysetPath(); ok {
 		return absolute(path)
@@ -160,7 +160,7 @@ func (s *config) sealerName() string {
 	return s.Sealer
 }
 
-// unreachableSealer adds what to look at to an error that says that secrets-svc doesn't serve us.
+// unreachableSealer adds advice to an error that says that secrets-svc can't be reached or refuses this client.
 func unreachableSealer(cfg *config, err error) error {
 	switch {
 	case errors.Is(err, remote.ErrNotAllowed):

@@ -31,7 +31,7 @@ func (p *program) serveCommand() *cobra.Command {
 listener of its own.
 
 It holds no state: run as many as you like on one Postgres. It starts without its database, answers 503 until it has
-it, and becomes ready by itself. The first start makes the database's schema and, for a local sealer, the keyset: back
+it, and then becomes ready. The first start makes the database's schema and, for a local sealer, the keyset: back
 the keyset up, apart from the database, since without it no key opens again.
 
 SIGTERM or SIGINT stops it: /readyz turns 503, requests in flight are answered, the gateways' streams end, then it
@@ -68,7 +68,7 @@ const flushTimeout = 5 * time.Second
 type service struct {
 	cfg    *config
 	log    *slog.Logger
-	getenv func(name string) string // for variables that are not settings of ours
+	getenv func(name string) string // for variables that are not settings, such as OTEL_*
 
 	publicListener, dataplaneListener, opsListener net.Listener
 

@@ -254,13 +254,13 @@ func TestOldIdempotencyRecordsAreForgottenInBatches(t *testing.T) {
 	old := time.Now().Add(-models.IdempotencyLife - time.Minute).UnixMicro()
 	insert := `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
 		INSERT INTO idempotency_records SELECT 'acme', 'chat', 'alice', '%s' || i, 'f', 'byok_x', %d + i FROM n`
-	tamper(t, database, fmt.Sprintf(insert, 2*forgetBatch+1, "old", old))
+	tamper(t, database, fmt.Sprintf(insert, 2*cleanupBatch+1, "old", old))
 	tamper(t, database, fmt.Sprintf(insert, 3, "new", time.Now().UnixMicro()))
 	s := startReady(t, environ)
 	s.eventually("they are deleted", func() bool {
 		return strings.Contains(s.stderr.String(), `"msg":"old records deleted","kind":"idempotency"`)
 	})
-	require.Contains(t, s.stderr.String(), fmt.Sprintf(`"records":%d`, 2*forgetBatch+1))
+	require.Contains(t, s.stderr.String(), fmt.Sprintf(`"records":%d`, 2*cleanupBatch+1))
 	require.Equal(t, exitOK, s.wait())
 	left := rows(t, open(t, database), `SELECT COUNT(*) FROM idempotency_records`)
 	require.EqualValues(t, 3, left[0][0])

@@ -15,8 +15,8 @@ import (
 	"github.com/agentrouter/aikeys/models/database"
 )
 
-// config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
-// and its help follow from that. What the settings mean together is checked by load.
+// config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
+// that. load checks the settings that depend on one another.
 type config struct {
 	*settings.Set
 
@@ -55,7 +55,7 @@ const (
 	migrateNever = "never"
 )
 
-// The prefixes of our variables and of the gateway's, which may stand in one file.
+// The prefixes of our variables and of the gateway's. Both may be in one environment file.
 const (
 	variablePrefix = "AIKEYS_"
 	gatewayPrefix  = "AIKEYS_GATEWAY_"
@@ -70,7 +70,7 @@ func newConfig() *config {
 		{Name: "database-url-file", Arg: "file", Parse: settings.File,
 			Usage: "file that holds the database's URL, in place of the setting above"},
 		{Name: "db-max-conns", Arg: "number", Default: "16", Parse: settings.Count(&s.DBMaxConns, 1, 1000),
-			Usage: "connections to Postgres at the most, for each process"},
+			Usage: "maximum number of connections to Postgres, for each process"},
 		{Name: "listen", Arg: "address", Default: "127.0.0.1:8080", Parse: settings.Address(&s.Listen),
 			Usage: "host:port of the public API; port 0 takes a free one"},
 		{Name: "dataplane-listen", Arg: "address", Default: "127.0.0.1:8081", Parse: settings.Address(&s.DataplaneListen),
@@ -108,9 +108,9 @@ func newConfig() *config {
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),
 			Usage: "failed authentications a minute that each address may make; 0 sets no limit"},
 		{Name: "fetch-retention", Arg: "lifetime", Default: "30d", Parse: retention(&s.FetchRetention),
-			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them for good"},
+			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them forever"},
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),
-			Usage: "longest --max-stale that a gateway may have, 1h at the most: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
+			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
 			Usage: "folder with the packed SDKs that the page /docs/sdks offers, as \"make dist\" leaves them; read at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
@@ -125,12 +125,12 @@ func newConfig() *config {
 	return s
 }
 
-// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
+// load reads the variables and checks all settings. Flags win. The error lists all complaints.
 func (s *config) load(environ []string) error {
 	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC)
 }
 
-// loadToServe is load, and reads the files that only a server needs: operators may lack the right to.
+// loadToServe is load, and also reads the files that only the server needs: operators may lack the right to read them.
 func (s *config) loadToServe(environ []string) error {
 	return s.Read(environ, s.checkDatabase, s.checkSealer, s.checkListeners, s.checkOIDC, s.checkCertificates, s.checkSealerFiles)
 }
@@ -150,7 +150,7 @@ func (s *config) checkDatabase() (complaints []string) {
 	case scheme != "postgres" && scheme != "postgresql":
 		return []string{given.Given() + ": must be sqlite:<path> or postgres://<user>@<host>/<database>"}
 	}
-	store, err := database.Open(s.DatabaseURL, models.Options{}) // knows which URLs are sound, and connects to nothing
+	store, err := database.Open(s.DatabaseURL, models.Options{}) // checks the URL, and connects to nothing
 	if err == nil {
 		err = store.Close()
 	}
@@ -160,7 +160,7 @@ func (s *config) checkDatabase() (complaints []string) {
 	return nil
 }
 
-// mayHoldPassword errs on the safe side: what can't be read may hold one.
+// mayHoldPassword reports whether a database URL may have a password. It is true for a URL that can't be parsed.
 func mayHoldPassword(databaseURL string) bool {
 	u, err := url.Parse(databaseURL)
 	if err != nil {
@@ -219,10 +219,10 @@ func (s *config) checkOIDC() []string {
 	return nil
 }
 
-// oidc returns the verifier of session tokens, nil when none are accepted.
+// oidc returns the verifier of session tokens. It is nil if no session tokens are accepted.
 func (s *config) oidc() (*auth.OIDC, error) {
 	if s.OIDCIssuer == "" {
-		return nil, nil //nolint:nilnil // no issuer, no verifier
+		return nil, nil //nolint:nilnil // nil accepts no session tokens
 	}
 	claims, err := auth.ParseClaimNames(s.OIDCClaims)
 	if err != nil {

@@ -16,13 +16,13 @@ import (
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
-// The least and the most time between two attempts to become ready.
+// The pauses between attempts to become ready grow from firstRetry to lastRetry.
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 2 * time.Second
 )
 
-// What readiness depends on.
+// The checks that readiness depends on.
 const (
 	checkService  = "service"
 	checkDatabase = "database"
@@ -30,15 +30,15 @@ const (
 	checkKeyset   = "keyset"
 )
 
-// checkPermission is what a start waits for when secrets-svc answers, and refuses.
+// checkPermission is what a start waits for if secrets-svc answers but refuses this client.
 const checkPermission = "secrets-svc's permission"
 
-// state is how far the service has come. The zero value has just begun.
+// state is how far the service has come. The zero value is a service that has just started.
 type state struct {
 	ready, draining, schema, keyset atomic.Bool
 }
 
-// service is the state of the service as a whole; draining outranks the rest.
+// service returns the state of the service as a whole. Draining wins over the rest.
 func (s *state) service(context.Context) telemetry.State {
 	switch {
 	case s.draining.Load():
@@ -49,7 +49,7 @@ func (s *state) service(context.Context) telemetry.State {
 	return telemetry.OK
 }
 
-// once returns a probe of something that the start finds in order, and which stays so.
+// once returns a probe of a condition that holds for the rest of the process once it has been met.
 func once(done *atomic.Bool) telemetry.Probe {
 	return func(context.Context) telemetry.State {
 		if done.Load() {
@@ -59,8 +59,8 @@ func once(done *atomic.Bool) telemetry.Probe {
 	}
 }
 
-// keysetProbe tells whether the keyset opens this database: at the start, and anew whenever its KEKs are others, or cannot
-// be asked for.
+// keysetProbe returns a probe of whether the keyset opens this database. It is checked at the start, and again whenever the
+// KEKs have changed or can't be listed.
 func (s *service) keysetProbe() telemetry.Probe {
 	opened := once(&s.state.keyset)
 	still := telemetry.Cached(func(ctx context.Context) telemetry.State {
@@ -81,7 +81,7 @@ func (s *service) keysetProbe() telemetry.Probe {
 	}
 }
 
-// start makes the service ready, however long its database takes to come, and then does its chores until ctx ends.
+// start waits until the service is ready, however long the database takes, and then deletes old records until ctx is done.
 func (s *service) start(ctx context.Context) error {
 	began := time.Now()
 	if err := s.becomeReady(ctx); err != nil || ctx.Err() != nil {
@@ -90,12 +90,12 @@ func (s *service) start(ctx context.Context) error {
 	close(s.prepared)
 	s.state.ready.Store(true)
 	s.log.InfoContext(ctx, "ready", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
-	s.forgetRecords(ctx, forgetInterval)
+	s.deleteOldRecords(ctx, cleanupInterval)
 	return nil
 }
 
-// becomeReady returns when the service is ready, when ctx ends, or with an error that waiting does not cure. It logs what
-// it waits for when that changes.
+// becomeReady returns when the service is ready, when ctx is done, or with an error that waiting can't cure. It logs what it
+// waits for whenever that changes.
 func (s *service) becomeReady(ctx context.Context) error {
 	var waitingFor string
 	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
@@ -108,8 +108,8 @@ func (s *service) becomeReady(ctx context.Context) error {
 			return nil
 		case errors.Is(err, keysetcheck.ErrWrongKEK):
 			return s.wrongKeyset(err)
-		case ctx.Err() != nil: // which may be why
-		case s.hopeless(err):
+		case ctx.Err() != nil: // the error may be due to that
+		case s.isPermanent(err):
 			return err
 		case need != waitingFor:
 			waitingFor = need
@@ -123,10 +123,10 @@ func (s *service) becomeReady(ctx context.Context) error {
 	return nil
 }
 
-// hopeless tells a file that is no database, or is damaged, from a database that may come back.
-func (s *service) hopeless(err error) bool {
-	for _, passing := range []error{models.ErrUnavailable, sealer.ErrUnavailable, errPending} {
-		if errors.Is(err, passing) {
+// isPermanent reports whether an error can't be cured by waiting, such as a damaged SQLite file.
+func (s *service) isPermanent(err error) bool {
+	for _, temporary := range []error{models.ErrUnavailable, sealer.ErrUnavailable, errPending} {
+		if errors.Is(err, temporary) {
 			return false
 		}
 	}
@@ -135,7 +135,7 @@ func (s *service) hopeless(err error) bool {
 
 var errPending = errors.New("the database's schema is not up to date")
 
-// prepare does what has to be done before requests are served. An error comes with the name of what it was about.
+// prepare does what must be done before requests are served. If it fails, need is the check that failed.
 func (s *service) prepare(ctx context.Context) (need string, err error) {
 	if err := s.store.Ping(ctx); err != nil {
 		return checkDatabase, err
@@ -145,7 +145,7 @@ func (s *service) prepare(ctx context.Context) (need string, err error) {
 		return checkSchema, err
 	}
 	if pending := pendingOf(steps); pending > 0 {
-		// With a wrong keyset, not even the schema of a database that is in use may change.
+		// With a wrong keyset, not even the schema of a database in use may change.
 		if pending < len(steps) {
 			if err := s.openCanary(ctx); err != nil {
 				return checkKeyset, err
@@ -189,7 +189,7 @@ func (s *service) openCanary(ctx context.Context) error {
 	return nil
 }
 
-// wrongKeyset says what the operator should look at.
+// wrongKeyset adds advice to the error of a keyset that does not open the database.
 func (s *service) wrongKeyset(err error) error {
 	advice := fmt.Sprintf("check that %s=%s is the keyset that belongs to %s, or restore that keyset from its backup",
 		s.cfg.Of("sealer").Variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL))

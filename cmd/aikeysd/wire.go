@@ -25,19 +25,19 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
-// pingTimeout bounds a probe of the database, pingInterval is the least time between two.
+// pingTimeout bounds a probe of the database. pingInterval is the minimum time between two probes.
 const (
 	pingTimeout  = time.Second
 	pingInterval = time.Second
 )
 
-// wiring is what the two APIs share.
+// wiring has what the two APIs share.
 type wiring struct {
 	*service
 	registry  *prometheus.Registry
 	metrics   *telemetry.SessionMetrics
 	catalogue *providers.Catalogue
-	tracer    trace.Tracer // nil when there are no traces
+	tracer    trace.Tracer // nil if no traces are exported
 }
 
 // makeServers makes the three servers.
@@ -132,7 +132,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	})
 }
 
-// dataPlaneAPI has no limit on requests: a data plane whose cache is empty asks as often as it is asked.
+// dataPlaneAPI returns the handler of the data-plane API. It has no limit on requests: a data plane with an empty cache asks
+// as often as it is asked.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	own := auth.New(auth.Config{DataPlanes: w.metrics.DataPlanes(w.store)})
 	api, err := w.api("dataplane", own)
@@ -146,7 +147,7 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	})
 }
 
-// api is what an API needs besides its handlers.
+// api returns what an API needs besides its handlers.
 func (w wiring) api(listener string, sessions httpapi.Sessions) (httpapi.Config, error) {
 	observer, err := httpapi.NewObserver(listener, w.log, w.registry, w.tracer)
 	return httpapi.Config{
@@ -156,7 +157,7 @@ func (w wiring) api(listener string, sessions httpapi.Sessions) (httpapi.Config,
 	}, err
 }
 
-// checks are what /readyz depends on. The database is asked; the others are what the start found out.
+// checks are what /readyz depends on. The database and the keyset are probed; the rest is what the start found out.
 func (s *service) checks() []telemetry.Check {
 	database := func(ctx context.Context) telemetry.State {
 		if s.store.Ping(ctx) != nil {
@@ -168,7 +169,7 @@ func (s *service) checks() []telemetry.Check {
 		{Name: checkService, Probe: s.state.service},
 		{Name: checkDatabase, Probe: telemetry.Cached(database, pingTimeout, pingInterval)},
 		{Name: checkSchema, Probe: once(&s.state.schema)},
-		// Without its secrets service it still tells of keys and revokes them, and what it told data planes goes on being true.
+		// Without secrets-svc, keys can still be read and revoked, and data planes keep what they have. So this check may fail.
 		{Name: checkKeyset, Probe: s.keysetProbe(), MayFail: s.state.ready.Load},
 	}
 }

@@ -12,14 +12,14 @@ import (
 
 const (
 	auditFileMode = 0o600
-	// auditLook is how long lines may go to a file that has been moved away, as log rotation does.
-	auditLook = time.Second
+	// auditCheckInterval is how long lines may be written to a file after log rotation has moved it away.
+	auditCheckInterval = time.Second
 )
 
 const lineEnd = '\n'
 
-// wholeLines writes lines. One that was cut off, as by a disk that is full, ends where it broke: the next one would be
-// part of it otherwise, and could not be read either.
+// wholeLines writes lines. If a line was cut off, for example by a full disk, the next line starts with a line end, so that it
+// can be read.
 type wholeLines struct {
 	to   io.Writer
 	torn bool // the last line was cut off
@@ -38,8 +38,8 @@ func (w *wholeLines) Write(line []byte) (int, error) {
 	return max(0, n-(len(text)-len(line))), err
 }
 
-// auditFile adds lines to a file, and to a new one when the file has been moved away. The lines are the system's when Write
-// returns: they outlive the process, not the machine.
+// auditFile appends lines to a file, and to a new one after the file has been moved away. When Write returns, the operating
+// system has the line: it survives a crash of the process, not of the machine.
 type auditFile struct {
 	path string
 
@@ -62,14 +62,14 @@ func (a *auditFile) open() (err error) {
 	return err
 }
 
-// endsTorn tells whether the last line of a file was cut off. Of what can't be read it takes the worse: that leaves an
-// empty line.
+// endsTorn reports whether the last line of a file was cut off. It is true for a file that can't be read; the worst result
+// is an empty line.
 func endsTorn(path string) bool {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe must not keep us waiting
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not wait for the writer of a named pipe
 	if err != nil {
 		return true
 	}
-	defer func() { _ = file.Close() }() // it is only read
+	defer func() { _ = file.Close() }() // it was only read
 	info, err := file.Stat()
 	if err == nil && (!info.Mode().IsRegular() || info.Size() == 0) {
 		return false
@@ -81,11 +81,11 @@ func endsTorn(path string) bool {
 	return err != nil || last[0] != lineEnd
 }
 
-// Write implements io.Writer. A line goes whole into one file.
+// Write implements io.Writer. It does not split a line between two files.
 func (a *auditFile) Write(line []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if time.Since(a.looked) >= auditLook {
+	if time.Since(a.looked) >= auditCheckInterval {
 		if err := a.follow(); err != nil {
 			return 0, err
 		}
@@ -93,7 +93,7 @@ func (a *auditFile) Write(line []byte) (int, error) {
 	return a.lines.Write(line)
 }
 
-// follow opens the file anew if it is no longer the one at the path.
+// follow opens the file at the path if that is no longer the open file.
 func (a *auditFile) follow() error {
 	at, err := os.Stat(a.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

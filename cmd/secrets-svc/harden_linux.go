@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// hideMemory keeps what is in memory out of core dumps, and out of other processes of the same user (prctl(2),
+// hideMemory keeps the memory out of core dumps, and hides it from other processes of the same user (prctl(2),
 // PR_SET_DUMPABLE).
 func hideMemory() error {
 	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
@@ -37,8 +37,8 @@ func lockMemory() error {
 	return syscall.Mlockall(syscall.MCL_CURRENT | syscall.MCL_FUTURE | mclOnFault)
 }
 
-// mayLock tells whether the process may lock any amount of memory. Within a limit it is not tried: what Go reserves counts
-// too, and beyond the limit the next reservation would end the process.
+// mayLock returns an error unless the process may lock any amount of memory. With a limit, locking is not tried: memory that
+// Go reserves counts too, and the first reservation beyond the limit would end the process.
 func mayLock() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(rlimitMemlock, &limit); err != nil {
@@ -50,7 +50,7 @@ func mayLock() error {
 	return nil
 }
 
-// hasCapability reads the effective capabilities of the process (proc_pid_status(5)).
+// hasCapability reports whether the process has a capability in effect (proc_pid_status(5)).
 func hasCapability(number uint) bool {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

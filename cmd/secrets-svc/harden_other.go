@@ -10,7 +10,7 @@ import (
 // hideMemory turns core dumps off.
 func hideMemory() error { return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }
 
-var errLockUnsupported = errors.New("memory is locked on Linux alone")
+var errLockUnsupported = errors.New("memory can be locked on Linux only")
 
-// lockMemory is not there on this system.
+// lockMemory is not supported on this system.
 func lockMemory() error { return errLockUnsupported }

@@ -24,18 +24,19 @@ const (
 	groupSocketMode = 0o660
 	ownerUmask      = 0o177
 	dirMode         = 0o700
-	// dialTimeout bounds asking whether somebody listens on a socket.
+	// dialTimeout bounds the attempt to connect to a socket that exists.
 	dialTimeout = time.Second
 )
 
-// socket is a unix socket that is listened on. Its lock is held for as long: two services can't take it from each other.
+// socket is a listener on a unix socket. It holds a lock file, so that two services can't take the socket from each other.
 type socket struct {
 	net.Listener
 	lock *os.File
 }
 
-// listenUnix listens on a socket at path. A socket file on which nobody listens any more is replaced; anything else there
-// is left alone: lifecycle.ErrAddressTaken. Group -1 is none.
+// listenUnix listens on a unix socket at path. It replaces a socket that no process listens on any more, and returns an error
+// for anything else at that path: lifecycle.ErrAddressTaken if a process listens there. Members of the group may connect;
+// group -1 is no group.
 func listenUnix(ctx context.Context, path string, group int) (_ *socket, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func listenUnix(ctx context.Context, path string, group int) (_ *socket, err err
 	return s, os.Chmod(path, groupSocketMode)
 }
 
-// bindUnix makes a socket that nobody but this user may connect to, from its first moment.
+// bindUnix creates a socket that only this user may connect to, from the moment it exists.
 func bindUnix(ctx context.Context, path string) (*net.UnixListener, error) {
 	defer syscall.Umask(syscall.Umask(ownerUmask))
 	var config net.ListenConfig
@@ -87,14 +88,14 @@ func bindUnix(ctx context.Context, path string) (*net.UnixListener, error) {
 // Close implements net.Listener. Closing it again does nothing.
 func (s *socket) Close() error {
 	if s.Listener != nil {
-		if err := s.Listener.Close(); errors.Is(err, net.ErrClosed) { // which removes the socket
+		if err := s.Listener.Close(); errors.Is(err, net.ErrClosed) { // this removes the socket
 			return nil
 		}
 	}
 	return s.lock.Close()
 }
 
-// lockFile takes a lock that ends with the process, however it ends.
+// lockFile takes a lock that the system releases when the process ends.
 func lockFile(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, lockMode)
 	if err != nil {
@@ -110,7 +111,7 @@ func lockFile(path string) (*os.File, error) {
 	return file, nil
 }
 
-// requireFree returns nil if there is nothing at path, or a socket on which nobody listens.
+// requireFree returns nil if path does not exist or is a socket that no process listens on.
 func requireFree(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -119,7 +120,7 @@ func requireFree(ctx context.Context, path string) error {
 	case err != nil:
 		return err
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("%q is there already, and is no socket", path)
+		return fmt.Errorf("%q exists already and is not a socket", path)
 	}
 	dialer := net.Dialer{Timeout: dialTimeout}
 	conn, err := dialer.DialContext(ctx, "unix", path)
@@ -133,7 +134,7 @@ func requireFree(ctx context.Context, path string) error {
 	return err
 }
 
-// groupID is the number of a group, by name or number; -1 for an empty one.
+// groupID returns the number of a group given by name or number, or -1 if the text is empty.
 func groupID(group string) (int, error) {
 	if group == "" {
 		return -1, nil

@@ -1,7 +1,6 @@
-// Command secrets-svc is the secrets service: the one process that holds key-encryption keys. It seals and opens for the
-// clients that its operator lists, over a unix socket or mutual TLS, and has the commands that manage the keys. It wires
-// packages together and does nothing else; see secrets-svc --help. Of ours it may import impl, models, sealer, and what
-// programs have in common, nothing of the client side.
+// Command secrets-svc is the secrets service: the only process that holds key-encryption keys. It seals and opens for the
+// clients that its operator lists, over a unix socket or mutual TLS, and has the commands that manage the keys. It only
+// wires packages together; see secrets-svc --help.
 package main
 
 import (
@@ -14,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// gcPercent is the default of GOGC here: the live heap is small, and every request makes garbage.
+// gcPercent is the program's default of GOGC. The live heap is small, and every request makes garbage.
 const gcPercent = 400
 
 func main() {
@@ -28,7 +27,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return p.Run(ctx, p.root(), args)
 }
 
-// program is what the commands share.
+// program has what the commands share.
 type program struct{ cli.Program }
 
 func newProgram(environ []string, stdout, stderr io.Writer) *program {

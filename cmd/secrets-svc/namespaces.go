@@ -13,18 +13,18 @@ import (
 	"github.com/agentrouter/aikeys/sealer/local"
 )
 
-// keysetPath is the keyset file of a namespace, whose name has been checked.
+// keysetPath returns the keyset file of a namespace. The name must have been checked.
 func keysetPath(folder, namespace string) string { return filepath.Join(folder, namespace+".json") }
 
-// namespaces implements secrets.Namespaces with the local backend. A keyset is opened when it is first asked for, and never
-// made: one that is made by mistake would seal what no backup opens.
+// namespaces implements secrets.Namespaces with the local backend. A keyset is opened at its first use. It is never created
+// here: what a keyset created by mistake has sealed, no backup opens.
 type namespaces struct {
 	folder string
 	log    *slog.Logger
 
 	mu      sync.Mutex
 	sealers map[string]*local.Sealer
-	failing map[string]string // :: namespace → why it can't be opened, so that it is logged once
+	failing map[string]string // :: namespace → why it can't be opened; a cause is logged once
 }
 
 func newNamespaces(folder string, log *slog.Logger) *namespaces {
@@ -52,7 +52,7 @@ func (n *namespaces) Sealer(ctx context.Context, namespace string) (sealer.Seale
 	return opened, nil
 }
 
-// opened returns the namespaces that are open.
+// opened returns the sealers of the open namespaces.
 func (n *namespaces) opened() map[string]*local.Sealer {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -74,7 +74,7 @@ func (n *namespaces) Describe(to chan<- *prometheus.Desc) { to <- keysetReadable
 func (n *namespaces) Collect(to chan<- prometheus.Metric) {
 	for name, s := range n.opened() {
 		readable := 1.0
-		if s.Check(context.Background()) != nil { // a scrape has no context to offer
+		if s.Check(context.Background()) != nil { // Collect gets no context
 			readable = 0
 		}
 		to <- prometheus.MustNewConstMetric(keysetReadable, prometheus.GaugeValue, readable, name)

@@ -58,7 +58,7 @@ SIGTERM or SIGINT stops it: requests in flight are answered, then it exits. A se
 // operationsPerCPU is how many operations may run for each CPU if the setting leaves it open.
 const operationsPerCPU = 4
 
-// service is one running secrets service.
+// service is one running secrets-svc.
 type service struct {
 	cfg    *config
 	log    *slog.Logger

@@ -13,8 +13,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
-// config is what an operator may choose. Each setting is declared once, in newConfig; its flag, its variable, its default
-// and its help follow from that. What the settings mean together is checked by load.
+// config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
+// that. load checks the settings that depend on one another.
 type config struct {
 	*settings.Set
 
@@ -35,7 +35,7 @@ type config struct {
 	ShutdownTimeout time.Duration
 }
 
-// The choices of LOCK_MEMORY.
+// The values of lock-memory.
 const (
 	lockAuto    = "auto"
 	lockRequire = "require"
@@ -44,13 +44,13 @@ const (
 
 const (
 	variablePrefix = "SECRETS_SVC_"
-	// unixPrefix begins a listen address that is a socket's path.
+	// unixPrefix begins a listen address that is the path of a unix socket.
 	unixPrefix = "unix:"
-	// standardOutput is the audit log that is no file.
+	// standardOutput is the name of an audit log that is written to standard output.
 	standardOutput = "-"
 )
 
-// Bounds of the limits on work.
+// The largest values of max-concurrent and max-queue.
 const (
 	mostConcurrent = 10_000
 	mostQueued     = 100_000
@@ -93,11 +93,11 @@ func newConfig() *config {
 	return s
 }
 
-// maxSocketPath is how long a socket's path may be, in bytes: 104 with the zero at its end is the least limit of the systems
-// that we run on.
+// maxSocketPath is the maximum length of a socket's path in bytes. With the final zero byte it is 104, the smallest limit of
+// the supported systems.
 const maxSocketPath = 103
 
-// listenAddress takes unix:<path> or host:port.
+// listenAddress accepts unix:<path> or host:port.
 func listenAddress(to *string) func(string) error {
 	return func(text string) error {
 		path, isSocket := strings.CutPrefix(text, unixPrefix)
@@ -105,7 +105,7 @@ func listenAddress(to *string) func(string) error {
 		case isSocket && path == "":
 			return errors.New("must be unix:<path> or host:port")
 		case isSocket && len(path) > maxSocketPath:
-			return errors.New("the path of a unix socket may have 103 bytes at the most")
+			return errors.New("the path of a unix socket may have at most 103 bytes")
 		case isSocket:
 			*to = text
 			return nil
@@ -116,19 +116,19 @@ func listenAddress(to *string) func(string) error {
 	}
 }
 
-// socketPath is the path of the socket to listen on; ok is false for mutual TLS.
+// socketPath returns the path of the socket to listen on. ok is false if the service listens with mutual TLS.
 func (s *config) socketPath() (path string, ok bool) { return strings.CutPrefix(s.Listen, unixPrefix) }
 
-// load takes the variables, which flags outrank, and checks them. Its error names all that is wrong at once.
+// load reads the variables and checks all settings. Flags win. The error lists all complaints.
 func (s *config) load(environ []string) error { return s.Read(environ, s.checkTLS) }
 
-// checkTLS: mutual TLS needs three files, and a socket none.
+// checkTLS requires three files for mutual TLS and none for a socket.
 func (s *config) checkTLS() (complaints []string) {
 	_, isSocket := s.socketPath()
 	for _, name := range []string{"tls-cert", "tls-key", "tls-client-ca"} {
 		setting := s.Of(name)
 		switch given := setting.String() != ""; {
-		case s.Listen == "": // it is complained of already
+		case s.Listen == "": // reported already
 		case isSocket && given:
 			complaints = append(complaints, fmt.Sprintf("%s: is for mutual TLS, and %s is a unix socket", setting.Given(), s.Of("listen").Given()))
 		case !isSocket && !given:

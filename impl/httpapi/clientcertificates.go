@@ -10,15 +10,15 @@ import (
 	"github.com/agentrouter/aikeys/internal/identity"
 )
 
-// CertificateSessions opens the sessions of client certificates; *session.Authenticator is one.
+// CertificateSessions opens sessions for client certificates. *auth.Authenticator implements it.
 type CertificateSessions interface {
 	AuthenticateCertificate(ctx context.Context, names []string) (auth.Principal, error)
 }
 
-// hasCertificate tells whether a client has shown a certificate that was verified.
+// hasCertificate reports whether the client has a verified certificate.
 func hasCertificate(r *http.Request) bool { return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 }
 
-// openCertificate opens the session of a client's certificate. It ends with the certificate at the latest.
+// openCertificate opens the session of a client certificate. The session ends when the certificate expires, or before.
 func (a *API) openCertificate(w http.ResponseWriter, r *http.Request) (auth.Principal, error) {
 	now := time.Now()
 	identities, until := identity.OfCertificate(r.TLS, now)
@@ -26,8 +26,8 @@ func (a *API) openCertificate(w http.ResponseWriter, r *http.Request) (auth.Prin
 	if left <= 0 {
 		return auth.Principal{}, fmt.Errorf("%w: the client certificate has expired", auth.ErrUnauthenticated)
 	}
-	// A connection that is used in its certificate's last minute is closed, and one that is not is closed as idle: who has
-	// a new certificate by then loses no request to the old one.
+	// A connection that is used in the last minute of its certificate is closed after the answer, and one that is not used is
+	// closed as idle. So a client with a renewed certificate loses no request because of the old one.
 	if left < idleTimeout {
 		w.Header().Set("Connection", "close")
 	}

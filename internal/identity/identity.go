@@ -1,5 +1,5 @@
-// Package identity tells who is at the other end of a connection: the user of a process on this machine, or a name in a
-// client certificate. It has the one rule by which all listeners read certificates. It imports nothing of ours.
+// Package identity names the client at the other end of a connection: the user of a process on this machine, or a name in a
+// client certificate. All listeners read certificates by its rules.
 package identity
 
 import (
@@ -12,18 +12,18 @@ import (
 	"unicode/utf8"
 )
 
-// Identity is one way to tell who is at the other end.
+// Identity is one name of a client. A client may have several.
 type Identity struct {
 	Kind Kind
 	Name string
 }
 
-// Kind says what an Identity's name is.
+// Kind is the kind of an Identity's name.
 type Kind string
 
-// The kinds. Each is also how operators write it: dns:aikeysd.internal.
+// The kinds. Operators write them before the name, as in dns:aikeysd.internal.
 const (
-	UID        Kind = "uid" // the number of a user of this machine
+	UID        Kind = "uid" // the number of a user on this machine
 	DNSName    Kind = "dns" // subject alternative names of a certificate
 	URI        Kind = "uri"
 	CommonName Kind = "cn" // of the certificate's subject
@@ -32,11 +32,11 @@ const (
 // String returns the identity as operators write it.
 func (i Identity) String() string { return string(i.Kind) + ":" + i.Name }
 
-// ErrNoName says that a text names nobody's certificate.
+// ErrNoName means that a text is not the name of a certificate.
 var ErrNoName = errors.New("must be dns:<name>, uri:<name> or cn:<name>")
 
-// ParseCertificate reads a name that certificates may have, as String writes it. It compares exactly: there are no
-// wildcards. Its error is ErrNoName.
+// ParseCertificate parses a name in a certificate, as String writes it. Names are compared exactly; there are no wildcards.
+// The error is ErrNoName.
 func ParseCertificate(text string) (Identity, error) {
 	kind, name, _ := strings.Cut(text, ":")
 	i := Identity{Kind(kind), name}
@@ -46,13 +46,13 @@ func ParseCertificate(text string) (Identity, error) {
 	return i, nil
 }
 
-// isName leaves out what could not be stored or shown.
+// isName reports whether a name can be stored and shown.
 func isName(name string) bool {
 	return name != "" && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }
 
-// OfCertificate returns the names in the client certificate of a connection, and until when it is good: no names where there
-// is no certificate that was verified, or it has expired since the connection was made.
+// OfCertificate returns the names in the client certificate of a connection, and when the certificate expires. There are no
+// names if no certificate was verified, or if it has expired since the connection was made.
 func OfCertificate(connection *tls.ConnectionState, now time.Time) (names []Identity, until time.Time) {
 	if connection == nil || len(connection.VerifiedChains) == 0 {
 		return nil, time.Time{}

@@ -1,5 +1,4 @@
-// Package secret is the type of the fields that a document marks x-secret, in the generated code of all documents. By
-// hand, unlike what is beside it. It imports nothing of ours.
+// Package secret has the type of the fields that a document marks x-secret. The generated code of all documents uses it.
 package secret
 
 import (
@@ -11,15 +10,15 @@ import (
 
 const redacted = "[redacted]"
 
-// Text is a field that the document marks x-secret. It goes over the wire as it is and prints as [redacted]
-// everywhere else, so that a request that ends in a log or an error shows nothing. The zero value is empty.
+// Text is the value of a field that a document marks x-secret. It is sent as it is and prints as [redacted] everywhere else,
+// so that a request in a log or an error does not show it. The zero value is empty.
 type Text struct {
-	// text is a closure because fmt, when it can't print what holds this value, prints the fields without asking for
-	// methods; it follows strings and pointers, but not a func.
+	// text is a closure because fmt prints unexported fields of a struct without calling their methods. It follows strings
+	// and pointers, but prints only the address of a func.
 	text func() string
 }
 
-// New returns text as a field's value.
+// New returns text as a secret.
 func New(text string) Text { return Text{text: func() string { return text }} }
 
 // Reveal returns the text itself.
@@ -30,10 +29,10 @@ func (s Text) Reveal() string {
 	return s.text()
 }
 
-// MarshalJSON returns the text as it goes over the wire.
+// MarshalJSON implements json.Marshaler. It does not redact: it is what sends the text.
 func (s Text) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }
 
-// UnmarshalJSON reads the text off the wire.
+// UnmarshalJSON implements json.Unmarshaler.
 func (s *Text) UnmarshalJSON(wire []byte) error {
 	var text string
 	if err := json.Unmarshal(wire, &text); err != nil {

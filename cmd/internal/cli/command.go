@@ -7,11 +7,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// HelpWidth is how wide help is, in columns.
+// HelpWidth is the width of help texts, in columns.
 const HelpWidth = 120
 
-// NoArguments refuses what is neither command nor flag, and names the flags that take its place. It doesn't repeat the
-// argument, which may be an API key.
+// NoArguments refuses arguments, and names the flags to use instead. It doesn't repeat the argument, which may be an API key.
 func NoArguments(flags ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -24,7 +23,7 @@ func NoArguments(flags ...string) cobra.PositionalArgs {
 	}
 }
 
-// Group returns a command that only holds others.
+// Group returns a command that only has subcommands.
 func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -40,13 +39,13 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// strictHelp has "help" refuse a command or a topic that there is not, as the program refuses a command that there is not.
-// The word is not repeated: it may be an API key.
+// strictHelp makes "help" refuse an unknown command or topic, as the program refuses an unknown command. The error doesn't
+// repeat the word, which may be an API key.
 func strictHelp(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	help, _, err := root.Find([]string{"help"})
 	if err != nil || help == root {
-		return // a program without commands has none
+		return // a program without commands has no help command
 	}
 	show := help.Run
 	help.Run, help.RunE = nil, func(cmd *cobra.Command, args []string) error {

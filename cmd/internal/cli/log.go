@@ -14,10 +14,10 @@ const (
 	LogText = "text"
 )
 
-// NewLogger returns the log that settings ask for: one of the formats, and the least level to log.
+// NewLogger returns a log in one of the formats that logs from a level upward.
 func NewLogger(to io.Writer, format, level string) *slog.Logger {
 	var least slog.Level
-	_ = least.UnmarshalText([]byte(level)) // settings have checked it
+	_ = least.UnmarshalText([]byte(level)) // the settings have been checked
 	options := &slog.HandlerOptions{Level: least}
 	if format == LogText || format == LogAuto && isTerminal(to) {
 		return slog.New(slog.NewTextHandler(to, options))
@@ -26,7 +26,7 @@ func NewLogger(to io.Writer, format, level string) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(to, options))
 }
 
-// durationInMS gives a duration's name its unit: slog's JSON has nanoseconds, which nobody expects.
+// durationInMS writes a duration in milliseconds, under a name with the unit. slog's JSON would write nanoseconds.
 func durationInMS(_ []string, a slog.Attr) slog.Attr {
 	if a.Value.Kind() == slog.KindDuration {
 		return slog.Float64(a.Key+"_ms", float64(a.Value.Duration())/float64(time.Millisecond))

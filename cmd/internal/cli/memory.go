@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// limitShare is how much of a container's memory the Go runtime may use before it collects harder; the rest is for what
-// it doesn't count.
+// limitShare is the share of a container's memory that the Go runtime may use before it collects garbage more often. The
+// rest is for memory that the runtime doesn't count.
 const limitShare = 0.9
 
-// TuneMemory sets the garbage collector's pace, unless the operator has. A container's limit, if there is one, becomes
-// the runtime's: a heap that GOGC lets grow fivefold should be collected rather than the process killed. No limit is made
-// up where there is none, since a live heap beyond it would be collected without end. root is the machine's file system,
-// gcPercent the program's default of GOGC.
+// TuneMemory sets the garbage collector's pace, unless the operator has set it. If the process runs in a container with a
+// memory limit, the runtime gets a limit too, so that garbage is collected before the system kills the process. Without a
+// container's limit none is set, since a live heap above a limit would be collected without end. root is the machine's file
+// system, gcPercent the program's default of GOGC.
 func TuneMemory(gcPercent int, root fs.FS, getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
@@ -25,7 +25,7 @@ func TuneMemory(gcPercent int, root fs.FS, getenv func(string) string) {
 	}
 }
 
-// containerLimit is the memory limit of the process's control group, in bytes
+// containerLimit returns the memory limit of the process's control group, in bytes
 // (https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files).
 func containerLimit(root fs.FS) (limit int64, ok bool) {
 	groups, err := fs.ReadFile(root, "proc/self/cgroup")
@@ -40,6 +40,6 @@ func containerLimit(root fs.FS) (limit int64, ok bool) {
 	if err != nil {
 		return 0, false
 	}
-	limit, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64) // "max" where there is no limit
+	limit, err = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64) // "max" means no limit
 	return limit, err == nil && limit > 0
 }

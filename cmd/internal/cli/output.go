@@ -13,9 +13,9 @@ func (p *Program) Say(format string, args ...any) error {
 	return err
 }
 
-// Note tells people something on standard error, apart from the result.
+// Note prints a message on standard error.
 func (p *Program) Note(format string, args ...any) {
-	_, _ = fmt.Fprintf(p.Stderr, format+"\n", args...) // there is no place left to report that it failed
+	_, _ = fmt.Fprintf(p.Stderr, format+"\n", args...) // a failure could not be reported anywhere
 }
 
 // Table prints rows in columns.
@@ -30,11 +30,11 @@ func (p *Program) NewTable(head ...string) Table {
 
 // Row adds a row.
 func (t Table) Row(cells ...string) {
-	_, _ = io.WriteString(t.writer, strings.Join(cells, "\t")+"\n") // Flush reports what fails
+	_, _ = io.WriteString(t.writer, strings.Join(cells, "\t")+"\n") // Flush returns the error
 }
 
 // Flush prints the rows.
 func (t Table) Flush() error { return t.writer.Flush() }
 
-// OneLine joins the lines of a text that libraries have broken.
+// OneLine joins the lines of an error that a library has broken into several.
 func OneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

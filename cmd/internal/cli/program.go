@@ -17,15 +17,15 @@ const (
 	ExitUsage   = 2
 )
 
-// Program is one run of a program, as its commands share it.
+// Program is one run of a program. Its commands share it.
 type Program struct {
 	Name           string // begins every line about an error
 	Environ        []string
 	Stdout, Stderr io.Writer
 }
 
-// Run runs the command that args name, and returns the exit code. It gives root what all programs have in common. The
-// command stops in order when ctx ends.
+// Run runs the command that args name, reports its error, and returns the exit code. The command stops in order when ctx is
+// done.
 func (p *Program) Run(ctx context.Context, root *cobra.Command, args []string) int {
 	err := p.Execute(ctx, root, args)
 	if err == nil {
@@ -45,7 +45,7 @@ func (p *Program) Run(ctx context.Context, root *cobra.Command, args []string) i
 // Execute runs the command that args name and returns its error; a program with more exit codes than Run has calls it
 // instead of Run. An error that arises before the command begins is a UsageError.
 func (p *Program) Execute(ctx context.Context, root *cobra.Command, args []string) error {
-	p.outfit(root)
+	p.configure(root)
 	begun := false
 	root.PersistentPreRun = func(*cobra.Command, []string) { begun = true }
 	root.SetArgs(args)
@@ -56,8 +56,8 @@ func (p *Program) Execute(ctx context.Context, root *cobra.Command, args []strin
 	return err
 }
 
-// outfit gives root its outputs, its version and wide help. Run tells its errors.
-func (p *Program) outfit(root *cobra.Command) {
+// configure sets the outputs, the version and the width of help. Run reports errors, so cobra does not.
+func (p *Program) configure(root *cobra.Command) {
 	root.Version = Version()
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
@@ -68,7 +68,7 @@ func (p *Program) outfit(root *cobra.Command) {
 		"LocalFlags.FlagUsages", fmt.Sprintf("LocalFlags.FlagUsagesWrapped %d", HelpWidth)))
 }
 
-// Getenv looks a variable up that is none of the program's settings.
+// Getenv returns a variable that is not one of the program's settings.
 func (p *Program) Getenv(name string) string {
 	for _, entry := range p.Environ {
 		if text, ok := strings.CutPrefix(entry, name+"="); ok {

@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// UntilSignal returns a context that ends with the first signal to stop. The second has its default effect, which ends the
-// process: that is restored before the context ends, so that no signal is lost in between.
+// UntilSignal returns a context that is done at the first SIGINT or SIGTERM. The second one ends the process: its default
+// effect is restored before the context is done, so no signal is lost in between.
 func UntilSignal() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 1)

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// UsageError says what is wrong with the command line or the settings, one complaint a line. Run exits with ExitUsage.
+// UsageError is an error in the command line or the settings. Run exits with ExitUsage for it.
 type UsageError struct{ Complaints []string }
 
-// Error returns the complaints, each on a line of its own.
+// Error returns the complaints, one a line.
 func (e *UsageError) Error() string { return strings.Join(e.Complaints, "\n") }
 
 // Usagef returns a UsageError with one complaint.

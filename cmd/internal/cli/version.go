@@ -2,7 +2,7 @@ package cli
 
 import "runtime/debug"
 
-// Version is what the Go toolchain stamped into the program: the module's version, and the commit that it came from.
+// Version returns what the Go toolchain recorded in the program: the module's version, the commit and the Go version.
 func Version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
