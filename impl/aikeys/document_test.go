@@ -50,7 +50,7 @@ func TestDocumentListsStatuses(t *testing.T) {
 	}
 }
 
-// The catalogue and the document name the same providers: who adds one is told to do it in both.
+// The catalogue and the document name the same providers: a new provider must be added to both.
 func TestDocumentListsProviders(t *testing.T) {
 	catalogue, err := providers.Load()
 	require.NoError(t, err)
@@ -99,7 +99,7 @@ func walk(ref *openapi3.SchemaRef, secret func(path string)) {
 	}
 }
 
-// Whatever is marked secret in the document has the type that prints nothing.
+// Every field that the document marks secret has a type that prints nothing.
 func TestDocumentSecretsAreRedacted(t *testing.T) {
 	const plain = "sk-0123456789abcdef"
 	req := gen.RegisterRequest{Provider: "openai", Name: "n", Secret: gensecret.New(plain)}

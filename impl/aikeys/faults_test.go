@@ -58,7 +58,7 @@ func TestSealingUnavailable(t *testing.T) {
 	})
 }
 
-// statusOf returns a reply's status, 0 where there is none.
+// statusOf returns a reply's status, or 0 without a reply.
 func statusOf(reply interface{ StatusCode() int }, err error) int {
 	if err != nil {
 		return 0

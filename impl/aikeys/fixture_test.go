@@ -129,7 +129,7 @@ func together[T any](n int, fn func(i int) T) []T {
 	return out
 }
 
-// clock is a clock that can be moved; by itself it stands still.
+// clock is a clock that stands still until it is moved.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time

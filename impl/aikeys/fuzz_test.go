@@ -15,7 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
-// FuzzRegisterBody: whatever the body, the answer is documented, is no fault of ours, and repeats no secret. "SECRET" in a
+// FuzzRegisterBody: whatever the body, the answer is documented, is not a 5xx, and repeats no secret. "SECRET" in a
 // body stands for one.
 func FuzzRegisterBody(f *testing.F) {
 	for _, seed := range []string{
@@ -74,7 +74,7 @@ func requireStored(t *testing.T, reply aikeystest.Reply, sent []byte, secret str
 	}
 }
 
-// FuzzPath: whatever the path, the answer is documented, is no fault of ours, and shows nothing of another customer's.
+// FuzzPath: whatever the path, the answer is documented, is not a 5xx, and shows nothing of another customer's.
 func FuzzPath(f *testing.F) {
 	for _, o := range aikeystest.Operations(f) {
 		f.Add(o.Method, o.Path)

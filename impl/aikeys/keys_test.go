@@ -156,7 +156,7 @@ func TestRevokeKeyTwice(t *testing.T) {
 		s.SetMember("acme", "web", member, "owner")
 		time.Sleep(time.Millisecond)
 		require.Equal(t, first, s.As(owner).RevokeKey(t, key.ID))
-		require.Equal(t, first, s.As(member).RevokeKey(t, key.ID), "whoever asks")
+		require.Equal(t, first, s.As(member).RevokeKey(t, key.ID), "for every caller")
 
 		got := decode[gen.GetResponse](t, get(t, s, owner, project+"/aikeys/"+key.ID)).Key
 		by := owner
@@ -241,7 +241,7 @@ func TestRegisterKey(t *testing.T) {
 	})
 }
 
-// What is sealed is what was sent, under the binding that the data planes will open it with.
+// The sealed secret is the one that was sent, under the binding that data planes open it with.
 func TestSealingRegisteredSecret(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()

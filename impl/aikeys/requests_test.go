@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
-// hostileIDs are path segments, escaped, that are no id of ours.
+// hostileIDs are path segments, escaped, that are not valid ids.
 func hostileIDs(s *aikeystest.Service, keyID string) map[string]string {
 	secret := s.Secret()
 	return map[string]string{

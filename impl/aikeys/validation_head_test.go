@@ -148,7 +148,7 @@ func TestBadQuery(t *testing.T) {
 		{"no provider to resolve", "/resolve", "provider"},
 		{"an unknown provider to resolve", "/resolve?provider=" + secret, "provider"},
 		{"two providers to resolve", "/resolve?provider=openai&provider=anthropic", "provider"},
-		{"a token that is none", "/aikeys?page_token=" + secret, "page_token"},
+		{"an invalid token", "/aikeys?page_token=" + secret, "page_token"},
 		{"a token of another alphabet", "/aikeys?page_token=%21" + secret, "page_token"},
 		{"an empty token", "/aikeys?page_token=", "page_token"},
 		{"a token too long", "/aikeys?page_token=" + strings.Repeat("A", 129), "page_token"},

@@ -201,7 +201,7 @@ func TestBadPolicy(t *testing.T) {
 		many[strings.Repeat("p", i+1)] = "allow"
 	}
 	for name, exceptions := range map[string]map[string]any{
-		"a choice that is none":        {"openai": secret},
+		"an unknown choice":            {"openai": secret},
 		"a choice that is an object":   {"openai": map[string]any{secret: secret}},
 		"a choice that is null":        {"openai": nil},
 		"a provider that is unknown":   {secret: "allow"},

@@ -1,9 +1,9 @@
 // Package auth turns the credential of a request, most often its Authorization header, into a Principal: the user or the
 // data plane on whose behalf the request acts.
 //
-// Users present one of two kinds of bearer token. An API key of ours carries its own id and checksum; its row is found by
+// Users present one of two kinds of bearer token. An API key of this service carries its own id and checksum; its row is found by
 // the id, and the SHA-256 of its secret part is compared in constant time. A session token is a JWT of the configured
-// OpenID Connect issuer, verified with the keys that the issuer publishes. Data planes present a token of ours with another
+// OpenID Connect issuer, verified with the keys that the issuer publishes. Data planes present a token with another
 // prefix, or a client certificate that the connection has verified. An Authenticator accepts users or data planes, never
 // both, so neither kind of credential opens a session of the other.
 //

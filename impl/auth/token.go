@@ -14,7 +14,7 @@ import (
 	"github.com/oklog/ulid/v2"
 )
 
-// The text of a token of ours is <prefix>_<ulid>_<secret>_<checksum>, all ASCII and of fixed length:
+// The text of a service token is <prefix>_<ulid>_<secret>_<checksum>, all ASCII and of fixed length:
 //
 //	ulid      26 characters of Crockford base32 in upper case; public, the id of the row
 //	secret    43 characters of base62 (0-9, a-z, A-Z): 32 random bytes
@@ -137,7 +137,7 @@ func bearerToken(authorization string) (string, error) {
 }
 
 // isJWT reports whether a token is three parts of base64url with dots between: the compact form, the only one that
-// RFC 7519, section 1 allows a JWT to have. Neither a JWT nor a token of ours can hold a comma, a space or a second token.
+// RFC 7519, section 1 allows a JWT to have. Neither a JWT nor a service token can hold a comma, a space or a second token.
 func isJWT(token string) bool {
 	dots := 0
 	for _, c := range []byte(token) {

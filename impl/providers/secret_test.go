@@ -366,7 +366,7 @@ func TestCheckSecretHeaderMembers(t *testing.T) {
 	}
 }
 
-// What is taken in a register can be used in a fetch: each example of the catalogue has a destination.
+// A secret that can be registered can be fetched: each example of the catalogue has a destination.
 func TestDestination(t *testing.T) {
 	c := load(t)
 	templates := map[string]string{ // :: the providers whose credentials name a part of the host
