@@ -112,8 +112,8 @@ func TestNoGap(t *testing.T) {
 	})
 }
 
-// Guarantee 2: a transaction that stays open delays no other change, and is not lost to those who resume meanwhile. On SQLite
-// there is one writer at a time.
+// Guarantee 2: a transaction that stays open delays no other change, and data planes that resume while it is open get its change
+// too. PostgreSQL alone has several writers at a time.
 func TestNoDelay(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
 		replicas := e.replicas(2, options{})

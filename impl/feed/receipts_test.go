@@ -291,96 +291,95 @@ func (c *cache) apply(m feedtest.Message) {
 	}
 }
 
+// connect is called when a request for a stream is about to be sent.
+func (c *cache) connect(restarted, resumes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if restarted {
+		clear(c.keys)
+		c.leaseEnd = time.Time{}
+	}
+	c.sent, c.resumes = time.Now(), resumes
+}
+
+func (c *cache) add(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys[key] = true
+}
+
 func (c *cache) mayServe(key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.keys[key] && time.Now().Before(c.leaseEnd.Add(c.maxStale))
 }
 
-// fleet is a set of replicas that are replaced at random.
-type fleet struct {
-	mu    sync.Mutex
-	alive []*replica
-}
-
-func (f *fleet) any() *replica {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.alive[rand.IntN(len(f.alive))]
-}
-
-// wander has a data plane connect, acknowledge and leave at random, until stop is closed.
-func (f *fleet) wander(dataPlane models.DataPlane, c *cache, stop <-chan struct{}) {
-	sub := feed.Subscription{DataPlane: dataPlane, MaxStale: c.maxStale}
-	for {
-		select {
-		case <-stop:
-			return
-		case <-time.After(rand.N(60 * time.Millisecond)):
-		}
-		restarted := rand.IntN(8) == 0
-		if restarted {
-			sub.Previous, sub.Resume = "", nil
-		}
-		c.mu.Lock()
-		if restarted {
-			clear(c.keys)
-			c.leaseEnd = time.Time{}
-		}
-		c.sent, c.resumes = time.Now(), sub.Resume != nil
-		c.mu.Unlock()
-		sub.Arrived = time.Now()
-		m, err := f.any().tryConnect(sub, c.apply)
-		if err != nil {
-			continue // the replica has ended
-		}
-		for range rand.IntN(50) {
-			time.Sleep(rand.N(30 * time.Millisecond))
-			if at, err := position.Parse(m.Last()); err == nil && rand.IntN(8) > 0 {
-				_ = f.any().Acknowledge(context.Background(), dataPlane.ID, m.Session(), at) // the stream may be gone
-			}
-		}
-		m.Leave()
-		if next := m.resumed(); next.Resume != nil {
-			sub.Previous, sub.Resume = next.Previous, next.Resume
-		}
-	}
-}
-
-// Guarantee 6: whatever data planes and replicas do, no replica says that a revocation is complete while a data plane may use the
-// key, and every receipt becomes complete in time.
+// Guarantee 6: no replica ever says that a revocation is complete while a data plane may use the key, and every receipt becomes
+// complete in time. Data planes connect, acknowledge, leave and restart at random, and replicas are replaced.
 func TestReceiptsAreTrue(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		o := options{lease: 300 * time.Millisecond, maintenance: 30 * time.Millisecond, grace: 300 * time.Millisecond}
-		f := &fleet{alive: e.replicas(3, o)}
+		var mu sync.Mutex // guards alive
+		alive := e.replicas(3, o)
+		anyReplica := func() *replica {
+			mu.Lock()
+			defer mu.Unlock()
+			return alive[rand.IntN(len(alive))]
+		}
 		stop := make(chan struct{})
 		var wandering, checks sync.WaitGroup
 		var caches []*cache
 		for i := range 5 {
 			c := &cache{keys: map[string]bool{}, maxStale: time.Duration(i%3) * 150 * time.Millisecond}
 			caches = append(caches, c)
-			dataPlane := e.dataPlane()
-			wandering.Go(func() { f.wander(dataPlane, c, stop) })
+			sub := feed.Subscription{DataPlane: e.dataPlane(), MaxStale: c.maxStale}
+			wandering.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(rand.N(60 * time.Millisecond)):
+					}
+					restarted := rand.IntN(8) == 0
+					if restarted {
+						sub.Previous, sub.Resume = "", nil
+					}
+					c.connect(restarted, sub.Resume != nil)
+					sub.Arrived = time.Now()
+					m, err := anyReplica().tryConnect(sub, c.apply)
+					if err != nil {
+						continue // the replica has ended
+					}
+					for range rand.IntN(50) {
+						time.Sleep(rand.N(30 * time.Millisecond))
+						if at, err := position.Parse(m.Last()); err == nil && rand.IntN(8) > 0 {
+							_ = anyReplica().Acknowledge(context.Background(), m.ID, m.Session(), at) // the stream may be gone
+						}
+					}
+					m.Leave()
+					if next := m.resumed(); next.Resume != nil {
+						sub.Previous, sub.Resume = next.Previous, next.Resume
+					}
+				}
+			})
 		}
 		for i := range 24 {
 			if i%8 == 7 {
-				n := rand.IntN(len(f.alive))
-				f.alive[n].stop()
+				n := rand.IntN(len(alive))
+				alive[n].stop()
 				fresh := e.replica(o)
-				f.mu.Lock()
-				f.alive[n] = fresh
-				f.mu.Unlock()
+				mu.Lock()
+				alive[n] = fresh
+				mu.Unlock()
 			}
 			k := e.key()
-			for _, c := range caches { // each has fetched it
-				c.mu.Lock()
-				c.keys[k.ID] = true
-				c.mu.Unlock()
+			for _, c := range caches {
+				c.add(k.ID)
 			}
 			e.revokeKey(&k, e.store)
 			checks.Go(func() {
 				for deadline := time.Now().Add(feedtest.Patience); ; time.Sleep(rand.N(10 * time.Millisecond)) {
-					got, err := f.any().Receipt(t.Context(), k)
+					got, err := anyReplica().Receipt(t.Context(), k)
 					if err == nil && got.Complete {
 						break
 					}
@@ -391,7 +390,7 @@ func TestReceiptsAreTrue(t *testing.T) {
 				}
 				for _, c := range caches {
 					if c.mayServe(k.ID) {
-						t.Error("complete, and yet a data plane may use the key")
+						t.Error("complete, although a data plane may use the key")
 					}
 				}
 			})
