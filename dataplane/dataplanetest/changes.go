@@ -4,12 +4,12 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
-// Publish tells a change of any sort in a transaction of its own, which it returns.
+// Publish announces a change in a transaction of its own, which it returns.
 func (cp *ControlPlane) Publish(m gen.StreamMessage) (tx int64) {
 	return cp.change(func() gen.StreamMessage { return m })
 }
 
-// change makes a change and has it told, both at once.
+// change makes a change and announces it, in one transaction.
 func (cp *ControlPlane) change(do func() gen.StreamMessage) (tx int64) {
 	cp.update(func() {
 		tx = cp.begin()
@@ -46,7 +46,7 @@ func (s *state) revoke(id string) gen.StreamMessage {
 	return k.message(keyRevoked)
 }
 
-// FailKey has a key count as bad, as if a provider had refused it.
+// FailKey marks a key as failing, as if a provider had refused it.
 func (cp *ControlPlane) FailKey(id string) (tx int64) {
 	return cp.change(func() gen.StreamMessage {
 		k := cp.key(id)
@@ -79,7 +79,7 @@ func (cp *ControlPlane) RemoveMember(customer, project, user string) (tx int64) 
 	})
 }
 
-// AddCredential makes a text the credential of a caller, and the caller a member of the project.
+// AddCredential adds a caller's credential, and makes the caller a member of the project.
 func (cp *ControlPlane) AddCredential(text string, c Credential) {
 	orElse(&c.CustomerID, "acme")
 	orElse(&c.ProjectID, "chat")
@@ -111,7 +111,7 @@ func (cp *ControlPlane) RevokeCredential(text string) (tx int64) {
 	})
 }
 
-// ServeCustomers limits the data plane to some customers.
+// ServeCustomers limits the data plane to these customers.
 func (cp *ControlPlane) ServeCustomers(customers ...string) {
 	cp.update(func() {
 		cp.customers = map[string]bool{}
@@ -121,14 +121,14 @@ func (cp *ControlPlane) ServeCustomers(customers ...string) {
 	})
 }
 
-// Position is what has been committed up to now.
+// Position returns the position of everything committed so far.
 func (cp *ControlPlane) Position() string {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
 	return cp.position()
 }
 
-// Forget throws the history away: who resumes from before it is told to reset.
+// Forget deletes the history: a stream that resumes from before it gets a reset.
 func (cp *ControlPlane) Forget() {
 	cp.update(func() {
 		for _, m := range cp.history {
@@ -139,7 +139,7 @@ func (cp *ControlPlane) Forget() {
 	})
 }
 
-// Transaction is one that has begun, so that positions leave it out, and commits when the test says so.
+// Transaction has begun, and is not in any position until the test commits it.
 type Transaction struct {
 	cp *ControlPlane
 	// Tx is its number.

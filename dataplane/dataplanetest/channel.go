@@ -12,21 +12,21 @@ import (
 	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// Connection is what a data plane sent when it opened a stream, and the stream's session.
+// Connection is what a data plane sent to open a stream, and the stream's session.
 type Connection struct {
 	LastEventID, PreviousSessionID string
 	MaxStale                       time.Duration
 	SessionID                      string
 }
 
-// channel is what the control plane knows of its streams. Whoever uses it holds the mutex.
-type channel struct {
+// streams is the control plane's state of its streams. Guarded by mu.
+type streams struct {
 	token    string
-	limited  bool // whether maxStale holds
+	limited  bool // whether maxStale applies
 	maxStale time.Duration
 	silent   bool // no heartbeats
 	raw      []string
-	base     int // how many changes were forgotten
+	base     int // the number of changes forgotten
 	sessions map[string]bool
 
 	connections      []Connection
@@ -34,28 +34,28 @@ type channel struct {
 	reports          []gen.KeyReport
 }
 
-// LimitMaxStale refuses streams that declare more from now on, with a 400 that names the limit.
+// LimitMaxStale refuses streams that declare more, with a 400 that names the limit.
 func (cp *ControlPlane) LimitMaxStale(most time.Duration) {
 	cp.update(func() { cp.limited, cp.maxStale = true, most })
 }
 
-// staleWithin tells whether a stream may declare as much, and what may be.
+// staleWithin returns the limit, and reports whether a stream may declare as much.
 func (cp *ControlPlane) staleWithin(declared time.Duration) (most time.Duration, ok bool) {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
 	return cp.maxStale, !cp.limited || declared <= cp.maxStale
 }
 
-// StopHeartbeats stops the heart: changes are told still.
+// StopHeartbeats stops heartbeats; changes are still announced.
 func (cp *ControlPlane) StopHeartbeats() { cp.update(func() { cp.silent = true }) }
 
-// ResumeHeartbeats starts it again.
+// ResumeHeartbeats sends heartbeats again.
 func (cp *ControlPlane) ResumeHeartbeats() { cp.update(func() { cp.silent = false }) }
 
-// Send writes a text to every stream as it is.
+// Send writes a text to every stream unchanged.
 func (cp *ControlPlane) Send(text string) { cp.update(func() { cp.raw = append(cp.raw, text) }) }
 
-// HeartbeatAt sends a heartbeat of another time: one that was under way for long, or of a clock that was set.
+// HeartbeatAt sends a heartbeat with another time, as if it were delayed or the clock had been set.
 func (cp *ControlPlane) HeartbeatAt(clock time.Duration) {
 	cp.update(func() { cp.raw = append(cp.raw, cp.heartbeat(clock)) })
 }
@@ -63,24 +63,24 @@ func (cp *ControlPlane) HeartbeatAt(clock time.Duration) {
 // Now returns the control plane's time.
 func (cp *ControlPlane) Now() time.Duration { return cp.now() }
 
-// ForgetSessions has acknowledgements of the streams that are open answered with 404.
+// ForgetSessions makes acknowledgements of the open streams get 404.
 func (cp *ControlPlane) ForgetSessions() { cp.update(func() { clear(cp.sessions) }) }
 
-// Connections returns the streams that were opened.
+// Connections returns the streams opened so far.
 func (cp *ControlPlane) Connections() []Connection {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
 	return slices.Clone(cp.connections)
 }
 
-// Acknowledgements returns what was acknowledged.
+// Acknowledgements returns the acknowledgements so far.
 func (cp *ControlPlane) Acknowledgements() []gen.AcknowledgeRequest {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
 	return slices.Clone(cp.acknowledgements)
 }
 
-// Acknowledged tells whether a transaction was acknowledged.
+// Acknowledged reports whether a transaction was acknowledged.
 func (cp *ControlPlane) Acknowledged(tx int64) bool {
 	for _, ack := range cp.Acknowledgements() {
 		if at, err := position.Parse(ack.Position); err == nil && at.Contains(tx) {
@@ -90,7 +90,7 @@ func (cp *ControlPlane) Acknowledged(tx int64) bool {
 	return false
 }
 
-// Reports returns what was reported of keys.
+// Reports returns the reports of keys so far.
 func (cp *ControlPlane) Reports() []gen.KeyReport {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -132,7 +132,7 @@ func (cp *ControlPlane) report(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// events streams the changes until the request ends or its credential is no longer good.
+// events streams the changes until the request ends or its credential is no longer valid.
 func (cp *ControlPlane) events(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	stale, _ := strconv.Atoi(query.Get("max_stale_ms"))
@@ -162,20 +162,20 @@ func (cp *ControlPlane) events(w http.ResponseWriter, r *http.Request) {
 	})
 	w.Header().Set("Content-Type", "text/event-stream")
 	s.run(w, r)
-	// As with the real one, the session outlives its connection for a while: it can be acknowledged still.
+	// As with the real one, the session outlives its connection and can still be acknowledged.
 }
 
-// stream is one that is open.
+// stream is an open stream.
 type stream struct {
 	cp      *ControlPlane
 	resumed position.Position
 	token   string
-	told    int // how many changes were told, forgotten ones included
-	raw     int // how many texts were sent
+	told    int // the number of changes sent, including forgotten ones
+	raw     int // the number of texts sent
 	out     []byte
 }
 
-// open greets, and tells what was missed. The caller holds the mutex.
+// open sends hello and the changes since the stream's position. The caller holds mu.
 func (s *stream) open(c Connection) {
 	cp := s.cp
 	s.token, s.raw = cp.token, len(cp.raw)
@@ -228,7 +228,7 @@ func (s *stream) run(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// collect takes what there is to send; it returns false if the stream has to end. The caller holds the mutex.
+// collect gathers what is to be sent, and reports whether the stream continues. The caller holds mu.
 func (s *stream) collect(due bool) bool {
 	cp := s.cp
 	for ; s.raw < len(cp.raw); s.raw++ {
@@ -249,7 +249,7 @@ func (s *stream) write(m gen.StreamMessage) {
 	s.out = fmt.Appendf(s.out, "event: %s\ndata: %s\n\n", m.Type, document)
 }
 
-// heartbeat returns one that tells everything up to now. The caller holds the mutex.
+// heartbeat returns a heartbeat with the present position. The caller holds mu.
 func (cp *ControlPlane) heartbeat(clock time.Duration) string {
 	return fmt.Sprintf("event: heartbeat\nid: %s\ndata: {\"type\":\"heartbeat\",\"clock_ms\":%d}\n\n",
 		cp.position(), clock.Milliseconds())

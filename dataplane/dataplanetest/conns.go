@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listener hands out connections that can be cut and frozen.
+// listener accepts connections that can be cut and frozen.
 type listener struct {
 	net.Listener
 	mu    sync.Mutex
@@ -82,8 +82,8 @@ func (l *listener) each(do func(*conn)) {
 	}
 }
 
-// conn is a connection. A frozen one is like one whose other end has lost its power: nothing gets through, not even
-// that it is closed.
+// conn is a connection. When frozen, it behaves as if the other machine had lost power: nothing gets through, not even its
+// end.
 type conn struct {
 	net.Conn
 	owner  *listener
@@ -106,7 +106,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// Close closes the connection, but keeps it from the other end if it is frozen; drop closes it then.
+// Close closes the connection. A frozen one stays open, without a sign to the other end, until drop.
 func (c *conn) Close() error {
 	if c.frozen.Load() {
 		return nil
@@ -114,7 +114,7 @@ func (c *conn) Close() error {
 	return c.drop()
 }
 
-// drop closes the connection for good, without a farewell.
+// drop resets the connection.
 func (c *conn) drop() error {
 	c.owner.mu.Lock()
 	delete(c.owner.conns, c)

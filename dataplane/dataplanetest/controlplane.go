@@ -13,27 +13,27 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
-// Token is the data plane's credential that a ControlPlane takes until SetToken gives it another.
+// Token is the data plane's credential that a ControlPlane accepts until SetToken changes it.
 const Token = "dp_EXAMPLE_EXAMPLE_EXAMPLE" //nolint:gosec // opens nothing
 
-// Option changes how a ControlPlane is.
+// Option is a setting of a ControlPlane.
 type Option func(*ControlPlane)
 
-// WithClock has the control plane go by a clock of the test's.
+// WithClock makes the control plane use a clock of the test.
 func WithClock(c *Clock) Option { return func(cp *ControlPlane) { cp.now = c.Now } }
 
-// WithLease sets for how long a heartbeat extends a lease; it is a second unless set.
+// WithLease sets the length of a lease; the default is a second.
 func WithLease(d time.Duration) Option { return func(cp *ControlPlane) { cp.lease = d } }
 
-// WithHeartbeats sets how often heartbeats are sent; it is every 20 ms unless set.
+// WithHeartbeats sets the interval of heartbeats; the default is 20 ms.
 func WithHeartbeats(every time.Duration) Option { return func(cp *ControlPlane) { cp.every = every } }
 
-// WithAcknowledgeWithin sets within which time revocations are to be acknowledged; it is at once unless set.
+// WithAcknowledgeWithin sets the time within which revocations must be acknowledged; the default is at once.
 func WithAcknowledgeWithin(d time.Duration) Option {
 	return func(cp *ControlPlane) { cp.ackWithin = d }
 }
 
-// ControlPlane is a control plane in memory on a socket of its own.
+// ControlPlane is a control plane in memory, on a socket.
 type ControlPlane struct {
 	t         testing.TB
 	now       func() time.Duration
@@ -51,7 +51,7 @@ type ControlPlane struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change of anything below
 	state
-	channel
+	streams
 	faults
 }
 
@@ -63,7 +63,7 @@ func NewControlPlane(t testing.TB, options ...Option) *ControlPlane {
 		t: t, lease: time.Second, every: 20 * time.Millisecond, address: "127.0.0.1:0", changed: make(chan struct{}),
 		// Its clock began at another time than the data plane's.
 		now:   func() time.Duration { return 731*time.Second + time.Since(start) },
-		state: newState(), channel: channel{token: Token, sessions: map[string]bool{}},
+		state: newState(), streams: streams{token: Token, sessions: map[string]bool{}},
 	}
 	for _, option := range options {
 		option(cp)
@@ -78,15 +78,15 @@ func NewControlPlane(t testing.TB, options ...Option) *ControlPlane {
 	return cp
 }
 
-// URL is where the control plane answers.
+// URL returns the address of the control plane.
 func (cp *ControlPlane) URL() string { return "http://" + cp.address }
 
-// SetToken changes the data plane's credential: others get 401 from then on, and their streams end.
+// SetToken changes the data plane's credential: any other one gets 401, and its streams end.
 func (cp *ControlPlane) SetToken(token string) {
 	cp.update(func() { cp.token = token })
 }
 
-// Down ends the control plane: connections break, and nobody listens. What it knows stays.
+// Down stops the control plane: connections break, and new ones are refused. Its state is kept.
 func (cp *ControlPlane) Down() {
 	cp.lifeMu.Lock()
 	defer cp.lifeMu.Unlock()
@@ -118,7 +118,7 @@ func (cp *ControlPlane) Up() {
 	}()
 }
 
-// Cut breaks every open connection; new ones are taken.
+// Cut breaks every open connection; new ones are accepted.
 func (cp *ControlPlane) Cut() { cp.eachConn(func(c *conn) { _ = c.drop() }) }
 
 // HalfOpen makes every open connection go silent without being closed, as when a link or a machine dies; new ones work.
@@ -139,7 +139,7 @@ func (cp *ControlPlane) routes() http.Handler {
 	return mux
 }
 
-// update changes something and wakes whoever waits for changes.
+// update changes the state and wakes those that wait for changes.
 func (cp *ControlPlane) update(change func()) {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -148,7 +148,7 @@ func (cp *ControlPlane) update(change func()) {
 	cp.changed = make(chan struct{})
 }
 
-// await waits until a condition holds, which is looked at with the mutex held. It returns false if ctx ends first.
+// await waits until a condition, which is called with mu held, returns true. It returns false if ctx ends first.
 func (cp *ControlPlane) await(ctx context.Context, condition func() bool) bool {
 	for {
 		cp.mu.Lock()
@@ -171,7 +171,7 @@ func refuse(w http.ResponseWriter, status int, problem, code string, fields ...g
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(gen.Problem{
 		Type: "/problems/" + problem, Title: http.StatusText(status), Status: status, Code: code,
-		Detail: "The stand-in of the control plane refuses this.", RequestID: "00000000000000000000000000",
+		Detail: "The control plane of the test refuses this.", RequestID: "00000000000000000000000000",
 		Errors: fields,
 	})
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Operation is one of the control plane's.
+// Operation is an operation of the control plane's API.
 type Operation int
 
 // The operations.
@@ -21,7 +21,7 @@ const (
 // Fault is a way to fail.
 type Fault int
 
-// The ways to fail. Events that are streamed already go on; see Cut and HalfOpen for those.
+// The ways to fail. Open streams continue; see Cut and HalfOpen for those.
 const (
 	Healthy           Fault = iota
 	InternalError           // answers 500
@@ -55,39 +55,39 @@ func (cp *ControlPlane) SetFault(fault Fault, operations ...Operation) {
 	})
 }
 
-// Count returns how many requests of an operation have come, whatever became of them.
+// Count returns the number of requests of an operation, including failed ones.
 func (cp *ControlPlane) Count(op Operation) int {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
 	return cp.counts[op]
 }
 
-// DelayFetches has each fetch wait with its answer.
+// DelayFetches delays the answer to each fetch.
 func (cp *ControlPlane) DelayFetches(d time.Duration) { cp.update(func() { cp.delay = d }) }
 
-// Hold keeps fetches until it is released.
+// Hold holds fetches until it is released.
 type Hold struct {
 	cp       *ControlPlane
 	arrived  int
 	released bool
 }
 
-// HoldRequests keeps fetches that come from now on before they look anything up: what changes meanwhile is in their
-// answers. The Hold before, if there is one, is left to those that it keeps.
+// HoldRequests holds further fetches before they read the state: their answers include what changes while they wait. A
+// previous Hold keeps the fetches that it already holds.
 func (cp *ControlPlane) HoldRequests() *Hold {
 	h := &Hold{cp: cp}
 	cp.update(func() { cp.before = h })
 	return h
 }
 
-// HoldAnswers keeps fetches that come from now on when they have their answers: what changes meanwhile overtakes them.
+// HoldAnswers holds further fetches once they have their answers: these are older than what changes while they wait.
 func (cp *ControlPlane) HoldAnswers() *Hold {
 	h := &Hold{cp: cp}
 	cp.update(func() { cp.after = h })
 	return h
 }
 
-// Wait waits until n fetches are kept.
+// Wait waits until n fetches are held.
 func (h *Hold) Wait(n int) {
 	h.cp.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -97,7 +97,7 @@ func (h *Hold) Wait(n int) {
 	}
 }
 
-// Release lets go of the fetches, and lets later ones pass.
+// Release releases the fetches, and holds no later ones.
 func (h *Hold) Release() {
 	h.cp.update(func() {
 		h.released = true
@@ -110,7 +110,7 @@ func (h *Hold) Release() {
 	})
 }
 
-// keep waits at a hold, if there is one. It returns false if the request ends there.
+// keep waits at a hold, if there is one, and reports whether the request continues.
 func (cp *ControlPlane) keep(ctx context.Context, h *Hold) bool {
 	if h == nil {
 		return true
@@ -119,7 +119,7 @@ func (cp *ControlPlane) keep(ctx context.Context, h *Hold) bool {
 	return cp.await(ctx, func() bool { return h.released })
 }
 
-// guarded has a request fail if it is to, and refuses it without the credential.
+// guarded applies the fault of an operation, and refuses requests without the credential.
 func (cp *ControlPlane) guarded(op Operation, handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var fault Fault

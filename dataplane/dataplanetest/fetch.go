@@ -43,13 +43,13 @@ func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
-// denial is a refusal, as a problem document has it.
+// denial is a refusal with the fields of its problem document.
 type denial struct {
 	status        int
 	problem, code string
 }
 
-// answer looks up the key for a request. The caller holds the mutex.
+// answer returns the answer to a request. The caller holds mu.
 func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *denial) {
 	q := whose{text(request.CustomerID), text(request.ProjectID), text(request.UserID), text(request.Provider)}
 	var caller *gen.Caller
@@ -80,7 +80,7 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 	return cp.response(k, reason, caller), nil
 }
 
-// whose says for whom a key is wanted.
+// whose names the user and the provider that a request is for.
 type whose struct{ customer, project, user, provider string }
 
 func text(p *string) string {
@@ -90,7 +90,7 @@ func text(p *string) string {
 	return *p
 }
 
-// authenticate finds out who bears a credential and fills in whose key is wanted.
+// authenticate returns the caller with a credential, and completes q.
 func (cp *ControlPlane) authenticate(credential string, q *whose) (*gen.Caller, *denial) {
 	if q.customer != "" || q.user != "" {
 		return nil, invalid()

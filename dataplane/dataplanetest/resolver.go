@@ -11,16 +11,12 @@ import (
 	"github.com/agentrouter/aikeys/internal/position"
 )
 
-// patience is how long is waited for what must come.
-const patience = 10 * time.Second
-
-// Config is that of a Resolver of this control plane.
+// Config returns the configuration of a Resolver of this control plane.
 func (cp *ControlPlane) Config() dataplane.Config {
 	return dataplane.Config{ControlPlane: cp.URL(), Token: func() string { return Token }}
 }
 
-// Resolver returns a Resolver that follows this control plane until the test ends, and has its lease. Change the
-// configuration as you like.
+// Resolver returns a Resolver that runs until the test ends and has its lease. The functions may change its configuration.
 func (cp *ControlPlane) Resolver(t testing.TB, change ...func(*dataplane.Config)) *dataplane.Resolver {
 	t.Helper()
 	cfg := cp.Config()
@@ -30,11 +26,11 @@ func (cp *ControlPlane) Resolver(t testing.TB, change ...func(*dataplane.Config)
 	r, err := dataplane.New(cfg)
 	require.NoError(t, err)
 	Run(t, r)
-	require.Eventually(t, func() bool { return r.Status().Leased }, patience, time.Millisecond, "no lease")
+	require.Eventually(t, func() bool { return r.Status().Leased }, eventTimeout, time.Millisecond, "no lease")
 	return r
 }
 
-// Run runs a Resolver until the test ends, or until stop is called.
+// Run runs a Resolver until stop or the end of the test.
 func Run(t testing.TB, r *dataplane.Resolver) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -50,7 +46,7 @@ func Run(t testing.TB, r *dataplane.Resolver) (stop func()) {
 		select {
 		case err := <-done:
 			require.NoError(t, err)
-		case <-time.After(patience):
+		case <-time.After(eventTimeout):
 			t.Error("Run does not return")
 		}
 	}
@@ -64,5 +60,5 @@ func Await(t testing.TB, r *dataplane.Resolver, tx int64) {
 	require.Eventually(t, func() bool {
 		at, err := position.Parse(r.Status().Position)
 		return err == nil && at.Contains(tx)
-	}, patience, time.Millisecond, "transaction %d has not arrived", tx)
+	}, eventTimeout, time.Millisecond, "transaction %d has not arrived", tx)
 }

@@ -21,14 +21,14 @@ type Credential struct {
 	CustomerID, ProjectID, UserID string
 	// Session makes it a session token, which has no id and can't be revoked.
 	Session bool
-	// Valid is how long it is good for; 0: for ever.
+	// Valid is how long it is valid; 0 means without limit.
 	Valid time.Duration
 }
 
 // Policy is a project's. UserKeys is allow, require or forbid; empty means allow.
 type Policy struct {
 	UserKeys string
-	NextKey  bool // keys that fail are passed over
+	NextKey  bool // whether failing keys are skipped
 }
 
 // The types of the changes.
@@ -52,24 +52,24 @@ type heldKey struct {
 type heldToken struct {
 	Credential
 	id      string
-	until   time.Duration // 0: for ever
+	until   time.Duration // 0 means without limit
 	revoked bool
 }
 
-// state is what the control plane knows. Whoever uses it holds the mutex.
+// state is what the control plane stores. Guarded by mu.
 type state struct {
 	nextID  int64
 	nextTx  int64
 	open    map[int64]bool // transactions that have begun and not ended
 	history []gen.StreamMessage
-	// forgotten has the transactions that nobody can resume from before.
+	// forgotten has the transactions before which no stream can resume.
 	forgotten []int64
 
 	keys      []*heldKey
 	tokens    map[string]*heldToken
 	members   map[[3]string]bool
 	policies  map[[2]string]Policy
-	customers map[string]bool // nil: every one is served
+	customers map[string]bool // nil serves every customer
 }
 
 func newState() state {
@@ -79,7 +79,7 @@ func newState() state {
 	}
 }
 
-// mint returns the text of a ULID that there was not before.
+// mint returns a new id with the form of a ULID.
 func (s *state) mint() string {
 	s.nextID++
 	return fmt.Sprintf("%026d", s.nextID)
@@ -92,7 +92,7 @@ func (s *state) begin() int64 {
 	return s.nextTx - 1
 }
 
-// commit ends a transaction and has its change told.
+// commit ends a transaction and announces its change.
 func (s *state) commit(tx int64, m gen.StreamMessage) {
 	delete(s.open, tx)
 	number := int64(tx)
@@ -100,7 +100,7 @@ func (s *state) commit(tx int64, m gen.StreamMessage) {
 	s.history = append(s.history, m)
 }
 
-// position is what is visible now.
+// position returns the position of what is committed now.
 func (s *state) position() string {
 	list := make([]int64, 0, len(s.open))
 	for tx := range s.open {
