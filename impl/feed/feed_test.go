@@ -149,7 +149,8 @@ func TestNoDelayByBusyRequestPool(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
 		const conns = 4
 		store := modelstest.OpenStore(t, e.url, models.Options{MaxConns: conns})
-		r := e.replica(options{store: store, maintenance: 200 * time.Millisecond, grace: time.Second})
+		const lease, grace = 4 * time.Second, 3 * time.Second
+		r := e.replica(options{store: store, lease: lease, maintenance: 200 * time.Millisecond, grace: grace})
 		m := r.connect(feed.Subscription{})
 
 		blocker, err := pgx.Connect(t.Context(), e.url)
@@ -176,9 +177,8 @@ func TestNoDelayByBusyRequestPool(t *testing.T) {
 			return waiting >= conns
 		})
 		full := time.Now()
-		const lease = time.Second
 		last := m.Await("a heartbeat, long after the pool was full", func(got feedtest.Message) bool {
-			return got.Type == "heartbeat" && m.When(*got.ClockMs).After(full.Add(5*lease))
+			return got.Type == "heartbeat" && m.When(*got.ClockMs).After(full.Add(2*grace))
 		})
 		var previous time.Time
 		for _, got := range m.All() {

@@ -16,7 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// lease is short where a test on PostgreSQL waits for its end.
+// lease is short where a test waits for its end.
 const lease = 600 * time.Millisecond
 
 func TestReceiptWithoutDataPlanes(t *testing.T) {
@@ -73,7 +73,7 @@ func TestAcknowledgeUnknownStream(t *testing.T) {
 }
 
 func TestReceiptByEndOfLease(t *testing.T) {
-	each(t, func(t *testing.T, e *env) {
+	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: lease})
 		all := []*member{r.connect(feed.Subscription{}), r.connect(feed.Subscription{}), r.connect(feed.Subscription{})}
 		k := e.revoke()
@@ -216,7 +216,7 @@ SELECT 's', id, 'killed a moment ago', 0, 1, '1:1:' FROM data_planes`)
 }
 
 func TestReceiptOfRestartedReplica(t *testing.T) {
-	each(t, func(t *testing.T, e *env) {
+	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: lease})
 		r.connect(feed.Subscription{})
 		k := e.revoke()

@@ -52,7 +52,7 @@ func (e *env) knownReplicas() []models.Replica {
 }
 
 func TestDeadReplicasAreReaped(t *testing.T) {
-	each(t, func(t *testing.T, e *env) {
+	onSQLite(t, func(t *testing.T, e *env) {
 		killed, left := e.replica(hasty), e.replica(hasty)
 		killed.connect(feed.Subscription{})
 		fine := left.connect(feed.Subscription{})
