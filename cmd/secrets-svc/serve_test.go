@@ -135,7 +135,7 @@ func TestWhatIsNoSocketIsLeftAlone(t *testing.T) {
 	require.NoError(t, os.WriteFile(i.path("api.sock"), []byte("mine"), 0o600))
 	got := i.run(nil, "serve", "--lock-memory", "off")
 	require.Equal(t, cli.ExitFailure, got.code)
-	require.Contains(t, got.stderr, "is no socket")
+	require.Contains(t, got.stderr, "is not a socket")
 	require.Equal(t, "mine", i.read("api.sock"))
 }
 
