@@ -52,7 +52,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"a group without a socket":  {args: []string{"--listen", ":1", "--tls-cert", "a", "--tls-key", "b", "--tls-client-ca", "c", "--socket-group", "g"}, says: []string{"--socket-group: is for a unix socket"}},
 		"no address":                {args: []string{"--listen", "secrets"}, says: []string{"--listen: must be unix:<path> or host:port"}},
 		"a socket without a path":   {args: []string{"--listen", "unix:"}, says: []string{"--listen: must be unix:<path> or host:port"}},
-		"a path that is too long":   {args: []string{"--listen", "unix:/" + strings.Repeat("x", 103)}, says: []string{"--listen: the path of a unix socket may have 103 bytes"}},
+		"a path that is too long":   {args: []string{"--listen", "unix:/" + strings.Repeat("x", 103)}, says: []string{"--listen: the path of a unix socket may have at most 103 bytes"}},
 		"a mistyped variable":       {environ: []string{"SECRETS_SVC_LISTN=hunter2"}, says: []string{"did you mean SECRETS_SVC_LISTEN?"}},
 		"a key in a variable":       {environ: []string{"SECRETS_SVC_KEK=hunter2"}, says: []string{"SECRETS_SVC_KEK: no such setting"}},
 		"no choice":                 {args: []string{"--lock-memory", "yes"}, says: []string{"--lock-memory: must be one of auto, require, off"}},
