@@ -48,8 +48,10 @@ func newStepped(t *testing.T) *stepped {
 	handler, err := dataplane.NewHandler(dataplane.Config{
 		Store: s.Store, Sealer: s.Sealer, Providers: catalogue, Feed: changes, Now: s.now, MaxStale: time.Minute,
 		Sessions: auth.New(auth.Config{Tokens: s.Store, Now: s.now}),
-		API: httpapi.Config{Observer: observer, Sessions: auth.New(auth.Config{
-			DataPlanes: s.Store, Now: s.now,
+		API: httpapi.Config{Observer: observer, Authenticate: auth.Middleware(auth.MiddlewareConfig{
+			Sessions: auth.New(auth.Config{
+				DataPlanes: s.Store, Now: s.now,
+			}),
 		})},
 	})
 	require.NoError(t, err)

@@ -22,6 +22,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 )
 
@@ -35,7 +36,7 @@ const (
 type wiring struct {
 	*service
 	registry  *prometheus.Registry
-	metrics   *telemetry.SessionMetrics
+	metrics   *auth.Metrics
 	catalogue *providers.Catalogue
 	tracer    trace.Tracer // nil if no traces are exported
 }
@@ -93,8 +94,9 @@ func (s *service) tlsConfigs() (public, dataPlane *tls.Config, err error) {
 }
 
 func (s *service) newWiring() (w wiring, err error) {
-	w = wiring{service: s, registry: telemetry.NewRegistry(s.store.Stats)}
-	if w.metrics, err = telemetry.NewSessionMetrics(w.registry); err != nil {
+	w = wiring{service: s, registry: telemetry.NewRegistry(
+		telemetry.NewPoolCollector(func() telemetry.PoolStats { return telemetry.PoolStats(s.store.Stats()) }))}
+	if w.metrics, err = auth.NewMetrics(w.registry); err != nil {
 		return w, err
 	}
 	if w.catalogue, err = providers.Load(); err != nil {
@@ -112,11 +114,12 @@ func (s *service) newWiring() (w wiring, err error) {
 }
 
 func (w wiring) publicAPI() (http.Handler, error) {
-	api, err := w.api("public", w.sessions)
+	api, err := w.api("public", auth.MiddlewareConfig{
+		Sessions: w.metrics.Sessions(w.sessions), PrincipalRate: ratelimit.Rate{PerSecond: w.cfg.RateLimit},
+	})
 	if err != nil {
 		return nil, err
 	}
-	api.PrincipalRate = httpapi.Rate{PerSecond: w.cfg.RateLimit}
 	api.Site, err = docsite.New(docsite.Config{
 		Downloads: w.cfg.Downloads, TrustedProxies: w.cfg.TrustedProxies,
 		Problems: []problem.Table{aikeys.Problems(), dataplane.Problems(), secrets.Problems()},
@@ -136,11 +139,12 @@ func (w wiring) publicAPI() (http.Handler, error) {
 // as often as it is asked.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	own := auth.New(auth.Config{DataPlanes: w.metrics.DataPlanes(w.store)})
-	api, err := w.api("dataplane", own)
+	api, err := w.api("dataplane", auth.MiddlewareConfig{
+		Sessions: w.metrics.Sessions(own), Certificates: w.metrics.CertificateSessions(own),
+	})
 	if err != nil {
 		return nil, err
 	}
-	api.Certificates = w.metrics.CertificateSessions(own)
 	return dataplane.NewHandler(dataplane.Config{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, API: api,
 		MaxStale: w.cfg.MaxStaleLimit,
@@ -148,12 +152,11 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 }
 
 // api returns what an API needs besides its handlers.
-func (w wiring) api(listener string, sessions httpapi.Sessions) (httpapi.Config, error) {
+func (w wiring) api(listener string, authentication auth.MiddlewareConfig) (httpapi.Config, error) {
 	observer, err := httpapi.NewObserver(listener, w.log, w.registry, w.tracer)
+	authentication.FailureRate = ratelimit.Rate{PerSecond: w.cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(w.cfg.FailedAuthLimit))}
 	return httpapi.Config{
-		Sessions: w.metrics.Sessions(sessions), Observer: observer, Ready: w.state.ready.Load,
-		FailureRate:    httpapi.Rate{PerSecond: w.cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(w.cfg.FailedAuthLimit))},
-		TrustedProxies: w.cfg.TrustedProxies,
+		Observer: observer, Authenticate: auth.Middleware(authentication), Ready: w.state.ready.Load, TrustedProxies: w.cfg.TrustedProxies,
 	}, err
 }
 

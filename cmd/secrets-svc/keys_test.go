@@ -2,23 +2,15 @@ package main
 
 import (
 	"context"
-	"database/sql"
-	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-	_ "modernc.org/sqlite" // the driver by which a test writes rows
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/models"
-	modelsdb "github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/local"
 )
 
 func (i *installation) states() map[string]string {
@@ -97,93 +89,20 @@ func TestCommandsAtOnceLoseNothing(t *testing.T) {
 	require.Equal(t, 1, primaries)
 }
 
-// database makes a database of aikeysd's with a canary under one key and a row under another.
-func database(t *testing.T, canary, key string) (url string) {
-	t.Helper()
-	path := t.TempDir() + "/aikeys.db"
-	store, err := modelsdb.Open("sqlite:"+path, models.Options{})
-	require.NoError(t, err)
-	_, err = store.Migrate(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, store.Transact(t.Context(), func(tx *models.Tx) error {
-		_, err := tx.KeepCanary(models.Canary{Envelope: []byte("x"), KEKID: canary})
-		return err
-	}))
-	require.NoError(t, store.Close())
-	statement(t, path, `INSERT INTO ai_keys (id, seq, customer_id, project_id, user_id, provider, name, display_suffix, version, envelope, kek_id,
-created_at, created_by) VALUES ('byok_1', 1, 'acme', 'chat', '', 'openai', 'a', '', 1, x'00', ?, 1, 'olga')`, key)
-	return "sqlite:" + path
-}
-
-func statement(t *testing.T, path, sqlText string, args ...any) {
-	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)")
-	require.NoError(t, err)
-	_, err = db.ExecContext(t.Context(), sqlText, args...)
-	require.NoError(t, err)
-	require.NoError(t, db.Close())
-}
-
-func TestAKeyIsNotRetiredWhileAnEnvelopeNeedsIt(t *testing.T) {
-	t.Parallel()
+func TestKeysRetireAsksForACount(t *testing.T) {
 	i := install(t)
-	canary, used, unused := i.create(), i.create(), i.create()
+	old := i.create()
 	i.must("keys", "primary", "--namespace", "main", "--id", i.create())
-	url := database(t, canary, used)
-	retire := func(id string, environ []string, args ...string) outcome {
-		return i.run(environ, append([]string{"keys", "retire", "--namespace", "main", "--id", id}, args...)...)
-	}
-	got := retire(unused, nil)
+	got := i.run(nil, "keys", "retire", "--namespace", "main", "--id", old)
 	require.Equal(t, cli.ExitFailure, got.code)
+	require.Contains(t, got.stderr, "first run: aikeysd keys in-use --kek "+old)
 	require.Contains(t, got.stderr, "--i-have-checked")
-
-	got = retire(used, nil, "--database-url", url)
-	require.Equal(t, cli.ExitFailure, got.code)
-	require.Contains(t, got.stderr, "1 of the database's keys are sealed with "+used)
-	got = retire(canary, []string{databaseVariable + "=" + url})
-	require.Contains(t, got.stderr, "the database's canary is sealed with "+canary)
-	file := i.path("url")
-	require.NoError(t, os.WriteFile(file, []byte(url+"\n"), 0o600))
-	got = retire(used, []string{databaseFileVariable + "=" + file})
-	require.Contains(t, got.stderr, "are sealed with "+used)
-
-	got = retire(unused, nil, "--database-url", "sqlite:"+i.path("none.db"))
-	require.Equal(t, cli.ExitFailure, got.code)
-	require.NoFileExists(t, i.path("none.db"))
-	got = retire(unused, nil, "--database-url", "postgres://u:hunter2@127.0.0.1/x")
-	require.Equal(t, cli.ExitUsage, got.code)
-	require.Contains(t, got.stderr, "it may hold no password")
-	require.NotContains(t, got.stderr, "hunter2")
-	require.NotContains(t, i.states(), "retired")
-
-	got = retire(unused, nil, "--database-url", url)
-	require.Equal(t, cli.ExitOK, got.code, got.stderr)
-	require.Equal(t, "retired", i.states()[unused])
-	require.Equal(t, "enabled", i.states()[used])
-}
-
-// A service that has not read the keyset again may still seal with the key that is being retired.
-func TestAKeyThatIsSealedWithWhileItIsRetiredComesBack(t *testing.T) {
-	t.Parallel()
-	i := install(t)
-	old, next := i.create(), i.create()
-	i.must("keys", "primary", "--namespace", "main", "--id", next)
-	url := database(t, next, next)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-			keks, err := local.List(keysetPath(i.path("keys"), "main"))
-			if err == nil && slices.Contains(keks, sealer.KEK{ID: old, State: sealer.KEKRetired}) {
-				statement(t, strings.TrimPrefix(url, "sqlite:"), `UPDATE ai_keys SET kek_id = ?`, old)
-				return
-			}
-		}
-	})
-	got := i.run(nil, "keys", "retire", "--namespace", "main", "--id", old, "--database-url", url)
-	wg.Wait()
-	require.Equal(t, cli.ExitFailure, got.code)
-	require.Contains(t, got.stderr, "it is enabled again")
 	require.Equal(t, "enabled", i.states()[old])
+
+	got = i.run(nil, "keys", "retire", "--namespace", "main", "--id", old, "--i-have-checked")
+	require.Equal(t, cli.ExitOK, got.code, got.stderr)
+	require.Contains(t, got.stderr, "run once more: aikeysd keys in-use --kek "+old)
+	require.Equal(t, "retired", i.states()[old])
 }
 
 // A whole rotation by its runbook, while sixteen callers seal and open what they and others have sealed: no one notices.
@@ -225,7 +144,7 @@ func TestARotationIsNoticedByNoCaller(t *testing.T) {
 	require.Equal(t, second, rewrapped.KEKID)
 	before := operations.Load()
 	require.Eventually(t, func() bool { return operations.Load() > before+100 }, patience, often)
-	i.must("keys", "retire", "--namespace", "main", "--id", first, "--database-url", database(t, second, second))
+	i.must("keys", "retire", "--namespace", "main", "--id", first, "--i-have-checked")
 	stop.Store(true)
 	wg.Wait()
 	requireOpens(t, client, rewrapped.Bytes)

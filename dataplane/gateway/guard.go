@@ -10,17 +10,16 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
-	"golang.org/x/time/rate"
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 )
 
 const (
-	// maxAddresses and maxServed bound a guard's memory, to about 200 and 50 bytes each.
-	maxAddresses = 50_000
-	maxServed    = 50_000
+	// maxServed bounds the memory of recentlyServed, at about 50 bytes each.
+	maxServed = 50_000
 	// maxThrottled is how many requests of addresses over their limit are looked up at a time.
 	maxThrottled = 2
 	// throttleTimeout is how long such a request waits for its turn.
@@ -31,10 +30,8 @@ const (
 // Requests from an address over its limit are looked up a few at a time, except those that were served before: a good
 // credential behind the same address is served without waiting. A nil guard limits nothing.
 type guard struct {
-	rate     rate.Limit
-	burst    int
 	proxies  []netip.Prefix
-	failures *otter.Cache[netip.Addr, *rate.Limiter]
+	failures *ratelimit.Limiter[netip.Addr]
 	seed     maphash.Seed
 	// recentlyServed has the hashes of requests that were served. A collision would only skip the wait.
 	recentlyServed *otter.Cache[uint64, struct{}]
@@ -46,8 +43,8 @@ func newGuard(cfg Config) *guard {
 		return nil
 	}
 	return &guard{
-		rate: rate.Limit(cfg.FailedAuthLimit / 60), burst: int(math.Ceil(cfg.FailedAuthLimit)), proxies: cfg.TrustedProxies,
-		failures: otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: maxAddresses}),
+		proxies:  cfg.TrustedProxies,
+		failures: ratelimit.New[netip.Addr](ratelimit.Rate{PerSecond: cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(cfg.FailedAuthLimit))}),
 		seed:     maphash.MakeSeed(),
 
 		recentlyServed: otter.Must(&otter.Options[uint64, struct{}]{MaximumSize: maxServed}),
@@ -64,7 +61,7 @@ func (g *guard) resolve(
 	}
 	id := g.hash(request)
 	_, known := g.recentlyServed.GetIfPresent(id)
-	if !known && g.isOverLimit(g.clientAddress(peer, header)) {
+	if !known && g.failures.Exhausted(g.clientAddress(peer, header)) {
 		release, err := g.waitForTurn(ctx)
 		if err != nil {
 			return nil, err
@@ -77,7 +74,7 @@ func (g *guard) resolve(
 		g.recentlyServed.Set(id, struct{}{})
 	case isFailure(err):
 		g.recentlyServed.Invalidate(id)
-		if !g.countFailure(g.clientAddress(peer, header)) {
+		if !g.failures.Allow(g.clientAddress(peer, header)) {
 			return nil, g.tooManyFailures()
 		}
 	}
@@ -116,20 +113,6 @@ func (g *guard) waitForTurn(ctx context.Context) (release func(), err error) {
 	}
 }
 
-func (g *guard) isOverLimit(from netip.Addr) bool {
-	bucket, ok := g.failures.GetIfPresent(from)
-	return ok && bucket.Tokens() < 1
-}
-
-// countFailure counts a failure and reports whether it is within the limit.
-func (g *guard) countFailure(from netip.Addr) bool {
-	bucket, ok := g.failures.GetIfPresent(from)
-	if !ok {
-		bucket, _ = g.failures.SetIfAbsent(from, rate.NewLimiter(g.rate, g.burst))
-	}
-	return bucket.Allow()
-}
-
 // clientAddress returns the address that failures are counted by: that of the peer or, behind trusted proxies, of the client
 // that they name in X-Forwarded-For. For IPv6 it is the /64 network, which one host usually has to itself.
 func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
@@ -138,5 +121,5 @@ func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
 
 // tooManyFailures returns errTooManyFailures with the time to wait before the next request.
 func (g *guard) tooManyFailures() error {
-	return &problem.Wait{Kind: errTooManyFailures, Seconds: int(math.Ceil(1 / float64(g.rate)))}
+	return &problem.Wait{Kind: errTooManyFailures, Seconds: g.failures.RetryAfter()}
 }

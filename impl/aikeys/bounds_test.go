@@ -15,7 +15,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/auth"
-	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
@@ -235,7 +235,7 @@ func TestLogOfRefusals(t *testing.T) {
 
 func TestLogLevelOfStrangersRequests(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{
-		FailureRate: httpapi.Rate{PerSecond: 0.0001, Burst: 1}, PrincipalRate: httpapi.Rate{PerSecond: 0.0001, Burst: 2},
+		FailureRate: ratelimit.Rate{PerSecond: 0.0001, Burst: 1}, PrincipalRate: ratelimit.Rate{PerSecond: 0.0001, Burst: 2},
 	})
 	send := func(method, path, token string) aikeystest.Reply {
 		return s.Send(t, aikeystest.Request{Method: method, Path: path, Token: token})

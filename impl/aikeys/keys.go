@@ -147,7 +147,7 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 		return nil, err
 	}
 	if page.size == 0 {
-		leave, err := s.wholeLists.Enter(caller.CustomerID + "/" + caller.UserID)
+		leave, err := s.wholeLists.enter(caller.CustomerID + "/" + caller.UserID)
 		if err != nil {
 			return nil, err
 		}

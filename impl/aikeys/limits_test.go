@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
-	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 )
 
 func requireExhausted(t *testing.T, reply aikeystest.Reply) time.Duration {
@@ -24,7 +24,7 @@ func requireExhausted(t *testing.T, reply aikeystest.Reply) time.Duration {
 
 func TestRateLimitPerUser(t *testing.T) {
 	const burst = 5
-	s := aikeystest.Start(t, aikeystest.Options{PrincipalRate: httpapi.Rate{PerSecond: 0.7, Burst: burst}})
+	s := aikeystest.Start(t, aikeystest.Options{PrincipalRate: ratelimit.Rate{PerSecond: 0.7, Burst: burst}})
 	ask := func(session *aikeystest.Session) aikeystest.Reply {
 		return s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/whoami", Token: session.Token})
 	}
@@ -63,7 +63,7 @@ func TestRateLimitPerUser(t *testing.T) {
 func TestRateLimitOfFailures(t *testing.T) {
 	const burst = 5
 	s := aikeystest.Start(t, aikeystest.Options{
-		FailureRate:    httpapi.Rate{PerSecond: 0.1, Burst: burst},
+		FailureRate:    ratelimit.Rate{PerSecond: 0.1, Burst: burst},
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 	})
 	from := func(address, token string) aikeystest.Reply {
@@ -101,7 +101,7 @@ func TestRateLimitOfFailures(t *testing.T) {
 
 // A client can't reset its own limit by writing another address into a header.
 func TestRateLimitIgnoresForgedAddresses(t *testing.T) {
-	s := aikeystest.Start(t, aikeystest.Options{FailureRate: httpapi.Rate{PerSecond: 0.1, Burst: 3}})
+	s := aikeystest.Start(t, aikeystest.Options{FailureRate: ratelimit.Rate{PerSecond: 0.1, Burst: 3}})
 	statuses := map[int]int{}
 	for i := range 10 {
 		reply := s.Send(t, aikeystest.Request{Method: http.MethodGet, Path: "/v1/whoami", Token: "bad",

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
@@ -19,7 +20,7 @@ func (s *server) WhoAmI(ctx context.Context, _ gen.WhoAmIRequestObject) (gen.Who
 	if err != nil {
 		return nil, err
 	}
-	who := httpapi.CallFrom(ctx).Principal
+	who := auth.PrincipalFrom(ctx)
 	reply := gen.WhoAmI200JSONResponse{
 		CustomerID: who.CustomerID, ProjectID: who.ProjectID, UserID: who.UserID, Role: optional(gen.Role(role)),
 		Method: string(who.Method), TokenID: optional(who.TokenID),

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
@@ -47,7 +49,7 @@ type server struct {
 	now       func() time.Time
 	ids       models.IDs
 	// wholeLists bounds the memory that one user can make the service use: a list without pages is as large as its project.
-	wholeLists *httpapi.Gate
+	wholeLists *gate
 }
 
 // maxWholeLists is how many lists without pages one user may request at once. Pages are not bounded.
@@ -67,7 +69,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
 	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now,
-		wholeLists: httpapi.NewGate(maxWholeLists)}
+		wholeLists: newGate(maxWholeLists)}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -79,7 +81,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 // caller returns the user on whose behalf a request acts, and the project that it acts on. A session reaches only the projects of
 // its own customer; for another customer's projects the answer is the same as for projects of which the user is no member.
 func (s *server) caller(ctx context.Context, customerID, projectID string) (models.Caller, error) {
-	who := httpapi.CallFrom(ctx).Principal
+	who := auth.PrincipalFrom(ctx)
 	if customerID == httpapi.SessionDefault {
 		customerID = who.CustomerID
 	}
@@ -104,11 +106,11 @@ func (s *server) member(ctx context.Context, customerID, projectID string) (mode
 
 // event returns the audit event of what a request does in a project.
 func (s *server) event(ctx context.Context, what models.EventType, caller models.Caller) models.Event {
-	call, now := httpapi.CallFrom(ctx), s.now()
+	call, who, now := httpapi.CallFrom(ctx), auth.PrincipalFrom(ctx), s.now()
 	return models.Event{
 		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
 		Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
-		ActorUserID: call.Principal.UserID, ActorMethod: string(call.Principal.Method), ActorTokenID: call.Principal.TokenID,
+		ActorUserID: who.UserID, ActorMethod: string(who.Method), ActorTokenID: who.TokenID,
 		SourceIP: call.SourceIP, RequestID: call.ID,
 	}
 }
@@ -150,4 +152,31 @@ func (s *server) recordDenied(ctx context.Context, err error, event models.Event
 		return fmt.Errorf("%w: %w: %w", err, httpapi.ErrUnrecorded, lost)
 	}
 	return err
+}
+
+// gate bounds how many of a user's requests are at work at once. It holds only the users who have some.
+type gate struct {
+	limit int
+
+	mu   sync.Mutex
+	held map[string]int // by user; guarded by mu
+}
+
+func newGate(limit int) *gate { return &gate{limit: limit, held: map[string]int{}} }
+
+// enter admits a request, which must call leave, or refuses it with httpapi.ErrTooManyRequests.
+func (g *gate) enter(user string) (leave func(), err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held[user] >= g.limit {
+		return nil, httpapi.ErrTooManyRequests
+	}
+	g.held[user]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.held[user]--; g.held[user] == 0 {
+			delete(g.held, user)
+		}
+	}, nil
 }

@@ -5,3 +5,6 @@ func (a *Authenticator) CacheLen() int {
 	a.cache.CleanUp()
 	return a.cache.EstimatedSize()
 }
+
+// AddressKey exports addressKey.
+func AddressKey(ip string) string { return addressKey(ip) }

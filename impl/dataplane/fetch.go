@@ -9,7 +9,6 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
-	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
@@ -23,13 +22,13 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	if err != nil {
 		return nil, err
 	}
-	call, now := httpapi.CallFrom(ctx), s.now()
-	found, err := s.find(ctx, call.Principal.DataPlaneID, lookup, now)
+	now := s.now()
+	found, err := s.find(ctx, auth.PrincipalFrom(ctx).DataPlaneID, lookup, now)
 	var key plaintextKey
 	if err == nil {
 		key, err = s.open(ctx, found.choice.Key)
 	}
-	if unrecorded := s.record(ctx, fetchRecord(call, now, found, err), err); unrecorded != nil {
+	if unrecorded := s.record(ctx, fetchRecord(ctx, now, found, err), err); unrecorded != nil {
 		return nil, unrecorded
 	}
 	if err != nil {

@@ -59,7 +59,7 @@ type options struct {
 	// store stands between the handlers and the database.
 	store func(*models.Store) dataplane.Store
 	// callers stand between the handlers and the callers' sessions.
-	callers func(httpapi.Sessions) httpapi.Sessions
+	callers func(auth.Sessions) auth.Sessions
 }
 
 // service is the data planes' API and the public API over one database. All replies are checked against the document. Logs,
@@ -155,8 +155,10 @@ func (s *service) newHandler(opts options) http.Handler {
 	cfg := dataplane.Config{
 		Store: s.store, Sealer: opts.sealer, Providers: catalogue, Feed: s.feed, Now: opts.now, MaxStale: maxStale,
 		Sessions: auth.New(auth.Config{Tokens: s.store, OIDC: opts.oidc, Now: opts.now}),
-		API: httpapi.Config{Observer: observer, Ready: opts.ready, Sessions: auth.New(auth.Config{
-			DataPlanes: s.store, Now: opts.now,
+		API: httpapi.Config{Observer: observer, Ready: opts.ready, Authenticate: auth.Middleware(auth.MiddlewareConfig{
+			Sessions: auth.New(auth.Config{
+				DataPlanes: s.store, Now: opts.now,
+			}),
 		})},
 	}
 	if opts.store != nil {

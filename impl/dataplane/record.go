@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/models"
@@ -31,12 +32,12 @@ var reasons = []struct {
 var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled}
 
 // fetchRecord returns the record of a fetch that had this outcome, nil for a key that was given out.
-func fetchRecord(call *httpapi.Call, now time.Time, f found, outcome error) models.FetchRecord {
+func fetchRecord(ctx context.Context, now time.Time, f found, outcome error) models.FetchRecord {
 	r := models.FetchRecord{
-		At: now.UnixMicro(), DataPlaneID: call.Principal.DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
+		At: now.UnixMicro(), DataPlaneID: auth.PrincipalFrom(ctx).DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
 		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
 		KeyID: f.choice.Key.ID, Version: f.choice.Key.Version,
-		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: call.ID,
+		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: httpapi.CallFrom(ctx).ID,
 	}
 	if outcome != nil {
 		r.Decision, r.Reason = models.OutcomeDenied, reasonOf(outcome)

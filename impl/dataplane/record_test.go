@@ -14,7 +14,6 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/dataplane"
-	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
@@ -182,7 +181,7 @@ func TestWithoutItsSealerAKeyIsUnavailable(t *testing.T) {
 
 // away are sessions that can't be opened now, for a reason.
 type away struct {
-	httpapi.Sessions
+	auth.Sessions
 	err *error
 }
 
@@ -193,7 +192,7 @@ func (a away) Authenticate(context.Context, string) (auth.Principal, error) {
 // That nobody can say who calls is no refusal of theirs.
 func TestWhoCantBeAskedForNowIsNotRefused(t *testing.T) {
 	var reason error
-	s := start(t, "sqlite", options{callers: func(s httpapi.Sessions) httpapi.Sessions { return away{s, &reason} }})
+	s := start(t, "sqlite", options{callers: func(s auth.Sessions) auth.Sessions { return away{s, &reason} }})
 	dp, key := s.dataPlane(), s.shared("openai")
 	for status, reasons := range map[int][]error{
 		http.StatusServiceUnavailable:  {auth.ErrIssuerUnavailable, models.ErrUnavailable},

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
@@ -58,7 +59,7 @@ func (s *server) failing(ctx context.Context, d models.DataPlane, key models.Key
 	return models.Event{
 		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: key.CustomerID, ProjectID: key.ProjectID, ScopeUserID: key.UserID,
 		Type: models.EventKeyFailing, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
-		ActorUserID: d.ID, ActorMethod: string(call.Principal.Method), KeyID: key.ID, Provider: key.Provider,
+		ActorUserID: d.ID, ActorMethod: string(auth.PrincipalFrom(ctx).Method), KeyID: key.ID, Provider: key.Provider,
 		SourceIP: call.SourceIP, RequestID: call.ID,
 	}
 }

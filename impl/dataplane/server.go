@@ -15,9 +15,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/labstack/echo/v4"
-
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
@@ -49,27 +48,26 @@ type Config struct {
 	Sealer    sealer.Sealer
 	Providers *providers.Catalogue
 	// Sessions authenticates the callers on whose behalf data planes fetch keys.
-	Sessions httpapi.Sessions
+	Sessions auth.Sessions
 	Feed     Feed
 	// MaxStale is the longest grace that a data plane may declare. It bounds how long receipts are pending. Zero allows no grace.
 	MaxStale time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// API configures what all APIs share. Its Sessions authenticates data planes; NewHandler sets its Document.
+	// API configures what all APIs share. Its Authenticate authenticates data planes; NewHandler sets its Document.
 	API httpapi.Config
 }
 
 // server implements the operations of the document.
 type server struct {
-	store      Store
-	sealer     sealer.Sealer
-	providers  *providers.Catalogue
-	callers    httpapi.Sessions
-	dataPlanes httpapi.Sessions
-	feed       Feed
-	maxStale   time.Duration
-	now        func() time.Time
-	ids        models.IDs
+	store     Store
+	sealer    sealer.Sealer
+	providers *providers.Catalogue
+	callers   auth.Sessions
+	feed      Feed
+	maxStale  time.Duration
+	now       func() time.Time
+	ids       models.IDs
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -86,32 +84,21 @@ func NewHandler(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("data planes' API: %w", err)
 	}
 	s := &server{
-		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions, dataPlanes: cfg.API.Sessions,
+		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions,
 		feed: cfg.Feed, maxStale: cfg.MaxStale, now: cfg.Now,
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
-	strict := gen.NewStrictHandler(s, []gen.StrictMiddlewareFunc{s.dropEnded, httpapi.RequireChecked[gen.StrictHandlerFunc]})
+	strict := gen.NewStrictHandler(s, []gen.StrictMiddlewareFunc{httpapi.RequireChecked[gen.StrictHandlerFunc]})
 	gen.RegisterHandlersWithOptions(api.Echo, strict, gen.RegisterHandlersOptions{OperationMiddlewares: api.Middlewares})
 	return api.Echo, nil
-}
-
-// dropEnded drops the cached session of a data plane when an operation finds that its credential has ended.
-func (s *server) dropEnded(next gen.StrictHandlerFunc, _ string) gen.StrictHandlerFunc {
-	return func(c echo.Context, request any) (any, error) {
-		response, err := next(c, request)
-		if errors.Is(err, models.ErrDataPlaneEnded) {
-			s.dataPlanes.Drop(httpapi.CallFrom(c.Request().Context()).Principal.DataPlaneID)
-		}
-		return response, err
-	}
 }
 
 // dataPlane reads the data plane that sent the request. The error is models.ErrDataPlaneEnded if its credential has been revoked
 // or has expired.
 func (s *server) dataPlane(ctx context.Context) (models.DataPlane, error) {
-	d, err := s.store.FindDataPlane(ctx, httpapi.CallFrom(ctx).Principal.DataPlaneID)
+	d, err := s.store.FindDataPlane(ctx, auth.PrincipalFrom(ctx).DataPlaneID)
 	if errors.Is(err, models.ErrNotFound) || (err == nil && !d.Live(s.now().UnixMicro())) {
 		return models.DataPlane{}, models.ErrDataPlaneEnded
 	}

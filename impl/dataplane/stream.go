@@ -7,6 +7,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/internal/position"
@@ -41,7 +42,7 @@ func (s *server) StreamEvents(ctx context.Context, req gen.StreamEventsRequestOb
 	if err != nil {
 		return nil, err
 	}
-	return streamResponse{ctx: ctx, expiresAt: call.Principal.ExpiresAt, stream: opened}, nil
+	return streamResponse{ctx: ctx, expiresAt: auth.PrincipalFrom(ctx).ExpiresAt, stream: opened}, nil
 }
 
 // streamResponse is a response that the feed writes as it goes. It holds the request's context because the generated method
@@ -69,7 +70,7 @@ func (s *server) Acknowledge(ctx context.Context, req gen.AcknowledgeRequestObje
 	if err != nil {
 		return nil, err
 	}
-	if err := s.feed.Acknowledge(ctx, httpapi.CallFrom(ctx).Principal.DataPlaneID, req.Body.SessionID, at); err != nil {
+	if err := s.feed.Acknowledge(ctx, auth.PrincipalFrom(ctx).DataPlaneID, req.Body.SessionID, at); err != nil {
 		return nil, err
 	}
 	return gen.Acknowledge204Response{}, nil

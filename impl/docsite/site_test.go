@@ -54,7 +54,7 @@ func start(t *testing.T, cfg docsite.Config, serve ...func(*httptest.Server)) se
 	observer, err := httpapi.NewObserver("public", slog.New(slog.DiscardHandler), registry, nil)
 	require.NoError(t, err)
 	api, err := httpapi.NewAPI(httpapi.Config{
-		Document: doc, Problems: aikeys.Problems(), Sessions: noSessions{}, Observer: observer, Ready: func() bool { return false }, Site: site,
+		Document: doc, Problems: aikeys.Problems(), Authenticate: auth.Middleware(auth.MiddlewareConfig{Sessions: noSessions{}}), Observer: observer, Ready: func() bool { return false }, Site: site,
 	})
 	require.NoError(t, err)
 	gen.RegisterHandlersWithOptions(api.Echo, gen.NewStrictHandler(struct{ gen.StrictServerInterface }{}, nil),

@@ -1,87 +1,60 @@
+// Package httpapi is what the HTTP APIs share. A request passes, in this order: the Observer, which gives it an id, a log line,
+// metrics and a span (observe.go); the other spellings of its path and the pages beside the API; whether the service is ready;
+// the API's own middleware, which authenticates it; and validation against the OpenAPI document (validate.go). Errors come back
+// to one exit, which answers with a problem document (problems.go). A Server serves all that, and drains.
+//
+// The package knows no resource, no session and no database: it is linked into the process that holds the key-encryption
+// keys. It may import leaves only.
 package httpapi
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/labstack/echo/v4"
 
-	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/internal/problem"
-	"github.com/agentrouter/aikeys/models"
 )
 
-// Sessions opens sessions; *session.Authenticator is one.
-type Sessions interface {
-	Authenticate(ctx context.Context, authorization string) (auth.Principal, error)
-	Drop(tokenID string)
-}
-
-// Config is what an API needs besides its handlers.
+// Config is what an API needs besides its handlers. Document and Observer are required.
 type Config struct {
 	// Document is the OpenAPI document that requests are checked against.
 	Document *openapi3.T
 	// Problems is the API's table of problems, made by the function Problems; nil is Problems().
 	Problems problem.Table
-	Sessions Sessions
-	// Certificates opens the sessions of those who send no Authorization header and have a client certificate; nil opens none.
-	Certificates CertificateSessions
-	Observer     *Observer
-	// Ready tells whether requests may be served yet; nil means always. Until then every operation answers 503.
+	Observer *Observer
+	// Authenticate stands before the validation of every operation. It authenticates the request, sets the Actor of its Call
+	// and decides whether it may go on. It is required unless no operation of the document asks for credentials.
+	Authenticate echo.MiddlewareFunc
+	// Ready reports whether requests may be served yet; until then every operation answers 503. Nil is always.
 	Ready func() bool
-	// PrincipalRate limits each customer's user, FailureRate the failed authentications of each address.
-	PrincipalRate Rate
-	FailureRate   Rate
-	// TrustedProxies are the networks whose X-Forwarded-For is believed. Empty believes none.
+	// TrustedProxies are the networks whose X-Forwarded-For is trusted.
 	TrustedProxies []netip.Prefix
 	// Site is what is served beside the API; nil is nothing.
 	Site Site
-	// MaxBody is the most that a request body may hold: DefaultMaxBody, which 0 means as well, or LargeBody.
+	// MaxBody is the most bytes that a request body may have; 0 means DefaultMaxBody.
 	MaxBody int
-	// Door is what every operation passes where connections, and no credentials, tell who calls; nil is none.
-	Door Door
 }
 
-// API is an Echo instance with what every operation goes through: authentication, rate limit, validation.
+// API is an Echo instance with what every operation goes through.
 type API struct {
 	Echo *echo.Echo
 	// Middlewares are the operations' own, by operationId, for the generated registration of routes.
 	Middlewares map[string][]echo.MiddlewareFunc
 
-	problems     problem.Table
-	ready        func() bool
-	sessions     Sessions
-	certificates CertificateSessions
-	observer     *Observer
-	principals   *Limiter
-	failures     *Limiter
-	// suspects is a place for each credential that may be looked at while its address is over the limit of failures.
-	suspects chan struct{}
+	problems problem.Table
+	ready    func() bool
 }
 
-// maxSuspects keeps what guessers cost the database to this many look-ups at a time. A neighbour of theirs with a good
-// credential is served still, if a little later.
-const maxSuspects = 2
-
-// NewAPI builds the shared part of a listener. The caller registers the generated routes on Echo.
+// NewAPI returns the shared part of an API. The caller registers the generated routes on Echo.
 func NewAPI(cfg Config) (*API, error) {
-	api := &API{
-		Echo:         echo.New(),
-		Middlewares:  map[string][]echo.MiddlewareFunc{},
-		problems:     cfg.Problems,
-		ready:        cfg.Ready,
-		sessions:     cfg.Sessions,
-		certificates: cfg.Certificates,
-		observer:     cfg.Observer,
-		principals:   NewLimiter(cfg.PrincipalRate),
-		failures:     NewLimiter(cfg.FailureRate),
-		suspects:     make(chan struct{}, maxSuspects),
-	}
+	api := &API{Echo: echo.New(), Middlewares: map[string][]echo.MiddlewareFunc{}, problems: cfg.Problems, ready: cfg.Ready}
 	if api.problems == nil {
 		api.problems = Problems()
 	}
@@ -90,10 +63,9 @@ func NewAPI(cfg Config) (*API, error) {
 	}
 	api.Echo.HTTPErrorHandler = api.fail
 	api.Echo.IPExtractor = sourceIP(cfg.TrustedProxies)
-	api.Echo.Pre(CanonicalPaths)
-	api.Echo.Pre(api.observer.middleware)
+	api.Echo.Pre(CanonicalPaths, cfg.Observer.middleware)
 	if cfg.Site != nil {
-		api.Echo.Pre(api.pages(cfg.Site))
+		api.Echo.Pre(servePages(cfg.Site))
 	}
 	for path, item := range cfg.Document.Paths.Map() {
 		for method, op := range item.Operations() {
@@ -107,6 +79,7 @@ func NewAPI(cfg Config) (*API, error) {
 	return api, nil
 }
 
+// chain returns what a request of an operation passes before the handler.
 func (a *API) chain(cfg Config, item *openapi3.PathItem, op *openapi3.Operation) ([]echo.MiddlewareFunc, error) {
 	v, err := newValidator(item, op)
 	if err != nil {
@@ -114,22 +87,22 @@ func (a *API) chain(cfg Config, item *openapi3.PathItem, op *openapi3.Operation)
 	}
 	v.maxBody = cmp.Or(cfg.MaxBody, DefaultMaxBody)
 	routine, _ := op.Extensions["x-routine"].(bool)
-	chain := []echo.MiddlewareFunc{a.admit(op.OperationID, routine)}
+	chain := []echo.MiddlewareFunc{a.requireReady(op.OperationID, routine)}
 	security := op.Security
 	if security == nil {
 		security = &cfg.Document.Security
 	}
-	if len(*security) > 0 {
-		chain = append(chain, a.authenticate, a.limit)
-	}
-	if cfg.Door != nil {
-		chain = append(chain, guarded(cfg.Door, v))
+	switch {
+	case cfg.Authenticate != nil:
+		chain = append(chain, cfg.Authenticate)
+	case len(*security) > 0:
+		return nil, errors.New("the operation asks for credentials, and nothing authenticates it")
 	}
 	return append(chain, v.middleware), nil
 }
 
-// admit names the operation, and turns it away while the service starts.
-func (a *API) admit(operationID string, routine bool) echo.MiddlewareFunc {
+// requireReady names the operation for the log and the metrics, and refuses it while the service starts.
+func (a *API) requireReady(operationID string, routine bool) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			call := CallFrom(c.Request().Context())
@@ -142,62 +115,8 @@ func (a *API) admit(operationID string, routine bool) echo.MiddlewareFunc {
 	}
 }
 
-func (a *API) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		call := CallFrom(c.Request().Context())
-		address := addressKey(call.SourceIP)
-		principal, err := a.openSession(c, address)
-		if errors.Is(err, auth.ErrUnauthenticated) {
-			if ok, wait := a.failures.Allow(address); !ok {
-				return &problem.Wait{Kind: ErrTooManyRequests, Seconds: wait}
-			}
-		}
-		if err != nil {
-			return err
-		}
-		call.Principal = principal
-		err = next(c)
-		if errors.Is(err, models.ErrSessionEnded) {
-			a.sessions.Drop(principal.TokenID)
-		}
-		return err
-	}
-}
-
-// openSession opens the session of a request's credential: its Authorization header, or without one the client certificate.
-func (a *API) openSession(c echo.Context, address string) (auth.Principal, error) {
-	r := c.Request()
-	ctx, headers := r.Context(), r.Header.Values("Authorization")
-	certified := len(headers) == 0 && a.certificates != nil && hasCertificate(r)
-	if len(headers) != 1 && !certified {
-		return auth.Principal{}, fmt.Errorf("%w: %d Authorization headers", auth.ErrUnauthenticated, len(headers))
-	}
-	if a.failures.exhausted(address) {
-		select {
-		case a.suspects <- struct{}{}:
-			defer func() { <-a.suspects }()
-		case <-ctx.Done():
-			return auth.Principal{}, ctx.Err()
-		}
-	}
-	if certified {
-		return a.openCertificate(c.Response(), r)
-	}
-	return a.sessions.Authenticate(ctx, headers[0])
-}
-
-func (a *API) limit(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		who := CallFrom(c.Request().Context()).Principal
-		if ok, wait := a.principals.Allow(who.CustomerID + "/" + who.UserID); !ok {
-			return &problem.Wait{Kind: ErrTooManyRequests, Seconds: wait}
-		}
-		return next(c)
-	}
-}
-
-// RequireChecked stands right before the handlers: a request that came past an operation's own middlewares, because they
-// were not registered, is refused.
+// RequireChecked stands right before the handlers. It refuses a request that came past an operation's own middlewares,
+// because they were not registered.
 func RequireChecked[Handler ~func(echo.Context, any) (any, error)](next Handler, _ string) Handler {
 	return func(c echo.Context, request any) (any, error) {
 		if !CallFrom(c.Request().Context()).checked {
@@ -207,39 +126,87 @@ func RequireChecked[Handler ~func(echo.Context, any) (any, error)](next Handler,
 	}
 }
 
-// fail is the one exit for errors.
-func (a *API) fail(err error, c echo.Context) {
-	call := CallFrom(c.Request().Context())
-	call.Err = err
-	if c.Response().Committed {
-		return
-	}
-	doc := a.document(err, call.ID)
-	if c.Request().ContentLength != 0 && bodyUnread(doc.Status) {
-		// Else net/http would wait for the rest of a body that nobody wants.
-		c.Response().Header().Set("Connection", "close")
-	}
-	problem.Write(c.Response(), doc, err)
-}
-
-// bodyUnread tells the refusals that come before the body was read.
-func bodyUnread(status int) bool {
-	switch status {
-	case http.StatusUnauthorized, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests:
-		return true
-	}
-	return false
-}
-
-// sourceIP finds the caller's address: the peer's own, or the nearest address in X-Forwarded-For that is no trusted proxy.
+// sourceIP returns a function for the caller's address: the peer's own, or the nearest address in X-Forwarded-For that is not a
+// trusted proxy.
 func sourceIP(trusted []netip.Prefix) echo.IPExtractor {
 	if len(trusted) == 0 {
 		return echo.ExtractIPDirect()
 	}
 	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
 	for _, prefix := range trusted {
-		options = append(options, echo.TrustIPRange(ipNet(prefix)))
+		prefix = prefix.Masked()
+		options = append(options, echo.TrustIPRange(&net.IPNet{
+			IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()),
+		}))
 	}
 	forwarded := echo.ExtractIPFromXFFHeader(options...)
 	return func(r *http.Request) string { return forwarded(r) }
+}
+
+// SessionDefault stands in a path for the session's own customer or project.
+const SessionDefault = "-"
+
+// CanonicalPaths rewrites, before routing, the other spellings of a project's resources to the one in the document: the
+// short form /v1/aikeys…, and empty segments as in /v1/customers//projects//aikeys.
+func CanonicalPaths(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		u := c.Request().URL
+		u.Path = canonicalPath(u.Path)
+		if u.RawPath != "" {
+			u.RawPath = canonicalPath(u.RawPath)
+		}
+		return next(c)
+	}
+}
+
+func canonicalPath(path string) string {
+	const short, customers, projects = "/v1/aikeys", "/v1/customers/", "/projects/"
+	if rest, ok := strings.CutPrefix(path, short); ok && (rest == "" || rest[0] == '/') {
+		return customers + SessionDefault + projects + SessionDefault + "/aikeys" + rest
+	}
+	rest, ok := strings.CutPrefix(path, customers)
+	if !ok {
+		return path
+	}
+	if strings.HasPrefix(rest, projects) {
+		rest = SessionDefault + rest
+	}
+	customer, rest, ok := strings.Cut(rest, projects)
+	if !ok {
+		return path
+	}
+	if strings.HasPrefix(rest, "/") {
+		rest = SessionDefault + rest
+	}
+	return customers + customer + projects + rest
+}
+
+// Site is what a listener serves beside its API: pages for people, without a session and also while the service starts.
+// Their requests have an id, a log line and metrics like all others.
+type Site interface {
+	// Lookup returns the handler of a request, or nil if the site has no such page. Only GET and HEAD reach the handler.
+	Lookup(r *http.Request) http.Handler
+}
+
+// sitePage is the name of the operation in logs and metrics for pages of the site.
+const sitePage = "page"
+
+func servePages(site Site) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			r := c.Request()
+			page := site.Lookup(r)
+			if page == nil {
+				return next(c)
+			}
+			call := CallFrom(r.Context())
+			call.Operation, call.routine = sitePage, true
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				c.Response().Header().Set("Allow", http.MethodGet+", "+http.MethodHead)
+				return ErrMethodNotAllowed
+			}
+			page.ServeHTTP(c.Response(), r)
+			return nil
+		}
+	}
 }

@@ -27,13 +27,15 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 )
 
 const policyPath = "/v1/customers/acme/projects/web/policy"
 
 // newHandler returns the whole API around handlers that answer one operation.
-func newHandler(t *testing.T, cfg httpapi.Config) http.Handler {
+func newHandler(t *testing.T, authentication auth.MiddlewareConfig) http.Handler {
 	t.Helper()
+	cfg := httpapi.Config{Authenticate: auth.Middleware(authentication)}
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
 	cfg.Document, cfg.Problems = doc, httpapi.Problems(auth.Problems()...)
@@ -89,7 +91,7 @@ func (w *watched) now() int {
 func TestGuessersShareTwoLooks(t *testing.T) {
 	const guesser, neighbour = "203.0.113.7", "203.0.113.8"
 	sessions := &watched{answer: make(chan struct{})}
-	handler := newHandler(t, httpapi.Config{Sessions: sessions, FailureRate: httpapi.Rate{PerSecond: 0.0001, Burst: 1}})
+	handler := newHandler(t, auth.MiddlewareConfig{Sessions: sessions, FailureRate: ratelimit.Rate{PerSecond: 0.0001, Burst: 1}})
 	ask := func(ctx context.Context, address, credential string) int {
 		req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/whoami", http.NoBody)
 		req.RemoteAddr = net.JoinHostPort(address, "1234")
@@ -144,7 +146,7 @@ func TestGuessersShareTwoLooks(t *testing.T) {
 func TestBelowTheLimitNobodyWaitsToBeLookedAt(t *testing.T) {
 	const many = 20
 	sessions := &watched{answer: make(chan struct{})}
-	handler := newHandler(t, httpapi.Config{Sessions: sessions, FailureRate: httpapi.Rate{PerSecond: 0.0001, Burst: many}})
+	handler := newHandler(t, auth.MiddlewareConfig{Sessions: sessions, FailureRate: ratelimit.Rate{PerSecond: 0.0001, Burst: many}})
 	statuses := make(chan int, many)
 	for range many {
 		go func() {
@@ -164,18 +166,18 @@ func TestBelowTheLimitNobodyWaitsToBeLookedAt(t *testing.T) {
 
 // Else a refusal would come when the time to read a request is over, and hold its connection until then.
 func TestARefusalDoesNotWaitForABodyThatNeverComes(t *testing.T) {
-	once := httpapi.Rate{PerSecond: 0.0001, Burst: 1}
+	once := ratelimit.Rate{PerSecond: 0.0001, Burst: 1}
 	for name, tc := range map[string]struct {
-		cfg    httpapi.Config
+		cfg    auth.MiddlewareConfig
 		head   string
 		before int // requests, to be over a limit
 		status int
 	}{
-		"without a credential":      {httpapi.Config{}, "Content-Type: application/json\r\n", 0, http.StatusUnauthorized},
-		"of another media type":     {httpapi.Config{}, "Authorization: Bearer good\r\nContent-Type: text/plain\r\n", 0, http.StatusUnsupportedMediaType},
-		"over the user's limit":     {httpapi.Config{PrincipalRate: once}, "Authorization: Bearer good\r\nContent-Type: text/plain\r\n", 1, http.StatusTooManyRequests},
-		"over the address's limit":  {httpapi.Config{FailureRate: once}, "Authorization: Bearer bad\r\n", 1, http.StatusTooManyRequests},
-		"with a bad credential too": {httpapi.Config{}, "Authorization: Bearer bad\r\n", 0, http.StatusUnauthorized},
+		"without a credential":      {auth.MiddlewareConfig{}, "Content-Type: application/json\r\n", 0, http.StatusUnauthorized},
+		"of another media type":     {auth.MiddlewareConfig{}, "Authorization: Bearer good\r\nContent-Type: text/plain\r\n", 0, http.StatusUnsupportedMediaType},
+		"over the user's limit":     {auth.MiddlewareConfig{PrincipalRate: once}, "Authorization: Bearer good\r\nContent-Type: text/plain\r\n", 1, http.StatusTooManyRequests},
+		"over the address's limit":  {auth.MiddlewareConfig{FailureRate: once}, "Authorization: Bearer bad\r\n", 1, http.StatusTooManyRequests},
+		"with a bad credential too": {auth.MiddlewareConfig{}, "Authorization: Bearer bad\r\n", 0, http.StatusUnauthorized},
 	} {
 		for kind, length := range map[string]string{
 			"a length": "Content-Length: 100\r\n", "chunks": "Transfer-Encoding: chunked\r\n", "much": "Content-Length: 10000000\r\n",
@@ -214,7 +216,7 @@ func exchange(t *testing.T, server *lifecycle.Server, head string) *http.Respons
 
 // A connection is worth keeping where nothing is left on it.
 func TestARefusalWithoutABodyKeepsItsConnection(t *testing.T) {
-	server := startServer(t, newHandler(t, httpapi.Config{Sessions: &watched{}}).ServeHTTP, nil)
+	server := startServer(t, newHandler(t, auth.MiddlewareConfig{Sessions: &watched{}}).ServeHTTP, nil)
 	conn := dial(t, server)
 	reader := bufio.NewReader(conn)
 	for range 3 {
@@ -231,7 +233,7 @@ func TestARefusalWithoutABodyKeepsItsConnection(t *testing.T) {
 
 func TestAComplaintAboutABodySaysWhereAndNotWhat(t *testing.T) {
 	const canary = "CANARY7Q"
-	handler := newHandler(t, httpapi.Config{Sessions: open{}})
+	handler := newHandler(t, auth.MiddlewareConfig{Sessions: open{}})
 	const malformed, empty, twice = "is not one well-formed JSON document in UTF-8", "is empty; send a JSON object", "has a member twice"
 	for name, tc := range map[string]struct{ body, message string }{
 		"no body":                {"", empty},

@@ -41,7 +41,7 @@ func newAPI(t *testing.T, change func(doc *openapi3.T)) (*httpapi.API, error) {
 	}
 	observer, err := httpapi.NewObserver("test", slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil)
 	require.NoError(t, err)
-	return httpapi.NewAPI(httpapi.Config{Document: doc, Problems: httpapi.Problems(auth.Problems()...), Sessions: open{}, Observer: observer})
+	return httpapi.NewAPI(httpapi.Config{Document: doc, Problems: httpapi.Problems(auth.Problems()...), Authenticate: auth.Middleware(auth.MiddlewareConfig{Sessions: open{}}), Observer: observer})
 }
 
 // An operation that was registered without its middlewares would be open to everybody and take anything.

@@ -60,7 +60,7 @@ func newMutual(t *testing.T) *mutual {
 	m.own = tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	own, err := tlsfiles.OpenPair("TLS certificate", m.own.CertFile, m.own.KeyFile, nil)
 	require.NoError(t, err)
-	handler := newHandler(t, httpapi.Config{Sessions: &watched{}, Certificates: m.sessions})
+	handler := newHandler(t, auth.MiddlewareConfig{Sessions: &watched{}, Certificates: m.sessions})
 	m.server = startServer(t, handler.ServeHTTP, func(cfg *httpapi.ServerConfig) {
 		cfg.TLS = tlsfiles.MutualConfig(own, authorities, tls.VerifyClientCertIfGiven, tls.VersionTLS12, "h2", "http/1.1")
 	})

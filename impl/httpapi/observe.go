@@ -2,33 +2,72 @@ package httpapi
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-
-	"github.com/agentrouter/aikeys/impl/auth"
-	"github.com/agentrouter/aikeys/models"
 )
 
+// Call is what is known of the request at hand. The middlewares fill it in on the way to the handler, one after another.
+type Call struct {
+	// ID is a ULID, minted here: a caller's own id could be anything.
+	ID string
+	// SourceIP is the caller's address, taken from X-Forwarded-For only where a trusted proxy set it.
+	SourceIP string
+	// Operation is the operationId of the document; empty where no operation matched.
+	Operation string
+	// Actor is on whose behalf the request acts; nil before authentication.
+	Actor Actor
+	// Started is when the request's head was read.
+	Started time.Time
+	// Err is the error that the problem document was made from; nil on success.
+	Err error
+
+	// routine is set for operations that the document marks x-routine: they are logged only at debug, unless they fail.
+	routine bool
+	// checked is set once the request has passed everything that its operation asks for.
+	checked bool
+}
+
+// Actor is the authenticated caller of a request.
+type Actor interface {
+	// LogAttrs returns the attributes that identify the actor in the request's log line.
+	LogAttrs() []slog.Attr
+}
+
+type callKey struct{}
+
+// CallFrom returns the call that ctx belongs to, an empty one outside any.
+func CallFrom(ctx context.Context) *Call {
+	if call, ok := ctx.Value(callKey{}).(*Call); ok {
+		return call
+	}
+	return &Call{}
+}
+
+// newRequestID returns a ULID of the time. A clock beyond the years that a ULID holds is broken, and counts as the nearest one.
+func newRequestID(now time.Time) string {
+	millis := min(uint64(max(now.UnixMilli(), 0)), ulid.MaxTime())
+	return ulid.MustNew(millis, rand.Reader).String() // it fails only for a time out of range, or without random numbers
+}
+
 // Observer gives every request its id, log line, metrics and span. What it writes is an allow-list: operation ids, our own
-// ids, statuses and times. Paths, query strings, headers and bodies, which can hold anything, are never among it.
+// ids, statuses and times. Paths, query strings, headers and bodies, which can hold anything, are never written.
 type Observer struct {
 	log      *slog.Logger
 	tracer   trace.Tracer
-	ids      models.IDs
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
@@ -61,8 +100,8 @@ func NewObserver(listener string, log *slog.Logger, metrics prometheus.Registere
 func (o *Observer) middleware(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		call := &Call{Started: time.Now(), SourceIP: c.RealIP()}
-		call.ID = o.ids.Next("", call.Started)
-		ctx := withCall(c.Request().Context(), call)
+		call.ID = newRequestID(call.Started)
+		ctx := context.WithValue(c.Request().Context(), callKey{}, call)
 		span := trace.SpanFromContext(ctx)
 		if o.tracer != nil {
 			ctx, span = o.startSpan(ctx, c.Request())
@@ -86,7 +125,7 @@ type panicError struct{ stack []byte }
 
 func (*panicError) Error() string { return "panic" }
 
-// recovered turns a panic into an error. What was panicked with may hold a secret, so only the stack is kept.
+// recovered turns a panic into an error. The value of the panic may hold a secret, so only the stack is kept.
 func (o *Observer) recovered(next echo.HandlerFunc, c echo.Context) (err error) {
 	defer func() {
 		p := recover()
@@ -129,7 +168,7 @@ func (o *Observer) record(ctx context.Context, c echo.Context, call *Call, span 
 	}
 }
 
-// statusClientGone is told of a request whose caller left before the answer, as nginx does. Nothing of ours failed.
+// statusClientGone is logged for a request whose caller left before the answer, as nginx does: nothing failed here.
 const statusClientGone = 499
 
 func statusOf(ctx context.Context, c echo.Context, call *Call) int {
@@ -139,16 +178,17 @@ func statusOf(ctx context.Context, c echo.Context, call *Call) int {
 	return c.Response().Status
 }
 
-// levelOf keeps the log readable under load: changes and refusals are told, successful reads and routine only when debugging.
+// levelOf returns the level of a request's log line. Changes and refusals are logged; successful reads and routine operations
+// only at debug, which keeps the log readable under load.
 //
-// Nor can strangers fill the disk: a 401 is told until its address is over the limit, when it becomes a 429, and the 422 of
-// credentials that a gateway passes on is routine.
+// Strangers can't fill the disk: a 401 is logged until its address is over the limit, when it becomes a 429, which is not; and
+// the 422 of a credential that a gateway passes on is routine.
 func levelOf(method string, status int, call *Call) slog.Level {
 	switch {
 	case errors.Is(call.Err, ErrUnrecorded):
 		return slog.LevelError
 	case status == http.StatusTooManyRequests,
-		call.Principal.Method == "" && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):
+		call.Actor == nil && (status == http.StatusNotFound || status == http.StatusMethodNotAllowed):
 		return slog.LevelDebug
 	case status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable:
 		return slog.LevelError
@@ -166,15 +206,10 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 		slog.String("request_id", call.ID), slog.String("operation", operation), slog.Int("status", status),
 		slog.Duration("took", took.Round(time.Microsecond)), slog.String("source_ip", call.SourceIP),
 	}
-	if call.Client != "" {
-		attrs = append(attrs, slog.String("client", call.Client))
+	if call.Actor != nil {
+		attrs = append(attrs, call.Actor.LogAttrs()...)
 	}
-	if who := call.Principal; who.Method == auth.MethodDataPlane {
-		attrs = append(attrs, slog.String("data_plane_id", who.DataPlaneID))
-	} else if who.UserID != "" {
-		attrs = append(attrs, slog.String("customer_id", who.CustomerID), slog.String("user_id", who.UserID), slog.String("token_id", who.TokenID))
-	}
-	if call.Err != nil && tellsCause(status) {
+	if call.Err != nil && isCauseLogged(status) {
 		attrs = append(attrs, slog.String("error", call.Err.Error()))
 	}
 	if crash := (*panicError)(nil); errors.As(call.Err, &crash) {
@@ -183,13 +218,8 @@ func attributes(operation string, status int, call *Call, took time.Duration) []
 	return attrs
 }
 
-// tellsCause: why a credential or an act was refused, and what failed, is for the operator alone. These errors are made of
-// fixed texts; those of other refusals can hold what was sent.
-func tellsCause(status int) bool {
+// isCauseLogged reports whether the error of a request with this status is logged: why a credential or an act was refused, and
+// what failed. Those errors consist of fixed texts; the errors of other refusals may quote what was sent.
+func isCauseLogged(status int) bool {
 	return status >= http.StatusInternalServerError || status == http.StatusUnauthorized || status == http.StatusForbidden
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	p = p.Masked()
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

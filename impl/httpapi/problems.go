@@ -22,9 +22,6 @@ var (
 	ErrInternal         = errors.New("internal")
 	// ErrUnrecorded is joined to a refusal that could not be written to the audit trail. It has no row: the refusal's answers.
 	ErrUnrecorded = errors.New("refusal not recorded in the audit trail")
-	// ErrOverMiB refuses a body over LargeBody.
-	ErrOverMiB = errors.New("body larger than 1 MiB")
-	ErrBusy    = errors.New("busy")
 )
 
 // Problems returns the table of an API: its own rows between those that all APIs share. Rows of the whole request come first;
@@ -51,6 +48,30 @@ func Problems(own ...problem.Row) problem.Table {
 		{Err: ErrInternal, Status: http.StatusInternalServerError, Code: "internal", Slug: "internal", Title: "Internal error",
 			Detail: "Something failed on our side; quote the request_id to support."},
 	})
+}
+
+// fail answers with the problem document of an error. It is the one exit for errors.
+func (a *API) fail(err error, c echo.Context) {
+	call := CallFrom(c.Request().Context())
+	call.Err = err
+	if c.Response().Committed {
+		return
+	}
+	doc := a.document(err, call.ID)
+	if c.Request().ContentLength != 0 && isBodyUnread(doc.Status) {
+		// Else net/http would wait for the rest of a body that nothing reads.
+		c.Response().Header().Set("Connection", "close")
+	}
+	problem.Write(c.Response(), doc, err)
+}
+
+// isBodyUnread reports whether a refusal with this status comes before the body was read.
+func isBodyUnread(status int) bool {
+	switch status {
+	case http.StatusUnauthorized, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusTooManyRequests:
+		return true
+	}
+	return false
 }
 
 // document returns the document for an error of a handler, of the router or of the generated code.

@@ -17,8 +17,10 @@ const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
 	writeTimeout      = 60 * time.Second
-	idleTimeout       = time.Minute
 	maxHeaderBytes    = 16 << 10
+
+	// IdleTimeout is how long a connection without requests stays open.
+	IdleTimeout = time.Minute
 )
 
 // A server may use one quarter of the files that the process may open: a program has up to three listeners, and the rest is
@@ -54,7 +56,7 @@ func NewServer(cfg ServerConfig) *lifecycle.Server {
 			ReadHeaderTimeout: readHeaderTimeout,
 			ReadTimeout:       readTimeout,
 			WriteTimeout:      writeTimeout,
-			IdleTimeout:       idleTimeout,
+			IdleTimeout:       IdleTimeout,
 			MaxHeaderBytes:    maxHeaderBytes,
 			ConnContext:       cfg.ConnContext,
 		},

@@ -1,9 +1,10 @@
 package httpapi
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"mime"
 	"net/http"
 	"net/url"
@@ -12,28 +13,25 @@ import (
 	"strings"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// DefaultMaxBody is the most that a request body may hold where nothing else is said, in bytes: a 16 KiB secret of which
-// every byte is escaped, and room.
+// DefaultMaxBody is the limit on a request body, in bytes: a 16 KiB secret of which every byte is escaped, and some room.
 const DefaultMaxBody = 64 << 10
 
-// LargeBody is the other limit that there is, in bytes: the secrets service's, whose envelopes come in batches.
-const LargeBody = 1 << 20
-
-// validator checks the requests of one operation. It tells which field is at fault and what the document asks of it, never
-// what was sent: the texts come from the document and from this package alone.
+// validator checks the requests of one operation. Its refusals name the field at fault and what the document asks of it, but
+// never what was sent: the texts come from the document and from this package alone.
 type validator struct {
 	path   []parameter
 	query  map[string]parameter
 	header []parameter
-	body   *openapi3.Schema
-	// secrets are the members of the body that are cut out where it is held.
-	secrets map[string]bool
-	maxBody int
+	body   *openapi3.Schema // nil for an operation without a body
+
+	maxBody int // in bytes
 }
 
 type parameter struct {
@@ -66,7 +64,6 @@ func newValidator(item *openapi3.PathItem, op *openapi3.Operation) (*validator, 
 			return nil, fmt.Errorf("operation %s: only required application/json bodies are supported", op.OperationID)
 		}
 		v.body = media.Schema.Value
-		v.secrets = secretMembers(v.body)
 	}
 	return v, nil
 }
@@ -161,12 +158,13 @@ func (p parameter) check(text string) []problem.Field {
 
 func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 	req := c.Request()
-	if err := checkMediaType(req.Header); err != nil {
+	if err := CheckMediaType(req.Header); err != nil {
 		return nil, err
 	}
-	value, err := v.decodeBody(c)
+	req.Body = http.MaxBytesReader(c.Response(), req.Body, int64(v.maxBody))
+	value, err := decodeJSON(req.Body)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, v.tooLarge()
+		return nil, ErrTooLarge
 	}
 	if err != nil {
 		return nil, problem.Invalid("body", complaint(err))
@@ -175,26 +173,9 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 	return violations("", v.body, value), nil
 }
 
-func (v *validator) decodeBody(c echo.Context) (any, error) {
-	req := c.Request()
-	if held, ok := req.Body.(*heldBody); ok {
-		held.cut(v.secrets)
-		return decodeJSON(bytes.NewBuffer(held.text))
-	}
-	req.Body = http.MaxBytesReader(c.Response(), req.Body, int64(v.maxBody))
-	return decodeJSON(req.Body)
-}
-
-// tooLarge is the refusal of a body over the limit, whose text names that limit.
-func (v *validator) tooLarge() error {
-	if v.maxBody == DefaultMaxBody {
-		return ErrTooLarge
-	}
-	return ErrOverMiB
-}
-
-// checkMediaType wants one Content-Type, as two would let a proxy and us read the same body differently.
-func checkMediaType(h http.Header) error {
+// CheckMediaType accepts one Content-Type, JSON in UTF-8: with two of them, a proxy and this service could read the same body
+// differently. Its error is ErrMediaType.
+func CheckMediaType(h http.Header) error {
 	given := h.Values("Content-Type")
 	if len(given) != 1 {
 		return ErrMediaType
@@ -210,4 +191,57 @@ func checkMediaType(h http.Header) error {
 		}
 	}
 	return nil
+}
+
+// decodeJSON reads exactly one JSON value: duplicate members, invalid UTF-8 and bytes after the value are errors. The error may
+// quote what was sent, so it is for errors.Is and errors.As only.
+func decodeJSON(r io.Reader) (any, error) {
+	var value any
+	err := json.UnmarshalRead(r, &value)
+	return value, err
+}
+
+// complaint returns what is wrong with a body that did not decode, and where, without quoting it.
+func complaint(err error) string {
+	var at *jsontext.SyntacticError
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return "has a member twice"
+	case errors.As(err, &at):
+		if at.ByteOffset == 0 && errors.Is(err, io.ErrUnexpectedEOF) {
+			return "is empty; send a JSON object"
+		}
+		return fmt.Sprintf("is not one well-formed JSON document in UTF-8; it goes wrong at byte %d", at.ByteOffset)
+	}
+	return "is not one well-formed JSON document in UTF-8"
+}
+
+// validatedBody is a request body, already read, with the value that was validated. The generated code binds that value instead
+// of reading the body again.
+type validatedBody struct {
+	io.ReadCloser
+	value any
+}
+
+// ValidatedValue is the method that the generated code looks for.
+func (b validatedBody) ValidatedValue() any { return wholeNumbers(b.value) }
+
+// wholeNumbers turns the numbers without a fraction into integers, in place. The generated code reads an integer from the text
+// of a float64, and that is 1e+06 from a million on, which does not parse as an integer.
+func wholeNumbers(value any) any {
+	switch v := value.(type) {
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			return int64(v)
+		}
+	case map[string]any:
+		for name, member := range v {
+			v[name] = wholeNumbers(member)
+		}
+	case []any:
+		for i, item := range v {
+			v[i] = wholeNumbers(item)
+		}
+	}
+	return value
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +13,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// violations checks a value against its schema and names what is wrong. name is the parameter's, or empty for a body.
+// violations checks a value against its schema, and returns the fields at fault. The name is that of the parameter, or empty for
+// a body.
 func violations(name string, schema *openapi3.Schema, value any) []problem.Field {
 	err := schema.VisitJSON(value, openapi3.VisitAsRequest(), openapi3.MultiErrors(), openapi3.DisableSchemaErrorDetails())
 	if err == nil {
@@ -25,7 +27,7 @@ func violations(name string, schema *openapi3.Schema, value any) []problem.Field
 	return oneEach(fields)
 }
 
-// oneEach keeps the first complaint about each field, in the order of their names.
+// oneEach keeps the first complaint about each field, sorted by the fields' names.
 func oneEach(fields []problem.Field) []problem.Field {
 	slices.SortStableFunc(fields, func(a, b problem.Field) int { return strings.Compare(a.Field, b.Field) })
 	return slices.CompactFunc(fields, func(a, b problem.Field) bool { return a.Field == b.Field })
@@ -47,10 +49,10 @@ func flatten(err error) []*openapi3.SchemaError {
 	return []*openapi3.SchemaError{nil}
 }
 
-// describe names only what the document names: a member that it does not know may itself be somebody's secret.
+// describe names only members that the document defines: another member's name may itself be a secret.
 func describe(name string, schema *openapi3.Schema, err *openapi3.SchemaError) problem.Field {
 	if err == nil {
-		return problem.Field{Field: orBody(name), Message: "is not as described"}
+		return problem.Field{Field: cmp.Or(name, "body"), Message: "is not as described"}
 	}
 	at := schema
 	for _, step := range err.JSONPointer() {
@@ -61,14 +63,7 @@ func describe(name string, schema *openapi3.Schema, err *openapi3.SchemaError) p
 		name = strings.TrimPrefix(name+"."+step, ".")
 		at = next.Value
 	}
-	return problem.Field{Field: orBody(name), Message: message(err)}
-}
-
-func orBody(name string) string {
-	if name == "" {
-		return "body"
-	}
-	return name
+	return problem.Field{Field: cmp.Or(name, "body"), Message: message(err)}
 }
 
 func members(schema *openapi3.Schema) string {
@@ -80,7 +75,7 @@ func members(schema *openapi3.Schema) string {
 	return strings.Join(names, ", ")
 }
 
-// message says what the schema asks for.
+// message returns what the schema asks for.
 func message(err *openapi3.SchemaError) string {
 	s := err.Schema
 	switch err.SchemaField {

@@ -35,8 +35,8 @@ func (a *Audit) opened(ctx context.Context, requestID string, client Client, ite
 		slog.String("outcome", outcome), slog.String("request_id", requestID))
 }
 
-// turnedAway tells of an open that whoever asked may not do; its body was not read.
-func (a *Audit) turnedAway(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
+// refused tells of an open that whoever asked may not do; its body was not read.
+func (a *Audit) refused(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
 	names := make([]string, len(identities))
 	for i, identity := range identities {
 		names[i] = identity.String()

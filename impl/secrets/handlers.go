@@ -12,7 +12,9 @@ import (
 
 // SealSecret implements gen.StrictServerInterface.
 func (s *server) SealSecret(ctx context.Context, req gen.SealSecretRequestObject) (gen.SealSecretResponseObject, error) {
-	plaintext, err := decode("secret", httpapi.CutSecret(ctx, "secret"))
+	text := []byte(req.Body.Secret.Reveal())
+	defer clear(text)
+	plaintext, err := decode("secret", text)
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +26,7 @@ func (s *server) SealSecret(ctx context.Context, req gen.SealSecretRequestObject
 	}
 	envelope, err := namespace.Seal(ctx, bindingOf(req.Body.Binding), secret)
 	if err != nil {
-		return nil, told(err)
+		return nil, toClientError(err)
 	}
 	return gen.SealSecret200JSONResponse{KekID: envelope.KEKID, Envelope: encode(envelope.Bytes)}, nil
 }
@@ -44,7 +46,7 @@ func (s *server) OpenEnvelope(
 	defer func() {
 		if unrecorded := s.audit.opened(ctx, httpapi.CallFrom(ctx).ID, clientFrom(ctx), item, outcome); unrecorded != nil {
 			secret.Wipe()
-			response, err = nil, errors.Join(httpapi.ErrBusy, httpapi.ErrUnrecorded, unrecorded)
+			response, err = nil, errors.Join(errBusy, httpapi.ErrUnrecorded, unrecorded)
 		}
 	}()
 	if secret, err = s.open(ctx, item); err != nil {
@@ -61,7 +63,7 @@ func (s *server) open(ctx context.Context, item sealer.Item) (sealer.Secret, err
 		return sealer.Secret{}, err
 	}
 	secret, err := namespace.Open(ctx, item.Binding, item.Envelope)
-	return secret, told(err)
+	return secret, toClientError(err)
 }
 
 // RewrapEnvelopes implements gen.StrictServerInterface.
@@ -80,7 +82,7 @@ func (s *server) RewrapEnvelopes(
 	}
 	rewrapped, err := sealer.RewrapAll(ctx, namespace, items)
 	if err != nil {
-		return nil, told(err)
+		return nil, toClientError(err)
 	}
 	results := make([]gen.RewrapResult, len(rewrapped))
 	for i, result := range rewrapped {
@@ -97,7 +99,7 @@ func resultOf(r sealer.Result) (gen.RewrapResult, error) {
 		envelope := encode(r.Envelope.Bytes)
 		return gen.RewrapResult{KekID: &r.Envelope.KEKID, Envelope: &envelope}, nil
 	}
-	err := told(r.Err)
+	err := toClientError(r.Err)
 	for _, ofTheItem := range []error{
 		errDoesNotOpen, errUnknownKEK, errMalformedEnvelope, problem.ErrInvalid,
 	} {
@@ -117,7 +119,7 @@ func (s *server) ListKEKs(ctx context.Context, _ gen.ListKEKsRequestObject) (gen
 	}
 	keks, err := sealer.ListKEKs(ctx, namespace)
 	if err != nil {
-		return nil, told(err)
+		return nil, toClientError(err)
 	}
 	list := gen.ListKEKs200JSONResponse{Keks: make([]gen.KEK, len(keks))}
 	for i, kek := range keks {
@@ -131,11 +133,11 @@ func (s *server) ListKEKs(ctx context.Context, _ gen.ListKEKsRequestObject) (gen
 
 func (s *server) namespace(ctx context.Context) (sealer.Sealer, error) {
 	found, err := s.namespaces.Sealer(ctx, clientFrom(ctx).Namespace)
-	return found, told(err)
+	return found, toClientError(err)
 }
 
-// told gives the sealer's errors the sentinels under which they are told to clients of this service.
-func told(err error) error {
+// toClientError joins the sealer's errors with the sentinels under which clients of this service get them.
+func toClientError(err error) error {
 	switch {
 	case errors.Is(err, sealer.ErrBinding):
 		return errors.Join(errDoesNotOpen, err)
@@ -144,7 +146,7 @@ func told(err error) error {
 	case errors.Is(err, sealer.ErrMalformed):
 		return errors.Join(errMalformedEnvelope, err)
 	case errors.Is(err, sealer.ErrUnavailable):
-		return errors.Join(httpapi.ErrBusy, err)
+		return errors.Join(errBusy, err)
 	case errors.Is(err, sealer.ErrInvalidBinding):
 		return problem.Invalid("binding", "has a part that is empty or longer than 255 bytes, or version 0")
 	case errors.Is(err, sealer.ErrInvalidSecret):

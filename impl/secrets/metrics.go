@@ -44,9 +44,9 @@ func gauge(name, help string, value func() int) prometheus.Collector {
 }
 
 func (m *metrics) done(call *httpapi.Call, err error) {
-	client, outcome := call.Client, "ok"
-	if client == "" {
-		client = nobody
+	client, outcome := nobody, "ok"
+	if c, known := call.Actor.(Client); known {
+		client = c.Name
 	}
 	if err != nil {
 		outcome = slug(err)

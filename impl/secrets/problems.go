@@ -11,6 +11,8 @@ import (
 // The refusals of this API. Those of an envelope are told to its clients, who hold it; aikeysd, whose callers do not, answers
 // the same errors of the sealer as internal ones.
 var (
+	errTooLarge          = errors.New("body larger than 1 MiB")
+	errBusy              = errors.New("busy")
 	errClientNotAllowed  = errors.New("client not allowed")
 	errDoesNotOpen       = errors.New("does not open")
 	errUnknownKEK        = errors.New("unknown key-encryption key")
@@ -18,7 +20,7 @@ var (
 )
 
 var problems = httpapi.Problems(
-	problem.Row{Err: httpapi.ErrOverMiB, Status: http.StatusRequestEntityTooLarge, Code: "invalid_argument", Slug: "body-too-large", Title: "Body too large",
+	problem.Row{Err: errTooLarge, Status: http.StatusRequestEntityTooLarge, Code: "invalid_argument", Slug: "body-too-large", Title: "Body too large",
 		Detail: "The body is over the limit of 1 MiB."},
 	problem.Row{Err: errClientNotAllowed, Status: http.StatusForbidden, Code: "permission_denied", Slug: "client-not-allowed", Title: "Client not allowed",
 		Detail: "The operator of the secrets service has not allowed this client to do that."},
@@ -28,7 +30,7 @@ var problems = httpapi.Problems(
 		Detail: "The envelope names a key-encryption key that is not in this namespace, or is retired."},
 	problem.Row{Err: errMalformedEnvelope, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "malformed-envelope", Title: "Malformed envelope",
 		Detail: "The bytes are no envelope that this version can read."},
-	problem.Row{Err: httpapi.ErrBusy, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
+	problem.Row{Err: errBusy, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
 		Detail: "The secrets service can't serve this at the moment; try again after the time in Retry-After."},
 )
 

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
@@ -58,20 +57,17 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secrets service's API document: %w", err)
 	}
-	door, err := newDoor(cfg)
+	admission, err := newAdmission(cfg)
 	if err != nil {
 		return nil, err
 	}
-	cfg.API.Document, cfg.API.Problems, cfg.API.Door, cfg.API.MaxBody = doc, problems, door, httpapi.LargeBody
+	cfg.API.Document, cfg.API.Problems, cfg.API.Authenticate, cfg.API.MaxBody = doc, problems, admission.middleware, maxBody
 	api, err := httpapi.NewAPI(cfg.API)
 	if err != nil {
 		return nil, fmt.Errorf("secrets service: %w", err)
 	}
-	api.Echo.Binder = binder{}
 	s := &server{namespaces: cfg.Namespaces, audit: cfg.Audit}
 	strict := gen.NewStrictHandler(s, []gen.StrictMiddlewareFunc{httpapi.RequireChecked[gen.StrictHandlerFunc]})
 	gen.RegisterHandlersWithOptions(api.Echo, strict, gen.RegisterHandlersOptions{OperationMiddlewares: api.Middlewares})
 	return api.Echo, nil
 }
-
-var _ echo.Binder = binder{}

@@ -3,10 +3,7 @@ package secrets
 import (
 	"bytes"
 	"encoding/base64"
-	"errors"
 	"net/http"
-
-	"github.com/labstack/echo/v4"
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/internal/problem"
@@ -34,57 +31,6 @@ func bindingOf(b gen.Binding) sealer.Binding {
 		CustomerID: b.CustomerID, ProjectID: b.ProjectID, KeyID: b.KeyID, Provider: b.Provider,
 		Version: uint32(b.Version), //nolint:gosec // the document bounds it
 	}
-}
-
-// binder fills in the bodies of the document's requests from the value that was validated, without another copy in JSON.
-type binder struct{}
-
-var errUnvalidated = errors.New("a body that was not validated")
-
-// Bind implements echo.Binder. The value has the shape of the document by now.
-func (binder) Bind(to any, c echo.Context) error {
-	body, ok := c.Request().Body.(interface{ ValidatedValue() any })
-	if !ok {
-		return errUnvalidated
-	}
-	value, ok := body.ValidatedValue().(map[string]any)
-	if !ok {
-		return errUnvalidated
-	}
-	switch to := to.(type) {
-	case *gen.SealSecretJSONRequestBody: // the secret is cut out
-		to.Binding = bindingFrom(value["binding"])
-	case *gen.OpenEnvelopeJSONRequestBody:
-		*to = openFrom(value)
-	case *gen.RewrapEnvelopesJSONRequestBody:
-		items, _ := value["items"].([]any)
-		to.Items = make([]gen.OpenRequest, len(items))
-		for i, item := range items {
-			to.Items[i] = openFrom(item)
-		}
-	default:
-		return errUnvalidated
-	}
-	return nil
-}
-
-func openFrom(value any) gen.OpenRequest {
-	members, _ := value.(map[string]any)
-	return gen.OpenRequest{Binding: bindingFrom(members["binding"]), Envelope: text(members["envelope"])}
-}
-
-func bindingFrom(value any) gen.Binding {
-	members, _ := value.(map[string]any)
-	version, _ := members["version"].(int64)
-	return gen.Binding{
-		CustomerID: text(members["customer_id"]), ProjectID: text(members["project_id"]), KeyID: text(members["key_id"]),
-		Provider: text(members["provider"]), Version: version,
-	}
-}
-
-func text(value any) string {
-	s, _ := value.(string)
-	return s
 }
 
 // opened answers an open from memory that is zeroed once it is written.

@@ -27,6 +27,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
@@ -42,10 +43,10 @@ type Options struct {
 	Now func() time.Time
 	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
-	// Ready, PrincipalRate, FailureRate and TrustedProxies are those of httpapi.Config.
+	// Ready and TrustedProxies are those of httpapi.Config, PrincipalRate and FailureRate those of auth.MiddlewareConfig.
 	Ready          func() bool
-	PrincipalRate  httpapi.Rate
-	FailureRate    httpapi.Rate
+	PrincipalRate  ratelimit.Rate
+	FailureRate    ratelimit.Rate
 	TrustedProxies []netip.Prefix
 }
 
@@ -132,8 +133,11 @@ func (s *Service) newHandler(opts Options) http.Handler {
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer), Receipts: receipts,
 		Providers: catalogue, Now: opts.Now,
 		API: httpapi.Config{
-			Sessions: auth.New(auth.Config{Tokens: opts.Store, OIDC: opts.OIDC}), Observer: observer, Ready: opts.Ready,
-			PrincipalRate: opts.PrincipalRate, FailureRate: opts.FailureRate, TrustedProxies: opts.TrustedProxies,
+			Observer: observer, Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
+			Authenticate: auth.Middleware(auth.MiddlewareConfig{
+				Sessions:      auth.New(auth.Config{Tokens: opts.Store, OIDC: opts.OIDC}),
+				PrincipalRate: opts.PrincipalRate, FailureRate: opts.FailureRate,
+			}),
 		},
 	})
 	require.NoError(s.t, err)

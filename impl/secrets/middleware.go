@@ -1,0 +1,170 @@
+package secrets
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/problem"
+)
+
+const (
+	// maxBody is the limit on a request body, in bytes: a batch of 256 envelopes.
+	maxBody = 1 << 20
+	// shortBody is the size in bytes up to which a body needs no room in longBodies. Seals and opens are shorter.
+	shortBody = 4 << 10
+	// maxLongBodies bounds the memory of all longer bodies at once, in bytes.
+	maxLongBodies = 64 << 20
+)
+
+// permissions are what each operation of the document requires.
+var permissions = map[string]Permission{
+	"sealSecret": Seal, "openEnvelope": Open, "rewrapEnvelopes": Rewrap, "listKEKs": Status,
+}
+
+// admission decides which requests are worked on. A request passes three steps: its client may use the operation; its body is
+// read whole; a slot is free. The body comes before the slot, so that a client that sends slowly holds no slot.
+type admission struct {
+	clients Clients
+	audit   *Audit
+	metrics *metrics
+	// running holds an element for each operation at work, admitted for each of those and of those that wait for a slot.
+	running, admitted chan struct{}
+	longBodies        *semaphore.Weighted // of maxLongBodies
+}
+
+func newAdmission(cfg Config) (*admission, error) {
+	a := &admission{
+		clients: cfg.Clients, audit: cfg.Audit,
+		running:    make(chan struct{}, cfg.MaxConcurrent),
+		admitted:   make(chan struct{}, cfg.MaxConcurrent+cfg.MaxQueue),
+		longBodies: semaphore.NewWeighted(maxLongBodies),
+	}
+	var err error
+	a.metrics, err = newMetrics(cfg.Metrics, func() int { return len(a.running) }, func() int { return len(a.admitted) - len(a.running) })
+	return a, err
+}
+
+// middleware admits requests, and counts how each ends. It wipes their bodies when they are over.
+func (a *admission) middleware(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		call := httpapi.CallFrom(c.Request().Context())
+		err := httpapi.ErrInternal // unless the handler returns: it may panic
+		defer func() { a.metrics.done(call, err) }()
+		err = a.serve(c, call, next)
+		return err
+	}
+}
+
+func (a *admission) serve(c echo.Context, call *httpapi.Call, next echo.HandlerFunc) error {
+	r := c.Request()
+	if err := a.authorize(r.Context(), call); err != nil {
+		return err
+	}
+	if r.Method == http.MethodPost {
+		wipe, err := a.readBody(c)
+		if err != nil {
+			return err
+		}
+		defer wipe()
+	}
+	release, err := a.acquireSlot(r.Context())
+	if err != nil {
+		return err
+	}
+	defer release()
+	return next(c)
+}
+
+// LogAttrs implements httpapi.Actor.
+func (c Client) LogAttrs() []slog.Attr { return []slog.Attr{slog.String("client", c.Name)} }
+
+// clientFrom returns the client of the request that ctx belongs to.
+func clientFrom(ctx context.Context) Client {
+	client, _ := httpapi.CallFrom(ctx).Actor.(Client)
+	return client
+}
+
+// authorize finds the client at the other end of the connection, and refuses what it may not do. A refused open is in the
+// audit.
+func (a *admission) authorize(ctx context.Context, call *httpapi.Call) error {
+	identities := Identities(ctx)
+	if call.SourceIP == "" && len(identities) > 0 { // a unix socket has no address
+		call.SourceIP = identities[0].String()
+	}
+	client, known := a.clients.Find(ctx, identities)
+	if known {
+		call.Actor = client
+	}
+	permission := permissions[call.Operation]
+	if known && client.May[permission] {
+		return nil
+	}
+	if permission == Open {
+		if err := a.audit.refused(ctx, client, identities, call.ID); err != nil {
+			return errors.Join(errClientNotAllowed, httpapi.ErrUnrecorded, err)
+		}
+	}
+	return errClientNotAllowed
+}
+
+// readBody reads the whole body into one buffer, which wipe zeroes, and puts it in the place of the request's body.
+func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
+	r := c.Request()
+	if err := httpapi.CheckMediaType(r.Header); err != nil {
+		return nil, err
+	}
+	size := r.ContentLength // in bytes; -1 if it is not known
+	switch {
+	case size > maxBody:
+		return nil, errTooLarge
+	case size < 0:
+		size = maxBody
+	}
+	var room int64
+	if size > shortBody {
+		room = size
+	}
+	if !a.longBodies.TryAcquire(room) {
+		return nil, errBusy
+	}
+	var body bytes.Buffer
+	body.Grow(int(size) + bytes.MinRead) // so that ReadFrom never moves the text and leaves a copy behind
+	wipe = func() {
+		clear(body.AvailableBuffer()[:body.Available()])
+		clear(body.Bytes())
+		a.longBodies.Release(room)
+	}
+	if _, err := body.ReadFrom(http.MaxBytesReader(c.Response(), r.Body, maxBody)); err != nil {
+		wipe()
+		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+			return nil, errTooLarge
+		}
+		return nil, problem.Invalid("body", "did not come whole")
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body.Bytes()))
+	return wipe, nil
+}
+
+// acquireSlot waits for a slot to work in. It refuses the request at once if too many wait already.
+func (a *admission) acquireSlot(ctx context.Context) (release func(), err error) {
+	select {
+	case a.admitted <- struct{}{}:
+	default:
+		return nil, errBusy
+	}
+	select {
+	case a.running <- struct{}{}:
+		return func() { <-a.running; <-a.admitted }, nil
+	case <-ctx.Done():
+		<-a.admitted
+		return nil, ctx.Err()
+	}
+}

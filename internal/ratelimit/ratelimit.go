@@ -1,0 +1,71 @@
+// Package ratelimit limits how often something may happen, for each of many keys: a user, or an address.
+package ratelimit
+
+import (
+	"math"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/time/rate"
+)
+
+// Rate is how often something may happen. A PerSecond of zero or less sets no limit.
+type Rate struct {
+	PerSecond float64
+	// Burst is how many may come at once; zero means two seconds' worth, and at least one.
+	Burst int
+}
+
+// maxKeys bounds the memory of a Limiter: about 200 bytes a key.
+const maxKeys = 50_000
+
+// Limiter counts for each key on its own. It keeps a bounded number of keys, and evicts those used least. It is safe for
+// concurrent use. A nil Limiter sets no limit.
+type Limiter[K comparable] struct {
+	rate    rate.Limit
+	burst   int
+	buckets *otter.Cache[K, *rate.Limiter]
+}
+
+// New returns a Limiter, or nil if r sets no limit.
+func New[K comparable](r Rate) *Limiter[K] {
+	if r.PerSecond <= 0 {
+		return nil
+	}
+	burst := r.Burst
+	if burst == 0 {
+		burst = max(1, int(2*r.PerSecond))
+	}
+	return &Limiter[K]{
+		rate: rate.Limit(r.PerSecond), burst: burst,
+		buckets: otter.Must(&otter.Options[K, *rate.Limiter]{MaximumSize: maxKeys}),
+	}
+}
+
+// Allow counts one for the key, and reports whether it is within the limit.
+func (l *Limiter[K]) Allow(key K) bool {
+	if l == nil {
+		return true
+	}
+	bucket, ok := l.buckets.GetIfPresent(key)
+	if !ok {
+		bucket, _ = l.buckets.SetIfAbsent(key, rate.NewLimiter(l.rate, l.burst))
+	}
+	return bucket.Allow()
+}
+
+// Exhausted reports whether the key has reached its limit, without counting.
+func (l *Limiter[K]) Exhausted(key K) bool {
+	if l == nil {
+		return false
+	}
+	bucket, ok := l.buckets.GetIfPresent(key)
+	return ok && bucket.Tokens() < 1
+}
+
+// RetryAfter returns how many seconds a key at its limit has to wait, at least 1.
+func (l *Limiter[K]) RetryAfter() int {
+	if l == nil {
+		return 1
+	}
+	return int(math.Ceil(1 / float64(l.rate)))
+}

@@ -1,0 +1,80 @@
+package ratelimit_test
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/internal/ratelimit"
+)
+
+func TestLimiter(t *testing.T) {
+	for name, tc := range map[string]struct {
+		rate        ratelimit.Rate
+		burst, wait int
+	}{
+		"a given burst":           {ratelimit.Rate{PerSecond: 0.01, Burst: 7}, 7, 100},
+		"two seconds' worth":      {ratelimit.Rate{PerSecond: 3}, 6, 1},
+		"at least one":            {ratelimit.Rate{PerSecond: 0.01}, 1, 100},
+		"a wait that is rounded":  {ratelimit.Rate{PerSecond: 0.7, Burst: 1}, 1, 2},
+		"a wait of at least 1 s":  {ratelimit.Rate{PerSecond: 9, Burst: 1}, 1, 1},
+		"no limit without a rate": {ratelimit.Rate{Burst: 1}, 1000, 1},
+		"no limit below zero":     {ratelimit.Rate{PerSecond: -1}, 1000, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := ratelimit.New[string](tc.rate)
+				for range tc.burst {
+					require.False(t, l.Exhausted("a"))
+					require.True(t, l.Allow("a"))
+				}
+				require.Equal(t, tc.wait, l.RetryAfter())
+				if tc.rate.PerSecond <= 0 {
+					require.Nil(t, l)
+					return
+				}
+				require.True(t, l.Exhausted("a"))
+				require.False(t, l.Allow("a"))
+				require.True(t, l.Allow("b"), "keys are counted apart")
+				time.Sleep(time.Duration(tc.wait) * time.Second)
+				require.True(t, l.Allow("a"), "after the time to wait")
+			})
+		})
+	}
+}
+
+func TestLimiterConcurrently(t *testing.T) {
+	l := ratelimit.New[string](ratelimit.Rate{PerSecond: 0.001, Burst: 50})
+	var allowed atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				if l.Allow("a") {
+					allowed.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 50, allowed.Load())
+}
+
+// An attacker may use ever new addresses. That costs bounded memory, and does not reset the limit of an address in use.
+func TestLimiterIsBounded(t *testing.T) {
+	l := ratelimit.New[int](ratelimit.Rate{PerSecond: 0.001, Burst: 1})
+	for range 20 {
+		l.Allow(-1) // used often, so the cache keeps it
+	}
+	for i := range 4 * ratelimit.MaxKeys {
+		l.Allow(i)
+		if i%1000 == 0 {
+			require.False(t, l.Allow(-1), "after %d other keys", i)
+		}
+	}
+	require.LessOrEqual(t, l.Len(), ratelimit.MaxKeys)
+}
