@@ -1,10 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
-
-	"context"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -26,13 +25,13 @@ need the key, once for each database whose keys this namespace seals:
 
   aikeysd keys in-use --kek local:5f0c1a2b
 
-If the answer is 0, retire the key with --i-have-checked. Ask once more two seconds later, when every service has read
-the keyset again: a service may have sealed with the key until then. If the answer is no longer 0, enable the key.
+If the answer is 0, retire the key with --i-have-checked. Ask once more two seconds later, when every service has
+read the keyset again: a service may have sealed with the key until then. If the answer is no longer 0, enable the key.
 
 Keep the backups of the keyset for as long as backups of the database: an old database needs its old keys.`,
 		Example: "  secrets-svc keys retire --namespace main --id local:5f0c1a2b --i-have-checked",
 	}, keySpec{id: true, flags: func(flags *pflag.FlagSet) {
-		flags.BoolVar(&checked, "i-have-checked", false, "confirm that \"aikeysd keys in-use\" has counted no envelope that needs the key")
+		flags.BoolVar(&checked, "i-have-checked", false, "confirm that \"aikeysd keys in-use\" counted 0")
 	}, act: func(_ context.Context, k *keyring) error { return k.retire(checked) }})
 }
 
