@@ -17,8 +17,8 @@ func (p *program) retireKeyCommand() *cobra.Command {
 	return p.newKeyCommand(&cobra.Command{
 		Use:   "retire",
 		Short: "Take a key out of use that no envelope needs",
-		Long: `Retires a key: envelopes sealed with it do not open until "secrets-svc keys enable" brings it back. The primary key can't
-be retired.
+		Long: `Retires a key: envelopes sealed with it do not open until "secrets-svc keys enable" brings it back. The primary
+key can't be retired.
 
 The envelopes are in aikeysd's database, which this program never opens. So ask aikeysd first how many envelopes still
 need the key, once for each database whose keys this namespace seals:
