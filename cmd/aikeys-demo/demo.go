@@ -75,29 +75,14 @@ func demo(ctx context.Context, p *cli.Program) error {
 // play is the demo itself, step by step.
 func play(ctx context.Context, p *cli.Program, d *programs) error {
 	began := time.Now()
-	upstream, err := d.startProvider(ctx)
-	if err != nil {
-		return err
-	}
-	inProject := []string{"--customer", customer, "--project", project, "--user", owner}
-	if _, err = d.admin(ctx, append([]string{"member", "set", "--role", "owner"}, inProject...)...); err != nil {
-		return err
-	}
-	apiKey, err := d.admin(ctx, append([]string{"token", "create"}, inProject...)...)
-	if err != nil {
-		return err
-	}
-	control, err := d.start(ctx, d.aikeysd, nil, "serve")
-	if err != nil {
-		return err
-	}
-	callers := make([]*caller, gateways)
-	for i := range callers {
-		name := fmt.Sprintf("gateway-%d", i+1)
-		if callers[i], err = d.startGateway(ctx, name, control.Dataplane, upstream, apiKey); err != nil {
-			return err
+	control, apiKey, callers, err := d.startAll(ctx)
+	defer func() {
+		for _, c := range callers {
+			c.client.CloseIdleConnections()
 		}
-		defer callers[i].client.CloseIdleConnections()
+	}()
+	if err != nil {
+		return err
 	}
 	if err := p.Say("A control plane, %d gateways and a stand-in for the provider run on this machine, ready after %.1f s.\n",
 		gateways, time.Since(began).Seconds()); err != nil {
@@ -149,6 +134,33 @@ func play(ctx context.Context, p *cli.Program, d *programs) error {
 	return report(p, r, callers)
 }
 
+// startAll starts a provider, a control plane and the gateways, and returns a caller of each gateway. The callers that it could
+// make are returned with an error too.
+func (d *programs) startAll(ctx context.Context) (control addresses, apiKey string, callers []*caller, err error) {
+	upstream, err := d.startProvider(ctx)
+	if err != nil {
+		return control, "", nil, err
+	}
+	inProject := []string{"--customer", customer, "--project", project, "--user", owner}
+	if _, err = d.admin(ctx, append([]string{"member", "set", "--role", "owner"}, inProject...)...); err != nil {
+		return control, "", nil, err
+	}
+	if apiKey, err = d.admin(ctx, append([]string{"token", "create"}, inProject...)...); err != nil {
+		return control, "", nil, err
+	}
+	if control, err = d.start(ctx, d.aikeysd, nil, "serve"); err != nil {
+		return control, "", nil, err
+	}
+	for i := range gateways {
+		c, err := d.startGateway(ctx, fmt.Sprintf("gateway-%d", i+1), control.Dataplane, upstream, apiKey)
+		if err != nil {
+			return control, apiKey, callers, err
+		}
+		callers = append(callers, c)
+	}
+	return control, apiKey, callers, nil
+}
+
 // programs are the programs that the demo runs.
 type programs struct {
 	group            *errgroup.Group
@@ -185,7 +197,13 @@ func (d *programs) admin(ctx context.Context, args ...string) (string, error) {
 }
 
 // addresses are the URLs that a program logs when it listens.
-type addresses struct{ Msg, API, Dataplane, Gateway, Ops string }
+type addresses struct {
+	Msg       string `json:"msg"`
+	API       string `json:"api"`
+	Dataplane string `json:"dataplane"`
+	Gateway   string `json:"gateway"`
+	Ops       string `json:"ops"`
+}
 
 // start starts a program, and returns its addresses when it is ready.
 func (d *programs) start(ctx context.Context, path string, environ []string, args ...string) (addresses, error) {
@@ -294,7 +312,11 @@ func (c *caller) stream(ctx context.Context, to io.Writer) error {
 	_, err = fmt.Fprintf(to, "  %s streams:  ", c.name)
 	for lines := bufio.NewScanner(response.Body); err == nil && lines.Scan(); {
 		var chunk struct {
-			Choices []struct{ Delta struct{ Content string } }
+			Choices []struct {
+				Delta struct {
+					Content string `json:"content"`
+				} `json:"delta"`
+			} `json:"choices"`
 		}
 		data, isData := strings.CutPrefix(lines.Text(), "data: ")
 		if isData && json.Unmarshal([]byte(data), &chunk) == nil && len(chunk.Choices) > 0 {

@@ -185,6 +185,14 @@ func (p *program) requireReadable(unreadable []rewrap.Unreadable) error {
 	return errUnreadableKeys
 }
 
+// oldKeys counts the keys that a re-wrap would move.
+func oldKeys(keks []rewrap.KEKKeys) (n int64) {
+	for _, kek := range keks {
+		n += kek.OldKEK
+	}
+	return n
+}
+
 func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
 	if err := rewrap.New(job).CheckKeyset(ctx); err != nil {
 		return err
@@ -205,15 +213,11 @@ func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
 	if err != nil && !errors.Is(err, models.ErrNotFound) {
 		return err
 	}
-	andCanary := ""
+	moves := formatKeys(oldKeys(keks))
 	if err == nil && canary.KEKID != inspector.Primary() {
-		andCanary = " and the canary"
+		moves += " and the canary"
 	}
-	var oldKeys int64
-	for _, kek := range keks {
-		oldKeys += kek.OldKEK
-	}
-	if err := p.Say("a dry run, which writes nothing; %s%s would go under %s", formatKeys(oldKeys), andCanary, inspector.Primary()); err != nil {
+	if err := p.Say("a dry run, which writes nothing; %s would go under %s", moves, inspector.Primary()); err != nil {
 		return err
 	}
 	table := p.NewTable("\nKEK", "STATE", "KEYS", "WOULD BE", "TRIED", "UNREADABLE")

@@ -95,8 +95,7 @@ func (s *state) begin() int64 {
 // commit ends a transaction and announces its change.
 func (s *state) commit(tx int64, m gen.StreamMessage) {
 	delete(s.open, tx)
-	number := int64(tx)
-	m.Tx = &number
+	m.Tx = &tx
 	s.history = append(s.history, m)
 }
 

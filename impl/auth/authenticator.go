@@ -298,6 +298,6 @@ func shared[T any](
 		if r.Err != nil {
 			return none, r.Err
 		}
-		return r.Val.(T), nil //nolint:forcetypeassert // each group has results of one type
+		return r.Val.(T), nil //nolint:forcetypeassert,errcheck // each group has results of one type
 	}
 }

@@ -64,7 +64,7 @@ func TestRunOnAnEmptyDatabase(t *testing.T) {
 type noOpenSealer struct{ sealer.Sealer }
 
 // errDenied is the error that secrets-svc's client returns for a refused call.
-var errDenied = fmt.Errorf("%env: %env", sealer.ErrUnavailable, remote.ErrNotAllowed)
+var errDenied = fmt.Errorf("%w: %w", sealer.ErrUnavailable, remote.ErrNotAllowed)
 
 func (noOpenSealer) Open(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
 	return sealer.Secret{}, errDenied

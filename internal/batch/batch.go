@@ -17,8 +17,8 @@ var ErrClosed = errors.New("batch worker is closed")
 // result. Values whose callers have given up are left out. The error is returned to every caller of the group.
 type Run[T any] func(group iter.Seq[T]) error
 
-// Worker carries out groups one after another, in a goroutine of its own. Values that arrive while a group is being carried
-// out make up the next group.
+// Worker carries out groups, in goroutines of its own, each of which carries out one group at a time. Values that arrive
+// while all are busy make up the next groups.
 type Worker[T any] struct {
 	run   Run[T]
 	limit int
@@ -26,8 +26,8 @@ type Worker[T any] struct {
 	alone func(error) bool
 	queue chan *item[T]
 	stop  chan struct{}
-	done  chan struct{}
-	once  sync.Once // closes stop
+	done  chan struct{} // closed when all goroutines have ended
+	once  sync.Once     // closes stop
 }
 
 // The states of an item. It leaves waiting once.
@@ -44,13 +44,21 @@ type item[T any] struct {
 	finished chan struct{} // closed when the group is over
 }
 
-// New starts a worker whose groups have at most limit values. alone may be nil: then a group's error is final.
-func New[T any](limit int, run Run[T], alone func(error) bool) *Worker[T] {
+// New starts a worker that carries out at most concurrency groups at once, of at most limit values each. alone may be nil:
+// then a group's error is final.
+func New[T any](concurrency, limit int, run Run[T], alone func(error) bool) *Worker[T] {
 	w := &Worker[T]{
 		run: run, limit: limit, alone: alone,
 		queue: make(chan *item[T], limit), stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	go w.loop()
+	var loops sync.WaitGroup
+	for range concurrency {
+		loops.Go(w.loop)
+	}
+	go func() {
+		loops.Wait()
+		close(w.done)
+	}()
 	return w
 }
 
@@ -86,14 +94,13 @@ func (w *Worker[T]) Do(ctx context.Context, value T) error {
 // Waiting returns how many values wait for their group to begin.
 func (w *Worker[T]) Waiting() int { return len(w.queue) }
 
-// Close ends the worker after the group that is being carried out.
+// Close ends the worker after the groups that are being carried out.
 func (w *Worker[T]) Close() {
 	w.once.Do(func() { close(w.stop) })
 	<-w.done
 }
 
 func (w *Worker[T]) loop() {
-	defer close(w.done)
 	for {
 		select {
 		case <-w.stop:

@@ -54,7 +54,7 @@ func doAll(r *recorder, w *batch.Worker[int], n int) []error {
 func TestWorkerGroupsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{}
-		w := batch.New(3, r.run, nil)
+		w := batch.New(1, 3, r.run, nil)
 		defer w.Close()
 		for _, err := range doAll(r, w, 5) {
 			require.NoError(t, err)
@@ -75,7 +75,7 @@ func TestWorkerRunsARefusedGroupOneByOne(t *testing.T) {
 			}
 			return nil
 		}}
-		w := batch.New(8, r.run, func(err error) bool { return errors.Is(err, errRefused) })
+		w := batch.New(1, 8, r.run, func(err error) bool { return errors.Is(err, errRefused) })
 		defer w.Close()
 		require.Equal(t, []error{nil, errRefused, nil}, doAll(r, w, 3))
 	})
@@ -85,7 +85,7 @@ func TestWorkerSharesOtherErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		down := errors.New("down")
 		r := &recorder{fail: func([]int) error { return down }}
-		w := batch.New(8, r.run, func(err error) bool { return errors.Is(err, errRefused) })
+		w := batch.New(1, 8, r.run, func(err error) bool { return errors.Is(err, errRefused) })
 		defer w.Close()
 		require.Equal(t, []error{down, down}, doAll(r, w, 2))
 	})
@@ -94,7 +94,7 @@ func TestWorkerSharesOtherErrors(t *testing.T) {
 func TestWorkerLeavesOutAbandonedValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{gate: make(chan struct{})}
-		w := batch.New(8, r.run, nil)
+		w := batch.New(1, 8, r.run, nil)
 		defer w.Close()
 		ctx, cancel := context.WithCancel(t.Context())
 		var first, given error
@@ -118,7 +118,7 @@ func TestWorkerLeavesOutAbandonedValues(t *testing.T) {
 func TestWorkerWaitsForClaimedValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		w := batch.New(8, func(group iter.Seq[int]) error {
+		w := batch.New(1, 8, func(group iter.Seq[int]) error {
 			_ = slices.Collect(group)
 			<-gate
 			return nil
@@ -143,7 +143,7 @@ func TestWorkerWaitsForClaimedValues(t *testing.T) {
 func TestWorkerClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &recorder{gate: make(chan struct{})}
-		w := batch.New(1, r.run, nil)
+		w := batch.New(1, 1, r.run, nil)
 		var running, queued error
 		var wg sync.WaitGroup
 		wg.Go(func() { running = w.Do(t.Context(), 1) })

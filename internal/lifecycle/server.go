@@ -41,7 +41,7 @@ func LimitConnections(listener net.Listener, share uint64, maximum int) net.List
 }
 
 func connectionLimit(files, share uint64, maximum int) int {
-	return max(1, int(min(files/share, uint64(maximum))))
+	return max(1, int(min(files/share, uint64(maximum)))) //nolint:gosec // G115: maximum is positive
 }
 
 // Server serves HTTP or HTTPS on one listener.

@@ -52,7 +52,7 @@ func Parse(text string) (Position, error) {
 // ParseTx reads a transaction's number, which has no sign.
 func ParseTx(text string) (int64, bool) {
 	tx, err := strconv.ParseUint(text, 10, 63)
-	return int64(tx), err == nil //nolint:gosec // G115: 63 bits
+	return int64(tx), err == nil
 }
 
 // String returns the text that Parse reads.

@@ -49,9 +49,9 @@ func TestContains(t *testing.T) {
 func TestBefore(t *testing.T) {
 	for range 200 {
 		p := random()
-		for tx := int64(0); tx < 20; tx++ {
+		for tx := range int64(20) {
 			before := p.Before(tx)
-			for other := int64(0); other < 20; other++ {
+			for other := range int64(20) {
 				require.Equal(t, other < tx && p.Contains(other), before.Contains(other), "%d in %s before %d", other, p, tx)
 			}
 		}

@@ -55,7 +55,7 @@ func TestTableDocument(t *testing.T) {
 			require.Equal(t, want, table.Document(tc.err, requestID))
 			require.Equal(t, want, table.Document(leaky{tc.err}, requestID), "an error's own text does not reach the document")
 			require.Equal(t, "urn:request:"+requestID, want.Instance)
-			require.Equal(t, "/problems/"+tc.want.Slug, want.Type)
+			require.Equal(t, want.Type, "/problems/"+tc.want.Slug)
 		})
 	}
 	t.Run("by status", func(t *testing.T) {

@@ -86,7 +86,7 @@ LEFT JOIN ai_keys k ON k.id = ` + newestKey + `'' ORDER BY seq DESC LIMIT 1)`
 func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (row models.FetchRow, err error) {
 	var asOf string
 	params := models.FetchParams(dataPlaneID, c, provider, now)
-	if err = e.QueryRow(ctx, fetchStatement, params, append(row.Dest(), &asOf)...); err != nil {
+	if err := e.QueryRow(ctx, fetchStatement, params, append(row.Dest(), &asOf)...); err != nil {
 		return row, err
 	}
 	row.AsOf, err = position.Parse(asOf)
@@ -96,7 +96,7 @@ func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller,
 // FetchByID implements models.Engine.
 func (e *engine) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (row models.FetchByIDRow, err error) {
 	var asOf string
-	if err = e.QueryRow(ctx, fetchByIDStatement, []any{dataPlaneID, now, id}, append(row.Dest(), &asOf)...); err != nil {
+	if err := e.QueryRow(ctx, fetchByIDStatement, []any{dataPlaneID, now, id}, append(row.Dest(), &asOf)...); err != nil {
 		return row, err
 	}
 	row.AsOf, err = position.Parse(asOf)

@@ -50,14 +50,14 @@ type statements struct {
 
 func (s *statements) get(ctx context.Context, text string) (*sql.Stmt, error) {
 	if stmt, ok := s.byText.Load(text); ok {
-		return stmt.(*sql.Stmt), nil
+		return stmt.(*sql.Stmt), nil //nolint:forcetypeassert,errcheck // the map holds nothing else
 	}
 	stmt, err := s.on.PrepareContext(ctx, text)
 	if err != nil {
 		return nil, err
 	}
 	if first, raced := s.byText.LoadOrStore(text, stmt); raced {
-		return first.(*sql.Stmt), stmt.Close()
+		return first.(*sql.Stmt), stmt.Close() //nolint:forcetypeassert,errcheck // the map holds nothing else
 	}
 	return stmt, nil
 }
@@ -154,7 +154,7 @@ func (e *engine) Query(ctx context.Context, statement string, args []any, scan f
 
 // QueryRow implements models.Engine. It stops at the first row: looking for a second would cost a tenth of a look-up.
 func (e *engine) QueryRow(ctx context.Context, statement string, args []any, dest ...any) error {
-	rows, err := e.query(ctx, statement, args)
+	rows, err := e.query(ctx, statement, args) //nolint:rowserrcheck // ScanRow checks it
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func newWriter(dsn string) (*writer, error) {
 		return nil, errors.Join(err, conn.Close(), db.Close())
 	}
 	w := &writer{db: db, conn: conn, statements: statements{on: conn}, orm: orm}
-	w.worker = batch.New(maxGroup, w.commit, nil)
+	w.worker = batch.New(1, maxGroup, w.commit, nil)
 	return w, nil
 }
 
@@ -120,7 +120,7 @@ func (w *writer) queryRow(statement string, args []any, dest ...any) error {
 	if err != nil {
 		return err
 	}
-	rows, err := prepared.QueryContext(ctx, args...)
+	rows, err := prepared.QueryContext(ctx, args...) //nolint:rowserrcheck // ScanRow checks it
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func open(t *testing.T) (*engine, *models.Store) {
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	_, err = store.Migrate(t.Context())
 	require.NoError(t, err)
-	return e.(*engine), store
+	return e.(*engine), store //nolint:forcetypeassert // Open returns no other
 }
 
 // Two writes of a group store one event, and the group's commit fails: the event is not stored, so neither write may be told
