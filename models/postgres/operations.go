@@ -1,0 +1,364 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"gorm.io/gorm"
+
+	"github.com/agentrouter/aikeys/internal/position"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// Transact implements models.Engine.
+func (e *engine) Transact(ctx context.Context, from models.Pool, fn func(*models.Tx) error) error {
+	if from == models.RequestPool {
+		select {
+		case e.writers <- struct{}{}:
+			defer func() { <-e.writers }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return e.ORM(from).WithContext(ctx).Transaction(func(db *gorm.DB) error {
+		return fn(models.NewTx(db, txNumber, time.Now().UnixMicro()))
+	})
+}
+
+// Query implements models.Engine.
+func (e *engine) Query(ctx context.Context, statement string, args []any, scan func(models.Row) error) error {
+	return e.requests.query(ctx, statement, args, scan)
+}
+
+// QueryRow implements models.Engine.
+func (e *engine) QueryRow(ctx context.Context, statement string, args []any, dest ...any) error {
+	r := &read{ctx: ctx, statement: statement, args: args, dest: dest}
+	if err := e.reads.Do(ctx, r); err != nil {
+		return err
+	}
+	return r.err
+}
+
+// read is a read of one row. Its worker sets dest and err.
+type read struct {
+	ctx       context.Context //nolint:containedctx // its deadline bounds the group that it becomes a part of
+	statement string
+	args      []any
+	dest      []any
+	err       error // of the row; an error that undoes the group is the group's
+}
+
+// readGroup sends a group of reads in one round trip. The earliest deadline of a member is the group's.
+func (e *engine) readGroup(group iter.Seq[*read]) error {
+	deadline := time.Now().Add(e.timeout)
+	var all pgx.Batch
+	for r := range group {
+		if d, ok := r.ctx.Deadline(); ok && d.Before(deadline) {
+			deadline = d
+		}
+		all.Queue(r.statement, r.args...).QueryRow(func(row pgx.Row) error {
+			r.err = row.Scan(r.dest...)
+			if isStatementAtFault(r.err) {
+				return r.err
+			}
+			return nil
+		})
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	return e.requests.SendBatch(ctx, &all).Close()
+}
+
+func (p *pool) query(ctx context.Context, statement string, args []any, scan func(models.Row) error) error {
+	rows, err := p.Query(ctx, statement, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// registerStatement is one statement, and so one round trip and one transaction: it finds out who the caller is and, if their
+// role suffices, stores the key, its event and its idempotency record. Three statements in a transaction take five round trips.
+func registerStatement(c models.Caller, needs models.Role, r models.Registration, now int64) (string, models.Params) {
+	params := models.CallerParams(c, now)
+	allowed := ` FROM caller WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `)`
+	statement := `WITH caller AS (SELECT ` + models.CallerColumns + ` FROM ` + models.CallerTables + `),
+`
+	source := allowed
+	if r.Idempotency != nil {
+		row := models.IdempotencyRow(*r.Idempotency)
+		statement += `claimed AS (` + row.Into() + `SELECT ` + params.Add(row.Values...) + allowed + ` ON CONFLICT DO NOTHING RETURNING 1),
+`
+		source = ` FROM claimed`
+	}
+	key, event := models.KeyRow(r.Key), models.EventRow(r.Event)
+	statement += `stored AS (` + key.Into() + `SELECT ` + params.Add(key.Values...) + source + ` RETURNING 1),
+recorded AS (` + event.Into("tx") + `SELECT ` + txNumber + `, ` + params.Add(event.Values...) + ` FROM stored)
+SELECT live, role, EXISTS (SELECT 1 FROM stored) FROM caller`
+	return statement, params
+}
+
+// Register implements models.Engine.
+func (e *engine) Register(
+	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
+) (status models.CallerStatus, stored bool, err error) {
+	statement, params := registerStatement(c, needs, r, now)
+	// All of the result must be read: its last message says whether the transaction was committed.
+	err = e.Query(ctx, statement, params, func(row models.Row) error { return row.Scan(&status.Live, &status.Role, &stored) })
+	return status, stored, err
+}
+
+// rewrapStatement locks the rows that nobody has locked, and changes these. Waiting for locks could end in a deadlock with a
+// transaction that holds some of them, and would hold up those that wait for the rows it has already. None of the columns is
+// indexed, so that a row that finds room on its page costs no index a write.
+const rewrapStatement = `WITH given AS (
+  SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[], $4::bytea[], $5::text[]) AS g (id, version, old, new, kek_id)
+), held AS MATERIALIZED (
+  SELECT k.id FROM given g JOIN ai_keys k ON k.id = g.id AND k.version = g.version AND k.envelope = g.old
+  FOR NO KEY UPDATE OF k SKIP LOCKED
+)
+UPDATE ai_keys k SET envelope = g.new, kek_id = g.kek_id FROM held h JOIN given g ON g.id = h.id
+WHERE k.id = h.id AND k.version = g.version AND k.envelope = g.old RETURNING k.id`
+
+// Rewrap implements models.Engine.
+func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]string, error) {
+	n := len(batch)
+	ids, versions, keks := make([]string, n), make([]uint32, n), make([]string, n)
+	olds, news := make([][]byte, n), make([][]byte, n)
+	for i, r := range batch {
+		ids[i], versions[i], keks[i], olds[i], news[i] = r.KeyID, r.Version, r.KEKID, r.Old, r.New
+	}
+	stored := make([]string, 0, n)
+	err := e.Query(ctx, rewrapStatement, []any{ids, versions, olds, news, keks}, func(row models.Row) error {
+		var id string
+		err := row.Scan(&id)
+		stored = append(stored, id)
+		return err
+	})
+	return stored, err
+}
+
+// Statements returns the hand-written statements of the hot paths by what they do: get, list, insert-key and insert-event. A
+// benchmark measures them without the service.
+func Statements() map[string]string {
+	insert := func(row *models.Insert, first string, further ...string) string {
+		return row.Into(further...) + `VALUES (` + first + new(models.Params).Add(row.Values...) + `)`
+	}
+	list, _ := models.ListKeysStatement(models.Caller{}, models.KeyFilter{Limit: 51}, 0)
+	return map[string]string{
+		"get":          models.GetKeyStatement,
+		"list":         list,
+		"insert-key":   insert(models.KeyRow(models.Key{}), ""),
+		"insert-event": insert(models.EventRow(models.Event{}), txNumber+", ", "tx"),
+	}
+}
+
+const (
+	// newestKey selects the newest active key of a scope. The planner reads one entry of an index for it.
+	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, envelope FROM ai_keys
+WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND revoked_at = 0 AND user_id = `
+
+	fetchStatement = `SELECT ` + models.FetchColumns + `, ` + currentPosition + ` FROM ` + models.FetchTables + `
+LEFT JOIN LATERAL (` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) o ON $5 <> ''
+LEFT JOIN LATERAL (` + newestKey + `'' ORDER BY seq DESC LIMIT 1) k ON true`
+
+	fetchByIDStatement = `SELECT ` + models.FetchByIDColumns + `, ` + currentPosition + ` FROM ` + models.FetchByIDTables
+)
+
+// Fetch implements models.Engine.
+func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (row models.FetchRow, err error) {
+	var asOf string
+	params := models.FetchParams(dataPlaneID, c, provider, now)
+	if err := e.QueryRow(ctx, fetchStatement, params, append(row.Dest(), &asOf)...); err != nil {
+		return row, err
+	}
+	row.AsOf, err = parsePosition(asOf)
+	return row, err
+}
+
+// FetchByID implements models.Engine.
+func (e *engine) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (row models.FetchByIDRow, err error) {
+	var asOf string
+	if err := e.QueryRow(ctx, fetchByIDStatement, []any{dataPlaneID, now, id}, append(row.Dest(), &asOf)...); err != nil {
+		return row, err
+	}
+	row.AsOf, err = parsePosition(asOf)
+	return row, err
+}
+
+// RecordFetch implements models.Engine.
+func (e *engine) RecordFetch(ctx context.Context, r models.FetchRecord) error {
+	return e.records.Do(ctx, r)
+}
+
+// maxRecords bounds how many records one commit carries.
+const maxRecords = 256
+
+// insertRecords stores a group of records in one commit, which does not wait for the disk: a crash of the database server can
+// lose records of fetches, and nothing else. One statement for each record would cost a commit before each answer.
+func (e *engine) insertRecords(group []models.FetchRecord) error {
+	ctx, cancel := context.WithTimeout(context.Background(), e.timeout)
+	defer cancel()
+	n := len(group)
+	at, versions := make([]int64, n), make([]uint32, n)
+	var dataPlanes, customers, projects, users, tokens, providers, keys, decisions, reasons, requests []string
+	for i, r := range group {
+		at[i], versions[i] = r.At, r.Version
+		dataPlanes, customers, projects = append(dataPlanes, r.DataPlaneID), append(customers, r.CustomerID), append(projects, r.ProjectID)
+		users, tokens, providers = append(users, r.UserID), append(tokens, r.TokenID), append(providers, r.Provider)
+		keys, decisions = append(keys, r.KeyID), append(decisions, string(r.Decision))
+		reasons, requests = append(reasons, r.Reason), append(requests, r.RequestID)
+	}
+	_, err := e.reserved.Exec(ctx, `WITH quick AS (SELECT set_config('synchronous_commit', 'off', true))
+INSERT INTO fetches (at, data_plane_id, customer_id, project_id, user_id, token_id, provider, key_id, version, decision, reason, request_id)
+SELECT r.* FROM quick, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+  $9::integer[], $10::text[], $11::text[], $12::text[]) AS r`,
+		at, dataPlanes, customers, projects, users, tokens, providers, keys, versions, decisions, reasons, requests)
+	return err
+}
+
+// A transaction's number is its xid, so that a snapshot says which transactions a statement sees. Numbers from the snapshot's
+// xmax on can only come from another server, a backup of which this one was made from.
+//
+// A server that crashed gives numbers out again: those above the last that had reached its disk. The number of an event had,
+// since the event is not visible before. So a position ends with the newest event: an event that gets a higher number, for the
+// second time even, is not in it, and is found.
+const (
+	txNumber = `pg_current_xact_id()::text::bigint`
+	xmax     = `pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
+	// currentPosition is the snapshot, a slash, and the number of the newest event in it.
+	currentPosition = `pg_current_snapshot()::text || '/' || COALESCE((SELECT MAX(tx) FROM events WHERE tx < ` + xmax + `), 0)`
+)
+
+// parsePosition reads what currentPosition selects.
+func parsePosition(text string) (position.Position, error) {
+	snapshot, newest, _ := strings.Cut(text, "/")
+	p, err := position.Parse(snapshot)
+	tx, ok := position.ParseTx(newest)
+	if err != nil || !ok {
+		return position.Position{}, fmt.Errorf("position %q: %w", text, position.ErrInvalid)
+	}
+	return p.Before(tx + 1), nil
+}
+
+// Position implements models.Engine.
+func (e *engine) Position(ctx context.Context) (position.Position, error) {
+	var text string
+	if err := e.reserved.QueryRow(ctx, "SELECT "+currentPosition).Scan(&text); err != nil {
+		return position.Position{}, err
+	}
+	return parsePosition(text)
+}
+
+// Changes implements models.Engine. Unseen are the events from the position's xmax on, and those of the transactions that were
+// running.
+func (e *engine) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
+	var (
+		changes []models.Change
+		text    string
+	)
+	err := e.reserved.query(ctx, changesStatement(limit), []any{since.Xmax, since.Open}, func(row models.Row) error {
+		return models.ScanChange(row, &text, &changes)
+	})
+	if err != nil {
+		return nil, position.Position{}, err
+	}
+	now, err := parsePosition(text)
+	return changes, now, err
+}
+
+func changesStatement(limit int) string {
+	last := ` AND outcome = 'allowed' ORDER BY tx LIMIT ` + strconv.Itoa(limit)
+	return models.ChangesStatement(currentPosition,
+		`(SELECT `+models.ChangeColumns+` FROM events WHERE tx >= $1 AND tx < `+xmax+last+`)
+UNION ALL (SELECT `+models.ChangeColumns+` FROM events WHERE tx = ANY($2::bigint[])`+last+`)`)
+}
+
+// channel is the channel on which replicas notify one another.
+const channel = "aikeys_changes"
+
+// The shortest and the longest time between two attempts to listen.
+const (
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 2 * time.Second
+)
+
+// Notify implements models.Engine.
+func (e *engine) Notify(ctx context.Context) error {
+	_, err := e.reserved.Exec(ctx, "SELECT pg_notify($1, $2)", channel, e.id)
+	return err
+}
+
+// Listen implements models.Engine. Its connection belongs to no pool, so that it neither waits for one nor counts as a part of
+// it.
+func (e *engine) Listen(ctx context.Context, wake func()) error {
+	for wait := firstRetry; ctx.Err() == nil; wait = min(2*wait, lastRetry) {
+		if e.listenOnce(ctx, wake) {
+			wait = firstRetry
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	return nil
+}
+
+// listenOnce listens until the connection is lost, and reports whether it had one.
+func (e *engine) listenOnce(ctx context.Context, wake func()) (listened bool) {
+	conn, err := pgx.ConnectConfig(ctx, e.listener.Copy())
+	if err != nil {
+		return false
+	}
+	defer e.disconnect(ctx, conn)
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return false
+	}
+	wake() // for what was committed before
+	for {
+		note, err := e.waitForNotification(ctx, conn)
+		if err != nil {
+			return true
+		}
+		if note != nil && note.Payload != e.id {
+			wake()
+		}
+	}
+}
+
+// waitForNotification returns the next notification. After a quiet time it asks whether the server is still there, which a
+// network may not tell, and returns nil.
+func (e *engine) waitForNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	quiet, cancel := context.WithTimeout(ctx, e.timeout)
+	defer cancel()
+	note, err := conn.WaitForNotification(quiet)
+	if err == nil || quiet.Err() == nil || ctx.Err() != nil {
+		return note, err
+	}
+	asked, cancel := context.WithTimeout(ctx, e.timeout)
+	defer cancel()
+	return nil, conn.Ping(asked)
+}
+
+// disconnect closes the connection, and waits until its goroutines have ended.
+func (e *engine) disconnect(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.timeout)
+	defer cancel()
+	_ = conn.Close(ctx)
+	select {
+	case <-conn.PgConn().CleanupDone():
+	case <-ctx.Done():
+	}
+}
