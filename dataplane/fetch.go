@@ -2,12 +2,17 @@ package dataplane
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"path"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
@@ -214,4 +219,149 @@ func valueOf[T any](p *T) (v T) {
 		v = *p
 	}
 	return v
+}
+
+const (
+	// downFor is how long no request is sent after the control plane could not be reached, and how long requests may all
+	// go unanswered before it counts as hanging.
+	downFor = 250 * time.Millisecond
+	// refusedFor is how long no request is sent after the control plane refused the data plane's credential. It counts
+	// refused requests, and finally accepts none from their address.
+	refusedFor = 3 * time.Second
+)
+
+// health records whether the control plane answers, as seen by ordinary requests; it sends none of its own. All times
+// are the Clock's.
+type health struct {
+	mu          sync.Mutex    // guards every field
+	inFlight    int           // requests sent and not yet answered
+	silentSince time.Duration // since when no request in flight was answered
+	answeredAt  time.Duration // when a request was last answered
+	failure     error         // the outcome of the last request that ended; nil if it was answered
+	failedAt    time.Duration
+}
+
+// requestSent records that a request is sent.
+func (h *health) requestSent(now time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.inFlight == 0 {
+		h.silentSince = now
+	}
+	h.inFlight++
+}
+
+// requestDone records the outcome of a request; failure is nil if it was answered. A failure is ignored if another
+// request was answered since this one was sent.
+func (h *health) requestDone(sent, now time.Duration, failure error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.inFlight--
+	switch {
+	case failure == nil:
+		h.silentSince, h.answeredAt, h.failure = now, now, nil
+	case h.answeredAt <= sent:
+		h.failedAt, h.failure = now, failure
+	}
+}
+
+// streamOpened records that the control plane has answered on the stream: requests are worth sending again.
+func (h *health) streamOpened(now time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.silentSince, h.answeredAt, h.failure = now, now, nil
+}
+
+// downReason returns why a request would be useless now, or nil. Requests that hang count only without a lease: while
+// heartbeats arrive, the control plane is merely slow.
+func (h *health) downReason(now time.Duration, leased bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	pause := downFor
+	if errors.Is(h.failure, ErrDataPlaneUnauthenticated) {
+		pause = refusedFor
+	}
+	if h.failure != nil && now-h.failedAt < pause {
+		return h.failure
+	}
+	if !leased && h.inFlight > 0 && now-h.silentSince >= downFor {
+		return errSilent
+	}
+	return nil
+}
+
+// credentialStatus records whether the control plane refuses the data plane's credential. After a refusal it must accept
+// the credential again before cached keys may outlive the lease. Silence afterwards, or a limit on this address, does not
+// undo a refusal.
+type credentialStatus struct {
+	refusedAt atomic.Int64 // a time.Duration; never if the credential is not refused
+}
+
+func (s *credentialStatus) setRefused(now time.Duration) { s.refusedAt.Store(int64(now)) }
+
+// setAccepted records that a request was accepted. One that was sent before the refusal proves nothing.
+func (s *credentialStatus) setAccepted(sent time.Duration) {
+	if at := s.refusedAt.Load(); int64(sent) >= at {
+		s.refusedAt.CompareAndSwap(at, int64(never))
+	}
+}
+
+func (s *credentialStatus) isRefused() bool { return s.refusedAt.Load() != int64(never) }
+
+// newTransport returns a pool of direct HTTP/1.1 connections to the control plane. Without HTTP/2, a broken connection
+// fails only the request that was on it.
+func newTransport(timeout time.Duration) *http.Transport {
+	return &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   timeout,
+		ResponseHeaderTimeout: timeout,
+		MaxConnsPerHost:       256, // many misses at once wait for a connection
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       90 * time.Second,
+		DisableCompression:    true,
+	}
+}
+
+// newClients returns the client for single requests, the client for the stream, and a function that closes the idle
+// connections of the first. The stream dials a new connection each time and shares none, so that it never reuses a dead
+// one.
+func newClients(cfg *Config) (unary, stream *gen.Client, closeIdle func(), err error) {
+	base := cfg.HTTPClient
+	if base == nil {
+		base = &http.Client{
+			Transport:     newTransport(cfg.FetchTimeout),
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	streaming := *base
+	streaming.Timeout = 0
+	transport := base.Transport
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	if pool, ok := transport.(*http.Transport); ok {
+		unshared := pool.Clone()
+		unshared.DisableKeepAlives = true
+		unshared.DisableCompression = true
+		unshared.ResponseHeaderTimeout = 0
+		unshared.ForceAttemptHTTP2 = false
+		unshared.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+		unshared.Protocols = new(http.Protocols)
+		unshared.Protocols.SetHTTP1(true)
+		streaming.Transport = unshared
+	}
+	authorize := gen.WithRequestEditorFn(func(_ context.Context, request *http.Request) error {
+		if cfg.Token != nil {
+			request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(cfg.Token())) // files end in a newline
+		}
+		// The empty header is not sent. It allows net/http to repeat the request if a kept connection was closed.
+		request.Header["X-Idempotency-Key"] = nil
+		return nil
+	})
+	unary, err = gen.NewClient(cfg.ControlPlane, gen.WithHTTPClient(base), authorize)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	stream, err = gen.NewClient(cfg.ControlPlane, gen.WithHTTPClient(&streaming), authorize)
+	return unary, stream, base.CloseIdleConnections, err
 }

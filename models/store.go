@@ -1,12 +1,16 @@
 package models
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
 	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
 	"gorm.io/gorm/logger"
 
 	"github.com/agentrouter/aikeys/internal/position"
@@ -154,4 +158,124 @@ func GORMConfig() *gorm.Config {
 	return &gorm.Config{
 		Logger: logger.Discard, TranslateError: true, SkipDefaultTransaction: true, DisableAutomaticPing: true,
 	}
+}
+
+// Tx is an open transaction. It serves one goroutine, until the function it was given to returns.
+type Tx struct {
+	db *gorm.DB
+	// number is the SQL expression of the transaction's number, which its events are stored with.
+	number string
+	// Now is the transaction's one time, in microseconds.
+	Now int64
+}
+
+// NewTx returns a transaction that an engine has begun on db.
+func NewTx(db *gorm.DB, number string, now int64) *Tx { return &Tx{db: db, number: number, Now: now} }
+
+// exec runs a hand-written write, and returns how many rows it changed.
+func (tx *Tx) exec(statement string, args []any) (int64, error) {
+	done, err := tx.db.Statement.ConnPool.ExecContext(tx.context(), statement, args...)
+	if err != nil {
+		return 0, err
+	}
+	return done.RowsAffected()
+}
+
+// queryRow runs a hand-written read that returns one row.
+func (tx *Tx) queryRow(statement string, args []any, dest ...any) error {
+	rows, err := tx.db.Statement.ConnPool.QueryContext(tx.context(), statement, args...)
+	if err != nil {
+		return err
+	}
+	return ScanRow(rows, dest...)
+}
+
+// ScanRow reads the only row of a result, and closes it. Without a row it returns sql.ErrNoRows.
+func ScanRow(rows *sql.Rows, dest ...any) error {
+	defer func() { _ = rows.Close() }()
+	if !rows.Next() {
+		return cmp.Or(rows.Err(), sql.ErrNoRows)
+	}
+	return errors.Join(rows.Scan(dest...), rows.Close())
+}
+
+func (tx *Tx) context() context.Context { return tx.db.Statement.Context }
+
+// Role returns the caller's role, which stays as it is until the transaction ends. Errors: ErrSessionEnded, ErrNotMember.
+func (tx *Tx) Role(c Caller) (Role, error) {
+	if err := tx.lockProject(c.CustomerID, c.ProjectID); err != nil {
+		return "", err
+	}
+	var status CallerStatus
+	err := tx.queryRow(CallerStatement, CallerParams(c, tx.Now), &status.Live, &status.Role)
+	if err != nil {
+		return "", err
+	}
+	return status.Role, status.Check(RoleMember)
+}
+
+// lockProject makes writers of one project's members take turns. A project that does not exist locks nothing.
+func (tx *Tx) lockProject(customerID, projectID string) error {
+	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).
+		Where("customer_id = ? AND project_id = ?", customerID, projectID).Find(&[]Project{}).Error
+}
+
+// Caller is the user for whom a method acts, and the project. The project must be one of the session's customer: user ids
+// mean something only within their customer.
+type Caller struct {
+	CustomerID string
+	ProjectID  string
+	UserID     string
+	// TokenID is the API key in use. It is empty for a session token, which can't be revoked here.
+	TokenID string
+}
+
+// CallerParams are the first five parameters of every statement with CallerColumns and CallerTables.
+func CallerParams(c Caller, now int64) Params {
+	return Params{c.TokenID, now, c.CustomerID, c.ProjectID, c.UserID}
+}
+
+// What a hand-written statement selects to check its caller: one row comes back for any caller, with whether their session is
+// live, and their role, empty for a stranger.
+const (
+	CallerColumns = `($1 = '' OR t.id IS NOT NULL) AS live, COALESCE(m.role, '') AS role`
+	CallerTables  = `(SELECT 1) AS one
+LEFT JOIN api_tokens t ON t.id = $1 AND t.revoked_at = 0 AND (t.expires_at = 0 OR t.expires_at > $2)
+LEFT JOIN project_members m ON m.customer_id = $3 AND m.project_id = $4 AND m.user_id = $5`
+
+	// CallerStatement selects the caller's status alone.
+	CallerStatement = `SELECT ` + CallerColumns + ` FROM ` + CallerTables
+)
+
+// CallerStatus is what a statement found of its caller.
+type CallerStatus struct {
+	// Live reports whether the session is good.
+	Live bool
+	Role Role
+}
+
+// Check returns nil if the caller may do what needs a role.
+func (s CallerStatus) Check(needs Role) error {
+	switch {
+	case !s.Live:
+		return ErrSessionEnded
+	case s.Role == "":
+		return ErrNotMember
+	case !s.Role.Covers(needs):
+		return ErrForbidden
+	}
+	return nil
+}
+
+// Role returns the caller's role. Errors: ErrSessionEnded, ErrNotMember.
+func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var status CallerStatus
+	// Hand-written: a request of every project asks for it.
+	err := s.engine.QueryRow(ctx, CallerStatement, CallerParams(c, now), &status.Live, &status.Role)
+	if err != nil {
+		return "", s.classify(err)
+	}
+	return status.Role, status.Check(RoleMember)
 }

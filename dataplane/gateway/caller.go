@@ -1,12 +1,23 @@
 package gateway
 
 import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"math"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/maypok86/otter/v2"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 )
 
 // The gateway's own headers. None of them is passed on to a provider.
@@ -178,4 +189,182 @@ func isName(text string, id bool) bool {
 		}
 	}
 	return true
+}
+
+const (
+	forwardedPrefix    = "X-Forwarded-"
+	webSocketProtocols = "Sec-Websocket-Protocol"
+	// Browsers can't set headers on WebSockets, so they send the key as a protocol with this prefix.
+	webSocketKeyPrefix = "openai-insecure-api-key."
+)
+
+// stripRequest removes the headers that are not for the provider: credentials of every style, any header that contains
+// the caller's credential, cookies, the gateway's own headers, and those that identify the caller.
+func stripRequest(header http.Header, credential string) {
+	if protocols, ok := header[webSocketProtocols]; ok {
+		stripProtocols(header, protocols, credential)
+	}
+	for name, values := range header {
+		if isPrivate(name) || anyContains(values, credential) {
+			delete(header, name)
+		}
+	}
+}
+
+// isPrivate reports whether a header is never passed on to a provider.
+func isPrivate(name string) bool {
+	switch name {
+	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Cookie",
+		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip",
+		"X-Original-Url", "X-Rewrite-Url": // they replace the path on some servers
+		return true
+	}
+	return strings.HasPrefix(name, forwardedPrefix) || strings.HasPrefix(name, ownPrefix)
+}
+
+func anyContains(values []string, credential string) bool {
+	for _, value := range values {
+		if strings.Contains(value, credential) {
+			return true
+		}
+	}
+	return false
+}
+
+// stripProtocols removes the WebSocket protocols that carry a key.
+func stripProtocols(header http.Header, protocols []string, credential string) {
+	var kept []string
+	for protocol := range strings.SplitSeq(strings.Join(protocols, ","), ",") {
+		protocol = strings.TrimSpace(protocol)
+		if protocol != "" && !strings.HasPrefix(protocol, webSocketKeyPrefix) && !strings.Contains(protocol, credential) {
+			kept = append(kept, protocol)
+		}
+	}
+	if len(kept) == 0 {
+		delete(header, webSocketProtocols)
+		return
+	}
+	header[webSocketProtocols] = []string{strings.Join(kept, ", ")}
+}
+
+// stripResponse removes the headers by which the provider speaks of its own host: clients would apply them to the
+// gateway's.
+func stripResponse(header http.Header) {
+	delete(header, "Set-Cookie")
+	delete(header, "Alt-Svc")
+	delete(header, "Strict-Transport-Security")
+}
+
+// isWebSocket reports whether an upgrade may pass. Any other protocol, such as h2c, would be a tunnel to the whole host
+// of the provider.
+func isWebSocket(header http.Header) bool {
+	upgrades := header["Upgrade"]
+	return len(upgrades) == 1 && strings.EqualFold(upgrades[0], "websocket")
+}
+
+const (
+	// maxServed bounds the memory of recentlyServed, at about 50 bytes each.
+	maxServed = 50_000
+	// maxThrottled is how many requests of addresses over their limit are looked up at a time.
+	maxThrottled = 2
+	// throttleTimeout is how long such a request waits for its turn.
+	throttleTimeout = 2 * time.Second
+)
+
+// guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
+// Requests from an address over its limit are looked up a few at a time, except those that were served before: a good
+// credential behind the same address is served without waiting. A nil guard limits nothing.
+type guard struct {
+	proxies  []netip.Prefix
+	failures *ratelimit.Limiter[netip.Addr]
+	seed     maphash.Seed
+	// recentlyServed has the hashes of requests that were served. A collision would only skip the wait.
+	recentlyServed *otter.Cache[uint64, struct{}]
+	throttled      chan struct{} // holds a value for each request of an address over its limit that is being looked up
+}
+
+func newGuard(cfg Config) *guard {
+	if cfg.FailedAuthLimit <= 0 {
+		return nil
+	}
+	return &guard{
+		proxies:  cfg.TrustedProxies,
+		failures: ratelimit.New[netip.Addr](ratelimit.Rate{PerSecond: cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(cfg.FailedAuthLimit))}),
+		seed:     maphash.MakeSeed(),
+
+		recentlyServed: otter.Must(&otter.Options[uint64, struct{}]{MaximumSize: maxServed}),
+		throttled:      make(chan struct{}, maxThrottled),
+	}
+}
+
+// resolve calls the resolver for a request that came from peer with these headers, if the guard admits it.
+func (g *guard) resolve(
+	ctx context.Context, resolver Resolver, request dataplane.Request, peer string, header http.Header,
+) (*dataplane.Key, error) {
+	if g == nil {
+		return resolver.Resolve(ctx, request)
+	}
+	id := g.hash(request)
+	_, known := g.recentlyServed.GetIfPresent(id)
+	if !known && g.failures.Exhausted(g.clientAddress(peer, header)) {
+		release, err := g.waitForTurn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
+	key, err := resolver.Resolve(ctx, request)
+	switch {
+	case err == nil && !known:
+		g.recentlyServed.Set(id, struct{}{})
+	case isFailure(err):
+		g.recentlyServed.Invalidate(id)
+		if !g.failures.Allow(g.clientAddress(peer, header)) {
+			return nil, g.tooManyFailures()
+		}
+	}
+	return key, err
+}
+
+// isFailure reports whether strangers can cause the refusal at will, each time with a look-up.
+func isFailure(err error) bool {
+	for _, failure := range [...]error{dataplane.ErrCallerUnauthenticated, dataplane.ErrNotMember, dataplane.ErrInvalid} {
+		if errors.Is(err, failure) {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *guard) hash(request dataplane.Request) uint64 {
+	var h maphash.Hash
+	h.SetSeed(g.seed)
+	for _, field := range [...]string{request.Credential, request.ProjectID, request.Provider} {
+		_, _ = h.WriteString(field) // it can't fail
+		_ = h.WriteByte(0)          // which is in none of them
+	}
+	return h.Sum64()
+}
+
+// waitForTurn waits until the request of an address over its limit may be looked up.
+func (g *guard) waitForTurn(ctx context.Context) (release func(), err error) {
+	select {
+	case g.throttled <- struct{}{}:
+		return func() { <-g.throttled }, nil
+	case <-time.After(throttleTimeout):
+		return nil, g.tooManyFailures()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// clientAddress returns the address that failures are counted by: that of the peer or, behind trusted proxies, of the client
+// that they name in X-Forwarded-For. For IPv6 it is the /64 network, which one host usually has to itself.
+func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
+	return netaddr.Host(netaddr.Client(peer, header["X-Forwarded-For"], g.proxies))
+}
+
+// tooManyFailures returns errTooManyFailures with the time to wait before the next request.
+func (g *guard) tooManyFailures() error {
+	return &problem.Wait{Kind: errTooManyFailures, Seconds: g.failures.RetryAfter()}
 }

@@ -6,12 +6,15 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 	"unicode"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
@@ -255,6 +258,57 @@ func keyPath(k models.Key) string {
 	return "/v1/customers/" + k.CustomerID + "/projects/" + k.ProjectID + "/aikeys/" + k.ID
 }
 
+// caller returns the user on whose behalf a request acts, and the project that it acts on. A session reaches only the projects of
+// its own customer; for another customer's projects the answer is the same as for projects of which the user is no member.
+func (s *server) caller(ctx context.Context, customerID, projectID string) (models.Caller, error) {
+	who := auth.PrincipalFrom(ctx)
+	if customerID == httpapi.SessionDefault {
+		customerID = who.CustomerID
+	}
+	if projectID == httpapi.SessionDefault {
+		projectID = who.ProjectID
+	}
+	if customerID != who.CustomerID {
+		return models.Caller{}, fmt.Errorf("%w: project of another customer", models.ErrNotMember)
+	}
+	return models.Caller{CustomerID: customerID, ProjectID: projectID, UserID: who.UserID, TokenID: who.TokenID}, nil
+}
+
+// event returns the audit event of what a request does in a project.
+func (s *server) event(ctx context.Context, what models.EventType, caller models.Caller) models.Event {
+	call, who, now := httpapi.CallFrom(ctx), auth.PrincipalFrom(ctx), s.now()
+	return models.Event{
+		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
+		Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
+		ActorUserID: who.UserID, ActorMethod: string(who.Method), ActorTokenID: who.TokenID,
+		SourceIP: call.SourceIP, RequestID: call.ID,
+	}
+}
+
+// keyEvent returns the audit event of what a request does to a key.
+func (s *server) keyEvent(ctx context.Context, what models.EventType, caller models.Caller, key models.Key) models.Event {
+	event := s.event(ctx, what, caller)
+	event.ScopeUserID, event.KeyID, event.Provider = key.UserID, key.ID, key.Provider
+	return event
+}
+
+// recordDenied returns err. If err says that a member lacks the role, it first adds the denied attempt to the audit trail, even
+// if the client has disconnected.
+func (s *server) recordDenied(ctx context.Context, err error, event models.Event) error {
+	if !errors.Is(err, models.ErrForbidden) {
+		return err
+	}
+	event.Outcome = models.OutcomeDenied
+	if event.Type == models.EventKeyRegistered {
+		event.KeyID = "" // no key was created
+	}
+	lost := s.store.Transact(context.WithoutCancel(ctx), func(tx *models.Tx) error { return tx.AppendEvent(event) })
+	if lost != nil {
+		return fmt.Errorf("%w: %w: %w", err, httpapi.ErrUnrecorded, lost)
+	}
+	return err
+}
+
 func wireKey(k models.Key) gen.Key {
 	key := gen.Key{
 		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, Provider: k.Provider, Name: k.Name,
@@ -284,4 +338,33 @@ func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {
 		receipt.CompleteBy = new(wireTime(s.now().Add(r.Remaining).UnixMicro()))
 	}
 	return receipt
+}
+
+// convert maps rows to their wire form. The result is never nil, so it is never null on the wire.
+func convert[Row, Wire any](rows []Row, one func(Row) Wire) []Wire {
+	out := make([]Wire, len(rows))
+	for i, row := range rows {
+		out[i] = one(row)
+	}
+	return out
+}
+
+// optional returns nil for a zero value, which leaves the member out of the answer.
+func optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+// wireTime converts microseconds since 1970.
+func wireTime(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
+
+// optionalTime is wireTime with nil for 0, which means never.
+func optionalTime(micros int64) *time.Time {
+	if micros == 0 {
+		return nil
+	}
+	return new(wireTime(micros))
 }

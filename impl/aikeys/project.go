@@ -2,8 +2,10 @@ package aikeys
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"strings"
+	"sync"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -264,4 +266,102 @@ func wireEvent(e models.Event) gen.Event {
 		KeyID: optional(e.KeyID), TokenID: optional(e.TokenID), Provider: optional(e.Provider), MemberID: optional(e.MemberID),
 		Role: optional(gen.Role(e.Role)), SourceIP: e.SourceIP, RequestID: e.RequestID,
 	}
+}
+
+// page is a part of a list.
+type page struct {
+	after string // the id after which it begins; empty for the first page
+	size  int    // the number of rows; 0 for the whole list
+}
+
+// defaultPageSize is the size of a page whose token is given without a size.
+const defaultPageSize = 100
+
+// parsePage parses page_size and page_token. A token is the last id of the previous page, in base64url.
+func parsePage(size *int, token *string, isValid func(id string) bool) (page, error) {
+	var p page
+	if size != nil {
+		p.size = *size
+	}
+	if token == nil {
+		return p, nil
+	}
+	after, err := base64.RawURLEncoding.DecodeString(*token)
+	if err != nil || !isValid(string(after)) {
+		return p, problem.Invalid("page_token", "is not a token that this list gave out")
+	}
+	p.after = string(after)
+	if p.size == 0 {
+		p.size = defaultPageSize
+	}
+	return p, nil
+}
+
+// limit returns how many rows to read: one more than the page holds, to see whether another page follows. 0 means all.
+func (p page) limit() int {
+	if p.size == 0 {
+		return 0
+	}
+	return p.size + 1
+}
+
+// cut removes the extra row that limit asked for, and returns the token of the next page if there was such a row.
+func cut[Row any](p page, rows []Row, id func(Row) string) ([]Row, *string) {
+	if p.size == 0 || len(rows) <= p.size {
+		return rows, nil
+	}
+	rows = rows[:p.size]
+	return rows, new(base64.RawURLEncoding.EncodeToString([]byte(id(rows[p.size-1]))))
+}
+
+// member returns the caller if they are a member of the project.
+func (s *server) member(ctx context.Context, customerID, projectID string) (models.Caller, error) {
+	caller, err := s.caller(ctx, customerID, projectID)
+	if err != nil {
+		return caller, err
+	}
+	_, err = s.store.Role(ctx, caller, s.now().UnixMicro())
+	return caller, err
+}
+
+// asOwner runs a write that only an owner may do, and that stores event. A member's attempt is recorded as denied.
+func (s *server) asOwner(ctx context.Context, caller models.Caller, event models.Event, write func(*models.Tx) error) error {
+	err := s.store.Transact(ctx, func(tx *models.Tx) error {
+		role, err := tx.Role(caller)
+		if err != nil {
+			return err
+		}
+		if role != models.RoleOwner {
+			return models.ErrForbidden
+		}
+		return write(tx)
+	})
+	return s.recordDenied(ctx, err, event)
+}
+
+// gate bounds how many of a user's requests are at work at once. It holds only the users who have some.
+type gate struct {
+	limit int
+
+	mu   sync.Mutex
+	held map[string]int // by user; guarded by mu
+}
+
+func newGate(limit int) *gate { return &gate{limit: limit, held: map[string]int{}} }
+
+// enter admits a request, which must call leave, or refuses it with httpapi.ErrTooManyRequests.
+func (g *gate) enter(user string) (leave func(), err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held[user] >= g.limit {
+		return nil, httpapi.ErrTooManyRequests
+	}
+	g.held[user]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.held[user]--; g.held[user] == 0 {
+			delete(g.held, user)
+		}
+	}, nil
 }

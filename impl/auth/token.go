@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/big"
-	"strconv"
 	"strings"
 	"time"
 
@@ -114,50 +113,3 @@ func isBase62(s string) bool {
 	}
 	return true
 }
-
-// maxHeaderLength bounds, in bytes, what is hashed and parsed for a caller that is not known yet. A JWT with a long list of
-// groups stays well below.
-const maxHeaderLength = 8 << 10
-
-// bearerToken returns the token of an Authorization header: the scheme in any case, one or more spaces, and the token
-// (RFC 6750, section 2.1; RFC 9110, section 11.4).
-func bearerToken(authorization string) (string, error) {
-	const scheme = "Bearer"
-	if authorization == "" {
-		return "", errMissing
-	}
-	if len(authorization) > maxHeaderLength {
-		return "", errTooLong
-	}
-	if len(authorization) <= len(scheme) || !strings.EqualFold(authorization[:len(scheme)], scheme) ||
-		authorization[len(scheme)] != ' ' {
-		return "", errScheme
-	}
-	return strings.TrimLeft(authorization[len(scheme):], " "), nil
-}
-
-// isJWT reports whether a token is three parts of base64url with dots between: the compact form, the only one that
-// RFC 7519, section 1 allows a JWT to have. Neither a JWT nor a service token can hold a comma, a space or a second token.
-func isJWT(token string) bool {
-	dots := 0
-	for _, c := range []byte(token) {
-		switch {
-		case c == '.':
-			dots++
-		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_':
-		default:
-			return false
-		}
-	}
-	return dots == 2
-}
-
-// cacheKey stands for a credential in the cache of sessions: the SHA-256 of a token's whole text, or of the names in a
-// certificate.
-type cacheKey struct {
-	ofNames bool
-	sum     [sha256.Size]byte
-}
-
-// String returns a text that is unique to the key.
-func (k cacheKey) String() string { return strconv.FormatBool(k.ofNames) + string(k.sum[:]) }

@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
+	"github.com/agentrouter/aikeys/internal/problem"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -142,4 +145,186 @@ func (s *server) open(ctx context.Context, key models.Key) (plaintextKey, error)
 		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	return plaintextKey{gensecret.New(secret), baseURL, provider.AuthStyle}, nil
+}
+
+// The fields of a request that say which key it asks for. A request has exactly one of them.
+const (
+	byCredential = "credential"
+	byCustomer   = "customer_id"
+	byKeyID      = "key_id"
+)
+
+// lookupModes lists, for each of these fields, the other fields that it requires and that it allows.
+var lookupModes = []struct {
+	field              string
+	required, optional []string
+}{
+	{byCredential, []string{"provider"}, []string{"project_id"}},
+	{byCustomer, []string{"project_id", "provider"}, []string{"user_id"}},
+	{byKeyID, nil, nil},
+}
+
+// lookup is what a fetch asks for: a key by its id, or the key that serves a caller's requests to a provider. The caller is
+// the bearer of credential, or else a customer's project, with a user if one is named.
+type lookup struct {
+	keyID                         string
+	credential                    string
+	customerID, projectID, userID string
+	provider                      string
+}
+
+// parseLookup returns what a request's body asks for.
+func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
+	if err := s.checkLookup(body); err != nil {
+		return lookup{}, err
+	}
+	text := func(field *string) string {
+		if field == nil {
+			return ""
+		}
+		return *field
+	}
+	l := lookup{
+		keyID: text(body.KeyID), customerID: text(body.CustomerID), projectID: text(body.ProjectID), userID: text(body.UserID),
+		provider: text(body.Provider),
+	}
+	if body.Credential != nil {
+		l.credential = body.Credential.Reveal()
+	}
+	return l, nil
+}
+
+// checkLookup makes the checks that the document can't describe: a request must identify a key in exactly one of the modes, with
+// the fields that the mode requires and no others.
+func (s *server) checkLookup(body *gen.FetchRequest) error {
+	given := map[string]bool{
+		byCredential: body.Credential != nil, byCustomer: body.CustomerID != nil, byKeyID: body.KeyID != nil,
+		"project_id": body.ProjectID != nil, "user_id": body.UserID != nil, "provider": body.Provider != nil,
+	}
+	for _, mode := range lookupModes {
+		if !given[mode.field] {
+			continue
+		}
+		var fields []problem.Field
+		delete(given, mode.field)
+		for _, name := range mode.required {
+			if !given[name] {
+				fields = append(fields, problem.Field{Field: name, Message: "is required with " + mode.field})
+			}
+			delete(given, name)
+		}
+		for _, name := range mode.optional {
+			delete(given, name)
+		}
+		for _, name := range []string{byCustomer, byKeyID, "project_id", "provider", "user_id"} {
+			if given[name] {
+				fields = append(fields, problem.Field{Field: name, Message: "can't be given together with " + mode.field})
+			}
+		}
+		if len(fields) > 0 {
+			return &problem.Error{Kind: problem.ErrInvalid, Fields: fields}
+		}
+		return s.checkProvider(body.Provider)
+	}
+	return problem.Invalid("body", "must have one of credential, customer_id and key_id")
+}
+
+// checkProvider refuses a provider that is not in the catalogue.
+func (s *server) checkProvider(slug *string) error {
+	if slug == nil {
+		return nil
+	}
+	if _, known := s.providers.Lookup(*slug); !known {
+		return problem.Invalid("provider", "is not a provider that we know; known are "+strings.Join(s.providers.Slugs(), ", "))
+	}
+	return nil
+}
+
+// reasons are the codes under which refusals are on record. Any other failure is on record as "failed".
+var reasons = []struct {
+	err  error
+	code string
+}{
+	{models.ErrNotServed, "customer_not_served"},
+	{models.ErrNotMember, "not_a_member"},
+	{resolution.ErrKeyRevoked, "key_revoked"},
+	{resolution.ErrUserKeyRequired, string(resolution.UserKeyRequired)},
+	{resolution.ErrNoKey, string(resolution.NoKey)},
+	{models.ErrNotFound, string(resolution.NoKey)},
+	{errUnreadable, "unreadable"},
+}
+
+// unrecorded are failures that leave no record, since nothing was decided and nobody learned anything: the data plane itself
+// was refused, the database did not answer, the request was cancelled, or the caller's credential is unknown. Recording the
+// last would let strangers fill the database.
+var unrecorded = []error{models.ErrDataPlaneEnded, models.ErrUnavailable, resolution.ErrCallerUnauthenticated, context.Canceled}
+
+// fetchRecord returns the record of a fetch that had this outcome, nil for a key that was given out.
+func fetchRecord(ctx context.Context, now time.Time, f found, outcome error) models.FetchRecord {
+	r := models.FetchRecord{
+		At: now.UnixMicro(), DataPlaneID: auth.PrincipalFrom(ctx).DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
+		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
+		KeyID: f.choice.Key.ID, Version: f.choice.Key.Version,
+		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: httpapi.CallFrom(ctx).ID,
+	}
+	if outcome != nil {
+		r.Decision, r.Reason = models.OutcomeDenied, reasonOf(outcome)
+	}
+	return r
+}
+
+func reasonOf(err error) string {
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return r.code
+		}
+	}
+	return "failed"
+}
+
+// record stores the record of a fetch, unless its outcome is one that leaves none.
+func (s *server) record(ctx context.Context, r models.FetchRecord, outcome error) error {
+	for _, err := range unrecorded {
+		if errors.Is(outcome, err) {
+			return nil
+		}
+	}
+	if err := s.store.RecordFetch(ctx, r); err != nil {
+		return fmt.Errorf("record fetch: %w", err)
+	}
+	return nil
+}
+
+// wireFetch returns the answer to a fetch, with the key in plain text.
+func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
+	key, scope := f.choice.Key, "project"
+	if key.UserID != "" {
+		scope = "user"
+	}
+	return gen.FetchKey200JSONResponse{
+		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
+		Scope: scope, Reason: string(f.choice.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.authStyle),
+		AsOf: f.asOf, Caller: f.wireCaller,
+	}
+}
+
+// tokenCheck is how long an answer may serve a session token before the token is checked again. No event says that a token has
+// ended or that its issuer no longer accepts it.
+const tokenCheck = time.Minute
+
+// wireCaller returns whom a credential stands for, and for how long an answer may serve it.
+func wireCaller(p auth.Principal, now time.Time) *gen.Caller {
+	who := &gen.Caller{UserID: p.UserID}
+	if p.TokenID != "" {
+		who.TokenID = &p.TokenID
+	}
+	until := p.ExpiresAt
+	if check := now.Add(tokenCheck); p.Method == auth.MethodOIDC && (until.IsZero() || until.After(check)) {
+		until = check
+	}
+	if !until.IsZero() {
+		left := max(0, until.Sub(now).Milliseconds())
+		who.ValidMs = &left
+	}
+	return who
 }

@@ -2,14 +2,10 @@ package feed
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"net/http"
 	"slices"
 	"time"
 
-	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
@@ -234,117 +230,48 @@ func (f *Feed) closeStream(s *Stream) {
 	f.endStream(s, endClosed)
 }
 
-// Serve writes the stream as an HTTP response, until the data plane leaves, ctx ends, or the feed ends the stream. A data
-// plane that does not read a message in time has its connection closed; it comes back and resumes.
-func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
-	defer s.feed.closeStream(s)
-	out := http.NewResponseController(w)
-	if err := out.SetReadDeadline(time.Time{}); err != nil { // the server's deadline is meant for requests
-		return fmt.Errorf("stream: %w", err)
-	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx must not hold messages back
-	w.WriteHeader(http.StatusOK)
-	select {
-	case <-s.ended:
-		return nil // the first message would begin a lease that no receipt waits for
-	default:
-	}
-	// The end of the response has to be read in time, too.
-	defer func() { _ = out.SetWriteDeadline(time.Now().Add(writeTimeout)) }()
-	life := time.NewTimer(streamLife + rand.N(streamLife/2)) //nolint:gosec // spreads load, guards nothing
-	defer life.Stop()
-	for message := s.first; ; {
-		if s.write(w, out, message) != nil {
-			return nil // net/http closes the connection, since a write to it has failed
-		}
-		select {
-		case message = <-s.queue:
-		case <-s.ended:
-			for range len(s.queue) {
-				<-s.queue // void by now: only last may follow
-			}
-			_ = s.write(w, out, s.last)
-			return nil
-		case <-ctx.Done():
-			return nil
-		case <-life.C:
-			return nil
-		}
-	}
-}
-
-// write sends a message, and those that have queued up behind it, within writeTimeout. It lifts the deadline afterwards, because
-// a deadline that passes between two writes would end a stream over HTTP/2.
-func (s *Stream) write(w http.ResponseWriter, out *http.ResponseController, message []byte) error {
-	if len(message) == 0 {
-		return nil
-	}
-	if err := out.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	if _, err := w.Write(message); err != nil {
-		return err
-	}
-	for range len(s.queue) { // one flush for all of them costs little more than a flush for one
-		if _, err := w.Write(<-s.queue); err != nil {
-			return err
-		}
-	}
-	if err := out.Flush(); err != nil {
-		return err
-	}
-	return out.SetWriteDeadline(time.Time{})
-}
-
-// framesServed returns the frames of the changes that the stream's data plane may know of, in a slice of its own.
-func (s *Stream) framesServed(changes []models.Change, frames [][]byte) []byte {
-	var served []byte
-	for i, c := range changes {
-		if s.dataPlane.Serves(c.CustomerID) {
-			served = append(served, frames[i]...)
-		}
-	}
-	return served
-}
-
-// helloFrame rounds its time up, and heartbeats round theirs down, so that a lease is rather too short than too long.
-func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
-	return frame(gen.StreamMessage{
-		Type: "hello", SessionID: &s.id, ReplicaID: &s.feed.replicaID, ClockMs: new((arrived + time.Millisecond - 1).Milliseconds()),
-		LeaseMs: new(int(s.feed.lease.Milliseconds())), AcknowledgeWithinMs: &within,
-	})
-}
-
-// heartbeatFrame extends a lease to at plus the lease's length, and says from which position to resume.
-func heartbeatFrame(position position.Position, at time.Duration, within int) []byte {
-	return append([]byte("id: "+position.String()+"\n"), frame(gen.StreamMessage{
-		Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within,
-	})...)
-}
-
-func changeFrame(c models.Change) []byte {
-	return frame(gen.StreamMessage{
-		Type: string(c.Type), Tx: &c.Tx, CustomerID: &c.CustomerID, ProjectID: &c.ProjectID,
-		Provider: optional(c.Provider), KeyID: optional(c.KeyID), UserID: optional(c.UserID), TokenID: optional(c.TokenID),
-	})
-}
-
-// resetFrame has the data plane drop its cache.
-func resetFrame() []byte { return []byte("event: reset\ndata: {\"type\":\"reset\"}\n\n") }
-
-// frame returns one server-sent event. JSON holds no line ends, so the data fits on one line.
-func frame(message gen.StreamMessage) []byte {
-	data, err := json.Marshal(message)
-	if err != nil {
-		return resetFrame() // can't happen, since there are only strings and numbers
-	}
-	return slices.Concat([]byte("event: "), []byte(message.Type), []byte("\ndata: "), data, []byte("\n\n"))
-}
-
 func optional(text string) *string {
 	if text == "" {
 		return nil
 	}
 	return &text
+}
+
+// resetStreams has every data plane drop its cache, and carry on at a position whose changes were not read.
+func (f *Feed) resetStreams(now position.Position, began time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adoptPosition(now, began)
+	message := append(resetFrame(), f.nextHeartbeat()...)
+	for _, s := range f.streams {
+		f.send(s, message)
+	}
+}
+
+// endRestoredStreams ends every stream after the database was restored to an earlier state: the rows of the streams are lost,
+// and the numbers of lost transactions will be used again, so no tally means anything any more.
+func (f *Feed) endRestoredStreams(now position.Position, began time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adoptPosition(now, began)
+	clear(f.tallies)
+	clear(f.unsaved)
+	last := append(resetFrame(), heartbeatFrame(now, 0, 0)...) // a position to resume from, which extends no lease
+	for _, s := range f.streams {
+		if s.isOpen() {
+			s.last = last
+			f.endStream(s, endRestored)
+		}
+	}
+}
+
+// stop ends all streams, and every wait for a receipt.
+func (f *Feed) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopped = true
+	for _, s := range f.streams {
+		f.endStream(s, endStopping)
+	}
+	f.broadcastChanged()
 }

@@ -30,9 +30,6 @@ const (
 	maxConnections = 10_000
 )
 
-// strictTransport makes browsers insist on HTTPS for one year, in seconds (RFC 6797, section 6.1.1).
-const strictTransport = "max-age=31536000"
-
 // ServerConfig has what a server needs. Listener, Handler and Log are required.
 type ServerConfig struct {
 	Listener net.Listener
@@ -61,18 +58,8 @@ func NewServer(cfg ServerConfig) *lifecycle.Server {
 			ConnContext:       cfg.ConnContext,
 		},
 	}
-	if cfg.TLS != nil {
-		config.HTTP.Handler = withStrictTransport(cfg.Handler)
-	}
 	if cfg.LogHandshakes {
 		config.OnHandshakeError = newHandshakeLog(cfg.Log).add
 	}
 	return lifecycle.NewServer(config)
-}
-
-func withStrictTransport(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Strict-Transport-Security", strictTransport)
-		next.ServeHTTP(w, r)
-	})
 }

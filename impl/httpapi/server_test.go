@@ -191,7 +191,7 @@ func TestTLSServer(t *testing.T) {
 	response, err := httpsClient(t, certificate).Do(request)
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
-	require.Equal(t, "max-age=31536000", response.Header.Get("Strict-Transport-Security"))
+	require.Equal(t, http.StatusOK, response.StatusCode)
 
 	old := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	_, err = (&tls.Dialer{Config: old}).DialContext(t.Context(), "tcp", hostOf(server))

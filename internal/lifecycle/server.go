@@ -50,10 +50,10 @@ type Server struct {
 	http     *http.Server
 	isTLS    bool               // http.TLSConfig does not tell: net/http sets it too
 	cut      context.CancelFunc // ends the contexts of all requests
-	upgraded sync.WaitGroup     // requests that took over their connection: net/http does not wait for them
+	upgraded *sync.WaitGroup    // ServerConfig.Upgraded
 }
 
-// ServerConfig has what a Server needs. All but TLS and OnHandshakeError is required.
+// ServerConfig has what a Server needs. All but TLS, Upgraded and OnHandshakeError is required.
 type ServerConfig struct {
 	Listener net.Listener
 	// HTTP has the handler and the limits. NewServer sets its BaseContext, ErrorLog and TLSConfig.
@@ -61,6 +61,9 @@ type ServerConfig struct {
 	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
 	Log *slog.Logger
+	// Upgraded counts the requests that took over their connection. net/http does not wait for those; Shutdown does. Nil is
+	// for a server that upgrades none.
+	Upgraded *sync.WaitGroup
 	// OnHandshakeError is called with the client's address and the cause when a TLS handshake fails, both as net/http
 	// words them. If nil, failed handshakes are logged for debugging only: every port scan causes some.
 	OnHandshakeError func(ctx context.Context, text string)
@@ -69,15 +72,10 @@ type ServerConfig struct {
 // NewServer returns a server that does not answer yet. Connections wait in its listener.
 func NewServer(cfg ServerConfig) *Server {
 	requests, cut := context.WithCancel(context.Background())
-	s := &Server{listener: cfg.Listener, http: cfg.HTTP, isTLS: cfg.TLS != nil, cut: cut}
-	handler := cfg.HTTP.Handler
-	s.http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header["Upgrade"] != nil {
-			s.upgraded.Add(1)
-			defer s.upgraded.Done()
-		}
-		handler.ServeHTTP(w, r)
-	})
+	s := &Server{listener: cfg.Listener, http: cfg.HTTP, isTLS: cfg.TLS != nil, cut: cut, upgraded: cfg.Upgraded}
+	if s.upgraded == nil {
+		s.upgraded = new(sync.WaitGroup)
+	}
 	s.http.BaseContext = func(net.Listener) context.Context { return requests }
 	s.http.ErrorLog = log.New(errorLog{cfg.Log, cfg.OnHandshakeError}, "", 0)
 	s.http.TLSConfig = cfg.TLS
@@ -131,7 +129,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.cut()
 	err := s.http.Shutdown(ctx)
 	if err == nil {
-		err = waitFor(ctx, &s.upgraded)
+		err = waitFor(ctx, s.upgraded)
 	}
 	if err == nil {
 		return nil

@@ -1,0 +1,411 @@
+package models
+
+import (
+	"context"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+
+	"github.com/agentrouter/aikeys/internal/position"
+)
+
+// EventType is what was done.
+type EventType string
+
+// The types of events.
+const (
+	EventKeyRegistered EventType = "key.registered"
+	EventKeyRevoked    EventType = "key.revoked"
+	EventKeyFailing    EventType = "key.failing"
+	EventPolicySet     EventType = "policy.set"
+	EventMemberSet     EventType = "member.set"
+	EventMemberRemoved EventType = "member.removed"
+	EventTokenCreated  EventType = "token.created"
+	EventTokenRevoked  EventType = "token.revoked"
+)
+
+// Outcome is whether an act was carried out or refused.
+type Outcome string
+
+// The outcomes. A denied act changed nothing.
+const (
+	OutcomeAllowed Outcome = "allowed"
+	OutcomeDenied  Outcome = "denied"
+)
+
+// Event is one line of the audit trail, written in the transaction of the act it records.
+type Event struct {
+	CustomerID string `gorm:"primaryKey"`
+	ProjectID  string `gorm:"primaryKey"`
+	// ScopeUserID is the user whose own key the event is about; only they may read it. Empty for all others.
+	ScopeUserID string `gorm:"primaryKey"`
+	// ID is "evt_" and a ULID.
+	ID      string `gorm:"primaryKey"`
+	Type    EventType
+	Outcome Outcome
+	At      int64
+	// ActorUserID, ActorMethod and ActorTokenID say who did it, and how their session was authenticated.
+	ActorUserID  string
+	ActorMethod  string
+	ActorTokenID string
+	// KeyID, TokenID, Provider, MemberID and Role are what it was done to; empty where they do not apply.
+	KeyID    string
+	TokenID  string
+	Provider string
+	MemberID string
+	Role     Role
+	// SourceIP and RequestID say where it came from; empty for the operator's own command.
+	SourceIP  string
+	RequestID string
+}
+
+// EventRow returns an event as the row to store. Its column tx is the number of the transaction.
+func EventRow(e Event) *Insert {
+	return newInsert("events").
+		set("customer_id", e.CustomerID).set("project_id", e.ProjectID).set("scope_user_id", e.ScopeUserID).set("id", e.ID).
+		set("type", string(e.Type)).set("outcome", string(e.Outcome)).set("at", e.At).
+		set("actor_user_id", e.ActorUserID).set("actor_method", e.ActorMethod).set("actor_token_id", e.ActorTokenID).
+		set("key_id", e.KeyID).set("token_id", e.TokenID).set("provider", e.Provider).
+		set("member_id", e.MemberID).set("role", string(e.Role)).
+		set("source_ip", e.SourceIP).set("request_id", e.RequestID)
+}
+
+// AppendEvent adds to the audit trail. Data planes are sent the events whose outcome is allowed. It is hand-written because the
+// database computes tx.
+func (tx *Tx) AppendEvent(e Event) error {
+	row, params := EventRow(e), Params{}
+	_, err := tx.exec(row.Into("tx")+`VALUES (`+tx.number+`, `+params.Add(row.Values...)+`)`, params)
+	return err
+}
+
+// ListEvents returns a page of the project's events that the caller may read, newest first. before is the id of the last event
+// of the page before; empty begins with the newest.
+func (s *Store) ListEvents(ctx context.Context, c Caller, before string, limit int) ([]Event, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	// A page of each scope is read from its own range of the index, so that other members' events cost nothing.
+	page := func(db *gorm.DB, scope string) *gorm.DB {
+		db = db.Model(&Event{}).Where("customer_id = ? AND project_id = ? AND scope_user_id = ?", c.CustomerID, c.ProjectID, scope)
+		if before != "" {
+			db = db.Where("id < ?", before)
+		}
+		return db.Order("id DESC").Limit(limit)
+	}
+	db := s.orm(ctx)
+	var events []Event
+	err := db.Raw("SELECT * FROM (SELECT * FROM (?) AS shared UNION ALL SELECT * FROM (?) AS own) AS e ORDER BY id DESC LIMIT ?",
+		page(db, ""), page(db, c.UserID), limit).Scan(&events).Error
+	return events, s.classify(err)
+}
+
+// Change is an act that was carried out, as data planes are told of it.
+type Change struct {
+	// Tx is the number of the transaction that made it.
+	Tx         int64
+	Type       EventType
+	CustomerID string
+	ProjectID  string
+	// UserID is whose own key, membership or API key it is about; empty where it is about the project.
+	UserID   string
+	KeyID    string
+	TokenID  string
+	Provider string
+}
+
+// ChangeColumns select a Change from an event. An event is about the user of its scope, else about its member.
+const ChangeColumns = `tx, type, customer_id, project_id, CASE WHEN scope_user_id <> '' THEN scope_user_id ELSE member_id END AS user_id,
+key_id, token_id, provider`
+
+// ChangesStatement returns a statement that selects the expression now once, and beside it the changes that unseen selects. A row
+// with an empty Change comes even when there are none. Both are of one snapshot. It is hand-written since every heartbeat and
+// every resumed stream runs it, and since GORM has no words for it.
+func ChangesStatement(now, unseen string) string {
+	return `SELECT ` + now + `, COALESCE(c.tx, 0), COALESCE(c.type, ''), COALESCE(c.customer_id, ''), COALESCE(c.project_id, ''),
+COALESCE(c.user_id, ''), COALESCE(c.key_id, ''), COALESCE(c.token_id, ''), COALESCE(c.provider, '')
+FROM (SELECT 1) AS one LEFT JOIN (` + unseen + `) AS c ON 1 = 1`
+}
+
+// ScanChange reads a row of ChangesStatement.
+func ScanChange(row Row, now *string, changes *[]Change) error {
+	var c Change
+	if err := row.Scan(now, &c.Tx, &c.Type, &c.CustomerID, &c.ProjectID, &c.UserID, &c.KeyID, &c.TokenID, &c.Provider); err != nil {
+		return err
+	}
+	if c.Type != "" {
+		*changes = append(*changes, c)
+	}
+	return nil
+}
+
+// Changes returns what was committed since a position, and the position as of now: the two differ by exactly these changes,
+// whatever order their transactions committed in and whatever is still running. If there are more than limit changes, it returns
+// limit of them. A position that ends before since shows that the database was put back to an earlier state.
+func (s *Store) Changes(ctx context.Context, since position.Position, limit int) ([]Change, position.Position, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	changes, now, err := s.engine.Changes(ctx, since, limit)
+	if err != nil {
+		return nil, position.Position{}, s.classify(err)
+	}
+	return changes[:min(len(changes), limit)], now, nil
+}
+
+// Position returns what is committed now.
+func (s *Store) Position(ctx context.Context) (position.Position, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	now, err := s.engine.Position(ctx)
+	return now, s.classify(err)
+}
+
+// Watch calls wake, which must not block, whenever something may have been committed by this Store or, on PostgreSQL, by
+// another one, until ctx ends. While the connection to PostgreSQL is lost, wake-ups are lost too: who must not miss a change
+// also looks from time to time. A Store has one watcher at a time.
+func (s *Store) Watch(ctx context.Context, wake func()) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.engine.Listen(ctx, wake) })
+	committed := make(chan struct{}, 1)
+	group.Go(func() error {
+		forEach(ctx, s.changed, func() {
+			wake()
+			signal(committed)
+		})
+		return nil
+	})
+	// In a goroutine of its own, so that a slow database does not delay our own watcher. After the commit, because NOTIFY within
+	// a transaction would make writers take turns. A failure is not reported: watchers look from time to time.
+	group.Go(func() error {
+		forEach(ctx, committed, func() {
+			ctx, cancel := s.bounded(ctx)
+			defer cancel()
+			_ = s.engine.Notify(ctx)
+		})
+		return nil
+	})
+	return group.Wait()
+}
+
+// forEach calls do for each signal until ctx ends.
+func forEach(ctx context.Context, signals <-chan struct{}, do func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+			do()
+		}
+	}
+}
+
+// signal leaves a signal, unless one waits already.
+func signal(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+// Wake wakes the watchers of the database, as a commit does.
+func (s *Store) Wake() { signal(s.changed) }
+
+// Stream is the connection over which a data plane is told of changes. Its row outlives the connection by the lease that the
+// data plane may still hold.
+type Stream struct {
+	// ID is a ULID.
+	ID          string `gorm:"primaryKey"`
+	DataPlaneID string
+	ReplicaID   string
+	// MaxStaleMs is how much longer than its lease the data plane serves from its cache while no replica answers.
+	MaxStaleMs int
+	// Position is where the stream began, Settled its xmin. The data plane knows what is in it without the stream.
+	Position string
+	Settled  int64
+	// Forwarded is a position that the data plane acknowledged at another replica; empty when there is none.
+	Forwarded string
+}
+
+// Replica is a running process that serves streams. Its beat counts up while it lives.
+type Replica struct {
+	ID   string `gorm:"primaryKey"`
+	Beat int64
+}
+
+// OpenStream stores a stream, in place of the stream that it continues: previous, which is empty when there is none.
+func (s *Store) OpenStream(ctx context.Context, stream Stream, previous string) error {
+	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
+		if previous != "" {
+			err := tx.db.Where("id = ? AND data_plane_id = ?", previous, stream.DataPlaneID).Delete(&Stream{}).Error
+			if err != nil {
+				return err
+			}
+		}
+		return tx.db.Create(&stream).Error
+	})
+}
+
+// DropStreams deletes streams whose leases have run out.
+func (s *Store) DropStreams(ctx context.Context, ids []string) error {
+	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
+		return tx.db.Where("id IN ?", ids).Delete(&Stream{}).Error
+	})
+}
+
+// ForwardAcknowledgement stores an acknowledged position for the replica that has the stream: ErrNotFound when the data plane
+// has no such stream.
+func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position) error {
+	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
+		done := tx.db.Model(&Stream{}).Where("id = ? AND data_plane_id = ?", id, dataPlaneID).Update("forwarded", at.String())
+		if done.Error == nil && done.RowsAffected == 0 {
+			return ErrNotFound
+		}
+		return done.Error
+	})
+}
+
+// TakeForwarded returns the streams of a replica that have forwarded positions, and clears these.
+func (s *Store) TakeForwarded(ctx context.Context, replicaID string) ([]Stream, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var waiting []Stream
+	err := s.engine.ORM(ReservedPool).WithContext(ctx).Where("replica_id = ? AND forwarded <> ''", replicaID).Find(&waiting).Error
+	if err != nil || len(waiting) == 0 {
+		return nil, s.classify(err)
+	}
+	err = s.engine.Transact(ctx, ReservedPool, func(tx *Tx) error {
+		for _, stream := range waiting {
+			// Unless a later position has been forwarded by now, which the next call returns.
+			cleared := tx.db.Model(&Stream{}).Where("id = ? AND forwarded = ?", stream.ID, stream.Forwarded).Update("forwarded", "")
+			if cleared.Error != nil {
+				return cleared.Error
+			}
+		}
+		return nil
+	})
+	return waiting, s.classify(err)
+}
+
+// StreamIDs returns the ids of a replica's streams.
+func (s *Store) StreamIDs(ctx context.Context, replicaID string) ([]string, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var ids []string
+	err := s.background(ctx).Model(&Stream{}).Where("replica_id = ?", replicaID).Pluck("id", &ids).Error
+	return ids, s.classify(err)
+}
+
+// background returns GORM over the connections for the feed's bookkeeping.
+func (s *Store) background(ctx context.Context) *gorm.DB {
+	return s.engine.ORM(BackgroundPool).WithContext(ctx)
+}
+
+// LongestStale returns the greatest MaxStaleMs of all streams whose data planes serve a customer.
+func (s *Store) LongestStale(ctx context.Context, customerID string) (int, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var longest int
+	err := s.servedStreams(ctx, customerID).Select("COALESCE(MAX(streams.max_stale_ms), 0)").Scan(&longest).Error
+	return longest, s.classify(err)
+}
+
+// servedStreams selects the streams whose data planes serve a customer. Ids need no escaping in JSON, so that a list of
+// customers holds one if it holds its id in quotes.
+func (s *Store) servedStreams(ctx context.Context, customerID string) *gorm.DB {
+	return s.orm(ctx).Model(&Stream{}).Joins("JOIN data_planes d ON d.id = streams.data_plane_id").
+		Where("(d.customers = 'null' OR REPLACE(d.customers, ?, '') <> d.customers)", `"`+customerID+`"`)
+}
+
+// CountStreams returns how many streams each data plane has, by its id. Data planes without streams are left out.
+func (s *Store) CountStreams(ctx context.Context) (map[string]int, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var rows []struct {
+		DataPlaneID string
+		Streams     int
+	}
+	err := s.orm(ctx).Model(&Stream{}).Select("data_plane_id, count(*) AS streams").Group("data_plane_id").Find(&rows).Error
+	counts := make(map[string]int, len(rows))
+	for _, row := range rows {
+		counts[row.DataPlaneID] = row.Streams
+	}
+	return counts, s.classify(err)
+}
+
+// Beat stores that a replica lives.
+func (s *Store) Beat(ctx context.Context, replicaID string) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.classify(s.engine.Transact(ctx, ReservedPool, func(tx *Tx) error {
+		return tx.db.Exec(`INSERT INTO replicas (id, beat) VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET beat = replicas.beat + 1`,
+			replicaID).Error
+	}))
+}
+
+// Replicas returns all replicas: those that have ever stored a beat, and at beat zero those that only have streams.
+func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var all []Replica
+	err := s.background(ctx).Raw(`SELECT id, MAX(beat) AS beat FROM (SELECT id, beat FROM replicas
+UNION ALL SELECT DISTINCT replica_id, 0 FROM streams) AS known GROUP BY id ORDER BY id`).Scan(&all).Error
+	return all, s.classify(err)
+}
+
+// BuryReplica deletes the streams of a replica that has stored no beat for so long that leases of up to maxStaleMs have run out.
+// It deletes the replica with the last of them.
+func (s *Store) BuryReplica(ctx context.Context, id string, maxStaleMs int) error {
+	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
+		if err := tx.db.Where("replica_id = ? AND max_stale_ms <= ?", id, maxStaleMs).Delete(&Stream{}).Error; err != nil {
+			return err
+		}
+		return tx.db.Where("id = ? AND NOT EXISTS (SELECT 1 FROM streams WHERE replica_id = ?)", id, id).Delete(&Replica{}).Error
+	})
+}
+
+// Receipt is what the data planes at one replica have acknowledged of one revocation.
+type Receipt struct {
+	KeyID     string `gorm:"primaryKey"`
+	ReplicaID string `gorm:"primaryKey"`
+	// DataPlanes is how many had to acknowledge it, Acknowledged how many have.
+	DataPlanes   int
+	Acknowledged int
+	// SlowestUs is how long the slowest acknowledgement took, in microseconds.
+	SlowestUs int64
+}
+
+// SaveReceipts stores receipts in place of earlier ones.
+func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
+	if len(receipts) == 0 {
+		return nil
+	}
+	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
+		return tx.db.Clauses(clause.OnConflict{UpdateAll: true}).Create(&receipts).Error
+	})
+}
+
+// Receipts returns the receipts of a key's revocation. unheard is how many streams may not have been told of it yet: they began
+// before it, and are at replicas that have made no receipt.
+func (s *Store) Receipts(ctx context.Context, k Key) (receipts []Receipt, unheard int, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var open []struct{ ReplicaID, Position string }
+	err = s.servedStreams(ctx, k.CustomerID).Select("streams.replica_id, streams.position").
+		Where("streams.settled <= ? AND streams.replica_id NOT IN (SELECT replica_id FROM receipts WHERE key_id = ?)", k.RevocationTx, k.ID).
+		Find(&open).Error
+	// The streams first: a receipt that is made between the two reads accounts for them.
+	if err == nil {
+		err = s.orm(ctx).Where("key_id = ?", k.ID).Find(&receipts).Error
+	}
+	if err != nil {
+		return nil, 0, s.classify(err)
+	}
+	for _, stream := range open {
+		began, invalid := position.Parse(stream.Position)
+		told := invalid == nil && began.Contains(k.RevocationTx)
+		if !told && !slices.ContainsFunc(receipts, func(r Receipt) bool { return r.ReplicaID == stream.ReplicaID }) {
+			unheard++
+		}
+	}
+	return receipts, unheard, nil
+}
