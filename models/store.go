@@ -279,3 +279,15 @@ func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
 	}
 	return status.Role, status.Check(RoleMember)
 }
+
+// FindToken returns the API key with that id, revoked or not: ErrNotFound. It is hand-written because the first request of
+// every session needs it.
+func (s *Store) FindToken(ctx context.Context, id string) (Token, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var t Token
+	err := s.engine.QueryRow(ctx, `SELECT id, hash, customer_id, project_id, user_id, created_at, expires_at, revoked_at
+FROM api_tokens WHERE id = $1`, []any{id},
+		&t.ID, &t.Hash, &t.CustomerID, &t.ProjectID, &t.UserID, &t.CreatedAt, &t.ExpiresAt, &t.RevokedAt)
+	return t, s.classify(err)
+}

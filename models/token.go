@@ -30,18 +30,6 @@ func (t Token) Live(now int64) bool {
 	return t.RevokedAt == 0 && (t.ExpiresAt == 0 || t.ExpiresAt > now)
 }
 
-// FindToken returns the API key with that id, revoked or not: ErrNotFound. It is hand-written because the first request of
-// every session needs it.
-func (s *Store) FindToken(ctx context.Context, id string) (Token, error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	var t Token
-	err := s.engine.QueryRow(ctx, `SELECT id, hash, customer_id, project_id, user_id, created_at, expires_at, revoked_at
-FROM api_tokens WHERE id = $1`, []any{id},
-		&t.ID, &t.Hash, &t.CustomerID, &t.ProjectID, &t.UserID, &t.CreatedAt, &t.ExpiresAt, &t.RevokedAt)
-	return t, s.classify(err)
-}
-
 // ListTokens returns a project's API keys by age, those of one user unless userID is empty.
 func (s *Store) ListTokens(ctx context.Context, customerID, projectID, userID string) ([]Token, error) {
 	ctx, cancel := s.bounded(ctx)
