@@ -219,7 +219,7 @@ func requireSDK(t *testing.T, script, url string, provider *gatewaytest.Provider
 	require.Nil(t, result.Error)
 	require.Equal(t, "Hello from the fake provider.", result.Text)
 	require.Equal(t, result.Text, result.StreamedText)
-	require.Equal(t, 5, result.Chunks)
+	require.Equal(t, 6, result.Chunks)
 	require.Len(t, provider.Requests(), 2)
 	provider.RequireNeverSaw(t, callerKey)
 

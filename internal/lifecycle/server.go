@@ -78,7 +78,7 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return requests }
 	s.http.ErrorLog = log.New(errorLog{cfg.Log, cfg.OnHandshakeError}, "", 0)
-	s.http.TLSConfig = cfg.TLS
+	s.http.TLSConfig = cfg.TLS.Clone() // net/http changes its copy
 	return s
 }
 
