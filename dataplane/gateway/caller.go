@@ -60,6 +60,38 @@ func CredentialHeaders() []string {
 	return []string{headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey}
 }
 
+// parseRequest reads the caller, the provider and the path from the head of a request to /{provider}/….
+func parseRequest(r *http.Request) (caller dataplane.Request, path safePath, err error) {
+	if isForbiddenMethod(r.Method) {
+		return caller, "", errMethod
+	}
+	provider, rest, ok := splitPath(r.URL.EscapedPath())
+	if !ok {
+		return caller, "", errNoRoute
+	}
+	if caller, err = CallerOf(r.Header, r.URL.RawQuery, provider); err != nil {
+		return caller, "", err
+	}
+	path, err = parsePath(rest)
+	return caller, path, err
+}
+
+// isForbiddenMethod reports whether a provider might answer the method with the request itself, and so with its key, or
+// with a tunnel. Some servers accept methods in lower case, too.
+func isForbiddenMethod(method string) bool {
+	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, "TRACK") ||
+		strings.EqualFold(method, http.MethodConnect)
+}
+
+// splitPath splits an escaped path into the provider's slug and the rest, which is empty or begins with a slash.
+func splitPath(path string) (provider, rest string, ok bool) {
+	provider, ok = strings.CutPrefix(path, "/")
+	if i := strings.IndexByte(provider, '/'); i >= 0 {
+		provider, rest = provider[:i], provider[i:]
+	}
+	return provider, rest, ok
+}
+
 // CallerOf reads the caller's credential and the project from the head of a request to a provider. rawQuery is read for
 // QueryKeyProvider only. The same credential may be sent twice; two different ones are refused.
 func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request, error) {

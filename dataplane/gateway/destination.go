@@ -57,8 +57,10 @@ func parsePath(rest string) (safePath, error) {
 }
 
 // targetOf returns the URL for a request with a key: a path below the key's base URL, or below the upstream that replaces
-// it.
-func targetOf(key *dataplane.Key, upstreams map[string]*url.URL, path safePath) (*url.URL, error) {
+// it, with the query without the caller's credential.
+func targetOf(
+	key *dataplane.Key, upstreams map[string]*url.URL, caller dataplane.Request, path safePath, rawQuery string,
+) (*url.URL, error) {
 	base, ok := upstreams[key.Provider] // New has checked it
 	if !ok {
 		var err error
@@ -66,7 +68,9 @@ func targetOf(key *dataplane.Key, upstreams map[string]*url.URL, path safePath) 
 			return nil, errDestination
 		}
 	}
-	return joinURL(base, path), nil
+	target := joinURL(base, path)
+	target.RawQuery = withoutCredential(rawQuery, caller.Provider, caller.Credential)
+	return target, nil
 }
 
 // joinURL returns the URL of a path below base. Segments that base ends with and the path begins with appear once, so

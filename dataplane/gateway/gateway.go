@@ -26,7 +26,6 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,8 +174,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve proxies a request: it identifies the caller, resolves the key, finds the destination, and sends the request
-// there. The reverse proxy calls rewrite, RoundTrip, and then modifyResponse or handleError.
+// serve proxies a request: it parses the head, resolves the key, finds the destination, and sends the request there. The
+// reverse proxy calls rewrite, RoundTrip, and then modifyResponse or handleError.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedRequest) error {
 	if g.slots != nil {
 		select {
@@ -186,53 +185,25 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 			return errOverloaded
 		}
 	}
-	if isForbiddenMethod(r.Method) {
-		return errMethod
-	}
-	provider, rest, ok := splitPath(r.URL.EscapedPath())
-	if !ok {
-		return errNoRoute
-	}
-	caller, err := CallerOf(r.Header, r.URL.RawQuery, provider)
-	if err != nil {
-		return err
-	}
-	path, err := parsePath(rest)
+	caller, path, err := parseRequest(r)
 	if err != nil {
 		return err
 	}
 	key, err := g.guard.resolve(r.Context(), g.resolver, caller, r.RemoteAddr, r.Header)
 	if err != nil {
-		p.provider = loggedProvider(provider, err)
+		p.provider = loggedProvider(caller.Provider, err)
 		return err
 	}
-	p.key, p.provider, p.credential = key, provider, caller.Credential
-	p.target, err = targetOf(key, g.upstreams, path)
+	p.key, p.provider, p.credential = key, caller.Provider, caller.Credential
+	p.target, err = targetOf(key, g.upstreams, caller, path, r.URL.RawQuery)
 	if err != nil {
 		return err
 	}
-	p.target.RawQuery = withoutCredential(r.URL.RawQuery, provider, caller.Credential)
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
 	g.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
-}
-
-// isForbiddenMethod reports whether a provider might answer the method with the request itself, and so with its key, or
-// with a tunnel. Some servers accept methods in lower case, too.
-func isForbiddenMethod(method string) bool {
-	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, "TRACK") ||
-		strings.EqualFold(method, http.MethodConnect)
-}
-
-// splitPath splits an escaped path into the provider's slug and the rest, which is empty or begins with a slash.
-func splitPath(path string) (provider, rest string, ok bool) {
-	provider, ok = strings.CutPrefix(path, "/")
-	if i := strings.IndexByte(provider, '/'); i >= 0 {
-		provider, rest = provider[:i], provider[i:]
-	}
-	return provider, rest, ok
 }
 
 // rewrite turns the caller's request into the one for the provider. Hop-by-hop headers have been removed by then.
