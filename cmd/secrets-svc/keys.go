@@ -34,7 +34,7 @@ re-wrap what is sealed with the old one ("aikeysd rewrap"), and retire that. Run
 	}, p.createKeyCommand(), p.listKeysCommand(), p.primaryKeyCommand(), p.enableKeyCommand(), p.retireKeyCommand())
 }
 
-// keyring is one run of a command on keys: whose they are, and which.
+// keyring is the target of a command on keys: the namespace and the key.
 type keyring struct {
 	*program
 	cfg       *config
@@ -44,16 +44,16 @@ type keyring struct {
 
 func (k *keyring) path() string { return keysetPath(k.cfg.Keys, k.namespace) }
 
-// missing tells whether the namespace has no keyset.
+// missing reports whether the namespace has no keyset.
 func (k *keyring) missing() bool {
 	_, err := os.Stat(k.path())
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// keySpec is what a command on keys asks for.
+// keySpec says which arguments a command on keys takes.
 type keySpec struct {
-	anyNamespace bool // --namespace may be left out
-	id           bool // it is about one key
+	anyNamespace bool // --namespace is optional
+	id           bool // the command takes the id of a key
 	flags        func(*pflag.FlagSet)
 	act          func(ctx context.Context, k *keyring) error
 }
@@ -101,7 +101,7 @@ func (k *keyring) load(spec keySpec) error {
 	return nil
 }
 
-// explain adds to an error what to do about it.
+// explain adds to an error what the operator can do about it.
 func (k *keyring) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && k.namespace == "":
@@ -214,7 +214,7 @@ func namespacesIn(folder string) ([]string, error) {
 func (p *program) primaryKeyCommand() *cobra.Command {
 	return p.newKeyCommand(&cobra.Command{
 		Use:   "primary",
-		Short: "Make a key the one that seals",
+		Short: "Make a key the primary key, which seals",
 		Long: `Makes a key primary: what is sealed from now on is sealed with it. The one before stays enabled, and opens what it has
 sealed. Every machine with this namespace must have the key already.`,
 		Example: "  secrets-svc keys primary --namespace main --id local:5f0c1a2b",

@@ -11,22 +11,22 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Audit writes a line for each open that comes as far as the keys, and for each that whoever asked may not do, in JSON. It
-// holds ids and fixed words, never a secret.
+// Audit writes one line of JSON for each open that reaches the namespace's keys, and for each that the client is not allowed
+// to do. A line holds ids and fixed words, never a secret.
 type Audit struct{ lines slog.Handler }
 
 // NewAudit returns an Audit that writes each line with one Write, whose error refuses the open.
 func NewAudit(to io.Writer) *Audit { return &Audit{slog.NewJSONHandler(to, nil)} }
 
-// The outcomes that are no type of problem.
+// The outcomes that are not the slug of a problem.
 const (
 	outcomeOpened = "opened"
 	outcomeFailed = "failed"
 )
 
-// opened tells of an open that was worked on.
+// opened records an open that was attempted.
 func (a *Audit) opened(ctx context.Context, requestID string, client Client, item sealer.Item, outcome string) error {
-	kekID, _ := sealer.KEKIDOf(item.Envelope) // empty where the bytes are no envelope
+	kekID, _ := sealer.KEKIDOf(item.Envelope) // empty if the bytes are not an envelope
 	b := item.Binding
 	return a.write(ctx,
 		slog.String("client", client.Name), slog.String("namespace", client.Namespace),
@@ -35,7 +35,7 @@ func (a *Audit) opened(ctx context.Context, requestID string, client Client, ite
 		slog.String("outcome", outcome), slog.String("request_id", requestID))
 }
 
-// refused tells of an open that whoever asked may not do; its body was not read.
+// refused records an open that the client is not allowed to do. Its body was not read.
 func (a *Audit) refused(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
 	names := make([]string, len(identities))
 	for i, identity := range identities {

@@ -26,24 +26,24 @@ const (
 	Status Permission = "status" // list the namespace's KEKs
 )
 
-// Client is one that the operator has listed.
+// Client is an entry of the clients file.
 type Client struct {
 	Name string
-	// Namespace is where it seals and opens; it reaches no other.
+	// Namespace is the only namespace in which the client can seal and open.
 	Namespace string
 	May       map[Permission]bool
 }
 
-// ErrClients says that a clients file can't be used.
+// ErrClients means that a clients file is invalid.
 var ErrClients = errors.New("invalid clients file")
 
-// ClientList is what a clients file holds.
+// ClientList is the content of a clients file.
 type ClientList struct {
 	clients []Client
-	owners  map[identity.Identity]int // :: identity → whose it is, as an index of clients
+	owners  map[identity.Identity]int // the index in clients of the client with the identity
 }
 
-// clientEntry is a client as the file has it; see docs/secrets.md.
+// clientEntry is a client as written in the file; see docs/secrets.md.
 type clientEntry struct {
 	Name         string       `yaml:"name"`
 	UIDs         []uint32     `yaml:"uids"`
@@ -52,8 +52,8 @@ type clientEntry struct {
 	May          []Permission `yaml:"may"`
 }
 
-// ParseClients reads a clients file, in YAML or JSON. Its error, an ErrClients, tells all that is wrong, one complaint a
-// line.
+// ParseClients parses a clients file, in YAML or JSON. Its error wraps ErrClients and lists everything that is wrong, one
+// complaint per line.
 func ParseClients(text []byte) (*ClientList, error) {
 	var document struct {
 		Clients []clientEntry `yaml:"clients"`
@@ -86,7 +86,7 @@ func ParseClients(text []byte) (*ClientList, error) {
 	return list, nil
 }
 
-// add adds a client, and says what is wrong with it.
+// add adds a client and returns what is wrong with it.
 func (l *ClientList) add(entry clientEntry) (complaints []string) {
 	client := Client{Name: entry.Name, Namespace: entry.Namespace, May: map[Permission]bool{}}
 	if !namePattern.MatchString(entry.Name) || entry.Name == nobody {
@@ -121,10 +121,10 @@ func (l *ClientList) add(entry clientEntry) (complaints []string) {
 	return complaints
 }
 
-// namePattern is of names that stand in logs, metrics and file names.
+// namePattern matches names that are safe in logs, metrics and file names.
 var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
-// IsNamespace tells whether a namespace may have that name.
+// IsNamespace reports whether name is a valid name of a namespace.
 func IsNamespace(name string) bool { return namePattern.MatchString(name) }
 
 func identitiesOf(uids []uint32, certificates []string) (found []identity.Identity, err error) {
@@ -144,7 +144,8 @@ func identitiesOf(uids []uint32, certificates []string) (found []identity.Identi
 	return found, nil
 }
 
-// Find returns the one client with one of these identities. A certificate with names of two clients is of neither.
+// Find returns the client that has one of these identities. If they belong to two clients, as the names of one certificate
+// may, ok is false.
 func (l *ClientList) Find(identities []identity.Identity) (client Client, ok bool) {
 	found := -1
 	for _, who := range identities {
@@ -166,7 +167,7 @@ func (l *ClientList) Find(identities []identity.Identity) (client Client, ok boo
 // All returns the clients in the order of the file.
 func (l *ClientList) All() []Client { return slices.Clone(l.clients) }
 
-// Identities returns how a client is told, sorted.
+// Identities returns the identities by which a client is recognized, sorted.
 func (l *ClientList) Identities(name string) (found []string) {
 	for who, owner := range l.owners {
 		if l.clients[owner].Name == name {

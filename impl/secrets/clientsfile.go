@@ -17,8 +17,8 @@ type ClientsFile struct {
 	list *filereload.Value[*ClientList]
 }
 
-// OpenClients reads a clients file. It must be a regular file that belongs to the user of this process, and that no one
-// else may read or write: whoever can write to it can open secrets.
+// OpenClients reads a clients file. It must be a regular file that belongs to the user of this process and that no other user
+// can read or write, since write access to it is enough to open secrets.
 func OpenClients(path string, log *slog.Logger) (*ClientsFile, error) {
 	list, err := filereload.Open(filereload.Source[*ClientList]{
 		Name: "clients file", Files: []string{path}, Load: func() (*ClientList, error) { return ReadClients(path) }, Log: log,
@@ -34,20 +34,20 @@ func (f *ClientsFile) Find(ctx context.Context, identities []identity.Identity) 
 	return f.list.Get(ctx).Find(identities)
 }
 
-// List returns the clients as they are now.
+// List returns the current clients.
 func (f *ClientsFile) List(ctx context.Context) *ClientList { return f.list.Get(ctx) }
 
-// maxClientsFile bounds what is read, in bytes.
+// maxClientsFile is the largest size of a clients file, in bytes.
 const maxClientsFile = 1 << 20
 
 // ReadClients reads a clients file once, with the checks of OpenClients.
 func ReadClients(path string) (*ClientList, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe must not keep us waiting
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a named pipe must not block
 	if err != nil {
 		return nil, fmt.Errorf("clients file: %w", err)
 	}
 	defer func() { _ = file.Close() }() // it is only read
-	info, err := file.Stat()            // of the open file: the path may lead elsewhere by now
+	info, err := file.Stat()            // of the open file: the path may name another by now
 	if err != nil {
 		return nil, fmt.Errorf("clients file: %w", err)
 	}
@@ -57,7 +57,7 @@ func ReadClients(path string) (*ClientList, error) {
 	case !mode.IsRegular():
 		return nil, fmt.Errorf("%w: %q is not a regular file", ErrClients, path)
 	case mode.Perm()&othersMode != 0:
-		return nil, fmt.Errorf("%w: %q has mode %#o, which lets others than its owner at it; run: chmod 600 %q", ErrClients, path, mode.Perm(), path)
+		return nil, fmt.Errorf("%w: %q has mode %#o, which gives group or others access; run: chmod 600 %q", ErrClients, path, mode.Perm(), path)
 	case !ok || int(stat.Uid) != os.Geteuid():
 		return nil, fmt.Errorf("%w: %q belongs to another user; run: chown %d %q", ErrClients, path, os.Geteuid(), path)
 	case info.Size() > maxClientsFile:

@@ -31,8 +31,8 @@ func (s *server) SealSecret(ctx context.Context, req gen.SealSecretRequestObject
 	return gen.SealSecret200JSONResponse{KekID: envelope.KEKID, Envelope: encode(envelope.Bytes)}, nil
 }
 
-// OpenEnvelope implements gen.StrictServerInterface. The audit has it before the answer goes out, and before it is known
-// to the caller that it failed; what the audit can't take is not answered.
+// OpenEnvelope implements gen.StrictServerInterface. The audit line is written before the response is sent, also when the open
+// failed. If it can't be written, the secret is not returned.
 func (s *server) OpenEnvelope(
 	ctx context.Context, req gen.OpenEnvelopeRequestObject,
 ) (response gen.OpenEnvelopeResponseObject, err error) {
@@ -76,7 +76,7 @@ func (s *server) RewrapEnvelopes(
 	}
 	items := make([]sealer.Item, len(req.Body.Items))
 	for i, item := range req.Body.Items {
-		// What is no base64 is no envelope either, and has its problem with the others.
+		// Invalid base64 becomes an empty envelope, which the sealer reports as the problem of this item.
 		envelope, _ := decode("envelope", []byte(item.Envelope))
 		items[i] = sealer.Item{Binding: bindingOf(item.Binding), Envelope: envelope}
 	}
@@ -93,7 +93,8 @@ func (s *server) RewrapEnvelopes(
 	return gen.RewrapEnvelopes200JSONResponse{Results: results}, nil
 }
 
-// resultOf tells what became of one item; an error is a fault of ours, or of the backend.
+// resultOf returns the result of one item, which may be a problem with the item. An error is a fault of the service or its
+// backend.
 func resultOf(r sealer.Result) (gen.RewrapResult, error) {
 	if r.Err == nil {
 		envelope := encode(r.Envelope.Bytes)

@@ -9,7 +9,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 )
 
-// nobody is the client of those that are none.
+// nobody is the client label of requests from unlisted clients. No client may have this name.
 const nobody = "none"
 
 type metrics struct {

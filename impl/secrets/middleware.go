@@ -92,8 +92,8 @@ func clientFrom(ctx context.Context) Client {
 	return client
 }
 
-// authorize finds the client at the other end of the connection, and refuses what it may not do. A refused open is in the
-// audit.
+// authorize finds the client at the other end of the connection and refuses operations that it is not allowed to do. A refused
+// open is audited.
 func (a *admission) authorize(ctx context.Context, call *httpapi.Call) error {
 	identities := Identities(ctx)
 	if call.SourceIP == "" && len(identities) > 0 { // a unix socket has no address
@@ -115,7 +115,7 @@ func (a *admission) authorize(ctx context.Context, call *httpapi.Call) error {
 	return errClientNotAllowed
 }
 
-// readBody reads the whole body into one buffer, which wipe zeroes, and puts it in the place of the request's body.
+// readBody reads the whole body into one buffer, which wipe zeroes, and replaces the request's body with it.
 func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 	r := c.Request()
 	if err := httpapi.CheckMediaType(r.Header); err != nil {
@@ -153,7 +153,7 @@ func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 	return wipe, nil
 }
 
-// acquireSlot waits for a slot to work in. It refuses the request at once if too many wait already.
+// acquireSlot waits until fewer than MaxConcurrent operations run. It fails at once if MaxQueue requests are waiting already.
 func (a *admission) acquireSlot(ctx context.Context) (release func(), err error) {
 	select {
 	case a.admitted <- struct{}{}:

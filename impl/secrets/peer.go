@@ -11,11 +11,11 @@ import (
 	"github.com/agentrouter/aikeys/internal/identity"
 )
 
-// ErrNoPeerCredentials says that a connection does not tell the user of the process at its other end.
-var ErrNoPeerCredentials = errors.New("the system tells no peer credentials")
+// ErrNoPeerCredentials means that the user of the process at the other end of a connection can't be determined.
+var ErrNoPeerCredentials = errors.New("peer credentials are not available")
 
-// peerAddr is the address of the other end of a unix socket: the user of the process there, as the kernel had it when the
-// process connected.
+// peerAddr is the address of the other end of a unix socket: the user of the process there when it connected, according to the
+// kernel.
 type peerAddr struct{ uid uint32 }
 
 // Network implements net.Addr.
@@ -24,8 +24,8 @@ func (peerAddr) Network() string { return "unix" }
 // String implements net.Addr.
 func (a peerAddr) String() string { return "uid " + strconv.FormatUint(uint64(a.uid), 10) }
 
-// WithPeers returns a listener on a unix socket whose connections know the users at their other ends. A connection whose
-// user the kernel does not tell is closed.
+// WithPeers returns a listener whose connections know the user at the other end. It closes a connection whose user can't be
+// determined.
 func WithPeers(l *net.UnixListener) net.Listener { return peerListener{l} }
 
 type peerListener struct{ *net.UnixListener }
@@ -41,7 +41,7 @@ func (l peerListener) Accept() (net.Conn, error) {
 		if err == nil {
 			return peerConn{c, peerAddr{uid}}, nil
 		}
-		_ = c.Close() // it is gone already, or can't be trusted
+		_ = c.Close() // the peer has disconnected or can't be identified
 	}
 }
 
@@ -55,13 +55,13 @@ func (c peerConn) RemoteAddr() net.Addr { return c.peer }
 
 type connKey struct{}
 
-// ConnContext is for http.Server: it lets Identities know the connection.
+// ConnContext is for http.Server.ConnContext. Identities needs it to find the connection of a request.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// Identities returns what is known of who is at the other end of the connection that ctx belongs to: none for a
-// connection of another kind, and for a client certificate that has expired since the connection was made.
+// Identities returns the identities of the peer at the other end of ctx's connection. There are none if the connection is
+// neither a unix socket nor TLS, or if the client certificate has expired since the handshake.
 func Identities(ctx context.Context) []identity.Identity {
 	switch c := ctx.Value(connKey{}).(type) {
 	case *tls.Conn:

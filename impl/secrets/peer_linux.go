@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// peerUID asks the kernel for the effective user of the process at the other end (unix(7), SO_PEERCRED).
+// peerUID returns the effective user of the process at the other end (unix(7), SO_PEERCRED).
 func peerUID(c *net.UnixConn) (uid uint32, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

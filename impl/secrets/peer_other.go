@@ -4,5 +4,5 @@ package secrets
 
 import "net"
 
-// peerUID knows no way to ask on this system; mutual TLS works everywhere.
+// peerUID is not implemented on this system. Use mutual TLS instead.
 func peerUID(*net.UnixConn) (uid uint32, err error) { return 0, ErrNoPeerCredentials }

@@ -8,8 +8,8 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-// The refusals of this API. Those of an envelope are told to its clients, who hold it; aikeysd, whose callers do not, answers
-// the same errors of the sealer as internal ones.
+// The errors of this API. Clients hold the envelopes, so they are told what is wrong with one. aikeysd's callers do not, so it
+// reports the same sealer errors as internal errors.
 var (
 	errTooLarge          = errors.New("body larger than 1 MiB")
 	errBusy              = errors.New("busy")

@@ -1,9 +1,9 @@
-// Package secrets implements the secrets service of spec/secrets.yaml: the handlers behind the generated routes, and what
-// stands before them. A request goes generated route → the door (who calls, by the connection; may they; is there room) →
-// validation (impl/httpapi) → the sealer of the client's namespace → audit → reply. Bodies, secrets and replies are in
-// memory that is zeroed when the request is over; docs/secrets.md says how far that goes.
+// Package secrets implements the secrets service of spec/secrets.yaml. A request passes through the generated route, admission
+// (middleware.go: identify the client by its connection, check its permission, read the body, acquire a slot), validation
+// (impl/httpapi), the handler with the sealer of the client's namespace, and for an open the audit. Bodies, secrets and responses are
+// in memory that is zeroed when the request is over; docs/secrets.md describes the limits of that.
 //
-// It knows no backend: a namespace is a sealer.Sealer. It may import spec, gen, sealer, and what else is in impl.
+// The package knows no backend: a namespace is a sealer.Sealer. It may import spec, gen, sealer, and the rest of impl.
 package secrets
 
 import (
@@ -19,15 +19,15 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Namespaces finds the sealers of namespaces. It is asked with names that the operator has listed alone.
+// Namespaces finds the sealers of namespaces. It is called only with namespaces of the clients file.
 type Namespaces interface {
-	// Sealer returns a namespace's sealer, or sealer.ErrUnavailable while it has none.
+	// Sealer returns a namespace's sealer, or sealer.ErrUnavailable while the namespace has no keyset.
 	Sealer(ctx context.Context, namespace string) (sealer.Sealer, error)
 }
 
-// Clients tells who is at the other end of a connection; *ClientsFile is one.
+// Clients finds the client at the other end of a connection. *ClientsFile implements it.
 type Clients interface {
-	// Find returns the one client with one of these identities; ok is false when there is none, or more than one.
+	// Find returns the client that has one of these identities; ok is false if no client or more than one does.
 	Find(ctx context.Context, identities []identity.Identity) (client Client, ok bool)
 }
 
@@ -37,9 +37,9 @@ type Config struct {
 	Namespaces Namespaces
 	Audit      *Audit
 	Metrics    prometheus.Registerer
-	// MaxConcurrent is how many operations are worked on at once, MaxQueue how many more may wait for that.
+	// MaxConcurrent is how many operations run at once, MaxQueue how many more may wait to run.
 	MaxConcurrent, MaxQueue int
-	// API is the shared part, of which the Observer is required; the rest is set here.
+	// API configures impl/httpapi. Its Observer is required; NewHandler sets Document, Problems, Authenticate and MaxBody.
 	API httpapi.Config
 }
 
@@ -51,7 +51,7 @@ type server struct {
 
 var _ gen.StrictServerInterface = (*server)(nil)
 
-// NewHandler returns the service. Its http.Server must have ConnContext, and listeners whose peers Identities knows.
+// NewHandler returns the service's handler. Its http.Server must set ConnContext, and listen with TLS or through WithPeers.
 func NewHandler(cfg Config) (http.Handler, error) {
 	doc, err := gen.GetSpec()
 	if err != nil {

@@ -10,16 +10,16 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// base64Text is the encoding of the document: RFC 4648, section 4, and one way alone to write given bytes.
+// base64Text is the encoding of the API document: RFC 4648, section 4. Strict allows only one text for given bytes.
 var base64Text = base64.StdEncoding.Strict()
 
 func encode(b []byte) string { return base64Text.EncodeToString(b) }
 
-// decode returns the bytes of a field, in memory of their own.
+// decode returns the bytes of a field in a new slice.
 func decode(field string, text []byte) ([]byte, error) {
 	decoded := make([]byte, base64Text.DecodedLen(len(text)))
 	n, err := base64Text.Decode(decoded, text)
-	if err != nil || bytes.ContainsAny(text, "\r\n") { // which package base64 would skip
+	if err != nil || bytes.ContainsAny(text, "\r\n") { // package base64 skips line breaks
 		clear(decoded)
 		return nil, problem.Invalid(field, "must be in base64, with padding and without line breaks")
 	}
@@ -33,7 +33,7 @@ func bindingOf(b gen.Binding) sealer.Binding {
 	}
 }
 
-// opened answers an open from memory that is zeroed once it is written.
+// opened is the response to an open. It is zeroed once it has been written.
 type opened struct{ secret sealer.Secret }
 
 // VisitOpenEnvelopeResponse implements gen.OpenEnvelopeResponseObject.
