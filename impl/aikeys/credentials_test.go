@@ -124,7 +124,7 @@ func TestRevokedCredential(t *testing.T) {
 
 func TestExpiredCredential(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
-		expires := time.Now().Add(300 * time.Millisecond)
+		expires := time.Now().Add(2 * time.Second)
 		c := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, expires)
 		reply, err := c.WhoAmIWithResponse(t.Context())
 		require.NoError(t, err)
