@@ -59,7 +59,7 @@ func (s *certifiedScene) serving(g *served) string {
 	return got.header.Get("Agentrouter-Key-Id")
 }
 
-func TestAGatewaysCertificateIsItsCredential(t *testing.T) {
+func TestCertificateAsCredential(t *testing.T) {
 	s := newCertifiedScene(t)
 	require.Empty(t, s.aikeysd("admin", "dataplane", "create", "--name", "edge", "--customer", "acme", "--certificate", "uri:spiffe://acme/edge"))
 	g := s.gateway(s.clients.Issue(t, t.TempDir(), spiffe("edge"))).awaitReady()
@@ -83,7 +83,7 @@ func TestAGatewaysCertificateIsItsCredential(t *testing.T) {
 	require.Equal(t, exitOK, nobody.end())
 }
 
-func TestAGatewaysCertificateIsRenewedWithoutARestart(t *testing.T) {
+func TestCertificateIsReloaded(t *testing.T) {
 	s := newCertifiedScene(t)
 	s.aikeysd("admin", "dataplane", "create", "--name", "edge", "--customer", "acme", "--certificate", "uri:spiffe://acme/edge")
 	dir, expires := t.TempDir(), time.Now().Truncate(time.Second).Add(6*time.Second)

@@ -19,14 +19,14 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// front stands before a control plane and answers in its place, when it is told to.
+// front is a proxy before a control plane that answers requests itself while a test sets an answer.
 type front struct {
 	url   string
 	proxy *httputil.ReverseProxy
 
 	mu     sync.Mutex
-	answer http.HandlerFunc // nil passes all on
-	passed context.Context  //nolint:containedctx // ends what was passed on
+	answer http.HandlerFunc // nil forwards requests to the control plane
+	passed context.Context  //nolint:containedctx // canceled to end the forwarded requests
 	end    context.CancelFunc
 }
 
@@ -53,7 +53,7 @@ func newFront(t *testing.T, target string) *front {
 	return f
 }
 
-// set changes who answers, and breaks off what is being answered. Nil is the control plane.
+// set changes what answers requests and aborts those in flight. Nil is the control plane.
 func (f *front) set(answer http.HandlerFunc) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,7 +77,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// garbage answers with what is none of the contract's, differently each time.
+// garbage answers each request with a different response that breaks the contract.
 func garbage() http.HandlerFunc {
 	const hello = "event: hello\ndata: {\"type\":\"hello\",\"session_id\":\"s\",\"clock_ms\":1,\"lease_ms\":3600000}\n\n"
 	streams := []string{
@@ -101,9 +101,9 @@ func garbage() http.HandlerFunc {
 	}
 }
 
-// A control plane that answers 500, or rubbish, is as good as none: gateways go by their leases and their grace, and
-// are back when it is.
-func TestWhatAControlPlaneSaysInErrorServesNobody(t *testing.T) {
+// A control plane that answers 500 or garbage has the same effect as an unreachable one: gateways serve until their lease and
+// grace end, and recover when it does.
+func TestInvalidControlPlaneAnswers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, sqliteURL(t), 1)
 	var fronts []*front
@@ -139,8 +139,8 @@ func TestWhatAControlPlaneSaysInErrorServesNobody(t *testing.T) {
 	s.requireHealthy(planes)
 }
 
-// requireFaultBound revokes a key while a fault of 2 s keeps everything from the data planes, the second of which has a
-// grace that is longer, and sees that leases and graces hold.
+// requireFaultBound revokes a key during a fault of 2 s that cuts off the data planes, and checks that each stops serving the key
+// when its lease and grace end. The second plane's grace is longer than the fault.
 func (s *scene) requireFaultBound(planes []*plane, key string, begin, end func()) {
 	s.t.Helper()
 	began := time.Now()
@@ -163,9 +163,9 @@ func (s *scene) requireFaultBound(planes []*plane, key string, begin, end func()
 	planes[1].requireServed(began, time.Now())
 }
 
-// A process that hangs, all its connections open, and goes on later as if no time had passed: what it had to say is too
-// old to prolong a lease.
-func TestAControlPlaneThatHangsIsAsGoodAsNone(t *testing.T) {
+// A process hangs with all its connections open and later continues as if no time had passed. Its delayed messages are too old
+// to extend a lease.
+func TestControlPlaneThatHangs(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 2)
 	hanging := s.at(0)

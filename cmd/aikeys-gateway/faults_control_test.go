@@ -40,7 +40,7 @@ var programs = sync.OnceValues(func() (folder string, err error) {
 	return folder, nil
 })
 
-// built is whether there is something to remove.
+// built is whether there are binaries to remove.
 var built atomic.Bool
 
 func TestMain(m *testing.M) {
@@ -155,7 +155,7 @@ func (r *replica) ready() bool {
 	return err == nil && got.status == http.StatusOK
 }
 
-// end ends the process by a signal and returns once it has gone.
+// end ends the process with a signal and waits until it has exited.
 func (r *replica) end(signal syscall.Signal) {
 	if !r.ended {
 		r.ended = true
@@ -167,7 +167,7 @@ func (r *replica) end(signal syscall.Signal) {
 // metrics returns what the process measures.
 func (r *replica) metrics() string { return send(r.t, http.MethodGet, r.ops+"/metrics", "").body }
 
-// streams tells whether the process has streams of data planes.
+// streams reports whether data planes have streams to the process.
 func (r *replica) streams() bool { return !strings.Contains(r.metrics(), "aikeys_feed_streams 0\n") }
 
 // addresses are where the processes that have not ended serve data planes.
@@ -206,7 +206,7 @@ func (c *control) at(i int) *replica {
 	return c.replicas[i]
 }
 
-// people is the public API as somebody calls it.
+// people is the public API with a user's credential.
 type people struct{ *pub.ClientWithResponses }
 
 func callAs(t *testing.T, api, token string) people {
@@ -235,7 +235,7 @@ func (p people) register(t *testing.T, secret string, own bool) string {
 	return reply.JSON201.Key.ID
 }
 
-// revocation is one that was answered.
+// revocation is a revocation that the control plane has answered.
 type revocation struct {
 	pub.Receipt
 
@@ -249,7 +249,7 @@ func (r revocation) requireCompleteBy(t *testing.T, after time.Duration) {
 	require.False(t, r.CompleteBy.After(r.answered.Add(after+rounding)), "complete by %v, answered at %v", r.CompleteBy, r.answered)
 }
 
-// revoke revokes a key and waits for its receipt for as long as is said.
+// revoke revokes a key and waits for its receipt for at most the given time.
 func (p people) revoke(t *testing.T, key, wait string) revocation {
 	t.Helper()
 	r, err := p.tryRevoke(t.Context(), key, wait)

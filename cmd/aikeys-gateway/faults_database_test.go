@@ -12,25 +12,25 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// absence is a time without a database.
+// absence is a period without a database.
 type absence struct{ began, stopped, ended time.Time }
 
-// away stops PostgreSQL, does what is to be done, and starts it again.
-func away(t *testing.T, cluster *modelstest.Cluster, mode modelstest.StopMode, meanwhile func()) absence {
+// away stops PostgreSQL, calls during, and starts PostgreSQL again.
+func away(t *testing.T, cluster *modelstest.Cluster, mode modelstest.StopMode, during func()) absence {
 	t.Helper()
 	a := absence{began: time.Now()}
 	require.NoError(t, cluster.Stop(mode))
 	a.stopped = time.Now()
-	meanwhile()
+	during()
 	require.NoError(t, cluster.Start())
 	a.ended = time.Now()
 	t.Logf("the database was away for %v", a.ended.Sub(a.stopped).Round(time.Millisecond))
 	return a
 }
 
-// A restart of PostgreSQL, in order or not, and an absence of 3 s: without a grace a gateway refuses from the end of its
-// lease until the database is back, and with one it refuses nothing. What can't be revoked meanwhile is not said to be.
-func TestAGatewayOutlivesTheDatabaseForAsLongAsItMay(t *testing.T) {
+// PostgreSQL restarts, cleanly or not, or is down for 3 s. A gateway without a grace refuses requests from the end of its lease
+// until the database is back; a gateway with a grace refuses none. Revocations fail while the database is down.
+func TestDatabaseOutage(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
 	s := newScene(t, cluster.URL("postgres"), 2)
@@ -48,7 +48,8 @@ func TestAGatewayOutlivesTheDatabaseForAsLongAsItMay(t *testing.T) {
 	s.requireHealthy(planes)
 }
 
-// requireOutlived waits until all is as before, and sees that no more was refused than what the absence forces.
+// requireOutlived waits until all planes serve again, and checks that no requests were refused beyond those that the outage
+// explains.
 func (s *scene) requireOutlived(planes []*plane, a absence) {
 	s.t.Helper()
 	for _, p := range planes {
@@ -60,7 +61,7 @@ func (s *scene) requireOutlived(planes []*plane, a absence) {
 	planes[1].requireServed(a.began, time.Now())
 }
 
-// requireNoClaim tries to revoke the newest key, which can't be done.
+// requireNoClaim tries to revoke the newest key and checks that the revocation fails.
 func (s *scene) requireNoClaim() {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)

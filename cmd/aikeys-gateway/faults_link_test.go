@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// linkState is what a link does with what is sent over it.
+// linkState is what a link does with the data that is sent over it.
 type linkState int
 
 const (
@@ -28,7 +28,7 @@ type link struct {
 
 	mu      sync.Mutex
 	state   linkState
-	changed chan struct{} // closed, and made anew, when state changes
+	changed chan struct{} // closed and replaced when state changes
 	calls   map[*call]bool
 	next    int
 }
@@ -36,7 +36,7 @@ type link struct {
 // call is a connection over a link.
 type call struct {
 	near, far net.Conn
-	lost      bool // the wire has forgotten it: what is sent goes nowhere
+	lost      bool // data sent on it is dropped without an error
 }
 
 func newLink(t *testing.T, targets func() []string) *link {
@@ -108,7 +108,7 @@ func hangUp(conn net.Conn, reset bool) {
 	_ = conn.Close()
 }
 
-// await returns once something may be carried, and whether the call still can.
+// await waits until the link carries data, and reports whether the call still can.
 func (l *link) await(c *call) bool {
 	for {
 		l.mu.Lock()
@@ -148,7 +148,7 @@ func (l *link) carry(near net.Conn) {
 	both.Wait()
 }
 
-// dial reaches the next of the addresses that answers; nil if none does.
+// dial connects to the next address that answers. It returns nil if none does.
 func (l *link) dial() net.Conn {
 	targets := l.targets()
 	for range targets {
@@ -163,7 +163,7 @@ func (l *link) dial() net.Conn {
 	return nil
 }
 
-// pump carries what comes one way, and its end.
+// pump copies data in one direction, and the end of the stream.
 func (l *link) pump(c *call, to, from net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {

@@ -10,7 +10,7 @@ import (
 )
 
 // A lease outlasts a cut of 0.2 s: no request is refused, and a revocation that the data plane misses is told later.
-func TestAShortCutOfTheLinkCostsNoRequest(t *testing.T) {
+func TestShortLinkCutFailsNoRequest(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, sqliteURL(t), 1)
 	links, planes := s.planes(0, 5*time.Second)
@@ -24,7 +24,7 @@ func TestAShortCutOfTheLinkCostsNoRequest(t *testing.T) {
 			links[i].up()
 			ended := time.Now()
 			require.Eventually(t, func() bool { return p.resolver.Status().Connected }, patience, time.Millisecond)
-			time.Sleep(time.Until(ended.Add(back))) // what there is to see shows within that time
+			time.Sleep(time.Until(ended.Add(back))) // any effect shows within that time
 			p.requireServed(began, time.Now())
 		}
 	}
@@ -43,8 +43,8 @@ func TestAShortCutOfTheLinkCostsNoRequest(t *testing.T) {
 	}
 }
 
-// What takes long to arrive prolongs no lease by that: a slow link costs no request, and the bound stays what it is.
-func TestASlowLinkCostsNoRequestAndKeepsTheBound(t *testing.T) {
+// A slow link fails no request, and its delay does not extend leases: the bound stays the same.
+func TestSlowLinkFailsNoRequest(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, sqliteURL(t), 1)
 	links, planes := s.planes(0, 5*time.Second)
@@ -62,8 +62,8 @@ func TestASlowLinkCostsNoRequestAndKeepsTheBound(t *testing.T) {
 	}
 }
 
-// 2 s are longer than a lease: a gateway without a grace refuses from its lease's end until the link is back.
-func TestALinkThatIsCutForTwoSecondsCostsWhatTheLeaseForces(t *testing.T) {
+// A cut of 2 s is longer than a lease. A gateway without a grace refuses requests from the end of its lease until the link is back.
+func TestLinkCutForTwoSeconds(t *testing.T) {
 	t.Parallel()
 	for _, reset := range []bool{true, false} {
 		t.Run(fmt.Sprintf("reset %v", reset), func(t *testing.T) {
@@ -110,9 +110,9 @@ func awaitComplete(t *testing.T, owner people, key string, by time.Time) time.Ti
 // rounding is that of times in answers, and the difference between two readings of a clock.
 const rounding = 5 * time.Millisecond
 
-// A link that is half open: nothing says that it is gone. The receipt of a revocation is pending until the leases have
-// run out, and complete then; by then no request is served with the key.
-func TestARevocationOverAHalfOpenLinkIsBoundAndItsReceiptSaysSo(t *testing.T) {
+// The link drops all data without an error. The receipt of a revocation is pending until the leases have expired and then
+// complete; by then no request is served with the key.
+func TestRevocationOverAHalfOpenLink(t *testing.T) {
 	t.Parallel()
 	for _, lose := range []bool{false, true} {
 		t.Run(fmt.Sprintf("connections lost %v", lose), func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestARevocationOverAHalfOpenLinkIsBoundAndItsReceiptSaysSo(t *testing.T) {
 			if again.answered.Before(complete) {
 				complete = again.answered
 			}
-			time.Sleep(500 * time.Millisecond) // so that there is something to see after it
+			time.Sleep(500 * time.Millisecond) // so that requests after it are checked too
 			for _, l := range links {
 				l.up()
 			}

@@ -30,7 +30,7 @@ const (
 	pace = 5 * time.Millisecond
 )
 
-// plane is a data plane: a gateway with its resolver, and who checks what it serves.
+// plane is a data plane: a gateway with its resolver, and the checker of its answers.
 type plane struct {
 	*checker
 
@@ -38,7 +38,7 @@ type plane struct {
 	resolver *dataplane.Resolver
 }
 
-// planeOptions say what a plane is. A pace of 0 is the usual one.
+// planeOptions configure a plane. A pace of 0 means the default.
 type planeOptions struct {
 	name                  string
 	provider              *gatewaytest.Provider
@@ -46,7 +46,7 @@ type planeOptions struct {
 	maxStale, pace        time.Duration
 }
 
-// newPlane starts one, which a caller uses from now on until the test ends.
+// newPlane starts a plane and a checker that sends it requests until the test ends.
 func newPlane(t *testing.T, o planeOptions) *plane {
 	t.Helper()
 	resolver, err := dataplane.New(dataplane.Config{
@@ -71,15 +71,15 @@ func newPlane(t *testing.T, o planeOptions) *plane {
 	return p
 }
 
-// bound is how long after its revocation a key may serve, as declared.
+// bound is the declared longest time that a key may serve after its revocation.
 func (p *plane) bound() time.Duration { return lease + p.maxStale }
 
-// covered is until when this plane may serve if nobody tells it anything from now on.
+// covered is the time until which this plane may serve if it receives nothing more from the control plane.
 func (p *plane) covered() time.Time {
 	return time.Now().Add(p.resolver.Status().LeaseRemaining + p.maxStale)
 }
 
-// request is one that a checker has sent. A status of 0 is an error.
+// request is a request that a checker has sent. Status 0 means that it failed without a response.
 type request struct {
 	sent, done time.Time
 	status     int
@@ -88,7 +88,7 @@ type request struct {
 
 func (r request) served() bool { return r.status == http.StatusOK }
 
-// checker keeps sending requests through a gateway, and takes down what became of each.
+// checker keeps sending requests through a gateway and records the outcome of each.
 type checker struct {
 	t    *testing.T
 	name string
@@ -99,7 +99,7 @@ type checker struct {
 	all []request
 }
 
-// check starts one; it stops with the test.
+// check starts a checker, which stops when the test ends.
 func check(t *testing.T, name, gateway, caller string, every time.Duration) *checker {
 	t.Helper()
 	c := &checker{t: t, name: name, busy: newWitness(t)}

@@ -68,7 +68,7 @@ func (s *scene) flood(store *models.Store, told *dataplane.Resolver, changes int
 
 // A subscriber that never reads keeps no other waiting. A receipt waits for it until its lease has run out and no
 // longer; when more is to be told than what lies between holds, it is cut off.
-func TestASubscriberThatStopsReadingDelaysNoOther(t *testing.T) {
+func TestSubscriberThatStopsReading(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 1)
 	_, planes := s.planes(0)

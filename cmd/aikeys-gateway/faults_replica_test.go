@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// streaming returns the process that has the only stream there is, and one that has none.
+// streaming returns the process that has the only stream, and another process.
 func (s *scene) streaming() (with, without *replica) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool {
@@ -30,9 +30,9 @@ func (s *scene) streaming() (with, without *replica) {
 	return with, without
 }
 
-// A replica is killed right after another has answered a revocation; in one case it could not even have told its data
-// planes of it before. They resume at the replicas that are left and miss nothing.
-func TestAReplicaThatIsKilledWithEventsInFlightLosesNone(t *testing.T) {
+// A replica is killed right after another has answered a revocation; in one case before it could send the event to its data
+// planes. They resume at the remaining replicas and miss no event.
+func TestReplicaKilledWithEventsInFlight(t *testing.T) {
 	t.Parallel()
 	for _, frozen := range []bool{false, true} {
 		t.Run(fmt.Sprintf("frozen before %v", frozen), func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestAReplicaThatIsKilledWithEventsInFlightLosesNone(t *testing.T) {
 			require.Eventually(t, func() bool { return p.resolver.Status().Connected }, patience, 5*time.Millisecond)
 			p.requireNone(s.newest, revoked.answered.Add(lease+margin), revoked.answered)
 			p.requireNone(s.newest, complete.answered, revoked.answered)
-			// It is healthy again: what comes next is told at once, by another.
+			// The stream is healthy again: another replica sends the next event at once.
 			last := owner.revoke(t, s.older, "10s")
 			p.requireServed(began, last.sent, window{killed.Add(-margin), killed.Add(back)})
 			require.Equal(t, "complete", last.State)
@@ -66,16 +66,16 @@ func TestAReplicaThatIsKilledWithEventsInFlightLosesNone(t *testing.T) {
 	}
 }
 
-// A control plane that is stopped and started anew: with a grace no request is refused, without one none but while it
-// is away.
-func TestARestartOfTheControlPlaneCostsNoMoreThanItsAbsence(t *testing.T) {
+// The control plane is stopped and started again. A gateway with a grace refuses no request, and one without refuses requests
+// only while the control plane is down.
+func TestControlPlaneRestart(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, sqliteURL(t), 1)
 	_, planes := s.planes(0, 5*time.Second)
 	began := time.Now()
 	s.end(s.at(0), syscall.SIGTERM)
 	stopped := time.Now()
-	time.Sleep(1500 * time.Millisecond) // it is away for longer than a lease
+	time.Sleep(1500 * time.Millisecond) // longer than a lease
 	s.start()
 	started := time.Now()
 	t.Logf("it took %v to stop, and was away for %v", stopped.Sub(began).Round(time.Millisecond),
@@ -89,8 +89,8 @@ func TestARestartOfTheControlPlaneCostsNoMoreThanItsAbsence(t *testing.T) {
 	s.requireHealthy(planes)
 }
 
-// requireHealthy revokes the newest key and sees that all is as without faults: no plane serves it once the receipt is
-// complete, and none refuses a request.
+// requireHealthy revokes the newest key and checks that no plane serves it once the receipt is complete, and that no plane
+// refuses a request.
 func (s *scene) requireHealthy(planes []*plane) {
 	s.t.Helper()
 	for _, p := range planes {
@@ -106,9 +106,9 @@ func (s *scene) requireHealthy(planes []*plane) {
 	}
 }
 
-// A gateway that is killed holds nothing when it starts again, and asks; one that finds no control plane when it starts
-// refuses until there is one.
-func TestAGatewayThatIsStartedAnewServesWhatIsSoNow(t *testing.T) {
+// A killed gateway starts again with an empty cache and fetches keys. A gateway that starts without a control plane refuses
+// requests until it can reach one.
+func TestGatewayRestart(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, sqliteURL(t), 1)
 	l := s.link()
@@ -153,8 +153,8 @@ func TestAGatewayThatIsStartedAnewServesWhatIsSoNow(t *testing.T) {
 	require.Equal(t, exitOK, third.end())
 }
 
-// A receipt waits for a data plane once: when its stream is carried on at another replica, the old one is off the books.
-func TestAReceiptWaitsForNoStreamThatWentOnElsewhere(t *testing.T) {
+// A receipt waits for each data plane once. When a stream moves to another replica, the receipt no longer waits for the old stream.
+func TestReceiptAfterAStreamMoved(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 2)
 	to := s.at(0)

@@ -20,7 +20,7 @@ import (
 
 // A second key takes over from the first, and the first from the second when that is revoked: no request fails in
 // between, on either engine.
-func TestKeysTakeTurnsWithoutAGap(t *testing.T) {
+func TestKeyReplacementHasNoGap(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		replicas := 2
@@ -51,12 +51,12 @@ func TestKeysTakeTurnsWithoutAGap(t *testing.T) {
 	})
 }
 
-// thousand is how many ask at once.
+// thousand is the number of concurrent callers.
 const thousand = 1000
 
 // A revocation passes while a thousand members' requests are on their way through three data planes: when its receipt
 // is complete, none of them gets the key any more, cached or not.
-func TestNoFetchBringsBackWhatIsRevokedMeanwhile(t *testing.T) {
+func TestFetchDuringRevocation(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 3)
 	store := modelstest.OpenStore(t, s.database, models.Options{Timeout: time.Minute})
@@ -136,7 +136,7 @@ func TestNoFetchBringsBackWhatIsRevokedMeanwhile(t *testing.T) {
 
 // A member is removed while a key of their own serves them, and an API key is revoked while it is used: every gateway
 // refuses within the bound.
-func TestWhoIsRemovedIsRefusedWithinTheBound(t *testing.T) {
+func TestRemovedMemberIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 2)
 	s.aikeysd("admin", "member", "set", "--customer", "acme", "--project", "chat", "--user", "bob", "--role", "member")

@@ -7,9 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A link that is cut for two minutes, and a key that is revoked meanwhile: each gateway serves for as long as it has
-// declared, the receipt waits for the one that has declared most, and both are back when the link is.
-func TestALinkThatIsCutForTwoMinutesCostsWhatIsDeclaredAndIsMended(t *testing.T) {
+// A link is cut for two minutes, during which a key is revoked. Each gateway serves for as long as it has declared, the receipt
+// waits for the longest declared time, and both gateways recover when the link does.
+func TestLinkCutForTwoMinutes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, sqliteURL(t), 1)
 	s.pace = 25 * time.Millisecond

@@ -18,14 +18,14 @@ const (
 	look = 20 * time.Millisecond
 )
 
-// witness takes down when the machine did not let this process work. Leases run out then, as they must, and requests are
-// refused that no fault of ours has cost.
+// witness records when this process got no processor time. Leases then expire, as they must, and requests are refused without any
+// fault of the program.
 type witness struct {
 	mu    sync.Mutex
 	times []window
 }
 
-// newWitness starts one. It ends with the test.
+// newWitness starts a witness, which stops when the test ends.
 func newWitness(t *testing.T) *witness {
 	t.Helper()
 	w := &witness{}

@@ -22,7 +22,7 @@ func TestHelpShowsEverySettingWithItsVariableAndDefault(t *testing.T) {
 	}
 }
 
-func TestEveryCommandTeaches(t *testing.T) {
+func TestHelpOfEveryCommand(t *testing.T) {
 	root := newProgram(nil, nil, nil).root()
 	for _, cmd := range append([]*cobra.Command{root}, root.Commands()...) {
 		require.NotEmpty(t, cmd.Short)
@@ -34,7 +34,7 @@ func TestEveryCommandTeaches(t *testing.T) {
 	}
 }
 
-func TestTheProgramAloneSaysWhereToStart(t *testing.T) {
+func TestNoArgumentsPrintsHelp(t *testing.T) {
 	got := runGateway(t, nil)
 	require.Equal(t, exitOK, got.code)
 	for _, text := range []string{"aikeysd admin dataplane create", "aikeys-gateway serve --token-file", "Exit codes: 0"} {
@@ -43,7 +43,7 @@ func TestTheProgramAloneSaysWhereToStart(t *testing.T) {
 	require.Regexp(t, `^aikeys-gateway version \S+.* go1\.`, runGateway(t, nil, "--version").stdout)
 }
 
-func TestCommandLinesThatAreRefused(t *testing.T) {
+func TestRefusedCommandLines(t *testing.T) {
 	for line, says := range map[string]string{
 		"srve":             "serve",
 		"serve --lisen x":  "unknown flag: --lisen; see aikeys-gateway serve --help",

@@ -38,7 +38,7 @@ func runGateway(t *testing.T, environ []string, args ...string) outcome {
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	code := run(ctx, args, environ, &stdout, &stderr)
-	require.NoError(t, ctx.Err(), "it did not end by itself; it said:\n%s", &stderr)
+	require.NoError(t, ctx.Err(), "it did not exit; its output:\n%s", &stderr)
 	return outcome{code, stdout.String(), stderr.String()}
 }
 

@@ -140,7 +140,7 @@ func replaced(t *testing.T, text string, pairs ...string) string {
 const certifiedName = "example.com"
 
 // nginxSample is docs/samples/nginx.conf, with the address of a gateway's forward-auth listener, and a provider WithTLS
-// in the place of all providers.
+// in place of all providers.
 func nginxSample(t *testing.T, gateway string, provider *gatewaytest.Provider) string {
 	t.Helper()
 	return sample(t, "nginx.conf",
@@ -154,7 +154,7 @@ func nginxSample(t *testing.T, gateway string, provider *gatewaytest.Provider) s
 }
 
 // envoySample is docs/samples/envoy.yaml, with the address of a gateway's ext_authz listener, and a provider WithTLS in
-// the place of all providers.
+// place of all providers.
 func envoySample(t *testing.T, gateway string, provider *gatewaytest.Provider) string {
 	t.Helper()
 	return sample(t, "envoy.yaml",

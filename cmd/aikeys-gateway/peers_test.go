@@ -149,7 +149,7 @@ func (s sampleProxy) before(t *testing.T, provider *gatewaytest.Provider) (url s
 	return s.start(t, s.sample(t, s.startGateway(t), provider))
 }
 
-// eachSample runs a test on each proxy whose sample configuration runs here.
+// eachSample runs a test on each proxy whose sample configuration can run on this machine.
 func eachSample(t *testing.T, test func(t *testing.T, proxy sampleProxy)) {
 	t.Helper()
 	forwardAuth := func(gateway *served) string { return strings.TrimPrefix(gateway.forwardAuth, "http://") }
@@ -230,7 +230,7 @@ func requireSDK(t *testing.T, script, url string, provider *gatewaytest.Provider
 	require.Len(t, provider.Requests(), 2, "what is refused does not reach the provider")
 }
 
-func TestSDKsWorkWithBaseURLAndKeyChangedAndStreamsAreNotHeldBack(t *testing.T) {
+func TestProviderSDKsThroughTheGateway(t *testing.T) {
 	t.Parallel()
 	for _, script := range sdkScripts() {
 		t.Run(script, func(t *testing.T) {
@@ -242,7 +242,7 @@ func TestSDKsWorkWithBaseURLAndKeyChangedAndStreamsAreNotHeldBack(t *testing.T) 
 	}
 }
 
-func TestSDKsWorkBehindTheSampleProxiesThatAskTheGateway(t *testing.T) {
+func TestProviderSDKsThroughSampleProxies(t *testing.T) {
 	t.Parallel()
 	eachSample(t, func(t *testing.T, proxy sampleProxy) {
 		release := make(chan struct{}, 1024)
@@ -256,7 +256,7 @@ func TestSDKsWorkBehindTheSampleProxiesThatAskTheGateway(t *testing.T) {
 	})
 }
 
-func TestSampleProxiesSendTheProvidersCredentialAndNoneOfTheCallers(t *testing.T) {
+func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 	t.Parallel()
 	eachSample(t, func(t *testing.T, proxy sampleProxy) {
 		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))
@@ -293,7 +293,7 @@ func TestSampleProxiesSendTheProvidersCredentialAndNoneOfTheCallers(t *testing.T
 }
 
 // Envoy takes parameters out by their names, as they were sent: however a caller spells it, the key does not go on.
-func TestEnvoyTakesCredentialsOutOfTheQuery(t *testing.T) {
+func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	t.Parallel()
 	provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))
 	control := dataplanetest.NewControlPlane(t)
@@ -316,7 +316,7 @@ func TestEnvoyTakesCredentialsOutOfTheQuery(t *testing.T) {
 	}
 }
 
-func TestSampleProxiesPassRefusalsOn(t *testing.T) {
+func TestSampleProxiesForwardRefusals(t *testing.T) {
 	t.Parallel()
 	eachSample(t, func(t *testing.T, proxy sampleProxy) {
 		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS())
@@ -350,7 +350,7 @@ func TestSampleProxiesPassRefusalsOn(t *testing.T) {
 	})
 }
 
-func TestSampleProxiesPassTheProvidersOwnErrorsOn(t *testing.T) {
+func TestSampleProxiesForwardProviderErrors(t *testing.T) {
 	t.Parallel()
 	eachSample(t, func(t *testing.T, proxy sampleProxy) {
 		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS())
@@ -364,7 +364,7 @@ func TestSampleProxiesPassTheProvidersOwnErrorsOn(t *testing.T) {
 	})
 }
 
-func TestSampleProxiesDoNotHoldRequestsBack(t *testing.T) {
+func TestSampleProxiesDoNotBufferRequests(t *testing.T) {
 	t.Parallel()
 	eachSample(t, func(t *testing.T, proxy sampleProxy) {
 		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))

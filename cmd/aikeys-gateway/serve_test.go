@@ -96,7 +96,7 @@ func checkByGRPC(t *testing.T, address string) string {
 	return headers[0].GetHeader().GetValue()
 }
 
-func TestServeStartsWithoutItsControlPlaneAndOutlivesIt(t *testing.T) {
+func TestServeWithoutControlPlane(t *testing.T) {
 	w := newWorld(t)
 	w.control.Down()
 	s := startGateway(t, environOf(t, w.control.URL()))
@@ -115,7 +115,7 @@ func TestServeStartsWithoutItsControlPlaneAndOutlivesIt(t *testing.T) {
 	require.Equal(t, exitOK, s.end())
 }
 
-func TestKeysServeOnForAsLongAsTheOperatorAllows(t *testing.T) {
+func TestStalenessGrace(t *testing.T) {
 	w := newWorld(t)
 	s := startGateway(t, environOf(t, w.control.URL()), "--max-stale", "1h").awaitReady()
 	models := func() int { return send(t, http.MethodGet, s.url+"/openai/models", callerToken).status }
@@ -128,8 +128,8 @@ func TestKeysServeOnForAsLongAsTheOperatorAllows(t *testing.T) {
 	require.Equal(t, exitOK, s.end())
 }
 
-// It is unready, and says why, while the control plane allows no such grace; it asks for each request meanwhile.
-func TestAGraceThatTheControlPlaneDoesNotAllowIsTold(t *testing.T) {
+// While the control plane does not allow the gateway's grace, the gateway is not ready, logs why, and fetches for each request.
+func TestGraceAboveTheControlPlanesLimit(t *testing.T) {
 	w := newWorld(t)
 	w.control.LimitMaxStale(5 * time.Minute)
 	s := startGateway(t, environOf(t, w.control.URL()), "--max-stale", "1h")
@@ -143,7 +143,7 @@ func TestAGraceThatTheControlPlaneDoesNotAllowIsTold(t *testing.T) {
 	require.Equal(t, exitOK, s.end())
 }
 
-func TestTheCredentialIsReadAgainWhenItsFileChanges(t *testing.T) {
+func TestCredentialIsReloaded(t *testing.T) {
 	w := newWorld(t)
 	w.control.SetToken("dp_EXAMPLE_second")
 	environ := environOf(t, w.control.URL())
@@ -179,7 +179,7 @@ func TestCallersOverTLS(t *testing.T) {
 	require.Equal(t, exitOK, s.end())
 }
 
-func TestUpstreamsTakeThePlaceOfProviders(t *testing.T) {
+func TestUpstreamsReplaceProviders(t *testing.T) {
 	w := newWorld(t)
 	elsewhere := gatewaytest.StartProvider(t, gatewaytest.Accepting(providerSecret))
 	s := startGateway(t, environOf(t, w.control.URL()), "--upstream", "openai="+elsewhere.URL+"/v1").awaitReady()
@@ -207,7 +207,7 @@ func openStream(t *testing.T, s *served) io.Reader {
 	return response.Body
 }
 
-func TestStoppingCutsNoStream(t *testing.T) {
+func TestShutdownFinishesStreams(t *testing.T) {
 	release := make(chan struct{})
 	w := newWorld(t, gatewaytest.ReleasedBy(release))
 	s := startGateway(t, environOf(t, w.control.URL())).awaitReady()
@@ -221,7 +221,7 @@ func TestStoppingCutsNoStream(t *testing.T) {
 	require.Equal(t, exitOK, s.wait())
 }
 
-func TestStoppingGivesUpOnStreamsThatDoNotEnd(t *testing.T) {
+func TestShutdownTimeoutEndsStreams(t *testing.T) {
 	w := newWorld(t, gatewaytest.ReleasedBy(make(chan struct{})))
 	s := startGateway(t, environOf(t, w.control.URL()), "--shutdown-timeout", "100ms").awaitReady()
 	openStream(t, s)
@@ -229,7 +229,7 @@ func TestStoppingGivesUpOnStreamsThatDoNotEnd(t *testing.T) {
 	require.Contains(t, s.said.String(), "aikeys-gateway: requests in flight were cut after 100ms")
 }
 
-func TestATakenPortEndsTheStart(t *testing.T) {
+func TestPortInUse(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = listener.Close() }()
@@ -282,7 +282,7 @@ func launchGateway(t *testing.T, binary string, environ []string) (*exec.Cmd, *s
 	return cmd, s.awaitReady()
 }
 
-func TestNothingRunsOnWhenItHasEnded(t *testing.T) {
+func TestNoGoroutinesAfterExit(t *testing.T) {
 	w := newWorld(t)
 	before := goleak.IgnoreCurrent()
 	s := startGateway(t, environOf(t, w.control.URL()), "--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()

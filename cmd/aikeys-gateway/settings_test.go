@@ -28,7 +28,7 @@ func loaded(t *testing.T, environ []string, args ...string) (*config, string) {
 	return cfg, ""
 }
 
-func TestDefaultsAreSoundButForTheCredential(t *testing.T) {
+func TestDefaultsNeedOnlyACredential(t *testing.T) {
 	cfg, complaints := loaded(t, nil)
 	require.Equal(t, `AIKEYS_GATEWAY_TOKEN_FILE: is required, or AIKEYS_GATEWAY_CLIENT_CERT and AIKEYS_GATEWAY_CLIENT_KEY; `+
 		`"aikeysd admin dataplane create" prints what it holds`, complaints)
@@ -42,7 +42,7 @@ func TestDefaultsAreSoundButForTheCredential(t *testing.T) {
 	require.Empty(t, cfg.ForwardAuthListen+cfg.ExtAuthzListen, "what answers with keys is off")
 }
 
-func TestGatewaySettingsThatAreRefused(t *testing.T) {
+func TestRefusedGatewaySettings(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -57,10 +57,10 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 		"a credential in a variable": {environ: []string{"AIKEYS_GATEWAY_TOKEN=dp_hunter2"}, says: []string{"AIKEYS_GATEWAY_TOKEN: no such setting"}},
 		"a setting of the control plane's with our prefix": {
 			environ: []string{"AIKEYS_GATEWAY_DATABASE_URL=hunter2"}, says: []string{"AIKEYS_GATEWAY_DATABASE_URL: no such setting; aikeys-gateway serve --help"}},
-		"a mistyped one":                   {environ: []string{"AIKEYS_GATEWAY_LISTN=1"}, says: []string{"did you mean AIKEYS_GATEWAY_LISTEN?"}},
-		"a credential's file that is none": {args: []string{"--token-file", filepath.Join(dir, "none")}, says: []string{"--token-file: ", "no such file"}},
-		"a file that holds an API key":     {args: []string{"--token-file", file("ak", "ak_hunter2")}, says: []string{"--token-file: the file must hold the credential of a data plane"}},
-		"a file that holds nothing":        {args: []string{"--token-file", file("empty", "\n")}, says: []string{"--token-file: the file must hold one word"}},
+		"a mistyped one":               {environ: []string{"AIKEYS_GATEWAY_LISTN=1"}, says: []string{"did you mean AIKEYS_GATEWAY_LISTEN?"}},
+		"a missing credential file":    {args: []string{"--token-file", filepath.Join(dir, "none")}, says: []string{"--token-file: ", "no such file"}},
+		"a file that holds an API key": {args: []string{"--token-file", file("ak", "ak_hunter2")}, says: []string{"--token-file: the file must hold the credential of a data plane"}},
+		"a file that holds nothing":    {args: []string{"--token-file", file("empty", "\n")}, says: []string{"--token-file: the file must hold one word"}},
 		"a token and a client certificate": {args: []string{"--client-cert", pair.CertFile, "--client-key", pair.KeyFile, "--control-plane", "https://aikeys.internal"},
 			says: []string{"AIKEYS_GATEWAY_TOKEN_FILE, --client-cert and --client-key: give a token or a client certificate, not both"}},
 		"a client certificate without its key": {environ: []string{"AIKEYS_GATEWAY_TOKEN_FILE="}, args: []string{"--client-cert", pair.CertFile},
@@ -73,7 +73,7 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 		"a control plane in the clear":      {args: []string{"--control-plane", "http://aikeys.internal:8081"}, says: []string{"--control-plane: beyond this machine", "AIKEYS_GATEWAY_INSECURE=true"}},
 		"a control plane with a password":   {args: []string{"--control-plane", "https://u:hunter2@aikeys.internal"}, says: []string{"--control-plane: must be"}},
 		"a control plane that is no URL":    {args: []string{"--control-plane", "aikeys.internal:8081"}, says: []string{"--control-plane: must be"}},
-		"an authority that is none":         {args: []string{"--control-plane-ca", file("ca", "hunter2")}, says: []string{"--control-plane-ca: ", "no certificate"}},
+		"an invalid authority":              {args: []string{"--control-plane-ca", file("ca", "hunter2")}, says: []string{"--control-plane-ca: ", "no certificate"}},
 		"stale for too long":                {args: []string{"--max-stale", "61m"}, says: []string{"--max-stale: must be a duration from 0s to 1h"}},
 		"a cache of nothing":                {args: []string{"--cache-size", "0"}, says: []string{"--cache-size"}},
 		"an upstream in the clear":          {args: []string{"--upstream", "openai=http://llm.example"}, says: []string{"--upstream: the URL of openai must be https"}},
@@ -118,7 +118,7 @@ func TestGatewaySettingsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestGatewaySettingsThatAreAccepted(t *testing.T) {
+func TestAcceptedGatewaySettings(t *testing.T) {
 	pair := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	cases := map[string]struct {
 		environ, args []string

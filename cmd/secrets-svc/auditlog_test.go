@@ -28,7 +28,7 @@ func (s *small) Write(text []byte) (int, error) {
 	return n, nil
 }
 
-func TestALineThatAFullDiskCutsOffSpoilsNotTheNextOne(t *testing.T) {
+func TestAuditLineAfterOneCutOffByAFullDisk(t *testing.T) {
 	for _, room := range []int{0, 1, 3} {
 		disk := &small{room: room}
 		lines := &wholeLines{to: disk}
@@ -48,7 +48,7 @@ func TestALineThatAFullDiskCutsOffSpoilsNotTheNextOne(t *testing.T) {
 	}
 }
 
-func TestALineThatAnEndedServiceLeftCutOffSpoilsNotTheFirstOfTheNext(t *testing.T) {
+func TestAuditLineAfterACutOffOneAtStart(t *testing.T) {
 	for content, want := range map[string]string{"": "one\ntwo\n", "whole\n": "whole\none\ntwo\n", "torn": "torn\none\ntwo\n"} {
 		path := filepath.Join(t.TempDir(), "audit.log")
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))

@@ -24,7 +24,7 @@ func (i *installation) states() map[string]string {
 	return found
 }
 
-func TestTheLifeOfAKeyByCommands(t *testing.T) {
+func TestKeyLifecycleByCommands(t *testing.T) {
 	i := install(t)
 	first, second := i.create(), i.create()
 	require.Equal(t, map[string]string{first: "primary", second: "enabled"}, i.states())
@@ -37,7 +37,7 @@ func TestTheLifeOfAKeyByCommands(t *testing.T) {
 	require.Equal(t, "enabled", i.states()[first])
 }
 
-func TestCommandsOnKeysThatAreRefused(t *testing.T) {
+func TestRefusedKeyCommands(t *testing.T) {
 	i := install(t)
 	first := i.create()
 	for line, want := range map[string]struct {
@@ -62,7 +62,7 @@ func TestCommandsOnKeysThatAreRefused(t *testing.T) {
 	require.Equal(t, map[string]string{first: "primary"}, i.states())
 }
 
-func TestCommandsAtOnceLoseNothing(t *testing.T) {
+func TestConcurrentKeyCommands(t *testing.T) {
 	i := install(t)
 	const commands = 12
 	ids := make([]string, commands)
@@ -89,7 +89,7 @@ func TestCommandsAtOnceLoseNothing(t *testing.T) {
 	require.Equal(t, 1, primaries)
 }
 
-func TestKeysRetireAsksForACount(t *testing.T) {
+func TestKeysRetireNeedsACount(t *testing.T) {
 	i := install(t)
 	old := i.create()
 	i.must("keys", "primary", "--namespace", "main", "--id", i.create())
@@ -106,7 +106,7 @@ func TestKeysRetireAsksForACount(t *testing.T) {
 }
 
 // A whole rotation by its runbook, while sixteen callers seal and open what they and others have sealed: no one notices.
-func TestARotationIsNoticedByNoCaller(t *testing.T) {
+func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	const callers = 16
 	i := install(t)

@@ -73,7 +73,7 @@ func (s *server) mapped() (parts []part) {
 	return parts
 }
 
-func TestMemoryIsLockedWhereThatIsRequired(t *testing.T) {
+func TestLockedMemoryWhenRequired(t *testing.T) {
 	i := install(t)
 	i.create()
 	if mayLock() != nil {

@@ -37,7 +37,7 @@ func forms() []string {
 	return found
 }
 
-func TestTheFormsOfACanaryAreFound(t *testing.T) {
+func TestCanaryForms(t *testing.T) {
 	for n := range 30 {
 		text := strings.Repeat("y", n%3) + canary(n)
 		for _, shown := range []string{text, base64.StdEncoding.EncodeToString([]byte(text)), hex.EncodeToString([]byte(text))} {
@@ -58,7 +58,7 @@ func shownIn(text []byte) string {
 
 // A busy session, with everything going wrong that can, leaves nothing of its secrets in what the process writes, in its
 // files, or in what the system shows of it.
-func TestNoSecretIsInTheLogTheFilesOrTheProcessTable(t *testing.T) {
+func TestNoSecretInLogsFilesOrProcessTable(t *testing.T) {
 	i := install(t)
 	i.create()
 	s := i.launch("--log-level", "debug")

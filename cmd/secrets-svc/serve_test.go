@@ -19,7 +19,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-func TestFromNothingToAServiceThatSealsAndOpens(t *testing.T) {
+func TestSetupFromScratch(t *testing.T) {
 	i := install(t)
 	got := i.run(nil, "check")
 	require.Equal(t, cli.ExitFailure, got.code)
@@ -53,7 +53,7 @@ func TestFromNothingToAServiceThatSealsAndOpens(t *testing.T) {
 	require.NoFileExists(t, i.path("api.sock"))
 }
 
-func TestANamespaceWithoutAKeysetAnswersOnceItHasOne(t *testing.T) {
+func TestNamespaceWorksOnceItHasAKeyset(t *testing.T) {
 	t.Parallel()
 	i := install(t)
 	s := i.launch()
@@ -72,7 +72,7 @@ func TestANamespaceWithoutAKeysetAnswersOnceItHasOne(t *testing.T) {
 }
 
 // Eight callers are at work while the process is killed, three times. What was sealed opens ever after.
-func TestAKilledServiceStartsAgainAndOpensWhatItHadSealed(t *testing.T) {
+func TestRestartAfterKill(t *testing.T) {
 	t.Parallel()
 	i := install(t)
 	i.create()
@@ -119,7 +119,7 @@ func TestAKilledServiceStartsAgainAndOpensWhatItHadSealed(t *testing.T) {
 	}
 }
 
-func TestTheSocketOfAServiceThatRunsIsNotTaken(t *testing.T) {
+func TestSocketOfARunningServiceIsKept(t *testing.T) {
 	i := install(t)
 	i.create()
 	i.launch()
@@ -129,7 +129,7 @@ func TestTheSocketOfAServiceThatRunsIsNotTaken(t *testing.T) {
 	mustSeal(t, i.client())
 }
 
-func TestWhatIsNoSocketIsLeftAlone(t *testing.T) {
+func TestFileInPlaceOfTheSocketIsKept(t *testing.T) {
 	i := install(t)
 	i.create()
 	require.NoError(t, os.WriteFile(i.path("api.sock"), []byte("mine"), 0o600))
@@ -140,7 +140,7 @@ func TestWhatIsNoSocketIsLeftAlone(t *testing.T) {
 }
 
 // The kernel says who the peer is, whatever the peer says: another user's process gets what that user may, and no more.
-func TestAnotherUsersProcessIsToldByTheKernel(t *testing.T) {
+func TestPeerOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	const nobody = 65534
 	i := install(t)
@@ -173,7 +173,7 @@ func TestAnotherUsersProcessIsToldByTheKernel(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(curl("http://secrets-svc/v1/keks"), "client-not-allowed") }, patience, often)
 }
 
-func TestAnAuditThatCannotBeWrittenOpensNothing(t *testing.T) {
+func TestUnwritableAuditRefusesOpens(t *testing.T) {
 	t.Parallel()
 	i := install(t)
 	i.create()
@@ -184,7 +184,7 @@ func TestAnAuditThatCannotBeWrittenOpensNothing(t *testing.T) {
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 }
 
-func TestTheAuditFollowsARotationOfItsFile(t *testing.T) {
+func TestAuditFileRotation(t *testing.T) {
 	t.Parallel()
 	i := install(t)
 	i.create()
@@ -207,7 +207,7 @@ func TestTheAuditFollowsARotationOfItsFile(t *testing.T) {
 	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }
 
-func TestARequestInFlightIsAnsweredBeforeTheServiceStops(t *testing.T) {
+func TestShutdownAnswersRequestsInFlight(t *testing.T) {
 	i := install(t)
 	i.create()
 	s := i.launch()

@@ -29,7 +29,7 @@ func loaded(t *testing.T, environ []string, args ...string) (*config, string) {
 	return cfg, ""
 }
 
-func TestDefaultsAreSound(t *testing.T) {
+func TestDefaultsAreValid(t *testing.T) {
 	cfg, complaints := loaded(t, nil)
 	require.Empty(t, complaints)
 	for _, d := range cfg.All() {
@@ -41,7 +41,7 @@ func TestDefaultsAreSound(t *testing.T) {
 	require.Equal(t, lockAuto, cfg.LockMemory)
 }
 
-func TestSettingsThatAreRefused(t *testing.T) {
+func TestRefusedSettings(t *testing.T) {
 	for name, tc := range map[string]struct {
 		environ, args []string
 		says          []string
@@ -72,7 +72,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeReadAtTheStartIsTold(t *testing.T) {
+func TestUnreadableFilesAtStartAreReported(t *testing.T) {
 	i := install(t)
 	i.create()
 	for name, tc := range map[string]struct {
@@ -92,7 +92,7 @@ func TestWhatCannotBeReadAtTheStartIsTold(t *testing.T) {
 	}
 }
 
-func TestEveryCommandTeaches(t *testing.T) {
+func TestHelpOfEveryCommand(t *testing.T) {
 	root := newProgram(nil, nil, nil).root()
 	commands := append([]*cobra.Command{root}, root.Commands()...)
 	for _, cmd := range root.Commands() {
@@ -114,7 +114,7 @@ var (
 	metricName = regexp.MustCompile(`\bsecrets_svc_[a-z_]+`)
 )
 
-func TestThePageHasTheSettingsAndTheMetricsOfTheProgram(t *testing.T) {
+func TestDocsListSettingsAndMetrics(t *testing.T) {
 	text, err := os.ReadFile(page)
 	require.NoError(t, err)
 	own, documented := map[string]string{}, map[string]string{}

@@ -163,7 +163,7 @@ func TestMutualTLS(t *testing.T) {
 	})
 }
 
-func TestACertificateThatExpiresOnAnOpenConnectionIsNobodysAnyMore(t *testing.T) {
+func TestExpiredCertificateOnAnOpenConnection(t *testing.T) {
 	t.Parallel()
 	i := install(t)
 	i.create()

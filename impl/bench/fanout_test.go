@@ -28,13 +28,13 @@ func BenchmarkRevocation(b *testing.B) {
 
 const (
 	replicas = 3
-	// revocations is how many are measured, after one that is not.
+	// revocations is how many revocations are measured, after one that is not.
 	revocations = 30
 	// revocationPause lets the acknowledgements of one revocation end before the next.
 	revocationPause = 700 * time.Millisecond
 )
 
-// operator is who registers and revokes keys.
+// operator is the user who registers and revokes keys.
 type operator struct {
 	client  *http.Client
 	project project
@@ -52,7 +52,7 @@ func benchmarkRevocation(b *testing.B, count int) {
 	authority := files.Pool(b)
 	o := operator{client: clientOf(authority), project: projects[0]}
 	keys := make([]string, revocations+1)
-	for i := range keys { // before data planes are connected, which would be told of it
+	for i := range keys { // before data planes connect, so that they get no events for it
 		keys[i] = o.register(b, servers[0])
 	}
 	planes := connectPlanes(b, servers, authority, dataPlaneToken(b, database), count)

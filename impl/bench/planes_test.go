@@ -123,7 +123,7 @@ func (p *planes) follow(server string, lines *bufio.Reader) {
 	}
 }
 
-// isWanted reports whether an event is the one that is waited for, and takes the time if it is.
+// isWanted reports whether an event is the awaited revocation, and records the time if it is.
 func (p *planes) isWanted(data []byte) bool {
 	now := time.Now()
 	if !bytes.Contains(data, []byte(`"type":"key.revoked"`)) {

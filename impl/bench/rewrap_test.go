@@ -27,8 +27,8 @@ const rewrapKeys = 100_000
 const rewrapRound = 3 * time.Second
 
 // BenchmarkRewrapPostgres: "aikeysd rewrap" of 100,000 keys with the local backend, at its default rate, while wrk
-// reads: how long it takes, and the rate of Get meanwhile, of that while the job is held. Then without a limit, and
-// nobody else there.
+// reads: how long the job takes, and the rate of Get while it runs as a share of the rate while it is paused. Then the job again,
+// without a rate limit and without reads.
 func BenchmarkRewrapPostgres(b *testing.B) {
 	database, projects := postgres(b, rewrapKeys)
 	keyset := filepath.Join(b.TempDir(), "keyset.json")
@@ -44,7 +44,7 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 		a := wrk(b, server.url, script, rewrapRound)
 		job.release(b)
 		r := wrk(b, server.url, script, rewrapRound)
-		if job.running() && stolen() <= maxSteal { // a round that outlasts the job is none
+		if job.running() && stolen() <= maxSteal { // a round that outlasts the job does not count
 			ratios, alone, beside = append(ratios, r/a), append(alone, a), append(beside, r)
 		}
 	}
@@ -88,7 +88,7 @@ func sealAll(b *testing.B, database, keyset string) {
 	}
 }
 
-// rewrapJob is "aikeysd rewrap" under way.
+// rewrapJob is a running "aikeysd rewrap".
 type rewrapJob struct {
 	cmd  *exec.Cmd
 	out  bytes.Buffer
@@ -130,7 +130,7 @@ func (j *rewrapJob) running() bool {
 	}
 }
 
-// hold stops the process where it is; what the database does for it goes on to its end.
+// hold pauses the process. The database still finishes the statements that it has begun.
 func (j *rewrapJob) hold(b *testing.B) {
 	b.Helper()
 	j.since = time.Now()

@@ -85,7 +85,7 @@ type process struct {
 	ready time.Duration
 }
 
-// launch starts a process that ends with the benchmark, and returns what it says.
+// launch starts a process that ends with the benchmark, and returns its output.
 func launch(b *testing.B, cmd *exec.Cmd) *bytes.Buffer {
 	b.Helper()
 	var log bytes.Buffer
@@ -157,7 +157,7 @@ func startBareEcho(b *testing.B) *process {
 	return start(b, cmd, "http://"+addr, "http://"+addr+"/")
 }
 
-// project is one that wrk may use, with a session of its owner.
+// project is a project that wrk uses, with a session of its owner.
 type project struct{ id, token string }
 
 // seed makes n projects, each with an owner who has an API key.
@@ -232,7 +232,7 @@ func number(b *testing.B, text, pattern string) float64 {
 	return n
 }
 
-// fdatasync returns how often in a second the disk below dir takes 8 KiB for good.
+// fdatasync returns how many durable writes of 8 KiB per second the disk below dir achieves.
 func fdatasync(b *testing.B, dir string, d time.Duration) float64 {
 	b.Helper()
 	f, err := os.Create(filepath.Join(dir, "fdatasync"))

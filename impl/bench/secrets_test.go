@@ -26,8 +26,8 @@ const (
 	callers    = 16
 )
 
-// serveBareSealer is the least that an Echo server can do to seal and open in its own process: no checks of what comes in
-// or of who asks, no audit, no limits, no memory that is zeroed. It speaks what sealer/remote does.
+// serveBareSealer is the least that an Echo server can do to seal and open in its own process: no validation,
+// no authentication, no audit, no limits, no zeroed memory. It speaks the protocol of sealer/remote.
 func serveBareSealer(dir string) error {
 	backend, err := local.Open(filepath.Join(dir, "keyset.json"))
 	if err != nil {
@@ -81,7 +81,7 @@ func serveBareSealer(dir string) error {
 	return e.Start("")
 }
 
-// socketDir is a folder for sockets, whose paths have 108 bytes at the most.
+// socketDir is a folder for sockets, whose paths have at most 108 bytes.
 func socketDir(b *testing.B) string {
 	b.Helper()
 	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // see above
@@ -135,7 +135,7 @@ func keyBinding() sealer.Binding {
 	return sealer.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: idPrefix + "000001", Provider: "openai", Version: 1}
 }
 
-// crowd has callers do something at once, again and again, and returns how often a second.
+// crowd calls a function repeatedly from concurrent callers and returns the calls per second.
 func crowd(b *testing.B, d time.Duration, do func() error) float64 {
 	b.Helper()
 	began := time.Now()
@@ -160,7 +160,7 @@ func crowd(b *testing.B, d time.Duration, do func() error) float64 {
 }
 
 // BenchmarkSecretsSeal: a seal through secrets-svc over a unix socket, of one by a bare Echo handler that seals in its own
-// process, with the same client and 16 callers. secrets-svc also tells who asks, checks all that comes in, and zeroes it.
+// process, with the same client and 16 callers. secrets-svc also authenticates the client, validates the request, and zeroes memory.
 func BenchmarkSecretsSeal(b *testing.B) {
 	bare, service := startBareSealer(b), awaitSealer(b, startSecrets(b))
 	seal := func(s *remote.Sealer) func(time.Duration) float64 {

@@ -12,7 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 )
 
-func TestWhichKeyIsFetchedForEveryPolicyAndEveryPresenceOfKeys(t *testing.T) {
+func TestFetchedKeyByPolicyAndRegisteredKeys(t *testing.T) {
 	table := map[pub.UserKeys]map[string]string{ // :: policy → keys there are → reason
 		"allow":   {"none": "no_key", "project": "project_key", "own": "user_key", "both": "user_key"},
 		"require": {"none": "user_key_required", "project": "user_key_required", "own": "user_key", "both": "user_key"},

@@ -88,7 +88,7 @@ func (w *watched) now() int {
 	return w.looking
 }
 
-func TestGuessersShareTwoLooks(t *testing.T) {
+func TestGuessersShareTwoLookups(t *testing.T) {
 	const guesser, neighbour = "203.0.113.7", "203.0.113.8"
 	sessions := &watched{answer: make(chan struct{})}
 	handler := newHandler(t, auth.MiddlewareConfig{Sessions: sessions, FailureRate: ratelimit.Rate{PerSecond: 0.0001, Burst: 1}})
@@ -143,7 +143,7 @@ func TestGuessersShareTwoLooks(t *testing.T) {
 	require.Equal(t, http.StatusOK, ask(t.Context(), guesser, "good"), "and the places are given back")
 }
 
-func TestBelowTheLimitNobodyWaitsToBeLookedAt(t *testing.T) {
+func TestNoLookupQueueBelowTheLimit(t *testing.T) {
 	const many = 20
 	sessions := &watched{answer: make(chan struct{})}
 	handler := newHandler(t, auth.MiddlewareConfig{Sessions: sessions, FailureRate: ratelimit.Rate{PerSecond: 0.0001, Burst: many}})
@@ -165,7 +165,7 @@ func TestBelowTheLimitNobodyWaitsToBeLookedAt(t *testing.T) {
 }
 
 // Else a refusal would come when the time to read a request is over, and hold its connection until then.
-func TestARefusalDoesNotWaitForABodyThatNeverComes(t *testing.T) {
+func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 	once := ratelimit.Rate{PerSecond: 0.0001, Burst: 1}
 	for name, tc := range map[string]struct {
 		cfg    auth.MiddlewareConfig
@@ -215,7 +215,7 @@ func exchange(t *testing.T, server *lifecycle.Server, head string) *http.Respons
 }
 
 // A connection is worth keeping where nothing is left on it.
-func TestARefusalWithoutABodyKeepsItsConnection(t *testing.T) {
+func TestRefusalWithoutBodyKeepsTheConnection(t *testing.T) {
 	server := startServer(t, newHandler(t, auth.MiddlewareConfig{Sessions: &watched{}}).ServeHTTP, nil)
 	conn := dial(t, server)
 	reader := bufio.NewReader(conn)
@@ -231,7 +231,7 @@ func TestARefusalWithoutABodyKeepsItsConnection(t *testing.T) {
 	}
 }
 
-func TestAComplaintAboutABodySaysWhereAndNotWhat(t *testing.T) {
+func TestBodyErrorsNameTheFieldNotItsValue(t *testing.T) {
 	const canary = "CANARY7Q"
 	handler := newHandler(t, auth.MiddlewareConfig{Sessions: open{}})
 	const malformed, empty, twice = "is not one well-formed JSON document in UTF-8", "is empty; send a JSON object", "has a member twice"
@@ -272,7 +272,7 @@ func TestAComplaintAboutABodySaysWhereAndNotWhat(t *testing.T) {
 // envFewFiles makes the test binary, started by itself, two servers in a process that may hold few files.
 const envFewFiles = "HTTPAPI_TEST_FEW_FILES"
 
-func TestIdleConnectionsToOneListenerLeaveTheOtherItsShare(t *testing.T) {
+func TestListenersShareConnectionsFairly(t *testing.T) {
 	if os.Getenv(envFewFiles) != "" {
 		serveWithFewFiles(t)
 		return

@@ -45,7 +45,7 @@ func newAPI(t *testing.T, change func(doc *openapi3.T)) (*httpapi.API, error) {
 }
 
 // An operation that was registered without its middlewares would be open to everybody and take anything.
-func TestAnOperationWithoutItsMiddlewaresIsRefused(t *testing.T) {
+func TestOperationWithoutMiddlewaresIsRefused(t *testing.T) {
 	ask := func(t *testing.T, forget string) int {
 		t.Helper()
 		api, err := newAPI(t, nil)
@@ -82,7 +82,7 @@ func TestEveryOperationHasMiddlewaresAndNoOther(t *testing.T) {
 }
 
 // What the validator could not check must not start: it would pass unchecked.
-func TestADocumentThatCannotBeCheckedIsRefused(t *testing.T) {
+func TestUncheckableDocumentIsRefused(t *testing.T) {
 	for name, change := range map[string]func(op *openapi3.Operation){
 		"a parameter in a cookie": func(op *openapi3.Operation) {
 			op.AddParameter(openapi3.NewCookieParameter("c").WithSchema(openapi3.NewStringSchema()))
@@ -104,7 +104,7 @@ func TestADocumentThatCannotBeCheckedIsRefused(t *testing.T) {
 	}
 }
 
-func TestOutsideOfAnyRequestThereIsAnEmptyCall(t *testing.T) {
+func TestCallFromWithoutARequest(t *testing.T) {
 	require.Equal(t, &httpapi.Call{}, httpapi.CallFrom(t.Context()))
 	_, err := httpapi.RequireChecked(func(echo.Context, any) (any, error) { return "handled", nil }, "")(
 		echo.New().NewContext(httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody), httptest.NewRecorder()), nil)

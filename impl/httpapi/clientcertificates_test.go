@@ -105,7 +105,7 @@ func (m *mutual) status(client *http.Client, authorization ...string) int {
 	return status
 }
 
-func TestATokenCountsAndACertificateWhereThereIsNone(t *testing.T) {
+func TestTokenTakesPrecedenceOverCertificate(t *testing.T) {
 	m := newMutual(t)
 	known, unknown := m.issue(tlsfilestest.Named("edge.internal")), m.issue(tlsfilestest.Named("other.internal"))
 	for name, c := range map[string]struct {
@@ -137,7 +137,7 @@ func TestATokenCountsAndACertificateWhereThereIsNone(t *testing.T) {
 
 func ptr[T any](v T) *T { return &v }
 
-func TestACertificateHasTheNamesThatItWasVerifiedWith(t *testing.T) {
+func TestCertificateNamesAreTheVerifiedOnes(t *testing.T) {
 	m := newMutual(t)
 	client := m.client(m.issue(func(c *x509.Certificate) {
 		c.DNSNames, c.Subject.CommonName = []string{"a.internal", "edge.internal"}, "Edge 1"
@@ -160,7 +160,7 @@ func TestClientCertificatesWorkOverHTTP2(t *testing.T) {
 	require.Equal(t, http.StatusOK, response.StatusCode)
 }
 
-func TestACertificateThatExpiresOnAnOpenConnectionOpensNothingAnyMore(t *testing.T) {
+func TestCertificateExpiresOnAnOpenConnection(t *testing.T) {
 	m := newMutual(t)
 	expires := time.Now().Truncate(time.Second).Add(4 * time.Second)
 	client := m.client(m.issue(func(c *x509.Certificate) {

@@ -15,7 +15,7 @@ import (
 )
 
 // Strangers can fail as often as they like: that fills no log, and nothing that they send gets there.
-func TestRefusedHandshakesAreToldWhereThatIsAskedFor(t *testing.T) {
+func TestRefusedHandshakesAreLogged(t *testing.T) {
 	const canary, attempts = "CANARY-7f3a", 40
 	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	log := &logBuffer{}

@@ -80,7 +80,7 @@ func dial(t *testing.T, server *lifecycle.Server) net.Conn {
 	return conn
 }
 
-func TestShutdownCutsNoRequestInFlight(t *testing.T) {
+func TestShutdownFinishesRequestsInFlight(t *testing.T) {
 	const size = 16 << 20 // more than the sockets' buffers hold, so that the reader's pace counts
 	handling := make(chan struct{}, 2)
 	server := startServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -133,7 +133,7 @@ func TestShutdownGivesUpWhenItsContextEnds(t *testing.T) {
 	require.NoError(t, err, "the connection is closed, which ends the handler")
 }
 
-func TestATakenAddressIsToldApart(t *testing.T) {
+func TestAddressInUse(t *testing.T) {
 	server := startServer(t, func(http.ResponseWriter, *http.Request) {}, nil)
 	_, err := lifecycle.Listen(t.Context(), hostOf(server))
 	require.ErrorIs(t, err, lifecycle.ErrAddressTaken)
@@ -142,7 +142,7 @@ func TestATakenAddressIsToldApart(t *testing.T) {
 	require.NotErrorIs(t, err, lifecycle.ErrAddressTaken)
 }
 
-func TestServersBoundTheHead(t *testing.T) {
+func TestHeaderSizeLimit(t *testing.T) {
 	server := startServer(t, func(http.ResponseWriter, *http.Request) {}, nil)
 	conn := dial(t, server)
 	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: a\r\nX-Long: %s\r\n\r\n", strings.Repeat("x", 24<<10))
@@ -152,7 +152,7 @@ func TestServersBoundTheHead(t *testing.T) {
 	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, response.StatusCode)
 }
 
-func TestNetHTTPsOwnMessagesAreLoggedWithoutWhatClientsSent(t *testing.T) {
+func TestNetHTTPLogsOmitWhatClientsSent(t *testing.T) {
 	const canary = "CANARY-7f3a"
 	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
 	log := &logBuffer{}

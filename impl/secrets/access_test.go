@@ -37,7 +37,7 @@ func operations(s *service, envelope string) map[secrets.Permission]func() answe
 	}
 }
 
-func TestAClientMayDoWhatIsListedAndNothingElse(t *testing.T) {
+func TestPermissions(t *testing.T) {
 	s := start(t, options{})
 	envelope := s.seal(s.marked()).Envelope
 	for name, may := range map[string][]secrets.Permission{
@@ -61,7 +61,7 @@ func TestAClientMayDoWhatIsListedAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestEveryOperationOfTheDocumentAsksForAPermission(t *testing.T) {
+func TestEveryOperationNeedsAPermission(t *testing.T) {
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
 	s := start(t, options{})
@@ -81,7 +81,7 @@ func TestEveryOperationOfTheDocumentAsksForAPermission(t *testing.T) {
 	}
 }
 
-func TestWhoIsNotListedMayDoNothing(t *testing.T) {
+func TestUnlistedClientIsRefused(t *testing.T) {
 	s := start(t, options{})
 	envelope := s.seal(s.marked()).Envelope
 	stranger := strconv.Itoa(os.Geteuid() + 1)
@@ -98,7 +98,7 @@ func TestWhoIsNotListedMayDoNothing(t *testing.T) {
 	require.Equal(t, []any{"uid:" + strconv.Itoa(os.Geteuid())}, last["peer"])
 }
 
-func TestNothingCrossesBetweenNamespaces(t *testing.T) {
+func TestNamespacesAreSeparate(t *testing.T) {
 	s := start(t, options{spaces: spaces{"main": sealertest.New(t), "other": sealertest.New(t)}})
 	plain := s.marked()
 	sealed := s.seal(plain)
@@ -130,7 +130,7 @@ func TestNothingCrossesBetweenNamespaces(t *testing.T) {
 }
 
 // A connection that is no unix socket of ours, and none with a client certificate, has no identity: there is no way in.
-func TestAConnectionWithoutAnIdentityMayDoNothing(t *testing.T) {
+func TestConnectionWithoutIdentityIsRefused(t *testing.T) {
 	require.Empty(t, secrets.Identities(t.Context()))
 	s := start(t, options{})
 	for _, path := range []string{"/v1/keks", "/v1/seal", "/v1/open", "/v1/rewrap"} {

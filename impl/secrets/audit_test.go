@@ -15,7 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func TestEachOpenHasALineThatTellsWhoOpenedWhatAndWithWhatOutcome(t *testing.T) {
+func TestAuditLinePerOpen(t *testing.T) {
 	s := start(t, options{})
 	sealed := s.seal(s.marked())
 	foreign := start(t, options{}).seal(s.marked())
@@ -59,7 +59,7 @@ func (f *faulty) Write(line []byte) (int, error) {
 	return f.buffer.Write(line)
 }
 
-func TestWhatTheAuditCannotTakeIsNotOpened(t *testing.T) {
+func TestNoOpenWithoutAuditLine(t *testing.T) {
 	audit := &faulty{}
 	s := start(t, options{audit: audit})
 	plain := s.marked()
@@ -78,7 +78,7 @@ func TestWhatTheAuditCannotTakeIsNotOpened(t *testing.T) {
 	require.Contains(t, audit.String(), `"outcome":"opened"`)
 }
 
-func TestTheAuditIsCompleteUnderLoad(t *testing.T) {
+func TestAuditIsCompleteUnderLoad(t *testing.T) {
 	const callers, each = 16, 25
 	s := start(t, options{})
 	envelope := s.seal(s.marked()).Envelope
@@ -121,7 +121,7 @@ func (c crashing) Open(ctx context.Context, b sealer.Binding, envelope []byte) (
 	panic(string(plain.Reveal()))
 }
 
-func TestAPanicOverASecretIsAuditedAndTellsNothingOfIt(t *testing.T) {
+func TestPanicIsAuditedWithoutTheSecret(t *testing.T) {
 	s := start(t, options{spaces: spaces{"main": crashing{sealertest.New(t)}}})
 	requireRefused(t, s.open(s.seal(s.marked()).Envelope), http.StatusInternalServerError, "internal")
 	require.Equal(t, "failed", s.audited()[0]["outcome"])
@@ -145,7 +145,7 @@ func (k keeping) Open(ctx context.Context, b sealer.Binding, envelope []byte) (s
 	return plain, err
 }
 
-func TestWhatWasSealedOrOpenedIsWipedOnceItIsAnswered(t *testing.T) {
+func TestSecretsAreWipedAfterTheResponse(t *testing.T) {
 	passed := make(chan sealer.Secret, 2)
 	s := start(t, options{spaces: spaces{"main": keeping{sealertest.New(t), passed}}})
 	plain := s.marked()

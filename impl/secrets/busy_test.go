@@ -38,7 +38,7 @@ func (h *held) Seal(ctx context.Context, b sealer.Binding, plain sealer.Secret) 
 	return h.Sealer.Seal(ctx, b, plain)
 }
 
-func TestTwoHundredCallersAreServedOrSentAwayAtOnce(t *testing.T) {
+func TestOverloadIsRefusedAtOnce(t *testing.T) {
 	const callers, atWork, queue = 200, 4, 16
 	backend := &held{Sealer: sealertest.New(t), release: make(chan struct{})}
 	s := start(t, options{spaces: spaces{"main": backend}, maxConcurrent: atWork, maxQueue: queue})
@@ -73,7 +73,7 @@ func TestTwoHundredCallersAreServedOrSentAwayAtOnce(t *testing.T) {
 	s.seal(s.marked()) // all is well again
 }
 
-func TestAWaitingCallerWhoLeavesGivesTheirPlaceBack(t *testing.T) {
+func TestCanceledRequestLeavesTheQueue(t *testing.T) {
 	backend := &held{Sealer: sealertest.New(t), release: make(chan struct{})}
 	s := start(t, options{spaces: spaces{"main": backend}, maxConcurrent: 1, maxQueue: 1})
 	ctx, cancel := context.WithCancel(t.Context())

@@ -38,7 +38,7 @@ clients:
     may: [rewrap, status]
 `
 
-func TestAClientIsFoundByEachOfItsIdentities(t *testing.T) {
+func TestFindClientByIdentity(t *testing.T) {
 	list, err := secrets.ParseClients([]byte(twoClients))
 	require.NoError(t, err)
 	require.Equal(t, []string{"main"}, list.Namespaces())
@@ -63,7 +63,7 @@ func TestAClientIsFoundByEachOfItsIdentities(t *testing.T) {
 	require.Equal(t, map[secrets.Permission]bool{secrets.Rewrap: true, secrets.Status: true}, client.May)
 }
 
-func TestAClientsFileThatSaysAnythingElseIsRefused(t *testing.T) {
+func TestParseClientsRefusesInvalidFiles(t *testing.T) {
 	entry := func(text string) string { return `{"clients": [` + text + `]}` }
 	const good = `{"name": "a", "uids": [1], "namespace": "main", "may": ["seal"]}`
 	for name, tc := range map[string]struct{ text, says string }{
@@ -116,7 +116,7 @@ func FuzzClientsFile(f *testing.F) {
 	})
 }
 
-func TestAClientsFileIsForItsOwnerAlone(t *testing.T) {
+func TestClientsFilePermissions(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clients.yaml")
 	writeFile(t, path, twoClients)
 	_, err := secrets.ReadClients(path)
@@ -133,7 +133,7 @@ func TestAClientsFileIsForItsOwnerAlone(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestAChangedClientsFileIsReadAgainAndABrokenOneIsNot(t *testing.T) {
+func TestClientsFileReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clients.yaml")
 	writeFile(t, path, twoClients)
 	var log buffer

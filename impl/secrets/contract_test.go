@@ -206,7 +206,7 @@ func sentinel(slug, field string) error {
 	return errors.New(slug)
 }
 
-func TestTheServiceKeepsTheContractOfASealer(t *testing.T) {
+func TestServiceKeepsTheSealerContract(t *testing.T) {
 	sealertest.Run(t, func(t *testing.T) sealer.Sealer { return wired{start(t, options{})} })
 	t.Run("rotation", func(t *testing.T) {
 		sealertest.RunRotation(t, func(t *testing.T) (before, after sealer.Sealer) {

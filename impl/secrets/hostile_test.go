@@ -79,7 +79,7 @@ func (s *service) send(t testing.TB, path, body string) (status int, answer stri
 
 const bindingText = `"binding": {"customer_id": "c", "project_id": "p", "key_id": "k", "provider": "openai", "version": 1}`
 
-func TestABodyThatIsNotAsDocumentedIsRefusedWithoutAWordOfIt(t *testing.T) {
+func TestInvalidBodyIsRefusedAndNotRepeated(t *testing.T) {
 	s := start(t, options{})
 	plain := s.marked()
 	encoded := base64.StdEncoding.EncodeToString([]byte(plain))
@@ -118,7 +118,7 @@ func TestABodyThatIsNotAsDocumentedIsRefusedWithoutAWordOfIt(t *testing.T) {
 	require.Empty(t, s.audit.String())
 }
 
-func TestTheLargestOfEverythingFits(t *testing.T) {
+func TestLargestRequestsAreAccepted(t *testing.T) {
 	s := start(t, options{})
 	plain := strings.Repeat("x", 64<<10)
 	sealed := s.seal(plain)
@@ -191,7 +191,7 @@ func FuzzOpenBody(f *testing.F) {
 }
 
 // Fields marked as secret are the ones that nothing may show. This list changes under a reviewer's eyes only.
-func TestTheSecretFieldsOfTheDocument(t *testing.T) {
+func TestSecretFieldsOfTheDocument(t *testing.T) {
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
 	var found []string
@@ -224,7 +224,7 @@ func walk(ref *openapi3.SchemaRef, secret func(path string)) {
 	}
 }
 
-func TestWhatHoldsASecretPrintsWithoutIt(t *testing.T) {
+func TestTypesWithSecretsPrintRedacted(t *testing.T) {
 	const plain = "sk-0123456789abcdef"
 	request := sealRequest(plain)
 	for name, value := range map[string]any{"request": request, "response": gen.OpenResponse{Secret: request.Secret}} {

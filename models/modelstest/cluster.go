@@ -34,7 +34,7 @@ const (
 type StopMode syscall.Signal
 
 const (
-	// Smart waits for every session to end by itself.
+	// Smart waits until the clients have ended every session.
 	Smart = StopMode(syscall.SIGTERM)
 	// Fast ends the sessions, rolls their transactions back and writes a checkpoint.
 	Fast = StopMode(syscall.SIGINT)
@@ -192,7 +192,7 @@ func newCluster(opts ...Option) (*Cluster, error) {
 	return c, nil
 }
 
-// remove ends the cluster for good.
+// remove ends the cluster and deletes its folder.
 func (c *Cluster) remove(mode StopMode) error {
 	return errors.Join(c.Stop(mode), os.RemoveAll(c.dir))
 }

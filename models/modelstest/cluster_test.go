@@ -24,7 +24,7 @@ func ownClusterForever() {
 	select {}
 }
 
-func TestClusterKeepsCommittedRowsAndItsURL(t *testing.T) {
+func TestClusterKeepsRowsAndURLOverRestarts(t *testing.T) {
 	c := StartCluster(t)
 	database := c.URL("postgres")
 	execute(t, database, "CREATE TABLE keys (id text)")
@@ -49,7 +49,7 @@ func TestClusterKeepsCommittedRowsAndItsURL(t *testing.T) {
 	}
 }
 
-func TestKillCutsOpenTransactionsAndLeavesNoProcess(t *testing.T) {
+func TestKill(t *testing.T) {
 	c := StartCluster(t)
 	execute(t, c.URL("postgres"), "CREATE TABLE keys (id text)")
 	conn, err := pgx.Connect(t.Context(), c.URL("postgres"))
@@ -68,7 +68,7 @@ func TestKillCutsOpenTransactionsAndLeavesNoProcess(t *testing.T) {
 	require.Equal(t, 0, query[int](t, c.URL("postgres"), "SELECT count(*) FROM keys"))
 }
 
-func TestClusterAsStarted(t *testing.T) {
+func TestStartCluster(t *testing.T) {
 	c := StartCluster(t)
 	t.Run("commits are durable", func(t *testing.T) {
 		require.Equal(t, "on", query[string](t, c.URL("postgres"), "SHOW fsync"))
@@ -99,7 +99,7 @@ func TestClusterOptions(t *testing.T) {
 	})
 }
 
-func TestFoldersOfKilledProcessesAreSwept(t *testing.T) {
+func TestSweepRemovesFoldersOfKilledProcesses(t *testing.T) {
 	gone := osexec.CommandContext(t.Context(), "true")
 	require.NoError(t, gone.Run())
 	temp := t.TempDir()

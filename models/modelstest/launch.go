@@ -20,7 +20,7 @@ import (
 
 // sweep removes the folders of clusters whose processes were killed: some 40 MB each.
 func sweep(temp string) {
-	dirs, _ := filepath.Glob(filepath.Join(temp, dirPrefix+"*-*")) // fails on a bad pattern alone
+	dirs, _ := filepath.Glob(filepath.Join(temp, dirPrefix+"*-*")) // fails only on a bad pattern
 	for _, dir := range dirs {
 		owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), dirPrefix), "-")
 		pid, err := strconv.Atoi(owner)
@@ -54,7 +54,7 @@ func (c *Cluster) create() error {
 }
 
 // command prepares one of the server's programs: as the server's user, in a folder which that user may enter, and
-// without the PG* variables of whoever runs the tests.
+// without the PG* variables of the environment.
 func (c *Cluster) command(name string, args ...string) *osexec.Cmd {
 	//nolint:gosec,noctx // Our own arguments to the server's programs; Stop and Kill end them, not a context.
 	cmd := osexec.Command(filepath.Join(c.bin, name), args...)

@@ -38,7 +38,7 @@ func execute(t *testing.T, database, statement string) {
 	require.NoError(t, exec(t.Context(), database, statement))
 }
 
-func TestEachTestGetsAnEmptyDatabaseThatEndsWithIt(t *testing.T) {
+func TestPostgresDatabasePerTest(t *testing.T) {
 	const tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
 	var first string
 	t.Run("first", func(t *testing.T) {
@@ -55,7 +55,7 @@ func TestEachTestGetsAnEmptyDatabaseThatEndsWithIt(t *testing.T) {
 	require.ErrorContains(t, err, "does not exist")
 }
 
-func TestPostgresUsesTheServerItIsGiven(t *testing.T) {
+func TestPostgresOnAGivenServer(t *testing.T) {
 	given := StartCluster(t)
 	t.Setenv(EnvPostgresURL, given.URL("postgres"))
 	u, err := url.Parse(Postgres(t))
@@ -65,7 +65,7 @@ func TestPostgresUsesTheServerItIsGiven(t *testing.T) {
 		"SELECT count(*) FROM pg_database WHERE datname = '"+u.Path[1:]+"'"))
 }
 
-func TestAMalformedServerURLIsRefusedWithoutQuotingIt(t *testing.T) {
+func TestMalformedServerURLIsNotRepeated(t *testing.T) {
 	for _, bad := range []string{"postgres://u:hunter2@[::1", "host=127.0.0.1 password=hunter2", "http://u:hunter2@h/"} {
 		_, err := withDatabase(bad, "db")
 		require.ErrorContains(t, err, EnvPostgresURL)
@@ -73,20 +73,20 @@ func TestAMalformedServerURLIsRefusedWithoutQuotingIt(t *testing.T) {
 	}
 }
 
-func TestPostgresAsksForMain(t *testing.T) {
+func TestPostgresNeedsMain(t *testing.T) {
 	t.Setenv(EnvPostgresURL, "")
 	_, err := new(lazyCluster).url()
 	require.ErrorContains(t, err, "modelstest.Main(m)")
 }
 
-func TestMissingBinariesAreAnErrorThatSaysWhatToInstall(t *testing.T) {
+func TestMissingBinaries(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	_, err := findBinaries(t.TempDir())
 	require.ErrorIs(t, err, errNoPostgres)
 	require.ErrorContains(t, err, "apt-get install postgresql")
 }
 
-func TestBinariesAreFoundInPathThenVersion15ThenTheNewest(t *testing.T) {
+func TestOrderOfBinaries(t *testing.T) {
 	install := func(dir string) string {
 		require.NoError(t, os.MkdirAll(dir, 0o750))
 		for _, name := range []string{"initdb", "postgres"} {

@@ -31,7 +31,7 @@ func childrenOf(parent int) ([]int, error) {
 	return children, nil
 }
 
-// waitGone waits until none of the processes runs. A zombie counts as gone: who reaps it is not ours to say.
+// waitGone waits until none of the processes runs. A zombie counts as gone, since another process may have to reap it.
 func waitGone(pids []int, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	for _, pid := range pids {

@@ -51,7 +51,7 @@ func read(t *testing.T, environ []string, args ...string) (p *pantry, complaints
 	return p, nil
 }
 
-func TestFlagsOutrankVariablesAndTheseDefaults(t *testing.T) {
+func TestPrecedence(t *testing.T) {
 	p, complaints := read(t, []string{"PANTRY_JAM=fig", "PANTRY_JAM_JARS=7", "HOME=/"}, "--jam-jars", "8")
 	require.Empty(t, complaints)
 	require.Equal(t, "fig", p.Jam)
@@ -71,13 +71,13 @@ func TestFlagsOutrankVariablesAndTheseDefaults(t *testing.T) {
 	require.Nil(t, p.Of("cheese"))
 }
 
-func TestDefaultsAreInPlaceBeforeAnythingIsRead(t *testing.T) {
+func TestNewAppliesDefaults(t *testing.T) {
 	p := newPantry()
 	require.Equal(t, "plum", p.Jam)
 	require.Equal(t, 3, p.Jars)
 }
 
-func TestAPresetIsAnotherDefault(t *testing.T) {
+func TestPreset(t *testing.T) {
 	p := newPantry()
 	p.Of("jam").Preset("fig")
 	require.NoError(t, p.Read(nil))
@@ -85,13 +85,13 @@ func TestAPresetIsAnotherDefault(t *testing.T) {
 	require.Equal(t, settings.FromDefault, p.Of("jam").Origin())
 }
 
-func TestASwitchNeedsNoValue(t *testing.T) {
+func TestSwitchNeedsNoValue(t *testing.T) {
 	p, complaints := read(t, nil, "--open")
 	require.Empty(t, complaints)
 	require.True(t, p.Open)
 }
 
-func TestAllThatIsWrongIsToldAtOnceAndNoValueIsRepeated(t *testing.T) {
+func TestAllErrorsAreReportedWithoutValues(t *testing.T) {
 	p := newPantry()
 	err := p.Read([]string{"PANTRY_JAM=hunter2", "PANTRY_JAM_JARS=hunter2", "PANTRY_OPEN=", "PANTRY_JAMM=hunter2"},
 		func() []string { return []string{"the door: is locked"} })
@@ -104,7 +104,7 @@ func TestAllThatIsWrongIsToldAtOnceAndNoValueIsRepeated(t *testing.T) {
 	}, "\n"))
 }
 
-func TestWhoseAVariableIs(t *testing.T) {
+func TestUnknownVariables(t *testing.T) {
 	const unknown = ": no such setting; pantry serve --help lists them all"
 	cases := map[string]struct {
 		variable  string
@@ -140,7 +140,7 @@ func TestWhoseAVariableIs(t *testing.T) {
 	}
 }
 
-func TestAProgramWithTheLongerPrefixSeesItsOwnAlone(t *testing.T) {
+func TestProgramWithTheLongerPrefix(t *testing.T) {
 	var jam string
 	cellar := settings.New(settings.Names{Prefix: "PANTRY_CELLAR_", Program: "cellar"}, []*settings.Setting{
 		{Name: "jam", Arg: "kind", Default: "plum", Parse: settings.Text(&jam)},
@@ -157,7 +157,7 @@ func TestHelpShowsVariableAndDefault(t *testing.T) {
 		"      --open       leave the door open [PANTRY_OPEN]\n", flags.FlagUsages())
 }
 
-func TestAValueFromAFile(t *testing.T) {
+func TestOrFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("hunter2\n"), 0o600))
 
@@ -184,7 +184,7 @@ func TestAValueFromAFile(t *testing.T) {
 	require.ErrorContains(t, err, "--token-file: ")
 }
 
-func TestParsersStoreWhatIsSoundAndSayWhatIsWanted(t *testing.T) {
+func TestParsers(t *testing.T) {
 	var (
 		text     string
 		number   float64

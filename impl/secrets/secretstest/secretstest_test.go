@@ -16,13 +16,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestClientAndServiceKeepTheContractOfASealer(t *testing.T) {
+func TestClientKeepsTheSealerContract(t *testing.T) {
 	sealertest.Run(t, func(t *testing.T) sealer.Sealer {
 		return secretstest.Client(t, secretstest.Serve(t, sealertest.New(t)))
 	})
 }
 
-func TestClientAndServiceKeepTheContractWhenAKEKIsReplaced(t *testing.T) {
+func TestClientKeepsTheContractOverAKEKChange(t *testing.T) {
 	sealertest.RunRotation(t, func(t *testing.T) (before, after sealer.Sealer) {
 		path, copied := filepath.Join(t.TempDir(), "keyset.json"), filepath.Join(t.TempDir(), "keyset.json")
 		_, err := local.AddKEK(path)
