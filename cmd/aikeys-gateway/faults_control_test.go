@@ -94,7 +94,7 @@ func startControl(t *testing.T, database string, replicas int) *control {
 	return c
 }
 
-// aikeysd runs a command to its end and returns what it prints.
+// aikeysd runs a command and returns its output.
 func (c *control) aikeysd(args ...string) string {
 	c.t.Helper()
 	cmd := exec.CommandContext(c.t.Context(), programPath(c.t, "aikeysd"), args...)
@@ -164,7 +164,7 @@ func (r *replica) end(signal syscall.Signal) {
 	}
 }
 
-// metrics returns what the process measures.
+// metrics returns the process's metrics.
 func (r *replica) metrics() string { return send(r.t, http.MethodGet, r.ops+"/metrics", "").body }
 
 // streams reports whether data planes have streams to the process.

@@ -66,8 +66,8 @@ func (s *scene) flood(store *models.Store, told *dataplane.Resolver, changes int
 	}, patience, 2*time.Millisecond, "the changes were not told")
 }
 
-// A subscriber that never reads keeps no other waiting. A receipt waits for it until its lease has run out and no
-// longer; when more is to be told than what lies between holds, it is cut off.
+// A subscriber that never reads does not delay the others. A receipt waits for it only until its lease expires. When the buffers
+// in between are full, its connection is closed.
 func TestSubscriberThatStopsReading(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 1)

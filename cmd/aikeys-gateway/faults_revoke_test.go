@@ -18,8 +18,8 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// A second key takes over from the first, and the first from the second when that is revoked: no request fails in
-// between, on either engine.
+// A second key replaces the first, and the first serves again when the second is revoked. No request fails in between, on
+// either engine.
 func TestKeyReplacementHasNoGap(t *testing.T) {
 	t.Parallel()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -54,8 +54,8 @@ func TestKeyReplacementHasNoGap(t *testing.T) {
 // thousand is the number of concurrent callers.
 const thousand = 1000
 
-// A revocation passes while a thousand members' requests are on their way through three data planes: when its receipt
-// is complete, none of them gets the key any more, cached or not.
+// A key is revoked while a thousand members send requests through three data planes. Once the receipt is complete, no request
+// gets the key, cached or not.
 func TestFetchDuringRevocation(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 3)
@@ -79,7 +79,7 @@ func TestFetchDuringRevocation(t *testing.T) {
 	}
 	ask := func(i int) (key string, err error) {
 		user := dataplane.ForUser("acme", "chat", fmt.Sprintf("user-%d", i), "openai")
-		for range 10 { // on a busy machine an answer may come too late to be used, which serves nobody
+		for range 10 { // on a busy machine an answer may arrive too late to be used
 			var got *dataplane.Key
 			if got, err = resolvers[i%3].Resolve(context.Background(), user); err == nil {
 				return got.ID, nil
@@ -93,7 +93,7 @@ func TestFetchDuringRevocation(t *testing.T) {
 	s.owner(s.at(0)).revoke(t, s.older, "10s")
 	var mu sync.Mutex
 	var asking sync.WaitGroup
-	var last time.Time // when the last request was made that got the key
+	var last time.Time // when the last request that got the key was sent
 	served := make(chan struct{}, thousand)
 	for i := range thousand {
 		asking.Go(func() {
@@ -134,8 +134,8 @@ func TestFetchDuringRevocation(t *testing.T) {
 	require.True(t, last.Before(revoked.answered), "a request made after the receipt got the key")
 }
 
-// A member is removed while a key of their own serves them, and an API key is revoked while it is used: every gateway
-// refuses within the bound.
+// A member with a key of their own is removed, and an API key is revoked while it is in use. Every gateway refuses within the
+// bound.
 func TestRemovedMemberIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, modelstest.Postgres(t), 2)

@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	// held is how long a request that needs next to nothing takes where the machine does not let us work: other tests, or
-	// other machines on the same host, have the processor.
+	// held is the duration from which a trivial request shows that the process got no processor time, because of other tests or
+	// other machines on the same host.
 	held = 100 * time.Millisecond
-	// look is how often a witness sends one.
+	// look is the interval at which a witness sends a request.
 	look = 20 * time.Millisecond
 )
 

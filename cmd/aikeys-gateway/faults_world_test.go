@@ -11,7 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
-// scene is a control plane with two keys that the provider takes: an older one, and the newest, which serves.
+// scene is a control plane with two keys that the provider accepts. The newest key serves.
 type scene struct {
 	*control
 
@@ -33,13 +33,13 @@ func newScene(t *testing.T, database string, replicas int) *scene {
 	return s
 }
 
-// add registers a key of the project's, or of alice's own, that the provider takes.
+// add registers a key that the provider accepts, for the project or for alice.
 func (s *scene) add(own bool) string {
 	s.t.Helper()
 	return s.owner(s.at(0)).register(s.t, s.secret(), own)
 }
 
-// secret makes a key at the provider.
+// secret creates a key at the provider.
 func (s *scene) secret() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails

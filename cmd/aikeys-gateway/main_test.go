@@ -19,13 +19,13 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for an expected event.
 const patience = 20 * time.Second
 
-// callerToken is a caller's API key, as far as the control plane of these tests goes.
+// callerToken is a caller's API key that the control plane of these tests accepts.
 const callerToken = "ak_EXAMPLE_caller"
 
-// outcome is what one run of the program left.
+// outcome is the result of one run of the program.
 type outcome struct {
 	code           int
 	stdout, stderr string
@@ -59,7 +59,7 @@ func environOf(t *testing.T, controlPlane string) []string {
 	}
 }
 
-// served is the program serving.
+// served is a running gateway.
 type served struct {
 	t                     *testing.T
 	url, ops              string
@@ -133,7 +133,7 @@ func (s *served) eventually(what string, happened func() bool) {
 	}
 }
 
-// awaitReady returns once it has a lease.
+// awaitReady waits until the gateway has a lease.
 func (s *served) awaitReady() *served {
 	s.t.Helper()
 	s.eventually("ready", func() bool { return s.readyz().status == http.StatusOK })

@@ -21,7 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
-// What the peers' tests are about: a caller's key of ours, and the provider's key that it stands for.
+// A caller's API key, and the provider key that replaces it.
 const (
 	callerKey   = "ak_caller_0001"
 	providerKey = "sk-provider-0001"
@@ -33,8 +33,8 @@ func credentialHeaders() []string {
 	return []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"}
 }
 
-// authority decides as a gateway does, by a table: it shows what the sample configurations make of a gateway's answers,
-// whatever they are. It is both a forward-auth endpoint and an ext_authz service.
+// authority answers like a gateway, from a table, to test how the sample configurations handle every answer of a gateway. It is
+// both a forward-auth endpoint and an ext_authz service.
 type authority struct {
 	authv3.UnimplementedAuthorizationServer
 }
@@ -68,7 +68,7 @@ func (a authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	provider, ok := strings.CutPrefix(r.URL.Path, "/auth/")
 	name, value, status := a.decide(provider, credential)
 	if body, err := io.ReadAll(r.Body); !ok || err != nil || len(body) > 0 {
-		status = http.StatusBadRequest // no sample asks so
+		status = http.StatusBadRequest // no sample sends such a request
 	}
 	if status == http.StatusOK {
 		w.Header().Set(name, value)
@@ -210,8 +210,8 @@ func startPeerGateway(t *testing.T, provider *gatewaytest.Provider) *served {
 		"--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
 }
 
-// requireSDK shows that an SDK works with a base URL and a key of ours, that its streams are not held back, and that it
-// can tell what is wrong when its key is.
+// requireSDK checks that an SDK works with the gateway's base URL and key, that its streams are not buffered, and that it
+// reports an invalid key as such.
 func requireSDK(t *testing.T, script, url string, provider *gatewaytest.Provider, release chan struct{}) {
 	t.Helper()
 	provider.Forget()
@@ -292,7 +292,7 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 	})
 }
 
-// Envoy takes parameters out by their names, as they were sent: however a caller spells it, the key does not go on.
+// Envoy removes parameters by their literal names. However a caller encodes the name, the key must not reach the provider.
 func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	t.Parallel()
 	provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))

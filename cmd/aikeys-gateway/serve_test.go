@@ -26,7 +26,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
-// providerSecret is what the provider of these tests takes.
+// providerSecret is the key that the provider of these tests accepts.
 const providerSecret = "sk-EXAMPLE-EXAMPLE-0001"
 
 // world is a provider, and a control plane that has its key for a caller.

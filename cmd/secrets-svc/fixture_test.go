@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience is longer than anything may take here, with room for a busy machine.
+// patience is longer than any step of a test takes, even on a busy machine.
 const patience, often = 30 * time.Second, 20 * time.Millisecond
 
 // installation is a folder with what a service needs.
@@ -48,7 +48,7 @@ const everything = "[seal, open, rewrap, status]"
 // and no keys. Its path is short, as a socket's has to be.
 func install(t testing.TB) *installation {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // a socket's path has 104 bytes at the most
+	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // a socket's path has at most 104 bytes
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755)) // other users connect to the socket in it
@@ -72,7 +72,7 @@ func (i *installation) environ() []string {
 	}
 }
 
-// outcome is what became of a command.
+// outcome is the result of a command.
 type outcome struct {
 	code           int
 	stdout, stderr string
@@ -86,7 +86,7 @@ func (i *installation) run(environ []string, args ...string) outcome {
 	return outcome{code, stdout.String(), stderr.String()}
 }
 
-// must runs a command that has to work, and returns what it prints.
+// must runs a command that must succeed, and returns its output.
 func (i *installation) must(args ...string) string {
 	i.t.Helper()
 	got := i.run(nil, args...)
@@ -148,7 +148,7 @@ func (s *server) kill() {
 	_ = s.cmd.Wait()
 }
 
-// stop ends it in order.
+// stop shuts the service down cleanly.
 func (s *server) stop() {
 	s.t.Helper()
 	require.NoError(s.t, s.cmd.Process.Signal(syscall.SIGTERM))

@@ -105,7 +105,7 @@ func TestKeysRetireNeedsACount(t *testing.T) {
 	require.Equal(t, "retired", i.states()[old])
 }
 
-// A whole rotation by its runbook, while sixteen callers seal and open what they and others have sealed: no one notices.
+// Sixteen callers seal and open secrets during a rotation that follows the runbook. None of them gets an error.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	const callers = 16

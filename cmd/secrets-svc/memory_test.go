@@ -36,7 +36,7 @@ func TestMemoryIsWiped(t *testing.T) {
 	found := map[string]bool{}
 	for _, part := range s.mapped() {
 		text := make([]byte, part.end-part.start)
-		n, _ := memory.ReadAt(text, int64(part.start)) // a part may have gone meanwhile
+		n, _ := memory.ReadAt(text, int64(part.start)) // the process may have unmapped a part since
 		for _, form := range forms()[1:3] {            // as text and in hexadecimal digits: the base64 of requests is not wiped
 			for at := 0; ; at += len(form) {
 				next := bytes.Index(text[at:n], []byte(form))

@@ -23,10 +23,10 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// canary is a secret that is found wherever it gets to; each of a test's is one of its own.
+// canary returns a secret that the test searches for in all output. Each number has its own.
 func canary(n int) string { return fmt.Sprintf("sk-canary-%08d-hunter2", n) }
 
-// forms are how a canary may show, whole or the part that all have in common.
+// forms returns the encodings in which a canary could appear, whole or the part common to all canaries.
 func forms() []string {
 	const mark = "-hunter2"
 	found := []string{"canary", mark, hex.EncodeToString([]byte(mark))}
@@ -56,8 +56,7 @@ func shownIn(text []byte) string {
 	return ""
 }
 
-// A busy session, with everything going wrong that can, leaves nothing of its secrets in what the process writes, in its
-// files, or in what the system shows of it.
+// A session with many kinds of errors leaves no secret in the process's output, in its files, or in the process table.
 func TestNoSecretInLogsFilesOrProcessTable(t *testing.T) {
 	i := install(t)
 	i.create()
@@ -135,7 +134,7 @@ func sealWrongly(client sealer.Sealer, secret string) error {
 	return nil
 }
 
-// sendWrongly sends secrets where none belong.
+// sendWrongly sends secrets in fields and places where they do not belong.
 func (i *installation) sendWrongly(encoded, secret string) {
 	i.t.Helper()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

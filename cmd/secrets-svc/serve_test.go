@@ -71,7 +71,7 @@ func TestNamespaceWorksOnceItHasAKeyset(t *testing.T) {
 	require.Equal(t, http.StatusOK, status)
 }
 
-// Eight callers are at work while the process is killed, three times. What was sealed opens ever after.
+// The process is killed three times while eight callers seal. Every envelope that they received still opens afterwards.
 func TestRestartAfterKill(t *testing.T) {
 	t.Parallel()
 	i := install(t)
@@ -139,7 +139,7 @@ func TestFileInPlaceOfTheSocketIsKept(t *testing.T) {
 	require.Equal(t, "mine", i.read("api.sock"))
 }
 
-// The kernel says who the peer is, whatever the peer says: another user's process gets what that user may, and no more.
+// The kernel identifies the peer, regardless of its headers: a process of another user has exactly that user's permissions.
 func TestPeerOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	const nobody = 65534

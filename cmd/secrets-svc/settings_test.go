@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
-// page is where operators read of this program.
+// page is the documentation page of this program.
 const page = "../../docs/secrets.md"
 
 // loaded returns what settings make of flags and variables, and the complaints.

@@ -73,7 +73,7 @@ func TestMutualTLS(t *testing.T) {
 	i.clients(byName)
 	clients := newAuthority(t)
 	server, serverCA := overTLS(i, clients)
-	// keks asks for the KEKs with a certificate, or with none; status 0 is that there was no answer.
+	// keks asks for the KEKs with a certificate or without; status 0 means no response.
 	keks := func(certFile, keyFile string) (status int) {
 		pool := x509.NewCertPool()
 		require.True(t, pool.AppendCertsFromPEM([]byte(i.read("server-ca.crt"))))
@@ -81,7 +81,7 @@ func TestMutualTLS(t *testing.T) {
 		if certFile != "" {
 			pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 			require.NoError(t, err)
-			// Whatever the server asks for: it is the server that has to refuse it.
+			// Shown regardless of the authorities that the server names, since the server must refuse it.
 			settings.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
 		}
 		transport := &http.Transport{TLSClientConfig: settings}
@@ -118,15 +118,15 @@ func TestMutualTLS(t *testing.T) {
 		"names of two clients":    {clients, func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = []string{"aikeysd.internal"}, "Re-wrap" }, 403},
 		"no name":                 {clients, func(*x509.Certificate) {}, 403},
 		"another authority's":     {newAuthority(t), tlsfilestest.Named("aikeysd.internal"), 0},
-		"one that has expired": {clients, func(c *x509.Certificate) {
+		"expired certificate": {clients, func(c *x509.Certificate) {
 			tlsfilestest.Named("aikeysd.internal")(c)
 			c.NotAfter = time.Now().Add(-time.Minute)
 		}, 0},
-		"one that is not yet": {clients, func(c *x509.Certificate) {
+		"not yet valid certificate": {clients, func(c *x509.Certificate) {
 			tlsfilestest.Named("aikeysd.internal")(c)
 			c.NotBefore = time.Now().Add(time.Minute)
 		}, 0},
-		"one that is for servers": {clients, func(c *x509.Certificate) {
+		"server certificate": {clients, func(c *x509.Certificate) {
 			tlsfilestest.Named("aikeysd.internal")(c)
 			c.ExtKeyUsage = c.ExtKeyUsage[1:]
 		}, 0},

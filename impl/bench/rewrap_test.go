@@ -59,7 +59,7 @@ func BenchmarkRewrapPostgres(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// sealAll gives the keys of the data real envelopes.
+// sealAll replaces the envelopes of all keys with real ones.
 func sealAll(b *testing.B, database, keyset string) {
 	b.Helper()
 	store, err := modelsdb.Open(database, models.Options{Timeout: time.Minute})
@@ -97,7 +97,7 @@ type rewrapJob struct {
 	err   error
 	ended time.Time
 	began time.Time
-	// stopped is how long it was held, since when if it is.
+	// stopped is how long the job has been paused in all; since is when the latest pause began.
 	stopped time.Duration
 	since   time.Time
 }

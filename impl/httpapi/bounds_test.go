@@ -48,12 +48,12 @@ func newHandler(t *testing.T, authentication auth.MiddlewareConfig) http.Handler
 	return api.Echo
 }
 
-// watched are sessions that look at a credential for as long as the test likes, and know how many they look at. The
-// credential says what comes of it: "good" and "bad" at once, "slow …" when the test says so.
+// watched is an authenticator that counts how many lookups run at once. The credential selects the result: "good" and "bad" are
+// answered at once, "slow …" when the test closes answer.
 type watched struct {
 	mu            sync.Mutex
 	looking, most int
-	answer        chan struct{} // closed: the slow are answered
+	answer        chan struct{} // closed to answer the slow lookups
 }
 
 func (w *watched) Authenticate(ctx context.Context, authorization string) (auth.Principal, error) {
@@ -164,7 +164,7 @@ func TestNoLookupQueueBelowTheLimit(t *testing.T) {
 	}
 }
 
-// Else a refusal would come when the time to read a request is over, and hold its connection until then.
+// Otherwise the refusal would be sent only at the read timeout, and the connection held until then.
 func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 	once := ratelimit.Rate{PerSecond: 0.0001, Burst: 1}
 	for name, tc := range map[string]struct {
@@ -214,7 +214,7 @@ func exchange(t *testing.T, server *lifecycle.Server, head string) *http.Respons
 	return response
 }
 
-// A connection is worth keeping where nothing is left on it.
+// A connection without unread data can be reused.
 func TestRefusalWithoutBodyKeepsTheConnection(t *testing.T) {
 	server := startServer(t, newHandler(t, auth.MiddlewareConfig{Sessions: &watched{}}).ServeHTTP, nil)
 	conn := dial(t, server)
@@ -269,7 +269,7 @@ func TestBodyErrorsNameTheFieldNotItsValue(t *testing.T) {
 	}
 }
 
-// envFewFiles makes the test binary, started by itself, two servers in a process that may hold few files.
+// envFewFiles makes the test binary, as a child of the test, run two servers with a low limit on open files.
 const envFewFiles = "HTTPAPI_TEST_FEW_FILES"
 
 func TestListenersShareConnectionsFairly(t *testing.T) {
@@ -315,7 +315,7 @@ func TestListenersShareConnectionsFairly(t *testing.T) {
 		}
 		return response.Body.Close()
 	}
-	time.Sleep(100 * time.Millisecond) // for the first server to take what it takes
+	time.Sleep(100 * time.Millisecond) // lets the first server accept as many connections as it can
 	for range 5 {
 		require.NoError(t, ask(ops))
 	}

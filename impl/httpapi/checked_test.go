@@ -17,7 +17,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 )
 
-// open lets everybody in.
+// open is an authenticator that accepts every request.
 type open struct{}
 
 func (open) Authenticate(context.Context, string) (auth.Principal, error) {
@@ -44,7 +44,7 @@ func newAPI(t *testing.T, change func(doc *openapi3.T)) (*httpapi.API, error) {
 	return httpapi.NewAPI(httpapi.Config{Document: doc, Problems: httpapi.Problems(auth.Problems()...), Authenticate: auth.Middleware(auth.MiddlewareConfig{Sessions: open{}}), Observer: observer})
 }
 
-// An operation that was registered without its middlewares would be open to everybody and take anything.
+// An operation registered without its middlewares would be neither authenticated nor validated.
 func TestOperationWithoutMiddlewaresIsRefused(t *testing.T) {
 	ask := func(t *testing.T, forget string) int {
 		t.Helper()
@@ -81,7 +81,7 @@ func TestEveryOperationHasMiddlewaresAndNoOther(t *testing.T) {
 	require.ElementsMatch(t, operations, having)
 }
 
-// What the validator could not check must not start: it would pass unchecked.
+// NewAPI refuses documents with features that the validator does not check.
 func TestUncheckableDocumentIsRefused(t *testing.T) {
 	for name, change := range map[string]func(op *openapi3.Operation){
 		"a parameter in a cookie": func(op *openapi3.Operation) {

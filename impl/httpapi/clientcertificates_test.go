@@ -21,7 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
-// byCertificate knows one name, and what it was asked last.
+// byCertificate accepts one certificate name and records the names that it was last called with.
 type byCertificate struct {
 	mu    sync.Mutex
 	names []string
@@ -43,7 +43,7 @@ func (b *byCertificate) asked() []string {
 	return b.names
 }
 
-// mutual is a server that takes client certificates beside tokens.
+// mutual is a server that accepts client certificates as well as tokens.
 type mutual struct {
 	t        *testing.T
 	server   *lifecycle.Server
@@ -67,7 +67,7 @@ func newMutual(t *testing.T) *mutual {
 	return m
 }
 
-// client returns one that shows a certificate, or none.
+// client returns an HTTP client with a client certificate, or without one.
 func (m *mutual) client(certificate *tlsfilestest.Certificate) *http.Client {
 	m.t.Helper()
 	settings := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: m.own.Pool(m.t)}
@@ -85,7 +85,7 @@ func (m *mutual) issue(change func(*x509.Certificate)) *tlsfilestest.Certificate
 	return &certificate
 }
 
-// ask sends a request with Authorization headers. A status of 0 is no answer.
+// ask sends a request with Authorization headers. Status 0 means no response.
 func (m *mutual) ask(client *http.Client, authorization ...string) (status int, closed bool) {
 	m.t.Helper()
 	request, err := http.NewRequestWithContext(m.t.Context(), http.MethodGet, m.server.URL()+"/v1/whoami", http.NoBody)
@@ -122,11 +122,11 @@ func TestTokenTakesPrecedenceOverCertificate(t *testing.T) {
 		"two tokens, and a good certificate":    {known, []string{"Bearer good", "Bearer good"}, http.StatusUnauthorized},
 		"one without a name":                    {m.issue(func(*x509.Certificate) {}), nil, http.StatusUnauthorized},
 		"one of an authority that is not known": {ptr(tlsfilestest.NewAuthority(t).Issue(t, t.TempDir(), tlsfilestest.Named("edge.internal"))), nil, 0},
-		"one that has expired": {m.issue(func(c *x509.Certificate) {
+		"expired certificate": {m.issue(func(c *x509.Certificate) {
 			tlsfilestest.Named("edge.internal")(c)
 			c.NotAfter = time.Now().Add(-time.Minute)
 		}), nil, 0},
-		"one that is for servers": {m.issue(func(c *x509.Certificate) {
+		"server certificate": {m.issue(func(c *x509.Certificate) {
 			tlsfilestest.Named("edge.internal")(c)
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		}), nil, 0},
@@ -173,7 +173,7 @@ func TestCertificateExpiresOnAnOpenConnection(t *testing.T) {
 	_, closed = m.ask(m.client(m.issue(tlsfilestest.Named("edge.internal"))))
 	require.False(t, closed)
 
-	// Who asks for it, keeps a connection all the same.
+	// A connection on which the first request is sent only after the certificate has expired.
 	conn, err := (&tls.Dialer{Config: client.Transport.(*http.Transport).TLSClientConfig}).DialContext(t.Context(), "tcp", hostOf(m.server)) //nolint:forcetypeassert // the helper's own
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()

@@ -14,7 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
-// Strangers can fail as often as they like: that fills no log, and nothing that they send gets there.
+// Refused handshakes are logged at a limited rate, without anything that the client sent.
 func TestRefusedHandshakesAreLogged(t *testing.T) {
 	const canary, attempts = "CANARY-7f3a", 40
 	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)

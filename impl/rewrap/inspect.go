@@ -63,7 +63,7 @@ func NewInspector(ctx context.Context, store Store, s sealer.Sealer) (*Inspector
 	}
 	i := &Inspector{store: store, sealer: s, states: map[string]sealer.KEKState{}}
 	for _, kek := range keks {
-		// When two sealers have the same KEK, the first in the list is the one that seals.
+		// When two sealers have the same KEK, the first in the list seals.
 		if _, known := i.states[kek.ID]; !known {
 			i.keks, i.states[kek.ID] = append(i.keks, kek), kek.State
 		}

@@ -14,7 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// operations are all that the document has, each tried on a good envelope.
+// operations are all operations of the API document, each called with a valid envelope.
 func operations(s *service, envelope string) map[secrets.Permission]func() answer {
 	ctx := context.Background()
 	return map[secrets.Permission]func() answer{
@@ -129,7 +129,7 @@ func TestNamespacesAreSeparate(t *testing.T) {
 	s.requireOpens(envelope, plain)
 }
 
-// A connection that is no unix socket of ours, and none with a client certificate, has no identity: there is no way in.
+// A connection that is neither from WithPeers nor TLS with a client certificate has no identity, so every request is refused.
 func TestConnectionWithoutIdentityIsRefused(t *testing.T) {
 	require.Empty(t, secrets.Identities(t.Context()))
 	s := start(t, options{})

@@ -46,7 +46,7 @@ func TestAuditLinePerOpen(t *testing.T) {
 	require.Len(t, s.audited(), 4, "nothing else is audited")
 }
 
-// faulty is an audit log that may be lost.
+// faulty is an audit log whose writes can fail.
 type faulty struct {
 	buffer
 	lost atomic.Bool
@@ -110,7 +110,7 @@ func TestAuditIsCompleteUnderLoad(t *testing.T) {
 	require.Empty(t, answered)
 }
 
-// crashing is a sealer that panics with whatever it knows.
+// crashing is a sealer that panics with the secret it has opened.
 type crashing struct{ sealer.Sealer }
 
 func (c crashing) Open(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
@@ -128,7 +128,7 @@ func TestPanicIsAuditedWithoutTheSecret(t *testing.T) {
 	require.Contains(t, s.log.String(), "crashing.Open", "where it happened")
 }
 
-// keeping is a sealer that keeps hold of what passes through it.
+// keeping is a sealer that keeps references to the secrets that pass through it.
 type keeping struct {
 	sealer.Sealer
 	passed chan sealer.Secret

@@ -15,10 +15,10 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// patience is longer than anything may take here, with room for a busy machine.
+// patience is longer than any step of a test takes, even on a busy machine.
 const patience, often = 20 * time.Second, 5 * time.Millisecond
 
-// held is a sealer whose seals wait until they are let go, and which counts how many there are at once.
+// held is a sealer whose seals block until they are released. It counts how many run at once.
 type held struct {
 	sealer.Sealer
 	release      chan struct{}
@@ -59,7 +59,7 @@ func TestOverloadIsRefusedAtOnce(t *testing.T) {
 			}
 		})
 	}
-	// Nobody at work goes on, and yet those for whom there is no place have their answers.
+	// While all running seals are blocked, requests beyond the queue's limit are refused at once.
 	require.Eventually(t, func() bool { return sentAway.Load() == callers-atWork-queue }, patience, often)
 	require.Zero(t, served.Load())
 	require.Equal(t, map[string]float64{
@@ -70,7 +70,7 @@ func TestOverloadIsRefusedAtOnce(t *testing.T) {
 	require.EqualValues(t, atWork+queue, served.Load())
 	require.EqualValues(t, atWork, backend.most.Load())
 	require.Contains(t, s.log.String(), `"status":503`)
-	s.seal(s.marked()) // all is well again
+	s.seal(s.marked()) // the service works again
 }
 
 func TestCanceledRequestLeavesTheQueue(t *testing.T) {
@@ -100,7 +100,7 @@ func TestCanceledRequestLeavesTheQueue(t *testing.T) {
 	s.seal(s.marked())
 }
 
-// gauges are the service's own, by name.
+// gauges returns the values of the service's gauges, by name.
 func (s *service) gauges() map[string]float64 {
 	s.t.Helper()
 	gathered, err := s.registry.Gather()

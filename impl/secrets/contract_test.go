@@ -26,7 +26,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// contract is the document, closed: values that its growing lists do not have are errors.
+// contract is the API document with its extensible enums closed: unknown values are errors.
 var contract = sync.OnceValues(func() (*openapi3.T, error) {
 	doc, err := gen.GetSpec()
 	if err != nil {
@@ -46,7 +46,7 @@ var contract = sync.OnceValues(func() (*openapi3.T, error) {
 	return doc, nil
 })
 
-// complaints says what is wrong with a reply.
+// complaints returns what is wrong with a response.
 func complaints(req *http.Request, resp *http.Response, body []byte) []string {
 	doc, err := contract()
 	if err != nil {
@@ -78,7 +78,7 @@ func complaints(req *http.Request, resp *http.Response, body []byte) []string {
 	return found
 }
 
-// checkedTransport checks every reply on its way to the client, and keeps refusals to be searched for secrets.
+// checkedTransport checks every response against the document, and keeps refusals so that they can be searched for secrets.
 type checkedTransport struct {
 	service *service
 	base    http.RoundTripper
@@ -105,7 +105,7 @@ func (c *checkedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return resp, nil
 }
 
-// wired is a Sealer over the generated client alone: what the document promises, and no more.
+// wired is a Sealer that uses only the generated client, so only what the document promises.
 type wired struct{ *service }
 
 // Seal implements sealer.Sealer.
@@ -131,7 +131,7 @@ func (w wired) Open(ctx context.Context, b sealer.Binding, envelope []byte) (sea
 	return sealer.NewSecret(plain), err
 }
 
-// Rewrap implements sealer.Sealer. What is wrong with an item of a batch, the answer to the batch does not tell.
+// Rewrap implements sealer.Sealer. The response to a batch does not say what is wrong with an item.
 func (w wired) Rewrap(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Envelope, error) {
 	if _, err := b.AssociatedData(); err != nil {
 		return sealer.Envelope{}, err
@@ -223,7 +223,7 @@ func TestServiceKeepsTheSealerContract(t *testing.T) {
 	})
 }
 
-// copied is a sealer with a keyset as it is now.
+// copied returns a sealer with a copy of the current keyset.
 func copied(t *testing.T, keyset string) sealer.Sealer {
 	t.Helper()
 	text := readFile(t, keyset)

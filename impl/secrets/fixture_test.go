@@ -37,7 +37,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// everything is what a client may do unless a test says otherwise.
+// everything is the default permissions of a client in these tests.
 const everything = `["seal", "open", "rewrap", "status"]`
 
 // clientsOf returns a list with one client, the user of this process.
@@ -49,7 +49,7 @@ func clientsOf(t testing.TB, may string) *secrets.ClientList {
 	return list
 }
 
-// listed is a list that a test may exchange.
+// listed is a client list that a test can replace.
 type listed struct {
 	mu   sync.Mutex
 	list *secrets.ClientList
@@ -101,7 +101,7 @@ func (b *buffer) reset() {
 	b.data.Reset()
 }
 
-// options adjust a service; the zero value will do.
+// options configure a service. The zero value is valid.
 type options struct {
 	clients                 *secrets.ClientList
 	spaces                  spaces
@@ -109,8 +109,8 @@ type options struct {
 	maxConcurrent, maxQueue int
 }
 
-// service is the secrets service on a unix socket. Whatever it answers is checked against the document; whatever it logs,
-// audits, measures or refuses with is searched for the secrets that the test used.
+// service is the secrets service on a unix socket. Every response is checked against the document, and the log, audit, metrics
+// and refusals are searched for the secrets that the test used.
 type service struct {
 	t                    testing.TB
 	socket               string
@@ -181,7 +181,7 @@ func (s *service) serve(log *slog.Logger) {
 	})
 }
 
-// marked returns a new secret that is found wherever it gets to.
+// marked returns a new secret that the test's end searches for in all output.
 func (s *service) marked() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -195,7 +195,7 @@ func (s *service) hide(text string) string {
 	return text
 }
 
-// forms are how a secret may show.
+// forms returns the encodings in which a secret could appear.
 func forms(text string) []string {
 	return []string{text, base64.StdEncoding.EncodeToString([]byte(text)), hex.EncodeToString([]byte(text))}
 }

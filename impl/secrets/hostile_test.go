@@ -22,7 +22,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/secrets"
 )
 
-// past asks the handler past the socket, as nobody.
+// past calls the handler directly, without an identity.
 func (s *service) past(t testing.TB, method, path, body string) int {
 	t.Helper()
 	req := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
@@ -32,7 +32,7 @@ func (s *service) past(t testing.TB, method, path, body string) int {
 	return recorder.Code
 }
 
-// ask asks the handler past the socket, on a connection of this process.
+// ask calls the handler directly, with the identity of this process.
 func (s *service) ask(t testing.TB, c net.Conn, path string, body []byte) *httptest.ResponseRecorder {
 	t.Helper()
 	req := httptest.NewRequestWithContext(secrets.ConnContext(t.Context(), c), http.MethodPost, path, bytes.NewReader(body))
@@ -46,10 +46,10 @@ func (s *service) ask(t testing.TB, c net.Conn, path string, body []byte) *httpt
 	return recorder
 }
 
-// connection returns one end of a connection of this process with itself: the one that knows its peer.
+// connection returns the accepted end of a connection of this process to itself, which knows its peer.
 func connection(t testing.TB) net.Conn {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "secrets") //nolint:usetesting // a socket's path has 108 bytes at the most
+	dir, err := os.MkdirTemp("", "secrets") //nolint:usetesting // a socket's path has at most 108 bytes
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	unix, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unix"})
@@ -63,7 +63,7 @@ func connection(t testing.TB) net.Conn {
 	return accepted
 }
 
-// send asks over the socket.
+// send sends a request over the socket.
 func (s *service) send(t testing.TB, path, body string) (status int, answer string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://secrets-svc"+path, strings.NewReader(body))
@@ -142,7 +142,7 @@ func TestLargestRequestsAreAccepted(t *testing.T) {
 	}
 }
 
-// FuzzSealBody: whatever the body, the answer is documented, is no fault of ours and shows nothing of it. "SECRET" in a
+// FuzzSealBody checks that the response to any body is documented, is no internal error and repeats nothing of the body. "SECRET" in a
 // body stands for text that nothing may show, and "BASE64" for the same in base64.
 func FuzzSealBody(f *testing.F) {
 	for _, seed := range []string{
@@ -169,8 +169,8 @@ func FuzzSealBody(f *testing.F) {
 	})
 }
 
-// FuzzOpenBody: whatever the body, the answer is documented and no fault of ours. "ENVELOPE" in a body stands for a good
-// one.
+// FuzzOpenBody checks that the response to any body is documented and no internal error. "ENVELOPE" in a body stands for a
+// valid envelope.
 func FuzzOpenBody(f *testing.F) {
 	s, c := start(f, options{}), connection(f)
 	envelope := s.seal("sk-0123456789").Envelope
@@ -190,7 +190,7 @@ func FuzzOpenBody(f *testing.F) {
 	})
 }
 
-// Fields marked as secret are the ones that nothing may show. This list changes under a reviewer's eyes only.
+// Fields marked as secret must never be shown. The list is repeated here so that a reviewer sees every change to it.
 func TestSecretFieldsOfTheDocument(t *testing.T) {
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)

@@ -149,7 +149,7 @@ func (r *request) setError(field, message string) {
 	}
 }
 
-// checkText refuses an empty text, and one that JSON can't hold unchanged. The error does not repeat it.
+// checkText refuses a text that is empty or that JSON can't represent unchanged. The error does not repeat it.
 func (r *request) checkText(field, text string) {
 	switch {
 	case text == "":

@@ -15,7 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 )
 
-// pantry is what a made-up program may set.
+// pantry holds the settings of an invented program.
 type pantry struct {
 	*settings.Set
 
@@ -111,16 +111,16 @@ func TestUnknownVariables(t *testing.T) {
 		complaint string
 	}{
 		"another program's":                                {"CELLAR_LIGHT", ""},
-		"one that only resembles ours":                     {"PANTRYJAM", ""},
+		"without the prefix's underscore":                  {"PANTRYJAM", ""},
 		"a program's whose prefix is longer":               {"PANTRY_CELLAR_JAM", ""},
 		"a Kubernetes Service's of that program":           {"PANTRY_CELLAR_SERVICE_HOST", ""},
-		"one that resembles that program's":                {"PANTRY_CELLARS_JAM", unknown},
+		"similar to that program's":                        {"PANTRY_CELLARS_JAM", unknown},
 		"that program's prefix without its end":            {"PANTRY_CELLAR", unknown},
 		"a Kubernetes Service's host":                      {"PANTRY_SERVICE_HOST", ""},
 		"a Kubernetes Service's named port":                {"PANTRY_SERVICE_PORT_HTTP", ""},
 		"a Kubernetes Service's link":                      {"PANTRY_PORT", ""},
 		"a Kubernetes Service's link in parts":             {"PANTRY_PORT_80_TCP_PROTO", ""},
-		"one that is nearly a Kubernetes Service's":        {"PANTRY_PORTS", unknown},
+		"similar to a Kubernetes Service's":                {"PANTRY_PORTS", unknown},
 		"a port that is no Kubernetes Service's":           {"PANTRY_DATABASE_PORT", unknown},
 		"a Kubernetes Service's of an unknown program":     {"PANTRY_ATTIC_SERVICE_HOST", unknown},
 		"one in lower case":                                {"PANTRY_jam", ": no such setting; did you mean PANTRY_JAM or PANTRY_JAM_JARS?"},

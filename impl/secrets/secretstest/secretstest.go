@@ -28,10 +28,10 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// Variable is the environment's word on how the server's tests seal: "remote", or "local", which is the default.
+// Variable is the environment variable that selects how the server's tests seal: "remote", or "local", which is the default.
 const Variable = "AIKEYS_TEST_SEALER"
 
-// IsRemote tells whether the tests of the server seal through a service.
+// IsRemote reports whether the server's tests seal through a secrets service.
 func IsRemote(t testing.TB) bool {
 	t.Helper()
 	switch how := os.Getenv(Variable); how {
@@ -45,7 +45,7 @@ func IsRemote(t testing.TB) bool {
 	}
 }
 
-// Backend returns a Sealer with a KEK of its own, as the environment wants it: in this process, or behind a service.
+// Backend returns a Sealer with a new KEK, in this process or behind a service as Variable selects.
 func Backend(t testing.TB) sealer.Sealer {
 	t.Helper()
 	backend := sealertest.New(t)
@@ -70,14 +70,14 @@ type one struct{ backend sealer.Sealer }
 // Sealer implements secrets.Namespaces.
 func (o one) Sealer(context.Context, string) (sealer.Sealer, error) { return o.backend, nil }
 
-// shutdownTimeout is how long the requests that a test left behind may take.
+// shutdownTimeout bounds how long the end of a test waits for requests in flight.
 const shutdownTimeout = 10 * time.Second
 
 // Serve runs a service over a backend until the test ends, and returns the path of its socket. The user of this process
 // may do everything there.
 func Serve(t testing.TB, backend sealer.Sealer) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "secrets") //nolint:usetesting // a socket's path has 108 bytes at the most
+	dir, err := os.MkdirTemp("", "secrets") //nolint:usetesting // a socket's path has at most 108 bytes
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	socket = filepath.Join(dir, "api.sock")
@@ -98,7 +98,7 @@ func Serve(t testing.TB, backend sealer.Sealer) (socket string) {
 	return socket
 }
 
-// Plenty of room: what a crowd meets is for the service's own tests.
+// The limits are high: overload is tested in package secrets.
 const maxConcurrent, maxQueue = 64, 1024
 
 func newHandler(t testing.TB, backend sealer.Sealer, log *slog.Logger) http.Handler {
