@@ -148,7 +148,7 @@ for (const name of readdirSync(join(root, 'examples'))) {
     cpSync(join(root, 'examples', name), work, { recursive: true });
     cpSync(unpacked, join(work, 'third_party', basename(unpacked)), { recursive: true });
     const env = { ...process.env, ...session };
-    const install = ['install', '--omit=dev', '--offline', '--ignore-scripts', '--no-audit', '--no-fund'];
+    const install = ['install', '--omit=dev', '--prefer-offline', '--ignore-scripts', '--no-audit', '--no-fund'];
     execFileSync('npm', [...install, '--no-package-lock', '--loglevel=error'], { cwd: work, env });
     symlinkSync(join(root, 'node_modules/tsx'), join(work, 'node_modules/tsx'));
     const options = { cwd: work, env, encoding: 'utf8' } as const;
