@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -129,6 +130,10 @@ func (s *Store) transact(ctx context.Context, from Pool, fn func(*Tx) error) err
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	if err := s.engine.Transact(ctx, from, fn); err != nil {
+		// Canceling ctx closes the connection, and what then uses it returns driver.ErrBadConn or sql.ErrTxDone without the cause.
+		if errors.Is(ctx.Err(), context.Canceled) && !hasSentinel(err) && !errors.Is(err, context.Canceled) {
+			err = fmt.Errorf("%w: %w", context.Canceled, err)
+		}
 		return s.classify(err)
 	}
 	s.Wake()
