@@ -172,8 +172,7 @@ func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
 			}
 			leave()
 		}
-		// pgx may keep the place of a connection for 15 s after a caller has gone.
-		require.Eventually(t, func() bool { return len(ends(s, "setPolicy")) == clients }, 40*time.Second, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return len(ends(s, "setPolicy")) == clients }, 10*time.Second, 5*time.Millisecond)
 		refused := 0
 		for _, end := range ends(s, "setPolicy") {
 			require.Equal(t, "INFO", end.level, "status %d", end.status)
