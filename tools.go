@@ -19,7 +19,7 @@
 //	github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen
 //
 // "go tool oapi-codegen" builds and runs that version. "make generate", which is "go generate ./...", runs it for every
-// document of spec; the go:generate lines are in the packages whose files they write. The programs do not link it. The
+// document of spec; the go:generate lines are in the packages whose files they write. The programs do not link the generator. The
 // linters, the test runner and the check for breaking changes are pinned in tools/go.mod, which keeps their hundreds of
 // dependencies out of this module.
 package aikeys

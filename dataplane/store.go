@@ -133,7 +133,8 @@ func (s *store) commitFetch(p *pendingFetch, e *entry, asOf position.Position, l
 		s.setFence(p)
 		return false
 	}
-	// A refusal that names no project can't be compared with the events that passed, so it is not cached either.
+	// Without a project, touches can't report whether an event concerns this refusal. So if any event arrived during the
+	// fetch, the refusal is not cached.
 	if !outdated && (!passed || e.project.customer != "") {
 		s.insert(e)
 	}

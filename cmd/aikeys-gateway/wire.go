@@ -142,7 +142,8 @@ const (
 	stateDraining = "draining"
 )
 
-// readiness is a lifecycle.Readiness: the gateway is ready with a lease, and for as long after it as keys may be stale.
+// readiness is a lifecycle.Readiness. The gateway is ready while it holds a lease, and after the lease for as long as
+// --max-stale lets it serve cached keys; never while it drains.
 func (s *service) readiness(context.Context) (ready bool, why any) {
 	ready, state := s.state()
 	return ready, struct {

@@ -139,7 +139,7 @@ func (cp *ControlPlane) Forget() {
 	})
 }
 
-// Transaction has begun, and is not in any position until the test commits it.
+// Transaction is a transaction that has begun. No position contains it until the test commits it.
 type Transaction struct {
 	cp *ControlPlane
 	// Tx is its number.

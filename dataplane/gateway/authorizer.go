@@ -17,8 +17,8 @@ type Grant struct {
 	KeyID, Provider, Reason string
 	// Header returns the header to set. The other CredentialHeaders must be removed.
 	Header func() (name, value string)
-	// Parameters returns the names of the query parameters to remove, spelled as they were sent: they contain the caller's
-	// credential.
+	// Parameters returns the names, spelled as sent, of the query parameters that contain the caller's credential. They must
+	// be removed.
 	Parameters func() []string
 }
 

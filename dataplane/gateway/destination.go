@@ -168,9 +168,9 @@ func fromHex(c byte) byte {
 	return c&^0x20 - 'A' + 10
 }
 
-// CheckUpstreams returns all that is wrong with a value for Config.Upstreams, in the order of the slugs. New checks only
-// the destinations; it ignores unknown providers, to which no request can go. The error repeats no URL, which may hold a
-// password.
+// CheckUpstreams returns everything that is wrong with a value for Config.Upstreams, in the order of the slugs, including
+// unknown providers. New accepts those, because no request can go to them, and checks only the URLs. The error repeats no
+// URL, because one may hold a password.
 func CheckUpstreams(upstreams map[string]*url.URL) error {
 	if len(upstreams) == 0 {
 		return nil

@@ -57,7 +57,8 @@ func (a *Authenticator) verifyCertificate(ctx context.Context, names []string, n
 	return dataPlanePrincipal(rows[0], now)
 }
 
-// verifyDataPlane returns the data plane of a token, as verifyAPIKey does for users.
+// verifyDataPlane looks up the data plane of a token. It fails unless the hash matches and the data plane is neither revoked
+// nor expired.
 func (a *Authenticator) verifyDataPlane(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
 	row, err := a.dataPlanes.FindDataPlane(ctx, id)
 	if err := checkSecret(ctx, row.Hash, hash, err); err != nil {

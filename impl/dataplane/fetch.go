@@ -52,7 +52,8 @@ type found struct {
 	asOf string
 }
 
-// find looks up the key that a data plane asks for, in one statement, and chooses among what serves.
+// find looks up what a data plane asks for, in one statement, and chooses among the keys. If the newest key is bad and the
+// policy says next_key, Resolve reads the others in a second statement.
 func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now time.Time) (found, error) {
 	if l.keyID != "" {
 		return s.findByID(ctx, dataPlaneID, l.keyID, now)
