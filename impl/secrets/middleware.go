@@ -66,12 +66,12 @@ func (a *admission) middleware(next echo.HandlerFunc) echo.HandlerFunc {
 func (a *admission) serve(c echo.Context, call *httpapi.Call, next echo.HandlerFunc) error {
 	r := c.Request()
 	if err := a.authorize(r.Context(), call); err != nil {
-		return err
+		return refuseUnread(c, err)
 	}
 	if r.Method == http.MethodPost {
 		wipe, err := a.readBody(c)
 		if err != nil {
-			return err
+			return refuseUnread(c, err)
 		}
 		defer wipe()
 	}
@@ -81,6 +81,13 @@ func (a *admission) serve(c echo.Context, call *httpapi.Call, next echo.HandlerF
 	}
 	defer release()
 	return next(c)
+}
+
+// refuseUnread returns err, after which the connection is closed: net/http would otherwise wait for the rest of a body that
+// is not read before it sends the answer.
+func refuseUnread(c echo.Context, err error) error {
+	c.Response().Header().Set("Connection", "close")
+	return err
 }
 
 // LogAttrs implements httpapi.Actor.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -200,7 +201,17 @@ func (e *engine) FetchByID(ctx context.Context, dataPlaneID, id string, now int6
 
 // RecordFetch implements models.Engine.
 func (e *engine) RecordFetch(ctx context.Context, r models.FetchRecord) error {
-	return e.records.Do(ctx, r)
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(e.timeout)
+	}
+	return e.records.Do(ctx, queuedRecord{r, deadline})
+}
+
+// queuedRecord is a record and the time at which its caller gives up.
+type queuedRecord struct {
+	models.FetchRecord
+	deadline time.Time
 }
 
 // maxRecords bounds how many records one commit carries.
@@ -208,10 +219,15 @@ const maxRecords = 256
 
 // insertRecords stores a group of records in one commit, which does not wait for the disk: a crash of the database server can
 // lose records of fetches, and nothing else. One statement for each record would cost a commit before each answer.
-func (e *engine) insertRecords(group []models.FetchRecord) error {
-	ctx, cancel := context.WithTimeout(context.Background(), e.timeout)
-	defer cancel()
+// The earliest deadline of a member is the group's.
+func (e *engine) insertRecords(group []queuedRecord) error {
 	n := len(group)
+	if n == 0 {
+		return nil
+	}
+	first := slices.MinFunc(group, func(a, b queuedRecord) int { return a.deadline.Compare(b.deadline) })
+	ctx, cancel := context.WithDeadline(context.Background(), first.deadline)
+	defer cancel()
 	at, versions := make([]int64, n), make([]uint32, n)
 	var dataPlanes, customers, projects, users, tokens, providers, keys, decisions, reasons, requests []string
 	for i, r := range group {

@@ -50,7 +50,7 @@ type engine struct {
 	// reads reads single rows for requests, in groups.
 	reads *batch.Worker[*read]
 	// records writes records of fetches, in groups, on one reserved connection.
-	records *batch.Worker[models.FetchRecord]
+	records *batch.Worker[queuedRecord]
 	// writers has a place for each transaction of a request. They get half of the connections, so that writers that wait for one
 	// another leave the other half to everything else.
 	writers chan struct{}
@@ -101,8 +101,8 @@ func Open(url string, opts models.Options) (models.Engine, error) {
 	if failed != nil {
 		return nil, failed
 	}
-	e.reads = batch.New(concurrentReads, maxReads, e.readGroup, isStatementAtFault)
-	e.records = batch.New(1, maxRecords, func(group iter.Seq[models.FetchRecord]) error { return e.insertRecords(slices.Collect(group)) }, isRefused)
+	e.reads = batch.New(concurrentReads, maxReads, e.readGroup, mayConcernOne)
+	e.records = batch.New(1, maxRecords, func(group iter.Seq[queuedRecord]) error { return e.insertRecords(slices.Collect(group)) }, mayConcernOne)
 	return e, nil
 }
 
@@ -217,8 +217,8 @@ func isStatementAtFault(err error) bool {
 	return errors.As(err, &refused) && sentinel(err) == nil
 }
 
-// isRefused reports whether the server refused a statement, for example because a text has a zero byte.
-func isRefused(err error) bool {
-	var refused *pgconn.PgError
-	return errors.As(err, &refused)
+// mayConcernOne reports whether a group's error may be due to one member, so that the others succeed alone: a statement that
+// is at fault, or the deadline of the member that has waited longest. Each has its own deadline, which bounds the retries.
+func mayConcernOne(err error) bool {
+	return isStatementAtFault(err) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
 }
