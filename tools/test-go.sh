@@ -20,11 +20,13 @@ for module in sdk/go .; do
   (cd "$module" && "$gotestsum" --format="$format" --hide-summary=skipped -- "${flags[@]}" "$@" ./...) || status=1
 done
 
-# The tests whose names begin with TestSealing, or contain Sealer, run once more with the secrets service in place of the local sealer. They cover
-# each way in which a server uses a sealer; other tests seal too, but what they test does not depend on the sealer.
+# The tests whose names begin with TestSealing, or contain Sealer, run once more with the secrets service in place of the
+# local sealer. They cover each way in which a server uses a sealer; other tests seal too, but what they test does not
+# depend on the sealer.
 sealing=(./impl/aikeys ./impl/dataplane ./impl/keysetcheck)
 for package in "${sealing[@]}"; do
-  if ! go test "${flags[@]}" -list '^TestSealing' "$package" | grep -q '^TestSealing'; then
+  names=$(go test "${flags[@]}" -list '^TestSealing' "$package")
+  if [[ $names != TestSealing* ]]; then
     echo "tools/test-go.sh: $package has no test whose name begins with TestSealing" >&2
     status=1
   fi
