@@ -124,8 +124,11 @@ class Fuzzing:
         files = [self.server.log, *self.server.database.parent.glob("aikeys.db*")]
         found = {file.name: told_in(file, secrets) for file in files}
         wrong = [f"{n} secrets in {name}" for name, n in found.items() if n]
-        if not told_in(self.server.log, ["registerKey"]) or not told_in(self.server.database, ["byok_"]):
-            wrong.append("neither the log nor the database has in it what it should have")
+        # The search itself is checked. New rows may still be in the database's write-ahead log alone.
+        if not told_in(self.server.log, ["registerKey"]):
+            wrong.append("the log does not name registerKey, so it was not searched")
+        if not any(told_in(file, ["byok_"]) for file in files[1:]):
+            wrong.append("the database has no key id, so it was not searched")
         lines = len(self.server.log.read_text().splitlines())
         what = f"{len(secrets)} secrets sought in {lines} lines of log, and in the database"
         self.note("secrecy", started, what, wrong)
