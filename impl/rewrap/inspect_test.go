@@ -1,11 +1,10 @@
-package rewrap_test
+package rewrap
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
@@ -13,25 +12,18 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func inspect(t *testing.T, env *env, s sealer.Sealer) *rewrap.Inspector {
+func inspect(t *testing.T, env *env, s sealer.Sealer) *Inspector {
 	t.Helper()
-	i, err := rewrap.NewInspector(t.Context(), env.Store, s)
+	i, err := NewInspector(t.Context(), env.Store, s)
 	require.NoError(t, err)
 	return i
 }
 
-func primaryOf(t *testing.T, s sealer.Sealer) string {
-	t.Helper()
-	id, err := s.PrimaryKEK(t.Context())
-	require.NoError(t, err)
-	return id
-}
-
 func TestCountAndSample(t *testing.T) {
 	each(t, 2, func(t *testing.T, env *env) {
-		retired := primaryOf(t, env.sealer)
+		retired := inspect(t, env, env.sealer).Primary()
 		env.rotate()
-		enabled := primaryOf(t, env.sealer)
+		enabled := inspect(t, env, env.sealer).Primary()
 		env.registerMany(3)
 		env.rotate()
 		env.registerMany(4)
@@ -41,15 +33,17 @@ func TestCountAndSample(t *testing.T) {
 		require.NoError(t, err)
 		env.replace(row.ID, envelope.Bytes, envelope.KEKID)
 		require.NoError(t, local.Retire(env.keyset, retired))
-		env.sealer = open(t, env.keyset)
+		env.sealer = openKeyset(t, env.keyset)
 
 		i := inspect(t, env, env.sealer)
-		require.Equal(t, primaryOf(t, env.sealer), i.Primary())
-		want := []rewrap.KEKKeys{
+		primary, err := env.sealer.PrimaryKEK(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, primary, i.Primary())
+		want := []KEKKeys{
 			{KEK: sealer.KEK{ID: i.Primary(), State: sealer.KEKPrimary}, Current: 3},
 			{KEK: sealer.KEK{ID: enabled, State: sealer.KEKEnabled}, OldKEK: 3},
 			{KEK: sealer.KEK{ID: retired, State: sealer.KEKRetired}, Unreadable: 2},
-			{KEK: sealer.KEK{ID: envelope.KEKID, State: rewrap.KEKUnknown}, Unreadable: 1},
+			{KEK: sealer.KEK{ID: envelope.KEKID, State: KEKUnknown}, Unreadable: 1},
 		}
 		counts, err := i.Count(t.Context())
 		require.NoError(t, err)
@@ -88,12 +82,12 @@ func TestCheckFindsDamageWithoutOpening(t *testing.T) {
 			[]string{unreadable[0].Reason, unreadable[1].Reason})
 		require.Equal(t, []string{keys[1].ID, keys[2].ID}, []string{unreadable[0].KeyID, unreadable[1].KeyID})
 
-		for n, want := range []rewrap.State{rewrap.StateCurrent, rewrap.StateCurrent, rewrap.StateUnreadable} {
+		for n, want := range []State{StateCurrent, StateCurrent, StateUnreadable} {
 			require.Equal(t, want, i.Classify(env.rows()[n]).State)
 		}
 		seals, err := i.Check(t.Context(), env.rows())
 		require.NoError(t, err)
-		for n, want := range []rewrap.State{rewrap.StateCurrent, rewrap.StateUnreadable, rewrap.StateUnreadable} {
+		for n, want := range []State{StateCurrent, StateUnreadable, StateUnreadable} {
 			require.Equal(t, want, seals[n].State)
 			require.Equal(t, n > 0, seals[n].Reason() != "")
 		}
@@ -102,19 +96,19 @@ func TestCheckFindsDamageWithoutOpening(t *testing.T) {
 
 func TestCountWithAKEKInTwoSealers(t *testing.T) {
 	env := newEnv(t, modelstest.EngineSQLite, 1)
-	i := inspect(t, env, sealer.Migrating(env.sealer, open(t, env.keyset), sealertest.New(t)))
+	i := inspect(t, env, sealer.Migrating(env.sealer, openKeyset(t, env.keyset), sealertest.New(t)))
 	counts, err := i.Count(t.Context())
 	require.NoError(t, err)
 	require.Len(t, counts, 2)
 	require.Equal(t, sealer.KEKPrimary, counts[0].State)
 	require.EqualValues(t, 1, counts[0].Current)
-	require.Equal(t, rewrap.StateUnreadable, i.Classify(models.Key{Envelope: []byte("x"), KEKID: i.Primary()}).State)
+	require.Equal(t, StateUnreadable, i.Classify(models.Key{Envelope: []byte("x"), KEKID: i.Primary()}).State)
 }
 
 func TestInspectorUnavailableSealer(t *testing.T) {
 	env := newEnv(t, modelstest.EngineSQLite, 1)
 	away := sealertest.NewUnavailable(env.sealer)
-	_, err := rewrap.NewInspector(t.Context(), env.Store, away)
+	_, err := NewInspector(t.Context(), env.Store, away)
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	away.SetAvailable(true)
 	i := inspect(t, env, away)

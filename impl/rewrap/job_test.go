@@ -1,36 +1,39 @@
-package rewrap_test
+package rewrap
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
-	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/remote"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func TestRunMovesEverythingToThePrimaryKEK(t *testing.T) {
 	each(t, 503, func(t *testing.T, env *env) {
-		env.revoke(env.rows()[7].ID)
+		require.NoError(t, env.revoke(t.Context(), env.rows()[7].ID))
 		env.rotate()
 		before := env.rows()
 		result := env.run(env.sealer)
-		require.Equal(t, rewrap.Progress{Total: 503, Rewrapped: 503}, result.Progress)
+		require.Equal(t, Progress{Total: 503, Rewrapped: 503}, result.Progress)
 		require.True(t, result.Canary)
 		require.Empty(t, result.Unreadable)
-		env.requireDone(env.sealer)
-		env.requireAllOpen(env.sealer)
+		require.Zero(t, env.requireOpens(env.sealer))
 		for i, k := range env.rows() {
 			require.True(t, sealer.SamePayload(before[i].Envelope, k.Envelope), "secrets were not touched")
 			require.Equal(t, before[i].RevokedAt, k.RevokedAt)
@@ -47,10 +50,9 @@ func TestRunMovesSecretsToAnotherSealer(t *testing.T) {
 		env.sealer = next
 		env.registerMany(1) // registered by a service that already has the new sealer
 		both := sealer.Migrating(next, old)
-		env.requireAllOpen(both)
-		require.Equal(t, rewrap.Progress{Total: 150, Rewrapped: 150}, env.run(both).Progress)
-		env.requireAllOpen(next)
-		env.requireDone(next)
+		env.requireOpens(both)
+		require.Equal(t, Progress{Total: 150, Rewrapped: 150}, env.run(both).Progress)
+		require.Zero(t, env.requireOpens(next))
 	})
 }
 
@@ -60,22 +62,11 @@ func TestRunOnAnEmptyDatabase(t *testing.T) {
 	})
 }
 
-// noOpenSealer has the right to re-wrap but not to open.
-type noOpenSealer struct{ sealer.Sealer }
-
-// errDenied is the error that secrets-svc's client returns for a refused call.
-var errDenied = fmt.Errorf("%w: %w", sealer.ErrUnavailable, remote.ErrNotAllowed)
-
-func (noOpenSealer) Open(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
-	return sealer.Secret{}, errDenied
-}
-
 func TestRunWithoutTheRightToOpen(t *testing.T) {
 	each(t, 120, func(t *testing.T, env *env) {
 		env.rotate()
 		require.EqualValues(t, 120, env.run(noOpenSealer{env.sealer}).Rewrapped)
-		env.requireDone(env.sealer)
-		env.requireAllOpen(env.sealer)
+		require.Zero(t, env.requireOpens(env.sealer))
 	})
 }
 
@@ -83,7 +74,7 @@ func TestRunMovesNoSecretUnverified(t *testing.T) {
 	each(t, 3, func(t *testing.T, env *env) {
 		before := env.rows()
 		both := sealer.Migrating(sealertest.New(t), env.sealer)
-		_, err := rewrap.New(rewrap.Config{Store: env.Store, Sealer: noOpenSealer{both}}).Run(t.Context())
+		_, err := New(Config{Store: env.Store, Sealer: noOpenSealer{both}}).Run(t.Context())
 		require.ErrorIs(t, err, errDenied)
 		require.Equal(t, before, env.rows())
 	})
@@ -103,7 +94,7 @@ func TestUnreadableIsListedAndLeftAlone(t *testing.T) {
 		env.rotate()
 		before := env.rows()
 		result := env.run(env.sealer)
-		require.Equal(t, rewrap.Progress{Total: 6, Rewrapped: 2, Unreadable: 4}, result.Progress)
+		require.Equal(t, Progress{Total: 6, Rewrapped: 2, Unreadable: 4}, result.Progress)
 		unreadable := []string{}
 		for i, u := range result.Unreadable {
 			unreadable = append(unreadable, u.KeyID)
@@ -116,7 +107,7 @@ func TestUnreadableIsListedAndLeftAlone(t *testing.T) {
 		for _, i := range []int{0, 1, 3, 4} {
 			require.Equal(t, before[i], after[i])
 		}
-		env.requireDone(env.sealer, unreadable...)
+		require.Zero(t, env.requireOpens(env.sealer, unreadable...))
 	})
 }
 
@@ -144,15 +135,14 @@ func TestRowNamingTheWrongKEKIsRepaired(t *testing.T) {
 		current := env.row(keys[1].ID)
 		env.replace(keys[1].ID, current.Envelope, "local:00000000")
 		env.run(env.sealer)
-		env.requireAllOpen(env.sealer)
-		env.requireDone(env.sealer)
+		require.Zero(t, env.requireOpens(env.sealer))
 	})
 }
 
 func TestRunRefusesAWrongKeyset(t *testing.T) {
 	each(t, 3, func(t *testing.T, env *env) {
 		before := env.rows()
-		_, err := rewrap.New(rewrap.Config{Store: env.Store, Sealer: sealertest.New(t)}).Run(t.Context())
+		_, err := New(Config{Store: env.Store, Sealer: sealertest.New(t)}).Run(t.Context())
 		require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
 		require.Equal(t, before, env.rows())
 	})
@@ -162,11 +152,11 @@ func TestConcurrentJobs(t *testing.T) {
 	each(t, 300, func(t *testing.T, env *env) {
 		env.rotate()
 		const jobs = 4
-		results, errs := make([]rewrap.Result, jobs), make([]error, jobs)
+		results, errs := make([]Result, jobs), make([]error, jobs)
 		var wg sync.WaitGroup
 		for i := range jobs {
 			wg.Go(func() {
-				results[i], errs[i] = rewrap.New(rewrap.Config{Store: env.Store, Sealer: env.sealer}).Run(t.Context())
+				results[i], errs[i] = New(Config{Store: env.Store, Sealer: env.sealer}).Run(t.Context())
 			})
 		}
 		wg.Wait()
@@ -176,17 +166,16 @@ func TestConcurrentJobs(t *testing.T) {
 			rewrapped += results[i].Rewrapped
 		}
 		require.EqualValues(t, 300, rewrapped, "each key once")
-		env.requireDone(env.sealer)
-		env.requireAllOpen(env.sealer)
+		require.Zero(t, env.requireOpens(env.sealer))
 	})
 }
 
 func TestRate(t *testing.T) {
 	env := newEnv(t, modelstest.EngineSQLite, 60)
 	env.rotate()
-	var reports []rewrap.Progress
+	var reports []Progress
 	began := time.Now()
-	_, err := rewrap.New(rewrap.Config{Store: env.Store, Sealer: env.sealer, Rate: 100, Report: func(p rewrap.Progress) {
+	_, err := New(Config{Store: env.Store, Sealer: env.sealer, Rate: 100, Report: func(p Progress) {
 		reports = append(reports, p)
 	}}).Run(t.Context())
 	require.NoError(t, err)
@@ -206,35 +195,19 @@ func TestCanceledJobReportsProgress(t *testing.T) {
 		env.rotate()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		job := rewrap.New(rewrap.Config{Store: env.Store, Sealer: env.sealer, Report: func(p rewrap.Progress) {
+		job := New(Config{Store: env.Store, Sealer: env.sealer, Report: func(p Progress) {
 			if p.Done() == 20 {
 				cancel()
 			}
 		}})
-		result, err := rewrap.AtEachStep(job, 5, func(string) {}).Run(ctx)
+		job.batch = 5
+		result, err := job.Run(ctx)
 		require.ErrorIs(t, err, context.Canceled)
-		require.Equal(t, rewrap.Progress{Total: 30, Rewrapped: 20}, result.Progress)
-		env.requireAllOpen(env.sealer)
-		require.Equal(t, rewrap.Progress{Total: 10, Rewrapped: 10}, env.run(env.sealer).Progress, "the next job continues where it stopped")
-		env.requireDone(env.sealer)
+		require.Equal(t, Progress{Total: 30, Rewrapped: 20}, result.Progress)
+		env.requireOpens(env.sealer)
+		require.Equal(t, Progress{Total: 10, Rewrapped: 10}, env.run(env.sealer).Progress, "the next job continues where it stopped")
+		require.Zero(t, env.requireOpens(env.sealer))
 	})
-}
-
-// flakyStore returns ErrUnavailable a few times, in turn before and after the write.
-type flakyStore struct {
-	rewrap.Store
-	times int
-}
-
-func (l *flakyStore) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]string, error) {
-	l.times--
-	if l.times < 0 {
-		return l.Store.Rewrap(ctx, batch)
-	}
-	if l.times%2 == 0 {
-		_, _ = l.Store.Rewrap(ctx, batch) // it commits, and the answer is lost
-	}
-	return nil, models.ErrUnavailable
 }
 
 func TestRunRetriesDuringAnOutage(t *testing.T) {
@@ -243,14 +216,24 @@ func TestRunRetriesDuringAnOutage(t *testing.T) {
 		away := sealertest.NewUnavailable(env.sealer)
 		timer := time.AfterFunc(100*time.Millisecond, func() { away.SetAvailable(true) })
 		defer timer.Stop()
-		result, err := rewrap.New(rewrap.Config{Store: &flakyStore{env.Store, 3}, Sealer: away}).Run(t.Context())
+		calls := 0
+		store := fakeStore{env.Store, func(batch []models.Rewrapping) ([]string, error) {
+			switch calls++; calls {
+			case 1, 3:
+				_, _ = env.Rewrap(t.Context(), batch) // it commits, and the answer is lost
+				return nil, models.ErrUnavailable
+			case 2:
+				return nil, models.ErrUnavailable
+			}
+			return env.Rewrap(t.Context(), batch)
+		}}
+		result, err := New(Config{Store: store, Sealer: away}).Run(t.Context())
 		require.NoError(t, err)
 		require.EqualValues(t, 20, result.Done())
-		env.requireDone(env.sealer)
-		env.requireAllOpen(env.sealer)
+		require.Zero(t, env.requireOpens(env.sealer))
 		t.Run("but only for as long as its patience", func(t *testing.T) {
 			away.SetAvailable(false)
-			_, err := rewrap.New(rewrap.Config{Store: env.Store, Sealer: away, Patience: 50 * time.Millisecond}).Run(t.Context())
+			_, err := New(Config{Store: env.Store, Sealer: away, Patience: 50 * time.Millisecond}).Run(t.Context())
 			require.ErrorIs(t, err, sealer.ErrUnavailable)
 		})
 	})
@@ -260,32 +243,14 @@ func TestRunRetriesDuringAnOutage(t *testing.T) {
 func TestInvalidVersionIsUnreadable(t *testing.T) {
 	each(t, 3, func(t *testing.T, env *env) {
 		damaged := env.rows()[1].ID
-		_, err := env.database().ExecContext(t.Context(), `UPDATE ai_keys SET version = -1 WHERE id = $1`, damaged)
-		require.NoError(t, err)
+		require.NoError(t, env.update(`version = -1 WHERE id = $1`, damaged))
 		env.rotate()
 		result := env.run(env.sealer)
-		require.Equal(t, rewrap.Progress{Total: 3, Rewrapped: 2, Unreadable: 1}, result.Progress)
+		require.Equal(t, Progress{Total: 3, Rewrapped: 2, Unreadable: 1}, result.Progress)
 		require.Equal(t, damaged, result.Unreadable[0].KeyID)
 		require.Equal(t, "its row has no valid ids", result.Unreadable[0].Reason)
-		env.requireDone(env.sealer, damaged)
+		require.Zero(t, env.requireOpens(env.sealer, damaged))
 	})
-}
-
-// newSecret stores the next version of a key, as a rotation does.
-func (env *env) newSecret(k models.Key, s sealer.Sealer) error {
-	next := k
-	next.Version++
-	secret := fmt.Sprintf("%s-%d", secretOf(k.ID), next.Version)
-	envelope, err := s.Seal(env.t.Context(), bindingOf(next), sealer.NewSecret([]byte(secret)))
-	if err != nil {
-		return err
-	}
-	env.mu.Lock()
-	env.secrets[k.ID] = secret
-	env.mu.Unlock()
-	_, err = env.database().ExecContext(env.t.Context(), `UPDATE ai_keys SET version = $1, envelope = $2, kek_id = $3 WHERE id = $4`,
-		next.Version, envelope.Bytes, envelope.KEKID, k.ID)
-	return err
 }
 
 // While two jobs run, keys are registered, revoked, rotated and opened.
@@ -306,13 +271,24 @@ func TestRunDuringTraffic(t *testing.T) {
 			}
 			step = make(chan struct{})
 		)
+		newSecret := func(k models.Key) error { // as a rotation does
+			k.Version++
+			secret := fmt.Sprintf("%s-%d", secretOf(k.ID), k.Version)
+			envelope, err := env.sealer.Seal(ctx, bindingOf(k), sealer.NewSecret([]byte(secret)))
+			if err != nil {
+				return err
+			}
+			env.secrets[k.ID] = secret // only this goroutine uses the map
+			return env.update(`version = $1, envelope = $2, kek_id = $3 WHERE id = $4`, k.Version, envelope.Bytes, envelope.KEKID, k.ID)
+		}
 		for range 2 {
-			job := rewrap.AtEachStep(rewrap.New(rewrap.Config{Store: env.Store, Sealer: env.sealer}), 10, func(string) {
+			job := New(Config{Store: env.Store, Sealer: env.sealer})
+			job.batch, job.at = 10, func(string) {
 				select {
 				case <-step:
 				case <-ctx.Done():
 				}
-			})
+			}
 			jobs.Go(func() {
 				_, err := job.Run(ctx)
 				keep(err)
@@ -325,9 +301,9 @@ func TestRunDuringTraffic(t *testing.T) {
 				case 0:
 					keep(env.register(env.sealer))
 				case 1:
-					keep(env.newSecret(env.row(k.ID), env.sealer))
+					keep(newSecret(env.row(k.ID)))
 				case 2:
-					keep(env.tryRevoke(ctx, k.ID))
+					keep(env.revoke(ctx, k.ID))
 				default:
 					row := env.row(k.ID)
 					_, err := env.sealer.Open(ctx, bindingOf(row), row.Envelope)
@@ -346,8 +322,7 @@ func TestRunDuringTraffic(t *testing.T) {
 		for err := range errs {
 			require.NoError(t, err)
 		}
-		env.requireDone(env.sealer)
-		env.requireAllOpen(env.sealer)
+		require.Zero(t, env.requireOpens(env.sealer))
 		revoked, renewed := 0, 0
 		for _, k := range env.rows() {
 			revoked += min(1, int(k.RevokedAt))
@@ -359,78 +334,50 @@ func TestRunDuringTraffic(t *testing.T) {
 	})
 }
 
-// changing is a sealer whose keyset can be replaced.
-type changing struct{ atomic.Pointer[sealer.Sealer] }
-
-func (c *changing) now() sealer.Sealer { return *c.Load() }
-
-func (c *changing) Seal(ctx context.Context, b sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
-	return c.now().Seal(ctx, b, secret)
-}
-
-func (c *changing) Open(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
-	return c.now().Open(ctx, b, envelope)
-}
-
-func (c *changing) Rewrap(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Envelope, error) {
-	return c.now().Rewrap(ctx, b, envelope)
-}
-
-func (c *changing) PrimaryKEK(ctx context.Context) (string, error) { return c.now().PrimaryKEK(ctx) }
-
 // The primary KEK changes at each kind of step, twice.
 func TestRunFollowsANewPrimaryKEK(t *testing.T) {
-	for _, at := range rewrap.Steps() {
+	for _, at := range []string{"read", "rewrapped", "verified", "stored", "read back", "canary verified", "canary stored"} {
 		t.Run(at, func(t *testing.T) {
 			env := newEnv(t, modelstest.EngineSQLite, 9)
 			env.rotate()
-			backend := &changing{}
-			backend.Store(&env.sealer)
+			backend := &struct{ sealer.Sealer }{env.sealer}
 			times := 0
-			job := rewrap.New(rewrap.Config{Store: env.Store, Sealer: backend})
-			_, err := rewrap.WithoutPauses(rewrap.AtEachStep(job, 4, func(step string) {
+			job := New(Config{Store: env.Store, Sealer: backend})
+			job.batch, job.pause, job.at = 4, time.Microsecond, func(step string) {
 				if step == at && times < 2 {
 					times++
 					env.rotate()
-					next := env.sealer
-					backend.Store(&next)
+					backend.Sealer = env.sealer
 				}
-			})).Run(t.Context())
+			}
+			_, err := job.Run(t.Context())
 			require.NoError(t, err)
 			require.Positive(t, times)
-			env.requireAllOpen(env.sealer)
+			env.requireOpens(env.sealer)
 			if at == "canary stored" || at == "canary verified" { // the keys were done by then, and are again by the next job
 				env.run(env.sealer)
 			}
-			env.requireDone(env.sealer)
+			require.Zero(t, env.requireOpens(env.sealer))
 		})
 	}
-}
-
-// lockedStore is a store whose rows are always locked by another transaction.
-type lockedStore struct{ rewrap.Store }
-
-func (lockedStore) Rewrap(context.Context, []models.Rewrapping) ([]string, error) { return nil, nil }
-
-// staleStore is a store in which another process keeps sealing with an old KEK.
-type staleStore struct{ rewrap.Store }
-
-func (s staleStore) KeysByKEK(ctx context.Context) (map[string]int64, error) {
-	counts, err := s.Store.KeysByKEK(ctx)
-	counts["local:0ldkek00"]++
-	return counts, err
 }
 
 func TestRunGivesUp(t *testing.T) {
 	env := newEnv(t, modelstest.EngineSQLite, 3)
 	env.rotate()
-	for _, tc := range []struct {
-		store rewrap.Store
-		want  error
-	}{{lockedStore{env.Store}, rewrap.ErrBusy}, {staleStore{env.Store}, rewrap.ErrStillSealing}} {
-		_, err := rewrap.WithoutPauses(rewrap.New(rewrap.Config{Store: tc.store, Sealer: env.sealer})).Run(t.Context())
-		require.ErrorIs(t, err, tc.want)
-		env.requireAllOpen(env.sealer)
+	for want, store := range map[error]Store{
+		ErrBusy: fakeStore{env.Store, func([]models.Rewrapping) ([]string, error) { return nil, nil }}, // another transaction locks all rows
+		ErrStillSealing: fakeCounts{env.Store, func() (map[string]int64, error) { // another process keeps sealing with an old KEK
+			counts, err := env.KeysByKEK(t.Context())
+			counts["local:0ldkek00"]++
+			return counts, err
+		}},
+	} {
+		job := New(Config{Store: store, Sealer: env.sealer})
+		job.pause = time.Microsecond
+		_, err := job.Run(t.Context())
+		require.ErrorIs(t, err, want)
+		env.requireOpens(env.sealer)
 		row, err := env.Canary(t.Context())
 		require.NoError(t, err)
 		primary, err := env.sealer.PrimaryKEK(t.Context())
@@ -439,34 +386,114 @@ func TestRunGivesUp(t *testing.T) {
 	}
 }
 
-// A sealer in another process may take a second to learn of a new primary KEK.
+// A sealer in another process may take a second to learn of a new primary KEK: here, it learns of it after the first pass.
 func TestRunWaitsForALatePrimaryKEK(t *testing.T) {
 	env := newEnv(t, modelstest.EngineSQLite, 3)
-	backend, before := &changing{}, env.sealer
-	backend.Store(&before)
+	backend, passes := &struct{ sealer.Sealer }{env.sealer}, 0
 	env.rotate()
-	late := time.AfterFunc(100*time.Millisecond, func() { backend.Store(&env.sealer) })
-	defer late.Stop()
-	result, err := rewrap.New(rewrap.Config{Store: env.Store, Sealer: backend, Settle: 500 * time.Millisecond}).Run(t.Context())
+	store := fakeCounts{env.Store, func() (map[string]int64, error) {
+		counts, err := env.KeysByKEK(t.Context())
+		if passes++; passes == 2 { // the job counts once before the first pass
+			backend.Sealer = env.sealer
+		}
+		return counts, err
+	}}
+	result, err := New(Config{Store: store, Sealer: backend, Settle: 100 * time.Millisecond}).Run(t.Context())
 	require.NoError(t, err)
 	require.EqualValues(t, 3, result.Rewrapped)
-	env.requireDone(env.sealer)
+	require.Zero(t, env.requireOpens(env.sealer))
 }
 
 func TestRunBesideAJobWithMoreSealers(t *testing.T) {
 	each(t, 3, func(t *testing.T, env *env) {
-		elsewhere := open(t, filepath.Join(t.TempDir(), "elsewhere.json"))
+		elsewhere := openKeyset(t, filepath.Join(t.TempDir(), "elsewhere.json"))
 		require.NoError(t, env.register(elsewhere))
 		env.rotate()
 		both := sealer.Migrating(env.sealer, elsewhere)
 		var once sync.Once
-		result, err := rewrap.New(rewrap.Config{Store: env.Store, Sealer: env.sealer, Report: func(rewrap.Progress) {
+		result, err := New(Config{Store: env.Store, Sealer: env.sealer, Report: func(Progress) {
 			once.Do(func() { env.run(both) })
 		}}).Run(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, rewrap.Progress{Total: 4, Rewrapped: 3, Elsewhere: 1}, result.Progress)
+		require.Equal(t, Progress{Total: 4, Rewrapped: 3, Elsewhere: 1}, result.Progress)
 		require.Empty(t, result.Unreadable)
-		env.requireAllOpen(env.sealer)
-		env.requireDone(env.sealer)
+		require.Zero(t, env.requireOpens(env.sealer))
+	})
+}
+
+// A job is stopped at its first step, the next one at its second, and so on until a job ends; before each of them the keys get
+// a new primary KEK, or another sealer. After each stop all keys open, and another job does the rest.
+func TestJobStoppedAtEveryStep(t *testing.T) {
+	for name, next := range map[string]func(t *testing.T, env *env) sealer.Sealer{
+		"new KEK": func(_ *testing.T, env *env) sealer.Sealer {
+			env.rotate()
+			return env.sealer
+		},
+		"another sealer": func(t *testing.T, env *env) sealer.Sealer {
+			before := env.sealer
+			env.sealer = openKeyset(t, filepath.Join(t.TempDir(), "keyset.json"))
+			return sealer.Migrating(env.sealer, before)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, 5, func(t *testing.T, env *env) {
+				require.NoError(t, env.revoke(t.Context(), env.rows()[1].ID))
+				seen, done := map[string]bool{}, false
+				for last := 1; !done; last++ {
+					both, count := next(t, env), 0
+					job := New(Config{Store: env.Store, Sealer: both})
+					job.batch, job.at = 3, func(step string) {
+						if count++; count == last {
+							seen[step] = true
+							runtime.Goexit() // the job gets no further, as after a kill
+						}
+					}
+					var running sync.WaitGroup
+					running.Go(func() {
+						_, err := job.Run(t.Context())
+						done = assert.NoError(t, err)
+					})
+					running.Wait()
+					env.requireOpens(both)
+					env.run(both)
+					require.Zero(t, env.requireOpens(env.sealer))
+				}
+				require.Len(t, seen, 7, "every step")
+			})
+		})
+	}
+}
+
+// Kills of the process reach it between the steps as well, for example within a transaction.
+func TestKillAtRandomTimes(t *testing.T) {
+	const envURL, envKeyset = "REWRAP_TEST_URL", "REWRAP_TEST_KEYSET"
+	if url := os.Getenv(envURL); url != "" { // this is the process to kill
+		job := New(Config{Store: modelstest.OpenStore(t, url, models.Options{}), Sealer: openKeyset(t, os.Getenv(envKeyset))})
+		job.batch, job.at = 3, func(step string) { fmt.Println(step) }
+		_, err := job.Run(t.Context())
+		require.NoError(t, err)
+		return
+	}
+	each(t, 60, func(t *testing.T, env *env) {
+		for range 6 {
+			env.rotate()
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKillAtRandomTimes$")
+			cmd.Env = append(os.Environ(), envURL+"="+env.url, envKeyset+"="+env.keyset)
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			scanner := bufio.NewScanner(stdout)
+			require.True(t, scanner.Scan(), "the job has begun")
+			for range rand.IntN(30) {
+				scanner.Scan()
+			}
+			pause := time.NewTimer(time.Duration(rand.IntN(3000)) * time.Microsecond)
+			<-pause.C
+			_ = cmd.Process.Kill() // unless it has ended
+			_ = cmd.Wait()
+			env.requireOpens(env.sealer)
+			env.run(env.sealer)
+			require.Zero(t, env.requireOpens(env.sealer))
+		}
 	})
 }

@@ -1,4 +1,4 @@
-package rewrap_test
+package rewrap
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,17 +17,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
-	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
+	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(envChild) != "" {
-		os.Exit(runChild())
-	}
 	code := modelstest.Main(m)
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
@@ -45,7 +43,6 @@ type env struct {
 	keyset  string
 	sealer  sealer.Sealer
 	ids     models.IDs
-	db      *sql.DB // opened by database
 	canary  []byte
 	mu      sync.Mutex
 	secrets map[string]string // by key id
@@ -66,10 +63,9 @@ func newEnv(t *testing.T, e modelstest.Engine, keys int) *env {
 	env.Store = modelstest.OpenStore(t, env.url, models.Options{})
 	_, err := env.Migrate(t.Context())
 	require.NoError(t, err)
-	env.sealer = open(t, env.keyset)
-	value, err := keysetcheck.New(env.Store, env.sealer).FingerprintKey(t.Context())
+	env.sealer = openKeyset(t, env.keyset)
+	env.canary, err = keysetcheck.New(env.Store, env.sealer).FingerprintKey(t.Context())
 	require.NoError(t, err)
-	env.canary = value
 	require.NoError(t, env.Transact(t.Context(), func(tx *models.Tx) error {
 		if err := tx.EnsureProject(olga.CustomerID, olga.ProjectID); err != nil {
 			return err
@@ -81,9 +77,9 @@ func newEnv(t *testing.T, e modelstest.Engine, keys int) *env {
 	return env
 }
 
-func open(t testing.TB, keyset string) sealer.Sealer {
+func openKeyset(t *testing.T, path string) sealer.Sealer {
 	t.Helper()
-	s, err := local.Open(keyset)
+	s, err := local.Open(path)
 	require.NoError(t, err)
 	return s
 }
@@ -94,7 +90,7 @@ func (env *env) rotate() {
 	id, err := local.AddKEK(env.keyset)
 	require.NoError(env.t, err)
 	require.NoError(env.t, local.SetPrimary(env.keyset, id))
-	env.sealer = open(env.t, env.keyset)
+	env.sealer = openKeyset(env.t, env.keyset)
 }
 
 // registerMany registers keys as the service does.
@@ -123,48 +119,38 @@ func (env *env) register(s sealer.Sealer) error {
 	k.Envelope, k.KEKID = envelope.Bytes, envelope.KEKID
 	_, err = env.RegisterKey(env.t.Context(), olga, models.RoleOwner, models.Registration{
 		Key: k, Event: env.event(models.EventKeyRegistered, k.ID, k.CreatedAt)}, k.CreatedAt)
-	if err != nil {
-		return err
-	}
 	env.mu.Lock()
 	defer env.mu.Unlock()
 	env.secrets[k.ID] = secretOf(k.ID)
-	return nil
+	return err
 }
 
-func (env *env) revoke(id string) {
-	env.t.Helper()
-	require.NoError(env.t, env.tryRevoke(env.t.Context(), id))
-}
-
-// tryRevoke revokes a key and records the event. It is safe for concurrent use.
-func (env *env) tryRevoke(ctx context.Context, id string) error {
+// revoke revokes a key and records the event. It is safe for concurrent use.
+func (env *env) revoke(ctx context.Context, id string) error {
 	return env.Transact(ctx, func(tx *models.Tx) error {
 		_, err := tx.RevokeKey(&models.Key{ID: id}, olga.UserID, env.event(models.EventKeyRevoked, id, tx.Now))
 		return err
 	})
 }
 
-// event returns an event about a key.
 func (env *env) event(kind models.EventType, keyID string, at int64) models.Event {
 	return models.Event{CustomerID: olga.CustomerID, ProjectID: olga.ProjectID, ID: env.ids.Next(models.EventIDPrefix, time.UnixMicro(at)),
 		Type: kind, Outcome: models.OutcomeAllowed, At: at, ActorUserID: olga.UserID, KeyID: keyID}
 }
 
-// database returns a connection that bypasses the store.
-func (env *env) database() *sql.DB {
-	env.t.Helper()
-	if env.db == nil {
-		driver, source := "pgx", env.url
-		if path, ok := strings.CutPrefix(env.url, "sqlite:"); ok {
-			driver, source = "sqlite", "file:"+path+"?_pragma=busy_timeout(10000)"
-		}
-		var err error
-		env.db, err = sql.Open(driver, source)
-		require.NoError(env.t, err)
-		env.t.Cleanup(func() { require.NoError(env.t, env.db.Close()) })
+// update changes rows behind the store's back.
+func (env *env) update(assignments string, values ...any) error {
+	driver, source := "pgx", env.url
+	if path, ok := strings.CutPrefix(env.url, "sqlite:"); ok {
+		driver, source = "sqlite", "file:"+path+"?_pragma=busy_timeout(10000)"
 	}
-	return env.db
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	_, err = db.ExecContext(env.t.Context(), "UPDATE ai_keys SET "+assignments, values...)
+	return err
 }
 
 // replace overwrites the envelope of a row.
@@ -190,48 +176,67 @@ func (env *env) rows() []models.Key {
 	return keys
 }
 
-func bindingOf(k models.Key) sealer.Binding {
-	return sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: k.Provider, Version: k.Version}
-}
-
-// requireAllOpen checks that each key opens to its own secret and the canary to its value, and that each row names the KEK of
-// its envelope.
-func (env *env) requireAllOpen(s sealer.Sealer) {
+// requireOpens checks that every key but the unreadable ones opens to its own secret and the canary to its value, and that each
+// row names the KEK of its envelope. It returns how many of them, the canary included, are not under the sealer's primary KEK.
+func (env *env) requireOpens(s sealer.Sealer, unreadable ...string) (left int) {
 	env.t.Helper()
+	primary, err := s.PrimaryKEK(env.t.Context())
+	require.NoError(env.t, err)
 	rows := env.rows()
 	require.Len(env.t, rows, len(env.secrets))
 	for _, k := range rows {
+		if slices.Contains(unreadable, k.ID) {
+			continue
+		}
 		secret, err := s.Open(env.t.Context(), bindingOf(k), k.Envelope)
 		require.NoError(env.t, err, k.ID)
 		require.Equal(env.t, env.secrets[k.ID], string(secret.Reveal()))
-		named, err := sealer.KEKIDOf(k.Envelope)
-		require.NoError(env.t, err)
-		require.Equal(env.t, named, k.KEKID)
+		require.Equal(env.t, k.KEKID, kekOf(k))
+		if k.KEKID != primary {
+			left++
+		}
 	}
 	value, err := keysetcheck.New(env.Store, s).FingerprintKey(env.t.Context())
 	require.NoError(env.t, err)
 	require.Equal(env.t, env.canary, value)
-}
-
-// requireDone checks that everything but the given unreadable keys is under the sealer's primary KEK.
-func (env *env) requireDone(s sealer.Sealer, unreadable ...string) {
-	env.t.Helper()
-	primary, err := s.PrimaryKEK(env.t.Context())
-	require.NoError(env.t, err)
-	for _, k := range env.rows() {
-		if k.KEKID != primary {
-			require.Contains(env.t, unreadable, k.ID)
-		}
+	if row, err := env.Canary(env.t.Context()); err != nil || row.KEKID != primary {
+		left++
 	}
-	row, err := env.Canary(env.t.Context())
-	require.NoError(env.t, err)
-	require.Equal(env.t, primary, row.KEKID)
+	return left
 }
 
 // run runs a job to completion.
-func (env *env) run(s sealer.Sealer) rewrap.Result {
+func (env *env) run(s sealer.Sealer) Result {
 	env.t.Helper()
-	result, err := rewrap.New(rewrap.Config{Store: env.Store, Sealer: s}).Run(env.t.Context())
+	result, err := New(Config{Store: env.Store, Sealer: s}).Run(env.t.Context())
 	require.NoError(env.t, err)
 	return result
 }
+
+// noOpenSealer has the right to re-wrap but not to open.
+type noOpenSealer struct{ sealer.Sealer }
+
+// errDenied is the error that secrets-svc's client returns for a refused call.
+var errDenied = fmt.Errorf("%w: %w", sealer.ErrUnavailable, remote.ErrNotAllowed)
+
+func (noOpenSealer) Open(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
+	return sealer.Secret{}, errDenied
+}
+
+// fakeStore is a store with another Rewrap.
+type fakeStore struct {
+	Store
+	rewrap func([]models.Rewrapping) ([]string, error)
+}
+
+func (s fakeStore) Rewrap(_ context.Context, batch []models.Rewrapping) ([]string, error) {
+	return s.rewrap(batch)
+}
+
+// fakeCounts is a store with another KeysByKEK.
+type fakeCounts struct {
+	Store
+	keysByKEK func() (map[string]int64, error)
+}
+
+func (s fakeCounts) KeysByKEK(context.Context) (map[string]int64, error) { return s.keysByKEK() }
