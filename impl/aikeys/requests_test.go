@@ -245,16 +245,17 @@ func TestSourceIP(t *testing.T) {
 			headers http.Header
 			want    string
 		}{
-			"no header":                      {http.Header{}, "127.0.0.1"},
-			"one address":                    {forwarded("203.0.113.7"), "203.0.113.7"},
-			"the nearest that is no proxy":   {forwarded("198.51.100.9, 203.0.113.7, 10.1.2.3"), "203.0.113.7"},
-			"over two headers":               {forwarded("198.51.100.9, 203.0.113.7", "10.1.2.3"), "203.0.113.7"},
-			"what the caller put before it":  {forwarded("10.0.0.1, 203.0.113.7"), "203.0.113.7"},
-			"IPv6":                           {forwarded("2001:db8:2::7, 2001:db8:1::1"), "2001:db8:2::7"},
-			"a private one that is no proxy": {forwarded("192.168.1.2"), "192.168.1.2"},
-			"a secret":                       {forwarded(s.Secret()), "127.0.0.1"},
-			"a name":                         {forwarded("localhost"), "127.0.0.1"},
-			"another header":                 {http.Header{"X-Real-Ip": {"203.0.113.7"}}, "127.0.0.1"},
+			"no header":                       {http.Header{}, "127.0.0.1"},
+			"one address":                     {forwarded("203.0.113.7"), "203.0.113.7"},
+			"the nearest that is no proxy":    {forwarded("198.51.100.9, 203.0.113.7, 10.1.2.3"), "203.0.113.7"},
+			"one with a port, as Azure sends": {forwarded("203.0.113.7:4711"), "203.0.113.7"},
+			"over two headers":                {forwarded("198.51.100.9, 203.0.113.7", "10.1.2.3"), "203.0.113.7"},
+			"what the caller put before it":   {forwarded("10.0.0.1, 203.0.113.7"), "203.0.113.7"},
+			"IPv6":                            {forwarded("2001:db8:2::7, 2001:db8:1::1"), "2001:db8:2::7"},
+			"a private one that is no proxy":  {forwarded("192.168.1.2"), "192.168.1.2"},
+			"a secret":                        {forwarded(s.Secret()), "127.0.0.1"},
+			"a name":                          {forwarded("localhost"), "127.0.0.1"},
+			"another header":                  {http.Header{"X-Real-Ip": {"203.0.113.7"}}, "127.0.0.1"},
 		} {
 			t.Run(name, func(t *testing.T) { require.Equal(t, tc.want, source(t, s, tc.headers)) })
 		}

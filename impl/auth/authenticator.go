@@ -14,8 +14,7 @@
 // Sessions are cached briefly, so that a burst of requests costs one look-up. The cache decides nothing: the statement that
 // serves a request checks the session again, so a revoked credential is refused at once even while it is cached.
 //
-// The package may import models (the Token and DataPlane rows and the sentinels) and third-party libraries, nothing else
-// of ours.
+// The package may import models, impl/httpapi and leaves.
 package auth
 
 import (
@@ -39,6 +38,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/internal/identity"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/models"
@@ -343,8 +343,8 @@ const maxSuspects = 2
 type middleware struct {
 	MiddlewareConfig
 	principals *ratelimit.Limiter[string]
-	failures   *ratelimit.Limiter[string] // by addressKey
-	suspects   chan struct{}              // a semaphore of maxSuspects
+	failures   *ratelimit.Limiter[netip.Addr] // by netaddr.Host
+	suspects   chan struct{}                  // a semaphore of maxSuspects
 }
 
 // Middleware returns the middleware that authenticates requests and limits how many there may be. The handlers behind it
@@ -353,7 +353,7 @@ func Middleware(cfg MiddlewareConfig) echo.MiddlewareFunc {
 	m := &middleware{
 		MiddlewareConfig: cfg,
 		principals:       ratelimit.New[string](cfg.PrincipalRate),
-		failures:         ratelimit.New[string](cfg.FailureRate),
+		failures:         ratelimit.New[netip.Addr](cfg.FailureRate),
 		suspects:         make(chan struct{}, maxSuspects),
 	}
 	return m.authenticate
@@ -378,7 +378,7 @@ func (p Principal) LogAttrs() []slog.Attr {
 func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		call := httpapi.CallFrom(c.Request().Context())
-		address := addressKey(call.SourceIP)
+		address := netaddr.Host(netaddr.Parse(call.SourceIP))
 		principal, err := m.openSession(c, address)
 		if errors.Is(err, ErrUnauthenticated) && !m.failures.Allow(address) {
 			return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: m.failures.RetryAfter()}
@@ -400,7 +400,7 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 
 // openSession opens the session of the request's credential: its Authorization header or, without one, its client
 // certificate.
-func (m *middleware) openSession(c echo.Context, address string) (Principal, error) {
+func (m *middleware) openSession(c echo.Context, address netip.Addr) (Principal, error) {
 	r := c.Request()
 	ctx, headers := r.Context(), r.Header.Values("Authorization")
 	hasCertificate := len(headers) == 0 && m.Certificates != nil && r.TLS != nil && len(r.TLS.VerifiedChains) > 0
@@ -443,20 +443,6 @@ func (m *middleware) openCertificate(w http.ResponseWriter, r *http.Request) (Pr
 		principal.ExpiresAt = until
 	}
 	return principal, err
-}
-
-// addressKey returns the key under which the failures of an address are counted: the address itself for IPv4, the /64 for
-// IPv6, since one host usually has a whole /64.
-func addressKey(ip string) string {
-	addr, err := netip.ParseAddr(ip)
-	if err != nil || addr.Unmap().Is4() {
-		return ip
-	}
-	prefix, err := addr.Prefix(64)
-	if err != nil {
-		return ip
-	}
-	return prefix.String()
 }
 
 // bearerToken returns the token of an Authorization header: the scheme in any case, one or more spaces, and the token

@@ -5,6 +5,3 @@ func (a *Authenticator) CacheLen() int {
 	a.cache.CleanUp()
 	return a.cache.EstimatedSize()
 }
-
-// AddressKey exports addressKey.
-func AddressKey(ip string) string { return addressKey(ip) }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -153,8 +153,7 @@ func (k *callKeys) VerifySignature(ctx context.Context, jwt string) ([]byte, err
 // isSecureURL reports whether an answer from u can be trusted to be from u: it comes over TLS, or does not leave this machine.
 func isSecureURL(u *url.URL) bool {
 	host := u.Hostname()
-	loopback := host == "localhost" || net.ParseIP(host).IsLoopback()
-	return host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback)
+	return host != "" && (u.Scheme == "https" || u.Scheme == "http" && netaddr.IsLoopback(host))
 }
 
 // ClaimNames names the top-level claims of a session token that hold the ids of a Principal.

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -31,6 +30,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
@@ -138,21 +138,16 @@ func RequireChecked[Handler ~func(echo.Context, any) (any, error)](next Handler,
 	}
 }
 
-// sourceIP returns a function for the caller's address: the peer's own, or the nearest address in X-Forwarded-For that is not a
-// trusted proxy.
+// sourceIP returns a function for the text of the client's address (see netaddr.Client). The text is empty for a peer without
+// an address, such as a unix socket's.
 func sourceIP(trusted []netip.Prefix) echo.IPExtractor {
-	if len(trusted) == 0 {
-		return echo.ExtractIPDirect()
+	return func(r *http.Request) string {
+		address := netaddr.Client(r.RemoteAddr, r.Header["X-Forwarded-For"], trusted)
+		if !address.IsValid() {
+			return ""
+		}
+		return address.String()
 	}
-	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
-	for _, prefix := range trusted {
-		prefix = prefix.Masked()
-		options = append(options, echo.TrustIPRange(&net.IPNet{
-			IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()),
-		}))
-	}
-	forwarded := echo.ExtractIPFromXFFHeader(options...)
-	return func(r *http.Request) string { return forwarded(r) }
 }
 
 // SessionDefault stands in a path for the session's own customer or project.

@@ -3,12 +3,13 @@ package httpapi
 import (
 	"context"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 // Refused TLS handshakes are logged a few at once and then one now and then: anyone who reaches the port can fail as often
@@ -40,11 +41,8 @@ func (h *handshakeLog) add(ctx context.Context, text string) {
 		return
 	}
 	address, cause, _ := strings.Cut(text, ": ")
-	if host, _, err := net.SplitHostPort(address); err == nil {
-		address = host
-	}
-	h.log.InfoContext(ctx, "TLS handshake refused", slog.String("source_ip", address), slog.String("cause", handshakeCause(cause)),
-		slog.Int("untold_before", h.unlogged))
+	h.log.InfoContext(ctx, "TLS handshake refused", slog.String("source_ip", netaddr.Parse(address).String()),
+		slog.String("cause", handshakeCause(cause)), slog.Int("untold_before", h.unlogged))
 	h.unlogged = 0
 }
 

@@ -37,6 +37,7 @@ func TestClient(t *testing.T) {
 		"behind a proxy":                 {"10.0.0.1:99", []string{"192.0.2.7"}, "192.0.2.7"},
 		"behind two proxies":             {"10.0.0.1:99", []string{"198.51.100.1, 192.0.2.7, 10.0.0.2"}, "192.0.2.7"},
 		"in two headers":                 {"10.0.0.1:99", []string{"192.0.2.7", "10.0.0.2"}, "192.0.2.7"},
+		"hops with ports":                {"10.0.0.1:99", []string{"192.0.2.7:4711, 10.0.0.2:80"}, "192.0.2.7"},
 		"the proxy itself":               {"10.0.0.1:99", nil, "10.0.0.1"},
 		"an invalid hop ends the search": {"10.0.0.1:99", []string{"192.0.2.7, unknown, 10.0.0.2"}, "10.0.0.2"},
 		"IPv4 in IPv6, with a zone":      {"[::ffff:10.0.0.1%eth0]:99", []string{"[2001:db8::7]:1"}, "2001:db8::7"},
@@ -49,4 +50,5 @@ func TestClient(t *testing.T) {
 func TestHost(t *testing.T) {
 	require.Equal(t, "2001:db8::", netaddr.Host(netip.MustParseAddr("2001:db8::7")).String())
 	require.Equal(t, "192.0.2.7", netaddr.Host(netip.MustParseAddr("192.0.2.7")).String())
+	require.Equal(t, "invalid IP", netaddr.Host(netip.Addr{}).String())
 }
