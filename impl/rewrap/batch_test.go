@@ -14,16 +14,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// badSealer is a sealer with another Rewrap.
-type badSealer struct {
-	sealer.Sealer
-	rewrap func(ctx context.Context, b sealer.Binding, old []byte) (sealer.Envelope, error)
-}
-
-func (s badSealer) Rewrap(ctx context.Context, b sealer.Binding, old []byte) (sealer.Envelope, error) {
-	return s.rewrap(ctx, b, old)
-}
-
 func TestUnsoundEnvelopeIsNeverWritten(t *testing.T) {
 	env := newEnv(t, modelstest.EngineSQLite, 5)
 	env.rotate()
@@ -69,7 +59,7 @@ func TestUnsoundEnvelopeIsNeverWritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := env.rows()
-			bad := badSealer{env.sealer, func(ctx context.Context, b sealer.Binding, old []byte) (sealer.Envelope, error) {
+			bad := sealertest.Fake{Sealer: env.sealer, RewrapFunc: func(ctx context.Context, b sealer.Binding, old []byte) (sealer.Envelope, error) {
 				sound, err := env.sealer.Rewrap(ctx, b, old)
 				if err != nil || bytes.Equal(sound.Bytes, old) || b == keysetcheck.Binding() {
 					return sound, err

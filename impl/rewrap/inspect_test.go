@@ -72,7 +72,7 @@ func TestCheckFindsDamageWithoutOpening(t *testing.T) {
 		keys := env.rows()
 		env.replace(keys[1].ID, keys[0].Envelope, keys[1].KEKID)
 		env.replace(keys[2].ID, []byte("rubbish"), keys[2].KEKID)
-		i := inspect(t, env, noOpenSealer{env.sealer})
+		i := inspect(t, env, withoutOpen(env.sealer))
 		counts, err := i.Count(t.Context())
 		require.NoError(t, err)
 		require.EqualValues(t, 3, counts[0].Current)

@@ -65,7 +65,7 @@ func TestRunOnAnEmptyDatabase(t *testing.T) {
 func TestRunWithoutTheRightToOpen(t *testing.T) {
 	each(t, 120, func(t *testing.T, env *env) {
 		env.rotate()
-		require.EqualValues(t, 120, env.run(noOpenSealer{env.sealer}).Rewrapped)
+		require.EqualValues(t, 120, env.run(withoutOpen(env.sealer)).Rewrapped)
 		require.Zero(t, env.requireOpens(env.sealer))
 	})
 }
@@ -74,7 +74,7 @@ func TestRunMovesNoSecretUnverified(t *testing.T) {
 	each(t, 3, func(t *testing.T, env *env) {
 		before := env.rows()
 		both := sealer.Migrating(sealertest.New(t), env.sealer)
-		_, err := New(Config{Store: env.Store, Sealer: noOpenSealer{both}}).Run(t.Context())
+		_, err := New(Config{Store: env.Store, Sealer: withoutOpen(both)}).Run(t.Context())
 		require.ErrorIs(t, err, errDenied)
 		require.Equal(t, before, env.rows())
 	})

@@ -22,6 +22,7 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 	"github.com/agentrouter/aikeys/sealer/remote"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func TestMain(m *testing.M) {
@@ -213,14 +214,14 @@ func (env *env) run(s sealer.Sealer) Result {
 	return result
 }
 
-// noOpenSealer has the right to re-wrap but not to open.
-type noOpenSealer struct{ sealer.Sealer }
-
 // errDenied is the error that secrets-svc's client returns for a refused call.
 var errDenied = fmt.Errorf("%w: %w", sealer.ErrUnavailable, remote.ErrNotAllowed)
 
-func (noOpenSealer) Open(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
-	return sealer.Secret{}, errDenied
+// withoutOpen returns a sealer with the right to re-wrap but not to open.
+func withoutOpen(s sealer.Sealer) sealer.Sealer {
+	return sealertest.Fake{Sealer: s, OpenFunc: func(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
+		return sealer.Secret{}, errDenied
+	}}
 }
 
 // fakeStore is a store with another Rewrap.

@@ -1,24 +1,26 @@
 package secrets_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
 func TestAuditLinePerOpen(t *testing.T) {
-	s := start(t, options{})
+	s := start(t, nil)
 	sealed := s.seal(s.marked())
-	foreign := start(t, options{}).seal(s.marked())
+	foreign := start(t, nil).seal(s.marked())
 	other := openRequest(sealed.Envelope)
 	other.Binding.CustomerID = "globex"
 
@@ -46,41 +48,41 @@ func TestAuditLinePerOpen(t *testing.T) {
 	require.Len(t, s.audited(), 4, "nothing else is audited")
 }
 
-// faulty is an audit log whose writes can fail.
-type faulty struct {
-	buffer
-	lost atomic.Bool
-}
+// writerFunc is a writer by its Write.
+type writerFunc func(line []byte) (int, error)
 
-func (f *faulty) Write(line []byte) (int, error) {
-	if f.lost.Load() {
-		return 0, errLost
-	}
-	return f.buffer.Write(line)
-}
+func (f writerFunc) Write(line []byte) (int, error) { return f(line) }
 
 func TestNoOpenWithoutAuditLine(t *testing.T) {
-	audit := &faulty{}
-	s := start(t, options{audit: audit})
+	var audit bytes.Buffer
+	lost := false
+	s := start(t, func(cfg *secrets.Config) {
+		cfg.Audit = secrets.NewAudit(writerFunc(func(line []byte) (int, error) {
+			if lost {
+				return 0, errors.New("lost")
+			}
+			return audit.Write(line)
+		}))
+	})
 	plain := s.marked()
 	envelope := s.seal(plain).Envelope
-	audit.lost.Store(true)
+	lost = true
 	requireRefused(t, s.open(envelope), http.StatusServiceUnavailable, "unavailable")
 	requireRefused(t, s.open("AAAA"), http.StatusServiceUnavailable, "unavailable")
 	require.Contains(t, s.log.String(), `"level":"ERROR"`)
 	require.Contains(t, s.log.String(), "audit: lost")
-	s.clients.set(clientsOf(t, `["seal"]`))
+	s.clients.ClientList = clientsOf(t, "main", `["seal"]`)
 	requireRefused(t, s.open(envelope), http.StatusForbidden, "client-not-allowed")
-	s.clients.set(clientsOf(t, everything))
+	s.clients.ClientList = clientsOf(t, "main", everything)
 
-	audit.lost.Store(false)
+	lost = false
 	s.requireOpens(envelope, plain)
 	require.Contains(t, audit.String(), `"outcome":"opened"`)
 }
 
 func TestAuditIsCompleteUnderLoad(t *testing.T) {
 	const callers, each = 16, 25
-	s := start(t, options{})
+	s := start(t, nil)
 	envelope := s.seal(s.marked()).Envelope
 	var mu sync.Mutex
 	answered := map[string]bool{} // by request id
@@ -110,49 +112,38 @@ func TestAuditIsCompleteUnderLoad(t *testing.T) {
 	require.Empty(t, answered)
 }
 
-// crashing is a sealer that panics with the secret it has opened.
-type crashing struct{ sealer.Sealer }
-
-func (c crashing) Open(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
-	plain, err := c.Sealer.Open(ctx, b, envelope)
-	if err != nil {
-		return plain, err
-	}
-	panic(string(plain.Reveal()))
-}
-
 func TestPanicIsAuditedWithoutTheSecret(t *testing.T) {
-	s := start(t, options{spaces: spaces{"main": crashing{sealertest.New(t)}}})
+	backend := sealertest.New(t)
+	s := start(t, over(sealertest.Fake{Sealer: backend, OpenFunc: func(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
+		plain, err := backend.Open(ctx, b, envelope)
+		require.NoError(t, err)
+		panic(string(plain.Reveal()))
+	}}))
 	requireRefused(t, s.open(s.seal(s.marked()).Envelope), http.StatusInternalServerError, "internal")
 	require.Equal(t, "failed", s.audited()[0]["outcome"])
-	require.Contains(t, s.log.String(), "crashing.Open", "where it happened")
-}
-
-// keeping is a sealer that keeps references to the secrets that pass through it.
-type keeping struct {
-	sealer.Sealer
-	passed chan sealer.Secret
-}
-
-func (k keeping) Seal(ctx context.Context, b sealer.Binding, plain sealer.Secret) (sealer.Envelope, error) {
-	k.passed <- plain
-	return k.Sealer.Seal(ctx, b, plain)
-}
-
-func (k keeping) Open(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
-	plain, err := k.Sealer.Open(ctx, b, envelope)
-	k.passed <- plain
-	return plain, err
+	require.Contains(t, s.log.String(), "sealertest.Fake.Open", "where it happened")
 }
 
 func TestSecretsAreWipedAfterTheResponse(t *testing.T) {
-	passed := make(chan sealer.Secret, 2)
-	s := start(t, options{spaces: spaces{"main": keeping{sealertest.New(t), passed}}})
+	backend := sealertest.New(t)
+	var passed []sealer.Secret
+	s := start(t, over(sealertest.Fake{
+		Sealer: backend,
+		SealFunc: func(ctx context.Context, b sealer.Binding, plain sealer.Secret) (sealer.Envelope, error) {
+			passed = append(passed, plain)
+			return backend.Seal(ctx, b, plain)
+		},
+		OpenFunc: func(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
+			plain, err := backend.Open(ctx, b, envelope)
+			passed = append(passed, plain)
+			return plain, err
+		},
+	}))
 	plain := s.marked()
 	s.requireOpens(s.seal(plain).Envelope, plain)
-	for range cap(passed) {
-		one := <-passed
-		require.Eventually(t, func() bool { return one.Len() == 0 }, patience, often)
+	require.Len(t, passed, 2)
+	for _, secret := range passed {
+		require.Zero(t, secret.Len())
 	}
 	require.Equal(t, 1, strings.Count(s.audit.String(), "\n"))
 }

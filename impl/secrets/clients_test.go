@@ -14,18 +14,6 @@ import (
 	"github.com/agentrouter/aikeys/internal/identity"
 )
 
-func readFile(t testing.TB, path string) string {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	require.NoError(t, err)
-	return string(text)
-}
-
-func writeFile(t testing.TB, path, text string) {
-	t.Helper()
-	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-}
-
 const twoClients = `
 clients:
   - name: aikeysd
@@ -118,7 +106,7 @@ func FuzzClientsFile(f *testing.F) {
 
 func TestClientsFilePermissions(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clients.yaml")
-	writeFile(t, path, twoClients)
+	require.NoError(t, os.WriteFile(path, []byte(twoClients), 0o600))
 	_, err := secrets.ReadClients(path)
 	require.NoError(t, err)
 	for _, mode := range []os.FileMode{0o640, 0o604, 0o660, 0o601} {
@@ -135,8 +123,8 @@ func TestClientsFilePermissions(t *testing.T) {
 
 func TestClientsFileReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "clients.yaml")
-	writeFile(t, path, twoClients)
-	var log buffer
+	require.NoError(t, os.WriteFile(path, []byte(twoClients), 0o600))
+	var log bytes.Buffer // written by Find, which reads the file again
 	file, err := secrets.OpenClients(path, slog.New(slog.NewTextHandler(&log, nil)))
 	require.NoError(t, err)
 	known := func(uid string) bool {
@@ -145,15 +133,14 @@ func TestClientsFileReload(t *testing.T) {
 	}
 	require.True(t, known("1001"))
 
-	writeFile(t, path, "clients: [")
+	require.NoError(t, os.WriteFile(path, []byte("clients: ["), 0o600))
 	require.Eventually(t, func() bool {
 		known("1001")
-		return bytes.Contains([]byte(log.String()), []byte("the old one stays in force"))
-	},
-		10*time.Second, 20*time.Millisecond)
+		return bytes.Contains(log.Bytes(), []byte("the old one stays in force"))
+	}, 10*time.Second, 20*time.Millisecond)
 	require.True(t, known("1001"))
 
-	writeFile(t, path, `{"clients": [{"name": "a", "uids": [7], "namespace": "main", "may": ["seal"]}]}`)
+	require.NoError(t, os.WriteFile(path, []byte(`{"clients": [{"name": "a", "uids": [7], "namespace": "main", "may": ["seal"]}]}`), 0o600))
 	require.Eventually(t, func() bool { return known("7") }, 10*time.Second, 20*time.Millisecond)
 	require.False(t, known("1001"))
 }

@@ -7,18 +7,15 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
@@ -26,9 +23,10 @@ import (
 	"go.uber.org/goleak"
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets"
-	"github.com/agentrouter/aikeys/internal/identity"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/sealer"
@@ -37,167 +35,103 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// everything is the default permissions of a client in these tests.
-const everything = `["seal", "open", "rewrap", "status"]`
-
 // clientsOf returns a list with one client, the user of this process.
-func clientsOf(t testing.TB, may string) *secrets.ClientList {
+func clientsOf(t testing.TB, namespace, may string) *secrets.ClientList {
 	t.Helper()
 	list, err := secrets.ParseClients(fmt.Appendf(nil,
-		`{"clients": [{"name": "tests", "uids": [%d], "namespace": "main", "may": %s}]}`, os.Geteuid(), may))
+		`{"clients": [{"name": "tests", "uids": [%d], "namespace": %q, "may": %s}]}`, os.Geteuid(), namespace, may))
 	require.NoError(t, err)
 	return list
 }
 
-// listed is a client list that a test can replace.
-type listed struct {
-	mu   sync.Mutex
-	list *secrets.ClientList
-}
+// everything is the default permissions of a client in these tests.
+const everything = `["seal", "open", "rewrap", "status"]`
 
-func (l *listed) Find(_ context.Context, identities []identity.Identity) (secrets.Client, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.list.Find(identities)
-}
-
-func (l *listed) set(list *secrets.ClientList) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.list = list
-}
-
-// spaces are the namespaces of a service.
-type spaces map[string]sealer.Sealer
-
-func (s spaces) Sealer(_ context.Context, name string) (sealer.Sealer, error) {
-	if found := s[name]; found != nil {
-		return found, nil
-	}
-	return nil, sealer.ErrUnavailable
-}
-
-// buffer is a bytes.Buffer for concurrent use.
-type buffer struct {
-	mu   sync.Mutex
-	data bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.data.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.data.String()
-}
-
-func (b *buffer) reset() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.data.Reset()
-}
-
-// options configure a service. The zero value is valid.
-type options struct {
-	clients                 *secrets.ClientList
-	spaces                  spaces
-	audit                   io.Writer
-	maxConcurrent, maxQueue int
-}
-
-// service is the secrets service on a unix socket. Every response is checked against the document, and the log, audit, metrics
-// and refusals are searched for the secrets that the test used.
+// service is the secrets service and its client, without a socket between them. Every response is checked against the document,
+// and the log, audit, metrics and refusals are searched for the secrets that the test used.
 type service struct {
-	t                    testing.TB
-	socket               string
-	handler              http.Handler
-	clients              *listed
-	log, audit, refusals buffer
-	registry             *prometheus.Registry
-	client               *gen.ClientWithResponses
-	http                 *http.Client
+	t          testing.TB
+	handler    http.Handler
+	clients    secretstest.Clients
+	log, audit bytes.Buffer
+	registry   *prometheus.Registry
+	contract   *aikeystest.Contract
+	client     *gen.ClientWithResponses
 
-	mu     sync.Mutex
-	hidden []string
+	mu       sync.Mutex // guards the following
+	refusals bytes.Buffer
+	hidden   []string
 }
 
-func start(t testing.TB, o options) *service {
+// start returns a service with one client and the namespace "main", unless change says otherwise.
+func start(t testing.TB, change func(*secrets.Config)) *service {
 	t.Helper()
-	s := &service{t: t, registry: prometheus.NewRegistry(), clients: &listed{list: o.clients}}
-	if o.clients == nil {
-		s.clients.list = clientsOf(t, everything)
-	}
-	if o.spaces == nil {
-		o.spaces = spaces{"main": sealertest.New(t)}
-	}
-	if o.audit == nil {
-		o.audit = &s.audit
-	}
-	if o.maxConcurrent == 0 {
-		o.maxConcurrent, o.maxQueue = 16, 256
-	}
-	log := slog.New(slog.NewJSONHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	observer, err := httpapi.NewObserver("secrets", log, s.registry, nil)
+	doc, err := gen.GetSpec()
 	require.NoError(t, err)
-	s.handler, err = secrets.NewHandler(secrets.Config{
-		Clients: s.clients, Namespaces: o.spaces, Audit: secrets.NewAudit(o.audit), Metrics: s.registry,
-		MaxConcurrent: o.maxConcurrent, MaxQueue: o.maxQueue, API: httpapi.Config{Observer: observer},
-	})
+	s := &service{t: t, registry: prometheus.NewRegistry(), contract: aikeystest.NewContract(doc)}
+	s.clients.ClientList = clientsOf(t, "main", everything)
+	observer, err := httpapi.NewObserver("secrets", slog.New(slog.NewJSONHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), s.registry, nil)
 	require.NoError(t, err)
-	s.serve(log)
+	cfg := secrets.Config{
+		Clients: &s.clients, Namespaces: secretstest.Namespaces{"main": sealertest.New(t)}, Audit: secrets.NewAudit(&s.audit),
+		Metrics: s.registry, MaxConcurrent: 16, MaxQueue: 256, API: httpapi.Config{Observer: observer},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	s.handler, err = secrets.NewHandler(cfg)
+	require.NoError(t, err)
+	s.client, err = gen.NewClientWithResponses("http://secrets-svc", gen.WithHTTPClient(&http.Client{Transport: s}))
+	require.NoError(t, err)
 	t.Cleanup(s.requireNoLeaks)
-	transport := &http.Transport{MaxIdleConnsPerHost: 256, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", s.socket)
-	}}
-	t.Cleanup(transport.CloseIdleConnections)
-	s.http = &http.Client{Transport: &checkedTransport{service: s, base: transport}}
-	s.client, err = gen.NewClientWithResponses("http://secrets-svc", gen.WithHTTPClient(s.http))
-	require.NoError(t, err)
 	return s
 }
 
-func (s *service) serve(log *slog.Logger) {
-	s.t.Helper()
-	dir, err := os.MkdirTemp("", "secrets") // t.TempDir() would be too long for a socket
-	require.NoError(s.t, err)
-	s.t.Cleanup(func() { require.NoError(s.t, os.RemoveAll(dir)) })
-	s.socket = filepath.Join(dir, "api.sock")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
-	require.NoError(s.t, err)
-	server := httpapi.NewServer(httpapi.ServerConfig{
-		Listener: secrets.WithPeers(listener), Handler: s.handler, ConnContext: secrets.ConnContext, Log: log,
-	})
-	served := make(chan error, 1)
-	go func() { served <- server.Serve() }()
-	s.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		require.NoError(s.t, server.Shutdown(ctx))
-		require.NoError(s.t, <-served)
-	})
+// over returns a change of the configuration that serves a sealer as the namespace "main".
+func over(backend sealer.Sealer) func(*secrets.Config) {
+	return func(cfg *secrets.Config) { cfg.Namespaces = secretstest.Namespaces{"main": backend} }
+}
+
+// RoundTrip passes a request to the handler, as the user of this process unless its context has another.
+func (s *service) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	if secrets.Identities(ctx) == nil {
+		ctx = secrets.ConnContext(ctx, secrets.PeerConn(uint32(os.Geteuid())))
+	}
+	recorder := httptest.NewRecorder()
+	s.handler.ServeHTTP(recorder, req.Clone(ctx))
+	resp, body := recorder.Result(), recorder.Body.Bytes()
+	if found := s.contract.Complaints(req, resp, body); len(found) > 0 {
+		return nil, fmt.Errorf("not as documented: %q", found)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if resp.StatusCode >= http.StatusBadRequest {
+		s.refusals.Write(body)
+	}
+	return resp, nil
+}
+
+// post sends a body, whose length is unknown unless it is a reader of a string or of bytes.
+func (s *service) post(ctx context.Context, t testing.TB, path string, body io.Reader) (status int, answer string) {
+	t.Helper()
+	request := httptest.NewRequestWithContext(ctx, http.MethodPost, path, body)
+	request.Header.Set("Content-Type", "application/json")
+	reply, err := s.RoundTrip(request)
+	require.NoError(t, err)
+	text, err := io.ReadAll(reply.Body)
+	require.NoError(t, err)
+	return reply.StatusCode, string(text)
 }
 
 // marked returns a new secret that the test's end searches for in all output.
 func (s *service) marked() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
-	return s.hide("sk-" + hex.EncodeToString(b[:]))
-}
-
-func (s *service) hide(text string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.hidden = append(s.hidden, text)
-	return text
-}
-
-// forms returns the encodings in which a secret could appear.
-func forms(text string) []string {
-	return []string{text, base64.StdEncoding.EncodeToString([]byte(text)), hex.EncodeToString([]byte(text))}
+	s.hidden = append(s.hidden, "sk-"+hex.EncodeToString(b[:]))
+	return s.hidden[len(s.hidden)-1]
 }
 
 func (s *service) requireNoLeaks() {
@@ -208,15 +142,9 @@ func (s *service) requireNoLeaks() {
 		_, err := expfmt.MetricFamilyToText(&metrics, family)
 		require.NoError(s.t, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for place, text := range map[string]string{
-		"log": s.log.String(), "audit": s.audit.String(), "refusals": s.refusals.String(), "metrics": metrics.String(),
-	} {
+	for place, text := range map[string]*bytes.Buffer{"log": &s.log, "audit": &s.audit, "refusals": &s.refusals, "metrics": &metrics} {
 		for _, hidden := range s.hidden {
-			for _, form := range forms(hidden) {
-				require.NotContains(s.t, text, form, place)
-			}
+			require.Empty(s.t, aikeystest.FindIn(text.Bytes(), hidden), place)
 		}
 	}
 }
@@ -225,16 +153,16 @@ func exampleBinding() gen.Binding {
 	return gen.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: "byok_1", Provider: "openai", Version: 1}
 }
 
+func sealRequest(plaintext string) gen.SealRequest {
+	return gen.SealRequest{Binding: exampleBinding(), Secret: secret.New(base64.StdEncoding.EncodeToString([]byte(plaintext)))}
+}
+
 func (s *service) seal(plaintext string) gen.Envelope {
 	s.t.Helper()
 	reply, err := s.client.SealSecretWithResponse(context.Background(), sealRequest(plaintext))
 	require.NoError(s.t, err)
 	require.Equal(s.t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
 	return *reply.JSON200
-}
-
-func sealRequest(plaintext string) gen.SealRequest {
-	return gen.SealRequest{Binding: exampleBinding(), Secret: secret.New(base64.StdEncoding.EncodeToString([]byte(plaintext)))}
 }
 
 func openRequest(envelope string) gen.OpenRequest {
@@ -270,6 +198,19 @@ func requireRefused(t testing.TB, reply answer, status int, slug string) problem
 	return doc
 }
 
+// operations are all operations of the API document, each called with a valid envelope.
+func operations(s *service, envelope string) map[secrets.Permission]func() (answer, error) {
+	ctx := context.Background()
+	return map[secrets.Permission]func() (answer, error){
+		secrets.Seal:   func() (answer, error) { return s.client.SealSecretWithResponse(ctx, sealRequest("sk-0123456789")) },
+		secrets.Open:   func() (answer, error) { return s.client.OpenEnvelopeWithResponse(ctx, openRequest(envelope)) },
+		secrets.Status: func() (answer, error) { return s.client.ListKEKsWithResponse(ctx) },
+		secrets.Rewrap: func() (answer, error) {
+			return s.client.RewrapEnvelopesWithResponse(ctx, gen.RewrapRequest{Items: []gen.OpenRequest{openRequest(envelope)}})
+		},
+	}
+}
+
 // audited returns the audit's lines.
 func (s *service) audited() (found []map[string]any) {
 	s.t.Helper()
@@ -280,5 +221,3 @@ func (s *service) audited() (found []map[string]any) {
 	}
 	return found
 }
-
-var errLost = errors.New("lost")

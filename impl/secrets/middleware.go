@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/semaphore"
@@ -20,8 +21,9 @@ const (
 	maxBody = 1 << 20
 	// shortBody is the size in bytes up to which a body needs no room in longBodies. Seals and opens are shorter.
 	shortBody = 4 << 10
-	// maxLongBodies bounds the memory of all longer bodies at once, in bytes.
-	maxLongBodies = 64 << 20
+	// maxLongBodies bounds the memory of all longer bodies at once, maxClientBodies that of one client's, in bytes.
+	maxLongBodies   = 64 << 20
+	maxClientBodies = maxLongBodies / 4
 )
 
 // permissions are what each operation of the document requires.
@@ -38,6 +40,7 @@ type admission struct {
 	// running holds an element for each operation at work, admitted for each of those and of those that wait for a slot.
 	running, admitted chan struct{}
 	longBodies        *semaphore.Weighted // of maxLongBodies
+	clientBodies      sync.Map            // :: client name → *semaphore.Weighted of maxClientBodies
 }
 
 func newAdmission(cfg Config) (*admission, error) {
@@ -139,7 +142,8 @@ func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 	if size > shortBody {
 		room = size
 	}
-	if !a.longBodies.TryAcquire(room) {
+	free, ok := a.acquireRoom(clientFrom(r.Context()).Name, room)
+	if !ok {
 		return nil, errBusy
 	}
 	var body bytes.Buffer
@@ -147,7 +151,7 @@ func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 	wipe = func() {
 		clear(body.AvailableBuffer()[:body.Available()])
 		clear(body.Bytes())
-		a.longBodies.Release(room)
+		free()
 	}
 	if _, err := body.ReadFrom(http.MaxBytesReader(c.Response(), r.Body, maxBody)); err != nil {
 		wipe()
@@ -158,6 +162,20 @@ func (a *admission) readBody(c echo.Context) (wipe func(), err error) {
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body.Bytes()))
 	return wipe, nil
+}
+
+// acquireRoom takes room for a long body, in bytes, of the client's share and of what all clients have together.
+func (a *admission) acquireRoom(client string, room int64) (free func(), ok bool) {
+	found, _ := a.clientBodies.LoadOrStore(client, semaphore.NewWeighted(maxClientBodies))
+	share := found.(*semaphore.Weighted) //nolint:forcetypeassert // nothing else is stored
+	if !share.TryAcquire(room) {
+		return nil, false
+	}
+	if !a.longBodies.TryAcquire(room) {
+		share.Release(room)
+		return nil, false
+	}
+	return func() { share.Release(room); a.longBodies.Release(room) }, true
 }
 
 // acquireSlot waits until fewer than MaxConcurrent operations run. It fails at once if MaxQueue requests are waiting already.

@@ -85,3 +85,35 @@ func (u *Unavailable) reach(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Fake is a Sealer of which a test replaces the methods that it sets.
+type Fake struct {
+	sealer.Sealer
+	SealFunc   func(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
+	OpenFunc   func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error)
+	RewrapFunc func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error)
+}
+
+// Seal implements sealer.Sealer.
+func (f Fake) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
+	if f.SealFunc != nil {
+		return f.SealFunc(ctx, binding, secret)
+	}
+	return f.Sealer.Seal(ctx, binding, secret)
+}
+
+// Open implements sealer.Sealer.
+func (f Fake) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
+	if f.OpenFunc != nil {
+		return f.OpenFunc(ctx, binding, envelope)
+	}
+	return f.Sealer.Open(ctx, binding, envelope)
+}
+
+// Rewrap implements sealer.Sealer.
+func (f Fake) Rewrap(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error) {
+	if f.RewrapFunc != nil {
+		return f.RewrapFunc(ctx, binding, envelope)
+	}
+	return f.Sealer.Rewrap(ctx, binding, envelope)
+}

@@ -64,12 +64,6 @@ func Client(t testing.TB, socket string) *remote.Sealer {
 	return client
 }
 
-// one is the namespace of every client.
-type one struct{ backend sealer.Sealer }
-
-// Sealer implements secrets.Namespaces.
-func (o one) Sealer(context.Context, string) (sealer.Sealer, error) { return o.backend, nil }
-
 // shutdownTimeout bounds how long the end of a test waits for requests in flight.
 const shutdownTimeout = 10 * time.Second
 
@@ -110,17 +104,28 @@ func newHandler(t testing.TB, backend sealer.Sealer, log *slog.Logger) http.Hand
 	observer, err := httpapi.NewObserver("secrets", log, metrics, nil)
 	require.NoError(t, err)
 	handler, err := secrets.NewHandler(secrets.Config{
-		Clients: listed{clients}, Namespaces: one{backend}, Audit: secrets.NewAudit(io.Discard), Metrics: metrics,
+		Clients: &Clients{clients}, Namespaces: Namespaces{"tests": backend}, Audit: secrets.NewAudit(io.Discard), Metrics: metrics,
 		MaxConcurrent: maxConcurrent, MaxQueue: maxQueue, API: httpapi.Config{Observer: observer},
 	})
 	require.NoError(t, err)
 	return handler
 }
 
-// listed is a list of clients that does not change.
-type listed struct{ *secrets.ClientList }
+// Clients is a list of clients that a test may replace between requests.
+type Clients struct{ *secrets.ClientList }
 
 // Find implements secrets.Clients.
-func (l listed) Find(_ context.Context, identities []identity.Identity) (secrets.Client, bool) {
-	return l.ClientList.Find(identities)
+func (c *Clients) Find(_ context.Context, identities []identity.Identity) (secrets.Client, bool) {
+	return c.ClientList.Find(identities)
+}
+
+// Namespaces are sealers by the names of their namespaces.
+type Namespaces map[string]sealer.Sealer
+
+// Sealer implements secrets.Namespaces.
+func (n Namespaces) Sealer(_ context.Context, name string) (sealer.Sealer, error) {
+	if found := n[name]; found != nil {
+		return found, nil
+	}
+	return nil, sealer.ErrUnavailable
 }

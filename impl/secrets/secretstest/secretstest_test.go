@@ -33,14 +33,12 @@ func TestClientKeepsTheContractOverAKEKChange(t *testing.T) {
 		next, err := local.AddKEK(copied)
 		require.NoError(t, err)
 		require.NoError(t, local.SetPrimary(copied, next))
-		return serve(t, path), serve(t, copied)
+		clients := make([]sealer.Sealer, 0, 2)
+		for _, keyset := range []string{path, copied} {
+			backend, err := local.Open(keyset)
+			require.NoError(t, err)
+			clients = append(clients, secretstest.Client(t, secretstest.Serve(t, backend)))
+		}
+		return clients[0], clients[1]
 	})
-}
-
-// serve returns a client of a service with a keyset file.
-func serve(t *testing.T, keyset string) sealer.Sealer {
-	t.Helper()
-	backend, err := local.Open(keyset)
-	require.NoError(t, err)
-	return secretstest.Client(t, secretstest.Serve(t, backend))
 }

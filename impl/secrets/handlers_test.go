@@ -3,14 +3,8 @@ package secrets_test
 import (
 	"bytes"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,68 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/secrets"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
-
-// past calls the handler directly, without an identity.
-func (s *service) past(t testing.TB, method, path, body string) int {
-	t.Helper()
-	req := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
-	req.Header.Set("Content-Type", "application/json")
-	recorder := httptest.NewRecorder()
-	s.handler.ServeHTTP(recorder, req)
-	return recorder.Code
-}
-
-// ask calls the handler directly, with the identity of this process.
-func (s *service) ask(t testing.TB, c net.Conn, path string, body []byte) *httptest.ResponseRecorder {
-	t.Helper()
-	req := httptest.NewRequestWithContext(secrets.ConnContext(t.Context(), c), http.MethodPost, path, bytes.NewReader(body))
-	req.Header.Set("Content-Type", "application/json")
-	recorder := httptest.NewRecorder()
-	s.handler.ServeHTTP(recorder, req.Clone(req.Context()))
-	resp := recorder.Result()
-	require.NoError(t, resp.Body.Close())
-	require.Empty(t, complaints(req, resp, recorder.Body.Bytes()))
-	require.Less(t, resp.StatusCode, http.StatusInternalServerError)
-	return recorder
-}
-
-// connection returns the accepted end of a connection of this process to itself, which knows its peer.
-func connection(t testing.TB) net.Conn {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "secrets") //nolint:usetesting // a socket's path has at most 108 bytes
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-	unix, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unix"})
-	require.NoError(t, err)
-	listener := secrets.WithPeers(unix)
-	ours, err := new(net.Dialer).DialContext(t.Context(), "unix", filepath.Join(dir, "s"))
-	require.NoError(t, err)
-	accepted, err := listener.Accept()
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, errors.Join(ours.Close(), accepted.Close(), listener.Close())) })
-	return accepted
-}
-
-// send sends a request over the socket.
-func (s *service) send(t testing.TB, path, body string) (status int, answer string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://secrets-svc"+path, strings.NewReader(body))
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", "application/json")
-	reply, err := s.http.Do(req)
-	require.NoError(t, err)
-	text, err := io.ReadAll(reply.Body)
-	require.NoError(t, err)
-	require.NoError(t, reply.Body.Close())
-	return reply.StatusCode, string(text)
-}
 
 const bindingText = `"binding": {"customer_id": "c", "project_id": "p", "key_id": "k", "provider": "openai", "version": 1}`
 
 func TestInvalidBodyIsRefusedAndNotRepeated(t *testing.T) {
-	s := start(t, options{})
+	s := start(t, nil)
 	plain := s.marked()
 	encoded := base64.StdEncoding.EncodeToString([]byte(plain))
 	for name, body := range map[string]string{
@@ -100,7 +42,7 @@ func TestInvalidBodyIsRefusedAndNotRepeated(t *testing.T) {
 		"version 1.5":         `{` + strings.Replace(bindingText, `: 1}`, `: 1.5}`, 1) + `, "secret": "` + encoded + `"}`,
 		"a part of 256 bytes": `{` + strings.Replace(bindingText, `"c"`, `"`+strings.Repeat("ü", 128)+`"`, 1) + `, "secret": "` + encoded + `"}`,
 	} {
-		status, answer := s.send(t, "/v1/seal", body)
+		status, answer := s.post(t.Context(), t, "/v1/seal", strings.NewReader(body))
 		require.Equal(t, http.StatusBadRequest, status, "%s: %s", name, answer)
 	}
 	for name, tc := range map[string]struct{ path, body string }{
@@ -110,16 +52,14 @@ func TestInvalidBodyIsRefusedAndNotRepeated(t *testing.T) {
 		"too many":      {"/v1/rewrap", `{"items": [` + strings.Repeat(`{`+bindingText+`, "envelope": "AAAA"},`, 256) + `{` + bindingText + `, "envelope": "AAAA"}]}`},
 		"a strange one": {"/v1/rewrap", `{"items": [1]}`},
 	} {
-		status, answer := s.send(t, tc.path, tc.body)
+		status, answer := s.post(t.Context(), t, tc.path, strings.NewReader(tc.body))
 		require.Equal(t, http.StatusBadRequest, status, "%s: %s", name, answer)
 	}
-	status, _ := s.send(t, "/v1/seal", `{"secret": "`+strings.Repeat("a", 1<<20)+`"}`)
-	require.Equal(t, http.StatusRequestEntityTooLarge, status)
-	require.Empty(t, s.audit.String())
+	require.Zero(t, s.audit.Len())
 }
 
 func TestLargestRequestsAreAccepted(t *testing.T) {
-	s := start(t, options{})
+	s := start(t, nil)
 	plain := strings.Repeat("x", 64<<10)
 	sealed := s.seal(plain)
 	s.requireOpens(sealed.Envelope, plain)
@@ -142,6 +82,34 @@ func TestLargestRequestsAreAccepted(t *testing.T) {
 	}
 }
 
+func TestNamespacesAreSeparate(t *testing.T) {
+	s := start(t, func(cfg *secrets.Config) {
+		cfg.Namespaces = secretstest.Namespaces{"main": sealertest.New(t), "other": sealertest.New(t)}
+	})
+	plain := s.marked()
+	sealed := s.seal(plain)
+	envelope := sealed.Envelope
+	s.clients.ClientList = clientsOf(t, "other", everything)
+	requireRefused(t, s.open(envelope), http.StatusUnprocessableEntity, "unknown-kek")
+	rewrapped, err := s.client.RewrapEnvelopesWithResponse(t.Context(), gen.RewrapRequest{Items: []gen.OpenRequest{openRequest(envelope)}})
+	require.NoError(t, err)
+	require.Equal(t, "unknown-kek", *rewrapped.JSON200.Results[0].Problem)
+	keks, err := s.client.ListKEKsWithResponse(t.Context())
+	require.NoError(t, err)
+	require.Len(t, keks.JSON200.Keks, 1)
+	require.Equal(t, s.seal(plain).KekID, keks.JSON200.Primary)
+	require.NotEqual(t, sealed.KekID, keks.JSON200.Primary)
+
+	s.clients.ClientList = clientsOf(t, "missing", everything)
+	for permission, operation := range operations(s, envelope) {
+		reply, err := operation()
+		require.NoError(t, err)
+		require.NotContains(t, requireRefused(t, reply, http.StatusServiceUnavailable, "unavailable").Detail, "missing", permission)
+	}
+	s.clients.ClientList = clientsOf(t, "main", everything)
+	s.requireOpens(envelope, plain)
+}
+
 // FuzzSealBody checks that the response to any body is documented, is no internal error and repeats nothing of the body. "SECRET" in a
 // body stands for text that nothing may show, and "BASE64" for the same in base64.
 func FuzzSealBody(f *testing.F) {
@@ -152,19 +120,17 @@ func FuzzSealBody(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	s, c := start(f, options{}), connection(f)
+	s := start(f, nil)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		plain := s.marked()
 		body = bytes.ReplaceAll(body, []byte("SECRET"), []byte(plain))
 		body = bytes.ReplaceAll(body, []byte("BASE64"), []byte(base64.StdEncoding.EncodeToString([]byte(plain))))
-		answer := s.ask(t, c, "/v1/seal", body).Body.String()
-		for _, form := range forms(plain) {
-			require.NotContains(t, answer, form)
-			require.NotContains(t, s.log.String(), form)
-		}
-		s.log.reset()
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		status, answer := s.post(t.Context(), t, "/v1/seal", bytes.NewReader(body))
+		require.Less(t, status, http.StatusInternalServerError)
+		require.Empty(t, aikeystest.FindIn([]byte(answer), plain))
+		require.Empty(t, aikeystest.FindIn(s.log.Bytes(), plain))
+		s.log.Reset()
+		s.refusals.Reset()
 		s.hidden = nil
 	})
 }
@@ -172,7 +138,7 @@ func FuzzSealBody(f *testing.F) {
 // FuzzOpenBody checks that the response to any body is documented and no internal error. "ENVELOPE" in a body stands for a
 // valid envelope.
 func FuzzOpenBody(f *testing.F) {
-	s, c := start(f, options{}), connection(f)
+	s := start(f, nil)
 	envelope := s.seal("sk-0123456789").Envelope
 	for _, seed := range []string{
 		`{` + bindingText + `, "envelope": "ENVELOPE"}`, `{` + bindingText + `, "envelope": "AAAA"}`, `{"envelope": 1}`,
@@ -183,10 +149,12 @@ func FuzzOpenBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		body = bytes.ReplaceAll(body, []byte("ENVELOPE"), []byte(envelope))
 		for _, path := range []string{"/v1/open", "/v1/rewrap"} {
-			s.ask(t, c, path, body)
+			status, _ := s.post(t.Context(), t, path, bytes.NewReader(body))
+			require.Less(t, status, http.StatusInternalServerError)
 		}
-		s.log.reset()
-		s.audit.reset()
+		s.log.Reset()
+		s.audit.Reset()
+		s.refusals.Reset()
 	})
 }
 
@@ -195,14 +163,26 @@ func TestSecretFieldsOfTheDocument(t *testing.T) {
 	doc, err := gen.GetSpec()
 	require.NoError(t, err)
 	var found []string
+	var walk func(path string, ref *openapi3.SchemaRef)
+	walk = func(path string, ref *openapi3.SchemaRef) {
+		if marked, _ := ref.Value.Extensions["x-secret"].(bool); marked {
+			found = append(found, path)
+		}
+		for name, property := range ref.Value.Properties {
+			walk(path+"."+name, property)
+		}
+		if ref.Value.Items != nil {
+			walk(path+"[]", ref.Value.Items)
+		}
+	}
 	for _, item := range doc.Paths.Map() {
 		for _, op := range item.Operations() {
 			if op.RequestBody != nil {
-				walk(op.RequestBody.Value.Content["application/json"].Schema, func(path string) { found = append(found, "request "+op.OperationID+path) })
+				walk("request "+op.OperationID, op.RequestBody.Value.Content["application/json"].Schema)
 			}
 			for status, response := range op.Responses.Map() {
 				for _, media := range response.Value.Content {
-					walk(media.Schema, func(path string) { found = append(found, "response "+op.OperationID+" "+status+path) })
+					walk("response "+op.OperationID+" "+status, media.Schema)
 				}
 			}
 		}
@@ -211,27 +191,12 @@ func TestSecretFieldsOfTheDocument(t *testing.T) {
 	require.Equal(t, []string{"request sealSecret.secret", "response openEnvelope 200.secret"}, found)
 }
 
-// walk calls secret with the path of each secret schema within a schema.
-func walk(ref *openapi3.SchemaRef, secret func(path string)) {
-	if marked, _ := ref.Value.Extensions["x-secret"].(bool); marked {
-		secret("")
-	}
-	for name, property := range ref.Value.Properties {
-		walk(property, func(path string) { secret("." + name + path) })
-	}
-	if ref.Value.Items != nil {
-		walk(ref.Value.Items, func(path string) { secret("[]" + path) })
-	}
-}
-
 func TestTypesWithSecretsPrintRedacted(t *testing.T) {
 	const plain = "sk-0123456789abcdef"
 	request := sealRequest(plain)
 	for name, value := range map[string]any{"request": request, "response": gen.OpenResponse{Secret: request.Secret}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-			for _, form := range forms(plain) {
-				require.NotContains(t, fmt.Sprintf(verb, value), form, "%s %s", name, verb)
-			}
+			require.Empty(t, aikeystest.FindIn(fmt.Appendf(nil, verb, value), plain), "%s %s", name, verb)
 		}
 	}
 }
