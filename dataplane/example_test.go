@@ -132,5 +132,5 @@ func exampleControlPlane() (cp *dataplanetest.ControlPlane, end func()) {
 	cp = dataplanetest.NewControlPlane(&t)
 	cp.RegisterKey(dataplanetest.Key{Secret: "sk-EXAMPLE"})
 	cp.AddCredential("ak_EXAMPLE", dataplanetest.Credential{})
-	return cp, cp.Down
+	return cp, cp.Close
 }

@@ -61,7 +61,7 @@ func TestAnswerSlowerThanALease(t *testing.T) {
 	s.LoseLease()
 	hold := s.HoldAnswers()
 	result := s.ResolveAsync(t.Context(), forNobody)
-	hold.Wait(1)
+	hold.Wait()
 	s.Clock.Advance(time.Second + time.Millisecond)
 	s.Fetches(1, func() { // it is fetched again
 		hold.Release()
@@ -75,7 +75,7 @@ func TestCredentialExpiresDuringFetch(t *testing.T) {
 	s.AddCredential(credential, dataplanetest.Credential{Session: true, Valid: time.Second})
 	hold := s.HoldAnswers()
 	result := s.ResolveAsync(t.Context(), forCaller)
-	hold.Wait(1)
+	hold.Wait()
 	s.Clock.Advance(time.Second)
 	hold.Release()
 	require.ErrorIs(t, (<-result).Err, dataplane.ErrCallerUnauthenticated)

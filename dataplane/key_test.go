@@ -78,7 +78,7 @@ func TestForCallerInAnotherProject(t *testing.T) {
 	s.AddCredential(credential, dataplanetest.Credential{})
 	chat := s.RegisterKey(dataplanetest.Key{})
 	mail := s.RegisterKey(dataplanetest.Key{ProjectID: "mail"})
-	s.AwaitTx(s.SetMember("acme", "mail", "alice"))
+	s.AwaitTx(s.SetMember("mail", "alice"))
 	inMail := forCaller
 	inMail.ProjectID = "mail"
 	s.Serves(forCaller, chat)

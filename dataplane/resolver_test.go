@@ -103,7 +103,7 @@ func TestMissesShareAFetch(t *testing.T) {
 		for range 1000 {
 			<-begun
 		}
-		hold.Wait(1)
+		hold.Wait()
 		hold.Release()
 		all.Wait()
 	})
@@ -116,7 +116,7 @@ func TestCancelledCallerLeavesTheFetchRunning(t *testing.T) {
 	s.Fetches(1, func() {
 		ctx, cancel := context.WithCancel(t.Context())
 		first := s.ResolveAsync(ctx, forNobody)
-		hold.Wait(1)
+		hold.Wait()
 		second := s.ResolveAsync(t.Context(), forNobody)
 		cancel()
 		require.ErrorIs(t, (<-first).Err, context.Canceled)
@@ -146,12 +146,11 @@ func TestRefusalsAreCached(t *testing.T) {
 			return dataplane.ByID(id)
 		}, dataplane.ErrKeyRevoked},
 		"customer not served": {func(s *dataplanetest.Env) dataplane.Request {
-			s.ServeCustomers("other")
+			s.SetFault(dataplanetest.CustomerNotServed, dataplanetest.Fetch)
 			return forNobody
 		}, dataplane.ErrCustomerNotServed},
 		"user key required": {func(s *dataplanetest.Env) dataplane.Request {
-			s.SetMember("acme", "chat", "alice")
-			s.SetPolicy("acme", "chat", dataplanetest.Policy{UserKeys: "require"})
+			s.SetFault(dataplanetest.UserKeyRequired, dataplanetest.Fetch)
 			return forAlice
 		}, dataplane.ErrUserKeyRequired},
 	}

@@ -50,9 +50,9 @@ func TestStreamResumesBeforeALateCommit(t *testing.T) {
 	s.SetFault(dataplanetest.InternalError, dataplanetest.Events)
 	s.Cut()
 	s.AwaitDisconnect()
-	late.RevokeKey(id) // its number is smaller than those of announced events
+	s.RevokeKeyIn(late, id) // its number is smaller than those of announced events
 	s.SetFault(dataplanetest.Healthy)
-	s.AwaitTx(late.Tx)
+	s.AwaitTx(late)
 	s.Refuses(forNobody, dataplane.ErrNoKey)
 }
 
@@ -83,10 +83,23 @@ func TestFirstConnectionDropsTheCache(t *testing.T) {
 }
 
 func TestHalfOpenConnection(t *testing.T) {
-	cp := dataplanetest.NewControlPlane(t, dataplanetest.WithLease(200*time.Millisecond))
-	r := cp.Resolver(t)
+	cp := dataplanetest.NewControlPlane(t)
+	cp.Lease = 200 * time.Millisecond
+	var links atomic.Int64 // how many links have died, each in silence and with all its connections
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		inner, err := new(net.Dialer).DialContext(ctx, network, address)
+		link := links.Load()
+		return &hookedConn{inner, inner.Write, func(b []byte) (n int, err error) {
+			for n, err = inner.Read(b); err == nil && link != links.Load(); {
+				n, err = inner.Read(b)
+			}
+			return n, err
+		}}, err
+	}}
+	defer transport.CloseIdleConnections()
+	r := cp.Resolver(t, func(cfg *dataplane.Config) { cfg.HTTPClient = &http.Client{Transport: transport} })
 	id := cp.RegisterKey(dataplanetest.Key{})
-	cp.HalfOpen()
+	links.Add(1)
 	tx := cp.RevokeKey(id)
 	dataplanetest.Await(t, r, tx)
 	require.Len(t, cp.Connections(), 2)
@@ -275,21 +288,18 @@ func TestReplicaClockDoesNotExtendTheLease(t *testing.T) {
 	}
 }
 
-// slowConn calls delay before its first write.
-type slowConn struct {
+// hookedConn is a connection whose reads and writes a test replaces.
+type hookedConn struct {
 	net.Conn
-	once  sync.Once
-	delay func()
+	write, read func(b []byte) (int, error)
 }
 
-func (c *slowConn) Write(b []byte) (int, error) {
-	c.once.Do(c.delay)
-	return c.Conn.Write(b)
-}
+func (c *hookedConn) Write(b []byte) (int, error) { return c.write(b) }
+func (c *hookedConn) Read(b []byte) (int, error)  { return c.read(b) }
 
 func TestDialTimeDoesNotCountAgainstTheLease(t *testing.T) {
-	clock := dataplanetest.NewClock()
-	cp := dataplanetest.NewControlPlane(t, dataplanetest.WithClock(clock))
+	clock, cp := new(dataplanetest.Clock), dataplanetest.NewControlPlane(t)
+	cp.Now = clock.Now
 	var dialled atomic.Int64
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		inner, err := new(net.Dialer).DialContext(ctx, network, address)
@@ -297,7 +307,8 @@ func TestDialTimeDoesNotCountAgainstTheLease(t *testing.T) {
 			return inner, err // for acknowledgements
 		}
 		clock.Advance(700 * time.Millisecond)
-		return &slowConn{Conn: inner, delay: func() { clock.Advance(300 * time.Millisecond) }}, err
+		waits := sync.OnceFunc(func() { clock.Advance(300 * time.Millisecond) }) // before its first write
+		return &hookedConn{inner, func(b []byte) (int, error) { waits(); return inner.Write(b) }, inner.Read}, err
 	}}
 	defer transport.CloseIdleConnections()
 	r := cp.Resolver(t, func(cfg *dataplane.Config) {
@@ -349,7 +360,7 @@ func TestRevocationsAreAcknowledgedAtOnce(t *testing.T) {
 	}{
 		"key": {func(s *dataplanetest.Env, id string) int64 { return s.RevokeKey(id) }, forCaller, dataplane.ErrNoKey},
 		"member": {
-			func(s *dataplanetest.Env, _ string) int64 { return s.RemoveMember("acme", "chat", "alice") },
+			func(s *dataplanetest.Env, _ string) int64 { return s.RemoveMember("alice") },
 			forCaller, dataplane.ErrNotMember},
 		"caller's API key": {
 			func(s *dataplanetest.Env, _ string) int64 { return s.RevokeCredential(credential) },
@@ -369,7 +380,8 @@ func TestRevocationsAreAcknowledgedAtOnce(t *testing.T) {
 }
 
 func TestAcknowledgementsAreCoalesced(t *testing.T) {
-	cp := dataplanetest.NewControlPlane(t, dataplanetest.WithAcknowledgeWithin(300*time.Millisecond))
+	cp := dataplanetest.NewControlPlane(t)
+	cp.AcknowledgeWithin = 300 * time.Millisecond
 	r := cp.Resolver(t)
 	dataplanetest.Eventually(t, "the first", func() bool { return len(cp.Acknowledgements()) == 1 })
 	var last int64

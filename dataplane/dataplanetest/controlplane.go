@@ -1,145 +1,105 @@
+// Package dataplanetest has a control plane in memory to test data planes against, over a real socket, and the environment
+// that the tests of the library, the gateway and extauthz share.
+//
+// The control plane answers as spec/dataplane.yaml has it: positions with transactions that commit late, as_of, reset,
+// refusals with their problem documents. It fails on demand: it hangs, answers nonsense, goes down, cuts connections, holds
+// back answers, sends no heartbeats. Its time can be a Clock that stands still until a test moves it.
+//
+// Only tests may import it.
 package dataplanetest
 
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
+	"github.com/agentrouter/aikeys/dataplane"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
 // Token is the data plane's credential that a ControlPlane accepts until SetToken changes it.
 const Token = "dp_EXAMPLE_EXAMPLE_EXAMPLE" //nolint:gosec // opens nothing
 
-// Option is a setting of a ControlPlane.
-type Option func(*ControlPlane)
-
-// WithClock makes the control plane use a clock of the test.
-func WithClock(c *Clock) Option { return func(cp *ControlPlane) { cp.now = c.Now } }
-
-// WithLease sets the length of a lease; the default is a second.
-func WithLease(d time.Duration) Option { return func(cp *ControlPlane) { cp.lease = d } }
-
-// WithHeartbeats sets the interval of heartbeats; the default is 20 ms.
-func WithHeartbeats(every time.Duration) Option { return func(cp *ControlPlane) { cp.every = every } }
-
-// WithAcknowledgeWithin sets the time within which revocations must be acknowledged; the default is at once.
-func WithAcknowledgeWithin(d time.Duration) Option {
-	return func(cp *ControlPlane) { cp.ackWithin = d }
-}
-
 // ControlPlane is a control plane in memory, on a socket.
 type ControlPlane struct {
-	t         testing.TB
-	now       func() time.Duration
-	lease     time.Duration
-	every     time.Duration
-	ackWithin time.Duration
-	address   string
+	// Now is its clock, Lease the length of a lease, and AcknowledgeWithin the time within which revocations must be
+	// acknowledged. Tests change them before the first stream.
+	Now                      func() time.Duration
+	Lease, AcknowledgeWithin time.Duration
 
-	// server is nil while the control plane is down. lifeMu orders Down and Up.
-	lifeMu   sync.Mutex
-	server   *http.Server
-	listener *listener
-	served   chan struct{}
+	t      testing.TB
+	server *httptest.Server
 
+	// mu guards everything below.
 	mu      sync.Mutex
-	changed chan struct{} // closed at the next change of anything below
+	changed chan struct{} // closed and replaced at each change
+	down    bool
+	token   string
+	faults  map[Operation]Fault
+	counts  map[Operation]int
+	before  *Hold         // where fetches stop before they look anything up
+	after   *Hold         // where they stop with their answer in hand
 	state
 	streams
-	faults
 }
 
-// NewControlPlane starts a control plane, which ends with the test.
-func NewControlPlane(t testing.TB, options ...Option) *ControlPlane {
+// NewControlPlane starts a control plane with a lease of one second. It ends with the test.
+func NewControlPlane(t testing.TB) *ControlPlane {
 	t.Helper()
 	start := time.Now()
 	cp := &ControlPlane{
-		t: t, lease: time.Second, every: 20 * time.Millisecond, address: "127.0.0.1:0", changed: make(chan struct{}),
 		// Its clock began at another time than the data plane's.
-		now:   func() time.Duration { return 731*time.Second + time.Since(start) },
-		state: newState(), streams: streams{token: Token, sessions: map[string]bool{}},
+		Now:   func() time.Duration { return 731*time.Second + time.Since(start) },
+		Lease: time.Second,
+		t:     t, changed: make(chan struct{}), token: Token, faults: map[Operation]Fault{}, counts: map[Operation]int{},
+		state:   state{nextTx: 5000, credentials: map[string]*credential{}, members: map[[2]string]bool{}},
+		streams: streams{maxStale: time.Hour, sessions: map[string]bool{}},
 	}
-	for _, option := range options {
-		option(cp)
-	}
-	cp.Up()
-	release, err := reserve(cp.listener)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		cp.Down()
-		release()
-	})
-	return cp
-}
-
-// URL returns the address of the control plane.
-func (cp *ControlPlane) URL() string { return "http://" + cp.address }
-
-// SetToken changes the data plane's credential: any other one gets 401, and its streams end.
-func (cp *ControlPlane) SetToken(token string) {
-	cp.update(func() { cp.token = token })
-}
-
-// Down stops the control plane: connections break, and new ones are refused. Its state is kept.
-func (cp *ControlPlane) Down() {
-	cp.lifeMu.Lock()
-	defer cp.lifeMu.Unlock()
-	if cp.server == nil {
-		return
-	}
-	_ = cp.server.Close()
-	cp.listener.each(func(c *conn) { _ = c.drop() })
-	<-cp.served
-	cp.server = nil
-}
-
-// Up starts the control plane again, at the same address.
-func (cp *ControlPlane) Up() {
-	cp.t.Helper()
-	cp.lifeMu.Lock()
-	defer cp.lifeMu.Unlock()
-	if cp.server != nil {
-		return
-	}
-	l, err := listen(cp.address)
-	require.NoError(cp.t, err)
-	cp.listener, cp.address = l, l.Addr().String()
-	server, served := &http.Server{Handler: cp.routes(), ReadHeaderTimeout: 5 * time.Second}, make(chan struct{})
-	cp.server, cp.served = server, served
-	go func() {
-		defer close(served)
-		_ = server.Serve(l)
-	}()
-}
-
-// Cut breaks every open connection; new ones are accepted.
-func (cp *ControlPlane) Cut() { cp.eachConn(func(c *conn) { _ = c.drop() }) }
-
-// HalfOpen makes every open connection go silent without being closed, as when a link or a machine dies; new ones work.
-func (cp *ControlPlane) HalfOpen() { cp.eachConn(func(c *conn) { c.frozen.Store(true) }) }
-
-func (cp *ControlPlane) eachConn(do func(*conn)) {
-	cp.lifeMu.Lock()
-	defer cp.lifeMu.Unlock()
-	cp.listener.each(do)
-}
-
-func (cp *ControlPlane) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/fetch", cp.guarded(Fetch, cp.fetch))
 	mux.HandleFunc("POST /v1/reports", cp.guarded(Report, cp.report))
 	mux.HandleFunc("GET /v1/events", cp.guarded(Events, cp.events))
 	mux.HandleFunc("POST /v1/acknowledgements", cp.guarded(Acknowledge, cp.acknowledge))
-	return mux
+	cp.server = httptest.NewServer(mux)
+	t.Cleanup(cp.Close)
+	return cp
 }
 
-// update changes the state and wakes those that wait for changes.
+// URL returns the address of the control plane.
+func (cp *ControlPlane) URL() string { return cp.server.URL }
+
+// Config returns the configuration of a Resolver of this control plane.
+func (cp *ControlPlane) Config() dataplane.Config {
+	return dataplane.Config{ControlPlane: cp.URL(), Token: func() string { return Token }}
+}
+
+// Close ends the control plane.
+func (cp *ControlPlane) Close() {
+	cp.Down()
+	cp.server.Close()
+}
+
+// Down breaks all connections, and each new one at its first request. The state is kept.
+func (cp *ControlPlane) Down() {
+	cp.update(func() { cp.down = true })
+	cp.Cut()
+}
+
+// Up has the control plane answer again.
+func (cp *ControlPlane) Up() { cp.update(func() { cp.down = false }) }
+
+// Cut breaks every open connection; new ones are accepted.
+func (cp *ControlPlane) Cut() { cp.server.CloseClientConnections() }
+
+// SetToken changes the data plane's credential: any other one gets 401, and its streams end.
+func (cp *ControlPlane) SetToken(token string) { cp.update(func() { cp.token = token }) }
+
+// update changes the state and wakes the streams.
 func (cp *ControlPlane) update(change func()) {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -148,45 +108,185 @@ func (cp *ControlPlane) update(change func()) {
 	cp.changed = make(chan struct{})
 }
 
-// await waits until a condition, which is called with mu held, returns true. It returns false if ctx ends first.
-func (cp *ControlPlane) await(ctx context.Context, condition func() bool) bool {
-	for {
-		cp.mu.Lock()
-		ok, changed := condition(), cp.changed
-		cp.mu.Unlock()
-		if ok {
-			return true
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
-	}
+// read returns what look returns. It is called with mu held.
+func read[T any](cp *ControlPlane, look func() T) T {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	return look()
 }
 
-// refuse answers with a problem document.
-func refuse(w http.ResponseWriter, status int, problem, code string, fields ...gen.FieldError) {
+// Operation is an operation of the control plane's API.
+type Operation int
+
+// The operations.
+const (
+	Fetch Operation = iota
+	Report
+	Events
+	Acknowledge
+)
+
+// Fault is a way to fail.
+type Fault int
+
+// The ways to fail. Open streams continue; Cut ends those.
+const (
+	Healthy           Fault = iota
+	Hanging                 // takes the request and never answers
+	Garbage                 // answers 200 with nonsense
+	InternalError           // answers 500
+	Unavailable             // answers 503
+	TooManyRequests         // answers 429
+	IssuerUnavailable       // answers 503, as the caller's session token can't be checked
+	CustomerNotServed       // answers 403
+	UserKeyRequired         // answers 404
+)
+
+// refusal is a refusal with the fields of its problem document.
+type refusal struct {
+	status        int
+	problem, code string
+	fields        []gen.FieldError
+}
+
+var refusals = map[Fault]refusal{
+	InternalError:     {status: http.StatusInternalServerError, problem: "internal", code: "internal"},
+	Unavailable:       {status: http.StatusServiceUnavailable, problem: "unavailable", code: "unavailable"},
+	TooManyRequests:   {status: http.StatusTooManyRequests, problem: "resource-exhausted", code: "resource_exhausted"},
+	IssuerUnavailable: {status: http.StatusServiceUnavailable, problem: "issuer-unavailable", code: "unavailable"},
+	CustomerNotServed: {status: http.StatusForbidden, problem: "customer-not-served", code: "permission_denied"},
+	UserKeyRequired:   {status: http.StatusNotFound, problem: "user-key-required", code: "not_found"},
+}
+
+// send answers with the refusal's problem document.
+func (f refusal) send(w http.ResponseWriter) {
+	switch f.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="aikeys"`)
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
+	w.WriteHeader(f.status)
 	_ = json.NewEncoder(w).Encode(gen.Problem{
-		Type: "/problems/" + problem, Title: http.StatusText(status), Status: status, Code: code,
-		Detail: "The control plane of the test refuses this.", RequestID: "00000000000000000000000000",
-		Errors: fields,
+		Type: "/problems/" + f.problem, Title: http.StatusText(f.status), Status: f.status, Code: f.code,
+		Detail: "The control plane of the test refuses this.", RequestID: "00000000000000000000000000", Errors: f.fields,
 	})
 }
 
-// decode reads a body as strictly as the real control plane does.
-func decode(w http.ResponseWriter, r *http.Request, into any) bool {
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-	decoder.DisallowUnknownFields()
-	if r.Header.Get("Content-Type") != "application/json" {
-		refuse(w, http.StatusUnsupportedMediaType, "unsupported-media-type", "invalid_argument")
-		return false
+// SetFault makes operations fail from now on, all of them if none is named; Healthy ends it.
+func (cp *ControlPlane) SetFault(fault Fault, operations ...Operation) {
+	if len(operations) == 0 {
+		operations = []Operation{Fetch, Report, Events, Acknowledge}
 	}
-	if err := decoder.Decode(into); err != nil {
-		refuse(w, http.StatusBadRequest, "invalid-argument", "invalid_argument")
+	cp.update(func() {
+		for _, op := range operations {
+			cp.faults[op] = fault
+		}
+	})
+}
+
+// Count returns the number of requests of an operation, including failed ones.
+func (cp *ControlPlane) Count(op Operation) int { return read(cp, func() int { return cp.counts[op] }) }
+
+// guarded applies the fault of an operation, and refuses requests without the credential.
+func (cp *ControlPlane) guarded(op Operation, handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var down bool
+		var fault Fault
+		var token string
+		cp.update(func() {
+			if down = cp.down; !down {
+				cp.counts[op]++
+			}
+			fault, token = cp.faults[op], cp.token
+		})
+		refused, refuses := refusals[fault]
+		switch {
+		case down:
+			panic(http.ErrAbortHandler) // closes the connection
+		case refuses:
+			refused.send(w)
+		case fault == Hanging:
+			// The server notices that the client has gone only once the body is read.
+			_, _ = io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		case fault == Garbage:
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, "data: {\"secret\": 7 <html>\n\n")
+		case r.Header.Get("Authorization") != "Bearer "+token:
+			refusal{status: http.StatusUnauthorized, problem: "unauthenticated", code: "unauthenticated"}.send(w)
+		default:
+			handle(w, r)
+		}
+	}
+}
+
+// decode reads a body.
+func decode(w http.ResponseWriter, r *http.Request, into any) bool {
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	if decoder.Decode(into) != nil {
+		invalid.send(w)
 		return false
 	}
 	return true
+}
+
+var invalid = refusal{status: http.StatusBadRequest, problem: "invalid-argument", code: "invalid_argument"}
+
+// Hold holds fetches until it is released.
+type Hold struct {
+	cp       *ControlPlane
+	arrived  chan struct{} // receives an element for each fetch that is held
+	released chan struct{} // closed by Release
+}
+
+func (cp *ControlPlane) newHold(place **Hold) *Hold {
+	h := &Hold{cp, make(chan struct{}, 1000), make(chan struct{})}
+	cp.update(func() { *place = h })
+	return h
+}
+
+// HoldRequests holds further fetches before they read the state: their answers include what changes while they wait.
+func (cp *ControlPlane) HoldRequests() *Hold { return cp.newHold(&cp.before) }
+
+// HoldAnswers holds further fetches once they have their answers: these are older than what changes while they wait. A
+// previous Hold keeps the fetches that it already holds.
+func (cp *ControlPlane) HoldAnswers() *Hold { return cp.newHold(&cp.after) }
+
+// Wait waits until another fetch is held.
+func (h *Hold) Wait() {
+	h.cp.t.Helper()
+	select {
+	case <-h.arrived:
+	case <-time.After(eventTimeout):
+		h.cp.t.Fatal("no fetch has come to the hold")
+	}
+}
+
+// Release releases the fetches, and holds no later ones.
+func (h *Hold) Release() {
+	h.cp.update(func() {
+		for _, place := range []**Hold{&h.cp.before, &h.cp.after} {
+			if *place == h {
+				*place = nil
+			}
+		}
+	})
+	close(h.released)
+}
+
+// keep waits at a hold, if there is one, and reports whether the request continues.
+func (h *Hold) keep(ctx context.Context) bool {
+	if h == nil {
+		return true
+	}
+	h.arrived <- struct{}{}
+	select {
+	case <-h.released:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
 )
 
 // eventTimeout ends the wait of a test that has already failed.
@@ -34,10 +37,61 @@ type Env struct {
 // NewEnv starts a control plane and a resolver, which end with the test.
 func NewEnv(t testing.TB, change ...func(*dataplane.Config)) *Env {
 	t.Helper()
-	clock := NewClock()
-	cp := NewControlPlane(t, WithClock(clock))
+	clock, cp := new(Clock), NewControlPlane(t)
+	cp.Now = clock.Now
 	r := cp.Resolver(t, append(change, func(cfg *dataplane.Config) { cfg.Clock = clock })...)
 	return &Env{cp, clock, r, t}
+}
+
+// Clock is a dataplane.Clock that stands still until it is moved.
+type Clock struct{ passed atomic.Int64 }
+
+// Now returns the clock's time.
+func (c *Clock) Now() time.Duration { return time.Hour + time.Duration(c.passed.Load()) }
+
+// Advance moves the clock forward.
+func (c *Clock) Advance(d time.Duration) { c.passed.Add(int64(d)) }
+
+// Resolver returns a Resolver that runs until the test ends and has its lease. The functions may change its configuration.
+func (cp *ControlPlane) Resolver(t testing.TB, change ...func(*dataplane.Config)) *dataplane.Resolver {
+	t.Helper()
+	cfg := cp.Config()
+	for _, c := range change {
+		c(&cfg)
+	}
+	r, err := dataplane.New(cfg)
+	require.NoError(t, err)
+	Run(t, r)
+	Eventually(t, "a lease", func() bool { return r.Status().Leased })
+	return r
+}
+
+// Run runs a Resolver until stop or the end of the test.
+func Run(t testing.TB, r *dataplane.Resolver) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+		case <-time.After(eventTimeout):
+			t.Error("Run does not return")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// Await waits until a Resolver has acted on a transaction.
+func Await(t testing.TB, r *dataplane.Resolver, tx int64) {
+	t.Helper()
+	Eventually(t, "the transaction arrives", func() bool {
+		at, err := position.Parse(r.Status().Position)
+		return err == nil && at.Contains(tx)
+	})
 }
 
 // Serves asserts that a request resolves to a key.
@@ -132,7 +186,7 @@ func (e *Env) AwaitStream(n int) Connection {
 
 // Unrelated is a change that touches nothing of the customer acme.
 func Unrelated() gen.StreamMessage {
-	return gen.StreamMessage{Type: policySet, CustomerID: new("other"), ProjectID: new("other")}
+	return gen.StreamMessage{Type: "policy.set", CustomerID: new("other"), ProjectID: new("other")}
 }
 
 // NewKeyID is the id of every key that NewKey returns.
@@ -198,14 +252,14 @@ func (f *FakeResolver) Report(_ *dataplane.Key, status int) {
 func (f *FakeResolver) Requests() []dataplane.Request {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]dataplane.Request(nil), f.requests...)
+	return slices.Clone(f.requests)
 }
 
 // Reports returns the reported statuses so far.
 func (f *FakeResolver) Reports() []int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]int(nil), f.reports...)
+	return slices.Clone(f.reports)
 }
 
 // Log is a log that tests read while it is written.

@@ -1,123 +1,121 @@
 package dataplanetest
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/position"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-// Key is a key to register. What is left empty is filled in: acme, chat, openai, and what goes with OpenAI.
-type Key struct {
-	CustomerID, ProjectID, UserID, Provider string
-	Secret, BaseURL, AuthStyle              string
+// The customer of everything that a ControlPlane has, and the project of what names no other.
+const (
+	customer = "acme"
+	chat     = "chat"
+)
+
+// state is what the control plane stores. Guarded by mu.
+type state struct {
+	nextID, nextTx int64
+	open           []int64 // transactions that have begun and not ended, in order
+	log            []change
+	// forgotten is how many changes at the start of log are deleted: no stream can resume before them.
+	forgotten int
+
+	keys        []*key
+	credentials map[string]*credential // by text
+	members     map[[2]string]bool     // by project and user
 }
 
-// Credential is a caller's credential. What is left empty is filled in: acme, chat, alice.
+// change is a message that every stream is sent. tx is 0 for a text that is no change.
+type change struct {
+	tx   int64
+	text []byte
+}
+
+// Key is a key to register. What is left empty is filled in: the project chat, openai, and what goes with OpenAI.
+type Key struct {
+	ProjectID, UserID, Provider, Secret, BaseURL, AuthStyle string
+}
+
+type key struct {
+	Key
+	id           string
+	revoked, bad bool
+}
+
+// Credential is the credential of a caller whose project is chat.
 type Credential struct {
-	CustomerID, ProjectID, UserID string
+	// UserID is alice if it is empty.
+	UserID string
 	// Session makes it a session token, which has no id and can't be revoked.
 	Session bool
 	// Valid is how long it is valid; 0 means without limit.
 	Valid time.Duration
 }
 
-// Policy is a project's. UserKeys is allow, require or forbid; empty means allow.
-type Policy struct {
-	UserKeys string
-	NextKey  bool // whether failing keys are skipped
-}
-
-// The types of the changes.
-const (
-	keyRegistered = "key.registered"
-	keyRevoked    = "key.revoked"
-	keyFailing    = "key.failing"
-	policySet     = "policy.set"
-	memberSet     = "member.set"
-	memberRemoved = "member.removed"
-	tokenCreated  = "token.created"
-	tokenRevoked  = "token.revoked"
-)
-
-type heldKey struct {
-	Key
-	id           string
-	revoked, bad bool
-}
-
-type heldToken struct {
+type credential struct {
 	Credential
 	id      string
 	until   time.Duration // 0 means without limit
 	revoked bool
 }
 
-// state is what the control plane stores. Guarded by mu.
-type state struct {
-	nextID  int64
-	nextTx  int64
-	open    map[int64]bool // transactions that have begun and not ended
-	history []gen.StreamMessage
-	// forgotten has the transactions before which no stream can resume.
-	forgotten []int64
-
-	keys      []*heldKey
-	tokens    map[string]*heldToken
-	members   map[[3]string]bool
-	policies  map[[2]string]Policy
-	customers map[string]bool // nil serves every customer
-}
-
-func newState() state {
-	return state{
-		nextTx: 5000, open: map[int64]bool{}, tokens: map[string]*heldToken{}, members: map[[3]string]bool{},
-		policies: map[[2]string]Policy{},
-	}
-}
-
-// mint returns a new id with the form of a ULID.
+// mint returns a new id with the form of a ULID. The caller holds mu.
 func (s *state) mint() string {
 	s.nextID++
 	return fmt.Sprintf("%026d", s.nextID)
 }
 
-// begin returns a new transaction.
-func (s *state) begin() int64 {
-	s.nextTx++
-	s.open[s.nextTx-1] = true
-	return s.nextTx - 1
-}
-
-// commit ends a transaction and announces its change.
-func (s *state) commit(tx int64, m gen.StreamMessage) {
-	delete(s.open, tx)
-	m.Tx = &tx
-	s.history = append(s.history, m)
-}
-
-// position returns the position of what is committed now.
+// position returns the position of what is committed now. The caller holds mu.
 func (s *state) position() string {
-	list := make([]int64, 0, len(s.open))
-	for tx := range s.open {
-		list = append(list, tx)
-	}
-	slices.Sort(list)
 	xmin := s.nextTx
-	texts := make([]string, 0, len(list))
-	for _, tx := range list {
-		xmin = min(xmin, tx)
-		texts = append(texts, strconv.FormatInt(tx, 10))
+	if len(s.open) > 0 {
+		xmin = s.open[0]
 	}
-	return fmt.Sprintf("%d:%d:%s", xmin, s.nextTx, strings.Join(texts, ","))
+	return position.Position{Xmin: xmin, Xmax: s.nextTx, Open: s.open}.String()
+}
+
+// Begin begins a transaction. No position contains it until a change commits it.
+func (cp *ControlPlane) Begin() (tx int64) {
+	cp.update(func() {
+		tx = cp.nextTx
+		cp.nextTx++
+		cp.open = append(cp.open, tx)
+	})
+	return tx
+}
+
+// commit makes a change in a transaction, ends that, and announces what change returns.
+func (cp *ControlPlane) commit(tx int64, do func() gen.StreamMessage) int64 {
+	cp.update(func() {
+		m := do()
+		m.Tx = &tx
+		cp.open = slices.DeleteFunc(cp.open, func(other int64) bool { return other == tx })
+		cp.log = append(cp.log, change{tx, frame(m)})
+	})
+	return tx
+}
+
+// Publish announces a change in a transaction of its own, which it returns.
+func (cp *ControlPlane) Publish(m gen.StreamMessage) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage { return m })
 }
 
 // message returns an event about a project, and a user if there is one.
-func message(kind, customer, project, user string) gen.StreamMessage {
-	return gen.StreamMessage{Type: kind, CustomerID: &customer, ProjectID: &project, UserID: optional(user)}
+func message(kind, project, user string) gen.StreamMessage {
+	return gen.StreamMessage{Type: kind, CustomerID: new(customer), ProjectID: &project, UserID: optional(user)}
+}
+
+func (k *key) message(kind string) gen.StreamMessage {
+	m := message(kind, k.ProjectID, k.UserID)
+	m.KeyID, m.Provider = &k.id, &k.Provider
+	return m
 }
 
 func optional(text string) *string {
@@ -127,65 +125,179 @@ func optional(text string) *string {
 	return &text
 }
 
-func orElse(text *string, fallback string) {
-	if *text == "" {
-		*text = fallback
+// RegisterKey registers a key and returns its id.
+func (cp *ControlPlane) RegisterKey(k Key) (id string) {
+	k.ProjectID, k.Provider = cmp.Or(k.ProjectID, chat), cmp.Or(k.Provider, "openai")
+	k.BaseURL, k.AuthStyle = cmp.Or(k.BaseURL, "https://api.openai.com/v1"), cmp.Or(k.AuthStyle, "bearer")
+	cp.commit(cp.Begin(), func() gen.StreamMessage {
+		id = "byok_" + cp.mint()
+		k.Secret = cmp.Or(k.Secret, "sk-EXAMPLE-"+id)
+		cp.keys = append(cp.keys, &key{Key: k, id: id})
+		return cp.key(id).message("key.registered")
+	})
+	return id
+}
+
+// key returns a key that was registered, or nil. The caller holds mu.
+func (s *state) key(id string) *key {
+	i := slices.IndexFunc(s.keys, func(k *key) bool { return k.id == id })
+	if i < 0 {
+		return nil
 	}
+	return s.keys[i]
 }
 
-func (k *heldKey) message(kind string) gen.StreamMessage {
-	m := message(kind, k.CustomerID, k.ProjectID, k.UserID)
-	m.KeyID, m.Provider = &k.id, &k.Provider
-	return m
+// RevokeKey revokes a key in a transaction of its own, which it returns.
+func (cp *ControlPlane) RevokeKey(id string) (tx int64) { return cp.RevokeKeyIn(cp.Begin(), id) }
+
+// RevokeKeyIn revokes a key and commits the transaction.
+func (cp *ControlPlane) RevokeKeyIn(tx int64, id string) int64 {
+	return cp.commit(tx, func() gen.StreamMessage {
+		cp.key(id).revoked = true
+		return cp.key(id).message("key.revoked")
+	})
 }
 
-func (s *state) key(id string) *heldKey {
-	for _, k := range s.keys {
-		if k.id == id {
-			return k
+// FailKey marks a key as failing, as if a provider had refused it. Other keys are preferred from now on.
+func (cp *ControlPlane) FailKey(id string) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage {
+		cp.key(id).bad = true
+		return cp.key(id).message("key.failing")
+	})
+}
+
+// SetPolicy announces that the policy of the project chat was set.
+func (cp *ControlPlane) SetPolicy() (tx int64) { return cp.Publish(message("policy.set", chat, "")) }
+
+// SetMember adds a user to a project.
+func (cp *ControlPlane) SetMember(project, user string) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage {
+		cp.members[[2]string{project, user}] = true
+		return message("member.set", project, user)
+	})
+}
+
+// RemoveMember removes a user from the project chat.
+func (cp *ControlPlane) RemoveMember(user string) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage {
+		delete(cp.members, [2]string{chat, user})
+		return message("member.removed", chat, user)
+	})
+}
+
+// AddCredential adds a caller's credential, and makes the caller a member of the project.
+func (cp *ControlPlane) AddCredential(text string, c Credential) {
+	c.UserID = cmp.Or(c.UserID, "alice")
+	cp.SetMember(chat, c.UserID)
+	cp.commit(cp.Begin(), func() gen.StreamMessage {
+		added := &credential{Credential: c}
+		if !c.Session {
+			added.id = cp.mint()
+		}
+		if c.Valid > 0 {
+			added.until = cp.Now() + c.Valid
+		}
+		cp.credentials[text] = added
+		m := message("token.created", chat, c.UserID)
+		m.TokenID = optional(added.id)
+		return m
+	})
+}
+
+// RevokeCredential revokes a caller's API key.
+func (cp *ControlPlane) RevokeCredential(text string) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage {
+		c := cp.credentials[text]
+		c.revoked = true
+		m := message("token.revoked", chat, c.UserID)
+		m.TokenID = &c.id
+		return m
+	})
+}
+
+// Forget deletes the history: a stream that resumes from before it gets a reset.
+func (cp *ControlPlane) Forget() { cp.update(func() { cp.forgotten = len(cp.log) }) }
+
+func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {
+	var request gen.FetchRequest
+	if !decode(w, r, &request) {
+		return
+	}
+	cp.mu.Lock()
+	before, after := cp.before, cp.after
+	cp.mu.Unlock()
+	if !before.keep(r.Context()) {
+		return
+	}
+	cp.mu.Lock()
+	answer, refused := cp.answer(&request)
+	cp.mu.Unlock()
+	if !after.keep(r.Context()) {
+		return
+	}
+	if refused != nil {
+		refused.send(w)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// answer returns the answer to a request: its newest key, the user's own rather than the project's. The caller holds mu.
+func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *refusal) {
+	noKey := &refusal{status: http.StatusNotFound, problem: "no-key", code: "not_found"}
+	if request.KeyID != nil {
+		k := cp.key(*request.KeyID)
+		switch {
+		case k == nil:
+			return nil, noKey
+		case k.revoked:
+			return nil, &refusal{status: http.StatusForbidden, problem: "key-revoked", code: "permission_denied"}
+		}
+		return cp.response(k, "by_id", nil), nil
+	}
+	var project, user string
+	var caller *gen.Caller
+	if request.ProjectID != nil {
+		project = *request.ProjectID
+	}
+	if request.UserID != nil {
+		user, caller = *request.UserID, &gen.Caller{UserID: *request.UserID}
+	}
+	if request.Credential != nil {
+		c := cp.credentials[request.Credential.Reveal()]
+		if c == nil || c.revoked || c.until != 0 && cp.Now() >= c.until {
+			return nil, &refusal{status: http.StatusUnprocessableEntity, problem: "caller-unauthenticated", code: "unauthenticated"}
+		}
+		project, user, caller = cmp.Or(project, chat), c.UserID, &gen.Caller{UserID: c.UserID, TokenID: optional(c.id)}
+		if c.until != 0 {
+			caller.ValidMs = new((c.until - cp.Now()).Milliseconds())
 		}
 	}
-	return nil
-}
-
-// choose returns the key that serves a user by the project's policy, and why; nil and the problem if none does.
-func (s *state) choose(customer, project, user, provider string) (k *heldKey, reason string) {
-	policy := s.policies[[2]string{customer, project}]
-	newest := func(owner string) (found *heldKey, passed bool) {
-		for _, k := range slices.Backward(s.keys) {
-			is := Key{CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.UserID, Provider: k.Provider}
-			if k.revoked || is != (Key{CustomerID: customer, ProjectID: project, UserID: owner, Provider: provider}) {
-				continue
+	if user != "" && !cp.members[[2]string{project, user}] {
+		return nil, &refusal{status: http.StatusForbidden, problem: "permission-denied", code: "permission_denied"}
+	}
+	for _, owner := range []string{user, ""} {
+		for _, k := range slices.Backward(cp.keys) {
+			if k.ProjectID == project && k.UserID == owner && k.Provider == *request.Provider && !k.revoked && !k.bad {
+				return cp.response(k, scopeOf(k)+"_key", caller), nil
 			}
-			if k.bad && policy.NextKey {
-				passed = true
-				continue
-			}
-			return k, passed
-		}
-		return nil, passed
-	}
-	why := func(k *heldKey, passed bool, reason string) (*heldKey, string) {
-		if passed {
-			reason = "next_key"
-		}
-		return k, reason
-	}
-	if user != "" && policy.UserKeys != "forbid" {
-		if k, passed := newest(user); k != nil {
-			return why(k, passed, "user_key")
 		}
 	}
-	if policy.UserKeys == "require" {
-		return nil, "user-key-required"
+	return nil, noKey
+}
+
+func scopeOf(k *key) string {
+	if k.UserID != "" {
+		return "user"
 	}
-	k, passed := newest("")
-	switch {
-	case k == nil:
-		return nil, "no-key"
-	case policy.UserKeys == "forbid" && user != "":
-		return why(k, passed, "user_keys_forbidden")
-	default:
-		return why(k, passed, "project_key")
+	return "project"
+}
+
+func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen.FetchResponse {
+	return &gen.FetchResponse{
+		KeyID: k.id, Version: 1, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
+		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle,
+		AsOf: cp.position(), Caller: caller,
 	}
 }
