@@ -42,8 +42,8 @@ type ControlPlane struct {
 	token   string
 	faults  map[Operation]Fault
 	counts  map[Operation]int
-	before  *Hold         // where fetches stop before they look anything up
-	after   *Hold         // where they stop with their answer in hand
+	before  *Hold // where fetches stop before they look anything up
+	after   *Hold // where they stop with their answer in hand
 	state
 	streams
 }
