@@ -32,11 +32,17 @@ var (
 	ErrIdempotencyReuse = errors.New("idempotency key used for another request")
 	// ErrUnavailable is returned where the database cannot be reached or has no free connection. A retry may work.
 	ErrUnavailable = errors.New("database unavailable")
+	// ErrReadOnly is an ErrUnavailable: the server that was reached takes no writes, as a standby does. What it shows may be old.
+	ErrReadOnly = fmt.Errorf("%w: the server takes no writes; it is a standby, or read-only", ErrUnavailable)
+	// ErrPooled is an ErrUnavailable: what a connection had prepared is gone, or another's is there.
+	ErrPooled = fmt.Errorf("%w: a pooler gives each transaction another connection; the server's direct URL is needed too", ErrUnavailable)
+	// ErrDeaf is returned where notifications of the database do not arrive.
+	ErrDeaf = errors.New("notifications of the database do not arrive; behind a pooler, the direct URL of the server is needed for them")
 )
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable, ErrDeaf} {
 		if errors.Is(err, known) {
 			return true
 		}

@@ -187,6 +187,14 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	return group.Wait()
 }
 
+// CheckNotifications returns ErrDeaf if this Store hears nothing of what other processes commit. Then changes are only found by
+// looking from time to time.
+func (s *Store) CheckNotifications(ctx context.Context) error {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.classify(s.engine.CheckNotifications(ctx))
+}
+
 // forEach calls do for each signal until ctx ends.
 func forEach(ctx context.Context, signals <-chan struct{}, do func()) {
 	for {

@@ -12,6 +12,8 @@ type Migration struct {
 	Name    string
 	// AppliedAt is zero while it is pending.
 	AppliedAt time.Time
+	// IsNewer reports whether a newer version of this program applied it: this one knows neither its name nor when.
+	IsNewer bool
 }
 
 // Migrate applies the migrations that are missing, and returns how many it applied itself. Any number of replicas may
@@ -24,6 +26,11 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
 		applied, err := m.Up(ctx)
+		if err != nil {
+			if err := s.engine.CheckCreate(ctx); err != nil {
+				return 0, wrap("migrate", s.classify(err))
+			}
+		}
 		if err == nil || attempt == attempts || ctx.Err() != nil {
 			return len(applied), wrap("migrate", s.classify(err))
 		}
@@ -35,7 +42,8 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 	}
 }
 
-// Migrations returns the steps of the schema in order, and when each was applied.
+// Migrations returns the steps of the schema in order, and when each was applied: those that this program has, and then those that
+// a newer one applied.
 func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
 	m, err := s.engine.Migrator()
 	if err != nil {
@@ -49,7 +57,13 @@ func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
 	for i, step := range steps {
 		out[i] = Migration{Version: step.Source.Version, Name: step.Source.Path, AppliedAt: step.AppliedAt}
 	}
-	return out, nil
+	var newer []int64
+	err = s.orm(ctx).Raw("SELECT DISTINCT version_id FROM goose_db_version WHERE version_id > ? AND is_applied ORDER BY version_id",
+		out[len(out)-1].Version).Scan(&newer).Error
+	for _, version := range newer {
+		out = append(out, Migration{Version: version, IsNewer: true})
+	}
+	return out, wrap("migration status", s.classify(err))
 }
 
 func wrap(what string, err error) error {

@@ -32,6 +32,11 @@ type Options struct {
 	Timeout time.Duration
 	// MaxConns is how many connections to PostgreSQL requests may hold. Zero is 16. SQLite ignores it.
 	MaxConns int
+	// DirectURL leads to the PostgreSQL server that the URL reaches through a pooler, which serves neither notifications nor
+	// migrations. Empty means that there is no pooler.
+	DirectURL string
+	// Plaintext allows PostgreSQL beyond this machine to be reached without TLS.
+	Plaintext bool
 }
 
 // WithDefaults returns the options with defaults in place of zeros.
@@ -88,7 +93,11 @@ type Engine interface {
 	// Listen calls wake when another process may have committed something, until ctx ends. Notify is what it listens for.
 	Listen(ctx context.Context, wake func()) error
 	Notify(ctx context.Context) error
+	// CheckNotifications returns an error if notifications do not arrive.
+	CheckNotifications(ctx context.Context) error
 
+	// CheckCreate returns an error that says what to do if the user may create no tables.
+	CheckCreate(ctx context.Context) error
 	// Migrator applies the engine's migrations. It uses the engine's connections, so it must not be closed.
 	Migrator() (*goose.Provider, error)
 	Ping(ctx context.Context) error

@@ -91,7 +91,7 @@ func (a *admin) open(ctx context.Context, problems ...error) (err error) {
 	if isMissing && !a.mayCreate {
 		return requireDatabase(a.cfg.DatabaseURL)
 	}
-	if a.store, err = database.Open(a.cfg.DatabaseURL, models.Options{MaxConns: a.cfg.DBMaxConns}); err != nil {
+	if a.store, err = database.Open(a.cfg.DatabaseURL, a.cfg.storeOptions()); err != nil {
 		return err
 	}
 	if err = requireSchema(ctx, a.cfg, a.store); err != nil {

@@ -181,7 +181,7 @@ func (c *checker) database(ctx context.Context) (_ string, err error) {
 	if c.isMissing {
 		return "", fmt.Errorf("%s %w", name, errNotYet)
 	}
-	store, err := database.Open(c.cfg.DatabaseURL, models.Options{MaxConns: 2})
+	store, err := database.Open(c.cfg.DatabaseURL, c.cfg.storeOptions())
 	if err != nil {
 		return "", err
 	}

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,16 +24,12 @@ func databaseName(databaseURL string) string {
 	if path, ok := strings.CutPrefix(databaseURL, sqlitePrefix); ok {
 		return sqlitePrefix + absolute(path)
 	}
-	u, err := url.Parse(databaseURL)
-	if err != nil {
-		return "the database"
-	}
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	return cmp.Or(database.Name(databaseURL), "the database")
 }
 
 // withStore calls use with the database that the settings name open.
 func (p *program) withStore(cfg *config, use func(*models.Store) error) error {
-	store, err := database.Open(cfg.DatabaseURL, models.Options{MaxConns: cfg.DBMaxConns})
+	store, err := database.Open(cfg.DatabaseURL, cfg.storeOptions())
 	if err != nil {
 		return err
 	}
@@ -42,6 +38,11 @@ func (p *program) withStore(cfg *config, use func(*models.Store) error) error {
 		err = closeErr
 	}
 	return err
+}
+
+// storeOptions returns how the settings say to open the database.
+func (s *config) storeOptions() models.Options {
+	return models.Options{MaxConns: s.DBMaxConns, DirectURL: s.DatabaseDirectURL, Plaintext: s.Insecure}
 }
 
 // unreachable adds a hint to err if it says that the database does not answer.

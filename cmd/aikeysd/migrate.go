@@ -76,7 +76,10 @@ func (p *program) migrateStatusCommand() *cobra.Command {
 				table := p.NewTable("VERSION", "NAME", "APPLIED")
 				for _, step := range steps {
 					applied := "pending"
-					if !step.AppliedAt.IsZero() {
+					switch {
+					case step.IsNewer:
+						applied = "by a newer version of aikeysd"
+					case !step.AppliedAt.IsZero():
 						applied = step.AppliedAt.UTC().Format(time.RFC3339)
 					}
 					table.Row(strconv.FormatInt(step.Version, 10), step.Name, applied)
@@ -90,4 +93,6 @@ func (p *program) migrateStatusCommand() *cobra.Command {
 }
 
 // databaseSettings are the settings of commands that need only the database.
-func databaseSettings() []string { return []string{"database-url", "database-url-file"} }
+func databaseSettings() []string {
+	return []string{"database-url", "database-url-file", "database-direct-url", "database-direct-url-file", "insecure"}
+}

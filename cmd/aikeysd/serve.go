@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
@@ -83,6 +84,7 @@ type service struct {
 	api, dataplane, ops *lifecycle.Server
 
 	state    state
+	deaf     prometheus.Gauge
 	prepared chan struct{} // closed when the service is ready
 	closers  lifecycle.Closers
 }
@@ -90,7 +92,10 @@ type service struct {
 // newService binds the listeners first, so that a taken address is reported before anything is touched. Then it opens what
 // the service needs and makes its servers. It waits for nothing: the database may be down.
 func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
-	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv, prepared: make(chan struct{})}
+	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv, prepared: make(chan struct{}),
+		deaf: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "aikeys_db_deaf", Help: "1 if the database's notifications did not arrive when the service started.",
+		})}
 	for _, step := range []func(context.Context) error{s.listen, s.openTraces, s.openSealer, s.openStore, s.makeServers} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, s.closers.Close())
@@ -150,7 +155,7 @@ func (s *service) openSealer(ctx context.Context) (err error) {
 }
 
 func (s *service) openStore(context.Context) (err error) {
-	if s.store, err = database.Open(s.cfg.DatabaseURL, models.Options{MaxConns: s.cfg.DBMaxConns}); err != nil {
+	if s.store, err = database.Open(s.cfg.DatabaseURL, s.cfg.storeOptions()); err != nil {
 		return err
 	}
 	s.closers.Add(s.store.Close)
@@ -164,7 +169,7 @@ func (s *service) run(ctx context.Context) error {
 		slog.String("ops", s.ops.URL()), slog.String("version", cli.Version()))
 	program := lifecycle.Program{
 		Stages: [][]lifecycle.Part{
-			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer)},
+			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), lifecycle.Task(s.checkNotifications)},
 			{s.api.Run}, // before the feed: a revocation may be waiting for data planes to acknowledge it
 			{lifecycle.Task(s.runFeed), s.dataplane.Run}, // together: data planes' streams last as long as the feed
 		},
@@ -181,6 +186,20 @@ func (s *service) runFeed(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// checkNotifications logs a warning, and sets a metric, if notifications of the database do not arrive.
+func (s *service) checkNotifications(ctx context.Context) error {
+	select {
+	case <-s.prepared:
+	case <-ctx.Done():
+		return nil
+	}
+	if err := s.store.CheckNotifications(ctx); errors.Is(err, models.ErrDeaf) {
+		s.deaf.Set(1)
+		s.log.WarnContext(ctx, "changes that other replicas make are found up to 0.4 s late", slog.String("error", err.Error()))
+	}
+	return nil
 }
 
 // probeIssuer logs a warning if the OIDC issuer can't be read. The service starts all the same: API keys need no issuer.

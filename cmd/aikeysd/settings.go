@@ -11,7 +11,6 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
-	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/database"
 )
 
@@ -20,33 +19,34 @@ import (
 type config struct {
 	*settings.Set
 
-	DatabaseURL     string
-	DBMaxConns      int
-	Listen          string
-	DataplaneListen string
-	OpsListen       string
-	Sealer          string
-	SealerOld       []string
-	SealerCert      string
-	SealerKey       string
-	SealerCA        string
-	TLSCert         string
-	TLSKey          string
-	DataplaneCA     string
-	Insecure        bool
-	OIDCIssuer      string
-	OIDCAudience    string
-	OIDCClaims      string
-	TrustedProxies  []netip.Prefix
-	RateLimit       float64
-	FailedAuthLimit float64
-	FetchRetention  time.Duration
-	MaxStaleLimit   time.Duration
-	Downloads       string
-	LogLevel        string
-	LogFormat       string
-	ShutdownTimeout time.Duration
-	Migrate         string
+	DatabaseURL       string
+	DatabaseDirectURL string
+	DBMaxConns        int
+	Listen            string
+	DataplaneListen   string
+	OpsListen         string
+	Sealer            string
+	SealerOld         []string
+	SealerCert        string
+	SealerKey         string
+	SealerCA          string
+	TLSCert           string
+	TLSKey            string
+	DataplaneCA       string
+	Insecure          bool
+	OIDCIssuer        string
+	OIDCAudience      string
+	OIDCClaims        string
+	TrustedProxies    []netip.Prefix
+	RateLimit         float64
+	FailedAuthLimit   float64
+	FetchRetention    time.Duration
+	MaxStaleLimit     time.Duration
+	Downloads         string
+	LogLevel          string
+	LogFormat         string
+	ShutdownTimeout   time.Duration
+	Migrate           string
 }
 
 // The choices of MIGRATE.
@@ -69,6 +69,10 @@ func newConfig() *config {
 			Usage: "database: sqlite:<path>, or postgres://<user>@<host>/<database>; a URL with a password is taken from the variable or a file only"},
 		{Name: "database-url-file", Arg: "file", Parse: settings.File,
 			Usage: "file that holds the database's URL, in place of the setting above"},
+		{Name: "database-direct-url", Arg: "URL", Parse: settings.Text(&s.DatabaseDirectURL),
+			Usage: "URL of the Postgres server itself, if the URL above leads to a pooler such as PgBouncer: for notifications and migrations, which need a session of their own"},
+		{Name: "database-direct-url-file", Arg: "file", Parse: settings.File,
+			Usage: "file that holds that URL, in place of the setting above"},
 		{Name: "db-max-conns", Arg: "number", Default: "16", Parse: settings.Count(&s.DBMaxConns, 1, 1000),
 			Usage: "maximum number of connections to Postgres, for each process"},
 		{Name: "listen", Arg: "address", Default: "127.0.0.1:8080", Parse: settings.Address(&s.Listen),
@@ -94,7 +98,7 @@ func newConfig() *config {
 		{Name: "dataplane-client-ca", Arg: "file", Parse: settings.Text(&s.DataplaneCA),
 			Usage: "certificates of the authorities that may vouch for data planes, in PEM; the data-plane API then takes client certificates beside tokens; read again when it changes"},
 		{Name: "insecure", Arg: "", Default: "false", Parse: settings.Switch(&s.Insecure),
-			Usage: "let the public and the data-plane API listen without TLS beyond this machine: only behind a proxy that terminates TLS"},
+			Usage: "allow plain text beyond this machine: for the listeners of the public and the data-plane API, which then belong behind a proxy that terminates TLS, and to Postgres"},
 		{Name: "oidc-issuer", Arg: "URL", Parse: settings.Text(&s.OIDCIssuer),
 			Usage: "OpenID Connect issuer whose session tokens are accepted; empty accepts API keys only"},
 		{Name: "oidc-audience", Arg: "name", Parse: settings.Text(&s.OIDCAudience),
@@ -140,17 +144,24 @@ func (s *config) checkDatabase() (complaints []string) {
 	if err != nil {
 		return []string{err.Error()}
 	}
+	direct, err := s.OrFile("database-direct-url", &s.DatabaseDirectURL)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if complaints := append(s.passwordInFlag("database-url", s.DatabaseURL), s.passwordInFlag("database-direct-url", s.DatabaseDirectURL)...); len(complaints) > 0 {
+		return complaints
+	}
 	scheme, path, _ := strings.Cut(s.DatabaseURL, ":")
 	switch {
 	case isSQLite(s.DatabaseURL) && path != "" && path != ":memory:":
+		if s.DatabaseDirectURL != "" {
+			return []string{direct.Given() + ": is for Postgres behind a pooler, and the database is SQLite"}
+		}
 		return nil
-	case given.Name == "database-url" && given.Origin() == settings.FromFlag && mayHoldPassword(s.DatabaseURL):
-		return []string{"--database-url: every user of this machine can see it in the process list, so it may hold no password; use " +
-			given.Variable() + ", or a file and " + s.Of("database-url-file").Variable()}
 	case scheme != "postgres" && scheme != "postgresql":
 		return []string{given.Given() + ": must be sqlite:<path> or postgres://<user>@<host>/<database>"}
 	}
-	store, err := database.Open(s.DatabaseURL, models.Options{}) // checks the URL, and connects to nothing
+	store, err := database.Open(s.DatabaseURL, s.storeOptions()) // checks the URLs, and connects to nothing
 	if err == nil {
 		err = store.Close()
 	}
@@ -158,6 +169,15 @@ func (s *config) checkDatabase() (complaints []string) {
 		return []string{given.Given() + ": " + err.Error()}
 	}
 	return nil
+}
+
+// passwordInFlag returns a complaint if a flag's URL may have a password.
+func (s *config) passwordInFlag(name, databaseURL string) []string {
+	if s.Of(name).Origin() != settings.FromFlag || isSQLite(databaseURL) || !mayHoldPassword(databaseURL) {
+		return nil
+	}
+	return []string{"--" + name + ": every user of this machine can see it in the process list, so it may hold no password; use " +
+		s.Of(name).Variable() + ", or a file and " + s.Of(name+"-file").Variable()}
 }
 
 // mayHoldPassword reports whether a database URL may have a password. It is true for a URL that can't be parsed.

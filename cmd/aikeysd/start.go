@@ -155,6 +155,9 @@ func (s *service) prepare(ctx context.Context) (need string, err error) {
 			return checkSchema, err
 		}
 	}
+	if steps[len(steps)-1].IsNewer {
+		s.log.WarnContext(ctx, "the database's schema is newer than this program, which may not understand all of it; run the newer version")
+	}
 	s.state.schema.Store(true)
 	return checkKeyset, s.openCanary(ctx)
 }
@@ -174,7 +177,7 @@ func (s *service) migrate(ctx context.Context, pending int) error {
 func pendingOf(steps []models.Migration) int {
 	pending := 0
 	for _, step := range steps {
-		if step.AppliedAt.IsZero() {
+		if step.AppliedAt.IsZero() && !step.IsNewer {
 			pending++
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
+	"github.com/agentrouter/aikeys/models"
 )
 
 // pingTimeout bounds a probe of the database. pingInterval is the minimum time between two probes.
@@ -95,7 +96,7 @@ func (s *service) tlsConfigs() (public, dataPlane *tls.Config, err error) {
 
 func (s *service) newWiring() (w wiring, err error) {
 	w = wiring{service: s, registry: telemetry.NewRegistry(
-		telemetry.NewPoolCollector(func() telemetry.PoolStats { return telemetry.PoolStats(s.store.Stats()) }))}
+		telemetry.NewPoolCollector(func() telemetry.PoolStats { return telemetry.PoolStats(s.store.Stats()) }), s.deaf)}
 	if w.metrics, err = auth.NewMetrics(w.registry); err != nil {
 		return w, err
 	}
@@ -163,7 +164,10 @@ func (w wiring) api(listener string, authentication auth.MiddlewareConfig) (http
 // checks are what /readyz depends on. The database and the keyset are probed; the rest is what the start found out.
 func (s *service) checks() []telemetry.Check {
 	database := func(ctx context.Context) telemetry.State {
-		if s.store.Ping(ctx) != nil {
+		switch err := s.store.Ping(ctx); {
+		case errors.Is(err, models.ErrReadOnly):
+			return telemetry.ReadOnly
+		case err != nil:
 			return telemetry.Unavailable
 		}
 		return telemetry.OK

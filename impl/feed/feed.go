@@ -307,8 +307,8 @@ func (f *Feed) readChanges(ctx context.Context, due bool) (sent bool, err error)
 	switch {
 	case err != nil:
 		return false, err
-	case now.Xmax < since.Xmax:
-		f.log.WarnContext(ctx, "the database has gone back to an earlier state; data planes drop their caches and reconnect")
+	case now.Xmax < since.Xmax || !now.SameTimeline(since):
+		f.log.WarnContext(ctx, "the database has gone back to an earlier state, or another server has become its primary; data planes drop their caches and reconnect")
 		f.endRestoredStreams(now, began)
 		return false, nil
 	case len(changes) == maxChanges:

@@ -168,7 +168,7 @@ func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, sta
 			return nil, err
 		}
 	}
-	if now.Xmax < sub.Resume.Xmax || len(changes) > maxBacklog {
+	if now.Xmax < sub.Resume.Xmax || !now.SameTimeline(*sub.Resume) || len(changes) > maxBacklog {
 		return resetFrame(), nil
 	}
 	frames := make([][]byte, len(changes))

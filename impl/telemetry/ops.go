@@ -23,6 +23,7 @@ const (
 	OK          State = "ok"
 	Starting    State = "starting"
 	Unavailable State = "unavailable"
+	ReadOnly    State = "read-only"
 	Pending     State = "pending"
 	Draining    State = "draining"
 )

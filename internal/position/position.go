@@ -16,6 +16,27 @@ type Position struct {
 	Open []int64
 }
 
+// timelineBit is the bit of a transaction's number from which on its timeline counts. A PostgreSQL server begins a timeline when it
+// is promoted, and numbers what follows as if nothing had happened elsewhere since; so its own count alone does not say which
+// transaction is meant. Below that bit, there is room for a trillion transactions.
+const timelineBit = 40
+
+// OnTimeline returns the position whose numbers count within a timeline (1, 2, …) as one that no other timeline shares.
+func (p Position) OnTimeline(timeline int64) Position {
+	base := (timeline - 1) << timelineBit
+	moved := Position{Xmin: p.Xmin + base, Xmax: p.Xmax + base, Open: slices.Clone(p.Open)}
+	for i := range moved.Open {
+		moved.Open[i] += base
+	}
+	return moved
+}
+
+// SameTimeline reports whether the newest transactions of two positions are of one timeline. If they are not, either may hold
+// transactions that the other's server never had.
+func (p Position) SameTimeline(q Position) bool {
+	return (p.Xmax-1)>>timelineBit == (q.Xmax-1)>>timelineBit
+}
+
 // ErrInvalid is returned for a text that is not a position.
 var ErrInvalid = errors.New("not a position")
 

@@ -32,3 +32,6 @@ func Open(url string, opts models.Options) (*models.Store, error) {
 	}
 	return models.NewStore(engine, opts), nil
 }
+
+// Name returns what a URL of PostgreSQL names, for people: see postgres.Name.
+func Name(url string) string { return postgres.Name(url) }

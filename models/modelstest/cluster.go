@@ -73,7 +73,12 @@ type Cluster struct {
 // StartCluster starts a cluster, with fsync on unless an option says otherwise, and removes it when the test ends.
 func StartCluster(t testing.TB, opts ...Option) *Cluster {
 	t.Helper()
-	c, err := newCluster(opts...)
+	return start(t, (*Cluster).create, opts...)
+}
+
+func start(t testing.TB, fill func(*Cluster) error, opts ...Option) *Cluster {
+	t.Helper()
+	c, err := newCluster(fill, opts...)
 	if err != nil {
 		t.Fatalf("modelstest: %v", err)
 	}
@@ -164,9 +169,9 @@ func (c *Cluster) Start() error {
 	return nil
 }
 
-// newCluster makes the data folder and starts the server. It gives up on a failed start: the port was free, so a
+// newCluster makes the folder, which fill fills with data, and starts the server. It gives up on a failed start: the port was free, so a
 // second attempt would fail alike.
-func newCluster(opts ...Option) (*Cluster, error) {
+func newCluster(fill func(*Cluster) error, opts ...Option) (*Cluster, error) {
 	bin, err := findBinaries("/usr/lib/postgresql")
 	if err != nil {
 		return nil, err
@@ -183,7 +188,7 @@ func newCluster(opts ...Option) (*Cluster, error) {
 	if c.dir, err = os.MkdirTemp("", dirPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
 		return nil, err
 	}
-	if err := c.create(); err != nil {
+	if err := c.prepare(fill); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(c.dir))
 	}
 	if err := c.Start(); err != nil {

@@ -15,7 +15,7 @@ import (
 
 // ownClusterForever starts a cluster, prints its postmaster's id and its folder, and waits to be killed.
 func ownClusterForever() {
-	c, err := newCluster()
+	c, err := newCluster((*Cluster).create)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -94,7 +94,7 @@ func TestClusterOptions(t *testing.T) {
 		require.Equal(t, "7s", query[string](t, c.URL("postgres"), "SHOW statement_timeout"))
 	})
 	t.Run("that the server refuses are an error with its log", func(t *testing.T) {
-		_, err := newCluster(WithSetting("no_such_setting", "1"))
+		_, err := newCluster((*Cluster).create, WithSetting("no_such_setting", "1"))
 		require.ErrorContains(t, err, "unrecognized configuration parameter")
 	})
 }

@@ -30,17 +30,29 @@ func sweep(temp string) {
 	}
 }
 
-// create runs initdb and picks the port.
+// prepare hands the folder to the server's user, fills it and picks the port.
+func (c *Cluster) prepare(fill func(*Cluster) error) error {
+	if c.credential != nil {
+		if err := os.Chown(c.dir, int(c.credential.Uid), int(c.credential.Gid)); err != nil {
+			return err
+		}
+	}
+	err := fill(c)
+	if err == nil {
+		c.port, err = freePort()
+	}
+	return err
+}
+
+// create runs initdb.
 func (c *Cluster) create() error {
 	passwordFile := filepath.Join(c.dir, "password")
 	if err := os.WriteFile(passwordFile, []byte(c.password), 0o600); err != nil {
 		return err
 	}
 	if c.credential != nil {
-		for _, path := range []string{c.dir, passwordFile} {
-			if err := os.Chown(path, int(c.credential.Uid), int(c.credential.Gid)); err != nil {
-				return err
-			}
+		if err := os.Chown(passwordFile, int(c.credential.Uid), int(c.credential.Gid)); err != nil {
+			return err
 		}
 	}
 	initdb := c.command("initdb", "--pgdata="+c.dataDir(), "--username="+superuser, "--pwfile="+passwordFile,
@@ -48,9 +60,7 @@ func (c *Cluster) create() error {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	var err error
-	c.port, err = freePort()
-	return err
+	return nil
 }
 
 // command prepares one of the server's programs: as the server's user, in a folder which that user may enter, and

@@ -110,7 +110,7 @@ func (l *lazyCluster) url() (string, error) {
 		return "", fmt.Errorf("the package needs func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }")
 	}
 	if l.cluster == nil && l.err == nil {
-		l.cluster, l.err = newCluster(WithoutFsync())
+		l.cluster, l.err = newCluster((*Cluster).create, WithoutFsync())
 	}
 	if l.err != nil {
 		return "", l.err

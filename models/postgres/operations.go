@@ -185,7 +185,7 @@ func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller,
 	if err := e.QueryRow(ctx, fetchStatement, params, append(row.Dest(), &asOf)...); err != nil {
 		return row, err
 	}
-	row.AsOf, err = parsePosition(asOf)
+	row.AsOf, err = e.parsePosition(asOf)
 	return row, err
 }
 
@@ -195,7 +195,7 @@ func (e *engine) FetchByID(ctx context.Context, dataPlaneID, id string, now int6
 	if err := e.QueryRow(ctx, fetchByIDStatement, []any{dataPlaneID, now, id}, append(row.Dest(), &asOf)...); err != nil {
 		return row, err
 	}
-	row.AsOf, err = parsePosition(asOf)
+	row.AsOf, err = e.parsePosition(asOf)
 	return row, err
 }
 
@@ -245,28 +245,40 @@ SELECT r.* FROM quick, unnest($1::bigint[], $2::text[], $3::text[], $4::text[], 
 	return err
 }
 
-// A transaction's number is its xid, so that a snapshot says which transactions a statement sees. Numbers from the snapshot's
-// xmax on can only come from another server, a backup of which this one was made from.
+// A transaction's number is its xid, so that a snapshot says which transactions a statement sees, with the server's timeline
+// above bit 40: see position.OnTimeline. Numbers from the snapshot's xmax on can only come from another server, a backup of which
+// this one was made from.
 //
 // A server that crashed gives numbers out again: those above the last that had reached its disk. The number of an event had,
 // since the event is not visible before. So a position ends with the newest event: an event that gets a higher number, for the
 // second time even, is not in it, and is found.
 const (
-	txNumber = `pg_current_xact_id()::text::bigint`
-	xmax     = `pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
-	// currentPosition is the snapshot, a slash, and the number of the newest event in it.
-	currentPosition = `pg_current_snapshot()::text || '/' || COALESCE((SELECT MAX(tx) FROM events WHERE tx < ` + xmax + `), 0)`
+	// timeline fails on a standby. The planner computes it once for a plan, which no server outlives its timeline with.
+	timeline     = `('x' || left(pg_walfile_name('0/1'), 8))::bit(32)::bigint`
+	timelineBase = `((` + timeline + ` - 1) << 40)`
+	txNumber     = `(pg_current_xact_id()::text::bigint + ` + timelineBase + `)`
+	xmax         = `(pg_snapshot_xmax(pg_current_snapshot())::text::bigint + ` + timelineBase + `)`
+	// currentPosition is the timeline, the snapshot and the number of the newest event in it, with slashes between; or empty on a
+	// server that takes no writes, which must not vouch for anything.
+	currentPosition = `CASE current_setting('transaction_read_only') WHEN 'off' THEN ` + timeline +
+		` || '/' || pg_current_snapshot() || '/' || COALESCE((SELECT MAX(tx) FROM events WHERE tx < ` + xmax + `), 0) ELSE '' END`
 )
 
-// parsePosition reads what currentPosition selects.
-func parsePosition(text string) (position.Position, error) {
-	snapshot, newest, _ := strings.Cut(text, "/")
+// parsePosition reads what currentPosition selects. Without a position, it closes the connections: see dropReadOnly.
+func (e *engine) parsePosition(text string) (position.Position, error) {
+	if text == "" {
+		e.dropConnections()
+		return position.Position{}, models.ErrReadOnly
+	}
+	line, rest, _ := strings.Cut(text, "/")
+	snapshot, newest, _ := strings.Cut(rest, "/")
 	p, err := position.Parse(snapshot)
-	tx, ok := position.ParseTx(newest)
-	if err != nil || !ok {
+	number, ok := position.ParseTx(line)
+	tx, ok2 := position.ParseTx(newest)
+	if err != nil || !ok || !ok2 {
 		return position.Position{}, fmt.Errorf("position %q: %w", text, position.ErrInvalid)
 	}
-	return p.Before(tx + 1), nil
+	return p.OnTimeline(number).Before(tx + 1), nil
 }
 
 // Position implements models.Engine.
@@ -275,7 +287,7 @@ func (e *engine) Position(ctx context.Context) (position.Position, error) {
 	if err := e.reserved.QueryRow(ctx, "SELECT "+currentPosition).Scan(&text); err != nil {
 		return position.Position{}, err
 	}
-	return parsePosition(text)
+	return e.parsePosition(text)
 }
 
 // Changes implements models.Engine. Unseen are the events from the position's xmax on, and those of the transactions that were
@@ -291,7 +303,7 @@ func (e *engine) Changes(ctx context.Context, since position.Position, limit int
 	if err != nil {
 		return nil, position.Position{}, err
 	}
-	now, err := parsePosition(text)
+	now, err := e.parsePosition(text)
 	return changes, now, err
 }
 
@@ -354,8 +366,8 @@ func (e *engine) listenOnce(ctx context.Context, wake func()) (listened bool) {
 	}
 }
 
-// waitForNotification returns the next notification. After a quiet time it asks whether the server is still there, which a
-// network may not tell, and returns nil.
+// waitForNotification returns the next notification. After a quiet time it asks whether the server is still there and
+// takes writes, which nobody may have said, and returns nil.
 func (e *engine) waitForNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 	quiet, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
@@ -365,7 +377,7 @@ func (e *engine) waitForNotification(ctx context.Context, conn *pgx.Conn) (*pgco
 	}
 	asked, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
-	return nil, conn.Ping(asked)
+	return nil, e.listener.ValidateConnect(asked, conn.PgConn())
 }
 
 // disconnect closes the connection, and waits until its goroutines have ended.

@@ -6,12 +6,11 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -69,27 +68,32 @@ type pool struct {
 	orm *gorm.DB
 }
 
-var errBadURL = errors.New("not a valid postgres:// URL; special characters of a password are escaped as in %2F")
-
 // Open returns the engine for a URL. It opens no connection.
 func Open(url string, opts models.Options) (models.Engine, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := parseURL(url, opts.Plaintext)
 	if err != nil {
-		return nil, errBadURL // err may quote the password
+		return nil, err
 	}
-	// A "/" in a password that isn't escaped ends the host early; the rest would show in errors as the database's name.
-	if strings.Contains(cfg.ConnConfig.Database, "@") {
-		return nil, errBadURL
+	direct := cfg
+	if opts.DirectURL != "" {
+		if direct, err = parseURL(opts.DirectURL, opts.Plaintext); err != nil {
+			return nil, fmt.Errorf("direct URL: %w", err)
+		}
 	}
-	cfg.ConnConfig.ConnectTimeout = min(opts.Timeout, 3*time.Second)
-	e := &engine{timeout: opts.Timeout, writers: make(chan struct{}, max(1, opts.MaxConns/2)), listener: cfg.ConnConfig.Copy(), id: rand.Text()}
-	e.schema = stdlib.OpenDB(*cfg.ConnConfig.Copy())
+	e := &engine{timeout: opts.Timeout, writers: make(chan struct{}, max(1, opts.MaxConns/2)), id: rand.Text()}
+	for _, c := range []*pgx.ConnConfig{cfg.ConnConfig, direct.ConnConfig} {
+		c.ConnectTimeout = min(opts.Timeout, 3*time.Second)
+		c.OnPgError = e.dropReadOnly
+		connectToWriter(c, "")
+	}
+	e.listener = direct.ConnConfig.Copy()
+	e.schema = stdlib.OpenDB(*direct.ConnConfig.Copy())
 	e.schema.SetMaxIdleConns(0) // migrations are rare
-	// The server ends what a lost client left behind, and statements that we have given up on.
-	for name, value := range map[string]time.Duration{
-		"statement_timeout": opts.Timeout, "idle_in_transaction_session_timeout": opts.Timeout, "lock_timeout": opts.Timeout / 2,
-	} {
-		cfg.ConnConfig.RuntimeParams[name] = strconv.FormatInt(value.Milliseconds(), 10)
+	if opts.DirectURL == "" {
+		connectToWriter(cfg.ConnConfig, limits(opts.Timeout))
+	} else {
+		// Behind a pooler, each transaction may run on another server connection: nothing that a session keeps can be relied on.
+		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	var failed error
 	open := func(conns int) *pool {
@@ -151,7 +155,15 @@ func (e *engine) Migrator() (*goose.Provider, error) {
 }
 
 // Ping implements models.Engine.
-func (e *engine) Ping(ctx context.Context) error { return e.requests.Ping(ctx) }
+func (e *engine) Ping(ctx context.Context) error {
+	var readOnly string
+	err := e.requests.QueryRow(ctx, "SELECT current_setting('transaction_read_only')").Scan(&readOnly)
+	if err == nil && readOnly != "off" {
+		e.dropConnections()
+		return models.ErrReadOnly
+	}
+	return err
+}
 
 // Stats implements models.Engine.
 func (e *engine) Stats() models.PoolStats {
@@ -178,6 +190,9 @@ func (e *engine) Sentinel(err error) error { return sentinel(err) }
 
 // sentinel maps SQLSTATE codes: https://www.postgresql.org/docs/15/errcodes-appendix.html.
 func sentinel(err error) error {
+	if errors.Is(err, models.ErrReadOnly) {
+		return models.ErrReadOnly
+	}
 	// Every failure to connect, a changed password too, is ErrUnavailable: callers retry, and an operator mends the cause.
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
@@ -193,7 +208,11 @@ func sentinel(err error) error {
 	switch refused.Code {
 	case "23505": // unique violation
 		return models.ErrAlreadyExists
-	case "25006", "25P03", // a standby, idle in a transaction for too long
+	case readOnlyTransaction, notOnStandby:
+		return models.ErrReadOnly
+	case "42P05", "26000": // a prepared statement exists, or does not
+		return models.ErrPooled
+	case "25P03", // idle in a transaction for too long
 		"42P01", "3D000": // no such table or database: not migrated yet
 		return models.ErrUnavailable
 	}

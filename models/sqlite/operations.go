@@ -150,5 +150,11 @@ func (e *engine) Listen(ctx context.Context, _ func()) error {
 	return nil
 }
 
+// CheckNotifications implements models.Engine. One process has the database, and needs none.
+func (e *engine) CheckNotifications(context.Context) error { return nil }
+
+// CheckCreate implements models.Engine. Who can write the file can create tables.
+func (e *engine) CheckCreate(context.Context) error { return nil }
+
 // Notify implements models.Engine.
 func (e *engine) Notify(context.Context) error { return nil }

@@ -1,0 +1,188 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/models"
+)
+
+var (
+	errBadURL    = errors.New("not a valid postgres:// URL; special characters of a password are escaped as in %2F")
+	errPlaintext = errors.New("would be reached without TLS beyond this machine; add sslmode=verify-full, or sslmode=require")
+)
+
+// parseURL returns how to connect to the server that a URL names. Its errors quote nothing of the URL, any part of which may be
+// a piece of a password.
+func parseURL(url string, plaintext bool) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil || hasUnescaped(url) {
+		return nil, errBadURL
+	}
+	if !plaintext {
+		if err := requireTLS(&cfg.ConnConfig.Config); err != nil {
+			return nil, err
+		}
+	}
+	return cfg, nil
+}
+
+// hasUnescaped reports whether a URL has an "@" or a "/" that cuts a password short unless it is escaped. What follows would count
+// as the host, the port or the database's name, and show up in errors.
+func hasUnescaped(url string) bool {
+	_, rest, _ := strings.Cut(url, "://")
+	user, server, found := strings.Cut(rest, "@")
+	return found && (strings.Contains(user, "/") || strings.Contains(server, "@"))
+}
+
+// requireTLS leaves out the attempts without TLS that sslmode=prefer, the default, falls back to. It returns errPlaintext if
+// that leaves none.
+func requireTLS(cfg *pgconn.Config) error {
+	isSafe := func(host string, hasTLS bool) bool {
+		return hasTLS || strings.HasPrefix(host, "/") || netaddr.IsLoopback(host)
+	}
+	if !isSafe(cfg.Host, cfg.TLSConfig != nil) {
+		return fmt.Errorf("%s %w", cfg.Host, errPlaintext)
+	}
+	hosts := map[string]bool{cfg.Host: true}
+	var kept []*pgconn.FallbackConfig
+	for _, f := range cfg.Fallbacks {
+		safe := isSafe(f.Host, f.TLSConfig != nil)
+		if !safe && !hosts[f.Host] {
+			return fmt.Errorf("%s %w", f.Host, errPlaintext)
+		}
+		hosts[f.Host] = true
+		if safe {
+			kept = append(kept, f)
+		}
+	}
+	cfg.Fallbacks = kept
+	return nil
+}
+
+// Name returns what a URL names, for people: the servers and the database, without the user and the password. It is empty for
+// a URL that Open refuses.
+func Name(url string) string {
+	cfg, err := parseURL(url, true)
+	if err != nil {
+		return ""
+	}
+	var servers []string
+	add := func(host string, port uint16) {
+		server := net.JoinHostPort(host, strconv.Itoa(int(port)))
+		if len(servers) == 0 || servers[len(servers)-1] != server {
+			servers = append(servers, server)
+		}
+	}
+	add(cfg.ConnConfig.Host, cfg.ConnConfig.Port)
+	for _, f := range cfg.ConnConfig.Fallbacks {
+		add(f.Host, f.Port)
+	}
+	return "postgres://" + strings.Join(servers, ",") + "/" + cfg.ConnConfig.Database
+}
+
+// SQLSTATEs of a server that takes no writes: of a write, and of a function that no standby has, such as one that timeline calls.
+// https://www.postgresql.org/docs/15/errcodes-appendix.html
+const (
+	readOnlyTransaction = "25006"
+	notOnStandby        = "55000"
+)
+
+// limits are the settings of a session with which the server ends what a lost client left behind, and statements that this
+// process has given up on.
+func limits(timeout time.Duration) string {
+	ms := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+	return "; SET statement_timeout = " + ms(timeout) + "; SET idle_in_transaction_session_timeout = " + ms(timeout) +
+		"; SET lock_timeout = " + ms(timeout/2)
+}
+
+// connectToWriter has connections refuse a server that takes no writes: a standby knows nothing of what is committed elsewhere,
+// and after a failover the old primary may be one. set is run on each connection besides. It is not sent as parameters of the
+// start, which poolers refuse.
+func connectToWriter(cfg *pgx.ConnConfig, set string) {
+	cfg.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+		results, err := conn.Exec(ctx, "SHOW transaction_read_only"+set).ReadAll()
+		switch {
+		case err != nil:
+			return err
+		case string(results[0].Rows[0][0]) != "off":
+			return models.ErrReadOnly
+		}
+		return nil
+	}
+}
+
+// dropReadOnly closes all connections when a server has said that it takes no writes: it may have been the primary when they
+// were made. Connections in use are closed when they are returned.
+func (e *engine) dropReadOnly(conn *pgconn.PgConn, refused *pgconn.PgError) bool {
+	if refused.Code == readOnlyTransaction || refused.Code == notOnStandby {
+		e.dropConnections()
+		return false
+	}
+	return !strings.EqualFold(refused.Severity, "FATAL")
+}
+
+func (e *engine) dropConnections() {
+	for _, p := range []*pool{e.requests, e.reserved, e.background} {
+		if p != nil {
+			p.Reset()
+		}
+	}
+}
+
+// CheckCreate implements models.Engine.
+func (e *engine) CheckCreate(ctx context.Context) error {
+	var (
+		user, schema, db string
+		may              bool
+	)
+	err := e.schema.QueryRowContext(ctx, "SELECT current_user, COALESCE(current_schema(), ''), current_database(), "+
+		"COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false)").Scan(&user, &schema, &db, &may)
+	if err != nil || may {
+		return err
+	}
+	if schema == "" {
+		return fmt.Errorf("database user %q sees no schema: check search_path, and GRANT USAGE", user)
+	}
+	return fmt.Errorf("database user %q may create no tables in schema %q, which PostgreSQL allows only the database's owner since version 15: "+
+		"ALTER DATABASE %q OWNER TO %q, or GRANT CREATE ON SCHEMA %q TO %q", user, schema, db, user, schema, user)
+}
+
+// CheckNotifications implements models.Engine. A pooler that hands out a connection for each transaction swallows them.
+func (e *engine) CheckNotifications(ctx context.Context) error {
+	conn, err := pgx.ConnectConfig(ctx, e.listener.Copy())
+	if err != nil {
+		return err
+	}
+	defer e.disconnect(ctx, conn)
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return err
+	}
+	for {
+		// Again and again: others' notifications arrive too, and a server may be slow.
+		if err := e.Notify(ctx); err != nil {
+			return err
+		}
+		pause, cancel := context.WithTimeout(ctx, time.Second)
+		note, err := conn.WaitForNotification(pause)
+		cancel()
+		switch {
+		case err == nil && note.Payload == e.id:
+			return nil
+		case ctx.Err() != nil:
+			return models.ErrDeaf
+		case err != nil && pause.Err() == nil:
+			return err
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/internal/position"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
+	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/models/postgres"
+)
+
+// failover is a primary and a standby behind one address, which leads to the primary until moveTo is called.
+type failover struct {
+	primary, standby *modelstest.Cluster
+	store            *models.Store
+	target           atomic.Pointer[string]
+}
+
+func newFailover(t *testing.T) *failover {
+	f := &failover{primary: modelstest.StartCluster(t)}
+	address, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = address.Close() })
+	f.moveTo(t, f.primary)
+	go func() {
+		for {
+			client, err := address.Accept()
+			if err != nil {
+				return
+			}
+			server, err := new(net.Dialer).DialContext(t.Context(), "tcp", *f.target.Load())
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(server, client); _ = server.Close() }()
+			go func() { _, _ = io.Copy(client, server); _ = client.Close() }()
+		}
+	}()
+	url, err := pgx.ParseConfig(f.primary.URL("postgres"))
+	require.NoError(t, err)
+	f.store = modelstest.OpenStore(t, "postgres://postgres:"+url.Password+"@"+address.Addr().String()+"/postgres?sslmode=disable",
+		models.Options{Timeout: 2 * time.Second})
+	_, err = f.store.Migrate(t.Context())
+	require.NoError(t, err)
+	f.standby = modelstest.StartStandby(t, f.primary)
+	return f
+}
+
+func (f *failover) moveTo(t *testing.T, c *modelstest.Cluster) {
+	url, err := pgx.ParseConfig(c.URL("postgres"))
+	require.NoError(t, err)
+	f.target.Store(new(net.JoinHostPort(url.Host, strconv.Itoa(int(url.Port)))))
+}
+
+func (f *failover) commit(ctx context.Context, id string) error {
+	return f.store.Transact(ctx, func(tx *models.Tx) error {
+		return tx.AppendEvent(models.Event{CustomerID: "c", ProjectID: "p", ID: id, Type: models.EventPolicySet, Outcome: models.OutcomeAllowed})
+	})
+}
+
+func (f *failover) position(t *testing.T) position.Position {
+	at, err := f.store.Position(t.Context())
+	require.NoError(t, err)
+	return at
+}
+
+// requireReadOnly requires that nothing of the server at the address is believed, once the connections to a server that has stopped
+// have failed.
+func (f *failover) requireReadOnly(t *testing.T, since position.Position) {
+	t.Helper()
+	for what, call := range map[string]func(context.Context) error{
+		"ping":  f.store.Ping,
+		"write": func(ctx context.Context) error { return f.commit(ctx, "evt_no") },
+		"changes": func(ctx context.Context) error {
+			_, _, err := f.store.Changes(ctx, since, 10)
+			return err
+		},
+		"fetch": func(ctx context.Context) error {
+			_, err := f.store.Fetch(ctx, "dp_1", models.Caller{CustomerID: "c", ProjectID: "p", UserID: "u"}, "openai", 0)
+			return err
+		},
+		"fetch by id": func(ctx context.Context) error {
+			_, _, err := f.store.FetchByID(ctx, "dp_1", "byok_1", 0)
+			return err
+		},
+	} {
+		var err error
+		for range 20 {
+			err = call(t.Context())
+			require.ErrorIs(t, err, models.ErrUnavailable, what)
+			if errors.Is(err, models.ErrReadOnly) {
+				break
+			}
+		}
+		require.ErrorIs(t, err, models.ErrReadOnly, what)
+	}
+}
+
+// changes returns what was committed since a position, once the connections to the old primary have failed.
+func (f *failover) changes(t *testing.T, since position.Position) (changes []models.Change, now position.Position) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var err error
+		changes, now, err = f.store.Changes(t.Context(), since, 10)
+		return err == nil
+	}, 5*time.Second, 10*time.Millisecond)
+	return changes, now
+}
+
+// requireRecovery requires that writes succeed again by themselves, with id as the first event.
+func (f *failover) requireRecovery(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return f.commit(t.Context(), id) == nil }, 5*time.Second, 10*time.Millisecond)
+}
+
+func TestOldPrimaryIsNotBelieved(t *testing.T) {
+	t.Run("that came back as a standby, and the store goes on with the new one", func(t *testing.T) {
+		t.Parallel()
+		f := newFailover(t)
+		require.NoError(t, f.commit(t.Context(), "evt_1"))
+		before := f.position(t)
+		require.NoError(t, f.primary.Stop(modelstest.Fast))
+		f.standby.Promote(t)
+		f.primary.Follow(t, f.standby)
+		require.NoError(t, f.primary.Start())
+		f.requireReadOnly(t, before)
+
+		f.moveTo(t, f.standby)
+		f.requireRecovery(t, "evt_2")
+		changes, now := f.changes(t, before)
+		require.Len(t, changes, 1, "nothing that the new primary committed is missed")
+		require.False(t, now.SameTimeline(before), "a position of one primary is not taken for one of another")
+	})
+	t.Run("that lost a commit of which the new primary knows nothing", func(t *testing.T) {
+		t.Parallel()
+		f := newFailover(t)
+		require.NoError(t, f.standby.Stop(modelstest.Fast))
+		for range 5 {
+			require.NoError(t, f.commit(t.Context(), "evt_lost"+time.Now().String()))
+		}
+		before := f.position(t)
+		require.NoError(t, f.primary.Stop(modelstest.Immediate))
+		require.NoError(t, f.standby.Start())
+		f.standby.Promote(t)
+		f.moveTo(t, f.standby)
+		f.requireRecovery(t, "evt_1")
+		changes, _ := f.changes(t, before)
+		require.Len(t, changes, 1, "the first commit of the new primary has a lower xid than the last of the old one")
+	})
+	t.Run("that turned read-only with connections open", func(t *testing.T) {
+		t.Parallel()
+		f := newFailover(t)
+		before := f.position(t)
+		set := func(value string) {
+			conn, err := pgx.Connect(t.Context(), f.primary.URL("postgres"))
+			require.NoError(t, err)
+			for _, statement := range []string{"ALTER SYSTEM SET default_transaction_read_only = " + value, "SELECT pg_reload_conf()"} {
+				_, err = conn.Exec(t.Context(), statement)
+				require.NoError(t, err)
+			}
+			require.NoError(t, conn.Close(t.Context()))
+		}
+		set("on")
+		require.Eventually(t, func() bool { return f.store.Ping(t.Context()) != nil }, 5*time.Second, 10*time.Millisecond)
+		f.requireReadOnly(t, before)
+		set("off")
+		f.requireRecovery(t, "evt_1")
+	})
+}
+
+func TestOpenRefusesURLsThatShowAPassword(t *testing.T) {
+	for _, url := range []string{
+		"postgres://app:p@ssw0rd@127.0.0.1/aikeys", "postgres://app:48/15@127.0.0.1/aikeys", "postgres://app:48@15/ssw0rd?x@127.0.0.1/aikeys",
+		"postgres://app:48%zz15@127.0.0.1/aikeys", "postgres://app:48 15@127.0.0.1:port/aikeys",
+	} {
+		_, err := database.Open(url, models.Options{})
+		require.ErrorContains(t, err, "escaped", url)
+		for _, piece := range []string{"48", "15", "p@", "ssw0rd"} {
+			require.NotContains(t, err.Error(), piece)
+		}
+		require.Empty(t, postgres.Name(url))
+	}
+	require.Equal(t, "postgres://127.0.0.1:1/aikeys", postgres.Name("postgres://app:481516#x?y@127.0.0.1:1/aikeys"))
+	require.Equal(t, "postgres://db1:5432,db2:5433/aikeys", postgres.Name("postgres://app:secret@db1,db2:5433/aikeys?sslmode=disable"))
+}
+
+func TestOpenRequiresTLSBeyondThisMachine(t *testing.T) {
+	for url, refused := range map[string]bool{
+		"postgres://app@127.0.0.1/aikeys?sslmode=disable":             false,
+		"postgres://app@localhost/aikeys":                             false,
+		"postgres://app@/aikeys?host=/run/postgresql":                 false,
+		"postgres://app@db.example/aikeys":                            false, // sslmode=prefer, without the attempt in plain text
+		"postgres://app@db.example/aikeys?sslmode=require":            false,
+		"postgres://app@db.example/aikeys?sslmode=disable":            true,
+		"postgres://app@db.example/aikeys?sslmode=allow":              true,
+		"postgres://app@127.0.0.1,db.example/aikeys?sslmode=disable":  true,
+		"postgres://app@db.example,db2.example/aikeys?sslmode=prefer": false,
+	} {
+		for _, plaintext := range []bool{false, true} {
+			store, err := database.Open(url, models.Options{Plaintext: plaintext})
+			if refused && !plaintext {
+				require.ErrorContains(t, err, "db.example would be reached without TLS", url)
+				continue
+			}
+			require.NoError(t, err, url)
+			require.NoError(t, store.Close())
+		}
+	}
+}
