@@ -52,8 +52,7 @@ type found struct {
 	asOf string
 }
 
-// find looks up what a data plane asks for, in one statement, and chooses among the keys. If the newest key is bad and the
-// policy says next_key, Resolve reads the others in a second statement.
+// find finds what a data plane asks for.
 func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now time.Time) (found, error) {
 	if l.keyID != "" {
 		return s.findByID(ctx, dataPlaneID, l.keyID, now)
@@ -71,19 +70,13 @@ func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now tim
 			UserID: session.UserID, TokenID: session.TokenID}
 		f.wireCaller = wireCaller(session, now)
 	}
-	serving, err := s.store.Fetch(ctx, dataPlaneID, f.caller, f.provider, now.UnixMicro())
+	var err error
+	f.choice, f.asOf, err = resolution.Fetch(ctx, s.store, dataPlaneID, f.caller, f.provider, now.UnixMicro())
 	if errors.Is(err, models.ErrSessionEnded) {
 		s.callers.Drop(f.caller.TokenID)
 		return f, resolution.ErrCallerUnauthenticated
 	}
-	if err != nil {
-		return f, err
-	}
-	// A key that Resolve reads later is newer than the position says, never older.
-	f.asOf = serving.AsOf
-	newest := models.Serving{Own: serving.Own, Project: serving.Project}
-	f.choice, err = resolution.Resolve(ctx, s.store, f.caller, f.provider, serving.Policy, newest, now.UnixMicro())
-	return f, cmp.Or(err, f.choice.Err())
+	return f, err
 }
 
 // findByID looks up a key by its id alone.
@@ -131,18 +124,13 @@ func (s *server) open(ctx context.Context, key models.Key) (plaintextKey, error)
 	if !known {
 		return plaintextKey{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
 	}
-	plain, err := s.sealer.Open(ctx, sealer.Binding{
+	baseURL, secret, err := provider.Open(ctx, s.sealer, sealer.Binding{
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
 	}, key.Envelope)
-	if err != nil {
-		if errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil {
-			return plaintextKey{}, err
-		}
-		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
-	}
-	defer plain.Wipe()
-	baseURL, secret, err := provider.Destination(string(plain.Reveal()))
-	if err != nil {
+	switch {
+	case err != nil && (errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil):
+		return plaintextKey{}, err
+	case err != nil:
 		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	return plaintextKey{gensecret.New(secret), baseURL, provider.AuthStyle}, nil

@@ -28,8 +28,7 @@ import (
 
 // Store is what the handlers need of the database; *models.Store is one.
 type Store interface {
-	resolution.Keys
-	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
+	resolution.Store
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"context"
 	"errors"
 	"io"
 	"regexp"
@@ -10,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/agentrouter/aikeys/sealer"
 )
 
 // MaxSecretBytes is the length of the longest secret that is accepted, in bytes: 16 KiB, many times the size of a service
@@ -329,6 +332,17 @@ func (p Provider) Destination(secret string) (baseURL, injected string, err erro
 		return "", "", ErrCredential
 	}
 	return baseURL, injected, nil
+}
+
+// Open opens an envelope that holds a secret of the provider, and returns the secret's Destination. The plaintext is wiped;
+// only what goes into the request's header remains.
+func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte) (baseURL, injected string, err error) {
+	plain, err := s.Open(ctx, binding, envelope)
+	if err != nil {
+		return "", "", err
+	}
+	defer plain.Wipe()
+	return p.Destination(string(plain.Reveal()))
 }
 
 // textOf returns the text of a member's value; ok is false unless it is a non-empty string.

@@ -4,6 +4,7 @@
 package resolution
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -56,6 +57,26 @@ func (c Choice) Err() error {
 // Keys finds the active keys of a provider, newest first; *models.Store is one.
 type Keys interface {
 	Candidates(ctx context.Context, c models.Caller, provider string) (own, project []models.Key, err error)
+}
+
+// Store is what Fetch reads; *models.Store is one.
+type Store interface {
+	Keys
+	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
+}
+
+// Fetch reads in one statement what may serve a caller through a data plane, and returns what Resolve chooses of it, with the
+// statement's position. A key that Resolve reads later is newer than the position says, never older. The error is the
+// choice's Err if no key serves.
+func Fetch(
+	ctx context.Context, store Store, dataPlaneID string, c models.Caller, provider string, now int64,
+) (choice Choice, asOf string, err error) {
+	found, err := store.Fetch(ctx, dataPlaneID, c, provider, now)
+	if err != nil {
+		return Choice{}, "", err
+	}
+	choice, err = Resolve(ctx, store, c, provider, found.Policy, models.Serving{Own: found.Own, Project: found.Project}, now)
+	return choice, found.AsOf, cmp.Or(err, choice.Err())
 }
 
 // Resolve applies the policy to the newest key of each scope. If the chosen key is bad and the policy says next_key, it reads
