@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
@@ -54,9 +55,12 @@ const maxWholeLists = 4
 
 var _ gen.StrictServerInterface = (*server)(nil)
 
+// document is the parsed OpenAPI document. Handlers share it, since parsing it takes longer than all else that NewHandler does.
+var document = sync.OnceValues(gen.GetSpec)
+
 // NewHandler returns the public API.
 func NewHandler(cfg Config) (http.Handler, error) {
-	doc, err := gen.GetSpec()
+	doc, err := document()
 	if err != nil {
 		return nil, fmt.Errorf("public API document: %w", err)
 	}

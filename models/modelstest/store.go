@@ -2,8 +2,12 @@ package modelstest
 
 import (
 	"context"
+	"errors"
 	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -58,11 +62,37 @@ func (e Engine) URL(t testing.TB) string {
 // NewStore returns a store on fresh storage that is migrated. It is closed when the test ends.
 func NewStore(t testing.TB, e Engine) *models.Store {
 	t.Helper()
-	store := OpenStore(t, e.URL(t), models.Options{})
+	url := e.URL(t)
+	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
+		file, err := migratedFile()
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path, file, 0o600))
+		return OpenStore(t, url, models.Options{})
+	}
+	store := OpenStore(t, url, models.Options{})
 	_, err := store.Migrate(t.Context())
 	require.NoError(t, err)
 	return store
 }
+
+// migratedFile returns a migrated SQLite database. Tests start with a copy, which takes much less time than to migrate.
+var migratedFile = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "aikeys-sqlite-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	path := filepath.Join(dir, "aikeys.db")
+	store, err := database.Open("sqlite:"+path, models.Options{})
+	if err != nil {
+		return nil, err
+	}
+	_, err = store.Migrate(context.Background())
+	if err := errors.Join(err, store.Close()); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+})
 
 // OpenStore opens a store on a database as it is, and closes it when the test ends.
 func OpenStore(t testing.TB, url string, opts models.Options) *models.Store {
