@@ -29,7 +29,9 @@ type Evidence struct {
 	spans    *tracetest.InMemoryExporter
 }
 
-func newEvidence() *Evidence { return &Evidence{} }
+func newEvidence() *Evidence {
+	return &Evidence{registry: prometheus.NewRegistry(), spans: tracetest.NewInMemoryExporter()}
+}
 
 // Secret returns new text to use as a secret, or in any other place where a caller could put one: 32 hexadecimal digits, which
 // the service must not output.
@@ -177,8 +179,9 @@ func (e *Evidence) Forget() {
 	e.spans.Reset()
 }
 
-func (e *Evidence) logHandler() slog.Handler {
-	return slog.NewJSONHandler(logWriter{e}, &slog.HandlerOptions{Level: slog.LevelDebug})
+// Logger returns a log that becomes evidence.
+func (e *Evidence) Logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(logWriter{e}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 type logWriter struct{ evidence *Evidence }

@@ -8,16 +8,13 @@ package aikeystest
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -88,13 +85,29 @@ func Start(t testing.TB, opts Options) *Service {
 		}
 	})
 	s.serve()
-	transport := &http.Transport{MaxIdleConnsPerHost: 128}
-	t.Cleanup(transport.CloseIdleConnections)
-	s.client = &http.Client{
-		Transport:     &checkedTransport{service: s, base: transport},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
 	return s
+}
+
+// Also runs another API over the same database until the test ends. Its replies are checked against its own contract; they
+// and its output are part of the same Evidence.
+func (s *Service) Also(name string, contract *Contract, newHandler func(*httpapi.Observer) http.Handler) *Service {
+	s.t.Helper()
+	other := &Service{Store: s.Store, Sealer: s.Sealer, Evidence: s.Evidence, t: s.t, contract: contract}
+	other.Handler = newHandler(other.observer(name))
+	other.serve()
+	return other
+}
+
+// HTTPClient returns a client whose replies are checked.
+func (s *Service) HTTPClient() *http.Client { return s.client }
+
+// observer returns an observer whose output becomes evidence.
+func (s *Service) observer(name string) *httpapi.Observer {
+	s.t.Helper()
+	tracing := sdktrace.NewTracerProvider(sdktrace.WithSyncer(s.Evidence.spans))
+	observer, err := httpapi.NewObserver(name, s.Evidence.Logger(), s.Evidence.registry, tracing.Tracer("aikeys"))
+	require.NoError(s.t, err)
+	return observer
 }
 
 // shutdownTimeout is how long the requests that a test left behind may take.
@@ -105,7 +118,7 @@ func (s *Service) serve() {
 	s.t.Helper()
 	listener, err := lifecycle.Listen(context.Background(), "127.0.0.1:0")
 	require.NoError(s.t, err)
-	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: s.Handler, Log: slog.New(s.Evidence.logHandler())})
+	server := httpapi.NewServer(httpapi.ServerConfig{Listener: listener, Handler: s.Handler, Log: s.Evidence.Logger()})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()
 	s.t.Cleanup(func() {
@@ -115,17 +128,17 @@ func (s *Service) serve() {
 		require.NoError(s.t, <-served)
 	})
 	s.URL = server.URL()
+	transport := &http.Transport{MaxIdleConnsPerHost: 128}
+	s.t.Cleanup(transport.CloseIdleConnections)
+	s.client = &http.Client{
+		Transport:     &checkedTransport{service: s, base: transport},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 func (s *Service) newHandler(opts Options) http.Handler {
 	s.t.Helper()
 	catalogue, err := providers.Load()
-	require.NoError(s.t, err)
-	spans := tracetest.NewInMemoryExporter()
-	tracing := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
-	registry := prometheus.NewRegistry()
-	s.Evidence.registry, s.Evidence.spans = registry, spans
-	observer, err := httpapi.NewObserver("public", slog.New(s.Evidence.logHandler()), registry, tracing.Tracer("aikeys"))
 	require.NoError(s.t, err)
 	receipts, err := feed.New(feed.Config{Store: opts.Store})
 	require.NoError(s.t, err)
@@ -133,7 +146,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer), Receipts: receipts,
 		Providers: catalogue, Now: opts.Now,
 		API: httpapi.Config{
-			Observer: observer, Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
+			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{
 				Sessions:      auth.New(auth.Config{Tokens: opts.Store, OIDC: opts.OIDC}),
 				PrincipalRate: opts.PrincipalRate, FailureRate: opts.FailureRate,
