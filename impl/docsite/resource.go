@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -105,8 +106,8 @@ type asset struct {
 func (a asset) URL() string { return a.path + "?v=" + a.resource.version }
 
 // loadAssets returns the assets by the names that templates use. NAME.gz in the folder is served as NAME, compressed for
-// clients that accept it.
-func loadAssets() (map[string]asset, error) {
+// clients that accept it. The assets are unpacked once in a process.
+var loadAssets = sync.OnceValues(func() (map[string]asset, error) {
 	assets := map[string]asset{}
 	for name, contentType := range map[string]string{
 		"site.css":       "text/css; charset=utf-8",
@@ -134,7 +135,7 @@ func loadAssets() (map[string]asset, error) {
 		assets[served] = asset{"/docs/assets/" + served, res}
 	}
 	return assets, nil
-}
+})
 
 func gunzip(zipped []byte) ([]byte, error) {
 	reader, err := gzip.NewReader(bytes.NewReader(zipped))
