@@ -15,17 +15,11 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// runAdmin runs an admin command on acme/chat.
-func runAdmin(t *testing.T, environ []string, args ...string) outcome {
-	t.Helper()
-	return aikeysd(t, environ, append(append([]string{"admin"}, args...), "--customer", "acme", "--project", "chat")...)
-}
-
-func TestAdminTokenCreate(t *testing.T) {
+func TestAdminTokens(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
-		mustAikeysd(t, environ, "migrate", "up")
-		require.Equal(t, exitOK, runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner").code)
+		newOwner(t, environ)
 		got := runAdmin(t, environ, "token", "create", "--user", "alice", "--expires", "720h")
 		require.Equal(t, exitOK, got.code, got.stderr)
 		require.Regexp(t, `^ak_[0-9A-Z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\n$`, got.stdout)
@@ -34,24 +28,23 @@ func TestAdminTokenCreate(t *testing.T) {
 		require.Contains(t, got.stderr, id)
 		require.NotContains(t, got.stderr, strings.Split(token, "_")[2], "notes may be logged")
 
-		list := runAdmin(t, environ, "token", "list").stdout
 		expires := time.Now().Add(720 * time.Hour).UTC().Format("2006-01-02")
-		require.Regexp(t, `ID +USER +CREATED +EXPIRES +STATE\n`+id+` +alice +\S+ +`+expires+`\S+ +active\n`, list)
+		require.Regexp(t, `^ID +USER +CREATED +EXPIRES +STATE\n(.*\n)*`+id+` +alice +\S+ +`+expires+`\S+ +active\n`, runAdmin(t, environ, "token", "list").stdout)
 		require.Equal(t, 1, strings.Count(runAdmin(t, environ, "token", "list", "--user", "bob").stdout, "\n"), "the head alone")
 
 		s := startReady(t, environ)
-		whoami := func() int { return call(t, newClient(), http.MethodGet, s.api+"/v1/whoami", token, "").status }
-		require.Equal(t, http.StatusOK, whoami())
+		require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", token).status)
 		for range 2 { // to revoke again changes nothing
 			require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", id).code)
 		}
-		s.eventually("the service refuses it", func() bool { return whoami() == http.StatusUnauthorized })
-		require.Contains(t, runAdmin(t, environ, "token", "list").stdout, "revoked")
+		s.eventually("the service refuses it", func() bool { return s.get(s.api+"/v1/whoami", token).status == http.StatusUnauthorized })
+		require.Regexp(t, id+` .* revoked\n`, runAdmin(t, environ, "token", "list").stdout)
 		require.Equal(t, exitOK, s.wait())
 	})
 }
 
 func TestAdminCommandsAreInAuditTrail(t *testing.T) {
+	t.Parallel()
 	environ := newEnviron(t)
 	token := newOwner(t, environ)
 	for _, args := range [][]string{
@@ -64,7 +57,7 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 	bob := regexp.MustCompile(`[0-9A-Z]{26}`).FindString(runAdmin(t, environ, "token", "list", "--user", "bob").stdout)
 	require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", bob).code)
 	require.Equal(t, exitOK, runAdmin(t, environ, "token", "revoke", "--id", bob).code)
-	// What is refused leaves no trace.
+	// A refused command leaves no trace.
 	require.Equal(t, exitFailure, runAdmin(t, environ, "member", "remove", "--user", "alice").code)
 
 	s := startReady(t, environ)
@@ -76,7 +69,7 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 			Actor         struct{ Method string }
 		}
 	}
-	reply := call(t, newClient(), http.MethodGet, s.api+"/v1/customers/-/projects/-/events", token, "")
+	reply := s.get(s.api+"/v1/customers/-/projects/-/events", token)
 	require.NoError(t, json.Unmarshal([]byte(reply.body), &trail), reply.body)
 	var got []string
 	for _, e := range trail.Events {
@@ -84,8 +77,7 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 		require.Equal(t, "allowed", e.Outcome)
 		got = append(got, strings.TrimSpace(e.Type+" "+e.MemberID+" "+e.Role))
 	}
-	about := rows(t, open(t, strings.TrimPrefix(environ[2], "AIKEYS_DATABASE_URL=")),
-		`SELECT type, token_id FROM events WHERE type LIKE 'token.%' ORDER BY id DESC`)
+	about := query(t, databaseOf(environ), `SELECT type, token_id FROM events WHERE type LIKE 'token.%' ORDER BY id DESC`)
 	require.Equal(t, [][]any{{"token.revoked", bob}, {"token.created", bob}, {"token.created", strings.Split(token, "_")[1]}}, about)
 	require.Equal(t, []string{
 		"token.revoked bob", "member.removed bob", "token.created bob", "member.set bob member", "token.created alice", "member.set alice owner",
@@ -93,73 +85,71 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 }
 
 func TestAdminFailures(t *testing.T) {
+	t.Parallel()
 	environ := newEnviron(t)
 	newOwner(t, environ)
-	long := strings.Repeat("x", 65)
-	cases := map[string]struct {
-		args []string
+	const inChat, inNew = " --customer acme --project chat", " --customer acme --project new"
+	for name, tc := range map[string]struct {
+		args string
 		code int
 		says []string
 	}{
-		"the first member is no owner": {[]string{"admin", "member", "set", "--customer", "acme", "--project", "new", "--user", "bob", "--role", "member"},
-			exitFailure, []string{"acme/new needs one", "--role owner"}},
-		"the last owner steps down": {[]string{"admin", "member", "set", "--customer", "acme", "--project", "chat", "--user", "alice", "--role", "member"},
-			exitFailure, []string{"another user an owner first"}},
-		"the last owner leaves": {[]string{"admin", "member", "remove", "--customer", "acme", "--project", "chat", "--user", "alice"},
-			exitFailure, []string{"another user an owner first"}},
-		"a stranger leaves": {[]string{"admin", "member", "remove", "--customer", "acme", "--project", "chat", "--user", "eve"},
-			exitFailure, []string{"eve is no member of acme/chat", "see: aikeysd admin member list --customer acme --project chat"}},
-		"a token for a stranger": {[]string{"admin", "token", "create", "--customer", "acme", "--project", "chat", "--user", "eve"},
-			exitFailure, []string{"eve is no member of acme/chat", "aikeysd admin member set --customer acme --project chat --user eve --role member"}},
-		"a token for the first of a new project": {[]string{"admin", "token", "create", "--customer", "acme", "--project", "new", "--user", "eve"},
-			exitFailure, []string{"aikeysd admin member set --customer acme --project new --user eve --role owner"}},
-		"the members of no project": {[]string{"admin", "member", "list", "--customer", "acme", "--project", "new"},
-			exitFailure, []string{"there is no project acme/new in sqlite:/"}},
-		"the tokens of no project": {[]string{"admin", "token", "list", "--customer", "acme", "--project", "new"},
-			exitFailure, []string{"there is no project acme/new in sqlite:/"}},
-		"a lifetime that is none": {[]string{"admin", "token", "create", "--customer", "acme", "--project", "chat", "--user", "alice", "--expires", "1y"},
-			exitUsage, []string{"--expires: must be hours or days above zero, such as 720h or 30d"}},
-		"a lifetime that is empty": {[]string{"admin", "token", "create", "--customer", "acme", "--project", "chat", "--user", "alice", "--expires", ""},
-			exitUsage, []string{"--expires: must be hours or days"}},
-		"a token of another project": {[]string{"admin", "token", "revoke", "--customer", "acme", "--project", "chat", "--id", "01JD8Q6Z3V8M2T5K7N9R4W1XYZ"},
-			exitFailure, []string{"no API key with this id"}},
-		"a token in place of its id": {[]string{"admin", "token", "revoke", "--customer", "acme", "--project", "chat", "--id", "ak_secret"},
-			exitUsage, []string{"--id", "never give the API key itself"}},
-		"a token that is over before it begins": {[]string{"admin", "token", "create", "--customer", "acme", "--project", "chat", "--user", "alice", "--expires", "-1h"},
-			exitUsage, []string{"--expires"}},
-		"no role": {[]string{"admin", "member", "set", "--customer", "acme", "--project", "chat", "--user", "bob"},
-			exitUsage, []string{"--role: must be owner or member"}},
-		"no ids, all at once": {[]string{"admin", "member", "set", "--role", "owner"},
-			exitUsage, []string{"--customer: is required", "--project: is required", "--user: is required"}},
-		"ids that are none": {[]string{"admin", "member", "set", "--customer", "-", "--project", "a/b", "--user", "..", "--role", "owner"},
-			exitUsage, []string{"--customer: must be", "--project: must be", "--user: must be"}},
-		"an id that is too long": {[]string{"admin", "member", "list", "--customer", long, "--project", "chat"},
-			exitUsage, []string{"--customer: must be"}},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			got := aikeysd(t, environ, tc.args...)
-			require.Equal(t, tc.code, got.code, got.stderr)
-			require.Empty(t, got.stdout)
-			for _, says := range tc.says {
-				require.Contains(t, got.stderr, says)
-			}
-			require.NotContains(t, got.stderr, "ak_secret")
-		})
+		"the first member is no owner": {"member set --user bob --role member" + inNew, exitFailure, []string{"acme/new needs one", "--role owner"}},
+		"the last owner steps down":    {"member set --user alice --role member" + inChat, exitFailure, []string{"another user an owner first"}},
+		"the last owner leaves":        {"member remove --user alice" + inChat, exitFailure, []string{"another user an owner first"}},
+		"a stranger leaves": {"member remove --user eve" + inChat, exitFailure,
+			[]string{"eve is no member of acme/chat", "see: aikeysd admin member list --customer acme --project chat"}},
+		"a token for a stranger": {"token create --user eve" + inChat, exitFailure,
+			[]string{"eve is no member of acme/chat", "aikeysd admin member set --customer acme --project chat --user eve --role member"}},
+		"a token for the first of a new project": {"token create --user eve" + inNew, exitFailure,
+			[]string{"aikeysd admin member set --customer acme --project new --user eve --role owner"}},
+		"the members of no project":  {"member list" + inNew, exitFailure, []string{"there is no project acme/new in sqlite:/"}},
+		"the tokens of no project":   {"token list" + inNew, exitFailure, []string{"there is no project acme/new in sqlite:/"}},
+		"an invalid lifetime":        {"token create --user alice --expires 1y" + inChat, exitUsage, []string{"--expires: must be hours or days above zero, such as 720h or 30d"}},
+		"an empty lifetime":          {"token create --user alice --expires=" + inChat, exitUsage, []string{"--expires: must be hours or days"}},
+		"a negative lifetime":        {"token create --user alice --expires -1h" + inChat, exitUsage, []string{"--expires"}},
+		"a token of another project": {"token revoke --id 01JD8Q6Z3V8M2T5K7N9R4W1XYZ" + inChat, exitFailure, []string{"no API key with this id"}},
+		"a token in place of its id": {"token revoke --id ak_secret" + inChat, exitUsage, []string{"--id", "never give the API key itself"}},
+		"no role":                    {"member set --user bob" + inChat, exitUsage, []string{"--role: must be owner or member"}},
+		"no ids, all at once": {"member set --role owner", exitUsage,
+			[]string{"--customer: is required", "--project: is required", "--user: is required"}},
+		"invalid ids": {"member set --customer - --project a/b --user .. --role owner", exitUsage,
+			[]string{"--customer: must be", "--project: must be", "--user: must be"}},
+		"an id that is too long": {"member list --project chat --customer " + strings.Repeat("x", 65), exitUsage, []string{"--customer: must be"}},
+		"no name":                {"dataplane create", exitUsage, []string{"--name: is required"}},
+		"everything at once": {"dataplane create --name a/b --customer .. --expires 1y", exitUsage,
+			[]string{"--name: must be", "--customer: must be", "--expires: must be"}},
+		"an invalid name of a certificate": {"dataplane create --name edge-1 --certificate edge-1.internal", exitUsage,
+			[]string{"--certificate: must be dns:<name>, uri:<name> or cn:<name>"}},
+		"nobody to revoke":      {"dataplane revoke --name eve", exitFailure, []string{"no data plane has the name eve; see: aikeysd admin dataplane list"}},
+		"fetches of no project": {"fetches" + inNew, exitFailure, []string{"there is no project acme/new"}},
+		"too many fetches":      {"fetches --limit 10001" + inChat, exitUsage, []string{"--limit: must be"}},
+		"a token for a name":    {"dataplane revoke ak_secret", exitUsage, []string{"takes no arguments; see aikeysd admin dataplane revoke --help"}},
+		"a flag of others":      {"dataplane list --customer acme", exitUsage, []string{"--customer"}},
+		"no database":           {"dataplane list --database-url sqlite:/nowhere/a.db", exitFailure, []string{"there is no database at /nowhere/a.db"}},
+	} {
+		got := aikeysd(t, environ, append([]string{"admin"}, strings.Fields(tc.args)...)...)
+		require.Equal(t, tc.code, got.code, "%s: %s", name, got.stderr)
+		require.Empty(t, got.stdout, name)
+		for _, says := range tc.says {
+			require.Contains(t, got.stderr, says, name)
+		}
+		require.NotContains(t, got.stderr, "ak_secret", name)
 	}
 }
 
 func TestAdminOnPostgresNeedsSchema(t *testing.T) {
-	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+modelstest.Postgres(t))
+	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+modelstest.EnginePostgres.URL(t))
 	got := runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner")
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "run: aikeysd migrate up")
 }
 
 func TestDatabaseErrorHidesPassword(t *testing.T) {
+	t.Parallel()
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL=postgres://aikeys:hunter2@127.0.0.1:1/keys")
-	for _, args := range [][]string{{"migrate", "up"}, {"migrate", "status"}, {"admin", "token", "list", "--customer", "a", "--project", "b"}} {
-		got := aikeysd(t, environ, args...)
+	for _, args := range []string{"migrate up", "migrate status", "admin token list --customer a --project b"} {
+		got := aikeysd(t, environ, strings.Fields(args)...)
 		require.Equal(t, exitFailure, got.code)
 		require.Equal(t, 1, strings.Count(got.stderr, "\n"), got.stderr)
 		require.Contains(t, got.stderr, "check that postgres://127.0.0.1:1/keys can be reached")
@@ -181,15 +171,11 @@ func TestAdminCreatesDatabaseForOwnerOnly(t *testing.T) {
 	environ := []string{"AIKEYS_DATABASE_URL=sqlite:data/aikeys.db"}
 	path, err := filepath.Abs("data/aikeys.db")
 	require.NoError(t, err)
-	for _, args := range [][]string{
-		{"member", "list"},
-		{"member", "remove", "--user", "alice"},
-		{"member", "set", "--user", "alice", "--role", "member"},
-		{"token", "list"},
-		{"token", "create", "--user", "alice"},
-		{"token", "revoke", "--id", "01JD8Q6Z3V8M2T5K7N9R4W1XYZ"},
+	for _, args := range []string{
+		"member list", "member remove --user alice", "member set --user alice --role member",
+		"token list", "token create --user alice", "token revoke --id 01JD8Q6Z3V8M2T5K7N9R4W1XYZ",
 	} {
-		got := runAdmin(t, environ, args...)
+		got := runAdmin(t, environ, strings.Fields(args)...)
 		require.Equal(t, exitFailure, got.code, args)
 		require.Contains(t, got.stderr, "there is no database at "+path, args)
 		require.NoDirExists(t, "data", args)
@@ -198,16 +184,16 @@ func TestAdminCreatesDatabaseForOwnerOnly(t *testing.T) {
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Equal(t, "made a new database at "+path+"\nalice is owner of acme/chat in sqlite:"+path+"\n", got.stderr)
 	got = runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member")
-	require.Equal(t, "bob is member of acme/chat in sqlite:"+path+"\n", got.stderr, "told once")
+	require.Equal(t, "bob is member of acme/chat in sqlite:"+path+"\n", got.stderr, "noted once")
 }
 
 func TestAdminNotesNameDatabase(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
 		url := e.URL(t)
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+url)
-		mustAikeysd(t, environ, "migrate", "up")
-		notes := []string{runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner").stderr}
-		notes = append(notes, runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").stderr)
+		newOwner(t, environ)
+		notes := []string{runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").stderr}
 		created := runAdmin(t, environ, "token", "create", "--user", "bob")
 		notes = append(notes, created.stderr)
 		notes = append(notes, runAdmin(t, environ, "token", "revoke", "--id", strings.Split(created.stdout, "_")[1]).stderr)
@@ -219,10 +205,101 @@ func TestAdminNotesNameDatabase(t *testing.T) {
 }
 
 func TestAdminHintsRepeatDatabaseFlags(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "it's here", "a.db")
 	got := runAdmin(t, nil, "member", "set", "--user", "alice", "--role", "owner", "--database-url", "sqlite:"+path)
 	require.Equal(t, exitOK, got.code, got.stderr)
 	got = runAdmin(t, nil, "member", "remove", "--user", "eve", "--database-url", "sqlite:"+path)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, `aikeysd admin member list --customer acme --project chat --database-url 'sqlite:`+strings.ReplaceAll(path, "'", `'\''`)+"'")
+}
+
+// Rows of credentials are never deleted. They say who created and who revoked each, and whether it is in use.
+func TestAdminDataPlanes(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
+		owner := newOwner(t, environ)
+		list := func() string { return mustAikeysd(t, environ, "admin", "dataplane", "list") }
+		got := aikeysd(t, with(environ, "SUDO_USER=alice"), "admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme", "--expires", "720h")
+		require.Equal(t, exitOK, got.code, got.stderr)
+		require.Regexp(t, `^dp_[0-9A-Z]{26}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}\n$`, got.stdout)
+		credential := strings.TrimSuffix(got.stdout, "\n")
+		id := strings.Split(credential, "_")[1]
+		require.Contains(t, got.stderr, id)
+		require.NotContains(t, got.stderr, strings.Split(credential, "_")[2], "notes may be logged")
+		require.NotContains(t, got.stderr, "WARNING")
+		expires := time.Now().Add(720 * time.Hour).UTC().Format("2006-01-02")
+		require.Regexp(t, `^ID +NAME +CREDENTIAL +CUSTOMERS +CREATED +EXPIRES +STATE +STREAMS +CREATED BY +REVOKED +REVOKED BY\n`+
+			id+` +edge-1 +token +acme +\S+ +`+expires+`\S+ +active +0 +alice@\S+ +never +-\n$`, list())
+		mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-2")
+
+		s := startReady(t, environ)
+		s.follow(client, credential)
+		require.Regexp(t, ` edge-1 .* active +1 +alice@\S+ +never +-\n`, list())
+		require.Regexp(t, ` edge-2 .* active +0 +\S+@\S+ +never +-\n`, list())
+		require.NotRegexp(t, ` edge-2 .* alice`, list())
+		key := s.register(owner, "a")
+		fetched := s.fetch(credential, key)
+		require.Equal(t, http.StatusOK, fetched.status, fetched.body)
+		require.Contains(t, fetched.body, fakeSecret)
+		require.Equal(t, http.StatusUnauthorized, s.get(s.api+"/v1/aikeys", credential).status, "it opens no session of the public API")
+		for _, who := range []string{"bob\x1b[2J", "eve"} { // to revoke again changes nothing
+			revoked := aikeysd(t, with(environ, "SUDO_USER="+who), "admin", "dataplane", "revoke", "--name", "edge-1")
+			require.Equal(t, exitOK, revoked.code, revoked.stderr)
+			require.Contains(t, revoked.stderr, id)
+		}
+		s.eventually("it is refused", func() bool { return s.fetch(credential, key).status == http.StatusUnauthorized })
+		s.eventually("its stream is not counted any more", func() bool {
+			return regexp.MustCompile(` edge-1 .* revoked +0 +alice@`).MatchString(list())
+		})
+		require.Regexp(t, ` edge-1 .* alice@\S+ +`+time.Now().UTC().Format("2006-01-")+`\S+ +bob\?\[2J@\S+\n`, list())
+		require.Equal(t, exitOK, s.wait())
+
+		require.Regexp(t, `^TIME +DATA PLANE +USER +PROVIDER +KEY +DECISION +REASON\n(.*\n)*\S+T\S+\.\d{3}Z +edge-1 +\S+ +openai +byok_\w{26} +allowed +\w+\n`,
+			mustAikeysd(t, environ, "admin", "fetches", "--customer", "acme", "--project", "chat", "--limit", "5"))
+	})
+}
+
+func TestAdminDataPlaneCustomers(t *testing.T) {
+	t.Parallel()
+	environ := newEnviron(t)
+	newOwner(t, environ)
+	got := aikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-1")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stderr, "WARNING: no --customer was given")
+	require.Contains(t, got.stderr, "ALL customers")
+	require.Regexp(t, ` edge-1 +token +\(all\) +\S+ +never +active +0 +\S+@\S+ +never +-\n`, mustAikeysd(t, environ, "admin", "dataplane", "list"))
+
+	got = aikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-2", "--customer", "acme", "--customer", "globex,acmee")
+	require.Contains(t, got.stderr, "no project of customer acmee yet")
+	require.NotContains(t, got.stderr, "no project of customer acme yet")
+	require.Regexp(t, ` edge-2 +token +acme,globex,acmee `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
+}
+
+func TestAdminDataPlaneRevokeFreesNameAndCertificate(t *testing.T) {
+	t.Parallel()
+	environ := newEnviron(t)
+	newOwner(t, environ)
+	create := func(name, certificate string) outcome {
+		return aikeysd(t, environ, "admin", "dataplane", "create", "--name", name, "--customer", "acme", "--certificate", certificate)
+	}
+	require.Equal(t, exitOK, create("edge-1", "uri:spiffe://acme/edge").code)
+	for _, tc := range []struct{ name, certificate, says string }{
+		{"edge-2", "uri:spiffe://acme/edge", "uri:spiffe://acme/edge are those of the active data plane edge-1"},
+		{"edge-1", "dns:other.internal", "an active data plane has the name edge-1"},
+		{"edge-1", "", "an active data plane has the name edge-1"},
+	} {
+		got := create(tc.name, tc.certificate)
+		require.Equal(t, exitFailure, got.code)
+		require.Empty(t, got.stdout)
+		require.Contains(t, got.stderr, tc.says)
+		require.Contains(t, got.stderr, "run: aikeysd admin dataplane revoke --name edge-1")
+	}
+	mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "edge-1")
+	require.Equal(t, exitOK, create("edge-2", "uri:spiffe://acme/edge").code)
+	require.Equal(t, exitOK, create("edge-1", "").code)
+	list := mustAikeysd(t, environ, "admin", "dataplane", "list")
+	require.Regexp(t, ` edge-2 +uri:spiffe://acme/edge +acme .* active `, list)
+	require.Equal(t, 2, strings.Count(list, " edge-1 "))
 }

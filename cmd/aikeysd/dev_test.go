@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,53 +19,40 @@ import (
 var anyPorts = []string{"--listen", "127.0.0.1:0", "--dataplane-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
 	"--gateway-listen", "127.0.0.1:0"}
 
-// useGateway puts aikeys-gateway where dev finds it.
-func useGateway(t *testing.T) {
-	t.Helper()
-	programs, err := buildPrograms()
-	require.NoError(t, err)
-	t.Setenv("PATH", programs+string(os.PathListSeparator)+os.Getenv("PATH"))
-}
-
 // startDev runs "dev" in a folder and returns once it has printed its summary.
 func startDev(t *testing.T, data string, args ...string) *server {
 	t.Helper()
-	useGateway(t)
-	s := start(t, nil, append(append([]string{"dev", "--data", data}, anyPorts...), args...)...)
+	require.NoError(t, buildPrograms())
+	s := begin(t, nil, slices.Concat([]string{"dev", "--data", data}, anyPorts, args)...)
 	s.eventually("the summary", func() bool { return strings.Contains(s.stdout.String(), "Ctrl-C stops it") })
+	s.awaitLog("") // which has the addresses, unless it is quiet
 	return s
 }
 
-// summaryCommands returns what a developer copies out of the summary.
-func (s *server) summaryCommands() string {
-	_, commands, _ := strings.Cut(s.stdout.String(), "The secret is made up.\n")
-	commands, _, _ = strings.Cut(commands, "Ctrl-C")
-	return commands
-}
-
-// requirePasteWorks runs the summary's commands in bash, as they are, and returns what they print.
-func requirePasteWorks(t *testing.T, s *server) string {
-	t.Helper()
-	script := `curl() { command curl -w '%{stderr}%{http_code}\n' "$@"; }` + "\nset -e\n" + s.summaryCommands()
-	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
-	cmd.Env, cmd.Dir = []string{"PATH=" + os.Getenv("PATH")}, t.TempDir()
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	stdout, err := cmd.Output()
-	require.NoError(t, err, stderr.String())
-	// register, list, find, get, use a made-up secret, revoke
-	require.Equal(t, []string{"201", "200", "200", "200", "401", "200"}, strings.Fields(stderr.String()), "%s", stdout)
-	return string(stdout)
-}
-
 func TestDevSummaryCommandsWork(t *testing.T) {
+	t.Parallel()
+	// requirePasteWorks runs the summary's commands in bash, as they are, and returns the commands and what they print.
+	requirePasteWorks := func(s *server) (commands, printed string) {
+		_, commands, _ = strings.Cut(s.stdout.String(), "The secret is made up.\n")
+		commands, _, _ = strings.Cut(commands, "Ctrl-C")
+		script := `curl() { command curl -w '%{stderr}%{http_code}\n' "$@"; }` + "\nset -e\n" + commands
+		cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
+		cmd.Env, cmd.Dir = []string{"PATH=" + os.Getenv("PATH")}, t.TempDir()
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		stdout, err := cmd.Output()
+		require.NoError(t, err, stderr.String())
+		// register, list, find, get, use a made-up secret, revoke
+		require.Equal(t, []string{"201", "200", "200", "200", "401", "200"}, strings.Fields(stderr.String()), "%s", stdout)
+		return commands, string(stdout)
+	}
 	upstream := "openai=" + gatewaytest.StartProvider(t).URL + "/v1"
 	data := filepath.Join(t.TempDir(), "it's a folder", "data")
 	s := startDev(t, data, "--upstream", upstream)
-	require.Equal(t, 6, strings.Count(s.summaryCommands(), "curl "))
-	require.Equal(t, 6, strings.Count(s.summaryCommands(), "--oauth2-bearer "), "which curl hides from lists of processes")
-	require.NotContains(t, s.summaryCommands(), "Authorization")
-	output := requirePasteWorks(t, s)
+	commands, output := requirePasteWorks(s)
+	require.Equal(t, 6, strings.Count(commands, "curl "))
+	require.Equal(t, 6, strings.Count(commands, "--oauth2-bearer "), "which curl hides from lists of processes")
+	require.NotContains(t, commands, "Authorization")
 	for _, text := range []string{`"display_suffix":"0001"`, `"state":"complete"`, `"data_planes":1`, "Incorrect API key provided"} {
 		require.Contains(t, output, text)
 	}
@@ -94,8 +82,8 @@ func TestDevSummaryCommandsWork(t *testing.T) {
 		secondToken, err := os.ReadFile(token)
 		require.NoError(t, err)
 		require.Equal(t, firstToken, secondToken)
-		require.NotEqual(t, s.summaryCommands(), again.summaryCommands(), "with another name to register")
-		requirePasteWorks(t, again)
+		next, _ := requirePasteWorks(again)
+		require.NotEqual(t, commands, next, "with another name to register")
 		require.Equal(t, exitOK, again.wait())
 	})
 	t.Run("revoked credentials are replaced", func(t *testing.T) {
@@ -108,12 +96,13 @@ func TestDevSummaryCommandsWork(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEqual(t, first.ownerKey, second.ownerKey)
 		require.Equal(t, first.memberKey, second.memberKey)
-		requirePasteWorks(t, again)
+		requirePasteWorks(again)
 		require.Equal(t, exitOK, again.wait())
 	})
 }
 
 func TestDevKeepsRolesThatWereChanged(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	require.Equal(t, exitOK, startDev(t, data).wait())
 	environ := []string{"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(data, "aikeys.db")}
@@ -124,12 +113,12 @@ func TestDevKeepsRolesThatWereChanged(t *testing.T) {
 }
 
 func TestDevLogFollowsItsSettings(t *testing.T) {
+	t.Parallel()
 	s := startDev(t, t.TempDir(), "--log-format", "json", "--log-level", "debug")
 	require.Equal(t, exitOK, s.wait())
 	require.Equal(t, 2, strings.Count(s.stderr.String(), `"msg":"stopped"`), "the service and the gateway")
 
-	quiet := startQuiet(t, nil, append([]string{"dev", "--log-level", "error", "--data", t.TempDir()}, anyPorts...)...)
-	quiet.eventually("the summary", func() bool { return strings.Contains(quiet.stdout.String(), "Ctrl-C stops it") })
+	quiet := startDev(t, t.TempDir(), "--log-level", "error")
 	require.Equal(t, exitOK, quiet.wait())
 	require.Empty(t, quiet.stderr.String())
 }
@@ -139,13 +128,14 @@ func TestDevServesThePagesAndPackedSDKs(t *testing.T) {
 	const sdk = "agentrouter-go-1.2.3.tar.gz"
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "dist"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "dist", sdk), []byte("packed"), 0o600))
+	require.NoError(t, buildPrograms()) // needs the folder of this package
 	t.Chdir(dir)
 	s := startDev(t, filepath.Join(dir, "data"))
 	for path, text := range map[string]string{
 		"/docs": "Register an AI key", "/docs/getting-started": "export AGENTROUTER_BASE_URL=" + s.api, "/docs/sdks": sdk,
 		"/openapi.yaml": "- url: " + s.api, "/problems/not-found": "not_found", "/docs/downloads/" + sdk: "packed",
 	} {
-		got := s.get(s.api + path)
+		got := s.get(s.api+path, "")
 		require.Equal(t, http.StatusOK, got.status, path)
 		require.Contains(t, got.body, text, path)
 	}
@@ -156,7 +146,7 @@ func TestDevServesThePagesAndPackedSDKs(t *testing.T) {
 func TestDevFailures(t *testing.T) {
 	dev := func(t *testing.T, environ []string, args ...string) outcome {
 		t.Helper()
-		return aikeysd(t, environ, append(append([]string{"dev", "--data", t.TempDir()}, anyPorts...), args...)...)
+		return aikeysd(t, environ, slices.Concat([]string{"dev", "--data", t.TempDir()}, anyPorts, args)...)
 	}
 	t.Run("no gateway program", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
@@ -164,7 +154,7 @@ func TestDevFailures(t *testing.T) {
 		require.Equal(t, exitFailure, got.code)
 		require.Contains(t, got.stderr, `there is no aikeys-gateway, neither in the folder of this program nor in PATH`)
 	})
-	useGateway(t)
+	require.NoError(t, buildPrograms())
 	t.Run("the gateway's address is taken", func(t *testing.T) {
 		var binder net.ListenConfig
 		taken, err := binder.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -189,6 +179,7 @@ func TestDevFailures(t *testing.T) {
 }
 
 func TestDevRefusesProductionSettings(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		environ, args []string
 		says          string

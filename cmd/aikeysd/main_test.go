@@ -1,14 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
+	"database/sql"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,15 +24,32 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
-	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/models/modelstest"
-	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// TestMain also sees to it that no run of the program leaves a goroutine behind.
+const (
+	exitOK      = cli.ExitOK
+	exitFailure = cli.ExitFailure
+	exitUsage   = cli.ExitUsage
+
+	// patience is how long a test waits for what must happen.
+	patience   = 30 * time.Second
+	fakeSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001"
+)
+
+var (
+	shared   string // folder of what the tests share: the built programs, which are in PATH, and a database
+	client   = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	anyKeyID = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
+	listens  = regexp.MustCompile(`listening"?[ ,]"?api"?[=:]"?([^ ",]+)"?[ ,]"?dataplane"?[=:]"?([^ ",]+)"?[ ,]"?ops"?[=:]"?([^ ",]+)`)
+)
+
+// TestMain also requires that no run of the program leaves a goroutine behind.
 func TestMain(m *testing.M) {
+	shared, _ = os.MkdirTemp("", "aikeysd-test-") // without it, the first test that needs it fails
+	_ = os.Setenv("PATH", shared+string(os.PathListSeparator)+os.Getenv("PATH"))
 	code := modelstest.Main(m)
-	_ = os.RemoveAll(builtPrograms) // the system clears its temporary folder of what is left
+	_ = os.RemoveAll(shared)
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -34,15 +57,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// The exit codes, by short names.
-const (
-	exitOK      = cli.ExitOK
-	exitFailure = cli.ExitFailure
-	exitUsage   = cli.ExitUsage
-)
-
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+// buildPrograms builds the programs of a whole installation as they are shipped: without the race detector, without cgo.
+var buildPrograms = sync.OnceValue(func() error {
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", shared+"/", ".", "../aikeys-gateway", "../secrets-svc")
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, output)
+	}
+	return nil
+})
 
 // buffer is an output that a test reads while the program writes it.
 type buffer struct {
@@ -62,7 +85,7 @@ func (b *buffer) String() string {
 	return b.text.String()
 }
 
-// outcome is what one run of the program left.
+// outcome is the result of one run of the program.
 type outcome struct {
 	code           int
 	stdout, stderr string
@@ -87,98 +110,126 @@ func mustAikeysd(t *testing.T, environ []string, args ...string) string {
 	return got.stdout
 }
 
-// newEnviron returns the variables of an installation in a folder of its own, on free ports of this machine. It seals with
-// a keyset file or with a secrets service, whichever secretstest is asked for.
-func newEnviron(t *testing.T) []string {
+// runAdmin runs an admin command on acme/chat.
+func runAdmin(t *testing.T, environ []string, args ...string) outcome {
 	t.Helper()
-	environ := newLocalEnviron(t)
-	if secretstest.IsRemote(t) {
-		return with(environ, "AIKEYS_SEALER=secrets+unix:"+secretstest.Serve(t, sealertest.New(t)))
-	}
-	return environ
+	return aikeysd(t, environ, slices.Concat([]string{"admin"}, args, []string{"--customer", "acme", "--project", "chat"})...)
 }
 
-// newLocalEnviron is newEnviron with a keyset file, for what is about that.
-func newLocalEnviron(t *testing.T) []string {
+// newEnviron returns the variables of an installation in a folder of its own, on free ports of this machine.
+func newEnviron(t *testing.T) []string {
 	t.Helper()
 	dir := t.TempDir()
 	return []string{
-		"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0",
+		"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0",
 		"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(dir, "aikeys.db"), "AIKEYS_SEALER=local:" + filepath.Join(dir, "keyset.json"),
-		"AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0",
 	}
 }
 
-// with returns the variables with some of them replaced or added.
-func with(environ []string, changes ...string) []string {
-	all := append([]string{}, environ...)
-	for _, change := range changes {
-		name, _, _ := strings.Cut(change, "=")
-		for i := range all {
-			if strings.HasPrefix(all[i], name+"=") {
-				all[i] = change
-			}
+// with returns the variables with further ones, which win over those before them.
+func with(environ []string, changes ...string) []string { return slices.Concat(environ, changes) }
+
+// lookUp returns the last value of a variable.
+func lookUp(environ []string, name string) (value string) {
+	for _, entry := range environ {
+		if text, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = text
 		}
-		all = append(all, change)
 	}
-	return all
+	return value
 }
 
-// server is the program serving, in this process.
-type server struct {
-	t              *testing.T
-	api, ops       string // URLs
-	dataplane      string // another
-	stdout, stderr *buffer
-	stop           context.CancelFunc // asks it to stop, as the first signal does
-	exited         chan struct{}
-	code           int
+func databaseOf(environ []string) string { return lookUp(environ, "AIKEYS_DATABASE_URL") }
+
+// createOwner makes alice the owner of acme/chat, and returns an API key of hers.
+func createOwner(environ []string) (apiKey string, err error) {
+	about := []string{"--customer", "acme", "--project", "chat", "--user", "alice"}
+	for _, args := range [][]string{{"migrate", "up"}, slices.Concat([]string{"admin", "member", "set", "--role", "owner"}, about),
+		slices.Concat([]string{"admin", "token", "create"}, about)} {
+		var stdout, stderr strings.Builder
+		if run(context.Background(), args, environ, &stdout, &stderr) != exitOK {
+			return "", fmt.Errorf("%v: %s", args, stderr.String())
+		}
+		apiKey = strings.TrimSpace(stdout.String())
+	}
+	return apiKey, nil
 }
 
-// start runs "serve" or "dev" until the test ends, and returns once it listens.
-func start(t *testing.T, environ []string, args ...string) *server {
+// sharedDatabase makes a SQLite database with an owner. It is bound to no keyset.
+var sharedDatabase = sync.OnceValues(func() (apiKey string, err error) {
+	path := filepath.Join(shared, "aikeys.db")
+	if apiKey, err = createOwner([]string{"AIKEYS_DATABASE_URL=sqlite:" + path}); err != nil {
+		return "", err
+	}
+	db, err := sql.Open("sqlite", path)
+	if err == nil {
+		_, err = db.Exec("PRAGMA wal_checkpoint(TRUNCATE)") // then the file alone is the whole database
+		err = errors.Join(err, db.Close())
+	}
+	return apiKey, err
+})
+
+// newOwner makes alice the owner of acme/chat, and returns an API key of hers. A new SQLite database is a copy.
+func newOwner(t *testing.T, environ []string) string {
 	t.Helper()
-	s := startQuiet(t, environ, args...)
-	s.eventually("listening", func() bool { return s.readAddresses() })
-	return s
+	path, isFile := strings.CutPrefix(databaseOf(environ), "sqlite:")
+	if _, err := os.Stat(path); !isFile || err == nil {
+		apiKey, err := createOwner(environ)
+		require.NoError(t, err)
+		return apiKey
+	}
+	apiKey, err := sharedDatabase()
+	require.NoError(t, err)
+	content, err := os.ReadFile(filepath.Join(shared, "aikeys.db"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, content, 0o600))
+	return apiKey
 }
 
-// startQuiet runs "serve" or "dev" until the test ends, and returns at once: it may log nothing.
-func startQuiet(t *testing.T, environ []string, args ...string) *server {
+// newDataPlane makes a data plane for acme, and returns its credential.
+func newDataPlane(t *testing.T, environ []string) string {
+	t.Helper()
+	return strings.TrimSpace(mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme"))
+}
+
+// server is the program serving, in this process or another.
+type server struct {
+	t                   *testing.T
+	api, dataplane, ops string // URLs
+	stdout, stderr      buffer
+	stop                context.CancelFunc // asks it to stop, as the first signal does
+	exited              chan struct{}
+	code                int
+}
+
+// begin runs "serve" or "dev" until the test ends, and returns at once.
+func begin(t *testing.T, environ []string, args ...string) *server {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &server{t: t, stdout: &buffer{}, stderr: &buffer{}, stop: cancel, exited: make(chan struct{})}
+	s := &server{t: t, stop: cancel, exited: make(chan struct{})}
 	go func() {
 		defer close(s.exited)
-		s.code = run(ctx, args, environ, s.stdout, s.stderr)
+		s.code = run(ctx, args, environ, &s.stdout, &s.stderr)
 	}()
 	t.Cleanup(func() { s.wait() })
 	return s
 }
 
-// readAddresses finds the URLs in the log, JSON or text.
-func (s *server) readAddresses() bool {
-	for line := range strings.Lines(s.stderr.String()) {
-		if !strings.Contains(line, "listening") {
-			continue
-		}
-		var entry struct{ API, Ops, Dataplane string }
-		if json.Unmarshal([]byte(line), &entry) == nil {
-			s.api, s.ops, s.dataplane = entry.API, entry.Ops, entry.Dataplane
-		}
-		for field := range strings.FieldsSeq(line) {
-			switch name, value, _ := strings.Cut(field, "="); name {
-			case "api":
-				s.api = value
-			case "ops":
-				s.ops = value
-			case "dataplane":
-				s.dataplane = value
-			}
-		}
-		return true
+// startReady runs "serve" and returns once it is ready.
+func startReady(t *testing.T, environ []string, args ...string) *server {
+	t.Helper()
+	s := begin(t, environ, append([]string{"serve"}, args...)...)
+	s.awaitLog(`"msg":"ready"`)
+	return s
+}
+
+// awaitLog waits for a text in the log, and reads the URLs from it.
+func (s *server) awaitLog(text string) {
+	s.t.Helper()
+	s.eventually(text, func() bool { return strings.Contains(s.stderr.String(), text) })
+	if found := listens.FindStringSubmatch(s.stderr.String()); found != nil {
+		s.api, s.dataplane, s.ops = found[1], found[2], found[3]
 	}
-	return false
 }
 
 // wait asks the program to stop and returns its exit code.
@@ -201,7 +252,7 @@ func (s *server) end() int {
 
 func (s *server) eventually(what string, happened func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(patience); !happened(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(patience); !happened(); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-s.exited:
 			if !happened() {
@@ -215,23 +266,6 @@ func (s *server) eventually(what string, happened func() bool) {
 	}
 }
 
-func (s *server) awaitReady() *server {
-	s.t.Helper()
-	s.eventually("ready", func() bool { return strings.Contains(s.stderr.String(), `"msg":"ready"`) })
-	return s
-}
-
-// startReady runs "serve" and returns once it is ready.
-func startReady(t *testing.T, environ []string, args ...string) *server {
-	t.Helper()
-	return start(t, environ, append([]string{"serve"}, args...)...).awaitReady()
-}
-
-// newClient returns a client that leaves no connection open behind it.
-func newClient() *http.Client {
-	return &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-}
-
 // reply is an HTTP response that was read.
 type reply struct {
 	status int
@@ -239,16 +273,9 @@ type reply struct {
 	body   string
 }
 
-// call sends one request; token and body may be empty.
-func call(t *testing.T, client *http.Client, method, url, token, body string) reply {
-	t.Helper()
-	got, err := tryCall(t.Context(), client, method, url, token, body)
-	require.NoError(t, err)
-	return got
-}
-
-func tryCall(ctx context.Context, client *http.Client, method, url, token, body string) (reply, error) {
-	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+// tryCall sends one request; token and body may be empty.
+func tryCall(client *http.Client, method, url, token, body string) (reply, error) {
+	request, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body))
 	if err != nil {
 		return reply{}, err
 	}
@@ -267,22 +294,109 @@ func tryCall(ctx context.Context, client *http.Client, method, url, token, body 
 	return reply{response.StatusCode, response.Header, string(text)}, err
 }
 
-func (s *server) get(url string) reply {
-	s.t.Helper()
-	return call(s.t, newClient(), http.MethodGet, url, "", "")
-}
-
-// newOwner makes alice the owner of acme/chat, and returns an API key of hers.
-func newOwner(t *testing.T, environ []string) string {
+func call(t *testing.T, method, url, token, body string) reply {
 	t.Helper()
-	mustAikeysd(t, environ, "admin", "member", "set", "--customer", "acme", "--project", "chat", "--user", "alice", "--role", "owner")
-	token := mustAikeysd(t, environ, "admin", "token", "create", "--customer", "acme", "--project", "chat", "--user", "alice")
-	return strings.TrimSuffix(token, "\n")
+	got, err := tryCall(client, method, url, token, body)
+	require.NoError(t, err)
+	return got
 }
 
-// registerBody is a register of a made-up OpenAI key.
-func registerBody(name, secret string) string {
-	return `{"provider":"openai","name":"` + name + `","secret":"` + secret + `"}`
+func (s *server) get(url, token string) reply {
+	s.t.Helper()
+	return call(s.t, http.MethodGet, url, token, "")
 }
 
-const fakeSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001"
+// register registers a made-up key of OpenAI for acme/chat, and returns its id.
+func (s *server) register(owner, name string) (id string) {
+	s.t.Helper()
+	got := call(s.t, http.MethodPost, s.api+"/v1/aikeys", owner, registerBody(name))
+	require.Equal(s.t, http.StatusCreated, got.status, got.body)
+	return anyKeyID.FindString(got.body)
+}
+
+func registerBody(name string) string {
+	return `{"provider":"openai","name":"` + name + `","secret":"` + fakeSecret + `"}`
+}
+
+// fetch asks for a key as a data plane does.
+func (s *server) fetch(plane, id string) reply {
+	s.t.Helper()
+	return call(s.t, http.MethodPost, s.dataplane+"/v1/fetch", plane, `{"key_id":"`+id+`"}`)
+}
+
+// follow opens a data plane's stream and returns its lines, once the first heartbeat has come. The stream ends with the test.
+func (s *server) follow(client *http.Client, plane string) <-chan string {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.t.Cleanup(cancel)
+	var body io.ReadCloser
+	s.eventually("the stream is open", func() bool {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.dataplane+"/v1/events", http.NoBody)
+		require.NoError(s.t, err)
+		if plane != "" {
+			request.Header.Set("Authorization", "Bearer "+plane)
+		}
+		response, err := (&http.Client{Transport: client.Transport}).Do(request) //nolint:bodyclose // its reader does
+		require.NoError(s.t, err)
+		body = response.Body
+		return response.StatusCode == http.StatusOK || body.Close() != nil
+	})
+	lines := make(chan string, 1024)
+	go func() {
+		defer close(lines)
+		defer func() { _ = body.Close() }()
+		for scanner := bufio.NewScanner(body); scanner.Scan(); {
+			lines <- scanner.Text()
+		}
+	}()
+	for line := range lines {
+		if line == "event: heartbeat" {
+			break
+		}
+	}
+	return lines
+}
+
+// openRequest sends a register all but the last byte of its body, which completes it.
+func (s *server) openRequest(owner string) net.Conn {
+	s.t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(s.t, conn.SetDeadline(time.Now().Add(patience)))
+	body := registerBody("slow")
+	fmt.Fprintf(conn, "POST /v1/aikeys HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		owner, len(body), body[:len(body)-1])
+	s.awaitInFlight()
+	return conn
+}
+
+func (s *server) awaitInFlight() {
+	s.t.Helper()
+	s.eventually("a request is in flight", func() bool {
+		return strings.Contains(s.get(s.ops+"/metrics", "").body, `aikeys_http_requests_in_flight{listener="public"} 1`)
+	})
+}
+
+// query runs a statement on a SQLite database and returns the rows.
+func query(t *testing.T, database, statement string) (all [][]any) {
+	t.Helper()
+	db, err := sql.Open("sqlite", strings.TrimPrefix(database, "sqlite:"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	found, err := db.QueryContext(t.Context(), statement)
+	require.NoError(t, err)
+	defer func() { _ = found.Close() }()
+	columns, err := found.Columns()
+	require.NoError(t, err)
+	for found.Next() {
+		row, to := make([]any, len(columns)), make([]any, len(columns))
+		for i := range row {
+			to[i] = &row[i]
+		}
+		require.NoError(t, found.Scan(to...))
+		all = append(all, row)
+	}
+	require.NoError(t, found.Err())
+	return all
+}

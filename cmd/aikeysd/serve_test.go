@@ -2,58 +2,71 @@ package main
 
 import (
 	"bufio"
-	"database/sql"
+	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/agentrouter/aikeys/models"
-	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
 func TestServeBecomesReadyAnswersAndStops(t *testing.T) {
+	t.Parallel()
 	environ := newEnviron(t)
 	token := newOwner(t, environ)
 	s := startReady(t, environ)
 
-	require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz").body)
-	require.Equal(t, http.StatusOK, s.get(s.ops+"/healthz").status)
-	require.Equal(t, http.StatusUnauthorized, s.get(s.api+"/v1/whoami").status)
-	who := call(t, newClient(), http.MethodGet, s.api+"/v1/whoami", token, "")
+	require.JSONEq(t, `{"ready":true,"checks":{"service":"ok","database":"ok","schema":"ok","keyset":"ok"}}`, s.get(s.ops+"/readyz", "").body)
+	require.Equal(t, http.StatusOK, s.get(s.ops+"/healthz", "").status)
+	require.Equal(t, http.StatusUnauthorized, s.get(s.api+"/v1/whoami", "").status)
+	who := s.get(s.api+"/v1/whoami", token)
 	require.Equal(t, http.StatusOK, who.status, who.body)
 	require.Contains(t, who.body, `"alice"`)
 	require.Empty(t, who.header.Get("Strict-Transport-Security"), "which would be ignored over plain HTTP")
 
+	second := startReady(t, environ)
+	s.register(token, "a")
+	second.register(token, "b")
+	require.Len(t, anyKeyID.FindAllString(s.get(s.api+"/v1/aikeys", token).body, -1), 2, "two processes share one SQLite file")
+
 	require.Equal(t, exitOK, s.wait())
 	require.Contains(t, s.stderr.String(), `"msg":"stopped"`)
-	_, err := tryCall(t.Context(), newClient(), http.MethodGet, s.ops+"/healthz", "", "")
+	_, err := tryCall(client, http.MethodGet, s.ops+"/healthz", "", "")
 	require.Error(t, err)
 }
 
 func TestStoppingCutsNoRequestInFlight(t *testing.T) {
+	t.Parallel()
 	environ := newEnviron(t)
 	token := newOwner(t, environ)
 	s := startReady(t, environ)
-	body := registerBody("slow", fakeSecret)
-	conn := openRequest(t, s, token, body)
+	conn := s.openRequest(token)
 
 	s.stop()
 	s.eventually("readiness ends at once", func() bool {
-		ready := s.get(s.ops + "/readyz")
+		ready := s.get(s.ops+"/readyz", "")
 		return ready.status == http.StatusServiceUnavailable && strings.Contains(ready.body, `"service":"draining"`)
 	})
 	s.eventually("new connections are refused", func() bool {
-		_, err := tryCall(t.Context(), newClient(), http.MethodGet, s.api+"/v1/whoami", token, "")
+		_, err := tryCall(client, http.MethodGet, s.api+"/v1/whoami", token, "")
 		return err != nil
 	})
-	fmt.Fprint(conn, body[len(body)-1:])
+	fmt.Fprint(conn, "}")
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	require.NoError(t, err)
 	defer func() { _ = response.Body.Close() }()
@@ -61,207 +74,261 @@ func TestStoppingCutsNoRequestInFlight(t *testing.T) {
 	require.Equal(t, exitOK, s.end())
 }
 
-func TestStoppingGivesUpOnRequestsThatDoNotEnd(t *testing.T) {
+func TestStoppingCutsRequestsThatDoNotEnd(t *testing.T) {
+	t.Parallel()
 	environ := newEnviron(t)
 	token := newOwner(t, environ)
 	s := startReady(t, environ, "--shutdown-timeout", "100ms")
-	openRequest(t, s, token, registerBody("endless", fakeSecret))
+	s.openRequest(token)
 	require.Equal(t, exitFailure, s.wait())
 	require.Contains(t, s.stderr.String(), "aikeysd: requests in flight were cut after 100ms")
 }
 
-// openRequest sends a request all but the last byte of its body.
-func openRequest(t *testing.T, s *server, token, body string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.api, "http://"))
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = conn.Close() })
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-	fmt.Fprintf(conn, "POST /v1/aikeys HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		token, len(body), body[:len(body)-1])
-	s.eventually("the request is in flight", func() bool {
-		return strings.Contains(s.get(s.ops+"/metrics").body, `aikeys_http_requests_in_flight{listener="public"} 1`)
-	})
-	return conn
-}
-
-func TestServeOutlivesADatabaseThatComesLater(t *testing.T) {
-	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
-	require.NoError(t, cluster.Stop(modelstest.Fast))
-	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+cluster.URL("postgres"))
-	s := start(t, environ, "serve")
-
-	unready := s.get(s.ops + "/readyz")
-	require.Equal(t, http.StatusServiceUnavailable, unready.status)
-	require.JSONEq(t, `{"ready":false,"checks":{"service":"starting","database":"unavailable","schema":"pending","keyset":"pending"}}`, unready.body)
-	refused := s.get(s.api + "/v1/whoami")
-	require.Equal(t, http.StatusServiceUnavailable, refused.status)
-	require.NotEmpty(t, refused.header.Get("Retry-After"))
-	require.Equal(t, http.StatusOK, s.get(s.ops+"/healthz").status, "it lives")
-	time.Sleep(3 * firstRetry)
-
-	require.NoError(t, cluster.Start())
-	s.awaitReady()
-	require.Equal(t, 1, strings.Count(s.stderr.String(), `"waiting_for":"database"`), "told once:\n%s", s.stderr)
-	token := newOwner(t, environ)
-	require.Equal(t, http.StatusOK, call(t, newClient(), http.MethodGet, s.api+"/v1/whoami", token, "").status)
-	require.Regexp(t, `aikeys_db_connections_max 16\n`, s.get(s.ops+"/metrics").body)
-	require.Equal(t, exitOK, s.wait())
-
-	t.Run("a wrong keyset is refused then as well", func(t *testing.T) {
-		require.NoError(t, cluster.Stop(modelstest.Fast))
-		other := start(t, with(newEnviron(t), "AIKEYS_DATABASE_URL="+cluster.URL("postgres")), "serve")
-		require.Equal(t, http.StatusServiceUnavailable, other.get(other.ops+"/readyz").status)
-		require.NoError(t, cluster.Start())
-		require.Equal(t, exitFailure, other.end())
-		require.Contains(t, other.stderr.String(), "does not open this database")
-	})
-}
-
-func TestAWrongKeysetIsRefusedBeforeAnythingChanges(t *testing.T) {
+func TestStoppingWaitsForNoStreamAndAnswersRevokes(t *testing.T) {
+	t.Parallel()
 	environ := newEnviron(t)
-	token := newOwner(t, environ)
-	s := startReady(t, environ)
-	require.Equal(t, http.StatusCreated, call(t, newClient(), http.MethodPost, s.api+"/v1/aikeys", token, registerBody("a", fakeSecret)).status)
-	require.Equal(t, exitOK, s.wait())
-	_, database, _ := strings.Cut(environ[2], "=")
-	before := dump(t, database)
-
-	got := aikeysd(t, with(environ, "AIKEYS_SEALER=local:"+filepath.Join(t.TempDir(), "other.json")), "serve")
-	require.Equal(t, exitFailure, got.code)
-	for _, says := range []string{
-		"the sealer's keyset does not open this database", // what it means
-		"AIKEYS_SEALER=local:", database, "backup",        // what to check
-		"a new keyset was made", "nothing was changed in the database",
-	} {
-		require.Contains(t, got.stderr, says)
-	}
-	require.NotContains(t, got.stderr, `"msg":"ready"`)
-	require.Equal(t, before, dump(t, database))
-	require.Equal(t, exitOK, startReady(t, environ).wait(), "the right keyset opens it as before")
-}
-
-func open(t *testing.T, database string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("sqlite", strings.TrimPrefix(database, "sqlite:"))
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-func tamper(t *testing.T, database, statement string) {
-	t.Helper()
-	_, err := open(t, database).ExecContext(t.Context(), statement)
-	require.NoError(t, err)
-}
-
-// dump returns the schema and all rows of a SQLite database.
-func dump(t *testing.T, database string) string {
-	t.Helper()
-	db := open(t, database)
-	var text strings.Builder
-	var tables []string
-	for _, row := range rows(t, db, `SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name`) {
-		tables = append(tables, fmt.Sprint(row[0]))
-		fmt.Fprintln(&text, row...)
-	}
-	require.Contains(t, tables, "canaries")
-	for _, table := range tables {
-		for _, row := range rows(t, db, `SELECT * FROM `+table+` ORDER BY 1, 2`) {
-			fmt.Fprintln(&text, table, row)
+	owner := newOwner(t, environ)
+	plane := newDataPlane(t, environ)
+	s := startReady(t, environ, "--shutdown-timeout", "1h")
+	lines := s.follow(client, plane)
+	id := s.register(owner, "a")
+	answers := make(chan reply, 1)
+	go func() {
+		got, err := tryCall(client, http.MethodDelete, s.api+"/v1/aikeys/"+id+"?wait=10s", owner, "")
+		if err != nil {
+			got.body = err.Error()
 		}
+		answers <- got
+	}()
+	s.awaitInFlight()
+	s.stop()
+	select {
+	case got := <-answers:
+		require.Equal(t, http.StatusOK, got.status, got.body)
+		require.Contains(t, got.body, `"state":"complete"`, "the lease has run out, or so the service must take it")
+	case <-time.After(patience):
+		require.Fail(t, "the revoke was not answered", s.stderr.String())
 	}
-	return text.String()
-}
-
-func rows(t *testing.T, db *sql.DB, query string) (all [][]any) {
-	t.Helper()
-	found, err := db.QueryContext(t.Context(), query)
-	require.NoError(t, err)
-	defer func() { _ = found.Close() }()
-	columns, err := found.Columns()
-	require.NoError(t, err)
-	for found.Next() {
-		row, to := make([]any, len(columns)), make([]any, len(columns))
-		for i := range row {
-			to[i] = &row[i]
-		}
-		require.NoError(t, found.Scan(to...))
-		all = append(all, row)
+	require.Equal(t, exitOK, s.end())
+	for range lines { // it has ended: otherwise this would go on
 	}
-	require.NoError(t, found.Err())
-	return all
 }
 
-func TestTwoProcessesShareOneSQLiteFile(t *testing.T) {
-	environ := newEnviron(t)
-	token := newOwner(t, environ)
-	first, second := startReady(t, environ), startReady(t, environ)
-	require.Equal(t, http.StatusCreated, call(t, newClient(), http.MethodPost, first.api+"/v1/aikeys", token, registerBody("a", fakeSecret)).status)
-	require.Equal(t, http.StatusCreated, call(t, newClient(), http.MethodPost, second.api+"/v1/aikeys", token, registerBody("b", fakeSecret)).status)
-	require.Equal(t, 2, strings.Count(call(t, newClient(), http.MethodGet, first.api+"/v1/aikeys", token, "").body, "byok_"))
-}
-
-func TestMigrateNeverWaitsForTheOperator(t *testing.T) {
-	environ := newEnviron(t)
-	s := start(t, environ, "serve", "--migrate", "never")
-	s.eventually("it says what it waits for", func() bool { return strings.Contains(s.stderr.String(), "run: aikeysd migrate up") })
-	require.Contains(t, s.get(s.ops+"/readyz").body, `"schema":"pending"`)
-	require.Contains(t, mustAikeysd(t, environ, "migrate", "status"), "pending")
-	require.Regexp(t, `is up to date, after [1-9]\d* migrations`, mustAikeysd(t, environ, "migrate", "up"))
-	s.awaitReady()
-	require.NotContains(t, mustAikeysd(t, environ, "migrate", "status"), "pending")
-	require.Contains(t, mustAikeysd(t, environ, "migrate", "up"), "is up to date")
+func TestProcess(t *testing.T) {
+	require.NoError(t, buildPrograms())
+	launch := func(t *testing.T, environ []string) (*exec.Cmd, *server) {
+		s := &server{t: t}
+		cmd := exec.CommandContext(t.Context(), filepath.Join(shared, "aikeysd"), "serve")
+		cmd.Env, cmd.Stderr = environ, &s.stderr
+		require.NoError(t, cmd.Start())
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill() // unless the test has ended it
+			_ = cmd.Wait()
+		})
+		s.awaitLog(`"msg":"ready"`)
+		return cmd, s
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(signal.String()+" stops it in order", func(t *testing.T) {
+			t.Parallel()
+			cmd, s := launch(t, newEnviron(t))
+			output, err := exec.CommandContext(t.Context(), "ps", "-o", "rss=", "-p", strconv.Itoa(cmd.Process.Pid)).Output()
+			require.NoError(t, err)
+			kib, err := strconv.Atoi(string(bytes.TrimSpace(output)))
+			require.NoError(t, err)
+			require.Less(t, kib, 64<<10, "it is small when idle")
+			require.NoError(t, cmd.Process.Signal(signal))
+			require.NoError(t, cmd.Wait(), "exit code 0")
+			require.Contains(t, s.stderr.String(), `"msg":"stopped"`)
+		})
+	}
+	t.Run("a second signal ends it at once", func(t *testing.T) {
+		t.Parallel()
+		environ := newEnviron(t)
+		token := newOwner(t, environ)
+		cmd, s := launch(t, environ)
+		s.openRequest(token)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		s.awaitLog("stopping")
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+		require.Error(t, cmd.Wait())
+		status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		require.True(t, ok)
+		require.Equal(t, syscall.SIGTERM, status.Signal())
+		require.NotContains(t, s.stderr.String(), `"msg":"stopped"`)
+	})
 }
 
 func TestStartsThatAreHopelessEnd(t *testing.T) {
-	cases := map[string]struct {
-		prepare func(t *testing.T, environ []string) []string
-		says    string
-	}{
-		"the port is taken": {func(t *testing.T, environ []string) []string {
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			t.Cleanup(func() { _ = listener.Close() })
-			return with(environ, "AIKEYS_OPS_LISTEN="+listener.Addr().String())
-		}, "choose another address with --ops-listen or AIKEYS_OPS_LISTEN"},
-		"the file is no database": {func(t *testing.T, environ []string) []string {
-			path := filepath.Join(t.TempDir(), "a.db")
-			require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("not a database ", 100)), 0o600))
-			return with(environ, "AIKEYS_DATABASE_URL=sqlite:"+path)
-		}, "file is not a database"},
-		"the keyset is open to others": {func(t *testing.T, environ []string) []string {
-			path := filepath.Join(t.TempDir(), "keyset.json")
-			require.NoError(t, os.WriteFile(path, []byte("{}"), 0o644))
-			return with(environ, "AIKEYS_SEALER=local:"+path)
-		}, "chmod 600"},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			got := aikeysd(t, tc.prepare(t, newEnviron(t)), "serve")
-			require.Equal(t, exitFailure, got.code)
-			last := got.stderr[strings.LastIndex(strings.TrimSpace(got.stderr), "\n")+1:]
-			require.Contains(t, last, "aikeysd: ")
-			require.Contains(t, last, tc.says)
-		})
+	t.Parallel()
+	dir := t.TempDir()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, taken.Close()) }()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.db"), []byte(strings.Repeat("not a database ", 100)), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "keyset.json"), []byte("{}"), 0o644))
+	for name, tc := range map[string]struct{ change, says string }{
+		"the port is taken": {"AIKEYS_OPS_LISTEN=" + taken.Addr().String(), "choose another address with --ops-listen or AIKEYS_OPS_LISTEN"},
+		"the file is no database": {
+			"AIKEYS_DATABASE_URL=sqlite:" + dir + "/a.db", "file is not a database"},
+		"the keyset is open to others": {"AIKEYS_SEALER=local:" + dir + "/keyset.json", "chmod 600"},
+		"an old sealer is missing": {
+			"AIKEYS_SEALER_OLD=local:" + dir + "/none.json", "AIKEYS_SEALER_OLD: there is no keyset at "},
+	} {
+		got := aikeysd(t, with(newEnviron(t), tc.change), "serve")
+		require.Equal(t, exitFailure, got.code, name)
+		last := got.stderr[strings.LastIndex(strings.TrimSpace(got.stderr), "\n")+1:]
+		require.Contains(t, last, "aikeysd: ", name)
+		require.Contains(t, last, tc.says, name)
 	}
 }
 
-func TestOldIdempotencyRecordsAreForgottenInBatches(t *testing.T) {
+func TestOldRecordsAreDeletedInBatches(t *testing.T) {
+	t.Parallel()
 	environ := newEnviron(t)
 	newOwner(t, environ)
-	_, database, _ := strings.Cut(environ[2], "=")
-	old := time.Now().Add(-models.IdempotencyLife - time.Minute).UnixMicro()
-	insert := `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
-		INSERT INTO idempotency_records SELECT 'acme', 'chat', 'alice', '%s' || i, 'f', 'byok_x', %d + i FROM n`
-	tamper(t, database, fmt.Sprintf(insert, 2*cleanupBatch+1, "old", old))
-	tamper(t, database, fmt.Sprintf(insert, 3, "new", time.Now().UnixMicro()))
-	s := startReady(t, environ)
-	s.eventually("they are deleted", func() bool {
-		return strings.Contains(s.stderr.String(), `"msg":"old records deleted","kind":"idempotency"`)
-	})
-	require.Contains(t, s.stderr.String(), fmt.Sprintf(`"records":%d`, 2*cleanupBatch+1))
+	database, now := databaseOf(environ), time.Now()
+	insert := func(count int, prefix string, fetched, idempotent time.Time) {
+		numbers := fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d) `, count)
+		query(t, database, numbers+fmt.Sprintf(`INSERT INTO fetches (at, data_plane_id, customer_id, project_id, user_id, token_id, provider,
+			key_id, version, decision, reason, request_id)
+			SELECT %d + i, 'd', 'acme', 'chat', '', '', 'openai', '', 0, 'denied', 'no_key', '' FROM n`, fetched.UnixMicro()))
+		query(t, database, numbers+fmt.Sprintf(`INSERT INTO idempotency_records
+			SELECT 'acme', 'chat', 'alice', '%s' || i, 'f', 'byok_x', %d + i FROM n`, prefix, idempotent.UnixMicro()))
+	}
+	insert(2*cleanupBatch+1, "old", now.Add(-8*24*time.Hour), now.Add(-models.IdempotencyLife-time.Minute))
+	insert(3, "new", now.Add(-6*24*time.Hour), now)
+	left := func() (fetches, idempotency any) {
+		row := query(t, database, `SELECT (SELECT COUNT(*) FROM fetches), (SELECT COUNT(*) FROM idempotency_records)`)[0]
+		return row[0], row[1]
+	}
+	deleted := func(kind string) string {
+		return fmt.Sprintf(`"msg":"old records deleted","kind":%q,"records":%d`, kind, 2*cleanupBatch+1)
+	}
+
+	s := startReady(t, environ, "--fetch-retention", "0")
+	s.awaitLog(deleted("idempotency"))
 	require.Equal(t, exitOK, s.wait())
-	left := rows(t, open(t, database), `SELECT COUNT(*) FROM idempotency_records`)
-	require.EqualValues(t, 3, left[0][0])
+	fetches, idempotency := left()
+	require.EqualValues(t, 2*cleanupBatch+4, fetches, "they are kept forever")
+	require.EqualValues(t, 3, idempotency)
+	s = startReady(t, environ, "--fetch-retention", "7d")
+	s.awaitLog(deleted("fetch"))
+	require.Equal(t, exitOK, s.wait())
+	fetches, _ = left()
+	require.EqualValues(t, 3, fetches)
+
+	list := mustAikeysd(t, environ, "admin", "fetches", "--customer", "acme", "--project", "chat", "--limit", "2")
+	require.Equal(t, 3, strings.Count(list, "\n"), "the head and two")
+	require.Regexp(t, ` d +- +openai +- +denied +no_key\n`, list)
+}
+
+func TestLogsMetricsAndTracesHoldNothingSecret(t *testing.T) {
+	t.Parallel()
+	const marker = "CANARY7f3aCANARY" // is in everything that the test sends and nobody may see
+	var (
+		mu    sync.Mutex
+		names []string
+		raw   strings.Builder
+	)
+	traces := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		batch := &collector.ExportTraceServiceRequest{}
+		if err != nil || r.URL.Path != "/v1/traces" || proto.Unmarshal(body, batch) != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		raw.Write(body)
+		for _, resource := range batch.GetResourceSpans() {
+			for _, scope := range resource.GetScopeSpans() {
+				for _, span := range scope.GetSpans() {
+					names = append(names, span.GetName())
+				}
+			}
+		}
+	}))
+	defer traces.Close()
+	environ := with(newEnviron(t), "AIKEYS_LOG_LEVEL=debug", "OTEL_EXPORTER_OTLP_ENDPOINT="+traces.URL)
+	token := newOwner(t, environ)
+	s := startReady(t, environ)
+	const secret = "sk-proj-" + marker + "-EXAMPLE-EXAMPLE-EXAMPLE"
+	register := func(name, secret string) string {
+		return `{"provider":"openai","name":"` + name + `","secret":"` + secret + `"}`
+	}
+	for _, tc := range []struct {
+		status             int
+		method, path, body string
+		header, value      string // beside those that all requests have
+	}{
+		{http.StatusCreated, "POST", "/v1/aikeys", register("first", secret), "Idempotency-Key", marker},
+		{http.StatusBadRequest, "POST", "/v1/aikeys", register("second", secret+" "), "", ""},
+		{http.StatusBadRequest, "POST", "/v1/aikeys", `{"provider":"openai","secret":"` + secret + `"}`, "", ""},
+		{http.StatusBadRequest, "POST", "/v1/aikeys", `{"` + marker + `":"` + secret + `"}`, "", ""},
+		{http.StatusBadRequest, "POST", "/v1/aikeys", `{"secret":"` + secret, "", ""},
+		{http.StatusBadRequest, "GET", "/v1/aikeys?" + marker + "=" + marker, "", "", ""},
+		{http.StatusBadRequest, "GET", "/v1/aikeys/" + marker, "", "", ""},
+		{http.StatusConflict, "POST", "/v1/aikeys", register("first", secret), "", ""},
+		{http.StatusUnsupportedMediaType, "POST", "/v1/aikeys", "secret=" + secret, "Content-Type", "text/" + marker},
+		{http.StatusUnauthorized, "GET", "/v1/whoami", "", "Authorization", "Bearer ak_" + marker},
+		{http.StatusUnauthorized, "GET", "/v1/whoami", "", "Authorization", marker},
+		{http.StatusNotFound, "GET", "/" + marker, "", "", ""},
+		{http.StatusMethodNotAllowed, "PATCH", "/v1/aikeys", secret, "", ""},
+		{http.StatusOK, "GET", "/v1/aikeys", "", "", ""},
+		{http.StatusOK, "GET", "/v1/whoami", "", "", ""},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), tc.method, s.api+tc.path, strings.NewReader(tc.body))
+		require.NoError(t, err)
+		for name, value := range map[string]string{
+			"Content-Type": "application/json", "Authorization": "Bearer " + token, "User-Agent": marker, "Tracestate": "vendor=" + marker,
+			"Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		} {
+			r.Header.Set(name, value)
+		}
+		if tc.header != "" {
+			r.Header.Set(tc.header, tc.value)
+		}
+		response, err := client.Do(r)
+		require.NoError(t, err)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, tc.status, response.StatusCode, "%s %s: %s", r.Method, r.URL, body)
+		require.NotContains(t, string(body), marker)
+	}
+	for _, address := range []string{s.api, s.ops} { // what is no HTTP
+		conn, err := net.Dial("tcp", strings.TrimPrefix(address, "http://"))
+		require.NoError(t, err)
+		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+		fmt.Fprintf(conn, "%s /%s HTTP/%s\r\n\r\n", marker, marker, marker)
+		_, err = io.ReadAll(conn)
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+	}
+	metrics, readiness := s.get(s.ops+"/metrics", "").body, s.get(s.ops+"/readyz", "").body
+	require.Equal(t, exitOK, s.wait())
+
+	mu.Lock()
+	defer mu.Unlock()
+	for where, text := range map[string]string{
+		"log": s.stderr.String(), "metrics": metrics, "readiness": readiness, "spans": raw.String(), "standard output": s.stdout.String(),
+	} {
+		require.NotContains(t, text, marker, where)
+		require.NotContains(t, text, strings.Split(token, "_")[2], where)
+	}
+	// They were written, or the above would hold for nothing.
+	require.Contains(t, s.stderr.String(), `"operation":"registerKey"`)
+	require.Contains(t, metrics, `aikeys_http_requests_total{listener="public",operation="registerKey",status="201"} 1`)
+	require.Contains(t, metrics, `aikeys_session_lookups_total`)
+	require.Contains(t, names, "registerKey", "spans are named after the operation, and the last ones are sent at the end")
+	require.Contains(t, names, "whoAmI")
+	require.Contains(t, raw.String(), "aikeysd")
+}
+
+func TestWithoutACollectorNothingIsTraced(t *testing.T) {
+	s := &service{getenv: newProgram([]string{"OTEL_SERVICE_NAME=x"}, io.Discard, io.Discard).Getenv}
+	require.NoError(t, s.openTraces(t.Context()))
+	require.Nil(t, s.traces)
+	require.Empty(t, s.closers)
 }

@@ -27,6 +27,20 @@ func load(t *testing.T, environ []string, args ...string) (*config, string) {
 	return cfg, ""
 }
 
+func TestLifetimes(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"0": 0, "720h": 720 * time.Hour, "1h30m": 90 * time.Minute, "30d": 720 * time.Hour, "0d": 0,
+	} {
+		got, err := lifetime(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	for _, text := range []string{"", "d", "-1d", "-1h", "1.5d", "30", "1d12h", "65536d", "1y"} {
+		_, err := lifetime(text)
+		require.Error(t, err, text)
+	}
+}
+
 func TestDefaultsAreSound(t *testing.T) {
 	cfg, complaints := load(t, nil)
 	require.Empty(t, complaints)
@@ -41,6 +55,7 @@ func TestDefaultsAreSound(t *testing.T) {
 }
 
 func TestSettingsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	urlFile := filepath.Join(dir, "url")
 	require.NoError(t, os.WriteFile(urlFile, []byte("mysql://root:hunter2@db/x\n"), 0o600))
@@ -177,7 +192,7 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 		"beyond this machine behind a proxy": {args: []string{"--listen", ":8080", "--insecure"}},
 		"data planes beyond this machine with TLS": {args: []string{
 			"--dataplane-listen", ":8444", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
-		"fetches kept for good": {args: []string{"--fetch-retention", "0"}, check: func(t *testing.T, cfg *config) {
+		"fetches kept forever": {args: []string{"--fetch-retention", "0"}, check: func(t *testing.T, cfg *config) {
 			require.Zero(t, cfg.FetchRetention)
 		}},
 		"fetches kept for days": {environ: []string{"AIKEYS_FETCH_RETENTION=7d"}, check: func(t *testing.T, cfg *config) {
@@ -211,7 +226,7 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 	}
 }
 
-func TestWrongSettingsAreFoundBeforeAnythingIsMade(t *testing.T) {
+func TestWrongSettingsAreFoundFirst(t *testing.T) {
 	for name, changes := range map[string][]string{
 		"a database URL that is none":     {"AIKEYS_DATABASE_URL=postgres://u:p/hunter2@h/db"},
 		"a certificate that is not there": {"AIKEYS_TLS_CERT=/nowhere/tls.crt", "AIKEYS_TLS_KEY=/nowhere/tls.key"},

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/impl/auth/authtest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
+	"github.com/agentrouter/aikeys/models/modelstest"
+)
+
+func TestTheGraceOfDataPlanesIsBoundedByASetting(t *testing.T) {
+	t.Parallel()
+	environ := newEnviron(t)
+	newOwner(t, environ)
+	plane := newDataPlane(t, environ)
+	for limit, tc := range map[string]struct{ most, refused string }{
+		"": {"300000", "300001"}, "1h": {"3600000", "3600001"}, "0s": {"0", "1"}, "1500ms": {"1500", "1501"},
+	} {
+		var args []string
+		if limit != "" {
+			args = []string{"--max-stale-limit", limit}
+		}
+		s := startReady(t, environ, args...)
+		refused := s.get(s.dataplane+"/v1/events?max_stale_ms="+tc.refused, plane)
+		require.Equal(t, http.StatusBadRequest, refused.status, limit)
+		require.Contains(t, refused.body, "must be at most "+tc.most, limit)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.dataplane+"/v1/events?max_stale_ms="+tc.most, http.NoBody)
+		require.NoError(t, err)
+		request.Header.Set("Authorization", "Bearer "+plane)
+		s.eventually("the stream is open", func() bool {
+			response, err := client.Do(request)
+			require.NoError(t, err)
+			return response.Body.Close() == nil && response.StatusCode == http.StatusOK
+		})
+		require.Equal(t, exitOK, s.wait(), limit)
+	}
+}
+
+func TestDataPlanesReceiveARevocation(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
+		owner := newOwner(t, environ)
+		plane := newDataPlane(t, environ)
+		s := startReady(t, environ)
+		lines := s.follow(client, plane)
+		id := s.register(owner, "a")
+		revoked := call(t, http.MethodDelete, s.api+"/v1/aikeys/"+id, owner, "")
+		require.Contains(t, revoked.body, `"data_planes":1`)
+		require.Contains(t, revoked.body, `"state":"pending"`, "it has not acknowledged")
+		received := false
+		for line := range lines {
+			if received = strings.HasPrefix(line, `data: {`) && strings.Contains(line, id) && strings.Contains(line, "key.revoked"); received {
+				break
+			}
+		}
+		require.True(t, received)
+		metrics := s.get(s.ops+"/metrics", "").body
+		require.Contains(t, metrics, `aikeys_feed_streams 1`)
+		require.Contains(t, metrics, `aikeys_http_requests_in_flight{listener="dataplane"} 1`)
+		require.Equal(t, exitOK, s.wait())
+	})
+}
+
+func TestServeOverTLSAndRenewTheCertificate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	certificate := tlsfilestest.WriteCertificate(t, dir, 1)
+	environ := with(newEnviron(t), "AIKEYS_LISTEN=0.0.0.0:0", "AIKEYS_DATAPLANE_LISTEN=0.0.0.0:0",
+		"AIKEYS_TLS_CERT="+certificate.CertFile, "AIKEYS_TLS_KEY="+certificate.KeyFile)
+	token := newOwner(t, environ)
+	s := startReady(t, environ)
+	ask := func(method, url, path, body string) (reply, error) {
+		require.Regexp(t, `^https://\[::\]`, url)
+		trusting := &http.Client{Timeout: patience, Transport: &http.Transport{
+			DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12},
+		}}
+		return tryCall(trusting, method, strings.Replace(url, "[::]", "127.0.0.1", 1)+path, token, body)
+	}
+	answer, err := ask(http.MethodGet, s.api, "/v1/whoami", "")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, answer.status)
+	require.Equal(t, "max-age=31536000", answer.header.Get("Strict-Transport-Security"))
+	answer, err = ask(http.MethodPost, s.dataplane, "/v1/fetch", "{}")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusUnauthorized, answer.status)
+
+	tlsfilestest.WriteCertificate(t, dir, 2)
+	s.eventually("the new certificate serves without a restart", func() bool {
+		_, err := ask(http.MethodGet, s.api, "/v1/whoami", "")
+		return err == nil
+	})
+	require.Equal(t, exitOK, s.wait())
+}
+
+func TestOIDCIssuer(t *testing.T) {
+	t.Parallel()
+	const warning = "the OIDC issuer can't be read"
+	issuer := authtest.NewIssuer(t)
+	environ := with(newEnviron(t), "AIKEYS_OIDC_ISSUER="+issuer.URL, "AIKEYS_OIDC_AUDIENCE="+authtest.Audience)
+	apiKey := newOwner(t, environ)
+	s := startReady(t, environ)
+	token := issuer.Sign(map[string]any{"customer_id": "acme", "project_id": "chat", "sub": "alice"})
+	require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", token).status)
+	require.Regexp(t, `issuer +ok +`+issuer.URL+` answers\n`, mustAikeysd(t, environ, "check"))
+	require.Equal(t, exitOK, s.wait())
+	require.NotContains(t, s.stderr.String(), warning)
+
+	issuer.Break(authtest.Fail)
+	s = startReady(t, environ)
+	s.awaitLog(warning)
+	require.Contains(t, s.stderr.String(), `"level":"WARN"`)
+	require.Contains(t, s.stderr.String(), `"issuer":"`+issuer.URL+`"`)
+	require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", apiKey).status, "API keys need no issuer")
+	require.Equal(t, exitOK, s.wait())
+}
+
+func TestDataPlaneCertificates(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, engine modelstest.Engine) {
+		t.Parallel()
+		own, authority := tlsfilestest.WriteCertificate(t, t.TempDir(), 1), tlsfilestest.NewAuthority(t)
+		caFile := authority.Write(t, filepath.Join(t.TempDir(), "ca.crt"))
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+engine.URL(t), "AIKEYS_TLS_CERT="+own.CertFile, "AIKEYS_TLS_KEY="+own.KeyFile,
+			"AIKEYS_DATAPLANE_CLIENT_CA="+caFile)
+		owner := newOwner(t, environ)
+		s := startReady(t, environ)
+		newClient := func(change func(*tls.Config)) *http.Client {
+			config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: own.Pool(t)}
+			change(config)
+			return &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}}
+		}
+		bare := newClient(func(*tls.Config) {})
+		issue := func(by *tlsfilestest.Authority, change func(*x509.Certificate)) *http.Client {
+			certificate := by.Issue(t, t.TempDir(), func(c *x509.Certificate) {
+				c.DNSNames = []string{"edge-1.internal"}
+				change(c)
+			})
+			return newClient(func(c *tls.Config) { c.GetClientCertificate = certificate.Show(t) })
+		}
+		unchanged := func(*x509.Certificate) {}
+		send := func(client *http.Client, method, url, token, body string) reply {
+			got, err := tryCall(client, method, url, token, body)
+			require.NoError(t, err)
+			return got
+		}
+		fetch := func(client *http.Client, token string) reply {
+			return send(client, http.MethodPost, s.dataplane+"/v1/fetch", token, `{"credential":"`+owner+`","provider":"openai"}`)
+		}
+		admit := func(name, certificate string) outcome {
+			got := aikeysd(t, environ, "admin", "dataplane", "create", "--name", name, "--customer", "acme", "--certificate", certificate)
+			require.Equal(t, exitOK, got.code, got.stderr)
+			return got
+		}
+		key := send(bare, http.MethodPost, s.api+"/v1/aikeys", owner, registerBody("a"))
+		require.Equal(t, http.StatusCreated, key.status, key.body)
+		edge := issue(authority, unchanged)
+
+		t.Run("a certificate is a credential", func(t *testing.T) {
+			made := admit("edge-1", "dns:edge-1.internal")
+			require.Empty(t, made.stdout, "there is no token")
+			require.Contains(t, made.stderr, "by client certificates with the name dns:edge-1.internal")
+			require.Regexp(t, ` edge-1 +dns:edge-1.internal +acme +\S+ +never +active `, mustAikeysd(t, environ, "admin", "dataplane", "list"))
+			fetched := fetch(edge, "")
+			require.Equal(t, http.StatusOK, fetched.status, fetched.body)
+			require.Contains(t, fetched.body, fakeSecret)
+			byName := send(edge, http.MethodPost, s.dataplane+"/v1/fetch", "", `{"customer_id":"globex","project_id":"chat","provider":"openai"}`)
+			require.Equal(t, http.StatusForbidden, byName.status)
+			require.Contains(t, byName.body, "/problems/customer-not-served", "its customers limit it as they do a token")
+			report := send(edge, http.MethodPost, s.dataplane+"/v1/reports", "",
+				`{"keys":[{"key_id":"`+anyKeyID.FindString(fetched.body)+`","used_ms_ago":1}]}`)
+			require.Equal(t, http.StatusNoContent, report.status, report.body)
+		})
+		t.Run("a token outranks it", func(t *testing.T) {
+			token := strings.TrimSpace(mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-3", "--customer", "globex"))
+			require.Equal(t, http.StatusForbidden, fetch(edge, token).status, "the token's data plane serves another customer")
+			require.Equal(t, http.StatusUnauthorized, fetch(edge, "dp_none").status, "an invalid token is not made up for")
+			require.Equal(t, http.StatusForbidden, fetch(bare, token).status, "tokens go on working")
+			require.Equal(t, http.StatusForbidden, fetch(issue(authority, tlsfilestest.Named("other.internal")), token).status)
+		})
+		t.Run("others are refused", func(t *testing.T) {
+			admit("edge-4", "cn:edge-4")
+			require.Equal(t, http.StatusUnauthorized, fetch(bare, "").status, "none")
+			require.Equal(t, http.StatusUnauthorized, fetch(issue(authority, tlsfilestest.Named("other.internal")), "").status, "nobody's")
+			both := issue(authority, func(c *x509.Certificate) { c.Subject.CommonName = "edge-4" })
+			require.Equal(t, http.StatusUnauthorized, fetch(both, "").status, "two data planes'")
+			for name, client := range map[string]*http.Client{
+				"another authority's": issue(tlsfilestest.NewAuthority(t), unchanged),
+				"expired":             issue(authority, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
+			} {
+				_, err := tryCall(client, http.MethodPost, s.dataplane+"/v1/fetch", "", `{}`)
+				require.Error(t, err, "%s: the connection is refused", name)
+			}
+			// A client that shows what the server asks for has none of these authorities, and connects without.
+			stranger := tlsfilestest.NewAuthority(t).Issue(t, t.TempDir(), tlsfilestest.Named("edge-1.internal"))
+			pair, err := tls.LoadX509KeyPair(stranger.CertFile, stranger.KeyFile)
+			require.NoError(t, err)
+			polite := newClient(func(c *tls.Config) { c.Certificates = []tls.Certificate{pair} })
+			require.Equal(t, http.StatusUnauthorized, fetch(polite, "").status)
+			whoami := send(edge, http.MethodGet, s.api+"/v1/whoami", "", "")
+			require.Equal(t, http.StatusUnauthorized, whoami.status, "nor is it a credential of the public API")
+			for _, cause := range []string{
+				"the client's certificate is of no authority that is trusted here", "the client's certificate has expired, or is not valid yet",
+				"no data plane has a name of the client certificate", "the client certificate has the names of several data planes",
+			} {
+				s.awaitLog(cause)
+			}
+		})
+		t.Run("a stream ends with its certificate", func(t *testing.T) {
+			expires := time.Now().Truncate(time.Second).Add(4 * time.Second)
+			brief := issue(authority, func(c *x509.Certificate) { c.NotAfter = expires })
+			for range s.follow(brief, "") { // it ends: otherwise this would go on
+			}
+			require.WithinRange(t, time.Now(), expires, expires.Add(5*time.Second))
+		})
+		t.Run("a revoked data plane's is refused at once", func(t *testing.T) {
+			lines := s.follow(edge, "")
+			require.Equal(t, http.StatusNotFound, send(edge, http.MethodPost, s.dataplane+"/v1/acknowledgements", "",
+				`{"session_id":"01M83VVAHQQW2E4R6T8Y0A1S3D","position":"1:1:"}`).status, "of no stream of its own")
+			require.Equal(t, http.StatusOK, fetch(edge, "").status, "its session is cached")
+			mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "edge-1")
+			require.Equal(t, http.StatusUnauthorized, fetch(edge, "").status, "it is refused at the very next request")
+			for range lines { // its stream has ended: otherwise this would go on
+			}
+			admit("edge-2", "dns:edge-1.internal")
+			require.Equal(t, http.StatusOK, fetch(edge, "").status, "the name may be another's then")
+		})
+		t.Run("authorities are read again", func(t *testing.T) {
+			next := tlsfilestest.NewAuthority(t)
+			next.Write(t, caFile)
+			after := issue(next, unchanged)
+			s.eventually("the new authority is trusted", func() bool {
+				got, err := tryCall(after, http.MethodPost, s.dataplane+"/v1/fetch", "", `{"credential":"`+owner+`","provider":"openai"}`)
+				return err == nil && got.status == http.StatusOK
+			})
+			_, err := tryCall(edge, http.MethodPost, s.dataplane+"/v1/fetch", "", `{}`)
+			require.Error(t, err, "and the one before no longer")
+		})
+		require.Equal(t, exitOK, s.wait())
+		list := mustAikeysd(t, environ, "admin", "fetches", "--customer", "acme", "--project", "chat")
+		require.Contains(t, list, "edge-1")
+		require.Contains(t, list, "edge-2")
+	})
+}
