@@ -232,13 +232,13 @@ func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
 		"ForwardAcknowledgement": func(ctx context.Context) error {
 			return f.ForwardAcknowledgement(ctx, "1", "dp", position.Position{})
 		},
-		"TakeForwarded": func(ctx context.Context) error { _, err := f.TakeForwarded(ctx, "r1"); return err },
-		"LongestStale":  func(ctx context.Context) error { _, err := f.LongestStale(ctx, acme); return err },
-		"Beat":          func(ctx context.Context) error { return f.Beat(ctx, "r1") },
-		"Replicas":      func(ctx context.Context) error { _, err := f.Replicas(ctx); return err },
-		"BuryReplica":   func(ctx context.Context) error { return f.BuryReplica(ctx, "r1", 1) },
-		"SaveReceipts":  func(ctx context.Context) error { return f.SaveReceipts(ctx, []models.Receipt{{KeyID: "k"}}) },
-		"Receipts":      func(ctx context.Context) error { _, _, err := f.Receipts(ctx, key); return err },
+		"TakeForwarded":     func(ctx context.Context) error { _, err := f.TakeForwarded(ctx, "r1"); return err },
+		"LongestStale":      func(ctx context.Context) error { _, err := f.LongestStale(ctx, acme); return err },
+		"RecordHeartbeat":   func(ctx context.Context) error { return f.RecordHeartbeat(ctx, "r1") },
+		"Replicas":          func(ctx context.Context) error { _, err := f.Replicas(ctx); return err },
+		"DeleteDeadReplica": func(ctx context.Context) error { return f.DeleteDeadReplica(ctx, models.Replica{ID: "r1"}, 1) },
+		"SaveReceipts":      func(ctx context.Context) error { return f.SaveReceipts(ctx, []models.Receipt{{KeyID: "k"}}) },
+		"Receipts":          func(ctx context.Context) error { _, _, err := f.Receipts(ctx, key); return err },
 		"ReportKeys": func(ctx context.Context) error {
 			return f.ReportKeys(ctx, d, []models.KeyReport{{KeyID: key.ID, UsedAt: 1}}, func(models.Key) models.Event { return models.Event{} })
 		},

@@ -234,10 +234,11 @@ type Stream struct {
 	Forwarded string
 }
 
-// Replica is a running process that serves streams. Its beat counts up while it lives.
+// Replica is a process that serves streams.
 type Replica struct {
-	ID   string `gorm:"primaryKey"`
-	Beat int64
+	ID string `gorm:"primaryKey"`
+	// Heartbeats counts the heartbeats that it has stored. It stands still when the process has died.
+	Heartbeats int64 `gorm:"column:beat"`
 }
 
 // OpenStream stores a stream, in place of the stream that it continues: previous, which is empty when there is none.
@@ -340,8 +341,8 @@ func (s *Store) CountStreams(ctx context.Context) (map[string]int, error) {
 	return counts, s.classify(err)
 }
 
-// Beat stores that a replica lives.
-func (s *Store) Beat(ctx context.Context, replicaID string) error {
+// RecordHeartbeat stores that a replica is alive.
+func (s *Store) RecordHeartbeat(ctx context.Context, replicaID string) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	return s.classify(s.engine.Transact(ctx, ReservedPool, func(tx *Tx) error {
@@ -350,7 +351,7 @@ func (s *Store) Beat(ctx context.Context, replicaID string) error {
 	}))
 }
 
-// Replicas returns all replicas: those that have ever stored a beat, and at beat zero those that only have streams.
+// Replicas returns all replicas: those that have stored heartbeats, and with zero heartbeats those that only have streams.
 func (s *Store) Replicas(ctx context.Context) ([]Replica, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -360,14 +361,21 @@ UNION ALL SELECT DISTINCT replica_id, 0 FROM streams) AS known GROUP BY id ORDER
 	return all, s.classify(err)
 }
 
-// BuryReplica deletes the streams of a replica that has stored no beat for so long that leases of up to maxStaleMs have run out.
-// It deletes the replica with the last of them.
-func (s *Store) BuryReplica(ctx context.Context, id string, maxStaleMs int) error {
+// DeleteDeadReplica deletes the streams of a replica whose last heartbeat was so long ago that leases of up to maxStaleMs have run
+// out. It deletes the replica with the last of them. It does nothing if the replica has stored a heartbeat since r was read.
+func (s *Store) DeleteDeadReplica(ctx context.Context, r Replica, maxStaleMs int) error {
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
-		if err := tx.db.Where("replica_id = ? AND max_stale_ms <= ?", id, maxStaleMs).Delete(&Stream{}).Error; err != nil {
+		// The write holds the row until the end, though there may be no row yet: a heartbeat comes before it, and then no row
+		// matches, or after the deletion.
+		held := tx.db.Exec(`INSERT INTO replicas (id, beat) VALUES (?, ?)
+ON CONFLICT (id) DO UPDATE SET beat = replicas.beat WHERE replicas.beat = excluded.beat`, r.ID, r.Heartbeats)
+		if held.Error != nil || held.RowsAffected == 0 {
+			return held.Error
+		}
+		if err := tx.db.Where("replica_id = ? AND max_stale_ms <= ?", r.ID, maxStaleMs).Delete(&Stream{}).Error; err != nil {
 			return err
 		}
-		return tx.db.Where("id = ? AND NOT EXISTS (SELECT 1 FROM streams WHERE replica_id = ?)", id, id).Delete(&Replica{}).Error
+		return tx.db.Where("id = ? AND NOT EXISTS (SELECT 1 FROM streams WHERE replica_id = ?)", r.ID, r.ID).Delete(&Replica{}).Error
 	})
 }
 

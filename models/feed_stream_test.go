@@ -1,6 +1,7 @@
 package models_test
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -169,7 +170,7 @@ func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
 	})
 }
 
-func TestAReplicaBeatsAndIsBuriedWithItsStreams(t *testing.T) {
+func TestDeadReplicasAreDeletedWithTheirStreams(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		eu := f.dataPlane("eu", nil)
 		requireReplicas := func(want ...models.Replica) {
@@ -179,25 +180,70 @@ func TestAReplicaBeatsAndIsBuriedWithItsStreams(t *testing.T) {
 			require.ElementsMatch(t, want, all)
 		}
 		requireReplicas()
-		for _, err := range together(8, func(int) error { return f.Beat(t.Context(), "r1") }) {
+		for _, err := range together(8, func(int) error { return f.RecordHeartbeat(t.Context(), "r1") }) {
 			require.NoError(t, err)
 		}
-		require.NoError(t, f.Beat(t.Context(), "r2"))
+		require.NoError(t, f.RecordHeartbeat(t.Context(), "r2"))
 		f.openStream("1", eu, "r1", "")
 		f.openStream("2", eu, "r3", "")
-		requireReplicas(models.Replica{ID: "r1", Beat: 8}, models.Replica{ID: "r2", Beat: 1}, models.Replica{ID: "r3"})
+		r1, r2, r3 := models.Replica{ID: "r1", Heartbeats: 8}, models.Replica{ID: "r2", Heartbeats: 1}, models.Replica{ID: "r3"}
+		requireReplicas(r1, r2, r3)
 
 		require.NoError(t, f.OpenStream(t.Context(), models.Stream{ID: "3", DataPlaneID: eu.ID, ReplicaID: "r1", MaxStaleMs: 5000}, ""))
-		require.NoError(t, f.BuryReplica(t.Context(), "r1", 100))
+		require.NoError(t, f.DeleteDeadReplica(t.Context(), r1, 100))
 		require.Equal(t, []string{"2", "3"}, f.streams(), "the lease of 3 may run still")
-		requireReplicas(models.Replica{ID: "r1", Beat: 8}, models.Replica{ID: "r2", Beat: 1}, models.Replica{ID: "r3"})
-		require.NoError(t, f.BuryReplica(t.Context(), "r1", 5000))
-		require.NoError(t, f.BuryReplica(t.Context(), "r3", 5000))
-		require.NoError(t, f.BuryReplica(t.Context(), "absent", 5000))
+		requireReplicas(r1, r2, r3)
+		for _, dead := range []models.Replica{r1, r3, r3, {ID: "absent"}} {
+			require.NoError(t, f.DeleteDeadReplica(t.Context(), dead, 5000))
+		}
 		require.Empty(t, f.streams())
-		requireReplicas(models.Replica{ID: "r2", Beat: 1})
-		require.NoError(t, f.Beat(t.Context(), "r1"))
-		requireReplicas(models.Replica{ID: "r1", Beat: 1}, models.Replica{ID: "r2", Beat: 1})
+		requireReplicas(r2)
+		require.NoError(t, f.RecordHeartbeat(t.Context(), "r1"))
+		requireReplicas(models.Replica{ID: "r1", Heartbeats: 1}, r2)
+	})
+}
+
+// A replica that is slow, not dead, stores a heartbeat after another has found it dead and before that deletes it.
+func TestAReplicaThatHeartbeatsIsNotDeleted(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu := f.dataPlane("eu", nil)
+		require.NoError(t, f.RecordHeartbeat(t.Context(), "slow"))
+		for _, id := range []string{"slow", "silent"} { // silent has a stream and no heartbeat
+			f.openStream(id, eu, id, "")
+		}
+		found, err := f.Replicas(t.Context())
+		require.NoError(t, err)
+		for _, r := range found {
+			require.NoError(t, f.RecordHeartbeat(t.Context(), r.ID))
+			require.NoError(t, f.DeleteDeadReplica(t.Context(), r, 5000))
+		}
+		require.Equal(t, []string{"silent", "slow"}, f.streams())
+		alive, err := f.Replicas(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []models.Replica{{ID: "silent", Heartbeats: 1}, {ID: "slow", Heartbeats: 2}}, alive)
+	})
+	t.Run("nor while the deletion is under way", func(t *testing.T) {
+		each(t, func(t *testing.T, f *fixture) {
+			const rounds = 50
+			eu := f.dataPlane("eu", nil)
+			for i := range rounds {
+				id := strconv.Itoa(i)
+				f.openStream(id, eu, id, "")
+				errs := together(2, func(side int) error {
+					if side == 0 {
+						return f.DeleteDeadReplica(t.Context(), models.Replica{ID: id}, 5000)
+					}
+					return f.RecordHeartbeat(t.Context(), id)
+				})
+				require.NoError(t, errors.Join(errs...))
+			}
+			all, err := f.Replicas(t.Context())
+			require.NoError(t, err)
+			require.Len(t, all, rounds, "each comes back with its heartbeat, or keeps its stream")
+			for _, r := range all {
+				require.EqualValues(t, 1, r.Heartbeats)
+			}
+		})
 	})
 }
 

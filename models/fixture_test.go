@@ -37,11 +37,8 @@ type fixture struct {
 func each(t *testing.T, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		url := e.URL(t)
-		store := modelstest.OpenStore(t, url, models.Options{})
-		_, err := store.Migrate(t.Context())
-		require.NoError(t, err)
-		f := newFixture(t, store)
+		url := e.MigratedURL(t)
+		f := newFixture(t, modelstest.OpenStore(t, url, models.Options{}))
 		f.url = url
 		test(t, f)
 	})

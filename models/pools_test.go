@@ -35,7 +35,7 @@ func TestFeedNeedsNoRequestConnection(t *testing.T) {
 		{"OpenStream", func(ctx context.Context) error { return busy.OpenStream(ctx, stream, "") }},
 		{"ForwardAcknowledgement", func(ctx context.Context) error { return busy.ForwardAcknowledgement(ctx, "s1", dp, at) }},
 		{"TakeForwarded", func(ctx context.Context) error { _, err := busy.TakeForwarded(ctx, "r1"); return err }},
-		{"Beat", func(ctx context.Context) error { return busy.Beat(ctx, "r1") }},
+		{"RecordHeartbeat", func(ctx context.Context) error { return busy.RecordHeartbeat(ctx, "r1") }},
 		{"Position", func(ctx context.Context) error { _, err := busy.Position(ctx); return err }},
 		{"Changes", func(ctx context.Context) error { _, _, err := busy.Changes(ctx, at, 10); return err }},
 		{"LiveDataPlanes", func(ctx context.Context) error { _, err := busy.LiveDataPlanes(ctx, []string{dp}, now()); return err }},
@@ -46,7 +46,9 @@ func TestFeedNeedsNoRequestConnection(t *testing.T) {
 		}},
 		{"RecordFetch", func(ctx context.Context) error { return busy.RecordFetch(ctx, record("r")) }},
 		{"DropStreams", func(ctx context.Context) error { return busy.DropStreams(ctx, []string{"s1"}) }},
-		{"BuryReplica", func(ctx context.Context) error { return busy.BuryReplica(ctx, "r1", 0) }},
+		{"DeleteDeadReplica", func(ctx context.Context) error {
+			return busy.DeleteDeadReplica(ctx, models.Replica{ID: "r1", Heartbeats: 1}, 0)
+		}},
 	} {
 		require.NoError(t, step.do(t.Context()), step.name)
 	}
@@ -65,7 +67,7 @@ func TestFeedBookkeepingHoldsUpNoLease(t *testing.T) {
 	}
 	l.awaitWaiting(2)
 	for range 3 {
-		require.NoError(t, l.Beat(t.Context(), "r1"))
+		require.NoError(t, l.RecordHeartbeat(t.Context(), "r1"))
 		_, _, err := l.Changes(t.Context(), position.Position{Xmin: 1, Xmax: 1}, 10)
 		require.NoError(t, err)
 		require.NoError(t, l.RecordFetch(t.Context(), record("r")))

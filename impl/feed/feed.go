@@ -56,9 +56,9 @@ type Store interface {
 	StreamIDs(ctx context.Context, replicaID string) ([]string, error)
 	LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]string, error)
 
-	Beat(ctx context.Context, replicaID string) error
+	RecordHeartbeat(ctx context.Context, replicaID string) error
 	Replicas(ctx context.Context) ([]models.Replica, error)
-	BuryReplica(ctx context.Context, id string, maxStaleMs int) error
+	DeleteDeadReplica(ctx context.Context, r models.Replica, maxStaleMs int) error
 
 	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position) error
 	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)

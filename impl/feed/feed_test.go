@@ -222,18 +222,18 @@ func (s *blockingStore) LiveDataPlanes(ctx context.Context, ids []string, now in
 	return ids, s.wait(ctx, "LiveDataPlanes")
 }
 
-func (s *blockingStore) Beat(ctx context.Context, replicaID string) error {
-	return errors.Join(s.wait(ctx, "Beat"), s.Store.Beat(ctx, replicaID))
+func (s *blockingStore) RecordHeartbeat(ctx context.Context, replicaID string) error {
+	return errors.Join(s.wait(ctx, "RecordHeartbeat"), s.Store.RecordHeartbeat(ctx, replicaID))
 }
 
 func TestBlockedDutyDelaysNoOther(t *testing.T) {
 	t.Parallel()
-	for _, method := range []string{"TakeForwarded", "SaveReceipts", "LiveDataPlanes", "Beat"} {
+	for _, method := range []string{"TakeForwarded", "SaveReceipts", "LiveDataPlanes", "RecordHeartbeat"} {
 		t.Run(method, func(t *testing.T) {
 			onSQLite(t, func(t *testing.T, e *env) {
 				store := &blockingStore{Store: e.newStore(), method: method}
 				o := options{store: store}
-				if method == "Beat" {
+				if method == "RecordHeartbeat" {
 					o.grace = time.Minute // for so long do leases not depend on it
 				}
 				r := e.replica(o)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/agentrouter/aikeys/models"
 )
 
 // timing holds the intervals of the upkeep, which tests shorten.
@@ -59,7 +61,7 @@ func (f *Feed) ensureReplicaHeartbeat(ctx context.Context) error {
 // rows of its streams, it ends them. The caller holds replicaMu.
 func (f *Feed) storeReplicaHeartbeat(ctx context.Context) error {
 	began := f.clock()
-	if err := f.store.Beat(ctx, f.replicaID); err != nil {
+	if err := f.store.RecordHeartbeat(ctx, f.replicaID); err != nil {
 		return err
 	}
 	f.mu.Lock()
@@ -83,7 +85,7 @@ func (f *Feed) runMaintenance(ctx context.Context) error {
 		f.endRevokedStreams(ctx),
 		f.dropDrainedStreams(ctx),
 		f.dropReplacedStreams(ctx),
-		f.reapDeadReplicas(ctx),
+		f.deleteDeadReplicas(ctx),
 	)
 }
 
@@ -199,8 +201,8 @@ type peer struct {
 	seenAt    time.Duration
 }
 
-// reapDeadReplicas deletes the rows of streams of replicas that are dead, as the leases of those streams run out.
-func (f *Feed) reapDeadReplicas(ctx context.Context) error {
+// deleteDeadReplicas deletes the rows of streams of replicas that are dead, as the leases of those streams run out.
+func (f *Feed) deleteDeadReplicas(ctx context.Context) error {
 	asked := f.clock()
 	replicas, err := f.store.Replicas(ctx)
 	if err != nil {
@@ -209,8 +211,8 @@ func (f *Feed) reapDeadReplicas(ctx context.Context) error {
 	known := make(map[string]peer, len(replicas))
 	for _, r := range replicas {
 		last, seen := f.peers[r.ID]
-		if !seen || last.heartbeat != r.Beat {
-			last = peer{heartbeat: r.Beat, seenAt: f.clock()}
+		if !seen || last.heartbeat != r.Heartbeats {
+			last = peer{heartbeat: r.Heartbeats, seenAt: f.clock()}
 		}
 		known[r.ID] = last
 	}
@@ -220,7 +222,7 @@ func (f *Feed) reapDeadReplicas(ctx context.Context) error {
 		if id == f.replicaID || expired < 0 {
 			continue
 		}
-		if err := f.store.BuryReplica(ctx, id, int(expired.Milliseconds())); err != nil {
+		if err := f.store.DeleteDeadReplica(ctx, models.Replica{ID: id, Heartbeats: p.heartbeat}, int(expired.Milliseconds())); err != nil {
 			return err
 		}
 	}

@@ -76,7 +76,7 @@ func TestDeadReplicasAreReaped(t *testing.T) {
 // those no heartbeats, and ends them once it can store its own again.
 func TestStreamsOfReapedReplicaEnd(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		store := &blockingStore{Store: e.newStore(), method: "Beat"}
+		store := &blockingStore{Store: e.newStore(), method: "RecordHeartbeat"}
 		o := hasty
 		o.store = store
 		cutOff, other := e.replica(o), e.replica(hasty)
@@ -107,6 +107,6 @@ func TestIdleReplicaSendsHeartbeatFirst(t *testing.T) {
 		time.Sleep(2500 * time.Millisecond)
 		require.Empty(t, e.knownReplicas())
 		r.connect(feed.Subscription{})
-		require.Positive(t, e.knownReplicas()[0].Beat)
+		require.Positive(t, e.knownReplicas()[0].Heartbeats)
 	})
 }
