@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"github.com/agentrouter/aikeys/sealer"
 )
 
@@ -30,12 +32,15 @@ func (s *Sealer) call(ctx context.Context, limit int, send send) ([]byte, error)
 	}
 	limited, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	answer, err := s.attempt(limited, limit, send)
+	end, _ := limited.Deadline()
 	var busy *busyError
-	if errors.Is(err, errBroken) && limited.Err() == nil || errors.As(err, &busy) && pause(limited, busy.after) {
-		busy = nil
-		answer, err = s.attempt(limited, limit, send)
-	}
+	answer, err := backoff.Retry(limited, func() ([]byte, error) {
+		answer, err := s.attempt(limited, limit, send)
+		if err != nil && !errors.Is(err, errBroken) && !errors.As(err, &busy) {
+			return nil, backoff.Permanent(err)
+		}
+		return answer, err
+	}, backoff.WithBackOff(&backoff.ZeroBackOff{}), backoff.WithMaxTries(2), backoff.WithMaxElapsedTime(max(1, time.Until(end)-minAttempt)))
 	switch {
 	case err == nil:
 		return answer, nil
@@ -74,28 +79,12 @@ func (s *Sealer) attempt(ctx context.Context, limit int, send send) ([]byte, err
 	return answer, nil
 }
 
-// pause waits until a busy service may be asked again, plus a jitter of up to a quarter so that clients don't come back all at
-// once. It returns false at once if ctx leaves too little time for another attempt.
-func pause(ctx context.Context, after time.Duration) bool {
-	after += rand.N(after/4 + 1) //nolint:gosec // G404: the jitter is not a secret
-	if end, ok := ctx.Deadline(); ok && time.Until(end) < after+minAttempt {
-		return false
-	}
-	timer := time.NewTimer(after)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// retryAfter returns how long a busy service asks its clients to wait.
+// retryAfter returns how long to wait for a busy service: as long as it asks for, plus a jitter of up to a quarter so that
+// clients don't come back all at once.
 func retryAfter(header http.Header) time.Duration {
-	seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16)
-	if err != nil {
-		return defaultRetryAfter
+	after := defaultRetryAfter
+	if seconds, err := strconv.ParseUint(header.Get("Retry-After"), 10, 16); err == nil {
+		after = time.Duration(seconds) * time.Second
 	}
-	return time.Duration(seconds) * time.Second
+	return after + rand.N(after/4+1) //nolint:gosec // G404: the jitter is not a secret
 }

@@ -20,8 +20,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func encode(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
-
 func TestServiceDownAndBack(t *testing.T) {
 	s := newFakeService(t)
 	client := s.client(t)
@@ -77,7 +75,7 @@ func TestBrokenConnectionIsRetried(t *testing.T) {
 		})
 		require.NoError(t, run(t.Context()), name)
 		require.True(t, broken.Load(), name)
-		s.behave()
+		s.misbehave.Store(nil)
 	}
 }
 
@@ -105,6 +103,7 @@ func TestBrokenConnectionTwice(t *testing.T) {
 }
 
 func TestBusyServiceIsRetried(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)
@@ -153,6 +152,7 @@ func TestBusyServiceBeyondTheDeadline(t *testing.T) {
 }
 
 func TestBusyServiceTwice(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t)
 	client := s.client(t)
 	s.always(http.StatusServiceUnavailable, "")
@@ -162,7 +162,7 @@ func TestBusyServiceTwice(t *testing.T) {
 	require.EqualValues(t, 2, s.requests.Load(), "asked twice, and no more")
 }
 
-// hang makes the stand-in take requests and answer none until the returned function is called.
+// hang makes the service take requests and answer none until the returned function is called.
 func (s *fakeService) hang() (release func()) {
 	held := make(chan struct{})
 	s.answer(func(http.ResponseWriter, *http.Request) bool {
@@ -173,9 +173,10 @@ func (s *fakeService) hang() (release func()) {
 }
 
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	const patience = 100 * time.Millisecond
 	s := newFakeService(t)
-	client := s.client(t, within(patience), func(cfg *remote.Config) { cfg.MaxConns = 1 })
+	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout, cfg.MaxConns = patience, 1 })
 	envelope := mustSeal(t, client)
 	release := s.hang()
 	defer release()
@@ -190,8 +191,9 @@ func TestTimeout(t *testing.T) {
 }
 
 func TestContextEndsACall(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t)
-	client := s.client(t, within(time.Minute), func(cfg *remote.Config) { cfg.MaxConns = 1 })
+	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout, cfg.MaxConns = time.Minute, 1 })
 	envelope := mustSeal(t, client)
 	release := s.hang()
 	defer release()
@@ -208,7 +210,7 @@ func TestContextEndsACall(t *testing.T) {
 
 func TestContextEndsTheWaitForAConnection(t *testing.T) {
 	s := newFakeService(t)
-	client := s.client(t, within(time.Minute), func(cfg *remote.Config) { cfg.MaxConns = 1 })
+	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout, cfg.MaxConns = time.Minute, 1 })
 	release := s.hang()
 	first := make(chan error, 1)
 	go func() {
@@ -254,6 +256,7 @@ func TestProblemTypes(t *testing.T) {
 }
 
 func TestGarbledAnswers(t *testing.T) {
+	encode := base64.StdEncoding.EncodeToString
 	s := newFakeService(t)
 	client := s.client(t)
 	envelope := mustSeal(t, client)

@@ -8,6 +8,8 @@ import (
 	"path"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -42,8 +44,10 @@ type busyError struct{ after time.Duration }
 // Error implements error.
 func (e *busyError) Error() string { return "secrets-svc is busy, or its own backend can't be reached" }
 
-// Unwrap returns sealer.ErrUnavailable.
-func (e *busyError) Unwrap() error { return sealer.ErrUnavailable }
+// Unwrap returns sealer.ErrUnavailable, and the time after which package backoff retries.
+func (e *busyError) Unwrap() []error {
+	return []error{sealer.ErrUnavailable, &backoff.RetryAfterError{Duration: e.after}}
+}
 
 // garbled returns an error that says what is wrong with an answer and quotes none of it.
 func garbled(what string) error {

@@ -2,7 +2,6 @@ package remote_test
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net"
@@ -10,12 +9,10 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/agentrouter/aikeys/gen/secrets"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
@@ -56,16 +53,11 @@ func (s *fakeService) serve(t testing.TB) *http.Server {
 
 func (s *fakeService) serveOn(t testing.TB, listener net.Listener) *http.Server {
 	t.Helper()
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/seal", s.seal)
-	mux.HandleFunc("POST /v1/open", s.open)
-	mux.HandleFunc("POST /v1/rewrap", s.rewrap)
-	mux.HandleFunc("GET /v1/keks", s.keks)
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s.requests.Add(1)
 			if misbehave := s.misbehave.Load(); misbehave == nil || !(*misbehave)(w, r) {
-				mux.ServeHTTP(w, r)
+				s.handle(w, r)
 			}
 		}),
 		ConnState: func(_ net.Conn, state http.ConnState) {
@@ -97,91 +89,67 @@ func (s *fakeService) always(status int, body string) {
 	})
 }
 
-func (s *fakeService) behave() { s.misbehave.Store(nil) }
-
-func (s *fakeService) seal(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Binding secrets.Binding `json:"binding"`
-		Secret  []byte          `json:"secret"`
-	}
-	if json.NewDecoder(r.Body).Decode(&body) != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	envelope, err := s.backend.Seal(r.Context(), bindingOf(body.Binding), sealer.NewSecret(body.Secret))
-	reply(w, secrets.Envelope{KekID: envelope.KEKID, Envelope: base64.StdEncoding.EncodeToString(envelope.Bytes)}, err)
+// item is an item of a request.
+type item struct {
+	Binding struct {
+		CustomerID string `json:"customer_id"`
+		ProjectID  string `json:"project_id"`
+		KeyID      string `json:"key_id"`
+		Provider   string `json:"provider"`
+		Version    uint32 `json:"version"`
+	} `json:"binding"`
+	Envelope []byte `json:"envelope"`
 }
 
-func (s *fakeService) open(w http.ResponseWriter, r *http.Request) {
-	var body secrets.OpenRequest
-	if json.NewDecoder(r.Body).Decode(&body) != nil {
+func (s *fakeService) handle(w http.ResponseWriter, r *http.Request) {
+	var request struct {
+		item
+		Secret []byte `json:"secret"`
+		Items  []item `json:"items"`
+	}
+	invalid := r.Method == http.MethodPost && json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&request) != nil
+	if invalid || len(request.Items) > 256 {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	envelope, err := base64.StdEncoding.DecodeString(body.Envelope)
-	if err != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	secret, err := s.backend.Open(r.Context(), bindingOf(body.Binding), envelope)
-	reply(w, map[string][]byte{"secret": secret.Reveal()}, err)
-}
-
-func (s *fakeService) rewrap(w http.ResponseWriter, r *http.Request) {
-	var body secrets.RewrapRequest
-	if json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&body) != nil || len(body.Items) == 0 || len(body.Items) > 256 {
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	var results secrets.RewrapResponse
-	for _, item := range body.Items {
-		envelope, _ := base64.StdEncoding.DecodeString(item.Envelope)
-		rewrapped, err := s.backend.Rewrap(r.Context(), bindingOf(item.Binding), envelope)
-		if slug := slugOf(err); slug != "" {
-			results.Results = append(results.Results, secrets.RewrapResult{Problem: &slug})
-			continue
+	var answer any
+	var err error
+	switch r.URL.Path {
+	case "/v1/seal":
+		var envelope sealer.Envelope
+		envelope, err = s.backend.Seal(r.Context(), sealer.Binding(request.Binding), sealer.NewSecret(request.Secret))
+		answer = map[string]any{"kek_id": envelope.KEKID, "envelope": envelope.Bytes}
+	case "/v1/open":
+		var secret sealer.Secret
+		secret, err = s.backend.Open(r.Context(), sealer.Binding(request.Binding), request.Envelope)
+		answer = map[string]any{"secret": secret.Reveal()}
+	case "/v1/rewrap":
+		results := make([]map[string]any, len(request.Items))
+		for i, item := range request.Items {
+			envelope, err := s.backend.Rewrap(r.Context(), sealer.Binding(item.Binding), item.Envelope)
+			results[i] = map[string]any{"kek_id": envelope.KEKID, "envelope": envelope.Bytes}
+			switch {
+			case errors.Is(err, sealer.ErrBinding):
+				results[i] = map[string]any{"problem": "does-not-open"}
+			case errors.Is(err, sealer.ErrUnknownKEK):
+				results[i] = map[string]any{"problem": "unknown-kek"}
+			}
 		}
-		encoded := base64.StdEncoding.EncodeToString(rewrapped.Bytes)
-		results.Results = append(results.Results, secrets.RewrapResult{KekID: &rewrapped.KEKID, Envelope: &encoded})
+		answer = map[string]any{"results": results}
+	case "/v1/keks":
+		var primary string
+		primary, err = s.backend.PrimaryKEK(r.Context())
+		keks := []map[string]string{{"id": primary, "state": "primary"}, {"id": "local:00000000", "state": "retired"}}
+		answer = map[string]any{"primary": primary, "keks": keks}
 	}
-	reply(w, results, nil)
-}
-
-func (s *fakeService) keks(w http.ResponseWriter, r *http.Request) {
-	primary, err := s.backend.PrimaryKEK(r.Context())
-	reply(w, secrets.KEKList{Primary: primary, Keks: []secrets.KEK{
-		{ID: primary, State: "primary"}, {ID: "local:00000000", State: "retired"},
-	}}, err)
-}
-
-func bindingOf(b secrets.Binding) sealer.Binding {
-	return sealer.Binding{
-		CustomerID: b.CustomerID, ProjectID: b.ProjectID, KeyID: b.KeyID, Provider: b.Provider, Version: uint32(b.Version),
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
 	}
+	_ = json.NewEncoder(w).Encode(answer)
 }
 
-func slugOf(err error) string {
-	switch {
-	case errors.Is(err, sealer.ErrBinding):
-		return "does-not-open"
-	case errors.Is(err, sealer.ErrUnknownKEK):
-		return "unknown-kek"
-	case errors.Is(err, sealer.ErrMalformed):
-		return "malformed-envelope"
-	}
-	return ""
-}
-
-func reply(w http.ResponseWriter, body any, err error) {
-	if slug := slugOf(err); slug != "" {
-		w.Header().Set("Content-Type", "application/problem+json")
-		w.WriteHeader(http.StatusUnprocessableEntity)
-		body = secrets.Problem{Type: "/problems/" + slug, Status: http.StatusUnprocessableEntity}
-	}
-	_ = json.NewEncoder(w).Encode(body)
-}
-
-// client returns a Sealer that asks the stand-in.
+// client returns a Sealer that asks the service.
 func (s *fakeService) client(t testing.TB, changes ...func(*remote.Config)) *remote.Sealer {
 	t.Helper()
 	cfg := remote.Config{Socket: s.socket}
@@ -194,10 +162,6 @@ func (s *fakeService) client(t testing.TB, changes ...func(*remote.Config)) *rem
 	return client
 }
 
-func within(d time.Duration) func(*remote.Config) {
-	return func(cfg *remote.Config) { cfg.Timeout = d }
-}
-
 func mustSeal(t testing.TB, s sealer.Sealer) sealer.Envelope {
 	t.Helper()
 	envelope, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
@@ -205,32 +169,19 @@ func mustSeal(t testing.TB, s sealer.Sealer) sealer.Envelope {
 	return envelope
 }
 
-// operations are all that a Sealer does, each with an envelope of the stand-in's.
+// operations are all that a Sealer does, each with an envelope of the service's.
 func operations(s *remote.Sealer, envelope []byte) map[string]func(ctx context.Context) error {
+	item := sealer.Item{Binding: exampleBinding(), Envelope: envelope}
+	seal := func(ctx context.Context) error {
+		_, err := s.Seal(ctx, item.Binding, sealer.NewSecret([]byte(canary)))
+		return err
+	}
 	return map[string]func(ctx context.Context) error{
-		"Seal": func(ctx context.Context) error {
-			_, err := s.Seal(ctx, exampleBinding(), sealer.NewSecret([]byte(canary)))
-			return err
-		},
-		"Open": func(ctx context.Context) error {
-			_, err := s.Open(ctx, exampleBinding(), envelope)
-			return err
-		},
-		"Rewrap": func(ctx context.Context) error {
-			_, err := s.Rewrap(ctx, exampleBinding(), envelope)
-			return err
-		},
-		"RewrapAll": func(ctx context.Context) error {
-			_, err := s.RewrapAll(ctx, []sealer.Item{{Binding: exampleBinding(), Envelope: envelope}})
-			return err
-		},
-		"KEKs": func(ctx context.Context) error {
-			_, err := s.KEKs(ctx)
-			return err
-		},
-		"PrimaryKEK": func(ctx context.Context) error {
-			_, err := s.PrimaryKEK(ctx)
-			return err
-		},
+		"Seal":       seal,
+		"Open":       func(ctx context.Context) error { _, err := s.Open(ctx, item.Binding, envelope); return err },
+		"Rewrap":     func(ctx context.Context) error { _, err := s.Rewrap(ctx, item.Binding, envelope); return err },
+		"RewrapAll":  func(ctx context.Context) error { _, err := s.RewrapAll(ctx, []sealer.Item{item}); return err },
+		"KEKs":       func(ctx context.Context) error { _, err := s.KEKs(ctx); return err },
+		"PrimaryKEK": func(ctx context.Context) error { _, err := s.PrimaryKEK(ctx); return err },
 	}
 }

@@ -18,10 +18,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func TestContract(t *testing.T) {
-	sealertest.Run(t, func(t *testing.T) sealer.Sealer { return newFakeService(t).client(t) })
-}
-
 func TestNewInvalidConfig(t *testing.T) {
 	for name, cfg := range map[string]remote.Config{
 		"nothing":                {},
@@ -168,6 +164,7 @@ func TestRewrapAllLongEnvelopes(t *testing.T) {
 }
 
 func TestPrimaryKEKIsCached(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t)
 	client := s.client(t)
 	var wg sync.WaitGroup
@@ -203,6 +200,7 @@ func TestPrimaryKEKAfterASeal(t *testing.T) {
 
 // A list of keys that asks for the primary KEK must not wait for a service that hangs, each time again.
 func TestPrimaryKEKErrorIsCached(t *testing.T) {
+	t.Parallel()
 	s := newFakeService(t)
 	s.always(http.StatusInternalServerError, "")
 	client := s.client(t)
@@ -211,7 +209,7 @@ func TestPrimaryKEKErrorIsCached(t *testing.T) {
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 	}
 	require.EqualValues(t, 1, s.requests.Load())
-	s.behave()
+	s.misbehave.Store(nil)
 	require.Eventually(t, func() bool {
 		_, err := client.PrimaryKEK(t.Context())
 		return err == nil
@@ -220,7 +218,7 @@ func TestPrimaryKEKErrorIsCached(t *testing.T) {
 
 func TestErrorsHoldNoSecret(t *testing.T) {
 	s := newFakeService(t)
-	client := s.client(t, within(time.Second))
+	client := s.client(t, func(cfg *remote.Config) { cfg.Timeout = time.Second })
 	envelope := mustSeal(t, client)
 	for name, misbehave := range map[string]func(){
 		"an echo":         func() { s.always(http.StatusOK, canary) },

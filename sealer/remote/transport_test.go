@@ -6,10 +6,10 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,16 +23,6 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// files are the files of a client.
-type files struct{ cert, key, ca string }
-
-// newFiles issues a certificate with a common name, and names the authority to trust.
-func newFiles(t testing.TB, name string, signer, trusted *tlsfilestest.Authority) files {
-	t.Helper()
-	issued := signer.Issue(t, t.TempDir(), named(name))
-	return files{issued.CertFile, issued.KeyFile, trusted.Write(t, filepath.Join(t.TempDir(), "ca.crt"))}
-}
-
 // named makes a certificate one for name and 127.0.0.1, for clients and servers.
 func named(name string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) {
@@ -41,97 +31,72 @@ func named(name string) func(*x509.Certificate) {
 	}
 }
 
-// tlsStandIn is a stand-in that wants certificates of clients. It trusts, and is signed by, one authority.
-type tlsStandIn struct {
-	*fakeService
-	url   string
-	mu    sync.Mutex
-	names []string // of the clients that connected
-}
-
-func newTLSStandIn(t testing.TB, a *tlsfilestest.Authority) *tlsStandIn {
+// newTLSService returns a service that trusts one authority, which also signed its certificate, and its URL.
+func newTLSService(t *testing.T, a *tlsfilestest.Authority) (s *fakeService, url string) {
 	t.Helper()
-	s := &tlsStandIn{fakeService: &fakeService{backend: sealertest.New(t)}}
-	f := newFiles(t, "secrets-svc", a, a)
-	pair, err := tlsfiles.ReadPair(f.cert, f.key)
+	s = &fakeService{backend: sealertest.New(t)}
+	own := a.Issue(t, t.TempDir(), named("secrets-svc"))
+	pair, err := tlsfiles.ReadPair(own.CertFile, own.KeyFile)
 	require.NoError(t, err)
-	trusted, err := tlsfiles.ReadPool(f.ca)
+	trusted, err := tlsfiles.ReadPool(a.Write(t, filepath.Join(t.TempDir(), "ca.crt")))
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s.url = "https://" + listener.Addr().String()
 	s.serveOn(t, tls.NewListener(listener, &tls.Config{
 		Certificates: []tls.Certificate{*pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
-		VerifyConnection: func(state tls.ConnectionState) error {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.names = append(s.names, state.PeerCertificates[0].Subject.CommonName)
-			return nil
-		},
 	}))
-	return s
+	return s, "https://" + listener.Addr().String()
 }
 
-func (s *tlsStandIn) connected() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]string{}, s.names...)
-}
-
-func (s *tlsStandIn) over(f files) func(*remote.Config) {
-	return func(cfg *remote.Config) {
-		*cfg = remote.Config{URL: s.url, CertFile: f.cert, KeyFile: f.key, CAFile: f.ca}
+func TestMutualTLS(t *testing.T) {
+	ours, other := tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
+	s, url := newTLSService(t, ours)
+	connect := func(signer, trusted *tlsfilestest.Authority) *remote.Sealer {
+		own := signer.Issue(t, t.TempDir(), named("aikeysd"))
+		return s.client(t, func(cfg *remote.Config) {
+			*cfg = remote.Config{URL: url, CertFile: own.CertFile, KeyFile: own.KeyFile, CAFile: trusted.Write(t, filepath.Join(t.TempDir(), "ca.crt"))}
+		})
 	}
-}
-
-func TestContractOverMutualTLS(t *testing.T) {
-	a := tlsfilestest.NewAuthority(t)
-	sealertest.Run(t, func(t *testing.T) sealer.Sealer {
-		f := newFiles(t, "aikeysd", a, a)
-		s := newTLSStandIn(t, a)
-		return s.client(t, s.over(f))
-	})
-}
-
-func TestServerOfAnotherAuthority(t *testing.T) {
-	a, other := tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
-	f := newFiles(t, "aikeysd", a, other)
-	s := newTLSStandIn(t, a)
-	_, err := s.client(t, s.over(f)).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
-	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	_, err := connect(ours, other).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	require.ErrorIs(t, err, sealer.ErrUnavailable, "the server is of another authority")
 	require.ErrorContains(t, err, "certificate")
+	_, err = connect(other, ours).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	require.ErrorIs(t, err, sealer.ErrUnavailable, "the client is of another authority")
 	require.Zero(t, s.requests.Load())
-}
 
-func TestClientOfAnotherAuthority(t *testing.T) {
-	a, other := tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
-	f := newFiles(t, "aikeysd", other, a)
-	s := newTLSStandIn(t, a)
-	_, err := s.client(t, s.over(f)).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
-	require.ErrorIs(t, err, sealer.ErrUnavailable)
-	require.Zero(t, s.requests.Load())
+	client := connect(ours, ours)
+	for name, run := range operations(client, mustSeal(t, client).Bytes) {
+		require.NoError(t, run(t.Context()), name)
+	}
 }
 
 func TestRenewedFiles(t *testing.T) {
+	t.Parallel()
 	a := tlsfilestest.NewAuthority(t)
-	f, next := newFiles(t, "before", a, a), newFiles(t, "after", a, a)
-	s := newTLSStandIn(t, a)
+	f, next := a.Issue(t, t.TempDir(), named("before")), a.Issue(t, t.TempDir(), named("after"))
+	s, url := newTLSService(t, a)
 	var log bytes.Buffer // written by the calls, which follow one another
-	client := s.client(t, s.over(f), func(cfg *remote.Config) { cfg.Log = slog.New(slog.NewTextHandler(&log, nil)) })
-	connectedAs := func() string {
+	client := s.client(t, func(cfg *remote.Config) {
+		*cfg = remote.Config{URL: url, CertFile: f.CertFile, KeyFile: f.KeyFile, CAFile: a.Write(t, filepath.Join(t.TempDir(), "ca.crt")),
+			Log: slog.New(slog.NewTextHandler(&log, nil))}
+	})
+	connectedAs := func() (name string) {
 		require.NoError(t, client.Close()) // so that the next call makes a connection
+		s.answer(func(_ http.ResponseWriter, r *http.Request) bool {
+			name = r.TLS.PeerCertificates[0].Subject.CommonName
+			return false
+		})
 		mustSeal(t, client)
-		names := s.connected()
-		return names[len(names)-1]
+		return name
 	}
 	require.Equal(t, "before", connectedAs())
 
-	certificate, err := os.ReadFile(next.cert)
+	certificate, err := os.ReadFile(next.CertFile)
 	require.NoError(t, err)
-	key, err := os.ReadFile(next.key)
+	key, err := os.ReadFile(next.KeyFile)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(f.cert, certificate, 0o600)) // half a renewal
-	filereloadtest.ReplaceAfterFailure(t, f.key, key, func() bool {
+	require.NoError(t, os.WriteFile(f.CertFile, certificate, 0o600)) // half a renewal
+	filereloadtest.ReplaceAfterFailure(t, f.KeyFile, key, func() bool {
 		require.Equal(t, "before", connectedAs())
 		return strings.Contains(log.String(), "failed to find any PEM data in key input")
 	})
