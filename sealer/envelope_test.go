@@ -1,124 +1,227 @@
-package sealer
+package sealer_test
 
 import (
-	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/agentrouter/aikeys/sealer"
 )
 
-func exampleParts() envelopeParts {
-	return envelopeParts{
-		kekID:   "test:1",
-		wrapped: bytes.Repeat([]byte{0xaa}, 65),
-		payload: bytes.Repeat([]byte{0xbb}, minPayloadLen),
-	}
+func exampleBinding() sealer.Binding {
+	return sealer.Binding{CustomerID: "acme", ProjectID: "p1", KeyID: "byok_1", Provider: "openai", Version: 258}
 }
 
-func exampleEnvelope(t testing.TB) []byte {
-	envelope, err := exampleParts().encode()
+// A change of this encoding makes every stored envelope unreadable.
+func TestBindingEncoding(t *testing.T) {
+	encoding, err := exampleBinding().AssociatedData()
 	require.NoError(t, err)
-	return envelope.Bytes
+	want := "01" + "04" + hex.EncodeToString([]byte("acme")) + "02" + hex.EncodeToString([]byte("p1")) +
+		"06" + hex.EncodeToString([]byte("byok_1")) + "06" + hex.EncodeToString([]byte("openai")) + "00000102"
+	require.Equal(t, want, hex.EncodeToString(encoding))
 }
 
-func TestEnvelopeRoundTrip(t *testing.T) {
-	longest := envelopeParts{
-		kekID:   strings.Repeat("k", 255),
-		wrapped: make([]byte, 65535),
-		payload: make([]byte, maxPayloadLen),
+func TestBindingLimits(t *testing.T) {
+	parts := map[string]func(b *sealer.Binding, value string){
+		"customer id": func(b *sealer.Binding, value string) { b.CustomerID = value },
+		"project id":  func(b *sealer.Binding, value string) { b.ProjectID = value },
+		"key id":      func(b *sealer.Binding, value string) { b.KeyID = value },
+		"provider":    func(b *sealer.Binding, value string) { b.Provider = value },
 	}
-	for name, parts := range map[string]envelopeParts{"example": exampleParts(), "longest": longest} {
+	for name, set := range parts {
 		t.Run(name, func(t *testing.T) {
-			envelope, err := parts.encode()
-			require.NoError(t, err)
-			require.Equal(t, parts.kekID, envelope.KEKID)
-			parsed, err := parseEnvelope(envelope.Bytes)
-			require.NoError(t, err)
-			require.Equal(t, parts, parsed)
+			for length, valid := range map[int]bool{0: false, 1: true, 255: true, 256: false, 65536 + 1: false} {
+				b := exampleBinding()
+				set(&b, strings.Repeat("x", length))
+				encoding, err := b.AssociatedData()
+				if valid {
+					require.NoError(t, err)
+					continue
+				}
+				require.ErrorIs(t, err, sealer.ErrInvalidBinding)
+				require.ErrorContains(t, err, name)
+				require.Nil(t, encoding)
+			}
 		})
 	}
+	t.Run("version", func(t *testing.T) {
+		b := exampleBinding()
+		b.Version = 0
+		_, err := b.AssociatedData()
+		require.ErrorIs(t, err, sealer.ErrInvalidBinding)
+	})
 }
 
-func TestKEKIDOf(t *testing.T) {
-	t.Run("names the KEK", func(t *testing.T) {
-		kekID, err := KEKIDOf(exampleEnvelope(t))
-		require.NoError(t, err)
-		require.Equal(t, "test:1", kekID)
-	})
-
-	edit := func(offset int, value byte) []byte {
-		b := exampleEnvelope(t)
-		b[offset] = value
-		return b
+// requireInjective requires that two valid bindings have one encoding exactly if they are one binding.
+func requireInjective(t require.TestingT, a, b sealer.Binding) {
+	first, errA := a.AssociatedData()
+	second, errB := b.AssociatedData()
+	if errA != nil || errB != nil {
+		return
 	}
-	whole := exampleEnvelope(t)
-	for name, malformed := range map[string][]byte{
-		"nil":                    nil,
-		"empty":                  {},
-		"format 0":               edit(0, 0),
-		"a later format":         edit(0, 2),
-		"text":                   []byte("sk-ant-0123456789"),
-		"no KEK id":              edit(1, 0),
-		"KEK id beyond the end":  edit(1, 255),
-		"KEK id with a newline":  edit(2, '\n'),
-		"KEK id with a blank":    edit(3, ' '),
-		"KEK id with a high bit": edit(4, 'e'|0x80),
-		"KEK id with DEL":        edit(5, 0x7f),
-		"no data key":            append([]byte("\x01\x01k\x00\x00"), make([]byte, minPayloadLen)...),
-		"data key beyond end":    edit(8, 0xff),
-		"payload of nothing":     whole[:len(whole)-1],
-		"payload too long":       append(bytes.Clone(whole), make([]byte, MaxSecretLen)...),
+	require.Equal(t, a == b, string(first) == string(second), "%+v and %+v", a, b)
+}
+
+func FuzzBindingEncodingIsInjective(f *testing.F) {
+	f.Add("ab", "c", "d", "e", uint32(1), "a", "bc", "d", "e", uint32(1))
+	f.Add("a", "b", "c", "d", uint32(1), "a", "b", "c", "d", uint32(1))
+	f.Add("a", "b", "c", "d", uint32(1), "a", "b", "c", "d", uint32(1<<24))
+	f.Add("a\x01b", "c", "d", "e", uint32(1), "a", "b\x01c", "d", "e", uint32(1))
+	f.Add("a", "b", "c", "d\x00\x00\x00\x01", uint32(1), "a", "b", "c", "d", uint32(1))
+	f.Fuzz(func(t *testing.T, c1, p1, k1, v1 string, n1 uint32, c2, p2, k2, v2 string, n2 uint32) {
+		requireInjective(t,
+			sealer.Binding{CustomerID: c1, ProjectID: p1, KeyID: k1, Provider: v1, Version: n1},
+			sealer.Binding{CustomerID: c2, ProjectID: p2, KeyID: k2, Provider: v2, Version: n2})
+	})
+}
+
+// The alphabet is small, and has the bytes of lengths and versions, so that pairs which almost collide are common.
+func TestBindingEncodingIsInjective(t *testing.T) {
+	part := rapid.StringMatching(`[a\x00\x01\x02]{1,3}`)
+	bindings := rapid.Custom(func(t *rapid.T) sealer.Binding {
+		return sealer.Binding{
+			CustomerID: part.Draw(t, "customer"), ProjectID: part.Draw(t, "project"), KeyID: part.Draw(t, "key"),
+			Provider: part.Draw(t, "provider"), Version: rapid.Uint32Range(1, 1<<17).Draw(t, "version"),
+		}
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		requireInjective(t, bindings.Draw(t, "a"), bindings.Draw(t, "b"))
+	})
+}
+
+// plainKEKs wrap nothing: a wrapped key is the associated data and the data key, as they are. They show what an
+// envelope sealer hands to a backend, and fail on demand.
+type plainKEKs struct {
+	primary string
+	asked   func() // called by Primary if set
+	fault   error  // returned by Wrap and Unwrap if set
+	wrapped []byte
+	dataKey []byte // returned by Unwrap if set
+}
+
+func (k *plainKEKs) Primary(context.Context) (string, error) {
+	if k.asked != nil {
+		k.asked()
+	}
+	if k.primary == "" {
+		return "", fmt.Errorf("plain: %w", sealer.ErrUnavailable)
+	}
+	return k.primary, nil
+}
+
+func (k *plainKEKs) Wrap(_ context.Context, _ string, dataKey, associatedData []byte) ([]byte, error) {
+	if k.fault != nil || k.wrapped != nil {
+		return k.wrapped, k.fault
+	}
+	return append(append([]byte{}, associatedData...), dataKey...), nil
+}
+
+func (k *plainKEKs) Unwrap(_ context.Context, _ string, wrapped, associatedData []byte) ([]byte, error) {
+	if k.fault != nil || k.dataKey != nil {
+		return k.dataKey, k.fault
+	}
+	dataKey, ok := strings.CutPrefix(string(wrapped), string(associatedData))
+	if !ok {
+		return nil, sealer.ErrBinding
+	}
+	return []byte(dataKey), nil
+}
+
+func sealUnder(t *testing.T, keks sealer.KEKs) sealer.Envelope {
+	t.Helper()
+	envelope, err := sealer.NewEnvelopeSealer(keks).
+		Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	require.NoError(t, err)
+	return envelope
+}
+
+func TestEnvelopeSealerBindsTheDataKey(t *testing.T) {
+	envelope := sealUnder(t, &plainKEKs{primary: "plain:1"})
+	bound, err := exampleBinding().AssociatedData()
+	require.NoError(t, err)
+	require.Contains(t, string(envelope.Bytes), "aikeys/v1/data-key:\x07plain:1"+string(bound))
+}
+
+func TestEnvelopeSealerDataKeysAreFresh(t *testing.T) {
+	keks := &plainKEKs{primary: "plain:1"}
+	const payload = 12 + len(canary) + 16 // bytes after the data key, which is the last 32 bytes of the wrapped key
+	seen := map[string]bool{}
+	for range 100 {
+		b := sealUnder(t, keks).Bytes
+		seen[string(b[len(b)-payload-32:len(b)-payload])] = true
+	}
+	require.Len(t, seen, 100)
+}
+
+func TestEnvelopeSealerBackendErrors(t *testing.T) {
+	envelope := sealUnder(t, &plainKEKs{primary: "plain:1"})
+	for _, fault := range []error{sealer.ErrUnavailable, sealer.ErrUnknownKEK} {
+		t.Run(fault.Error(), func(t *testing.T) {
+			s := sealer.NewEnvelopeSealer(&plainKEKs{primary: "plain:2", fault: fault})
+			_, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+			require.ErrorIs(t, err, fault)
+			_, err = s.Open(t.Context(), exampleBinding(), envelope.Bytes)
+			require.ErrorIs(t, err, fault)
+			_, err = s.Rewrap(t.Context(), exampleBinding(), envelope.Bytes)
+			require.ErrorIs(t, err, fault)
+		})
+	}
+	t.Run("no primary KEK", func(t *testing.T) {
+		s := sealer.NewEnvelopeSealer(&plainKEKs{})
+		_, err := s.Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+		require.ErrorIs(t, err, sealer.ErrUnavailable)
+		_, err = s.Rewrap(t.Context(), exampleBinding(), envelope.Bytes)
+		require.ErrorIs(t, err, sealer.ErrUnavailable)
+		_, err = s.PrimaryKEK(t.Context())
+		require.ErrorIs(t, err, sealer.ErrUnavailable)
+	})
+}
+
+// The primary KEK is retired between the question for it and its use. TestEnvelopeSealerBackendErrors has a backend that knows
+// none of its KEKs, which is not asked for ever.
+func TestSealWhileThePrimaryKEKIsRetired(t *testing.T) {
+	keks := &plainKEKs{primary: "plain:", fault: sealer.ErrUnknownKEK}
+	keks.asked = func() {
+		if keks.primary += "+"; keks.primary == "plain:++" {
+			keks.fault = nil
+		}
+	}
+	require.Equal(t, "plain:++", sealUnder(t, keks).KEKID)
+}
+
+func TestEnvelopeSealerInvalidBackend(t *testing.T) {
+	envelope := sealUnder(t, &plainKEKs{primary: "plain:1"})
+	for name, length := range map[string]int{"none": 0, "AES-128": 16, "too short": 31, "too long": 33} {
+		t.Run("data key: "+name, func(t *testing.T) {
+			s := sealer.NewEnvelopeSealer(&plainKEKs{primary: "plain:1", dataKey: make([]byte, length)})
+			secret, err := s.Open(t.Context(), exampleBinding(), envelope.Bytes)
+			require.ErrorIs(t, err, sealer.ErrMalformed)
+			require.Zero(t, secret.Len())
+			_, err = s.Rewrap(t.Context(), exampleBinding(), envelope.Bytes)
+			require.ErrorIs(t, err, sealer.ErrMalformed)
+		})
+	}
+	t.Run("another data key", func(t *testing.T) {
+		s := sealer.NewEnvelopeSealer(&plainKEKs{primary: "plain:1", dataKey: make([]byte, 32)})
+		_, err := s.Open(t.Context(), exampleBinding(), envelope.Bytes)
+		require.ErrorIs(t, err, sealer.ErrBinding)
+	})
+	for name, keks := range map[string]*plainKEKs{
+		"KEK id with a newline":  {primary: "plain:1\n"},
+		"KEK id of 256 bytes":    {primary: strings.Repeat("k", 256)},
+		"wrapped key of nothing": {primary: "plain:1", wrapped: []byte{}},
+		"wrapped key of 64 KiB":  {primary: "plain:1", wrapped: make([]byte, 65536)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			kekID, err := KEKIDOf(malformed)
-			require.ErrorIs(t, err, ErrMalformed)
-			require.Empty(t, kekID)
+			envelope, err := sealer.NewEnvelopeSealer(keks).
+				Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+			require.Error(t, err)
+			require.Zero(t, envelope)
 		})
 	}
-}
-
-func TestParseEnvelopeDoesNotCopy(t *testing.T) {
-	b := exampleEnvelope(t)
-	parts, err := parseEnvelope(b)
-	require.NoError(t, err)
-	clear(b)
-	require.Equal(t, make([]byte, len(parts.wrapped)), parts.wrapped)
-	require.Equal(t, make([]byte, len(parts.payload)), parts.payload)
-}
-
-// FuzzParseEnvelope holds two invariants: whatever the bytes are, parsing returns parts or ErrMalformed; and parts
-// encode to the bytes that they came from, so that no two byte strings are the same envelope.
-func FuzzParseEnvelope(f *testing.F) {
-	f.Add([]byte{})
-	f.Add([]byte{1, 255, 'k'})
-	f.Add([]byte{1, 1, 'k', 0xff, 0xff, 0})
-	f.Add(exampleEnvelope(f))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		parts, err := parseEnvelope(b)
-		if err != nil {
-			require.ErrorIs(t, err, ErrMalformed)
-			require.Zero(t, parts)
-			return
-		}
-		encoded, err := parts.encode()
-		require.NoError(t, err)
-		require.Equal(t, b, encoded.Bytes)
-	})
-}
-
-func TestSamePayload(t *testing.T) {
-	encode := func(change func(*envelopeParts)) []byte {
-		parts := exampleParts()
-		change(&parts)
-		envelope, err := parts.encode()
-		require.NoError(t, err)
-		return envelope.Bytes
-	}
-	example := exampleEnvelope(t)
-	require.True(t, SamePayload(example, encode(func(p *envelopeParts) { p.kekID, p.wrapped = "test:23", []byte{1} })))
-	require.False(t, SamePayload(example, encode(func(p *envelopeParts) { p.payload = append(p.payload, 0) })))
-	require.False(t, SamePayload(example, example[1:]))
-	require.False(t, SamePayload(nil, example))
-	require.False(t, SamePayload(nil, nil))
 }

@@ -122,18 +122,14 @@ func TestStoredEnvelopesOpenForever(t *testing.T) {
 	kekID, err := sealer.KEKIDOf(envelope)
 	require.NoError(t, err)
 	require.Equal(t, "local:e99cec63", kekID)
-	primary, err := s.PrimaryKEK(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, kekID, primary)
+	require.Equal(t, kekID, primaryOf(t, s))
 }
 
 func TestKEKID(t *testing.T) {
 	require.Regexp(t, `^local:[0-9a-f]{8}$`, mustSeal(t, sealertest.New(t)).KEKID)
 
 	padded := strings.ReplaceAll(storedKeyset, "3919375459", "171")
-	primary, err := mustOpen(t, write(t, []byte(padded))).PrimaryKEK(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "local:000000ab", primary)
+	require.Equal(t, "local:000000ab", primaryOf(t, mustOpen(t, write(t, []byte(padded)))))
 }
 
 func TestDisabledKEKIsUnknown(t *testing.T) {
