@@ -1,18 +1,27 @@
 package aikeys_test
 
 import (
+	"bytes"
 	"context"
+	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
@@ -22,55 +31,8 @@ import (
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
-
-// pages reads a list page by page and returns the pages' ids.
-func pages(t *testing.T, s *aikeystest.Service, user, path string, size int) [][]string {
-	t.Helper()
-	var all [][]string
-	token := ""
-	for range 100 {
-		query := fmt.Sprintf("%spage_size=%d", path, size)
-		if token != "" {
-			query += "&page_token=" + token
-		}
-		reply := get(t, s, user, query)
-		require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
-		page := decode[struct {
-			Keys   []gen.Key    `json:"keys"`
-			Events []gen.Event  `json:"events"`
-			People []gen.Member `json:"members"`
-			Next   *string      `json:"next_page_token"`
-		}](t, reply)
-		of := ids(page.Keys)
-		for _, e := range page.Events {
-			of = append(of, e.ID)
-		}
-		for _, m := range page.People {
-			of = append(of, m.UserID)
-		}
-		all = append(all, of)
-		if page.Next == nil {
-			return all
-		}
-		require.NotEmpty(t, *page.Next)
-		token = *page.Next
-	}
-	require.Fail(t, "the list does not end")
-	return nil
-}
-
-// requirePaged asserts that a list read in pages of any size is the same list.
-func requirePaged(t *testing.T, s *aikeystest.Service, user, path string, want []string, most int) {
-	t.Helper()
-	for _, size := range []int{1, 2, 3, len(want) - 1, len(want), len(want) + 1, most} {
-		t.Run("in pages of "+strconv.Itoa(size), func(t *testing.T) {
-			got := pages(t, s, user, path, size)
-			require.Equal(t, want, slices.Concat(got...))
-			require.Len(t, got, (len(want)+size-1)/size, "no page is empty")
-		})
-	}
-}
 
 func TestListKeys(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
@@ -243,19 +205,17 @@ func TestRegisterKey(t *testing.T) {
 
 // The sealed secret is the one that was sent, under the binding that data planes open it with.
 func TestSealingRegisteredSecret(t *testing.T) {
-	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		t.Parallel()
-		db := newDatabase(t, e)
-		s := aikeystest.Start(t, aikeystest.Options{Store: db.store})
+	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
 		key := s.As(owner).Register(t, body)
-		envelope := value[[]byte](t, db.open(t), "SELECT envelope FROM ai_keys WHERE id = $1", key.ID)
+		row, err := s.Store.SealedKey(t.Context(), key.ID)
+		require.NoError(t, err)
 		binding := sealer.Binding{CustomerID: "acme", ProjectID: "web", KeyID: key.ID, Provider: "openai", Version: 1}
-		opened, err := s.Sealer.Open(t.Context(), binding, envelope)
+		opened, err := s.Sealer.Open(t.Context(), binding, row.Envelope)
 		require.NoError(t, err)
 		require.Equal(t, body.Secret.Reveal(), string(opened.Reveal()))
 		binding.Provider = "anthropic"
-		_, err = s.Sealer.Open(t.Context(), binding, envelope)
+		_, err = s.Sealer.Open(t.Context(), binding, row.Envelope)
 		require.ErrorIs(t, err, sealer.ErrBinding)
 	})
 }
@@ -415,13 +375,6 @@ func TestRegisterKeyConcurrent(t *testing.T) {
 	})
 }
 
-// retry sends a register with an Idempotency-Key.
-func retry(t *testing.T, s *aikeystest.Service, token, key string, body gen.RegisterRequest) aikeystest.Reply {
-	t.Helper()
-	return s.Send(t, aikeystest.Request{Method: http.MethodPost, Path: "/v1/aikeys", Token: token, Body: encode(t, body),
-		Header: http.Header{"Idempotency-Key": {key}}})
-}
-
 func TestIdempotencyKey(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		token := s.As(owner).Token
@@ -523,47 +476,46 @@ func TestIdempotencyKeyConcurrent(t *testing.T) {
 	})
 }
 
-// flaky is a sealer whose next Seal fails in a way that nobody foresaw.
-type flaky struct {
+// sealFunc is a sealer whose Seal is a function of the test's.
+type sealFunc struct {
 	sealer.Sealer
-	failing atomic.Bool
+	seal func(context.Context, sealer.Binding, sealer.Secret) (sealer.Envelope, error)
 }
 
-func (f *flaky) Seal(ctx context.Context, b sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
-	if f.failing.Swap(false) {
-		return sealer.Envelope{}, errors.New("fault of the test")
-	}
-	return f.Sealer.Seal(ctx, b, secret)
+func (f sealFunc) Seal(ctx context.Context, b sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
+	return f.seal(ctx, b, secret)
 }
 
 func TestSealingRetryAfterAFault(t *testing.T) {
-	each(t, func(t *testing.T, s *aikeystest.Service) {
-		backend, ok := s.Sealer.(*flaky)
-		require.True(t, ok)
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		backend := secretstest.Backend(t)
+		var failing atomic.Bool
+		s := aikeystest.Start(t, aikeystest.Options{Store: modelstest.NewStore(t, e), Sealer: sealFunc{backend,
+			func(ctx context.Context, b sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
+				if failing.Swap(false) {
+					return sealer.Envelope{}, errors.New("fault of the test")
+				}
+				return backend.Seal(ctx, b, secret)
+			}}})
 		body, token := s.Shared("prod"), s.As(owner).Token
 		s.As(owner).Register(t, s.Shared("first")) // the canary is sealed as well
-		backend.failing.Store(true)
+		failing.Store(true)
 		reply := retry(t, s, token, "k", body)
 		require.Equal(t, http.StatusInternalServerError, reply.Status)
 		require.NotContains(t, string(reply.Body), "fault of the test")
-		require.Equal(t, []string{"first"}, names(list(t, s, owner)))
+		require.Len(t, list(t, s, owner), 1)
 		require.Equal(t, http.StatusCreated, retry(t, s, token, "k", body).Status)
-		require.Equal(t, []string{"first", "prod"}, names(list(t, s, owner)))
-	}, func(t *testing.T, o *aikeystest.Options) { o.Sealer = &flaky{Sealer: secretstest.Backend(t)} })
+		require.Len(t, list(t, s, owner), 2)
+	})
 }
-
-// swapped is a sealer in whose place another one may be put.
-type swapped struct{ sealer.Sealer }
 
 // A keyset that is put in another's place while the service runs would seal keys that are lost once the right one is back.
 func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
-	backend := &swapped{right}
+	backend := &struct{ sealer.Sealer }{right}
 	s := aikeystest.Start(t, aikeystest.Options{Sealer: backend})
-	register := func(name string) int {
-		return post(t, s, owner, project+"/aikeys", map[string]string{"provider": "openai", "name": name,
-			"secret": "sk-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE"}).Status
-	}
+	register := func(name string) int { return post(t, s, owner, project+"/aikeys", s.Shared(name)).Status }
 	require.Equal(t, http.StatusCreated, register("before"))
 	backend.Sealer = wrong
 	require.Equal(t, http.StatusServiceUnavailable, register("meanwhile"))
@@ -574,19 +526,11 @@ func TestSealingAfterTheKeysetWasReplaced(t *testing.T) {
 
 // What needs no secret asks for none: a key whose envelope is damaged is listed, read, resolved and revoked like any other.
 func TestUnreadableKey(t *testing.T) {
-	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		store := modelstest.NewStore(t, e)
-		s := aikeystest.Start(t, aikeystest.Options{Store: store})
-		var created []string
-		for _, name := range []string{"damaged", "sound"} {
-			reply := post(t, s, owner, project+"/aikeys", map[string]string{"provider": "openai", "name": name,
-				"secret": "sk-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE"})
-			require.Equal(t, http.StatusCreated, reply.Status, "%s", reply.Body)
-			created = append(created, decode[gen.RegisterResponse](t, reply).Key.ID)
-		}
-		row, err := store.SealedKey(t.Context(), created[0])
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		created := []string{s.As(owner).Register(t, s.Shared("damaged")).ID, s.As(owner).Register(t, s.Shared("sound")).ID}
+		row, err := s.Store.SealedKey(t.Context(), created[0])
 		require.NoError(t, err)
-		stored, err := store.Rewrap(t.Context(), []models.Rewrapping{
+		stored, err := s.Store.Rewrap(t.Context(), []models.Rewrapping{
 			{KeyID: row.ID, Version: row.Version, Old: row.Envelope, New: []byte("damaged"), KEKID: "local:00000000"}})
 		require.NoError(t, err)
 		require.Len(t, stored, 1)
@@ -596,5 +540,556 @@ func TestUnreadableKey(t *testing.T) {
 		require.Equal(t, http.StatusOK, get(t, s, owner, project+"/resolve?provider=openai").Status)
 		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/aikeys/"+created[0]).Status)
 		require.ElementsMatch(t, created, ids(list(t, s, owner)))
+	})
+}
+
+// TestAccessTable is the access table of the design, cell by cell: who may do what to which key.
+func TestAccessTable(t *testing.T) {
+	const ok, created, forbidden, absent = http.StatusOK, http.StatusCreated, http.StatusForbidden, http.StatusNotFound
+	type cells struct{ stranger, member, owner int }
+	listed := func(t *testing.T, s *aikeystest.Service, user, id string) bool {
+		reply := get(t, s, user, project+"/aikeys")
+		return reply.Status == http.StatusOK && slices.Contains(ids(decode[gen.ListResponse](t, reply).Keys), id)
+	}
+	// own registers an own key of a user's; a stranger's is from when they were a member.
+	own := func(t *testing.T, s *aikeystest.Service, user, name string) gen.Key {
+		if user == sam {
+			s.SetMember(aikeystest.Customer, aikeystest.Project, sam, "member")
+			defer func() { require.Equal(t, http.StatusOK, del(t, s, owner, project+"/members/"+sam).Status) }()
+		}
+		return s.As(user).Register(t, s.Own(name))
+	}
+	// revoke revokes a key as user, and asserts that it is revoked exactly if the status is 200, as reader sees it.
+	revoke := func(t *testing.T, s *aikeystest.Service, user, id, reader string) int {
+		status := del(t, s, user, project+"/aikeys/"+id).Status
+		key := decode[gen.GetResponse](t, get(t, s, reader, project+"/aikeys/"+id)).Key
+		require.Equal(t, status == http.StatusOK, key.State == "revoked")
+		return status
+	}
+	table := []struct {
+		name string
+		do   func(t *testing.T, s *aikeystest.Service, user string) int
+		want cells
+	}{
+		{"read a project-level key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := s.As(owner).Register(t, s.Shared("shared for "+user))
+			require.Equal(t, user != sam, listed(t, s, user, key.ID))
+			return get(t, s, user, project+"/aikeys/"+key.ID).Status
+		}, cells{forbidden, ok, ok}},
+		{"read an own key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := own(t, s, user, "read "+user)
+			require.Equal(t, user != sam, listed(t, s, user, key.ID))
+			return get(t, s, user, project+"/aikeys/"+key.ID).Status
+		}, cells{forbidden, ok, ok}},
+		{"read another's own key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := own(t, s, other, "theirs "+user)
+			require.False(t, listed(t, s, user, key.ID))
+			return get(t, s, user, project+"/aikeys/"+key.ID).Status
+		}, cells{forbidden, absent, absent}},
+		{"register a project-level key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			return post(t, s, user, project+"/aikeys", s.Shared("by "+user)).Status
+		}, cells{forbidden, forbidden, created}},
+		{"revoke a project-level key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := s.As(owner).Register(t, s.Shared("revoked by "+user))
+			return revoke(t, s, user, key.ID, owner)
+		}, cells{forbidden, forbidden, ok}},
+		{"register an own key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			return post(t, s, user, project+"/aikeys", s.Own("own by "+user)).Status
+		}, cells{forbidden, created, created}},
+		{"revoke an own key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := own(t, s, user, "revoke "+user)
+			return del(t, s, user, project+"/aikeys/"+key.ID).Status
+		}, cells{forbidden, ok, ok}},
+		{"revoke another's own key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := own(t, s, other, "kept "+user)
+			return revoke(t, s, user, key.ID, other)
+		}, cells{forbidden, absent, absent}},
+	}
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		for _, row := range table {
+			for user, want := range map[string]int{sam: row.want.stranger, member: row.want.member, owner: row.want.owner} {
+				t.Run(row.name+" as "+user, func(t *testing.T) { require.Equal(t, want, row.do(t, s, user)) })
+			}
+		}
+	})
+}
+
+func TestBadIdempotencyKey(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{})
+	secret := s.Secret()
+	for name, values := range map[string][]string{
+		"twice":              {secret, secret},
+		"empty":              {""},
+		"too long":           {strings.Repeat("k", 256)},
+		"a space within":     {secret + " " + secret},
+		"other than ASCII":   {secret + "é"},
+		"two in one, spaced": {secret + ", " + secret},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reply := s.Send(t, register(t, s, name, header("Idempotency-Key", values...)))
+			require.Equal(t, http.StatusBadRequest, reply.Status)
+			require.Equal(t, []string{"Idempotency-Key"}, reply.Fields(t))
+		})
+	}
+	require.Empty(t, list(t, s, owner))
+	for name, value := range map[string]string{
+		"the longest": strings.Repeat("k", 255), "a UUID": "7b0f2c1e-6f0b-4f4e-9a57-0f5f3c1d2e3a", "signs": `!"#$%&'()*+,-./:;<=>?@[\]^_{|}~`, "an escape": "%41",
+	} {
+		t.Run("taken: "+name, func(t *testing.T) {
+			require.Equal(t, http.StatusCreated, s.Send(t, register(t, s, name, header("Idempotency-Key", value))).Status)
+		})
+	}
+}
+
+// The clock strikes, for a revoke, between the decision and its record.
+func TestDeniedRevokeIsRecordedOfALeavingMember(t *testing.T) {
+	var mu sync.Mutex
+	leaving := map[string]context.CancelFunc{} // by the test's name
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(owner).Register(t, s.Shared("n"))
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		req := request(ctx, t, s, member, http.MethodDelete, project+"/aikeys/"+key.ID, []byte{})
+		mu.Lock()
+		leaving[t.Name()] = leave
+		mu.Unlock()
+		reply, _ := s.Serve(req)
+		require.Error(t, ctx.Err(), "left")
+		require.Equal(t, http.StatusForbidden, reply.Status)
+		mu.Lock()
+		delete(leaving, t.Name())
+		mu.Unlock()
+		require.Equal(t, 1, denied(t, s))
+		require.Len(t, list(t, s, owner), 1)
+		require.NotContains(t, s.Evidence.Log(), `"level":"ERROR"`)
+	}, func(t *testing.T, o *aikeystest.Options) {
+		o.Now = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			if leave := leaving[t.Name()]; leave != nil {
+				leave()
+			}
+			return time.Now()
+		}
+	})
+}
+
+func TestWholeListsAreBounded(t *testing.T) {
+	const most = 4
+	l := newLocked(t, models.Options{Timeout: 6 * time.Second})
+	key := l.As(owner).Register(t, l.Shared("n"))
+	start := func(user, query string) <-chan int {
+		who, status := l.As(user), make(chan int, 1)
+		go func() {
+			params := &gen.ListKeysParams{}
+			if query != "" {
+				size := 1
+				params.PageSize = &size
+			}
+			reply, err := who.ListKeysWithResponse(t.Context(), self, self, params)
+			status <- statusOf(reply, err)
+		}()
+		return status
+	}
+	fill := func(t *testing.T) []<-chan int {
+		t.Helper()
+		started := make([]<-chan int, most)
+		for i := range started {
+			started[i] = start(owner, "")
+		}
+		l.awaitWaiting(t, "ai_keys", most)
+		return started
+	}
+	refuse := func(t *testing.T, token, path string) {
+		t.Helper()
+		requireExhausted(t, l.Send(t, aikeystest.Request{Method: http.MethodGet, Path: path, Token: token}))
+	}
+
+	t.Run("the fifth is refused, pages and others are not", func(t *testing.T) {
+		release := l.lock(t, "ai_keys")
+		lists := fill(t)
+		refuse(t, l.As(owner).Token, project+"/aikeys")
+		refuse(t, l.As(owner).Token, "/v1/aikeys?provider=openai")
+		refuse(t, l.NewSession("acme", "ops", owner, time.Time{}).Token, "/v1/aikeys")
+		lists = append(lists, start(owner, "page"), start(member, ""), start(member, ""))
+		l.awaitWaiting(t, "ai_keys", most+3)
+		release()
+		for _, status := range lists {
+			require.Equal(t, http.StatusOK, <-status)
+		}
+	})
+	t.Run("lists that failed give their places back", func(t *testing.T) {
+		release := l.lock(t, "ai_keys")
+		for _, status := range fill(t) {
+			require.Equal(t, http.StatusServiceUnavailable, <-status)
+		}
+		release()
+		for range 3 * most {
+			require.Len(t, list(t, l.Service, owner), 1)
+		}
+	})
+	t.Run("lists whose reader left give their places back", func(t *testing.T) {
+		release := l.lock(t, "ai_keys")
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		left := make(chan error, most)
+		for range most {
+			go func() { _, err := l.As(owner).ListKeysWithResponse(ctx, self, self, nil); left <- err }()
+		}
+		l.awaitWaiting(t, "ai_keys", most)
+		leave()
+		for range most {
+			require.ErrorIs(t, <-left, context.Canceled)
+		}
+		release()
+		require.Eventually(t, func() bool { return get(t, l.Service, owner, project+"/aikeys").Status == http.StatusOK }, 5*time.Second, 5*time.Millisecond)
+		for _, reply := range together(most, func(int) aikeystest.Reply { return get(t, l.Service, owner, project+"/aikeys") }) {
+			require.Equal(t, http.StatusOK, reply.Status)
+		}
+	})
+	require.Equal(t, []string{key.ID}, ids(list(t, l.Service, owner)))
+}
+
+func TestSealingUnavailable(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		backend, ok := s.Sealer.(*sealertest.Unavailable)
+		require.True(t, ok)
+		body, token := s.Shared("n"), s.As(owner).Token
+		requireUnavailable(t, post(t, s, owner, project+"/aikeys", body))
+		requireUnavailable(t, retry(t, s, token, "k", body))
+		require.Empty(t, list(t, s, owner))
+		require.Empty(t, events(t, s, owner))
+		setPolicy(t, s, map[string]any{})
+
+		backend.SetAvailable(true)
+		require.Equal(t, http.StatusCreated, retry(t, s, token, "k", body).Status)
+		key := list(t, s, owner)[0]
+		backend.SetAvailable(false)
+		requireUnavailable(t, retry(t, s, token, "k", body))
+		require.Equal(t, key.ID, resolve(t, s, member, "openai").Key.ID)
+		s.As(owner).RevokeKey(t, key.ID)
+	}, func(t *testing.T, o *aikeystest.Options) {
+		o.Sealer = sealertest.NewUnavailable(secretstest.Backend(t))
+	})
+}
+
+// statusOf returns a reply's status, or 0 without a reply.
+func statusOf(reply interface{ StatusCode() int }, err error) int {
+	if err != nil {
+		return 0
+	}
+	return reply.StatusCode()
+}
+
+// Such a service does not start. If it did, the fingerprint of another keyset would take a retry for a reuse.
+func TestSealingRetryWithAnotherKeyset(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		body := s.Shared("n")
+		require.Equal(t, http.StatusCreated, retry(t, s, s.As(owner).Token, "k", body).Status)
+		wrong := aikeystest.Start(t, aikeystest.Options{Store: s.Store})
+		for _, key := range []string{"k", "another"} {
+			reply := retry(t, wrong, s.As(owner).Token, key, body)
+			require.Equal(t, http.StatusInternalServerError, reply.Status)
+			require.Contains(t, wrong.LogLine(t, reply)["error"], "keyset")
+		}
+		require.Len(t, list(t, s, owner), 1)
+	})
+}
+
+func TestPanic(t *testing.T) {
+	const text = "text-that-was-panicked-with"
+	var what any
+	s := aikeystest.Start(t, aikeystest.Options{Sealer: sealFunc{secretstest.Backend(t),
+		func(context.Context, sealer.Binding, sealer.Secret) (sealer.Envelope, error) { panic(what) }}})
+	s.Evidence.Hide(text)
+	for name, value := range map[string]any{"a text": text, "an error": fmt.Errorf("oops: %s", text), "a struct": struct{ S string }{text}} {
+		t.Run(name, func(t *testing.T) {
+			what = value
+			reply := post(t, s, owner, project+"/aikeys", s.Shared("n"))
+			require.Equal(t, http.StatusInternalServerError, reply.Status)
+			require.Equal(t, "internal", reply.Problem(t).Code)
+			require.Empty(t, reply.Problem(t).Errors)
+			line := s.LogLine(t, reply)
+			require.Equal(t, "ERROR", line["level"])
+			require.Contains(t, line["stack"], "sealFunc.Seal", "where it happened")
+			require.Empty(t, list(t, s, owner), "and the service goes on")
+		})
+	}
+}
+
+func TestSealingClientDisconnects(t *testing.T) {
+	modelstest.Postgres(t) // its cluster outlives the test
+	before := goleak.IgnoreCurrent()
+	t.Run("service", func(t *testing.T) {
+		modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+			t.Parallel()
+			entered := make(chan struct{})
+			s := aikeystest.Start(t, aikeystest.Options{Store: modelstest.NewStore(t, e), Sealer: sealFunc{secretstest.Backend(t),
+				func(ctx context.Context, _ sealer.Binding, _ sealer.Secret) (sealer.Envelope, error) {
+					entered <- struct{}{}
+					<-ctx.Done() // until its caller gives up
+					return sealer.Envelope{}, fmt.Errorf("seal: %w", ctx.Err())
+				}}})
+			const clients = 20
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			owners := s.As(owner)
+			require.Empty(t, list(t, s, owner))
+			var wg sync.WaitGroup
+			for i := range clients {
+				wg.Go(func() {
+					_, err := owners.RegisterKeyWithResponse(ctx, self, self, nil, s.Shared(strconv.Itoa(i)))
+					if err == nil {
+						t.Error("answered")
+					}
+				})
+			}
+			for range clients {
+				<-entered
+			}
+			leave()
+			wg.Wait()
+			require.Eventually(t, func() bool { return len(ends(s, "registerKey")) == clients }, 5*time.Second, 5*time.Millisecond)
+			require.Equal(t, slices.Repeat([]end{{"INFO", 499}}, clients), ends(s, "registerKey"), "nothing of ours failed")
+			require.Empty(t, list(t, s, owner))
+		})
+	})
+	goleak.VerifyNone(t, before)
+}
+
+// A database that stops and comes back costs only time: what was acknowledged is there, no caller is answered that their
+// credential is bad, and a retry makes no second key.
+func TestPostgresOutage(t *testing.T) {
+	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{Timeout: 2 * time.Second})
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	s := aikeystest.Start(t, aikeystest.Options{Store: store})
+	s.As(owner).Register(t, s.Shared("before"))
+
+	var (
+		mu     sync.Mutex
+		names  = map[int][]string{} // by the status of the register
+		bodies = map[string]gen.RegisterRequest{}
+	)
+	record := func(name string, body gen.RegisterRequest, status int) {
+		mu.Lock()
+		defer mu.Unlock()
+		bodies[name], names[status] = body, append(names[status], name)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer stop()
+	owners := s.As(owner)
+	for client := range 8 { // which register and read as fast as they can
+		clients.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				name := fmt.Sprintf("key-%d-of-%d", i, client)
+				body := s.Shared(name)
+				registered, err := owners.RegisterKeyWithResponse(t.Context(), self, self, &gen.RegisterKeyParams{IdempotencyKey: &name}, body)
+				record(name, body, statusOf(registered, err))
+				read, err := owners.ResolveKeyWithResponse(t.Context(), self, self, &gen.ResolveKeyParams{Provider: "openai"})
+				if status := statusOf(read, err); status != http.StatusOK && status != http.StatusServiceUnavailable {
+					record("a read", body, status)
+				}
+			}
+		})
+	}
+	awaitMore := func(status, n int) {
+		count := func() int { mu.Lock(); defer mu.Unlock(); return len(names[status]) }
+		until := count() + n
+		require.Eventually(t, func() bool { return count() >= until }, 30*time.Second, 5*time.Millisecond)
+	}
+	awaitMore(http.StatusCreated, 10)
+	for _, fail := range []func() error{cluster.Kill, func() error { return cluster.Stop(modelstest.Fast) }} {
+		require.NoError(t, fail())
+		awaitMore(http.StatusServiceUnavailable, 5)
+		require.NoError(t, cluster.Start())
+		awaitMore(http.StatusCreated, 10)
+	}
+	stop()
+	clients.Wait()
+
+	registered, refused := names[http.StatusCreated], names[http.StatusServiceUnavailable]
+	require.Len(t, names, 2, "only 201, 200 and 503 are answered")
+	have := map[string]int{}
+	for _, key := range list(t, s, owner) {
+		have[key.Name]++
+	}
+	for _, name := range append(registered, "before") {
+		require.Equal(t, 1, have[name], "%s was acknowledged", name)
+	}
+	for _, name := range refused { // which may have been stored or not
+		require.Equal(t, http.StatusCreated, retry(t, s, s.As(owner).Token, name, bodies[name]).Status)
+	}
+	require.Len(t, list(t, s, owner), len(registered)+1+len(refused))
+}
+
+// A database that answers nothing, so that a few requests hold all connections and the rest wait for one.
+func TestStarvedPool(t *testing.T) {
+	l := newLocked(t, models.Options{MaxConns: 2, Timeout: time.Second})
+	s := l.Service
+	used, fresh := s.As(owner), s.NewSession("acme", "web", owner, time.Time{})
+	require.Empty(t, list(t, s, owner))
+
+	release := l.lock(t, "api_tokens, project_members")
+	replies := together(12, func(i int) int {
+		session := []*aikeystest.Session{used, fresh}[i%2]
+		if i%3 == 0 {
+			reply, err := session.RegisterKeyWithResponse(t.Context(), self, self, nil, s.Shared(strconv.Itoa(i)))
+			return statusOf(reply, err)
+		}
+		reply, err := session.ListKeysWithResponse(t.Context(), self, self, nil)
+		return statusOf(reply, err)
+	})
+	require.Equal(t, slices.Repeat([]int{http.StatusServiceUnavailable}, 12), replies)
+	release()
+	require.Eventually(t, func() bool { return get(t, s, owner, project+"/aikeys").Status == http.StatusOK }, 5*time.Second, 10*time.Millisecond)
+	require.Empty(t, list(t, s, owner))
+}
+
+// plant registers a secret in every way that the API has, and returns it with a text that is stored openly.
+func plant(t *testing.T, s *aikeystest.Service) (secret, open string) {
+	t.Helper()
+	secret, open = s.Secret(), "openly-named"
+	with := func(text string) func(*gen.RegisterRequest) {
+		return func(b *gen.RegisterRequest) { b.Secret = gensecret.New(text) }
+	}
+	shared := s.As(owner).Register(t, s.Shared(open, with("sk-"+secret)))
+	s.As(member).Register(t, s.Own(open, with("sk-"+secret)))
+	s.As(owner).Register(t, s.Shared(open, with(`{"resource":"r","api_key":"`+secret+`"}`), func(b *gen.RegisterRequest) { b.Provider = "azure_openai" }))
+	again := s.Shared("again", with("sk-"+secret))
+	for range 2 {
+		require.Equal(t, http.StatusCreated, retry(t, s, s.As(owner).Token, secret, again).Status)
+	}
+	again.Name = "other"
+	require.Equal(t, http.StatusUnprocessableEntity, retry(t, s, s.As(owner).Token, secret, again).Status)
+	require.Equal(t, http.StatusConflict, post(t, s, owner, project+"/aikeys", s.Shared(open, with("sk-"+secret))).Status)
+	require.Equal(t, http.StatusForbidden, post(t, s, member, project+"/aikeys", s.Shared(open, with("sk-"+secret))).Status)
+	require.Equal(t, http.StatusForbidden, post(t, s, sam, project+"/aikeys", s.Shared(open, with("sk-"+secret))).Status)
+	require.Equal(t, http.StatusBadRequest, post(t, s, owner, project+"/aikeys", s.Shared(open, with("sk-ant-"+secret))).Status)
+	s.As(owner).RevokeKey(t, shared.ID)
+	for _, path := range []string{"/aikeys", "/aikeys/" + shared.ID, "/events", "/resolve?provider=openai"} {
+		require.Equal(t, http.StatusOK, get(t, s, owner, project+path).Status)
+	}
+	require.Empty(t, s.Evidence.Leaks())
+	return secret, open
+}
+
+// requireUnwritten searches every file below dir for the secret and for tokens, and first for what must be there.
+func requireUnwritten(t *testing.T, s *aikeystest.Service, dir, secret, open string) {
+	t.Helper()
+	seen := false
+	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		seen = seen || strings.Contains(string(content), open)
+		require.Empty(t, aikeystest.FindIn(content, secret), entry.Name())
+		require.Empty(t, aikeystest.FindIn(content, s.As(owner).Token), entry.Name())
+		return nil
+	}))
+	require.True(t, seen, "the search reads what is stored")
+}
+
+func TestSealingLeavesNoSecretInSQLite(t *testing.T) {
+	dir := t.TempDir()
+	store := modelstest.OpenStore(t, "sqlite:"+filepath.Join(dir, "aikeys.db"), models.Options{})
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	s := aikeystest.Start(t, aikeystest.Options{Store: store})
+	secret, open := plant(t, s)
+	t.Run("while it is open", func(t *testing.T) { requireUnwritten(t, s, dir, secret, open) })
+	token := s.As(owner).Token // minted before the store closes
+	require.NotEmpty(t, token)
+	require.NoError(t, store.Close())
+	t.Run("once it is closed", func(t *testing.T) { requireUnwritten(t, s, dir, secret, open) })
+}
+
+func TestSealingLeavesNoSecretInPostgres(t *testing.T) {
+	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync(), modelstest.WithSetting("log_min_duration_statement", "0"),
+		modelstest.WithSetting("log_parameter_max_length_on_error", "-1"))
+	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{})
+	_, err := store.Migrate(t.Context())
+	require.NoError(t, err)
+	s := aikeystest.Start(t, aikeystest.Options{Store: store})
+	secret, open := plant(t, s)
+	db, err := sql.Open("pgx", cluster.URL("postgres"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	db.SetMaxOpenConns(1)
+	_, err = db.ExecContext(t.Context(), "SET xmlbinary = hex")
+	require.NoError(t, err)
+	var dump, data string
+	t.Run("in no row of any table", func(t *testing.T) {
+		require.NoError(t, db.QueryRowContext(t.Context(), "SELECT schema_to_xml('public', true, false, '')").Scan(&dump))
+		require.Contains(t, dump, open)
+		require.Empty(t, aikeystest.FindIn([]byte(dump), secret))
+		require.Empty(t, aikeystest.FindIn([]byte(dump), s.As(owner).Token))
+	})
+	t.Run("in no file, its log of all statements and errors included", func(t *testing.T) {
+		_, err := db.ExecContext(t.Context(), "CHECKPOINT")
+		require.NoError(t, err)
+		require.NoError(t, db.QueryRowContext(t.Context(), "SHOW data_directory").Scan(&data))
+		require.NoError(t, cluster.Stop(modelstest.Fast))
+		requireUnwritten(t, s, filepath.Dir(data), secret, open)
+	})
+}
+
+// FuzzRegisterBody: whatever the body, the answer is documented, is not a 5xx, and repeats no secret. "SECRET" in a
+// body stands for one.
+func FuzzRegisterBody(f *testing.F) {
+	for _, seed := range []string{
+		`{"provider":"openai","name":"n","secret":"sk-SECRET"}`,
+		`{"provider":"anthropic","name":"n","secret":"sk-SECRET","user_scope":true}`,
+		`{"provider":"SECRET","name":"n","secret":"sk-SECRET"}`,
+		`{"provider":"openai","name":"SECRET","secret":"SECRET"}`,
+		`{"provider":"openai","name":" n","secret":" SECRET"}`,
+		`{"provider":"azure_openai","name":"n","secret":"{\"resource\":\"r\",\"api_key\":\"SECRET\"}"}`,
+		`{"provider":"vertex","name":"n","secret":"{\"type\":\"SECRET\"}"}`,
+		`{"provider":"bedrock","name":"n","secret":"SECRET"}`,
+		`{"SECRET":1,"secret":"SECRET","Secret":"SECRET"}`,
+		`{"provider":"openai","name":"n","secret":"SECRET","secret":"x"}`,
+		`{"provider":"openai","name":"n","secret":{"SECRET":["SECRET"]}}`,
+		`{"provider":"openai","name":"n","secret":"sk-SECRET"}{"SECRET":1}`,
+		"\xef\xbb\xbf{}", "null", "[]", `"SECRET"`, "", "{", `{"name":"\ud800"}`, `{"name":"\u0000","secret":"SECRET\u0000"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	s := aikeystest.Start(f, aikeystest.Options{})
+	token := s.As(owner).Token
+	f.Fuzz(func(t *testing.T, body []byte) {
+		secret := s.Secret()
+		sent := bytes.ReplaceAll(body, []byte("SECRET"), []byte(secret))
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/aikeys", bytes.NewReader(sent))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+token)
+		reply, complaints := s.Serve(req)
+		require.Empty(t, complaints)
+		require.Less(t, reply.Status, http.StatusInternalServerError)
+		require.Empty(t, aikeystest.FindIn([]byte(s.Evidence.Log()), secret), "in the log")
+		mayNameSecret := false
+		if reply.Status == http.StatusCreated { // the key is the one that was sent, as a strict reader reads it
+			var body struct {
+				Provider, Name, Secret string
+				UserScope              bool `json:"user_scope"`
+			}
+			decoder := json.NewDecoder(bytes.NewReader(sent))
+			decoder.DisallowUnknownFields()
+			require.NoError(t, decoder.Decode(&body))
+			key := decode[gen.RegisterResponse](t, reply).Key
+			require.Equal(t, []any{body.Provider, body.Name, body.UserScope}, []any{key.Provider, key.Name, key.UserScope})
+			require.LessOrEqual(t, 4*len(key.DisplaySuffix), len(body.Secret))
+			mayNameSecret = strings.Contains(body.Name, secret[:16]) || strings.Contains(body.Name, secret[16:])
+		}
+		if !mayNameSecret {
+			require.Empty(t, aikeystest.FindIn(reply.Body, secret), "in the reply")
+		}
+		s.Evidence.Forget()
 	})
 }

@@ -1,8 +1,12 @@
 package aikeys_test
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +18,145 @@ import (
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
+
+func TestAccessToProjectResources(t *testing.T) {
+	type cells struct{ stranger, member, owner int }
+	everyMember := cells{http.StatusForbidden, http.StatusOK, http.StatusOK}
+	owners := cells{http.StatusForbidden, http.StatusForbidden, http.StatusOK}
+	anySession := cells{http.StatusOK, http.StatusOK, http.StatusOK}
+	table := []struct {
+		method, path string
+		body         any
+		want         cells
+	}{
+		{http.MethodGet, project + "/policy", nil, everyMember},
+		{http.MethodPut, project + "/policy", map[string]any{"on_bad_key": "fail"}, owners},
+		{http.MethodGet, project + "/events", nil, everyMember},
+		{http.MethodGet, project + "/members", nil, everyMember},
+		{http.MethodPut, project + "/members/new", map[string]any{"role": "member"}, owners},
+		{http.MethodDelete, project + "/members/new", nil, owners},
+		{http.MethodGet, project + "/resolve?provider=openai", nil, everyMember},
+		{http.MethodGet, "/v1/providers", nil, anySession},
+		{http.MethodGet, "/v1/whoami", nil, anySession},
+	}
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		for _, row := range table {
+			s.SetMember(aikeystest.Customer, aikeystest.Project, "new", "member") // whom an owner may remove
+			for user, want := range map[string]int{sam: row.want.stranger, member: row.want.member, owner: row.want.owner} {
+				t.Run(row.method+" "+row.path+" as "+user, func(t *testing.T) {
+					require.Equal(t, want, ask(t, s, user, row.method, row.path, row.body).Status)
+				})
+			}
+		}
+	})
+}
+
+func TestBadPolicy(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{})
+	secret := s.Secret()
+	many := map[string]any{}
+	for i := range 65 {
+		many[strings.Repeat("p", i+1)] = "allow"
+	}
+	for name, exceptions := range map[string]map[string]any{
+		"an unknown choice":            {"openai": secret},
+		"a choice that is an object":   {"openai": map[string]any{secret: secret}},
+		"a choice that is null":        {"openai": nil},
+		"a provider that is unknown":   {secret: "allow"},
+		"an unknown one with no sense": {secret: secret},
+		"too many":                     many,
+	} {
+		t.Run(name, func(t *testing.T) {
+			reply := put(t, s, owner, project+"/policy", map[string]any{"user_keys_by_provider": exceptions})
+			require.Equal(t, http.StatusBadRequest, reply.Status)
+			require.Equal(t, []string{"user_keys_by_provider"}, reply.Fields(t))
+		})
+	}
+}
+
+func TestDeniedWriteIsRecordedOfALeavingMember(t *testing.T) {
+	l := newLocked(t, models.Options{Timeout: 20 * time.Second})
+	for name, tc := range map[string]struct {
+		method, path string
+		body         any
+	}{
+		"set policy":    {http.MethodPut, "/policy", map[string]any{"user_keys": "allow"}},
+		"set member":    {http.MethodPut, "/members/x", map[string]any{"role": "owner"}},
+		"remove member": {http.MethodDelete, "/members/" + owner, []byte{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := denied(t, l.Service)
+			release := l.lock(t, "events")
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			req := request(ctx, t, l.Service, member, tc.method, project+tc.path, tc.body)
+			status := make(chan int, 1)
+			go func() {
+				reply, _ := l.Serve(req)
+				status <- reply.Status
+			}()
+			l.awaitWaiting(t, "events", 1)
+			leave()
+			require.Never(t, func() bool { return len(status) > 0 }, 50*time.Millisecond, 10*time.Millisecond, "its record is waited for")
+			release()
+			require.Equal(t, http.StatusForbidden, <-status)
+			require.Equal(t, before+1, denied(t, l.Service))
+		})
+	}
+}
+
+// sentConn calls sent after each write. httptrace's WroteRequest comes before the request is flushed, and a client that leaves
+// then may send nothing.
+type sentConn struct {
+	net.Conn
+	sent func()
+}
+
+func (c *sentConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.sent()
+	return n, err
+}
+
+// The audit trail and the log hold the same refusals, no matter when the client disconnects.
+func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
+	const clients = 50
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		require.Empty(t, list(t, s, member)) // the session is looked up, and a connection there
+		for i := range clients {
+			ctx, leave := context.WithCancel(t.Context())
+			dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+				return &sentConn{Conn: conn, sent: func() { time.AfterFunc(time.Duration(i)*40*time.Microsecond, leave) }}, err
+			}
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
+			resp, err := client.Do(request(ctx, t, s, member, http.MethodPut, project+"/policy", map[string]any{}))
+			if err == nil {
+				require.NoError(t, resp.Body.Close())
+			}
+			leave()
+		}
+		require.Eventually(t, func() bool { return len(ends(s, "setPolicy")) == clients }, 10*time.Second, 5*time.Millisecond)
+		refused := 0
+		for _, end := range ends(s, "setPolicy") {
+			require.Equal(t, "INFO", end.level, "status %d", end.status)
+			if end.status == http.StatusForbidden {
+				refused++
+			}
+		}
+		require.Equal(t, refused, denied(t, s))
+	})
+}
+
+func TestDeniedWriteThatCannotBeRecorded(t *testing.T) {
+	l := newLocked(t, models.Options{Timeout: time.Second})
+	l.lock(t, "events")
+	reply := put(t, l.Service, member, project+"/policy", map[string]any{})
+	require.Equal(t, http.StatusForbidden, reply.Status)
+	line := l.LogLine(t, reply)
+	require.Equal(t, "ERROR", line["level"])
+	require.Contains(t, line["error"], "refusal not recorded in the audit trail")
+}
 
 // line is an event without its ids and times.
 type line struct{ kind, outcome, actor, key, provider, member, role string }
@@ -137,7 +280,7 @@ func TestListEvents(t *testing.T) {
 			want = append(want, e.ID)
 		}
 		require.Len(t, want, 60)
-		require.True(t, slices.IsSortedFunc(want, func(a, b string) int { return -cmpText(a, b) }))
+		require.True(t, slices.IsSortedFunc(want, func(a, b string) int { return strings.Compare(b, a) }))
 		require.True(t, slices.IsSortedFunc(all, func(a, b gen.Event) int { return b.At.Compare(a.At) }))
 		for _, size := range []int{7, 59, 60, 61} {
 			require.Equal(t, want, slices.Concat(pages(t, s, member, project+"/events?", size)...))
@@ -149,16 +292,6 @@ func TestListEvents(t *testing.T) {
 		require.Len(t, rest.Events, 10)
 		require.Nil(t, rest.NextPageToken)
 	})
-}
-
-func cmpText(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 func TestListMembers(t *testing.T) {
@@ -292,20 +425,6 @@ func TestLastOwner(t *testing.T) {
 	})
 }
 
-func resolve(t *testing.T, s *aikeystest.Service, user, provider string) gen.ResolveResponse {
-	t.Helper()
-	reply := get(t, s, user, project+"/resolve?provider="+provider)
-	require.Equal(t, http.StatusOK, reply.Status)
-	return decode[gen.ResolveResponse](t, reply)
-}
-
-func setPolicy(t *testing.T, s *aikeystest.Service, body map[string]any) gen.Policy {
-	t.Helper()
-	reply := put(t, s, owner, project+"/policy", body)
-	require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
-	return decode[gen.PolicyResponse](t, reply).Policy
-}
-
 // Every policy with every presence of keys: who is served with what, and why.
 func TestResolveKey(t *testing.T) {
 	table := map[string]map[string]string{ // :: policy → keys there are → reason
@@ -371,10 +490,11 @@ func TestResolveKeyNewestServes(t *testing.T) {
 func TestResolveKeyAfterTheClockWasSetBack(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		c := newClock()
-		s := aikeystest.Start(t, aikeystest.Options{Store: modelstest.NewStore(t, e), Now: c.Now})
+		var offset atomic.Int64
+		now := func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		s := aikeystest.Start(t, aikeystest.Options{Store: modelstest.NewStore(t, e), Now: now})
 		older := s.As(owner).Register(t, s.Shared("older"))
-		c.Advance(-time.Hour)
+		offset.Store(int64(-time.Hour))
 		newer := s.As(owner).Register(t, s.Shared("newer"))
 		require.True(t, newer.CreatedAt.Before(older.CreatedAt))
 		require.Equal(t, newer.ID, resolve(t, s, member, "openai").Key.ID)

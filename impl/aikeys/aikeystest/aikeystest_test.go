@@ -109,7 +109,7 @@ func TestAServiceLeavesNothingBehind(t *testing.T) {
 		key := s.As(Owner).Register(t, s.Shared("n"))
 		reply := s.Send(t, Request{Method: "GET", Path: "/v1/aikeys/" + key.ID, Token: s.As(Member).Token})
 		require.Equal(t, http.StatusOK, reply.Status)
-		require.NotEmpty(t, s.Evidence.Lines(reply.Header.Get("X-Request-Id")))
+		require.NotEmpty(t, s.LogLine(t, reply))
 		require.Contains(t, s.Evidence.Metrics(), `operation="getKey"`)
 		require.Contains(t, s.Evidence.Spans(), "getKey")
 	})

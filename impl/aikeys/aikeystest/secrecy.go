@@ -12,9 +12,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
+	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
@@ -115,16 +117,18 @@ func (e *Evidence) Log() string {
 	return e.log.String()
 }
 
-// Lines returns the log's lines so far whose request has that id.
-func (e *Evidence) Lines(requestID string) []map[string]any {
-	var lines []map[string]any
-	for text := range strings.Lines(e.Log()) {
+// LogLine returns the one line that the log has about a reply's request.
+func (s *Service) LogLine(t testing.TB, r Reply) map[string]any {
+	t.Helper()
+	var found []map[string]any
+	for text := range strings.Lines(s.Evidence.Log()) {
 		var line map[string]any
-		if json.Unmarshal([]byte(text), &line) == nil && line["request_id"] == requestID {
-			lines = append(lines, line)
+		if json.Unmarshal([]byte(text), &line) == nil && line["request_id"] == r.Header.Get("X-Request-Id") {
+			found = append(found, line)
 		}
 	}
-	return lines
+	require.Len(t, found, 1)
+	return found[0]
 }
 
 // Replies returns all replies so far, heads and bodies.
