@@ -33,6 +33,13 @@ func TestDocsAndPrograms(t *testing.T) {
 	build(t, bin+"/", "./cmd/...")
 
 	t.Run("commands and flags", func(t *testing.T) { requireCommands(t, bin) })
+	t.Run("help of every command", func(t *testing.T) {
+		shown := 0
+		for _, program := range append([]string{"tare"}, programs...) {
+			shown += requireHelp(t, bin, program)
+		}
+		require.Greater(t, shown, 60)
+	})
 	t.Run("settings and defaults", func(t *testing.T) { requireSettings(t, bin) })
 	t.Run("messages", func(t *testing.T) { requireMessages(t, bin) })
 	t.Run("examples in Go", requireGoPrograms)
@@ -125,6 +132,38 @@ func requireCommands(t *testing.T, bin string) {
 		}
 	}
 	require.Greater(t, len(helps), 12)
+}
+
+// subcommand is a line of help that lists a command.
+var subcommand = regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) {2,}\S`)
+
+// requireHelp requires that the help of a command and of all below it explains and shows by examples what it does, in lines
+// of at most 120 columns. It returns their number.
+func requireHelp(t *testing.T, bin string, command ...string) (shown int) {
+	t.Helper()
+	name := strings.Join(command, " ")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, command[0]), append(command[1:], "--help")...)
+	cmd.Env = newEnviron(t)
+	out, err := cmd.Output()
+	require.NoError(t, err, name)
+	for line := range strings.Lines(string(out)) {
+		require.LessOrEqual(t, len(strings.TrimSpace(line)), 120, name)
+	}
+	about, usage, found := strings.Cut(string(out), "\nUsage:\n")
+	require.True(t, found, name)
+	require.NotEmpty(t, about, name)
+	if examples := regexp.MustCompile(`(?s)\nExamples:\n(.*?)\n\n[A-Z][^\n]*:\n`).FindStringSubmatch(usage); examples != nil {
+		about += examples[1]
+	}
+	require.Contains(t, about, name, "%s: its help shows how to run it", name)
+	commands, _, _ := strings.Cut(usage, "\nFlags:\n")
+	shown = 1
+	for _, m := range subcommand.FindAllStringSubmatch(commands, -1) {
+		if m[1] != "help" && m[1] != command[len(command)-1] && m[1] != command[0] {
+			shown += requireHelp(t, bin, append(slices.Clone(command), m[1])...)
+		}
+	}
+	return shown
 }
 
 var (

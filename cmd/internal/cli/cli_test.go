@@ -74,6 +74,8 @@ func TestExitCodesAndWhatIsTold(t *testing.T) {
 			outcome{cli.ExitFailure, "", "larder: it burnt\n"}},
 		"each complaint has a line": {wrong, "jam stir",
 			outcome{cli.ExitUsage, "", "larder: stove: first\nlarder: second\n"}},
+		"no such command": {nil, "jem",
+			outcome{cli.ExitUsage, "", "larder: unknown command \"jem\" for \"larder\" Did you mean this? jam; see larder --help\n"}},
 		"no such flag": {nil, "jam stir --sped 1",
 			outcome{cli.ExitUsage, "", "larder: unknown flag: --sped; see larder jam stir --help\n"}},
 		"an argument is not repeated": {nil, "jam taste ak_x",
