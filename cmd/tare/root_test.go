@@ -9,8 +9,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
-
-	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 func everyCommand(cmd *cobra.Command) []*cobra.Command {
@@ -46,20 +44,6 @@ func flagOf(cmd *cobra.Command, name string) *pflag.Flag {
 
 // tareCommand matches a tare command in a shell line, up to a pipe, redirection or comment.
 var tareCommand = regexp.MustCompile(`(?:^|[ (|])tare ([a-z-][^#>|)]*)`)
-
-func TestEveryCommandHasHelp(t *testing.T) {
-	root := newProgram(nil, nil, nil, nil).rootCommand()
-	for _, cmd := range everyCommand(root) {
-		require.NotEmpty(t, cmd.Short, cmd.CommandPath())
-		require.Greater(t, len(cmd.Long), len(cmd.Short), cmd.CommandPath())
-		if cmd.Runnable() && !cmd.Hidden {
-			require.Contains(t, cmd.Example, "tare", cmd.CommandPath())
-		}
-		for line := range strings.Lines(cmd.Long + "\n" + cmd.Example) {
-			require.LessOrEqual(t, len(strings.TrimSpace(line)), cli.HelpWidth, line)
-		}
-	}
-}
 
 func TestExamplesInHelpExist(t *testing.T) {
 	root := newProgram(nil, nil, nil, nil).rootCommand()
