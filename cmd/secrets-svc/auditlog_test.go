@@ -10,41 +10,38 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// small is a writer with little room.
-type small struct {
-	strings.Builder
-	room int
-}
+// writerFunc is an io.Writer.
+type writerFunc func([]byte) (int, error)
 
-var errFull = errors.New("full")
-
-func (s *small) Write(text []byte) (int, error) {
-	n := min(len(text), s.room)
-	s.room -= n
-	s.Builder.Write(text[:n])
-	if n < len(text) {
-		return n, errFull
-	}
-	return n, nil
-}
+func (w writerFunc) Write(text []byte) (int, error) { return w(text) }
 
 func TestAuditLineAfterOneCutOffByAFullDisk(t *testing.T) {
-	for _, room := range []int{0, 1, 3} {
-		disk := &small{room: room}
-		lines := &wholeLines{to: disk}
+	errFull := errors.New("full")
+	for _, size := range []int{0, 1, 3} {
+		room := size
+		var disk strings.Builder
+		lines := &wholeLines{to: writerFunc(func(text []byte) (int, error) {
+			n := min(len(text), room)
+			room -= n
+			disk.Write(text[:n])
+			if n < len(text) {
+				return n, errFull
+			}
+			return n, nil
+		})}
 		for range 2 {
 			n, err := lines.Write([]byte("lost\n"))
 			require.ErrorIs(t, err, errFull)
-			require.LessOrEqual(t, n, room)
+			require.LessOrEqual(t, n, size)
 		}
-		disk.room = 1 << 10
+		room = 1 << 10
 		for _, line := range []string{"first\n", "second\n"} {
 			n, err := lines.Write([]byte(line))
 			require.NoError(t, err)
 			require.Equal(t, len(line), n)
 		}
 		written := strings.Split(disk.String(), "\n")
-		require.Equal(t, []string{"first", "second", ""}, written[len(written)-3:], "room for %d bytes", room)
+		require.Equal(t, []string{"first", "second", ""}, written[len(written)-3:], "room for %d bytes", size)
 	}
 }
 

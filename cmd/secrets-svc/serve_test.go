@@ -1,22 +1,32 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
 func TestSetupFromScratch(t *testing.T) {
@@ -231,4 +241,147 @@ func TestShutdownAnswersRequestsInFlight(t *testing.T) {
 	wg.Wait()
 	require.Zero(t, failed.Load())
 	require.NotContains(t, i.read("log"), "were cut")
+}
+
+// issue writes a certificate for clients and services, and its key, into a folder.
+func issue(i *installation, by *tlsfilestest.Authority, folder string, change func(*x509.Certificate)) tlsfilestest.Certificate {
+	i.t.Helper()
+	require.NoError(i.t, os.MkdirAll(i.path(folder), 0o700))
+	return by.Issue(i.t, i.path(folder), func(c *x509.Certificate) {
+		c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+		change(c)
+	})
+}
+
+// overTLS launches a service with mutual TLS, for clients that an authority vouches for, and returns its URL.
+func overTLS(i *installation, clients *tlsfilestest.Authority) (url string) {
+	i.t.Helper()
+	i.create()
+	i.clients(byName)
+	authority := tlsfilestest.NewAuthority(i.t)
+	authority.Write(i.t, i.path("server-ca.crt"))
+	own := issue(i, authority, "server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+	i.launch("--listen", "127.0.0.1:0", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile,
+		"--tls-client-ca", clients.Write(i.t, i.path("clients-ca.crt")))
+	found := regexp.MustCompile(`"api":"(https://[^"]+)"`).FindStringSubmatch(i.read("log"))
+	require.NotNil(i.t, found)
+	return found[1]
+}
+
+func tlsClient(i *installation, url string, own tlsfilestest.Certificate) *remote.Sealer {
+	i.t.Helper()
+	client, err := remote.New(remote.Config{URL: url, CertFile: own.CertFile, KeyFile: own.KeyFile, CAFile: i.path("server-ca.crt")})
+	require.NoError(i.t, err)
+	i.t.Cleanup(func() { require.NoError(i.t, client.Close()) })
+	return client
+}
+
+const byName = `clients:
+  - {name: aikeysd, certificates: ["dns:aikeysd.internal"], namespace: main, may: [seal, open, status]}
+  - {name: rewrap, certificates: ["uri:spiffe://acme/rewrap", "cn:Re-wrap"], namespace: main, may: [rewrap, status]}
+`
+
+func TestMutualTLS(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	clients := tlsfilestest.NewAuthority(t)
+	server := overTLS(i, clients)
+	// keks asks for the KEKs with a certificate or without; status 0 means no response.
+	keks := func(own tlsfilestest.Certificate) (status int) {
+		pool := x509.NewCertPool()
+		require.True(t, pool.AppendCertsFromPEM([]byte(i.read("server-ca.crt"))))
+		settings := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}
+		if own.CertFile != "" {
+			settings.GetClientCertificate = own.Show(t)
+		}
+		transport := &http.Transport{TLSClientConfig: settings}
+		defer transport.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server+"/v1/keks", http.NoBody)
+		require.NoError(t, err)
+		reply, err := (&http.Client{Transport: transport}).Do(req)
+		if err != nil {
+			return 0
+		}
+		require.NoError(t, reply.Body.Close())
+		return reply.StatusCode
+	}
+	t.Run("a client that is listed does what it may", func(t *testing.T) {
+		client := tlsClient(i, server, issue(i, clients, "aikeysd", tlsfilestest.Named("aikeysd.internal")))
+		envelope := mustSeal(t, client)
+		requireOpens(t, client, envelope.Bytes)
+		require.Contains(t, i.read("audit"), `"client":"aikeysd"`)
+		_, err := client.Rewrap(t.Context(), binding(), envelope.Bytes)
+		require.Error(t, err)
+	})
+	for name, tc := range map[string]struct {
+		by     *tlsfilestest.Authority
+		change func(*x509.Certificate)
+		status int
+	}{
+		"a URI is a name":         {clients, func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/rewrap"}} }, 200},
+		"a common name is one":    {clients, func(c *x509.Certificate) { c.Subject.CommonName = "Re-wrap" }, 200},
+		"but of its own kind":     {clients, func(c *x509.Certificate) { c.Subject.CommonName = "aikeysd.internal" }, 403},
+		"a name that is no one's": {clients, tlsfilestest.Named("other.internal"), 403},
+		"names of two clients":    {clients, func(c *x509.Certificate) { c.DNSNames, c.Subject.CommonName = []string{"aikeysd.internal"}, "Re-wrap" }, 403},
+		"no name":                 {clients, func(*x509.Certificate) {}, 403},
+		"another authority's":     {tlsfilestest.NewAuthority(t), tlsfilestest.Named("aikeysd.internal"), 0},
+		"expired certificate": {clients, func(c *x509.Certificate) {
+			tlsfilestest.Named("aikeysd.internal")(c)
+			c.NotAfter = time.Now().Add(-time.Minute)
+		}, 0},
+		"not yet valid certificate": {clients, func(c *x509.Certificate) {
+			tlsfilestest.Named("aikeysd.internal")(c)
+			c.NotBefore = time.Now().Add(time.Minute)
+		}, 0},
+		"server certificate": {clients, func(c *x509.Certificate) {
+			tlsfilestest.Named("aikeysd.internal")(c)
+			c.ExtKeyUsage = c.ExtKeyUsage[1:]
+		}, 0},
+		"the service's own as one": {clients, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, tc.status, keks(issue(i, tc.by, "client", tc.change)))
+		})
+	}
+	t.Run("no certificate", func(t *testing.T) { require.Zero(t, keks(tlsfilestest.Certificate{})) })
+	t.Run("a refused client leaves a line that says why", func(t *testing.T) {
+		require.Eventually(t, func() bool { return strings.Count(i.read("log"), `"msg":"TLS handshake refused"`) == 5 }, patience, often)
+		require.Contains(t, i.read("log"), `"cause":"the client's certificate `)
+	})
+	t.Run("there is no plain HTTP", func(t *testing.T) {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(server, "https://"))
+		require.NoError(t, err)
+		defer func() { _ = conn.Close() }()
+		_, err = io.WriteString(conn, "GET /v1/keks HTTP/1.1\r\nHost: secrets-svc\r\n\r\n")
+		require.NoError(t, err)
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.True(t, bytes.HasPrefix(answer, []byte("HTTP/1.0 400")), "%s", answer)
+	})
+	t.Run("another authority is trusted once the file names it", func(t *testing.T) {
+		next := tlsfilestest.NewAuthority(t)
+		own := issue(i, next, "next", tlsfilestest.Named("aikeysd.internal"))
+		require.Zero(t, keks(own))
+		next.Write(t, i.path("clients-ca.crt"))
+		require.Eventually(t, func() bool { return keks(own) == http.StatusOK }, patience, often)
+		require.Zero(t, keks(issue(i, clients, "aikeysd", tlsfilestest.Named("aikeysd.internal"))), "and the one before no longer")
+	})
+}
+
+func TestExpiredCertificateOnAnOpenConnection(t *testing.T) {
+	t.Parallel()
+	i := install(t)
+	clients := tlsfilestest.NewAuthority(t)
+	server := overTLS(i, clients)
+	client := tlsClient(i, server, issue(i, clients, "brief", func(c *x509.Certificate) {
+		tlsfilestest.Named("aikeysd.internal")(c)
+		c.NotAfter = time.Now().Add(3 * time.Second)
+	}))
+	_, err := client.KEKs(t.Context())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := client.KEKs(t.Context())
+		return err != nil
+	}, patience, often)
+	require.Contains(t, i.read("log"), `"status":403`)
 }

@@ -5,12 +5,12 @@ package filereload
 import (
 	"cmp"
 	"context"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -37,16 +37,9 @@ type Value[T any] struct {
 	current atomic.Pointer[T]
 	checked atomic.Pointer[time.Time] // start of the last check
 
-	mu      sync.Mutex // held during a check; guards the fields below
-	stamps  []stamp    // of the files that current was read from; nil if a file was missing just before
-	failure string     // text of the error of the last check, "" if it succeeded; a failure is logged once
-}
-
-// stamp identifies one state of a file. A file that replaces another has a different inode.
-type stamp struct {
-	device, inode uint64
-	size          int64
-	modified      int64 // Unix time in nanoseconds
+	mu      sync.Mutex    // held during a check; guards the fields below
+	stamps  []fs.FileInfo // of the files that current was read from; nil if a file was missing just before
+	failure string        // text of the error of the last check, "" if it succeeded; a failure is logged once
 }
 
 // Open reads the value for the first time.
@@ -85,7 +78,7 @@ func (v *Value[T]) refreshLocked(ctx context.Context) error {
 	v.checked.Store(&now)
 	stamps := statFiles(v.source.Files) // before the read, so that the next check sees a change during it
 	isFirst := v.current.Load() == nil
-	if !isFirst && v.failure == "" && stamps != nil && slices.Equal(stamps, v.stamps) {
+	if !isFirst && v.failure == "" && stamps != nil && slices.EqualFunc(stamps, v.stamps, isUnchanged) {
 		return nil
 	}
 	value, err := v.source.Load()
@@ -114,17 +107,18 @@ func (v *Value[T]) logReload(ctx context.Context, value T) {
 }
 
 // statFiles returns nil if a file is missing or can't be examined.
-func statFiles(files []string) []stamp {
-	stamps := make([]stamp, len(files))
+func statFiles(files []string) []fs.FileInfo {
+	stamps := make([]fs.FileInfo, len(files))
 	for i, file := range files {
-		info, err := os.Stat(file)
-		if err != nil {
+		var err error
+		if stamps[i], err = os.Stat(file); err != nil {
 			return nil
-		}
-		stamps[i] = stamp{size: info.Size(), modified: info.ModTime().UnixNano()}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			stamps[i].device, stamps[i].inode = uint64(stat.Dev), stat.Ino //nolint:unconvert // its type differs between systems
 		}
 	}
 	return stamps
+}
+
+// isUnchanged reports whether a file is the same and has not been written to since. One that replaces another is not the same.
+func isUnchanged(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }

@@ -16,96 +16,79 @@ import (
 	"github.com/agentrouter/aikeys/internal/filereload"
 )
 
-// interval is longer than the minimum time between two checks.
-const interval = time.Second
-
-// number is a value in a file, and a reader that can be made to fail.
-type number struct {
-	*filereload.Value[string]
-	file  string
-	reads int
-	err   error
-	log   bytes.Buffer
-}
-
-func open(t *testing.T) *number {
-	t.Helper()
-	n := &number{file: filepath.Join(t.TempDir(), "file")}
-	n.write(t, "one")
-	var err error
-	n.Value, err = filereload.Open(filereload.Source[string]{
-		Name: "number", Files: []string{n.file}, Log: slog.New(slog.NewTextHandler(&n.log, nil)),
-		Load: func() (string, error) {
-			n.reads++
-			if n.err != nil {
-				return "", n.err
-			}
-			text, err := os.ReadFile(n.file)
-			return string(text), err
-		},
-		Describe: func(text string) []slog.Attr { return []slog.Attr{slog.Int("length", len(text))} },
+func TestValue(t *testing.T) {
+	var (
+		value   *filereload.Value[string]
+		file    string
+		reads   int
+		failure error // what reading fails with
+		log     bytes.Buffer
+	)
+	write := func(text string) { require.NoError(t, os.WriteFile(file, []byte(text), 0o600)) }
+	next := func() string { // returns the value after the next check
+		time.Sleep(time.Second)
+		return value.Get(t.Context())
+	}
+	// test runs a test on a new value, "one".
+	test := func(name string, test func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				file, reads, failure = filepath.Join(t.TempDir(), "file"), 0, nil
+				log.Reset()
+				write("one")
+				var err error
+				value, err = filereload.Open(filereload.Source[string]{
+					Name: "number", Files: []string{file}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+					Load: func() (string, error) {
+						reads++
+						if failure != nil {
+							return "", failure
+						}
+						text, err := os.ReadFile(file)
+						return string(text), err
+					},
+					Describe: func(text string) []slog.Attr { return []slog.Attr{slog.Int("length", len(text))} },
+				})
+				require.NoError(t, err)
+				test(t)
+			})
+		})
+	}
+	test("a change is read", func(t *testing.T) {
+		require.Equal(t, "one", next())
+		require.Equal(t, 1, reads, "an unchanged file is not read again")
+		write("three")
+		require.Equal(t, "one", value.Current())
+		require.Equal(t, "three", next())
+		require.Contains(t, log.String(), `msg="a file has changed and was read again" what=number length=5`)
+		require.NoError(t, os.WriteFile(file+".new", []byte("seven"), 0o600))
+		require.NoError(t, os.Rename(file+".new", file))
+		require.NoError(t, value.Refresh(t.Context()), "Refresh does not wait")
+		require.Equal(t, "seven", value.Current())
 	})
-	require.NoError(t, err)
-	return n
-}
+	test("a failed read is repeated", func(t *testing.T) {
+		write("three")
+		failure = os.ErrPermission
+		require.Equal(t, "one", next())
+		require.Equal(t, "one", next())
+		require.Equal(t, 1, strings.Count(log.String(), "can't be used; the old one stays in force"), "each cause is logged once")
+		failure = errors.New("too many open files")
+		require.Equal(t, "one", next())
+		require.Contains(t, log.String(), "too many open files")
+		require.ErrorIs(t, value.Refresh(t.Context()), failure)
 
-func (n *number) write(t *testing.T, text string) {
-	t.Helper()
-	require.NoError(t, os.WriteFile(n.file, []byte(text), 0o600))
-}
-
-// next returns the value after the next check.
-func (n *number) next(t *testing.T) string {
-	t.Helper()
-	time.Sleep(interval)
-	return n.Get(t.Context())
-}
-
-func TestChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := open(t)
-		require.Equal(t, "one", n.next(t))
-		require.Equal(t, 1, n.reads, "an unchanged file is not read again")
-		n.write(t, "three")
-		require.Equal(t, "one", n.Current())
-		require.Equal(t, "three", n.next(t))
-		require.Contains(t, n.log.String(), `msg="a file has changed and was read again" what=number length=5`)
-		require.NoError(t, os.WriteFile(n.file+".new", []byte("seven"), 0o600))
-		require.NoError(t, os.Rename(n.file+".new", n.file))
-		require.NoError(t, n.Refresh(t.Context()), "Refresh does not wait")
-		require.Equal(t, "seven", n.Current())
+		failure = nil // and the file is as it was
+		require.Equal(t, "three", next())
+		reads := reads
+		require.Equal(t, "three", next())
+		require.Equal(t, reads, reads)
 	})
-}
-
-func TestFailedReadIsRepeated(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := open(t)
-		n.write(t, "three")
-		n.err = os.ErrPermission
-		require.Equal(t, "one", n.next(t))
-		require.Equal(t, "one", n.next(t))
-		require.Equal(t, 1, strings.Count(n.log.String(), "can't be used; the old one stays in force"), "each cause is logged once")
-		n.err = errors.New("too many open files")
-		require.Equal(t, "one", n.next(t))
-		require.Contains(t, n.log.String(), "too many open files")
-		require.ErrorIs(t, n.Refresh(t.Context()), n.err)
-
-		n.err = nil // and the file is as it was
-		require.Equal(t, "three", n.next(t))
-		reads := n.reads
-		require.Equal(t, "three", n.next(t))
-		require.Equal(t, reads, n.reads)
-	})
-}
-
-func TestMissingFile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := open(t)
-		require.NoError(t, os.Rename(n.file, n.file+".away"))
-		require.Equal(t, "one", n.next(t))
-		require.ErrorIs(t, n.Refresh(t.Context()), os.ErrNotExist)
-		n.write(t, "back")
-		require.Equal(t, "back", n.next(t))
+	test("a missing file is waited for", func(t *testing.T) {
+		require.NoError(t, os.Rename(file, file+".away"))
+		require.Equal(t, "one", next())
+		require.ErrorIs(t, value.Refresh(t.Context()), os.ErrNotExist)
+		write("back")
+		require.Equal(t, "back", next())
 
 		_, err := filereload.Open(filereload.Source[string]{Load: func() (string, error) { return "", os.ErrNotExist }})
 		require.ErrorIs(t, err, os.ErrNotExist, "the first read must succeed")

@@ -19,19 +19,6 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
-// pair returns a pair in files, its log, and a function that returns the serial number that a new connection is shown.
-func pair(t *testing.T) (files tlsfilestest.Certificate, log *bytes.Buffer, serial func() int64) {
-	t.Helper()
-	files, log = tlsfilestest.WriteCertificate(t, t.TempDir(), 1), &bytes.Buffer{}
-	own, err := tlsfiles.OpenPair("TLS certificate", files.CertFile, files.KeyFile, slog.New(slog.NewTextHandler(log, nil)))
-	require.NoError(t, err)
-	return files, log, func() int64 {
-		// The client reads the name of the certificate in the same goroutine in which the server looks at its files.
-		client, _ := handshake(t, tlsfiles.ServerConfig(own), &tls.Config{InsecureSkipVerify: true})
-		return client.PeerCertificates[0].SerialNumber.Int64()
-	}
-}
-
 // handshake runs a TLS handshake through a pipe. The error is the server's.
 func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, error) {
 	t.Helper()
@@ -52,7 +39,14 @@ func handshake(t *testing.T, server, client *tls.Config) (tls.ConnectionState, e
 }
 
 func TestRenewedPair(t *testing.T) {
-	files, log, serial := pair(t)
+	files, log := tlsfilestest.WriteCertificate(t, t.TempDir(), 1), &bytes.Buffer{}
+	own, err := tlsfiles.OpenPair("TLS certificate", files.CertFile, files.KeyFile, slog.New(slog.NewTextHandler(log, nil)))
+	require.NoError(t, err)
+	serial := func() int64 { // that a new connection is shown
+		// The client reads the name of the certificate in the same goroutine in which the server looks at its files.
+		client, _ := handshake(t, tlsfiles.ServerConfig(own), &tls.Config{InsecureSkipVerify: true})
+		return client.PeerCertificates[0].SerialNumber.Int64()
+	}
 	require.EqualValues(t, 1, serial())
 	next := tlsfilestest.WriteCertificate(t, t.TempDir(), 2)
 	certificate, err := os.ReadFile(next.CertFile)

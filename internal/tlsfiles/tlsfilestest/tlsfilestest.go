@@ -27,20 +27,35 @@ type Certificate struct {
 // WriteCertificate makes a self-signed certificate for 127.0.0.1 and replaces tls.crt and tls.key in dir.
 func WriteCertificate(t testing.TB, dir string, serial int64) Certificate {
 	t.Helper()
+	template := newTemplate(serial)
+	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	_, files := write(t, filepath.Join(dir, "tls"), template, nil)
+	return files
+}
+
+// newTemplate returns a certificate that is valid now.
+func newTemplate(serial int64) *x509.Certificate {
+	return &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+}
+
+// write signs a certificate, with its own key if there is no authority, and writes name.crt and name.key.
+func write(t testing.TB, name string, template *x509.Certificate, by *Authority) (*Authority, Certificate) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+	if by == nil {
+		by = &Authority{template, key}
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
+	require.NoError(t, err)
+	cert, err := x509.ParseCertificate(der)
 	require.NoError(t, err)
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	require.NoError(t, err)
-	files := Certificate{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key")}
-	writePEM(t, files.CertFile, "CERTIFICATE", cert)
+	files := Certificate{CertFile: name + ".crt", KeyFile: name + ".key"}
 	writePEM(t, files.KeyFile, "PRIVATE KEY", private)
-	return files
+	writePEM(t, files.CertFile, "CERTIFICATE", der)
+	return &Authority{cert, key}, files
 }
 
 // Pool returns a pool of the certificate that the file holds now.
@@ -69,19 +84,11 @@ type Authority struct {
 // NewAuthority makes an authority with a unique name.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
-	a := &Authority{}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority " + rand.Text()}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	var err error
-	a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
-	require.NoError(t, err)
-	a.cert, err = x509.ParseCertificate(der)
-	require.NoError(t, err)
-	return a
+	template := newTemplate(1)
+	template.Subject, template.KeyUsage = pkix.Name{CommonName: "authority " + rand.Text()}, x509.KeyUsageCertSign
+	template.IsCA, template.BasicConstraintsValid = true, true
+	authority, _ := write(t, filepath.Join(t.TempDir(), "authority"), template, nil)
+	return authority
 }
 
 // Write writes the authority's own certificate to a file and returns the file's path.
@@ -94,20 +101,10 @@ func (a *Authority) Write(t testing.TB, file string) string {
 // Issue makes a client certificate, edited by change, and replaces client.crt and client.key in dir.
 func (a *Authority) Issue(t testing.TB, dir string, change func(*x509.Certificate)) Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
+	template := newTemplate(time.Now().UnixNano())
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	change(template)
-	cert, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	require.NoError(t, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	files := Certificate{CertFile: filepath.Join(dir, "client.crt"), KeyFile: filepath.Join(dir, "client.key")}
-	writePEM(t, files.KeyFile, "PRIVATE KEY", private)
-	writePEM(t, files.CertFile, "CERTIFICATE", cert)
+	_, files := write(t, filepath.Join(dir, "client"), template, a)
 	return files
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -38,7 +39,7 @@ const patience, often = 30 * time.Second, 20 * time.Millisecond
 
 // installation is a folder with what a service needs.
 type installation struct {
-	t   testing.TB
+	t   *testing.T
 	dir string
 }
 
@@ -46,7 +47,7 @@ const everything = "[seal, open, rewrap, status]"
 
 // install makes a folder with a clients file, in which the user of this process may do everything in the namespace main,
 // and no keys. Its path is short, as a socket's has to be.
-func install(t testing.TB) *installation {
+func install(t *testing.T) *installation {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "svc") //nolint:usetesting // a socket's path has at most 104 bytes
 	require.NoError(t, err)
@@ -107,33 +108,29 @@ type server struct {
 	ops string
 }
 
-var opsURL = regexp.MustCompile(`"ops":"(http://[^"]+)"`)
-
 // launch starts the program, and returns once it listens. Its log is the file log, its standard output the file audit.
 func (i *installation) launch(args ...string) *server {
 	i.t.Helper()
 	s := &server{installation: i, cmd: exec.Command(os.Args[0], append([]string{"serve"}, args...)...)}
 	s.cmd.Env = append(i.environ(), childVariable+"=1")
-	s.cmd.Stderr, s.cmd.Stdout = i.appendTo("log"), i.appendTo("audit")
+	log, err := os.OpenFile(i.path("log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	require.NoError(i.t, err)
+	audit, err := os.OpenFile(i.path("audit"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	require.NoError(i.t, err)
+	s.cmd.Stderr, s.cmd.Stdout = log, audit
 	before := len(i.read("log"))
 	require.NoError(i.t, s.cmd.Start())
-	i.t.Cleanup(s.kill)
+	require.NoError(i.t, errors.Join(log.Close(), audit.Close())) // the process has its own descriptors
+	i.t.Cleanup(func() {
+		_ = s.cmd.Process.Kill() // unless it has ended
+		_ = s.cmd.Wait()
+	})
 	require.Eventually(i.t, func() bool {
-		found := opsURL.FindStringSubmatch(i.read("log")[before:])
-		if found != nil {
-			s.ops = found[1]
-		}
-		return found != nil
+		_, s.ops, _ = strings.Cut(i.read("log")[before:], `"ops":"`)
+		s.ops, _, _ = strings.Cut(s.ops, `"`)
+		return s.ops != ""
 	}, patience, often, "%s", i.read("log"))
 	return s
-}
-
-func (i *installation) appendTo(name string) *os.File {
-	i.t.Helper()
-	file, err := os.OpenFile(i.path(name), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	require.NoError(i.t, err)
-	i.t.Cleanup(func() { require.NoError(i.t, file.Close()) })
-	return file
 }
 
 func (i *installation) read(name string) string {
@@ -141,11 +138,6 @@ func (i *installation) read(name string) string {
 	text, err := os.ReadFile(i.path(name))
 	require.NoError(i.t, err)
 	return string(text)
-}
-
-func (s *server) kill() {
-	_ = s.cmd.Process.Kill() // unless it has ended
-	_ = s.cmd.Wait()
 }
 
 // stop shuts the service down cleanly.
@@ -182,16 +174,36 @@ func binding() sealer.Binding {
 
 const plain = "sk-0123456789abcdef"
 
-func mustSeal(t testing.TB, s sealer.Sealer) sealer.Envelope {
+func mustSeal(t *testing.T, s sealer.Sealer) sealer.Envelope {
 	t.Helper()
 	envelope, err := s.Seal(context.Background(), binding(), sealer.NewSecret([]byte(plain)))
 	require.NoError(t, err)
 	return envelope
 }
 
-func requireOpens(t testing.TB, s sealer.Sealer, envelope []byte) {
+func requireOpens(t *testing.T, s sealer.Sealer, envelope []byte) {
 	t.Helper()
 	secret, err := s.Open(context.Background(), binding(), envelope)
 	require.NoError(t, err)
 	require.Equal(t, plain, string(secret.Reveal()))
+}
+
+// The program that holds the key-encryption keys must link no database driver, no ORM, and no code of sessions. Package
+// database/sql itself comes with the metrics, and does nothing without a driver.
+func TestNoDatabaseIsLinked(t *testing.T) {
+	forbidden := regexp.MustCompile(`gorm|jackc/|sqlite|lib/pq|go-oidc|golang-jwt|go-jose` +
+		`|^github\.com/agentrouter/aikeys/(models|impl/(auth|feed|aikeys|dataplane))(/|$)`)
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	require.NoError(t, err)
+	packages := strings.Fields(string(out))
+	require.Contains(t, packages, "github.com/agentrouter/aikeys/impl/secrets")
+	for _, linked := range packages {
+		require.False(t, forbidden.MatchString(linked), linked)
+	}
+	for _, example := range []string{
+		"gorm.io/gorm", "github.com/jackc/pgx/v5", "modernc.org/sqlite", "github.com/agentrouter/aikeys/models",
+		"github.com/agentrouter/aikeys/impl/auth", "github.com/agentrouter/aikeys/impl/feed",
+	} {
+		require.True(t, forbidden.MatchString(example), example)
+	}
 }
