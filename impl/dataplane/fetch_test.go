@@ -1,22 +1,39 @@
 package dataplane_test
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/stretchr/testify/require"
 
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
+	"github.com/agentrouter/aikeys/impl/dataplane"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/position"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-func TestEachWayOfFetchingIsAnsweredInFull(t *testing.T) {
+func TestFetchAnswers(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane(serving(acme))
 		project, mine := s.shared("openai"), s.own(member, "anthropic")
@@ -37,7 +54,7 @@ func TestEachWayOfFetchingIsAnsweredInFull(t *testing.T) {
 			want := base
 			want.Caller = &gen.Caller{UserID: member, TokenID: &s.public.As(member).TokenID}
 			requireAll(t, want, project, forCaller(s.credential(member), "openai"))
-			requireAll(t, want, project, forCallerIn(s.credential(member), web, "openai"))
+			requireAll(t, want, project, forCaller(s.credential(member), "openai", web))
 		})
 		t.Run("for a user", func(t *testing.T) {
 			want := base
@@ -61,29 +78,27 @@ func TestEachWayOfFetchingIsAnsweredInFull(t *testing.T) {
 }
 
 // Which project a credential means: its session's, or another one of its own customer.
-func TestACallerMayMeanAnotherProjectOfTheirCustomer(t *testing.T) {
+func TestFetchInAnotherProject(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
-		secret := s.marked()
-		key := held{s.registerAs(s.public.Session(acme, ops, sam), pub.RegisterRequest{
-			Provider: "openai", Name: "n", Secret: gensecret.New(secret),
-		}), secret}
-		token := s.hide(s.public.As(sam).Token) // whose default project is one that sam is no member of
+		key := s.register(s.public.Session(acme, ops, sam), "openai", false)
+		token := s.public.As(sam).Token // whose default project is one that sam is no member of
 		requireRefused(t, fetch(t, dp, forCaller(token, "openai")), http.StatusForbidden, "permission-denied")
-		requireKey(t, fetch(t, dp, forCallerIn(token, ops, "openai")), key, "project_key")
-		foreign := s.hide(s.public.Session(globex, web, owner).Token)
-		requireRefused(t, fetch(t, dp, forCallerIn(foreign, ops, "openai")), http.StatusForbidden, "permission-denied")
+		requireKey(t, fetch(t, dp, forCaller(token, "openai", ops)), key, "project_key")
+		foreign := s.public.Session(globex, web, owner).Token
+		requireRefused(t, fetch(t, dp, forCaller(foreign, "openai", ops)), http.StatusForbidden, "permission-denied")
 	})
 }
 
-func TestHowLongAnAnswerMayServeACredential(t *testing.T) {
+func TestFetchValidity(t *testing.T) {
 	issuer := authtest.NewIssuer(t)
 	oidc, err := auth.NewOIDC(auth.OIDCConfig{Issuer: issuer.URL, Audience: authtest.Audience})
 	require.NoError(t, err)
 	each(t, func(t *testing.T, s *service) {
 		dp, key := s.dataPlane(), s.shared("openai")
 		caller := func(token string) *gen.Caller {
-			return requireKey(t, fetch(t, dp, forCaller(s.hide(token), "openai")), key, "project_key").Caller
+			s.Evidence.Hide(token)
+			return requireKey(t, fetch(t, dp, forCaller(token, "openai")), key, "project_key").Caller
 		}
 		within := func(t *testing.T, most time.Duration, got *int64) {
 			t.Helper()
@@ -107,20 +122,21 @@ func TestHowLongAnAnswerMayServeACredential(t *testing.T) {
 			require.Equal(t, member, long.UserID)
 			within(t, 40*time.Second, caller(sign(40*time.Second)).ValidMs)
 		})
-	}, func(_ *testing.T, o *options) { o.oidc = oidc })
+	}, func(o *options) { o.oidc = oidc })
 }
 
-func TestACredentialThatOpensNoSessionIsTheCallersFault(t *testing.T) {
+func TestUnauthenticatedCaller(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
 		s.shared("openai")
 		unknown, _, _, err := auth.MintAPIKey(time.Now())
 		require.NoError(t, err)
+		s.Evidence.Hide(unknown)
 		expired := s.public.NewSession(acme, web, member, time.Now().Add(-time.Second))
 		for name, token := range map[string]string{
-			"garbage":                   s.marked(),
-			"unknown":                   s.hide(unknown),
-			"expired":                   s.hide(expired.Token),
+			"garbage":                   s.Secret(),
+			"unknown":                   unknown,
+			"expired":                   expired.Token,
 			"a data plane's own":        dp.token,
 			"with its scheme":           "Bearer " + s.credential(member),
 			"a JWT without an issuer":   "eyJhbGciOiJub25lIn0.eyJzdWIiOiJvbGdhIn0.",
@@ -140,13 +156,12 @@ func TestACredentialThatOpensNoSessionIsTheCallersFault(t *testing.T) {
 }
 
 // The statement of the fetch itself asks whether all that it stands on is good: no cache helps anybody.
-func TestWhatHasEndedServesNoMoreAtOnce(t *testing.T) {
+func TestEndedAccessIsRefusedAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
 		older, newer := s.shared("openai"), s.shared("openai")
 		t.Run("an API key", func(t *testing.T) {
 			c := s.public.NewSession(acme, web, member, time.Time{})
-			s.hide(c.Token)
 			requireKey(t, fetch(t, dp, forCaller(c.Token, "openai")), newer, "project_key")
 			c.Revoke(t, acme, web)
 			for range 2 { // by the statement, and by the session that it had dropped
@@ -174,7 +189,7 @@ func TestWhatHasEndedServesNoMoreAtOnce(t *testing.T) {
 }
 
 // What was fetched says as of when: of an answer from before a revocation, that it was before.
-func TestAsOfTellsAnAnswerFromBeforeARevocationFromOneAfter(t *testing.T) {
+func TestAsOfSeparatesAnswersByRevocation(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, key, kept := s.dataPlane(), s.shared("openai"), s.shared("mistral")
 		asOf := func(body gen.FetchRequest) position.Position {
@@ -186,29 +201,28 @@ func TestAsOfTellsAnAnswerFromBeforeARevocationFromOneAfter(t *testing.T) {
 		}
 		before := []position.Position{asOf(forUser(web, member, "openai")), asOf(forKey(key.ID))}
 		s.public.As(owner).RevokeKey(t, key.ID)
-		row, err := s.store.GetKey(t.Context(), ownersView, key.ID, time.Now().UnixMicro())
-		require.NoError(t, err)
+		tx := s.row(key.ID).RevocationTx
 		for _, at := range before {
-			require.False(t, at.Contains(row.RevocationTx))
+			require.False(t, at.Contains(tx))
 		}
 		for _, at := range []position.Position{asOf(forUser(web, member, "mistral")), asOf(forKey(kept.ID))} {
-			require.True(t, at.Contains(row.RevocationTx))
+			require.True(t, at.Contains(tx))
 		}
 	})
 }
 
 // A credential document is taken apart where a header takes one field of it, and names a part of the host.
-func TestWhatOfADocumentGoesIntoTheHeader(t *testing.T) {
+func TestFetchOfCredentialDocument(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp := s.dataPlane()
-	inner := s.marked()
+	inner := s.Secret()
 	for provider, tc := range map[string]struct{ document, secret, base, style string }{
 		"azure_openai": {`{"resource":"my-res","api_key":"` + inner + `"}`, inner, "https://my-res.openai.azure.com", "api_key"},
 		"bedrock": {`{"access_key_id":"AKIA1","secret_access_key":"` + inner + `","region":"eu-west-1"}`, "",
 			"https://bedrock-runtime.eu-west-1.amazonaws.com", "aws_sigv4"},
 	} {
 		t.Run(provider, func(t *testing.T) {
-			key := s.registerAs(s.public.As(owner), pub.RegisterRequest{Provider: provider, Name: "n", Secret: gensecret.New(tc.document)})
+			key := s.public.As(owner).Register(t, pub.RegisterRequest{Provider: provider, Name: "n", Secret: gensecret.New(tc.document)})
 			if tc.secret == "" {
 				tc.secret = tc.document
 			}
@@ -217,4 +231,596 @@ func TestWhatOfADocumentGoesIntoTheHeader(t *testing.T) {
 			require.Equal(t, tc.style, got.AuthStyle)
 		})
 	}
+}
+
+func TestFetchRecords(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane(serving(acme))
+		key, mine, gone := s.shared("openai"), s.own(member, "anthropic"), s.shared("groq")
+		s.public.As(owner).RevokeKey(t, gone.ID)
+		s.setPolicy(pub.PolicyRequest{UserKeysByProvider: &pub.UserKeysByProvider{"mistral": "require"}})
+		token, tokenID := s.credential(member), s.public.As(member).TokenID
+		foreign := s.public.Session(globex, web, owner)
+		base := models.FetchRecord{DataPlaneID: dp.ID, CustomerID: acme, ProjectID: web, Provider: "openai", Decision: models.OutcomeDenied}
+		for name, tc := range map[string]struct {
+			body   gen.FetchRequest
+			status int
+			want   func(r *models.FetchRecord)
+		}{
+			"for a caller": {forCaller(token, "openai"), 200, func(r *models.FetchRecord) {
+				r.UserID, r.TokenID, r.KeyID, r.Version, r.Decision, r.Reason = member, tokenID, key.ID, 1, models.OutcomeAllowed, "project_key"
+			}},
+			"for a user": {forUser(web, member, "anthropic"), 200, func(r *models.FetchRecord) {
+				r.UserID, r.Provider, r.KeyID, r.Version, r.Decision, r.Reason = member, "anthropic", mine.ID, 1, models.OutcomeAllowed, "user_key"
+			}},
+			"for no user": {forUser(web, "", "openai"), 200, func(r *models.FetchRecord) {
+				r.KeyID, r.Version, r.Decision, r.Reason = key.ID, 1, models.OutcomeAllowed, "project_key"
+			}},
+			"by id": {forKey(key.ID), 200, func(r *models.FetchRecord) {
+				r.KeyID, r.Version, r.Decision, r.Reason = key.ID, 1, models.OutcomeAllowed, "by_id"
+			}},
+			"no key": {forUser(web, member, "cohere"), 404, func(r *models.FetchRecord) {
+				r.UserID, r.Provider, r.Reason = member, "cohere", "no_key"
+			}},
+			"no key of that id": {forKey(absent), 404, func(r *models.FetchRecord) {
+				r.CustomerID, r.ProjectID, r.Provider, r.KeyID, r.Reason = "", "", "", absent, "no_key"
+			}},
+			"no key of their own": {forUser(web, member, "mistral"), 404, func(r *models.FetchRecord) {
+				r.UserID, r.Provider, r.Reason = member, "mistral", "user_key_required"
+			}},
+			"a revoked key": {forKey(gone.ID), 403, func(r *models.FetchRecord) {
+				r.Provider, r.KeyID, r.Version, r.Reason = "groq", gone.ID, 1, "key_revoked"
+			}},
+			"no member": {forUser(web, sam, "openai"), 403, func(r *models.FetchRecord) { r.UserID, r.Reason = sam, "not_a_member" }},
+			"another customer": {forCaller(foreign.Token, "openai"), 403, func(r *models.FetchRecord) {
+				r.CustomerID, r.UserID, r.TokenID, r.Reason = globex, owner, foreign.TokenID, "customer_not_served"
+			}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				want, before := base, time.Now()
+				tc.want(&want)
+				old := s.records(want.CustomerID, want.ProjectID)
+				reply := fetch(t, dp, tc.body)
+				require.Equal(t, tc.status, reply.StatusCode(), "%s", reply.Body)
+				now := s.records(want.CustomerID, want.ProjectID)
+				require.Len(t, now, len(old)+1)
+				got := now[0]
+				require.WithinRange(t, time.UnixMicro(got.At), before.Truncate(time.Microsecond), time.Now())
+				want.ID, want.At, want.RequestID = got.ID, got.At, reply.HTTPResponse.Header.Get("X-Request-Id")
+				require.Equal(t, want, got)
+			})
+		}
+	})
+}
+
+// storeWithoutRecords is a Store that can't record.
+type storeWithoutRecords struct{ dataplane.Store }
+
+func (storeWithoutRecords) RecordFetch(context.Context, models.FetchRecord) error {
+	return fmt.Errorf("record: %w", models.ErrUnavailable)
+}
+
+func TestFetchFailsIfItsRecordFails(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key := s.dataPlane(), s.shared("openai")
+		for name, body := range map[string]gen.FetchRequest{
+			"a key": forUser(web, member, "openai"), "a key by its id": forKey(key.ID), "a refusal": forUser(web, sam, "openai"),
+		} {
+			t.Run(name, func(t *testing.T) {
+				requireRefused(t, fetch(t, dp, body), http.StatusServiceUnavailable, "unavailable")
+			})
+		}
+	}, func(o *options) {
+		o.config = func(cfg *dataplane.Config) { cfg.Store = storeWithoutRecords{cfg.Store} }
+	})
+}
+
+// They name nobody, and are there for the making: strangers must not be able to fill the database.
+func TestUnauthenticatedCallerLeavesNoRecord(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		requireRefused(t, fetch(t, dp, forCaller("ak_", "openai")), http.StatusUnprocessableEntity, "caller-unauthenticated")
+		require.Empty(t, s.records("", ""))
+	})
+}
+
+// A row that was changed, or moved from where it belongs, opens nowhere; that is a fault of ours, and on record.
+func TestUnreadableKeyIsRefused(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		token := s.credential(member)
+		requireUnreadable := func(t *testing.T, id, provider string) {
+			t.Helper()
+			for _, body := range []gen.FetchRequest{forKey(id), forCaller(token, provider)} {
+				reply := fetch(t, dp, body)
+				requireRefused(t, reply, http.StatusInternalServerError, "internal")
+				r := s.records(acme, web)[0]
+				require.Equal(t, []any{models.OutcomeDenied, "unreadable", id}, []any{r.Decision, r.Reason, r.KeyID})
+				require.Equal(t, reply.HTTPResponse.Header.Get("X-Request-Id"), r.RequestID)
+				require.Contains(t, s.Evidence.Log(), "key is unreadable")
+			}
+		}
+		t.Run("another key's envelope", func(t *testing.T) {
+			key, from := s.shared("openai"), s.shared("mistral")
+			s.exec(t, `UPDATE ai_keys SET envelope = (SELECT envelope FROM ai_keys WHERE id = $1) WHERE id = $2`, from.ID, key.ID)
+			requireUnreadable(t, key.ID, "openai")
+		})
+		t.Run("a row of another provider", func(t *testing.T) {
+			key := s.shared("cohere")
+			s.exec(t, `UPDATE ai_keys SET provider = 'deepseek' WHERE id = $1`, key.ID)
+			requireUnreadable(t, key.ID, "deepseek")
+		})
+		t.Run("a row of a provider that is none", func(t *testing.T) {
+			key := s.shared("groq")
+			s.exec(t, `UPDATE ai_keys SET provider = 'nonesuch' WHERE id = $1`, key.ID)
+			requireRefused(t, fetch(t, dp, forKey(key.ID)), http.StatusInternalServerError, "internal")
+		})
+		t.Run("no envelope", func(t *testing.T) {
+			key := s.shared("together")
+			s.exec(t, `UPDATE ai_keys SET envelope = $1 WHERE id = $2`, []byte("garbage"), key.ID)
+			requireUnreadable(t, key.ID, "together")
+		})
+		t.Run("a credential that would lead elsewhere", func(t *testing.T) {
+			secret := s.Secret()
+			key := s.public.As(owner).Register(t, pub.RegisterRequest{
+				Provider: "azure_openai", Name: "n", Secret: gensecret.New(`{"resource":"r","api_key":"` + secret + `"}`),
+			})
+			evil := `{"resource":"evil.example/","api_key":"` + secret + `"}`
+			sealed, err := s.public.Sealer.Seal(t.Context(), sealer.Binding{
+				CustomerID: acme, ProjectID: web, KeyID: key.ID, Provider: "azure_openai", Version: 1,
+			}, sealer.NewSecret([]byte(evil)))
+			require.NoError(t, err)
+			s.exec(t, `UPDATE ai_keys SET envelope = $1 WHERE id = $2`, sealed.Bytes, key.ID)
+			requireUnreadable(t, key.ID, "azure_openai")
+		})
+	})
+}
+
+func TestFetchWithoutSealer(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		backend, ok := s.public.Sealer.(*sealertest.Unavailable)
+		require.True(t, ok)
+		backend.SetAvailable(true)
+		dp, key := s.dataPlane(), s.shared("openai")
+		backend.SetAvailable(false)
+		requireRefused(t, fetch(t, dp, forUser(web, member, "openai")), http.StatusServiceUnavailable, "unavailable")
+		require.Equal(t, "failed", s.records(acme, web)[0].Reason)
+		backend.SetAvailable(true)
+		requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
+	}, func(o *options) { o.sealer = sealertest.NewUnavailable(secretstest.Backend(t)) })
+}
+
+// failingSessions are sessions that can't be opened now.
+type failingSessions struct {
+	auth.Sessions
+	reason *error
+}
+
+func (f failingSessions) Authenticate(context.Context, string) (auth.Principal, error) {
+	return auth.Principal{}, fmt.Errorf("authenticate: %w", *f.reason)
+}
+
+func TestUnverifiableCallerIsNotRefused(t *testing.T) {
+	var reason error
+	s := start(t, "sqlite", options{config: func(cfg *dataplane.Config) { cfg.Sessions = failingSessions{cfg.Sessions, &reason} }})
+	dp, key := s.dataPlane(), s.shared("openai")
+	for status, reasons := range map[int][]error{
+		http.StatusServiceUnavailable:  {auth.ErrIssuerUnavailable, models.ErrUnavailable},
+		http.StatusInternalServerError: {errors.New("unforeseen")},
+	} {
+		for _, reason = range reasons {
+			require.Equal(t, status, fetch(t, dp, forCaller(s.credential(member), "openai")).StatusCode(), reason)
+			requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
+		}
+	}
+}
+
+// FuzzFetchBody checks that for every body the answer is documented, is not a 5xx, repeats no credential, and holds a key only if a strict parser finds a
+// request for it in the body. In a body, SECRET stands for text that must not be repeated, TOKEN for a valid credential, and KEY
+// for a key's id.
+func FuzzFetchBody(f *testing.F) {
+	for _, seed := range []string{
+		`{"credential":"TOKEN","provider":"openai"}`, `{"credential":"TOKEN","project_id":"web","provider":"openai"}`,
+		`{"Credential":"TOKEN","provider":"openai"}`, `{"credential":"SECRET","provider":"SECRET"}`, `{"key_id":"KEY"}`,
+		`{"customer_id":"acme","project_id":"web","provider":"openai","user_id":"mia"}`,
+		`{"customer_id":"globex","project_id":"web","provider":"openai"}`, `{"key_id":"KEY","key_id":"SECRET"}`,
+		`{"key_id":"KEY","provider":"openai"}`, `{"credential":"TOKEN","provider":"openai","customer_id":null}`,
+		`{"credential":"TOKEN","provider":"openai"}{"key_id":"KEY"}`, `{"SECRET":1}`, "null", "[]", `"SECRET"`, "", "{", `{"credential":"\u0000"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	s := start(f, "sqlite", options{})
+	dp, key, token := s.dataPlane(serving(acme)), s.shared("openai"), s.public.As(member).Token
+	f.Fuzz(func(t *testing.T, body []byte) {
+		secret := s.Secret()
+		sent := bytes.ReplaceAll(body, []byte("SECRET"), []byte(secret))
+		sent = bytes.ReplaceAll(sent, []byte("TOKEN"), []byte(token))
+		sent = bytes.ReplaceAll(sent, []byte("KEY"), []byte(key.ID))
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/fetch", bytes.NewReader(sent))
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+dp.token)
+		recorder := httptest.NewRecorder()
+		s.Handler.ServeHTTP(recorder, req.Clone(t.Context()))
+		resp := recorder.Result()
+		require.NoError(t, resp.Body.Close())
+		require.Empty(t, contract().Complaints(req, resp, recorder.Body.Bytes()))
+		require.Less(t, resp.StatusCode, http.StatusInternalServerError)
+		require.Empty(t, aikeystest.FindIn([]byte(s.Evidence.Log()), secret), "in the log")
+		require.Empty(t, aikeystest.FindIn(recorder.Body.Bytes(), secret), "in the reply")
+		if resp.StatusCode == http.StatusOK {
+			var read struct {
+				Credential, Provider string
+				CustomerID           string `json:"customer_id"`
+				ProjectID            string `json:"project_id"`
+				UserID               string `json:"user_id"`
+				KeyID                string `json:"key_id"`
+			}
+			decoder := json.NewDecoder(bytes.NewReader(sent))
+			decoder.DisallowUnknownFields()
+			require.NoError(t, decoder.Decode(&read))
+			require.True(t, read.KeyID == key.ID || read.Provider == "openai")
+			require.True(t, read.KeyID != "" || read.Credential == token || read.CustomerID == acme)
+		}
+		s.Evidence.Forget()
+	})
+}
+
+// Of all combinations of fields, exactly those that the document's text allows are accepted.
+func TestFetchIdentifiesKeyInOneMode(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp, key := s.dataPlane(), s.shared("openai")
+	const names = 6
+	for mask := range 1 << names {
+		var given []string
+		has := func(i int) bool { return mask&(1<<i) != 0 }
+		body := gen.FetchRequest{}
+		set := func(i int, name string, to **string, value string) {
+			if has(i) {
+				*to, given = &value, append(given, name)
+			}
+		}
+		if has(0) {
+			body.Credential, given = new(gensecret.New(s.credential(member))), append(given, "credential")
+		}
+		set(1, "customer_id", &body.CustomerID, acme)
+		set(2, "project_id", &body.ProjectID, web)
+		set(3, "user_id", &body.UserID, member)
+		set(4, "provider", &body.Provider, "openai")
+		set(5, "key_id", &body.KeyID, key.ID)
+		text := strings.Join(given, " ")
+		switch text {
+		case "credential provider", "credential project_id provider", "customer_id project_id provider",
+			"customer_id project_id user_id provider", "key_id":
+			require.Equal(t, http.StatusOK, fetch(t, dp, body).StatusCode(), text)
+			continue
+		}
+		doc := requireRefused(t, fetch(t, dp, body), http.StatusBadRequest, "invalid-argument")
+		require.NotEmpty(t, doc.Errors, text)
+		for _, field := range doc.Errors {
+			require.Contains(t, []string{"body", "customer_id", "project_id", "user_id", "provider", "key_id"}, field.Field, text)
+		}
+	}
+	doc := requireRefused(t, fetch(t, dp, forUser(web, member, "nonesuch")), http.StatusBadRequest, "invalid-argument")
+	require.Equal(t, "provider", doc.Errors[0].Field)
+	allowed := 0
+	for _, r := range s.records(acme, web) {
+		require.Equal(t, models.OutcomeAllowed, r.Decision)
+		allowed++
+	}
+	require.Equal(t, 5, allowed, "a refused body leaves no record")
+}
+
+// A field that becomes secret, or ceases to be, has to be added to or removed from this list, where a reviewer sees it.
+func TestSecretFieldsOfDocument(t *testing.T) {
+	var walk func(ref *openapi3.SchemaRef, secret func(path string)) // calls secret with the path of each secret schema within ref
+	walk = func(ref *openapi3.SchemaRef, secret func(path string)) {
+		if marked, _ := ref.Value.Extensions["x-secret"].(bool); marked {
+			secret("")
+		}
+		for name, property := range ref.Value.Properties {
+			walk(property, func(path string) { secret("." + name + path) })
+		}
+		if ref.Value.Items != nil {
+			walk(ref.Value.Items, func(path string) { secret("[]" + path) })
+		}
+	}
+	var found []string
+	for _, item := range contract().Doc.Paths.Map() {
+		for _, op := range item.Operations() {
+			if op.RequestBody != nil {
+				walk(op.RequestBody.Value.Content["application/json"].Schema, func(path string) {
+					found = append(found, "request "+op.OperationID+path)
+				})
+			}
+			for _, ref := range slices.Concat(item.Parameters, op.Parameters) {
+				walk(ref.Value.Schema, func(string) { found = append(found, "parameter "+op.OperationID+" "+ref.Value.Name) })
+			}
+			for status, response := range op.Responses.Map() {
+				for _, media := range response.Value.Content {
+					walk(media.Schema, func(path string) { found = append(found, "response "+op.OperationID+" "+status+path) })
+				}
+			}
+		}
+	}
+	slices.Sort(found)
+	require.Equal(t, []string{"request fetchKey.credential", "response fetchKey 200.secret"}, found)
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	const plain = "sk-0123456789abcdef"
+	credential := gensecret.New(plain)
+	for name, value := range map[string]any{
+		"request": gen.FetchRequest{Credential: &credential}, "response": gen.FetchResponse{Secret: gensecret.New(plain)},
+		"reply": gen.FetchKey200JSONResponse{Secret: gensecret.New(plain)},
+	} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			require.Empty(t, aikeystest.FindIn(fmt.Appendf(nil, verb, value), plain), "%s %s", name, verb)
+		}
+	}
+	text, err := json.Marshal(gen.FetchKey200JSONResponse{Secret: gensecret.New(plain)})
+	require.NoError(t, err)
+	require.Contains(t, string(text), plain, "but it is encoded")
+}
+
+// Sends secrets through every kind of answer. The fixture searches everything else for them when the service ends.
+func TestSealingSecretsAppearOnlyInFetchAnswers(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, limited := s.dataPlane(), s.dataPlane(serving(globex))
+		key, mine := s.shared("openai"), s.own(member, "openai")
+		token := s.credential(member)
+		for _, body := range []gen.FetchRequest{forCaller(token, "openai"), forKey(key.ID), forUser(web, member, "openai")} {
+			require.Equal(t, http.StatusOK, fetch(t, dp, body).StatusCode())
+			require.Equal(t, http.StatusForbidden, fetch(t, limited, body).StatusCode())
+		}
+		s.public.As(member).RevokeKey(t, mine.ID)
+		require.Equal(t, http.StatusForbidden, fetch(t, dp, forKey(mine.ID)).StatusCode())
+		strange := s.Secret()
+		for _, body := range []string{
+			`{"credential":"` + strange + `","provider":"openai"}`, `{"credential":"` + strange + `","provider":"` + strange + `"}`,
+			`{"credential":"` + strange + `"`, `{"credential":["` + strange + `"],"provider":"openai"}`, `{"` + strange + `":1}`,
+			`{"customer_id":"` + strange + `","project_id":"` + strange + `","user_id":"` + strange + `","provider":"openai"}`,
+			`{"key_id":"byok_` + strange + `"}`, `{"credential":"` + strings.Repeat(strange, 300) + `","provider":"openai"}`,
+			`{"credential":"` + strange + `","credential":"x","provider":"openai"}`,
+		} {
+			status := s.send(t, dp.token, operation{http.MethodPost, "/v1/fetch", body}).StatusCode()
+			require.True(t, status >= 400 && status < 500, "%d", status)
+		}
+		s.exec(t, `UPDATE ai_keys SET provider = 'deepseek' WHERE id = $1`, key.ID)
+		require.Equal(t, http.StatusInternalServerError, fetch(t, dp, forKey(key.ID)).StatusCode())
+		require.Contains(t, s.Evidence.Log(), `"operation":"fetchKey","status":500`)
+		require.NotContains(t, s.Evidence.Log(), "/v1/")
+	})
+}
+
+// hookedSealer is a sealer that calls opened with each secret that it has opened for a fetch.
+type hookedSealer struct {
+	sealer.Sealer
+	opened func(sealer.Secret)
+}
+
+func (h hookedSealer) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
+	plain, err := h.Sealer.Open(ctx, binding, envelope)
+	if err == nil && binding != keysetcheck.Binding() {
+		h.opened(plain)
+	}
+	return plain, err
+}
+
+func TestPanicDoesNotRevealSecret(t *testing.T) {
+	s := start(t, "sqlite", options{sealer: hookedSealer{secretstest.Backend(t), func(plain sealer.Secret) { panic(string(plain.Reveal())) }}})
+	dp := s.dataPlane()
+	s.shared("openai")
+	requireRefused(t, fetch(t, dp, forUser(web, member, "openai")), http.StatusInternalServerError, "internal")
+	require.Contains(t, s.Evidence.Log(), "hookedSealer.Open", "where it happened")
+}
+
+func TestSealingOpenedSecretIsWiped(t *testing.T) {
+	opened := make(chan sealer.Secret, 1)
+	s := start(t, "sqlite", options{sealer: hookedSealer{secretstest.Backend(t), func(plain sealer.Secret) { opened <- plain }}})
+	dp, key := s.dataPlane(), s.shared("openai")
+	requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
+	require.Zero(t, (<-opened).Len())
+}
+
+// The log names a data plane by its id, and nothing names a caller's key.
+func TestLoggedFieldsOfFetch(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp, key := s.dataPlane(func(d *models.DataPlane) { d.Name = "the-name-of-the-edge" }), s.shared("openai")
+	reply := fetch(t, dp, forCaller(s.credential(member), "openai"))
+	requireKey(t, reply, key, "project_key")
+	lines := s.Evidence.Lines(reply.HTTPResponse.Header.Get("X-Request-Id"))
+	require.Len(t, lines, 1)
+	for name := range lines[0] {
+		require.Contains(t, []string{"time", "level", "msg", "request_id", "operation", "status", "took", "source_ip",
+			"data_plane_id"}, name)
+	}
+	require.Equal(t, dp.ID, lines[0]["data_plane_id"])
+	require.NotContains(t, s.Evidence.Log(), "the-name-of-the-edge")
+}
+
+// What a data plane's fence stands on: however a revocation and fetches overlap, an answer that has the key says that it is
+// from before. That goes for a key that serves in place of a bad one, too, which a second statement finds.
+func TestAsOfExcludesRevocationOfFetchedKey(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		s.setPolicy(pub.PolicyRequest{OnBadKey: new(pub.OnBadKey("next_key"))})
+		key, bad := s.shared("openai"), s.shared("openai")
+		report(t, dp, bad.ID, true, 0)
+		requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "next_key")
+		var (
+			mu   sync.Mutex
+			held []string // the positions of answers that have the key
+			wg   sync.WaitGroup
+		)
+		const askers = 4
+		asking := make(chan struct{}, askers)
+		for i := range askers {
+			body := []gen.FetchRequest{forUser(web, member, "openai"), forKey(key.ID)}[i%2]
+			wg.Go(func() {
+				for round := 0; ; round++ {
+					if round == 3 {
+						asking <- struct{}{}
+					}
+					reply, err := dp.FetchKeyWithResponse(t.Context(), body)
+					if err != nil || reply.JSON200 == nil || reply.JSON200.KeyID != key.ID {
+						return // revoked
+					}
+					mu.Lock()
+					held = append(held, reply.JSON200.AsOf)
+					mu.Unlock()
+				}
+			})
+		}
+		for range askers {
+			<-asking
+		}
+		s.public.As(owner).RevokeKey(t, key.ID)
+		wg.Wait()
+		tx := s.row(key.ID).RevocationTx
+		require.GreaterOrEqual(t, len(held), 3*askers)
+		for _, text := range held {
+			at, err := position.Parse(text)
+			require.NoError(t, err)
+			require.False(t, at.Contains(tx), text)
+		}
+		requireRefused(t, fetch(t, dp, forKey(key.ID)), http.StatusForbidden, "key-revoked")
+	})
+}
+
+func TestFetchedKeyByPolicyAndRegisteredKeys(t *testing.T) {
+	table := map[pub.UserKeys]map[string]string{ // :: policy → keys there are → reason
+		"allow":   {"none": "no_key", "project": "project_key", "own": "user_key", "both": "user_key"},
+		"require": {"none": "user_key_required", "project": "user_key_required", "own": "user_key", "both": "user_key"},
+		"forbid":  {"none": "no_key", "project": "user_keys_forbidden", "own": "no_key", "both": "user_keys_forbidden"},
+	}
+	// Each presence of keys has a provider to itself.
+	providers := map[string]string{"none": "openai", "project": "deepseek", "own": "mistral", "both": "cohere"}
+	each(t, func(t *testing.T, s *service) {
+		dp, token := s.dataPlane(), s.credential(member)
+		projects := map[string]held{"project": s.shared("deepseek"), "both": s.shared("cohere")}
+		own := map[string]held{"own": s.own(member, "mistral"), "both": s.own(member, "cohere")}
+		for _, provider := range providers { // which serve nobody but their users
+			s.own(other, provider)
+			s.own(owner, provider)
+		}
+		for policy, row := range table {
+			s.setPolicy(pub.PolicyRequest{UserKeys: &policy})
+			for presence, reason := range row {
+				t.Run(string(policy)+", keys: "+presence, func(t *testing.T) {
+					reply := fetch(t, dp, forCaller(token, providers[presence]))
+					switch reason {
+					case "no_key":
+						requireRefused(t, reply, http.StatusNotFound, "no-key")
+					case "user_key_required":
+						requireRefused(t, reply, http.StatusNotFound, "user-key-required")
+					case "user_key":
+						requireKey(t, reply, own[presence], reason)
+					default:
+						requireKey(t, reply, projects[presence], reason)
+					}
+				})
+			}
+		}
+	})
+}
+
+func TestBadKeyByPolicy(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		project, older, newest := s.shared("openai"), s.own(member, "openai"), s.own(member, "openai")
+		ask := func() answeredBy { return fetched(t, s, dp, member, "openai") }
+		nextKey := pub.OnBadKey("next_key")
+		report(t, dp, newest.ID, true, time.Second)
+		require.Equal(t, answeredBy{newest.ID, "user_key"}, ask(), "fail is the default")
+		s.setPolicy(pub.PolicyRequest{OnBadKey: &nextKey})
+		require.Equal(t, answeredBy{older.ID, "next_key"}, ask())
+		report(t, dp, older.ID, true, 0)
+		require.Equal(t, answeredBy{project.ID, "next_key"}, ask())
+		report(t, dp, project.ID, true, 0)
+		require.Equal(t, answeredBy{newest.ID, "user_key"}, ask(), "where all are bad, the first serves after all")
+		report(t, dp, older.ID, false, 0)
+		require.Equal(t, answeredBy{older.ID, "next_key"}, ask(), "used with success, it is bad no longer")
+		report(t, dp, newest.ID, true, 6*time.Minute)
+		require.Equal(t, answeredBy{older.ID, "next_key"}, ask(), "an older report takes nothing back")
+	})
+}
+
+// answeredBy is which key serves, empty for none, and why.
+type answeredBy struct{ keyID, reason string }
+
+// fetched fetches for a user by their credential and by their name, which must do the same.
+func fetched(t *testing.T, s *service, dp *dataPlane, user, provider string) answeredBy {
+	t.Helper()
+	byName, byToken := fetch(t, dp, forUser(web, user, provider)), fetch(t, dp, forCaller(s.credential(user), provider))
+	require.Equal(t, byName.StatusCode(), byToken.StatusCode())
+	if byName.JSON200 == nil {
+		require.Equal(t, http.StatusNotFound, byName.StatusCode(), "%s", byName.Body)
+		return answeredBy{"", s.records(acme, web)[0].Reason}
+	}
+	require.Equal(t, byName.JSON200.KeyID, byToken.JSON200.KeyID)
+	require.Equal(t, byName.JSON200.Reason, byToken.JSON200.Reason)
+	return answeredBy{byName.JSON200.KeyID, byName.JSON200.Reason}
+}
+
+// Over many states at random: the public dry run says what a fetch then does.
+func TestResolveAgreesWithFetch(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		seed := uint64(time.Now().UnixNano())
+		t.Log("seed", seed)
+		random := rand.New(rand.NewPCG(seed, 0))
+		providers := []string{"openai", "mistral"}
+		var active []pub.Key
+		step := func() []pub.Key { // changes the project a little, and returns the keys that are active then
+			provider := providers[random.IntN(len(providers))]
+			if len(active) > 0 && random.IntN(3) > 0 {
+				i := random.IntN(len(active))
+				switch random.IntN(5) {
+				case 0:
+					user := owner
+					if active[i].UserScope {
+						user = active[i].CreatedBy
+					}
+					s.public.As(user).RevokeKey(t, active[i].ID)
+					return append(active[:i:i], active[i+1:]...)
+				default:
+					report(t, dp, active[i].ID, random.IntN(3) > 0, time.Duration(random.IntN(1000))*time.Millisecond)
+					return active
+				}
+			}
+			switch random.IntN(5) {
+			case 0:
+				return append(active, s.shared(provider).Key)
+			case 1:
+				return append(active, s.own(member, provider).Key)
+			case 2:
+				return append(active, s.own(owner, provider).Key)
+			default:
+				userKeys := []pub.UserKeys{"allow", "allow", "require", "forbid"}[random.IntN(4)]
+				onBad := []pub.OnBadKey{"fail", "next_key", "next_key"}[random.IntN(3)]
+				s.setPolicy(pub.PolicyRequest{UserKeys: &userKeys, OnBadKey: &onBad})
+				return active
+			}
+		}
+		seen := map[string]int{}
+		const steps, enough, most = 25, 4, 500
+		for i := 0; i < steps || len(seen) < enough && i < most; i++ {
+			active = step()
+			for _, user := range []string{owner, member} {
+				for _, provider := range providers {
+					resolved, err := s.public.As(user).ResolveKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self,
+						&pub.ResolveKeyParams{Provider: provider})
+					require.NoError(t, err)
+					require.Equal(t, http.StatusOK, resolved.StatusCode())
+					want := answeredBy{reason: resolved.JSON200.Reason}
+					if resolved.JSON200.Key != nil {
+						want.keyID = resolved.JSON200.Key.ID
+					}
+					require.Equal(t, want, fetched(t, s, dp, user, provider))
+					seen[want.reason]++
+				}
+			}
+		}
+		require.GreaterOrEqual(t, len(seen), enough, "the states differ: %v", seen)
+	})
 }

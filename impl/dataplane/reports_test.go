@@ -2,6 +2,7 @@ package dataplane_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,6 @@ import (
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
-	gensecret "github.com/agentrouter/aikeys/internal/secret"
 )
 
 // key returns what the public API tells a user of a key.
@@ -23,28 +23,14 @@ func (s *service) key(t *testing.T, user, id string) pub.Key {
 	return reply.JSON200.Key
 }
 
-// failing returns the key.failing events that a user may read.
-func (s *service) failing(t *testing.T, user string) []pub.Event {
-	t.Helper()
-	reply, err := s.public.As(user).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
-	require.NoError(t, err)
-	var found []pub.Event
-	for _, e := range reply.JSON200.Events {
-		if e.Type == "key.failing" {
-			found = append(found, e)
-		}
-	}
-	return found
-}
-
-func TestAReportShowsInTheKeysMetadata(t *testing.T) {
+func TestReportShowsInKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, used, failed := s.dataPlane(), s.shared("openai"), s.shared("mistral")
 		require.Nil(t, s.key(t, member, used.ID).LastUsedAt)
 		now := time.Now()
 		reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{
-			{KeyID: used.ID, UsedMsAgo: ptr(10_000)},
-			{KeyID: failed.ID, UsedMsAgo: ptr(60_000), FailedMsAgo: ptr(2_000), FailureStatus: ptr(http.StatusForbidden)},
+			{KeyID: used.ID, UsedMsAgo: new(10_000)},
+			{KeyID: failed.ID, UsedMsAgo: new(60_000), FailedMsAgo: new(2_000), FailureStatus: new(http.StatusForbidden)},
 		}})
 		require.NoError(t, err)
 		require.Equal(t, http.StatusNoContent, reply.StatusCode())
@@ -59,13 +45,13 @@ func TestAReportShowsInTheKeysMetadata(t *testing.T) {
 }
 
 // Whole numbers from a million on were refused once, with no word of what was wrong with them.
-func TestReportsOfWhatWasUpToADayAgoAreTaken(t *testing.T) {
+func TestReportsUpToADayOld(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp := s.dataPlane()
 	for _, ago := range []time.Duration{999_999 * time.Millisecond, 1_000_000 * time.Millisecond, 24 * time.Hour} {
 		key, ms := s.shared("openai"), int(ago.Milliseconds())
 		reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{
-			{KeyID: key.ID, UsedMsAgo: &ms, FailedMsAgo: &ms, FailureStatus: ptr(http.StatusForbidden)},
+			{KeyID: key.ID, UsedMsAgo: &ms, FailedMsAgo: &ms, FailureStatus: new(http.StatusForbidden)},
 		}})
 		require.NoError(t, err)
 		require.Equal(t, http.StatusNoContent, reply.StatusCode(), "%s ago", ago)
@@ -75,18 +61,23 @@ func TestReportsOfWhatWasUpToADayAgoAreTaken(t *testing.T) {
 	}
 }
 
-func TestAKeyThatBeginsToFailIsAnEventOfItsReaders(t *testing.T) {
+func TestFailingKeyEvents(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, project, mine := s.dataPlane(), s.shared("openai"), s.own(member, "openai")
+		failing := func(user string) []pub.Event { // those events that the user may read
+			reply, err := s.public.As(user).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
+			require.NoError(t, err)
+			return slices.DeleteFunc(reply.JSON200.Events, func(e pub.Event) bool { return e.Type != "key.failing" })
+		}
 		for range 2 { // failing on is no news
 			report(t, dp, project.ID, true, 0)
 			report(t, dp, mine.ID, true, 0)
 		}
-		require.Len(t, s.failing(t, other), 1, "of the project's key")
-		events := s.failing(t, member)
+		require.Len(t, failing(other), 1, "of the project's key")
+		events := failing(member)
 		require.Len(t, events, 2)
 		for _, e := range events {
-			require.Equal(t, pub.Actor{UserID: dp.id, Method: "data_plane"}, e.Actor)
+			require.Equal(t, pub.Actor{UserID: dp.ID, Method: "data_plane"}, e.Actor)
 			require.Equal(t, "openai", *e.Provider)
 			require.Equal(t, "allowed", e.Outcome)
 			require.Equal(t, "127.0.0.1", e.SourceIP)
@@ -95,19 +86,18 @@ func TestAKeyThatBeginsToFailIsAnEventOfItsReaders(t *testing.T) {
 		require.ElementsMatch(t, []string{project.ID, mine.ID}, []string{*events[0].KeyID, *events[1].KeyID})
 		report(t, dp, project.ID, false, 0)
 		report(t, dp, project.ID, true, 0)
-		require.Len(t, s.failing(t, other), 2, "it had recovered in between")
+		require.Len(t, failing(other), 2, "it had recovered in between")
 	})
 }
 
-func TestAReportPassesOverWhatTheDataPlaneMayNotServe(t *testing.T) {
+func TestReportOfUnservedCustomer(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, ours := s.dataPlane(serving(acme)), s.shared("openai")
 		globexOwner := s.public.Session(globex, web, owner)
-		theirs := s.registerAs(globexOwner, pub.RegisterRequest{Provider: "openai", Name: "n", Secret: gensecret.New(s.marked())})
-		const absent = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"
+		theirs := s.register(globexOwner, "openai", false)
 		var keys []gen.KeyReport
 		for _, id := range []string{theirs.ID, absent, ours.ID} {
-			keys = append(keys, gen.KeyReport{KeyID: id, FailedMsAgo: ptr(0), FailureStatus: ptr(401)})
+			keys = append(keys, gen.KeyReport{KeyID: id, FailedMsAgo: new(0), FailureStatus: new(401)})
 		}
 		reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: keys})
 		require.NoError(t, err)
@@ -119,7 +109,7 @@ func TestAReportPassesOverWhatTheDataPlaneMayNotServe(t *testing.T) {
 	})
 }
 
-func TestAReportThatMakesNoSenseIsRefused(t *testing.T) {
+func TestInvalidReports(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp, key := s.dataPlane(), s.shared("openai")
 	for name, keys := range map[string]string{
@@ -135,7 +125,7 @@ func TestAReportThatMakesNoSenseIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			body := `{"keys":[` + strings.ReplaceAll(keys, "ID", key.ID) + `]}`
-			got := s.send(t, http.MethodPost, "/v1/reports", dp.token, body)
+			got := s.send(t, dp.token, operation{http.MethodPost, "/v1/reports", body})
 			doc := requireRefused(t, got, http.StatusBadRequest, "invalid-argument")
 			require.Contains(t, doc.Errors[0].Field, "keys")
 		})
