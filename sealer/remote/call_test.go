@@ -356,7 +356,7 @@ func TestEarlyAnswer(t *testing.T) {
 		}
 	}()
 	client := early.client(t)
-	for range 50 {
+	for range 15 {
 		_, err := client.Seal(t.Context(), exampleBinding(), sealer.NewSecret(make([]byte, sealer.MaxSecretLen)))
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 	}
