@@ -13,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/rewrap"
-	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/impl/telemetry/tracing"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
@@ -167,7 +167,7 @@ func (c *checker) close() {
 
 // settings checks the variables that are not ours. Loading the settings has checked ours.
 func (c *checker) settings(context.Context) (string, error) {
-	if _, err := telemetry.Endpoint(c.Getenv); err != nil {
+	if _, err := tracing.Endpoint(c.Getenv); err != nil {
 		return "", err
 	}
 	return "public API on " + c.cfg.Listen + ", data-plane API on " + c.cfg.DataplaneListen + ", ops on " + c.cfg.OpsListen, nil

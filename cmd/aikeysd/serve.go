@@ -14,7 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
-	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/impl/telemetry/tracing"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/database"
@@ -73,7 +73,7 @@ type service struct {
 
 	publicListener, dataplaneListener, opsListener net.Listener
 
-	traces              *telemetry.Provider // nil exports none
+	traces              *tracing.Provider // nil exports none
 	sealer              sealer.Sealer
 	madeKeyset          bool // the keyset file was missing, so a new keyset was made
 	store               *models.Store
@@ -117,14 +117,14 @@ func (s *service) listen(ctx context.Context) (err error) {
 
 // openTraces starts the export of traces if the environment asks for it.
 func (s *service) openTraces(ctx context.Context) error {
-	endpoint, err := telemetry.Endpoint(s.getenv)
+	endpoint, err := tracing.Endpoint(s.getenv)
 	if err != nil {
 		return cli.Usagef("%s", err)
 	}
 	if endpoint == "" {
 		return nil
 	}
-	s.traces, err = telemetry.New(ctx, telemetry.Config{Endpoint: endpoint, Service: "aikeysd", Version: cli.Version(), Log: s.log})
+	s.traces, err = tracing.New(ctx, tracing.Config{Endpoint: endpoint, Service: "aikeysd", Version: cli.Version(), Log: s.log})
 	if err != nil {
 		return err
 	}

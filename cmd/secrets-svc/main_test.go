@@ -191,7 +191,7 @@ func requireOpens(t *testing.T, s sealer.Sealer, envelope []byte) {
 // The program that holds the key-encryption keys must link no database driver, no ORM, and no code of sessions. Package
 // database/sql itself comes with the metrics, and does nothing without a driver.
 func TestNoDatabaseIsLinked(t *testing.T) {
-	forbidden := regexp.MustCompile(`gorm|jackc/|sqlite|lib/pq|go-oidc|golang-jwt|go-jose` +
+	forbidden := regexp.MustCompile(`gorm|jackc/|sqlite|lib/pq|go-oidc|golang-jwt|go-jose|/otlp` +
 		`|^github\.com/agentrouter/aikeys/(models|impl/(auth|feed|aikeys|dataplane))(/|$)`)
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	require.NoError(t, err)
@@ -202,7 +202,7 @@ func TestNoDatabaseIsLinked(t *testing.T) {
 	}
 	for _, example := range []string{
 		"gorm.io/gorm", "github.com/jackc/pgx/v5", "modernc.org/sqlite", "github.com/agentrouter/aikeys/models",
-		"github.com/agentrouter/aikeys/impl/auth", "github.com/agentrouter/aikeys/impl/feed",
+		"github.com/agentrouter/aikeys/impl/auth", "github.com/agentrouter/aikeys/impl/feed", "go.opentelemetry.io/otel/exporters/otlp/otlptrace",
 	} {
 		require.True(t, forbidden.MatchString(example), example)
 	}

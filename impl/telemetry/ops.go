@@ -1,7 +1,6 @@
 // Package telemetry shows operators how the service is doing. It serves liveness, readiness and metrics on a listener of its
-// own, without authentication: fixed words, counts and times, nothing secret. It exports spans by OTLP over HTTP if the
-// standard OTEL_* variables name a collector. It holds no global state. It may import models, impl/httpapi and
-// impl/auth.
+// own, without authentication: fixed words, counts and times, nothing secret. It holds no global state. It may import
+// internal/lifecycle.
 package telemetry
 
 import (

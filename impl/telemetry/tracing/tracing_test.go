@@ -1,4 +1,4 @@
-package telemetry_test
+package tracing
 
 import (
 	"bytes"
@@ -13,8 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/agentrouter/aikeys/impl/telemetry"
 )
 
 func TestEndpoint(t *testing.T) {
@@ -35,7 +33,7 @@ func TestEndpoint(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			endpoint, err := telemetry.Endpoint(func(name string) string { return tc.env[name] })
+			endpoint, err := Endpoint(func(name string) string { return tc.env[name] })
 			if tc.fail != "" {
 				require.ErrorContains(t, err, tc.fail)
 				return
@@ -46,9 +44,9 @@ func TestEndpoint(t *testing.T) {
 	}
 }
 
-func newProvider(t *testing.T, endpoint string, log io.Writer) *telemetry.Provider {
+func newProvider(t *testing.T, endpoint string, log io.Writer) *Provider {
 	t.Helper()
-	provider, err := telemetry.New(t.Context(), telemetry.Config{
+	provider, err := New(t.Context(), Config{
 		Endpoint: endpoint, Service: "aikeysd", Version: "v1.2.3", Log: slog.New(slog.NewTextHandler(log, nil)),
 	})
 	require.NoError(t, err)
@@ -92,7 +90,7 @@ func TestCollectorFailureIsLoggedOnce(t *testing.T) {
 	send := func() {
 		_, span := provider.Tracer("test").Start(t.Context(), "listKeys")
 		span.End()
-		require.NoError(t, provider.Flush(t.Context()))
+		require.NoError(t, provider.sdk.ForceFlush(t.Context()))
 	}
 	send()
 	send()

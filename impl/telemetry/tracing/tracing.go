@@ -1,4 +1,6 @@
-package telemetry
+// Package tracing exports spans by OTLP over HTTP if the standard OTEL_* variables name a collector. It holds no global state.
+// It is apart from impl/telemetry so that secrets-svc, which has no traces, does not link the exporter.
+package tracing
 
 import (
 	"context"
