@@ -165,7 +165,7 @@ func (j *Job) readBack(ctx context.Context, c change) error {
 	case !same:
 		return nil // the key has a new secret, or was re-wrapped again
 	}
-	return j.checkSampleOpens(ctx, now)
+	return j.checkSameSecret(ctx, now, true)
 }
 
 func bindingOf(k models.Key) sealer.Binding {
@@ -204,48 +204,28 @@ func (j *Job) verify(ctx context.Context, changes []change) ([]change, error) {
 	return sound, nil
 }
 
-// checkSameSecret returns nil if both envelopes of a change hold the same secret, as far as that can be checked.
+// checkSameSecret returns nil if both envelopes of a change open to the same secret, or if only the data key was re-wrapped and
+// the change is no sample. The old envelope of a sample may not open at all: its ciphertext may be damaged, which a re-wrap
+// neither notices nor repairs, or the sealer may lack the right. The plaintexts are wiped.
 func (j *Job) checkSameSecret(ctx context.Context, c change, sample bool) error {
-	switch {
-	case !sealer.SamePayload(c.old, c.envelope.Bytes):
-		return j.checkOpensAlike(ctx, c)
-	case sample:
-		return j.checkSampleOpens(ctx, c)
-	}
-	return nil
-}
-
-// checkOpensAlike requires that both envelopes of a change open to the same secret. The plaintexts are wiped.
-func (j *Job) checkOpensAlike(ctx context.Context, c change) error {
-	before, err := j.open(ctx, c.binding, c.old)
-	if err != nil {
-		return fmt.Errorf("verify %s: open the old envelope: %w", c.name, err)
-	}
-	defer before.Wipe()
-	return j.checkOpensTo(ctx, c, before)
-}
-
-// checkSampleOpens is checkOpensAlike for an old envelope that may not open at all: its ciphertext may be damaged, which a
-// re-wrap neither notices nor repairs, or the sealer may lack the right.
-func (j *Job) checkSampleOpens(ctx context.Context, c change) error {
-	if j.cantOpen {
+	resealed := !sealer.SamePayload(c.old, c.envelope.Bytes)
+	if !resealed && (!sample || j.cantOpen) {
 		return nil
 	}
 	before, err := j.open(ctx, c.binding, c.old)
-	if err != nil {
+	switch {
+	case err != nil && resealed:
+		return fmt.Errorf("verify %s: open the old envelope: %w", c.name, err)
+	case err != nil:
 		j.cantOpen = !isUnreadable(err)
 		return ctx.Err()
 	}
 	defer before.Wipe()
-	return j.checkOpensTo(ctx, c, before)
-}
-
-func (j *Job) checkOpensTo(ctx context.Context, c change, before sealer.Secret) error {
 	after, err := j.open(ctx, c.binding, c.envelope.Bytes)
-	if isUnreadable(err) {
+	switch {
+	case isUnreadable(err):
 		return fmt.Errorf("%w: %s: %w", ErrUnsound, c.name, err)
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("verify %s: open the new envelope: %w", c.name, err)
 	}
 	defer after.Wipe()

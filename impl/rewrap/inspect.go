@@ -251,27 +251,22 @@ type Unreadable struct {
 	Reason string
 }
 
-// reasons returns the errors that mean that an envelope is unreadable until an operator repairs something.
-func reasons() []struct {
+// reasons are the errors that mean that an envelope is unreadable until an operator repairs something.
+var reasons = []struct {
 	err  error
 	text string
-} {
-	return []struct {
-		err  error
-		text string
-	}{
-		{sealer.ErrUnknownKEK, "its key-encryption key is unknown or retired"},
-		{sealer.ErrBinding, "it was changed, or belongs to another row"},
-		{sealer.ErrMalformed, "it is not an envelope"},
-		{sealer.ErrInvalidBinding, "its row has no valid ids"},
-		{sealer.ErrInvalidSecret, "what it holds is not a valid secret"},
-	}
+}{
+	{sealer.ErrUnknownKEK, "its key-encryption key is unknown or retired"},
+	{sealer.ErrBinding, "it was changed, or belongs to another row"},
+	{sealer.ErrMalformed, "it is not an envelope"},
+	{sealer.ErrInvalidBinding, "its row has no valid ids"},
+	{sealer.ErrInvalidSecret, "what it holds is not a valid secret"},
 }
 
 func isUnreadable(err error) bool { return reasonFor(err) != "" }
 
 func reasonFor(err error) string {
-	for _, r := range reasons() {
+	for _, r := range reasons {
 		if errors.Is(err, r.err) {
 			return r.text
 		}
@@ -284,10 +279,5 @@ func unreadableFor(k models.Key, err error) Unreadable {
 }
 
 func sortedByKey(unreadable map[string]Unreadable) []Unreadable {
-	all := make([]Unreadable, 0, len(unreadable))
-	for _, u := range unreadable {
-		all = append(all, u)
-	}
-	slices.SortFunc(all, func(a, b Unreadable) int { return cmp.Compare(a.KeyID, b.KeyID) })
-	return all
+	return slices.SortedFunc(maps.Values(unreadable), func(a, b Unreadable) int { return cmp.Compare(a.KeyID, b.KeyID) })
 }

@@ -19,19 +19,12 @@ const (
 )
 
 // RewrapAll implements sealer.BatchRewrapper, with one request per 256 envelopes.
-func (s *Sealer) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.Result, error) {
-	results, err := s.rewrapAll(ctx, items)
-	if err != nil {
-		return nil, fmt.Errorf("re-wrap: %w", err)
-	}
-	return results, nil
-}
-
-func (s *Sealer) rewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.Result, error) {
+func (s *Sealer) RewrapAll(ctx context.Context, items []sealer.Item) (results []sealer.Result, err error) {
+	defer wrap(&err, "re-wrap")
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	results := make([]sealer.Result, len(items))
+	results = make([]sealer.Result, len(items))
 	var next batch
 	for i, item := range items {
 		if err := checkItem(item); err != nil {

@@ -87,16 +87,8 @@ func (s *Sealer) Close() error {
 }
 
 // Seal implements sealer.Sealer. The parts of a binding must be UTF-8: it travels as JSON.
-func (s *Sealer) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
-	envelope, err := s.seal(ctx, binding, secret)
-	if err != nil {
-		return sealer.Envelope{}, fmt.Errorf("seal: %w", err)
-	}
-	s.primary.noteSealedWith(envelope.KEKID)
-	return envelope, nil
-}
-
-func (s *Sealer) seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
+func (s *Sealer) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (envelope sealer.Envelope, err error) {
+	defer wrap(&err, "seal")
 	if err := begin(ctx, binding); err != nil {
 		return sealer.Envelope{}, err
 	}
@@ -114,19 +106,15 @@ func (s *Sealer) seal(ctx context.Context, binding sealer.Binding, secret sealer
 	if err != nil {
 		return sealer.Envelope{}, err
 	}
-	return parseEnvelope(answer)
+	if envelope, err = parseEnvelope(answer); err == nil {
+		s.primary.noteSealedWith(envelope.KEKID)
+	}
+	return envelope, err
 }
 
 // Open implements sealer.Sealer. The service's audit log records each successful call.
-func (s *Sealer) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
-	secret, err := s.open(ctx, binding, envelope)
-	if err != nil {
-		return sealer.Secret{}, fmt.Errorf("open: %w", err)
-	}
-	return secret, nil
-}
-
-func (s *Sealer) open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
+func (s *Sealer) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (secret sealer.Secret, err error) {
+	defer wrap(&err, "open")
 	if err := begin(ctx, binding); err != nil {
 		return sealer.Secret{}, err
 	}
@@ -141,6 +129,13 @@ func (s *Sealer) open(ctx context.Context, binding sealer.Binding, envelope []by
 	}
 	defer clear(answer)
 	return parseSecret(answer)
+}
+
+// wrap names the operation that err is of, if it is an error.
+func wrap(err *error, operation string) {
+	if *err != nil {
+		*err = fmt.Errorf("%s: %w", operation, *err)
+	}
 }
 
 // Rewrap implements sealer.Sealer.

@@ -6,7 +6,6 @@ package sealertest
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -25,70 +24,32 @@ func New(t testing.TB) sealer.Sealer {
 	return backend
 }
 
-// Unavailable is a Sealer that fails like one whose backend cannot be reached: every method returns
-// sealer.ErrUnavailable, whatever it is asked. SetAvailable ends and resumes that, at any time and from any goroutine.
+// Unavailable is a Sealer that fails like one whose backend cannot be reached: every method returns sealer.ErrUnavailable,
+// whatever it is asked. SetAvailable ends and resumes that, at any time and from any goroutine.
 type Unavailable struct {
-	backend   sealer.Sealer
+	Fake
 	available atomic.Bool
 }
 
-var _ sealer.Sealer = (*Unavailable)(nil)
-
 // NewUnavailable returns an Unavailable that hands calls to backend while it is available, which at first it is not.
-func NewUnavailable(backend sealer.Sealer) *Unavailable { return &Unavailable{backend: backend} }
+func NewUnavailable(backend sealer.Sealer) *Unavailable {
+	u := &Unavailable{}
+	u.Fake = Fake{Sealer: backend, Before: func(ctx context.Context) error {
+		if err := ctx.Err(); err != nil || u.available.Load() {
+			return err
+		}
+		return sealer.ErrUnavailable
+	}}
+	return u
+}
 
 // SetAvailable lets calls through to the backend, or stops them.
 func (u *Unavailable) SetAvailable(available bool) { u.available.Store(available) }
 
-// Seal implements sealer.Sealer.
-func (u *Unavailable) Seal(
-	ctx context.Context, binding sealer.Binding, secret sealer.Secret,
-) (sealer.Envelope, error) {
-	if err := u.reach(ctx); err != nil {
-		return sealer.Envelope{}, fmt.Errorf("seal: %w", err)
-	}
-	return u.backend.Seal(ctx, binding, secret)
-}
-
-// Open implements sealer.Sealer.
-func (u *Unavailable) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
-	if err := u.reach(ctx); err != nil {
-		return sealer.Secret{}, fmt.Errorf("open: %w", err)
-	}
-	return u.backend.Open(ctx, binding, envelope)
-}
-
-// Rewrap implements sealer.Sealer.
-func (u *Unavailable) Rewrap(
-	ctx context.Context, binding sealer.Binding, envelope []byte,
-) (sealer.Envelope, error) {
-	if err := u.reach(ctx); err != nil {
-		return sealer.Envelope{}, fmt.Errorf("re-wrap: %w", err)
-	}
-	return u.backend.Rewrap(ctx, binding, envelope)
-}
-
-// PrimaryKEK implements sealer.Sealer.
-func (u *Unavailable) PrimaryKEK(ctx context.Context) (string, error) {
-	if err := u.reach(ctx); err != nil {
-		return "", fmt.Errorf("primary KEK: %w", err)
-	}
-	return u.backend.PrimaryKEK(ctx)
-}
-
-func (u *Unavailable) reach(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if !u.available.Load() {
-		return sealer.ErrUnavailable
-	}
-	return nil
-}
-
 // Fake is a Sealer of which a test replaces the methods that it sets.
 type Fake struct {
 	sealer.Sealer
+	Before     func(ctx context.Context) error // its error ends a call of any method; nil lets all calls through
 	SealFunc   func(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error)
 	OpenFunc   func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error)
 	RewrapFunc func(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error)
@@ -96,6 +57,9 @@ type Fake struct {
 
 // Seal implements sealer.Sealer.
 func (f Fake) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Secret) (sealer.Envelope, error) {
+	if err := f.before(ctx); err != nil {
+		return sealer.Envelope{}, err
+	}
 	if f.SealFunc != nil {
 		return f.SealFunc(ctx, binding, secret)
 	}
@@ -104,6 +68,9 @@ func (f Fake) Seal(ctx context.Context, binding sealer.Binding, secret sealer.Se
 
 // Open implements sealer.Sealer.
 func (f Fake) Open(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Secret, error) {
+	if err := f.before(ctx); err != nil {
+		return sealer.Secret{}, err
+	}
 	if f.OpenFunc != nil {
 		return f.OpenFunc(ctx, binding, envelope)
 	}
@@ -112,8 +79,26 @@ func (f Fake) Open(ctx context.Context, binding sealer.Binding, envelope []byte)
 
 // Rewrap implements sealer.Sealer.
 func (f Fake) Rewrap(ctx context.Context, binding sealer.Binding, envelope []byte) (sealer.Envelope, error) {
+	if err := f.before(ctx); err != nil {
+		return sealer.Envelope{}, err
+	}
 	if f.RewrapFunc != nil {
 		return f.RewrapFunc(ctx, binding, envelope)
 	}
 	return f.Sealer.Rewrap(ctx, binding, envelope)
+}
+
+// PrimaryKEK implements sealer.Sealer.
+func (f Fake) PrimaryKEK(ctx context.Context) (string, error) {
+	if err := f.before(ctx); err != nil {
+		return "", err
+	}
+	return f.Sealer.PrimaryKEK(ctx)
+}
+
+func (f Fake) before(ctx context.Context) error {
+	if f.Before == nil {
+		return nil
+	}
+	return f.Before(ctx)
 }
