@@ -9,8 +9,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,26 +26,77 @@ import (
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
-// logBuffer is a log that a test reads while a server writes it.
-type logBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
+func TestListenersShareConnectionsFairly(t *testing.T) {
+	// The test runs itself as a child process with a low limit on open files, which serves twice until its standard input ends.
+	const envFewFiles = "HTTPAPI_TEST_FEW_FILES"
+	if os.Getenv(envFewFiles) != "" {
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 64, Max: 64}))
+		answer := func(http.ResponseWriter, *http.Request) {}
+		fmt.Println(startServer(t, answer, nil).URL(), startServer(t, answer, nil).URL())
+		_, err := io.Copy(io.Discard, os.Stdin)
+		require.NoError(t, err)
+		return
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), self, "-test.run", "^"+t.Name()+"$")
+	child.Env = append(os.Environ(), envFewFiles+"=1")
+	child.Stderr = os.Stderr
+	stay, err := child.StdinPipe()
+	require.NoError(t, err)
+	out, err := child.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, child.Start())
+	defer func() {
+		require.NoError(t, stay.Close())
+		require.NoError(t, child.Wait())
+	}()
+	var public, ops string
+	_, err = fmt.Fscanln(out, &public, &ops)
+	require.NoError(t, err)
+	go func() { _, _ = io.Copy(io.Discard, out) }()
+
+	var idle []net.Conn
+	defer func() {
+		for _, conn := range idle {
+			_ = conn.Close()
+		}
+	}()
+	for range 100 {
+		conn, err := net.DialTimeout("tcp", strings.TrimPrefix(public, "http://"), 5*time.Second)
+		require.NoError(t, err)
+		idle = append(idle, conn)
+	}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	ask := func(url string) error {
+		response, err := client.Get(url)
+		if err != nil {
+			return err
+		}
+		return response.Body.Close()
+	}
+	time.Sleep(100 * time.Millisecond) // lets the first server accept as many connections as it can
+	for range 5 {
+		require.NoError(t, ask(ops))
+	}
+	for _, conn := range slices.Backward(idle) {
+		require.NoError(t, conn.Close())
+	}
+	idle = nil
+	require.Eventually(t, func() bool { return ask(public) == nil }, 10*time.Second, 10*time.Millisecond, "those who leave make room")
 }
 
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-func debugLog(to io.Writer) *slog.Logger {
-	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: slog.LevelDebug}))
+// openLog returns a log at level debug, and a function that returns what it holds so far.
+func openLog(t *testing.T) (log *slog.Logger, read func() string) {
+	t.Helper()
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = file.Close() })
+	return slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug})), func() string {
+		text, err := os.ReadFile(file.Name())
+		require.NoError(t, err)
+		return string(text)
+	}
 }
 
 // startServer serves handler until the test ends; config may be nil.
@@ -152,57 +207,85 @@ func TestHeaderSizeLimit(t *testing.T) {
 	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, response.StatusCode)
 }
 
-func TestNetHTTPLogsOmitWhatClientsSent(t *testing.T) {
+func TestTLSServer(t *testing.T) {
 	const canary = "CANARY-7f3a"
 	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
-	log := &logBuffer{}
-	server := startServer(t, func(http.ResponseWriter, *http.Request) { panic(canary) }, func(cfg *httpapi.ServerConfig) {
-		cfg.Log, cfg.TLS = debugLog(log), tlsConfig(t, certificate)
-	})
-
-	t.Run("handshake", func(t *testing.T) {
-		_, err := (&tls.Dialer{Config: &tls.Config{
-			RootCAs: certificate.Pool(t), NextProtos: []string{canary}, MinVersion: tls.VersionTLS12,
-		}}).DialContext(t.Context(), "tcp", hostOf(server))
-		require.Error(t, err, "no protocol in common")
-		require.Eventually(t, func() bool { return strings.Contains(log.String(), "TLS handshake failed") }, 5*time.Second, 5*time.Millisecond)
-	})
-	t.Run("panic", func(t *testing.T) {
-		client := httpsClient(t, certificate)
-		_, err := client.Get(server.URL()) //nolint:bodyclose // it fails
-		require.Error(t, err)
-		require.Eventually(t, func() bool { return strings.Contains(log.String(), "handler panicked") }, 5*time.Second, 5*time.Millisecond)
-	})
-	require.NotContains(t, log.String(), canary)
-}
-
-func tlsConfig(t *testing.T, certificate tlsfilestest.Certificate) *tls.Config {
-	t.Helper()
 	own, err := tlsfiles.OpenPair("TLS certificate", certificate.CertFile, certificate.KeyFile, nil)
 	require.NoError(t, err)
-	return tlsfiles.ServerConfig(own)
-}
+	log, logged := openLog(t)
+	server := startServer(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/panic" {
+			panic(canary)
+		}
+	}, func(cfg *httpapi.ServerConfig) { cfg.Log, cfg.TLS = log, tlsfiles.ServerConfig(own) })
+	settings := &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: settings, DisableKeepAlives: true}, Timeout: 10 * time.Second}
 
-func TestTLSServer(t *testing.T) {
-	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
-	server := startServer(t, func(http.ResponseWriter, *http.Request) {}, func(cfg *httpapi.ServerConfig) { cfg.TLS = tlsConfig(t, certificate) })
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL(), http.NoBody)
-	require.NoError(t, err)
-	response, err := httpsClient(t, certificate).Do(request)
+	response, err := client.Get(server.URL())
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, http.StatusOK, response.StatusCode)
-
-	old := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
-	_, err = (&tls.Dialer{Config: old}).DialContext(t.Context(), "tcp", hostOf(server))
-	require.ErrorContains(t, err, "protocol version")
+	t.Run("refuses old versions", func(t *testing.T) {
+		old := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
+		_, err = (&tls.Dialer{Config: old}).DialContext(t.Context(), "tcp", hostOf(server))
+		require.ErrorContains(t, err, "protocol version")
+	})
+	t.Run("logs a failed handshake without what the client sent", func(t *testing.T) {
+		other := settings.Clone()
+		other.NextProtos = []string{canary}
+		_, err := (&tls.Dialer{Config: other}).DialContext(t.Context(), "tcp", hostOf(server))
+		require.Error(t, err, "no protocol in common")
+		require.Eventually(t, func() bool { return strings.Contains(logged(), "TLS handshake failed") }, 5*time.Second, 5*time.Millisecond)
+	})
+	t.Run("logs a panic without its value", func(t *testing.T) {
+		_, err := client.Get(server.URL() + "/panic") //nolint:bodyclose // it fails
+		require.Error(t, err)
+		require.Eventually(t, func() bool { return strings.Contains(logged(), "handler panicked") }, 5*time.Second, 5*time.Millisecond)
+	})
+	require.NotContains(t, logged(), canary)
 }
 
-func httpsClient(t *testing.T, certificate tlsfilestest.Certificate) *http.Client {
-	t.Helper()
-	transport := &http.Transport{
-		TLSClientConfig:   &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12},
-		DisableKeepAlives: true,
+// Refused handshakes are logged at a limited rate, without anything that the client sent.
+func TestRefusedHandshakesAreLogged(t *testing.T) {
+	const canary, attempts = "CANARY-7f3a", 40
+	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
+	log, logged := openLog(t)
+	pair, err := tls.LoadX509KeyPair(certificate.CertFile, certificate.KeyFile)
+	require.NoError(t, err)
+	server := startServer(t, nil, func(cfg *httpapi.ServerConfig) {
+		cfg.Log, cfg.LogHandshakes = log, true
+		cfg.TLS = &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert,
+			NextProtos: []string{"http/1.1"},
+		}
+	})
+	dial := func(settings *tls.Config) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		settings.RootCAs = certificate.Pool(t)
+		conn, err := (&tls.Dialer{Config: settings}).DialContext(ctx, "tcp", hostOf(server))
+		if err == nil { // TLS 1.3: the client learns of it when it reads
+			_, _ = conn.Read(make([]byte, 1))
+			_ = conn.Close()
+		}
 	}
-	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	told := func(text string) func() bool { return func() bool { return strings.Contains(logged(), text) } }
+	dial(&tls.Config{MinVersion: tls.VersionTLS13})
+	require.Eventually(t, told("the client showed no certificate"), 5*time.Second, time.Millisecond)
+	dial(&tls.Config{MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12})
+	require.Eventually(t, told("no version of TLS in common"), 5*time.Second, time.Millisecond)
+	dial(&tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{canary}})
+	require.Eventually(t, told("what was not understood"), 5*time.Second, time.Millisecond)
+	plain, err := net.Dial("tcp", hostOf(server))
+	require.NoError(t, err)
+	_, err = plain.Write([]byte("GET /" + canary + " HTTP/1.1\r\n\r\n"))
+	require.NoError(t, err)
+	require.Eventually(t, told("the client spoke no TLS"), 5*time.Second, time.Millisecond)
+	require.NoError(t, plain.Close())
+	for range attempts {
+		dial(&tls.Config{MinVersion: tls.VersionTLS13})
+	}
+	require.Equal(t, 5, strings.Count(logged(), `"TLS handshake refused"`))
+	require.Contains(t, logged(), `level=INFO msg="TLS handshake refused" source_ip=127.0.0.1`)
+	require.NotContains(t, logged(), canary)
 }
