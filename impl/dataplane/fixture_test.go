@@ -93,12 +93,11 @@ func each(t *testing.T, test func(t *testing.T, s *service), changes ...func(*op
 
 func start(t testing.TB, e modelstest.Engine, opts options) *service {
 	t.Helper()
-	url := e.URL(t)
+	url := e.MigratedURL(t)
 	store := modelstest.OpenStore(t, url, models.Options{})
-	_, err := store.Migrate(t.Context())
-	require.NoError(t, err)
 	s := &service{t: t, db: feedtest.Open(t, url)}
 	s.public = aikeystest.Start(t, aikeystest.Options{Store: store, Sealer: opts.sealer, OIDC: opts.oidc})
+	var err error
 	s.feed, err = feed.New(feed.Config{Store: store, Log: s.public.Evidence.Logger()})
 	require.NoError(t, err)
 	catalogue, err := providers.Load()

@@ -1,11 +1,22 @@
 package feed
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
-// Hasten shortens the intervals of a feed that does not run yet.
-func Hasten(f *Feed, maintenance, replicaGrace, silence time.Duration) {
-	f.timing = timing{maintenance: maintenance, replicaGrace: replicaGrace, silence: silence}
+// Timing shortens the intervals of a feed; zero keeps one.
+type Timing struct{ Maintenance, Grace, Silence time.Duration }
+
+// Hasten changes a feed that does not run yet.
+func Hasten(f *Feed, t Timing) {
+	f.timing = timing{
+		cmp.Or(t.Maintenance, f.timing.maintenance), cmp.Or(t.Grace, f.timing.replicaGrace), cmp.Or(t.Silence, f.timing.silence),
+	}
 }
+
+// Ready reports whether the feed has read from the database.
+func Ready(f *Feed) bool { return Holds(f, 0) }
 
 // Streams returns how many streams are open.
 func Streams(f *Feed) int {
@@ -14,16 +25,9 @@ func Streams(f *Feed) int {
 	return f.open
 }
 
-// Ready reports whether the feed has read from the database.
-func Ready(f *Feed) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.ready
-}
-
 // Holds reports whether the feed has read a transaction.
 func Holds(f *Feed, tx int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.position.Contains(tx)
+	return f.ready && f.position.Contains(tx)
 }

@@ -2,17 +2,16 @@ package feed_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/feed"
@@ -26,7 +25,7 @@ import (
 // transactions commit out of order. They are told of nobody else's.
 func TestNoGap(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		replicas := e.replicas(3, options{})
+		replicas := []*replica{e.replica(options{}), e.replica(options{}), e.replica(options{})}
 		customers := []string{"customer-a", "customer-b", "customer-c"}
 		serves := [][]string{nil, nil, {"customer-a"}, {"customer-b", "customer-c"}, {"customer-c"}}
 		finish := make(chan struct{})
@@ -35,7 +34,7 @@ func TestNoGap(t *testing.T) {
 		told, raw := make([]map[string]bool, len(serves)), make([]string, len(serves))
 		for i, s := range serves {
 			told[i] = map[string]bool{}
-			first := replicas[i%3].connect(feed.Subscription{DataPlane: e.dataPlane(s...)})
+			first := replicas[i%3].subscribe(feed.Subscription{DataPlane: e.dataPlane(s...)})
 			first.Leave()
 			following.Go(func() {
 				for m, done := first, false; !done; {
@@ -116,7 +115,7 @@ func TestNoGap(t *testing.T) {
 // too. PostgreSQL alone has several writers at a time.
 func TestNoDelay(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
-		replicas := e.replicas(2, options{})
+		replicas := []*replica{e.replica(options{}), e.replica(options{})}
 		slow := modelstest.OpenStore(t, e.url, models.Options{Timeout: time.Minute})
 		opened, release, closed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		late := e.ids.Next(models.KeyIDPrefix, time.Now())
@@ -129,18 +128,18 @@ func TestNoDelay(t *testing.T) {
 			})
 		}()
 		<-opened
-		steady := replicas[0].connect(feed.Subscription{})
+		steady := replicas[0].connect()
 		for range 5 {
 			steady.AwaitRevocation(e.revoke().ID)
 		}
-		resumed := replicas[1].connect(steady.resumed())
+		resumed := replicas[1].subscribe(steady.resumed())
 		resumed.AwaitRevocation(e.revoke().ID)
 		resumed.Leave()
 		close(release)
 		require.NoError(t, <-closed)
-		again := replicas[0].connect(resumed.resumed())
+		again := replicas[0].subscribe(resumed.resumed())
 		again.Await("the change that was open when the position was taken", isAbout(late))
-		require.False(t, slices.ContainsFunc(again.All(), isType("reset")))
+		require.False(t, slices.Contains(again.types(), "reset"))
 	})
 }
 
@@ -150,8 +149,8 @@ func TestNoDelayByBusyRequestPool(t *testing.T) {
 		const conns = 4
 		store := modelstest.OpenStore(t, e.url, models.Options{MaxConns: conns})
 		const lease, grace = 4 * time.Second, 3 * time.Second
-		r := e.replica(options{store: store, lease: lease, maintenance: 200 * time.Millisecond, grace: grace})
-		m := r.connect(feed.Subscription{})
+		r := e.replica(options{store: store, lease: lease, timing: feed.Timing{Maintenance: 200 * time.Millisecond, Grace: grace}})
+		m := r.connect()
 
 		blocker, err := pgx.Connect(t.Context(), e.url)
 		require.NoError(t, err)
@@ -162,11 +161,10 @@ func TestNoDelayByBusyRequestPool(t *testing.T) {
 		var callers sync.WaitGroup
 		defer callers.Wait()
 		defer cancel()
-		caller := models.Caller{CustomerID: acme, ProjectID: "web", UserID: "olga"}
 		for range 3 * conns {
 			callers.Go(func() {
 				for ctx.Err() == nil {
-					_, _ = store.ListKeys(ctx, caller, models.KeyFilter{}, time.Now().UnixMicro())
+					_, _ = store.ListKeys(ctx, olga, models.KeyFilter{}, time.Now().UnixMicro())
 				}
 			})
 		}
@@ -190,40 +188,9 @@ func TestNoDelayByBusyRequestPool(t *testing.T) {
 			}
 			previous = got.At
 		}
-		key, err := e.change(acme)
-		require.NoError(t, err)
+		key := e.change(acme)
 		m.Await("a change", isAbout(key))
 	})
-}
-
-// blockingStore is a store one of whose methods does not return while blocks is set.
-type blockingStore struct {
-	feed.Store
-	method string
-	blocks atomic.Bool
-}
-
-func (s *blockingStore) wait(ctx context.Context, method string) error {
-	for method == s.method && s.blocks.Load() && ctx.Err() == nil {
-		time.Sleep(10 * time.Millisecond)
-	}
-	return ctx.Err()
-}
-
-func (s *blockingStore) TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error) {
-	return nil, s.wait(ctx, "TakeForwarded")
-}
-
-func (s *blockingStore) SaveReceipts(ctx context.Context, receipts []models.Receipt) error {
-	return errors.Join(s.wait(ctx, "SaveReceipts"), s.Store.SaveReceipts(ctx, receipts))
-}
-
-func (s *blockingStore) LiveDataPlanes(ctx context.Context, ids []string, now int64) ([]string, error) {
-	return ids, s.wait(ctx, "LiveDataPlanes")
-}
-
-func (s *blockingStore) RecordHeartbeat(ctx context.Context, replicaID string) error {
-	return errors.Join(s.wait(ctx, "RecordHeartbeat"), s.Store.RecordHeartbeat(ctx, replicaID))
 }
 
 func TestBlockedDutyDelaysNoOther(t *testing.T) {
@@ -231,23 +198,23 @@ func TestBlockedDutyDelaysNoOther(t *testing.T) {
 	for _, method := range []string{"TakeForwarded", "SaveReceipts", "LiveDataPlanes", "RecordHeartbeat"} {
 		t.Run(method, func(t *testing.T) {
 			onSQLite(t, func(t *testing.T, e *env) {
-				store := &blockingStore{Store: e.newStore(), method: method}
+				store := &faultyStore{Store: e.newStore(), method: method}
 				o := options{store: store}
 				if method == "RecordHeartbeat" {
-					o.grace = time.Minute // for so long do leases not depend on it
+					o.timing.Grace = time.Minute // for so long do leases not depend on it
 				}
 				r := e.replica(o)
-				m := r.connect(feed.Subscription{})
+				m := r.connect()
 				store.blocks.Store(true)
 				k := e.revoke()
 				m.acknowledge(k, r)
-				got := r.waitForReceipt(k, 10*time.Second)
+				got := r.receipt(k, 10*time.Second)
 				require.True(t, got.Complete)
 				if method != "SaveReceipts" {
 					require.Equal(t, 1, got.Acknowledged, "a receipt is stored, and complete before the lease has run out")
 				}
 				time.Sleep(10 * time.Second)
-				beats := heartbeats(m)
+				beats := m.heartbeats()
 				require.GreaterOrEqual(t, len(beats), 25)
 				for i := range beats[1:] {
 					require.LessOrEqual(t, beats[i+1].At.Sub(beats[i].At), 400*time.Millisecond)
@@ -257,15 +224,11 @@ func TestBlockedDutyDelaysNoOther(t *testing.T) {
 	}
 }
 
-func heartbeats(m *member) (all []feedtest.Message) {
-	return slices.DeleteFunc(m.All(), func(got feedtest.Message) bool { return got.Type != "heartbeat" })
-}
-
 // Guarantee 4, the control plane's half: a heartbeat that precedes a revocation vouches for a time before it, so its lease ends
 // within the lease's length of the revocation.
 func TestBoundedStaleness(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		m := e.replica(options{}).connect(feed.Subscription{})
+		m := e.replica(options{}).connect()
 		for range 30 {
 			k := e.revoke()
 			committed := time.Now()
@@ -285,9 +248,9 @@ func TestBoundedStaleness(t *testing.T) {
 func TestHeartbeatInterval(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{})
-		m := r.connect(feed.Subscription{DataPlane: e.dataPlane("nobody")})
+		m := r.connect("nobody")
 		gaps := func() (all []time.Duration) {
-			beats := heartbeats(m)
+			beats := m.heartbeats()
 			for i := range beats[1:] {
 				all = append(all, time.Duration(*beats[i+1].ClockMs-*beats[i].ClockMs)*time.Millisecond)
 			}
@@ -300,37 +263,16 @@ func TestHeartbeatInterval(t *testing.T) {
 			require.Equal(t, 400*time.Millisecond, gap, "a lease lasts for two and a half")
 		}
 		time.Sleep(270 * time.Millisecond)
-		_, err := e.change("nobody") // brings a heartbeat, and the next comes an interval later
-		require.NoError(t, err)
+		e.change("nobody") // brings a heartbeat, and the next comes an interval later
 		time.Sleep(time.Second)
 		require.InDelta(t, 270, gaps()[5].Milliseconds(), 5)
 		require.InDelta(t, 400, gaps()[6].Milliseconds(), 5)
 	})
 }
 
-// failingStore is a store without its database, while down is set.
-type failingStore struct {
-	feed.Store
-	down atomic.Bool
-}
-
-func (s *failingStore) Position(ctx context.Context) (position.Position, error) {
-	if s.down.Load() {
-		return position.Position{}, models.ErrUnavailable
-	}
-	return s.Store.Position(ctx)
-}
-
-func (s *failingStore) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
-	if s.down.Load() {
-		return nil, position.Position{}, models.ErrUnavailable
-	}
-	return s.Store.Changes(ctx, since, limit)
-}
-
 func TestNoHeartbeatWithoutDatabase(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		store := &failingStore{Store: e.newStore()}
+		store := &faultyStore{Store: e.newStore()}
 		store.down.Store(true)
 		r := e.start(options{store: store})
 		time.Sleep(10 * time.Second)
@@ -339,12 +281,12 @@ func TestNoHeartbeatWithoutDatabase(t *testing.T) {
 
 		store.down.Store(false)
 		e.eventually("it reads", func() bool { return feed.Ready(r.Feed) })
-		m := r.connect(feed.Subscription{})
+		m := r.connect()
 		store.down.Store(true)
 		synctest.Wait()
-		before := len(heartbeats(m))
+		before := len(m.heartbeats())
 		time.Sleep(10 * time.Second)
-		require.Len(t, heartbeats(m), before)
+		require.Len(t, m.heartbeats(), before)
 
 		store.down.Store(false)
 		k := e.revoke()
@@ -355,22 +297,14 @@ func TestNoHeartbeatWithoutDatabase(t *testing.T) {
 // The lease makes the replica read every 24 minutes, unless it is woken.
 func TestReplicasWakeOneAnother(t *testing.T) {
 	onPostgres(t, func(t *testing.T, e *env) {
-		m := e.replica(options{lease: time.Hour}).connect(feed.Subscription{})
+		m := e.replica(options{lease: time.Hour}).connect()
 		m.AwaitRevocation(e.revoke().ID)
 	})
 }
 
-// deafStore is a store that wakes nobody.
-type deafStore struct{ feed.Store }
-
-func (deafStore) Watch(ctx context.Context, _ func()) error {
-	<-ctx.Done()
-	return nil
-}
-
 func TestPollingReplacesLostWakeUps(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		m := e.replica(options{store: deafStore{e.newStore()}}).connect(feed.Subscription{})
+		m := e.replica(options{store: watchedStore{e.newStore(), asleep}}).connect()
 		for range 4 {
 			k := e.revoke()
 			committed := time.Now()
@@ -381,7 +315,7 @@ func TestPollingReplacesLostWakeUps(t *testing.T) {
 
 func TestTooManyChangesResetStreams(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		m := e.replica(options{}).connect(feed.Subscription{})
+		m := e.replica(options{}).connect()
 		e.flood(5000)
 		m.AwaitType("reset")
 		m.AwaitRevocation(e.revoke().ID)
@@ -393,7 +327,7 @@ func TestRestoredDatabaseEndsStreams(t *testing.T) {
 		r := e.replica(options{})
 		before, err := e.store.Position(t.Context())
 		require.NoError(t, err)
-		m := r.connect(feed.Subscription{})
+		m := r.connect()
 		m.AwaitRevocation(e.revoke().ID)
 		e.execute("DELETE FROM events WHERE tx >= " + fmt.Sprint(before.Xmax))
 		e.execute("DELETE FROM streams")
@@ -403,8 +337,8 @@ func TestRestoredDatabaseEndsStreams(t *testing.T) {
 		require.Equal(t, "heartbeat", last.Type, "it says where to resume")
 		require.Zero(t, *last.ClockMs, "and extends no lease")
 		require.NotEqual(t, reset.ID, last.ID)
-		again := r.connect(m.resumed())
-		require.False(t, slices.ContainsFunc(again.All(), isType("reset")))
+		again := r.subscribe(m.resumed())
+		require.False(t, slices.Contains(again.types(), "reset"))
 		again.AwaitRevocation(e.revoke().ID)
 	})
 }
@@ -412,7 +346,7 @@ func TestRestoredDatabaseEndsStreams(t *testing.T) {
 func TestRunEndsAllStreams(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{})
-		all := []*member{r.connect(feed.Subscription{}), r.connect(feed.Subscription{}), r.connect(feed.Subscription{})}
+		all := []*member{r.connect(), r.connect(), r.connect()}
 		began := time.Now()
 		r.stop()
 		synctest.Wait()
@@ -424,4 +358,15 @@ func TestRunEndsAllStreams(t *testing.T) {
 		_, err := r.Subscribe(t.Context(), feed.Subscription{DataPlane: e.dataPlane()})
 		require.ErrorIs(t, err, models.ErrUnavailable)
 	})
+}
+func TestMetricsRegisterOnce(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewPedanticRegistry()
+	_, err := feed.New(feed.Config{Metrics: registry})
+	require.NoError(t, err)
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	require.Len(t, families, 2, "gauges; counters come with what they count")
+	_, err = feed.New(feed.Config{Metrics: registry})
+	require.Error(t, err)
 }

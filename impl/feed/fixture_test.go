@@ -2,10 +2,13 @@ package feed_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +25,8 @@ import (
 
 const acme = "acme"
 
+var olga = models.Caller{CustomerID: acme, ProjectID: "web", UserID: "olga"}
+
 func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", "8"); err != nil { // most tests wait for most of their time
 		panic(err)
@@ -36,14 +41,13 @@ func TestMain(m *testing.M) {
 
 // env is a database and the replicas that serve streams from it.
 type env struct {
-	t      testing.TB
-	engine modelstest.Engine
-	url    string
-	store  *models.Store // for writes; on SQLite, the replicas share it
-	ids    models.IDs
+	t     testing.TB
+	url   string
+	store *models.Store // for writes; on SQLite, the replicas share it
+	ids   models.IDs
+	wakes sync.Map // the functions that wake SQLite's replicas, by their address, as a store has one watcher
 
-	mu    sync.Mutex
-	wakes map[*sharedStore]func() // of the SQLite replicas, as a store has one watcher
+	newStore func() feed.Store // for a replica
 }
 
 // each runs a test on every engine.
@@ -57,32 +61,49 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 // onSQLite runs a test on SQLite, by a clock of its own: time passes only while everything waits, and waiting takes none.
 func onSQLite(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Helper()
-	url := modelstest.EngineSQLite.URL(t)
+	url := modelstest.EngineSQLite.MigratedURL(t)
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) { test(t, newEnv(t, modelstest.EngineSQLite, url)) })
+	synctest.Test(t, func(t *testing.T) { test(t, newSQLiteEnv(t, url)) })
+}
+
+func newSQLiteEnv(t testing.TB, url string) *env {
+	t.Helper()
+	e := newEnv(t, url)
+	e.newStore = func() feed.Store {
+		return watchedStore{e.store, func(ctx context.Context, wake func()) error {
+			e.wakes.Store(&wake, wake)
+			<-ctx.Done()
+			e.wakes.Delete(&wake)
+			return nil
+		}}
+	}
+	return e
 }
 
 // onPostgres runs a test on PostgreSQL, where each replica has a store of its own.
 func onPostgres(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Helper()
 	t.Parallel()
-	test(t, newEnv(t, modelstest.EnginePostgres, modelstest.EnginePostgres.URL(t)))
+	e := newEnv(t, modelstest.EnginePostgres.MigratedURL(t))
+	e.newStore = func() feed.Store { return modelstest.OpenStore(t, e.url, models.Options{MaxConns: 8}) }
+	test(t, e)
 }
 
-func newEnv(t testing.TB, engine modelstest.Engine, url string) *env {
+func newEnv(t testing.TB, url string) *env {
 	t.Helper()
-	e := &env{t: t, engine: engine, url: url, wakes: map[*sharedStore]func(){}}
-	e.store = modelstest.OpenStore(t, url, models.Options{MaxConns: 12})
-	_, err := e.store.Migrate(t.Context())
-	require.NoError(t, err)
-	e.transact(func(tx *models.Tx) error {
+	e := &env{t: t, url: url, store: modelstest.OpenStore(t, url, models.Options{MaxConns: 12})}
+	require.NoError(t, e.store.Transact(t.Context(), func(tx *models.Tx) error {
 		if err := tx.EnsureProject(acme, "web"); err != nil {
 			return err
 		}
 		_, err := tx.SetMember(acme, "web", "olga", models.RoleOwner)
 		return err
+	}))
+	e.background(func(ctx context.Context) error {
+		return e.store.Watch(ctx, func() {
+			e.wakes.Range(func(_, wake any) bool { wake.(func())(); return true })
+		})
 	})
-	e.background(func(ctx context.Context) error { return e.store.Watch(ctx, e.wakeReplicas) })
 	return e
 }
 
@@ -99,45 +120,74 @@ func (e *env) background(run func(context.Context) error) (stop func()) {
 	return stop
 }
 
-func (e *env) wakeReplicas() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, wake := range e.wakes {
-		wake()
-	}
+func (e *env) eventually(what string, is func() bool) {
+	e.t.Helper()
+	require.Eventually(e.t, is, feedtest.Patience, 5*time.Millisecond, what)
 }
 
-// sharedStore is the store of a SQLite replica.
-type sharedStore struct {
-	*models.Store
-	env *env
+// watchedStore is a store with another Watch.
+type watchedStore struct {
+	feed.Store
+	watch func(ctx context.Context, wake func()) error
 }
 
-func (s *sharedStore) Watch(ctx context.Context, wake func()) error {
-	s.env.mu.Lock()
-	s.env.wakes[s] = wake
-	s.env.mu.Unlock()
+func (s watchedStore) Watch(ctx context.Context, wake func()) error { return s.watch(ctx, wake) }
+
+// asleep is a Watch that wakes nobody.
+func asleep(ctx context.Context, _ func()) error {
 	<-ctx.Done()
-	s.env.mu.Lock()
-	defer s.env.mu.Unlock()
-	delete(s.env.wakes, s)
 	return nil
+}
+
+// faultyStore is a store whose reads fail while down is set, and one of whose methods does not return while blocks is set.
+type faultyStore struct {
+	feed.Store
+	down, blocks atomic.Bool
+	method       string
+}
+
+func (s *faultyStore) wait(ctx context.Context, method string) error {
+	for method == s.method && s.blocks.Load() && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+func (s *faultyStore) Position(ctx context.Context) (position.Position, error) {
+	if s.down.Load() {
+		return position.Position{}, models.ErrUnavailable
+	}
+	return s.Store.Position(ctx)
+}
+
+func (s *faultyStore) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
+	if s.down.Load() {
+		return nil, position.Position{}, models.ErrUnavailable
+	}
+	return s.Store.Changes(ctx, since, limit)
+}
+
+func (s *faultyStore) TakeForwarded(ctx context.Context, _ string) ([]models.Stream, error) {
+	return nil, s.wait(ctx, "TakeForwarded")
+}
+
+func (s *faultyStore) SaveReceipts(ctx context.Context, receipts []models.Receipt) error {
+	return errors.Join(s.wait(ctx, "SaveReceipts"), s.Store.SaveReceipts(ctx, receipts))
+}
+
+func (s *faultyStore) LiveDataPlanes(ctx context.Context, ids []string, _ int64) ([]string, error) {
+	return ids, s.wait(ctx, "LiveDataPlanes")
+}
+
+func (s *faultyStore) RecordHeartbeat(ctx context.Context, replicaID string) error {
+	return errors.Join(s.wait(ctx, "RecordHeartbeat"), s.Store.RecordHeartbeat(ctx, replicaID))
 }
 
 // options change a replica; the zero value is one as in production.
 type options struct {
-	lease, maintenance, grace, silence time.Duration
-	store                              feed.Store
-}
-
-// hasty are the options of replicas that take each other for dead after a second.
-var hasty = options{lease: 600 * time.Millisecond, maintenance: 50 * time.Millisecond, grace: 500 * time.Millisecond}
-
-func orElse(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
+	lease  time.Duration
+	timing feed.Timing
+	store  feed.Store
 }
 
 // replica is a feed that runs.
@@ -155,22 +205,6 @@ func (e *env) replica(o options) *replica {
 	return r
 }
 
-func (e *env) replicas(n int, o options) []*replica {
-	all := make([]*replica, n)
-	for i := range all {
-		all[i] = e.replica(o)
-	}
-	return all
-}
-
-// newStore returns what a replica gets unless it is given a store.
-func (e *env) newStore() feed.Store {
-	if e.engine == modelstest.EnginePostgres {
-		return modelstest.OpenStore(e.t, e.url, models.Options{MaxConns: 8})
-	}
-	return &sharedStore{e.store, e}
-}
-
 func (e *env) start(o options) *replica {
 	e.t.Helper()
 	if o.store == nil {
@@ -178,7 +212,7 @@ func (e *env) start(o options) *replica {
 	}
 	f, err := feed.New(feed.Config{Store: o.store, Lease: o.lease})
 	require.NoError(e.t, err)
-	feed.Hasten(f, orElse(o.maintenance, time.Second), orElse(o.grace, 5*time.Second), orElse(o.silence, 30*time.Second))
+	feed.Hasten(f, o.timing)
 	return &replica{Feed: f, env: e, stop: e.background(f.Run)}
 }
 
@@ -188,7 +222,7 @@ type member struct {
 	models.DataPlane
 }
 
-// tryConnect opens a stream that is served without a network.
+// tryConnect opens a stream that is served without a network. onMessage may be nil.
 func (r *replica) tryConnect(sub feed.Subscription, onMessage func(feedtest.Message)) (*member, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := feedtest.NewClient(r.env.t, cancel)
@@ -203,19 +237,22 @@ func (r *replica) tryConnect(sub feed.Subscription, onMessage func(feedtest.Mess
 	return &member{c, sub.DataPlane}, nil
 }
 
-// connect opens a stream that must open, of a new data plane for all customers unless one is given.
-func (r *replica) connect(sub feed.Subscription) *member {
+// connect opens a stream of a new data plane for all customers, or of one that serves some.
+func (r *replica) connect(customers ...string) *member {
 	r.env.t.Helper()
-	if sub.DataPlane.ID == "" {
-		sub.DataPlane = r.env.dataPlane()
-	}
+	return r.subscribe(feed.Subscription{DataPlane: r.env.dataPlane(customers...)})
+}
+
+// subscribe opens a stream that must open.
+func (r *replica) subscribe(sub feed.Subscription) *member {
+	r.env.t.Helper()
 	m, err := r.tryConnect(sub, nil)
 	require.NoError(r.env.t, err)
 	m.AwaitType("heartbeat")
 	return m
 }
 
-// resumed is the subscription that carries a member's stream on.
+// resumed is the subscription that continues a member's stream.
 func (m *member) resumed() feed.Subscription {
 	sub := feed.Subscription{DataPlane: m.DataPlane}
 	if all := m.All(); len(all) > 0 {
@@ -227,27 +264,34 @@ func (m *member) resumed() feed.Subscription {
 	return sub
 }
 
+// types returns the types of the messages that have arrived.
+func (m *member) types() (types []string) {
+	for _, got := range m.All() {
+		types = append(types, got.Type)
+	}
+	return types
+}
+
+// heartbeats returns the heartbeats that have arrived.
+func (m *member) heartbeats() []feedtest.Message {
+	return slices.DeleteFunc(m.All(), func(got feedtest.Message) bool { return got.Type != "heartbeat" })
+}
+
 // acknowledge acknowledges a key's revocation at a replica, once the data plane has been told of it.
 func (m *member) acknowledge(k models.Key, at *replica) {
 	at.env.t.Helper()
-	at.acknowledgeAt(m, m.AwaitRevocation(k.ID).ID)
+	at.acknowledge(m, m.AwaitRevocation(k.ID).ID)
 }
 
-func (r *replica) acknowledgeAt(m *member, text string) {
+func (r *replica) acknowledge(m *member, text string) {
 	r.env.t.Helper()
 	at, err := position.Parse(text)
 	require.NoError(r.env.t, err)
 	require.NoError(r.env.t, r.Acknowledge(r.env.t.Context(), m.ID, m.Session(), at))
 }
 
-func (r *replica) receipt(k models.Key) feed.Receipt {
-	r.env.t.Helper()
-	got, err := r.Receipt(r.env.t.Context(), k)
-	require.NoError(r.env.t, err)
-	return got
-}
-
-func (r *replica) waitForReceipt(k models.Key, wait time.Duration) feed.Receipt {
+// receipt returns a receipt once it is complete, or as it is after the time to wait.
+func (r *replica) receipt(k models.Key, wait time.Duration) feed.Receipt {
 	r.env.t.Helper()
 	got, err := r.WaitForReceipt(r.env.t.Context(), k, wait)
 	require.NoError(r.env.t, err)
@@ -256,24 +300,9 @@ func (r *replica) waitForReceipt(k models.Key, wait time.Duration) feed.Receipt 
 
 func (r *replica) requireComplete(k models.Key, acknowledged, dataPlanes int) {
 	r.env.t.Helper()
-	got := r.waitForReceipt(k, feedtest.Patience)
-	require.True(r.env.t, got.Complete)
-	require.Zero(r.env.t, got.Remaining)
-	require.Equal(r.env.t, []int{acknowledged, dataPlanes}, []int{got.Acknowledged, got.DataPlanes})
-}
-
-func (e *env) transact(fn func(tx *models.Tx) error) {
-	e.t.Helper()
-	require.NoError(e.t, e.store.Transact(context.Background(), fn))
-}
-
-func (e *env) eventually(what string, is func() bool) {
-	e.t.Helper()
-	for deadline := time.Now().Add(feedtest.Patience); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			require.FailNow(e.t, "it never came to be", what)
-		}
-	}
+	got := r.receipt(k, feedtest.Patience)
+	got.Slowest = 0
+	require.Equal(r.env.t, feed.Receipt{Complete: true, Acknowledged: acknowledged, DataPlanes: dataPlanes}, got)
 }
 
 // dataPlane stores a data plane that serves these customers, or all of them if none is given.
@@ -291,25 +320,24 @@ func (e *env) event(kind models.EventType, customer, key string) models.Event {
 }
 
 // change commits an event of a customer that is about a new key, whose id it returns.
-func (e *env) change(customer string) (key string, err error) {
+func (e *env) change(customer string) (key string) {
+	e.t.Helper()
 	key = e.ids.Next(models.KeyIDPrefix, time.Now())
-	return key, e.store.Transact(context.Background(), func(tx *models.Tx) error {
+	require.NoError(e.t, e.store.Transact(context.Background(), func(tx *models.Tx) error {
 		return tx.AppendEvent(e.event(models.EventKeyRegistered, customer, key))
-	})
+	}))
+	return key
 }
 
-// flood commits n events at once, past the stores, and returns the key of the last.
+// flood commits n events at once, past the stores, and returns the key of the last. It works on SQLite alone.
 func (e *env) flood(n int) (last string) {
 	e.t.Helper()
-	tx, prefix := "(SELECT COALESCE(MAX(tx), 0) FROM events) + i", e.ids.Next("", time.Now())
-	if e.engine == modelstest.EnginePostgres {
-		tx = "pg_current_xact_id()::text::bigint"
-	}
+	prefix := e.ids.Next("", time.Now())
 	e.execute(fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
 INSERT INTO events (tx, customer_id, project_id, scope_user_id, id, type, outcome, at, actor_user_id, actor_method, actor_token_id,
 key_id, token_id, provider, member_id, role, source_ip, request_id)
-SELECT %s, '%s', 'web', '', '%s-' || i, 'key.registered', 'allowed', 1, 'olga', '', '', '%s-' || i, '', 'openai', '', '', '', '' FROM n`,
-		n, tx, acme, prefix, prefix))
+SELECT (SELECT COALESCE(MAX(tx), 0) FROM events) + i, '%s', 'web', '', '%s-' || i, 'key.registered', 'allowed', 1, 'olga', '', '', '%s-' || i, '', 'openai', '', '', '', '' FROM n`,
+		n, acme, prefix, prefix))
 	e.store.Wake()
 	return fmt.Sprintf("%s-%d", prefix, n)
 }
@@ -317,9 +345,8 @@ SELECT %s, '%s', 'web', '', '%s-' || i, 'key.registered', 'allowed', 1, 'olga', 
 // key registers a key of acme's project.
 func (e *env) key() models.Key {
 	e.t.Helper()
-	caller := models.Caller{CustomerID: acme, ProjectID: "web", UserID: "olga"}
 	id := e.ids.Next(models.KeyIDPrefix, time.Now())
-	k, err := e.store.RegisterKey(context.Background(), caller, models.RoleOwner, models.Registration{
+	k, err := e.store.RegisterKey(context.Background(), olga, models.RoleOwner, models.Registration{
 		Key: models.Key{
 			ID: id, CustomerID: acme, ProjectID: "web", Provider: "openai", Name: id, DisplaySuffix: "wxyz", Version: 1,
 			Envelope: []byte("sealed"), KEKID: "kek", CreatedAt: time.Now().UnixMicro(), CreatedBy: "olga",
@@ -330,20 +357,17 @@ func (e *env) key() models.Key {
 	return k
 }
 
-// revoke revokes a new key and returns it.
-func (e *env) revoke() models.Key {
+// revoke revokes a key, or a new one, and returns it.
+func (e *env) revoke(keys ...models.Key) models.Key {
 	e.t.Helper()
-	k := e.key()
-	e.revokeKey(&k, e.store)
-	return k
-}
-
-func (e *env) revokeKey(k *models.Key, by *models.Store) {
-	e.t.Helper()
-	require.NoError(e.t, by.Transact(context.Background(), func(tx *models.Tx) error {
-		_, err := tx.RevokeKey(k, "olga", e.event(models.EventKeyRevoked, acme, k.ID))
+	if len(keys) == 0 {
+		keys = append(keys, e.key())
+	}
+	require.NoError(e.t, e.store.Transact(context.Background(), func(tx *models.Tx) error {
+		_, err := tx.RevokeKey(&keys[0], "olga", e.event(models.EventKeyRevoked, acme, keys[0].ID))
 		return err
 	}))
+	return keys[0]
 }
 
 // execute runs a statement past the stores.
@@ -353,11 +377,7 @@ func (e *env) execute(statement string) {
 	require.NoError(e.t, err)
 }
 
-// isAbout and isType select messages.
+// isAbout selects the messages about a key.
 func isAbout(key string) func(feedtest.Message) bool {
 	return func(m feedtest.Message) bool { return m.KeyID != nil && *m.KeyID == key }
-}
-
-func isType(kind string) func(feedtest.Message) bool {
-	return func(m feedtest.Message) bool { return m.Type == kind }
 }

@@ -22,9 +22,9 @@ const lease = 600 * time.Millisecond
 func TestReceiptWithoutDataPlanes(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: time.Minute})
-		r.connect(feed.Subscription{DataPlane: e.dataPlane("globex")})
-		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.revoke()))
-		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.key()), "not revoked at all")
+		r.connect("globex")
+		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.revoke(), 0))
+		require.Equal(t, feed.Receipt{Complete: true}, r.receipt(e.key(), 0), "not revoked at all")
 	})
 }
 
@@ -33,16 +33,16 @@ func TestReceiptByAcknowledgements(t *testing.T) {
 		r := e.replica(options{lease: time.Minute})
 		var all []*member
 		for range 3 {
-			all = append(all, r.connect(feed.Subscription{DataPlane: e.dataPlane(acme)}))
+			all = append(all, r.connect(acme))
 		}
 		before := all[0].Last()
 		k := e.revoke()
 		all[0].AwaitRevocation(k.ID)
-		r.acknowledgeAt(all[0], before) // a position from before the revocation
+		r.acknowledge(all[0], before) // a position from before the revocation
 		waited := make(chan feed.Receipt)
 		go func() { got, _ := r.WaitForReceipt(t.Context(), k, feedtest.Patience); waited <- got }()
 		for i, m := range all {
-			require.False(t, r.receipt(k).Complete)
+			require.False(t, r.receipt(k, 0).Complete)
 			if i == 1 {
 				m.AwaitRevocation(k.ID)
 				m.Leave() // its acknowledgement may arrive after its stream has ended
@@ -62,25 +62,25 @@ func TestReceiptByAcknowledgements(t *testing.T) {
 func TestAcknowledgeUnknownStream(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: time.Minute})
-		m := r.connect(feed.Subscription{})
+		m := r.connect()
 		k := e.revoke()
 		at, err := position.Parse(m.AwaitRevocation(k.ID).ID)
 		require.NoError(t, err)
 		require.ErrorIs(t, r.Acknowledge(t.Context(), e.dataPlane().ID, m.Session(), at), models.ErrNotFound, "of another data plane")
 		require.ErrorIs(t, r.Acknowledge(t.Context(), m.ID, e.ids.Next("", time.Now()), at), models.ErrNotFound)
-		require.False(t, r.receipt(k).Complete)
+		require.False(t, r.receipt(k, 0).Complete)
 	})
 }
 
 func TestReceiptByEndOfLease(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: lease})
-		all := []*member{r.connect(feed.Subscription{}), r.connect(feed.Subscription{}), r.connect(feed.Subscription{})}
+		all := []*member{r.connect(), r.connect(), r.connect()}
 		k := e.revoke()
 		revoked := time.Now()
 		all[0].acknowledge(k, r)
 		all[1].acknowledge(k, r)
-		got := r.waitForReceipt(k, 100*time.Millisecond)
+		got := r.receipt(k, 100*time.Millisecond)
 		require.False(t, got.Complete)
 		require.Positive(t, got.Remaining)
 		require.LessOrEqual(t, got.Remaining, lease)
@@ -93,10 +93,10 @@ func TestReceiptWaitsForGrace(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{})
 		sub := feed.Subscription{DataPlane: e.dataPlane(), MaxStale: time.Minute}
-		stale := r.connect(sub)
+		stale := r.subscribe(sub)
 		k := e.revoke()
 		stale.AwaitRevocation(k.ID)
-		got := r.receipt(k)
+		got := r.receipt(k, 0)
 		require.False(t, got.Complete)
 		require.InDelta(t, 61, got.Remaining.Seconds(), 0.1, "the lease and the grace")
 		stale.acknowledge(k, r)
@@ -104,15 +104,15 @@ func TestReceiptWaitsForGrace(t *testing.T) {
 
 		stale.Leave()
 		k = e.revoke()
-		r.connect(feed.Subscription{DataPlane: e.dataPlane("globex")})
-		got = r.waitForReceipt(k, 2*time.Second)
+		r.connect("globex")
+		got = r.receipt(k, 2*time.Second)
 		require.False(t, got.Complete, "it left just before, and serves on")
 		require.Equal(t, 1, got.DataPlanes)
 
 		sub = stale.resumed()
 		sub.MaxStale = time.Minute
-		back := r.connect(sub)
-		require.False(t, r.receipt(k).Complete, "it has yet to act on it")
+		back := r.subscribe(sub)
+		require.False(t, r.receipt(k, 0).Complete, "it has yet to act on it")
 		back.acknowledge(k, r)
 		r.requireComplete(k, 1, 1)
 		k = e.revoke()
@@ -122,26 +122,27 @@ func TestReceiptWaitsForGrace(t *testing.T) {
 		back.Leave()
 		k = e.revoke()
 		began := time.Now()
-		require.True(t, r.waitForReceipt(k, 2*time.Minute).Complete)
+		require.True(t, r.receipt(k, 2*time.Minute).Complete)
 		require.InDelta(t, 61, time.Since(began).Seconds(), 0.5, "nothing but time is needed")
 	})
 }
 
 func TestAcknowledgeAtAnyReplica(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		all := e.replicas(3, options{lease: time.Minute})
-		members := []*member{all[0].connect(feed.Subscription{}), all[1].connect(feed.Subscription{}), all[1].connect(feed.Subscription{})}
+		o := options{lease: time.Minute}
+		all := []*replica{e.replica(o), e.replica(o), e.replica(o)}
+		members := []*member{all[0].connect(), all[1].connect(), all[1].connect()}
 		k := e.revoke()
 		for i, m := range members {
 			for _, r := range all {
-				require.False(t, r.receipt(k).Complete)
+				require.False(t, r.receipt(k, 0).Complete)
 			}
 			m.acknowledge(k, all[(i+1)%3])
 		}
 		for _, r := range all {
 			r.requireComplete(k, 3, 3)
 		}
-		require.Equal(t, all[0].receipt(k), all[1].receipt(k))
+		require.Equal(t, all[0].receipt(k, 0), all[1].receipt(k, 0))
 	})
 }
 
@@ -153,20 +154,20 @@ func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, e *env) {
 				dead, next := e.replica(options{lease: time.Minute}), e.replica(options{lease: time.Minute})
-				m := dead.connect(feed.Subscription{})
+				m := dead.connect()
 				dead.stop()
 				var steady []*member
 				for range others {
-					steady = append(steady, next.connect(feed.Subscription{}))
+					steady = append(steady, next.connect())
 				}
 				k := e.revoke()
 				for _, s := range steady {
 					s.acknowledge(k, next)
 				}
 				e.eventually("the new one has read it", func() bool { return feed.Holds(next.Feed, k.RevocationTx) })
-				require.False(t, next.receipt(k).Complete)
-				back := next.connect(m.resumed())
-				require.False(t, next.waitForReceipt(k, 200*time.Millisecond).Complete)
+				require.False(t, next.receipt(k, 0).Complete)
+				back := next.subscribe(m.resumed())
+				require.False(t, next.receipt(k, 200*time.Millisecond).Complete)
 				back.acknowledge(k, next)
 				next.requireComplete(k, others+1, others+1)
 			})
@@ -178,17 +179,17 @@ func TestReceiptWaitsForStreamOfDeadReplica(t *testing.T) {
 // left notices, although the connection may still seem open.
 func TestReceiptAfterStreamMoves(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		o := options{lease: time.Minute, maintenance: 50 * time.Millisecond}
+		o := options{lease: time.Minute, timing: feed.Timing{Maintenance: 50 * time.Millisecond}}
 		left, next := e.replica(o), e.replica(o)
-		m := left.connect(feed.Subscription{MaxStale: time.Minute})
+		m := left.subscribe(feed.Subscription{DataPlane: e.dataPlane(), MaxStale: time.Minute})
 		pending := e.revoke()
 		m.AwaitRevocation(pending.ID)
 		e.eventually("both have read it", func() bool {
 			return feed.Holds(left.Feed, pending.RevocationTx) && feed.Holds(next.Feed, pending.RevocationTx)
 		})
-		back := next.connect(m.resumed())
+		back := next.subscribe(m.resumed())
 		e.eventually("the replica that it left knows", func() bool { return feed.Streams(left.Feed) == 0 })
-		require.True(t, left.waitForReceipt(pending, feedtest.Patience).Complete, "its position says that it has acted on it")
+		require.True(t, left.receipt(pending, feedtest.Patience).Complete, "its position says that it has acted on it")
 		k := e.revoke()
 		back.acknowledge(k, next)
 		left.requireComplete(k, 1, 1)
@@ -198,7 +199,7 @@ func TestReceiptAfterStreamMoves(t *testing.T) {
 // A replica that starts while the database is away for longer than a lease does not know what happened in that time.
 func TestReceiptCountsFromFirstRead(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		store := &failingStore{Store: e.newStore()}
+		store := &faultyStore{Store: e.newStore()}
 		store.down.Store(true)
 		young := e.start(options{store: store})
 		time.Sleep(10 * time.Second)
@@ -209,7 +210,7 @@ SELECT 's', id, 'killed a moment ago', 0, 1, '1:1:' FROM data_planes`)
 		store.down.Store(false)
 		e.eventually("it reads", func() bool { return feed.Ready(young.Feed) })
 		began := time.Now()
-		require.False(t, young.receipt(k).Complete)
+		require.False(t, young.receipt(k, 0).Complete)
 		young.requireComplete(k, 0, 1)
 		require.InDelta(t, 1, time.Since(began).Seconds(), 0.1, "a lease after it read")
 	})
@@ -218,15 +219,15 @@ SELECT 's', id, 'killed a moment ago', 0, 1, '1:1:' FROM data_planes`)
 func TestReceiptOfRestartedReplica(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: lease})
-		r.connect(feed.Subscription{})
+		r.connect()
 		k := e.revoke()
-		require.False(t, r.receipt(k).Complete)
+		require.False(t, r.receipt(k, 0).Complete)
 		r.stop()
 		time.Sleep(lease) // for the old one it would be complete
 		began := time.Now()
 		again := e.replica(options{lease: lease})
-		require.False(t, again.receipt(k).Complete)
-		require.True(t, again.waitForReceipt(k, feedtest.Patience).Complete)
+		require.False(t, again.receipt(k, 0).Complete)
+		require.True(t, again.receipt(k, feedtest.Patience).Complete)
 		require.GreaterOrEqual(t, time.Since(began), lease)
 	})
 }
@@ -234,12 +235,12 @@ func TestReceiptOfRestartedReplica(t *testing.T) {
 func TestWaitForReceiptEnds(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: time.Minute})
-		r.connect(feed.Subscription{})
+		r.connect()
 		k := e.revoke()
 		began := time.Now()
-		require.False(t, r.waitForReceipt(k, 0).Complete)
+		require.False(t, r.receipt(k, 0).Complete)
 		require.Zero(t, time.Since(began))
-		require.False(t, r.waitForReceipt(k, 50*time.Millisecond).Complete)
+		require.False(t, r.receipt(k, 50*time.Millisecond).Complete)
 		require.Equal(t, 50*time.Millisecond, time.Since(began), "with its time")
 
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -256,71 +257,46 @@ func TestWaitForReceiptEnds(t *testing.T) {
 	})
 }
 
-// cache is the cache of a data plane that keeps the rules of the document.
-type cache struct {
-	mu       sync.Mutex
-	keys     map[string]bool
-	maxStale time.Duration
-	leaseEnd time.Time
-
-	// Of the current stream.
-	sent    time.Time
-	resumes bool
-	clock   int64
-	beaten  bool
-}
-
-func (c *cache) apply(m feedtest.Message) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch m.Type {
-	case "hello":
-		c.clock, c.beaten = *m.ClockMs, false
-		if !c.resumes {
-			clear(c.keys)
-		}
-	case "reset":
-		clear(c.keys)
-	case "heartbeat":
-		end := c.sent.Add(time.Duration(*m.ClockMs-c.clock)*time.Millisecond + 300*time.Millisecond)
-		if !c.beaten || end.After(c.leaseEnd) {
-			c.leaseEnd, c.beaten = end, true
-		}
-	case "key.revoked":
-		delete(c.keys, *m.KeyID)
-	}
-}
-
-// connect is called when a request for a stream is about to be sent.
-func (c *cache) connect(restarted, resumes bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if restarted {
-		clear(c.keys)
-		c.leaseEnd = time.Time{}
-	}
-	c.sent, c.resumes = time.Now(), resumes
-}
-
-func (c *cache) add(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.keys[key] = true
-}
-
-func (c *cache) mayServe(key string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.keys[key] && time.Now().Before(c.leaseEnd.Add(c.maxStale))
-}
-
 // Guarantee 6: no replica ever says that a revocation is complete while a data plane may use the key, and every receipt becomes
 // complete in time. Data planes connect, acknowledge, leave and restart at random, and replicas are replaced.
 func TestReceiptsAreTrue(t *testing.T) {
+	type cache struct { // the cache of a data plane that keeps the rules of the document
+		maxStale time.Duration
+
+		mu       sync.Mutex
+		keys     map[string]bool
+		leaseEnd time.Time
+		// Of the current stream: when its request was sent, whether it resumes, the replica's clock at hello, and whether a
+		// heartbeat has come.
+		sent    time.Time
+		resumes bool
+		clock   int64
+		beaten  bool
+	}
+	apply := func(c *cache, m feedtest.Message) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		switch m.Type {
+		case "hello":
+			c.clock, c.beaten = *m.ClockMs, false
+			if !c.resumes {
+				clear(c.keys)
+			}
+		case "reset":
+			clear(c.keys)
+		case "heartbeat":
+			end := c.sent.Add(time.Duration(*m.ClockMs-c.clock)*time.Millisecond + 300*time.Millisecond)
+			if !c.beaten || end.After(c.leaseEnd) {
+				c.leaseEnd, c.beaten = end, true
+			}
+		case "key.revoked":
+			delete(c.keys, *m.KeyID)
+		}
+	}
 	each(t, func(t *testing.T, e *env) {
-		o := options{lease: 300 * time.Millisecond, maintenance: 30 * time.Millisecond, grace: 300 * time.Millisecond}
+		o := options{lease: 300 * time.Millisecond, timing: feed.Timing{Maintenance: 30 * time.Millisecond, Grace: 300 * time.Millisecond}}
 		var mu sync.Mutex // guards alive
-		alive := e.replicas(3, o)
+		alive := []*replica{e.replica(o), e.replica(o), e.replica(o)}
 		anyReplica := func() *replica {
 			mu.Lock()
 			defer mu.Unlock()
@@ -344,9 +320,15 @@ func TestReceiptsAreTrue(t *testing.T) {
 					if restarted {
 						sub.Previous, sub.Resume = "", nil
 					}
-					c.connect(restarted, sub.Resume != nil)
+					c.mu.Lock()
+					if restarted {
+						clear(c.keys)
+						c.leaseEnd = time.Time{}
+					}
+					c.sent, c.resumes = time.Now(), sub.Resume != nil
+					c.mu.Unlock()
 					sub.Arrived = time.Now()
-					m, err := anyReplica().tryConnect(sub, c.apply)
+					m, err := anyReplica().tryConnect(sub, func(m feedtest.Message) { apply(c, m) })
 					if err != nil {
 						continue // the replica has ended
 					}
@@ -374,9 +356,11 @@ func TestReceiptsAreTrue(t *testing.T) {
 			}
 			k := e.key()
 			for _, c := range caches {
-				c.add(k.ID)
+				c.mu.Lock()
+				c.keys[k.ID] = true
+				c.mu.Unlock()
 			}
-			e.revokeKey(&k, e.store)
+			k = e.revoke(k)
 			checks.Go(func() {
 				for deadline := time.Now().Add(feedtest.Patience); ; time.Sleep(rand.N(10 * time.Millisecond)) {
 					got, err := anyReplica().Receipt(t.Context(), k)
@@ -389,9 +373,11 @@ func TestReceiptsAreTrue(t *testing.T) {
 					}
 				}
 				for _, c := range caches {
-					if c.mayServe(k.ID) {
+					c.mu.Lock()
+					if c.keys[k.ID] && time.Now().Before(c.leaseEnd.Add(c.maxStale)) {
 						t.Error("complete, although a data plane may use the key")
 					}
+					c.mu.Unlock()
 				}
 			})
 			time.Sleep(rand.N(60 * time.Millisecond))
