@@ -21,8 +21,8 @@ const (
 
 // KEK describes a key-encryption key without the key itself.
 type KEK struct {
-	ID    string
-	State KEKState
+	ID    string   `json:"id"`
+	State KEKState `json:"state"`
 }
 
 // KEKLister is a Sealer that can list its KEKs.

@@ -31,20 +31,25 @@ request on, and gateways do within a second. Every change to a project is record
 	}, p.memberCommand(), p.tokenCommand(), p.dataPlaneCommand(), p.fetchesCommand())
 }
 
-// admin is one run of a command that works on the database: its flags, and the database once open has returned.
+// admin is one run of a command that works on the database: its flags, and the database once that is open.
 type admin struct {
 	*program
 	cfg                     *config
-	customer, project, user string       // from flags, if the command has them
-	idFlags                 []identifier // checked by open
-	mayCreate               bool         // whether open may create a SQLite database that is missing
+	customer, project, user string // from flags, if the command has them
+	idFlags                 []identifier
+	settings                []string // settings that the command has flags for
+	mayCreate               bool     // whether the command may create a SQLite database that is missing
+	anySchema               bool     // whether the command works with any schema, and not only with one that is up to date
+	mustExist               bool     // whether the project must exist
 
 	store    *models.Store
 	eventIDs models.IDs
 }
 
 // newAdmin returns an admin for a command that works on the whole database. newProjectAdmin is for one project.
-func (p *program) newAdmin() *admin { return &admin{program: p, cfg: newConfig()} }
+func (p *program) newAdmin() *admin {
+	return &admin{program: p, cfg: newConfig(), settings: databaseSettings()}
+}
 
 // newProjectAdmin returns an admin for a command on one project, and gives the command the flags --customer and --project.
 func (p *program) newProjectAdmin(cmd *cobra.Command) *admin {
@@ -65,51 +70,56 @@ func (a *admin) addUserFlag(cmd *cobra.Command, isRequired bool) {
 	a.idFlags = append(a.idFlags, identifier{"--user", &a.user, isRequired})
 }
 
-// finish gives the command what all commands on the database have: the flags that name it, after the command's own, and no
-// arguments.
-func (a *admin) finish(cmd *cobra.Command) *cobra.Command {
+// command finishes a command on the database: it adds the flags that name the database, after the command's own. When it runs,
+// the command reports together what is wrong with its flags and the settings, opens the database, and calls act. check, which
+// may be nil, returns what is wrong with the command's own flags.
+func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx context.Context) error) *cobra.Command {
 	names := make([]string, len(a.idFlags))
 	for i, id := range a.idFlags {
 		names[i] = id.flag
 	}
 	cmd.Args = cli.NoArguments(names...)
-	a.cfg.AddFlags(cmd.Flags(), databaseSettings()...)
+	a.cfg.AddFlags(cmd.Flags(), a.settings...)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		err := errors.Join(checkIDs(a.idFlags), a.cfg.load(a.Environ))
+		if check != nil {
+			err = errors.Join(err, check())
+		}
+		if err == nil {
+			err = a.withStore(cmd.Context(), act)
+		}
+		return err
+	}
 	return cmd
 }
 
-// open checks the flags and the settings, reports them together with the command's own problems, and opens the database
-// with its schema up to date. Close it with close.
-func (a *admin) open(ctx context.Context, problems ...error) (err error) {
-	if err := errors.Join(checkIDs(a.idFlags), a.cfg.load(a.Environ), errors.Join(problems...)); err != nil {
-		return err
-	}
-	// Only a command that may create the database does: any other would work on an empty one, and not report a wrong path.
+// withStore calls act with the database open. Only a command that may create the database does: any other would work on an
+// empty one, and not report a wrong path.
+func (a *admin) withStore(ctx context.Context, act func(ctx context.Context) error) error {
 	isMissing, err := databaseMissing(a.cfg.DatabaseURL)
 	if err != nil {
 		return err
 	}
+	path := absolute(strings.TrimPrefix(a.cfg.DatabaseURL, sqlitePrefix))
 	if isMissing && !a.mayCreate {
-		return requireDatabase(a.cfg.DatabaseURL)
+		return fmt.Errorf("there is no database at %s; the first start of \"aikeysd serve\" makes one, and so does \"aikeysd admin member set\" with a first owner", path)
 	}
 	if a.store, err = database.Open(a.cfg.DatabaseURL, a.cfg.storeOptions()); err != nil {
 		return err
 	}
-	if err = requireSchema(ctx, a.cfg, a.store); err != nil {
-		a.close(&err)
-		return err
+	if !a.anySchema {
+		err = requireSchema(ctx, a.cfg, a.store)
+		if err == nil && isMissing {
+			a.Note("made a new database at %s", path)
+		}
 	}
-	if isMissing {
-		a.Note("made a new database at %s", absolute(strings.TrimPrefix(a.cfg.DatabaseURL, sqlitePrefix)))
+	if err == nil && a.mustExist {
+		err = a.requireProject(ctx)
 	}
-	return nil
-}
-
-// close closes the database. It adds to *err what closing fails with, or what to look at if the database doesn't answer.
-func (a *admin) close(err *error) {
-	*err = unreachable(a.cfg, *err)
-	if closeErr := a.store.Close(); *err == nil {
-		*err = closeErr
+	if err == nil {
+		err = act(ctx)
 	}
+	return errors.Join(unreachable(a.cfg, err), a.store.Close())
 }
 
 // identifier is a flag that holds an id.

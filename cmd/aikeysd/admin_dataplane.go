@@ -51,28 +51,23 @@ certificate that has this name and is signed by an authority of --dataplane-clie
 	cmd.Flags().StringSliceVar(&customers, "customer", nil, "`customer` that it may serve; give it again for more; without any, it may serve ALL customers")
 	cmd.Flags().StringVar(&certificate, "certificate", "", "`name` that its client certificate has: dns:<name>, uri:<name> or cn:<name>, exactly; no other active one may have it")
 	cmd.Flags().StringVar(&expires, "expires", "0", "`lifetime` of the credential in hours or days, such as 720h or 30d; 0 does not expire")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+	var life time.Duration
+	return a.command(cmd, func() (err error) {
 		ids := []identifier{{"--name", &name, true}}
 		for i := range customers {
 			ids = append(ids, identifier{"--customer", &customers[i], true})
 		}
-		problems := []error{checkIDs(ids)}
-		life, err := lifetime(expires)
-		if err != nil {
-			problems = append(problems, cli.Usagef("--expires: %s", err))
+		life, err = lifetime(expires)
+		if _, badName := identity.ParseCertificate(certificate); badName != nil && certificate != "" {
+			err = errors.Join(err, cli.Usagef("--certificate: %s", badName))
 		}
-		if _, err := identity.ParseCertificate(certificate); err != nil && certificate != "" {
-			problems = append(problems, cli.Usagef("--certificate: %s", err))
-		}
-		if err := a.open(cmd.Context(), problems...); err != nil {
-			return err
-		}
-		defer a.close(&err)
-		text, made, err := createDataPlane(cmd.Context(), a.store, models.DataPlane{
+		return errors.Join(checkIDs(ids), err)
+	}, func(ctx context.Context) error {
+		text, made, err := createDataPlane(ctx, a.store, models.DataPlane{
 			Name: name, Certificate: certificate, Customers: customers, CreatedBy: a.currentUser(),
 		}, life)
 		if errors.Is(err, models.ErrAlreadyExists) {
-			return a.dataPlaneExists(cmd.Context(), name, certificate)
+			return a.dataPlaneExists(ctx, name, certificate)
 		}
 		if err != nil {
 			return err
@@ -80,7 +75,7 @@ certificate that has this name and is signed by an authority of --dataplane-clie
 		if made.Customers == nil {
 			a.Note("WARNING: no --customer was given, so anyone who has this credential can fetch the keys of ALL customers")
 		}
-		unknown, err := a.store.UnknownCustomers(cmd.Context(), customers)
+		unknown, err := a.store.UnknownCustomers(ctx, customers)
 		if err != nil {
 			return err
 		}
@@ -95,8 +90,7 @@ certificate that has this name and is signed by an authority of --dataplane-clie
 		a.Note("Credential %s of data plane %s for %s in %s; expires: %s. It is shown this once.",
 			made.ID, made.Name, customersOf(made), databaseName(a.cfg.DatabaseURL), formatTime(made.ExpiresAt))
 		return a.Say("%s", text)
-	}
-	return a.finish(cmd)
+	})
 }
 
 // createDataPlane stores a new data plane. Unless it has a certificate, it gets a token, which is returned and of which a
@@ -172,16 +166,12 @@ which the command ran, as that machine names them.`,
 		Example: `  aikeysd admin dataplane list`,
 	}
 	a := p.newAdmin()
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		if err := a.open(cmd.Context()); err != nil {
-			return err
-		}
-		defer a.close(&err)
-		all, err := a.store.ListDataPlanes(cmd.Context())
+	return a.command(cmd, nil, func(ctx context.Context) error {
+		all, err := a.store.ListDataPlanes(ctx)
 		if err != nil {
 			return err
 		}
-		streams, err := a.store.CountStreams(cmd.Context())
+		streams, err := a.store.CountStreams(ctx)
 		if err != nil {
 			return err
 		}
@@ -192,8 +182,7 @@ which the command ran, as that machine names them.`,
 				credentialState(d.RevokedAt, d.Live(now)), strconv.Itoa(streams[d.ID]), orDash(d.CreatedBy), formatTime(d.RevokedAt), orDash(d.RevokedBy))
 		}
 		return table.Flush()
-	}
-	return a.finish(cmd)
+	})
 }
 
 func (p *program) dataPlaneRevokeCommand() *cobra.Command {
@@ -207,18 +196,14 @@ stream of events, so that it uses its cache only until its lease ends. Another d
 	}
 	a := p.newAdmin()
 	cmd.Flags().StringVar(&name, "name", "", "name of the data plane, as \"dataplane list\" shows it (required)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		if err := a.open(cmd.Context(), checkIDs([]identifier{{"--name", &name, true}})); err != nil {
-			return err
-		}
-		defer a.close(&err)
+	return a.command(cmd, func() error { return checkIDs([]identifier{{"--name", &name, true}}) }, func(ctx context.Context) error {
 		var revoked models.DataPlane
-		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) (err error) {
+		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
 			revoked, err = tx.RevokeDataPlane(name, a.currentUser())
 			return err
 		})
 		if errors.Is(err, models.ErrNotFound) {
-			revoked, err = a.findRevoked(cmd.Context(), name)
+			revoked, err = a.findRevoked(ctx, name)
 		}
 		if err != nil {
 			return err
@@ -226,8 +211,7 @@ stream of events, so that it uses its cache only until its lease ends. Another d
 		a.Note("data plane %s (%s) in %s is revoked since %s, by %s",
 			revoked.Name, revoked.ID, databaseName(a.cfg.DatabaseURL), formatTime(revoked.RevokedAt), orDash(revoked.RevokedBy))
 		return nil
-	}
-	return a.finish(cmd)
+	})
 }
 
 // findRevoked returns the last data plane that had the name, so that revoking it again changes nothing and succeeds.
@@ -260,23 +244,18 @@ fetches than requests.`,
 	}
 	a := p.newProjectAdmin(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 50, "list at most this many")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		var badLimit error
+	a.mustExist = true
+	return a.command(cmd, func() error {
 		if limit < 1 || limit > maxFetches {
-			badLimit = cli.Usagef("--limit: must be a whole number from 1 to %d", maxFetches)
+			return cli.Usagef("--limit: must be a whole number from 1 to %d", maxFetches)
 		}
-		if err := a.open(cmd.Context(), badLimit); err != nil {
-			return err
-		}
-		defer a.close(&err)
-		if err := a.requireProject(cmd.Context()); err != nil {
-			return err
-		}
-		fetches, err := a.store.ListFetches(cmd.Context(), a.customer, a.project, 0, limit)
+		return nil
+	}, func(ctx context.Context) error {
+		fetches, err := a.store.ListFetches(ctx, a.customer, a.project, 0, limit)
 		if err != nil {
 			return err
 		}
-		dataPlanes, err := a.store.ListDataPlanes(cmd.Context())
+		dataPlanes, err := a.store.ListDataPlanes(ctx)
 		if err != nil {
 			return err
 		}
@@ -290,6 +269,5 @@ fetches than requests.`,
 				string(f.Decision), f.Reason)
 		}
 		return table.Flush()
-	}
-	return a.finish(cmd)
+	})
 }

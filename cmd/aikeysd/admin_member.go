@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -35,17 +36,14 @@ path.`,
 	a := p.newProjectAdmin(cmd)
 	a.addUserFlag(cmd, true)
 	cmd.Flags().StringVar(&role, "role", "", "owner or member (required)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		var badRole error
-		if !models.Role(role).Valid() {
-			badRole = cli.Usagef("--role: must be owner or member")
-		}
+	return a.command(cmd, func() error {
 		a.mayCreate = models.Role(role) == models.RoleOwner
-		if err := a.open(cmd.Context(), badRole); err != nil {
-			return err
+		if !models.Role(role).Valid() {
+			return cli.Usagef("--role: must be owner or member")
 		}
-		defer a.close(&err)
-		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) error {
+		return nil
+	}, func(ctx context.Context) error {
+		err := a.store.Transact(ctx, func(tx *models.Tx) error {
 			return setMember(tx, &a.eventIDs, a.member(), models.Role(role))
 		})
 		if errors.Is(err, models.ErrLastOwner) {
@@ -56,8 +54,7 @@ path.`,
 		}
 		a.Note("%s is %s of %s", a.user, role, a.projectInDatabase())
 		return nil
-	}
-	return a.finish(cmd)
+	})
 }
 
 // setMember gives a user their role and records the event. It makes the project if it is new.
@@ -81,15 +78,9 @@ func (p *program) memberListCommand() *cobra.Command {
 		Example: `  aikeysd admin member list --customer acme --project chat`,
 	}
 	a := p.newProjectAdmin(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		if err := a.open(cmd.Context()); err != nil {
-			return err
-		}
-		defer a.close(&err)
-		if err := a.requireProject(cmd.Context()); err != nil {
-			return err
-		}
-		members, err := a.store.ListMembers(cmd.Context(), a.member(), "", 0)
+	a.mustExist = true
+	return a.command(cmd, nil, func(ctx context.Context) error {
+		members, err := a.store.ListMembers(ctx, a.member(), "", 0)
 		if err != nil {
 			return err
 		}
@@ -98,8 +89,7 @@ func (p *program) memberListCommand() *cobra.Command {
 			table.Row(m.UserID, string(m.Role), formatTime(m.CreatedAt), formatTime(m.UpdatedAt))
 		}
 		return table.Flush()
-	}
-	return a.finish(cmd)
+	})
 }
 
 func (p *program) memberRemoveCommand() *cobra.Command {
@@ -112,12 +102,8 @@ serve: at the API from the next request on, at gateways within a second. The las
 	}
 	a := p.newProjectAdmin(cmd)
 	a.addUserFlag(cmd, true)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		if err := a.open(cmd.Context()); err != nil {
-			return err
-		}
-		defer a.close(&err)
-		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) error {
+	return a.command(cmd, nil, func(ctx context.Context) error {
+		err := a.store.Transact(ctx, func(tx *models.Tx) error {
 			return tx.RemoveMember(a.customer, a.project, a.user, adminEvent(&a.eventIDs, tx, models.EventMemberRemoved, a.member()))
 		})
 		switch {
@@ -130,6 +116,5 @@ serve: at the API from the next request on, at gateways within a second. The las
 		}
 		a.Note("%s is no longer a member of %s", a.user, a.projectInDatabase())
 		return nil
-	}
-	return a.finish(cmd)
+	})
 }

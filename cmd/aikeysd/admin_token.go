@@ -38,30 +38,25 @@ a secret store; notes go to standard error. The API key is shown only this once.
 	a := p.newProjectAdmin(cmd)
 	a.addUserFlag(cmd, true)
 	cmd.Flags().StringVar(&expires, "expires", "0", "`lifetime` of the API key in hours or days, such as 720h or 30d; 0 does not expire")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		life, badLifetime := lifetime(expires)
-		if badLifetime != nil {
-			badLifetime = cli.Usagef("--expires: %s", badLifetime)
-		}
-		if err := a.open(cmd.Context(), badLifetime); err != nil {
-			return err
-		}
-		defer a.close(&err)
+	var life time.Duration
+	return a.command(cmd, func() (err error) {
+		life, err = lifetime(expires)
+		return err
+	}, func(ctx context.Context) error {
 		var key apiKey
-		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) (err error) {
+		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
 			key, err = createToken(tx, &a.eventIDs, a.member(), life)
 			return err
 		})
 		if errors.Is(err, models.ErrNotMember) {
-			return a.notMember(cmd.Context())
+			return a.notMember(ctx)
 		}
 		if err != nil {
 			return err
 		}
 		a.Note("API key %s of %s for %s; expires: %s. It is shown this once.", key.id, a.user, a.projectInDatabase(), formatTime(key.expiresAt))
 		return a.Say("%s", key.text)
-	}
-	return a.finish(cmd)
+	})
 }
 
 // notMember returns an error that says how to make the user a member: an owner, if the project has no members yet.
@@ -119,15 +114,9 @@ func (p *program) tokenListCommand() *cobra.Command {
 	}
 	a := p.newProjectAdmin(cmd)
 	a.addUserFlag(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		if err := a.open(cmd.Context()); err != nil {
-			return err
-		}
-		defer a.close(&err)
-		if err := a.requireProject(cmd.Context()); err != nil {
-			return err
-		}
-		tokens, err := a.store.ListTokens(cmd.Context(), a.customer, a.project, a.user)
+	a.mustExist = true
+	return a.command(cmd, nil, func(ctx context.Context) error {
+		tokens, err := a.store.ListTokens(ctx, a.customer, a.project, a.user)
 		if err != nil {
 			return err
 		}
@@ -137,8 +126,7 @@ func (p *program) tokenListCommand() *cobra.Command {
 			table.Row(t.ID, t.UserID, formatTime(t.CreatedAt), formatTime(t.ExpiresAt), credentialState(t.RevokedAt, t.Live(now)))
 		}
 		return table.Flush()
-	}
-	return a.finish(cmd)
+	})
 }
 
 // credentialState is the state of an API key or of a data plane's credential, for a table.
@@ -162,17 +150,14 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 	}
 	a := p.newProjectAdmin(cmd)
 	cmd.Flags().StringVar(&id, "id", "", "id of the API key, as \"token list\" shows it (required)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		_, badID := ulid.ParseStrict(id)
-		if badID != nil {
-			badID = cli.Usagef("--id: must be an id as \"token list\" shows it, 26 characters; never give the API key itself")
+	return a.command(cmd, func() error {
+		if _, err := ulid.ParseStrict(id); err != nil {
+			return cli.Usagef("--id: must be an id as \"token list\" shows it, 26 characters; never give the API key itself")
 		}
-		if err := a.open(cmd.Context(), badID); err != nil {
-			return err
-		}
-		defer a.close(&err)
+		return nil
+	}, func(ctx context.Context) error {
 		var token models.Token
-		err = a.store.Transact(cmd.Context(), func(tx *models.Tx) (err error) {
+		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
 			about := models.Caller{CustomerID: a.customer, ProjectID: a.project}
 			token, err = tx.RevokeToken(a.customer, a.project, id, adminEvent(&a.eventIDs, tx, models.EventTokenRevoked, about))
 			return err
@@ -185,6 +170,5 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 		}
 		a.Note("API key %s of %s for %s is revoked since %s", token.ID, token.UserID, a.projectInDatabase(), formatTime(token.RevokedAt))
 		return nil
-	}
-	return a.finish(cmd)
+	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/rewrap"
 	"github.com/agentrouter/aikeys/impl/telemetry/tracing"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/sealer"
@@ -110,7 +111,7 @@ var (
 
 func (p *program) check(ctx context.Context, cfg *config, options checkOptions) error {
 	c := &checker{program: p, cfg: cfg, options: options}
-	defer c.close()
+	defer func() { _ = c.closers.Close() }() // nothing was written
 	var report checkReport
 	failed := false
 	for _, step := range []struct {
@@ -152,17 +153,7 @@ type checker struct {
 	isMissing bool          // whether serve will make the database
 	isCurrent bool          // whether its schema is current
 	sealer    sealer.Sealer // nil unless the keyset is the database's
-	// closers close what was opened. Their errors are ignored: nothing was written.
-	closers []func() error
-}
-
-func (c *checker) close() {
-	for _, closeOne := range c.closers {
-		_ = closeOne()
-	}
-	if c.store != nil {
-		_ = c.store.Close() // nothing was written
-	}
+	closers   lifecycle.Closers
 }
 
 // settings checks the variables that are not ours. Loading the settings has checked ours.
@@ -190,6 +181,7 @@ func (c *checker) database(ctx context.Context) (_ string, err error) {
 		return "", errors.Join(unreachable(c.cfg, err), store.Close())
 	}
 	c.store = store
+	c.closers.Add(store.Close)
 	return fmt.Sprintf("%s answers, in %s", name, time.Since(began).Round(time.Microsecond)), nil
 }
 
@@ -223,7 +215,7 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c.closers = append(c.closers, closeSealer)
+	c.closers.Add(closeSealer)
 	if bound {
 		err = keysetcheck.New(c.store, opened).Check(ctx)
 	} else {
@@ -288,7 +280,7 @@ func (c *checker) keys(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", unreachableSealer(c.cfg, err)
 	}
-	c.seals = newSealReport(keks, unreadable)
+	c.seals = sealReport{KEKs: keks, Unreadable: unreadable}
 	if c.options.keys {
 		if c.seals.Keys, err = c.listKeys(ctx, inspector); err != nil {
 			return "", unreachableSealer(c.cfg, err)

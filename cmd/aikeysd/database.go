@@ -27,19 +27,6 @@ func databaseName(databaseURL string) string {
 	return cmp.Or(database.Name(databaseURL), "the database")
 }
 
-// withStore calls use with the database that the settings name open.
-func (p *program) withStore(cfg *config, use func(*models.Store) error) error {
-	store, err := database.Open(cfg.DatabaseURL, cfg.storeOptions())
-	if err != nil {
-		return err
-	}
-	err = unreachable(cfg, use(store))
-	if closeErr := store.Close(); err == nil {
-		err = closeErr
-	}
-	return err
-}
-
 // storeOptions returns how the settings say to open the database.
 func (s *config) storeOptions() models.Options {
 	return models.Options{MaxConns: s.DBMaxConns, DirectURL: s.DatabaseDirectURL, Plaintext: s.Insecure}
@@ -101,16 +88,6 @@ func databaseMissing(databaseURL string) (bool, error) {
 		return false, fmt.Errorf("database: %w", err)
 	}
 	return missing, nil
-}
-
-// requireDatabase returns an error if a SQLite database does not exist.
-func requireDatabase(databaseURL string) error {
-	missing, err := databaseMissing(databaseURL)
-	if missing {
-		return fmt.Errorf("there is no database at %s; the first start of \"aikeysd serve\" makes one, and so does \"aikeysd admin member set\" with a first owner",
-			absolute(strings.TrimPrefix(databaseURL, sqlitePrefix)))
-	}
-	return err
 }
 
 func fileMissing(path string) (bool, error) {

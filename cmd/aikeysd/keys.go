@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -42,21 +43,18 @@ Exit codes: 0 no envelope needs the KEK, 1 some do or it failed, 2 the command l
 	}
 	a := p.newAdmin()
 	cmd.Flags().StringVar(&kek, "kek", "", "`id` of the key-encryption key, as \"aikeysd check\" and \"secrets-svc keys list\" show it (required)")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		var noKEK error
+	return a.command(cmd, func() error {
 		if kek == "" {
-			noKEK = cli.Usagef("--kek: is required")
+			return cli.Usagef("--kek: is required")
 		}
-		if err := a.open(cmd.Context(), noKEK); err != nil {
-			return err
-		}
-		defer a.close(&err)
-		keys, err := a.store.KeysByKEK(cmd.Context())
+		return nil
+	}, func(ctx context.Context) error {
+		keys, err := a.store.KeysByKEK(ctx)
 		if err != nil {
 			return err
 		}
 		needed := keys[kek]
-		canary, err := a.store.Canary(cmd.Context())
+		canary, err := a.store.Canary(ctx)
 		if err != nil && !errors.Is(err, models.ErrNotFound) {
 			return err
 		}
@@ -67,6 +65,5 @@ Exit codes: 0 no envelope needs the KEK, 1 some do or it failed, 2 the command l
 			return err
 		}
 		return fmt.Errorf("%s is in use in %s; before you retire it, run: aikeysd rewrap%s", kek, databaseName(a.cfg.DatabaseURL), a.cfg.databaseFlags())
-	}
-	return a.finish(cmd)
+	})
 }

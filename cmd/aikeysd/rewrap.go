@@ -29,7 +29,7 @@ const (
 	// database and the service share two processors.
 	rewrapRate = 2000
 	// rewrapConns is the size of the pool on Postgres. The job uses one connection at a time.
-	rewrapConns = 2
+	rewrapConns = "2"
 	// rewrapSettle is longer than any sealer takes to see a new primary KEK. Until then a running service still seals
 	// under the old one.
 	rewrapSettle = 1500 * time.Millisecond
@@ -40,16 +40,17 @@ const (
 var errUnreadableKeys = errors.New("some keys can't be read, and were left as they are; see the list")
 
 func (p *program) rewrapCommand() *cobra.Command {
-	cfg := newConfig()
 	var (
 		rate   int
 		dryRun bool
 	)
+	a := p.newAdmin()
+	a.settings = append(databaseSettings(), "sealer", "sealer-old", "sealer-cert", "sealer-key", "sealer-ca")
+	a.cfg.Of("db-max-conns").Preset(rewrapConns)
 	cmd := &cobra.Command{
 		Use:     "rewrap",
 		Short:   "Put all keys under the primary key-encryption key, while the service runs",
 		GroupID: groupOperate,
-		Args:    cli.NoArguments(),
 		Long: `Puts every key, active or revoked, and the canary under the primary key-encryption key. Run it after another one became
 primary, or to move all secrets to another sealer. To move them, --sealer is the new sealer and --sealer-old the old
 one, and every aikeysd must run with both already. Otherwise the command opens only a sample of the secrets. At
@@ -64,58 +65,40 @@ setting is wrong, 3 everything is done except for keys that can't be read.`,
 		Example: `  aikeysd rewrap --dry-run
   aikeysd rewrap --rate 500
   aikeysd rewrap --sealer secrets+unix:/run/secrets-svc/api.sock --sealer-old local:/etc/aikeys/keyset.json`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := cfg.load(p.Environ)
-			if rate < 0 {
-				err = errors.Join(err, cli.Usagef("--rate: must be a whole number of keys a second, or 0 for no limit"))
-			}
-			if err == nil {
-				err = p.withSealedStore(cmd.Context(), cfg, func(store *models.Store, s sealer.Sealer) error {
-					job := rewrap.Config{Store: store, Sealer: s, Rate: float64(rate)}
-					if dryRun {
-						return p.rewrapDryRun(cmd.Context(), job)
-					}
-					return p.rewrap(cmd.Context(), cfg, job)
-				})
-			}
-			return err
-		},
 	}
 	cmd.Flags().IntVar(&rate, "rate", rewrapRate, "re-wrap at most this many keys each second; 0 sets no limit")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false,
 		fmt.Sprintf("write nothing: count what would be done, and try up to %d keys under each key-encryption key", dryRunSample))
-	cfg.AddFlags(cmd.Flags(), append(databaseSettings(), sealerSettings()...)...)
-	return cmd
+	return a.command(cmd, func() error {
+		if rate < 0 {
+			return cli.Usagef("--rate: must be a whole number of keys a second, or 0 for no limit")
+		}
+		return nil
+	}, func(ctx context.Context) error {
+		return a.withSealer(func(s sealer.Sealer) error {
+			job := rewrap.Config{Store: a.store, Sealer: s, Rate: float64(rate)}
+			if dryRun {
+				return p.rewrapDryRun(ctx, job)
+			}
+			return p.rewrap(ctx, a.cfg, job)
+		})
+	})
 }
 
-// sealerSettings are the settings that name the sealers.
-func sealerSettings() []string {
-	return []string{"sealer", "sealer-old", "sealer-cert", "sealer-key", "sealer-ca"}
-}
-
-// withSealedStore calls use with the database and the sealer open. Both must exist.
-func (p *program) withSealedStore(ctx context.Context, cfg *config, use func(*models.Store, sealer.Sealer) error) error {
-	if err := requireDatabase(cfg.DatabaseURL); err != nil {
-		return err
-	}
-	if path, isFile := cfg.keysetPath(); isFile {
+// withSealer calls use with the sealer open. A keyset file must exist: opening the sealer would make it.
+func (a *admin) withSealer(use func(sealer.Sealer) error) error {
+	if path, isFile := a.cfg.keysetPath(); isFile {
 		if missing, err := fileMissing(path); err != nil || missing {
 			return errors.Join(err, fmt.Errorf("there is no keyset at %s; \"aikeysd serve\" makes one", absolute(path)))
 		}
 	}
-	opened, closeSealer, err := cfg.openSealer(cli.NewLogger(p.Stderr, cli.LogText, slog.LevelWarn.String()))
+	opened, closeSealer, err := a.cfg.openSealer(cli.NewLogger(a.Stderr, cli.LogText, slog.LevelWarn.String()))
 	if err != nil {
 		return err
 	}
-	cfg.DBMaxConns = rewrapConns
-	err = p.withStore(cfg, func(store *models.Store) error {
-		if err := requireSchema(ctx, cfg, store); err != nil {
-			return err
-		}
-		return use(store, opened)
-	})
+	err = use(opened)
 	if errors.Is(err, sealer.ErrUnavailable) {
-		err = unreachableSealer(cfg, err)
+		err = unreachableSealer(a.cfg, err)
 	}
 	return errors.Join(err, closeSealer())
 }
@@ -170,7 +153,7 @@ func (p *program) printRewrapped(ctx context.Context, job rewrap.Config, result 
 			}
 		}
 	}
-	if err := newSealReport(keks, result.Unreadable).print(p, false); err != nil {
+	if err := (sealReport{KEKs: keks, Unreadable: result.Unreadable}).print(p, false); err != nil {
 		return err
 	}
 	return p.requireReadable(result.Unreadable)
@@ -235,7 +218,7 @@ func (p *program) rewrapDryRun(ctx context.Context, job rewrap.Config) error {
 		}
 		table.Row(kek.ID, string(kek.State), formatCount(kek.All()), would, formatCount(sample.All()), formatCount(sample.Unreadable))
 	}
-	if err := errors.Join(table.Flush(), newSealReport(nil, unreadable).printUnreadable(p)); err != nil {
+	if err := errors.Join(table.Flush(), (sealReport{Unreadable: unreadable}).printUnreadable(p)); err != nil {
 		return err
 	}
 	return p.requireReadable(unreadable)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 	"github.com/agentrouter/aikeys/sealer/remote"
@@ -107,23 +108,17 @@ func (s *config) keysetPath() (path string, ok bool) {
 // openSealer opens the sealer, and behind it the old sealers, which open what it has not sealed. It creates a missing keyset
 // file, except for old sealers, and connects to nothing. closeAll closes the sealers.
 func (s *config) openSealer(log *slog.Logger) (_ sealer.Sealer, closeAll func() error, err error) {
-	var closers []func() error
-	closeAll = func() error {
-		var errs error
-		for _, c := range closers {
-			errs = errors.Join(errs, c())
-		}
-		return errs
-	}
+	var closers lifecycle.Closers
 	var opened []sealer.Sealer
 	for i, text := range append([]string{s.Sealer}, s.SealerOld...) {
 		one, closeOne, err := s.openOne(text, i > 0, log)
 		if err != nil {
-			return nil, nil, errors.Join(err, closeAll())
+			return nil, nil, errors.Join(err, closers.Close())
 		}
-		opened, closers = append(opened, one), append(closers, closeOne)
+		opened = append(opened, one)
+		closers.Add(closeOne)
 	}
-	return sealer.Migrating(opened[0], opened[1:]...), closeAll, nil
+	return sealer.Migrating(opened[0], opened[1:]...), closers.Close, nil
 }
 
 // openOne opens one sealer. It does not create a keyset that must exist.

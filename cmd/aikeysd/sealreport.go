@@ -8,25 +8,9 @@ import (
 // sealReport says how keys are sealed. KEKs is nil if that could not be found out; the other lists are nil if they were not
 // asked for.
 type sealReport struct {
-	KEKs       []kekReport        `json:"keks"`
-	Unreadable []unreadableReport `json:"unreadable,omitempty"`
-	Keys       []keyReport        `json:"keys,omitempty"`
-}
-
-type kekReport struct {
-	ID         string `json:"id"`
-	State      string `json:"state"`
-	Current    int64  `json:"current"`
-	OldKEK     int64  `json:"old_kek"`
-	Unreadable int64  `json:"unreadable"`
-}
-
-type unreadableReport struct {
-	ID         string `json:"id"`
-	CustomerID string `json:"customer_id"`
-	ProjectID  string `json:"project_id"`
-	KEKID      string `json:"kek_id"`
-	Reason     string `json:"reason"`
+	KEKs       []rewrap.KEKKeys    `json:"keks"`
+	Unreadable []rewrap.Unreadable `json:"unreadable,omitempty"`
+	Keys       []keyReport         `json:"keys,omitempty"`
 }
 
 type keyReport struct {
@@ -49,23 +33,12 @@ func newKeyReport(k models.Key, seal rewrap.EnvelopeStatus) keyReport {
 		SealState: string(seal.State), KEKID: seal.KEKID, Reason: seal.Reason()}
 }
 
-func newSealReport(keks []rewrap.KEKKeys, unreadable []rewrap.Unreadable) sealReport {
-	report := sealReport{KEKs: []kekReport{}}
-	for _, k := range keks {
-		report.KEKs = append(report.KEKs, kekReport{k.ID, string(k.State), k.Current, k.OldKEK, k.Unreadable})
-	}
-	for _, u := range unreadable {
-		report.Unreadable = append(report.Unreadable, unreadableReport{u.KeyID, u.CustomerID, u.ProjectID, u.KEKID, u.Reason})
-	}
-	return report
-}
-
 // print prints a table of the KEKs, then a table of the keys that can't be read if there are any, and one of all keys if
 // the user asked for it.
 func (r sealReport) print(p *program, keys bool) error {
 	table := p.NewTable("\nKEK", "STATE", "CURRENT", "OLD_KEK", "UNREADABLE")
 	for _, k := range r.KEKs {
-		table.Row(k.ID, k.State, formatCount(k.Current), formatCount(k.OldKEK), formatCount(k.Unreadable))
+		table.Row(k.ID, string(k.State), formatCount(k.Current), formatCount(k.OldKEK), formatCount(k.Unreadable))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -89,7 +62,7 @@ func (r sealReport) printUnreadable(p *program) error {
 	}
 	table := p.NewTable("\nUNREADABLE KEY", "CUSTOMER", "PROJECT", "KEK", "WHY")
 	for _, u := range r.Unreadable {
-		table.Row(u.ID, u.CustomerID, u.ProjectID, u.KEKID, u.Reason)
+		table.Row(u.KeyID, u.CustomerID, u.ProjectID, u.KEKID, u.Reason)
 	}
 	return table.Flush()
 }

@@ -30,7 +30,9 @@ const KEKUnknown sealer.KEKState = "unknown"
 // KEKKeys is a KEK and the number of keys that it seals, by their state.
 type KEKKeys struct {
 	sealer.KEK
-	Current, OldKEK, Unreadable int64
+	Current    int64 `json:"current"`
+	OldKEK     int64 `json:"old_kek"`
+	Unreadable int64 `json:"unreadable"`
 }
 
 // All returns the number of keys in any state.
@@ -244,11 +246,13 @@ func (i *Inspector) inOrder(counts map[string]*KEKKeys) []KEKKeys {
 
 // Unreadable is a key whose envelope can't be read.
 type Unreadable struct {
-	KeyID, CustomerID, ProjectID string
+	KeyID      string `json:"id"`
+	CustomerID string `json:"customer_id"`
+	ProjectID  string `json:"project_id"`
 	// KEKID is the key-encryption key of the envelope.
-	KEKID string
+	KEKID string `json:"kek_id"`
 	// Reason says, for people, why it can't be read.
-	Reason string
+	Reason string `json:"reason"`
 }
 
 // reasons are the errors that mean that an envelope is unreadable until an operator repairs something.
