@@ -140,6 +140,7 @@ type proxiedRequest struct {
 	credential string
 	key        *dataplane.Key
 	target     *url.URL
+	redactor   *redactor
 
 	sentAt          time.Time // zero until the request is sent to the provider
 	status          int       // as answered, by the provider or by us
@@ -194,7 +195,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 		p.provider = loggedProvider(caller.Provider, err)
 		return err
 	}
-	p.key, p.provider, p.credential = key, caller.Provider, caller.Credential
+	p.key, p.provider, p.credential, p.redactor = key, caller.Provider, caller.Credential, newRedactor(key.Secret())
 	p.target, err = targetOf(key, g.upstreams, caller, path, r.URL.RawQuery)
 	if err != nil {
 		return err
@@ -202,7 +203,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	g.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
+	g.proxy.ServeHTTP(informational{w, p.redactor}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
 }
 
@@ -216,6 +217,9 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 		delete(pr.Out.Header, "Connection")
 	}
 	stripRequest(pr.Out.Header, p.credential)
+	// Answers are searched for the provider's key, so nothing may pack them.
+	pr.Out.Header["Accept-Encoding"] = []string{"identity"}
+	delete(pr.Out.Header, "Sec-Websocket-Extensions")
 	if pr.Out.Body != nil {
 		// The server fills in the trailers of the incoming request once its body has been read, so the outgoing request
 		// shares them.
@@ -267,6 +271,9 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	g.metrics.upstream.WithLabelValues(p.provider).Observe(time.Since(p.sentAt).Seconds())
 	g.resolver.Report(p.key, res.StatusCode)
 	stripResponse(res.Header)
+	if err := p.redactor.response(res); err != nil {
+		return err
+	}
 	res.Header[HeaderKeyID] = []string{p.key.ID}
 	res.Header[HeaderReason] = []string{p.key.Reason}
 	res.Header[HeaderRequestID] = []string{p.id}

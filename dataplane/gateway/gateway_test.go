@@ -404,10 +404,9 @@ func readExactly(t testing.TB, from io.Reader, want string) {
 // The provider sends each chunk only when the client has the one before.
 func TestAnswersAreStreamed(t *testing.T) {
 	for name, header := range map[string]http.Header{
-		"events":           {"Content-Type": {"text/event-stream"}},
-		"a known length":   {"Content-Type": {"application/json"}, "Content-Length": {"9"}},
-		"an unknown one":   {"Content-Type": {"application/json"}},
-		"an encoding, too": {"Content-Type": {"text/event-stream"}, "Content-Encoding": {"gzip"}},
+		"events":         {"Content-Type": {"text/event-stream"}},
+		"a known length": {"Content-Type": {"application/json"}, "Content-Length": {"9"}},
+		"an unknown one": {"Content-Type": {"application/json"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			next := make(chan struct{})
@@ -431,7 +430,6 @@ func TestAnswersAreStreamed(t *testing.T) {
 			res, err := http.DefaultTransport.RoundTrip(r)
 			require.NoError(t, err)
 			defer func() { _ = res.Body.Close() }()
-			require.Equal(t, header.Get("Content-Encoding"), res.Header.Get("Content-Encoding"))
 			for i := range 3 {
 				readExactly(t, res.Body, fmt.Sprintf("ch%d", i))
 				next <- struct{}{}

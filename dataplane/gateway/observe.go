@@ -53,6 +53,11 @@ func (g *Gateway) record(ctx context.Context, p *proxiedRequest) {
 		g.metrics.added.Observe(p.sentAt.Sub(p.receivedAt).Seconds())
 	}
 	level := levelOf(p.status, p.err)
+	redacted := p.redactor != nil && p.redactor.found.Load()
+	if redacted {
+		g.metrics.redacted.WithLabelValues(p.provider).Inc()
+		level = max(level, slog.LevelWarn)
+	}
 	if !g.log.Enabled(ctx, level) {
 		return
 	}
@@ -62,6 +67,9 @@ func (g *Gateway) record(ctx context.Context, p *proxiedRequest) {
 		slog.Duration("took", time.Since(p.receivedAt).Round(time.Microsecond)))
 	if p.key != nil {
 		attrs = append(attrs, slog.String("key_id", p.key.ID))
+	}
+	if redacted {
+		attrs = append(attrs, slog.Bool("redacted", true))
 	}
 	if p.cut {
 		attrs = append(attrs, slog.Bool("cut", true))
@@ -110,6 +118,7 @@ type Metrics struct {
 	added          prometheus.Histogram
 	upstream       *prometheus.HistogramVec
 	inFlight       prometheus.Gauge
+	redacted       *prometheus.CounterVec
 }
 
 // NewMetrics returns the metrics registered with registerer, and registers them if it is the first to do so. With a nil
@@ -133,13 +142,16 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "aikeys_gateway_requests_in_flight", Help: "Requests being proxied, upgraded connections among them.",
 		}),
+		redacted: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aikeys_gateway_redacted_total", Help: "Answers in which the provider sent its own key back, by provider.",
+		}, []string{"provider"}),
 	}
 	if registerer == nil {
 		return m, nil
 	}
 	return m, errors.Join(
 		register(registerer, &m.requests), register(registerer, &m.authorizations), register(registerer, &m.added),
-		register(registerer, &m.upstream), register(registerer, &m.inFlight),
+		register(registerer, &m.upstream), register(registerer, &m.inFlight), register(registerer, &m.redacted),
 	)
 }
 

@@ -108,6 +108,8 @@ func transportCause(err error) string {
 		dial        *net.OpError
 	)
 	switch {
+	case errors.Is(err, errEncoded):
+		return "encoding not asked for"
 	case errors.As(err, &dns):
 		return "name not resolved"
 	case errors.As(err, &certificate), errors.As(err, &authority):

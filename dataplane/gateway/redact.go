@@ -1,0 +1,269 @@
+package gateway
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/agentrouter/aikeys/internal/secret"
+)
+
+// maxShown is how much of the beginning of a secret may have been passed on when the rest of it arrives. It lets a message pass
+// that happens to end as the secret begins; the prefix of a provider's keys, which all of them share, is about as long.
+const maxShown = 8
+
+// redactor masks a provider's key in what the provider sends back: error messages quote keys, and servers that debug send requests
+// back. It serves one request.
+type redactor struct {
+	// forms are the spellings to look for: as it is, and escaped for JSON and for URLs.
+	forms [][]byte
+	// found reports whether there was anything to mask.
+	found atomic.Bool
+}
+
+func newRedactor(s secret.Text) *redactor {
+	plain := s.Reveal()
+	if plain == "" {
+		return &redactor{}
+	}
+	r := &redactor{forms: [][]byte{[]byte(plain)}}
+	if strings.IndexFunc(plain, isEscapable) < 0 {
+		return r
+	}
+	quoted, _ := json.Marshal(plain) // a string can be encoded
+	inJSON := string(quoted[1 : len(quoted)-1])
+	var unquoted bytes.Buffer
+	encoder := json.NewEncoder(&unquoted)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(plain) // into memory
+	plainJSON := strings.TrimSuffix(unquoted.String(), "\"\n")[1:]
+	for _, form := range []string{
+		inJSON, plainJSON, strings.ReplaceAll(inJSON, "/", `\/`), strings.ReplaceAll(plainJSON, "/", `\/`),
+		url.QueryEscape(plain), url.PathEscape(plain), lowerEscapes(url.QueryEscape(plain)), lowerEscapes(url.PathEscape(plain)),
+	} {
+		if !slices.ContainsFunc(r.forms, func(known []byte) bool { return string(known) == form }) {
+			r.forms = append(r.forms, []byte(form))
+		}
+	}
+	return r
+}
+
+// isEscapable reports whether a character is written differently in JSON or in a URL.
+func isEscapable(c rune) bool {
+	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '~')
+}
+
+// lowerEscapes returns the text with the digits of its percent-escapes in lower case.
+func lowerEscapes(escaped string) string {
+	out := []byte(escaped)
+	for i := 0; i+2 < len(out); i++ {
+		if out[i] == '%' {
+			copy(out[i+1:i+3], bytes.ToLower(out[i+1:i+3]))
+		}
+	}
+	return string(out)
+}
+
+// mask overwrites the secret in b.
+func (r *redactor) mask(b []byte) {
+	for _, form := range r.forms {
+		for at := 0; ; at += len(form) {
+			next := bytes.Index(b[at:], form)
+			if next < 0 {
+				break
+			}
+			at += next
+			r.found.Store(true)
+			for i := range form {
+				b[at+i] = '*'
+			}
+		}
+	}
+}
+
+// begun returns how many bytes at the end of b may be the beginning of the secret.
+func (r *redactor) begun(b []byte) (longest int) {
+	for _, form := range r.forms {
+		tail := b[max(0, len(b)-len(form)+1):]
+		for len(tail) > longest {
+			if bytes.HasPrefix(form, tail) {
+				longest = len(tail)
+				break
+			}
+			next := bytes.IndexByte(tail[1:], form[0])
+			if next < 0 {
+				break
+			}
+			tail = tail[1+next:]
+		}
+	}
+	return longest
+}
+
+// header masks the secret in a header's values. It removes a header that has it in its name.
+func (r *redactor) header(header http.Header) {
+	for name, values := range header {
+		for _, form := range r.forms {
+			if len(name) >= len(form) && strings.Contains(strings.ToLower(name), strings.ToLower(string(form))) {
+				r.found.Store(true)
+				delete(header, name)
+			}
+		}
+		for i, value := range values {
+			for _, form := range r.forms {
+				if strings.Contains(value, string(form)) {
+					masked := []byte(value)
+					r.mask(masked)
+					values[i] = string(masked)
+				}
+			}
+		}
+	}
+}
+
+// errEncoded is returned for an answer that can't be searched for the provider's key.
+var errEncoded = errors.New("the answer has an encoding that was not asked for")
+
+// response masks the secret in an answer: its headers at once, its body and trailers while they are read. It unpacks a body in
+// gzip. A body in another encoding is errEncoded.
+func (r *redactor) response(res *http.Response) error {
+	r.header(res.Header)
+	body := &redactedBody{ReadCloser: res.Body, redactor: r, trailer: res.Trailer}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		if stream, ok := res.Body.(io.ReadWriteCloser); ok {
+			res.Body = redactedStream{body, stream}
+		}
+		return nil
+	}
+	switch encoding := strings.ToLower(strings.Join(res.Header["Content-Encoding"], ",")); {
+	case encoding == "", encoding == "identity", res.Body == http.NoBody, res.Request.Method == http.MethodHead:
+	case encoding == "gzip", encoding == "x-gzip":
+		body.source = &unpacker{packed: res.Body}
+		delete(res.Header, "Content-Encoding")
+		delete(res.Header, "Content-Length")
+		res.ContentLength = -1
+	default:
+		return errEncoded
+	}
+	res.Body = body
+	return nil
+}
+
+// redactedBody is a body without the secret, wherever the pieces that it arrives in begin and end. All lengths stay as they are.
+type redactedBody struct {
+	io.ReadCloser
+	redactor *redactor
+	trailer  http.Header
+	source   io.Reader // of plain bytes; nil is the body itself
+
+	// tail is what may be the beginning of the secret; shown bytes of it have been returned by Read.
+	tail  []byte
+	shown int
+	// ready is what Read returns next, and then err.
+	ready []byte
+	err   error
+}
+
+// Read implements io.Reader.
+func (b *redactedBody) Read(p []byte) (n int, err error) {
+	for len(b.ready) == 0 {
+		if b.err != nil || len(p) == 0 {
+			return 0, b.err
+		}
+		if b.source != nil {
+			n, b.err = b.source.Read(p)
+		} else {
+			n, b.err = b.ReadCloser.Read(p)
+		}
+		if b.err != nil {
+			b.redactor.header(b.trailer) // which is complete now
+		}
+		if n = b.pass(p, n); n > 0 {
+			return n, nil
+		}
+	}
+	n = copy(p, b.ready)
+	b.ready = b.ready[n:]
+	return n, nil
+}
+
+// pass masks the secret in p[:n], which follows tail, and returns how many bytes of p may be returned. What does not fit is ready.
+func (b *redactedBody) pass(p []byte, n int) int {
+	whole := p[:n]
+	if len(b.tail) > 0 {
+		whole = append(b.tail, whole...)
+	}
+	b.redactor.mask(whole)
+	shown, end := b.shown, len(whole)
+	b.tail, b.shown = nil, 0
+	if begun := b.redactor.begun(whole); begun > 0 && b.err == nil {
+		end = max(shown, end-begun+min(begun, maxShown))
+		b.tail = bytes.Clone(whole[len(whole)-begun:])
+		b.shown = end - (len(whole) - begun)
+	}
+	out := whole[shown:end]
+	if shown == 0 && len(whole) == n {
+		return len(out) // in p already
+	}
+	copied := copy(p, out)
+	b.ready = out[copied:]
+	return copied
+}
+
+// unpacker reads what packed holds in gzip. It reads nothing before it is read, so an answer's head need not wait for its body.
+type unpacker struct {
+	packed io.Reader
+	plain  *gzip.Reader
+}
+
+// Read implements io.Reader.
+func (u *unpacker) Read(p []byte) (n int, err error) {
+	if u.plain == nil {
+		if u.plain, err = gzip.NewReader(u.packed); err != nil {
+			return 0, err
+		}
+	}
+	return u.plain.Read(p)
+}
+
+// redactedStream is what follows the head of an answer that switches protocols.
+type redactedStream struct {
+	*redactedBody
+	stream io.ReadWriteCloser
+}
+
+// Write implements io.Writer.
+func (s redactedStream) Write(p []byte) (int, error) { return s.stream.Write(p) }
+
+// CloseWrite passes on the end of what the caller sends.
+func (s redactedStream) CloseWrite() error {
+	if half, ok := s.stream.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// informational masks the secret in the headers of 1xx answers, which net/http/httputil passes on when they arrive.
+type informational struct {
+	http.ResponseWriter
+	redactor *redactor
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w informational) WriteHeader(status int) {
+	if status >= http.StatusContinue && status < http.StatusOK {
+		stripResponse(w.Header())
+		w.redactor.header(w.Header())
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w informational) Unwrap() http.ResponseWriter { return w.ResponseWriter }

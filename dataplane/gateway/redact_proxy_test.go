@@ -1,0 +1,101 @@
+package gateway_test
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The provider sends its key back in every part of an answer. None of them reaches the caller with it.
+func TestProviderNeverSendsTheKeyBack(t *testing.T) {
+	half := len(secret) / 2
+	whole := fmt.Sprintf("suspended: %s, or in a URL: ?k=%[1]s", secret)
+	for name, answer := range map[string]func(w http.ResponseWriter){
+		"in the body": func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, whole)
+		},
+		"in pieces": func(w http.ResponseWriter) {
+			for _, piece := range []string{"suspended: " + secret[:half], secret[half:], ", or in a URL: ?k=" + secret[:1], secret[1:]} {
+				_, _ = io.WriteString(w, piece)
+				flush(w)
+			}
+		},
+		"in headers and trailers": func(w http.ResponseWriter) {
+			w.Header().Set("X-Debug-Authorization", "Bearer "+secret)
+			w.Header().Set("Trailer", "X-Key")
+			_, _ = io.WriteString(w, whole)
+			w.Header().Set("X-Key", secret)
+			w.Header().Set(http.TrailerPrefix+"X-Late", secret)
+		},
+		"in a 1xx answer": func(w http.ResponseWriter) {
+			w.Header().Set("Link", "<https://provider.example/?key="+secret+">")
+			w.Header().Set("Set-Cookie", "early=1")
+			w.WriteHeader(http.StatusEarlyHints)
+			clear(w.Header())
+			_, _ = io.WriteString(w, whole)
+		},
+		"packed, though nothing may be": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Encoding", "gzip")
+			packed := gzip.NewWriter(w)
+			_, _ = io.WriteString(packed, whole)
+			_ = packed.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Authorization"); got != "Bearer "+secret {
+					t.Errorf("the provider got %q", got)
+				}
+				answer(w)
+			})
+			var early strings.Builder
+			r := request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}"))
+			r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+				Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+					fmt.Fprint(&early, header)
+					return nil
+				},
+			}))
+			res, err := http.DefaultTransport.RoundTrip(r)
+			require.NoError(t, err)
+			text, err := io.ReadAll(res.Body)
+			require.NoError(t, errors.Join(err, res.Body.Close()))
+			body := string(text)
+			require.Len(t, body, len(whole), "masked with equal length")
+			require.Equal(t, "suspended: ", body[:11])
+			seen := fmt.Sprint(early.String(), res.Header, res.Trailer, body)
+			require.NotContains(t, seen, secret)
+			require.NotContains(t, seen, secret[half:], "what is shown of it is no more than keys have in common")
+			require.NotContains(t, seen, "early=1")
+			require.Contains(t, seen, "****")
+			require.Eventually(t, func() bool {
+				families, err := gw.registry.Gather()
+				for _, family := range families {
+					if family.GetName() == "aikeys_gateway_redacted_total" {
+						return err == nil && family.GetMetric()[0].GetCounter().GetValue() == 1
+					}
+				}
+				return false
+			}, 5*time.Second, time.Millisecond, "counted once the answer has ended")
+		})
+	}
+	t.Run("in an encoding that can't be searched", func(t *testing.T) {
+		gw := openAI(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "br")
+			_, _ = io.WriteString(w, whole)
+		})
+		res, body := do(t, request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+		require.Equal(t, http.StatusBadGateway, res.StatusCode)
+		require.NotContains(t, body, secret)
+	})
+}
