@@ -109,14 +109,14 @@ func (s *service) newWiring() (w wiring, err error) {
 	if s.issuer, err = s.cfg.oidc(); err != nil {
 		return w, err
 	}
-	s.sessions = auth.New(auth.Config{Tokens: w.metrics.Tokens(s.store), OIDC: s.issuer})
+	s.sessions = auth.New(auth.Config{Tokens: s.store, OIDC: s.issuer, Metrics: w.metrics})
 	s.feed, err = feed.New(feed.Config{Store: s.store, Log: s.log, Metrics: w.registry})
 	return w, err
 }
 
 func (w wiring) publicAPI() (http.Handler, error) {
 	api, err := w.api("public", auth.MiddlewareConfig{
-		Sessions: w.metrics.Sessions(w.sessions), PrincipalRate: ratelimit.Rate{PerSecond: w.cfg.RateLimit},
+		Sessions: w.sessions, Metrics: w.metrics, PrincipalRate: ratelimit.Rate{PerSecond: w.cfg.RateLimit},
 	})
 	if err != nil {
 		return nil, err
@@ -139,10 +139,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 // dataPlaneAPI returns the handler of the data-plane API. It has no limit on requests: a data plane with an empty cache asks
 // as often as it is asked.
 func (w wiring) dataPlaneAPI() (http.Handler, error) {
-	own := auth.New(auth.Config{DataPlanes: w.metrics.DataPlanes(w.store)})
-	api, err := w.api("dataplane", auth.MiddlewareConfig{
-		Sessions: w.metrics.Sessions(own), Certificates: w.metrics.CertificateSessions(own),
-	})
+	own := auth.New(auth.Config{DataPlanes: w.store, Metrics: w.metrics})
+	api, err := w.api("dataplane", auth.MiddlewareConfig{Sessions: own, Certificates: own, Metrics: w.metrics})
 	if err != nil {
 		return nil, err
 	}

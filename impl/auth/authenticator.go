@@ -102,6 +102,8 @@ type Config struct {
 	DataPlanes DataPlaneFinder
 	// OIDC verifies session tokens; nil accepts none.
 	OIDC *OIDC
+	// Metrics counts the look-ups in the database; nil counts nothing.
+	Metrics *Metrics
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// CacheSize is the number of sessions to keep; 0 means 10,000.
@@ -116,6 +118,7 @@ type Authenticator struct {
 	tokens     TokenFinder
 	dataPlanes DataPlaneFinder
 	oidc       *OIDC
+	metrics    *Metrics
 	now        func() time.Time
 	ttl        time.Duration
 	cache      *otter.Cache[cacheKey, session]
@@ -135,6 +138,7 @@ func New(cfg Config) *Authenticator {
 		tokens:     cfg.Tokens,
 		dataPlanes: cfg.DataPlanes,
 		oidc:       cfg.OIDC,
+		metrics:    cfg.Metrics,
 		now:        cfg.Now,
 		ttl:        min(cmp.Or(max(cfg.CacheTTL, 0), defaultCacheTTL), maxCacheTTL),
 		cache:      otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cmp.Or(max(cfg.CacheSize, 0), defaultCacheSize)}),
@@ -230,6 +234,7 @@ func (a *Authenticator) lookUp(ctx context.Context, key cacheKey, verify verifie
 // verifyAPIKey returns the principal of an API key. An unknown id costs the same comparison as a known one, and only a caller
 // that knows the secret learns more than "unknown".
 func (a *Authenticator) verifyAPIKey(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
+	a.metrics.countLookUp()
 	token, err := a.tokens.FindToken(ctx, id)
 	if err := checkSecret(ctx, token.Hash, hash, err); err != nil {
 		return Principal{}, err
@@ -334,6 +339,8 @@ type MiddlewareConfig struct {
 	PrincipalRate ratelimit.Rate
 	// FailureRate limits the failed authentications of each address.
 	FailureRate ratelimit.Rate
+	// Metrics counts the authentications; nil counts nothing.
+	Metrics *Metrics
 }
 
 // maxSuspects is how many credentials from addresses that are over the limit of failures are looked up at a time. It keeps
@@ -418,7 +425,9 @@ func (m *middleware) openSession(c echo.Context, address netip.Addr) (Principal,
 	if hasCertificate {
 		return m.openCertificate(c.Response(), r)
 	}
-	return m.Sessions.Authenticate(ctx, headers[0])
+	principal, err := m.Sessions.Authenticate(ctx, headers[0])
+	m.Metrics.countAuthentication(err)
+	return principal, err
 }
 
 // openCertificate opens the session of a client certificate. The session ends with the certificate at the latest.
@@ -439,6 +448,7 @@ func (m *middleware) openCertificate(w http.ResponseWriter, r *http.Request) (Pr
 		names[i] = name.String()
 	}
 	principal, err := m.Certificates.AuthenticateCertificate(r.Context(), names)
+	m.Metrics.countAuthentication(err)
 	if err == nil && (principal.ExpiresAt.IsZero() || until.Before(principal.ExpiresAt)) {
 		principal.ExpiresAt = until
 	}

@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -172,38 +177,10 @@ func TestCache(t *testing.T) {
 	})
 }
 
-// held is a store whose first answer waits, after the row was read, until release is closed.
-type held struct {
-	*tokens
-	read, release chan struct{}
-}
-
-func newHeld() held {
-	h := held{newTokens(), make(chan struct{}), make(chan struct{})}
-	h.answer = func(ctx context.Context, find int) error {
-		if find == 1 {
-			close(h.read)
-			<-h.release
-		}
-		return ctx.Err()
-	}
-	return h
-}
-
 // bubble runs a subtest with a clock of its own, in which synctest.Wait waits until all other goroutines are blocked.
 func bubble(t *testing.T, name string, f func(t *testing.T)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) { synctest.Test(t, f) })
-}
-
-// begin authenticates in the background and returns the channel of the resulting error.
-func begin(ctx context.Context, a *auth.Authenticator, header string) <-chan error {
-	done := make(chan error, 1)
-	go func() {
-		_, err := a.Authenticate(ctx, header)
-		done <- err
-	}()
-	return done
 }
 
 func TestDrop(t *testing.T) {
@@ -226,13 +203,34 @@ func TestDrop(t *testing.T) {
 }
 
 func TestSharedLookUp(t *testing.T) {
+	// hold returns a store whose first answer waits, after the row was read, until release is closed.
+	hold := func() (store *tokens, read, release chan struct{}) {
+		store, read, release = newTokens(), make(chan struct{}), make(chan struct{})
+		store.answer = func(ctx context.Context, find int) error {
+			if find == 1 {
+				close(read)
+				<-release
+			}
+			return ctx.Err()
+		}
+		return store, read, release
+	}
+	// begin authenticates in the background and returns the channel of the resulting error.
+	begin := func(ctx context.Context, a *auth.Authenticator, header string) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.Authenticate(ctx, header)
+			done <- err
+		}()
+		return done
+	}
 	bubble(t, "callers with one token share it, and the first one's leaving fails none", func(t *testing.T) {
-		store := newHeld()
+		store, read, release := hold()
 		text, _ := store.Mint(t)
 		a := auth.New(auth.Config{Tokens: store})
 		ctx, cancel := context.WithCancel(t.Context())
 		first := begin(ctx, a, bearer(text))
-		<-store.read
+		<-read
 		var others []<-chan error
 		for range 20 {
 			others = append(others, begin(t.Context(), a, bearer(text)))
@@ -240,33 +238,33 @@ func TestSharedLookUp(t *testing.T) {
 		cancel()
 		require.ErrorIs(t, <-first, context.Canceled, "it does not wait for the look-up")
 		synctest.Wait() // the others have joined
-		close(store.release)
+		close(release)
 		for _, other := range others {
 			require.NoError(t, <-other)
 		}
 		require.Equal(t, 1, store.Finds())
 	})
 	bubble(t, "two tokens do not wait for each other", func(t *testing.T) {
-		store := newHeld()
+		store, read, release := hold()
 		slow, _ := store.Mint(t)
 		quick, _ := store.Mint(t)
 		a := auth.New(auth.Config{Tokens: store})
 		waiting := begin(t.Context(), a, bearer(slow))
-		<-store.read
+		<-read
 		_, err := a.Authenticate(t.Context(), bearer(quick))
 		require.NoError(t, err)
-		close(store.release)
+		close(release)
 		require.NoError(t, <-waiting)
 	})
 	bubble(t, "one that took longer than the TTL is not cached", func(t *testing.T) {
-		store := newHeld()
+		store, read, release := hold()
 		text, id := store.Mint(t)
 		a := auth.New(auth.Config{Tokens: store})
 		early := begin(t.Context(), a, bearer(text))
-		<-store.read
+		<-read
 		store.Revoke(id)
 		time.Sleep(time.Second)
-		close(store.release)
+		close(release)
 		require.NoError(t, <-early)
 		requireRefused(t, a, bearer(text))
 	})
@@ -298,6 +296,17 @@ func FuzzAuthenticate(f *testing.F) {
 }
 
 func BenchmarkAuthenticateCached(b *testing.B) {
+	benchmark := func(b *testing.B, a *auth.Authenticator, token string) {
+		header := bearer(token)
+		_, err := a.Authenticate(b.Context(), header)
+		require.NoError(b, err)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := a.Authenticate(b.Context(), header); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
 	b.Run("api_key", func(b *testing.B) {
 		store := newTokens()
 		text, _ := store.Mint(b)
@@ -309,15 +318,52 @@ func BenchmarkAuthenticateCached(b *testing.B) {
 	})
 }
 
-func benchmark(b *testing.B, a *auth.Authenticator, token string) {
-	b.Helper()
-	header := bearer(token)
-	_, err := a.Authenticate(b.Context(), header)
-	require.NoError(b, err)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := a.Authenticate(b.Context(), header); err != nil {
-			b.Fatal(err)
-		}
+func TestMetrics(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	metrics, err := auth.NewMetrics(registry)
+	require.NoError(t, err)
+	store := newTokens()
+	good, _ := store.Mint(t)
+	unknown, _, _, err := auth.MintAPIKey(time.Now())
+	require.NoError(t, err)
+	source := auth.New(auth.Config{Tokens: store, Metrics: metrics})
+	ask := auth.Middleware(auth.MiddlewareConfig{Sessions: source, Metrics: metrics})(func(echo.Context) error { return nil })
+	request := func(token string) error {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody)
+		r.Header.Set("Authorization", bearer(token))
+		return ask(echo.New().NewContext(r, httptest.NewRecorder()))
 	}
+	for range 3 {
+		require.NoError(t, request(good)) // looked up once
+	}
+	require.ErrorIs(t, request(unknown), auth.ErrUnauthenticated)
+	require.ErrorIs(t, request("malformed"), auth.ErrUnauthenticated)
+	store.Fail(models.ErrUnavailable)
+	require.ErrorIs(t, request(unknown), models.ErrUnavailable)
+
+	rows := &dataPlanes{rows: map[string]models.DataPlane{}}
+	dataPlane, _ := rows.mint(t, func(row *models.DataPlane) { row.Certificate = "dns:edge" })
+	forDataPlanes := auth.New(auth.Config{DataPlanes: rows, Metrics: metrics})
+	_, err = forDataPlanes.Authenticate(t.Context(), bearer(dataPlane))
+	require.NoError(t, err)
+	_, err = forDataPlanes.AuthenticateCertificate(t.Context(), []string{"dns:edge"})
+	require.NoError(t, err)
+
+	gathered, err := registry.Gather()
+	require.NoError(t, err)
+	var text strings.Builder
+	for _, family := range gathered {
+		_, err := expfmt.MetricFamilyToText(&text, family)
+		require.NoError(t, err)
+	}
+	for _, line := range []string{
+		`aikeys_session_authentications_total{result="ok"} 3`,
+		`aikeys_session_authentications_total{result="refused"} 2`,
+		`aikeys_session_authentications_total{result="unavailable"} 1`,
+		`aikeys_session_lookups_total 5`,
+	} {
+		require.Contains(t, text.String(), "\n"+line)
+	}
+	_, err = auth.NewMetrics(registry)
+	require.Error(t, err, "two of them would count twice")
 }

@@ -45,6 +45,7 @@ func cacheKeyOfNames(names []string) cacheKey {
 // verifyCertificate returns the data plane of a certificate. A certificate with the names of several data planes stands for
 // none of them.
 func (a *Authenticator) verifyCertificate(ctx context.Context, names []string, now time.Time) (Principal, error) {
+	a.metrics.countLookUp()
 	rows, err := a.dataPlanes.FindDataPlanesByCertificate(ctx, names)
 	switch {
 	case err != nil:
@@ -60,6 +61,7 @@ func (a *Authenticator) verifyCertificate(ctx context.Context, names []string, n
 // verifyDataPlane looks up the data plane of a token. It fails unless the hash matches and the data plane is neither revoked
 // nor expired.
 func (a *Authenticator) verifyDataPlane(ctx context.Context, id string, hash [sha256.Size]byte, now time.Time) (Principal, error) {
+	a.metrics.countLookUp()
 	row, err := a.dataPlanes.FindDataPlane(ctx, id)
 	if err := checkSecret(ctx, row.Hash, hash, err); err != nil {
 		return Principal{}, err

@@ -99,25 +99,22 @@ func TestDataPlaneAndUserTokensAreKeptApart(t *testing.T) {
 	require.NoError(t, err)
 }
 
-const edgeName = "dns:edge.internal"
-
-// newCertificates returns an Authenticator that knows one data plane, which has a certificate.
-func newCertificates(now func() time.Time) (*dataPlanes, *auth.Authenticator) {
-	rows, a := newDataPlanes(now)
-	rows.rows["01EDGE"] = models.DataPlane{ID: "01EDGE", Name: "edge", Certificate: edgeName}
-	return rows, a
-}
-
-func requireCertificateRefused(t *testing.T, a *auth.Authenticator, names ...string) error {
-	t.Helper()
-	p, err := a.AuthenticateCertificate(t.Context(), names)
-	require.ErrorIs(t, err, auth.ErrUnauthenticated)
-	require.NotErrorIs(t, err, models.ErrUnavailable)
-	require.Zero(t, p)
-	return err
-}
-
 func TestAuthenticateCertificate(t *testing.T) {
+	const edgeName = "dns:edge.internal"
+	// newCertificates returns an Authenticator that knows one data plane, which has a certificate.
+	newCertificates := func(now func() time.Time) (*dataPlanes, *auth.Authenticator) {
+		rows, a := newDataPlanes(now)
+		rows.rows["01EDGE"] = models.DataPlane{ID: "01EDGE", Name: "edge", Certificate: edgeName}
+		return rows, a
+	}
+	requireCertificateRefused := func(t *testing.T, a *auth.Authenticator, names ...string) error {
+		t.Helper()
+		p, err := a.AuthenticateCertificate(t.Context(), names)
+		require.ErrorIs(t, err, auth.ErrUnauthenticated)
+		require.NotErrorIs(t, err, models.ErrUnavailable)
+		require.Zero(t, p)
+		return err
+	}
 	t.Run("it opens the cached session of the data plane that has one of its names", func(t *testing.T) {
 		rows, a := newCertificates(nil)
 		for range 3 {

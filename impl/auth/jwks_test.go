@@ -162,6 +162,18 @@ func TestBrokenIssuer(t *testing.T) {
 }
 
 func TestIssuerDownAtStart(t *testing.T) {
+	// hangingIssuer returns an Authenticator whose issuer never answers.
+	hangingIssuer := func(t *testing.T) *auth.Authenticator {
+		oidc, err := auth.NewOIDC(auth.OIDCConfig{
+			Issuer: "https://issuer.example", Audience: authtest.Audience,
+			HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			})},
+		})
+		require.NoError(t, err)
+		return auth.New(auth.Config{OIDC: oidc})
+	}
 	t.Run("callers that wait for it share one attempt", func(t *testing.T) {
 		issuer := authtest.NewIssuer(t)
 		a := oidcSessions(t, issuer, newClock())
@@ -200,20 +212,6 @@ func TestIssuerDownAtStart(t *testing.T) {
 
 // someJWT has the form of a JWT; nobody signed it.
 const someJWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
-
-// hangingIssuer returns an Authenticator whose issuer never answers.
-func hangingIssuer(t *testing.T) *auth.Authenticator {
-	t.Helper()
-	oidc, err := auth.NewOIDC(auth.OIDCConfig{
-		Issuer: "https://issuer.example", Audience: authtest.Audience,
-		HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-			<-r.Context().Done()
-			return nil, r.Context().Err()
-		})},
-	})
-	require.NoError(t, err)
-	return auth.New(auth.Config{OIDC: oidc})
-}
 
 // roundTripper is a function as an http.RoundTripper.
 type roundTripper func(*http.Request) (*http.Response, error)

@@ -88,6 +88,11 @@ func TestAPIKeyMistyped(t *testing.T) {
 }
 
 func TestAPIKeyOfWrongShape(t *testing.T) {
+	// withChecksum adds the right checksum, so that only the body can be refused.
+	withChecksum := func(body string) string {
+		digits := big.NewInt(int64(crc32.ChecksumIEEE([]byte(body)))).Text(62)
+		return body + "_" + strings.Repeat("0", 6-len(digits)) + digits
+	}
 	text, _, _, err := auth.MintAPIKey(time.Now())
 	require.NoError(t, err)
 	parts := strings.Split(text, "_")
@@ -123,12 +128,6 @@ func TestAPIKeyOfWrongShape(t *testing.T) {
 			requireQuiet(t, err, wrong)
 		})
 	}
-}
-
-// withChecksum adds the right checksum, so that only the body can be refused.
-func withChecksum(body string) string {
-	digits := big.NewInt(int64(crc32.ChecksumIEEE([]byte(body)))).Text(62)
-	return body + "_" + strings.Repeat("0", 6-len(digits)) + digits
 }
 
 func TestAuthorizationHeader(t *testing.T) {
