@@ -1,45 +1,18 @@
 package models_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
-	"github.com/agentrouter/aikeys/models/modelstest"
 )
-
-// dataPlane stores a data plane that may serve the customers: all of them when the list is nil.
-func (f *fixture) dataPlane(name string, customers []string, changes ...func(*models.DataPlane)) models.DataPlane {
-	f.t.Helper()
-	d := models.DataPlane{ID: f.ids.Next("", time.Now()), Name: name, Hash: []byte("hash of " + name), Customers: customers, CreatedAt: now()}
-	for _, change := range changes {
-		change(&d)
-	}
-	f.transact(func(tx *models.Tx) error { return tx.CreateDataPlane(d) })
-	return d
-}
-
-func (f *fixture) revokeDataPlane(name string) (models.DataPlane, error) {
-	var d models.DataPlane
-	err := f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
-		d, err = tx.RevokeDataPlane(name, "alice@host")
-		return err
-	})
-	return d, err
-}
 
 // certified has a data plane told by a name in certificates.
 func certified(name string) func(*models.DataPlane) {
 	return func(d *models.DataPlane) { d.Hash, d.Certificate = nil, name }
-}
-
-func expiring(at int64) func(*models.DataPlane) {
-	return func(d *models.DataPlane) { d.ExpiresAt = at }
 }
 
 func TestADataPlaneIsReadAsItWasStored(t *testing.T) {
@@ -205,77 +178,4 @@ func TestLiveDataPlanesAreNeitherRevokedNorExpired(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, live)
 	})
-}
-
-// dataPlaneMethods calls each method that is there for data planes.
-func dataPlaneMethods(f *fixture) map[string]func(context.Context) error {
-	d, key := models.DataPlane{ID: "dp"}, models.Key{ID: "byok_absent", RevocationTx: 1}
-	return map[string]func(context.Context) error{
-		"Position":      func(ctx context.Context) error { _, err := f.Position(ctx); return err },
-		"Changes":       func(ctx context.Context) error { _, _, err := f.Changes(ctx, position.Position{}, 1); return err },
-		"FindDataPlane": func(ctx context.Context) error { _, err := f.FindDataPlane(ctx, "dp"); return err },
-		"FindDataPlanesByCertificate": func(ctx context.Context) error {
-			_, err := f.FindDataPlanesByCertificate(ctx, []string{"dns:dp"})
-			return err
-		},
-		"ListDataPlanes": func(ctx context.Context) error { _, err := f.ListDataPlanes(ctx); return err },
-		"LiveDataPlanes": func(ctx context.Context) error { _, err := f.LiveDataPlanes(ctx, []string{"dp"}, 1); return err },
-		"Fetch":          func(ctx context.Context) error { _, err := f.Fetch(ctx, "dp", mia, "openai", 1); return err },
-		"FetchByID":      func(ctx context.Context) error { _, _, err := f.FetchByID(ctx, "dp", key.ID, 1); return err },
-		"Candidates":     func(ctx context.Context) error { _, _, err := f.Candidates(ctx, mia, "openai"); return err },
-		"RecordFetch":    func(ctx context.Context) error { return f.RecordFetch(ctx, record("r")) },
-		"ListFetches":    func(ctx context.Context) error { _, err := f.ListFetches(ctx, acme, web, 0, 1); return err },
-		"OpenStream": func(ctx context.Context) error {
-			return f.OpenStream(ctx, models.Stream{ID: "1", DataPlaneID: "dp"}, "")
-		},
-		"DropStreams": func(ctx context.Context) error { return f.DropStreams(ctx, []string{"1"}) },
-		"ForwardAcknowledgement": func(ctx context.Context) error {
-			return f.ForwardAcknowledgement(ctx, "1", "dp", position.Position{})
-		},
-		"TakeForwarded":     func(ctx context.Context) error { _, err := f.TakeForwarded(ctx, "r1"); return err },
-		"LongestStale":      func(ctx context.Context) error { _, err := f.LongestStale(ctx, acme); return err },
-		"RecordHeartbeat":   func(ctx context.Context) error { return f.RecordHeartbeat(ctx, "r1") },
-		"Replicas":          func(ctx context.Context) error { _, err := f.Replicas(ctx); return err },
-		"DeleteDeadReplica": func(ctx context.Context) error { return f.DeleteDeadReplica(ctx, models.Replica{ID: "r1"}, 1) },
-		"SaveReceipts":      func(ctx context.Context) error { return f.SaveReceipts(ctx, []models.Receipt{{KeyID: "k"}}) },
-		"Receipts":          func(ctx context.Context) error { _, _, err := f.Receipts(ctx, key); return err },
-		"ReportKeys": func(ctx context.Context) error {
-			return f.ReportKeys(ctx, d, []models.KeyReport{{KeyID: key.ID, UsedAt: 1}}, func(models.Key) models.Event { return models.Event{} })
-		},
-	}
-}
-
-func TestClosedStoreForDataPlanes(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		for _, call := range dataPlaneMethods(f) {
-			_ = call(t.Context()) // so that statements are prepared and connections open
-		}
-		require.NoError(t, f.Close())
-		for name, call := range dataPlaneMethods(f) {
-			require.ErrorIs(t, call(t.Context()), models.ErrUnavailable, name)
-		}
-	})
-}
-
-func TestCancelledContextForDataPlanes(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		for name, call := range dataPlaneMethods(f) {
-			require.ErrorIs(t, call(ctx), context.Canceled, name)
-		}
-	})
-}
-
-func TestNoDatabaseForDataPlanes(t *testing.T) {
-	t.Parallel()
-	unreachable := &fixture{Store: openForOutage(t, "postgres://nobody@127.0.0.1:1/none"), t: t}
-	unmigrated := &fixture{Store: openForOutage(t, modelstest.EnginePostgres.URL(t)), t: t}
-	for _, f := range []*fixture{unreachable, unmigrated} {
-		for name, call := range dataPlaneMethods(f) {
-			began := time.Now()
-			require.ErrorIs(t, call(t.Context()), models.ErrUnavailable, name)
-			require.Less(t, time.Since(began), outageTimeout+slack, name)
-		}
-	}
 }

@@ -2,78 +2,61 @@ package models_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-const manyChanges = 10_000
-
-func (f *fixture) position() position.Position {
-	f.t.Helper()
-	p, err := f.Position(f.t.Context())
-	require.NoError(f.t, err)
-	return p
-}
-
-// changes returns what is new since a position, and moves it on.
-func (f *fixture) changes(at *position.Position) []models.Change {
-	f.t.Helper()
-	found, next, err := f.Changes(f.t.Context(), *at, manyChanges)
-	require.NoError(f.t, err)
-	*at = next
-	return found
-}
-
-// event returns an event of the fixture's project, which was allowed.
-func (f *fixture) event(kind models.EventType, changes ...func(*models.Event)) models.Event {
-	e := models.Event{CustomerID: acme, ProjectID: web, ID: f.ids.Next(models.EventIDPrefix, time.Now()), Type: kind,
-		Outcome: models.OutcomeAllowed, At: now()}
-	for _, change := range changes {
-		change(&e)
-	}
-	return e
-}
-
-func about(keyID string) func(*models.Event) {
-	return func(e *models.Event) { e.KeyID = keyID }
-}
-
-// note appends the event of an act about a key.
-func (f *fixture) note(keyID string) {
-	f.t.Helper()
-	f.transact(func(tx *models.Tx) error { return tx.AppendEvent(f.event(models.EventPolicySet, about(keyID))) })
-}
-
-// revokeNoted revokes a key as the API does: with the event that says so.
-func (f *fixture) revokeNoted(k *models.Key) {
-	f.t.Helper()
-	require.NoError(f.t, f.tryRevokeNoted(f.t.Context(), k))
-}
-
-func (f *fixture) tryRevokeNoted(ctx context.Context, k *models.Key) error {
-	e := f.event(models.EventKeyRevoked, about(k.ID), func(e *models.Event) { e.ScopeUserID = k.UserID })
-	return f.Transact(ctx, func(tx *models.Tx) error {
-		_, err := tx.RevokeKey(k, "olga", e)
-		return err
+// What data planes must learn of is committed with the event that tells them, and once.
+func TestChangesForDataPlanesComeWithTheirEvents(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key := f.register(f.shared(olga))
+		f.withToken("01A", 0, 0)
+		at := f.position()
+		policy := models.DefaultPolicy(acme, web)
+		policy.UserKeys = models.UserKeysForbid
+		for _, act := range []struct {
+			kind models.EventType
+			do   func(*models.Tx, models.Event) error
+			// again is what doing it a second time returns, and whether that stores another event.
+			again  error
+			stores bool
+		}{
+			{models.EventKeyRevoked, func(tx *models.Tx, e models.Event) error {
+				_, err := tx.RevokeKey(&models.Key{ID: key.ID}, "olga", e)
+				return err
+			}, nil, false},
+			{models.EventTokenRevoked, func(tx *models.Tx, e models.Event) error {
+				_, err := tx.RevokeToken(acme, web, "01A", e)
+				return err
+			}, nil, false},
+			{models.EventMemberRemoved, func(tx *models.Tx, e models.Event) error { return tx.RemoveMember(acme, web, "moe", e) }, models.ErrNotFound, false},
+			{models.EventPolicySet, func(tx *models.Tx, e models.Event) error { return tx.SetPolicy(&policy, "olga", e) }, nil, true},
+		} {
+			do := func() error {
+				event := f.event(act.kind)
+				return f.Transact(t.Context(), func(tx *models.Tx) error { return act.do(tx, event) })
+			}
+			require.NoError(t, do(), act.kind)
+			changes := f.changes(&at)
+			require.Len(t, changes, 1, act.kind)
+			require.Equal(t, act.kind, changes[0].Type)
+			require.ErrorIs(t, do(), act.again, act.kind)
+			require.Equal(t, act.stores, len(f.changes(&at)) > 0, act.kind)
+		}
 	})
-}
-
-func keyIDs(changes []models.Change) []string {
-	out := []string{}
-	for _, c := range changes {
-		out = append(out, c.KeyID)
-	}
-	return out
 }
 
 func TestAChangeSaysWhatWasDoneAndWhomItIsAbout(t *testing.T) {
@@ -82,7 +65,7 @@ func TestAChangeSaysWhatWasDoneAndWhomItIsAbout(t *testing.T) {
 		require.Empty(t, f.changes(&at))
 		shared := f.register(f.shared(olga, provider("openai")))
 		own := f.register(f.own(mia, provider("anthropic")))
-		f.revokeNoted(&own)
+		f.revoke(&own)
 		f.transact(func(tx *models.Tx) error {
 			for _, e := range []models.Event{
 				f.event(models.EventPolicySet),
@@ -166,7 +149,7 @@ func TestAPositionFromTheFutureIsToldByTheOneOfNow(t *testing.T) {
 // An event whose number the server has not reached was restored from another server.
 func TestEventsOfAnotherServerAreNoChanges(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
+	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})
 	f.note("before")
 	at := f.position()
 	f.transact(func(tx *models.Tx) error {
@@ -181,7 +164,7 @@ actor_method, actor_token_id, key_id, token_id, provider, member_id, role, sourc
 
 func TestChangesOfTransactionsThatCommitOutOfOrder(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
+	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})
 	at := f.position()
 	written, finish := make(chan struct{}), make(chan struct{})
 	first := make(chan error, 1)
@@ -212,7 +195,7 @@ func TestChangesOfTransactionsThatCommitOutOfOrder(t *testing.T) {
 // An unrelated transaction stays open for as long as 16 writers write and one reader follows them.
 func TestChangesOfManyWritersComeOnce(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		stranger := newStranger(t, f)
+		stranger := f.newStranger()
 		at := f.position()
 		var (
 			mu        sync.Mutex
@@ -276,29 +259,11 @@ func TestChangesOfManyWritersComeOnce(t *testing.T) {
 	})
 }
 
-// newStranger begins a transaction that has a number, and stays open until the test ends. It returns the number; zero on
-// SQLite, which has one writer.
-func newStranger(t *testing.T, f *fixture) (number int64) {
-	t.Helper()
-	if f.isSQLite() {
-		return 0
-	}
-	past := models.Conn(modelstest.OpenStore(t, f.url, models.Options{Timeout: time.Minute}))
-	tx, err := past.BeginTx(context.WithoutCancel(t.Context()), nil)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, tx.Rollback()) })
-	require.NoError(t, tx.QueryRowContext(t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&number))
-	return number
-}
-
 // The numbers that a server gave out shortly before it crashed may come again; here it has not written them down.
 func TestACrashOfTheDatabaseMakesNoGap(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t, modelstest.WithSetting("wal_writer_delay", "10s"), modelstest.WithSetting("autovacuum", "off"))
-	store := openForOutage(t, cluster.URL("postgres"))
-	_, err := store.Migrate(t.Context())
-	require.NoError(t, err)
-	f := newFixture(t, store)
+	f := newFixture(t, migrate(t, cluster.URL("postgres")), outage)
 	dataPlane := f.dataPlane("eu", nil)
 	f.note("before")
 	for range 50 { // each a transaction that does not wait for the disk
@@ -313,8 +278,8 @@ func TestACrashOfTheDatabaseMakesNoGap(t *testing.T) {
 	crashed := f.position()
 	require.NoError(t, cluster.Kill())
 	require.NoError(t, cluster.Start())
-	f.Store = openForOutage(t, cluster.URL("postgres")) // the other one's connections are dead
-	f.revokeNoted(&key)
+	f.Store = modelstest.OpenStore(t, f.url, outage) // the other one's connections are dead
+	f.revoke(&key)
 	f.note("after")
 	require.Equal(t, []string{key.ID, key.ID, "after"}, keyIDs(f.changes(&at)))
 	for _, p := range []position.Position{fetched, crashed} {
@@ -335,7 +300,7 @@ func TestARevocationHasTheNumberOfItsEvent(t *testing.T) {
 			if i%2 == 1 { // other writers, in the same groups
 				return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.AppendEvent(f.event(models.EventPolicySet)) })
 			}
-			return f.tryRevokeNoted(t.Context(), &keys[i/2])
+			return f.tryRevoke(t.Context(), &keys[i/2])
 		}) {
 			require.NoError(t, err, i)
 		}
@@ -363,8 +328,6 @@ func TestARevocationHasTheNumberOfItsEvent(t *testing.T) {
 	})
 }
 
-func (f *fixture) isSQLite() bool { return strings.HasPrefix(f.url, "sqlite:") }
-
 // The newest event ends a position, so that a server which crashes and gives later numbers out again makes no gap.
 func TestAPositionEndsWithTheNewestEvent(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
@@ -372,11 +335,489 @@ func TestAPositionEndsWithTheNewestEvent(t *testing.T) {
 		f.addMember(moe, models.RoleOwner) // a transaction without an event
 		require.Equal(t, at.Xmax, f.position().Xmax)
 		k := f.register(f.shared(olga))
-		f.revokeNoted(&k)
+		f.revoke(&k)
 		after := f.position()
 		require.Equal(t, k.RevocationTx+1, after.Xmax)
 		require.True(t, after.Contains(k.RevocationTx))
 		require.False(t, at.Contains(k.RevocationTx))
 		require.False(t, slices.ContainsFunc(after.Open, func(tx int64) bool { return tx >= after.Xmax }), fmt.Sprint(after))
 	})
+}
+
+// openStream opens a stream of a data plane at a replica, from the position of now on.
+func (f *fixture) openStream(id string, d models.DataPlane, replica, previous string) {
+	f.t.Helper()
+	at := f.position()
+	s := models.Stream{ID: id, DataPlaneID: d.ID, ReplicaID: replica, MaxStaleMs: 100, Position: at.String(), Settled: at.Xmin}
+	require.NoError(f.t, f.OpenStream(f.t.Context(), s, previous))
+}
+
+// streams are the ids of those there are.
+func (f *fixture) streams() []string {
+	f.t.Helper()
+	return query[string](f.t, models.Conn(f.Store), "SELECT id FROM streams ORDER BY id")
+}
+
+func (f *fixture) takeForwarded(replica string) map[string]string {
+	f.t.Helper()
+	taken, err := f.TakeForwarded(f.t.Context(), replica)
+	require.NoError(f.t, err)
+	out := map[string]string{}
+	for _, s := range taken {
+		require.Equal(f.t, replica, s.ReplicaID)
+		out[s.ID] = s.Forwarded
+	}
+	return out
+}
+
+func (f *fixture) receipts(k models.Key) (receipts []models.Receipt, unheard int) {
+	f.t.Helper()
+	receipts, unheard, err := f.Receipts(f.t.Context(), k)
+	require.NoError(f.t, err)
+	return receipts, unheard
+}
+
+func TestOpenStreamReplacesItsPrevious(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu, us := f.dataPlane("eu", nil), f.dataPlane("us", nil)
+		f.openStream("1", eu, "r1", "")
+		f.openStream("2", us, "r1", "")
+		f.openStream("3", eu, "r2", "1")
+		require.Equal(t, []string{"2", "3"}, f.streams())
+		f.openStream("4", eu, "r2", "2")
+		require.Equal(t, []string{"2", "3", "4"}, f.streams(), "another's stream stays")
+		f.openStream("5", eu, "r2", "absent")
+		f.openStream("6", eu, "r2", "")
+		require.Equal(t, []string{"2", "3", "4", "5", "6"}, f.streams(), "a data plane may have several")
+		err := f.OpenStream(t.Context(), models.Stream{ID: "6", DataPlaneID: eu.ID, ReplicaID: "r1"}, "5")
+		require.ErrorIs(t, err, models.ErrAlreadyExists)
+		require.Contains(t, f.streams(), "5", "what fails takes no place")
+		require.Error(t, f.OpenStream(t.Context(), models.Stream{ID: "7", DataPlaneID: "absent"}, ""))
+	})
+}
+
+func TestStreamsAreDroppedByTheirIDs(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu := f.dataPlane("eu", nil)
+		for i := range 5 {
+			f.openStream(strconv.Itoa(i), eu, "r1", "")
+		}
+		require.NoError(t, f.DropStreams(t.Context(), []string{"1", "3", "absent"}))
+		require.Equal(t, []string{"0", "2", "4"}, f.streams())
+		require.NoError(t, f.DropStreams(t.Context(), nil))
+		require.Equal(t, []string{"0", "2", "4"}, f.streams())
+	})
+}
+
+func TestLongestStale(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		requireLongest := func(want int) {
+			t.Helper()
+			longest, err := f.LongestStale(t.Context(), acme)
+			require.NoError(t, err)
+			require.Equal(t, want, longest)
+		}
+		requireLongest(0)
+		eu := f.dataPlane("eu", nil)
+		for i, ms := range []int{0, 5000, 300} {
+			require.NoError(t, f.OpenStream(t.Context(), models.Stream{ID: strconv.Itoa(i), DataPlaneID: eu.ID, MaxStaleMs: ms}, ""))
+		}
+		others := models.Stream{ID: "9", DataPlaneID: f.dataPlane("globex", []string{"globex"}).ID, MaxStaleMs: 9000}
+		require.NoError(t, f.OpenStream(t.Context(), others, ""))
+		requireLongest(5000)
+		require.NoError(t, f.DropStreams(t.Context(), []string{"1"}))
+		requireLongest(300)
+	})
+}
+
+func TestTakeForwardedOnce(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu, us := f.dataPlane("eu", nil), f.dataPlane("us", nil)
+		f.openStream("1", eu, "r1", "")
+		f.openStream("2", eu, "r1", "")
+		f.openStream("3", us, "r2", "")
+		at := position.Position{Xmin: 5, Xmax: 9, Open: []int64{5, 7}}
+		require.Empty(t, f.takeForwarded("r1"))
+		for id, d := range map[string]models.DataPlane{"absent": eu, "3": eu, "1": us} {
+			require.ErrorIs(t, f.ForwardAcknowledgement(t.Context(), id, d.ID, at), models.ErrNotFound, "%s of %s", id, d.Name)
+		}
+		require.NoError(t, f.ForwardAcknowledgement(t.Context(), "1", eu.ID, at))
+		require.Empty(t, f.takeForwarded("r2"), "it is another's")
+		require.Equal(t, map[string]string{"1": "5:9:5,7"}, f.takeForwarded("r1"))
+		require.Empty(t, f.takeForwarded("r1"))
+	})
+}
+
+// Positions are forwarded one after another while they are taken: the last of them is taken, whatever it came in between.
+func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const last = 100
+		eu := f.dataPlane("eu", nil)
+		f.openStream("1", eu, "r1", "")
+		var done atomic.Bool
+		var taken []string
+		errs := together(2, func(i int) error {
+			if i == 0 {
+				defer done.Store(true)
+				for n := int64(1); n <= last; n++ {
+					if err := f.ForwardAcknowledgement(t.Context(), "1", eu.ID, position.Position{Xmin: n, Xmax: n}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			for ended := false; !ended; {
+				ended = done.Load() // one more look after the last
+				streams, err := f.TakeForwarded(t.Context(), "r1")
+				if err != nil {
+					return err
+				}
+				for _, s := range streams {
+					taken = append(taken, s.Forwarded)
+				}
+			}
+			return nil
+		})
+		require.NoError(t, errs[0])
+		require.NoError(t, errs[1])
+		require.Equal(t, "100:100:", taken[len(taken)-1])
+		require.Len(t, slices.Compact(slices.Clone(taken)), len(taken), "each once")
+		require.Empty(t, f.takeForwarded("r1"))
+	})
+}
+
+func TestDeadReplicasAreDeletedWithTheirStreams(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu := f.dataPlane("eu", nil)
+		requireReplicas := func(want ...models.Replica) {
+			t.Helper()
+			all, err := f.Replicas(t.Context())
+			require.NoError(t, err)
+			require.ElementsMatch(t, want, all)
+		}
+		requireReplicas()
+		for _, err := range together(8, func(int) error { return f.RecordHeartbeat(t.Context(), "r1") }) {
+			require.NoError(t, err)
+		}
+		require.NoError(t, f.RecordHeartbeat(t.Context(), "r2"))
+		f.openStream("1", eu, "r1", "")
+		f.openStream("2", eu, "r3", "")
+		r1, r2, r3 := models.Replica{ID: "r1", Heartbeats: 8}, models.Replica{ID: "r2", Heartbeats: 1}, models.Replica{ID: "r3"}
+		requireReplicas(r1, r2, r3)
+
+		require.NoError(t, f.OpenStream(t.Context(), models.Stream{ID: "3", DataPlaneID: eu.ID, ReplicaID: "r1", MaxStaleMs: 5000}, ""))
+		require.NoError(t, f.DeleteDeadReplica(t.Context(), r1, 100))
+		require.Equal(t, []string{"2", "3"}, f.streams(), "the lease of 3 may run still")
+		requireReplicas(r1, r2, r3)
+		for _, dead := range []models.Replica{r1, r3, r3, {ID: "absent"}} {
+			require.NoError(t, f.DeleteDeadReplica(t.Context(), dead, 5000))
+		}
+		require.Empty(t, f.streams())
+		requireReplicas(r2)
+		require.NoError(t, f.RecordHeartbeat(t.Context(), "r1"))
+		requireReplicas(models.Replica{ID: "r1", Heartbeats: 1}, r2)
+	})
+}
+
+// A replica that is slow, not dead, stores a heartbeat after another has found it dead and before that deletes it.
+func TestAReplicaThatHeartbeatsIsNotDeleted(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu := f.dataPlane("eu", nil)
+		require.NoError(t, f.RecordHeartbeat(t.Context(), "slow"))
+		for _, id := range []string{"slow", "silent"} { // silent has a stream and no heartbeat
+			f.openStream(id, eu, id, "")
+		}
+		found, err := f.Replicas(t.Context())
+		require.NoError(t, err)
+		for _, r := range found {
+			require.NoError(t, f.RecordHeartbeat(t.Context(), r.ID))
+			require.NoError(t, f.DeleteDeadReplica(t.Context(), r, 5000))
+		}
+		require.Equal(t, []string{"silent", "slow"}, f.streams())
+		alive, err := f.Replicas(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []models.Replica{{ID: "silent", Heartbeats: 1}, {ID: "slow", Heartbeats: 2}}, alive)
+	})
+	t.Run("nor while the deletion is under way", func(t *testing.T) {
+		each(t, func(t *testing.T, f *fixture) {
+			const rounds = 50
+			eu := f.dataPlane("eu", nil)
+			for i := range rounds {
+				id := strconv.Itoa(i)
+				f.openStream(id, eu, id, "")
+				errs := together(2, func(side int) error {
+					if side == 0 {
+						return f.DeleteDeadReplica(t.Context(), models.Replica{ID: id}, 5000)
+					}
+					return f.RecordHeartbeat(t.Context(), id)
+				})
+				require.NoError(t, errors.Join(errs...))
+			}
+			all, err := f.Replicas(t.Context())
+			require.NoError(t, err)
+			require.Len(t, all, rounds, "each comes back with its heartbeat, or keeps its stream")
+			for _, r := range all {
+				require.EqualValues(t, 1, r.Heartbeats)
+			}
+		})
+	})
+}
+
+func TestReceiptsAreStoredInPlaceOfEarlierOnes(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		require.NoError(t, f.SaveReceipts(t.Context(), nil))
+		first := []models.Receipt{
+			{KeyID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 1, SlowestUs: 900},
+			{KeyID: "k1", ReplicaID: "r2", DataPlanes: 2},
+			{KeyID: "k2", ReplicaID: "r1", DataPlanes: 1, Acknowledged: 1},
+		}
+		require.NoError(t, f.SaveReceipts(t.Context(), first))
+		later := models.Receipt{KeyID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 3, SlowestUs: 4000}
+		another := models.Receipt{KeyID: "k3", ReplicaID: "r1"}
+		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{later, another}))
+		got, unheard := f.receipts(models.Key{ID: "k1"})
+		require.ElementsMatch(t, []models.Receipt{later, first[1]}, got)
+		require.Zero(t, unheard)
+		got, _ = f.receipts(models.Key{ID: "k3"})
+		require.Equal(t, []models.Receipt{another}, got)
+		require.Equal(t, 4, f.count("receipts"))
+	})
+}
+
+func TestAReceiptCountsTheStreamsThatMayNotHaveHeard(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.newStranger() // a long transaction, which keeps xmin back
+		all, ours := f.dataPlane("all", nil), f.dataPlane("ours", []string{"globex", acme})
+		others, none := f.dataPlane("others", []string{"globex"}), f.dataPlane("none", []string{})
+		key := f.register(f.shared(olga))
+		requireUnheard := func(want int) {
+			t.Helper()
+			_, unheard := f.receipts(key)
+			require.Equal(t, want, unheard)
+		}
+		f.openStream("1", all, "r1", "")
+		f.openStream("2", ours, "r1", "")
+		f.openStream("3", all, "r2", "")
+		f.openStream("4", others, "r2", "")
+		f.openStream("5", none, "r2", "")
+		requireUnheard(0) // nothing was revoked
+		before := f.position()
+		f.revoke(&key)
+		requireUnheard(3)
+		f.openStream("6", all, "r3", "")
+		requireUnheard(3)
+		late := models.Stream{ID: "7", DataPlaneID: all.ID, ReplicaID: "r3", Position: before.String(), Settled: before.Xmin}
+		require.NoError(t, f.OpenStream(t.Context(), late, ""))
+		requireUnheard(4) // it resumed before the revocation
+		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{{KeyID: key.ID, ReplicaID: "r1", DataPlanes: 2}, {KeyID: "another", ReplicaID: "r2"}}))
+		requireUnheard(2)
+		f.openStream("8", all, "r4", "3") // carried on elsewhere, after the revocation
+		requireUnheard(1)
+		require.NoError(t, f.DropStreams(t.Context(), []string{"7"}))
+		requireUnheard(0)
+		receipts, _ := f.receipts(key)
+		require.Equal(t, []models.Receipt{{KeyID: key.ID, ReplicaID: "r1", DataPlanes: 2}}, receipts)
+	})
+}
+
+func TestEveryKindOfWriteWakesTheWatcherOfItsStore(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		w, _ := watch(t, f.Store)
+		key := f.register(f.shared(olga))
+		for name, write := range map[string]func(){
+			"register": func() { f.register(f.shared(olga)) },
+			"revoke":   func() { f.revoke(&key) },
+			"event":    func() { f.note("k") },
+			"Wake":     func() { f.Wake() },
+		} {
+			require.True(t, w.wakes(soon, write), name)
+		}
+	})
+}
+
+func TestWatchIsWokenForEarlierCommits(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.note("k")
+		w, _ := watch(t, f.Store)
+		require.Eventually(t, func() bool { return len(w) == 1 }, soon, time.Millisecond)
+	})
+}
+
+func TestCommitWakesWatchersOfOtherStores(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrate(t, modelstest.Postgres(t)), models.Options{})
+	writer := open(t, f.url, models.Options{})
+	w, _ := watch(t, f.Store)
+	watch(t, writer.Store) // a store that is watched tells the others
+	f.awaitListening(2)
+	for range 5 {
+		var at time.Time
+		require.True(t, w.wakes(soon, func() { writer.note("k"); at = time.Now() }))
+		t.Logf("woken after %s", time.Since(at))
+	}
+}
+
+// A pool that is busy holds up neither the watcher of its own store nor its hearing of others.
+func TestABusyPoolDelaysNoWakeUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrate(t, modelstest.Postgres(t)), models.Options{})
+	busy := modelstest.OpenStore(t, f.url, models.Options{MaxConns: 3})
+	w, _ := watch(t, busy)
+	f.awaitListening(1)
+	for range 3 {
+		tx, err := models.Conn(busy).BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = tx.Rollback() })
+	}
+	for range 5 {
+		require.True(t, w.wakes(soon, busy.Wake))
+	}
+	watch(t, f.Store)
+	require.True(t, w.wakes(soon, func() { f.note("k") }))
+}
+
+func TestAWatcherThatLosesItsConnectionListensAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, migrate(t, modelstest.Postgres(t)), models.Options{})
+	writer := open(t, f.url, models.Options{})
+	w, _ := watch(t, f.Store)
+	watch(t, writer.Store)
+	f.awaitListening(2)
+	for range 2 {
+		require.True(t, w.wakes(again, func() {
+			require.NoError(t, models.Exec(t.Context(), f.Store, `SELECT pg_terminate_backend(pid, 5000) `+listeners))
+		}), "listening again wakes: something may have been missed")
+		f.awaitListening(2)
+		require.True(t, w.wakes(soon, func() { writer.note("k") }))
+	}
+}
+
+func TestAWatcherSurvivesARestartOfTheServer(t *testing.T) {
+	t.Parallel()
+	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	url := cluster.URL("postgres")
+	writer := newFixture(t, migrate(t, url), outage)
+	w, _ := watch(t, modelstest.OpenStore(t, url, outage))
+	watch(t, writer.Store)
+	require.True(t, w.wakes(soon, func() { writer.note("k") }))
+	require.NoError(t, cluster.Stop(modelstest.Fast))
+	require.True(t, w.wakes(again, func() { require.NoError(t, cluster.Start()) }))
+	writer.requireRecovers()
+	require.Eventually(t, func() bool {
+		return w.wakes(100*time.Millisecond, func() { writer.note("k") })
+	}, again, time.Millisecond)
+}
+
+// A firewall that forgets the connection tells nobody.
+func TestAWatcherFindsOutThatTheNetworkForgotItsConnection(t *testing.T) {
+	t.Parallel()
+	url := modelstest.EnginePostgres.URL(t)
+	proxy := newWireProxy(t, url)
+	store := modelstest.OpenStore(t, proxy.url, models.Options{Timeout: 500 * time.Millisecond})
+	w, _ := watch(t, store)
+	require.Eventually(t, func() bool { return len(w) == 1 }, soon, time.Millisecond, "it listens")
+	proxy.strand()
+	accepted := proxy.accepted.Load()
+	require.Eventually(t, func() bool { return proxy.accepted.Load() > accepted }, again, 5*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return w.wakes(100*time.Millisecond, func() {
+			require.NoError(t, models.Exec(t.Context(), modelstest.OpenStore(t, url, models.Options{}), "SELECT pg_notify('aikeys_changes', 'other')"))
+		})
+	}, again, time.Millisecond)
+	proxy.thaw()
+}
+
+func TestWatchingEndsWithItsContextAndLeavesNothing(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		url := e.MigratedURL(t)
+		before := goleak.IgnoreCurrent()
+		f := newFixture(t, url, models.Options{})
+		w, stop := watch(t, f.Store)
+		require.True(t, w.wakes(soon, func() { f.note("k") }))
+		stop()
+		require.NoError(t, f.Close())
+		require.NoError(t, goleak.Find(before))
+	})
+}
+
+func TestAWatcherWithoutADatabaseEndsWithItsContext(t *testing.T) {
+	store := modelstest.OpenStore(t, "postgres://nobody@127.0.0.1:1/none", models.Options{})
+	_, stop := watch(t, store)
+	stop()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("ended before it began"))
+	require.NoError(t, store.Watch(ctx, func() {}))
+}
+
+func TestTheWakeUpsOfManyWritersAreOne(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const writers, writes = 100, 5
+		looked, pass := make(chan struct{}, writers*writes), make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- f.Watch(ctx, func() { // a reader who is held up while they write
+				looked <- struct{}{}
+				<-pass
+			})
+		}()
+		<-looked
+		for _, err := range together(writers, func(int) error {
+			var failed error
+			for range writes {
+				failed = errors.Join(failed, f.Transact(t.Context(), func(tx *models.Tx) error { return tx.AppendEvent(f.event(models.EventPolicySet)) }))
+			}
+			return failed
+		}) {
+			require.NoError(t, err)
+		}
+		close(pass)
+		require.Eventually(t, func() bool { return len(looked) >= 1 }, soon, time.Millisecond)
+		f.note("last")
+		require.Eventually(t, func() bool { return len(looked) >= 2 }, soon, time.Millisecond)
+		require.Less(t, len(looked), 100, "one look is for many writes")
+		cancel()
+		require.NoError(t, <-ended)
+	})
+}
+
+func TestEventsArePagedNewestFirstToThoseWhoMayReadThem(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		var everybodys, mias []string
+		for range 4 {
+			shared, own := f.shared(olga), f.own(mia)
+			f.register(shared)
+			f.register(own)
+			f.register(f.own(moe))
+			everybodys = append([]string{shared.Event.ID}, everybodys...)
+			mias = append([]string{own.Event.ID, shared.Event.ID}, mias...)
+		}
+		f.transact(func(tx *models.Tx) error {
+			return tx.AppendEvent(models.Event{CustomerID: acme, ProjectID: "ios", ID: f.ids.Next(models.EventIDPrefix, time.Now())})
+		})
+		for _, size := range []int{1, 3, 100} {
+			require.Equal(t, mias, f.events(mia, size), "page size %d", size)
+			require.Equal(t, everybodys, f.events(olga, size), "page size %d", size)
+		}
+		require.Empty(t, f.events(models.Caller{CustomerID: "globex", ProjectID: web, UserID: "mia"}, 3))
+	})
+}
+
+// events walks all pages.
+func (f *fixture) events(c models.Caller, size int) []string {
+	f.t.Helper()
+	var seen []string
+	before := ""
+	for {
+		page, err := f.ListEvents(f.t.Context(), c, before, size)
+		require.NoError(f.t, err)
+		require.LessOrEqual(f.t, len(page), size)
+		if len(page) == 0 {
+			return seen
+		}
+		for _, e := range page {
+			seen = append(seen, e.ID)
+		}
+		before = page[len(page)-1].ID
+	}
 }

@@ -46,14 +46,6 @@ func parsed(t *testing.T, text string) position.Position {
 	return p
 }
 
-func bearing(c models.Caller, token string) models.Caller {
-	c.TokenID = token
-	return c
-}
-
-// project is the fixture's project without a user.
-var project = models.Caller{CustomerID: acme, ProjectID: web}
-
 // servingPart is what a fetch finds of a key.
 func servingPart(k models.Key) models.Key {
 	return models.Key{
@@ -167,11 +159,11 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		require.Empty(t, owns)
 		require.Len(t, shareds, 2)
 
-		f.revokeNoted(&own2)
+		f.revoke(&own2)
 		requireFound(own1, shared2)
-		f.revokeNoted(&shared2)
+		f.revoke(&shared2)
 		requireFound(own1, shared1)
-		f.revokeNoted(&own1)
+		f.revoke(&own1)
 		requireFound(models.Key{}, shared1)
 	})
 }
@@ -183,7 +175,7 @@ func TestAFetchByIDFindsTheKeyRevokedOrNot(t *testing.T) {
 		got, asOf, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
 		require.NoError(t, err)
 		require.Equal(t, key, got)
-		f.revokeNoted(&key)
+		f.revoke(&key)
 		got, later, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
 		require.NoError(t, err)
 		require.Equal(t, key, got)
@@ -200,7 +192,7 @@ func TestAFetchBringsThePolicyInForce(t *testing.T) {
 		require.Equal(t, models.DefaultPolicy(acme, web), f.fetch(d, mia).Policy)
 		for _, byProvider := range []map[string]models.UserKeys{nil, {"openai": models.UserKeysForbid, "groq": models.UserKeysRequire}} {
 			policy := models.Policy{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysRequire, UserKeysByProvider: byProvider, OnBadKey: models.OnBadKeyNextKey}
-			f.transact(f.setting(&policy))
+			f.transact(func(tx *models.Tx) error { return tx.SetPolicy(&policy, "olga", f.event(models.EventPolicySet)) })
 			got := f.fetch(d, mia).Policy
 			require.Equal(t, models.OnBadKeyNextKey, got.OnBadKey)
 			require.Equal(t, models.UserKeysRequire, got.UserKeys)
@@ -214,7 +206,7 @@ func TestAFetchBringsThePolicyInForce(t *testing.T) {
 // A fetch is as of the transactions it saw: one which found a key is not as of the key's revocation, one which did not is.
 func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		newStranger(t, f) // a transaction that stays open, so that positions have a list
+		f.newStranger() // a transaction that stays open, so that positions have a list
 		d := f.dataPlane("all", nil)
 		key := f.register(f.shared(olga))
 		byID := func() (bool, string, error) {
@@ -237,7 +229,7 @@ func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
 				for begun.Load() < fetches/4 {
 					time.Sleep(100 * time.Microsecond)
 				}
-				o.err = f.tryRevokeNoted(context.WithoutCancel(t.Context()), &key)
+				o.err = f.tryRevoke(context.WithoutCancel(t.Context()), &key)
 				return o
 			}
 			for range 3 {
@@ -301,11 +293,6 @@ func TestFetchByIDChecksMembership(t *testing.T) {
 	})
 }
 
-func record(requestID string) models.FetchRecord {
-	return models.FetchRecord{At: now(), DataPlaneID: "dp", CustomerID: acme, ProjectID: web, UserID: "mia", TokenID: "01T", Provider: "openai",
-		KeyID: "byok_1", Version: 3, Decision: models.OutcomeAllowed, Reason: "own_key", RequestID: requestID}
-}
-
 func (f *fixture) fetches(before int64, limit int) []models.FetchRecord {
 	f.t.Helper()
 	page, err := f.ListFetches(f.t.Context(), acme, web, before, limit)
@@ -315,7 +302,7 @@ func (f *fixture) fetches(before int64, limit int) []models.FetchRecord {
 
 func TestARecordedFetchIsThereForOthersWhenTheCallReturns(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		other := &fixture{Store: modelstest.OpenStore(t, f.url, models.Options{}), t: t}
+		other := open(t, f.url, models.Options{})
 		for i := range 20 {
 			want := record(strconv.Itoa(i))
 			if i%2 == 0 {
@@ -386,9 +373,8 @@ func TestManyFetchesAreRecordedInFewCommits(t *testing.T) {
 		}
 		require.Len(t, seen, n)
 		if !f.isSQLite() { // which commits them with all its other writes
-			var commits int
-			require.NoError(t, models.Conn(f.Store).QueryRowContext(t.Context(), "SELECT count(DISTINCT xmin::text) FROM fetches").Scan(&commits))
-			require.Less(t, commits, n/4)
+			commits := query[int](t, models.Conn(f.Store), "SELECT count(DISTINCT xmin::text) FROM fetches")
+			require.Less(t, commits[0], n/4)
 		}
 	})
 }
@@ -396,7 +382,7 @@ func TestManyFetchesAreRecordedInFewCommits(t *testing.T) {
 // A group is one statement: what the server refuses of it must not cost the others their records.
 func TestARecordThatTheServerRefusesCostsNoOtherItsPlace(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
+	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})
 	const n = 200
 	for i, err := range together(n, func(i int) error {
 		r := record(strconv.Itoa(i))
@@ -413,10 +399,7 @@ func TestARecordThatTheServerRefusesCostsNoOtherItsPlace(t *testing.T) {
 func TestRecordFetchWithoutDatabase(t *testing.T) {
 	t.Parallel()
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
-	store := openForOutage(t, cluster.URL("postgres"))
-	_, err := store.Migrate(t.Context())
-	require.NoError(t, err)
-	f := newFixture(t, store)
+	f := newFixture(t, migrate(t, cluster.URL("postgres")), outage)
 	require.NoError(t, f.RecordFetch(t.Context(), record("before")))
 	require.NoError(t, cluster.Stop(modelstest.Fast))
 	began := time.Now()

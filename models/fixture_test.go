@@ -1,15 +1,84 @@
 package models_test
 
 import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
+
+// envChild names what the test binary does in place of tests, as a process of its own that a test may kill; envURL names its
+// database.
+const (
+	envChild    = "MODELS_TEST_CHILD"
+	envURL      = "MODELS_TEST_URL"
+	taskLoad    = "load"
+	taskMigrate = "migrate"
+)
+
+func TestMain(m *testing.M) {
+	if task := os.Getenv(envChild); task != "" {
+		go func() { // it ends with its parent, when standard input closes
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(3)
+		}()
+		if err := runChild(task); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	code := modelstest.Main(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "every store is closed by now, and yet:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runChild(task string) error {
+	store, err := database.Open(os.Getenv(envURL), models.Options{})
+	if err == nil && task == taskMigrate {
+		_, err = store.Migrate(context.Background())
+	}
+	if err == nil && task == taskLoad {
+		f := &fixture{Store: store}
+		err = errors.Join(f.load(context.Background(), 8, func(line string) { fmt.Println(line) })...)
+	}
+	return err
+}
+
+// startChild runs the test binary as a process of its own.
+func startChild(t *testing.T, task, url string) (cmd *exec.Cmd, stdout io.Reader) {
+	t.Helper()
+	cmd = exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), envChild+"="+task, envURL+"="+url)
+	cmd.Stderr = t.Output()
+	_, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err = cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	return cmd, stdout
+}
 
 // The project of the fixture.
 const (
@@ -17,57 +86,176 @@ const (
 	web  = "web"
 )
 
-// The callers of the fixture: its owner, two members, and somebody else.
+// The callers of the fixture: its owner, two members, and somebody else. project is its project without a user.
 var (
 	olga     = models.Caller{CustomerID: acme, ProjectID: web, UserID: "olga"}
 	mia      = models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia"}
 	moe      = models.Caller{CustomerID: acme, ProjectID: web, UserID: "moe"}
 	stranger = models.Caller{CustomerID: acme, ProjectID: web, UserID: "sam"}
+	project  = models.Caller{CustomerID: acme, ProjectID: web}
 )
 
-// fixture is a fresh store that has the project acme/web.
+const (
+	// outageTimeout is the store's timeout in tests of outages, and slack what a busy machine may add to it.
+	outageTimeout = time.Second
+	slack         = 2 * time.Second
+	// soon is how long a wake-up may take on a busy machine, and again how long a watcher may to listen again.
+	soon  = time.Second
+	again = 15 * time.Second
+
+	manyChanges = 10_000
+)
+
+// outage is how stores are opened in tests of outages.
+var outage = models.Options{Timeout: outageTimeout, MaxConns: 8}
+
+var errRefused = errors.New("refused")
+
+// fixture is a store that has the project acme/web, unless it was made by open.
 type fixture struct {
 	*models.Store
 	t   *testing.T
 	ids models.IDs
-	url string // of its database; set by each
+	url string // of its database
 }
 
 // each runs a test on a fixture of every engine.
 func each(t *testing.T, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		url := e.MigratedURL(t)
-		f := newFixture(t, modelstest.OpenStore(t, url, models.Options{}))
-		f.url = url
-		test(t, f)
+		test(t, newFixture(t, e.MigratedURL(t), models.Options{}))
 	})
 }
 
-func newFixture(t *testing.T, s *models.Store) *fixture {
+// newFixture opens a database that has all migrations, and stores the project.
+func newFixture(t *testing.T, url string, opts models.Options) *fixture {
 	t.Helper()
-	f := &fixture{Store: s, t: t}
+	f := open(t, url, opts)
 	f.addMember(olga, models.RoleOwner)
 	f.addMember(mia, models.RoleMember)
 	f.addMember(moe, models.RoleMember)
 	return f
 }
 
+func open(t *testing.T, url string, opts models.Options) *fixture {
+	t.Helper()
+	return &fixture{Store: modelstest.OpenStore(t, url, opts), t: t, url: url}
+}
+
+// migrate applies all migrations to a database, and returns its URL.
+func migrate(t *testing.T, url string) string {
+	t.Helper()
+	store, err := database.Open(url, models.Options{})
+	require.NoError(t, err)
+	_, err = store.Migrate(t.Context())
+	require.NoError(t, errors.Join(err, store.Close()))
+	return url
+}
+
+// past returns connections to the fixture's database that are not its store's.
+func (f *fixture) past() *sql.DB {
+	return models.Conn(modelstest.OpenStore(f.t, f.url, models.Options{Timeout: time.Minute}))
+}
+
+// query runs a statement that returns one column.
+func query[T any](t *testing.T, db *sql.DB, statement string) (column []T) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), statement)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rows.Close()) }()
+	for rows.Next() {
+		var value T
+		require.NoError(t, rows.Scan(&value))
+		column = append(column, value)
+	}
+	require.NoError(t, rows.Err())
+	return column
+}
+
+// count returns how many rows a table has.
+func (f *fixture) count(table string) int {
+	f.t.Helper()
+	return query[int](f.t, models.Conn(f.Store), "SELECT count(*) FROM "+table)[0]
+}
+
+// size is how many rows each table has that a register may write to.
+type size struct{ keys, events, idempotency int }
+
+func (f *fixture) size() size {
+	f.t.Helper()
+	return size{f.count("ai_keys"), f.count("events"), f.count("idempotency_records")}
+}
+
+// hold takes a lock in a session of its own, until the test ends or calls release.
+func (f *fixture) hold(statement string) (release func()) {
+	f.t.Helper()
+	tx, err := f.past().BeginTx(context.WithoutCancel(f.t.Context()), nil)
+	require.NoError(f.t, err)
+	release = sync.OnceFunc(func() { require.NoError(f.t, tx.Rollback()) })
+	f.t.Cleanup(release)
+	_, err = tx.ExecContext(f.t.Context(), statement)
+	require.NoError(f.t, err)
+	return release
+}
+
+// newStranger begins a transaction that has a number, and stays open until the test ends. It returns the number; zero on
+// SQLite, which has one writer.
+func (f *fixture) newStranger() (number int64) {
+	f.t.Helper()
+	if !f.isSQLite() {
+		tx, err := f.past().BeginTx(context.WithoutCancel(f.t.Context()), nil)
+		require.NoError(f.t, err)
+		f.t.Cleanup(func() { require.NoError(f.t, tx.Rollback()) })
+		require.NoError(f.t, tx.QueryRowContext(f.t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&number))
+	}
+	return number
+}
+
+func (f *fixture) isSQLite() bool { return f.url[:7] == "sqlite:" }
+
 // addMember makes the caller's project, where it is not there, and the caller a member of it.
 func (f *fixture) addMember(c models.Caller, role models.Role) {
 	f.t.Helper()
 	f.transact(func(tx *models.Tx) error {
-		if err := tx.EnsureProject(c.CustomerID, c.ProjectID); err != nil {
-			return err
+		_, err := error(nil), tx.EnsureProject(c.CustomerID, c.ProjectID)
+		if err == nil {
+			_, err = tx.SetMember(c.CustomerID, c.ProjectID, c.UserID, role)
 		}
-		_, err := tx.SetMember(c.CustomerID, c.ProjectID, c.UserID, role)
 		return err
+	})
+}
+
+func (f *fixture) setMember(user string, role models.Role) error {
+	return f.Transact(f.t.Context(), func(tx *models.Tx) error {
+		_, err := tx.SetMember(acme, web, user, role)
+		return err
+	})
+}
+
+func (f *fixture) removeMember(user string) error {
+	return f.Transact(f.t.Context(), func(tx *models.Tx) error {
+		return tx.RemoveMember(acme, web, user, f.event(models.EventMemberRemoved))
 	})
 }
 
 func (f *fixture) transact(fn func(*models.Tx) error) {
 	f.t.Helper()
 	require.NoError(f.t, f.Transact(f.t.Context(), fn))
+}
+
+// withToken returns mia's caller by an API key that is stored first.
+func (f *fixture) withToken(id string, expiresAt, revokedAt int64) models.Caller {
+	f.t.Helper()
+	f.transact(func(tx *models.Tx) error {
+		return tx.CreateToken(models.Token{ID: id, Hash: []byte("hash"), CustomerID: acme, ProjectID: web, UserID: "mia",
+			CreatedAt: tx.Now, ExpiresAt: expiresAt, RevokedAt: revokedAt})
+	})
+	return bearing(mia, id)
+}
+
+func bearing(c models.Caller, token string) models.Caller {
+	c.TokenID = token
+	return c
 }
 
 // shared returns a registration of a project-level key, changed as the caller likes.
@@ -117,34 +305,46 @@ func (f *fixture) register(r models.Registration) models.Key {
 	return k
 }
 
-// revoke revokes a key as the API does.
-func (f *fixture) revoke(k models.Key) {
+// revoke revokes a key as the API does: with the event that says so.
+func (f *fixture) revoke(k *models.Key) {
 	f.t.Helper()
-	f.revokeNoted(&k)
+	require.NoError(f.t, f.tryRevoke(f.t.Context(), k))
 }
 
-func (f *fixture) removing(user string) func(*models.Tx) error {
-	return func(tx *models.Tx) error { return tx.RemoveMember(acme, web, user, f.event(models.EventMemberRemoved)) }
+func (f *fixture) tryRevoke(ctx context.Context, k *models.Key) error {
+	e := f.event(models.EventKeyRevoked, about(k.ID), func(e *models.Event) { e.ScopeUserID = k.UserID })
+	return f.Transact(ctx, func(tx *models.Tx) error {
+		_, err := tx.RevokeKey(k, "olga", e)
+		return err
+	})
 }
 
-func (f *fixture) setting(p *models.Policy) func(*models.Tx) error {
-	return func(tx *models.Tx) error { return tx.SetPolicy(p, "olga", f.event(models.EventPolicySet)) }
-}
-
-// size is how many rows each table has that a register may write to.
-type size struct{ keys, events, idempotency int }
-
-func (f *fixture) size() size {
-	f.t.Helper()
-	count := func(table string) int {
-		n, err := models.Count(f.t.Context(), f.Store, table)
-		require.NoError(f.t, err)
-		return n
+// event returns an event of the fixture's project, which was allowed.
+func (f *fixture) event(kind models.EventType, changes ...func(*models.Event)) models.Event {
+	e := models.Event{CustomerID: acme, ProjectID: web, ID: f.ids.Next(models.EventIDPrefix, time.Now()), Type: kind,
+		Outcome: models.OutcomeAllowed, At: now()}
+	for _, change := range changes {
+		change(&e)
 	}
-	return size{count("ai_keys"), count("events"), count("idempotency_records")}
+	return e
 }
 
-func now() int64 { return time.Now().UnixMicro() }
+func about(keyID string) func(*models.Event) {
+	return func(e *models.Event) { e.KeyID = keyID }
+}
+
+// note appends the event of an act about a key.
+func (f *fixture) note(keyID string) {
+	f.t.Helper()
+	f.transact(func(tx *models.Tx) error { return tx.AppendEvent(f.event(models.EventPolicySet, about(keyID))) })
+}
+
+func (f *fixture) list(c models.Caller, filter models.KeyFilter) []models.Key {
+	f.t.Helper()
+	keys, err := f.ListKeys(f.t.Context(), c, filter, now())
+	require.NoError(f.t, err)
+	return keys
+}
 
 func ids(keys []models.Key) []string {
 	out := make([]string, len(keys))
@@ -152,6 +352,60 @@ func ids(keys []models.Key) []string {
 		out[i] = k.ID
 	}
 	return out
+}
+
+func now() int64 { return time.Now().UnixMicro() }
+
+func (f *fixture) position() position.Position {
+	f.t.Helper()
+	p, err := f.Position(f.t.Context())
+	require.NoError(f.t, err)
+	return p
+}
+
+// changes returns what is new since a position, and moves it on.
+func (f *fixture) changes(at *position.Position) []models.Change {
+	f.t.Helper()
+	found, next, err := f.Changes(f.t.Context(), *at, manyChanges)
+	require.NoError(f.t, err)
+	*at = next
+	return found
+}
+
+func keyIDs(changes []models.Change) []string {
+	out := []string{}
+	for _, c := range changes {
+		out = append(out, c.KeyID)
+	}
+	return out
+}
+
+// dataPlane stores a data plane that may serve the customers: all of them when the list is nil.
+func (f *fixture) dataPlane(name string, customers []string, changes ...func(*models.DataPlane)) models.DataPlane {
+	f.t.Helper()
+	d := models.DataPlane{ID: f.ids.Next("", time.Now()), Name: name, Hash: []byte("hash of " + name), Customers: customers, CreatedAt: now()}
+	for _, change := range changes {
+		change(&d)
+	}
+	f.transact(func(tx *models.Tx) error { return tx.CreateDataPlane(d) })
+	return d
+}
+
+func (f *fixture) revokeDataPlane(name string) (d models.DataPlane, err error) {
+	err = f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
+		d, err = tx.RevokeDataPlane(name, "alice@host")
+		return err
+	})
+	return d, err
+}
+
+func expiring(at int64) func(*models.DataPlane) {
+	return func(d *models.DataPlane) { d.ExpiresAt = at }
+}
+
+func record(requestID string) models.FetchRecord {
+	return models.FetchRecord{At: now(), DataPlaneID: "dp", CustomerID: acme, ProjectID: web, UserID: "mia", TokenID: "01T", Provider: "openai",
+		KeyID: "byok_1", Version: 3, Decision: models.OutcomeAllowed, Reason: "own_key", RequestID: requestID}
 }
 
 // together calls fn n times at once, with 0 to n-1, and returns what each call returned.
@@ -168,4 +422,315 @@ func together[T any](n int, fn func(i int) T) []T {
 	close(start)
 	wg.Wait()
 	return out
+}
+
+// load registers keys by n callers, and revokes every other one, until each has had an error. It calls acknowledged with what
+// was: "<id>" and "<id> revoked".
+func (f *fixture) load(ctx context.Context, n int, acknowledged func(line string)) (errs []error) {
+	var mu sync.Mutex
+	note := func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		acknowledged(line)
+	}
+	return together(n, func(int) error {
+		for i := 0; ; i++ {
+			key, err := f.RegisterKey(ctx, olga, models.RoleOwner, f.shared(olga), now())
+			if err != nil {
+				return err
+			}
+			note(key.ID)
+			if _, err := f.ServingKeys(ctx, olga, "openai"); err != nil {
+				return err
+			}
+			if i%2 == 0 {
+				continue
+			}
+			if err := f.tryRevoke(ctx, &key); err != nil {
+				return err
+			}
+			note(key.ID + " revoked")
+		}
+	})
+}
+
+// loadUntil loads the store until a fault, which comes after some writes, and returns what was acknowledged.
+func (f *fixture) loadUntil(fault func() error) (acknowledged []string) {
+	f.t.Helper()
+	ended := make(chan error, 1)
+	for _, err := range f.load(f.t.Context(), 16, func(line string) {
+		if acknowledged = append(acknowledged, line); len(acknowledged) == 50 {
+			go func() { ended <- fault() }()
+		}
+	}) {
+		require.ErrorIs(f.t, err, models.ErrUnavailable)
+	}
+	require.NoError(f.t, <-ended)
+	return acknowledged
+}
+
+// requireAcknowledged checks that what load has acknowledged is there, with its events.
+func (f *fixture) requireAcknowledged(lines []string) {
+	f.t.Helper()
+	there := map[string]bool{}
+	for _, k := range f.list(olga, models.KeyFilter{}) {
+		there[k.ID] = true
+		there[k.ID+" revoked"] = k.RevokedAt != 0
+	}
+	for _, line := range lines {
+		require.True(f.t, there[line], "%s was acknowledged and is gone", line)
+	}
+	// A server process of the killed client may commit one more write, and may do so between two of these reads.
+	require.Eventually(f.t, func() bool {
+		return f.count("ai_keys")+f.count("ai_keys WHERE revoked_at <> 0") == f.count("events")
+	}, 10*time.Second, 20*time.Millisecond, "each register and each revocation has its event, and there are no others")
+}
+
+// requireUnavailable checks that every method says ErrUnavailable, and in time.
+func (f *fixture) requireUnavailable(except ...string) {
+	f.t.Helper()
+	all := methods(f)
+	for _, name := range except {
+		delete(all, name)
+	}
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for name, call := range all {
+		calls.Go(func() {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(f.t.Context(), outageTimeout) // Migrate has no timeout of its own
+			defer cancel()
+			assert.ErrorIs(f.t, call(ctx), models.ErrUnavailable, name)
+			assert.Less(f.t, time.Since(began), outageTimeout+slack, name)
+		})
+	}
+}
+
+func (f *fixture) requireRecovers() {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool { return f.Ping(f.t.Context()) == nil }, 10*time.Second, 20*time.Millisecond)
+	f.register(f.shared(olga))
+}
+
+// failure leaves out a method's result.
+func failure[T any](_ T, err error) error { return err }
+
+// guarded are the methods that check their caller.
+func guarded(f *fixture, keyID string) map[string]func(ctx context.Context, c models.Caller) error {
+	return map[string]func(ctx context.Context, c models.Caller) error{
+		"Role":   func(ctx context.Context, c models.Caller) error { return failure(f.Role(ctx, c, now())) },
+		"GetKey": func(ctx context.Context, c models.Caller) error { return failure(f.GetKey(ctx, c, keyID, now())) },
+		"ListKeys": func(ctx context.Context, c models.Caller) error {
+			return failure(f.ListKeys(ctx, c, models.KeyFilter{}, now()))
+		},
+		"RegisterKey": func(ctx context.Context, c models.Caller) error {
+			return failure(f.RegisterKey(ctx, c, models.RoleMember, f.own(c), now()))
+		},
+		"RegisterKey with an Idempotency-Key": func(ctx context.Context, c models.Caller) error {
+			return failure(f.RegisterKey(ctx, c, models.RoleMember, f.own(c, retryable(f.ids.Next("", time.Now()), "same")), now()))
+		},
+		"Tx.Role": func(ctx context.Context, c models.Caller) error {
+			return f.Transact(ctx, func(tx *models.Tx) error { return failure(tx.Role(c)) })
+		},
+	}
+}
+
+// methods are all methods of the store but Close.
+func methods(f *fixture) map[string]func(context.Context) error {
+	const id = "byok_absent"
+	at := position.Position{}
+	all := map[string]func(context.Context) error{
+		"Ping": f.Ping,
+		"Transact": func(ctx context.Context) error {
+			return f.Transact(ctx, func(tx *models.Tx) error { return tx.EnsureProject(acme, "ios") })
+		},
+		"Policy":        func(ctx context.Context) error { return failure(f.Policy(ctx, mia)) },
+		"Canary":        func(ctx context.Context) error { return failure(f.Canary(ctx)) },
+		"FindToken":     func(ctx context.Context) error { return failure(f.FindToken(ctx, "01A")) },
+		"ListTokens":    func(ctx context.Context) error { return failure(f.ListTokens(ctx, acme, web, "")) },
+		"ListMembers":   func(ctx context.Context) error { return failure(f.ListMembers(ctx, mia, "", 0)) },
+		"ListEvents":    func(ctx context.Context) error { return failure(f.ListEvents(ctx, mia, "", 10)) },
+		"ServingKeys":   func(ctx context.Context) error { return failure(f.ServingKeys(ctx, mia, "openai")) },
+		"KeysByKEK":     func(ctx context.Context) error { return failure(f.KeysByKEK(ctx)) },
+		"Migrations":    func(ctx context.Context) error { return failure(f.Migrations(ctx)) },
+		"Migrate":       func(ctx context.Context) error { return failure(f.Migrate(ctx)) },
+		"SealedKey":     func(ctx context.Context) error { return failure(f.SealedKey(ctx, id)) },
+		"SealedKeys":    func(ctx context.Context) error { return failure(f.SealedKeys(ctx, "", 1)) },
+		"SealedKeysOf":  func(ctx context.Context) error { return failure(f.SealedKeysOf(ctx, acme, web, "", 1)) },
+		"RewrapCanary":  func(ctx context.Context) error { return failure(f.RewrapCanary(ctx, nil, models.Canary{})) },
+		"Rewrap":        func(ctx context.Context) error { return failure(f.Rewrap(ctx, []models.Rewrapping{{KeyID: id}})) },
+		"Position":      func(ctx context.Context) error { return failure(f.Position(ctx)) },
+		"Changes":       func(ctx context.Context) error { _, _, err := f.Changes(ctx, at, 1); return err },
+		"FindDataPlane": func(ctx context.Context) error { return failure(f.FindDataPlane(ctx, "dp")) },
+		"by certificate": func(ctx context.Context) error {
+			return failure(f.FindDataPlanesByCertificate(ctx, []string{"dns:dp"}))
+		},
+		"ListDataPlanes": func(ctx context.Context) error { return failure(f.ListDataPlanes(ctx)) },
+		"LiveDataPlanes": func(ctx context.Context) error { return failure(f.LiveDataPlanes(ctx, []string{"dp"}, 1)) },
+		"CountStreams":   func(ctx context.Context) error { return failure(f.CountStreams(ctx)) },
+		"Fetch":          func(ctx context.Context) error { return failure(f.Fetch(ctx, "dp", mia, "openai", 1)) },
+		"FetchByID":      func(ctx context.Context) error { _, _, err := f.FetchByID(ctx, "dp", id, 1); return err },
+		"Candidates":     func(ctx context.Context) error { _, _, err := f.Candidates(ctx, mia, "openai"); return err },
+		"RecordFetch":    func(ctx context.Context) error { return f.RecordFetch(ctx, record("r")) },
+		"ListFetches":    func(ctx context.Context) error { return failure(f.ListFetches(ctx, acme, web, 0, 1)) },
+		"OpenStream": func(ctx context.Context) error {
+			return f.OpenStream(ctx, models.Stream{ID: "1", DataPlaneID: "dp"}, "")
+		},
+		"DropStreams":            func(ctx context.Context) error { return f.DropStreams(ctx, []string{"1"}) },
+		"StreamIDs":              func(ctx context.Context) error { return failure(f.StreamIDs(ctx, "r1")) },
+		"ForwardAcknowledgement": func(ctx context.Context) error { return f.ForwardAcknowledgement(ctx, "1", "dp", at) },
+		"TakeForwarded":          func(ctx context.Context) error { return failure(f.TakeForwarded(ctx, "r1")) },
+		"LongestStale":           func(ctx context.Context) error { return failure(f.LongestStale(ctx, acme)) },
+		"RecordHeartbeat":        func(ctx context.Context) error { return f.RecordHeartbeat(ctx, "r1") },
+		"Replicas":               func(ctx context.Context) error { return failure(f.Replicas(ctx)) },
+		"DeleteDeadReplica":      func(ctx context.Context) error { return f.DeleteDeadReplica(ctx, models.Replica{ID: "r1"}, 1) },
+		"SaveReceipts":           func(ctx context.Context) error { return f.SaveReceipts(ctx, []models.Receipt{{KeyID: "k"}}) },
+		"Receipts": func(ctx context.Context) error {
+			_, _, err := f.Receipts(ctx, models.Key{ID: id, RevocationTx: 1})
+			return err
+		},
+		"ReportKeys": func(ctx context.Context) error {
+			return f.ReportKeys(ctx, models.DataPlane{ID: "dp"}, []models.KeyReport{{KeyID: id, UsedAt: 1}}, nil)
+		},
+	}
+	for name, call := range guarded(f, id) {
+		all[name] = func(ctx context.Context) error { return call(ctx, mia) }
+	}
+	return all
+}
+
+// watcher holds a signal after a wake-up of Watch.
+type watcher chan struct{}
+
+func watch(t *testing.T, s *models.Store) (w watcher, stop func()) {
+	t.Helper()
+	w = make(watcher, 1)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Watch(ctx, func() {
+			select {
+			case w <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			require.NoError(t, err)
+		case <-time.After(soon):
+			require.FailNow(t, "watching goes on")
+		}
+	})
+	t.Cleanup(stop)
+	return w, stop
+}
+
+// wakes reports whether do wakes the watcher in time.
+func (w watcher) wakes(within time.Duration, do func()) bool {
+	select {
+	case <-w:
+	default:
+	}
+	do()
+	select {
+	case <-w:
+		return true
+	case <-time.After(within):
+		return false
+	}
+}
+
+// listeners are the connections that listen to the database's changes.
+const listeners = `FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = current_database()`
+
+func (f *fixture) awaitListening(n int) {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool { return query[int](f.t, models.Conn(f.Store), "SELECT count(*) "+listeners)[0] == n }, again, 5*time.Millisecond)
+}
+
+// wireProxy stands between a store and PostgreSQL. It counts round trips, and it can swallow what is sent, as networks do.
+type wireProxy struct {
+	url string
+	// roundTrips counts what clients have sent at once.
+	roundTrips atomic.Int64
+	accepted   atomic.Int64
+	frozen     atomic.Bool  // swallows what all connections send
+	stranded   atomic.Int64 // swallows what connections send that have a lower number
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// newWireProxy serves a proxy to the database until the test ends.
+func newWireProxy(t *testing.T, database string) *wireProxy {
+	t.Helper()
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	upstream := u.Host
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	u.Host = listener.Addr().String()
+	p := &wireProxy{url: u.String()}
+	var goroutines sync.WaitGroup
+	t.Cleanup(func() {
+		_ = listener.Close()
+		p.thaw()
+		goroutines.Wait()
+	})
+	goroutines.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", upstream) //nolint:noctx // listening on loopback
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			p.mu.Lock()
+			p.conns = append(p.conns, client, server)
+			p.mu.Unlock()
+			number := p.accepted.Add(1)
+			goroutines.Go(func() { p.copy(number, server, client, &p.roundTrips) })
+			goroutines.Go(func() { p.copy(number, client, server, new(atomic.Int64)) })
+		}
+	})
+	return p
+}
+
+// copy copies until an end closes, and counts what comes at once.
+func (p *wireProxy) copy(number int64, to, from net.Conn, reads *atomic.Int64) {
+	defer func() { _ = to.Close() }()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		reads.Add(1)
+		if p.frozen.Load() || number < p.stranded.Load() {
+			continue
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// strand swallows what is sent by the connections of now; new ones work.
+func (p *wireProxy) strand() { p.stranded.Store(p.accepted.Load() + 1) }
+
+// thaw lets new connections through. Those of now have lost bytes, and are closed.
+func (p *wireProxy) thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close()
+	}
+	p.conns = nil
+	p.frozen.Store(false)
 }

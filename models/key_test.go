@@ -2,12 +2,48 @@ package models_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
 )
+
+func TestKeysByKEKCountsRevokedKeysToo(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		none, err := f.KeysByKEK(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, none)
+		old := func(r *models.Registration) { r.Key.KEKID = "kek-0" }
+		revoked := f.register(f.shared(olga, old))
+		f.revoke(&revoked)
+		f.register(f.own(mia, old))
+		f.register(f.shared(olga))
+		counts, err := f.KeysByKEK(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[string]int64{"kek-0": 2, "kek-1": 1}, counts)
+	})
+}
+
+func TestARowWhoseVersionIsNoneBreaksNoList(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		sound, damaged := f.register(f.shared(olga)), f.register(f.shared(olga))
+		require.NoError(t, models.Exec(t.Context(), f.Store, `UPDATE ai_keys SET version = -1 WHERE id = '`+damaged.ID+`'`))
+		keys, err := f.ListKeys(t.Context(), olga, models.KeyFilter{}, now())
+		require.NoError(t, err)
+		require.Len(t, keys, 2)
+		got, err := f.GetKey(t.Context(), olga, sound.ID, now())
+		require.NoError(t, err)
+		require.EqualValues(t, 1, got.Version)
+		got, err = f.GetKey(t.Context(), olga, damaged.ID, now())
+		require.NoError(t, err)
+		require.Zero(t, got.Version, "which no envelope opens under")
+	})
+}
 
 func TestRegisterStoresKeyEventAndIdempotency(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
@@ -76,10 +112,10 @@ func TestANameIsUniqueAmongActiveKeysOfAProviderAndScope(t *testing.T) {
 			t.Run(name+" may have it too", func(*testing.T) { f.register(r) })
 		}
 		t.Run("free again after a revoke, time and again", func(t *testing.T) {
-			f.revoke(first)
+			f.revoke(&first)
 			second := f.register(f.shared(olga, named("prod")))
 			refused(t)
-			f.revoke(second)
+			f.revoke(&second)
 			f.register(f.shared(olga, named("prod")))
 		})
 	})
@@ -168,7 +204,7 @@ func TestParallelReuseOfAnIdempotencyKey(t *testing.T) {
 func TestARetryGetsTheSameKeyAlsoAfterItWasRevoked(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		first := f.register(f.shared(olga, named("prod"), retryable("once", "same")))
-		f.revoke(first)
+		f.revoke(&first)
 		again := f.register(f.shared(olga, named("prod"), retryable("once", "same")))
 		require.Equal(t, first.ID, again.ID)
 		require.NotZero(t, again.RevokedAt)
@@ -250,5 +286,230 @@ func TestRevokingAKeyThatIsNotThereIsNotFound(t *testing.T) {
 		})
 		require.ErrorIs(t, err, models.ErrNotFound)
 		require.False(t, done)
+	})
+}
+
+func TestListIsNewestFirstOverBothScopes(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		var want []string
+		for range 5 {
+			want = append(want, f.register(f.shared(olga)).ID, f.register(f.own(mia)).ID)
+			f.register(f.own(moe))
+		}
+		slices.Reverse(want)
+		require.Equal(t, want, ids(f.list(mia, models.KeyFilter{})))
+	})
+}
+
+func TestAnEmptyProjectListsNoKeysAndIsNoError(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		keys := f.list(mia, models.KeyFilter{})
+		require.NotNil(t, keys)
+		require.Empty(t, keys)
+	})
+}
+
+func TestListFilters(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		openaiActive := f.register(f.shared(olga, provider("openai"))).ID
+		anthropicActive := f.register(f.own(mia, provider("anthropic"))).ID
+		revoked := f.register(f.shared(olga, provider("openai")))
+		f.revoke(&revoked)
+		openaiRevoked := revoked.ID
+		for _, tc := range []struct {
+			name   string
+			filter models.KeyFilter
+			want   []string
+		}{
+			{"none", models.KeyFilter{}, []string{openaiRevoked, anthropicActive, openaiActive}},
+			{"provider", models.KeyFilter{Provider: "openai"}, []string{openaiRevoked, openaiActive}},
+			{"a provider without keys", models.KeyFilter{Provider: "mistral"}, []string{}},
+			{"active", models.KeyFilter{State: models.KeyActive}, []string{anthropicActive, openaiActive}},
+			{"revoked", models.KeyFilter{State: models.KeyRevoked}, []string{openaiRevoked}},
+			{"both", models.KeyFilter{Provider: "openai", State: models.KeyActive}, []string{openaiActive}},
+			{"with a limit", models.KeyFilter{Provider: "openai", Limit: 1}, []string{openaiRevoked}},
+			{"with a page before", models.KeyFilter{Provider: "openai", Before: openaiRevoked}, []string{openaiActive}},
+			{"nothing follows the last", models.KeyFilter{Before: openaiActive}, []string{}},
+		} {
+			t.Run(tc.name, func(t *testing.T) { require.Equal(t, tc.want, ids(f.list(mia, tc.filter))) })
+		}
+	})
+}
+
+func TestListWithoutALimitReturnsAll(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const n = 120
+		for range n {
+			f.register(f.shared(olga))
+		}
+		for _, limit := range []int{0, -1, n, n + 1} {
+			require.Len(t, f.list(mia, models.KeyFilter{Limit: limit}), n, "limit %d", limit)
+		}
+		require.Len(t, f.list(mia, models.KeyFilter{Limit: n - 1}), n-1)
+	})
+}
+
+// Every page size from one key to more than all of them; before each page keys are added, revoked, and registered by
+// others. What was there before the walk comes exactly once; what was added during it must not come twice.
+func TestPagingWalksEveryKeyExactlyOnceWhileKeysComeAndGo(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const n = 12
+		var want []string
+		for i := range n {
+			k := f.register([]models.Registration{f.shared(olga), f.own(mia)}[i%2])
+			want = append(want, k.ID)
+			if i%3 == 0 {
+				f.revoke(&k)
+			}
+		}
+		for _, size := range []int{1, 2, 5, n, 100} {
+			var seen []string
+			before := ""
+			for {
+				page := f.list(mia, models.KeyFilter{Before: before, Limit: size})
+				if len(page) == 0 {
+					break
+				}
+				require.LessOrEqual(t, len(page), size)
+				for _, k := range page {
+					require.NotContains(t, seen, k.ID)
+					seen = append(seen, k.ID)
+				}
+				before = page[len(page)-1].ID
+				f.register(f.own(moe))
+				added := f.register(f.shared(olga))
+				f.revoke(&added)
+				f.revoke(&page[0])
+			}
+			require.Subset(t, seen, want, "page size %d", size)
+			require.True(t, slices.IsSortedFunc(seen, func(a, b string) int { return strings.Compare(b, a) }))
+		}
+	})
+}
+
+func TestAPageIsFullWhateverOtherUsersRegister(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		oldest := f.register(f.own(mia)).ID
+		shared := f.register(f.shared(olga)).ID
+		for range 20 {
+			f.register(f.own(moe))
+		}
+		require.Equal(t, []string{shared, oldest}, ids(f.list(mia, models.KeyFilter{Limit: 2})))
+	})
+}
+
+func TestMetadataIsWholeAndNeverCarriesTheEnvelope(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		stored := f.register(f.own(mia, named("laptop"), provider("anthropic"),
+			func(r *models.Registration) { r.Key.Version = 3 }))
+		f.revoke(&stored)
+		got, err := f.GetKey(t.Context(), mia, stored.ID, now())
+		require.NoError(t, err)
+		require.NotZero(t, got.RevokedAt)
+		require.NotZero(t, got.RevocationTx)
+		want := stored
+		want.Envelope, want.KEKID = nil, ""
+		want.RevokedAt, want.RevokedBy, want.RevocationTx = got.RevokedAt, "olga", got.RevocationTx
+		require.Equal(t, want, got)
+		require.Equal(t, []models.Key{want}, f.list(mia, models.KeyFilter{}))
+	})
+}
+
+func TestNoReadOfMetadataCarriesAnEnvelope(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		own, shared := f.register(f.own(mia)), f.register(f.shared(olga))
+		serving, err := f.ServingKeys(t.Context(), mia, "openai")
+		require.NoError(t, err)
+		require.Equal(t, own.ID, serving.Own.ID)
+		require.Equal(t, shared.ID, serving.Project.ID)
+		require.Empty(t, serving.Own.Envelope)
+		require.Empty(t, serving.Project.Envelope)
+		var read models.Key
+		f.transact(func(tx *models.Tx) (err error) {
+			read, err = tx.Key(mia, own.ID)
+			return err
+		})
+		require.Equal(t, own.ID, read.ID)
+		require.Empty(t, read.Envelope)
+	})
+}
+
+// Most databases sort text as some language does; pages and look-ups must not notice.
+func TestTextSortsByItsBytesInADatabaseThatSortsEnglish(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		url := e.MigratedURL(t)
+		if e == modelstest.EnginePostgres {
+			plain := modelstest.Postgres(t)
+			admin := modelstest.OpenStore(t, modelstest.EnginePostgres.URL(t), models.Options{Timeout: time.Minute})
+			at := strings.LastIndex(plain, "/") + 1
+			name, _, _ := strings.Cut(plain[at:], "?")
+			require.NoError(t, models.Exec(t.Context(), admin, "DROP DATABASE "+name))
+			require.NoError(t, models.Exec(t.Context(), admin, "CREATE DATABASE "+name+
+				" TEMPLATE template0 STRATEGY file_copy LOCALE_PROVIDER icu ICU_LOCALE 'en'"))
+			url = migrate(t, plain)
+		}
+		f := newFixture(t, url, models.Options{})
+		for _, user := range []string{"Zoe", "_sys", "a.b", "a-b", "ab"} {
+			require.NoError(t, f.setMember(user, models.RoleMember))
+		}
+		users, _ := f.roles()
+		require.Equal(t, []string{"Zoe", "_sys", "a-b", "a.b", "ab", "mia", "moe", "olga"}, users)
+		first, second := f.register(f.shared(olga)), f.register(f.shared(olga))
+		require.Equal(t, []string{second.ID, first.ID}, ids(f.list(mia, models.KeyFilter{})))
+		require.Equal(t, []string{first.ID}, ids(f.list(mia, models.KeyFilter{Before: second.ID})))
+	})
+}
+
+func (f *fixture) serving(c models.Caller, provider string) (own, project string) {
+	f.t.Helper()
+	s, err := f.ServingKeys(f.t.Context(), c, provider)
+	require.NoError(f.t, err)
+	return s.Own.ID, s.Project.ID
+}
+
+func TestTheKeyStoredLastServesThoughClocksStepBack(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		first := f.register(f.shared(olga))
+		second := f.register(f.shared(olga, func(r *models.Registration) {
+			r.Key.ID = models.KeyIDPrefix + "00000000000000000000000000" // sorts before every id of a sane clock
+			r.Key.CreatedAt -= time.Hour.Microseconds()
+		}))
+		require.Less(t, second.ID, first.ID)
+		require.Less(t, second.CreatedAt, first.CreatedAt)
+		_, serves := f.serving(mia, "openai")
+		require.Equal(t, second.ID, serves)
+
+		t.Run("revoking it falls back to the one before", func(t *testing.T) {
+			f.revoke(&second)
+			_, serves := f.serving(mia, "openai")
+			require.Equal(t, first.ID, serves)
+		})
+		t.Run("revoking all leaves none", func(t *testing.T) {
+			f.revoke(&first)
+			own, serves := f.serving(mia, "openai")
+			require.Empty(t, own)
+			require.Empty(t, serves)
+		})
+	})
+}
+
+func TestOnlyOwnAndProjectKeysOfTheProviderServe(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		ios := models.Caller{CustomerID: acme, ProjectID: "ios", UserID: "mia"}
+		globex := models.Caller{CustomerID: "globex", ProjectID: web, UserID: "mia"}
+		f.addMember(ios, models.RoleOwner)
+		f.addMember(globex, models.RoleOwner)
+		own := f.register(f.own(mia)).ID
+		project := f.register(f.shared(olga)).ID
+		for _, r := range []models.Registration{f.own(moe), f.own(mia, provider("anthropic")), f.shared(olga, provider("anthropic")),
+			f.own(ios), f.shared(ios), f.own(globex), f.shared(globex)} {
+			f.register(r)
+		}
+		gotOwn, gotProject := f.serving(mia, "openai")
+		require.Equal(t, own, gotOwn)
+		require.Equal(t, project, gotProject)
+		gotOwn, gotProject = f.serving(olga, "openai")
+		require.Empty(t, gotOwn)
+		require.Equal(t, project, gotProject)
 	})
 }

@@ -2,164 +2,145 @@ package models_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/models"
 )
 
-func TestAPolicyIsReadAsItWasWritten(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		read := func() models.Policy {
-			p, err := f.Policy(t.Context(), mia)
-			require.NoError(t, err)
-			return p
-		}
-		require.Equal(t, models.DefaultPolicy(acme, web), read())
-		for _, written := range []models.Policy{
-			{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysForbid, OnBadKey: models.OnBadKeyNextKey,
-				UserKeysByProvider: map[string]models.UserKeys{"openai": models.UserKeysRequire}},
-			{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysAllow, OnBadKey: models.OnBadKeyFail,
-				UserKeysByProvider: map[string]models.UserKeys{}},
-			models.DefaultPolicy(acme, web),
-		} {
-			f.transact(f.setting(&written))
-			require.Equal(t, "olga", written.UpdatedBy)
-			require.InDelta(t, now(), written.UpdatedAt, 60e6)
-			require.Equal(t, written, read())
-		}
-		other, err := f.Policy(t.Context(), models.Caller{CustomerID: "globex", ProjectID: web})
-		require.NoError(t, err)
-		require.Equal(t, models.DefaultPolicy("globex", web), other)
-	})
-}
-
-func TestAPolicysProviderEntryComesBeforeItsGeneralOne(t *testing.T) {
-	p := models.Policy{UserKeys: models.UserKeysAllow, UserKeysByProvider: map[string]models.UserKeys{"openai": models.UserKeysForbid}}
-	require.Equal(t, models.UserKeysForbid, p.For("openai"))
-	require.Equal(t, models.UserKeysAllow, p.For("anthropic"))
-}
-
-func TestTokensAreCreatedFoundListedAndRevokedOnce(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		tokens := []models.Token{
-			{ID: "01A", Hash: []byte{0, 1, 0xff}, CustomerID: acme, ProjectID: web, UserID: "mia", CreatedAt: 1},
-			{ID: "01B", Hash: []byte{2}, CustomerID: acme, ProjectID: web, UserID: "olga", CreatedAt: 2, ExpiresAt: 9},
-			{ID: "01C", Hash: []byte{3}, CustomerID: acme, ProjectID: web, UserID: "mia", CreatedAt: 3},
-			{ID: "01D", Hash: []byte{4}, CustomerID: acme, ProjectID: "ios", UserID: "mia", CreatedAt: 4},
-		}
-		for _, token := range tokens {
-			f.transact(func(tx *models.Tx) error { return tx.CreateToken(token) })
-			got, err := f.FindToken(t.Context(), token.ID)
-			require.NoError(t, err)
-			require.Equal(t, token, got)
-		}
-		list := func(user string) []models.Token {
-			got, err := f.ListTokens(t.Context(), acme, web, user)
-			require.NoError(t, err)
-			return got
-		}
-		require.Equal(t, tokens[:3], list(""))
-		require.Equal(t, []models.Token{tokens[0], tokens[2]}, list("mia"))
-		_, err := f.FindToken(t.Context(), "01Z")
-		require.ErrorIs(t, err, models.ErrNotFound)
-
-		revoke := func(project string) (revoked models.Token, err error) {
-			err = f.Transact(t.Context(), func(tx *models.Tx) (err error) {
-				revoked, err = tx.RevokeToken(acme, project, "01A", f.event(models.EventTokenRevoked))
-				return err
-			})
-			return revoked, err
-		}
-		_, err = revoke("ios")
-		require.ErrorIs(t, err, models.ErrNotFound, "another project's")
-		first, err := revoke(web)
-		require.NoError(t, err)
-		require.NotZero(t, first.RevokedAt)
-		second, err := revoke(web)
-		require.NoError(t, err)
-		require.Equal(t, first, second, "the first revocation stands")
-		require.Equal(t, first, list("")[0], "a revoked API key stays in the list")
-	})
-}
-
-func TestATokensIDIsTakenForGood(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		token := models.Token{ID: "01A", Hash: []byte{1}, CustomerID: acme, ProjectID: web, UserID: "mia"}
-		create := func() error {
-			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.CreateToken(token) })
-		}
-		require.NoError(t, create())
-		require.ErrorIs(t, create(), models.ErrAlreadyExists)
-	})
-}
-
-func TestAllWhoKeepACanaryAgreeOnTheFirst(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		_, err := f.Canary(t.Context())
-		require.ErrorIs(t, err, models.ErrNotFound)
-		type kept struct {
-			canary models.Canary
-			err    error
-		}
-		answers := together(16, func(i int) (k kept) {
-			k.err = f.Transact(t.Context(), func(tx *models.Tx) (err error) {
-				k.canary, err = tx.KeepCanary(models.Canary{Envelope: []byte{0, byte(i)}, KEKID: string(rune('a' + i))})
-				return err
-			})
-			return k
-		})
-		stands, err := f.Canary(t.Context())
-		require.NoError(t, err)
-		require.NotZero(t, stands.CreatedAt)
-		for _, a := range answers {
-			require.NoError(t, a.err)
-			require.Equal(t, stands, a.canary)
-		}
-		require.Equal(t, string(rune('a'+stands.Envelope[1])), stands.KEKID, "its fields are of one canary")
-	})
-}
-
-func TestEventsArePagedNewestFirstToThoseWhoMayReadThem(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		var everybodys, mias []string
-		for range 4 {
-			shared, own := f.shared(olga), f.own(mia)
-			f.register(shared)
-			f.register(own)
-			f.register(f.own(moe))
-			everybodys = append([]string{shared.Event.ID}, everybodys...)
-			mias = append([]string{own.Event.ID, shared.Event.ID}, mias...)
-		}
-		f.transact(func(tx *models.Tx) error {
-			return tx.AppendEvent(models.Event{CustomerID: acme, ProjectID: "ios", ID: f.ids.Next(models.EventIDPrefix, time.Now())})
-		})
-		for _, size := range []int{1, 3, 100} {
-			require.Equal(t, mias, f.events(mia, size), "page size %d", size)
-			require.Equal(t, everybodys, f.events(olga, size), "page size %d", size)
-		}
-		require.Empty(t, f.events(models.Caller{CustomerID: "globex", ProjectID: web, UserID: "mia"}, 3))
-	})
-}
-
-// events walks all pages.
-func (f *fixture) events(c models.Caller, size int) []string {
+// roles returns the members of acme/web in the order in which they are listed.
+func (f *fixture) roles() (users []string, roles map[string]models.Role) {
 	f.t.Helper()
-	var seen []string
-	before := ""
-	for {
-		page, err := f.ListEvents(f.t.Context(), c, before, size)
-		require.NoError(f.t, err)
-		require.LessOrEqual(f.t, len(page), size)
-		if len(page) == 0 {
-			return seen
-		}
-		for _, e := range page {
-			seen = append(seen, e.ID)
-		}
-		before = page[len(page)-1].ID
+	members, err := f.ListMembers(f.t.Context(), olga, "", 0)
+	require.NoError(f.t, err)
+	roles = map[string]models.Role{}
+	for _, m := range members {
+		users = append(users, m.UserID)
+		roles[m.UserID] = m.Role
 	}
+	return users, roles
+}
+
+func TestTheLastOwnerStays(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		require.ErrorIs(t, f.removeMember("olga"), models.ErrLastOwner)
+		require.ErrorIs(t, f.setMember("olga", models.RoleMember), models.ErrLastOwner)
+		_, roles := f.roles()
+		require.Equal(t, models.RoleOwner, roles["olga"])
+
+		require.NoError(t, f.setMember("mia", models.RoleOwner))
+		require.NoError(t, f.setMember("olga", models.RoleMember), "with a second owner the first may go")
+		require.ErrorIs(t, f.removeMember("mia"), models.ErrLastOwner)
+	})
+}
+
+func TestAnOwnerOfAnotherProjectIsNoOwnerHere(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.addMember(models.Caller{CustomerID: acme, ProjectID: "ios", UserID: "ida"}, models.RoleOwner)
+		f.addMember(models.Caller{CustomerID: "globex", ProjectID: web, UserID: "gus"}, models.RoleOwner)
+		require.ErrorIs(t, f.removeMember("olga"), models.ErrLastOwner)
+	})
+}
+
+func TestAProjectBeginsWithAnOwner(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		err := f.Transact(t.Context(), func(tx *models.Tx) error {
+			if err := tx.EnsureProject(acme, "ios"); err != nil {
+				return err
+			}
+			_, err := tx.SetMember(acme, "ios", "ida", models.RoleMember)
+			return err
+		})
+		require.ErrorIs(t, err, models.ErrLastOwner)
+	})
+}
+
+func TestTwoOwnersWhoRemoveEachOtherInParallelLeaveOne(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		for range 10 {
+			require.NoError(t, f.setMember("olga", models.RoleOwner))
+			require.NoError(t, f.setMember("mia", models.RoleOwner))
+			errs := together(2, func(i int) error {
+				return []func() error{
+					func() error { return f.removeMember("olga") },
+					func() error { return f.setMember("mia", models.RoleMember) },
+				}[i]()
+			})
+			if errs[0] == nil {
+				require.ErrorIs(t, errs[1], models.ErrLastOwner)
+			} else {
+				require.ErrorIs(t, errs[0], models.ErrLastOwner)
+				require.NoError(t, errs[1])
+			}
+		}
+	})
+}
+
+func TestMembersComeChangeAndGo(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		set := func(role models.Role) (m models.Member) {
+			f.transact(func(tx *models.Tx) (err error) {
+				m, err = tx.SetMember(acme, web, "zoe", role)
+				return err
+			})
+			return m
+		}
+		added := set(models.RoleMember)
+		require.Equal(t, models.Member{CustomerID: acme, ProjectID: web, UserID: "zoe", Role: models.RoleMember,
+			CreatedAt: added.CreatedAt, UpdatedAt: added.CreatedAt}, added)
+		require.InDelta(t, now(), added.CreatedAt, 60e6)
+		changed := set(models.RoleOwner)
+		require.Equal(t, models.RoleOwner, changed.Role)
+		require.Equal(t, added.CreatedAt, changed.CreatedAt)
+		require.Greater(t, changed.UpdatedAt, added.UpdatedAt)
+
+		users, roles := f.roles()
+		require.Equal(t, []string{"mia", "moe", "olga", "zoe"}, users)
+		require.Equal(t, models.RoleOwner, roles["zoe"])
+
+		require.NoError(t, f.removeMember("zoe"))
+		require.ErrorIs(t, f.removeMember("zoe"), models.ErrNotFound)
+		users, _ = f.roles()
+		require.Equal(t, []string{"mia", "moe", "olga"}, users)
+	})
+}
+
+func TestMembersAreListedInPages(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		first, err := f.ListMembers(t.Context(), olga, "", 2)
+		require.NoError(t, err)
+		require.Len(t, first, 2)
+		rest, err := f.ListMembers(t.Context(), olga, first[1].UserID, 2)
+		require.NoError(t, err)
+		require.Len(t, rest, 1)
+		require.Equal(t, []string{"mia", "moe", "olga"}, []string{first[0].UserID, first[1].UserID, rest[0].UserID})
+	})
+}
+
+func TestARoleThatIsNoneAndAProjectThatIsNoneAreRefused(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		require.Error(t, f.setMember("zoe", "admin"))
+		err := f.Transact(t.Context(), func(tx *models.Tx) error {
+			_, err := tx.SetMember(acme, "nowhere", "zoe", models.RoleOwner)
+			return err
+		})
+		require.Error(t, err)
+		users, _ := f.roles()
+		require.NotContains(t, users, "zoe")
+	})
+}
+
+func TestEnsureProjectIsIdempotentAlsoInParallel(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		for _, err := range together(8, func(int) error {
+			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.EnsureProject(acme, "ios") })
+		}) {
+			require.NoError(t, err)
+		}
+		n, err := models.Count(t.Context(), f.Store, "projects")
+		require.NoError(t, err)
+		require.Equal(t, 2, n)
+	})
 }
 
 func TestAnEventIsReadAsItWasWritten(t *testing.T) {

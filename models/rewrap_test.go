@@ -2,7 +2,6 @@ package models_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"testing"
 
@@ -28,7 +27,7 @@ func rewrapping(k models.Key) models.Rewrapping {
 func TestARewrapChangesTheEnvelopeAndNothingElse(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		active, revoked, own := f.register(f.shared(olga)), f.register(f.shared(olga)), f.register(f.own(mia))
-		f.revoke(revoked)
+		f.revoke(&revoked)
 		keys := []models.Key{active, revoked, own}
 		var before []models.Key
 		var batch []models.Rewrapping
@@ -113,7 +112,7 @@ func TestOfManyRewrapsOfTheSameKeysOneStores(t *testing.T) {
 }
 
 func TestARewrapWaitsForNoTransactionThatHoldsAKey(t *testing.T) {
-	f := newFixture(t, modelstest.NewStore(t, modelstest.EnginePostgres))
+	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{})
 	held, free := f.sealed(f.register(f.shared(olga)).ID), f.sealed(f.register(f.shared(olga)).ID)
 	batch := []models.Rewrapping{rewrapping(held), rewrapping(free)}
 	f.transact(func(tx *models.Tx) error {
@@ -153,7 +152,7 @@ func TestSealedKeysComeOfAllCustomersInTheOrderOfTheirIDs(t *testing.T) {
 		f.addMember(globex, models.RoleOwner)
 		want := []models.Key{f.register(f.shared(olga)), f.register(f.own(mia)), f.register(f.shared(globex)), f.register(f.own(moe)),
 			f.register(f.shared(olga)), f.register(f.shared(globex))}
-		f.revoke(want[3])
+		f.revoke(&want[3])
 		for page := 1; page < 8; page++ {
 			require.Equal(t, ids(want), ids(f.all(page)), "%d a page", page)
 		}
@@ -171,40 +170,4 @@ func TestSealedKeysComeOfAllCustomersInTheOrderOfTheirIDs(t *testing.T) {
 		_, err = f.SealedKey(t.Context(), "byok_absent")
 		require.ErrorIs(t, err, models.ErrNotFound)
 	})
-}
-
-func TestTheCanaryIsRewrappedOnceOnly(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		next := models.Canary{Envelope: []byte("re-wrapped"), KEKID: "kek-2"}
-		stored, err := f.RewrapCanary(t.Context(), []byte("sealed"), next)
-		require.NoError(t, err)
-		require.False(t, stored, "there is none")
-		f.transact(func(tx *models.Tx) error {
-			_, err := tx.KeepCanary(models.Canary{Envelope: []byte("sealed"), KEKID: "kek-1"})
-			return err
-		})
-		for i, want := range []bool{true, false} {
-			stored, err := f.RewrapCanary(t.Context(), []byte("sealed"), next)
-			require.NoError(t, err)
-			require.Equal(t, want, stored, "time %d", i+1)
-		}
-		got, err := f.Canary(t.Context())
-		require.NoError(t, err)
-		require.Equal(t, []any{next.Envelope, next.KEKID}, []any{got.Envelope, got.KEKID})
-		require.NotZero(t, got.CreatedAt)
-	})
-}
-
-// rewrapMethods are those methods of the store that the job needs.
-func rewrapMethods(f *fixture) map[string]func(context.Context) error {
-	return map[string]func(context.Context) error{
-		"SealedKey":    func(ctx context.Context) error { _, err := f.SealedKey(ctx, "byok_absent"); return err },
-		"SealedKeys":   func(ctx context.Context) error { _, err := f.SealedKeys(ctx, "", 1); return err },
-		"SealedKeysOf": func(ctx context.Context) error { _, err := f.SealedKeysOf(ctx, acme, web, "", 1); return err },
-		"RewrapCanary": func(ctx context.Context) error { _, err := f.RewrapCanary(ctx, nil, models.Canary{}); return err },
-		"Rewrap": func(ctx context.Context) error {
-			_, err := f.Rewrap(ctx, []models.Rewrapping{{KeyID: "byok_absent"}})
-			return err
-		},
-	}
 }
