@@ -80,9 +80,7 @@ func TestBrokenConnectionIsRetried(t *testing.T) {
 }
 
 func hangUp(w http.ResponseWriter) {
-	controller := http.NewResponseController(w)
-	conn, _, err := controller.Hijack()
-	if err == nil {
+	if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
 		_ = conn.Close()
 	}
 }

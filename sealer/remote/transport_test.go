@@ -23,41 +23,35 @@ import (
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
-// named makes a certificate one for name and 127.0.0.1, for clients and servers.
-func named(name string) func(*x509.Certificate) {
-	return func(c *x509.Certificate) {
-		c.Subject.CommonName, c.IPAddresses = name, []net.IP{net.IPv4(127, 0, 0, 1)}
-		c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+func TestMutualTLS(t *testing.T) {
+	t.Parallel()
+	ours, other := tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
+	named := func(name string) func(*x509.Certificate) { // for name and 127.0.0.1, for clients and servers
+		return func(c *x509.Certificate) {
+			c.Subject.CommonName, c.IPAddresses = name, []net.IP{net.IPv4(127, 0, 0, 1)}
+			c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+		}
 	}
-}
-
-// newTLSService returns a service that trusts one authority, which also signed its certificate, and its URL.
-func newTLSService(t *testing.T, a *tlsfilestest.Authority) (s *fakeService, url string) {
-	t.Helper()
-	s = &fakeService{backend: sealertest.New(t)}
-	own := a.Issue(t, t.TempDir(), named("secrets-svc"))
+	s := &fakeService{backend: sealertest.New(t)}
+	own := ours.Issue(t, t.TempDir(), named("secrets-svc"))
 	pair, err := tlsfiles.ReadPair(own.CertFile, own.KeyFile)
 	require.NoError(t, err)
-	trusted, err := tlsfiles.ReadPool(a.Write(t, filepath.Join(t.TempDir(), "ca.crt")))
+	caFile := ours.Write(t, filepath.Join(t.TempDir(), "ca.crt"))
+	trusted, err := tlsfiles.ReadPool(caFile)
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s.serveOn(t, tls.NewListener(listener, &tls.Config{
 		Certificates: []tls.Certificate{*pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: trusted,
 	}))
-	return s, "https://" + listener.Addr().String()
-}
-
-func TestMutualTLS(t *testing.T) {
-	ours, other := tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
-	s, url := newTLSService(t, ours)
+	url := "https://" + listener.Addr().String()
 	connect := func(signer, trusted *tlsfilestest.Authority) *remote.Sealer {
 		own := signer.Issue(t, t.TempDir(), named("aikeysd"))
 		return s.client(t, func(cfg *remote.Config) {
 			*cfg = remote.Config{URL: url, CertFile: own.CertFile, KeyFile: own.KeyFile, CAFile: trusted.Write(t, filepath.Join(t.TempDir(), "ca.crt"))}
 		})
 	}
-	_, err := connect(ours, other).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
+	_, err = connect(ours, other).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
 	require.ErrorIs(t, err, sealer.ErrUnavailable, "the server is of another authority")
 	require.ErrorContains(t, err, "certificate")
 	_, err = connect(other, ours).Seal(t.Context(), exampleBinding(), sealer.NewSecret([]byte(canary)))
@@ -68,16 +62,12 @@ func TestMutualTLS(t *testing.T) {
 	for name, run := range operations(client, mustSeal(t, client).Bytes) {
 		require.NoError(t, run(t.Context()), name)
 	}
-}
 
-func TestRenewedFiles(t *testing.T) {
-	t.Parallel()
-	a := tlsfilestest.NewAuthority(t)
-	f, next := a.Issue(t, t.TempDir(), named("before")), a.Issue(t, t.TempDir(), named("after"))
-	s, url := newTLSService(t, a)
+	// Renewed files are read, half a renewal is not used.
+	f, next := ours.Issue(t, t.TempDir(), named("before")), ours.Issue(t, t.TempDir(), named("after"))
 	var log bytes.Buffer // written by the calls, which follow one another
-	client := s.client(t, func(cfg *remote.Config) {
-		*cfg = remote.Config{URL: url, CertFile: f.CertFile, KeyFile: f.KeyFile, CAFile: a.Write(t, filepath.Join(t.TempDir(), "ca.crt")),
+	client = s.client(t, func(cfg *remote.Config) {
+		*cfg = remote.Config{URL: url, CertFile: f.CertFile, KeyFile: f.KeyFile, CAFile: caFile,
 			Log: slog.New(slog.NewTextHandler(&log, nil))}
 	})
 	connectedAs := func() (name string) {

@@ -10,28 +10,18 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-func exampleBody(t *testing.T) *body {
-	t.Helper()
+func TestSealBody(t *testing.T) {
 	binding := sealer.Binding{CustomerID: `ac"me`, ProjectID: "p", KeyID: "k", Provider: "openai", Version: 1}
 	b, err := newSealBody(binding, sealer.NewSecret([]byte("sk-canary")))
 	require.NoError(t, err)
-	return b
-}
-
-func TestNewSealBody(t *testing.T) {
-	b := exampleBody(t)
 	text, err := io.ReadAll(b.reader())
 	require.NoError(t, err)
 	require.JSONEq(t, `{"binding":{"customer_id":"ac\"me","project_id":"p","key_id":"k","provider":"openai","version":1},"secret":"c2stY2FuYXJ5"}`, string(text))
 	require.EqualValues(t, len(text), b.size)
 	require.Equal(t, len(b.text), cap(b.text), "it never grew")
-}
 
-func TestBodyWipe(t *testing.T) {
-	b := exampleBody(t)
-	text := b.text
-	reader := b.reader()
-	_, err := reader.Read(make([]byte, 5))
+	text, reader := b.text, b.reader()
+	_, err = reader.Read(make([]byte, 5))
 	require.NoError(t, err)
 	b.wipe()
 	require.Equal(t, make([]byte, len(text)), text)
