@@ -23,6 +23,50 @@ import (
 // BenchmarkSecretsSeal: a seal through secrets-svc over a unix socket, of one by a bare Echo handler that seals in its own
 // process, with the same client and 16 callers. secrets-svc also authenticates the client, validates the request, and zeroes memory.
 func BenchmarkSecretsSeal(b *testing.B) {
+	if dir := os.Getenv(envBareSealer); dir != "" {
+		// This is the process to compare with, the least that an Echo server can do to seal and open: no validation, no
+		// authentication, no audit, no limits, no zeroed memory. It speaks the protocol of sealer/remote.
+		backend, err := local.Open(filepath.Join(dir, "keyset.json"))
+		require.NoError(b, err)
+		type body struct {
+			Binding struct {
+				CustomerID string `json:"customer_id"`
+				ProjectID  string `json:"project_id"`
+				KeyID      string `json:"key_id"`
+				Provider   string `json:"provider"`
+				Version    uint32 `json:"version"`
+			} `json:"binding"`
+			Secret   []byte `json:"secret"`
+			Envelope []byte `json:"envelope"`
+		}
+		e := echo.New()
+		e.HideBanner, e.HidePort = true, true
+		e.POST("/v1/seal", func(c echo.Context) error {
+			var request body
+			if err := c.Bind(&request); err != nil {
+				return err
+			}
+			envelope, err := backend.Seal(c.Request().Context(), sealer.Binding(request.Binding), sealer.NewSecret(request.Secret))
+			if err != nil {
+				return err
+			}
+			return c.JSON(http.StatusOK, map[string]any{"kek_id": envelope.KEKID, "envelope": envelope.Bytes})
+		})
+		e.POST("/v1/open", func(c echo.Context) error {
+			var request body
+			if err := c.Bind(&request); err != nil {
+				return err
+			}
+			secret, err := backend.Open(c.Request().Context(), sealer.Binding(request.Binding), request.Envelope)
+			if err != nil {
+				return err
+			}
+			return c.JSON(http.StatusOK, map[string][]byte{"secret": secret.Reveal()})
+		})
+		e.Listener, err = net.Listen("unix", filepath.Join(dir, "api.sock"))
+		require.NoError(b, err)
+		require.NoError(b, e.Start("")) // until the process is ended
+	}
 	compareSealers(b, func(s *remote.Sealer, _ []byte) error {
 		_, err := s.Seal(context.Background(), keyBinding(), sealer.NewSecret([]byte(keySecret)))
 		return err
@@ -50,6 +94,9 @@ func BenchmarkSecretsRegister(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, split.url, registerScript(tokens), d) })
 }
 
+// envBareSealer is the variable with the folder of a bare sealer.
+const envBareSealer = "AIKEYS_BENCH_BARE_SEALER"
+
 const keySecret = "sk-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE"
 
 func keyBinding() sealer.Binding {
@@ -62,8 +109,8 @@ func compareSealers(b *testing.B, call func(s *remote.Sealer, envelope []byte) e
 	b.Helper()
 	const callers = 16
 	dir := socketDir(b)
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = []string{bareSealer + "=" + dir, "GOGC=400"}
+	cmd := exec.Command(os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkSecretsSeal$")
+	cmd.Env = []string{envBareSealer + "=" + dir, "GOGC=400"}
 	launch(b, cmd)
 	rate := func(s *remote.Sealer) func(time.Duration) float64 {
 		envelope, err := s.Seal(context.Background(), keyBinding(), sealer.NewSecret([]byte(keySecret)))
@@ -89,53 +136,6 @@ func compareSealers(b *testing.B, call func(s *remote.Sealer, envelope []byte) e
 		}
 	}
 	compare(b, "of-in-process", rate(awaitSealer(b, filepath.Join(dir, "api.sock"))), rate(awaitSealer(b, startSecrets(b))))
-}
-
-// bareSealer is the variable with the folder of a bare sealer, the least that an Echo server can do to seal and open in its own
-// process: no validation, no authentication, no audit, no limits, no zeroed memory. It speaks the protocol of sealer/remote.
-const bareSealer = "AIKEYS_BENCH_BARE_SEALER"
-
-func serveBareSealer(dir string) error {
-	backend, err := local.Open(filepath.Join(dir, "keyset.json"))
-	if err != nil {
-		return err
-	}
-	type body struct {
-		Binding struct {
-			CustomerID string `json:"customer_id"`
-			ProjectID  string `json:"project_id"`
-			KeyID      string `json:"key_id"`
-			Provider   string `json:"provider"`
-			Version    uint32 `json:"version"`
-		} `json:"binding"`
-		Secret   []byte `json:"secret"`
-		Envelope []byte `json:"envelope"`
-	}
-	e := echo.New()
-	e.HideBanner, e.HidePort = true, true
-	e.POST("/v1/:operation", func(c echo.Context) error {
-		var request body
-		if err := c.Bind(&request); err != nil {
-			return err
-		}
-		ctx, bound := c.Request().Context(), sealer.Binding(request.Binding)
-		if c.Param("operation") == "seal" {
-			envelope, err := backend.Seal(ctx, bound, sealer.NewSecret(request.Secret))
-			if err != nil {
-				return err
-			}
-			return c.JSON(http.StatusOK, map[string]any{"kek_id": envelope.KEKID, "envelope": envelope.Bytes})
-		}
-		secret, err := backend.Open(ctx, bound, request.Envelope)
-		if err != nil {
-			return err
-		}
-		return c.JSON(http.StatusOK, map[string][]byte{"secret": secret.Reveal()})
-	})
-	if e.Listener, err = net.Listen("unix", filepath.Join(dir, "api.sock")); err != nil {
-		return err
-	}
-	return e.Start("")
 }
 
 // startSecrets starts secrets-svc, and returns the path of its socket.
