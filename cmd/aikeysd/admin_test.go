@@ -18,7 +18,7 @@ import (
 func TestAdminTokens(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
 		newOwner(t, environ)
 		got := runAdmin(t, environ, "token", "create", "--user", "alice", "--expires", "720h")
 		require.Equal(t, exitOK, got.code, got.stderr)
@@ -190,7 +190,7 @@ func TestAdminCreatesDatabaseForOwnerOnly(t *testing.T) {
 func TestAdminNotesNameDatabase(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		url := e.URL(t)
+		url := e.MigratedURL(t)
 		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+url)
 		newOwner(t, environ)
 		notes := []string{runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").stderr}
@@ -218,7 +218,7 @@ func TestAdminHintsRepeatDatabaseFlags(t *testing.T) {
 func TestAdminDataPlanes(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
 		owner := newOwner(t, environ)
 		list := func() string { return mustAikeysd(t, environ, "admin", "dataplane", "list") }
 		got := aikeysd(t, with(environ, "SUDO_USER=alice"), "admin", "dataplane", "create", "--name", "edge-1", "--customer", "acme", "--expires", "720h")

@@ -15,7 +15,7 @@ import (
 func TestCheckSucceeds(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
 		token := newOwner(t, environ)
 		s := startReady(t, environ)
 		s.register(token, "a")

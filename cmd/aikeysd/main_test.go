@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,7 +37,7 @@ const (
 )
 
 var (
-	shared   string // folder of what the tests share: the built programs, which are in PATH, and a database
+	shared   string // folder of the programs, which is in PATH; buildPrograms builds them
 	client   = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	anyKeyID = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
 	listens  = regexp.MustCompile(`listening"?[ ,]"?api"?[=:]"?([^ ",]+)"?[ ,]"?dataplane"?[=:]"?([^ ",]+)"?[ ,]"?ops"?[=:]"?([^ ",]+)`)
@@ -116,74 +115,34 @@ func runAdmin(t *testing.T, environ []string, args ...string) outcome {
 	return aikeysd(t, environ, slices.Concat([]string{"admin"}, args, []string{"--customer", "acme", "--project", "chat"})...)
 }
 
-// newEnviron returns the variables of an installation in a folder of its own, on free ports of this machine.
+// newEnviron returns the variables of an installation with a database that is migrated, on free ports of this machine.
 func newEnviron(t *testing.T) []string {
 	t.Helper()
-	dir := t.TempDir()
 	return []string{
 		"AIKEYS_LISTEN=127.0.0.1:0", "AIKEYS_OPS_LISTEN=127.0.0.1:0", "AIKEYS_DATAPLANE_LISTEN=127.0.0.1:0",
-		"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(dir, "aikeys.db"), "AIKEYS_SEALER=local:" + filepath.Join(dir, "keyset.json"),
+		"AIKEYS_DATABASE_URL=" + modelstest.EngineSQLite.MigratedURL(t), "AIKEYS_SEALER=local:" + filepath.Join(t.TempDir(), "keyset.json"),
 	}
 }
 
 // with returns the variables with further ones, which win over those before them.
 func with(environ []string, changes ...string) []string { return slices.Concat(environ, changes) }
 
-// lookUp returns the last value of a variable.
-func lookUp(environ []string, name string) (value string) {
+// databaseOf returns the URL of the database in the variables.
+func databaseOf(environ []string) (url string) {
 	for _, entry := range environ {
-		if text, ok := strings.CutPrefix(entry, name+"="); ok {
-			value = text
+		if text, ok := strings.CutPrefix(entry, "AIKEYS_DATABASE_URL="); ok {
+			url = text
 		}
 	}
-	return value
+	return url
 }
 
-func databaseOf(environ []string) string { return lookUp(environ, "AIKEYS_DATABASE_URL") }
-
-// createOwner makes alice the owner of acme/chat, and returns an API key of hers.
-func createOwner(environ []string) (apiKey string, err error) {
-	about := []string{"--customer", "acme", "--project", "chat", "--user", "alice"}
-	for _, args := range [][]string{{"migrate", "up"}, slices.Concat([]string{"admin", "member", "set", "--role", "owner"}, about),
-		slices.Concat([]string{"admin", "token", "create"}, about)} {
-		var stdout, stderr strings.Builder
-		if run(context.Background(), args, environ, &stdout, &stderr) != exitOK {
-			return "", fmt.Errorf("%v: %s", args, stderr.String())
-		}
-		apiKey = strings.TrimSpace(stdout.String())
-	}
-	return apiKey, nil
-}
-
-// sharedDatabase makes a SQLite database with an owner. It is bound to no keyset.
-var sharedDatabase = sync.OnceValues(func() (apiKey string, err error) {
-	path := filepath.Join(shared, "aikeys.db")
-	if apiKey, err = createOwner([]string{"AIKEYS_DATABASE_URL=sqlite:" + path}); err != nil {
-		return "", err
-	}
-	db, err := sql.Open("sqlite", path)
-	if err == nil {
-		_, err = db.Exec("PRAGMA wal_checkpoint(TRUNCATE)") // then the file alone is the whole database
-		err = errors.Join(err, db.Close())
-	}
-	return apiKey, err
-})
-
-// newOwner makes alice the owner of acme/chat, and returns an API key of hers. A new SQLite database is a copy.
+// newOwner makes alice the owner of acme/chat, and returns an API key of hers.
 func newOwner(t *testing.T, environ []string) string {
 	t.Helper()
-	path, isFile := strings.CutPrefix(databaseOf(environ), "sqlite:")
-	if _, err := os.Stat(path); !isFile || err == nil {
-		apiKey, err := createOwner(environ)
-		require.NoError(t, err)
-		return apiKey
-	}
-	apiKey, err := sharedDatabase()
-	require.NoError(t, err)
-	content, err := os.ReadFile(filepath.Join(shared, "aikeys.db"))
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, content, 0o600))
-	return apiKey
+	set := runAdmin(t, environ, "member", "set", "--user", "alice", "--role", "owner")
+	require.Equal(t, exitOK, set.code, set.stderr)
+	return strings.TrimSpace(runAdmin(t, environ, "token", "create", "--user", "alice").stdout)
 }
 
 // newDataPlane makes a data plane for acme, and returns its credential.
@@ -399,4 +358,31 @@ func query(t *testing.T, database, statement string) (all [][]any) {
 	}
 	require.NoError(t, found.Err())
 	return all
+}
+
+func TestRootHelp(t *testing.T) {
+	help := mustAikeysd(t, nil)
+	require.Equal(t, help, mustAikeysd(t, nil, "--help"))
+	for _, text := range []string{"Start here:\n  dev ", "Serve:\n  serve ", "Operate:\n  admin ", `Run "aikeys-demo"`, `"aikeysd dev" to try it`, "Exit codes: 0"} {
+		require.Contains(t, help, text)
+	}
+}
+
+func TestHelpShowsRequiredFlagsFirst(t *testing.T) {
+	for command, flags := range map[string][]string{
+		"member set":       {"customer", "project", "user", "role", "database-url"},
+		"token create":     {"customer", "project", "user", "expires", "database-url"},
+		"token revoke":     {"customer", "project", "id", "database-url"},
+		"dataplane create": {"name", "customer", "expires", "database-url"},
+		"dataplane revoke": {"name", "database-url"},
+		"fetches":          {"customer", "project", "limit", "database-url"},
+	} {
+		help, last := mustAikeysd(t, nil, append(append([]string{"admin"}, strings.Fields(command)...), "--help")...), 0
+		_, help, _ = strings.Cut(help, "\nFlags:\n")
+		for _, flag := range flags {
+			at := strings.Index(help, " --"+flag+" ")
+			require.Greater(t, at, last, "%s: --%s", command, flag)
+			last = at
+		}
+	}
 }

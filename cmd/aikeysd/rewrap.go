@@ -96,11 +96,7 @@ func (a *admin) withSealer(use func(sealer.Sealer) error) error {
 	if err != nil {
 		return err
 	}
-	err = use(opened)
-	if errors.Is(err, sealer.ErrUnavailable) {
-		err = unreachableSealer(a.cfg, err)
-	}
-	return errors.Join(err, closeSealer())
+	return errors.Join(unreachableSealer(a.cfg, use(opened)), closeSealer())
 }
 
 func (p *program) rewrap(ctx context.Context, cfg *config, job rewrap.Config) error {

@@ -31,7 +31,7 @@ type installation struct {
 func install(t *testing.T, environ []string, keys int) *installation {
 	t.Helper()
 	i := &installation{environ: environ, owner: newOwner(t, environ), plane: newDataPlane(t, environ)}
-	i.keyset = strings.TrimPrefix(lookUp(environ, "AIKEYS_SEALER"), "local:")
+	i.keyset = strings.TrimPrefix(environ[4], "AIKEYS_SEALER=local:")
 	i.server = startReady(t, environ)
 	for n := range keys {
 		i.add(fmt.Sprintf("key-%d", n))
@@ -72,7 +72,7 @@ func (i *installation) corruptFirstKey() {
 func TestRewrapWhileServiceRuns(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		i := install(t, with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t)), 3)
+		i := install(t, with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t)), 3)
 		inUse := func(kek string, code int, count string) {
 			got := aikeysd(t, i.environ, "keys", "in-use", "--kek", kek)
 			require.Equal(t, code, got.code, got.stderr)

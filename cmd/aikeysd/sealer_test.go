@@ -173,7 +173,6 @@ func TestServeWaitsForTheSecretsService(t *testing.T) {
 	t.Parallel()
 	service := newSecretsService(t, everything)
 	environ := with(newEnviron(t), service.sealer())
-	mustAikeysd(t, environ, "migrate", "up")
 	got := aikeysd(t, environ, "check")
 	require.Equal(t, exitFailure, got.code)
 	require.Regexp(t, `keyset +FAILED +.*check that secrets-svc runs at secrets\+unix:`, got.stdout)
@@ -250,7 +249,7 @@ func TestSecretsMoveToTheSecretsService(t *testing.T) {
 	s := startReady(t, before)
 	ids := []string{s.register(token, "old-1"), s.register(token, "old-2")}
 	require.Equal(t, exitOK, s.wait())
-	environ := with(before, service.sealer(), "AIKEYS_SEALER_OLD="+lookUp(before, "AIKEYS_SEALER"))
+	environ := with(before, service.sealer(), strings.Replace(before[4], "SEALER", "SEALER_OLD", 1))
 	s = startReady(t, environ)
 	ids = append(ids, s.register(token, "new"))
 	requireServes := func() {

@@ -47,7 +47,7 @@ func TestTheGraceOfDataPlanesIsBoundedByASetting(t *testing.T) {
 func TestDataPlanesReceiveARevocation(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()
-		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.URL(t))
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
 		owner := newOwner(t, environ)
 		plane := newDataPlane(t, environ)
 		s := startReady(t, environ)
@@ -128,7 +128,7 @@ func TestDataPlaneCertificates(t *testing.T) {
 		t.Parallel()
 		own, authority := tlsfilestest.WriteCertificate(t, t.TempDir(), 1), tlsfilestest.NewAuthority(t)
 		caFile := authority.Write(t, filepath.Join(t.TempDir(), "ca.crt"))
-		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+engine.URL(t), "AIKEYS_TLS_CERT="+own.CertFile, "AIKEYS_TLS_KEY="+own.KeyFile,
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+engine.MigratedURL(t), "AIKEYS_TLS_CERT="+own.CertFile, "AIKEYS_TLS_KEY="+own.KeyFile,
 			"AIKEYS_DATAPLANE_CLIENT_CA="+caFile)
 		owner := newOwner(t, environ)
 		s := startReady(t, environ)

@@ -24,8 +24,12 @@ import (
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
-// childVariable makes the test binary be the program, as a process of its own.
-const childVariable = "TEST_AS_SECRETS_SVC"
+const (
+	childVariable = "TEST_AS_SECRETS_SVC" // makes the test binary be the program, as a process of its own
+	// patience is longer than any step of a test takes, even on a busy machine.
+	patience, often = 30 * time.Second, 20 * time.Millisecond
+	plain           = "sk-0123456789abcdef"
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) != "" {
@@ -34,16 +38,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience is longer than any step of a test takes, even on a busy machine.
-const patience, often = 30 * time.Second, 20 * time.Millisecond
-
 // installation is a folder with what a service needs.
 type installation struct {
 	t   *testing.T
 	dir string
 }
-
-const everything = "[seal, open, rewrap, status]"
 
 // install makes a folder with a clients file, in which the user of this process may do everything in the namespace main,
 // and no keys. Its path is short, as a socket's has to be.
@@ -54,7 +53,7 @@ func install(t *testing.T) *installation {
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	require.NoError(t, os.Chmod(dir, 0o755)) // other users connect to the socket in it
 	i := &installation{t, dir}
-	i.clients(fmt.Sprintf("clients:\n  - {name: tests, uids: [%d], namespace: main, may: %s}\n", os.Geteuid(), everything))
+	i.clients(fmt.Sprintf("clients:\n  - {name: tests, uids: [%d], namespace: main, may: [seal, open, rewrap, status]}\n", os.Geteuid()))
 	return i
 }
 
@@ -171,8 +170,6 @@ func (s *server) get(path string) (status int, body string) {
 func binding() sealer.Binding {
 	return sealer.Binding{CustomerID: "acme", ProjectID: "chat", KeyID: "byok_1", Provider: "openai", Version: 1}
 }
-
-const plain = "sk-0123456789abcdef"
 
 func mustSeal(t *testing.T, s sealer.Sealer) sealer.Envelope {
 	t.Helper()

@@ -243,49 +243,36 @@ func TestShutdownAnswersRequestsInFlight(t *testing.T) {
 	require.NotContains(t, i.read("log"), "were cut")
 }
 
-// issue writes a certificate for clients and services, and its key, into a folder.
-func issue(i *installation, by *tlsfilestest.Authority, folder string, change func(*x509.Certificate)) tlsfilestest.Certificate {
-	i.t.Helper()
-	require.NoError(i.t, os.MkdirAll(i.path(folder), 0o700))
-	return by.Issue(i.t, i.path(folder), func(c *x509.Certificate) {
-		c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
-		change(c)
-	})
-}
-
-// overTLS launches a service with mutual TLS, for clients that an authority vouches for, and returns its URL.
-func overTLS(i *installation, clients *tlsfilestest.Authority) (url string) {
-	i.t.Helper()
-	i.create()
-	i.clients(byName)
-	authority := tlsfilestest.NewAuthority(i.t)
-	authority.Write(i.t, i.path("server-ca.crt"))
-	own := issue(i, authority, "server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
-	i.launch("--listen", "127.0.0.1:0", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile,
-		"--tls-client-ca", clients.Write(i.t, i.path("clients-ca.crt")))
-	found := regexp.MustCompile(`"api":"(https://[^"]+)"`).FindStringSubmatch(i.read("log"))
-	require.NotNil(i.t, found)
-	return found[1]
-}
-
-func tlsClient(i *installation, url string, own tlsfilestest.Certificate) *remote.Sealer {
-	i.t.Helper()
-	client, err := remote.New(remote.Config{URL: url, CertFile: own.CertFile, KeyFile: own.KeyFile, CAFile: i.path("server-ca.crt")})
-	require.NoError(i.t, err)
-	i.t.Cleanup(func() { require.NoError(i.t, client.Close()) })
-	return client
-}
-
-const byName = `clients:
-  - {name: aikeysd, certificates: ["dns:aikeysd.internal"], namespace: main, may: [seal, open, status]}
-  - {name: rewrap, certificates: ["uri:spiffe://acme/rewrap", "cn:Re-wrap"], namespace: main, may: [rewrap, status]}
-`
-
 func TestMutualTLS(t *testing.T) {
 	t.Parallel()
 	i := install(t)
-	clients := tlsfilestest.NewAuthority(t)
-	server := overTLS(i, clients)
+	i.create()
+	i.clients(`clients:
+  - {name: aikeysd, certificates: ["dns:aikeysd.internal"], namespace: main, may: [seal, open, status]}
+  - {name: rewrap, certificates: ["uri:spiffe://acme/rewrap", "cn:Re-wrap"], namespace: main, may: [rewrap, status]}
+`)
+	// issue writes a certificate for clients and services, and its key, into a folder.
+	issue := func(by *tlsfilestest.Authority, folder string, change func(*x509.Certificate)) tlsfilestest.Certificate {
+		require.NoError(t, os.MkdirAll(i.path(folder), 0o700))
+		return by.Issue(t, i.path(folder), func(c *x509.Certificate) {
+			c.ExtKeyUsage = append(c.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+			change(c)
+		})
+	}
+	clients, services := tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
+	own := issue(services, "server", func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+	i.launch("--listen", "127.0.0.1:0", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile,
+		"--tls-client-ca", clients.Write(t, i.path("clients-ca.crt")))
+	found := regexp.MustCompile(`"api":"(https://[^"]+)"`).FindStringSubmatch(i.read("log"))
+	require.NotNil(t, found)
+	server := found[1]
+	serverCA := services.Write(t, i.path("server-ca.crt"))
+	newClient := func(t *testing.T, own tlsfilestest.Certificate) *remote.Sealer {
+		client, err := remote.New(remote.Config{URL: server, CertFile: own.CertFile, KeyFile: own.KeyFile, CAFile: serverCA})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, client.Close()) })
+		return client
+	}
 	// keks asks for the KEKs with a certificate or without; status 0 means no response.
 	keks := func(own tlsfilestest.Certificate) (status int) {
 		pool := x509.NewCertPool()
@@ -306,7 +293,7 @@ func TestMutualTLS(t *testing.T) {
 		return reply.StatusCode
 	}
 	t.Run("a client that is listed does what it may", func(t *testing.T) {
-		client := tlsClient(i, server, issue(i, clients, "aikeysd", tlsfilestest.Named("aikeysd.internal")))
+		client := newClient(t, issue(clients, "aikeysd", tlsfilestest.Named("aikeysd.internal")))
 		envelope := mustSeal(t, client)
 		requireOpens(t, client, envelope.Bytes)
 		require.Contains(t, i.read("audit"), `"client":"aikeysd"`)
@@ -340,7 +327,7 @@ func TestMutualTLS(t *testing.T) {
 		"the service's own as one": {clients, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} }, 403},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, tc.status, keks(issue(i, tc.by, "client", tc.change)))
+			require.Equal(t, tc.status, keks(issue(tc.by, "client", tc.change)))
 		})
 	}
 	t.Run("no certificate", func(t *testing.T) { require.Zero(t, keks(tlsfilestest.Certificate{})) })
@@ -358,30 +345,26 @@ func TestMutualTLS(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, bytes.HasPrefix(answer, []byte("HTTP/1.0 400")), "%s", answer)
 	})
+	t.Run("a certificate that expires on an open connection", func(t *testing.T) {
+		client := newClient(t, issue(clients, "brief", func(c *x509.Certificate) {
+			tlsfilestest.Named("aikeysd.internal")(c)
+			c.NotAfter = time.Now().Add(3 * time.Second)
+		}))
+		_, err := client.KEKs(t.Context())
+		require.NoError(t, err)
+		refused := strings.Count(i.read("log"), `"status":403`)
+		require.Eventually(t, func() bool {
+			_, err := client.KEKs(t.Context())
+			return err != nil
+		}, patience, often)
+		require.Greater(t, strings.Count(i.read("log"), `"status":403`), refused)
+	})
 	t.Run("another authority is trusted once the file names it", func(t *testing.T) {
 		next := tlsfilestest.NewAuthority(t)
-		own := issue(i, next, "next", tlsfilestest.Named("aikeysd.internal"))
+		own := issue(next, "next", tlsfilestest.Named("aikeysd.internal"))
 		require.Zero(t, keks(own))
 		next.Write(t, i.path("clients-ca.crt"))
 		require.Eventually(t, func() bool { return keks(own) == http.StatusOK }, patience, often)
-		require.Zero(t, keks(issue(i, clients, "aikeysd", tlsfilestest.Named("aikeysd.internal"))), "and the one before no longer")
+		require.Zero(t, keks(issue(clients, "aikeysd", tlsfilestest.Named("aikeysd.internal"))), "and the one before no longer")
 	})
-}
-
-func TestExpiredCertificateOnAnOpenConnection(t *testing.T) {
-	t.Parallel()
-	i := install(t)
-	clients := tlsfilestest.NewAuthority(t)
-	server := overTLS(i, clients)
-	client := tlsClient(i, server, issue(i, clients, "brief", func(c *x509.Certificate) {
-		tlsfilestest.Named("aikeysd.internal")(c)
-		c.NotAfter = time.Now().Add(3 * time.Second)
-	}))
-	_, err := client.KEKs(t.Context())
-	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		_, err := client.KEKs(t.Context())
-		return err != nil
-	}, patience, often)
-	require.Contains(t, i.read("log"), `"status":403`)
 }

@@ -1,3 +1,5 @@
+// Package cli has what all programs need around their own work: running a command and reporting its result, exit codes,
+// signals, help, version, the log, and the pace of the garbage collector. Package settings has the settings.
 package cli
 
 import (
@@ -5,7 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -76,4 +82,47 @@ func (p *Program) Getenv(name string) string {
 		}
 	}
 	return ""
+}
+
+// UsageError is an error in the command line or the settings. Run exits with ExitUsage for it.
+type UsageError struct{ Complaints []string }
+
+// Error returns the complaints, one a line.
+func (e *UsageError) Error() string { return strings.Join(e.Complaints, "\n") }
+
+// Usagef returns a UsageError with one complaint.
+func Usagef(format string, args ...any) error {
+	return &UsageError{[]string{fmt.Sprintf(format, args...)}}
+}
+
+// UntilSignal returns a context that is done at the first SIGINT or SIGTERM. The second one ends the process: its default
+// effect is restored before the context is done, so no signal is lost in between.
+func UntilSignal() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() { // for as long as the process lives
+		<-signals
+		signal.Stop(signals)
+		cancel()
+	}()
+	return ctx
+}
+
+// Version returns what the Go toolchain recorded in the program: the module's version, the commit and the Go version.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	text := info.Main.Version
+	if text == "" {
+		text = "(devel)"
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			text += " " + setting.Value
+		}
+	}
+	return text + " " + info.GoVersion
 }
