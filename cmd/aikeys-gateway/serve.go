@@ -74,6 +74,9 @@ type service struct {
 
 // newService makes the gateway's parts and binds its listeners. It waits for nothing: the control plane may be down.
 func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+	if err := cli.HideMemory(); err != nil {
+		return nil, err
+	}
 	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), listeners: map[string]net.Listener{}}
 	if err := s.makeParts(); err != nil {
 		return nil, err

@@ -92,6 +92,9 @@ type service struct {
 // newService binds the listeners first, so that a taken address is reported before anything is touched. Then it opens what
 // the service needs and makes its servers. It waits for nothing: the database may be down.
 func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+	if err := cli.HideMemory(); err != nil {
+		return nil, err
+	}
 	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv, prepared: make(chan struct{}),
 		deaf: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "aikeys_db_deaf", Help: "1 if the database's notifications did not arrive when the service started.",

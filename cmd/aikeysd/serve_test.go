@@ -138,6 +138,9 @@ func TestProcess(t *testing.T) {
 			kib, err := strconv.Atoi(string(bytes.TrimSpace(output)))
 			require.NoError(t, err)
 			require.Less(t, kib, 64<<10, "it is small when idle")
+			if limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid)); err == nil { // on Linux
+				require.Regexp(t, `Max core file size +0 +0 `, string(limits))
+			}
 			require.NoError(t, cmd.Process.Signal(signal))
 			require.NoError(t, cmd.Wait(), "exit code 0")
 			require.Contains(t, s.stderr.String(), `"msg":"stopped"`)

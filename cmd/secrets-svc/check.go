@@ -49,7 +49,7 @@ func (p *program) check(ctx context.Context, cfg *config) error {
 		}
 		table.Row(name, result, detail)
 	}
-	if err := hideMemory(); err != nil {
+	if err := cli.HideMemory(); err != nil {
 		row("core dumps", "", err)
 	} else {
 		row("core dumps", "off", nil)

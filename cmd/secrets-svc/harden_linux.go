@@ -2,24 +2,11 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 )
-
-// hideMemory keeps the memory out of core dumps, and hides it from other processes of the same user (prctl(2),
-// PR_SET_DUMPABLE).
-func hideMemory() error {
-	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
-		return fmt.Errorf("turn core dumps off: %w", err)
-	}
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0, 0); errno != 0 {
-		return fmt.Errorf("turn core dumps off: %w", errno)
-	}
-	return nil
-}
 
 var errLockLimit = errors.New("the process may lock too little memory: set the limit memlock to unlimited (LimitMEMLOCK=infinity), or grant CAP_IPC_LOCK")
 

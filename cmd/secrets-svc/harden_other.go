@@ -2,13 +2,7 @@
 
 package main
 
-import (
-	"errors"
-	"syscall"
-)
-
-// hideMemory turns core dumps off.
-func hideMemory() error { return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }
+import "errors"
 
 var errLockUnsupported = errors.New("memory can be locked on Linux only")
 

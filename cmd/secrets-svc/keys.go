@@ -65,7 +65,7 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 		if err := k.load(spec); err != nil {
 			return err
 		}
-		if err := hideMemory(); err != nil {
+		if err := cli.HideMemory(); err != nil {
 			return err
 		}
 		return k.explain(spec.act(cmd.Context(), k))

@@ -104,7 +104,7 @@ func (s *service) open(ctx context.Context) (err error) {
 
 // protectMemory keeps the memory out of core dumps and, if it can, out of swap.
 func (s *service) protectMemory(ctx context.Context) error {
-	if err := hideMemory(); err != nil {
+	if err := cli.HideMemory(); err != nil {
 		return err
 	}
 	if s.cfg.LockMemory == lockOff {
