@@ -170,7 +170,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 			authorities.AddCert(server.Certificate())
 			transport := &http.Transport{
 				TLSClientConfig:   &tls.Config{RootCAs: authorities, NextProtos: []string{protocol}},
-				ForceAttemptHTTP2: protocol == "h2",
+				ForceAttemptHTTP2: protocol == "h2", HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10},
 			}
 			defer transport.CloseIdleConnections()
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, http.NoBody)
@@ -187,7 +187,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 				case err := <-served:
 					require.NoError(t, err)
 					full = true
-				default:
+				case <-time.After(20 * time.Millisecond):
 					e.flood(900)
 				}
 			}
