@@ -15,9 +15,6 @@ func Hasten(f *Feed, t Timing) {
 	}
 }
 
-// Ready reports whether the feed has read from the database.
-func Ready(f *Feed) bool { return Holds(f, 0) }
-
 // Streams returns how many streams are open.
 func Streams(f *Feed) int {
 	f.mu.Lock()
@@ -25,7 +22,7 @@ func Streams(f *Feed) int {
 	return f.open
 }
 
-// Holds reports whether the feed has read a transaction.
+// Holds reports whether the feed has read from the database, and the transaction.
 func Holds(f *Feed, tx int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

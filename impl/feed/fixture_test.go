@@ -201,7 +201,7 @@ type replica struct {
 func (e *env) replica(o options) *replica {
 	e.t.Helper()
 	r := e.start(o)
-	e.eventually("the replica reads", func() bool { return feed.Ready(r.Feed) })
+	e.eventually("the replica reads", func() bool { return feed.Holds(r.Feed, 0) })
 	return r
 }
 
@@ -319,27 +319,18 @@ func (e *env) event(kind models.EventType, customer, key string) models.Event {
 	}
 }
 
-// change commits an event of a customer that is about a new key, whose id it returns.
-func (e *env) change(customer string) (key string) {
+// change commits n events of a customer, each about a new key, and returns the last key's id.
+func (e *env) change(customer string, n int) (key string) {
 	e.t.Helper()
-	key = e.ids.Next(models.KeyIDPrefix, time.Now())
 	require.NoError(e.t, e.store.Transact(context.Background(), func(tx *models.Tx) error {
-		return tx.AppendEvent(e.event(models.EventKeyRegistered, customer, key))
+		var err error
+		for range n {
+			key = e.ids.Next(models.KeyIDPrefix, time.Now())
+			err = errors.Join(err, tx.AppendEvent(e.event(models.EventKeyRegistered, customer, key)))
+		}
+		return err
 	}))
 	return key
-}
-
-// flood commits n events at once, past the stores, and returns the key of the last. It works on SQLite alone.
-func (e *env) flood(n int) (last string) {
-	e.t.Helper()
-	prefix := e.ids.Next("", time.Now())
-	e.execute(fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
-INSERT INTO events (tx, customer_id, project_id, scope_user_id, id, type, outcome, at, actor_user_id, actor_method, actor_token_id,
-key_id, token_id, provider, member_id, role, source_ip, request_id)
-SELECT (SELECT COALESCE(MAX(tx), 0) FROM events) + i, '%s', 'web', '', '%s-' || i, 'key.registered', 'allowed', 1, 'olga', '', '', '%s-' || i, '', 'openai', '', '', '', '' FROM n`,
-		n, acme, prefix, prefix))
-	e.store.Wake()
-	return fmt.Sprintf("%s-%d", prefix, n)
 }
 
 // key registers a key of acme's project.

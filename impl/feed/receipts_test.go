@@ -208,7 +208,7 @@ func TestReceiptCountsFromFirstRead(t *testing.T) {
 		e.execute(`INSERT INTO streams (id, data_plane_id, replica_id, max_stale_ms, settled, position)
 SELECT 's', id, 'killed a moment ago', 0, 1, '1:1:' FROM data_planes`)
 		store.down.Store(false)
-		e.eventually("it reads", func() bool { return feed.Ready(young.Feed) })
+		e.eventually("it reads", func() bool { return feed.Holds(young.Feed, 0) })
 		began := time.Now()
 		require.False(t, young.receipt(k, 0).Complete)
 		young.requireComplete(k, 0, 1)

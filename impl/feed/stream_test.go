@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -45,9 +46,9 @@ func TestResumeTooFarBackResets(t *testing.T) {
 		r := e.replica(options{})
 		steady, first := r.connect(), r.connect()
 		first.Leave()
-		steady.Await("the last of them", isAbout(e.flood(1000)))
+		steady.Await("the last of them", isAbout(e.change(acme, 1000)))
 		require.Equal(t, []string{"hello", "key.registered", "key.registered"}, r.subscribe(first.resumed()).types()[:3], "1,000 can be missed")
-		steady.Await("another", isAbout(e.flood(1)))
+		steady.Await("another", isAbout(e.change(acme, 1)))
 		require.Equal(t, []string{"hello", "reset", "heartbeat"}, r.subscribe(first.resumed()).types()[:3])
 
 		future, err := e.store.Position(t.Context())
@@ -81,7 +82,7 @@ func TestSlowReadersHurtNobody(t *testing.T) {
 		var keys []string
 		began := time.Now()
 		for range 100 { // more than a queue holds
-			key := e.change(acme)
+			key := e.change(acme, 1)
 			keys = append(keys, key)
 			committed := time.Now()
 			require.LessOrEqual(t, fine.Await("the change", isAbout(key)).At.Sub(committed), 10*time.Millisecond)
@@ -109,7 +110,7 @@ func TestPausedReaderGetsAllInOrder(t *testing.T) {
 		require.NoError(t, err)
 		var keys, told []string
 		for range 30 {
-			key := e.change(acme)
+			key := e.change(acme, 1)
 			keys = append(keys, key)
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -135,7 +136,7 @@ func TestLastMessageComesLast(t *testing.T) {
 			}
 		})
 		require.NoError(t, err)
-		e.flood(1)
+		e.change(acme, 1)
 		time.Sleep(2 * time.Second) // heartbeats queue up
 		e.execute("DELETE FROM events")
 		e.eventually("the stream ends", func() bool { return feed.Streams(r.Feed) == 0 })
@@ -164,6 +165,11 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 				served <- err
 			}))
 			server.EnableHTTP2 = protocol == "h2"
+			server.Config.ConnState = func(c net.Conn, state http.ConnState) {
+				if secure, ok := c.(*tls.Conn); ok && state == http.StateNew {
+					_ = secure.NetConn().(*net.TCPConn).SetWriteBuffer(16 << 10) // which fills up soon
+				}
+			}
 			server.StartTLS()
 			defer server.Close()
 			authorities := x509.NewCertPool()
@@ -188,7 +194,7 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 					require.NoError(t, err)
 					full = true
 				case <-time.After(20 * time.Millisecond):
-					e.flood(900)
+					e.change(acme, 900)
 				}
 			}
 			text, err := io.ReadAll(body)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,15 +45,14 @@ type Client struct {
 	// nothing.
 	OnMessage func(Message)
 
-	rest []byte // what has arrived of the next message; for Write alone
+	rest     []byte    // what has arrived of the next message
+	deadline time.Time // of Write
+	stalled  atomic.Bool
+	header   http.Header
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced with each message
-	raw      bytes.Buffer
 	messages []Message
-	deadline time.Time
-	stalled  bool
-	header   http.Header
 
 	ended chan struct{} // closed when the stream has ended
 	err   error         // why the stream ended; set before ended is closed
@@ -66,16 +66,10 @@ func NewClient(t testing.TB, leave context.CancelFunc) *Client {
 
 // Write implements io.Writer. Of a stalled client it fails at the write deadline, as a connection does that nobody reads.
 func (c *Client) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	stalled, deadline := c.stalled, c.deadline
-	c.mu.Unlock()
-	if stalled {
+	if deadline := c.deadline; c.stalled.Load() {
 		time.Sleep(time.Until(deadline))
 		return 0, os.ErrDeadlineExceeded
 	}
-	c.mu.Lock()
-	c.raw.Write(p)
-	c.mu.Unlock()
 	c.rest = append(c.rest, p...)
 	for {
 		text, rest, whole := bytes.Cut(c.rest, []byte("\n\n"))
@@ -114,11 +108,7 @@ func (c *Client) receive(text string) {
 }
 
 // Stall makes the data plane read nothing from now on.
-func (c *Client) Stall() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.stalled = true
-}
+func (c *Client) Stall() { c.stalled.Store(true) }
 
 // Header implements http.ResponseWriter.
 func (c *Client) Header() http.Header { return c.header }
@@ -134,8 +124,6 @@ func (c *Client) SetReadDeadline(_ time.Time) error { return nil }
 
 // SetWriteDeadline bounds how long Write waits for a client that is stalled.
 func (c *Client) SetWriteDeadline(at time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.deadline = at
 	return nil
 }
@@ -180,21 +168,12 @@ func (c *Client) All() []Message {
 	return slices.Clone(c.messages)
 }
 
-// Raw returns everything that has arrived as it was sent.
-func (c *Client) Raw() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.raw.String()
-}
-
 // Last returns the position to resume from, empty before the first.
 func (c *Client) Last() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.messages) == 0 {
-		return ""
+	if all := c.All(); len(all) > 0 {
+		return all[len(all)-1].ID
 	}
-	return c.messages[len(c.messages)-1].ID
+	return ""
 }
 
 // Await returns the first message of the stream that is as described, and waits for it.
