@@ -119,6 +119,7 @@ func (s *service) post(ctx context.Context, t testing.TB, path string, body io.R
 	request.Header.Set("Content-Type", "application/json")
 	reply, err := s.RoundTrip(request)
 	require.NoError(t, err)
+	defer func() { _ = reply.Body.Close() }()
 	text, err := io.ReadAll(reply.Body)
 	require.NoError(t, err)
 	return reply.StatusCode, string(text)

@@ -63,6 +63,7 @@ func TestEveryOperationNeedsAPermission(t *testing.T) {
 			s.clients.ClientList = clientsOf(t, "main", may)
 			reply, err := s.RoundTrip(httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody))
 			require.NoError(t, err)
+			require.NoError(t, reply.Body.Close())
 			require.Equal(t, http.StatusForbidden, reply.StatusCode, "%s %s", method, path)
 		}
 	}
