@@ -64,10 +64,7 @@ func (i *installation) requireServes() {
 }
 
 // corruptFirstKey makes the first key unreadable.
-func (i *installation) corruptFirstKey() {
-	i.t.Helper()
-	query(i.t, databaseOf(i.environ), `UPDATE ai_keys SET envelope = (SELECT envelope FROM ai_keys WHERE name = 'key-1') WHERE name = 'key-0'`)
-}
+const corruptFirstKey = `UPDATE ai_keys SET envelope = (SELECT envelope FROM ai_keys WHERE name = 'key-1') WHERE name = 'key-0'`
 
 func TestRewrapWhileServiceRuns(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
@@ -127,7 +124,7 @@ func TestRewrapAndCheckListUnreadableKeys(t *testing.T) {
 	t.Parallel()
 	i := install(t, newEnviron(t), 3)
 	i.rotate()
-	i.corruptFirstKey()
+	query(t, databaseOf(i.environ), corruptFirstKey)
 	require.Equal(t, exitOK, aikeysd(t, i.environ, "check").code, "the rows alone don't show it")
 	line := i.ids[0] + ` +acme +chat +local:\w+ +it was changed, or belongs to another row\n`
 	for args, code := range map[string]int{"rewrap --dry-run": exitUnreadable, "rewrap": exitUnreadable, "check --deep": exitFailure} {
@@ -164,7 +161,7 @@ func TestCheckKeysShowsSealStates(t *testing.T) {
 		i.add(fmt.Sprintf("later-%d", len(i.ids)))
 		return strings.Contains(mustAikeysd(t, i.environ, args...), " active  current ")
 	})
-	i.corruptFirstKey()
+	query(t, databaseOf(i.environ), corruptFirstKey)
 	var report checkReport
 	got := aikeysd(t, i.environ, append(args, "--deep", "-o", "json")...)
 	require.Equal(t, exitFailure, got.code)

@@ -221,8 +221,9 @@ func TestServeWaitsForPermission(t *testing.T) {
 		found = regexp.MustCompile(`"api":"https://([^"]+)"`).FindStringSubmatch(service.stderr.String())
 		return found != nil
 	}, patience, 5*time.Millisecond, "%s", &service.stderr)
-	environ := with(newEnviron(t), "AIKEYS_SEALER=secrets+https://"+found[1], "AIKEYS_SEALER_CA="+server.CertFile)
+	environ := newEnviron(t)
 	token := newOwner(t, environ)
+	environ = with(environ, "AIKEYS_SEALER=secrets+https://"+found[1], "AIKEYS_SEALER_CA="+server.CertFile)
 
 	s := begin(t, with(environ, named("aikeysd.internal")...), "serve")
 	s.awaitLog(`"waiting_for":"secrets-svc's permission"`)

@@ -18,92 +18,87 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// outcome is what one run of a program left.
-type outcome struct {
-	code           int
-	stdout, stderr string
-}
-
-// run runs a made-up program, larder, whose command "jam stir" ends with err.
-func run(t *testing.T, err error, args ...string) outcome {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	p := &Program{Name: "larder", Stdout: &stdout, Stderr: &stderr}
-	stir := &cobra.Command{Use: "stir", Args: NoArguments("--speed")}
-	stir.RunE = func(*cobra.Command, []string) error { return err }
-	stir.Flags().Int("speed", 1, strings.Repeat("how fast it goes round and round ", 9))
-	taste := &cobra.Command{Use: "taste", Args: NoArguments(), RunE: func(*cobra.Command, []string) error {
-		table := p.NewTable("KIND", "TASTE")
-		table.Row("plum", "good")
-		return errors.Join(table.Flush(), p.Say("%d tasted", 1))
-	}}
-	root := &cobra.Command{Use: "larder", Short: "Keep jam"}
-	root.AddCommand(Group(&cobra.Command{Use: "jam", Short: "Mind the jam"}, stir, taste))
-	code := p.Run(t.Context(), root, args)
-	return outcome{code, stdout.String(), stderr.String()}
-}
-
-func TestHelpOnWhatThereIsNotIsRefusedAndNotRepeated(t *testing.T) {
-	for args, says := range map[string]string{
-		"help jelly":          "larder has no such command to help with; it has jam\n",
-		"help jam hunter2":    "larder jam has no such command to help with; it has stir, taste\n",
-		"help jam stir again": "larder jam stir has no commands of its own; see larder jam stir --help\n",
-	} {
-		got := run(t, nil, strings.Fields(args)...)
-		require.Equal(t, ExitUsage, got.code, args)
-		require.Empty(t, got.stdout)
-		require.Equal(t, "larder: "+says, got.stderr)
+func TestProgram(t *testing.T) {
+	type outcome struct {
+		code           int
+		stdout, stderr string
 	}
-	for _, args := range []string{"help", "help jam", "help jam stir"} {
-		got := run(t, nil, strings.Fields(args)...)
-		require.Equal(t, ExitOK, got.code, args)
-		require.Contains(t, got.stdout, "Usage:")
+	// run runs a made-up program, larder, whose command "jam stir" ends with err.
+	run := func(t *testing.T, err error, args ...string) outcome {
+		var stdout, stderr bytes.Buffer
+		p := &Program{Name: "larder", Stdout: &stdout, Stderr: &stderr}
+		stir := &cobra.Command{Use: "stir", Args: NoArguments("--speed")}
+		stir.RunE = func(*cobra.Command, []string) error { return err }
+		stir.Flags().Int("speed", 1, strings.Repeat("how fast it goes round and round ", 9))
+		taste := &cobra.Command{Use: "taste", Args: NoArguments(), RunE: func(*cobra.Command, []string) error {
+			table := p.NewTable("KIND", "TASTE")
+			table.Row("plum", "good")
+			return errors.Join(table.Flush(), p.Say("%d tasted", 1))
+		}}
+		root := &cobra.Command{Use: "larder", Short: "Keep jam"}
+		root.AddCommand(Group(&cobra.Command{Use: "jam", Short: "Mind the jam"}, stir, taste))
+		code := p.Run(t.Context(), root, args)
+		return outcome{code, stdout.String(), stderr.String()}
 	}
-}
-
-func TestExitCodesAndWhatIsTold(t *testing.T) {
-	wrong := fmt.Errorf("stove: %w", &UsageError{Complaints: []string{"first", "second"}})
-	cases := map[string]struct {
-		err  error
-		args string
-		want outcome
-	}{
-		"all is well": {nil, "jam stir", outcome{code: ExitOK}},
-		"results are on stdout": {nil, "jam taste",
-			outcome{code: ExitOK, stdout: "KIND  TASTE\nplum  good\n1 tasted\n"}},
-		"a failure is one line": {errors.New("it\nburnt"), "jam stir",
-			outcome{ExitFailure, "", "larder: it burnt\n"}},
-		"each complaint has a line": {wrong, "jam stir",
-			outcome{ExitUsage, "", "larder: stove: first\nlarder: second\n"}},
-		"no such command": {nil, "jem",
-			outcome{ExitUsage, "", "larder: unknown command \"jem\" for \"larder\" Did you mean this? jam; see larder --help\n"}},
-		"no such flag": {nil, "jam stir --sped 1",
-			outcome{ExitUsage, "", "larder: unknown flag: --sped; see larder jam stir --help\n"}},
-		"an argument is not repeated": {nil, "jam taste ak_x",
-			outcome{ExitUsage, "", "larder: larder jam taste takes no arguments; see larder jam taste --help\n"}},
-		"a flag takes an argument's place": {nil, "jam stir ak_x",
-			outcome{ExitUsage, "", "larder: larder jam stir takes no arguments; use --speed; see larder jam stir --help\n"}},
-		"no such command of a group": {nil, "jam boil",
-			outcome{ExitUsage, "", "larder: larder jam has no command \"boil\"; it has stir, taste\n"}},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			require.Equal(t, tc.want, run(t, tc.err, strings.Fields(tc.args)...))
-		})
-	}
-}
-
-func TestHelpFitsItsWidth(t *testing.T) {
-	help := run(t, nil, "jam", "stir", "--help").stdout
-	require.Contains(t, help, "--speed")
-	for line := range strings.Lines(help) {
-		require.LessOrEqual(t, len(strings.TrimSpace(line)), HelpWidth)
-	}
-	require.Contains(t, run(t, nil, "jam").stdout, "Mind the jam", "a group alone shows its help")
-}
-
-func TestVersionNamesTheToolchain(t *testing.T) {
-	require.Regexp(t, `^larder version \S+.* go1\.`, run(t, nil, "--version").stdout)
+	t.Run("help on an unknown command is refused, and the word is not repeated", func(t *testing.T) {
+		for args, says := range map[string]string{
+			"help jelly":          "larder has no such command to help with; it has jam\n",
+			"help jam hunter2":    "larder jam has no such command to help with; it has stir, taste\n",
+			"help jam stir again": "larder jam stir has no commands of its own; see larder jam stir --help\n",
+		} {
+			got := run(t, nil, strings.Fields(args)...)
+			require.Equal(t, ExitUsage, got.code, args)
+			require.Empty(t, got.stdout)
+			require.Equal(t, "larder: "+says, got.stderr)
+		}
+		for _, args := range []string{"help", "help jam", "help jam stir"} {
+			got := run(t, nil, strings.Fields(args)...)
+			require.Equal(t, ExitOK, got.code, args)
+			require.Contains(t, got.stdout, "Usage:")
+		}
+	})
+	t.Run("exit codes and output", func(t *testing.T) {
+		wrong := fmt.Errorf("stove: %w", &UsageError{Complaints: []string{"first", "second"}})
+		cases := map[string]struct {
+			err  error
+			args string
+			want outcome
+		}{
+			"all is well": {nil, "jam stir", outcome{code: ExitOK}},
+			"results are on stdout": {nil, "jam taste",
+				outcome{code: ExitOK, stdout: "KIND  TASTE\nplum  good\n1 tasted\n"}},
+			"a failure is one line": {errors.New("it\nburnt"), "jam stir",
+				outcome{ExitFailure, "", "larder: it burnt\n"}},
+			"each complaint has a line": {wrong, "jam stir",
+				outcome{ExitUsage, "", "larder: stove: first\nlarder: second\n"}},
+			"no such command": {nil, "jem",
+				outcome{ExitUsage, "", "larder: unknown command \"jem\" for \"larder\" Did you mean this? jam; see larder --help\n"}},
+			"no such flag": {nil, "jam stir --sped 1",
+				outcome{ExitUsage, "", "larder: unknown flag: --sped; see larder jam stir --help\n"}},
+			"an argument is not repeated": {nil, "jam taste ak_x",
+				outcome{ExitUsage, "", "larder: larder jam taste takes no arguments; see larder jam taste --help\n"}},
+			"a flag takes an argument's place": {nil, "jam stir ak_x",
+				outcome{ExitUsage, "", "larder: larder jam stir takes no arguments; use --speed; see larder jam stir --help\n"}},
+			"no such command of a group": {nil, "jam boil",
+				outcome{ExitUsage, "", "larder: larder jam has no command \"boil\"; it has stir, taste\n"}},
+		}
+		for name, tc := range cases {
+			t.Run(name, func(t *testing.T) {
+				require.Equal(t, tc.want, run(t, tc.err, strings.Fields(tc.args)...))
+			})
+		}
+	})
+	t.Run("help fits its width", func(t *testing.T) {
+		help := run(t, nil, "jam", "stir", "--help").stdout
+		require.Contains(t, help, "--speed")
+		for line := range strings.Lines(help) {
+			require.LessOrEqual(t, len(strings.TrimSpace(line)), HelpWidth)
+		}
+		require.Contains(t, run(t, nil, "jam").stdout, "Mind the jam", "a group alone shows its help")
+	})
+	t.Run("the version names the toolchain", func(t *testing.T) {
+		require.Regexp(t, `^larder version \S+.* go1\.`, run(t, nil, "--version").stdout)
+	})
 }
 
 func TestOtherVariablesAreLookedUp(t *testing.T) {
