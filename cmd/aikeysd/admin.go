@@ -132,21 +132,17 @@ type identifier struct {
 var opaqueID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // checkIDs names all ids that are missing or malformed. "-", "." and ".." are refused because they have another meaning in a path.
-func checkIDs(ids []identifier) error {
-	var complaints []string
+func checkIDs(ids []identifier) (err error) {
 	for _, id := range ids {
 		switch text := *id.value; {
 		case text == "" && !id.required:
 		case text == "":
-			complaints = append(complaints, id.flag+": is required")
+			err = errors.Join(err, cli.Usagef("%s: is required", id.flag))
 		case !opaqueID.MatchString(text) || text == "-" || text == "." || text == "..":
-			complaints = append(complaints, id.flag+": must be 1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and dash, and not just - or . or ..")
+			err = errors.Join(err, cli.Usagef("%s: must be 1 to 64 characters of A-Z, a-z, 0-9, dot, underscore and dash, and not just - or . or ..", id.flag))
 		}
 	}
-	if len(complaints) > 0 {
-		return &cli.UsageError{Complaints: complaints}
-	}
-	return nil
+	return err
 }
 
 // member is the user that the command is about.

@@ -82,23 +82,17 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 }
 
 func (k *keyring) load(spec keySpec) error {
-	if err := k.cfg.Read(k.Environ); err != nil {
-		return err
-	}
-	var complaints []string
+	err := k.cfg.Read(k.Environ)
 	switch {
 	case k.namespace == "" && !spec.anyNamespace:
-		complaints = append(complaints, "--namespace: is required")
+		err = errors.Join(err, cli.Usagef("--namespace: is required"))
 	case k.namespace != "" && !secrets.IsNamespace(k.namespace):
-		complaints = append(complaints, "--namespace: must be 1 to 64 characters a-z, 0-9, - and _")
+		err = errors.Join(err, cli.Usagef("--namespace: must be 1 to 64 characters a-z, 0-9, - and _"))
 	}
 	if spec.id && k.id == "" {
-		complaints = append(complaints, "--id: is required; \"secrets-svc keys list\" prints the ids")
+		err = errors.Join(err, cli.Usagef("--id: is required; \"secrets-svc keys list\" prints the ids"))
 	}
-	if len(complaints) > 0 {
-		return &cli.UsageError{Complaints: complaints}
-	}
-	return nil
+	return err
 }
 
 // explain adds to an error what the operator can do about it.
