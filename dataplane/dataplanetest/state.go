@@ -256,28 +256,18 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 		}
 		return cp.response(k, "by_id", nil), nil
 	}
-	var project, user string
-	var caller *gen.Caller
-	if request.ProjectID != nil {
-		project = *request.ProjectID
+	project, caller, refused := cp.authenticate(request)
+	if refused != nil {
+		return nil, refused
 	}
-	if request.UserID != nil {
-		user, caller = *request.UserID, &gen.Caller{UserID: *request.UserID}
-	}
-	if request.Credential != nil {
-		c := cp.credentials[request.Credential.Reveal()]
-		if c == nil || c.revoked || c.until != 0 && cp.Now() >= c.until {
-			return nil, &refusal{status: http.StatusUnprocessableEntity, problem: "caller-unauthenticated", code: "unauthenticated"}
+	owners := []string{""}
+	if caller != nil {
+		if !cp.members[[2]string{project, caller.UserID}] {
+			return nil, &refusal{status: http.StatusForbidden, problem: "permission-denied", code: "permission_denied"}
 		}
-		project, user, caller = cmp.Or(project, chat), c.UserID, &gen.Caller{UserID: c.UserID, TokenID: optional(c.id)}
-		if c.until != 0 {
-			caller.ValidMs = new((c.until - cp.Now()).Milliseconds())
-		}
+		owners = []string{caller.UserID, ""}
 	}
-	if user != "" && !cp.members[[2]string{project, user}] {
-		return nil, &refusal{status: http.StatusForbidden, problem: "permission-denied", code: "permission_denied"}
-	}
-	for _, owner := range []string{user, ""} {
+	for _, owner := range owners {
 		for _, k := range slices.Backward(cp.keys) {
 			if k.ProjectID == project && k.UserID == owner && k.Provider == *request.Provider && !k.revoked && !k.bad {
 				return cp.response(k, scopeOf(k)+"_key", caller), nil
@@ -285,6 +275,28 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 		}
 	}
 	return nil, noKey
+}
+
+// authenticate returns the project and the user that a request is for; caller is nil if there is none. The caller holds mu.
+func (cp *ControlPlane) authenticate(request *gen.FetchRequest) (project string, caller *gen.Caller, refused *refusal) {
+	if request.ProjectID != nil {
+		project = *request.ProjectID
+	}
+	if request.UserID != nil {
+		caller = &gen.Caller{UserID: *request.UserID}
+	}
+	if request.Credential == nil {
+		return project, caller, nil
+	}
+	c := cp.credentials[request.Credential.Reveal()]
+	if c == nil || c.revoked || c.until != 0 && cp.Now() >= c.until {
+		return "", nil, &refusal{status: http.StatusUnprocessableEntity, problem: "caller-unauthenticated", code: "unauthenticated"}
+	}
+	caller = &gen.Caller{UserID: c.UserID, TokenID: optional(c.id)}
+	if c.until != 0 {
+		caller.ValidMs = new((c.until - cp.Now()).Milliseconds())
+	}
+	return cmp.Or(project, chat), caller, nil
 }
 
 func scopeOf(k *key) string {

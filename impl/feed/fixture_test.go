@@ -101,7 +101,11 @@ func newEnv(t testing.TB, url string) *env {
 	}))
 	e.background(func(ctx context.Context) error {
 		return e.store.Watch(ctx, func() {
-			e.wakes.Range(func(_, wake any) bool { wake.(func())(); return true })
+			e.wakes.Range(func(_, value any) bool {
+				wake, ok := value.(func())
+				wake()
+				return ok
+			})
 		})
 	})
 	return e

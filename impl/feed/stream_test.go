@@ -167,7 +167,9 @@ func TestSlowConnectionsAreClosed(t *testing.T) {
 			server.EnableHTTP2 = protocol == "h2"
 			server.Config.ConnState = func(c net.Conn, state http.ConnState) {
 				if secure, ok := c.(*tls.Conn); ok && state == http.StateNew {
-					_ = secure.NetConn().(*net.TCPConn).SetWriteBuffer(16 << 10) // which fills up soon
+					if socket, ok := secure.NetConn().(*net.TCPConn); ok {
+						_ = socket.SetWriteBuffer(16 << 10) // which fills up soon
+					}
 				}
 			}
 			server.StartTLS()
