@@ -150,23 +150,21 @@ func (j *Job) Run(ctx context.Context) (Result, error) {
 	return result, err
 }
 
-func (j *Job) run(ctx context.Context) (Result, error) {
+func (j *Job) run(ctx context.Context) (result Result, err error) {
 	if err := j.CheckKeyset(ctx); err != nil {
 		return Result{}, err
 	}
-	var err error
 	if j.progress.Total, err = j.countLeft(ctx); err != nil {
 		return Result{}, err
 	}
 	if err := j.runPasses(ctx); err != nil {
 		return Result{}, err
 	}
-	hasCanary, err := j.rewrapCanary(ctx)
-	if err != nil {
+	if result.Canary, err = j.rewrapCanary(ctx); err != nil {
 		return Result{}, err
 	}
-	primary, err := j.primaryKEK(ctx)
-	return Result{Primary: primary, Canary: hasCanary}, err
+	result.Primary, err = j.primaryKEK(ctx)
+	return result, err
 }
 
 // runPasses scans the table until nothing is left that could be re-wrapped.

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"fmt"
 	"sync/atomic"
 	"time"
 )
@@ -14,8 +13,8 @@ const primaryTTL = time.Second
 // primary caches which KEK is primary, or the error of asking. Only PrimaryKEK uses it: the service itself decides under which
 // KEK it seals and re-wraps.
 type primary struct {
-	last  *atomic.Pointer[primaryAnswer]
-	asked chan struct{} // holds a token while a goroutine asks the service
+	last  atomic.Pointer[primaryAnswer]
+	asked chan struct{} // holds a token while a goroutine reads last, and asks the service if that is too old
 }
 
 // primaryAnswer is the service's last answer, or the error of asking.
@@ -23,18 +22,6 @@ type primaryAnswer struct {
 	kekID string
 	err   error
 	until time.Time
-}
-
-func newPrimary() primary {
-	return primary{last: &atomic.Pointer[primaryAnswer]{}, asked: make(chan struct{}, 1)}
-}
-
-// cached returns the last answer, or nil if it is too old.
-func (p *primary) cached() *primaryAnswer {
-	if found := p.last.Load(); found != nil && time.Now().Before(found.until) {
-		return found
-	}
-	return nil
 }
 
 // noteSealedWith invalidates the cached answer if an envelope was just sealed under another KEK.
@@ -45,39 +32,27 @@ func (p *primary) noteSealedWith(kekID string) {
 }
 
 // PrimaryKEK implements sealer.Sealer. It asks the service at most once a second; other callers share the answer or the error.
-func (s *Sealer) PrimaryKEK(ctx context.Context) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("primary KEK: %w", err)
-	}
-	found := s.primary.cached()
-	if found == nil {
-		var err error
-		if found, err = s.askPrimary(ctx); err != nil {
-			return "", fmt.Errorf("primary KEK: %w", err)
-		}
-	}
-	return found.kekID, found.err
-}
-
-// askPrimary asks the service unless another goroutine has just done so. Its own error is ctx's.
-func (s *Sealer) askPrimary(ctx context.Context) (*primaryAnswer, error) {
+func (s *Sealer) PrimaryKEK(ctx context.Context) (kekID string, err error) {
+	defer wrap(&err, "primary KEK")
 	select {
 	case s.primary.asked <- struct{}{}:
 		defer func() { <-s.primary.asked }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
-	if found := s.primary.cached(); found != nil {
-		return found, nil
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	if found := s.primary.last.Load(); found != nil && time.Now().Before(found.until) {
+		return found.kekID, found.err
 	}
 	keks, err := s.KEKs(ctx)
 	if ctx.Err() != nil {
-		return nil, ctx.Err() // not cached: it concerns this caller only
+		return "", ctx.Err() // not cached: it concerns this caller only
 	}
 	found := &primaryAnswer{err: err, until: time.Now().Add(primaryTTL)}
 	if err == nil {
 		found.kekID = keks[0].ID
 	}
 	s.primary.last.Store(found)
-	return found, nil
+	return found.kekID, found.err
 }

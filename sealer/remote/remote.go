@@ -73,7 +73,7 @@ func New(cfg Config) (*Sealer, error) {
 	}
 	s := &Sealer{
 		transport: transport, timeout: cmp.Or(max(cfg.Timeout, 0), defaultTimeout),
-		slots: make(chan struct{}, cmp.Or(max(cfg.MaxConns, 0), defaultMaxConns)), primary: newPrimary(),
+		slots: make(chan struct{}, cmp.Or(max(cfg.MaxConns, 0), defaultMaxConns)), primary: primary{asked: make(chan struct{}, 1)},
 	}
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = cap(s.slots), cap(s.slots)
 	s.client, err = secrets.NewClient(server, secrets.WithHTTPClient(doer{transport}))

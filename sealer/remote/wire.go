@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -53,8 +54,18 @@ func (b *body) wipe() {
 	b.text = nil
 }
 
+// ReadAt implements io.ReaderAt.
+func (b *body) ReadAt(p []byte, offset int64) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.text == nil {
+		return 0, errWiped
+	}
+	return bytes.NewReader(b.text).ReadAt(p, offset)
+}
+
 // reader returns a reader of the body from its beginning.
-func (b *body) reader() io.ReadCloser { return &bodyReader{body: b} }
+func (b *body) reader() io.ReadCloser { return io.NopCloser(io.NewSectionReader(b, 0, b.size)) }
 
 // attach is a RequestEditorFn. It sets the fields that http.NewRequest sets only for readers of types that it knows.
 func (b *body) attach(_ context.Context, request *http.Request) error {
@@ -62,28 +73,6 @@ func (b *body) attach(_ context.Context, request *http.Request) error {
 	request.GetBody = func() (io.ReadCloser, error) { return b.reader(), nil }
 	return nil
 }
-
-type bodyReader struct {
-	body *body
-	read int
-}
-
-// Read implements io.Reader.
-func (r *bodyReader) Read(p []byte) (int, error) {
-	r.body.mu.Lock()
-	defer r.body.mu.Unlock()
-	if r.body.text == nil {
-		return 0, errWiped
-	}
-	n := copy(p, r.body.text[r.read:])
-	if r.read += n; n == 0 && len(p) > 0 {
-		return 0, io.EOF
-	}
-	return n, nil
-}
-
-// Close implements io.Closer.
-func (r *bodyReader) Close() error { return nil }
 
 func wireBinding(b sealer.Binding) secrets.Binding {
 	return secrets.Binding{
