@@ -31,11 +31,7 @@ test: bin/gotestsum ## Install what the tests need, then run them all
 	@tools/deps.sh compiler postgres pgbouncer curl nginx node python
 	@tools/peers.sh install
 	@tools/test-go.sh $(TESTFLAGS)
-	@tools/test-sdks.sh
-	@tools/mock/test.sh
-	@tools/test-clients.sh
-	@tools/fuzz-api/run.sh
-	@impl/docsite/browser.sh
+	@tools/test-others.sh
 
 test-go: bin/gotestsum ## Run the Go tests alone (TESTFLAGS='-v -run Name')
 	@tools/test-go.sh $(TESTFLAGS)

@@ -107,21 +107,9 @@ func (p page) commands() []string {
 	return lines
 }
 
-var (
-	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
-	notSlug = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
-)
-
-// anchors returns the page's headings as links name them.
-func (p page) anchors() (anchors []string) {
-	for _, m := range heading.FindAllStringSubmatch(p.prose(), -1) {
-		anchors = append(anchors, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
-	}
-	return anchors
-}
-
 func TestDocsLinksResolve(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading, notSlug := regexp.MustCompile(`(?m)^#+ (.+)$`), regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 	links := 0
 	for _, p := range readPages(t) {
 		for _, m := range link.FindAllStringSubmatch(p.prose(), -1) {
@@ -137,16 +125,19 @@ func TestDocsLinksResolve(t *testing.T) {
 				require.NoError(t, err, "%s links to %s", p.file, m[1])
 			}
 			if anchor != "" {
-				require.Contains(t, page{file, readFile(t, file)}.anchors(), anchor, "%s links to %s", p.file, m[1])
+				var anchors []string // the page's headings as links name them
+				for _, m := range heading.FindAllStringSubmatch(page{file, readFile(t, file)}.prose(), -1) {
+					anchors = append(anchors, strings.ReplaceAll(notSlug.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+				}
+				require.Contains(t, anchors, anchor, "%s links to %s", p.file, m[1])
 			}
 		}
 	}
 	require.Greater(t, links, 30)
 }
 
-var filePath = regexp.MustCompile(`^\.?[\w-]+(/[\w.*-]+)*/?$`)
-
 func TestDocsNameOnlyExistingFiles(t *testing.T) {
+	filePath := regexp.MustCompile(`^\.?[\w-]+(/[\w.*-]+)*/?$`)
 	notInGit := []string{"bin", "data", "dist"}
 	tree := os.DirFS(repository)
 	named := 0
@@ -166,12 +157,8 @@ func TestDocsNameOnlyExistingFiles(t *testing.T) {
 	require.Greater(t, named, 50)
 }
 
-var (
-	makeTarget = regexp.MustCompile(`\bmake ([a-z-]+)`)
-	makeRule   = regexp.MustCompile(`(?m)^([a-z-]+):`)
-)
-
 func TestDocsNameOnlyExistingMakeTargets(t *testing.T) {
+	makeTarget, makeRule := regexp.MustCompile(`\bmake ([a-z-]+)`), regexp.MustCompile(`(?m)^([a-z-]+):`)
 	var targets []string
 	for _, m := range makeRule.FindAllStringSubmatch(readFile(t, "Makefile"), -1) {
 		targets = append(targets, m[1])
@@ -188,9 +175,8 @@ func TestDocsNameOnlyExistingMakeTargets(t *testing.T) {
 	require.Greater(t, named, 10)
 }
 
-var problemRow = regexp.MustCompile("(?m)^\\| (\\d{3}) \\| `(\\w+)` \\| `([^`]+)` \\| ([^|]+) \\|")
-
 func TestDocsListTheProgramsProblems(t *testing.T) {
+	problemRow := regexp.MustCompile("(?m)^\\| (\\d{3}) \\| `(\\w+)` \\| `([^`]+)` \\| ([^|]+) \\|")
 	var served []string
 	for _, row := range slices.Concat(aikeys.Problems(), dataplane.Problems(), secrets.Problems()) {
 		served = append(served, fmt.Sprint(row.Status, " ", row.Code, " /problems/", row.Slug, " ", row.Title))

@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -19,55 +20,38 @@ import (
 // startTimeout is how long a program may take to start, on a machine that runs other tests as well.
 const startTimeout = time.Minute
 
-// The pages that have the programs' settings, metrics and messages.
+// The pages that have the settings and metrics of aikeysd and of the gateway.
 const (
-	operationsPage      = "docs/operations.md"
-	gatewayPage         = "docs/gateway.md"
-	secretsPage         = "docs/secrets.md"
-	troubleshootingPage = "docs/troubleshooting.md"
+	operationsPage = "docs/operations.md"
+	gatewayPage    = "docs/gateway.md"
 )
 
-// TestDocsAndPrograms builds the programs as make does, once, and compares them with the pages.
-func TestDocsAndPrograms(t *testing.T) {
-	bin := t.TempDir()
-	build(t, bin+"/", "./cmd/...")
+// bin is the folder of the programs, built as make does.
+var bin string
 
-	t.Run("commands and flags", func(t *testing.T) { requireCommands(t, bin) })
-	t.Run("help of every command", func(t *testing.T) {
-		shown := 0
-		for _, program := range append([]string{"tare"}, programs...) {
-			shown += requireHelp(t, bin, program)
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if bin, err = os.MkdirTemp("", "docs"); err != nil {
+			panic(err)
 		}
-		require.Greater(t, shown, 60)
-	})
-	t.Run("settings and defaults", func(t *testing.T) { requireSettings(t, bin) })
-	t.Run("messages", func(t *testing.T) { requireMessages(t, bin) })
-	t.Run("examples in Go", requireGoPrograms)
-	t.Run("steps of the README", func(t *testing.T) {
-		dev := startDev(t, filepath.Join(bin, "aikeysd"))
-		requireSteps(t, dev.dir)
-		// The last argument names the metrics of events that the README's steps don't cause.
-		t.Run("metrics of aikeysd", func(t *testing.T) {
-			requireMetrics(t, operationsPage, dev.opsURL, "aikeys_feed_streams_ended_total")
-		})
-		t.Run("metrics of the gateway", func(t *testing.T) {
-			requireMetrics(t, gatewayPage, dev.gatewayOpsURL, "aikeys_gateway_authorizations_total", "aikeys_gateway_upstream_seconds",
-				"aikeys_dataplane_fetches_discarded_total")
-		})
-	})
+		defer func() { _ = os.RemoveAll(bin) }()
+		if out, err := goBuild(bin+"/", "./cmd/...").CombinedOutput(); err != nil {
+			panic(string(out))
+		}
+		return m.Run()
+	}())
 }
 
-// build builds packages, named from the root of the repository, as make does.
-func build(t *testing.T, to string, packages ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"build", "-trimpath", "-o", to}, packages...)...)
+// goBuild returns the command that builds packages, named from the root of the repository.
+func goBuild(to string, packages ...string) *exec.Cmd {
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-o", to}, packages...)...)
 	cmd.Dir, cmd.Env = repository, append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	return cmd
 }
 
-// requireGoPrograms builds the blocks of Go that are whole programs.
-func requireGoPrograms(t *testing.T) {
+// TestDocsGoProgramsCompile builds the blocks of Go that are whole programs.
+func TestDocsGoProgramsCompile(t *testing.T) {
 	programs := 0
 	for _, p := range readPages(t) {
 		blocks, _ := p.split()
@@ -78,7 +62,8 @@ func requireGoPrograms(t *testing.T) {
 			programs++
 			dir := t.TempDir()
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(b.text), 0o600), p.file)
-			build(t, filepath.Join(dir, "program"), filepath.Join(dir, "main.go"))
+			out, err := goBuild(filepath.Join(dir, "program"), filepath.Join(dir, "main.go")).CombinedOutput()
+			require.NoError(t, err, "%s: %s", p.file, out)
 		}
 	}
 	require.Positive(t, programs)
@@ -90,24 +75,26 @@ func newEnviron(t *testing.T) []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C"}
 }
 
-// help returns the help of a command, with its lines joined.
-func help(t *testing.T, program string, command ...string) string {
+// help returns the help of a command.
+func help(t *testing.T, command ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, append(command, "--help")...)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, command[0]), append(command[1:], "--help")...)
 	cmd.Env = newEnviron(t)
 	out, err := cmd.Output()
-	require.NoError(t, err, "%s %s --help", filepath.Base(program), strings.Join(command, " "))
-	return strings.Join(strings.Fields(string(out)), " ")
+	require.NoError(t, err, "%s --help", strings.Join(command, " "))
+	return string(out)
 }
 
-var (
-	programs    = []string{"aikeysd", "aikeys-gateway", "secrets-svc"}
-	commandLine = regexp.MustCompile(`(?:^|[\s/(])(aikeysd|aikeys-gateway|secrets-svc)((?: +[^\s|>&;]+)*)`)
-	commandWord = regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
-	flagName    = regexp.MustCompile(`^--[a-z-]+`)
-)
+// onOneLine returns a text with its lines joined.
+func onOneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-func requireCommands(t *testing.T, bin string) {
+// programs are those whose commands and messages the pages name. tare has a page, and tests, of its own.
+var programs = []string{"aikeysd", "aikeys-gateway", "secrets-svc"}
+
+func TestDocsNameOnlyExistingCommandsAndFlags(t *testing.T) {
+	commandLine := regexp.MustCompile(`(?:^|[\s/(])(aikeysd|aikeys-gateway|secrets-svc)((?: +[^\s|>&;]+)*)`)
+	commandWord := regexp.MustCompile(`^[a-z]+(-[a-z]+)*$`)
+	flagName := regexp.MustCompile(`^--[a-z-]+`)
 	helps := map[string]string{}
 	for _, p := range readPages(t) {
 		for _, line := range p.commands() {
@@ -117,13 +104,13 @@ func requireCommands(t *testing.T, bin string) {
 				if end < 0 {
 					end = len(words)
 				}
-				command := strings.TrimSpace(m[1] + " " + strings.Join(words[:end], " "))
+				words, rest := append([]string{m[1]}, words[:end]...), words[end:]
+				command := strings.Join(words, " ")
 				if helps[command] == "" {
-					helps[command] = help(t, filepath.Join(bin, m[1]), words[:end]...)
+					helps[command] = onOneLine(help(t, words...))
 				}
-				usage := "Usage: " + command
-				require.Regexp(t, regexp.QuoteMeta(usage)+`( <[^>]+>)* \[`, helps[command], "%s says %q", p.file, line)
-				for _, word := range words[end:] {
+				require.Regexp(t, "Usage: "+regexp.QuoteMeta(command)+`( <[^>]+>)* \[`, helps[command], "%s says %q", p.file, line)
+				for _, word := range rest {
 					if flag := flagName.FindString(word); flag != "" {
 						require.Contains(t, helps[command], flag+" ", "%s says %q", p.file, line)
 					}
@@ -134,50 +121,50 @@ func requireCommands(t *testing.T, bin string) {
 	require.Greater(t, len(helps), 12)
 }
 
-// subcommand is a line of help that lists a command.
-var subcommand = regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) {2,}\S`)
-
-// requireHelp requires that the help of a command and of all below it explains and shows by examples what it does, in lines
-// of at most 120 columns. It returns their number.
-func requireHelp(t *testing.T, bin string, command ...string) (shown int) {
-	t.Helper()
-	name := strings.Join(command, " ")
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, command[0]), append(command[1:], "--help")...)
-	cmd.Env = newEnviron(t)
-	out, err := cmd.Output()
-	require.NoError(t, err, name)
-	for line := range strings.Lines(string(out)) {
-		require.LessOrEqual(t, len(strings.TrimSpace(line)), 120, name)
+// TestHelpOfEveryCommand requires that the help of each command explains and shows by examples what it does, in lines of at
+// most 120 columns.
+func TestHelpOfEveryCommand(t *testing.T) {
+	examples := regexp.MustCompile(`(?s)\nExamples:\n(.*?)\n\n[A-Z][^\n]*:\n`)
+	subcommand := regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) {2,}\S`) // a line that lists a command
+	left := [][]string{{"tare"}}
+	for _, program := range programs {
+		left = append(left, []string{program})
 	}
-	about, usage, found := strings.Cut(string(out), "\nUsage:\n")
-	require.True(t, found, name)
-	require.NotEmpty(t, about, name)
-	if examples := regexp.MustCompile(`(?s)\nExamples:\n(.*?)\n\n[A-Z][^\n]*:\n`).FindStringSubmatch(usage); examples != nil {
-		about += examples[1]
-	}
-	require.Contains(t, about, name, "%s: its help shows how to run it", name)
-	commands, _, _ := strings.Cut(usage, "\nFlags:\n")
-	shown = 1
-	for _, m := range subcommand.FindAllStringSubmatch(commands, -1) {
-		if m[1] != "help" && m[1] != command[len(command)-1] && m[1] != command[0] {
-			shown += requireHelp(t, bin, append(slices.Clone(command), m[1])...)
+	shown := 0
+	for ; len(left) > 0; left = left[1:] {
+		command, name := left[0], strings.Join(left[0], " ")
+		text := help(t, command...)
+		for line := range strings.Lines(text) {
+			require.LessOrEqual(t, len(strings.TrimSpace(line)), 120, name)
 		}
+		about, usage, found := strings.Cut(text, "\nUsage:\n")
+		require.True(t, found, name)
+		require.NotEmpty(t, about, name)
+		if m := examples.FindStringSubmatch(usage); m != nil {
+			about += m[1]
+		}
+		require.Contains(t, about, name, "%s: its help shows how to run it", name)
+		commands, _, _ := strings.Cut(usage, "\nFlags:\n")
+		for _, m := range subcommand.FindAllStringSubmatch(commands, -1) {
+			if m[1] != "help" && m[1] != command[len(command)-1] && m[1] != command[0] {
+				left = append(left, append(slices.Clone(command), m[1]))
+			}
+		}
+		shown++
 	}
-	return shown
+	require.Greater(t, shown, 60)
 }
 
-var (
-	settingName = regexp.MustCompile(`\b(?:AIKEYS|SECRETS_SVC)_[A-Z_]+`)
-	settingRow  = regexp.MustCompile("(?m)^\\| `((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
-	settingHelp = regexp.MustCompile(`\[((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)\](?: \(default ([^)]+)\))?`)
-)
-
-// requireSettings compares each program's settings with the table of its page, and requires that no page names another one.
-func requireSettings(t *testing.T, bin string) {
+// TestDocsListEverySetting compares each program's settings with the table of its page, and requires that no page names
+// another one.
+func TestDocsListEverySetting(t *testing.T) {
+	settingName := regexp.MustCompile(`\b(?:AIKEYS|SECRETS_SVC)_[A-Z_]+`)
+	settingRow := regexp.MustCompile("(?m)^\\| `((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)` \\| (?:`([^`]*)` )?\\|")
+	settingHelp := regexp.MustCompile(`\[((?:AIKEYS|SECRETS_SVC)_[A-Z_]+)\](?: \(default ([^)]+)\))?`)
 	all := map[string]string{"AIKEYS_GATEWAY_": ""} // the prefix, which a page may name
-	for program, file := range map[string]string{"aikeysd": operationsPage, "aikeys-gateway": gatewayPage, "secrets-svc": secretsPage} {
+	for program, file := range map[string]string{"aikeysd": operationsPage, "aikeys-gateway": gatewayPage, "secrets-svc": "docs/secrets.md"} {
 		defaults, documented := map[string]string{}, map[string]string{}
-		for _, m := range settingHelp.FindAllStringSubmatch(help(t, filepath.Join(bin, program), "serve"), -1) {
+		for _, m := range settingHelp.FindAllStringSubmatch(onOneLine(help(t, program, "serve")), -1) {
 			defaults[m[1]], all[m[1]] = m[2], m[2]
 		}
 		for _, m := range settingRow.FindAllStringSubmatch(readFile(t, file), -1) {
@@ -195,17 +182,16 @@ func requireSettings(t *testing.T, bin string) {
 	}
 }
 
-var messageRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
-
-// requireMessages requires that each message quoted on the page about troubleshooting is in one of the programs.
-func requireMessages(t *testing.T, bin string) {
+// TestDocsQuoteMessagesOfThePrograms requires that each message on the page about troubleshooting is in one of the programs.
+func TestDocsQuoteMessagesOfThePrograms(t *testing.T) {
+	messageRow := regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 	var contents []string
 	for _, name := range programs {
 		content, err := os.ReadFile(filepath.Join(bin, name))
 		require.NoError(t, err)
 		contents = append(contents, string(content))
 	}
-	messages := messageRow.FindAllStringSubmatch(readFile(t, troubleshootingPage), -1)
+	messages := messageRow.FindAllStringSubmatch(readFile(t, "docs/troubleshooting.md"), -1)
 	require.Greater(t, len(messages), 10)
 	var unknown []string
 	for _, m := range messages {
@@ -216,48 +202,14 @@ func requireMessages(t *testing.T, bin string) {
 	require.Empty(t, unknown, "no program has these messages")
 }
 
-// dev is "aikeysd dev" running in a folder of its own, as make run starts it.
-type dev struct{ dir, opsURL, gatewayOpsURL string }
-
-var (
-	opsAddress        = regexp.MustCompile(`(?m)^  Ops +(http://\S+)`)
-	gatewayOpsAddress = regexp.MustCompile(`listening gateway=\S+ ops=(http://\S+)`)
-)
-
-func startDev(t *testing.T, program string) dev {
-	t.Helper()
+// TestREADMEAndMetrics runs the README's steps as a reader would, one after the other on "aikeysd dev", and then compares the
+// programs' metrics with the pages.
+func TestREADMEAndMetrics(t *testing.T) {
 	dir := t.TempDir()
-	output, err := os.Create(filepath.Join(dir, "output"))
-	require.NoError(t, err)
-	defer func() { require.NoError(t, output.Close()) }() // the program has its own copy of the descriptor
-	const anyPort = "127.0.0.1:0"
-	cmd := exec.CommandContext(context.Background(), program, "dev", "--listen", anyPort, "--dataplane-listen", anyPort,
-		"--ops-listen", anyPort, "--gateway-listen", anyPort)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, newEnviron(t), output, output
-	require.NoError(t, cmd.Start())
-	printed := func() string {
-		text, err := os.ReadFile(output.Name())
-		require.NoError(t, err)
-		return string(text)
-	}
-	t.Cleanup(func() {
-		require.NoError(t, cmd.Process.Signal(os.Interrupt))
-		require.NoError(t, cmd.Wait(), printed())
-	})
-	for end := time.Now().Add(startTimeout); ; time.Sleep(20 * time.Millisecond) {
-		if ops, gateway := opsAddress.FindStringSubmatch(printed()), gatewayOpsAddress.FindStringSubmatch(printed()); ops != nil && gateway != nil {
-			return dev{dir: dir, opsURL: ops[1], gatewayOpsURL: gateway[1]}
-		}
-		require.True(t, time.Now().Before(end), "aikeysd dev is not ready; it printed:\n%s", printed())
-	}
-}
+	opsURL, gatewayOpsURL := startDev(t, dir)
 
-// stepInfo marks the blocks of the README that a reader runs one after the other. A block of JSON that follows one is what
-// it prints, except for ids, times and tokens.
-const stepInfo = "bash walk"
-
-func requireSteps(t *testing.T, dir string) {
-	t.Helper()
+	// A block of JSON that follows a step is what it prints, except for ids, times and tokens.
+	const stepInfo = "bash walk"
 	blocks, _ := page{"README.md", readFile(t, "README.md")}.split()
 	script := "set -euo pipefail\n"
 	var wants []string
@@ -273,7 +225,6 @@ func requireSteps(t *testing.T, dir string) {
 		wants = append(wants, want)
 	}
 	require.Greater(t, len(wants), 5)
-
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash")
@@ -285,6 +236,17 @@ func requireSteps(t *testing.T, dir string) {
 	require.Empty(t, stderr.String())
 	printed := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 	require.Len(t, printed, len(wants))
+	withoutVariables := func(text string) string { // replaces what differs from run to run
+		for _, variable := range []struct{ pattern, replacement string }{
+			{`("slowest_ms": ?)\d+`, `${1}0`},
+			{`("next_page_token": ?)"[^"]+"`, `$1"TOKEN"`},
+			{`[0-7][0-9A-HJKMNP-TV-Z]{25}`, "ULID"},
+			{`\d{4}-\d\d-\d\dT[\d:.]+Z`, "TIME"},
+		} {
+			text = regexp.MustCompile(variable.pattern).ReplaceAllString(text, variable.replacement)
+		}
+		return text
+	}
 	for i, want := range wants {
 		if want != "" {
 			require.JSONEq(t, withoutVariables(want), withoutVariables(printed[i]))
@@ -293,57 +255,72 @@ func requireSteps(t *testing.T, dir string) {
 			require.NotContains(t, printed[i], `"code"`, "it is no problem document")
 		}
 	}
-}
 
-var (
-	anyULID  = regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`)
-	anyStamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT[\d:.]+Z`)
-	anyPage  = regexp.MustCompile(`("next_page_token": ?)"[^"]+"`)
-	anyTook  = regexp.MustCompile(`("slowest_ms": ?)\d+`)
-)
-
-// withoutVariables replaces what differs from run to run.
-func withoutVariables(text string) string {
-	text = anyTook.ReplaceAllString(anyPage.ReplaceAllString(text, `$1"TOKEN"`), `${1}0`)
-	return anyStamp.ReplaceAllString(anyULID.ReplaceAllString(text, "ULID"), "TIME")
-}
-
-var (
-	metricName = regexp.MustCompile(`\baikeys_[a-z_]+`)
-	metricType = regexp.MustCompile(`(?m)^# TYPE (aikeys_\w+) `)
-	metricPart = regexp.MustCompile(`_(bucket|count|sum)$`)
-)
-
-// documentedMetrics returns the metrics that a page names in its section about them.
-func documentedMetrics(t *testing.T, file string) (names []string) {
-	t.Helper()
-	_, section, found := strings.Cut(readFile(t, file), "\n## Metrics and alerts\n")
-	require.True(t, found)
-	section, _, _ = strings.Cut(section, "\n## ")
-	for _, name := range metricName.FindAllString(section, -1) {
-		if !strings.HasSuffix(name, "_") { // otherwise it is the beginning of several
-			names = append(names, metricPart.ReplaceAllString(name, ""))
+	metricName := regexp.MustCompile(`\baikeys_[a-z_]+`)
+	metricType := regexp.MustCompile(`(?m)^# TYPE (aikeys_\w+) `)
+	metricPart := regexp.MustCompile(`_(bucket|count|sum)$`)
+	for _, program := range []struct {
+		page, opsURL string
+		shown        []string // begins with the metrics of events that the steps don't cause
+	}{
+		{operationsPage, opsURL, []string{"aikeys_feed_streams_ended_total"}},
+		{gatewayPage, gatewayOpsURL, []string{
+			"aikeys_gateway_authorizations_total", "aikeys_gateway_redacted_total", "aikeys_gateway_upstream_seconds",
+			"aikeys_dataplane_fetches_discarded_total",
+		}},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, program.opsURL+"/metrics", nil)
+		require.NoError(t, err)
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, errors.Join(err, response.Body.Close()))
+		shown := program.shown
+		for _, m := range metricType.FindAllStringSubmatch(string(text), -1) {
+			shown = append(shown, m[1])
 		}
+
+		_, section, found := strings.Cut(readFile(t, program.page), "\n## Metrics and alerts\n")
+		require.True(t, found)
+		section, _, _ = strings.Cut(section, "\n## ")
+		var documented []string
+		for _, name := range metricName.FindAllString(section, -1) {
+			if !strings.HasSuffix(name, "_") { // otherwise it is the beginning of several
+				documented = append(documented, metricPart.ReplaceAllString(name, ""))
+			}
+		}
+		slices.Sort(shown)
+		slices.Sort(documented)
+		require.Equal(t, slices.Compact(shown), slices.Compact(documented), program.page)
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
 }
 
-// requireMetrics compares the metrics of a running program with its page, which alone may name those in alsoDocumented.
-func requireMetrics(t *testing.T, file, opsURL string, alsoDocumented ...string) {
+// startDev starts "aikeysd dev" in a folder, as make run does, and returns the operations addresses of it and its gateway.
+func startDev(t *testing.T, dir string) (opsURL, gatewayOpsURL string) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, opsURL+"/metrics", nil)
+	output, err := os.Create(filepath.Join(dir, "output"))
 	require.NoError(t, err)
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	require.NoError(t, err)
-
-	shown := alsoDocumented
-	for _, m := range metricType.FindAllStringSubmatch(string(text), -1) {
-		shown = append(shown, m[1])
+	defer func() { require.NoError(t, output.Close()) }() // the program has its own copy of the descriptor
+	const anyPort = "127.0.0.1:0"
+	cmd := exec.CommandContext(context.Background(), filepath.Join(bin, "aikeysd"), "dev", "--listen", anyPort,
+		"--dataplane-listen", anyPort, "--ops-listen", anyPort, "--gateway-listen", anyPort)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, newEnviron(t), output, output
+	require.NoError(t, cmd.Start())
+	printed := func() string {
+		text, err := os.ReadFile(output.Name())
+		require.NoError(t, err)
+		return string(text)
 	}
-	slices.Sort(shown)
-	require.Equal(t, slices.Compact(shown), documentedMetrics(t, file))
+	t.Cleanup(func() {
+		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		require.NoError(t, cmd.Wait(), printed())
+	})
+	opsAddress := regexp.MustCompile(`(?m)^  Ops +(http://\S+)`)
+	gatewayOpsAddress := regexp.MustCompile(`listening gateway=\S+ ops=(http://\S+)`)
+	for end := time.Now().Add(startTimeout); ; time.Sleep(20 * time.Millisecond) {
+		if ops, gateway := opsAddress.FindStringSubmatch(printed()), gatewayOpsAddress.FindStringSubmatch(printed()); ops != nil && gateway != nil {
+			return ops[1], gateway[1]
+		}
+		require.True(t, time.Now().Before(end), "aikeysd dev is not ready; it printed:\n%s", printed())
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,21 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-const (
-	project  = "/v1/customers/{customer_id}/projects/{project_id}"
-	keysPath = project + "/aikeys"
-	keyPath  = keysPath + "/{id}"
-)
-
 // tree is an object of a decoded document.
 type tree map[string]any
-
-// edit is a change of a document and the rule that it breaks; the rule is empty if the change is allowed.
-type edit struct {
-	rule string
-	// before changes both documents, after only the new one.
-	before, after func(doc tree)
-}
 
 // in returns the object at a place, or nil.
 func (t tree) in(place ...string) tree {
@@ -50,17 +38,22 @@ func (t tree) rename(from, to string) {
 	delete(t, from)
 }
 
-func without(list []any, value any) []any {
-	var rest []any
-	for _, each := range list {
-		if each != value {
-			rest = append(rest, each)
-		}
-	}
-	return rest
-}
-
 func TestBreakingChanges(t *testing.T) {
+	const (
+		project  = "/v1/customers/{customer_id}/projects/{project_id}"
+		keysPath = project + "/aikeys"
+		keyPath  = keysPath + "/{id}"
+	)
+	// edit is a change of a document and the rule that it breaks; the rule is empty if the change is allowed.
+	type edit struct {
+		rule string
+		// before changes both documents, after only the new one.
+		before, after func(doc tree)
+	}
+	without := func(list []any, value any) []any {
+		return slices.DeleteFunc(slices.Clone(list), func(each any) bool { return each == value })
+	}
+
 	// It is the pinned program, as "make bin/oasdiff" builds it.
 	oasdiff := filepath.Join(t.TempDir(), "oasdiff")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", oasdiff, "github.com/oasdiff/oasdiff")

@@ -12,15 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// example is an example of the document and its schema.
-type example struct {
-	place     string
-	schema    *openapi3.Schema
-	value     any
-	direction openapi3.SchemaValidationOption
-}
-
 func TestExamplesFitTheirSchemas(t *testing.T) {
+	type example struct {
+		place     string
+		schema    *openapi3.Schema
+		value     any
+		direction openapi3.SchemaValidationOption
+	}
 	doc := load(t, publicDocument)
 	// Close the schemas: examples must have no members that the document does not name and no values that its growing lists
 	// lack, although readers must accept both.
@@ -109,13 +107,10 @@ func TestProblemExamplesAreOfTheirStatus(t *testing.T) {
 	require.NotZero(t, shown)
 }
 
-// A ULID is 26 digits of Crockford's base 32, which lacks I, L, O and U; the first is at most 7 (github.com/ulid/spec).
-var (
-	idLike  = regexp.MustCompile(`\b(?:byok|evt)_\w+|\b[0-9A-Z]{26}\b`)
-	idExact = regexp.MustCompile(`^(?:byok_|evt_)?[0-7][0-9A-HJKMNP-TV-Z]{25}$`)
-)
-
 func TestIDsAreULIDs(t *testing.T) {
+	// A ULID is 26 digits of Crockford's base 32, which lacks I, L, O and U; the first is at most 7 (github.com/ulid/spec).
+	idLike := regexp.MustCompile(`\b(?:byok|evt)_\w+|\b[0-9A-Z]{26}\b`)
+	idExact := regexp.MustCompile(`^(?:byok_|evt_)?[0-7][0-9A-HJKMNP-TV-Z]{25}$`)
 	ids := idLike.FindAllString(string(read(t, publicDocument)), -1)
 	require.NotEmpty(t, ids)
 	for _, id := range ids {

@@ -113,76 +113,45 @@ func TestSamplesKeepSecretsOffCommandLines(t *testing.T) {
 			}
 			for _, p := range op.RequestBody.Value.Content.Get("application/json").Schema.Value.Properties {
 				if p.Value.Extensions["x-secret"] == true {
-					require.True(t, parseCurl(t, source).bodyFromInput)
+					require.Contains(t, source, " -d @- <<EOF\n", "the body comes from standard input")
 				}
 			}
 		})
 	})
 }
 
-// curl is what a curl sample sends.
-type curl struct {
-	method, path  string
-	query         url.Values
-	header        http.Header
-	body          string
-	bodyFromInput bool
-}
-
-var (
-	curlURL    = regexp.MustCompile(`"\$AGENTROUTER_BASE_URL(/[^"]*)"`)
-	curlMethod = regexp.MustCompile(` -X (\S+)`)
-	curlHeader = regexp.MustCompile(` -H "([^":]+): ([^"]*)"`)
-	curlArgued = regexp.MustCompile(`(?s) -d '([^']*)'`)
-	curlPiped  = regexp.MustCompile(`(?s) -d @- <<EOF\n(.*)\nEOF\n`)
-)
-
-func parseCurl(t *testing.T, source string) curl {
-	t.Helper()
-	cmd := curl{method: http.MethodGet, header: http.Header{}}
-	if found := curlMethod.FindStringSubmatch(source); found != nil {
-		cmd.method = found[1]
-	}
-	addresses := curlURL.FindAllStringSubmatch(source, -1)
-	require.Len(t, addresses, 1)
-	address, err := url.Parse(addresses[0][1])
-	require.NoError(t, err)
-	cmd.path, cmd.query = address.Path, address.Query()
-	for _, found := range curlHeader.FindAllStringSubmatch(source, -1) {
-		cmd.header.Add(found[1], found[2])
-	}
-	if found := curlArgued.FindStringSubmatch(source); found != nil {
-		cmd.body = found[1]
-	}
-	if found := curlPiped.FindStringSubmatch(source); found != nil {
-		cmd.body, cmd.bodyFromInput = found[1], true
-	}
-	return cmd
-}
-
-// pathValues returns the values of a template's parameters in a path. If the path does not fit, ok is false.
-func pathValues(template, path string) (values map[string]string, ok bool) {
-	want, got := strings.Split(template, "/"), strings.Split(path, "/")
-	if len(want) != len(got) {
-		return nil, false
-	}
-	values = map[string]string{}
-	for i, part := range want {
-		if name, isName := strings.CutPrefix(part, "{"); isName {
-			values[strings.TrimSuffix(name, "}")] = got[i]
-		} else if part != got[i] {
-			return nil, false
-		}
-	}
-	return values, true
-}
-
 func TestCurlSamplesCallTheirOperation(t *testing.T) {
+	curlURL := regexp.MustCompile(`"\$AGENTROUTER_BASE_URL(/[^"]*)"`)
+	curlMethod := regexp.MustCompile(` -X (\S+)`)
+	curlHeader := regexp.MustCompile(` -H "([^":]+): ([^"]*)"`)
+	curlBody := regexp.MustCompile(`(?s) -d (?:'([^']*)'|@- <<EOF\n(.*)\nEOF\n)`)
 	eachSample(t, "curl", func(t *testing.T, op operation, source string) {
-		cmd := parseCurl(t, source)
-		require.Equal(t, op.method, cmd.method)
-		inPath, ok := pathValues(op.path, cmd.path)
-		require.True(t, ok, "%s is not %s", cmd.path, op.path)
+		method := http.MethodGet
+		if found := curlMethod.FindStringSubmatch(source); found != nil {
+			method = found[1]
+		}
+		require.Equal(t, op.method, method)
+		addresses := curlURL.FindAllStringSubmatch(source, -1)
+		require.Len(t, addresses, 1)
+		address, err := url.Parse(addresses[0][1])
+		require.NoError(t, err)
+		query, header, body := address.Query(), http.Header{}, ""
+		for _, found := range curlHeader.FindAllStringSubmatch(source, -1) {
+			header.Add(found[1], found[2])
+		}
+		if found := curlBody.FindStringSubmatch(source); found != nil {
+			body = found[1] + found[2]
+		}
+		want, got := strings.Split(op.path, "/"), strings.Split(address.Path, "/")
+		require.Len(t, got, len(want), "%s is not %s", address.Path, op.path)
+		inPath := map[string]string{}
+		for i, part := range want {
+			if name, isName := strings.CutPrefix(part, "{"); isName {
+				inPath[strings.TrimSuffix(name, "}")] = got[i]
+			} else {
+				require.Equal(t, part, got[i], "%s is not %s", address.Path, op.path)
+			}
+		}
 		for _, p := range op.parameters {
 			var text string
 			var given bool
@@ -190,9 +159,9 @@ func TestCurlSamplesCallTheirOperation(t *testing.T) {
 			case openapi3.ParameterInPath:
 				text, given = inPath[p.Name]
 			case openapi3.ParameterInQuery:
-				text, given = cmd.query.Get(p.Name), cmd.query.Has(p.Name)
+				text, given = query.Get(p.Name), query.Has(p.Name)
 			case openapi3.ParameterInHeader:
-				text = cmd.header.Get(p.Name)
+				text = header.Get(p.Name)
 				given = text != ""
 			}
 			if !given {
@@ -204,18 +173,18 @@ func TestCurlSamplesCallTheirOperation(t *testing.T) {
 				require.NoError(t, json.Unmarshal([]byte(text), &value))
 			}
 			require.NoError(t, p.Schema.Value.VisitJSON(value, openapi3.VisitAsRequest()), "parameter %s", p.Name)
-			cmd.query.Del(p.Name)
-			cmd.header.Del(p.Name)
+			query.Del(p.Name)
+			header.Del(p.Name)
 		}
-		require.Empty(t, cmd.query, "parameters that the operation does not have")
+		require.Empty(t, query, "parameters that the operation does not have")
 		if op.RequestBody == nil {
-			require.Empty(t, cmd.body)
-			require.Empty(t, cmd.header, "headers that the operation does not have")
+			require.Empty(t, body)
+			require.Empty(t, header, "headers that the operation does not have")
 			return
 		}
-		require.Equal(t, http.Header{"Content-Type": {"application/json"}}, cmd.header, "the operation's headers")
+		require.Equal(t, http.Header{"Content-Type": {"application/json"}}, header, "the operation's headers")
 		var value any
-		require.NoError(t, json.Unmarshal([]byte(cmd.body), &value))
+		require.NoError(t, json.Unmarshal([]byte(body), &value))
 		schema := op.RequestBody.Value.Content.Get("application/json").Schema.Value
 		require.NoError(t, schema.VisitJSON(value, openapi3.VisitAsRequest()))
 	})

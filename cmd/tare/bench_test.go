@@ -11,9 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// benchRounds is how often each command runs.
-const benchRounds = 100
-
 // BenchmarkFirstOutput measures the time from the start of a process to the first byte of its output: help, a list from a
 // server on this machine, the same list by curl, and a program that does nothing. They take turns, so that
 // other load on the machine affects all of them.
@@ -28,14 +25,33 @@ func BenchmarkFirstOutput(b *testing.B) {
 		"--secret", testSecret)
 	register.Env = env
 	require.NoError(b, register.Run(), "a list has something to show")
+	timeFirstOutput := func(args []string) time.Duration {
+		ctx, cancel := context.WithTimeout(b.Context(), testTimeout)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Env = env
+		out, err := cmd.StdoutPipe()
+		require.NoError(b, err)
+		begun := time.Now()
+		require.NoError(b, cmd.Start())
+		_, err = io.ReadFull(out, make([]byte, 1))
+		took := time.Since(begun)
+		require.NoError(b, err, args)
+		_, err = io.Copy(io.Discard, out)
+		require.NoError(b, err)
+		require.NoError(b, cmd.Wait())
+		return took
+	}
+	const rounds = 100 // how often each command runs
 	times := map[string][]time.Duration{}
 	for b.Loop() {
-		for range benchRounds {
+		for range rounds {
 			for name, args := range commands {
-				times[name] = append(times[name], firstOutput(b, env, args))
+				times[name] = append(times[name], timeFirstOutput(args))
 			}
 		}
 	}
+	milliseconds := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	for name, each := range times {
 		slices.Sort(each)
 		b.ReportMetric(milliseconds(each[len(each)/2]), name+"-ms")
@@ -43,24 +59,4 @@ func BenchmarkFirstOutput(b *testing.B) {
 	}
 	b.ReportMetric(milliseconds(times["list"][len(times["list"])/2])/milliseconds(times["curl"][len(times["curl"])/2]), "list/curl")
 	b.ReportMetric(0, "ns/op")
-}
-
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func firstOutput(b *testing.B, env, args []string) time.Duration {
-	ctx, cancel := context.WithTimeout(b.Context(), testTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Env = env
-	out, err := cmd.StdoutPipe()
-	require.NoError(b, err)
-	begun := time.Now()
-	require.NoError(b, cmd.Start())
-	_, err = io.ReadFull(out, make([]byte, 1))
-	took := time.Since(begun)
-	require.NoError(b, err, args)
-	_, err = io.Copy(io.Discard, out)
-	require.NoError(b, err)
-	require.NoError(b, cmd.Wait())
-	return took
 }

@@ -95,7 +95,7 @@ _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD cur=dee
 __start_tare
 printf '%s\n' "${COMPREPLY[@]}"`
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
-	cmd.Env = u.environ("PATH=" + filepath.Dir(live.tare) + ":/usr/bin:/bin")
+	cmd.Env = append(u.env, "PATH="+filepath.Dir(live.tare)+":/usr/bin:/bin")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "deepinfra")

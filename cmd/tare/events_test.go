@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -16,6 +17,6 @@ func TestEventsInPages(t *testing.T) {
 	_, token, found := strings.Cut(strings.TrimSpace(firstPage.stderr), "--page-token ")
 	require.True(t, found, firstPage.stderr)
 	next := u.run("api", "byok", "events", "--limit", "1", "-o", "json", "--page-token", token)
-	require.JSONEq(t, u.apiAnswer("/events?page_size=1&page_token="+token), next.stdout)
+	require.JSONEq(t, u.callAPI(http.MethodGet, "/events?page_size=1&page_token="+token), next.stdout)
 	require.Equal(t, exitUsage, u.run("api byok events --limit 0").code)
 }

@@ -44,7 +44,7 @@ func TestJSONAndYAMLAreTheServicesAnswers(t *testing.T) {
 		"api whoami":                                   "/v1/whoami",
 		"--customer acme --project chat api byok list": "/aikeys",
 	} {
-		want := u.apiAnswer(path)
+		want := u.callAPI(http.MethodGet, path)
 		require.JSONEq(t, want, u.runOK(command+" -o json"), command)
 		var asYAML, fromYAML map[string]any // YAML's integers are not floats
 		require.NoError(t, yaml.Unmarshal([]byte(want), &asYAML))

@@ -14,9 +14,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-var (
-	sessionBlock = regexp.MustCompile("(?s)```bash session\n(.*?\n)```\n(?:\n```text\n(.*?\n)```\n)?")
-	volatile     = map[string]*regexp.Regexp{
+// TestPageSession runs the blocks of docs/tare.md in order and compares their output.
+func TestPageSession(t *testing.T) {
+	sessionBlock := regexp.MustCompile("(?s)```bash session\n(.*?\n)```\n(?:\n```text\n(.*?\n)```\n)?")
+	volatile := map[string]*regexp.Regexp{ // what differs between runs
 		"ULID":   regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`),
 		"TIME":   regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC`),
 		"AGO":    regexp.MustCompile(`just now|\d+s ago`),
@@ -24,37 +25,12 @@ var (
 		"SERVER": regexp.MustCompile(`http://127\.0\.0\.1:\d+`),
 		" ":      regexp.MustCompile(` +`), // columns are as wide as their widest cell
 	}
-)
-
-// normalize replaces what differs between runs.
-func normalize(text string) string {
-	for to, each := range volatile {
-		text = each.ReplaceAllString(text, to)
+	normalize := func(text string) string {
+		for to, each := range volatile {
+			text = each.ReplaceAllString(text, to)
+		}
+		return text
 	}
-	return text
-}
-
-var commentedCommand = regexp.MustCompile(`(?m)^# +(.*\btare .*)$`)
-
-// runScript runs a bash script with tare on its path.
-func runScript(t *testing.T, u *user, stdin, script string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
-	cmd.Env = u.environ("PATH=" + filepath.Dir(live.tare) + ":" + os.Getenv("PATH"))
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-	require.NoError(t, cmd.Run(), "%s\n%s%s", script, &stdout, &stderr)
-	if !strings.HasPrefix(stderr.String(), "There are more: ") { // the trail may be longer than one page
-		require.Empty(t, stderr.String(), script)
-	}
-	require.NotEmpty(t, stdout.String(), script)
-	return stdout.String()
-}
-
-// TestPageSession runs the blocks of docs/tare.md in order and compares their output.
-func TestPageSession(t *testing.T) {
 	page, err := os.ReadFile("../../docs/tare.md")
 	require.NoError(t, err)
 	blocks := sessionBlock.FindAllStringSubmatch(string(page), -1)
@@ -67,7 +43,7 @@ func TestPageSession(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Dir = filepath.Dir(live.tare)
-	cmd.Env = newUser(t).environ("PATH=" + cmd.Dir + ":" + os.Getenv("PATH"))
+	cmd.Env = append(newUser(t).env, "PATH="+cmd.Dir+":"+os.Getenv("PATH"))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	printed := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
@@ -109,6 +85,21 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 			require.Contains(t, all, operation.ID, "every operation has a command")
 		}
 	}
+	runScript := func(stdin, script string) string {
+		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
+		cmd.Env = append(u.env, "PATH="+filepath.Dir(live.tare)+":"+os.Getenv("PATH"))
+		var stdout, stderr bytes.Buffer
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+		require.NoError(t, cmd.Run(), "%s\n%s%s", script, &stdout, &stderr)
+		if !strings.HasPrefix(stderr.String(), "There are more: ") { // the trail may be longer than one page
+			require.Empty(t, stderr.String(), script)
+		}
+		require.NotEmpty(t, stdout.String(), script)
+		return stdout.String()
+	}
+	commentedCommand := regexp.MustCompile(`(?m)^# +(.*\btare .*)$`)
 	id := ""
 	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
 	for _, operation := range []string{
@@ -118,10 +109,10 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 		require.Contains(t, all, operation)
 		source := strings.ReplaceAll(all[operation], sampleID, id)
 		if other := commentedCommand.FindStringSubmatch(source); other != nil {
-			id = keyIDPattern.FindString(runScript(t, u, "", other[1]))
+			id = keyIDPattern.FindString(runScript("", other[1]))
 			u.revokeKey(id)
 		}
-		out := runScript(t, u, testSecret+"\n", source)
+		out := runScript(testSecret+"\n", source)
 		require.NotContains(t, out, "hunter2")
 		if operation == "registerKey" {
 			id = keyIDPattern.FindString(out)

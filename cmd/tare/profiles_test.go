@@ -141,7 +141,7 @@ func TestConfigDirKeepsItsMode(t *testing.T) {
 	u := newUser(t)
 	shared := t.TempDir()
 	require.NoError(t, os.Chmod(shared, 0o755))
-	u.env = u.environ(configDirVariable + "=" + shared)
+	u.env = append(u.env, configDirVariable+"="+shared)
 	require.Equal(t, exitOK, u.login(live.env["AGENTROUTER_API_KEY"]).code)
 	info, err := os.Stat(shared)
 	require.NoError(t, err)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests the pages in Chromium, light and dark, wide and narrow: they load without errors, make no requests to other servers,
 # work, and are accessible. "browser.sh FOLDER" also saves a screenshot of each page in the folder. As root on a machine with
-# apt it installs Chromium and Node.js if they are missing.
+# apt it installs Chromium and Node.js if they are missing. AIKEYSD may name a built service.
 set -euo pipefail
 shots=${1:+$(mkdir -p "$1" && cd "$1" && pwd)}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -26,11 +26,12 @@ finish() {
 }
 trap finish EXIT
 
-CGO_ENABLED=0 go build -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
+program=${AIKEYSD:-$work/aikeysd}
+[[ -n ${AIKEYSD-} ]] || CGO_ENABLED=0 go build -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
 for sdk in go python typescript; do
   "sdk/$sdk/dist.sh" "$work/dist" >/dev/null
 done
-"$work/aikeysd" dev --data "$work/data" --downloads "$work/dist" --listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 \
+"$program" dev --data "$work/data" --downloads "$work/dist" --listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 \
   --ops-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0 >"$work/log" 2>&1 &
 service=$!
 for _ in {1..600}; do

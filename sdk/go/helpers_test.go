@@ -3,8 +3,6 @@ package agentrouter_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net/http"
 	"reflect"
 	"strings"
 	"testing"
@@ -67,10 +65,4 @@ func asJSON(t *testing.T, value any) any {
 	var plain any
 	must(t, json.Unmarshal(text, &plain))
 	return plain
-}
-
-func printed(value any) string { return fmt.Sprintf("%+v", value) }
-
-func write(text string) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) }
 }

@@ -2,12 +2,13 @@ package agentrouter_test
 
 import (
 	"bufio"
-	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,50 +17,28 @@ import (
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 )
 
-// startService builds and starts the service and returns its session: the base URL and two API keys.
-func startService(t testing.TB) map[string]string {
-	t.Helper()
+func TestAgainstTheService(t *testing.T) {
 	dir := t.TempDir()
-	program := filepath.Join(dir, "aikeysd")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "./cmd/aikeysd", "./cmd/aikeys-gateway")
-	build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	command(t, filepath.Join("..", ".."), []string{"CGO_ENABLED=0"}, "go", "build", "-o", dir+"/", "./cmd/aikeysd", "./cmd/aikeys-gateway")
 	const port = "127.0.0.1:0"
-	server := exec.CommandContext(t.Context(), program, "dev", "--data", dir, "--listen", port, "--dataplane-listen", port,
-		"--ops-listen", port, "--gateway-listen", port)
+	server := exec.CommandContext(t.Context(), filepath.Join(dir, "aikeysd"), "dev", "--data", dir, "--listen", port,
+		"--dataplane-listen", port, "--ops-listen", port, "--gateway-listen", port)
 	server.Cancel = func() error { return server.Process.Signal(syscall.SIGTERM) }
 	server.WaitDelay = 20 * time.Second
 	out, err := server.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, server.Start())
 	lines := bufio.NewScanner(out)
 	for lines.Scan() && !strings.HasSuffix(lines.Text(), "is ready.") {
 	}
-	done := make(chan struct{})
-	go func() { // reads until the server ends, so that it never blocks on its output
-		defer close(done)
-		for lines.Scan() {
-		}
-	}()
-	t.Cleanup(func() { // the test's context has ended, which stops the server
-		<-done
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = io.Copy(io.Discard, out) }) // until the server ends, so that it never blocks on its output
+	t.Cleanup(func() {                                     // the test's context has ended, which stops the server
+		reading.Wait()
 		_ = server.Wait()
 	})
-	return readSession(t, filepath.Join(dir, "session.env"))
-}
-
-func readSession(t testing.TB, file string) map[string]string {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text, err := os.ReadFile(filepath.Join(dir, "session.env"))
+	must(t, err)
 	session := map[string]string{}
 	for line := range strings.Lines(string(text)) {
 		if assignment, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
@@ -67,24 +46,12 @@ func readSession(t testing.TB, file string) map[string]string {
 			session[name] = value
 		}
 	}
-	return session
-}
 
-func newClient(t testing.TB, session map[string]string, key string) *agentrouter.Client {
-	t.Helper()
-	c, err := agentrouter.New(context.Background(),
-		agentrouter.WithBaseURL(session["AGENTROUTER_BASE_URL"]), agentrouter.WithAPIKey(session[key]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func TestAgainstTheService(t *testing.T) {
-	session := startService(t)
 	ctx := t.Context()
-	owner := newClient(t, session, "AGENTROUTER_API_KEY")
-	member := newClient(t, session, "AGENTROUTER_MEMBER_API_KEY")
+	newClient := func(apiKey string) *agentrouter.Client {
+		return client(t, session["AGENTROUTER_BASE_URL"], agentrouter.WithAPIKey(apiKey))
+	}
+	owner, member := newClient(session["AGENTROUTER_API_KEY"]), newClient(session["AGENTROUTER_MEMBER_API_KEY"])
 
 	who, err := owner.WhoAmI(ctx)
 	must(t, err)
@@ -204,10 +171,7 @@ func TestAgainstTheService(t *testing.T) {
 		}
 	})
 	t.Run("a wrong credential", func(t *testing.T) {
-		stranger, err := agentrouter.New(ctx, agentrouter.WithBaseURL(session["AGENTROUTER_BASE_URL"]),
-			agentrouter.WithAPIKey("ak_nobody"))
-		must(t, err)
-		_, err = stranger.WhoAmI(ctx)
+		_, err := newClient("ak_nobody").WhoAmI(ctx)
 		is(t, err, agentrouter.ErrUnauthenticated)
 	})
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Checks the package: generated types, compiler, linter, tests, the tarball, and all methods against a live server.
+# AIKEYSD may name a built one.
 set -eu
 cd "$(dirname "$0")"
 . ./scripts/install.sh
@@ -15,5 +16,5 @@ export AGENTROUTER_TEST_PACKAGE="$work/agentrouter-typescript-$(node -p 'require
 node_modules/.bin/publint --strict "$AGENTROUTER_TEST_PACKAGE"
 node_modules/.bin/attw --no-color --no-emoji --pack "$AGENTROUTER_TEST_PACKAGE"
 
-CGO_ENABLED=0 go build -C ../.. -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
-AGENTROUTER_TEST_SERVER="$work/aikeysd" node --import tsx --test test/*.test.ts
+[ -n "${AIKEYSD-}" ] || CGO_ENABLED=0 go build -C ../.. -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
+AGENTROUTER_TEST_SERVER="${AIKEYSD:-$work/aikeysd}" node --import tsx --test test/*.test.ts

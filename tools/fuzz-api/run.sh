@@ -26,5 +26,9 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-(cd "$root" && CGO_ENABLED=0 go build -trimpath -o "$work/aikeysd" ./cmd/aikeysd)
+if [[ -n ${AIKEYSD-} ]]; then
+  ln -s "$AIKEYSD" "$work/aikeysd"
+else
+  (cd "$root" && CGO_ENABLED=0 go build -trimpath -o "$work/aikeysd" ./cmd/aikeysd)
+fi
 PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$here/fuzz.py" "$root" "$work"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests the mock: every operation and status against the document, the packed TypeScript SDK, and that it finds the same
-# faults in bad requests as the service does, which it starts.
+# faults in bad requests as the service does, which it starts. AIKEYSD may name a built one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ../deps.sh node curl
@@ -18,8 +18,9 @@ trap cleanup EXIT
 tar -xzf "$work"/agentrouter-typescript-*.tar.gz -C "$work"
 rm "$work"/*.tar.gz
 
-CGO_ENABLED=0 go build -C ../.. -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
-"$work/aikeysd" dev --data "$work/data" --listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 \
+program=${AIKEYSD:-$work/aikeysd}
+[[ -n ${AIKEYSD-} ]] || CGO_ENABLED=0 go build -C ../.. -o "$work/" ./cmd/aikeysd ./cmd/aikeys-gateway
+"$program" dev --data "$work/data" --listen 127.0.0.1:0 --dataplane-listen 127.0.0.1:0 \
   --ops-listen 127.0.0.1:0 --gateway-listen 127.0.0.1:0 >"$work/log" 2>&1 &
 service=$!
 for ((tries = 0; tries < 600; tries++)); do
