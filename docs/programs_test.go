@@ -1,6 +1,7 @@
 package docs_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -11,14 +12,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
-
-// startTimeout is how long a program may take to start, on a machine that runs other tests as well.
-const startTimeout = time.Minute
 
 // The pages that have the settings and metrics of aikeysd and of the gateway.
 const (
@@ -206,7 +205,34 @@ func TestDocsQuoteMessagesOfThePrograms(t *testing.T) {
 // programs' metrics with the pages.
 func TestREADMEAndMetrics(t *testing.T) {
 	dir := t.TempDir()
-	opsURL, gatewayOpsURL := startDev(t, dir)
+	const anyPort = "127.0.0.1:0"
+	dev := exec.CommandContext(context.Background(), filepath.Join(bin, "aikeysd"), "dev", "--listen", anyPort,
+		"--dataplane-listen", anyPort, "--ops-listen", anyPort, "--gateway-listen", anyPort)
+	dev.Dir, dev.Env = dir, newEnviron(t)
+	output, err := dev.StdoutPipe()
+	require.NoError(t, err)
+	dev.Stderr = dev.Stdout
+	require.NoError(t, dev.Start())
+	var reading sync.WaitGroup
+	t.Cleanup(func() {
+		require.NoError(t, dev.Process.Signal(os.Interrupt))
+		reading.Wait()
+		require.NoError(t, dev.Wait())
+	})
+	opsAddress := regexp.MustCompile(`^  Ops +(http://\S+)`)
+	gatewayOpsAddress := regexp.MustCompile(`listening gateway=\S+ ops=(http://\S+)`)
+	opsURL, gatewayOpsURL := "", ""
+	lines := bufio.NewScanner(output)
+	for opsURL == "" || gatewayOpsURL == "" {
+		require.True(t, lines.Scan(), "aikeysd dev has ended before it was ready")
+		if m := opsAddress.FindStringSubmatch(lines.Text()); m != nil {
+			opsURL = m[1]
+		}
+		if m := gatewayOpsAddress.FindStringSubmatch(lines.Text()); m != nil {
+			gatewayOpsURL = m[1]
+		}
+	}
+	reading.Go(func() { _, _ = io.Copy(io.Discard, output) }) // so that the program never blocks on its output
 
 	// A block of JSON that follows a step is what it prints, except for ids, times and tokens.
 	const stepInfo = "bash walk"
@@ -225,7 +251,7 @@ func TestREADMEAndMetrics(t *testing.T) {
 		wants = append(wants, want)
 	}
 	require.Greater(t, len(wants), 5)
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash")
 	cmd.Dir, cmd.Env, cmd.Stdin = dir, newEnviron(t), strings.NewReader(script)
@@ -292,35 +318,5 @@ func TestREADMEAndMetrics(t *testing.T) {
 		slices.Sort(shown)
 		slices.Sort(documented)
 		require.Equal(t, slices.Compact(shown), slices.Compact(documented), program.page)
-	}
-}
-
-// startDev starts "aikeysd dev" in a folder, as make run does, and returns the operations addresses of it and its gateway.
-func startDev(t *testing.T, dir string) (opsURL, gatewayOpsURL string) {
-	t.Helper()
-	output, err := os.Create(filepath.Join(dir, "output"))
-	require.NoError(t, err)
-	defer func() { require.NoError(t, output.Close()) }() // the program has its own copy of the descriptor
-	const anyPort = "127.0.0.1:0"
-	cmd := exec.CommandContext(context.Background(), filepath.Join(bin, "aikeysd"), "dev", "--listen", anyPort,
-		"--dataplane-listen", anyPort, "--ops-listen", anyPort, "--gateway-listen", anyPort)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, newEnviron(t), output, output
-	require.NoError(t, cmd.Start())
-	printed := func() string {
-		text, err := os.ReadFile(output.Name())
-		require.NoError(t, err)
-		return string(text)
-	}
-	t.Cleanup(func() {
-		require.NoError(t, cmd.Process.Signal(os.Interrupt))
-		require.NoError(t, cmd.Wait(), printed())
-	})
-	opsAddress := regexp.MustCompile(`(?m)^  Ops +(http://\S+)`)
-	gatewayOpsAddress := regexp.MustCompile(`listening gateway=\S+ ops=(http://\S+)`)
-	for end := time.Now().Add(startTimeout); ; time.Sleep(20 * time.Millisecond) {
-		if ops, gateway := opsAddress.FindStringSubmatch(printed()), gatewayOpsAddress.FindStringSubmatch(printed()); ops != nil && gateway != nil {
-			return ops[1], gateway[1]
-		}
-		require.True(t, time.Now().Before(end), "aikeysd dev is not ready; it printed:\n%s", printed())
 	}
 }

@@ -25,27 +25,21 @@ func (p *program) whoAmICommand() *cobra.Command {
 		Example: `  tare whoami
   tare whoami --profile staging -o json`,
 		Args: cli.NoArguments(),
-		RunE: p.withSession(func(ctx context.Context, s *session, _ []string) error {
-			ctx, cancel := p.withTimeout(ctx)
-			defer cancel()
-			me, err := s.WhoAmI(ctx)
-			if err != nil {
-				return err
-			}
-			return p.printResponse(s, func() error { return p.printSession(s, me) })
-		}),
+		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.WhoAmIResponse, error) {
+			return s.WhoAmI(ctx)
+		}, p.printSession),
 	}
 }
 
-func (p *program) printSession(s *session, me *aikeysv1.WhoAmIResponse) error {
+func (p *program) printSession(me *aikeysv1.WhoAmIResponse) error {
 	return p.printDetails([]detail{
 		{"User", cell{me.UserID, bold}},
 		{"Role", cell{formatRole(me), plain}},
 		{"Project", cell{me.CustomerID + "/" + me.ProjectID, plain}},
 		{"Logged in", cell{string(me.Method) + " " + me.TokenID, plain}},
 		{"Expires", cell{formatTime(me.ExpiresAt, time.Now()), yellow}},
-		{"Server", cell{s.baseURL, plain}},
-		{"Key from", cell{s.keyFrom, plain}},
+		{"Server", cell{p.session.baseURL, plain}},
+		{"Key from", cell{p.session.keyFrom, plain}},
 	})
 }
 

@@ -51,16 +51,16 @@ func setCompletion(cmd *cobra.Command, flag string, complete cobra.CompletionFun
 	_ = cmd.RegisterFlagCompletionFunc(flag, complete) // fails only for unknown flags, and tests complete each
 }
 
-// completeWords completes from a fixed list.
-func completeWords(words ...string) cobra.CompletionFunc {
-	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return words, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
 // completeNothing keeps the shell from offering files.
 func completeNothing(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeNothingFor keeps the shell from offering files as the values of flags.
+func completeNothingFor(cmd *cobra.Command, flags ...string) {
+	for _, flag := range flags {
+		setCompletion(cmd, flag, completeNothing)
+	}
 }
 
 // completeFirst completes the first argument only, for commands that take one.

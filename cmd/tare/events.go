@@ -30,8 +30,7 @@ there are more events than --limit, tare prints the --page-token that continues 
 	}
 	cmd.Flags().IntVar(&limit, "limit", limit, "show at most this many events")
 	cmd.Flags().StringVar(&token, "page-token", "", "continue a list with the `token` that it ended with")
-	setCompletion(cmd, "limit", completeNothing)
-	setCompletion(cmd, "page-token", completeNothing)
+	completeNothingFor(cmd, "limit", "page-token")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
 		if limit < 1 {
 			return cli.Usagef("--limit must be 1 or more")

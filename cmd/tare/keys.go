@@ -82,9 +82,7 @@ serves, so registering a second key replaces the first without a gap.`,
 	flags.BoolVar(&a.userScope, "user-scope", false, "register it as your own key, not the project's")
 	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
-	setCompletion(cmd, "name", completeNothing)
-	setCompletion(cmd, "secret", completeNothing)
-	setCompletion(cmd, "idempotency-key", completeNothing)
+	completeNothingFor(cmd, "name", "secret", "idempotency-key")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
 		a.hasSecret = flags.Changed("secret")
 		return p.addKey(ctx, s, a)
@@ -177,10 +175,9 @@ func (p *program) listCommand() *cobra.Command {
 		Args: cli.NoArguments("--provider", "--state"),
 	}
 	cmd.Flags().StringVar(&provider, "provider", "", "only keys of this provider, by its `slug`")
-	cmd.Flags().Var(&choiceFlag[aikeysv1.KeyState]{&state, keyStates()}, "state", "only keys in this state")
+	addChoice(cmd.Flags(), cmd, &state, "state", "", "only keys in this state", aikeysv1.KeyStateActive, aikeysv1.KeyStateRevoked)
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
-	setCompletion(cmd, "state", completeWords(keyStates()...))
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListResponse, error) {
 		p.provider = provider
 		var options []agentrouter.CallOption
 		if provider != "" {
@@ -189,19 +186,11 @@ func (p *program) listCommand() *cobra.Command {
 		if state != "" {
 			options = append(options, agentrouter.InState(state))
 		}
-		ctx, cancel := p.withTimeout(ctx)
-		defer cancel()
-		reply, err := s.AIKeys().With(options...).List(ctx, s.customer, s.project)
-		if err != nil {
-			return err
-		}
-		return p.printResponse(s, func() error { return p.printKeys(reply.Keys, len(options) > 0) })
+		return s.AIKeys().With(options...).List(ctx, s.customer, s.project)
+	}, func(reply *aikeysv1.ListResponse) error {
+		return p.printKeys(reply.Keys, provider != "" || state != "")
 	})
 	return cmd
-}
-
-func keyStates() []string {
-	return []string{string(aikeysv1.KeyStateActive), string(aikeysv1.KeyStateRevoked)}
 }
 
 func (p *program) printKeys(keys []aikeysv1.Key, filtered bool) error {
@@ -257,28 +246,21 @@ func lastUseCell(k *aikeysv1.Key, now time.Time) cell {
 }
 
 func (p *program) getCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:               "get <id>",
 		Short:             "Show a key",
 		Long:              "Shows everything about an active or revoked key except its secret. For a revoked key, that includes the receipt.",
 		Example:           "  tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
 		Args:              oneArgument("the key's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
+		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.GetResponse, error) {
+			id, err := keyID(args[0])
+			if err != nil {
+				return nil, err
+			}
+			return s.AIKeys().Get(ctx, s.customer, s.project, id)
+		}, func(reply *aikeysv1.GetResponse) error { return p.printKey(&reply.Key) }),
 	}
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := keyID(args[0])
-		if err != nil {
-			return err
-		}
-		ctx, cancel := p.withTimeout(ctx)
-		defer cancel()
-		reply, err := s.AIKeys().Get(ctx, s.customer, s.project, id)
-		if err != nil {
-			return err
-		}
-		return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
-	})
-	return cmd
 }
 
 func (p *program) printKey(k *aikeysv1.Key) error {
@@ -330,19 +312,13 @@ func (p *program) resolveCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&provider, "provider", "", "the provider's `slug` (required)")
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ResolveResponse, error) {
 		if provider == "" {
-			return cli.Usagef("--provider is required; tare api providers lists them")
+			return nil, cli.Usagef("--provider is required; tare api providers lists them")
 		}
 		p.provider = provider
-		ctx, cancel := p.withTimeout(ctx)
-		defer cancel()
-		reply, err := s.AIKeys().Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
-		if err != nil {
-			return err
-		}
-		return p.printResponse(s, func() error { return p.printResolved(reply) })
-	})
+		return s.AIKeys().Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
+	}, p.printResolved)
 	return cmd
 }
 

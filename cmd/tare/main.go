@@ -61,6 +61,19 @@ func (p *program) withSession(command func(ctx context.Context, s *session, args
 	}
 }
 
+// runCall returns a RunE for a command that makes one call to the service and prints its response.
+func runCall[T any](p *program, call func(ctx context.Context, s *session, args []string) (T, error), printTable func(reply T) error) func(*cobra.Command, []string) error {
+	return p.withSession(func(ctx context.Context, s *session, args []string) error {
+		ctx, cancel := p.withTimeout(ctx)
+		defer cancel()
+		reply, err := call(ctx, s, args)
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error { return printTable(reply) })
+	})
+}
+
 // printNote prints a line for people on standard error.
 func (p *program) printNote(text string) {
 	if !p.quiet {

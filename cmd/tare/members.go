@@ -23,23 +23,16 @@ func (p *program) membersCommand() *cobra.Command {
 }
 
 func (p *program) membersListCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the members",
 		Long:    "Lists the project's members and their roles.",
 		Example: "  tare api members list",
 		Args:    cli.NoArguments(),
+		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListMembersResponse, error) {
+			return s.Members().List(ctx, s.customer, s.project)
+		}, func(reply *aikeysv1.ListMembersResponse) error { return p.printMembers(reply.Members) }),
 	}
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
-		ctx, cancel := p.withTimeout(ctx)
-		defer cancel()
-		reply, err := s.Members().List(ctx, s.customer, s.project)
-		if err != nil {
-			return err
-		}
-		return p.printResponse(s, func() error { return p.printMembers(reply.Members) })
-	})
-	return cmd
 }
 
 func (p *program) printMembers(members []aikeysv1.Member) error {
@@ -62,8 +55,6 @@ func (p *program) printMembers(members []aikeysv1.Member) error {
 	return p.printTable(t)
 }
 
-func roles() []string { return []string{string(aikeysv1.RoleMember), string(aikeysv1.RoleOwner)} }
-
 func (p *program) membersSetCommand() *cobra.Command {
 	var role aikeysv1.Role
 	cmd := &cobra.Command{
@@ -75,20 +66,13 @@ func (p *program) membersSetCommand() *cobra.Command {
 		Args:              oneArgument("the user's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
-	cmd.Flags().Var(&choiceFlag[aikeysv1.Role]{&role, roles()}, "role", "the member's role (required)")
-	setCompletion(cmd, "role", completeWords(roles()...))
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+	addChoice(cmd.Flags(), cmd, &role, "role", "", "the member's role (required)", aikeysv1.RoleMember, aikeysv1.RoleOwner)
+	cmd.RunE = runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.MemberResponse, error) {
 		if role == "" {
-			return cli.Usagef("--role is required: owner or member")
+			return nil, cli.Usagef("--role is required: owner or member")
 		}
-		ctx, cancel := p.withTimeout(ctx)
-		defer cancel()
-		reply, err := s.Members().Set(ctx, s.customer, s.project, args[0], role)
-		if err != nil {
-			return err
-		}
-		return p.printResponse(s, func() error { return p.printMembers([]aikeysv1.Member{reply.Member}) })
-	})
+		return s.Members().Set(ctx, s.customer, s.project, args[0], role)
+	}, func(reply *aikeysv1.MemberResponse) error { return p.printMembers([]aikeysv1.Member{reply.Member}) })
 	return cmd
 }
 

@@ -19,10 +19,6 @@ const (
 	formatYAML  outputFormat = "yaml"
 )
 
-func outputFormats() []string {
-	return []string{string(formatTable), string(formatJSON), string(formatYAML)}
-}
-
 // printResponse prints the service's last response as it came, or with printTable for people.
 func (p *program) printResponse(s *session, printTable func() error) error {
 	if p.flags.output == formatTable {

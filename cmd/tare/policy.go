@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,23 +24,16 @@ func (p *program) policyCommand() *cobra.Command {
 }
 
 func (p *program) policyGetCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:     "get",
 		Short:   "Show the policy",
 		Long:    "Shows the policy in force. It is the default policy until one is written.",
 		Example: "  tare api policy get",
 		Args:    cli.NoArguments(),
+		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.PolicyResponse, error) {
+			return s.Policy().Get(ctx, s.customer, s.project)
+		}, p.printPolicy),
 	}
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
-		ctx, cancel := p.withTimeout(ctx)
-		defer cancel()
-		reply, err := s.Policy().Get(ctx, s.customer, s.project)
-		if err != nil {
-			return err
-		}
-		return p.printResponse(s, func() error { return p.printPolicy(&reply.Policy) })
-	})
-	return cmd
 }
 
 // policyChange is what the flags of "set" change; empty fields change nothing.
@@ -53,12 +47,8 @@ type policyChange struct {
 // removeException is the word that removes an exception.
 const removeException = "default"
 
-func userKeysWords() []string {
-	return []string{string(aikeysv1.UserKeysAllow), string(aikeysv1.UserKeysRequire), string(aikeysv1.UserKeysForbid)}
-}
-
-func onBadKeyWords() []string {
-	return []string{string(aikeysv1.OnBadKeyFail), string(aikeysv1.OnBadKeyNextKey)}
+func userKeysWords() []aikeysv1.UserKeys {
+	return []aikeysv1.UserKeys{aikeysv1.UserKeysAllow, aikeysv1.UserKeysRequire, aikeysv1.UserKeysForbid}
 }
 
 func (p *program) policySetCommand() *cobra.Command {
@@ -79,14 +69,15 @@ an owner of the project.
 		Args: cli.NoArguments("--user-keys", "--on-bad-key"),
 	}
 	flags := cmd.Flags()
-	flags.Var(&choiceFlag[aikeysv1.UserKeys]{&change.userKeys, userKeysWords()}, "user-keys", "whether members' own keys serve them")
-	flags.Var(&choiceFlag[aikeysv1.OnBadKey]{&change.onBadKey, onBadKeyWords()}, "on-bad-key", "what happens when the provider refuses a key")
+	addChoice(flags, cmd, &change.userKeys, "user-keys", "", "whether members' own keys serve them", userKeysWords()...)
+	addChoice(flags, cmd, &change.onBadKey, "on-bad-key", "", "what happens when the provider refuses a key",
+		aikeysv1.OnBadKeyFail, aikeysv1.OnBadKeyNextKey)
 	flags.StringArrayVar(&change.exceptions, "user-keys-for", nil, "an exception for one provider, `provider=word`; can be repeated")
 	flags.BoolVar(&change.reset, "reset", false, "start from the default policy")
-	setCompletion(cmd, "user-keys", completeWords(userKeysWords()...))
-	setCompletion(cmd, "on-bad-key", completeWords(onBadKeyWords()...))
 	setCompletion(cmd, "user-keys-for", p.completeOnline(completeExceptions))
-	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error { return p.setPolicy(ctx, s, change) })
+	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.PolicyResponse, error) {
+		return setPolicy(ctx, s, change)
+	}, p.printPolicy)
 	return cmd
 }
 
@@ -96,34 +87,28 @@ func completeExceptions(ctx context.Context, s *session) ([]string, error) {
 	for _, each := range slugs {
 		slug, _, _ := strings.Cut(each, "\t")
 		for _, word := range append(userKeysWords(), removeException) {
-			found = append(found, slug+"="+word)
+			found = append(found, slug+"="+string(word))
 		}
 	}
 	return found, err
 }
 
-func (p *program) setPolicy(ctx context.Context, s *session, change policyChange) error {
+func setPolicy(ctx context.Context, s *session, change policyChange) (*aikeysv1.PolicyResponse, error) {
 	if change.userKeys == "" && change.onBadKey == "" && len(change.exceptions) == 0 && !change.reset {
-		return cli.Usagef("nothing to set; see tare api policy set --help")
+		return nil, cli.Usagef("nothing to set; see tare api policy set --help")
 	}
-	ctx, cancel := p.withTimeout(ctx)
-	defer cancel()
-	policy := aikeysv1.Policy{UserKeysByProvider: aikeysv1.UserKeysByProvider{}}
+	policy := aikeysv1.Policy{}
 	if !change.reset {
 		now, err := s.Policy().Get(ctx, s.customer, s.project)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		policy = now.Policy
 	}
 	if err := change.apply(&policy); err != nil {
-		return err
+		return nil, err
 	}
-	reply, err := s.Policy().Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey)
-	if err != nil {
-		return err
-	}
-	return p.printResponse(s, func() error { return p.printPolicy(&reply.Policy) })
+	return s.Policy().Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey)
 }
 
 func (c policyChange) apply(policy *aikeysv1.Policy) error {
@@ -141,24 +126,20 @@ func (c policyChange) apply(policy *aikeysv1.Policy) error {
 		switch {
 		case provider != "" && word == removeException:
 			delete(policy.UserKeysByProvider, provider)
-		case provider != "" && slices.Contains(userKeysWords(), word):
+		case provider != "" && slices.Contains(userKeysWords(), aikeysv1.UserKeys(word)):
 			policy.UserKeysByProvider[provider] = aikeysv1.UserKeys(word)
 		default:
 			return cli.Usagef("--user-keys-for must be a provider, = and one of %s, %s, such as openai=forbid",
-				strings.Join(userKeysWords(), ", "), removeException)
+				strings.Join(texts(userKeysWords()), ", "), removeException)
 		}
 	}
 	return nil
 }
 
-func (p *program) printPolicy(policy *aikeysv1.Policy) error {
+func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {
+	policy := &reply.Policy
 	details := []detail{{"Own keys", cell{string(policy.UserKeys), plain}}}
-	providers := make([]string, 0, len(policy.UserKeysByProvider))
-	for provider := range policy.UserKeysByProvider {
-		providers = append(providers, provider)
-	}
-	slices.Sort(providers)
-	for _, provider := range providers {
+	for _, provider := range slices.Sorted(maps.Keys(policy.UserKeysByProvider)) {
 		details = append(details, detail{"  of " + p.sanitize(provider), cell{string(policy.UserKeysByProvider[provider]), plain}})
 	}
 	written := "never; this is the default"

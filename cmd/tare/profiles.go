@@ -257,52 +257,45 @@ func (p *program) printProfiles(listed []profileInfo) error {
 }
 
 func (p *program) profilesUseCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "use <name>",
-		Short:             "Make a profile the current one",
-		Long:              "Makes a profile the current one: commands use it unless --profile or the environment says otherwise.",
-		Example:           "  tare profiles use prod",
-		Args:              oneArgument("the profile's name"),
-		ValidArgsFunction: completeFirst(p.completeProfiles),
-	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		name := args[0]
-		err := p.changeProfiles(cmd.Context(), func(all *profiles) error {
-			_, err := all.find(name)
-			all.Current = name
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		return p.printDone(fmt.Sprintf("The profile %s is in use.", name), map[string]any{"profile": name, "in_use": true})
-	}
-	return cmd
+	return p.profileChange(&cobra.Command{
+		Use:     "use <name>",
+		Short:   "Make a profile the current one",
+		Long:    "Makes a profile the current one: commands use it unless --profile or the environment says otherwise.",
+		Example: "  tare profiles use prod",
+	}, "The profile %s is in use.", "in_use", func(all *profiles, name string) { all.Current = name })
 }
 
 func (p *program) profilesRemoveCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "remove <name>",
-		Short:             "Remove a profile and its API key from this machine",
-		Long:              "Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid.",
-		Example:           "  tare profiles remove staging",
-		Args:              oneArgument("the profile's name"),
-		ValidArgsFunction: completeFirst(p.completeProfiles),
-	}
+	return p.profileChange(&cobra.Command{
+		Use:     "remove <name>",
+		Short:   "Remove a profile and its API key from this machine",
+		Long:    "Removes a profile and its API key from this machine. Nothing changes on the server; the API key stays valid.",
+		Example: "  tare profiles remove staging",
+	}, "Removed the profile %s.", "removed", func(all *profiles, name string) {
+		delete(all.Profiles, name)
+		if all.Current == name {
+			all.Current = defaultProfile
+		}
+	})
+}
+
+// profileChange makes cmd change the profile that its argument names. It prints done, which repeats the name, or JSON in which
+// member is true.
+func (p *program) profileChange(cmd *cobra.Command, done, member string, change func(all *profiles, name string)) *cobra.Command {
+	cmd.Args, cmd.ValidArgsFunction = oneArgument("the profile's name"), completeFirst(p.completeProfiles)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := args[0]
 		err := p.changeProfiles(cmd.Context(), func(all *profiles) error {
-			_, err := all.find(name)
-			delete(all.Profiles, name)
-			if all.Current == name {
-				all.Current = defaultProfile
+			if _, err := all.find(name); err != nil {
+				return err
 			}
-			return err
+			change(all, name)
+			return nil
 		})
 		if err != nil {
 			return err
 		}
-		return p.printDone(fmt.Sprintf("Removed the profile %s.", name), map[string]any{"profile": name, "removed": true})
+		return p.printDone(fmt.Sprintf(done, name), map[string]any{"profile": name, member: true})
 	}
 	return cmd
 }

@@ -35,7 +35,7 @@ On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
-	setCompletion(cmd, "wait", completeNothing)
+	completeNothingFor(cmd, "wait")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		id, err := keyID(args[0])
 		if err != nil {

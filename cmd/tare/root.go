@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ Results go to standard output, everything else to standard error. -o json and -o
 func (p *program) addGlobalFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	p.flags.output, p.flags.timeout = formatTable, 30*time.Second
-	flags.VarP(&choiceFlag[outputFormat]{&p.flags.output, outputFormats()}, "output", "o", "how to print results")
+	addChoice(flags, root, &p.flags.output, "output", "o", "how to print results", formatTable, formatJSON, formatYAML)
 	flags.StringVar(&p.flags.profile, "profile", "", "the `name` of the profile to use; wins over the environment")
 	flags.StringVar(&p.flags.baseURL, "base-url", "", "the `URL` of the service, such as https://aikeys.example.com [AGENTROUTER_BASE_URL]")
 	flags.StringVar(&p.flags.customer, "customer", "", "the customer's `id` (default: your session's)")
@@ -63,12 +64,8 @@ func (p *program) addGlobalFlags(root *cobra.Command) {
 	flags.Var(&durationFlag{&p.flags.timeout, time.Millisecond}, "timeout", "how long to wait for a response")
 	flags.BoolVar(&p.flags.noColor, "no-color", false, "print no colours [NO_COLOR]")
 	flags.BoolVar(&p.flags.insecure, "insecure", false, "allow http:// to another machine; keys can be read on the way")
-	setCompletion(root, "output", completeWords(outputFormats()...))
 	setCompletion(root, "profile", p.completeProfiles)
-	setCompletion(root, "base-url", completeNothing)
-	setCompletion(root, "customer", completeNothing)
-	setCompletion(root, "project", completeNothing)
-	setCompletion(root, "timeout", completeNothing)
+	completeNothingFor(root, "base-url", "customer", "project", "timeout")
 	root.SetFlagErrorFunc(flagError)
 }
 
@@ -184,7 +181,15 @@ func flagComplaint(invalid *pflag.InvalidValueError) string {
 // choiceFlag is a flag that takes one of a few words.
 type choiceFlag[T ~string] struct {
 	target *T
-	words  []string
+	words  []T
+}
+
+// addChoice adds a flag that takes one of the words, and completes them.
+func addChoice[T ~string](flags *pflag.FlagSet, cmd *cobra.Command, target *T, name, short, usage string, words ...T) {
+	flags.VarP(&choiceFlag[T]{target, words}, name, short, usage)
+	setCompletion(cmd, name, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return texts(words), cobra.ShellCompDirectiveNoFileComp
+	})
 }
 
 func (c choiceFlag[T]) String() string {
@@ -196,17 +201,23 @@ func (c choiceFlag[T]) String() string {
 
 // Set implements pflag.Value.
 func (c choiceFlag[T]) Set(text string) error {
-	for _, word := range c.words {
-		if text == word {
-			*c.target = T(text)
-			return nil
-		}
+	if !slices.Contains(c.words, T(text)) {
+		return errors.New("must be one of " + strings.Join(texts(c.words), ", "))
 	}
-	return errors.New("must be one of " + strings.Join(c.words, ", "))
+	*c.target = T(text)
+	return nil
 }
 
 // Type implements pflag.Value. Help shows it as the flag's argument.
-func (c choiceFlag[T]) Type() string { return strings.Join(c.words, "|") }
+func (c choiceFlag[T]) Type() string { return strings.Join(texts(c.words), "|") }
+
+func texts[T ~string](words []T) []string {
+	converted := make([]string, len(words))
+	for i, word := range words {
+		converted[i] = string(word)
+	}
+	return converted
+}
 
 // durationFlag is a flag that takes a duration of at least min.
 type durationFlag struct {

@@ -113,7 +113,7 @@ func TestRepeatedDocumentsAreRedacted(t *testing.T) {
 	u := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"key": keyDocument(testDocument), "again": r.Header.Get("Authorization")})
 	}).user(t)
-	for _, format := range outputFormats() {
+	for _, format := range []string{"table", "json", "yaml"} {
 		got := u.runWithInput(testDocument, "api byok add --provider vertex --name x -o "+format)
 		require.Equal(t, exitOK, got.code, got.stderr)
 		require.Contains(t, got.stdout, redacted)

@@ -133,7 +133,21 @@ func (t *table) fitWidths(terminal int) (widths []int, ok bool) {
 		}
 	}
 	for terminal > 0 && totalWidth(widths) > terminal {
-		if !t.dropColumn(widths) && !t.shrinkColumn(widths, totalWidth(widths)-terminal) {
+		drop, shrink := -1, -1 // the column of the highest rank, and the widest that can shrink
+		for i, c := range t.columns {
+			if c.dropRank > 0 && widths[i] > 0 && (drop < 0 || c.dropRank > t.columns[drop].dropRank) {
+				drop = i
+			}
+			if c.canShrink && widths[i] > shrunkWidth && (shrink < 0 || widths[i] > widths[shrink]) {
+				shrink = i
+			}
+		}
+		switch {
+		case drop >= 0:
+			widths[drop] = 0
+		case shrink >= 0:
+			widths[shrink] = max(shrunkWidth, widths[shrink]-(totalWidth(widths)-terminal))
+		default:
 			return nil, false
 		}
 	}
@@ -148,36 +162,6 @@ func totalWidth(widths []int) int {
 		}
 	}
 	return sum
-}
-
-// dropColumn drops the column of the highest rank. It reports whether there was one.
-func (t *table) dropColumn(widths []int) bool {
-	first := -1
-	for i, c := range t.columns {
-		if c.dropRank > 0 && widths[i] > 0 && (first < 0 || c.dropRank > t.columns[first].dropRank) {
-			first = i
-		}
-	}
-	if first < 0 {
-		return false
-	}
-	widths[first] = 0
-	return true
-}
-
-// shrinkColumn takes up to excess from the widest column that can shrink. It reports whether there was one.
-func (t *table) shrinkColumn(widths []int, excess int) bool {
-	widest := -1
-	for i, c := range t.columns {
-		if c.canShrink && widths[i] > shrunkWidth && (widest < 0 || widths[i] > widths[widest]) {
-			widest = i
-		}
-	}
-	if widest < 0 {
-		return false
-	}
-	widths[widest] = max(shrunkWidth, widths[widest]-excess)
-	return true
 }
 
 // detail is a labelled line about one thing.

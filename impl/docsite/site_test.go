@@ -1,7 +1,6 @@
 package docsite_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -27,15 +27,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// noSessions refuses every credential.
-type noSessions struct{}
-
-func (noSessions) Authenticate(context.Context, string) (auth.Principal, error) {
-	return auth.Principal{}, auth.ErrUnauthenticated
-}
-
-func (noSessions) Drop(string) {}
 
 // service is the site on an API that is not ready, because its database is not available.
 type service struct {
@@ -54,7 +45,10 @@ func start(t *testing.T, cfg docsite.Config, serve ...func(*httptest.Server)) se
 	observer, err := httpapi.NewObserver("public", slog.New(slog.DiscardHandler), registry, nil)
 	require.NoError(t, err)
 	api, err := httpapi.NewAPI(httpapi.Config{
-		Document: doc, Problems: aikeys.Problems(), Authenticate: auth.Middleware(auth.MiddlewareConfig{Sessions: noSessions{}}), Observer: observer, Ready: func() bool { return false }, Site: site,
+		Document: doc, Problems: aikeys.Problems(), Observer: observer, Ready: func() bool { return false }, Site: site,
+		Authenticate: func(echo.HandlerFunc) echo.HandlerFunc {
+			return func(echo.Context) error { return auth.ErrUnauthenticated }
+		},
 	})
 	require.NoError(t, err)
 	gen.RegisterHandlersWithOptions(api.Echo, gen.NewStrictHandler(struct{ gen.StrictServerInterface }{}, nil),
