@@ -153,20 +153,21 @@ func sourceIP(trusted []netip.Prefix) echo.IPExtractor {
 // SessionDefault stands in a path for the session's own customer or project.
 const SessionDefault = "-"
 
-// CanonicalPaths rewrites, before routing, the other spellings of a project's resources to the one in the document: the
-// short form /v1/aikeys…, and empty segments as in /v1/customers//projects//aikeys.
+// CanonicalPaths rewrites paths before routing; see CanonicalPath.
 func CanonicalPaths(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		u := c.Request().URL
-		u.Path = canonicalPath(u.Path)
+		u.Path = CanonicalPath(u.Path)
 		if u.RawPath != "" {
-			u.RawPath = canonicalPath(u.RawPath)
+			u.RawPath = CanonicalPath(u.RawPath)
 		}
 		return next(c)
 	}
 }
 
-func canonicalPath(path string) string {
+// CanonicalPath returns the document's spelling of a path. The other spellings of a project's resources are the short form
+// /v1/aikeys…, and empty segments as in /v1/customers//projects//aikeys.
+func CanonicalPath(path string) string {
 	const short, customers, projects = "/v1/aikeys", "/v1/customers/", "/projects/"
 	if rest, ok := strings.CutPrefix(path, short); ok && (rest == "" || rest[0] == '/') {
 		return customers + SessionDefault + projects + SessionDefault + "/aikeys" + rest

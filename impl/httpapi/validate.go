@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"mime"
 	"net/http"
@@ -137,12 +138,12 @@ func (v *validator) knownQuery() string {
 	if len(v.query) == 0 {
 		return "it takes none"
 	}
-	names := make([]string, 0, len(v.query))
-	for name := range v.query {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return "it knows " + strings.Join(names, ", ")
+	return "it knows " + listNames(v.query)
+}
+
+// listNames returns the sorted names of a map's members as one text.
+func listNames[V any](members map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(members)), ", ")
 }
 
 func (p parameter) check(text string) []problem.Field {
@@ -163,7 +164,10 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 		return nil, err
 	}
 	req.Body = http.MaxBytesReader(c.Response(), req.Body, int64(v.maxBody))
-	value, err := decodeJSON(req.Body)
+	// Exactly one JSON value: duplicate members, invalid UTF-8 and bytes after the value are errors. Their texts may quote what
+	// was sent.
+	var value any
+	err := json.UnmarshalRead(req.Body, &value)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, ErrTooLarge
 	}
@@ -192,14 +196,6 @@ func CheckMediaType(h http.Header) error {
 		}
 	}
 	return nil
-}
-
-// decodeJSON reads exactly one JSON value: duplicate members, invalid UTF-8 and bytes after the value are errors. The error may
-// quote what was sent, so it is for errors.Is and errors.As only.
-func decodeJSON(r io.Reader) (any, error) {
-	var value any
-	err := json.UnmarshalRead(r, &value)
-	return value, err
 }
 
 // complaint returns what is wrong with a body that did not decode, and where, without quoting it.
@@ -300,15 +296,6 @@ func describe(name string, schema *openapi3.Schema, err *openapi3.SchemaError) p
 	return problem.Field{Field: cmp.Or(name, "body"), Message: message(err)}
 }
 
-func members(schema *openapi3.Schema) string {
-	names := make([]string, 0, len(schema.Properties))
-	for name := range schema.Properties {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
-}
-
 // message returns what the schema asks for.
 func message(err *openapi3.SchemaError) string {
 	s := err.Schema
@@ -316,7 +303,7 @@ func message(err *openapi3.SchemaError) string {
 	case "required":
 		return "is required"
 	case "properties":
-		return "has a member that this method does not know; it knows " + members(s)
+		return "has a member that this method does not know; it knows " + listNames(s.Properties)
 	case "type":
 		return "must be " + article(strings.Join(s.Type.Slice(), " or "))
 	case "nullable":

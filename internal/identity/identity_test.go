@@ -3,6 +3,7 @@ package identity_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"net/url"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/identity"
 )
 
-func TestNamesOfCertificatesAreReadAsTheyAreWritten(t *testing.T) {
+func TestParseCertificate(t *testing.T) {
 	for text, want := range map[string]identity.Identity{
 		"dns:edge.internal":      {Kind: identity.DNSName, Name: "edge.internal"},
 		"uri:spiffe://acme/edge": {Kind: identity.URI, Name: "spiffe://acme/edge"},
@@ -29,23 +30,31 @@ func TestNamesOfCertificatesAreReadAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-func TestOnlyAVerifiedCertificateThatIsGoodHasNames(t *testing.T) {
+func TestOfCertificate(t *testing.T) {
 	now := time.Now()
-	leaf := &x509.Certificate{DNSNames: []string{"edge.internal", "a\nb", ""}, URIs: []*url.URL{{Scheme: "spiffe", Host: "acme"}}, NotAfter: now}
-	leaf.Subject.CommonName = "edge"
+	leaf := &x509.Certificate{
+		DNSNames: []string{"edge.internal", "a\nb", ""}, URIs: []*url.URL{{Scheme: "spiffe", Host: "acme"}},
+		Subject: pkix.Name{CommonName: "edge"}, NotAfter: now,
+	}
 	verified := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}
-
-	names, until := identity.OfCertificate(verified, now)
-	require.Equal(t, now, until)
-	require.Equal(t, []identity.Identity{
-		{Kind: identity.DNSName, Name: "edge.internal"}, {Kind: identity.URI, Name: "spiffe://acme"}, {Kind: identity.CommonName, Name: "edge"},
-	}, names, "without those that nobody could be listed by")
-
-	names, until = identity.OfCertificate(verified, now.Add(1))
-	require.Empty(t, names)
-	require.Equal(t, now, until)
-	for _, connection := range []*tls.ConnectionState{nil, {}, {PeerCertificates: []*x509.Certificate{leaf}}} {
-		names, _ := identity.OfCertificate(connection, now)
-		require.Empty(t, names)
+	for name, tc := range map[string]struct {
+		connection *tls.ConnectionState
+		now, until time.Time
+		names      []identity.Identity
+	}{
+		"a verified certificate, without names that can't be listed": {verified, now, now, []identity.Identity{
+			{Kind: identity.DNSName, Name: "edge.internal"}, {Kind: identity.URI, Name: "spiffe://acme"}, {Kind: identity.CommonName, Name: "edge"},
+		}},
+		"an expired certificate":        {verified, now.Add(1), now, nil},
+		"no TLS":                        {nil, now, time.Time{}, nil},
+		"no certificate":                {&tls.ConnectionState{}, now, time.Time{}, nil},
+		"a certificate without a check": {&tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}, now, time.Time{}, nil},
+		"no chain":                      {&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{}}, now, time.Time{}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			names, until := identity.OfCertificate(tc.connection, tc.now)
+			require.Equal(t, tc.names, names)
+			require.Equal(t, tc.until, until)
+		})
 	}
 }

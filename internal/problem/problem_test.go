@@ -13,33 +13,18 @@ import (
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
-const requestID = "01JD8Q6Z3VQW2E4R6T8Y0A1S3D"
-
-const secret = "sk-0123456789abcdef"
-
-var (
-	errSession  = errors.New("session ended")
-	errMissing  = errors.New("not found")
-	errBusy     = errors.New("busy")
-	errInternal = errors.New("internal")
-)
-
-var table = problem.Table{
-	{Err: problem.ErrInvalid, Status: 400, Code: "invalid_argument", Slug: "invalid-argument", Title: "Invalid", Detail: "See errors."},
-	{Err: errBusy, Status: 503, Code: "unavailable", Slug: "unavailable", Title: "Unavailable", Detail: "Busy."},
-	{Err: errSession, Status: 401, Code: "unauthenticated", Slug: "unauthenticated", Title: "Unauthenticated", Detail: "Ended."},
-	{Err: errMissing, Status: 404, Code: "not_found", Slug: "not-found", Title: "Not found", Detail: "Missing."},
-	{Err: context.Canceled, Status: 503, Code: "unavailable", Slug: "unavailable", Title: "Unavailable", Detail: "Given up."},
-	{Err: errInternal, Status: 500, Code: "internal", Slug: "internal", Title: "Internal", Detail: "Our fault."},
-}
-
-// leaky is an error whose text holds a secret.
-type leaky struct{ error }
-
-func (l leaky) Error() string { return l.error.Error() + ": " + secret }
-func (l leaky) Unwrap() error { return l.error }
-
-func TestTableDocument(t *testing.T) {
+func TestTable(t *testing.T) {
+	const requestID, secret = "01JD8Q6Z3VQW2E4R6T8Y0A1S3D", "sk-0123456789abcdef"
+	errSession, errMissing := errors.New("session ended"), errors.New("not found")
+	errBusy, errInternal := errors.New("busy"), errors.New("internal")
+	table := problem.Table{
+		{Err: problem.ErrInvalid, Status: 400, Code: "invalid_argument", Slug: "invalid-argument", Title: "Invalid", Detail: "See errors."},
+		{Err: errBusy, Status: 503, Code: "unavailable", Slug: "unavailable", Title: "Unavailable", Detail: "Busy."},
+		{Err: errSession, Status: 401, Code: "unauthenticated", Slug: "unauthenticated", Title: "Unauthenticated", Detail: "Ended."},
+		{Err: errMissing, Status: 404, Code: "not_found", Slug: "not-found", Title: "Not found", Detail: "Missing."},
+		{Err: context.Canceled, Status: 503, Code: "unavailable", Slug: "unavailable", Title: "Unavailable", Detail: "Given up."},
+		{Err: errInternal, Status: 500, Code: "internal", Slug: "internal", Title: "Internal", Detail: "Our fault."},
+	}
 	for name, tc := range map[string]struct {
 		err  error
 		want problem.Row
@@ -53,7 +38,7 @@ func TestTableDocument(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := tc.want.Document(requestID)
 			require.Equal(t, want, table.Document(tc.err, requestID))
-			require.Equal(t, want, table.Document(leaky{tc.err}, requestID), "an error's own text does not reach the document")
+			require.Equal(t, want, table.Document(fmt.Errorf("%w: %s", tc.err, secret), requestID), "an error's own text does not reach the document")
 			require.Equal(t, "urn:request:"+requestID, want.Instance)
 			require.Equal(t, want.Type, "/problems/"+tc.want.Slug)
 		})
@@ -62,29 +47,24 @@ func TestTableDocument(t *testing.T) {
 		require.Equal(t, table[1], table.FindStatus(503))
 		require.Equal(t, table[5], table.FindStatus(418))
 	})
-}
-
-func TestDocumentNamesFields(t *testing.T) {
-	fields := []problem.Field{{Field: "name", Message: "is taken"}}
-	require.Equal(t, fields, table.Document(fmt.Errorf("register: %w", &problem.Error{Kind: errMissing, Fields: fields}), requestID).Errors)
-	require.Empty(t, table.Document(&problem.Error{Kind: errors.New("x"), Fields: fields}, requestID).Errors, "not of an internal error")
-	require.Empty(t, table.Document(&problem.Error{Kind: errBusy, Fields: fields}, requestID).Errors, "nor of another 5xx")
-	require.EqualError(t, problem.Invalid("name", "is required"), "invalid argument; name is required")
-	require.ErrorIs(t, problem.Invalid("name", "is required"), problem.ErrInvalid)
-}
-
-func TestTypes(t *testing.T) {
-	types := problem.Types(table, table[:1])
-	var slugs []string
-	for _, found := range types {
-		slugs = append(slugs, found.Slug)
-	}
-	require.Equal(t, []string{"invalid-argument", "unauthenticated", "not-found", "internal", "unavailable"}, slugs)
-	require.Equal(t, []string{"Busy.", "Given up."}, types[4].Details)
-	require.Equal(t, []string{"See errors."}, types[0].Details)
-}
-
-func TestWrite(t *testing.T) {
+	t.Run("fields", func(t *testing.T) {
+		fields := []problem.Field{{Field: "name", Message: "is taken"}}
+		require.Equal(t, fields, table.Document(fmt.Errorf("register: %w", &problem.Error{Kind: errMissing, Fields: fields}), requestID).Errors)
+		require.Empty(t, table.Document(&problem.Error{Kind: errors.New("x"), Fields: fields}, requestID).Errors, "not of an internal error")
+		require.Empty(t, table.Document(&problem.Error{Kind: errBusy, Fields: fields}, requestID).Errors, "nor of another 5xx")
+		require.EqualError(t, problem.Invalid("name", "is required"), "invalid argument; name is required")
+		require.ErrorIs(t, problem.Invalid("name", "is required"), problem.ErrInvalid)
+	})
+	t.Run("types", func(t *testing.T) {
+		types := problem.Types(table, table[:1])
+		var slugs []string
+		for _, found := range types {
+			slugs = append(slugs, found.Slug)
+		}
+		require.Equal(t, []string{"invalid-argument", "unauthenticated", "not-found", "internal", "unavailable"}, slugs)
+		require.Equal(t, []string{"Busy.", "Given up."}, types[4].Details)
+		require.Equal(t, []string{"See errors."}, types[0].Details)
+	})
 	for name, tc := range map[string]struct {
 		err                error
 		authenticate, wait string
@@ -97,7 +77,7 @@ func TestWrite(t *testing.T) {
 		"a time for no reply": {&problem.Wait{Kind: errMissing, Seconds: 5}, "", ""},
 		"internal":            {errors.New(secret), "", ""},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run("written: "+name, func(t *testing.T) {
 			recorder := httptest.NewRecorder()
 			doc := table.Document(tc.err, requestID)
 			problem.Write(recorder, doc, tc.err)

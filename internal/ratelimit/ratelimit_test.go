@@ -1,4 +1,4 @@
-package ratelimit_test
+package ratelimit
 
 import (
 	"sync"
@@ -8,26 +8,24 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/agentrouter/aikeys/internal/ratelimit"
 )
 
 func TestLimiter(t *testing.T) {
 	for name, tc := range map[string]struct {
-		rate        ratelimit.Rate
+		rate        Rate
 		burst, wait int
 	}{
-		"a given burst":           {ratelimit.Rate{PerSecond: 0.01, Burst: 7}, 7, 100},
-		"two seconds' worth":      {ratelimit.Rate{PerSecond: 3}, 6, 1},
-		"at least one":            {ratelimit.Rate{PerSecond: 0.01}, 1, 100},
-		"a wait that is rounded":  {ratelimit.Rate{PerSecond: 0.7, Burst: 1}, 1, 2},
-		"a wait of at least 1 s":  {ratelimit.Rate{PerSecond: 9, Burst: 1}, 1, 1},
-		"no limit without a rate": {ratelimit.Rate{Burst: 1}, 1000, 1},
-		"no limit below zero":     {ratelimit.Rate{PerSecond: -1}, 1000, 1},
+		"a given burst":           {Rate{PerSecond: 0.01, Burst: 7}, 7, 100},
+		"two seconds' worth":      {Rate{PerSecond: 3}, 6, 1},
+		"at least one":            {Rate{PerSecond: 0.01}, 1, 100},
+		"a wait that is rounded":  {Rate{PerSecond: 0.7, Burst: 1}, 1, 2},
+		"a wait of at least 1 s":  {Rate{PerSecond: 9, Burst: 1}, 1, 1},
+		"no limit without a rate": {Rate{Burst: 1}, 1000, 1},
+		"no limit below zero":     {Rate{PerSecond: -1}, 1000, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := ratelimit.New[string](tc.rate)
+				l := New[string](tc.rate)
 				for range tc.burst {
 					require.False(t, l.Exhausted("a"))
 					require.True(t, l.Allow("a"))
@@ -48,7 +46,7 @@ func TestLimiter(t *testing.T) {
 }
 
 func TestLimiterConcurrently(t *testing.T) {
-	l := ratelimit.New[string](ratelimit.Rate{PerSecond: 0.001, Burst: 50})
+	l := New[string](Rate{PerSecond: 0.001, Burst: 50})
 	var allowed atomic.Int64
 	var wg sync.WaitGroup
 	for range 8 {
@@ -66,15 +64,16 @@ func TestLimiterConcurrently(t *testing.T) {
 
 // An attacker may use ever new addresses. That costs bounded memory, and does not reset the limit of an address in use.
 func TestLimiterIsBounded(t *testing.T) {
-	l := ratelimit.New[int](ratelimit.Rate{PerSecond: 0.001, Burst: 1})
+	l := New[int](Rate{PerSecond: 0.001, Burst: 1})
 	for range 20 {
 		l.Allow(-1) // used often, so the cache keeps it
 	}
-	for i := range 4 * ratelimit.MaxKeys {
+	for i := range 4 * maxKeys {
 		l.Allow(i)
 		if i%1000 == 0 {
 			require.False(t, l.Allow(-1), "after %d other keys", i)
 		}
 	}
-	require.LessOrEqual(t, l.Len(), ratelimit.MaxKeys)
+	l.buckets.CleanUp()
+	require.LessOrEqual(t, l.buckets.EstimatedSize(), maxKeys)
 }

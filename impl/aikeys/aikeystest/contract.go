@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/httpapi"
 )
 
 // Contract checks replies against an OpenAPI document, more strictly than clients should: members that the document does not
@@ -142,7 +143,7 @@ func problemComplaints(resp *http.Response, body []byte) []string {
 
 // route returns the operation that answers a request, or nil.
 func (c *Contract) route(req *http.Request) *routers.Route {
-	path := documented(req.URL.EscapedPath())
+	path := httpapi.CanonicalPath(req.URL.EscapedPath())
 	for template, item := range c.Doc.Paths.Map() {
 		op := item.GetOperation(req.Method)
 		if op != nil && matches(template, path) {
@@ -150,20 +151,6 @@ func (c *Contract) route(req *http.Request) *routers.Route {
 		}
 	}
 	return nil
-}
-
-// documented returns the path as the document spells it: without short forms and empty ids.
-func documented(path string) string {
-	if rest, ok := strings.CutPrefix(path, "/v1/aikeys"); ok && (rest == "" || rest[0] == '/') {
-		path = "/v1/customers/-/projects/-/aikeys" + rest
-	}
-	parts := strings.Split(path, "/")
-	for _, i := range []int{3, 5} { // "", v1, customers, {customer_id}, projects, {project_id}, …
-		if len(parts) > 6 && parts[2] == "customers" && parts[i] == "" {
-			parts[i] = "-"
-		}
-	}
-	return strings.Join(parts, "/")
 }
 
 // matches reports whether a path matches a template. A parameter at the end matches the whole rest, including slashes: no id

@@ -1,14 +1,14 @@
 package aikeystest
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,24 +101,6 @@ func (s *Service) Serve(req *http.Request) (Reply, []string) {
 	return Reply{resp.StatusCode, resp.Header, body}, s.contract.Complaints(req, resp, body)
 }
 
-// Raw writes text to a new connection and returns the first reply. The text may not be a valid request, which net/http itself
-// then answers, so only secrecy is checked.
-func (s *Service) Raw(t testing.TB, text string) Reply {
-	t.Helper()
-	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(s.URL, "http://"))
-	require.NoError(t, err)
-	defer func() { _ = conn.Close() }()
-	_, err = io.WriteString(conn, text)
-	require.NoError(t, err)
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	require.NoError(t, err)
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	s.Evidence.keep(resp, body)
-	return Reply{resp.StatusCode, resp.Header, body}
-}
-
 func (r Request) build(base string) (*http.Request, error) {
 	var body io.Reader
 	if r.Body != nil {
@@ -191,14 +173,8 @@ func (o *Operation) addExample(p *openapi3.Parameter) {
 func exampleBody(t testing.TB, op *openapi3.Operation) []byte {
 	t.Helper()
 	examples := op.RequestBody.Value.Content["application/json"].Examples
-	first := ""
-	for name := range examples {
-		if first == "" || name < first {
-			first = name
-		}
-	}
-	require.NotEmpty(t, first, "operation %s has no example of its body", op.OperationID)
-	body, err := json.Marshal(examples[first].Value.Value)
+	require.NotEmpty(t, examples, "operation %s has no example of its body", op.OperationID)
+	body, err := json.Marshal(examples[slices.Min(slices.Collect(maps.Keys(examples)))].Value.Value)
 	require.NoError(t, err)
 	return body
 }

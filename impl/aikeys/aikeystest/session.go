@@ -159,7 +159,7 @@ func (s *Service) Shared(name string, changes ...func(*gen.RegisterRequest)) gen
 
 // Own is Shared for a key of the caller's own.
 func (s *Service) Own(name string, changes ...func(*gen.RegisterRequest)) gen.RegisterRequest {
-	own := true
-	mine := func(body *gen.RegisterRequest) { body.UserScope = &own }
-	return s.Shared(name, append([]func(*gen.RegisterRequest){mine}, changes...)...)
+	body := s.Shared(name, changes...)
+	body.UserScope = new(true)
+	return body
 }
