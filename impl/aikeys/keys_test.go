@@ -94,6 +94,7 @@ func TestListKeysPageToken(t *testing.T) {
 }
 
 func TestListKeysWithoutPages(t *testing.T) {
+	t.Parallel()
 	s := aikeystest.Start(t, aikeystest.Options{})
 	const many = 120 // more than a page is by default
 	for i := range many {
@@ -133,7 +134,7 @@ func TestRevokeKeyTwice(t *testing.T) {
 func TestRevokeKeyConcurrent(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key, owners := s.As(owner).Register(t, s.Shared("n")), s.As(owner)
-		got := together(100, func(int) gen.Receipt {
+		got := together(40, func(int) gen.Receipt {
 			reply, err := owners.RevokeKeyWithResponse(t.Context(), self, self, key.ID, nil)
 			if err != nil || reply.JSON200 == nil {
 				return gen.Receipt{}
@@ -142,7 +143,7 @@ func TestRevokeKeyConcurrent(t *testing.T) {
 		})
 		stands := decode[gen.GetResponse](t, get(t, s, owner, project+"/aikeys/"+key.ID)).Key
 		want := gen.Receipt{State: "complete", RevokedAt: *stands.RevokedAt, RevokedBy: owner}
-		require.Equal(t, slices.Repeat([]gen.Receipt{want}, 100), got)
+		require.Equal(t, slices.Repeat([]gen.Receipt{want}, 40), got)
 		require.Len(t, events(t, s, owner), 2)
 	})
 }
@@ -361,7 +362,7 @@ func TestRegisterKeyUniqueNames(t *testing.T) {
 func TestRegisterKeyConcurrent(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		owners := s.As(owner)
-		statuses := together(50, func(int) int {
+		statuses := together(25, func(int) int {
 			reply, err := owners.RegisterKeyWithResponse(t.Context(), self, self, nil, s.Shared("prod"))
 			if err != nil {
 				return 0
@@ -369,7 +370,7 @@ func TestRegisterKeyConcurrent(t *testing.T) {
 			return reply.StatusCode()
 		})
 		slices.Sort(statuses)
-		require.Equal(t, append([]int{http.StatusCreated}, slices.Repeat([]int{http.StatusConflict}, 49)...), statuses)
+		require.Equal(t, append([]int{http.StatusCreated}, slices.Repeat([]int{http.StatusConflict}, 24)...), statuses)
 		require.Len(t, list(t, s, owner), 1)
 		require.Len(t, events(t, s, owner), 1)
 	})
@@ -462,7 +463,7 @@ func TestIdempotencyKeyAfterARefusal(t *testing.T) {
 func TestIdempotencyKeyConcurrent(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		owners, body, key := s.As(owner), s.Shared("prod"), "one"
-		got := together(50, func(int) string {
+		got := together(25, func(int) string {
 			reply, err := owners.RegisterKeyWithResponse(t.Context(), self, self, &gen.RegisterKeyParams{IdempotencyKey: &key}, body)
 			if err != nil || reply.JSON201 == nil {
 				return "no key"
@@ -471,7 +472,7 @@ func TestIdempotencyKeyConcurrent(t *testing.T) {
 		})
 		keys := list(t, s, owner)
 		require.Len(t, keys, 1)
-		require.Equal(t, slices.Repeat([]string{keys[0].ID}, 50), got)
+		require.Equal(t, slices.Repeat([]string{keys[0].ID}, 25), got)
 		require.Len(t, events(t, s, owner), 1)
 	})
 }
@@ -675,6 +676,7 @@ func TestDeniedRevokeIsRecordedOfALeavingMember(t *testing.T) {
 }
 
 func TestWholeListsAreBounded(t *testing.T) {
+	t.Parallel()
 	const most = 4
 	l := newLocked(t, models.Options{Timeout: 6 * time.Second})
 	key := l.As(owner).Register(t, l.Shared("n"))
@@ -860,6 +862,7 @@ func TestSealingClientDisconnects(t *testing.T) {
 // A database that stops and comes back costs only time: what was acknowledged is there, no caller is answered that their
 // credential is bad, and a retry makes no second key.
 func TestPostgresOutage(t *testing.T) {
+	t.Parallel()
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
 	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{Timeout: 2 * time.Second})
 	_, err := store.Migrate(t.Context())
@@ -928,6 +931,7 @@ func TestPostgresOutage(t *testing.T) {
 
 // A database that answers nothing, so that a few requests hold all connections and the rest wait for one.
 func TestStarvedPool(t *testing.T) {
+	t.Parallel()
 	l := newLocked(t, models.Options{MaxConns: 2, Timeout: time.Second})
 	s := l.Service
 	used, fresh := s.As(owner), s.NewSession("acme", "web", owner, time.Time{})
@@ -1012,6 +1016,7 @@ func TestSealingLeavesNoSecretInSQLite(t *testing.T) {
 }
 
 func TestSealingLeavesNoSecretInPostgres(t *testing.T) {
+	t.Parallel()
 	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync(), modelstest.WithSetting("log_min_duration_statement", "0"),
 		modelstest.WithSetting("log_parameter_max_length_on_error", "-1"))
 	store := modelstest.OpenStore(t, cluster.URL("postgres"), models.Options{})

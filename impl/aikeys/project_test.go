@@ -75,6 +75,7 @@ func TestBadPolicy(t *testing.T) {
 }
 
 func TestDeniedWriteIsRecordedOfALeavingMember(t *testing.T) {
+	t.Parallel()
 	l := newLocked(t, models.Options{Timeout: 20 * time.Second})
 	for name, tc := range map[string]struct {
 		method, path string
@@ -149,6 +150,7 @@ func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
 }
 
 func TestDeniedWriteThatCannotBeRecorded(t *testing.T) {
+	t.Parallel()
 	l := newLocked(t, models.Options{Timeout: time.Second})
 	l.lock(t, "events")
 	reply := put(t, l.Service, member, project+"/policy", map[string]any{})

@@ -254,6 +254,7 @@ func TestRevokedCredential(t *testing.T) {
 }
 
 func TestExpiredCredential(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		expires := time.Now().Add(2 * time.Second)
 		c := s.NewSession(aikeystest.Customer, aikeystest.Project, owner, expires)
@@ -478,6 +479,7 @@ func TestMalformedRequests(t *testing.T) {
 }
 
 func TestSourceIP(t *testing.T) {
+	t.Parallel()
 	source := func(t *testing.T, s *aikeystest.Service, headers http.Header) string {
 		t.Helper()
 		reply := s.Send(t, register(t, s, rand.Text(), func(r *aikeystest.Request) { r.Header = headers }))
@@ -946,6 +948,7 @@ func TestLogLevelOfStrangersRequests(t *testing.T) {
 }
 
 func TestNotReady(t *testing.T) {
+	t.Parallel()
 	var ready atomic.Bool
 	s := aikeystest.Start(t, aikeystest.Options{Ready: ready.Load})
 	for _, o := range aikeystest.Operations(t) {
@@ -961,6 +964,7 @@ func TestNotReady(t *testing.T) {
 }
 
 func TestRateLimitPerUser(t *testing.T) {
+	t.Parallel()
 	const burst = 5
 	s := aikeystest.Start(t, aikeystest.Options{PrincipalRate: ratelimit.Rate{PerSecond: 0.7, Burst: burst}})
 	ask := func(session *aikeystest.Session) aikeystest.Reply {
@@ -1149,6 +1153,7 @@ func TestSessionTokenIssuerOutage(t *testing.T) {
 }
 
 func TestSessionTokenWithoutItsIssuer(t *testing.T) {
+	t.Parallel()
 	s, issuer := withIssuer(t)
 	issuer.Break(authtest.Refuse)
 	token := issuer.Sign(claims(owner, nil))

@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -21,11 +21,9 @@ const (
 
 // handshakeLog logs failed TLS handshakes.
 type handshakeLog struct {
-	log *slog.Logger
-
-	mu       sync.Mutex
+	log      *slog.Logger
 	limit    *rate.Limiter
-	unlogged int // since the last one that was logged
+	unlogged atomic.Int64 // since the last one that was logged
 }
 
 func newHandshakeLog(log *slog.Logger) *handshakeLog {
@@ -34,16 +32,13 @@ func newHandshakeLog(log *slog.Logger) *handshakeLog {
 
 // add logs a failed handshake unless there were too many lately. The text is net/http's: the client's address and the cause.
 func (h *handshakeLog) add(ctx context.Context, text string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if !h.limit.Allow() {
-		h.unlogged++
+		h.unlogged.Add(1)
 		return
 	}
 	address, cause, _ := strings.Cut(text, ": ")
 	h.log.InfoContext(ctx, "TLS handshake refused", slog.String("source_ip", netaddr.Parse(address).String()),
-		slog.String("cause", handshakeCause(cause)), slog.Int("untold_before", h.unlogged))
-	h.unlogged = 0
+		slog.String("cause", handshakeCause(cause)), slog.Int64("untold_before", h.unlogged.Swap(0)))
 }
 
 // handshakeCause returns why a handshake failed, in fixed words. Those of crypto/tls may quote what the client sent, and

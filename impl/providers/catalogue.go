@@ -147,12 +147,7 @@ func (p Provider) validate() error {
 			errs = append(errs, fmt.Errorf("base_url names %q, which is not a required field", match[1]))
 		}
 	}
-	return errors.Join(append(errs, p.validateFields())...)
-}
-
-func (p Provider) validateFields() error {
 	seen := map[string]bool{"": true}
-	var errs []error
 	for _, f := range p.Fields {
 		if seen[f.Name] {
 			errs = append(errs, fmt.Errorf("field %q is nameless or listed twice", f.Name))

@@ -74,7 +74,7 @@ func TestTheContractCheckNotices(t *testing.T) {
 func TestTheSecretCheckNotices(t *testing.T) {
 	s := Start(t, Options{})
 	letOut := map[string]func(secret string){
-		"the log":  func(secret string) { _, _ = logWriter{s.Evidence}.Write([]byte("x" + secret)) },
+		"the log":  func(secret string) { _, _ = s.Evidence.Write([]byte("x" + secret)) },
 		"a reply":  func(secret string) { s.Evidence.keep(&http.Response{}, []byte(`{"a":"`+secret+`"}`)) },
 		"a header": func(secret string) { s.Evidence.keep(&http.Response{Header: http.Header{"X": {secret}}}, nil) },
 	}
@@ -93,9 +93,9 @@ func TestTheSecretCheckNotices(t *testing.T) {
 
 func TestASecretIsFoundInEveryForm(t *testing.T) {
 	secret := Start(t, Options{}).Secret()
-	for _, form := range Forms(secret[:16]) {
-		require.NotEmpty(t, form.Text)
-		require.NotEmpty(t, FindIn([]byte("before "+form.Text+" after"), secret), form.Name)
+	for _, form := range forms(secret[:16]) {
+		require.NotEmpty(t, form.text)
+		require.NotEmpty(t, FindIn([]byte("before "+form.text+" after"), secret), form.name)
 	}
 	require.NotEmpty(t, FindIn([]byte(secret[16:]), secret), "half of it")
 	require.Empty(t, FindIn([]byte(secret[24:]), secret), "what people may see")

@@ -73,41 +73,34 @@ func (e *Evidence) Leaks() []string {
 // does not hold it.
 func FindIn(data []byte, secret string) string {
 	half := len(secret) / 2
-	for _, part := range []string{secret[:half], secret[half:]} {
-		for _, form := range Forms(part) {
-			if bytes.Contains(data, []byte(form.Text)) {
-				return form.Name
-			}
+	for _, form := range append(forms(secret[:half]), forms(secret[half:])...) {
+		if bytes.Contains(data, []byte(form.text)) {
+			return form.name
 		}
 	}
 	return ""
 }
 
-// Form is one way to write a text.
-type Form struct{ Name, Text string }
+// form is one way to write a text.
+type form struct{ name, text string }
 
-// Forms returns the ways in which a text may be hidden in another.
-func Forms(text string) []Form {
-	digits := hex.EncodeToString([]byte(text))
-	forms := []Form{
+// forms returns the ways in which a text may be hidden in another.
+func forms(text string) []form {
+	digits, backwards := hex.EncodeToString([]byte(text)), []byte(text)
+	slices.Reverse(backwards)
+	found := []form{
 		{"as it is", text}, {"in upper case", strings.ToUpper(text)},
-		{"in hexadecimal", digits}, {"in hexadecimal", strings.ToUpper(digits)}, {"backwards", backwards(text)},
+		{"in hexadecimal", digits}, {"in hexadecimal", strings.ToUpper(digits)}, {"backwards", string(backwards)},
 	}
 	for _, alphabet := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 		// Inside longer data the text may begin at any of the three positions of a group; the groups at both ends then
 		// depend on the neighbouring data.
 		for shift := range 3 {
 			encoded := alphabet.EncodeToString([]byte(strings.Repeat(" ", shift) + text))
-			forms = append(forms, Form{"in base64", encoded[4 : len(encoded)-len(encoded)%4-4]})
+			found = append(found, form{"in base64", encoded[4 : len(encoded)-len(encoded)%4-4]})
 		}
 	}
-	return forms
-}
-
-func backwards(text string) string {
-	b := []byte(text)
-	slices.Reverse(b)
-	return string(b)
+	return found
 }
 
 // Log returns all that was logged so far, JSON by line.
@@ -185,13 +178,12 @@ func (e *Evidence) Forget() {
 
 // Logger returns a log that becomes evidence.
 func (e *Evidence) Logger() *slog.Logger {
-	return slog.New(slog.NewJSONHandler(logWriter{e}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.New(slog.NewJSONHandler(e, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-type logWriter struct{ evidence *Evidence }
-
-func (w logWriter) Write(line []byte) (int, error) {
-	w.evidence.mu.Lock()
-	defer w.evidence.mu.Unlock()
-	return w.evidence.log.Write(line)
+// Write adds to the log.
+func (e *Evidence) Write(line []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.log.Write(line)
 }

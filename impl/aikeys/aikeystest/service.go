@@ -10,6 +10,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,7 +62,9 @@ type Service struct {
 	t        testing.TB
 	contract *Contract
 	client   *http.Client
-	sessions sessions
+
+	mu       sync.Mutex
+	sessions map[caller]*Session // guarded by mu
 }
 
 // Start runs a Service until the test ends. Its database has the projects and members that the constants describe.
@@ -75,7 +78,7 @@ func Start(t testing.TB, opts Options) *Service {
 	}
 	s := &Service{
 		Store: opts.Store, Sealer: opts.Sealer, Evidence: newEvidence(), t: t, contract: newContract(t),
-		sessions: sessions{byUser: map[caller]*Session{}},
+		sessions: map[caller]*Session{},
 	}
 	s.Handler = s.newHandler(opts)
 	s.seed()

@@ -3,7 +3,6 @@ package aikeystest
 import (
 	"context"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
@@ -66,12 +65,8 @@ type Session struct {
 	service *Service
 }
 
+// caller is whose session it is, and in which project by default.
 type caller struct{ customer, project, user string }
-
-type sessions struct {
-	mu     sync.Mutex
-	byUser map[caller]*Session
-}
 
 // As returns the session of a user whose default project is Customer's Project, always the same one.
 func (s *Service) As(user string) *Session {
@@ -82,13 +77,13 @@ func (s *Service) As(user string) *Session {
 // Session returns a user's session with that default project, always the same one.
 func (s *Service) Session(customer, project, user string) *Session {
 	s.t.Helper()
-	s.sessions.mu.Lock()
-	defer s.sessions.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	who := caller{customer, project, user}
-	if s.sessions.byUser[who] == nil {
-		s.sessions.byUser[who] = s.NewSession(customer, project, user, time.Time{})
+	if s.sessions[who] == nil {
+		s.sessions[who] = s.NewSession(customer, project, user, time.Time{})
 	}
-	return s.sessions.byUser[who]
+	return s.sessions[who]
 }
 
 // NewSession creates an API key and returns its session. A zero expiry means never.
