@@ -211,11 +211,10 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	if err := c.requireKeysetFile(bound); err != nil {
 		return "", err
 	}
-	opened, closeSealer, err := c.cfg.openSealer(slog.New(slog.DiscardHandler))
+	opened, err := c.cfg.openSealer(slog.New(slog.DiscardHandler), &c.closers)
 	if err != nil {
 		return "", err
 	}
-	c.closers.Add(closeSealer)
 	if bound {
 		err = keysetcheck.New(c.store, opened).Check(ctx)
 	} else {

@@ -17,6 +17,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/rewrap"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -92,11 +93,12 @@ func (a *admin) withSealer(use func(sealer.Sealer) error) error {
 			return errors.Join(err, fmt.Errorf("there is no keyset at %s; \"aikeysd serve\" makes one", absolute(path)))
 		}
 	}
-	opened, closeSealer, err := a.cfg.openSealer(cli.NewLogger(a.Stderr, cli.LogText, slog.LevelWarn.String()))
-	if err != nil {
-		return err
+	var closers lifecycle.Closers
+	opened, err := a.cfg.openSealer(cli.NewLogger(a.Stderr, cli.LogText, slog.LevelWarn.String()), &closers)
+	if err == nil {
+		err = unreachableSealer(a.cfg, use(opened))
 	}
-	return errors.Join(unreachableSealer(a.cfg, use(opened)), closeSealer())
+	return errors.Join(err, closers.Close())
 }
 
 func (p *program) rewrap(ctx context.Context, cfg *config, job rewrap.Config) error {

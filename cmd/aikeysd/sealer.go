@@ -106,36 +106,34 @@ func (s *config) keysetPath() (path string, ok bool) {
 }
 
 // openSealer opens the sealer, and behind it the old sealers, which open what it has not sealed. It creates a missing keyset
-// file, except for old sealers, and connects to nothing. closeAll closes the sealers.
-func (s *config) openSealer(log *slog.Logger) (_ sealer.Sealer, closeAll func() error, err error) {
-	var closers lifecycle.Closers
+// file, except for old sealers, and connects to nothing. It adds to closers what closes the sealers.
+func (s *config) openSealer(log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	var opened []sealer.Sealer
 	for i, text := range append([]string{s.Sealer}, s.SealerOld...) {
-		one, closeOne, err := s.openOne(text, i > 0, log)
+		one, err := s.openOne(text, i > 0, log, closers)
 		if err != nil {
-			return nil, nil, errors.Join(err, closers.Close())
+			return nil, err
 		}
 		opened = append(opened, one)
-		closers.Add(closeOne)
 	}
-	return sealer.Migrating(opened[0], opened[1:]...), closers.Close, nil
+	return sealer.Migrating(opened[0], opened[1:]...), nil
 }
 
 // openOne opens one sealer. It does not create a keyset that must exist.
-func (s *config) openOne(text string, mustExist bool, log *slog.Logger) (sealer.Sealer, func() error, error) {
+func (s *config) openOne(text string, mustExist bool, log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	scheme, rest := splitSealer(text)
 	if scheme != sealerLocal {
 		one, err := s.openRemote(scheme, rest, log)
-		if err != nil {
-			return nil, nil, err
+		if err == nil {
+			closers.Add(one.Close)
 		}
-		return one, one.Close, nil
+		return one, err
 	}
 	one, err := local.OpenWith(rest, local.Options{MustExist: mustExist, Log: log})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%s: there is no keyset at %s", s.Of("sealer-old").Given(), absolute(rest))
+		err = fmt.Errorf("%s: there is no keyset at %s", s.Of("sealer-old").Given(), absolute(rest))
 	}
-	return one, func() error { return nil }, err
+	return one, err
 }
 
 // openRemote returns a client of secrets-svc. A nil log logs nothing.

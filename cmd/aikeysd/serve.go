@@ -145,11 +145,9 @@ func (s *service) openSealer(ctx context.Context) (err error) {
 	if isFile {
 		isMissing, _ = fileMissing(path) // opening it reports any other error
 	}
-	var closeSealer func() error
-	if s.sealer, closeSealer, err = s.cfg.openSealer(s.log); err != nil {
+	if s.sealer, err = s.cfg.openSealer(s.log, &s.closers); err != nil {
 		return err
 	}
-	s.closers.Add(closeSealer)
 	if s.madeKeyset = isMissing; isMissing {
 		s.log.WarnContext(ctx, "made a new keyset: back it up, apart from the database; without it no key opens again",
 			slog.String("file", path))
@@ -172,32 +170,29 @@ func (s *service) run(ctx context.Context) error {
 		slog.String("ops", s.ops.URL()), slog.String("version", cli.Version()))
 	program := lifecycle.Program{
 		Stages: [][]lifecycle.Part{
-			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), lifecycle.Task(s.checkNotifications)},
+			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), s.onceReady(s.checkNotifications)},
 			{s.api.Run}, // before the feed: a revocation may be waiting for data planes to acknowledge it
-			{lifecycle.Task(s.runFeed), s.dataplane.Run}, // together: data planes' streams last as long as the feed
+			{s.onceReady(s.feed.Run), s.dataplane.Run}, // together: data planes' streams last as long as the feed
 		},
 		Ops: s.ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.state.draining.Store(true) }, Closers: s.closers, Log: s.log,
 	}
 	return program.Run(ctx)
 }
 
-// runFeed sends changes to data planes, from when the database can be read until ctx is done.
-func (s *service) runFeed(ctx context.Context) error {
-	select {
-	case <-s.prepared:
-		return s.feed.Run(ctx)
-	case <-ctx.Done():
-		return nil
-	}
+// onceReady returns a part that runs from when the service is ready.
+func (s *service) onceReady(run func(ctx context.Context) error) lifecycle.Part {
+	return lifecycle.Task(func(ctx context.Context) error {
+		select {
+		case <-s.prepared:
+			return run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 }
 
 // checkNotifications logs a warning, and sets a metric, if notifications of the database do not arrive.
 func (s *service) checkNotifications(ctx context.Context) error {
-	select {
-	case <-s.prepared:
-	case <-ctx.Done():
-		return nil
-	}
 	if err := s.store.CheckNotifications(ctx); errors.Is(err, models.ErrDeaf) {
 		s.deaf.Set(1)
 		s.log.WarnContext(ctx, "changes that other replicas make are found up to 0.4 s late", slog.String("error", err.Error()))
