@@ -68,7 +68,7 @@ func TestFetchAnswers(t *testing.T) {
 			requireAll(t, base, project, forUser(web, "", "openai"))
 			requireRefused(t, fetch(t, dp, forUser(web, "", "anthropic")), http.StatusNotFound, "no-key")
 		})
-		t.Run("by id, whoever's it is", func(t *testing.T) {
+		t.Run("by id, of any user", func(t *testing.T) {
 			want := base
 			want.Reason = "by_id"
 			requireAll(t, want, project, forKey(project.ID))
@@ -77,7 +77,7 @@ func TestFetchAnswers(t *testing.T) {
 	})
 }
 
-// Which project a credential means: its session's, or another one of its own customer.
+// A credential means its session's project, unless the request names another project of the same customer.
 func TestFetchInAnotherProject(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
@@ -155,7 +155,7 @@ func TestUnauthenticatedCaller(t *testing.T) {
 	})
 }
 
-// The statement of the fetch itself asks whether all that it stands on is good: no cache helps anybody.
+// The fetch's own statement checks the caller's key, the membership and the key, so a cached session does not help.
 func TestEndedAccessIsRefusedAtOnce(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
@@ -188,7 +188,7 @@ func TestEndedAccessIsRefusedAtOnce(t *testing.T) {
 	})
 }
 
-// What was fetched says as of when: of an answer from before a revocation, that it was before.
+// The position of an answer says whether the answer is older than a revocation.
 func TestAsOfSeparatesAnswersByRevocation(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, key, kept := s.dataPlane(), s.shared("openai"), s.shared("mistral")
@@ -211,7 +211,7 @@ func TestAsOfSeparatesAnswersByRevocation(t *testing.T) {
 	})
 }
 
-// A credential document is taken apart where a header takes one field of it, and names a part of the host.
+// Of a credential document, the answer has the part that goes into the header, and a URL that its fields complete.
 func TestFetchOfCredentialDocument(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp := s.dataPlane()
@@ -315,7 +315,7 @@ func TestFetchFailsIfItsRecordFails(t *testing.T) {
 	})
 }
 
-// They name nobody, and are there for the making: strangers must not be able to fill the database.
+// Otherwise strangers with made-up credentials could fill the database.
 func TestUnauthenticatedCallerLeavesNoRecord(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
@@ -324,7 +324,7 @@ func TestUnauthenticatedCallerLeavesNoRecord(t *testing.T) {
 	})
 }
 
-// A row that was changed, or moved from where it belongs, opens nowhere; that is a fault of ours, and on record.
+// An envelope that was changed, or moved to another row, does not open. That is an internal error, and on record.
 func TestUnreadableKeyIsRefused(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
@@ -350,7 +350,7 @@ func TestUnreadableKeyIsRefused(t *testing.T) {
 			s.exec(t, `UPDATE ai_keys SET provider = 'deepseek' WHERE id = $1`, key.ID)
 			requireUnreadable(t, key.ID, "deepseek")
 		})
-		t.Run("a row of a provider that is none", func(t *testing.T) {
+		t.Run("a row of an unknown provider", func(t *testing.T) {
 			key := s.shared("groq")
 			s.exec(t, `UPDATE ai_keys SET provider = 'nonesuch' WHERE id = $1`, key.ID)
 			requireRefused(t, fetch(t, dp, forKey(key.ID)), http.StatusInternalServerError, "internal")
@@ -415,8 +415,8 @@ func TestUnverifiableCallerIsNotRefused(t *testing.T) {
 	}
 }
 
-// FuzzFetchBody checks that for every body the answer is documented, is not a 5xx, repeats no credential, and holds a key only if a strict parser finds a
-// request for it in the body. In a body, SECRET stands for text that must not be repeated, TOKEN for a valid credential, and KEY
+// FuzzFetchBody checks that for every body the answer is documented, is not a 5xx, repeats no credential, and holds a key only
+// if a strict parser finds a request for it in the body. In a body, SECRET stands for text that must not be repeated, TOKEN for a valid credential, and KEY
 // for a key's id.
 func FuzzFetchBody(f *testing.F) {
 	for _, seed := range []string{
@@ -637,8 +637,8 @@ func TestLoggedFieldsOfFetch(t *testing.T) {
 	require.NotContains(t, s.Evidence.Log(), "the-name-of-the-edge")
 }
 
-// What a data plane's fence stands on: however a revocation and fetches overlap, an answer that has the key says that it is
-// from before. That goes for a key that serves in place of a bad one, too, which a second statement finds.
+// A data plane's fence depends on this: however a revocation and fetches overlap, an answer that has the key says that it is
+// from before. That includes a key that serves in place of a bad one, which a second statement finds.
 func TestAsOfExcludesRevocationOfFetchedKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()

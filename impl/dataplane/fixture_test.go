@@ -59,7 +59,8 @@ type options struct {
 	config func(*dataplane.Config)
 }
 
-// service is the data planes' API and, over the same database, the public API. aikeystest checks the replies and the output of both.
+// service is the data planes' API and, over the same database, the public API. aikeystest checks the replies and the output
+// of both.
 type service struct {
 	*aikeystest.Service
 	public *aikeystest.Service

@@ -44,7 +44,7 @@ func TestReportShowsInKey(t *testing.T) {
 	})
 }
 
-// Whole numbers from a million on were refused once, with no word of what was wrong with them.
+// Whole numbers from a million on were refused once.
 func TestReportsUpToADayOld(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp := s.dataPlane()

@@ -55,7 +55,7 @@ func (s *service) follow(t *testing.T, dp *dataPlane, params gen.StreamEventsPar
 	return c
 }
 
-func TestStreamTellsOnlyOwnCustomersChanges(t *testing.T) {
+func TestStreamHasOnlyOwnCustomersChanges(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.runFeed()
 		key := s.shared("openai")

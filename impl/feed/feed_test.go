@@ -304,7 +304,7 @@ func TestReplicasWakeOneAnother(t *testing.T) {
 
 func TestPollingReplacesLostWakeUps(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
-		m := e.replica(options{store: watchedStore{e.newStore(), asleep}}).connect()
+		m := e.replica(options{store: watchedStore{e.newStore(), watchNothing}}).connect()
 		for range 4 {
 			k := e.revoke()
 			committed := time.Now()

@@ -137,8 +137,8 @@ type watchedStore struct {
 
 func (s watchedStore) Watch(ctx context.Context, wake func()) error { return s.watch(ctx, wake) }
 
-// asleep is a Watch that wakes nobody.
-func asleep(ctx context.Context, _ func()) error {
+// watchNothing is a Watch that wakes no replica.
+func watchNothing(ctx context.Context, _ func()) error {
 	<-ctx.Done()
 	return nil
 }

@@ -63,7 +63,7 @@ func TestResumeTooFarBackResets(t *testing.T) {
 func TestResumeAtLaggingReplica(t *testing.T) {
 	onSQLite(t, func(t *testing.T, e *env) {
 		ahead := e.replica(options{})
-		lagging := e.replica(options{lease: time.Hour, store: watchedStore{e.newStore(), asleep}})
+		lagging := e.replica(options{lease: time.Hour, store: watchedStore{e.newStore(), watchNothing}})
 		for range 5 {
 			m := ahead.connect()
 			m.AwaitRevocation(e.revoke().ID)
