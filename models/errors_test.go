@@ -20,7 +20,7 @@ import (
 )
 
 // The cases are errors that no test of ours can bring about, or not on every machine.
-func TestDriverErrorsBecomeSentinelsAndKeepTheirCause(t *testing.T) {
+func TestDriverErrorsBecomeSentinels(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store := modelstest.OpenStore(t, e.URL(t), models.Options{})
 		cases := map[error]error{
@@ -58,12 +58,7 @@ func TestDriverErrorsBecomeSentinelsAndKeepTheirCause(t *testing.T) {
 			require.ErrorIs(t, got, want, "%v", cause)
 			require.ErrorIs(t, got, cause)
 		}
-	})
-}
-
-func TestWhatIsNoOnesFaultButOursHasNoSentinel(t *testing.T) {
-	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		store := modelstest.OpenStore(t, e.URL(t), models.Options{})
+		// A defect of ours has no sentinel.
 		require.NoError(t, models.Classify(store, nil))
 		for _, cause := range []error{
 			errors.New("bug"),

@@ -3,7 +3,6 @@ package models
 import (
 	"context"
 	"database/sql"
-	"sync/atomic"
 )
 
 // What the tests of package models_test see of the inside. They are in a package of their own because modelstest, which they
@@ -28,40 +27,6 @@ func Conn(s *Store) *sql.DB {
 		panic(err)
 	}
 	return db
-}
-
-// Count returns how many rows a table has.
-func Count(ctx context.Context, s *Store, table string) (int, error) {
-	var n int
-	err := s.orm(ctx).Raw("SELECT count(*) FROM " + table).Scan(&n).Error
-	return n, err
-}
-
-// CountStatements returns a counter of the hand-written statements that the store runs from now on.
-func CountStatements(s *Store) *atomic.Int64 {
-	counting := &countingEngine{Engine: s.engine}
-	s.engine = counting
-	return &counting.statements
-}
-
-type countingEngine struct {
-	Engine
-	statements atomic.Int64
-}
-
-func (e *countingEngine) QueryRow(ctx context.Context, statement string, args []any, dest ...any) error {
-	e.statements.Add(1)
-	return e.Engine.QueryRow(ctx, statement, args, dest...)
-}
-
-func (e *countingEngine) Query(ctx context.Context, statement string, args []any, scan func(Row) error) error {
-	e.statements.Add(1)
-	return e.Engine.Query(ctx, statement, args, scan)
-}
-
-func (e *countingEngine) Register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (CallerStatus, bool, error) {
-	e.statements.Add(1)
-	return e.Engine.Register(ctx, c, needs, r, now)
 }
 
 // TxExec runs any statement in a transaction.

@@ -30,15 +30,6 @@ func (f *fixture) fetchErr(d models.DataPlane, c models.Caller) error {
 	return err
 }
 
-func (f *fixture) fetchByIDErr(d models.DataPlane, k models.Key) error {
-	found, asOf, err := f.FetchByID(f.t.Context(), d.ID, k.ID, now())
-	if err != nil {
-		require.Equal(f.t, models.Key{}, found, "a refusal tells nothing")
-		require.Empty(f.t, asOf)
-	}
-	return err
-}
-
 func parsed(t *testing.T, text string) position.Position {
 	t.Helper()
 	p, err := position.Parse(text)
@@ -46,16 +37,16 @@ func parsed(t *testing.T, text string) position.Position {
 	return p
 }
 
-// servingPart is what a fetch finds of a key.
-func servingPart(k models.Key) models.Key {
-	return models.Key{
-		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.UserID, Provider: k.Provider, Version: k.Version,
-		Envelope: k.Envelope, LastUsedAt: k.LastUsedAt, LastFailureAt: k.LastFailureAt, LastFailureStatus: k.LastFailureStatus,
-	}
-}
-
 func TestFetchChecksTheDataPlane(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
+		fetchByIDErr := func(d models.DataPlane, k models.Key) error {
+			found, asOf, err := f.FetchByID(t.Context(), d.ID, k.ID, now())
+			if err != nil {
+				require.Equal(t, models.Key{}, found, "a refusal tells nothing")
+				require.Empty(t, asOf)
+			}
+			return err
+		}
 		key := f.register(f.shared(olga))
 		f.dataPlane("revoked", nil)
 		revoked, err := f.revokeDataPlane("revoked")
@@ -80,7 +71,7 @@ func TestFetchChecksTheDataPlane(t *testing.T) {
 				require.Equal(t, c.want == nil, err == nil, "%s: %v", c.dataPlane.Name, err)
 				require.ErrorIs(t, err, c.want, c.dataPlane.Name)
 			}
-			require.ErrorIs(t, f.fetchByIDErr(c.dataPlane, key), c.want, c.dataPlane.Name)
+			require.ErrorIs(t, fetchByIDErr(c.dataPlane, key), c.want, c.dataPlane.Name)
 		}
 	})
 }
@@ -133,6 +124,12 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		for _, r := range []models.Registration{f.own(moe), f.own(mia, provider("anthropic")), f.shared(olga, provider("anthropic"))} {
 			f.register(r)
 		}
+		servingPart := func(k models.Key) models.Key { // what a fetch finds of a key
+			return models.Key{
+				ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.UserID, Provider: k.Provider, Version: k.Version,
+				Envelope: k.Envelope, LastUsedAt: k.LastUsedAt, LastFailureAt: k.LastFailureAt, LastFailureStatus: k.LastFailureStatus,
+			}
+		}
 		requireFound := func(own, shared models.Key) {
 			t.Helper()
 			found := f.fetch(d, mia)
@@ -181,8 +178,10 @@ func TestAFetchByIDFindsTheKeyRevokedOrNot(t *testing.T) {
 		require.Equal(t, key, got)
 		require.False(t, parsed(t, asOf).Contains(key.RevocationTx))
 		require.True(t, parsed(t, later).Contains(key.RevocationTx))
-		require.ErrorIs(t, f.fetchByIDErr(d, models.Key{ID: "byok_absent"}), models.ErrNotFound)
-		require.ErrorIs(t, f.fetchByIDErr(d, models.Key{}), models.ErrNotFound)
+		for _, absent := range []string{"byok_absent", ""} {
+			_, _, err = f.FetchByID(t.Context(), d.ID, absent, now())
+			require.ErrorIs(t, err, models.ErrNotFound)
+		}
 	})
 }
 
@@ -206,7 +205,7 @@ func TestAFetchBringsThePolicyInForce(t *testing.T) {
 // A fetch is as of the transactions it saw: one which found a key is not as of the key's revocation, one which did not is.
 func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		f.newStranger() // a transaction that stays open, so that positions have a list
+		f.holdTransaction() // a transaction that stays open, so that positions have a list
 		d := f.dataPlane("all", nil)
 		key := f.register(f.shared(olga))
 		byID := func() (bool, string, error) {
@@ -287,9 +286,9 @@ func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 func TestFetchByIDChecksMembership(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key := f.dataPlane("gateway", nil), f.register(f.own(mia))
-		require.NoError(t, f.fetchByIDErr(d, key))
 		require.NoError(t, f.removeMember(mia.UserID))
-		require.ErrorIs(t, f.fetchByIDErr(d, key), models.ErrNotMember)
+		_, _, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
+		require.ErrorIs(t, err, models.ErrNotMember)
 	})
 }
 

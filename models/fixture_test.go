@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,26 +27,33 @@ import (
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// envChild names what the test binary does in place of tests, as a process of its own that a test may kill; envURL names its
-// database.
+// The variables that make the test binary a process of its own, which a test may kill. Their value is the URL of its database.
 const (
-	envChild    = "MODELS_TEST_CHILD"
-	envURL      = "MODELS_TEST_URL"
-	taskLoad    = "load"
-	taskMigrate = "migrate"
+	envLoad    = "MODELS_TEST_LOAD"
+	envMigrate = "MODELS_TEST_MIGRATE"
 )
 
 func TestMain(m *testing.M) {
-	if task := os.Getenv(envChild); task != "" {
-		go func() { // it ends with its parent, when standard input closes
-			_, _ = io.Copy(io.Discard, os.Stdin)
-			os.Exit(3)
-		}()
-		if err := runChild(task); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for variable, run := range map[string]func(*models.Store) error{
+		envLoad: func(s *models.Store) error {
+			return errors.Join((&fixture{Store: s}).load(context.Background(), 8, func(line string) { fmt.Println(line) })...)
+		},
+		envMigrate: func(s *models.Store) error { return failure(s.Migrate(context.Background())) },
+	} {
+		if url := os.Getenv(variable); url != "" {
+			go func() { // it ends with its parent, when standard input closes
+				_, _ = io.Copy(io.Discard, os.Stdin)
+				os.Exit(3)
+			}()
+			store, err := database.Open(url, models.Options{})
+			if err == nil {
+				err = run(store)
+			}
+			if err != nil {
+				panic(err)
+			}
+			os.Exit(0)
 		}
-		os.Exit(0)
 	}
 	code := modelstest.Main(m)
 	if err := goleak.Find(); err != nil && code == 0 {
@@ -54,23 +63,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func runChild(task string) error {
-	store, err := database.Open(os.Getenv(envURL), models.Options{})
-	if err == nil && task == taskMigrate {
-		_, err = store.Migrate(context.Background())
-	}
-	if err == nil && task == taskLoad {
-		f := &fixture{Store: store}
-		err = errors.Join(f.load(context.Background(), 8, func(line string) { fmt.Println(line) })...)
-	}
-	return err
-}
-
 // startChild runs the test binary as a process of its own.
-func startChild(t *testing.T, task, url string) (cmd *exec.Cmd, stdout io.Reader) {
+func startChild(t *testing.T, variable, url string) (cmd *exec.Cmd, stdout io.Reader) {
 	t.Helper()
 	cmd = exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), envChild+"="+task, envURL+"="+url)
+	cmd.Env = append(os.Environ(), variable+"="+url)
 	cmd.Stderr = t.Output()
 	_, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -102,8 +99,6 @@ const (
 	// soon is how long a wake-up may take on a busy machine, and again how long a watcher may to listen again.
 	soon  = time.Second
 	again = 15 * time.Second
-
-	manyChanges = 10_000
 )
 
 // outage is how stores are opened in tests of outages.
@@ -198,17 +193,11 @@ func (f *fixture) hold(statement string) (release func()) {
 	return release
 }
 
-// newStranger begins a transaction that has a number, and stays open until the test ends. It returns the number; zero on
-// SQLite, which has one writer.
-func (f *fixture) newStranger() (number int64) {
-	f.t.Helper()
+// holdTransaction keeps a transaction with a number open until the test ends; none on SQLite, which has one writer.
+func (f *fixture) holdTransaction() {
 	if !f.isSQLite() {
-		tx, err := f.past().BeginTx(context.WithoutCancel(f.t.Context()), nil)
-		require.NoError(f.t, err)
-		f.t.Cleanup(func() { require.NoError(f.t, tx.Rollback()) })
-		require.NoError(f.t, tx.QueryRowContext(f.t.Context(), "SELECT pg_current_xact_id()::text::bigint").Scan(&number))
+		f.hold("SELECT pg_current_xact_id()")
 	}
-	return number
 }
 
 func (f *fixture) isSQLite() bool { return f.url[:7] == "sqlite:" }
@@ -329,9 +318,7 @@ func (f *fixture) event(kind models.EventType, changes ...func(*models.Event)) m
 	return e
 }
 
-func about(keyID string) func(*models.Event) {
-	return func(e *models.Event) { e.KeyID = keyID }
-}
+func about(keyID string) func(*models.Event) { return func(e *models.Event) { e.KeyID = keyID } }
 
 // note appends the event of an act about a key.
 func (f *fixture) note(keyID string) {
@@ -366,7 +353,7 @@ func (f *fixture) position() position.Position {
 // changes returns what is new since a position, and moves it on.
 func (f *fixture) changes(at *position.Position) []models.Change {
 	f.t.Helper()
-	found, next, err := f.Changes(f.t.Context(), *at, manyChanges)
+	found, next, err := f.Changes(f.t.Context(), *at, 10_000)
 	require.NoError(f.t, err)
 	*at = next
 	return found
@@ -535,66 +522,29 @@ func guarded(f *fixture, keyID string) map[string]func(ctx context.Context, c mo
 	}
 }
 
-// methods are all methods of the store but Close.
+// methods are all methods of the store that ask the database, by name, with arguments for which they do.
 func methods(f *fixture) map[string]func(context.Context) error {
-	const id = "byok_absent"
-	at := position.Position{}
-	all := map[string]func(context.Context) error{
-		"Ping": f.Ping,
-		"Transact": func(ctx context.Context) error {
-			return f.Transact(ctx, func(tx *models.Tx) error { return tx.EnsureProject(acme, "ios") })
-		},
-		"Policy":        func(ctx context.Context) error { return failure(f.Policy(ctx, mia)) },
-		"Canary":        func(ctx context.Context) error { return failure(f.Canary(ctx)) },
-		"FindToken":     func(ctx context.Context) error { return failure(f.FindToken(ctx, "01A")) },
-		"ListTokens":    func(ctx context.Context) error { return failure(f.ListTokens(ctx, acme, web, "")) },
-		"ListMembers":   func(ctx context.Context) error { return failure(f.ListMembers(ctx, mia, "", 0)) },
-		"ListEvents":    func(ctx context.Context) error { return failure(f.ListEvents(ctx, mia, "", 10)) },
-		"ServingKeys":   func(ctx context.Context) error { return failure(f.ServingKeys(ctx, mia, "openai")) },
-		"KeysByKEK":     func(ctx context.Context) error { return failure(f.KeysByKEK(ctx)) },
-		"Migrations":    func(ctx context.Context) error { return failure(f.Migrations(ctx)) },
-		"Migrate":       func(ctx context.Context) error { return failure(f.Migrate(ctx)) },
-		"SealedKey":     func(ctx context.Context) error { return failure(f.SealedKey(ctx, id)) },
-		"SealedKeys":    func(ctx context.Context) error { return failure(f.SealedKeys(ctx, "", 1)) },
-		"SealedKeysOf":  func(ctx context.Context) error { return failure(f.SealedKeysOf(ctx, acme, web, "", 1)) },
-		"RewrapCanary":  func(ctx context.Context) error { return failure(f.RewrapCanary(ctx, nil, models.Canary{})) },
-		"Rewrap":        func(ctx context.Context) error { return failure(f.Rewrap(ctx, []models.Rewrapping{{KeyID: id}})) },
-		"Position":      func(ctx context.Context) error { return failure(f.Position(ctx)) },
-		"Changes":       func(ctx context.Context) error { _, _, err := f.Changes(ctx, at, 1); return err },
-		"FindDataPlane": func(ctx context.Context) error { return failure(f.FindDataPlane(ctx, "dp")) },
-		"by certificate": func(ctx context.Context) error {
-			return failure(f.FindDataPlanesByCertificate(ctx, []string{"dns:dp"}))
-		},
-		"ListDataPlanes": func(ctx context.Context) error { return failure(f.ListDataPlanes(ctx)) },
-		"LiveDataPlanes": func(ctx context.Context) error { return failure(f.LiveDataPlanes(ctx, []string{"dp"}, 1)) },
-		"CountStreams":   func(ctx context.Context) error { return failure(f.CountStreams(ctx)) },
-		"Fetch":          func(ctx context.Context) error { return failure(f.Fetch(ctx, "dp", mia, "openai", 1)) },
-		"FetchByID":      func(ctx context.Context) error { _, _, err := f.FetchByID(ctx, "dp", id, 1); return err },
-		"Candidates":     func(ctx context.Context) error { _, _, err := f.Candidates(ctx, mia, "openai"); return err },
-		"RecordFetch":    func(ctx context.Context) error { return f.RecordFetch(ctx, record("r")) },
-		"ListFetches":    func(ctx context.Context) error { return failure(f.ListFetches(ctx, acme, web, 0, 1)) },
-		"OpenStream": func(ctx context.Context) error {
-			return f.OpenStream(ctx, models.Stream{ID: "1", DataPlaneID: "dp"}, "")
-		},
-		"DropStreams":            func(ctx context.Context) error { return f.DropStreams(ctx, []string{"1"}) },
-		"StreamIDs":              func(ctx context.Context) error { return failure(f.StreamIDs(ctx, "r1")) },
-		"ForwardAcknowledgement": func(ctx context.Context) error { return f.ForwardAcknowledgement(ctx, "1", "dp", at) },
-		"TakeForwarded":          func(ctx context.Context) error { return failure(f.TakeForwarded(ctx, "r1")) },
-		"LongestStale":           func(ctx context.Context) error { return failure(f.LongestStale(ctx, acme)) },
-		"RecordHeartbeat":        func(ctx context.Context) error { return f.RecordHeartbeat(ctx, "r1") },
-		"Replicas":               func(ctx context.Context) error { return failure(f.Replicas(ctx)) },
-		"DeleteDeadReplica":      func(ctx context.Context) error { return f.DeleteDeadReplica(ctx, models.Replica{ID: "r1"}, 1) },
-		"SaveReceipts":           func(ctx context.Context) error { return f.SaveReceipts(ctx, []models.Receipt{{KeyID: "k"}}) },
-		"Receipts": func(ctx context.Context) error {
-			_, _, err := f.Receipts(ctx, models.Key{ID: id, RevocationTx: 1})
+	arguments := []any{mia, models.RoleMember, f.own(mia), "absent", int64(1), 10, []string{"absent"}, []byte(nil), position.Position{},
+		models.KeyFilter{}, models.Key{ID: "absent", RevocationTx: 1}, models.Stream{ID: "1", DataPlaneID: "absent"}, models.Replica{ID: "r1"},
+		[]models.Receipt{{KeyID: "k"}}, []models.Rewrapping{{KeyID: "absent"}}, models.DataPlane{ID: "absent"}, models.Canary{}, record("r"),
+		[]models.KeyReport{{KeyID: "absent", UsedAt: 1}}, func(models.Key) models.Event { return models.Event{} },
+		func(tx *models.Tx) error { return tx.EnsureProject(acme, "ios") }}
+	all, store := map[string]func(context.Context) error{}, reflect.ValueOf(f.Store)
+	for i := range store.NumMethod() {
+		name, method := store.Type().Method(i).Name, store.Method(i)
+		if slices.Contains([]string{"Close", "Stats", "Wake", "Watch", "CheckNotifications"}, name) {
+			continue
+		}
+		all[name] = func(ctx context.Context) error {
+			in := []reflect.Value{reflect.ValueOf(ctx)}
+			for j := 1; j < method.Type().NumIn(); j++ {
+				at := slices.IndexFunc(arguments, func(a any) bool { return reflect.TypeOf(a) == method.Type().In(j) })
+				in = append(in, reflect.ValueOf(arguments[at]))
+			}
+			out := method.Call(in)
+			err, _ := out[len(out)-1].Interface().(error)
 			return err
-		},
-		"ReportKeys": func(ctx context.Context) error {
-			return f.ReportKeys(ctx, models.DataPlane{ID: "dp"}, []models.KeyReport{{KeyID: id, UsedAt: 1}}, nil)
-		},
-	}
-	for name, call := range guarded(f, id) {
-		all[name] = func(ctx context.Context) error { return call(ctx, mia) }
+		}
 	}
 	return all
 }
@@ -617,12 +567,7 @@ func watch(t *testing.T, s *models.Store) (w watcher, stop func()) {
 	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		select {
-		case err := <-ended:
-			require.NoError(t, err)
-		case <-time.After(soon):
-			require.FailNow(t, "watching goes on")
-		}
+		require.NoError(t, <-ended)
 	})
 	t.Cleanup(stop)
 	return w, stop
@@ -657,8 +602,7 @@ type wireProxy struct {
 	// roundTrips counts what clients have sent at once.
 	roundTrips atomic.Int64
 	accepted   atomic.Int64
-	frozen     atomic.Bool  // swallows what all connections send
-	stranded   atomic.Int64 // swallows what connections send that have a lower number
+	stranded   atomic.Int64 // what connections with a lower number send is swallowed
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -712,7 +656,7 @@ func (p *wireProxy) copy(number int64, to, from net.Conn, reads *atomic.Int64) {
 			return
 		}
 		reads.Add(1)
-		if p.frozen.Load() || number < p.stranded.Load() {
+		if number < p.stranded.Load() {
 			continue
 		}
 		if _, err := to.Write(buf[:n]); err != nil {
@@ -732,5 +676,5 @@ func (p *wireProxy) thaw() {
 		_ = c.Close()
 	}
 	p.conns = nil
-	p.frozen.Store(false)
+	p.stranded.Store(0)
 }

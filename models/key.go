@@ -101,7 +101,7 @@ func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key
 		key    Key
 	)
 	params := append(CallerParams(c, now), id)
-	err := s.engine.QueryRow(ctx, GetKeyStatement, params, append([]any{&status.Live, &status.Role}, keyFields(&key)...)...)
+	err := s.engine.QueryRow(ctx, GetKeyStatement, params, append(status.dest(), keyFields(&key)...)...)
 	if err != nil {
 		return Key{}, s.classify(err)
 	}
@@ -170,12 +170,15 @@ LEFT JOIN (` + page("''") + ` UNION ALL ` + page("$5") + `) AS k ON m.role <> ''
 func (s *Store) ListKeys(ctx context.Context, c Caller, f KeyFilter, now int64) ([]Key, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	var status CallerStatus
+	var (
+		status CallerStatus
+		k      Key
+	)
 	keys := make([]Key, 0, max(0, min(f.Limit, 64)))
 	statement, params := ListKeysStatement(c, f, now)
+	dest := append(status.dest(), keyFields(&k)...) // every row sets all of it
 	err := s.engine.Query(ctx, statement, params, func(row Row) error {
-		var k Key
-		if err := row.Scan(append([]any{&status.Live, &status.Role}, keyFields(&k)...)...); err != nil {
+		if err := row.Scan(dest...); err != nil {
 			return err
 		}
 		if k.ID != "" { // empty where there is no key, and the row has the caller's status alone

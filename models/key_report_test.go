@@ -7,7 +7,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -26,17 +25,6 @@ func (f *fixture) reported(k models.Key) [3]int64 {
 	return [3]int64{got.LastUsedAt, got.LastFailureAt, int64(got.LastFailureStatus)}
 }
 
-// failing are the ids of the keys that began to fail since a position.
-func (f *fixture) failing(at *position.Position) []string {
-	f.t.Helper()
-	out := []string{}
-	for _, c := range f.changes(at) {
-		require.Equal(f.t, models.EventKeyFailing, c.Type)
-		out = append(out, c.KeyID)
-	}
-	return out
-}
-
 func second(n int64) int64 { return n * time.Second.Microseconds() }
 
 func TestReportKeysIgnoresKeysNotServed(t *testing.T) {
@@ -53,7 +41,7 @@ func TestReportKeysIgnoresKeysNotServed(t *testing.T) {
 		require.NoError(t, f.report(f.dataPlane("none", []string{}), models.KeyReport{KeyID: ours.ID, FailedAt: when + 1}))
 		require.NoError(t, f.report(f.dataPlane("all", nil)))
 		require.Equal(t, [3]int64{when, 0, 0}, f.reported(ours))
-		require.Empty(t, f.failing(&at))
+		require.Empty(t, keyIDs(f.changes(&at)))
 	})
 }
 
@@ -108,13 +96,13 @@ func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
 			if c.begins {
 				want = append(want, key.ID)
 			}
-			require.Equal(t, want, f.failing(&at), c.name)
+			require.Equal(t, want, keyIDs(f.changes(&at)), c.name)
 		}
 		events, err := f.ListEvents(t.Context(), mia, "", 1)
 		require.NoError(t, err)
 		require.Equal(t, models.EventKeyFailing, events[0].Type)
 		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() - second(1), UsedAt: now()}))
-		require.Empty(t, f.failing(&at), "failed, but used later")
+		require.Empty(t, keyIDs(f.changes(&at)), "failed, but used later")
 	})
 }
 
@@ -123,9 +111,9 @@ func TestAFailureThatIsLongPastMakesNoEvent(t *testing.T) {
 		d, key := f.dataPlane("all", nil), f.register(f.shared(olga))
 		at := f.position()
 		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() - second(3600), FailureStatus: 401}))
-		require.Empty(t, f.failing(&at))
+		require.Empty(t, keyIDs(f.changes(&at)))
 		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now(), FailureStatus: 401}))
-		require.Equal(t, []string{key.ID}, f.failing(&at))
+		require.Equal(t, []string{key.ID}, keyIDs(f.changes(&at)))
 	})
 }
 
@@ -153,7 +141,7 @@ func TestReportKeysByManyStoresOneEvent(t *testing.T) {
 		}) {
 			require.NoError(t, err)
 		}
-		require.ElementsMatch(t, ids(keys), f.failing(&at))
+		require.ElementsMatch(t, ids(keys), keyIDs(f.changes(&at)))
 		for _, k := range keys {
 			require.Equal(t, [3]int64{0, when + (rounds-1)*100 + reporters - 1, 401}, f.reported(k))
 		}

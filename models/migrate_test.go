@@ -74,7 +74,7 @@ func TestManyProcessesMigrateOneFile(t *testing.T) {
 	url := modelstest.EngineSQLite.URL(t)
 	children := make([]*exec.Cmd, 4)
 	for i := range children {
-		children[i], _ = startChild(t, taskMigrate, url)
+		children[i], _ = startChild(t, envMigrate, url)
 	}
 	for _, child := range children {
 		require.NoError(t, child.Wait())

@@ -137,9 +137,7 @@ func TestEnsureProjectIsIdempotentAlsoInParallel(t *testing.T) {
 		}) {
 			require.NoError(t, err)
 		}
-		n, err := models.Count(t.Context(), f.Store, "projects")
-		require.NoError(t, err)
-		require.Equal(t, 2, n)
+		require.Equal(t, 2, f.count("projects"))
 	})
 }
 

@@ -26,13 +26,20 @@ func rewrapping(k models.Key) models.Rewrapping {
 
 func TestARewrapChangesTheEnvelopeAndNothingElse(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
+		wholeRow := func(id string) models.Key {
+			sealed := f.sealed(id)
+			whole, err := f.GetKey(t.Context(), mia, id, now())
+			require.NoError(t, err)
+			whole.Envelope, whole.KEKID = sealed.Envelope, sealed.KEKID
+			return whole
+		}
 		active, revoked, own := f.register(f.shared(olga)), f.register(f.shared(olga)), f.register(f.own(mia))
 		f.revoke(&revoked)
 		keys := []models.Key{active, revoked, own}
 		var before []models.Key
 		var batch []models.Rewrapping
 		for _, k := range keys {
-			before = append(before, wholeRow(f, k.ID))
+			before = append(before, wholeRow(k.ID))
 			batch = append(batch, rewrapping(f.sealed(k.ID)))
 		}
 		events := f.size().events
@@ -42,22 +49,13 @@ func TestARewrapChangesTheEnvelopeAndNothingElse(t *testing.T) {
 		for i, k := range keys {
 			want := before[i]
 			want.Envelope, want.KEKID = batch[i].New, "kek-2"
-			require.Equal(t, want, wholeRow(f, k.ID))
+			require.Equal(t, want, wholeRow(k.ID))
 		}
 		require.Equal(t, events, f.size().events)
 		none, err := f.Rewrap(t.Context(), nil)
 		require.NoError(t, err)
 		require.Empty(t, none)
 	})
-}
-
-func wholeRow(f *fixture, id string) models.Key {
-	f.t.Helper()
-	sealed := f.sealed(id)
-	whole, err := f.GetKey(f.t.Context(), mia, id, now())
-	require.NoError(f.t, err)
-	whole.Envelope, whole.KEKID = sealed.Envelope, sealed.KEKID
-	return whole
 }
 
 func TestARewrapOfWhatHasChangedWritesNothing(t *testing.T) {
@@ -130,33 +128,27 @@ func TestARewrapWaitsForNoTransactionThatHoldsAKey(t *testing.T) {
 	require.NotZero(t, f.sealed(held.ID).RevokedAt)
 }
 
-// all are the ids of all keys with their envelopes, read in pages.
-func (f *fixture) all(page int) []models.Key {
-	f.t.Helper()
-	var all []models.Key
-	for after := ""; ; {
-		keys, err := f.SealedKeys(f.t.Context(), after, page)
-		require.NoError(f.t, err)
-		all = append(all, keys...)
-		if len(keys) < page {
-			return all
-		}
-		after = keys[len(keys)-1].ID
-	}
-}
-
 func TestSealedKeysComeOfAllCustomersInTheOrderOfTheirIDs(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		require.Empty(t, f.all(3))
+		all := func(page int) (all []models.Key) { // read in pages
+			for after := ""; ; after = all[len(all)-1].ID {
+				keys, err := f.SealedKeys(t.Context(), after, page)
+				require.NoError(t, err)
+				if all = append(all, keys...); len(keys) < page {
+					return all
+				}
+			}
+		}
+		require.Empty(t, all(3))
 		globex := models.Caller{CustomerID: "globex", ProjectID: web, UserID: "gus"}
 		f.addMember(globex, models.RoleOwner)
 		want := []models.Key{f.register(f.shared(olga)), f.register(f.own(mia)), f.register(f.shared(globex)), f.register(f.own(moe)),
 			f.register(f.shared(olga)), f.register(f.shared(globex))}
 		f.revoke(&want[3])
 		for page := 1; page < 8; page++ {
-			require.Equal(t, ids(want), ids(f.all(page)), "%d a page", page)
+			require.Equal(t, ids(want), ids(all(page)), "%d a page", page)
 		}
-		got := f.all(10)
+		got := all(10)
 		require.NotZero(t, got[3].RevokedAt)
 		require.Equal(t, []any{want[1].Envelope, "kek-1", uint32(1), "mia", "openai", acme}, []any{got[1].Envelope, got[1].KEKID,
 			got[1].Version, got[1].UserID, got[1].Provider, got[1].CustomerID})

@@ -221,7 +221,7 @@ func (tx *Tx) Role(c Caller) (Role, error) {
 		return "", err
 	}
 	var status CallerStatus
-	err := tx.queryRow(CallerStatement, CallerParams(c, tx.Now), &status.Live, &status.Role)
+	err := tx.queryRow(CallerStatement, CallerParams(c, tx.Now), status.dest()...)
 	if err != nil {
 		return "", err
 	}
@@ -268,6 +268,9 @@ type CallerStatus struct {
 	Role Role
 }
 
+// dest is where CallerColumns go. A role is read as the string it is: drivers convert other types by reflection, in each row.
+func (s *CallerStatus) dest() []any { return []any{&s.Live, (*string)(&s.Role)} }
+
 // Check returns nil if the caller may do what needs a role.
 func (s CallerStatus) Check(needs Role) error {
 	switch {
@@ -287,7 +290,7 @@ func (s *Store) Role(ctx context.Context, c Caller, now int64) (Role, error) {
 	defer cancel()
 	var status CallerStatus
 	// Hand-written: a request of every project asks for it.
-	err := s.engine.QueryRow(ctx, CallerStatement, CallerParams(c, now), &status.Live, &status.Role)
+	err := s.engine.QueryRow(ctx, CallerStatement, CallerParams(c, now), status.dest()...)
 	if err != nil {
 		return "", s.classify(err)
 	}
