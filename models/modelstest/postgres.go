@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
 )
 
 // EnvPostgresURL names the variable that holds the URL of a PostgreSQL server to test on in place of a cluster of
@@ -27,21 +29,48 @@ const EnvPostgresURL = "TEST_POSTGRES_URL"
 // adminTimeout bounds creating or dropping one database.
 const adminTimeout = 30 * time.Second
 
-// shared is the process's one cluster. It has to be a global: tests have no owner in common but their process. Main
-// is its only writer.
-var shared lazyCluster
+// shared starts the process's one cluster when it is first asked for: most test runs of a package need none. It has to be a
+// global: tests have no owner in common but their process.
+var shared = sync.OnceValues(func() (*Cluster, error) {
+	var err error
+	started, err = newCluster((*Cluster).create, WithoutFsync())
+	return started, err
+})
+
+// started is the shared cluster once there is one; isMain reports whether Main runs, which removes it.
+var (
+	started *Cluster
+	isMain  bool
+)
 
 // Main runs the tests of a package that uses Postgres, then stops the shared cluster, and returns the exit code:
 //
 //	func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }
 func Main(m *testing.M) int {
-	shared.open()
+	isMain = true
 	code := m.Run()
-	if err := shared.close(); err != nil {
-		fmt.Fprintln(os.Stderr, "modelstest:", err)
-		return max(code, 1)
+	if started != nil {
+		if err := started.remove(Fast); err != nil {
+			fmt.Fprintln(os.Stderr, "modelstest:", err)
+			return max(code, 1)
+		}
 	}
 	return code
+}
+
+// sharedURL returns the URL of the server that tests share.
+func sharedURL() (string, error) {
+	if server := os.Getenv(EnvPostgresURL); server != "" {
+		return server, nil
+	}
+	if !isMain {
+		return "", errors.New("the package needs func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }")
+	}
+	cluster, err := shared()
+	if err != nil {
+		return "", err
+	}
+	return cluster.URL("postgres"), nil
 }
 
 // Postgres returns the URL of a fresh, empty database and drops it when the test ends. The package's TestMain has to
@@ -51,71 +80,18 @@ func Main(m *testing.M) int {
 // kill of any process. Measure commits, and take the server away, on a cluster of your own (StartCluster).
 func Postgres(t testing.TB) string {
 	t.Helper()
-	server, err := shared.url()
-	if err != nil {
-		t.Fatalf("modelstest: %v", err)
-	}
+	server, err := sharedURL()
+	require.NoError(t, err)
 	name := "aikeys_test_" + randomHex(8)
 	database, err := withDatabase(server, name)
-	if err != nil {
-		t.Fatalf("modelstest: %v", err)
-	}
+	require.NoError(t, err)
 	// file_copy (PostgreSQL 15 and later) takes 20 ms where the default, through the log, takes 110.
-	if err := exec(t.Context(), server, "CREATE DATABASE "+name+" STRATEGY file_copy"); err != nil {
-		t.Fatalf("modelstest: creating a database: %v", err)
-	}
+	require.NoError(t, exec(t.Context(), server, "CREATE DATABASE "+name+" STRATEGY file_copy"))
 	t.Cleanup(func() {
 		// The test's own context has ended by now.
-		if err := exec(context.Background(), server, "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
-			t.Errorf("modelstest: dropping a database: %v", err)
-		}
+		require.NoError(t, exec(context.Background(), server, "DROP DATABASE "+name+" WITH (FORCE)"))
 	})
 	return database
-}
-
-// lazyCluster starts a cluster when it is first asked for: most test runs of a package need none.
-type lazyCluster struct {
-	mu      sync.Mutex
-	opened  bool
-	cluster *Cluster
-	err     error // why the first start failed; it isn't tried again
-}
-
-func (l *lazyCluster) open() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.opened = true
-}
-
-func (l *lazyCluster) close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.opened = false
-	if l.cluster == nil {
-		return nil
-	}
-	cluster := l.cluster
-	l.cluster = nil
-	return cluster.remove(Fast)
-}
-
-// url returns the URL of the server that tests share.
-func (l *lazyCluster) url() (string, error) {
-	if server := os.Getenv(EnvPostgresURL); server != "" {
-		return server, nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.opened {
-		return "", fmt.Errorf("the package needs func TestMain(m *testing.M) { os.Exit(modelstest.Main(m)) }")
-	}
-	if l.cluster == nil && l.err == nil {
-		l.cluster, l.err = newCluster((*Cluster).create, WithoutFsync())
-	}
-	if l.err != nil {
-		return "", l.err
-	}
-	return l.cluster.URL("postgres"), nil
 }
 
 // withDatabase returns the server's URL with another database in its path.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -17,7 +16,12 @@ const envHelper = "MODELSTEST_HELPER"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(envHelper) != "" {
-		ownClusterForever()
+		c, err := newCluster((*Cluster).create)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(c.postmaster.Pid, c.dir)
+		select {} // until it is killed
 	}
 	os.Exit(Main(m))
 }
@@ -73,42 +77,9 @@ func TestMalformedServerURLIsNotRepeated(t *testing.T) {
 	}
 }
 
-func TestPostgresNeedsMain(t *testing.T) {
-	t.Setenv(EnvPostgresURL, "")
-	_, err := new(lazyCluster).url()
-	require.ErrorContains(t, err, "modelstest.Main(m)")
-}
-
 func TestMissingBinaries(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	_, err := findBinaries(t.TempDir())
 	require.ErrorIs(t, err, errNoPostgres)
 	require.ErrorContains(t, err, "apt-get install postgresql")
-}
-
-func TestOrderOfBinaries(t *testing.T) {
-	install := func(dir string) string {
-		require.NoError(t, os.MkdirAll(dir, 0o750))
-		for _, name := range []string{"initdb", "postgres"} {
-			path := filepath.Join(dir, name)
-			require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"), 0o700))
-		}
-		return dir
-	}
-	t.Setenv("PATH", t.TempDir())
-	lib := t.TempDir()
-	found := func() string {
-		dir, err := findBinaries(lib)
-		require.NoError(t, err)
-		return dir
-	}
-	require.NoError(t, os.MkdirAll(filepath.Join(lib, "18", "bin"), 0o750), "a client-only install has no server")
-	install(filepath.Join(lib, "9", "bin"))
-	newest := install(filepath.Join(lib, "16", "bin"))
-	require.Equal(t, newest, found())
-	preferred := install(filepath.Join(lib, "15", "bin"))
-	require.Equal(t, preferred, found())
-	own := install(t.TempDir())
-	t.Setenv("PATH", own)
-	require.Equal(t, own, found())
 }

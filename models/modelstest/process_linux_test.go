@@ -25,23 +25,9 @@ func TestClusterEndsWithItsProcess(t *testing.T) {
 	_, err = fmt.Sscan(line, &pid, &dir)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	_, _, running := processStat(pid)
-	require.True(t, running)
+	require.True(t, isRunning(pid))
 
 	require.NoError(t, owner.Process.Kill())
 	require.Error(t, owner.Wait(), "killed")
 	require.NoError(t, waitGone([]int{pid}, 20*time.Second))
-}
-
-func TestMainStopsTheSharedCluster(t *testing.T) {
-	var l lazyCluster
-	t.Setenv(EnvPostgresURL, "")
-	l.open()
-	_, err := l.url()
-	require.NoError(t, err)
-	pid, dir := l.cluster.postmaster.Pid, l.cluster.dir
-	require.NoError(t, l.close())
-	require.NoError(t, waitGone([]int{pid}, 0))
-	require.NoDirExists(t, dir)
-	require.NoError(t, l.close(), "closing twice does nothing")
 }

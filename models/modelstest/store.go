@@ -68,7 +68,7 @@ func (e Engine) MigratedURL(t testing.TB) string {
 // newSchema returns the URL of a new schema in which script was run.
 func newSchema(t testing.TB, script string) string {
 	t.Helper()
-	server, err := shared.url()
+	server, err := sharedURL()
 	require.NoError(t, err)
 	u, err := url.Parse(server)
 	require.NoError(t, err)
