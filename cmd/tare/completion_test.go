@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,7 +96,7 @@ _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}"); cword=$COMP_CWORD cur=dee
 __start_tare
 printf '%s\n' "${COMPREPLY[@]}"`
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
-	cmd.Env = append(u.env, "PATH="+filepath.Dir(live.tare)+":/usr/bin:/bin")
+	cmd.Env = slices.Concat(u.env, []string{"PATH=" + filepath.Dir(live.tare) + ":/usr/bin:/bin"})
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "deepinfra")

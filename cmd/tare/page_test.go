@@ -43,7 +43,7 @@ func TestPageSession(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Dir = filepath.Dir(live.tare)
-	cmd.Env = append(newUser(t).env, "PATH="+cmd.Dir+":"+os.Getenv("PATH"))
+	cmd.Env = newUser(t, "PATH="+cmd.Dir+":"+os.Getenv("PATH")).env
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	printed := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
@@ -56,7 +56,7 @@ func TestPageSession(t *testing.T) {
 // TestSamplesOfTheDocumentRun runs the samples unchanged except for the key's id, in an order that makes sense.
 func TestSamplesOfTheDocumentRun(t *testing.T) {
 	u := alice(t)
-	u.env = append(u.env, "OPENAI_API_KEY="+testSecret)
+	u.env = append(u.env, "OPENAI_API_KEY="+testSecret, "PATH="+filepath.Dir(live.tare)+":"+os.Getenv("PATH"))
 	text, err := os.ReadFile("../../spec/aikeys.yaml")
 	require.NoError(t, err)
 	var contract struct {
@@ -89,7 +89,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
-		cmd.Env = append(u.env, "PATH="+filepath.Dir(live.tare)+":"+os.Getenv("PATH"))
+		cmd.Env = u.env
 		var stdout, stderr bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 		require.NoError(t, cmd.Run(), "%s\n%s%s", script, &stdout, &stderr)

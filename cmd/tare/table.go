@@ -132,7 +132,12 @@ func (t *table) fitWidths(terminal int) (widths []int, ok bool) {
 			widths[i] = 0
 		}
 	}
-	for terminal > 0 && totalWidth(widths) > terminal {
+	return widths, terminal == 0 || t.narrow(widths, terminal)
+}
+
+// narrow drops and shrinks columns until they fit the terminal. It reports whether they do.
+func (t *table) narrow(widths []int, terminal int) bool {
+	for totalWidth(widths) > terminal {
 		drop, shrink := -1, -1 // the column of the highest rank, and the widest that can shrink
 		for i, c := range t.columns {
 			if c.dropRank > 0 && widths[i] > 0 && (drop < 0 || c.dropRank > t.columns[drop].dropRank) {
@@ -148,10 +153,10 @@ func (t *table) fitWidths(terminal int) (widths []int, ok bool) {
 		case shrink >= 0:
 			widths[shrink] = max(shrunkWidth, widths[shrink]-(totalWidth(widths)-terminal))
 		default:
-			return nil, false
+			return false
 		}
 	}
-	return widths, true
+	return true
 }
 
 func totalWidth(widths []int) int {

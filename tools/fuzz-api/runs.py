@@ -40,8 +40,8 @@ class Run:
         return config + (f'\n[auth.openapi.{self.scheme}]\nbearer = "{self.token}"\n' if self.token else "")
 
     def limit(self) -> float:
-        """How many seconds it may take; a third of that is usual on two slow cores."""
-        return 60 + 3 * self.examples
+        """How many seconds it may take; a sixth of that is usual on two slow cores, which other tests share."""
+        return 120 + 6 * self.examples
 
 
 @dataclass
