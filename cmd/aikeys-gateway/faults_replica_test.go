@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -151,23 +150,4 @@ func TestGatewayRestart(t *testing.T) {
 	alone.requireServed(restored, time.Now(), window{restored, restored.Add(back)})
 	alone.stop()
 	require.Equal(t, exitOK, third.end())
-}
-
-// A receipt waits for each data plane once. When a stream moves to another replica, the receipt no longer waits for the old stream.
-func TestReceiptAfterAStreamMoved(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, modelstest.Postgres(t), 2)
-	to := s.at(0)
-	l := newLink(t, func() []string { return []string{strings.TrimPrefix(to.dataplane, "http://")} })
-	p := s.plane(l, 20*time.Second)
-	l.cut(true)
-	to = s.at(1)
-	l.up()
-	require.Eventually(t, func() bool { return s.at(1).streams() && !s.at(0).streams() }, patience, 5*time.Millisecond)
-	revoked := s.owner(s.at(1)).revoke(t, s.newest, "15s")
-	require.Equal(t, "complete", revoked.State)
-	t.Logf("the receipt was complete after %v", revoked.answered.Sub(revoked.sent).Round(time.Millisecond))
-	require.Less(t, revoked.answered.Sub(revoked.sent), 12*time.Second)
-	require.Equal(t, 1, revoked.DataPlanes)
-	p.awaitKey(s.older)
 }
