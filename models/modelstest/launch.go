@@ -56,7 +56,7 @@ func (c *Cluster) create() error {
 		}
 	}
 	initdb := c.command("initdb", "--pgdata="+c.dataDir(), "--username="+superuser, "--pwfile="+passwordFile,
-		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+		"--auth=md5", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
