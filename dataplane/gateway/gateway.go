@@ -137,9 +137,9 @@ type proxiedRequest struct {
 	id         string
 	receivedAt time.Time
 	provider   string // for logs and metrics: a slug that the control plane knows, or noProvider
-	credential string
+	caller     dataplane.Request
+	path       safePath
 	key        *dataplane.Key
-	target     *url.URL
 	redactor   *redactor
 
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -175,8 +175,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve proxies a request: it parses the head, resolves the key, finds the destination, and sends the request there. The
-// reverse proxy calls rewrite, RoundTrip, and then modifyResponse or handleError.
+// serve proxies a request: it parses the head and resolves the key. The reverse proxy then calls rewrite, RoundTrip, and
+// modifyResponse or handleError.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedRequest) error {
 	if g.slots != nil {
 		select {
@@ -186,66 +186,20 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 			return errOverloaded
 		}
 	}
-	caller, path, err := parseRequest(r)
-	if err != nil {
+	var err error
+	if p.caller, p.path, err = parseRequest(r); err != nil {
 		return err
 	}
-	key, err := g.guard.resolve(r.Context(), g.resolver, caller, r.RemoteAddr, r.Header)
-	if err != nil {
-		p.provider = loggedProvider(caller.Provider, err)
+	if p.key, err = g.guard.resolve(r.Context(), g.resolver, p.caller, r.RemoteAddr, r.Header); err != nil {
+		p.provider = loggedProvider(p.caller.Provider, err)
 		return err
 	}
-	p.key, p.provider, p.credential, p.redactor = key, caller.Provider, caller.Credential, newRedactor(key.Secret())
-	p.target, err = targetOf(key, g.upstreams, caller, path, r.URL.RawQuery)
-	if err != nil {
-		return err
-	}
+	p.provider, p.redactor = p.caller.Provider, newRedactor(p.key.Secret())
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
 	g.proxy.ServeHTTP(informational{w, p.redactor}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
-}
-
-// rewrite turns the caller's request into the one for the provider. Hop-by-hop headers have been removed by then.
-func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
-	p := proxiedRequestOf(pr.In.Context())
-	pr.Out.URL = p.target
-	pr.Out.Host = ""
-	if pr.Out.Header["Upgrade"] != nil && !isWebSocket(pr.Out.Header) {
-		delete(pr.Out.Header, "Upgrade")
-		delete(pr.Out.Header, "Connection")
-	}
-	stripRequest(pr.Out.Header, p.credential)
-	// Answers are searched for the provider's key, so nothing may pack them.
-	pr.Out.Header["Accept-Encoding"] = []string{"identity"}
-	delete(pr.Out.Header, "Sec-Websocket-Extensions")
-	if pr.Out.Body != nil {
-		// The server fills in the trailers of the incoming request once its body has been read, so the outgoing request
-		// shares them.
-		stripRequest(pr.In.Trailer, p.credential)
-		pr.Out.Trailer = pr.In.Trailer
-		pr.Out.Body = &requestBody{pr.Out.Body, p, pr.In.Trailer}
-	}
-	p.err = p.key.Authorize(pr.Out.Header)
-}
-
-// requestBody is a request's body on its way to the provider. When it ends, it strips the trailers, which are known only
-// then.
-type requestBody struct {
-	io.ReadCloser
-	request *proxiedRequest
-	trailer http.Header
-}
-
-// Read implements io.Reader.
-func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		stripRequest(b.trailer, b.request.credential)
-		b.request.bodyRead.Store(true)
-	}
-	return n, err
 }
 
 // outbound sends requests to providers.
@@ -285,14 +239,15 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 
 // handleError refuses a request that the provider did not answer.
 func (g *Gateway) handleError(w http.ResponseWriter, r *http.Request, err error) {
+	p := proxiedRequestOf(r.Context())
 	switch {
-	case errors.Is(err, dataplane.ErrUnsupportedAuth):
+	case p.err != nil: // rewrite has failed
 	case r.Context().Err() != nil:
 		err = context.Canceled
 	default:
 		err = newUpstreamError(err)
 	}
-	g.refuse(w, r, proxiedRequestOf(r.Context()), err)
+	g.refuse(w, r, p, err)
 }
 
 // refuse answers a request with the problem for an error.

@@ -250,6 +250,14 @@ func (s redactedStream) CloseWrite() error {
 	return nil
 }
 
+// stripResponse removes the headers by which the provider speaks of its own host: clients would apply them to the
+// gateway's.
+func stripResponse(header http.Header) {
+	delete(header, "Set-Cookie")
+	delete(header, "Alt-Svc")
+	delete(header, "Strict-Transport-Security")
+}
+
 // informational masks the secret in the headers of 1xx answers, which net/http/httputil passes on when they arrive.
 type informational struct {
 	http.ResponseWriter

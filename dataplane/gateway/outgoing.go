@@ -3,14 +3,16 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/agentrouter/aikeys/dataplane"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
@@ -56,21 +58,126 @@ func parsePath(rest string) (safePath, error) {
 	return safePath(rest), nil
 }
 
-// targetOf returns the URL for a request with a key: a path below the key's base URL, or below the upstream that replaces
-// it, with the query without the caller's credential.
-func targetOf(
-	key *dataplane.Key, upstreams map[string]*url.URL, caller dataplane.Request, path safePath, rawQuery string,
-) (*url.URL, error) {
-	base, ok := upstreams[key.Provider] // New has checked it
+// rewrite turns the caller's request into the one for the provider: its URL, its headers without what is private, and the provider's
+// key among them. Hop-by-hop headers have been removed by then. An error goes to p.err, which RoundTrip returns.
+func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
+	p := proxiedRequestOf(pr.In.Context())
+	if pr.Out.URL, p.err = g.targetOf(p, pr.In.URL.RawQuery); p.err != nil {
+		return
+	}
+	pr.Out.Host = ""
+	if pr.Out.Header["Upgrade"] != nil && !isWebSocket(pr.Out.Header) {
+		delete(pr.Out.Header, "Upgrade")
+		delete(pr.Out.Header, "Connection")
+	}
+	stripRequest(pr.Out.Header, p.caller.Credential)
+	// Answers are searched for the provider's key, so nothing may pack them.
+	pr.Out.Header["Accept-Encoding"] = []string{"identity"}
+	delete(pr.Out.Header, "Sec-Websocket-Extensions")
+	if pr.Out.Body != nil {
+		// The server fills in the trailers of the incoming request once its body has been read, so the outgoing request
+		// shares them.
+		stripRequest(pr.In.Trailer, p.caller.Credential)
+		pr.Out.Trailer = pr.In.Trailer
+		pr.Out.Body = &requestBody{pr.Out.Body, p, pr.In.Trailer}
+	}
+	p.err = p.key.Authorize(pr.Out.Header)
+}
+
+// requestBody is a request's body on its way to the provider. When it ends, it strips the trailers, which are known only
+// then.
+type requestBody struct {
+	io.ReadCloser
+	request *proxiedRequest
+	trailer http.Header
+}
+
+// Read implements io.Reader.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		stripRequest(b.trailer, b.request.caller.Credential)
+		b.request.bodyRead.Store(true)
+	}
+	return n, err
+}
+
+// targetOf returns the URL of a request for the provider: a path below the key's base URL, or below the upstream that replaces it, with
+// the query without the caller's credential.
+func (g *Gateway) targetOf(p *proxiedRequest, rawQuery string) (*url.URL, error) {
+	base, ok := g.upstreams[p.key.Provider] // New has checked it
 	if !ok {
 		var err error
-		if base, err = url.Parse(key.BaseURL); err != nil || checkDestination(base) != nil {
+		if base, err = url.Parse(p.key.BaseURL); err != nil || checkDestination(base) != nil {
 			return nil, errDestination
 		}
 	}
-	target := joinURL(base, path)
-	target.RawQuery = withoutCredential(rawQuery, caller.Provider, caller.Credential)
+	target := joinURL(base, p.path)
+	target.RawQuery = withoutCredential(rawQuery, p.caller.Provider, p.caller.Credential)
 	return target, nil
+}
+
+const (
+	forwardedPrefix    = "X-Forwarded-"
+	webSocketProtocols = "Sec-Websocket-Protocol"
+	// Browsers can't set headers on WebSockets, so they send the key as a protocol with this prefix.
+	webSocketKeyPrefix = "openai-insecure-api-key."
+)
+
+// stripRequest removes the headers that are not for the provider: credentials of every style, any header that contains
+// the caller's credential, cookies, the gateway's own headers, and those that identify the caller.
+func stripRequest(header http.Header, credential string) {
+	if protocols, ok := header[webSocketProtocols]; ok {
+		stripProtocols(header, protocols, credential)
+	}
+	for name, values := range header {
+		if isPrivate(name) || anyContains(values, credential) {
+			delete(header, name)
+		}
+	}
+}
+
+// isPrivate reports whether a header is never passed on to a provider.
+func isPrivate(name string) bool {
+	switch name {
+	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Cookie",
+		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip",
+		"X-Original-Url", "X-Rewrite-Url": // they replace the path on some servers
+		return true
+	}
+	return strings.HasPrefix(name, forwardedPrefix) || strings.HasPrefix(name, ownPrefix)
+}
+
+func anyContains(values []string, credential string) bool {
+	for _, value := range values {
+		if strings.Contains(value, credential) {
+			return true
+		}
+	}
+	return false
+}
+
+// stripProtocols removes the WebSocket protocols that carry a key.
+func stripProtocols(header http.Header, protocols []string, credential string) {
+	var kept []string
+	for protocol := range strings.SplitSeq(strings.Join(protocols, ","), ",") {
+		protocol = strings.TrimSpace(protocol)
+		if protocol != "" && !strings.HasPrefix(protocol, webSocketKeyPrefix) && !strings.Contains(protocol, credential) {
+			kept = append(kept, protocol)
+		}
+	}
+	if len(kept) == 0 {
+		delete(header, webSocketProtocols)
+		return
+	}
+	header[webSocketProtocols] = []string{strings.Join(kept, ", ")}
+}
+
+// isWebSocket reports whether an upgrade may pass. Any other protocol, such as h2c, would be a tunnel to the whole host
+// of the provider.
+func isWebSocket(header http.Header) bool {
+	upgrades := header["Upgrade"]
+	return len(upgrades) == 1 && strings.EqualFold(upgrades[0], "websocket")
 }
 
 // joinURL returns the URL of a path below base. Segments that base ends with and the path begins with appear once, so
