@@ -17,9 +17,11 @@ type Grant struct {
 	KeyID, Provider, Reason string
 	// Header returns the header to set. The other CredentialHeaders must be removed.
 	Header func() (name, value string)
-	// Parameters returns the names, spelled as sent, of the query parameters that contain the caller's credential. They must
-	// be removed.
-	Parameters func() []string
+	// Private returns the names of the request's headers that are not for the provider, Header's own aside, and Parameters the
+	// names, spelled as sent, of the query parameters that contain the caller's credential. They must be removed.
+	Private, Parameters func() []string
+	// Protocols is what Sec-WebSocket-Protocol becomes, if the request has it and something of it stays.
+	Protocols string
 }
 
 // Authorizer decides on requests that other proxies ask about. It is safe for concurrent use.
@@ -50,24 +52,32 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 
 // Authorize decides on a request by its head; peer is the address that it came from. It returns a problem if the request
 // is refused, and otherwise nil.
-func (a *Authorizer) Authorize(
-	ctx context.Context, peer, provider string, header http.Header, rawQuery string,
-) (Grant, *Problem) {
+func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
 	started := time.Now()
-	key, credential, err := a.resolve(ctx, peer, provider, header, rawQuery)
+	key, credential, err := a.resolve(ctx, peer, head)
 	if err != nil {
-		return Grant{}, a.Refuse(ctx, started, loggedProvider(provider, err), err)
+		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err)
 	}
 	name, value, err := key.Header()
 	if err != nil {
-		return Grant{}, a.Refuse(ctx, started, provider, err)
+		return Grant{}, a.Refuse(ctx, started, head.Provider, err)
 	}
-	a.record(ctx, slog.LevelInfo, http.StatusOK, provider,
+	a.record(ctx, slog.LevelInfo, http.StatusOK, head.Provider,
 		slog.Duration("took", time.Since(started).Round(time.Microsecond)), slog.String("key_id", key.ID))
+	kept := head.Header.Clone()
+	stripRequest(kept, credential)
 	return Grant{
-		KeyID: key.ID, Provider: provider, Reason: key.Reason,
-		Header:     func() (string, string) { return name, value },
-		Parameters: func() []string { return credentialParameters(rawQuery, provider, credential) },
+		KeyID: key.ID, Provider: head.Provider, Reason: key.Reason, Protocols: kept.Get(webSocketProtocols),
+		Header: func() (string, string) { return name, value },
+		Private: func() (names []string) {
+			for sent := range head.Header {
+				if _, stays := kept[sent]; !stays && sent != name {
+					names = append(names, sent)
+				}
+			}
+			return names
+		},
+		Parameters: func() []string { return credentialParameters(head.RawQuery, head.Provider, credential) },
 	}, nil
 }
 
@@ -80,18 +90,16 @@ func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider str
 	return &problem
 }
 
-func (a *Authorizer) resolve(
-	ctx context.Context, peer, provider string, header http.Header, rawQuery string,
-) (key *dataplane.Key, credential string, err error) {
-	if provider == "" {
+func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *dataplane.Key, credential string, err error) {
+	if head.Provider == "" {
 		return nil, "", ErrNoProvider
 	}
-	request, err := CallerOf(header, rawQuery, provider)
+	caller, err := head.check()
 	if err != nil {
 		return nil, "", err
 	}
-	key, err = a.guard.resolve(ctx, a.resolver, request, peer, header)
-	return key, request.Credential, err
+	key, err = a.guard.resolve(ctx, a.resolver, caller, peer, head.Header)
+	return key, caller.Credential, err
 }
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {

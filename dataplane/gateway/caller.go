@@ -60,20 +60,34 @@ func CredentialHeaders() []string {
 	return []string{headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey}
 }
 
+// Head is the head of a request to a provider, as every way into the gateway checks it.
+type Head struct {
+	Provider string
+	// Method and Path, which is escaped, may be empty where a proxy does not say them.
+	Method, Path, RawQuery string
+	Header                 http.Header
+}
+
+// check returns the caller of a request that may be sent to a provider, if they have a key.
+func (h Head) check() (dataplane.Request, error) {
+	if isForbiddenMethod(h.Method) {
+		return dataplane.Request{}, errMethod
+	}
+	caller, err := CallerOf(h.Header, h.RawQuery, h.Provider)
+	if err == nil {
+		_, err = parsePath(h.Path)
+	}
+	return caller, err
+}
+
 // parseRequest reads the caller, the provider and the path from the head of a request to /{provider}/….
 func parseRequest(r *http.Request) (caller dataplane.Request, path safePath, err error) {
-	if isForbiddenMethod(r.Method) {
-		return caller, "", errMethod
-	}
 	provider, rest, ok := splitPath(r.URL.EscapedPath())
-	if !ok {
+	if !ok && !isForbiddenMethod(r.Method) {
 		return caller, "", errNoRoute
 	}
-	if caller, err = CallerOf(r.Header, r.URL.RawQuery, provider); err != nil {
-		return caller, "", err
-	}
-	path, err = parsePath(rest)
-	return caller, path, err
+	caller, err = Head{Provider: provider, Method: r.Method, Path: rest, RawQuery: r.URL.RawQuery, Header: r.Header}.check()
+	return caller, safePath(rest), err
 }
 
 // isForbiddenMethod reports whether a provider might answer the method with the request itself, and so with its key, or
@@ -161,8 +175,8 @@ func (v *singleValue) add(value string) {
 
 // withoutCredential returns the query without the parameters that contain the caller's credential.
 func withoutCredential(rawQuery, provider, credential string) string {
-	if rawQuery == "" || (provider != QueryKeyProvider && !strings.Contains(rawQuery, credential)) {
-		return rawQuery
+	if rawQuery == "" {
+		return ""
 	}
 	kept := make([]string, 0, 4)
 	eachParameter(rawQuery, func(pair string) {
@@ -187,7 +201,8 @@ func credentialParameters(rawQuery, provider, credential string) (names []string
 
 // hasCredential reports whether a parameter contains the caller's credential, or is the key of QueryKeyProvider.
 func hasCredential(pair, provider, credential string) bool {
-	return strings.Contains(pair, credential) || provider == QueryKeyProvider && isQueryKey(pair)
+	name, value, _ := strings.Cut(pair, "=")
+	return contains(name, credential) || contains(value, credential) || provider == QueryKeyProvider && isQueryKey(pair)
 }
 
 func eachParameter(rawQuery string, visit func(pair string)) {

@@ -194,11 +194,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 		p.provider = loggedProvider(p.caller.Provider, err)
 		return err
 	}
-	p.provider, p.redactor = p.caller.Provider, newRedactor(p.key.Secret())
+	p.provider = p.caller.Provider
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	g.proxy.ServeHTTP(informational{w, p.redactor}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
+	g.proxy.ServeHTTP(informational{w, p}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
 }
 
@@ -225,7 +225,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	g.metrics.upstream.WithLabelValues(p.provider).Observe(time.Since(p.sentAt).Seconds())
 	g.resolver.Report(p.key, res.StatusCode)
 	stripResponse(res.Header)
-	if err := p.redactor.response(res); err != nil {
+	if err := p.redact().response(res); err != nil {
 		return err
 	}
 	res.Header[HeaderKeyID] = []string{p.key.ID}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -118,39 +119,58 @@ func (g *Gateway) targetOf(p *proxiedRequest, rawQuery string) (*url.URL, error)
 }
 
 const (
-	forwardedPrefix    = "X-Forwarded-"
 	webSocketProtocols = "Sec-Websocket-Protocol"
 	// Browsers can't set headers on WebSockets, so they send the key as a protocol with this prefix.
 	webSocketKeyPrefix = "openai-insecure-api-key."
 )
 
-// stripRequest removes the headers that are not for the provider: credentials of every style, any header that contains
-// the caller's credential, cookies, the gateway's own headers, and those that identify the caller.
+// stripRequest removes the headers that are not for the provider: see isPrivate.
 func stripRequest(header http.Header, credential string) {
 	if protocols, ok := header[webSocketProtocols]; ok {
 		stripProtocols(header, protocols, credential)
 	}
 	for name, values := range header {
-		if isPrivate(name) || anyContains(values, credential) {
+		if isPrivate(name, values, credential) {
 			delete(header, name)
 		}
 	}
 }
 
-// isPrivate reports whether a header is never passed on to a provider.
-func isPrivate(name string) bool {
-	switch name {
-	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Cookie",
-		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip",
-		"X-Original-Url", "X-Rewrite-Url": // they replace the path on some servers
+// isPrivate reports whether a header is never passed on to a provider: credentials of every style, anything that contains the
+// caller's credential, cookies, the gateway's own headers, those that identify the caller, and those that replace the method or
+// the path on some servers.
+func isPrivate(name string, values []string, credential string) bool {
+	// Some servers read an underscore as a hyphen.
+	switch name := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")); name {
+	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Proxy-Authorization", "Cookie",
+		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
+		"X-Original-Url", "X-Original-Uri", "X-Rewrite-Url",
+		"X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
 		return true
+	default:
+		for _, prefix := range [...]string{"X-Forwarded-", "X-Envoy-", ownPrefix} {
+			if strings.HasPrefix(name, prefix) {
+				return true
+			}
+		}
 	}
-	return strings.HasPrefix(name, forwardedPrefix) || strings.HasPrefix(name, ownPrefix)
+	return slices.ContainsFunc(values, func(value string) bool { return contains(value, credential) })
 }
 
-func anyContains(values []string, credential string) bool {
-	for _, value := range values {
-		if strings.Contains(value, credential) {
+// contains reports whether text has the credential in it: as it is, percent-encoded, or in base64.
+func contains(text, credential string) bool {
+	if strings.Contains(text, credential) {
+		return true
+	}
+	if decoded, changed := unescape(text); changed && strings.Contains(decoded, credential) {
+		return true
+	}
+	for word := range strings.FieldsFuncSeq(text, func(c rune) bool { return c == ' ' || c == ',' || c == ';' || c == '.' || c == ':' }) {
+		if len(word) < len(credential)*4/3 {
+			continue
+		}
+		word = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(word, "="))
+		if decoded, err := base64.RawStdEncoding.DecodeString(word); err == nil && strings.Contains(string(decoded), credential) {
 			return true
 		}
 	}
@@ -162,7 +182,7 @@ func stripProtocols(header http.Header, protocols []string, credential string) {
 	var kept []string
 	for protocol := range strings.SplitSeq(strings.Join(protocols, ","), ",") {
 		protocol = strings.TrimSpace(protocol)
-		if protocol != "" && !strings.HasPrefix(protocol, webSocketKeyPrefix) && !strings.Contains(protocol, credential) {
+		if protocol != "" && !strings.HasPrefix(protocol, webSocketKeyPrefix) && !contains(protocol, credential) {
 			kept = append(kept, protocol)
 		}
 	}

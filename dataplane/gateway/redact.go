@@ -55,6 +55,14 @@ func newRedactor(s secret.Text) *redactor {
 	return r
 }
 
+// redact returns the redactor of the request's key. The reverse proxy's lock orders its calls.
+func (p *proxiedRequest) redact() *redactor {
+	if p.redactor == nil {
+		p.redactor = newRedactor(p.key.Secret())
+	}
+	return p.redactor
+}
+
 // isEscapable reports whether a character is written differently in JSON or in a URL.
 func isEscapable(c rune) bool {
 	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '~')
@@ -261,14 +269,14 @@ func stripResponse(header http.Header) {
 // informational masks the secret in the headers of 1xx answers, which net/http/httputil passes on when they arrive.
 type informational struct {
 	http.ResponseWriter
-	redactor *redactor
+	request *proxiedRequest
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w informational) WriteHeader(status int) {
 	if status >= http.StatusContinue && status < http.StatusOK {
 		stripResponse(w.Header())
-		w.redactor.header(w.Header())
+		w.request.redact().header(w.Header())
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,15 +68,17 @@ func New(resolver gateway.Resolver, cfg gateway.Config) (*Server, error) {
 // text of its own.
 func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	attributes := request.GetAttributes()
-	provider := attributes.GetContextExtensions()[ProviderExtension]
-	header := headerOf(attributes.GetRequest().GetHttp())
-	_, rawQuery, _ := strings.Cut(attributes.GetRequest().GetHttp().GetPath(), "?")
+	asked := attributes.GetRequest().GetHttp()
+	path, rawQuery, _ := strings.Cut(asked.GetPath(), "?")
 	peer := attributes.GetSource().GetAddress().GetSocketAddress().GetAddress()
-	grant, problem := s.authorizer.Authorize(ctx, peer, provider, header, rawQuery)
+	grant, problem := s.authorizer.Authorize(ctx, peer, gateway.Head{
+		Provider: attributes.GetContextExtensions()[ProviderExtension],
+		Method:   asked.GetMethod(), Path: path, RawQuery: rawQuery, Header: headerOf(asked),
+	})
 	if problem != nil {
 		return denied(problem), nil
 	}
-	return allowed(grant, header)
+	return allowed(grant)
 }
 
 // headerOf returns the request's headers with canonical names. Envoy sends headers in one of two fields.
@@ -95,21 +98,20 @@ func headerOf(request *authv3.AttributeContext_HttpRequest) http.Header {
 }
 
 // allowed returns the answer for a request that may pass.
-func allowed(grant gateway.Grant, header http.Header) (*authv3.CheckResponse, error) {
+func allowed(grant gateway.Grant) (*authv3.CheckResponse, error) {
 	name, value := grant.Header()
-	var remove []string
-	for _, credential := range gateway.CredentialHeaders() {
-		if credential != name { // Envoy removes after it sets
-			remove = append(remove, strings.ToLower(credential))
-		}
+	set := []*corev3.HeaderValueOption{overwrite(name, value)}
+	if grant.Protocols != "" {
+		set = append(set, overwrite("sec-websocket-protocol", grant.Protocols))
 	}
-	for sent := range header {
-		if lower := strings.ToLower(sent); strings.HasPrefix(lower, "agentrouter-") || lower == "cookie" {
+	var remove []string
+	for _, private := range append(grant.Private(), gateway.CredentialHeaders()...) {
+		if lower := strings.ToLower(private); private != name && !slices.Contains(remove, lower) { // Envoy removes after it sets
 			remove = append(remove, lower)
 		}
 	}
 	ok := &authv3.OkHttpResponse{
-		Headers:         []*corev3.HeaderValueOption{overwrite(name, value)},
+		Headers:         set,
 		HeadersToRemove: remove,
 
 		QueryParametersToRemove: grant.Parameters(), // Envoy compares names as they were sent

@@ -57,9 +57,14 @@ func start(t *testing.T, resolver gateway.Resolver, limit ...float64) (conn *grp
 
 func check(t *testing.T, conn *grpc.ClientConn, provider, path string, header map[string]string) *authv3.CheckResponse {
 	t.Helper()
+	return checkAs(t, conn, "POST", provider, path, header)
+}
+
+func checkAs(t *testing.T, conn *grpc.ClientConn, method, provider, path string, header map[string]string) *authv3.CheckResponse {
+	t.Helper()
 	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
-			Method: "POST", Path: path, Headers: header,
+			Method: method, Path: path, Headers: header,
 		}},
 	}}
 	if provider != "" {

@@ -1,0 +1,113 @@
+package extauthz_test
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+)
+
+// Every request is decided alike by the proxy, by forward-auth and by ext_authz; and what the proxy removes, ext_authz tells Envoy to
+// remove.
+func TestOneCheckBehindThreeFaces(t *testing.T) {
+	var seen http.Header
+	provider := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
+	t.Cleanup(provider.Close)
+	resolver := dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider.URL, secret))
+	conn, _, _, _ := start(t, resolver)
+	proxy, err := gateway.New(gateway.Config{Resolver: resolver})
+	require.NoError(t, err)
+	t.Cleanup(proxy.Close)
+	forwardAuth, err := gateway.NewForwardAuth(gateway.Config{Resolver: resolver})
+	require.NoError(t, err)
+
+	inBase64 := base64.URLEncoding.EncodeToString([]byte("user:" + callersKey))
+	percent := "%61k" + url.QueryEscape(callersKey[2:])
+	for name, sent := range map[string]struct {
+		method, path string
+		header       map[string]string
+		status       int
+	}{
+		"a plain request":          {"POST", "/v1/chat", nil, 200},
+		"TRACE":                    {"TRACE", "/v1/chat", nil, 405},
+		"track in lower case":      {"track", "/v1/chat", nil, 405},
+		"CONNECT":                  {"CONNECT", "/v1/chat", nil, 405},
+		"dots in the path":         {"POST", "/v1/../admin", nil, 400},
+		"an empty segment":         {"POST", "/v1//admin", nil, 400},
+		"escaped dots in the path": {"POST", "/v1/%2e%2e/admin", nil, 400},
+		"two credentials":          {"POST", "/v1/chat", map[string]string{"x-api-key": "another"}, 401},
+		"a project that is no id":  {"POST", "/v1/chat", map[string]string{"agentrouter-project": "a b"}, 400},
+		"the credential elsewhere": {"POST", "/v1/chat", map[string]string{
+			"x-my-key": callersKey, "x-escaped": percent, "x-base64": inBase64, "x_api_key": "another", "x-keep": "this",
+			"sec-websocket-protocol": "realtime, openai-insecure-api-key." + callersKey,
+		}, 200},
+		"headers that replace the path or the method": {"POST", "/v1/chat", map[string]string{
+			"x-original-url": "/admin", "x-http-method-override": "TRACE", "x-rewrite-url": "/admin", "x-envoy-original-path": "/admin",
+		}, 200},
+		"headers that identify the caller": {"POST", "/v1/chat", map[string]string{
+			"cf-connecting-ip": "192.0.2.1", "x-client-ip": "192.0.2.1", "fastly-client-ip": "192.0.2.1", "cookie": "a=b", "via": "1.1 x",
+		}, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			header := map[string]string{"authorization": "Bearer " + callersKey}
+			for field, value := range sent.header {
+				header[field] = value
+			}
+			request := func(target string) *http.Request {
+				r := httptest.NewRequest("POST", "http://gateway.example", nil)
+				r.Method = sent.method
+				r.URL = &url.URL{Path: target, RawPath: target}
+				if plain, err := url.PathUnescape(target); err == nil {
+					r.URL.Path = plain
+				}
+				for field, value := range header {
+					r.Header.Set(field, value)
+				}
+				return r
+			}
+			seen = nil
+			byProxy := httptest.NewRecorder()
+			proxy.ServeHTTP(byProxy, request("/openai"+sent.path))
+			require.Equal(t, sent.status, byProxy.Code, byProxy.Body)
+
+			ask := request("/auth/openai")
+			ask.Method = http.MethodGet
+			ask.Header.Set("X-Forwarded-Method", sent.method)
+			ask.Header.Set("X-Forwarded-Uri", "/openai"+sent.path+"?a=b")
+			byForwardAuth := httptest.NewRecorder()
+			forwardAuth.ServeHTTP(byForwardAuth, ask)
+			require.Equal(t, sent.status, byForwardAuth.Code, byForwardAuth.Body)
+
+			byEnvoy := checkAs(t, conn, sent.method, "openai", "/openai"+sent.path, header)
+			if sent.status != http.StatusOK {
+				require.EqualValues(t, sent.status, byEnvoy.GetDeniedResponse().GetStatus().GetCode())
+				return
+			}
+			left := http.Header{}
+			for field, value := range header {
+				left.Set(field, value)
+			}
+			for _, field := range byEnvoy.GetOkResponse().GetHeadersToRemove() {
+				left.Del(field)
+			}
+			for field, value := range fields(byEnvoy.GetOkResponse().GetHeaders()) {
+				left.Set(field, value)
+			}
+			for _, own := range []string{"Accept-Encoding", "User-Agent", "Content-Length"} {
+				seen.Del(own)
+			}
+			require.Equal(t, seen, left)
+			for field, values := range left {
+				require.NotContains(t, strings.Join(values, ","), callersKey, field)
+			}
+		})
+	}
+}
