@@ -55,7 +55,7 @@ func (g *Gateway) record(ctx context.Context, p *proxiedRequest) {
 	level := levelOf(p.status, p.err)
 	redacted := p.redactor != nil && p.redactor.found.Load()
 	if redacted {
-		g.metrics.redacted.WithLabelValues(p.provider).Inc()
+		g.metrics.redacted.Inc()
 		level = max(level, slog.LevelWarn)
 	}
 	if !g.log.Enabled(ctx, level) {
@@ -118,7 +118,7 @@ type Metrics struct {
 	added          prometheus.Histogram
 	upstream       *prometheus.HistogramVec
 	inFlight       prometheus.Gauge
-	redacted       *prometheus.CounterVec
+	redacted       prometheus.Counter
 }
 
 // NewMetrics returns the metrics registered with registerer, and registers them if it is the first to do so. With a nil
@@ -142,9 +142,9 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "aikeys_gateway_requests_in_flight", Help: "Requests being proxied, upgraded connections among them.",
 		}),
-		redacted: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "aikeys_gateway_redacted_total", Help: "Answers in which the provider sent its own key back, by provider.",
-		}, []string{"provider"}),
+		redacted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "aikeys_gateway_redacted_total", Help: "Answers in which the provider sent its own key back.",
+		}),
 	}
 	if registerer == nil {
 		return m, nil
