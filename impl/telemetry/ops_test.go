@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,31 +78,25 @@ func TestHandlerServesNothingElse(t *testing.T) {
 	require.Equal(t, http.StatusMethodNotAllowed, recorder.Code)
 }
 
-func TestCachedManyProbers(t *testing.T) {
-	var asked atomic.Int64
-	probe := telemetry.Cached(func(context.Context) telemetry.State {
-		asked.Add(1)
-		time.Sleep(10 * time.Millisecond)
-		return telemetry.OK
-	}, time.Second, time.Hour)
-	var group sync.WaitGroup
-	for range 50 {
-		group.Go(func() { _ = probe(t.Context()) })
-	}
-	group.Wait()
-	require.EqualValues(t, 1, asked.Load())
-}
-
-func TestCachedExpires(t *testing.T) {
-	var asked atomic.Int64
-	probe := telemetry.Cached(func(context.Context) telemetry.State {
-		asked.Add(1)
-		return telemetry.OK
-	}, time.Second, time.Nanosecond)
-	probe(t.Context())
-	time.Sleep(time.Millisecond)
-	probe(t.Context())
-	require.EqualValues(t, 2, asked.Load())
+func TestCachedAsksOncePerTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int64
+		probe := telemetry.Cached(func(context.Context) telemetry.State {
+			asked.Add(1)
+			return telemetry.OK
+		}, time.Second, time.Hour)
+		var group sync.WaitGroup
+		for range 50 {
+			group.Go(func() { _ = probe(t.Context()) })
+		}
+		group.Wait()
+		time.Sleep(time.Hour - time.Nanosecond)
+		probe(t.Context())
+		require.EqualValues(t, 1, asked.Load())
+		time.Sleep(time.Nanosecond)
+		probe(t.Context())
+		require.EqualValues(t, 2, asked.Load())
+	})
 }
 
 func TestCachedTimeout(t *testing.T) {

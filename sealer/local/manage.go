@@ -72,11 +72,16 @@ func AddKEK(path string) (id string, err error) {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return "", fmt.Errorf("add KEK: %w", err)
 	}
-	made := false
 	err = change(path, func(target string) (*keyset.Handle, error) {
 		if _, err := os.Stat(target); errors.Is(err, fs.ErrNotExist) {
-			made = true
-			return nil, ensureKeyset(target)
+			if err := ensureKeyset(target); err != nil {
+				return nil, err
+			}
+			keks, err := List(target)
+			if err == nil {
+				id = keks[0].ID
+			}
+			return nil, err
 		}
 		manager, _, err := open(target)
 		if err != nil {
@@ -89,13 +94,6 @@ func AddKEK(path string) (id string, err error) {
 		id = kekID(keyID)
 		return manager.Handle()
 	})
-	if made && err == nil {
-		keks, err := List(path)
-		if err != nil {
-			return "", err
-		}
-		return keks[0].ID, nil
-	}
 	if err != nil {
 		return "", fmt.Errorf("add KEK: %w", err)
 	}
