@@ -291,7 +291,7 @@ func TestREADMEAndMetrics(t *testing.T) {
 	}{
 		{operationsPage, opsURL, []string{"aikeys_feed_streams_ended_total"}},
 		{gatewayPage, gatewayOpsURL, []string{
-			"aikeys_gateway_authorizations_total", "aikeys_gateway_redacted_total", "aikeys_gateway_upstream_seconds",
+			"aikeys_gateway_authorizations_total", "aikeys_gateway_upstream_seconds",
 			"aikeys_dataplane_fetches_discarded_total",
 		}},
 	} {
