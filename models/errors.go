@@ -36,13 +36,13 @@ var (
 	ErrReadOnly = fmt.Errorf("%w: the server takes no writes; it is a standby, or read-only", ErrUnavailable)
 	// ErrPooled is an ErrUnavailable: what a connection had prepared is gone, or another's is there.
 	ErrPooled = fmt.Errorf("%w: a pooler gives each transaction another connection; the server's direct URL is needed too", ErrUnavailable)
-	// ErrDeaf is returned where notifications of the database do not arrive.
-	ErrDeaf = errors.New("notifications of the database do not arrive; behind a pooler, the direct URL of the server is needed for them")
+	// ErrNoNotifications is returned where notifications of the database do not arrive.
+	ErrNoNotifications = errors.New("notifications of the database do not arrive; behind a pooler, the direct URL of the server is needed for them")
 )
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable, ErrDeaf} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable, ErrNoNotifications} {
 		if errors.Is(err, known) {
 			return true
 		}

@@ -187,7 +187,7 @@ func (s *Store) Watch(ctx context.Context, wake func()) error {
 	return group.Wait()
 }
 
-// CheckNotifications returns ErrDeaf if this Store hears nothing of what other processes commit. Then changes are only found by
+// CheckNotifications returns ErrNoNotifications if this Store hears nothing of what other processes commit. Then changes are only found by
 // looking from time to time.
 func (s *Store) CheckNotifications(ctx context.Context) error {
 	ctx, cancel := s.bounded(ctx)

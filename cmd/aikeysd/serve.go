@@ -84,7 +84,7 @@ type service struct {
 	api, dataplane, ops *lifecycle.Server
 
 	state    state
-	deaf     prometheus.Gauge
+	notified prometheus.Gauge
 	prepared chan struct{} // closed when the service is ready
 	closers  lifecycle.Closers
 }
@@ -96,8 +96,8 @@ func (p *program) newService(ctx context.Context, cfg *config) (*service, error)
 		return nil, err
 	}
 	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv, prepared: make(chan struct{}),
-		deaf: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "aikeys_db_deaf", Help: "1 if the database's notifications did not arrive when the service started.",
+		notified: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "aikeys_db_notifications", Help: "1 if the database's notifications arrived when the service started, else 0.",
 		})}
 	for _, step := range []func(context.Context) error{s.listen, s.openTraces, s.openSealer, s.openStore, s.makeServers} {
 		if err := step(ctx); err != nil {
@@ -193,8 +193,10 @@ func (s *service) onceReady(run func(ctx context.Context) error) lifecycle.Part 
 
 // checkNotifications logs a warning, and sets a metric, if notifications of the database do not arrive.
 func (s *service) checkNotifications(ctx context.Context) error {
-	if err := s.store.CheckNotifications(ctx); errors.Is(err, models.ErrDeaf) {
-		s.deaf.Set(1)
+	switch err := s.store.CheckNotifications(ctx); {
+	case err == nil:
+		s.notified.Set(1)
+	case errors.Is(err, models.ErrNoNotifications):
 		s.log.WarnContext(ctx, "changes that other replicas make are found up to 0.4 s late", slog.String("error", err.Error()))
 	}
 	return nil

@@ -96,7 +96,7 @@ func (s *service) tlsConfigs() (public, dataPlane *tls.Config, err error) {
 
 func (s *service) newWiring() (w wiring, err error) {
 	w = wiring{service: s, registry: telemetry.NewRegistry(
-		telemetry.NewPoolCollector(func() telemetry.PoolStats { return telemetry.PoolStats(s.store.Stats()) }), s.deaf)}
+		telemetry.NewPoolCollector(func() telemetry.PoolStats { return telemetry.PoolStats(s.store.Stats()) }), s.notified)}
 	if w.metrics, err = auth.NewMetrics(w.registry); err != nil {
 		return w, err
 	}

@@ -180,7 +180,7 @@ func (e *engine) CheckNotifications(ctx context.Context) error {
 		case err == nil && note.Payload == e.id:
 			return nil
 		case ctx.Err() != nil:
-			return models.ErrDeaf
+			return models.ErrNoNotifications
 		case err != nil && pause.Err() == nil:
 			return err
 		}
