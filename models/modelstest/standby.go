@@ -2,10 +2,64 @@ package modelstest
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync/atomic"
 	"testing"
 )
+
+// Address is a stable address in front of clusters, as a proxy, a name or a virtual address is. Connections stay with the cluster that
+// they were made to.
+type Address struct {
+	cluster  atomic.Pointer[Cluster]
+	listener net.Listener
+}
+
+// NewAddress returns an address that leads to a cluster. It ends with the test.
+func NewAddress(t testing.TB, c *Cluster) *Address {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	a := &Address{listener: listener}
+	a.MoveTo(c)
+	go a.serve()
+	return a
+}
+
+// MoveTo makes the address lead to another cluster.
+func (a *Address) MoveTo(c *Cluster) { a.cluster.Store(c) }
+
+// URL returns the URL of a database of whichever cluster the address leads to. All of them must have the password of the first.
+func (a *Address) URL(db string) string {
+	u := a.cluster.Load().baseURL(db)
+	u.Host = a.listener.Addr().String()
+	u.RawQuery = url.Values{"sslmode": {"disable"}}.Encode()
+	return u.String()
+}
+
+func (a *Address) serve() {
+	for {
+		client, err := a.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(a.cluster.Load().port))) //nolint:noctx // loopback
+		if err != nil {
+			_ = client.Close()
+			continue
+		}
+		for from, to := range map[net.Conn]net.Conn{client: server, server: client} {
+			go func() { _, _ = io.Copy(to, from); _ = to.Close() }()
+		}
+	}
+}
 
 // StartStandby starts a cluster that follows primary, and removes it when the test ends.
 func StartStandby(t testing.TB, primary *Cluster) *Cluster {

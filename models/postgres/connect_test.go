@@ -3,10 +3,6 @@ package postgres_test
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
-	"strconv"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,48 +16,21 @@ import (
 	"github.com/agentrouter/aikeys/models/postgres"
 )
 
-// failover is a primary and a standby behind one address, which leads to the primary until moveTo is called.
+// failover is a primary and a standby behind one address, which leads to the primary at first.
 type failover struct {
 	primary, standby *modelstest.Cluster
+	address          *modelstest.Address
 	store            *models.Store
-	target           atomic.Pointer[string]
 }
 
 func newFailover(t *testing.T) *failover {
 	f := &failover{primary: modelstest.StartCluster(t)}
-	address, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = address.Close() })
-	f.moveTo(t, f.primary)
-	go func() {
-		for {
-			client, err := address.Accept()
-			if err != nil {
-				return
-			}
-			server, err := new(net.Dialer).DialContext(t.Context(), "tcp", *f.target.Load())
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			go func() { _, _ = io.Copy(server, client); _ = server.Close() }()
-			go func() { _, _ = io.Copy(client, server); _ = client.Close() }()
-		}
-	}()
-	url, err := pgx.ParseConfig(f.primary.URL("postgres"))
-	require.NoError(t, err)
-	f.store = modelstest.OpenStore(t, "postgres://postgres:"+url.Password+"@"+address.Addr().String()+"/postgres?sslmode=disable",
-		models.Options{Timeout: 2 * time.Second})
-	_, err = f.store.Migrate(t.Context())
+	f.address = modelstest.NewAddress(t, f.primary)
+	f.store = modelstest.OpenStore(t, f.address.URL("postgres"), models.Options{Timeout: 2 * time.Second})
+	_, err := f.store.Migrate(t.Context())
 	require.NoError(t, err)
 	f.standby = modelstest.StartStandby(t, f.primary)
 	return f
-}
-
-func (f *failover) moveTo(t *testing.T, c *modelstest.Cluster) {
-	url, err := pgx.ParseConfig(c.URL("postgres"))
-	require.NoError(t, err)
-	f.target.Store(new(net.JoinHostPort(url.Host, strconv.Itoa(int(url.Port)))))
 }
 
 func (f *failover) commit(ctx context.Context, id string) error {
@@ -137,7 +106,7 @@ func TestOldPrimaryIsNotBelieved(t *testing.T) {
 		require.NoError(t, f.primary.Start())
 		f.requireReadOnly(t, before)
 
-		f.moveTo(t, f.standby)
+		f.address.MoveTo(f.standby)
 		f.requireRecovery(t, "evt_2")
 		changes, now := f.changes(t, before)
 		require.Len(t, changes, 1, "nothing that the new primary committed is missed")
@@ -154,7 +123,7 @@ func TestOldPrimaryIsNotBelieved(t *testing.T) {
 		require.NoError(t, f.primary.Stop(modelstest.Immediate))
 		require.NoError(t, f.standby.Start())
 		f.standby.Promote(t)
-		f.moveTo(t, f.standby)
+		f.address.MoveTo(f.standby)
 		f.requireRecovery(t, "evt_1")
 		changes, _ := f.changes(t, before)
 		require.Len(t, changes, 1, "the first commit of the new primary has a lower xid than the last of the old one")
