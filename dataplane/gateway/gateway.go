@@ -140,6 +140,8 @@ type proxiedRequest struct {
 	caller     dataplane.Request
 	path       safePath
 	key        *dataplane.Key
+	base       *url.URL      // the provider's, or the upstream that replaces it
+	incoming   *http.Request // as the caller sent it
 	redactor   *redactor
 
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -228,6 +230,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	if err := p.redact().response(res); err != nil {
 		return err
 	}
+	rewriteLinks(res.Header, res.Request.URL, p.base, p.incoming, p.provider)
 	res.Header[HeaderKeyID] = []string{p.key.ID}
 	res.Header[HeaderReason] = []string{p.key.Reason}
 	res.Header[HeaderRequestID] = []string{p.id}

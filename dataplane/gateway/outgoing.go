@@ -14,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/agentrouter/aikeys/dataplane"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
@@ -63,9 +64,12 @@ func parsePath(rest string) (safePath, error) {
 // key among them. Hop-by-hop headers have been removed by then. An error goes to p.err, which RoundTrip returns.
 func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	p := proxiedRequestOf(pr.In.Context())
-	if pr.Out.URL, p.err = g.targetOf(p, pr.In.URL.RawQuery); p.err != nil {
+	if p.base, p.err = g.baseOf(p.key); p.err != nil {
 		return
 	}
+	p.incoming = pr.In
+	pr.Out.URL = joinURL(p.base, p.path)
+	pr.Out.URL.RawQuery = withoutCredential(pr.In.URL.RawQuery, p.caller.Provider, p.caller.Credential)
 	pr.Out.Host = ""
 	if pr.Out.Header["Upgrade"] != nil && !isWebSocket(pr.Out.Header) {
 		delete(pr.Out.Header, "Upgrade")
@@ -103,19 +107,16 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// targetOf returns the URL of a request for the provider: a path below the key's base URL, or below the upstream that replaces it, with
-// the query without the caller's credential.
-func (g *Gateway) targetOf(p *proxiedRequest, rawQuery string) (*url.URL, error) {
-	base, ok := g.upstreams[p.key.Provider] // New has checked it
-	if !ok {
-		var err error
-		if base, err = url.Parse(p.key.BaseURL); err != nil || checkDestination(base) != nil {
-			return nil, errDestination
-		}
+// baseOf returns the base URL for requests with a key: the key's own, or that of the upstream which replaces it.
+func (g *Gateway) baseOf(key *dataplane.Key) (*url.URL, error) {
+	if upstream, ok := g.upstreams[key.Provider]; ok {
+		return upstream, nil // New has checked it
 	}
-	target := joinURL(base, p.path)
-	target.RawQuery = withoutCredential(rawQuery, p.caller.Provider, p.caller.Credential)
-	return target, nil
+	base, err := url.Parse(key.BaseURL)
+	if err != nil || checkDestination(base) != nil {
+		return nil, errDestination
+	}
+	return base, nil
 }
 
 const (

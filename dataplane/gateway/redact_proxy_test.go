@@ -99,3 +99,13 @@ func TestProviderNeverSendsTheKeyBack(t *testing.T) {
 		require.NotContains(t, body, secret)
 	})
 }
+
+func TestLinksToTheProviderLeadBack(t *testing.T) {
+	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", "http://"+r.Host+"/v1/files/f1?k="+secret)
+		w.WriteHeader(http.StatusSeeOther)
+	})
+	res, _ := do(t, request(t, "GET", gw.URL+"/openai/v1/files", nil))
+	require.Equal(t, http.StatusSeeOther, res.StatusCode)
+	require.Equal(t, gw.URL+"/openai/files/f1?k="+strings.Repeat("*", len(secret)), res.Header.Get("Location"))
+}

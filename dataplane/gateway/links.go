@@ -1,0 +1,65 @@
+package gateway
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// linkHeaders are the headers of answers that hold a URL for the caller's next request.
+var linkHeaders = [...]string{
+	"Location", "Content-Location",
+	"Operation-Location", "Azure-Asyncoperation", // Azure's long-running operations
+	"X-Goog-Upload-Url", "X-Goog-Upload-Control-Url", // Google's resumable uploads
+}
+
+// linkTarget is a URL in a Link header (RFC 8288, section 3).
+var linkTarget = regexp.MustCompile(`<[^<>]*>`)
+
+// rewriteLinks makes links to the provider's own host lead back through the gateway, at its origin: there, the caller has a credential,
+// which must not go to the provider. A link to a place on that host that the gateway does not reach is removed. Links to other hosts,
+// such as signed ones to a store of files, stay.
+func rewriteLinks(header http.Header, sent, base *url.URL, caller *http.Request, provider string) {
+	for _, name := range linkHeaders {
+		if values := header[name]; len(values) == 1 {
+			if link := rewriteLink(values[0], sent, base, caller, provider); link != "" {
+				values[0] = link
+			} else {
+				delete(header, name)
+			}
+		}
+	}
+	for i, value := range header["Link"] {
+		header["Link"][i] = linkTarget.ReplaceAllStringFunc(value, func(target string) string {
+			return "<" + rewriteLink(target[1:len(target)-1], sent, base, caller, provider) + ">"
+		})
+	}
+}
+
+// rewriteLink returns a link for the caller, or "" if there is none. The provider meant it relative to the URL that was sent.
+func rewriteLink(link string, sent, base *url.URL, caller *http.Request, provider string) string {
+	reference, err := url.Parse(link)
+	if err != nil {
+		return ""
+	}
+	target := sent.ResolveReference(reference)
+	if !strings.EqualFold(target.Host, base.Host) {
+		return link
+	}
+	rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(base.EscapedPath(), "/"))
+	if !below || rest != "" && rest[0] != '/' {
+		return ""
+	}
+	target.Scheme, target.User, target.Host, target.Path, target.RawPath = "", nil, "", "", ""
+	return originOf(caller) + "/" + provider + rest + target.String() // of which the query and the fragment are left
+}
+
+// originOf returns the scheme and host at which the caller reached the gateway, perhaps through a proxy that ends TLS. It goes back to
+// the caller alone, so nothing depends on whether the caller made it up.
+func originOf(r *http.Request) string {
+	if r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}

@@ -1,0 +1,43 @@
+package gateway
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestLinksLeadBackThroughTheGateway(t *testing.T) {
+	const origin = "https://gateway.example"
+	caller := httptest.NewRequest(http.MethodGet, origin+"/groq/batches", nil)
+	parse := func(text string) *url.URL {
+		u, err := url.Parse(text)
+		require.NoError(t, err)
+		return u
+	}
+	base, sent := parse("https://provider.example/openai/v1"), parse("https://provider.example/openai/v1/batches?limit=1")
+	for link, want := range map[string]string{
+		"https://provider.example/openai/v1/batches/b1":          origin + "/groq/batches/b1",
+		"https://PROVIDER.example/openai/v1/files?after=f%2F1#x": origin + "/groq/files?after=f%2F1#x",
+		"/openai/v1/batches/b1":                                  origin + "/groq/batches/b1",
+		"b1":                                                     origin + "/groq/b1",
+		"?after=b1":                                              origin + "/groq/batches?after=b1",
+		"https://provider.example/openai/v1":                     origin + "/groq",
+		"https://u:p@provider.example/openai/v1/a":               origin + "/groq/a",
+		"https://provider.example/openai/v10/a":                  "",
+		"https://provider.example/admin":                         "",
+		"//provider.example/admin":                               "",
+		"https://files.example/signed?key=1":                     "https://files.example/signed?key=1",
+		"https://%zz":                                            "",
+	} {
+		header := http.Header{"Location": {link}, "Operation-Location": {link}}
+		rewriteLinks(header, sent, base, caller, "groq")
+		require.Equal(t, want, header.Get("Location"), link)
+		require.Equal(t, want, header.Get("Operation-Location"), link)
+	}
+	header := http.Header{"Link": {`<https://provider.example/openai/v1/b?page=2>; rel="next", </admin>; rel="last", <https://docs.example>; rel="help"`}}
+	rewriteLinks(header, sent, base, caller, "groq")
+	require.Equal(t, `<`+origin+`/groq/b?page=2>; rel="next", <>; rel="last", <https://docs.example>; rel="help"`, header.Get("Link"))
+}
