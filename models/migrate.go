@@ -53,9 +53,9 @@ func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
 	if err != nil {
 		return nil, wrap("migration status", s.classify(err))
 	}
-	out := make([]Migration, len(steps))
-	for i, step := range steps {
-		out[i] = Migration{Version: step.Source.Version, Name: step.Source.Path, AppliedAt: step.AppliedAt}
+	out := make([]Migration, 0, len(steps))
+	for _, step := range steps {
+		out = append(out, Migration{Version: step.Source.Version, Name: step.Source.Path, AppliedAt: step.AppliedAt})
 	}
 	var newer []int64
 	err = s.orm(ctx).Raw("SELECT DISTINCT version_id FROM goose_db_version WHERE version_id > ? AND is_applied ORDER BY version_id",

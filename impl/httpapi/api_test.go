@@ -344,10 +344,11 @@ func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 				tc.cfg.Sessions = &sessions{}
 				server := startServer(t, newHandler(t, tc.cfg).ServeHTTP, nil)
 				for range tc.before {
-					exchange(t, server, tc.head+length)
+					require.NoError(t, exchange(t, server, tc.head+length).Body.Close())
 				}
 				began := time.Now()
 				response := exchange(t, server, tc.head+length)
+				defer func() { _ = response.Body.Close() }()
 				require.Equal(t, tc.status, response.StatusCode)
 				require.True(t, response.Close, "Connection: close")
 				require.Less(t, time.Since(began), 5*time.Second, "long before the read timeout")

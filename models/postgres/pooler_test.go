@@ -27,10 +27,10 @@ func startPgBouncer(t *testing.T, server, mode string) string {
 	u, err := url.Parse(server)
 	require.NoError(t, err)
 	password, _ := u.User.Password()
-	folder, err := os.MkdirTemp("", "aikeys-pgbouncer-") // its user may enter no folder of the test's
+	folder, err := os.MkdirTemp("", "aikeys-pgbouncer-") //nolint:usetesting // its user may not enter the test's folders
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(folder)) })
-	require.NoError(t, os.Chmod(folder, 0o777)) //nolint:gosec // its user has to write there
+	require.NoError(t, os.Chmod(folder, 0o777))
 	file := filepath.Join(folder, "pgbouncer.ini")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `[databases]
 * = host=127.0.0.1 port=%s user=postgres password=%s
@@ -39,7 +39,7 @@ listen_addr =
 unix_socket_dir = %s
 auth_type = any
 pool_mode = %s
-`, u.Port(), password, folder, mode), 0o644)) //nolint:gosec // the password is of this test's server
+`, u.Port(), password, folder, mode), 0o644))
 	args := []string{file}
 	if os.Geteuid() == 0 {
 		args = []string{"-u", "postgres", file} // it refuses to run as root

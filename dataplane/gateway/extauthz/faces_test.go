@@ -62,7 +62,7 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 				header[field] = value
 			}
 			request := func(target string) *http.Request {
-				r := httptest.NewRequest("POST", "http://gateway.example", nil)
+				r := httptest.NewRequest(http.MethodPost, "http://gateway.example", nil)
 				r.Method = sent.method
 				r.URL = &url.URL{Path: target, RawPath: target}
 				if plain, err := url.PathUnescape(target); err == nil {
