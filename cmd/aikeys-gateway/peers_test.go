@@ -1,286 +1,212 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"github.com/stretchr/testify/require"
-	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
+	"golang.org/x/sys/unix"
 
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
-// A caller's API key, and the provider key that replaces it.
-const (
-	callerKey   = "ak_caller_0001"
-	providerKey = "sk-provider-0001"
-	keyID       = "byok_0001"
-)
+// certifiedName is a name in the certificates of providers that run WithTLS.
+const certifiedName = "example.com"
 
-// credentialHeaders are those in which clients and providers carry keys.
-func credentialHeaders() []string {
-	return []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"}
-}
-
-// authority answers like a gateway, from a table, to test how the sample configurations handle every answer of a gateway. It is
-// both a forward-auth endpoint and an ext_authz service.
-type authority struct {
-	authv3.UnimplementedAuthorizationServer
-}
-
-// decide returns the header to inject, or the status of a refusal.
-func (authority) decide(provider, credential string) (name, value string, status int) {
-	switch strings.TrimPrefix(credential, "Bearer ") {
-	case callerKey:
-	case "denied":
-		return "", "", http.StatusForbidden
-	case "absent":
-		return "", "", http.StatusNotFound
-	case "unavailable":
-		return "", "", http.StatusServiceUnavailable
-	default:
-		return "", "", http.StatusUnauthorized
-	}
-	if provider == "anthropic" {
-		return "X-Api-Key", providerKey, http.StatusOK
-	}
-	return "Authorization", "Bearer " + providerKey, http.StatusOK
-}
-
-func (a authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var credential string
-	for _, name := range credentialHeaders() {
-		if credential == "" {
-			credential = r.Header.Get(name)
-		}
-	}
-	provider, ok := strings.CutPrefix(r.URL.Path, "/auth/")
-	name, value, status := a.decide(provider, credential)
-	if body, err := io.ReadAll(r.Body); !ok || err != nil || len(body) > 0 {
-		status = http.StatusBadRequest // no sample sends such a request
-	}
-	if status == http.StatusOK {
-		w.Header().Set(name, value)
-		w.Header().Set("Agentrouter-Key-Id", keyID)
-	}
-	w.WriteHeader(status)
-}
-
-func (a authority) Check(_ context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	var credential string
-	for _, name := range credentialHeaders() {
-		if credential == "" {
-			credential = request.GetAttributes().GetRequest().GetHttp().GetHeaders()[strings.ToLower(name)]
-		}
-	}
-	provider := request.GetAttributes().GetContextExtensions()["provider"]
-	name, value, status := a.decide(provider, credential)
-	if status != http.StatusOK {
-		return &authv3.CheckResponse{
-			Status: &rpcstatus.Status{Code: int32(codes.PermissionDenied)},
-			HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
-				Status: &typev3.HttpStatus{Code: typev3.StatusCode(status)},
-				Body:   `{"error": {"message": "refused"}}`,
-				Headers: []*corev3.HeaderValueOption{
-					{Header: &corev3.HeaderValue{Key: "Content-Type", Value: "application/json"}},
-				},
-			}},
-		}, nil
-	}
-	ok := &authv3.OkHttpResponse{Headers: []*corev3.HeaderValueOption{{
-		Header:       &corev3.HeaderValue{Key: name, Value: value},
-		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-	}}}
-	for _, other := range credentialHeaders() {
-		if other != name {
-			ok.HeadersToRemove = append(ok.HeadersToRemove, other)
-		}
-	}
-	return &authv3.CheckResponse{
-		Status: &rpcstatus.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok},
-	}, nil
-}
-
-// startForwardAuth and startExtAuthz serve the authority, and return its address. It ends with the test.
-func startForwardAuth(t *testing.T) (address string) {
+// startProxy runs nginx or Envoy, as make test installs them, with its sample configuration, and returns its URL. A listener of
+// the gateway's, and the provider, which runs WithTLS, take the place of those that the sample names. Pairs are further texts to
+// replace.
+func startProxy(t *testing.T, name string, gateway *process, provider *gatewaytest.Provider, pairs ...string) (url string) {
 	t.Helper()
-	server := httptest.NewServer(authority{})
-	t.Cleanup(server.Close)
-	return server.Listener.Addr().String()
-}
-
-func startExtAuthz(t *testing.T) (address string) {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	// The address is bound, though not listened on, until the test ends: no other process gets it.
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
-	server := grpc.NewServer()
-	authv3.RegisterAuthorizationServer(server, authority{})
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	t.Cleanup(func() { _ = unix.Close(socket) })
+	require.NoError(t, unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+	require.NoError(t, unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	bound, err := unix.Getsockname(socket)
+	require.NoError(t, err)
+	address := "127.0.0.1:" + strconv.Itoa(bound.(*unix.SockaddrInet4).Port)
+
+	dir := t.TempDir()
+	authorities, config := filepath.Join(dir, "provider.pem"), filepath.Join(dir, "proxy.yaml")
+	require.NoError(t, os.WriteFile(authorities, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: provider.Certificate().Raw}), 0o600))
+	file, program, args := "nginx.conf", "/usr/sbin/nginx", []string{ // one process, so that ending it leaves none behind
+		"-e", "stderr", "-g", "daemon off; master_process off; pid " + dir + "/nginx.pid;", "-c", config}
+	asked, listens, format := "127.0.0.1:8084", " reuseport", func(address string) string { return address }
+	gatewayAddress := strings.TrimPrefix(gateway.address.ForwardAuth, "http://")
+	if name == "Envoy" {
+		found, err := exec.Command("../../tools/peers.sh", "envoy").Output()
+		require.NoError(t, err)
+		file, program = "envoy.yaml", strings.TrimSpace(string(found))
+		args = []string{"--config-path", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"}
+		asked, gatewayAddress, listens = "127.0.0.1:8085", gateway.address.ExtAuthz, ""
+		format = func(address string) string {
+			host, port, _ := net.SplitHostPort(address)
+			return "{address: " + host + ", port_value: " + port + "}"
+		}
+	}
+	if name == "nginx" {
+		pairs = append(pairs, "worker_processes auto", "worker_processes 1") // each would open a socket, and one process serves one
+	}
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "samples", file))
+	require.NoError(t, err)
+	from := strings.TrimPrefix(provider.URL, "https://")
+	pairs = append(pairs, format(asked), format(gatewayAddress), format("127.0.0.1:8000"), format(address)+listens,
+		format("api.openai.com:443"), format(from), format("api.anthropic.com:443"), format(from),
+		"api.openai.com", certifiedName, "api.anthropic.com", certifiedName, "/etc/ssl/certs/ca-certificates.crt", authorities)
+	for pair := range slices.Chunk(pairs, 2) {
+		require.Contains(t, string(text), pair[0])
+		text = bytes.ReplaceAll(text, []byte(pair[0]), []byte(pair[1]))
+	}
+	require.NoError(t, os.WriteFile(config, text, 0o600))
+
+	ctx, stop := context.WithCancel(context.Background()) // the test's own ends before its clean-ups
+	cmd, log := exec.CommandContext(ctx, program, args...), &dataplanetest.Log{}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second // then it is killed
+	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		server.Stop()
-		require.NoError(t, <-served)
+		stop()
+		_ = cmd.Wait()
 	})
-	return listener.Addr().String()
+	require.Eventually(t, func() bool {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		return err == nil && conn.Close() == nil
+	}, time.Minute, 20*time.Millisecond, "%s does not listen: %s", name, log)
+	return "http://" + address
 }
 
-// sampleProxy is a proxy that has a sample configuration, and what it asks: the authority, or the gateway at an address.
-type sampleProxy struct {
-	address      func(gateway *served) string
-	startGateway func(t *testing.T) (address string)
-	start        func(t *testing.T, config string) (url string)
-	sample       func(t *testing.T, gateway string, provider *gatewaytest.Provider) (config string)
-}
-
-// before starts the proxy, and the authority that it asks, before a provider.
-func (s sampleProxy) before(t *testing.T, provider *gatewaytest.Provider) (url string) {
+// eachProxy runs a test on nginx and on Envoy, and gives it a gateway that answers both.
+func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gateway *process)) {
 	t.Helper()
-	return s.start(t, s.sample(t, s.startGateway(t), provider))
-}
-
-// eachSample runs a test on each proxy whose sample configuration can run on this machine.
-func eachSample(t *testing.T, test func(t *testing.T, proxy sampleProxy)) {
-	t.Helper()
-	forwardAuth := func(gateway *served) string { return strings.TrimPrefix(gateway.forwardAuth, "http://") }
-	extAuthz := func(gateway *served) string { return gateway.extAuthz }
-	t.Run("nginx", func(t *testing.T) { test(t, sampleProxy{forwardAuth, startForwardAuth, startNginx, nginxSample}) })
-	t.Run("Envoy", func(t *testing.T) { test(t, sampleProxy{extAuthz, startExtAuthz, startEnvoy, envoySample}) })
-}
-
-// answer is a response that has been read.
-type answer struct {
-	status int
-	header http.Header
-	body   string
-}
-
-// ask sends a request for a completion.
-func ask(t *testing.T, url string, body io.Reader, headers ...string) answer {
-	t.Helper()
-	got, err := tryAsk(t.Context(), url, body, headers...)
-	require.NoError(t, err)
-	return got
-}
-
-func tryAsk(ctx context.Context, url string, body io.Reader, headers ...string) (answer, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, body)
-	if err != nil {
-		return answer{}, err
-	}
-	for i := 0; i < len(headers); i += 2 {
-		request.Header.Set(headers[i], headers[i+1])
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return answer{}, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(response.Body)
-	return answer{response.StatusCode, response.Header, string(text)}, err
-}
-
-func question() io.Reader {
-	return strings.NewReader(`{"model": "m", "max_tokens": 9, "messages": []}`)
-}
-
-// startPeerGateway starts the gateway with a control plane that has the provider's keys for the caller.
-func startPeerGateway(t *testing.T, provider *gatewaytest.Provider) *served {
-	t.Helper()
-	control := dataplanetest.NewControlPlane(t)
-	control.AddCredential(callerKey, dataplanetest.Credential{})
-	for _, key := range []dataplanetest.Key{
-		{Provider: "openai", BaseURL: provider.URL + "/v1", AuthStyle: "bearer"},
-		{Provider: "anthropic", BaseURL: provider.URL, AuthStyle: "x_api_key"},
-	} {
-		key.Secret = providerKey
-		control.RegisterKey(key)
-	}
-	return startGateway(t, environOf(t, control.URL()),
-		"--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
-}
-
-// requireSDK checks that an SDK works with the gateway's base URL and key, that its streams are not buffered, and that it
-// reports an invalid key as such.
-func requireSDK(t *testing.T, script, url string, provider *gatewaytest.Provider, release chan struct{}) {
-	t.Helper()
-	provider.Forget()
-	result := runPeerInStep(t, release, script, sdkEnviron(script, url, callerKey)...)
-	require.Nil(t, result.Error)
-	require.Equal(t, "Hello from the fake provider.", result.Text)
-	require.Equal(t, result.Text, result.StreamedText)
-	require.Equal(t, 6, result.Chunks)
-	require.Len(t, provider.Requests(), 2)
-	provider.RequireNeverSaw(t, callerKey)
-
-	result = runPeer(t, script, sdkEnviron(script, url, "ak_revoked_0001")...)
-	require.NotNil(t, result.Error)
-	require.Equal(t, http.StatusUnauthorized, result.Error.Status)
-	require.Equal(t, "AuthenticationError", result.Error.Class)
-	require.Len(t, provider.Requests(), 2, "what is refused does not reach the provider")
-}
-
-func TestProviderSDKsThroughTheGateway(t *testing.T) {
 	t.Parallel()
-	for _, script := range sdkScripts() {
-		t.Run(script, func(t *testing.T) {
+	for _, proxy := range []string{"nginx", "Envoy"} {
+		t.Run(proxy, func(t *testing.T) {
 			t.Parallel()
-			release := make(chan struct{}, 1024)
-			provider := gatewaytest.StartProvider(t, gatewaytest.ReleasedBy(release), gatewaytest.Accepting(providerKey))
-			requireSDK(t, script, startPeerGateway(t, provider).url, provider, release)
+			e := newEnv(t, gatewaytest.WithTLS())
+			test(t, proxy, e, e.start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady())
 		})
 	}
 }
 
-func TestProviderSDKsThroughSampleProxies(t *testing.T) {
+// complete asks for a completion with a caller's credential.
+func complete(t *testing.T, url string, headers ...string) reply {
+	t.Helper()
+	return ask(t, http.MethodPost, url, `{"model": "m", "max_tokens": 9, "messages": []}`, headers...)
+}
+
+// The official SDKs work with the base URL and the key changed and nothing else. A provider sends each chunk only once the SDK has
+// the one before it, so nothing in between buffers.
+func TestProviderSDKs(t *testing.T) {
 	t.Parallel()
-	eachSample(t, func(t *testing.T, proxy sampleProxy) {
-		release := make(chan struct{}, 1024)
-		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.ReleasedBy(release),
-			gatewaytest.Accepting(providerKey))
-		gateway := startPeerGateway(t, provider)
-		url := proxy.start(t, proxy.sample(t, proxy.address(gateway), provider))
-		for _, script := range []string{"openai_client.mjs", "anthropic_client.mjs"} { // Python takes seconds to start
-			t.Run(script, func(t *testing.T) { requireSDK(t, script, url, provider, release) })
+	folder, err := filepath.Abs("../../tools/peers")
+	require.NoError(t, err)
+	for name, through := range map[string][]string{
+		"gateway": {"openai_client.py", "openai_client.mjs", "anthropic_client.py", "anthropic_client.mjs"},
+		"nginx":   {"openai_client.mjs", "anthropic_client.mjs"}, // Python takes seconds to start
+		"Envoy":   {"openai_client.mjs", "anthropic_client.mjs"},
+	} {
+		for _, script := range through {
+			t.Run(script+" through "+name, func(t *testing.T) {
+				t.Parallel()
+				release := make(chan struct{}, 1024)
+				options := []gatewaytest.Option{gatewaytest.ReleasedBy(release)}
+				if name != "gateway" {
+					options = append(options, gatewaytest.WithTLS())
+				}
+				e := newEnv(t, options...)
+				gateway := e.start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
+				url := gateway.address.Gateway
+				if name != "gateway" {
+					url = startProxy(t, name, gateway, e.provider)
+				}
+				type result struct {
+					Text         string `json:"text"`
+					StreamedText string `json:"streamed_text"`
+					Chunks       int    `json:"chunks"`
+					Error        struct {
+						Class  string `json:"class"`
+						Status int    `json:"status"`
+					} `json:"error"`
+				}
+				call := func(key string) (got result) {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					program, args := filepath.Join(folder, ".venv", "bin", "python"), []string{"-B"}
+					if filepath.Ext(script) == ".mjs" {
+						program, args = "node", nil
+					}
+					cmd := exec.CommandContext(ctx, program, append(args, filepath.Join(folder, script))...)
+					provider, _, _ := strings.Cut(script, "_")
+					prefix := strings.ToUpper(provider)
+					cmd.Env = []string{
+						"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", prefix + "_BASE_URL=" + url + "/" + provider, prefix + "_API_KEY=" + key}
+					var stdout, stderr bytes.Buffer
+					cmd.Stdout = &stdout
+					progress, err := cmd.StderrPipe()
+					require.NoError(t, err)
+					require.NoError(t, cmd.Start(), "`make test` installs the SDKs")
+					release <- struct{}{}
+					for lines := bufio.NewScanner(progress); lines.Scan(); {
+						stderr.WriteString(lines.Text() + "\n")
+						if strings.HasPrefix(lines.Text(), "chunk ") {
+							release <- struct{}{}
+						}
+					}
+					require.NoError(t, cmd.Wait(), "%s", &stderr)
+					require.NoError(t, json.Unmarshal(stdout.Bytes(), &got), "%s", &stdout)
+					return got
+				}
+				const text = "Hello from the fake provider."
+				require.Equal(t, result{Text: text, StreamedText: text, Chunks: 6}, call(callerToken))
+				require.Len(t, e.provider.Requests(), 2)
+				e.provider.RequireNeverSaw(t, callerToken)
+				refused := call("ak_revoked_0001").Error
+				require.Equal(t, http.StatusUnauthorized, refused.Status)
+				require.Equal(t, "AuthenticationError", refused.Class)
+				require.Len(t, e.provider.Requests(), 2, "what is refused does not reach the provider")
+			})
 		}
-	})
+	}
 }
 
 func TestSampleProxiesReplaceTheCredential(t *testing.T) {
-	t.Parallel()
-	eachSample(t, func(t *testing.T, proxy sampleProxy) {
-		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))
-		url := proxy.before(t, provider)
-		for path, injected := range map[string]string{
-			"/openai/chat/completions": "Authorization", "/anthropic/v1/messages": "X-Api-Key",
-		} {
-			for _, carrier := range credentialHeaders() {
-				provider.Forget()
-				headers := []string{"Cookie", "session=" + callerKey, "X-Forwarded-For", "192.0.2.1"}
-				for _, name := range credentialHeaders() {
-					headers = append(headers, name, "")
-				}
-				value := callerKey
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+		url := startProxy(t, proxy, gateway, e.provider)
+		carriers := []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"}
+		for path, injected := range map[string]string{"/openai/chat/completions": "Authorization", "/anthropic/v1/messages": "X-Api-Key"} {
+			for _, carrier := range carriers {
+				e.provider.Forget()
+				headers := []string{"Cookie", "session=" + callerToken, "X-Forwarded-For", "192.0.2.1"}
+				value := callerToken
 				if carrier == "Authorization" {
-					value = "Bearer " + callerKey
+					value = "Bearer " + callerToken
 				}
-				require.Equal(t, http.StatusOK, ask(t, url+path, question(), append(headers, carrier, value)...).status)
-				seen := provider.Requests()
+				require.Equal(t, http.StatusOK, complete(t, url+path, append(headers, carrier, value)...).status)
+				seen := e.provider.Requests()
 				require.Len(t, seen, 1)
-				provider.RequireNeverSaw(t, callerKey)
+				e.provider.RequireNeverSaw(t, callerToken)
 				require.Equal(t, certifiedName, seen[0].Host)
 				require.Empty(t, seen[0].Header.Values("X-Forwarded-For"))
-				for _, name := range credentialHeaders() {
+				for _, name := range carriers {
 					if name == injected {
 						require.Len(t, seen[0].Header.Values(name), 1)
 					} else {
@@ -289,115 +215,96 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 				}
 			}
 		}
+		for _, path := range []string{"/", "/auth/openai", "/_aikeys/openai", "/openai", "/openai/../auth/openai"} {
+			got := complete(t, url+path, bearer(callerToken)...)
+			require.Equal(t, http.StatusNotFound, got.status, path)
+			require.NotContains(t, got.header, "Agentrouter-Key-Id")
+			require.NotContains(t, got.header, "Authorization")
+		}
+		for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusInternalServerError} {
+			e.provider.Reject(providerSecret, status)
+			got := complete(t, url+"/anthropic/v1/messages", "X-Api-Key", callerToken)
+			require.Equal(t, status, got.status)
+			require.Contains(t, got.body, "req_fake", "it is the provider's answer")
+		}
 	})
 }
 
 // Envoy removes parameters by their literal names. However a caller encodes the name, the key must not reach the provider.
 func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	t.Parallel()
-	provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))
-	control := dataplanetest.NewControlPlane(t)
-	control.AddCredential(callerKey, dataplanetest.Credential{})
-	control.RegisterKey(dataplanetest.Key{Provider: "gemini", BaseURL: provider.URL, AuthStyle: "x_goog_api_key", Secret: providerKey})
-	gateway := startGateway(t, environOf(t, control.URL()), "--ext-authz-listen", "127.0.0.1:0").awaitReady()
-	url := startEnvoy(t, replaced(t, envoySample(t, gateway.extAuthz, provider),
-		"{prefix: /anthropic/}", "{prefix: /gemini/}", "{provider: anthropic}", "{provider: gemini}"))
+	e := newEnv(t, gatewaytest.WithTLS())
+	e.control.RegisterKey(dataplanetest.Key{Provider: "gemini", BaseURL: e.provider.URL, AuthStyle: "x_goog_api_key", Secret: providerSecret})
+	gateway := e.start("--ext-authz-listen", "127.0.0.1:0").awaitReady()
+	url := startProxy(t, "Envoy", gateway, e.provider, "{prefix: /anthropic/}", "{prefix: /gemini/}", "{provider: anthropic}", "{provider: gemini}")
 	for _, query := range []string{
-		"alt=sse&key=" + callerKey, "key=" + callerKey + "&alt=sse", "%6bey=" + callerKey + "&alt=sse", "alt=sse&k%65y=" + callerKey + "&key=" + callerKey,
-		"%6B%65%79=" + callerKey + "&alt=sse&trace=" + callerKey, "key=" + callerKey + "&alt=sse&%6bey",
+		"alt=sse&key=*", "key=*&alt=sse", "%6bey=*&alt=sse", "alt=sse&k%65y=*&key=*", "%6B%65%79=*&alt=sse&trace=*", "key=*&alt=sse&%6bey",
 	} {
-		provider.Forget()
-		got := ask(t, url+"/gemini/v1beta/models/m:generateContent?"+query, question())
-		seen := provider.Requests()
+		e.provider.Forget()
+		got := complete(t, url+"/gemini/v1beta/models/m:generateContent?"+strings.ReplaceAll(query, "*", callerToken))
+		seen := e.provider.Requests()
 		require.Len(t, seen, 1, "%s: %d %s", query, got.status, got.body)
 		require.Equal(t, "alt=sse", seen[0].RawQuery, query)
-		require.Equal(t, providerKey, seen[0].Header.Get("X-Goog-Api-Key"))
-		provider.RequireNeverSaw(t, callerKey)
+		require.Equal(t, providerSecret, seen[0].Header.Get("X-Goog-Api-Key"))
+		e.provider.RequireNeverSaw(t, callerToken)
 	}
 }
 
 func TestSampleProxiesForwardRefusals(t *testing.T) {
-	t.Parallel()
-	eachSample(t, func(t *testing.T, proxy sampleProxy) {
-		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS())
-		url := proxy.before(t, provider)
-		refused := func(t *testing.T, url, credential string, status int) {
-			t.Helper()
-			got := ask(t, url+"/openai/chat/completions", question(), "Authorization", "Bearer "+credential)
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+		e.control.AddCredential("ak_EXAMPLE_removed", dataplanetest.Credential{UserID: "bob"})
+		e.control.RemoveMember("bob")
+		url := startProxy(t, proxy, gateway, e.provider)
+		refused := func(credential string, status int) {
+			got := complete(t, url+"/openai/chat/completions", bearer(credential)...)
 			require.Equal(t, status, got.status, got.body)
-			require.Equal(t, "application/json", got.header.Get("Content-Type"))
-			require.Contains(t, got.body, `{"error": {`)
-			require.Empty(t, provider.Requests())
+			require.Regexp(t, "^application/(problem[+])?json$", got.header.Get("Content-Type"))
+			require.Contains(t, got.body, `"error"`)
 		}
-		refused(t, url, "ak_wrong_0001", http.StatusUnauthorized)
-		refused(t, url, "denied", http.StatusForbidden)
-		refused(t, url, "absent", http.StatusNotFound)
-		refused(t, url, "unavailable", http.StatusServiceUnavailable)
-		t.Run("nobody passes without a gateway", func(t *testing.T) {
-			url := proxy.start(t, proxy.sample(t, freeAddress(t), provider))
-			got := ask(t, url+"/openai/chat/completions", question(), "Authorization", "Bearer "+callerKey)
-			require.Equal(t, http.StatusServiceUnavailable, got.status)
-			require.Empty(t, provider.Requests())
-		})
-		t.Run("other paths lead nowhere", func(t *testing.T) {
-			for _, path := range []string{"/", "/auth/openai", "/_aikeys/openai", "/openai", "/openai/../auth/openai"} {
-				got := ask(t, url+path, question(), "Authorization", "Bearer "+callerKey)
-				require.Equal(t, http.StatusNotFound, got.status, path)
-				require.NotContains(t, got.header, "Agentrouter-Key-Id")
-				require.NotContains(t, got.header, "Authorization")
-			}
-		})
-	})
-}
-
-func TestSampleProxiesForwardProviderErrors(t *testing.T) {
-	t.Parallel()
-	eachSample(t, func(t *testing.T, proxy sampleProxy) {
-		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS())
-		url := proxy.before(t, provider)
-		for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusInternalServerError} {
-			provider.Reject(providerKey, status)
-			got := ask(t, url+"/anthropic/v1/messages", question(), "X-Api-Key", callerKey)
-			require.Equal(t, status, got.status)
-			require.Contains(t, got.body, "req_fake", "it is the provider's")
-		}
+		refused("ak_EXAMPLE_wrong", http.StatusUnauthorized)
+		refused("ak_EXAMPLE_removed", http.StatusForbidden)
+		e.control.SetFault(dataplanetest.Unavailable, dataplanetest.Fetch)
+		refused("ak_EXAMPLE_unknown", http.StatusServiceUnavailable)
+		gateway.end(syscall.SIGKILL)
+		got := complete(t, url+"/openai/chat/completions", bearer(callerToken)...)
+		require.Equal(t, http.StatusServiceUnavailable, got.status, "nobody passes without a gateway")
+		require.Empty(t, e.provider.Requests())
 	})
 }
 
 func TestSampleProxiesDoNotBufferRequests(t *testing.T) {
-	t.Parallel()
-	eachSample(t, func(t *testing.T, proxy sampleProxy) {
-		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))
-		url := proxy.before(t, provider)
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+		url := startProxy(t, proxy, gateway, e.provider)
 		body, write := io.Pipe()
-		var got answer
+		var got reply
 		failed := make(chan error, 1)
 		go func() {
 			var err error
-			got, err = tryAsk(t.Context(), url+"/openai/chat/completions", body, "Authorization", "Bearer "+callerKey)
+			got, err = send(http.DefaultClient, http.MethodPost, url+"/openai/chat/completions", body, bearer(callerToken)...)
 			failed <- err
 		}()
 		defer func() { _ = write.Close() }() // ends the request, if the test has failed
 		_, err := io.WriteString(write, `{"model": `)
 		require.NoError(t, err)
-		provider.Await(t, 1) // while the body has just begun
+		e.provider.Await(t, 1) // while the body has just begun
 		_, err = io.WriteString(write, `"m"}`)
 		require.NoError(t, err)
 		require.NoError(t, write.Close())
 		require.NoError(t, <-failed)
 		require.Equal(t, http.StatusOK, got.status, got.body)
-		require.JSONEq(t, `{"model": "m"}`, string(provider.Requests()[0].Body))
+		require.JSONEq(t, `{"model": "m"}`, string(e.provider.Requests()[0].Body))
 	})
 }
 
-func TestSampleProxiesSendNoCredentialToAnImpostor(t *testing.T) {
-	t.Parallel()
-	eachSample(t, func(t *testing.T, proxy sampleProxy) {
-		provider := gatewaytest.StartProvider(t, gatewaytest.WithTLS(), gatewaytest.Accepting(providerKey))
-		config := proxy.sample(t, proxy.startGateway(t), provider)
-		url := proxy.start(t, replaced(t, config, certifiedName, "example.net"))
-		got := ask(t, url+"/openai/chat/completions", question(), "Authorization", "Bearer "+callerKey)
-		require.GreaterOrEqual(t, got.status, http.StatusBadGateway)
-		require.Empty(t, provider.Requests())
+func TestSampleProxiesSendNothingToAnImpostor(t *testing.T) {
+	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
+		pairs := []string{"proxy_ssl_name api.openai.com", "proxy_ssl_name example.net", "/_aikeys/anthropic;", "/_aikeys/NONE;"}
+		if proxy == "Envoy" {
+			pairs = []string{"{exact: api.openai.com}", "{exact: example.net}", "{provider: anthropic}", "{provider: NONE}"}
+		}
+		url := startProxy(t, proxy, gateway, e.provider, pairs...)
+		require.GreaterOrEqual(t, complete(t, url+"/openai/chat/completions", bearer(callerToken)...).status, http.StatusBadGateway)
+		require.Equal(t, http.StatusNotFound, complete(t, url+"/anthropic/v1/messages", bearer(callerToken)...).status, "no provider has such a name")
+		require.Empty(t, e.provider.Requests())
 	})
 }

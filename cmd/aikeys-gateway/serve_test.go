@@ -1,306 +1,336 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"crypto/tls"
 	"io"
+	"log"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
-	"github.com/agentrouter/aikeys/internal/filereload/filereloadtest"
-	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
+	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
-// providerSecret is the key that the provider of these tests accepts.
-const providerSecret = "sk-EXAMPLE-EXAMPLE-0001"
-
-// world is a provider, and a control plane that has its key for a caller.
-type world struct {
-	provider *gatewaytest.Provider
-	control  *dataplanetest.ControlPlane
-	key      string
-}
-
-func newWorld(t *testing.T, options ...gatewaytest.Option) world {
-	t.Helper()
-	w := world{provider: gatewaytest.StartProvider(t, append(options, gatewaytest.Accepting(providerSecret))...), control: dataplanetest.NewControlPlane(t)}
-	w.key = w.control.RegisterKey(dataplanetest.Key{Provider: "openai", Secret: providerSecret, BaseURL: w.provider.URL + "/v1"})
-	w.control.AddCredential(callerToken, dataplanetest.Credential{})
-	return w
-}
-
 func TestServeBecomesReadyServesAndStops(t *testing.T) {
-	w := newWorld(t)
-	s := startGateway(t, environOf(t, w.control.URL()), "--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
-	require.JSONEq(t, `{"ready":true,"state":"ok"}`, s.readyz().body)
-	require.Equal(t, http.StatusOK, send(t, http.MethodGet, s.ops+"/healthz", "").status)
+	t.Parallel()
+	e := newEnv(t)
+	p := e.start().awaitReady()
+	require.JSONEq(t, `{"ready":true,"state":"ok"}`, p.readyz().body)
+	require.Equal(t, http.StatusOK, get(t, p.address.Ops+"/healthz").status)
 
-	got := send(t, http.MethodGet, s.url+"/openai/models", callerToken)
+	got := p.models()
 	require.Equal(t, http.StatusOK, got.status, got.body)
-	require.Equal(t, w.key, got.header.Get("Agentrouter-Key-Id"))
-	require.Equal(t, http.StatusUnauthorized, send(t, http.MethodGet, s.url+"/openai/models", "ak_other").status)
-	w.provider.RequireNeverSaw(t, callerToken)
+	require.Equal(t, e.key, got.header.Get("Agentrouter-Key-Id"))
+	require.Equal(t, http.StatusUnauthorized, get(t, p.address.Gateway+"/openai/models", bearer("ak_other")...).status)
+	e.provider.RequireNeverSaw(t, callerToken)
+	e.control.RevokeKey(e.key)
+	p.await("refused", func() bool { return p.models().status == http.StatusForbidden })
 
-	asked := send(t, http.MethodGet, s.forwardAuth+"/auth/openai", callerToken)
-	require.Equal(t, http.StatusOK, asked.status)
-	require.Equal(t, "Bearer "+providerSecret, asked.header.Get("Authorization"))
-	require.Equal(t, "Bearer "+providerSecret, checkByGRPC(t, s.extAuthz))
-
-	w.control.RevokeKey(w.key)
-	s.eventually("the revoked key serves no more", func() bool {
-		return send(t, http.MethodGet, s.url+"/openai/models", callerToken).status == http.StatusForbidden
-	})
-	metrics := send(t, http.MethodGet, s.ops+"/metrics", "").body
+	metrics := get(t, p.address.Ops+"/metrics").body
 	for _, name := range []string{"aikeys_gateway_requests_total", "aikeys_dataplane_", "go_goroutines", "process_open_fds"} {
 		require.Contains(t, metrics, name)
 	}
-	require.Equal(t, exitOK, s.end())
-	require.Contains(t, s.said.String(), `"msg":"stopped"`)
-	for where, text := range map[string]string{"the log": s.said.String(), "metrics": metrics, "standard output": s.standardOutput.String()} {
+	require.Equal(t, cli.ExitOK, p.end(syscall.SIGTERM))
+	require.Contains(t, p.log.String(), `"msg":"stopped"`)
+	for where, text := range map[string]string{"output": p.log.String(), "metrics": metrics} {
 		for _, secret := range []string{providerSecret, callerToken, dataplanetest.Token} {
 			require.NotContains(t, text, secret, where)
 		}
 	}
 }
 
-// checkByGRPC asks as Envoy does, and returns the header that it is to set.
-func checkByGRPC(t *testing.T, address string) string {
-	t.Helper()
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	require.NoError(t, err)
-	defer func() { _ = conn.Close() }()
-	answer, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
-		ContextExtensions: map[string]string{"provider": "openai"},
-		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
-			Headers: map[string]string{"authorization": "Bearer " + callerToken},
-		}},
-	}})
-	require.NoError(t, err)
-	headers := answer.GetOkResponse().GetHeaders()
-	require.Len(t, headers, 1)
-	return headers[0].GetHeader().GetValue()
-}
-
 func TestServeWithoutControlPlane(t *testing.T) {
-	w := newWorld(t)
-	w.control.Down()
-	s := startGateway(t, environOf(t, w.control.URL()))
-	models := func() int { return send(t, http.MethodGet, s.url+"/openai/models", callerToken).status }
-	require.Equal(t, http.StatusServiceUnavailable, models())
-	require.JSONEq(t, `{"ready":false,"state":"no_lease"}`, s.readyz().body)
-	require.Equal(t, http.StatusOK, send(t, http.MethodGet, s.ops+"/healthz", "").status, "it lives")
+	t.Parallel()
+	e := newEnv(t)
+	e.control.Down()
+	p := e.start()
+	require.Equal(t, http.StatusServiceUnavailable, p.models().status)
+	require.JSONEq(t, `{"ready":false,"state":"no_lease"}`, p.readyz().body)
+	require.Equal(t, http.StatusOK, get(t, p.address.Ops+"/healthz").status, "it lives")
 	for range 2 {
-		w.control.Up()
-		s.awaitReady()
-		s.eventually("it serves", func() bool { return models() == http.StatusOK })
-		w.control.Down()
-		s.eventually("it refuses", func() bool { return models() == http.StatusServiceUnavailable })
-		s.eventually("and says so", func() bool { return s.readyz().status == http.StatusServiceUnavailable })
+		e.control.Up()
+		p.awaitReady()
+		p.await("served", func() bool { return p.models().status == http.StatusOK })
+		e.control.Down()
+		p.await("refused", func() bool { return p.models().status == http.StatusServiceUnavailable })
+		p.await("not ready", func() bool { return p.readyz().status == http.StatusServiceUnavailable })
 	}
-	require.Equal(t, exitOK, s.end())
 }
 
-func TestStalenessGrace(t *testing.T) {
-	w := newWorld(t)
-	s := startGateway(t, environOf(t, w.control.URL()), "--max-stale", "1h").awaitReady()
-	models := func() int { return send(t, http.MethodGet, s.url+"/openai/models", callerToken).status }
-	require.Equal(t, http.StatusOK, models())
-	w.control.Down()
-	time.Sleep(2 * time.Second) // nobody looks while the lease runs out
-	s.eventually("the lease is over", func() bool { return strings.Contains(s.readyz().body, `"stale"`) })
-	require.Equal(t, http.StatusOK, s.readyz().status)
-	require.Equal(t, http.StatusOK, models())
-	require.Equal(t, exitOK, s.end())
-}
-
-// While the control plane does not allow the gateway's grace, the gateway is not ready, logs why, and fetches for each request.
-func TestGraceAboveTheControlPlanesLimit(t *testing.T) {
-	w := newWorld(t)
-	w.control.LimitMaxStale(5 * time.Minute)
-	s := startGateway(t, environOf(t, w.control.URL()), "--max-stale", "1h")
-	s.eventually("it says so", func() bool { return s.readyz().body == `{"ready":false,"state":"too_stale"}`+"\n" })
-	require.Equal(t, http.StatusServiceUnavailable, s.readyz().status)
-	require.Contains(t, s.said.String(), "must be at most 300000")
-	require.Contains(t, s.said.String(), "lower it here, or raise the control plane's --max-stale-limit")
-	require.Equal(t, http.StatusOK, send(t, http.MethodGet, s.url+"/openai/models", callerToken).status)
-	w.control.LimitMaxStale(time.Hour)
-	s.awaitReady()
-	require.Equal(t, exitOK, s.end())
-}
-
-func TestCredentialIsReloaded(t *testing.T) {
-	w := newWorld(t)
-	w.control.SetToken("dp_EXAMPLE_second")
-	environ := environOf(t, w.control.URL())
-	s := startGateway(t, environ)
-	s.eventually("the old one is refused", func() bool { return strings.Contains(s.readyz().body, `"refused"`) })
-	file := strings.TrimPrefix(environ[3], "AIKEYS_GATEWAY_TOKEN_FILE=")
-	require.NoError(t, os.WriteFile(file, []byte("dp_EXAMPLE_second\n"), 0o600))
-	s.awaitReady()
-	require.Equal(t, exitOK, s.end())
-	require.NotContains(t, s.said.String(), "dp_EXAMPLE")
-}
-
-func TestForwardAuthAsksForItsSecret(t *testing.T) {
-	w := newWorld(t)
-	file := filepath.Join(t.TempDir(), "secret")
-	require.NoError(t, os.WriteFile(file, []byte("opensesame\n"), 0o600))
-	s := startGateway(t, environOf(t, w.control.URL()), "--forward-auth-listen", "127.0.0.1:0", "--forward-auth-secret-file", file).awaitReady()
-	require.Equal(t, http.StatusForbidden, send(t, http.MethodGet, s.forwardAuth+"/auth/openai", callerToken).status)
-	asked := send(t, http.MethodGet, s.forwardAuth+"/auth/openai", callerToken, "Agentrouter-Forward-Auth", "opensesame")
-	require.Equal(t, http.StatusOK, asked.status)
-	require.Equal(t, exitOK, s.end())
-}
-
-func TestCallersOverTLS(t *testing.T) {
-	w := newWorld(t)
-	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
-	s := startGateway(t, environOf(t, w.control.URL()), "--tls-cert", certificate.CertFile, "--tls-key", certificate.KeyFile).awaitReady()
-	require.Regexp(t, `^https://`, s.url)
-	trusting := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12}}
-	got, err := trySend(t.Context(), trusting, http.MethodGet, s.url+"/openai/models", callerToken)
-	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, got.status)
-	require.Equal(t, exitOK, s.end())
-}
-
-func TestUpstreamsReplaceProviders(t *testing.T) {
-	w := newWorld(t)
-	elsewhere := gatewaytest.StartProvider(t, gatewaytest.Accepting(providerSecret))
-	s := startGateway(t, environOf(t, w.control.URL()), "--upstream", "openai="+elsewhere.URL+"/v1").awaitReady()
-	require.Equal(t, http.StatusOK, send(t, http.MethodGet, s.url+"/openai/models", callerToken).status)
-	require.Len(t, elsewhere.Requests(), 1)
-	require.Empty(t, w.provider.Requests())
-	require.Equal(t, exitOK, s.end())
-}
-
-// streamBody asks for a streamed answer.
-const streamBody = `{"model":"gpt-test","stream":true,"messages":[{"role":"user","content":"hi"}]}`
-
-// openStream begins a streamed request and returns once its head has come; what follows can be read.
-func openStream(t *testing.T, s *served) io.Reader {
+// openStream sends a request for a streamed answer and returns once the answer has begun. The rest can be read from it.
+func openStream(t *testing.T, p *process) io.Reader {
 	t.Helper()
-	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.url+"/openai/chat/completions", strings.NewReader(streamBody))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.address.Gateway+"/openai/chat/completions",
+		strings.NewReader(`{"model":"gpt-test","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
 	require.NoError(t, err)
 	request.Header.Set("Authorization", "Bearer "+callerToken)
-	request.Header.Set("Content-Type", "application/json")
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	response, err := client.Do(request)
+	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = response.Body.Close() })
 	require.Equal(t, http.StatusOK, response.StatusCode)
 	return response.Body
 }
 
-func TestShutdownFinishesStreams(t *testing.T) {
-	release := make(chan struct{})
-	w := newWorld(t, gatewaytest.ReleasedBy(release))
-	s := startGateway(t, environOf(t, w.control.URL())).awaitReady()
-	stream := openStream(t, s)
-	s.stop()
-	s.eventually("readiness ends", func() bool { return strings.Contains(s.readyz().body, `"draining"`) })
-	close(release)
-	text, err := io.ReadAll(stream)
-	require.NoError(t, err)
-	require.Contains(t, string(text), "[DONE]")
-	require.Equal(t, exitOK, s.wait())
-}
-
-func TestShutdownTimeoutEndsStreams(t *testing.T) {
-	w := newWorld(t, gatewaytest.ReleasedBy(make(chan struct{})))
-	s := startGateway(t, environOf(t, w.control.URL()), "--shutdown-timeout", "100ms").awaitReady()
-	openStream(t, s)
-	require.Equal(t, exitFailure, s.end())
-	require.Contains(t, s.said.String(), "aikeys-gateway: requests in flight were cut after 100ms")
+func TestShutdown(t *testing.T) {
+	t.Parallel()
+	t.Run("requests in flight end", func(t *testing.T) {
+		t.Parallel()
+		release := make(chan struct{})
+		p := newEnv(t, gatewaytest.ReleasedBy(release)).start().awaitReady()
+		stream := openStream(t, p)
+		p.signal(syscall.SIGINT)
+		p.await("draining", func() bool { return strings.Contains(p.readyz().body, `"draining"`) })
+		close(release)
+		text, err := io.ReadAll(stream)
+		require.NoError(t, err)
+		require.Contains(t, string(text), "[DONE]")
+		<-p.exited
+		require.True(t, p.cmd.ProcessState.Success())
+	})
+	t.Run("requests that take too long are cut", func(t *testing.T) {
+		t.Parallel()
+		p := newEnv(t, gatewaytest.ReleasedBy(make(chan struct{}))).start("--shutdown-timeout", "100ms").awaitReady()
+		openStream(t, p)
+		require.Equal(t, cli.ExitFailure, p.end(syscall.SIGTERM))
+		require.Contains(t, p.log.String(), "aikeys-gateway: requests in flight were cut after 100ms")
+	})
+	t.Run("a second signal ends it at once", func(t *testing.T) {
+		t.Parallel()
+		p := newEnv(t, gatewaytest.ReleasedBy(make(chan struct{}))).start().awaitReady()
+		openStream(t, p)
+		p.signal(syscall.SIGTERM)
+		p.await("stopping", func() bool { return strings.Contains(p.log.String(), "stopping") })
+		require.NotEqual(t, cli.ExitOK, p.end(syscall.SIGTERM))
+		require.NotContains(t, p.log.String(), `"msg":"stopped"`)
+	})
 }
 
 func TestPortInUse(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = listener.Close() }()
-	got := runGateway(t, environOf(t, "http://127.0.0.1:1"), "serve", "--ops-listen", listener.Addr().String())
-	require.Equal(t, exitFailure, got.code)
-	require.Contains(t, got.stderr, "choose another address with --ops-listen or AIKEYS_GATEWAY_OPS_LISTEN")
-}
-
-func TestProcess(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "aikeys-gateway")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".")
-	build.Env = append(build.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
-	output, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", output)
-	release := make(chan struct{})
-	w := newWorld(t, gatewaytest.ReleasedBy(release))
-
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		t.Run(signal.String()+" stops it in order", func(t *testing.T) {
-			cmd, s := launchGateway(t, binary, environOf(t, w.control.URL()))
-			require.NoError(t, cmd.Process.Signal(signal))
-			require.NoError(t, cmd.Wait(), "exit code 0")
-			require.Contains(t, s.said.String(), `"msg":"stopped"`)
-		})
-	}
-	t.Run("a second signal ends it at once", func(t *testing.T) {
-		cmd, s := launchGateway(t, binary, environOf(t, w.control.URL()))
-		openStream(t, s)
-		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-		s.eventually("the first is heard", func() bool { return strings.Contains(s.said.String(), "stopping") })
-		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-		require.Error(t, cmd.Wait())
-		require.NotContains(t, s.said.String(), `"msg":"stopped"`)
-	})
-	close(release)
-}
-
-// launchGateway starts the program as a process of its own, and returns once it is ready.
-func launchGateway(t *testing.T, binary string, environ []string) (*exec.Cmd, *served) {
-	t.Helper()
-	s := &served{t: t, said: &lockedBuffer{}, exited: make(chan struct{})}
-	cmd := exec.CommandContext(t.Context(), binary, "serve")
-	cmd.Env, cmd.Stderr = environ, s.said
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // unless the test has ended it
-		_ = cmd.Wait()
-	})
-	s.eventually("listening", s.readAddresses)
-	return cmd, s.awaitReady()
+	var stderr bytes.Buffer
+	environ := gatewayEnviron(t, "http://127.0.0.1:1", dataplanetest.Token)
+	require.Equal(t, cli.ExitFailure, run(t.Context(), []string{"serve", "--ops-listen", listener.Addr().String()}, environ, io.Discard, &stderr))
+	require.Contains(t, stderr.String(), "choose another address with --ops-listen or AIKEYS_GATEWAY_OPS_LISTEN")
 }
 
 func TestNoGoroutinesAfterExit(t *testing.T) {
-	w := newWorld(t)
+	e := newEnv(t)
 	before := goleak.IgnoreCurrent()
-	s := startGateway(t, environOf(t, w.control.URL()), "--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
-	require.Equal(t, http.StatusOK, send(t, http.MethodGet, s.url+"/openai/models", callerToken).status)
-	require.Equal(t, exitOK, s.end())
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	code := make(chan int, 1)
+	go func() {
+		args := []string{"serve", "--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0"}
+		code <- run(ctx, args, e.environ, io.Discard, io.Discard)
+	}()
+	dataplanetest.Eventually(t, "a stream", func() bool { return len(e.control.Connections()) > 0 })
+	stop()
+	require.Equal(t, cli.ExitOK, <-code)
 	goleak.VerifyNone(t, before)
 }
 
-func TestTokenFileIsReadAgain(t *testing.T) {
-	file, log := tokenFile(t, "dp_first"), &lockedBuffer{}
-	s := &service{log: newLog(log)}
-	token, err := s.openText("credential", file, readCredential)
-	require.NoError(t, err)
-	filereloadtest.ReplaceAfterFailure(t, file, []byte("dp_the-second"), func() bool {
-		require.Equal(t, "dp_first", token())
-		return strings.Contains(log.String(), "the file must hold one word")
+// A newer key replaces the first, and the first serves again once the newer one is revoked: no request fails in between.
+// Members who are removed, and API keys that are revoked, are refused within a lease.
+func TestChangesReachGateways(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		first := c.register(replica)
+		c.run("admin member set --customer acme --project chat --user bob --role member")
+		bob := c.run("admin token create --customer acme --project chat --user bob")
+		spare := c.run("admin token create --customer acme --project chat --user alice")
+		caching := c.startGateway(replica.address.Dataplane, "--max-stale=5s")
+		fetching := c.startGateway(replica.address.Dataplane, "--cache-size=1", c.alice, bob) // nearly each request is a fetch
+		caching.awaitAnswer(first)
+		began := time.Now()
+		for range 3 {
+			newer := c.register(replica)
+			registered := time.Now()
+			caching.awaitAnswer(newer)
+			fetching.awaitAnswer(newer)
+			time.Sleep(time.Until(registered.Add(lease + margin))) // so that requests after it are checked
+			for _, g := range []*probedGateway{caching, fetching} {
+				g.awaitAnswer(newer)
+				g.requireNone(first, registered.Add(lease+margin))
+			}
+			revoked := c.revoke(replica, newer, "10s")
+			require.Equal(t, "complete", revoked.State)
+			require.Equal(t, []int{2, 2}, []int{revoked.DataPlanes, revoked.Acknowledged})
+			for _, g := range []*probedGateway{caching, fetching} {
+				g.awaitAnswer(first)
+				g.requireNone(newer, revoked.answered)
+			}
+		}
+		caching.requireAll(true, began, time.Now())
+
+		removals := map[string]struct{ caller, answer, command string }{
+			"a member":   {bob, http.StatusText(http.StatusForbidden), "admin member remove --customer acme --project chat --user bob"},
+			"an API key": {spare, http.StatusText(http.StatusUnauthorized), "admin token revoke --customer acme --project chat --id " + strings.Split(spare, "_")[1]},
+		}
+		for name, r := range removals {
+			g := c.startGateway(replica.address.Dataplane, "--max-stale=5s", r.caller)
+			g.awaitAnswer(first)
+			c.run(r.command)
+			removed := time.Now()
+			time.Sleep(time.Until(removed.Add(lease + margin)))
+			g.awaitAnswer(r.answer)
+			g.requireAll(false, removed.Add(lease+margin), time.Now())
+			t.Log(name + " is refused")
+		}
+		caching.requireAll(true, began, time.Now())
 	})
-	require.Eventually(t, func() bool { return token() == "dp_the-second" }, 5*time.Second, 10*time.Millisecond)
-	require.Contains(t, log.String(), `"msg":"a file has changed and was read again","what":"credential"`)
-	require.NotContains(t, log.String(), "dp_")
+}
+
+// No gateway can acknowledge a revocation: two follow a replica that hangs, one is stopped, one was killed. The receipt is
+// complete when time alone makes it true, and from then on no request gets the key, whatever continues.
+func TestReceiptOfUnreachableGateways(t *testing.T) {
+	t.Parallel()
+	const maxStale = 2 * time.Second
+	c := newControlPlane(t, modelstest.EnginePostgres.URL(t))
+	hanging, other := c.start(), c.start()
+	older, newer := c.register(other), c.register(other)
+	strict, stale := c.startGateway(hanging.address.Dataplane, ""), c.startGateway(hanging.address.Dataplane, "--max-stale=2s")
+	stopped, killed := c.startGateway(other.address.Dataplane, "--max-stale=2s"), c.startGateway(other.address.Dataplane, "--max-stale=2s")
+	for _, g := range []*probedGateway{strict, stale, stopped, killed} {
+		g.awaitAnswer(newer)
+	}
+	t.Cleanup(func() { hanging.signal(syscall.SIGCONT) })
+
+	began := time.Now()
+	hanging.signal(syscall.SIGSTOP)
+	stopped.signal(syscall.SIGSTOP)
+	killed.end(syscall.SIGKILL)
+	revoked := c.revoke(other, newer, "0s")
+	require.Equal(t, "pending", revoked.State)
+	require.Equal(t, 4, revoked.DataPlanes)
+	require.False(t, revoked.CompleteBy.After(revoked.answered.Add(lease+maxStale+5*time.Millisecond)), "times are rounded")
+	complete := c.revoke(other, newer, "10s")
+	require.Equal(t, "complete", complete.State)
+	require.Zero(t, complete.Acknowledged)
+	require.False(t, complete.answered.Before(revoked.CompleteBy.Add(-5*time.Millisecond)))
+	stale.awaitAnswer(http.StatusText(http.StatusServiceUnavailable))
+	continued := time.Now()
+	hanging.signal(syscall.SIGCONT)
+	stopped.signal(syscall.SIGCONT)
+
+	again := c.startGateway(other.address.Dataplane, "--max-stale=2s")
+	for _, g := range []*probedGateway{strict, stale, stopped, again} {
+		g.awaitAnswer(older)
+		g.requireNone(newer, complete.answered)
+	}
+	strict.requireNone(newer, began.Add(lease+margin))
+	strict.requireAll(false, began.Add(lease+margin), continued)
+	stale.requireAll(true, began, began.Add(maxStale))
+	for _, g := range []*probedGateway{strict, stale, stopped} {
+		g.awaitReady()
+	}
+	last := c.revoke(other, older, "10s")
+	require.Equal(t, []any{"complete", 4}, []any{last.State, last.Acknowledged}, "all follow changes as before")
+}
+
+// A control plane's process is killed right after a revocation was acknowledged, in one case before it could send it on. Its
+// gateways resume at another process and miss nothing; where that runs already, they refuse no request.
+func TestControlPlaneIsKilled(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		serving := c.start()
+		var target atomic.Value // of the load balancer between gateways and control plane
+		target.Store(serving.address.Dataplane)
+		balancer := httptest.NewServer(&httputil.ReverseProxy{FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) {
+			to, _ := url.Parse(target.Load().(string))
+			r.SetURL(to)
+		}})
+		t.Cleanup(balancer.Close)
+		older := c.register(serving)
+		strict, stale := c.startGateway(balancer.URL, ""), c.startGateway(balancer.URL, "--max-stale=10s")
+		stale.awaitAnswer(older)
+		began := time.Now()
+		for _, frozen := range []bool{false, true} {
+			newer := c.register(serving)
+			strict.awaitAnswer(newer)
+			stale.awaitAnswer(newer)
+			asked, next := serving, (*process)(nil)
+			if e == modelstest.EnginePostgres { // on SQLite there is one process at a time
+				next = c.start()
+				asked = next
+				if frozen {
+					serving.signal(syscall.SIGSTOP)
+				}
+			}
+			revoked := c.revoke(asked, newer, "0s")
+			require.Equal(t, 2, revoked.DataPlanes)
+			serving.end(syscall.SIGKILL)
+			if next == nil {
+				next = c.start()
+			}
+			target.Store(next.address.Dataplane)
+			complete := c.revoke(next, newer, "20s")
+			require.Equal(t, "complete", complete.State)
+			for _, g := range []*probedGateway{strict, stale} {
+				g.awaitAnswer(older)
+				g.requireNone(newer, complete.answered)
+			}
+			strict.requireNone(newer, revoked.answered.Add(lease+margin))
+			t.Logf("frozen %v: the receipt was complete after %v", frozen, complete.answered.Sub(revoked.answered))
+			serving = next
+		}
+		if e == modelstest.EnginePostgres { // elsewhere nothing answers until the next process has started
+			stale.requireAll(true, began, time.Now())
+		}
+	})
+}
+
+// PostgreSQL crashes and restarts, and later is away for 3 s. Meanwhile revocations fail, a gateway without a grace refuses
+// requests when its lease has ended, and one with a grace refuses none.
+func TestDatabaseOutage(t *testing.T) {
+	t.Parallel()
+	cluster := modelstest.StartCluster(t, modelstest.WithoutFsync())
+	c := newControlPlane(t, cluster.URL("postgres"))
+	replica := c.start()
+	older, newer := c.register(replica), c.register(replica)
+	strict, stale := c.startGateway(replica.address.Dataplane, ""), c.startGateway(replica.address.Dataplane, "--max-stale=20s")
+	stale.awaitAnswer(newer)
+	began := time.Now()
+	for _, mode := range []modelstest.StopMode{modelstest.Immediate, modelstest.Fast} {
+		require.NoError(t, cluster.Stop(mode))
+		stopped := time.Now()
+		if mode == modelstest.Fast {
+			got := ask(t, http.MethodDelete, replica.address.API+"/v1/aikeys/"+newer, "", bearer(c.alice)...)
+			require.Equal(t, http.StatusServiceUnavailable, got.status, got.body)
+			require.NotEmpty(t, got.header.Get("Retry-After"))
+			time.Sleep(time.Until(stopped.Add(3 * time.Second))) // the outage
+			strict.requireAll(false, stopped.Add(lease+margin), time.Now())
+		}
+		require.NoError(t, cluster.Start())
+		strict.awaitReady()
+		strict.awaitAnswer(newer)
+	}
+	stale.awaitReady()
+	revoked := c.revoke(replica, newer, "20s")
+	require.Equal(t, []any{"complete", 2}, []any{revoked.State, revoked.Acknowledged})
+	for _, g := range []*probedGateway{strict, stale} {
+		g.awaitAnswer(older)
+		g.requireNone(newer, revoked.answered)
+	}
+	stale.requireAll(true, began, time.Now())
 }
