@@ -92,9 +92,8 @@ type ClientInterface interface {
 
 	// ListKeys List AI keys
 	//
-	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
-	// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
-	// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
+	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
+	// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 	ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -166,8 +165,7 @@ type ClientInterface interface {
 
 	// ListMembers List the project's members
 	//
-	// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
-	// is given. Every member may read it.
+	// Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members (the `ListMembers` operationId).
 	ListMembers(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -259,9 +257,8 @@ type ClientInterface interface {
 
 // ListKeys List AI keys
 //
-// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
-// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
-// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
+// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
+// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `ListKeys` operationId).
 func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -393,8 +390,7 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 
 // ListMembers List the project's members
 //
-// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
-// is given. Every member may read it.
+// Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members (the `ListMembers` operationId).
 func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListMembersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1407,9 +1403,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListKeysWithResponse List AI keys
 	//
-	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
-	// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
-	// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
+	// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
+	// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1489,8 +1484,7 @@ type ClientWithResponsesInterface interface {
 
 	// ListMembersWithResponse List the project's members
 	//
-	// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
-	// is given. Every member may read it.
+	// Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3030,9 +3024,8 @@ func (r WhoAmIResult) ContentType() string {
 
 // ListKeysWithResponse List AI keys
 //
-// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
-// list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
-// progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
+// Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
+// pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3148,8 +3141,7 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 
 // ListMembersWithResponse List the project's members
 //
-// Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
-// is given. Every member may read it.
+// Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -627,8 +627,7 @@ type ListKeysParams struct {
 	// State Only keys in this state. Without it, keys in either state.
 	State *ListKeysParamsState `form:"state,omitempty" json:"state,omitempty"`
 
-	// PageSize Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
-	// is returned.
+	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
@@ -664,8 +663,7 @@ type ListEventsParams struct {
 
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
-	// PageSize Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
-	// is returned.
+	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
 	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.

@@ -149,13 +149,6 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 	if err != nil {
 		return nil, err
 	}
-	if page.size == 0 {
-		leave, err := s.wholeLists.enter(caller.CustomerID + "/" + caller.UserID)
-		if err != nil {
-			return nil, err
-		}
-		defer leave()
-	}
 	filter := models.KeyFilter{Before: page.after, Limit: page.limit()}
 	if req.Params.Provider != nil {
 		if filter.Provider, err = s.parseProvider(*req.Params.Provider); err != nil {

@@ -93,22 +93,6 @@ func TestListKeysPageToken(t *testing.T) {
 	})
 }
 
-func TestListKeysWithoutPages(t *testing.T) {
-	t.Parallel()
-	s := aikeystest.Start(t, aikeystest.Options{})
-	const many = 120 // more than a page is by default
-	for i := range many {
-		s.As(owner).Register(t, s.Shared(strconv.Itoa(i)))
-	}
-	whole := decode[gen.ListResponse](t, get(t, s, owner, project+"/aikeys"))
-	require.Len(t, whole.Keys, many)
-	require.Nil(t, whole.NextPageToken)
-	first := decode[gen.ListResponse](t, get(t, s, owner, project+"/aikeys?page_size=1"))
-	second := decode[gen.ListResponse](t, get(t, s, owner, project+"/aikeys?page_token="+*first.NextPageToken))
-	require.Len(t, second.Keys, 100, "a token alone asks for pages")
-	require.NotNil(t, second.NextPageToken)
-}
-
 func TestRevokeKeyTwice(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		key := s.As(owner).Register(t, s.Shared("n"))
@@ -675,81 +659,37 @@ func TestDeniedRevokeIsRecordedOfALeavingMember(t *testing.T) {
 	})
 }
 
-func TestWholeListsAreBounded(t *testing.T) {
-	t.Parallel()
-	const most = 4
-	l := newLocked(t, models.Options{Timeout: 6 * time.Second})
-	key := l.As(owner).Register(t, l.Shared("n"))
-	start := func(user, query string) <-chan int {
-		who, status := l.As(user), make(chan int, 1)
-		go func() {
-			params := &gen.ListKeysParams{}
-			if query != "" {
-				size := 1
-				params.PageSize = &size
+func TestAListHasAtMost1000Items(t *testing.T) {
+	const most = 1000
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		sample := s.As(member).Register(t, s.Own("n"))
+		var ids models.IDs
+		for range most {
+			now := time.Now()
+			k := models.Key{ID: ids.Next(models.KeyIDPrefix, now), CustomerID: "acme", ProjectID: "web", UserID: member, Provider: "openai", Version: 1,
+				Envelope: []byte("x"), CreatedAt: now.UnixMicro(), CreatedBy: member}
+			k.Name = k.ID
+			_, err := s.Store.RegisterKey(t.Context(), models.Caller{CustomerID: "acme", ProjectID: "web", UserID: member}, models.RoleMember,
+				models.Registration{Key: k, Event: models.Event{ID: ids.Next(models.EventIDPrefix, now), CustomerID: "acme", ProjectID: "web"}}, 0)
+			require.NoError(t, err)
+		}
+		require.NoError(t, s.Store.Transact(t.Context(), func(tx *models.Tx) error {
+			for i := range most {
+				if _, err := tx.SetMember("acme", "web", fmt.Sprintf("many%04d", i), models.RoleMember); err != nil {
+					return err
+				}
 			}
-			reply, err := who.ListKeysWithResponse(t.Context(), self, self, params)
-			status <- statusOf(reply, err)
-		}()
-		return status
-	}
-	fill := func(t *testing.T) []<-chan int {
-		t.Helper()
-		started := make([]<-chan int, most)
-		for i := range started {
-			started[i] = start(owner, "")
-		}
-		l.awaitWaiting(t, "ai_keys", most)
-		return started
-	}
-	refuse := func(t *testing.T, token, path string) {
-		t.Helper()
-		requireExhausted(t, l.Send(t, aikeystest.Request{Method: http.MethodGet, Path: path, Token: token}))
-	}
-
-	t.Run("the fifth is refused, pages and others are not", func(t *testing.T) {
-		release := l.lock(t, "ai_keys")
-		lists := fill(t)
-		refuse(t, l.As(owner).Token, project+"/aikeys")
-		refuse(t, l.As(owner).Token, "/v1/aikeys?provider=openai")
-		refuse(t, l.NewSession("acme", "ops", owner, time.Time{}).Token, "/v1/aikeys")
-		lists = append(lists, start(owner, "page"), start(member, ""), start(member, ""))
-		l.awaitWaiting(t, "ai_keys", most+3)
-		release()
-		for _, status := range lists {
-			require.Equal(t, http.StatusOK, <-status)
+			return nil
+		}))
+		for path, rest := range map[string]string{"/aikeys?provider=openai&": sample.ID, "/members?": ""} {
+			all := pages(t, s, member, project+path, 0)
+			require.Len(t, all, 2)
+			require.Len(t, all[0], most)
+			if rest != "" {
+				require.Equal(t, []string{rest}, all[1])
+			}
 		}
 	})
-	t.Run("lists that failed give their places back", func(t *testing.T) {
-		release := l.lock(t, "ai_keys")
-		for _, status := range fill(t) {
-			require.Equal(t, http.StatusServiceUnavailable, <-status)
-		}
-		release()
-		for range 3 * most {
-			require.Len(t, list(t, l.Service, owner), 1)
-		}
-	})
-	t.Run("lists whose reader left give their places back", func(t *testing.T) {
-		release := l.lock(t, "ai_keys")
-		ctx, leave := context.WithCancel(t.Context())
-		defer leave()
-		left := make(chan error, most)
-		for range most {
-			go func() { _, err := l.As(owner).ListKeysWithResponse(ctx, self, self, nil); left <- err }()
-		}
-		l.awaitWaiting(t, "ai_keys", most)
-		leave()
-		for range most {
-			require.ErrorIs(t, <-left, context.Canceled)
-		}
-		release()
-		require.Eventually(t, func() bool { return get(t, l.Service, owner, project+"/aikeys").Status == http.StatusOK }, 5*time.Second, 5*time.Millisecond)
-		for _, reply := range together(most, func(int) aikeystest.Reply { return get(t, l.Service, owner, project+"/aikeys") }) {
-			require.Equal(t, http.StatusOK, reply.Status)
-		}
-	})
-	require.Equal(t, []string{key.ID}, ids(list(t, l.Service, owner)))
 }
 
 func TestSealingUnavailable(t *testing.T) {

@@ -147,17 +147,20 @@ func together[T any](n int, fn func(i int) T) []T {
 	return out
 }
 
-// pages reads a list page by page and returns the pages' ids.
+// pages reads a list page by page and returns the pages' ids. Size 0 leaves the size to the service.
 func pages(t *testing.T, s *aikeystest.Service, user, path string, size int) [][]string {
 	t.Helper()
 	var all [][]string
 	token := ""
 	for range 100 {
-		query := fmt.Sprintf("%spage_size=%d", path, size)
-		if token != "" {
-			query += "&page_token=" + token
+		query := path
+		if size > 0 {
+			query += fmt.Sprintf("page_size=%d&", size)
 		}
-		reply := get(t, s, user, query)
+		if token != "" {
+			query += "page_token=" + token
+		}
+		reply := get(t, s, user, strings.TrimRight(query, "?&"))
 		require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
 		page := decode[struct {
 			Keys   []gen.Key    `json:"keys"`

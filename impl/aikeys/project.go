@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"strings"
-	"sync"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -271,15 +270,16 @@ func wireEvent(e models.Event) gen.Event {
 // page is a part of a list.
 type page struct {
 	after string // the id after which it begins; empty for the first page
-	size  int    // the number of rows; 0 for the whole list
+	size  int
 }
 
-// defaultPageSize is the size of a page whose token is given without a size.
-const defaultPageSize = 100
+// defaultPageSize is the size of a page of keys or members whose request names none. It is the largest that may be asked for:
+// an answer costs bounded memory, however many keys there are.
+const defaultPageSize = 1000
 
 // parsePage parses page_size and page_token. A token is the last id of the previous page, in base64url.
 func parsePage(size *int, token *string, isValid func(id string) bool) (page, error) {
-	var p page
+	p := page{size: defaultPageSize}
 	if size != nil {
 		p.size = *size
 	}
@@ -291,23 +291,15 @@ func parsePage(size *int, token *string, isValid func(id string) bool) (page, er
 		return p, problem.Invalid("page_token", "is not a token that this list gave out")
 	}
 	p.after = string(after)
-	if p.size == 0 {
-		p.size = defaultPageSize
-	}
 	return p, nil
 }
 
-// limit returns how many rows to read: one more than the page holds, to see whether another page follows. 0 means all.
-func (p page) limit() int {
-	if p.size == 0 {
-		return 0
-	}
-	return p.size + 1
-}
+// limit returns how many rows to read: one more than the page holds, to see whether another page follows.
+func (p page) limit() int { return p.size + 1 }
 
 // cut removes the extra row that limit asked for, and returns the token of the next page if there was such a row.
 func cut[Row any](p page, rows []Row, id func(Row) string) ([]Row, *string) {
-	if p.size == 0 || len(rows) <= p.size {
+	if len(rows) <= p.size {
 		return rows, nil
 	}
 	rows = rows[:p.size]
@@ -337,31 +329,4 @@ func (s *server) asOwner(ctx context.Context, caller models.Caller, event models
 		return write(tx)
 	})
 	return s.recordDenied(ctx, err, event)
-}
-
-// gate bounds how many of a user's requests are at work at once. It holds only the users who have some.
-type gate struct {
-	limit int
-
-	mu   sync.Mutex
-	held map[string]int // by user; guarded by mu
-}
-
-func newGate(limit int) *gate { return &gate{limit: limit, held: map[string]int{}} }
-
-// enter admits a request, which must call leave, or refuses it with httpapi.ErrTooManyRequests.
-func (g *gate) enter(user string) (leave func(), err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.held[user] >= g.limit {
-		return nil, httpapi.ErrTooManyRequests
-	}
-	g.held[user]++
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.held[user]--; g.held[user] == 0 {
-			delete(g.held, user)
-		}
-	}, nil
 }

@@ -46,12 +46,7 @@ type server struct {
 	providers *providers.Catalogue
 	now       func() time.Time
 	ids       models.IDs
-	// wholeLists bounds the memory that one user can make the service use: a list without pages is as large as its project.
-	wholeLists *gate
 }
-
-// maxWholeLists is how many lists without pages one user may request at once. Pages are not bounded.
-const maxWholeLists = 4
 
 var _ gen.StrictServerInterface = (*server)(nil)
 
@@ -69,8 +64,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now,
-		wholeLists: newGate(maxWholeLists)}
+	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -46,8 +46,10 @@ func (a *AIKeysClient) Get(ctx context.Context, customerID, projectID, id string
 
 // List returns the project's keys and the caller's own, newest first: all of them, or one page with PageSize or PageToken.
 func (a *AIKeysClient) List(ctx context.Context, customerID, projectID string) (*aikeysv1.ListResponse, error) {
-	r := a.service.inProject(operations.ListKeys(), customerID, projectID)
-	return send(ctx, r, func(r *aikeysv1.ListResponse) bool { return r.Keys != nil })
+	return list(a.service, func(s service) (*aikeysv1.ListResponse, error) {
+		r := s.inProject(operations.ListKeys(), customerID, projectID)
+		return send(ctx, r, func(r *aikeysv1.ListResponse) bool { return r.Keys != nil })
+	}, func(page *aikeysv1.ListResponse) (*[]aikeysv1.Key, *string) { return &page.Keys, &page.NextPageToken })
 }
 
 // All iterates over the keys of all pages, newest first. It fetches pages as needed and stops after an error.

@@ -171,6 +171,25 @@ func (r *request) url() string {
 	return address + "?" + values.Encode()
 }
 
+// list returns the page that PageSize or PageToken asks for. Without either it follows the tokens, and returns the items of all
+// pages as one. parts returns a page's items and its NextPageToken.
+func list[P, T any](s service, fetch func(s service) (*P, error), parts func(*P) (items *[]T, next *string)) (*P, error) {
+	all, err := fetch(s)
+	if err != nil || s.hasQuery("page_size") || s.hasQuery("page_token") {
+		return all, err
+	}
+	items, next := parts(all)
+	for *next != "" {
+		page, err := fetch(s.with([]CallOption{PageToken(*next)}))
+		if err != nil {
+			return nil, err
+		}
+		more, token := parts(page)
+		*items, *next = append(*items, *more...), *token
+	}
+	return all, nil
+}
+
 // defaultPageSize is the iterators' page size unless PageSize sets it.
 const defaultPageSize = 100
 

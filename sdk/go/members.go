@@ -24,8 +24,12 @@ type setMemberRequest struct {
 func (m *MembersClient) List(
 	ctx context.Context, customerID, projectID string,
 ) (*aikeysv1.ListMembersResponse, error) {
-	r := m.service.inProject(operations.ListMembers(), customerID, projectID)
-	return send(ctx, r, func(r *aikeysv1.ListMembersResponse) bool { return r.Members != nil })
+	return list(m.service, func(s service) (*aikeysv1.ListMembersResponse, error) {
+		r := s.inProject(operations.ListMembers(), customerID, projectID)
+		return send(ctx, r, func(r *aikeysv1.ListMembersResponse) bool { return r.Members != nil })
+	}, func(page *aikeysv1.ListMembersResponse) (*[]aikeysv1.Member, *string) {
+		return &page.Members, &page.NextPageToken
+	})
 }
 
 // All iterates over the members of all pages. It fetches pages as needed and stops after an error.

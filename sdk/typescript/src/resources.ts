@@ -15,7 +15,7 @@ function project(customerId: string, projectId: string): string {
 const pageQuery = (options: t.PageOptions) =>
   ({ page_size: options.pageSize, page_token: options.pageToken }) satisfies Record<keyof t.PageQuery, unknown>;
 
-/** The size of an iterator's pages, unless given: without one, some lists come whole. */
+/** The size of an iterator's pages, unless given. */
 const iteratorPageSize = 100;
 
 interface Page {
@@ -34,6 +34,30 @@ async function* iterate<P extends Page, Item>(
     yield* itemsOf(page);
     pageToken = page.next_page_token;
   } while (pageToken);
+}
+
+/** Returns the page that was asked for; where none was, the items of all pages as one. */
+async function collect<P extends Page>(
+  options: t.PageOptions,
+  list: (options: t.PageOptions) => Promise<P>,
+  itemsOf: (page: P) => unknown[],
+): Promise<P> {
+  const all = await list(options);
+  if (options.pageSize !== undefined || options.pageToken !== undefined) {
+    return all;
+  }
+  while (all.next_page_token) {
+    const page = await list({ ...options, pageToken: all.next_page_token });
+    for (const item of itemsOf(page)) {
+      itemsOf(all).push(item);
+    }
+    if (page.next_page_token === undefined) {
+      delete all.next_page_token;
+    } else {
+      all.next_page_token = page.next_page_token;
+    }
+  }
+  return all;
 }
 
 /** Provider keys. Only their metadata ever comes back. */
@@ -73,9 +97,15 @@ export class AIKeys {
   /** Lists the project's keys and the caller's own, newest first; all of them, unless a page is asked for. */
   async list(customerId: string, projectId: string, options: t.ListOptions = {}): Promise<t.ListResponse> {
     const path = `${project(customerId, projectId)}/aikeys`;
-    const query = { provider: options.provider, state: options.state, ...pageQuery(options) };
-    query satisfies Record<keyof t.ListQuery, unknown>;
-    return this.#transport.send({ method: 'GET', path, query, expect: ['keys', 'array'] }, options);
+    return collect<t.ListResponse>(
+      options,
+      (page) => {
+        const query = { provider: options.provider, state: options.state, ...pageQuery(page) };
+        query satisfies Record<keyof t.ListQuery, unknown>;
+        return this.#transport.send({ method: 'GET', path, query, expect: ['keys', 'array'] }, options);
+      },
+      (page) => page.keys,
+    );
   }
 
   /** Gives all keys that `list` has, page by page. */
@@ -187,8 +217,14 @@ export class Members {
   /** Lists the members, sorted by user id; all of them, unless a page is asked for. */
   async list(customerId: string, projectId: string, options: t.PageOptions = {}): Promise<t.ListMembersResponse> {
     const path = `${project(customerId, projectId)}/members`;
-    const query = pageQuery(options);
-    return this.#transport.send({ method: 'GET', path, query, expect: ['members', 'array'] }, options);
+    return collect<t.ListMembersResponse>(
+      options,
+      (page) => {
+        const query = pageQuery(page);
+        return this.#transport.send({ method: 'GET', path, query, expect: ['members', 'array'] }, options);
+      },
+      (page) => page.members,
+    );
   }
 
   /** Gives all members, page by page. */

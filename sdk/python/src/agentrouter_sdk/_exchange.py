@@ -22,9 +22,10 @@ from .errors import (
     class_of,
     code_of_status,
 )
-from .models import Problem
+from .models import ListMembersResponse, ListResponse, Problem
 
 T = TypeVar("T", bound=Model)
+Listed = TypeVar("Listed", ListResponse, ListMembersResponse)
 
 RETRIED_STATUS = frozenset((429, 502, 503, 504))
 LONGEST_RETRY_AFTER = 30
@@ -121,6 +122,13 @@ def next_token(last: Optional[str], following: Optional[str]) -> Optional[str]:
     if following and following == last:
         raise UnexpectedResponseError("the list repeats a page; its next_page_token does not move on")
     return following or None
+
+
+def as_last_page(listed: Listed) -> Listed:
+    """Return a list without its next_page_token: no page follows."""
+    listed.next_page_token = None
+    listed.model_fields_set.discard("next_page_token")  # So that it prints as an answer without one.
+    return listed
 
 
 def _retry_after(headers: Mapping[str, str]) -> Optional[int]:

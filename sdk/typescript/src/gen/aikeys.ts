@@ -22,9 +22,8 @@ export interface paths {
         };
         /**
          * List AI keys
-         * @description Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given. The
-         *     list is returned whole, unless `page_size` or `page_token` is given. A user may have four whole lists in
-         *     progress at a time; a fifth gets a 429. Other members' own keys are never listed, not even for an owner.
+         * @description Lists the project's keys and the caller's own, newest first, including revoked keys unless `state` is given, in
+         *     pages of at most 1,000. Other members' own keys are never listed, not even for an owner.
          */
         get: operations["listKeys"];
         put?: never;
@@ -223,8 +222,7 @@ export interface paths {
         };
         /**
          * List the project's members
-         * @description Lists members and their roles, sorted by user id. The list is returned whole, unless `page_size` or `page_token`
-         *     is given. Every member may read it.
+         * @description Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
          */
         get: operations["listMembers"];
         put?: never;
@@ -955,8 +953,7 @@ export interface components {
          */
         StateFilter: "active" | "revoked";
         /**
-         * @description Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
-         *     is returned.
+         * @description Return at most this many. Without it, a page has up to 1,000 entries.
          * @example 50
          */
         PageSize: number;
@@ -1003,8 +1000,7 @@ export interface operations {
                  */
                 state?: components["parameters"]["StateFilter"];
                 /**
-                 * @description Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
-                 *     is returned.
+                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];
@@ -1385,8 +1381,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Return at most this many. Without it, a page has 100 entries if `page_token` is given; without both, everything
-                 *     is returned.
+                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
                  * @example 50
                  */
                 page_size?: components["parameters"]["PageSize"];

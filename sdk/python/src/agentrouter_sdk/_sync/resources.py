@@ -8,7 +8,7 @@ from typing import Iterator, Mapping, Optional, Union
 
 from .. import _operations as operations
 from .. import models
-from .._exchange import next_token
+from .._exchange import as_last_page, next_token
 from .._operation import wait_text
 from .._operations import KeyState, OnBadKey, ProviderSlug, Role, UserKeys
 from .transport import Transport
@@ -71,7 +71,10 @@ class AIKeys(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListResponse:
-        """List the project's keys and the caller's own, newest first: all of them, or a page where one is asked for."""
+        """List the project's keys and the caller's own, newest first: all of them, or a page where one is asked for.
+
+        All of them takes a request for each 1,000.
+        """
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
@@ -80,7 +83,16 @@ class AIKeys(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        return self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+        listed = self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+        if page_size is not None or page_token is not None:
+            return listed
+        token = listed.next_page_token
+        while token:
+            arguments["page_token"] = token
+            page = self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+            listed.keys += page.keys
+            token = next_token(token, page.next_page_token)
+        return as_last_page(listed)
 
     def iterate(
         self,
@@ -211,14 +223,26 @@ class Members(_Resource):
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ListMembersResponse:
-        """List the members by user id: all of them, or a page where one is asked for."""
+        """List the members by user id: all of them, or a page where one is asked for.
+
+        All of them takes a request for each 1,000.
+        """
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
             "page_size": page_size,
             "page_token": page_token,
         }
-        return self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+        listed = self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+        if page_size is not None or page_token is not None:
+            return listed
+        token = listed.next_page_token
+        while token:
+            arguments["page_token"] = token
+            page = self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+            listed.members += page.members
+            token = next_token(token, page.next_page_token)
+        return as_last_page(listed)
 
     def iterate(
         self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
