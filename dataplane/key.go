@@ -143,6 +143,8 @@ type Key struct {
 	// BaseURL is the only place to which the key may be sent.
 	BaseURL   string
 	AuthStyle AuthStyle
+	// Administration lists the paths below BaseURL that are not inference, with everything below them; * is one segment.
+	Administration []string
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
 	Caller *Caller
 

@@ -36,6 +36,7 @@ type config struct {
 	ForwardAuthFile   string
 	ExtAuthzListen    string
 	OpsListen         string
+	Operations        string
 	FailedAuthLimit   float64
 	TrustedProxies    []netip.Prefix
 	TLSCert           string
@@ -78,6 +79,8 @@ func newConfig() *config {
 			Usage: "file with what those proxies must send as Agentrouter-Forward-Auth; read again when it changes; empty asks for nothing"},
 		{Name: "ext-authz-listen", Arg: "address", Parse: settings.Optional(settings.Address(&s.ExtAuthzListen)),
 			Usage: "host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
+		{Name: "operations", Arg: "which", Default: "inference", Parse: settings.Choice(&s.Operations, "inference", "all"),
+			Usage: "inference refuses what administers providers' accounts or makes further credentials; all serves that too"},
 		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8092", Parse: settings.Address(&s.OpsListen),
 			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),

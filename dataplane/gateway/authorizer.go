@@ -5,7 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/agentrouter/aikeys/dataplane"
@@ -26,11 +28,12 @@ type Grant struct {
 
 // Authorizer decides on requests that other proxies ask about. It is safe for concurrent use.
 type Authorizer struct {
-	face     string // how proxies ask: forward_auth or ext_authz, in the log and the metrics
-	resolver Resolver
-	guard    *guard
-	log      *slog.Logger
-	metrics  *Metrics
+	face       string // how proxies ask: forward_auth or ext_authz, in the log and the metrics
+	resolver   Resolver
+	guard      *guard
+	operations operations
+	log        *slog.Logger
+	metrics    *Metrics
 }
 
 // NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the configuration's Resolver,
@@ -43,7 +46,7 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authorizer{face: face, resolver: cfg.Resolver, guard: newGuard(cfg), log: cfg.Log, metrics: metrics}
+	a := &Authorizer{face: face, resolver: cfg.Resolver, guard: newGuard(cfg), operations: operations{cfg.AllOperations}, log: cfg.Log, metrics: metrics}
 	if a.log == nil {
 		a.log = slog.Default()
 	}
@@ -98,8 +101,20 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	if err != nil {
 		return nil, "", err
 	}
-	key, err = a.guard.resolve(ctx, a.resolver, caller, peer, head.Header)
-	return key, caller.Credential, err
+	if key, err = a.guard.resolve(ctx, a.resolver, caller, peer, head.Header); err != nil {
+		return nil, "", err
+	}
+	base, err := url.Parse(key.BaseURL)
+	if err != nil {
+		return nil, "", errDestination
+	}
+	for _, path := range head.Paths {
+		rest := strings.TrimPrefix(path, "/"+head.Provider) // which the proxy takes away, as in the samples
+		if err := a.operations.check(key, base, joinURL(base, safePath(rest))); err != nil {
+			return nil, "", err
+		}
+	}
+	return key, caller.Credential, nil
 }
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {

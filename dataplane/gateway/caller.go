@@ -63,19 +63,23 @@ func CredentialHeaders() []string {
 // Head is the head of a request to a provider, as every way into the gateway checks it.
 type Head struct {
 	Provider string
-	// Method and Path, which is escaped, may be empty where a proxy does not say them.
-	Method, Path, RawQuery string
-	Header                 http.Header
+	// Methods and Paths, which are escaped, may be several where a proxy says them in several headers, of which the caller may have
+	// sent some; and none where it does not say them. All of them must be fine.
+	Methods, Paths []string
+	RawQuery       string
+	Header         http.Header
 }
 
 // check returns the caller of a request that may be sent to a provider, if they have a key.
 func (h Head) check() (dataplane.Request, error) {
-	if isForbiddenMethod(h.Method) {
+	if slices.ContainsFunc(h.Methods, isForbiddenMethod) {
 		return dataplane.Request{}, errMethod
 	}
 	caller, err := CallerOf(h.Header, h.RawQuery, h.Provider)
-	if err == nil {
-		_, err = parsePath(h.Path)
+	for _, path := range h.Paths {
+		if err == nil {
+			_, err = parsePath(path)
+		}
 	}
 	return caller, err
 }
@@ -86,7 +90,9 @@ func parseRequest(r *http.Request) (caller dataplane.Request, path safePath, err
 	if !ok && !isForbiddenMethod(r.Method) {
 		return caller, "", errNoRoute
 	}
-	caller, err = Head{Provider: provider, Method: r.Method, Path: rest, RawQuery: r.URL.RawQuery, Header: r.Header}.check()
+	caller, err = Head{
+		Provider: provider, Methods: []string{r.Method}, Paths: []string{rest}, RawQuery: r.URL.RawQuery, Header: r.Header,
+	}.check()
 	return caller, safePath(rest), err
 }
 

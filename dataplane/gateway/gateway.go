@@ -56,6 +56,8 @@ type Config struct {
 	// Upstreams replace the base URLs of providers, by slug, for private deployments and tests. They must be https, or
 	// http to this machine. Providers' keys are sent to them.
 	Upstreams map[string]*url.URL
+	// AllOperations allows what administers providers' accounts or makes further credentials, too.
+	AllOperations bool
 	// MaxConcurrent bounds the number of requests proxied at once; 0 is no bound. Further requests get 503.
 	MaxConcurrent int
 	// ForwardAuthSecret returns the secret that callers of NewForwardAuth's handler must send; nil requires none. It is
@@ -70,14 +72,15 @@ type Config struct {
 
 // Gateway is the reverse proxy. It is an http.Handler, and safe for concurrent use.
 type Gateway struct {
-	resolver  Resolver
-	log       *slog.Logger
-	metrics   *Metrics
-	upstreams map[string]*url.URL
-	guard     *guard
-	slots     chan struct{} // holds a value for each request being proxied; nil is no bound
-	transport http.RoundTripper
-	proxy     httputil.ReverseProxy
+	resolver   Resolver
+	log        *slog.Logger
+	metrics    *Metrics
+	upstreams  map[string]*url.URL
+	guard      *guard
+	operations operations
+	slots      chan struct{} // holds a value for each request being proxied; nil is no bound
+	transport  http.RoundTripper
+	proxy      httputil.ReverseProxy
 }
 
 // New returns the reverse proxy: it sends /{provider}/… to the provider with the key that serves the caller.
@@ -94,7 +97,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
-		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, guard: newGuard(cfg),
+		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, guard: newGuard(cfg), operations: operations{cfg.AllOperations},
 	}
 	for provider, upstream := range g.upstreams {
 		if upstream == nil || checkDestination(upstream) != nil {

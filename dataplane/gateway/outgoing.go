@@ -69,6 +69,9 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	}
 	p.incoming = pr.In
 	pr.Out.URL = joinURL(p.base, p.path)
+	if p.err = g.operations.check(p.key, p.base, pr.Out.URL); p.err != nil {
+		return
+	}
 	pr.Out.URL.RawQuery = withoutCredential(pr.In.URL.RawQuery, p.caller.Provider, p.caller.Credential)
 	pr.Out.Host = ""
 	if pr.Out.Header["Upgrade"] != nil && !isWebSocket(pr.Out.Header) {

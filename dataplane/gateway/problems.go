@@ -24,6 +24,7 @@ var (
 	errNoCredential    = errors.New("no credential")
 	errTwoCredentials  = errors.New("two credentials")
 	errForwardAuth     = errors.New("forward-auth secret is missing or wrong")
+	errAdministration  = errors.New("administration of the provider's account")
 	errOverloaded      = errors.New("too many requests at once")
 	errUnreachable     = errors.New("provider unreachable")
 	errTimeout         = errors.New("provider timed out")
@@ -75,6 +76,10 @@ var problems = problem.Table{
 	{
 		Err: errForwardAuth, Status: http.StatusForbidden, Code: codeDenied, Slug: "forward-auth-refused", Title: "Permission denied",
 		Detail: "The header Agentrouter-Forward-Auth is missing or wrong; only the operator's own proxies may ask here.",
+	},
+	{
+		Err: errAdministration, Status: http.StatusForbidden, Code: codeDenied, Slug: "operation-not-served", Title: "Operation not served",
+		Detail: "This path administers the provider's account or makes further credentials; the gateway serves inference only.",
 	},
 	{
 		Err: dataplane.ErrNotMember, Status: http.StatusForbidden, Code: codeDenied, Slug: "not-a-member", Title: "Permission denied",

@@ -55,6 +55,11 @@ type FetchRequest struct {
 
 // FetchResponse A key, and how to use it.
 type FetchResponse struct {
+	// Administration Paths below `base_url` that are not inference: administration of the provider's account, and what makes further
+	// credentials. With each goes everything below it; `*` is one segment. Refuse them unless your operator allows all
+	// operations. Absent if none are known.
+	Administration []string `json:"administration,omitempty"`
+
 	// AsOf A set of transactions, `<xmin>:<xmax>:<list>`.
 	AsOf Position `json:"as_of"`
 

@@ -116,6 +116,8 @@ type plaintextKey struct {
 	secret    gensecret.Text
 	baseURL   string
 	authStyle providers.AuthStyle
+	// administration lists the paths below baseURL that are not inference.
+	administration []string
 }
 
 // open unseals a key. From here on its plaintext is in the answer, and nowhere else.
@@ -133,7 +135,7 @@ func (s *server) open(ctx context.Context, key models.Key) (plaintextKey, error)
 	case err != nil:
 		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
-	return plaintextKey{gensecret.New(secret), baseURL, provider.AuthStyle}, nil
+	return plaintextKey{gensecret.New(secret), baseURL, provider.AuthStyle, provider.Administration}, nil
 }
 
 // The fields of a request that say which key it asks for. A request has exactly one of them.
@@ -293,7 +295,7 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	return gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
 		Scope: scope, Reason: string(f.choice.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.authStyle),
-		AsOf: f.asOf, Caller: f.wireCaller,
+		AsOf: f.asOf, Caller: f.wireCaller, Administration: p.administration,
 	}
 }
 

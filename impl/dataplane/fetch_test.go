@@ -47,7 +47,8 @@ func TestFetchAnswers(t *testing.T) {
 			position, err := position.Parse(got.AsOf)
 			require.NoError(t, err)
 			require.Positive(t, position.Xmax)
-			got.AsOf, got.Secret = "", gensecret.Text{}
+			require.NotEmpty(t, got.Administration)
+			got.AsOf, got.Secret, got.Administration = "", gensecret.Text{}, nil
 			require.Equal(t, want, got)
 		}
 		t.Run("for a caller", func(t *testing.T) {

@@ -112,8 +112,9 @@ func (c *Catalogue) validate() error {
 }
 
 var (
-	slugPattern        = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
-	placeholderPattern = regexp.MustCompile(`\{([^{}]*)\}`)
+	administrationPattern = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*))+$`)
+	slugPattern           = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+	placeholderPattern    = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
 // validate checks one provider by itself.
@@ -133,6 +134,7 @@ func (p Provider) validate() error {
 		{p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField), "key_field is not a required field"},
 		{p.SecretFormat == FormatJSON && (p.KeyField == "") != p.usesWholeCredential(), "key_field is for a header that takes one field as it is"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
+		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
 	}
@@ -201,8 +203,10 @@ type Provider struct {
 	Prefixes     []Prefix     `yaml:"prefixes"`  // empty: it is not known how its keys begin
 	Fields       []Field      `yaml:"fields"`    // FormatJSON only
 	KeyField     string       `yaml:"key_field"` // the field that goes into the header; empty: the whole credential is needed
-	KeyPage      string       `yaml:"key_page"`
-	Example      string       `yaml:"example"` // an invented secret of the right shape
+	// Administration lists the paths below BaseURL that are not inference; * is one segment.
+	Administration []string `yaml:"administration"`
+	KeyPage        string   `yaml:"key_page"`
+	Example        string   `yaml:"example"` // an invented secret of the right shape
 }
 
 // Prefix is one way in which a provider's keys begin.
@@ -255,6 +259,7 @@ func (p Provider) longestPrefix(secret string, distinctive bool) int {
 // clone returns a deep copy, so that a caller can't change the catalogue.
 func (p Provider) clone() Provider {
 	p.Prefixes = slices.Clone(p.Prefixes)
+	p.Administration = slices.Clone(p.Administration)
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {
 		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)

@@ -73,7 +73,7 @@ func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*auth
 	peer := attributes.GetSource().GetAddress().GetSocketAddress().GetAddress()
 	grant, problem := s.authorizer.Authorize(ctx, peer, gateway.Head{
 		Provider: attributes.GetContextExtensions()[ProviderExtension],
-		Method:   asked.GetMethod(), Path: path, RawQuery: rawQuery, Header: headerOf(asked),
+		Methods:  []string{asked.GetMethod()}, Paths: []string{path}, RawQuery: rawQuery, Header: headerOf(asked),
 	})
 	if problem != nil {
 		return denied(problem), nil

@@ -21,7 +21,9 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 	var seen http.Header
 	provider := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
 	t.Cleanup(provider.Close)
-	resolver := dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider.URL, secret))
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider.URL+"/v1", secret)
+	key.Administration = []string{"/organization", "/tuned/*/permissions"}
+	resolver := dataplanetest.Serving(callersKey, key)
 	conn, _, _, _ := start(t, resolver)
 	proxy, err := gateway.New(gateway.Config{Resolver: resolver})
 	require.NoError(t, err)
@@ -36,15 +38,21 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 		header       map[string]string
 		status       int
 	}{
-		"a plain request":          {"POST", "/v1/chat", nil, 200},
-		"TRACE":                    {"TRACE", "/v1/chat", nil, 405},
-		"track in lower case":      {"track", "/v1/chat", nil, 405},
-		"CONNECT":                  {"CONNECT", "/v1/chat", nil, 405},
-		"dots in the path":         {"POST", "/v1/../admin", nil, 400},
-		"an empty segment":         {"POST", "/v1//admin", nil, 400},
-		"escaped dots in the path": {"POST", "/v1/%2e%2e/admin", nil, 400},
-		"two credentials":          {"POST", "/v1/chat", map[string]string{"x-api-key": "another"}, 401},
-		"a project that is no id":  {"POST", "/v1/chat", map[string]string{"agentrouter-project": "a b"}, 400},
+		"a plain request":                      {"POST", "/v1/chat", nil, 200},
+		"TRACE":                                {"TRACE", "/v1/chat", nil, 405},
+		"track in lower case":                  {"track", "/v1/chat", nil, 405},
+		"CONNECT":                              {"CONNECT", "/v1/chat", nil, 405},
+		"dots in the path":                     {"POST", "/v1/../admin", nil, 400},
+		"an empty segment":                     {"POST", "/v1//admin", nil, 400},
+		"escaped dots in the path":             {"POST", "/v1/%2e%2e/admin", nil, 400},
+		"administration":                       {"POST", "/v1/organization/admin_api_keys", nil, 403},
+		"administration, spelled otherwise":    {"POST", "/v1/Organization;a=b/%61dmin_api_keys", nil, 403},
+		"administration, without the version":  {"GET", "/organization", nil, 403},
+		"a method of administration":           {"GET", "/v1/organization:batch", nil, 403},
+		"administration below any one segment": {"GET", "/v1/tuned/m1/permissions/p", nil, 403},
+		"what only begins as administration":   {"GET", "/v1/organizations", nil, 200},
+		"two credentials":                      {"POST", "/v1/chat", map[string]string{"x-api-key": "another"}, 401},
+		"a project that is no id":              {"POST", "/v1/chat", map[string]string{"agentrouter-project": "a b"}, 400},
 		"the credential elsewhere": {"POST", "/v1/chat", map[string]string{
 			"x-my-key": callersKey, "x-escaped": percent, "x-base64": inBase64, "x_api_key": "another", "x-keep": "this",
 			"sec-websocket-protocol": "realtime, openai-insecure-api-key." + callersKey,
