@@ -1,6 +1,14 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+
+	"github.com/agentrouter/aikeys/internal/filereload/filereloadtest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
+
 	"bytes"
 	"context"
 	"io"
@@ -30,17 +38,17 @@ func TestServeBecomesReadyServesAndStops(t *testing.T) {
 	e := newEnv(t)
 	p := e.start().awaitReady()
 	require.JSONEq(t, `{"ready":true,"state":"ok"}`, p.readyz().body)
-	require.Equal(t, http.StatusOK, get(t, p.address.Ops+"/healthz").status)
+	require.Equal(t, http.StatusOK, send(http.MethodGet, p.address.Ops+"/healthz", "", "").status)
 
 	got := p.models()
 	require.Equal(t, http.StatusOK, got.status, got.body)
 	require.Equal(t, e.key, got.header.Get("Agentrouter-Key-Id"))
-	require.Equal(t, http.StatusUnauthorized, get(t, p.address.Gateway+"/openai/models", bearer("ak_other")...).status)
+	require.Equal(t, http.StatusUnauthorized, send(http.MethodGet, p.address.Gateway+"/openai/models", "ak_other", "").status)
 	e.provider.RequireNeverSaw(t, callerToken)
 	e.control.RevokeKey(e.key)
 	p.await("refused", func() bool { return p.models().status == http.StatusForbidden })
 
-	metrics := get(t, p.address.Ops+"/metrics").body
+	metrics := send(http.MethodGet, p.address.Ops+"/metrics", "", "").body
 	for _, name := range []string{"aikeys_gateway_requests_total", "aikeys_dataplane_", "go_goroutines", "process_open_fds"} {
 		require.Contains(t, metrics, name)
 	}
@@ -60,7 +68,7 @@ func TestServeWithoutControlPlane(t *testing.T) {
 	p := e.start()
 	require.Equal(t, http.StatusServiceUnavailable, p.models().status)
 	require.JSONEq(t, `{"ready":false,"state":"no_lease"}`, p.readyz().body)
-	require.Equal(t, http.StatusOK, get(t, p.address.Ops+"/healthz").status, "it lives")
+	require.Equal(t, http.StatusOK, send(http.MethodGet, p.address.Ops+"/healthz", "", "").status, "it lives")
 	for range 2 {
 		e.control.Up()
 		p.awaitReady()
@@ -71,22 +79,20 @@ func TestServeWithoutControlPlane(t *testing.T) {
 	}
 }
 
-// openStream sends a request for a streamed answer and returns once the answer has begun. The rest can be read from it.
-func openStream(t *testing.T, p *process) io.Reader {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.address.Gateway+"/openai/chat/completions",
-		strings.NewReader(`{"model":"gpt-test","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
-	require.NoError(t, err)
-	request.Header.Set("Authorization", "Bearer "+callerToken)
-	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = response.Body.Close() })
-	require.Equal(t, http.StatusOK, response.StatusCode)
-	return response.Body
-}
-
 func TestShutdown(t *testing.T) {
 	t.Parallel()
+	// openStream sends a request for a streamed answer and returns once the answer has begun. The rest can be read from it.
+	openStream := func(t *testing.T, p *process) io.Reader {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.address.Gateway+"/openai/chat/completions",
+			strings.NewReader(`{"model":"gpt-test","stream":true,"messages":[{"role":"user","content":"hi"}]}`))
+		require.NoError(t, err)
+		request.Header.Set("Authorization", "Bearer "+callerToken)
+		response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = response.Body.Close() })
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		return response.Body
+	}
 	t.Run("requests in flight end", func(t *testing.T) {
 		t.Parallel()
 		release := make(chan struct{})
@@ -161,41 +167,43 @@ func TestChangesReachGateways(t *testing.T) {
 		fetching := c.startGateway(replica.address.Dataplane, "--cache-size=1", c.alice, bob) // nearly each request is a fetch
 		caching.awaitAnswer(first)
 		began := time.Now()
+		keys := []string{first}
 		for range 3 {
 			newer := c.register(replica)
+			keys = append(keys, newer)
 			registered := time.Now()
 			caching.awaitAnswer(newer)
 			fetching.awaitAnswer(newer)
 			time.Sleep(time.Until(registered.Add(lease + margin))) // so that requests after it are checked
 			for _, g := range []*probedGateway{caching, fetching} {
 				g.awaitAnswer(newer)
-				g.requireNone(first, registered.Add(lease+margin))
+				require.NotContains(t, g.answers(registered.Add(lease+margin), time.Now()), first)
 			}
 			revoked := c.revoke(replica, newer, "10s")
-			require.Equal(t, "complete", revoked.State)
-			require.Equal(t, []int{2, 2}, []int{revoked.DataPlanes, revoked.Acknowledged})
+			answered := time.Now()
+			require.Equal(t, []any{"complete", 2, 2}, []any{revoked.State, revoked.DataPlanes, revoked.Acknowledged})
 			for _, g := range []*probedGateway{caching, fetching} {
 				g.awaitAnswer(first)
-				g.requireNone(newer, revoked.answered)
+				require.NotContains(t, g.answers(answered, time.Now()), newer)
 			}
 		}
-		caching.requireAll(true, began, time.Now())
+		require.Subset(t, keys, caching.answers(began, time.Now()), "no request failed")
 
 		removals := map[string]struct{ caller, answer, command string }{
 			"a member":   {bob, http.StatusText(http.StatusForbidden), "admin member remove --customer acme --project chat --user bob"},
 			"an API key": {spare, http.StatusText(http.StatusUnauthorized), "admin token revoke --customer acme --project chat --id " + strings.Split(spare, "_")[1]},
 		}
 		for name, r := range removals {
-			g := c.startGateway(replica.address.Dataplane, "--max-stale=5s", r.caller)
+			g := c.startGateway(replica.address.Dataplane, "--max-stale=5s --failed-auth-limit=0", r.caller)
 			g.awaitAnswer(first)
 			c.run(r.command)
 			removed := time.Now()
 			time.Sleep(time.Until(removed.Add(lease + margin)))
 			g.awaitAnswer(r.answer)
-			g.requireAll(false, removed.Add(lease+margin), time.Now())
+			require.Equal(t, []string{r.answer}, g.answers(removed.Add(lease+margin), time.Now()))
 			t.Log(name + " is refused")
 		}
-		caching.requireAll(true, began, time.Now())
+		require.Subset(t, keys, caching.answers(began, time.Now()), "no request failed")
 	})
 }
 
@@ -218,15 +226,15 @@ func TestReceiptOfUnreachableGateways(t *testing.T) {
 	hanging.signal(syscall.SIGSTOP)
 	stopped.signal(syscall.SIGSTOP)
 	killed.end(syscall.SIGKILL)
-	revoked := c.revoke(other, newer, "0s")
+	revoked, answered := c.revoke(other, newer, "0s"), time.Now()
 	require.Equal(t, "pending", revoked.State)
 	require.Equal(t, 4, revoked.DataPlanes)
-	require.False(t, revoked.CompleteBy.After(revoked.answered.Add(lease+maxStale+5*time.Millisecond)), "times are rounded")
-	complete := c.revoke(other, newer, "10s")
+	require.False(t, revoked.CompleteBy.After(answered.Add(lease+maxStale+5*time.Millisecond)), "times are rounded")
+	complete, completed := c.revoke(other, newer, "10s"), time.Now()
 	require.Equal(t, "complete", complete.State)
 	require.Zero(t, complete.Acknowledged)
-	require.False(t, complete.answered.Before(revoked.CompleteBy.Add(-5*time.Millisecond)))
-	stale.awaitAnswer(http.StatusText(http.StatusServiceUnavailable))
+	require.False(t, completed.Before(revoked.CompleteBy.Add(-5*time.Millisecond)))
+	stale.awaitAnswer(unavailable)
 	continued := time.Now()
 	hanging.signal(syscall.SIGCONT)
 	stopped.signal(syscall.SIGCONT)
@@ -234,11 +242,11 @@ func TestReceiptOfUnreachableGateways(t *testing.T) {
 	again := c.startGateway(other.address.Dataplane, "--max-stale=2s")
 	for _, g := range []*probedGateway{strict, stale, stopped, again} {
 		g.awaitAnswer(older)
-		g.requireNone(newer, complete.answered)
+		require.NotContains(t, g.answers(completed, time.Now()), newer)
 	}
-	strict.requireNone(newer, began.Add(lease+margin))
-	strict.requireAll(false, began.Add(lease+margin), continued)
-	stale.requireAll(true, began, began.Add(maxStale))
+	require.NotContains(t, strict.answers(began.Add(lease+margin), time.Now()), newer)
+	require.Equal(t, []string{unavailable}, strict.answers(began.Add(lease+margin), continued))
+	require.Equal(t, []string{newer}, stale.answers(began, began.Add(maxStale)))
 	for _, g := range []*probedGateway{strict, stale, stopped} {
 		g.awaitReady()
 	}
@@ -259,10 +267,12 @@ func TestControlPlaneIsKilled(t *testing.T) {
 		balancer := httptest.NewServer(&httputil.ReverseProxy{FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) {
 			to, _ := url.Parse(target.Load().(string))
 			r.SetURL(to)
+		}, ErrorHandler: func(http.ResponseWriter, *http.Request, error) {
+			panic(http.ErrAbortHandler) // cuts the connection
 		}})
 		t.Cleanup(balancer.Close)
 		older := c.register(serving)
-		strict, stale := c.startGateway(balancer.URL, ""), c.startGateway(balancer.URL, "--max-stale=10s")
+		strict, stale := c.startGateway(balancer.URL, ""), c.startGateway(balancer.URL, "--max-stale=5s")
 		stale.awaitAnswer(older)
 		began := time.Now()
 		for _, frozen := range []bool{false, true} {
@@ -277,25 +287,27 @@ func TestControlPlaneIsKilled(t *testing.T) {
 					serving.signal(syscall.SIGSTOP)
 				}
 			}
-			revoked := c.revoke(asked, newer, "0s")
-			require.Equal(t, 2, revoked.DataPlanes)
+			require.Equal(t, 2, c.revoke(asked, newer, "0s").DataPlanes)
+			answered := time.Now()
+			if next != nil {
+				target.Store(next.address.Dataplane)
+			}
 			serving.end(syscall.SIGKILL)
 			if next == nil {
 				next = c.start()
+				target.Store(next.address.Dataplane)
 			}
-			target.Store(next.address.Dataplane)
-			complete := c.revoke(next, newer, "20s")
-			require.Equal(t, "complete", complete.State)
+			require.Equal(t, "complete", c.revoke(next, newer, "20s").State)
+			completed := time.Now()
 			for _, g := range []*probedGateway{strict, stale} {
 				g.awaitAnswer(older)
-				g.requireNone(newer, complete.answered)
+				require.NotContains(t, g.answers(completed, time.Now()), newer)
 			}
-			strict.requireNone(newer, revoked.answered.Add(lease+margin))
-			t.Logf("frozen %v: the receipt was complete after %v", frozen, complete.answered.Sub(revoked.answered))
+			require.NotContains(t, strict.answers(answered.Add(lease+margin), time.Now()), newer)
 			serving = next
 		}
 		if e == modelstest.EnginePostgres { // elsewhere nothing answers until the next process has started
-			stale.requireAll(true, began, time.Now())
+			require.NotContains(t, stale.answers(began, time.Now()), unavailable)
 		}
 	})
 }
@@ -315,22 +327,149 @@ func TestDatabaseOutage(t *testing.T) {
 		require.NoError(t, cluster.Stop(mode))
 		stopped := time.Now()
 		if mode == modelstest.Fast {
-			got := ask(t, http.MethodDelete, replica.address.API+"/v1/aikeys/"+newer, "", bearer(c.alice)...)
+			got := send(http.MethodDelete, replica.address.API+"/v1/aikeys/"+newer, c.alice, "")
 			require.Equal(t, http.StatusServiceUnavailable, got.status, got.body)
 			require.NotEmpty(t, got.header.Get("Retry-After"))
 			time.Sleep(time.Until(stopped.Add(3 * time.Second))) // the outage
-			strict.requireAll(false, stopped.Add(lease+margin), time.Now())
+			require.Equal(t, []string{unavailable}, strict.answers(stopped.Add(lease+margin), time.Now()))
 		}
 		require.NoError(t, cluster.Start())
 		strict.awaitReady()
 		strict.awaitAnswer(newer)
 	}
 	stale.awaitReady()
-	revoked := c.revoke(replica, newer, "20s")
+	revoked, answered := c.revoke(replica, newer, "20s"), time.Now()
 	require.Equal(t, []any{"complete", 2}, []any{revoked.State, revoked.Acknowledged})
 	for _, g := range []*probedGateway{strict, stale} {
 		g.awaitAnswer(older)
-		g.requireNone(newer, revoked.answered)
+		require.NotContains(t, g.answers(answered, time.Now()), newer)
 	}
-	stale.requireAll(true, began, time.Now())
+	require.Subset(t, []string{older, newer}, stale.answers(began, time.Now()), "it refused none")
+}
+
+func TestStalenessGrace(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	p := e.start("--max-stale", "1h").awaitReady()
+	require.Equal(t, http.StatusOK, p.models().status)
+	e.control.Down()
+	p.await("stale", func() bool { return strings.Contains(p.readyz().body, `"stale"`) })
+	require.Equal(t, http.StatusOK, p.readyz().status)
+	require.Equal(t, http.StatusOK, p.models().status)
+}
+
+// While the control plane does not allow the gateway's grace, the gateway is not ready, logs why, and fetches for each request.
+func TestGraceAboveTheControlPlanesLimit(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.control.LimitMaxStale(5 * time.Minute)
+	p := e.start("--max-stale", "1h")
+	p.await("too stale", func() bool { return p.readyz().body == `{"ready":false,"state":"too_stale"}`+"\n" })
+	require.Equal(t, http.StatusServiceUnavailable, p.readyz().status)
+	require.Contains(t, p.log.String(), "must be at most 300000")
+	require.Contains(t, p.log.String(), "lower it here, or raise the control plane's --max-stale-limit")
+	require.Equal(t, http.StatusOK, p.models().status)
+	e.control.LimitMaxStale(time.Hour)
+	p.awaitReady()
+}
+
+func TestCredentialIsReloaded(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "edge.token")
+	require.NoError(t, os.WriteFile(file, []byte(dataplanetest.Token), 0o600))
+	e, second := newEnv(t), "dp_EXAMPLE_SECOND__SECOND_"
+	e.control.SetToken(second)
+	p := e.start("--token-file", file)
+	p.await("refused", func() bool { return strings.Contains(p.readyz().body, `"refused"`) })
+	filereloadtest.ReplaceAfterFailure(t, file, []byte(second), func() bool {
+		return strings.Contains(p.log.String(), "the file must hold one word")
+	})
+	p.awaitReady()
+	require.Contains(t, p.log.String(), `"msg":"a file has changed and was read again","what":"credential"`)
+	require.NotContains(t, p.log.String(), "dp_")
+}
+
+func TestForwardAuthAsksForItsSecret(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte("opensesame\n"), 0o600))
+	p := newEnv(t).start("--forward-auth-listen", "127.0.0.1:0", "--forward-auth-secret-file", file).awaitReady()
+	require.Equal(t, http.StatusForbidden, send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "").status)
+	got := send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "", "Agentrouter-Forward-Auth", "opensesame")
+	require.Equal(t, http.StatusOK, got.status)
+	require.Equal(t, "Bearer "+providerSecret, got.header.Get("Authorization"))
+}
+
+func TestCallersOverTLS(t *testing.T) {
+	t.Parallel()
+	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
+	p := newEnv(t).start("--tls-cert", certificate.CertFile, "--tls-key", certificate.KeyFile).awaitReady()
+	require.Regexp(t, `^https://`, p.address.Gateway)
+	trusting := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: certificate.Pool(t), MinVersion: tls.VersionTLS12},
+	}}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.address.Gateway+"/openai/models", http.NoBody)
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "Bearer "+callerToken)
+	response, err := trusting.Do(request)
+	require.NoError(t, err)
+	defer func() { _ = response.Body.Close() }()
+	require.Equal(t, http.StatusOK, response.StatusCode)
+}
+
+func TestUpstreamsReplaceProviders(t *testing.T) {
+	t.Parallel()
+	e, elsewhere := newEnv(t), gatewaytest.StartProvider(t, gatewaytest.Accepting(providerSecret))
+	p := e.start("--upstream", "openai="+elsewhere.URL+"/v1").awaitReady()
+	require.Equal(t, http.StatusOK, p.models().status)
+	require.Len(t, elsewhere.Requests(), 1)
+	require.Empty(t, e.provider.Requests())
+}
+
+// A gateway's certificate is its credential: with aikeysd it fetches, follows changes and acknowledges, before and after the
+// certificate is replaced and the first one expires, until its data plane is revoked.
+func TestClientCertificate(t *testing.T) {
+	t.Parallel()
+	c, authority, own := newControlPlane(t, modelstest.EnginePostgres.URL(t)), tlsfilestest.NewAuthority(t), tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
+	plain := c.start()
+	secure := c.start("AIKEYS_TLS_CERT="+own.CertFile, "AIKEYS_TLS_KEY="+own.KeyFile, "AIKEYS_DATAPLANE_CLIENT_CA="+authority.Write(t, filepath.Join(t.TempDir(), "ca.crt")))
+	older, newer := c.register(plain), c.register(plain)
+	admit := "admin dataplane create --name edge --customer acme --certificate uri:spiffe://acme/edge"
+	require.Empty(t, c.run(admit), "there is no token")
+	start := func(certificate tlsfilestest.Certificate) *process {
+		return startProcess(t, os.Args[0], gatewayEnviron(t, secure.address.Dataplane, "")[:4], "--control-plane-ca", own.CertFile,
+			"--client-cert", certificate.CertFile, "--client-key", certificate.KeyFile, "--upstream", "openai="+c.provider.URL+"/v1")
+	}
+	issue := func(dir, name string, expires time.Time) tlsfilestest.Certificate {
+		return authority.Issue(t, dir, func(c *x509.Certificate) {
+			c.URIs = []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/" + name}}
+			c.NotAfter = expires
+		})
+	}
+	dir, expires, later := t.TempDir(), time.Now().Truncate(time.Second).Add(5*time.Second), time.Now().Add(time.Hour)
+	p := start(issue(dir, "edge", expires)).awaitReady()
+	serving := func() string {
+		return send(http.MethodGet, p.address.Gateway+"/openai/models", c.alice, "").header.Get("Agentrouter-Key-Id")
+	}
+	require.Equal(t, newer, serving())
+	issue(dir, "edge", later)
+	for time.Now().Before(expires.Add(500 * time.Millisecond)) {
+		require.Equal(t, newer, serving(), "before the first certificate expires, and after")
+	}
+	revoked := c.revoke(plain, newer, "10s")
+	require.Equal(t, []any{"complete", 1, 1}, []any{revoked.State, revoked.DataPlanes, revoked.Acknowledged})
+	require.Equal(t, older, serving())
+	require.Contains(t, p.log.String(), `"msg":"a file has changed and was read again","what":"client certificate"`)
+
+	refused := func(p *process) {
+		p.await("refused", func() bool { return strings.Contains(p.readyz().body, `"refused"`) })
+	}
+	c.run("admin dataplane revoke --name edge")
+	refused(p)
+	p.await("without a key", func() bool { return serving() == "" })
+	c.run(admit)
+	p.awaitReady()
+	require.Equal(t, older, serving(), "the name is another data plane's now")
+	refused(start(issue(t.TempDir(), "nobody", later)))
+	require.Equal(t, cli.ExitOK, p.end(syscall.SIGTERM))
 }
