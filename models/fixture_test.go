@@ -117,7 +117,7 @@ type fixture struct {
 func each(t *testing.T, test func(t *testing.T, f *fixture)) {
 	t.Helper()
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
-		test(t, newFixture(t, e.MigratedURL(t), models.Options{}))
+		test(t, newFixture(t, e.MigratedURL(t), models.Options{Timeout: time.Minute}))
 	})
 }
 
