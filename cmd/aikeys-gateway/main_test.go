@@ -65,7 +65,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// process is a running aikeysd or aikeys-gateway.
+// process is a running program.
 type process struct {
 	t       *testing.T
 	cmd     *exec.Cmd
@@ -78,17 +78,26 @@ type process struct {
 	}
 }
 
-// startProcess starts a program's "serve", which ends with the test, and returns once it listens.
-func startProcess(t *testing.T, program string, environ []string, args ...string) *process {
+// launch starts a program, which ends with the test.
+func launch(t *testing.T, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(program, append([]string{"serve"}, args...)...), exited: make(chan struct{})}
-	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = environ, &p.log, &p.log
-	require.NoError(t, p.cmd.Start())
+	p := &process{t: t, cmd: cmd, exited: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.log, &p.log
+	require.NoError(t, cmd.Start())
 	go func() {
 		defer close(p.exited)
-		_ = p.cmd.Wait()
+		_ = cmd.Wait()
 	}()
 	t.Cleanup(func() { p.end(syscall.SIGKILL) })
+	return p
+}
+
+// startProcess starts "serve" of one of our programs and returns once it listens.
+func startProcess(t *testing.T, program string, environ []string, args ...string) *process {
+	t.Helper()
+	cmd := exec.Command(program, append([]string{"serve"}, args...)...)
+	cmd.Env = environ
+	p := launch(t, cmd)
 	p.await("listening", func() bool {
 		for line := range strings.Lines(p.log.String()) {
 			if json.Unmarshal([]byte(line), &p.address) == nil && p.address.Msg == "listening" {

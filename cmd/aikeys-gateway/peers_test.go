@@ -35,8 +35,9 @@ const certifiedName = "example.com"
 func startProxy(t *testing.T, name string, gateway *process, provider *gatewaytest.Provider, pairs ...string) (url string) {
 	t.Helper()
 	// The address is bound, though not listened on, until the test ends: no other process gets it.
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	require.NoError(t, err)
+	unix.CloseOnExec(socket)
 	t.Cleanup(func() { _ = unix.Close(socket) })
 	require.NoError(t, unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 	require.NoError(t, unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
@@ -63,6 +64,9 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 		}
 	}
 	if name == "nginx" {
+		if found, err := exec.LookPath(name); err == nil {
+			program = found
+		}
 		pairs = append(pairs, "worker_processes auto", "worker_processes 1") // each would open a socket, and one process serves one
 	}
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "samples", file))
@@ -77,20 +81,12 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	}
 	require.NoError(t, os.WriteFile(config, text, 0o600))
 
-	ctx, stop := context.WithCancel(context.Background()) // the test's own ends before its clean-ups
-	cmd, log := exec.CommandContext(ctx, program, args...), &dataplanetest.Log{}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second // then it is killed
-	cmd.Stdout, cmd.Stderr, cmd.Env = log, log, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		stop()
-		_ = cmd.Wait()
-	})
-	require.Eventually(t, func() bool {
+	cmd := exec.Command(program, args...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
+	launch(t, cmd).await("listening", func() bool {
 		conn, err := net.DialTimeout("tcp", address, time.Second)
 		return err == nil && conn.Close() == nil
-	}, time.Minute, 20*time.Millisecond, "%s does not listen: %s", name, log)
+	})
 	return "http://" + address
 }
 
