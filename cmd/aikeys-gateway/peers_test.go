@@ -43,7 +43,9 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	require.NoError(t, unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
 	bound, err := unix.Getsockname(socket)
 	require.NoError(t, err)
-	address := "127.0.0.1:" + strconv.Itoa(bound.(*unix.SockaddrInet4).Port)
+	inet, ok := bound.(*unix.SockaddrInet4)
+	require.True(t, ok)
+	address := "127.0.0.1:" + strconv.Itoa(inet.Port)
 
 	dir := t.TempDir()
 	authorities, config := filepath.Join(dir, "provider.pem"), filepath.Join(dir, "proxy.yaml")

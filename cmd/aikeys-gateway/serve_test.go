@@ -262,11 +262,15 @@ func TestControlPlaneIsKilled(t *testing.T) {
 		t.Parallel()
 		c := newControlPlane(t, e.URL(t))
 		serving := c.start()
-		var target atomic.Value // of the load balancer between gateways and control plane
-		target.Store(serving.address.Dataplane)
+		var target atomic.Pointer[url.URL] // of the load balancer between gateways and control plane
+		balance := func(to *process) {
+			address, err := url.Parse(to.address.Dataplane)
+			require.NoError(t, err)
+			target.Store(address)
+		}
+		balance(serving)
 		balancer := httptest.NewServer(&httputil.ReverseProxy{FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) {
-			to, _ := url.Parse(target.Load().(string))
-			r.SetURL(to)
+			r.SetURL(target.Load())
 		}, ErrorHandler: func(http.ResponseWriter, *http.Request, error) {
 			panic(http.ErrAbortHandler) // cuts the connection
 		}})
@@ -290,12 +294,12 @@ func TestControlPlaneIsKilled(t *testing.T) {
 			require.Equal(t, 2, c.revoke(asked, newer, "0s").DataPlanes)
 			answered := time.Now()
 			if next != nil {
-				target.Store(next.address.Dataplane)
+				balance(next)
 			}
 			serving.end(syscall.SIGKILL)
 			if next == nil {
 				next = c.start()
-				target.Store(next.address.Dataplane)
+				balance(next)
 			}
 			require.Equal(t, "complete", c.revoke(next, newer, "20s").State)
 			completed := time.Now()
