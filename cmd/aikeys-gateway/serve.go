@@ -87,13 +87,6 @@ func (p *program) newService(ctx context.Context, cfg *config) (*service, error)
 	return s, nil
 }
 
-// A third of the files that the process may open is for callers' connections. Another third is for connections to
-// providers on their behalf, and the rest keeps the control plane's stream and probes working.
-const (
-	fileShare      = 3
-	maxConnections = 1_000_000
-)
-
 func (s *service) listen(ctx context.Context) error {
 	for _, name := range []string{"listen", "forward-auth-listen", "ext-authz-listen", "ops-listen"} {
 		setting := s.cfg.Of(name)
@@ -105,9 +98,6 @@ func (s *service) listen(ctx context.Context) error {
 			return err
 		}
 		s.closers.AddListener(listener)
-		if name == "listen" { // the listener that strangers reach
-			listener = lifecycle.LimitConnections(listener, fileShare, maxConnections)
-		}
 		s.listeners[name] = listener
 		if name != "ops-listen" && setting.IsPublic() && (s.tls == nil || name != "listen") {
 			s.log.WarnContext(ctx, "keys travel without TLS beyond this machine", slog.String("setting", setting.Given()))
@@ -120,16 +110,16 @@ func (s *service) listen(ctx context.Context) error {
 // resolver that they need.
 func (s *service) run(ctx context.Context) error {
 	s.logListening(ctx)
-	serving := []lifecycle.Part{gateway.NewServer(s.listeners["listen"], s.proxy, s.tls, s.log).Run}
+	serving := []lifecycle.Part{gateway.NewServer(s.listeners["listen"], s.proxy, s.tls, s.cfg.TrustedProxies, s.log).Run}
 	if s.forwardAuth != nil {
-		serving = append(serving, gateway.NewServer(s.listeners["forward-auth-listen"], s.forwardAuth, nil, s.log).Run)
+		serving = append(serving, gateway.NewServer(s.listeners["forward-auth-listen"], s.forwardAuth, nil, nil, s.log).Run)
 	}
 	if s.extAuthz != nil {
 		serving = append(serving, lifecycle.Task(func(ctx context.Context) error {
 			return extauthz.Serve(ctx, s.listeners["ext-authz-listen"], s.extAuthz, extauthz.ServeConfig{Drain: s.cfg.ShutdownTimeout})
 		}))
 	}
-	ops := gateway.NewServer(s.listeners["ops-listen"], lifecycle.NewOpsHandler(s.registry, s.readiness), nil, s.log)
+	ops := gateway.NewServer(s.listeners["ops-listen"], lifecycle.NewOpsHandler(s.registry, s.readiness), nil, nil, s.log)
 	program := lifecycle.Program{
 		Stages: [][]lifecycle.Part{serving, {lifecycle.Task(s.resolver.Run)}},
 		Ops:    ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.draining.Store(true) },

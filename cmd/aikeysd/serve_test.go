@@ -115,6 +115,44 @@ func TestStoppingWaitsForNoStreamAndAnswersRevokes(t *testing.T) {
 	}
 }
 
+// A stranger takes all places of both listeners. Owners and data planes get in, and streams stay open.
+func TestStrangersKeepNobodyOut(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, buildPrograms())
+	environ := newEnviron(t)
+	owner, plane := newOwner(t, environ), newDataPlane(t, environ)
+	s := &server{t: t}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -n 128 && exec "$0" serve`, filepath.Join(shared, "aikeysd"))
+	cmd.Env, cmd.Stderr = environ, &s.stderr
+	require.NoError(t, cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	s.awaitLog(`"msg":"ready"`)
+	fresh := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}} // each request is a newcomer
+	ask := func(method, path string) reply {
+		got, err := tryCall(fresh, method, s.api+path, owner, "")
+		require.NoError(t, err)
+		return got
+	}
+	id, lines := s.register(owner, "leaked"), s.follow(client, plane)
+	for _, url := range []string{s.api, s.dataplane} {
+		for i := range 100 { // more than the 32 places
+			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+			require.NoError(t, err)
+			defer func() { _ = conn.Close() }()
+			if i%2 == 0 {
+				fmt.Fprint(conn, "GET /docs/problems HTTP/1.1\r\nHost: a\r\n\r\n")
+			}
+		}
+	}
+	require.Contains(t, ask(http.MethodGet, "/v1/aikeys").body, id)
+	require.Equal(t, http.StatusOK, ask(http.MethodDelete, "/v1/aikeys/"+id).status)
+	s.eventually("the stream from before has the revocation", func() bool { return strings.Contains(<-lines, id) })
+	s.follow(fresh, plane)
+}
+
 func TestProcess(t *testing.T) {
 	require.NoError(t, buildPrograms())
 	launch := func(t *testing.T, environ []string) (*exec.Cmd, *server) {

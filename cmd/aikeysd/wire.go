@@ -61,10 +61,10 @@ func (s *service) makeServers(context.Context) error {
 		return err
 	}
 	s.api = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.publicListener, Handler: public, TLS: publicTLS, Log: s.log,
+		Listener: s.publicListener, Handler: public, TLS: publicTLS, Log: s.log, TrustedProxies: s.cfg.TrustedProxies,
 	})
 	s.dataplane = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.dataplaneListener, Handler: dataPlanes, TLS: dataPlaneTLS, Log: s.log,
+		Listener: s.dataplaneListener, Handler: dataPlanes, TLS: dataPlaneTLS, Log: s.log, TrustedProxies: s.cfg.TrustedProxies,
 		LogHandshakes: s.cfg.DataplaneCA != "",
 	})
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{

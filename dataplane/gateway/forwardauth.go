@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
 // HeaderForwardAuth carries the secret that a proxy must send, if one is configured.
@@ -60,6 +62,7 @@ func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		problem.Write(w)
 		return
 	}
+	lifecycle.MarkAuthenticated(r.Context())
 	header := w.Header()
 	for _, name := range CredentialHeaders() {
 		header[name] = []string{""}

@@ -200,6 +200,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 		return err
 	}
 	p.provider = p.caller.Provider
+	lifecycle.MarkAuthenticated(r.Context())
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
@@ -297,12 +298,22 @@ const (
 	maxHeaderBytes = 64 << 10
 )
 
+// A third of the files that the process may open is for the connections of one listener. Another third is for connections to
+// providers, and the rest keeps the control plane's stream and probes working.
+const (
+	fileShare      = 3
+	maxConnections = 1_000_000
+)
+
 // NewServer returns a server for a gateway's handler, with limits that do not affect streams. A nil TLS configuration
-// means plain HTTP.
-func NewServer(listener net.Listener, handler http.Handler, tlsConfig *tls.Config, log *slog.Logger) *lifecycle.Server {
+// means plain HTTP. The proxies are those of lifecycle.Connections.
+func NewServer(
+	listener net.Listener, handler http.Handler, tlsConfig *tls.Config, proxies []netip.Prefix, log *slog.Logger,
+) *lifecycle.Server {
 	upgraded := new(sync.WaitGroup)
 	return lifecycle.NewServer(lifecycle.ServerConfig{
-		Listener: listener, TLS: tlsConfig, Log: log, Upgraded: upgraded,
+		Connections: lifecycle.Connections{Max: lifecycle.FileShare(fileShare, maxConnections), TrustedProxies: proxies},
+		Listener:    listener, TLS: tlsConfig, Log: log, Upgraded: upgraded,
 		HTTP: &http.Server{
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer boundUnreadBody(w, r)

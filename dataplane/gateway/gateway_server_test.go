@@ -28,7 +28,7 @@ func serve(t testing.TB, handler http.Handler) (address string, stop, cut func()
 	cutOff, cut := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() {
-		result <- gateway.NewServer(listener, handler, nil, slog.New(slog.DiscardHandler)).Run(stopped, cutOff)
+		result <- gateway.NewServer(listener, handler, nil, nil, slog.New(slog.DiscardHandler)).Run(stopped, cutOff)
 	}()
 	t.Cleanup(func() {
 		stop()

@@ -38,6 +38,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/internal/identity"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
@@ -394,6 +395,7 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return err
 		}
 		call.Actor = principal
+		lifecycle.MarkAuthenticated(c.Request().Context())
 		if !m.principals.Allow(principal.CustomerID + "/" + principal.UserID) {
 			return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: m.principals.RetryAfter()}
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/agentrouter/aikeys/internal/lifecycle"
@@ -36,6 +37,8 @@ type ServerConfig struct {
 	Handler  http.Handler
 	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
+	// TrustedProxies are those of lifecycle.Connections.
+	TrustedProxies []netip.Prefix
 	// LogHandshakes logs failed TLS handshakes at level info, a few a minute. It is for services whose clients are few and
 	// known; elsewhere every port scan would be logged.
 	LogHandshakes bool
@@ -47,7 +50,10 @@ type ServerConfig struct {
 // NewServer returns a server with the limits of this package.
 func NewServer(cfg ServerConfig) *lifecycle.Server {
 	config := lifecycle.ServerConfig{
-		Listener: lifecycle.LimitConnections(cfg.Listener, fileShare, maxConnections), TLS: cfg.TLS, Log: cfg.Log,
+		Listener: cfg.Listener, TLS: cfg.TLS, Log: cfg.Log,
+		Connections: lifecycle.Connections{
+			Max: lifecycle.FileShare(fileShare, maxConnections), TrustedProxies: cfg.TrustedProxies,
+		},
 		HTTP: &http.Server{
 			Handler:           cfg.Handler,
 			ReadHeaderTimeout: readHeaderTimeout,

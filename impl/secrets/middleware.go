@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/problem"
 )
 
@@ -111,6 +112,7 @@ func (a *admission) authorize(ctx context.Context, call *httpapi.Call) error {
 	}
 	client, known := a.clients.Find(ctx, identities)
 	if known {
+		lifecycle.MarkAuthenticated(ctx)
 		call.Actor = client
 	}
 	permission := permissions[call.Operation]

@@ -12,8 +12,6 @@ import (
 	"net/http"
 	"sync"
 	"syscall"
-
-	"golang.org/x/net/netutil"
 )
 
 // ErrAddressTaken means that another program listens on the address.
@@ -29,21 +27,6 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return listener, err
 }
 
-// LimitConnections returns a listener that has at most one connection for every share of the files that the process may
-// open, and at most maximum. Further connections wait in the kernel. So connections to one listener can't take the files
-// that the rest of the process needs.
-func LimitConnections(listener net.Listener, share uint64, maximum int) net.Listener {
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
-		return netutil.LimitListener(listener, maximum)
-	}
-	return netutil.LimitListener(listener, connectionLimit(files.Cur, share, maximum))
-}
-
-func connectionLimit(files, share uint64, maximum int) int {
-	return max(1, int(min(files/share, uint64(maximum)))) //nolint:gosec // G115: maximum is positive
-}
-
 // Server serves HTTP or HTTPS on one listener.
 type Server struct {
 	listener net.Listener
@@ -53,10 +36,13 @@ type Server struct {
 	upgraded *sync.WaitGroup    // ServerConfig.Upgraded
 }
 
-// ServerConfig has what a Server needs. All but TLS, Upgraded and OnHandshakeError is required.
+// ServerConfig has what a Server needs. Listener, HTTP and Log are required.
 type ServerConfig struct {
 	Listener net.Listener
-	// HTTP has the handler and the limits. NewServer sets its BaseContext, ErrorLog and TLSConfig.
+	// Connections bounds the connections to Listener.
+	Connections Connections
+	// HTTP has the handler and the limits. NewServer sets its BaseContext, ConnState, ErrorLog and TLSConfig, and wraps its
+	// Handler and ConnContext.
 	HTTP *http.Server
 	// TLS makes the server speak HTTPS only; nil is plain HTTP.
 	TLS *tls.Config
@@ -72,11 +58,25 @@ type ServerConfig struct {
 // NewServer returns a server that does not answer yet. Connections wait in its listener.
 func NewServer(cfg ServerConfig) *Server {
 	requests, cut := context.WithCancel(context.Background())
-	s := &Server{listener: cfg.Listener, http: cfg.HTTP, isTLS: cfg.TLS != nil, cut: cut, upgraded: cfg.Upgraded}
+	pool := newPool(cfg.Listener, cfg.Connections, cfg.Log)
+	s := &Server{listener: pool, http: cfg.HTTP, isTLS: cfg.TLS != nil, cut: cut, upgraded: cfg.Upgraded}
 	if s.upgraded == nil {
 		s.upgraded = new(sync.WaitGroup)
 	}
 	s.http.BaseContext = func(net.Listener) context.Context { return requests }
+	s.http.Handler = refuseAmbiguous(cfg.HTTP.Handler)
+	s.http.ConnState = pool.follow
+	inner := cfg.HTTP.ConnContext
+	s.http.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if inner != nil {
+			ctx = inner(ctx, c)
+		}
+		own := connectionOf(c)
+		if cfg.TLS != nil {
+			own.framing.stop() // what the pool reads is encrypted
+		}
+		return context.WithValue(ctx, connectionKey{}, own)
+	}
 	s.http.ErrorLog = log.New(errorLog{cfg.Log, cfg.OnHandshakeError}, "", 0)
 	s.http.TLSConfig = cfg.TLS.Clone() // net/http changes its copy
 	return s

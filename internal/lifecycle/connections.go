@@ -1,0 +1,297 @@
+package lifecycle
+
+import (
+	"container/list"
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/agentrouter/aikeys/internal/netaddr"
+)
+
+const (
+	// strangerIdle is how long a connection stays open without a request if none on it was ever authenticated.
+	strangerIdle = 10 * time.Second
+	// hostShare is the part of a listener's places that strangers from one address may have.
+	hostShare = 4
+	// shedLogInterval is the least time between two log lines about connections that were closed for newcomers.
+	shedLogInterval = time.Minute
+)
+
+// Connections bounds the connections of a server. Each one is accepted. A stranger is a connection on which no request was
+// authenticated yet. At the bound, the stranger that was quiet for longest is closed for the newcomer. Only when there are no
+// strangers, an authenticated connection without a request goes, and only when all have one, the newcomer.
+type Connections struct {
+	// Max is how many there may be at once; see FileShare. 0 is no bound.
+	Max int
+	// TrustedProxies bring the connections of many clients: strangers from there are not bounded by address, and may be idle
+	// for as long as others. Those from this machine are not bounded by address either.
+	TrustedProxies []netip.Prefix
+}
+
+// FileShare returns how many connections a listener may have that takes one of share equal parts of the files that the
+// process may open, at most maximum. So connections to one listener can't take the files that the rest of the process needs.
+func FileShare(share uint64, maximum int) int {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return maximum
+	}
+	return connectionLimit(files.Cur, share, maximum)
+}
+
+func connectionLimit(files, share uint64, maximum int) int {
+	return max(1, int(min(files/share, uint64(maximum)))) //nolint:gosec // G115: maximum is positive
+}
+
+// MarkAuthenticated notes that a request was authenticated: its connection, which ctx belongs to, keeps its place.
+func MarkAuthenticated(ctx context.Context) {
+	if c, ok := ctx.Value(connectionKey{}).(*connection); ok {
+		c.pool.authenticate(c)
+	}
+}
+
+type connectionKey struct{}
+
+// connectionOf returns what the pool knows of a connection of net/http.
+func connectionOf(c net.Conn) *connection {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	own, _ := c.(*connection)
+	return own
+}
+
+// pool is a listener, and the connections that it has accepted.
+type pool struct {
+	net.Listener
+	Connections
+	maxOfHost int
+	log       *slog.Logger
+
+	mu        sync.Mutex
+	open      int
+	strangers list.List                 // *connection, the one that was quiet for longest first
+	ofHosts   map[netip.Addr]*list.List // :: netaddr.Host → its strangers in the same order; exempt addresses are missing
+	resting   list.List                 // authenticated *connection without a request, the one that rests for longest first
+	shed      int                       // connections closed for newcomers since the last log line
+	logged    time.Time                 // when that was written
+}
+
+func newPool(listener net.Listener, cfg Connections, log *slog.Logger) *pool {
+	return &pool{
+		Listener: listener, Connections: cfg, maxOfHost: max(1, cfg.Max/hostShare), log: log, ofHosts: map[netip.Addr]*list.List{},
+	}
+}
+
+// connection is one that a pool has accepted. The pool's mu guards its fields.
+type connection struct {
+	net.Conn
+	pool    *pool
+	host    netip.Addr // zero if the address has no bound
+	isProxy bool
+
+	gone, authenticated, busy bool
+	place, placeOfHost        *list.Element // in strangers or resting, and in ofHosts
+	idle                      *time.Timer   // closes a stranger without requests; nil before the first one has ended
+	framing                   framing
+}
+
+// Accept implements net.Listener.
+func (p *pool) Accept() (net.Conn, error) {
+	for {
+		accepted, err := p.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := p.newConnection(accepted)
+		if p.admit(c) {
+			return c, nil
+		}
+		_ = accepted.Close() // all places have requests in flight
+	}
+}
+
+func (p *pool) newConnection(accepted net.Conn) *connection {
+	c := &connection{Conn: accepted, pool: p}
+	address := netaddr.Parse(accepted.RemoteAddr().String())
+	c.isProxy = slices.ContainsFunc(p.TrustedProxies, func(n netip.Prefix) bool { return n.Contains(address) })
+	if !c.isProxy && address.IsValid() && !address.IsLoopback() {
+		c.host = netaddr.Host(address)
+	}
+	return c
+}
+
+// admit gives a place to a new connection, and takes it from another if need be. It reports whether there is one.
+func (p *pool) admit(c *connection) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.Max > 0 {
+		if own := p.ofHosts[c.host]; own != nil && own.Len() >= p.maxOfHost {
+			p.shedFirst(own)
+		}
+		if p.open >= p.Max && !p.shedFirst(&p.strangers) && !p.shedFirst(&p.resting) {
+			p.noteShed()
+			return false
+		}
+	}
+	p.open++
+	c.place = p.strangers.PushBack(c)
+	if c.host.IsValid() {
+		if p.ofHosts[c.host] == nil {
+			p.ofHosts[c.host] = list.New()
+		}
+		c.placeOfHost = p.ofHosts[c.host].PushBack(c)
+	}
+	return true
+}
+
+// shedFirst closes the first connection of a list. It reports whether there was one.
+func (p *pool) shedFirst(connections *list.List) bool {
+	first := connections.Front()
+	if first == nil {
+		return false
+	}
+	c := first.Value.(*connection) //nolint:forcetypeassert,errcheck // the lists have nothing else
+	p.remove(c)
+	_ = c.Conn.Close() // the socket's, which does not wait
+	p.noteShed()
+	return true
+}
+
+func (p *pool) noteShed() {
+	p.shed++
+	if now := time.Now(); now.Sub(p.logged) >= shedLogInterval {
+		p.log.WarnContext(context.Background(), "connections were closed for newcomers", // there is no request
+			slog.String("listener", p.Addr().String()), slog.Int("connections", p.shed))
+		p.shed, p.logged = 0, now
+	}
+}
+
+// remove frees the place of a connection.
+func (p *pool) remove(c *connection) {
+	if c.gone {
+		return
+	}
+	c.gone = true
+	p.open--
+	p.unlist(c)
+}
+
+// unlist takes a connection out of the lists and stops its timer.
+func (p *pool) unlist(c *connection) {
+	if c.place != nil {
+		p.strangers.Remove(c.place) // does nothing for an element of resting
+		p.resting.Remove(c.place)
+		c.place = nil
+	}
+	if c.placeOfHost != nil {
+		own := p.ofHosts[c.host]
+		if own.Remove(c.placeOfHost); own.Len() == 0 {
+			delete(p.ofHosts, c.host)
+		}
+		c.placeOfHost = nil
+	}
+	if c.idle != nil {
+		c.idle.Stop()
+	}
+}
+
+func (p *pool) authenticate(c *connection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.authenticated || c.gone {
+		return
+	}
+	c.authenticated = true
+	p.unlist(c)
+	if !c.busy {
+		c.place = p.resting.PushBack(c)
+	}
+}
+
+// follow is for http.Server.ConnState.
+func (p *pool) follow(conn net.Conn, state http.ConnState) {
+	c := connectionOf(conn)
+	if c == nil || state == http.StateNew || state == http.StateClosed {
+		return
+	}
+	if secure, ok := conn.(*tls.Conn); ok && len(secure.ConnectionState().VerifiedChains) > 0 {
+		p.authenticate(c)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.gone {
+		return
+	}
+	c.busy = state != http.StateIdle
+	if state == http.StateHijacked {
+		c.framing.stop()
+	}
+	switch {
+	case c.authenticated && c.busy:
+		p.unlist(c)
+	case c.authenticated:
+		if c.place == nil {
+			c.place = p.resting.PushBack(c)
+		}
+	default:
+		p.strangers.MoveToBack(c.place)
+		if c.placeOfHost != nil {
+			p.ofHosts[c.host].MoveToBack(c.placeOfHost)
+		}
+		p.timeIdle(c)
+	}
+}
+
+// timeIdle starts or stops the timer of a stranger.
+func (p *pool) timeIdle(c *connection) {
+	switch {
+	case c.isProxy:
+	case c.busy && c.idle != nil:
+		c.idle.Stop()
+	case c.busy:
+	case c.idle == nil:
+		c.idle = time.AfterFunc(strangerIdle, func() { p.closeIdle(c) })
+	default:
+		c.idle.Reset(strangerIdle)
+	}
+}
+
+func (p *pool) closeIdle(c *connection) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !c.gone && !c.busy && !c.authenticated {
+		p.remove(c)
+		_ = c.Conn.Close()
+	}
+}
+
+// Read implements net.Conn.
+func (c *connection) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.framing.add(p[:n])
+	return n, err
+}
+
+// Close implements net.Conn.
+func (c *connection) Close() error {
+	c.pool.mu.Lock()
+	c.pool.remove(c)
+	c.pool.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// CloseWrite lets net/http end a connection so that the client can read the answer to a request that was not read whole.
+func (c *connection) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
