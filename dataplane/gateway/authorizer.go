@@ -5,12 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 // Grant tells another proxy how to change a request that may pass: it sets one header, which carries the provider's key.
@@ -32,6 +34,7 @@ type Authorizer struct {
 	resolver   Resolver
 	guard      *guard
 	operations operations
+	proxies    []netip.Prefix // whose X-Forwarded-For is believed
 	log        *slog.Logger
 	metrics    *Metrics
 }
@@ -46,7 +49,7 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authorizer{face: face, resolver: cfg.Resolver, guard: newGuard(cfg), operations: operations{cfg.AllOperations}, log: cfg.Log, metrics: metrics}
+	a := &Authorizer{face: face, resolver: cfg.Resolver, guard: newGuard(cfg), operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies, log: cfg.Log, metrics: metrics}
 	if a.log == nil {
 		a.log = slog.Default()
 	}
@@ -58,15 +61,23 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
 	started := time.Now()
 	key, credential, err := a.resolve(ctx, peer, head)
-	if err != nil {
+	method := ""
+	if len(head.Methods) == 1 {
+		method = head.Methods[0]
+	}
+	use := useOf(key, method, netaddr.Client(peer, head.Header["X-Forwarded-For"], a.proxies))
+	if err != nil && key == nil {
 		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err)
 	}
-	name, value, err := key.Header()
+	var name, value string
+	if err == nil {
+		name, value, err = key.Header()
+	}
 	if err != nil {
-		return Grant{}, a.Refuse(ctx, started, head.Provider, err)
+		return Grant{}, a.Refuse(ctx, started, head.Provider, err, use...)
 	}
 	a.record(ctx, slog.LevelInfo, http.StatusOK, head.Provider,
-		slog.Duration("took", time.Since(started).Round(time.Microsecond)), slog.String("key_id", key.ID))
+		append(use, slog.Duration("took", time.Since(started).Round(time.Microsecond)))...)
 	kept := head.Header.Clone()
 	stripRequest(kept, credential)
 	return Grant{
@@ -85,11 +96,11 @@ func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Gra
 }
 
 // Refuse records a refusal and returns the answer.
-func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider string, err error) *Problem {
+func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider string, err error, more ...slog.Attr) *Problem {
 	problem := ProblemOf(err, NewRequestID(started))
 	a.record(ctx, levelOf(problem.Status, err), problem.Status, provider,
-		slog.Duration("took", time.Since(started).Round(time.Microsecond)),
-		slog.String("request_id", problem.RequestID), slog.String("cause", causeOf(err)))
+		append(more, slog.Duration("took", time.Since(started).Round(time.Microsecond)),
+			slog.String("request_id", problem.RequestID), slog.String("cause", causeOf(err)))...)
 	return &problem
 }
 
@@ -106,12 +117,12 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	}
 	base, err := url.Parse(key.BaseURL)
 	if err != nil {
-		return nil, "", errDestination
+		return key, "", errDestination
 	}
 	for _, path := range head.Paths {
 		rest := strings.TrimPrefix(path, "/"+head.Provider) // which the proxy takes away, as in the samples
-		if err := a.operations.check(key, base, joinURL(base, safePath(rest))); err != nil {
-			return nil, "", err
+		if _, err := a.operations.check(key, base, joinURL(base, safePath(rest))); err != nil {
+			return key, "", err
 		}
 	}
 	return key, caller.Credential, nil

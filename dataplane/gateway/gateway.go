@@ -78,7 +78,8 @@ type Gateway struct {
 	upstreams  map[string]*url.URL
 	guard      *guard
 	operations operations
-	slots      chan struct{} // holds a value for each request being proxied; nil is no bound
+	proxies    []netip.Prefix // whose X-Forwarded-For is believed
+	slots      chan struct{}  // holds a value for each request being proxied; nil is no bound
 	transport  http.RoundTripper
 	proxy      httputil.ReverseProxy
 }
@@ -97,7 +98,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
-		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, guard: newGuard(cfg), operations: operations{cfg.AllOperations},
+		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, guard: newGuard(cfg), operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies,
 	}
 	for provider, upstream := range g.upstreams {
 		if upstream == nil || checkDestination(upstream) != nil {
@@ -147,7 +148,9 @@ type proxiedRequest struct {
 	incoming   *http.Request // as the caller sent it
 	redactor   *redactor
 
+	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
+	answeredAt      time.Time // when the head of the provider's answer came
 	status          int       // as answered, by the provider or by us
 	responseStarted bool
 	cut             bool   // whether the response ended early
@@ -227,8 +230,8 @@ func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 // modifyResponse handles the head of the provider's answer.
 func (g *Gateway) modifyResponse(res *http.Response) error {
 	p := proxiedRequestOf(res.Request.Context())
-	p.status, p.responseStarted = res.StatusCode, true
-	g.metrics.upstream.WithLabelValues(p.provider).Observe(time.Since(p.sentAt).Seconds())
+	p.status, p.responseStarted, p.answeredAt = res.StatusCode, true, time.Now()
+	g.metrics.upstream.WithLabelValues(p.provider).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
 	g.resolver.Report(p.key, res.StatusCode)
 	stripResponse(res.Header)
 	if err := p.redact().response(res); err != nil {
@@ -283,7 +286,7 @@ func (g *Gateway) finish(w http.ResponseWriter, r *http.Request, p *proxiedReque
 		}
 	}
 	g.metrics.inFlight.Dec()
-	g.record(r.Context(), p)
+	g.record(r, p)
 	if thrown != nil {
 		panic(http.ErrAbortHandler) // the caller must see that the response is incomplete
 	}

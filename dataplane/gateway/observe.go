@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 // noProvider is logged and counted for a request whose provider the control plane does not know: its text could be
@@ -47,7 +50,8 @@ func loggedProvider(slug string, err error) string {
 
 // record logs a request and counts it. Its attributes are an allow-list: paths, queries, headers and bodies can hold
 // anything and are never logged.
-func (g *Gateway) record(ctx context.Context, p *proxiedRequest) {
+func (g *Gateway) record(r *http.Request, p *proxiedRequest) {
+	ctx := r.Context()
 	g.metrics.requests.WithLabelValues(p.provider, strconv.Itoa(p.status)).Inc()
 	if !p.sentAt.IsZero() {
 		g.metrics.added.Observe(p.sentAt.Sub(p.receivedAt).Seconds())
@@ -61,12 +65,16 @@ func (g *Gateway) record(ctx context.Context, p *proxiedRequest) {
 	if !g.log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 8)
+	attrs := make([]slog.Attr, 0, 20)
 	attrs = append(attrs,
 		slog.String("request_id", p.id), slog.String("provider", p.provider), slog.Int("status", p.status),
 		slog.Duration("took", time.Since(p.receivedAt).Round(time.Microsecond)))
-	if p.key != nil {
-		attrs = append(attrs, slog.String("key_id", p.key.ID))
+	if !p.answeredAt.IsZero() {
+		attrs = append(attrs, slog.Duration("upstream", p.answeredAt.Sub(p.sentAt).Round(time.Microsecond)))
+	}
+	attrs = append(attrs, useOf(p.key, r.Method, netaddr.Client(r.RemoteAddr, r.Header["X-Forwarded-For"], g.proxies))...)
+	if p.operation != "" {
+		attrs = append(attrs, slog.String("operation", p.operation))
 	}
 	if redacted {
 		attrs = append(attrs, slog.Bool("redacted", true))
@@ -81,6 +89,27 @@ func (g *Gateway) record(ctx context.Context, p *proxiedRequest) {
 		attrs = append(attrs, slog.String("stack", string(p.stack)))
 	}
 	g.log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// useOf returns what a log line says about who used a key, and from where. It is empty without a key.
+func useOf(key *dataplane.Key, method string, client netip.Addr) []slog.Attr {
+	if key == nil {
+		return nil
+	}
+	attrs := []slog.Attr{
+		slog.String("key_id", key.ID), slog.String("customer_id", key.CustomerID), slog.String("project_id", key.ProjectID),
+		slog.String("client", client.String()),
+	}
+	if key.Caller != nil {
+		attrs = append(attrs, slog.String("user_id", key.Caller.UserID))
+		if key.Caller.TokenID != "" {
+			attrs = append(attrs, slog.String("token_id", key.Caller.TokenID))
+		}
+	}
+	if slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, method) { // others could be any text
+		attrs = append(attrs, slog.String("method", method))
+	}
+	return attrs
 }
 
 // levelOf returns the level to log a request at, so that strangers can't fill the log; err is why the gateway refused,

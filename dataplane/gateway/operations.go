@@ -10,19 +10,29 @@ import (
 // operations says which operations of providers are served.
 type operations struct{ all bool }
 
-// check returns errAdministration for a URL below base whose path the key's provider lists as administration, however it is spelled.
-func (o operations) check(key *dataplane.Key, base, target *url.URL) error {
-	if o.all || len(key.Administration) == 0 {
-		return nil
-	}
-	path, _ := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(base.EscapedPath(), "/"))
-	segments := segmentsOf(path)
-	for _, pattern := range key.Administration {
-		if hasPrefix(segments, segmentsOf(pattern)) {
-			return errAdministration
+// The classes of operations.
+const (
+	operationInference      = "inference"
+	operationAdministration = "administration"
+)
+
+// check returns the class of an operation, by the path of its URL below base, and errAdministration for what the key's provider lists
+// as administration, however it is spelled, unless all operations are served.
+func (o operations) check(key *dataplane.Key, base, target *url.URL) (class string, err error) {
+	if len(key.Administration) > 0 {
+		path, _ := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(base.EscapedPath(), "/"))
+		segments := segmentsOf(path)
+		for _, pattern := range key.Administration {
+			if !hasPrefix(segments, segmentsOf(pattern)) {
+				continue
+			}
+			if !o.all {
+				err = errAdministration
+			}
+			return operationAdministration, err
 		}
 	}
-	return nil
+	return operationInference, nil
 }
 
 // segmentsOf returns a path's segments as a lenient server may read them: unescaped, in lower case, and without parameters.

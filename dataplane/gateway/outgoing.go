@@ -69,7 +69,7 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	}
 	p.incoming = pr.In
 	pr.Out.URL = joinURL(p.base, p.path)
-	if p.err = g.operations.check(p.key, p.base, pr.Out.URL); p.err != nil {
+	if p.operation, p.err = g.operations.check(p.key, p.base, pr.Out.URL); p.err != nil {
 		return
 	}
 	pr.Out.URL.RawQuery = withoutCredential(pr.In.URL.RawQuery, p.caller.Provider, p.caller.Credential)

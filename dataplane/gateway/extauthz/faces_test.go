@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -118,4 +119,39 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestLogSaysWhoUsedAKey(t *testing.T) {
+	provider := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(provider.Close)
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider.URL, secret)
+	key.CustomerID, key.ProjectID, key.Caller = "acme", "chat", &dataplane.Caller{UserID: "bob", TokenID: "ak_bob"}
+	resolver, log := dataplanetest.Serving(callersKey, key), new(dataplanetest.Log)
+	cfg := gateway.Config{Resolver: resolver, Log: log.Logger(), TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
+	proxy, err := gateway.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(proxy.Close)
+	forwardAuth, err := gateway.NewForwardAuth(cfg)
+	require.NoError(t, err)
+	for target, handler := range map[string]http.Handler{"/openai/chat": proxy, "/auth/openai": forwardAuth} {
+		r := httptest.NewRequest(http.MethodPost, target, nil) // from 192.0.2.1
+		r.Header.Set("Authorization", "Bearer "+callersKey)
+		r.Header.Set("X-Forwarded-For", "198.51.100.7")
+		r.Header.Set("X-Original-Method", "POST")
+		handler.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	conn, byEnvoy, _, _ := start(t, resolver)
+	check(t, conn, "openai", "/openai/chat", map[string]string{"authorization": "Bearer " + callersKey})
+	lines := strings.Split(strings.TrimSpace(log.String()+byEnvoy.String()), "\n")
+	require.Len(t, lines, 3)
+	for _, line := range lines {
+		for _, attribute := range []string{
+			`"customer_id":"acme"`, `"project_id":"chat"`, `"user_id":"bob"`, `"token_id":"ak_bob"`, `"key_id":"` + key.ID + `"`, `"method":"POST"`, `"client":"`,
+		} {
+			require.Contains(t, line, attribute)
+		}
+	}
+	require.Equal(t, 2, strings.Count(log.String(), `"client":"198.51.100.7"`))
+	require.Contains(t, log.String(), `"operation":"inference"`)
+	require.Contains(t, log.String(), `"upstream":`)
 }
