@@ -3,8 +3,19 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"os"
 	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/dataplane"
+	"github.com/agentrouter/aikeys/impl/feed"
+	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/models"
 
 	"github.com/agentrouter/aikeys/internal/filereload/filereloadtest"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
@@ -476,4 +487,61 @@ func TestClientCertificate(t *testing.T) {
 	require.Equal(t, older, serving(), "the name is another data plane's now")
 	refused(start(issue(t.TempDir(), "nobody", later)))
 	require.Equal(t, cli.ExitOK, p.end(syscall.SIGTERM))
+}
+
+// The control plane's clock is set forward and back by an hour. Keys that are registered afterwards serve, keys that are revoked
+// are refused within the bound and have complete receipts, and no request fails.
+func TestClockIsSet(t *testing.T) {
+	t.Parallel()
+	var step atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(step.Load())) }
+	database := modelstest.EngineSQLite.MigratedURL(t)
+	store := modelstest.OpenStore(t, database, models.Options{})
+	s := aikeystest.Start(t, aikeystest.Options{Store: store, Now: now})
+	changes, err := feed.New(feed.Config{Store: store})
+	require.NoError(t, err)
+	catalogue, err := providers.Load()
+	require.NoError(t, err)
+	observer, err := httpapi.NewObserver("dataplane", slog.New(slog.DiscardHandler), prometheus.NewRegistry(), nil)
+	require.NoError(t, err)
+	handler, err := dataplane.NewHandler(dataplane.Config{
+		Store: store, Sealer: s.Sealer, Providers: catalogue, Feed: changes, Now: now, MaxStale: time.Minute,
+		Sessions: auth.New(auth.Config{Tokens: store, Now: now}),
+		API: httpapi.Config{Observer: observer, Authenticate: auth.Middleware(auth.MiddlewareConfig{
+			Sessions: auth.New(auth.Config{DataPlanes: store, Now: now}),
+		})},
+	})
+	require.NoError(t, err)
+	server := httptest.NewServer(handler)
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- changes.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ran)
+		server.Close()
+	})
+
+	c := &controlPlane{
+		t: t, environ: []string{"AIKEYS_DATABASE_URL=" + database}, alice: s.As(aikeystest.Owner).Token,
+		provider: gatewaytest.StartProvider(t, gatewaytest.WithoutRecords()),
+	}
+	replica := &process{t: t}
+	replica.address.API = s.URL
+	first := c.register(replica)
+	keys, g := []string{first}, c.startGateway(server.URL, "--max-stale=5s")
+	g.awaitAnswer(first)
+	began := time.Now()
+	for _, by := range []time.Duration{time.Hour, -time.Hour, 0} {
+		step.Store(int64(by))
+		newer := c.register(replica)
+		keys = append(keys, newer)
+		g.awaitAnswer(newer)
+		require.Equal(t, "complete", c.revoke(replica, newer, "10s").State)
+		completed := time.Now()
+		g.awaitAnswer(first)
+		require.NotContains(t, g.answers(completed, time.Now()), newer)
+		require.Equal(t, http.StatusOK, g.awaitReady().readyz().status)
+	}
+	require.Subset(t, keys, g.answers(began, time.Now()), "no request failed")
 }
