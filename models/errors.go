@@ -30,6 +30,8 @@ var (
 	ErrLastOwner = errors.New("project would have no owner")
 	// ErrIdempotencyReuse is returned for an idempotency key that was used with another request.
 	ErrIdempotencyReuse = errors.New("idempotency key used for another request")
+	// ErrQuotaExceeded is returned where the scope of a new key has as many active keys as it may.
+	ErrQuotaExceeded = errors.New("too many active keys")
 	// ErrUnavailable is returned where the database cannot be reached or has no free connection. A retry may work.
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrReadOnly is an ErrUnavailable: the server that was reached takes no writes, as a standby does. What it shows may be old.
@@ -42,7 +44,7 @@ var (
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrUnavailable, ErrNoNotifications} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrQuotaExceeded, ErrUnavailable, ErrNoNotifications} {
 		if errors.Is(err, known) {
 			return true
 		}

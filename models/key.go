@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"gorm.io/gorm/clause"
@@ -281,6 +282,21 @@ type Registration struct {
 	Event Event
 	// Idempotency is nil when the request has no Idempotency-Key.
 	Idempotency *IdempotencyRecord
+	// Quota is how many active keys the key's scope may have: the project, or the user in it. 0 is no limit. Registers that run at
+	// the same time do not count one another.
+	Quota int
+}
+
+// FullScope returns an expression that is true if the scope of the new key has its quota of active keys. It reads at most that
+// many entries of the index ai_keys_active_name.
+func (r Registration) FullScope(params *Params) string {
+	if r.Quota <= 0 {
+		return "FALSE"
+	}
+	places := strings.Split(params.Add(r.Key.CustomerID, r.Key.ProjectID, r.Key.UserID), ", ")
+	quota := strconv.Itoa(r.Quota)
+	return `(SELECT COUNT(*) FROM (SELECT 1 FROM ai_keys WHERE customer_id = ` + places[0] + ` AND project_id = ` + places[1] +
+		` AND user_id = ` + places[2] + ` AND revoked_at = 0 LIMIT ` + quota + `) AS active) >= ` + quota
 }
 
 // IdempotencyRecord is the key that a request with an Idempotency-Key made.
@@ -308,26 +324,37 @@ func IdempotencyRow(r IdempotencyRecord) *Insert {
 
 // RegisterKey stores the key, its event and its idempotency record, if the caller's role covers needs. It returns the key that
 // stands: the new one, or the one that an earlier request with the same idempotency key made. Errors: ErrSessionEnded,
-// ErrNotMember, ErrForbidden, ErrAlreadyExists for a name that is taken, ErrIdempotencyReuse.
+// ErrNotMember, ErrForbidden, ErrAlreadyExists for a name that is taken, ErrIdempotencyReuse, ErrQuotaExceeded.
 func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registration, now int64) (Key, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	status, stored, err := s.engine.Register(ctx, c, needs, r, now)
+	status, outcome, err := s.engine.Register(ctx, c, needs, r, now)
 	if err != nil {
 		return Key{}, s.classify(err)
 	}
 	if err := status.Check(needs); err != nil {
 		return Key{}, err
 	}
-	if stored {
+	switch {
+	case outcome.Stored:
 		s.Wake()
 		return r.Key, nil
-	}
-	if r.Idempotency == nil {
+	case r.Idempotency == nil && outcome.Full:
+		return Key{}, ErrQuotaExceeded
+	case r.Idempotency == nil:
 		return Key{}, errors.New("register: nothing was stored, without a reason")
 	}
-	return s.findReplayed(ctx, c, *r.Idempotency, now)
+	// A retry is answered in a full scope too: its key may be the last that fitted.
+	key, err := s.findReplayed(ctx, c, *r.Idempotency, now)
+	if outcome.Full && errors.Is(err, ErrNotFound) {
+		return Key{}, ErrQuotaExceeded
+	}
+	return key, err
 }
+
+// RegisterOutcome is what became of a registration by a caller who may make it. If it is neither Stored nor kept out by a Full
+// scope, its idempotency key is taken.
+type RegisterOutcome struct{ Stored, Full bool }
 
 // findReplayed returns the key that the first request with an idempotency key made.
 func (s *Store) findReplayed(ctx context.Context, c Caller, repeated IdempotencyRecord, now int64) (Key, error) {

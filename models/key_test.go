@@ -2,6 +2,7 @@ package models_test
 
 import (
 	"context"
+	"database/sql"
 	"slices"
 	"strings"
 	"testing"
@@ -511,5 +512,103 @@ func TestOnlyOwnAndProjectKeysOfTheProviderServe(t *testing.T) {
 		gotOwn, gotProject = f.serving(olga, "openai")
 		require.Empty(t, gotOwn)
 		require.Equal(t, project, gotProject)
+	})
+}
+
+// awaitLockWaiters waits until n sessions wait for a lock in the fixture's database.
+func (f *fixture) awaitLockWaiters(past *sql.DB, n int) {
+	f.t.Helper()
+	require.Eventually(f.t, func() bool { return query[int](f.t, past, waitingForLocks)[0] >= n }, 5*time.Second, 5*time.Millisecond)
+}
+
+// SQLite has one writer, so that nothing happens during a register.
+func TestARegisterDoesNotOutliveItsRight(t *testing.T) {
+	const sameName = `INSERT INTO ai_keys (id, customer_id, project_id, user_id, provider, name, display_suffix, version, envelope, kek_id, created_at, created_by)
+VALUES ('byok_x', 'acme', 'web', '', 'openai', 'same', '', 1, '', 'k', 1, 'mia')`
+	endings := map[string]func(f *fixture) error{
+		"removed": func(f *fixture) error { return f.removeMember("moe") },
+		"demoted": func(f *fixture) error { return f.setMember("moe", models.RoleMember) },
+		"API key revoked": func(f *fixture) error {
+			return f.Transact(t.Context(), func(tx *models.Tx) error {
+				_, err := tx.RevokeToken(acme, web, "moes", f.event(models.EventTokenRevoked))
+				return err
+			})
+		},
+	}
+	for name, end := range endings {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{Timeout: 20 * time.Second})
+			f.addMember(moe, models.RoleOwner)
+			f.transact(func(tx *models.Tx) error {
+				return tx.CreateToken(models.Token{ID: "moes", Hash: []byte("h"), CustomerID: acme, ProjectID: web, UserID: "moe"})
+			})
+			past := f.past()
+			register := func() <-chan error {
+				done := make(chan error, 1)
+				go func() {
+					_, err := f.RegisterKey(t.Context(), bearing(moe, "moes"), models.RoleOwner, f.shared(moe, named("same")), now())
+					done <- err
+				}()
+				return done
+			}
+
+			release := f.hold(sameName) // a register of the same name, which is not committed yet
+			registered := register()
+			f.awaitLockWaiters(past, 1)
+			ended := make(chan error, 1)
+			go func() { ended <- end(f) }()
+			f.awaitLockWaiters(past, 2)
+			require.Empty(t, ended, "the right of a register in flight was taken away")
+			release()
+			require.NoError(t, <-registered)
+			require.NoError(t, <-ended)
+			require.Error(t, <-register())
+		})
+	}
+}
+
+func TestARegisterWaitsForARemovalUnderWay(t *testing.T) {
+	f := newFixture(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{Timeout: 20 * time.Second})
+	f.addMember(moe, models.RoleOwner)
+	past := f.past()
+	removal, err := f.past().BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = removal.ExecContext(t.Context(), "DELETE FROM project_members WHERE user_id = 'moe'")
+	require.NoError(t, err)
+	registered := make(chan error, 1)
+	go func() {
+		_, err := f.RegisterKey(t.Context(), moe, models.RoleOwner, f.shared(moe), now())
+		registered <- err
+	}()
+	f.awaitLockWaiters(past, 1)
+	require.NoError(t, removal.Commit())
+	require.ErrorIs(t, <-registered, models.ErrNotMember)
+	require.Zero(t, f.count("ai_keys"))
+}
+
+func TestAFullScopeTakesNoMoreKeys(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		quota := func(n int) func(*models.Registration) { return func(r *models.Registration) { r.Quota = n } }
+		refused := func(r models.Registration) {
+			t.Helper()
+			before := f.size()
+			_, err := f.RegisterKey(t.Context(), olga, models.RoleMember, r, now())
+			require.ErrorIs(t, err, models.ErrQuotaExceeded)
+			require.Equal(t, before, f.size())
+		}
+		first := f.register(f.shared(olga, quota(2)))
+		last := f.shared(olga, quota(2), retryable("k", "same"))
+		f.register(last)
+		refused(f.shared(olga, quota(2)))
+		refused(f.shared(olga, quota(2), retryable("new", "same")))
+		again := f.shared(olga, quota(2), retryable("k", "same"))
+		require.Equal(t, last.Key.ID, f.register(again).ID)
+
+		f.register(f.own(olga, quota(2)))
+		f.register(f.own(mia, quota(1)))
+		f.register(f.shared(olga, quota(0)))
+		f.revoke(&first)
+		refused(f.shared(olga, quota(2)))
+		f.register(f.shared(olga, quota(3)))
 	})
 }

@@ -76,9 +76,10 @@ type Engine interface {
 	// QueryRow runs a read that returns one row.
 	QueryRow(ctx context.Context, statement string, args []any, dest ...any) error
 
-	// Register stores what r holds if the caller's role covers needs. stored is false, without an error, where the role does not
-	// suffice or the idempotency key is taken.
-	Register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (status CallerStatus, stored bool, err error)
+	// Register stores what r holds if the caller's role covers needs and the key's scope has room. Nothing is stored, without an
+	// error, where the role does not suffice, the scope is full or the idempotency key is taken. Until it has ended, no other
+	// transaction changes the caller's role or ends their session.
+	Register(ctx context.Context, c Caller, needs Role, r Registration, now int64) (CallerStatus, RegisterOutcome, error)
 	// Fetch and FetchByID return what a fetch needs to know, as of one position.
 	Fetch(ctx context.Context, dataPlaneID string, c Caller, provider string, now int64) (FetchRow, error)
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (FetchByIDRow, error)

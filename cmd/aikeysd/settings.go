@@ -11,6 +11,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
+	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/models/database"
@@ -42,6 +43,7 @@ type config struct {
 	TrustedProxies    []netip.Prefix
 	RateLimit         float64
 	FailedAuthLimit   float64
+	Quotas            aikeys.Quotas
 	FetchRetention    time.Duration
 	MaxStaleLimit     time.Duration
 	Downloads         string
@@ -50,6 +52,9 @@ type config struct {
 	ShutdownTimeout   time.Duration
 	Migrate           string
 }
+
+// maxQuota is the largest quota of keys. A register counts up to it.
+const maxQuota = 100_000
 
 // The choices of MIGRATE.
 const (
@@ -113,6 +118,10 @@ func newConfig() *config {
 			Usage: "requests a second that each user may make, twice as many at once; 0 sets no limit"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),
 			Usage: "failed authentications a minute that each address may make; 0 sets no limit"},
+		{Name: "max-project-keys", Arg: "number", Default: "10000", Parse: settings.Count(&s.Quotas.Project, 0, maxQuota),
+			Usage: "active project-level keys that a project may have; 0 sets no limit"},
+		{Name: "max-user-keys", Arg: "number", Default: "1000", Parse: settings.Count(&s.Quotas.User, 0, maxQuota),
+			Usage: "active keys of their own that a user may have in a project; 0 sets no limit"},
 		{Name: "fetch-retention", Arg: "lifetime", Default: "30d", Parse: retention(&s.FetchRetention),
 			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them forever"},
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),

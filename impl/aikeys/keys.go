@@ -37,8 +37,9 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 		Provider: req.Body.Provider, Name: req.Body.Name, DisplaySuffix: displaySuffix, Version: 1,
 		CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
 	}
+	quota := s.quotas.Project
 	if userScope := req.Body.UserScope; userScope != nil && *userScope {
-		key.UserID = caller.UserID
+		key.UserID, quota = caller.UserID, s.quotas.User
 	}
 	var idempotency *models.IdempotencyRecord
 	if req.Params.IdempotencyKey != nil {
@@ -53,7 +54,7 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	// The store checks the caller's role and writes key, event and idempotency record in one statement, or nothing. For a retry
 	// it returns the key of the first request.
 	key, err = s.store.RegisterKey(ctx, caller, roleToWrite(key),
-		models.Registration{Key: key, Event: event, Idempotency: idempotency}, s.now().UnixMicro())
+		models.Registration{Key: key, Event: event, Idempotency: idempotency, Quota: quota}, s.now().UnixMicro())
 	if errors.Is(err, models.ErrAlreadyExists) {
 		return nil, &problem.Error{Kind: err, Fields: []problem.Field{{Field: "name", Message: "is taken by an active key"}}}
 	}

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
@@ -690,6 +691,30 @@ func TestAListHasAtMost1000Items(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestQuotasOfActiveKeys(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		requireFull := func(reply aikeystest.Reply) {
+			t.Helper()
+			require.Equal(t, http.StatusConflict, reply.Status)
+			require.Equal(t, "/problems/quota-exceeded", reply.Problem(t).Type)
+		}
+		s.As(owner).Register(t, s.Shared("one"))
+		second, token := s.Shared("two"), s.As(owner).Token
+		require.Equal(t, http.StatusCreated, retry(t, s, token, "k", second).Status)
+		before := len(events(t, s, owner))
+		requireFull(post(t, s, owner, project+"/aikeys", s.Shared("three")))
+		requireFull(retry(t, s, token, "other", s.Shared("three")))
+		require.Len(t, events(t, s, owner), before)
+		require.Equal(t, http.StatusCreated, retry(t, s, token, "k", second).Status, "a retry gets the key that it made")
+
+		own := s.As(member).Register(t, s.Own("mine"))
+		requireFull(post(t, s, member, project+"/aikeys", s.Own("mine too")))
+		s.As(owner).Register(t, s.Own("the owner's"))
+		s.As(member).RevokeKey(t, own.ID)
+		s.As(member).Register(t, s.Own("mine too"))
+	}, func(_ *testing.T, o *aikeystest.Options) { o.Quotas = aikeys.Quotas{Project: 2, User: 1} })
 }
 
 func TestSealingUnavailable(t *testing.T) {

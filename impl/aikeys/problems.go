@@ -24,6 +24,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "An active key of this provider and scope has that name already; choose another name, or revoke that key."},
 	{Err: models.ErrLastOwner, Status: http.StatusConflict, Code: "failed_precondition", Slug: "failed-precondition", Title: "Failed precondition",
 		Detail: "A project keeps at least one owner; make somebody else an owner first."},
+	{Err: models.ErrQuotaExceeded, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
+		Detail: "There are as many active keys here as the operator allows; revoke one that is not needed, or ask the operator for more."},
 	{Err: models.ErrIdempotencyReuse, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "idempotency-key-reused", Title: "Idempotency key reused",
 		Detail: "This Idempotency-Key was used for another request; send a new one."},
 	{Err: models.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",

@@ -25,10 +25,17 @@ type Config struct {
 	Keyset    *keysetcheck.Checker
 	Receipts  Receipts
 	Providers *providers.Catalogue
+	Quotas    Quotas
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part; its Document is set here.
 	API httpapi.Config
+}
+
+// Quotas are how many active keys there may be; 0 is no limit.
+type Quotas struct {
+	// Project bounds the project-level keys of each project, User each member's own keys in a project.
+	Project, User int
 }
 
 // Receipts reports how far the revocation of a key has got; *feed.Feed implements it.
@@ -46,6 +53,7 @@ type server struct {
 	providers *providers.Catalogue
 	now       func() time.Time
 	ids       models.IDs
+	quotas    Quotas
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -64,7 +72,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now}
+	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -90,12 +90,18 @@ func (p *pool) query(ctx context.Context, statement string, args []any, scan fun
 	return rows.Err()
 }
 
+// lockedCaller selects what models.CallerStatement does, and locks it: who removes the caller or revokes their API key waits for
+// the end of this transaction. Otherwise a register that waits, for another one of the same name, could outlive its right.
+const lockedCaller = `SELECT ` + models.CallerColumns + ` FROM (SELECT 1) AS one
+LEFT JOIN (SELECT id FROM api_tokens WHERE id = $1 AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2) FOR SHARE) t ON true
+LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 FOR SHARE) m ON true`
+
 // registerStatement is one statement, and so one round trip and one transaction: it finds out who the caller is and, if their
 // role suffices, stores the key, its event and its idempotency record. Three statements in a transaction take five round trips.
 func registerStatement(c models.Caller, needs models.Role, r models.Registration, now int64) (string, models.Params) {
 	params := models.CallerParams(c, now)
-	allowed := ` FROM caller WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `)`
-	statement := `WITH caller AS (SELECT ` + models.CallerColumns + ` FROM ` + models.CallerTables + `),
+	allowed := ` FROM caller, quota WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `) AND NOT is_full`
+	statement := `WITH caller AS (` + lockedCaller + `), quota AS (SELECT ` + r.FullScope(&params) + ` AS is_full),
 `
 	source := allowed
 	if r.Idempotency != nil {
@@ -107,18 +113,20 @@ func registerStatement(c models.Caller, needs models.Role, r models.Registration
 	key, event := models.KeyRow(r.Key), models.EventRow(r.Event)
 	statement += `stored AS (` + key.Into() + `SELECT ` + params.Add(key.Values...) + source + ` RETURNING 1),
 recorded AS (` + event.Into("tx") + `SELECT ` + txNumber + `, ` + params.Add(event.Values...) + ` FROM stored)
-SELECT live, role, EXISTS (SELECT 1 FROM stored) FROM caller`
+SELECT live, role, EXISTS (SELECT 1 FROM stored), is_full FROM caller, quota`
 	return statement, params
 }
 
 // Register implements models.Engine.
 func (e *engine) Register(
 	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
-) (status models.CallerStatus, stored bool, err error) {
+) (status models.CallerStatus, outcome models.RegisterOutcome, err error) {
 	statement, params := registerStatement(c, needs, r, now)
 	// All of the result must be read: its last message says whether the transaction was committed.
-	err = e.Query(ctx, statement, params, func(row models.Row) error { return row.Scan(&status.Live, &status.Role, &stored) })
-	return status, stored, err
+	err = e.Query(ctx, statement, params, func(row models.Row) error {
+		return row.Scan(&status.Live, &status.Role, &outcome.Stored, &outcome.Full)
+	})
+	return status, outcome, err
 }
 
 // rewrapStatement locks the rows that nobody has locked, and changes these. Waiting for locks could end in a deadlock with a

@@ -17,11 +17,18 @@ const (
 // Register implements models.Engine. The statements take turns in one savepoint of the writer.
 func (e *engine) Register(
 	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
-) (status models.CallerStatus, stored bool, err error) {
+) (status models.CallerStatus, outcome models.RegisterOutcome, err error) {
 	err = e.writer.do(ctx, func(*models.Tx) error {
 		err := e.writer.queryRow(models.CallerStatement, models.CallerParams(c, now), &status.Live, &status.Role)
 		if err != nil || status.Check(needs) != nil {
 			return err
+		}
+		if r.Quota > 0 {
+			var params models.Params
+			statement := `SELECT ` + r.FullScope(&params)
+			if err := e.writer.queryRow(statement, params, &outcome.Full); err != nil || outcome.Full {
+				return err
+			}
 		}
 		if r.Idempotency != nil {
 			claimed, err := e.writer.insert(models.IdempotencyRow(*r.Idempotency), " ON CONFLICT DO NOTHING")
@@ -32,13 +39,13 @@ func (e *engine) Register(
 		if _, err := e.writer.insert(models.KeyRow(r.Key), ""); err != nil {
 			return err
 		}
-		stored = true
+		outcome.Stored = true
 		var params models.Params
 		event := models.EventRow(r.Event)
 		_, err = e.writer.exec(event.Into("tx")+`VALUES (`+txNumber+`, `+params.Add(event.Values...)+`)`, params...)
 		return err
 	})
-	return status, stored, err
+	return status, outcome, err
 }
 
 // insert stores a row within a transaction, and returns how many rows it stored.

@@ -39,6 +39,8 @@ type Options struct {
 	Sealer sealer.Sealer
 	// Now is the handlers' clock; nil means time.Now.
 	Now func() time.Time
+	// Quotas are those of aikeys.Config.
+	Quotas aikeys.Quotas
 	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
 	// Ready and TrustedProxies are those of httpapi.Config, PrincipalRate and FailureRate those of auth.MiddlewareConfig.
@@ -147,7 +149,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	require.NoError(s.t, err)
 	handler, err := aikeys.NewHandler(aikeys.Config{
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer), Receipts: receipts,
-		Providers: catalogue, Now: opts.Now,
+		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{

@@ -751,29 +751,15 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description An active key of that provider in that scope already has the name. */
+        /**
+         * @description An active key of that provider in that scope already has the name, or the scope has as many active keys as the
+         *     operator allows.
+         */
         AlreadyExists: {
             headers: {
                 [name: string]: unknown;
             };
             content: {
-                /**
-                 * @example {
-                 *       "type": "/problems/already-exists",
-                 *       "title": "Already exists",
-                 *       "status": 409,
-                 *       "detail": "An active key of this provider and scope has that name already; choose another name, or revoke that key.",
-                 *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
-                 *       "code": "already_exists",
-                 *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D",
-                 *       "errors": [
-                 *         {
-                 *           "field": "name",
-                 *           "message": "is taken by an active key"
-                 *         }
-                 *       ]
-                 *     }
-                 */
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
