@@ -46,7 +46,8 @@ type Event struct {
 	Type    EventType
 	Outcome Outcome
 	At      int64
-	// ActorUserID, ActorMethod and ActorTokenID say who did it, and how their session was authenticated.
+	// ActorUserID, ActorMethod and ActorTokenID say who did it, and how their session was authenticated. An operator's name is
+	// that of a user of a machine, with @ and the machine's name.
 	ActorUserID  string
 	ActorMethod  string
 	ActorTokenID string
@@ -56,7 +57,7 @@ type Event struct {
 	Provider string
 	MemberID string
 	Role     Role
-	// SourceIP and RequestID say where it came from; empty for the operator's own command.
+	// SourceIP and RequestID say where it came from; empty for an operator's command.
 	SourceIP  string
 	RequestID string
 }

@@ -193,6 +193,20 @@ func (s *Store) ListKeys(ctx context.Context, c Caller, f KeyFilter, now int64) 
 	return keys, status.Check(RoleMember)
 }
 
+// ListAllKeys returns a page of a project's keys, those of all its users included, newest first, without their envelopes. before
+// is the id of the last key of the page before; empty begins with the newest. It is for operators.
+func (s *Store) ListAllKeys(ctx context.Context, customerID, projectID, before string, limit int) ([]Key, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	db := s.orm(ctx).Omit("envelope").Where("customer_id = ? AND project_id = ?", customerID, projectID)
+	if before != "" {
+		db = db.Where("id < ?", before)
+	}
+	var page []Key
+	err := db.Order("id DESC").Limit(limit).Find(&page).Error
+	return page, s.classify(err)
+}
+
 // Serving are the newest active keys of a provider that could serve a user. An ID is empty where there is none.
 type Serving struct {
 	Own     Key
@@ -258,6 +272,13 @@ func (tx *Tx) Key(c Caller, id string) (Key, error) {
 	var k Key
 	err := tx.db.Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ? AND user_id IN ?",
 		id, c.CustomerID, c.ProjectID, []string{"", c.UserID}).Take(&k).Error
+	return k, err
+}
+
+// FindKey returns the key with that id, whoever's it is, without its envelope: ErrNotFound. It is for operators.
+func (tx *Tx) FindKey(id string) (Key, error) {
+	var k Key
+	err := tx.db.Omit("envelope").Where("id = ?", id).Take(&k).Error
 	return k, err
 }
 

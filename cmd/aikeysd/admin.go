@@ -20,15 +20,16 @@ import (
 func (p *program) adminCommand() *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:     "admin",
-		Short:   "Manage members, API keys and data planes, directly in the database",
+		Short:   "Manage members, API keys, provider keys and data planes, directly in the database",
 		GroupID: groupOperate,
 		Long: `Manages the members of projects, their API keys, and the credentials of data planes, directly in the database: anyone
 who can read the database's URL is trusted. The service need not run. If it does, it applies a change from its next
-request on, and gateways do within a second. Every change to a project is recorded in its events.`,
+request on, and gateways do within a second. Every change to a project is recorded in its events, with the operator: the
+user and the name of the machine on which the command ran.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
   (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)`,
-	}, p.memberCommand(), p.tokenCommand(), p.dataPlaneCommand(), p.fetchesCommand())
+	}, p.memberCommand(), p.tokenCommand(), p.keyCommand(), p.dataPlaneCommand(), p.fetchesCommand())
 }
 
 // admin is one run of a command that works on the database: its flags, and the database once that is open.
@@ -43,12 +44,12 @@ type admin struct {
 	mustExist               bool     // whether the project must exist
 
 	store    *models.Store
-	eventIDs models.IDs
+	operator operator
 }
 
 // newAdmin returns an admin for a command that works on the whole database. newProjectAdmin is for one project.
 func (p *program) newAdmin() *admin {
-	return &admin{program: p, cfg: newConfig(), settings: databaseSettings()}
+	return &admin{program: p, cfg: newConfig(), settings: databaseSettings(), operator: newOperator(p.Getenv)}
 }
 
 // newProjectAdmin returns an admin for a command on one project, and gives the command the flags --customer and --project.
@@ -150,11 +151,21 @@ func (a *admin) member() models.Caller {
 	return models.Caller{CustomerID: a.customer, ProjectID: a.project, UserID: a.user}
 }
 
-// adminEvent returns an event whose actor is the operator.
-func adminEvent(ids *models.IDs, tx *models.Tx, what models.EventType, about models.Caller) models.Event {
+// operator is the actor of the events that the operator's own commands write.
+type operator struct {
+	name string
+	ids  *models.IDs
+}
+
+func newOperator(getenv func(name string) string) operator {
+	return operator{name: operatorName(getenv), ids: &models.IDs{}}
+}
+
+// event returns an event whose actor is the operator.
+func (o operator) event(tx *models.Tx, what models.EventType, about models.Caller) models.Event {
 	return models.Event{
-		ID: ids.Next(models.EventIDPrefix, time.UnixMicro(tx.Now)), CustomerID: about.CustomerID, ProjectID: about.ProjectID,
-		Type: what, Outcome: models.OutcomeAllowed, At: tx.Now, ActorMethod: "admin", MemberID: about.UserID,
+		ID: o.ids.Next(models.EventIDPrefix, time.UnixMicro(tx.Now)), CustomerID: about.CustomerID, ProjectID: about.ProjectID,
+		Type: what, Outcome: models.OutcomeAllowed, At: tx.Now, ActorUserID: o.name, ActorMethod: "admin", MemberID: about.UserID,
 	}
 }
 
@@ -186,14 +197,14 @@ func (a *admin) requireProject(ctx context.Context) error {
 	return err
 }
 
-// maxNameLength bounds each half of currentUser.
-const maxNameLength = 64
+// maxNameLength bounds each half of an operator's name, so that the whole is no longer than a user id may be.
+const maxNameLength = 31
 
-// currentUser names the user of this machine that runs the command, such as alice@host, and under sudo the user that
-// called it. It is for people who investigate later and proves nothing: anyone who can write to the database can write
-// any name.
-func (p *program) currentUser() string {
-	name := p.Getenv("SUDO_USER")
+// operatorName names the user of this machine that runs the command, such as alice@host, and under sudo the user that
+// called it. No user of the API has such a name, as an id has no @. It is for people who investigate later and proves
+// nothing: anyone who can write to the database can write any name.
+func operatorName(getenv func(name string) string) string {
+	name := getenv("SUDO_USER")
 	if name == "" {
 		if current, err := user.Current(); err == nil {
 			name = current.Username

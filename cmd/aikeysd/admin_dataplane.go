@@ -64,7 +64,7 @@ certificate that has this name and is signed by an authority of --dataplane-clie
 		return errors.Join(checkIDs(ids), err)
 	}, func(ctx context.Context) error {
 		text, made, err := createDataPlane(ctx, a.store, models.DataPlane{
-			Name: name, Certificate: certificate, Customers: customers, CreatedBy: a.currentUser(),
+			Name: name, Certificate: certificate, Customers: customers, CreatedBy: a.operator.name,
 		}, life)
 		if errors.Is(err, models.ErrAlreadyExists) {
 			return a.dataPlaneExists(ctx, name, certificate)
@@ -199,7 +199,7 @@ stream of events, so that it uses its cache only until its lease ends. Another d
 	return a.command(cmd, func() error { return checkIDs([]identifier{{"--name", &name, true}}) }, func(ctx context.Context) error {
 		var revoked models.DataPlane
 		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
-			revoked, err = tx.RevokeDataPlane(name, a.currentUser())
+			revoked, err = tx.RevokeDataPlane(name, a.operator.name)
 			return err
 		})
 		if errors.Is(err, models.ErrNotFound) {

@@ -44,7 +44,7 @@ path.`,
 		return nil
 	}, func(ctx context.Context) error {
 		err := a.store.Transact(ctx, func(tx *models.Tx) error {
-			return setMember(tx, &a.eventIDs, a.member(), models.Role(role))
+			return setMember(tx, a.operator, a.member(), models.Role(role))
 		})
 		if errors.Is(err, models.ErrLastOwner) {
 			return fmt.Errorf("%w: %s needs one; give --role owner, or make another user an owner first", err, a.projectName())
@@ -58,14 +58,14 @@ path.`,
 }
 
 // setMember gives a user their role and records the event. It makes the project if it is new.
-func setMember(tx *models.Tx, ids *models.IDs, who models.Caller, role models.Role) error {
+func setMember(tx *models.Tx, by operator, who models.Caller, role models.Role) error {
 	if err := tx.EnsureProject(who.CustomerID, who.ProjectID); err != nil {
 		return err
 	}
 	if _, err := tx.SetMember(who.CustomerID, who.ProjectID, who.UserID, role); err != nil {
 		return err
 	}
-	event := adminEvent(ids, tx, models.EventMemberSet, who)
+	event := by.event(tx, models.EventMemberSet, who)
 	event.Role = role
 	return tx.AppendEvent(event)
 }
@@ -104,7 +104,7 @@ serve: at the API from the next request on, at gateways within a second. The las
 	a.addUserFlag(cmd, true)
 	return a.command(cmd, nil, func(ctx context.Context) error {
 		err := a.store.Transact(ctx, func(tx *models.Tx) error {
-			return tx.RemoveMember(a.customer, a.project, a.user, adminEvent(&a.eventIDs, tx, models.EventMemberRemoved, a.member()))
+			return tx.RemoveMember(a.customer, a.project, a.user, a.operator.event(tx, models.EventMemberRemoved, a.member()))
 		})
 		switch {
 		case errors.Is(err, models.ErrNotFound):

@@ -66,7 +66,10 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 			Type, Outcome string
 			MemberID      string `json:"member_id"`
 			Role          string
-			Actor         struct{ Method string }
+			Actor         struct {
+				Method string
+				UserID string `json:"user_id"`
+			}
 		}
 	}
 	reply := s.get(s.api+"/v1/customers/-/projects/-/events", token)
@@ -74,6 +77,7 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 	var got []string
 	for _, e := range trail.Events {
 		require.Equal(t, "admin", e.Actor.Method)
+		require.Regexp(t, `^\S+@\S+$`, e.Actor.UserID, "the operator")
 		require.Equal(t, "allowed", e.Outcome)
 		got = append(got, strings.TrimSpace(e.Type+" "+e.MemberID+" "+e.Role))
 	}
@@ -121,6 +125,11 @@ func TestAdminFailures(t *testing.T) {
 			[]string{"--name: must be", "--customer: must be", "--expires: must be"}},
 		"an invalid name of a certificate": {"dataplane create --name edge-1 --certificate edge-1.internal", exitUsage,
 			[]string{"--certificate: must be dns:<name>, uri:<name> or cn:<name>"}},
+		"keys of no project":    {"key list" + inNew, exitFailure, []string{"there is no project acme/new"}},
+		"no key":                {"key revoke", exitUsage, []string{"give one id of a key"}},
+		"a key that is not":     {"key revoke byok_01JD8Q6Z3V8M2T5K7N9R4W1XYZ", exitFailure, []string{"no key has this id in sqlite:/"}},
+		"a key in place of ids": {"key revoke ak_secret/", exitUsage, []string{"never give the key itself"}},
+		"a negative wait":       {"key revoke byok_01JD8Q6Z3V8M2T5K7N9R4W1XYZ --wait -1s", exitUsage, []string{"--wait: must be a duration"}},
 		"nobody to revoke":      {"dataplane revoke --name eve", exitFailure, []string{"no data plane has the name eve; see: aikeysd admin dataplane list"}},
 		"fetches of no project": {"fetches" + inNew, exitFailure, []string{"there is no project acme/new"}},
 		"too many fetches":      {"fetches --limit 10001" + inChat, exitUsage, []string{"--limit: must be"}},
@@ -212,6 +221,45 @@ func TestAdminHintsRepeatDatabaseFlags(t *testing.T) {
 	got = runAdmin(t, nil, "member", "remove", "--user", "eve", "--database-url", "sqlite:"+path)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, `aikeysd admin member list --customer acme --project chat --database-url 'sqlite:`+strings.ReplaceAll(path, "'", `'\''`)+"'")
+}
+
+// Break glass: an operator revokes any key of any user as its owner would, and the event names the operator.
+func TestAdminRevokesAnyKeyAndAwaitsTheReceipt(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t), "SUDO_USER=olga")
+		owner := newOwner(t, environ)
+		plane := newDataPlane(t, environ)
+		s := startReady(t, environ)
+		s.follow(client, plane)
+		shared := s.register(owner, "shared")
+		made := call(t, http.MethodPost, s.api+"/v1/aikeys", owner, strings.Replace(registerBody("own"), "{", `{"user_scope": true, `, 1))
+		require.Equal(t, http.StatusCreated, made.status, made.body)
+		own := anyKeyID.FindString(made.body)
+		list := func() string { return runAdmin(t, environ, "key", "list").stdout }
+		require.Regexp(t, `^ID +PROVIDER +USER +STATE .*\n`+own+` +openai +alice +active .* own\n`+shared+` +openai +- +active .* shared\n$`, list())
+
+		pending := aikeysd(t, environ, "admin", "key", "revoke", shared, "--wait", "0s")
+		require.Equal(t, exitOK, pending.code, pending.stderr)
+		require.Contains(t, pending.stderr, "the receipt is pending: 0 of 1 data planes have confirmed")
+		late := aikeysd(t, environ, "admin", "key", "revoke", own, "--wait", "1ms")
+		require.Equal(t, exitFailure, late.code)
+		require.Contains(t, late.stderr, "is revoked, but its receipt is pending after 1ms: 0 of 1 data planes have confirmed")
+		complete := aikeysd(t, with(environ, "SUDO_USER=bob"), "admin", "key", "revoke", shared) // its lease runs out
+		require.Equal(t, exitOK, complete.code, complete.stderr)
+		require.Regexp(t, `\(openai, "shared"\) of acme/chat in .* is revoked since \S+, by olga@\S+\nthe receipt is complete: 0 of 1 data planes have confirmed\n$`,
+			complete.stderr, "the first revocation stands")
+
+		require.Equal(t, http.StatusForbidden, s.fetch(plane, shared).status)
+		require.Contains(t, s.get(s.api+"/v1/aikeys/"+own, owner).body, `"state":"revoked"`)
+		require.Regexp(t, own+` .* revoked .* olga@\S+ .*\n`+shared+` .* revoked .* olga@\S+ `, list())
+		trail := s.get(s.api+"/v1/customers/-/projects/-/events?page_size=2", owner).body
+		for _, id := range []string{own, shared} {
+			require.Regexp(t, `"key\.revoked"`, trail)
+			require.Regexp(t, `\{[^{]*"actor":\{"method":"admin","user_id":"olga@[^}]*\}[^}]*"key_id":"`+id+`"[^}]*"outcome":"allowed"[^}]*"provider":"openai"`, trail)
+		}
+		require.Equal(t, exitOK, s.wait())
+	})
 }
 
 // Rows of credentials are never deleted. They say who created and who revoked each, and whether it is in use.

@@ -45,7 +45,7 @@ a secret store; notes go to standard error. The API key is shown only this once.
 	}, func(ctx context.Context) error {
 		var key apiKey
 		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
-			key, err = createToken(tx, &a.eventIDs, a.member(), life)
+			key, err = createToken(tx, a.operator, a.member(), life)
 			return err
 		})
 		if errors.Is(err, models.ErrNotMember) {
@@ -81,7 +81,7 @@ type apiKey struct {
 
 // createToken makes an API key for a member, stores its hash, and records the event. It returns ErrNotMember if the user
 // is not a member. A life of 0 does not expire.
-func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, life time.Duration) (apiKey, error) {
+func createToken(tx *models.Tx, by operator, who models.Caller, life time.Duration) (apiKey, error) {
 	if _, err := tx.Role(who); err != nil {
 		return apiKey{}, err
 	}
@@ -99,7 +99,7 @@ func createToken(tx *models.Tx, ids *models.IDs, who models.Caller, life time.Du
 	if err := tx.CreateToken(token); err != nil {
 		return apiKey{}, err
 	}
-	event := adminEvent(ids, tx, models.EventTokenCreated, who)
+	event := by.event(tx, models.EventTokenCreated, who)
 	event.TokenID = id
 	return apiKey{text, id, token.ExpiresAt}, tx.AppendEvent(event)
 }
@@ -159,7 +159,7 @@ func (p *program) tokenRevokeCommand() *cobra.Command {
 		var token models.Token
 		err := a.store.Transact(ctx, func(tx *models.Tx) (err error) {
 			about := models.Caller{CustomerID: a.customer, ProjectID: a.project}
-			token, err = tx.RevokeToken(a.customer, a.project, id, adminEvent(&a.eventIDs, tx, models.EventTokenRevoked, about))
+			token, err = tx.RevokeToken(a.customer, a.project, id, a.operator.event(tx, models.EventTokenRevoked, about))
 			return err
 		})
 		if errors.Is(err, models.ErrNotFound) {

@@ -71,15 +71,15 @@ func (s *service) seedUser(ctx context.Context, user string, role models.Role, l
 		return "", err
 	}
 	reuse := err == nil && known.CustomerID == devCustomer && known.ProjectID == devProject && known.UserID == user
-	var ids models.IDs
+	by := newOperator(s.getenv)
 	key := apiKey{text: lastKey}
 	err = s.store.Transact(ctx, func(tx *models.Tx) error {
 		_, err := tx.Role(who)
 		if errors.Is(err, models.ErrNotMember) {
-			err = setMember(tx, &ids, who, role)
+			err = setMember(tx, by, who, role)
 		}
 		if err == nil && !reuse {
-			key, err = createToken(tx, &ids, who, 0)
+			key, err = createToken(tx, by, who, 0)
 		}
 		return err
 	})

@@ -111,7 +111,8 @@ type Actor struct {
 	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID The user. Empty for an operator's command.
+	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
+	// Empty for an operator's command of an earlier version, and for a report of a gateway.
 	UserID string `json:"user_id"`
 }
 
@@ -217,7 +218,7 @@ type Key struct {
 	// RevokedAt When it was revoked. Absent while the key is active.
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 
-	// RevokedBy The user who revoked it. Absent while the key is active.
+	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
 	RevokedBy *string `json:"revoked_by,omitempty"`
 
 	// State `active` until the key is revoked, and `revoked` from then on.
@@ -420,7 +421,7 @@ type Receipt struct {
 	// RevokedAt When the key was first revoked.
 	RevokedAt time.Time `json:"revoked_at"`
 
-	// RevokedBy The user who first revoked it.
+	// RevokedBy The user who first revoked it, or the operator, such as `ops@host-1`.
 	RevokedBy string `json:"revoked_by"`
 
 	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.

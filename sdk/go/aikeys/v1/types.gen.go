@@ -349,7 +349,8 @@ type Actor struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserID The user. Empty for an operator's command.
+	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
+	// Empty for an operator's command of an earlier version, and for a report of a gateway.
 	UserID string `json:"user_id"`
 }
 
@@ -468,7 +469,7 @@ type Key struct {
 	// RevokedAt When it was revoked. Absent while the key is active.
 	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
 
-	// RevokedBy The user who revoked it. Absent while the key is active.
+	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
 	RevokedBy string `json:"revoked_by,omitempty,omitzero"`
 
 	// State `active` until the key is revoked, and `revoked` from then on.
@@ -671,7 +672,7 @@ type Receipt struct {
 	// RevokedAt When the key was first revoked.
 	RevokedAt time.Time `json:"revoked_at"`
 
-	// RevokedBy The user who first revoked it.
+	// RevokedBy The user who first revoked it, or the operator, such as `ops@host-1`.
 	RevokedBy string `json:"revoked_by"`
 
 	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.

@@ -17,7 +17,9 @@ class Actor(Model):
 
     user_id: str
     """
-    The user. Empty for an operator's command.
+    The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
+    Empty for an operator's command of an earlier version, and for a report of a gateway.
+
     """
 
     method: Union[Literal["api_key", "oidc", "admin", "data_plane"], str]
@@ -246,7 +248,7 @@ class Key(Model):
 
     revoked_by: Optional[str] = None
     """
-    The user who revoked it. Absent while the key is active.
+    The user, or the operator, who revoked it. Absent while the key is active.
     """
 
     last_used_at: Optional[AwareDatetime] = None
@@ -561,7 +563,7 @@ class Receipt(Model):
 
     revoked_by: str
     """
-    The user who first revoked it.
+    The user who first revoked it, or the operator, such as `ops@host-1`.
     """
 
     data_planes: int

@@ -410,7 +410,7 @@ export interface components {
              * @description When the key was first revoked.
              */
             revoked_at: string;
-            /** @description The user who first revoked it. */
+            /** @description The user who first revoked it, or the operator, such as `ops@host-1`. */
             revoked_by: string;
             /** @description How many data planes had to confirm. Zero if no data plane held keys. */
             data_planes: number;
@@ -453,7 +453,7 @@ export interface components {
              * @description When it was revoked. Absent while the key is active.
              */
             revoked_at?: string;
-            /** @description The user who revoked it. Absent while the key is active. */
+            /** @description The user, or the operator, who revoked it. Absent while the key is active. */
             revoked_by?: string;
             /**
              * Format: date-time
@@ -563,7 +563,10 @@ export interface components {
         };
         /** @description Who did it. */
         Actor: {
-            /** @description The user. Empty for an operator's command. */
+            /**
+             * @description The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
+             *     Empty for an operator's command of an earlier version, and for a report of a gateway.
+             */
             user_id: string;
             method: components["schemas"]["AuthMethod"];
             /** @description The id of the API key that was used. Absent for a session token and for an operator's command. */
