@@ -649,7 +649,8 @@ type RegisterKeyParams struct {
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-	// `2s`, at most 30 seconds. Without it, the answer comes at once.
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 

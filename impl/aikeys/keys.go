@@ -178,6 +178,13 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
+	if wait > 0 {
+		leave, admitted := s.waits.enter(caller.CustomerID + "/" + caller.UserID)
+		defer leave()
+		if !admitted {
+			wait = 0 // a revocation is never refused for the sake of its receipt
+		}
+	}
 	var (
 		key   models.Key
 		event models.Event

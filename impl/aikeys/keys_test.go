@@ -26,6 +26,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
@@ -715,6 +716,40 @@ func TestQuotasOfActiveKeys(t *testing.T) {
 		s.As(member).RevokeKey(t, own.ID)
 		s.As(member).Register(t, s.Own("mine too"))
 	}, func(_ *testing.T, o *aikeystest.Options) { o.Quotas = aikeys.Quotas{Project: 2, User: 1} })
+}
+
+func TestAUserHas20WaitsAtMost(t *testing.T) {
+	t.Parallel()
+	const most = 20
+	s := aikeystest.Start(t, aikeystest.Options{})
+	plane := feedtest.StoreDataPlane(t, s.Store, models.DataPlane{ID: "dp", Name: "dp", Hash: []byte("h")})
+	require.NoError(t, s.Store.OpenStream(t.Context(), models.Stream{ID: "st", DataPlaneID: plane.ID, ReplicaID: "gone"}, ""))
+	last := s.As(owner).Register(t, s.Shared("last"))
+	ctx, leave := context.WithCancel(t.Context())
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	defer leave()
+	answers := make(chan error, most)
+	for i := range most {
+		key := s.As(owner).Register(t, s.Shared(strconv.Itoa(i)))
+		waiting.Go(func() {
+			req := request(ctx, t, s, owner, http.MethodDelete, project+"/aikeys/"+key.ID+"?wait=30s", nil)
+			req.Body, req.ContentLength = http.NoBody, 0
+			reply, err := s.HTTPClient().Do(req)
+			if err == nil {
+				err = reply.Body.Close()
+			}
+			answers <- err
+		})
+	}
+	require.Eventually(t, func() bool {
+		revoked := get(t, s, owner, project+"/aikeys?state=revoked")
+		return len(decode[gen.ListResponse](t, revoked).Keys) == most
+	}, 10*time.Second, 5*time.Millisecond)
+	reply := del(t, s, owner, project+"/aikeys/"+last.ID+"?wait=30s")
+	require.Equal(t, http.StatusOK, reply.Status)
+	require.Equal(t, "pending", decode[gen.RevokeResponse](t, reply).Receipt.State)
+	require.Empty(t, answers, "all others still wait")
 }
 
 func TestSealingUnavailable(t *testing.T) {

@@ -54,6 +54,7 @@ type server struct {
 	now       func() time.Time
 	ids       models.IDs
 	quotas    Quotas
+	waits     waits
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)

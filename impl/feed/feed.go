@@ -27,6 +27,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/internal/position"
@@ -89,7 +90,8 @@ type Feed struct {
 	started   time.Time // the origin of clock
 	timing    timing
 
-	ids models.IDs // safe for concurrent use
+	ids   models.IDs         // safe for concurrent use
+	looks singleflight.Group // of those who wait for a receipt, by key id
 
 	// Each signal has room for one: a signal that waits to be received covers those that follow it.
 	readSignal    chan struct{} // changes may have been committed

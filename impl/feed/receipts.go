@@ -291,7 +291,11 @@ func (f *Feed) WaitForReceipt(ctx context.Context, k models.Key, wait time.Durat
 		changed, next, stopped := f.nextLook(k)
 		if last := stopped || waiting.Err() != nil; last || next <= 0 {
 			began := f.clock()
-			r, err := f.Receipt(ctx, k)
+			look := f.shareReceipt
+			if last {
+				look = f.Receipt // a shared one may have been under way when an acknowledgement came
+			}
+			r, err := look(ctx, k)
 			if err != nil || r.Complete || last {
 				return r, err
 			}
@@ -303,6 +307,18 @@ func (f *Feed) WaitForReceipt(ctx context.Context, k models.Key, wait time.Durat
 		case <-time.After(next):
 		case <-waiting.Done():
 		}
+	}
+}
+
+// shareReceipt is Receipt for those who wait: at most one of them asks the database about a key at a time, and all get the answer.
+func (f *Feed) shareReceipt(ctx context.Context, k models.Key) (Receipt, error) {
+	answer := f.looks.DoChan(k.ID, func() (any, error) { return f.Receipt(context.WithoutCancel(ctx), k) })
+	select {
+	case <-ctx.Done():
+		return Receipt{}, ctx.Err()
+	case got := <-answer:
+		r, _ := got.Val.(Receipt)
+		return r, got.Err
 	}
 }
 

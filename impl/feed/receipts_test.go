@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -254,6 +255,46 @@ func TestWaitForReceiptEnds(t *testing.T) {
 		r.stop()
 		require.False(t, (<-ended).Complete)
 		require.Equal(t, 100*time.Millisecond, time.Since(began), "with the feed")
+	})
+}
+
+// countingStore counts the receipts that are being read, and the reads.
+type countingStore struct {
+	feed.Store
+	active, most, reads atomic.Int64
+}
+
+func (s *countingStore) Receipts(ctx context.Context, k models.Key) ([]models.Receipt, int, error) {
+	s.reads.Add(1)
+	if now := s.active.Add(1); now > s.most.Load() {
+		s.most.Store(now)
+	}
+	defer s.active.Add(-1)
+	time.Sleep(50 * time.Millisecond)
+	return s.Store.Receipts(ctx, k)
+}
+
+func TestWaitersShareOneLook(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		other := e.replica(options{lease: time.Minute})
+		m := other.connect() // the replica below does not know what it has acknowledged, and has to ask
+		counts := &countingStore{Store: e.newStore()}
+		r := e.replica(options{lease: time.Minute, store: counts})
+		k := e.revoke()
+		var waiting sync.WaitGroup
+		for i := range 50 {
+			waiting.Go(func() {
+				time.Sleep(time.Duration(i) * time.Millisecond)
+				got, err := r.WaitForReceipt(t.Context(), k, time.Minute)
+				require.NoError(t, err)
+				require.True(t, got.Complete)
+			})
+		}
+		time.Sleep(5 * time.Second)
+		require.Equal(t, int64(1), counts.most.Load())
+		require.LessOrEqual(t, counts.reads.Load(), int64(5*time.Second/(50*time.Millisecond)))
+		m.acknowledge(k, other)
+		waiting.Wait()
 	})
 }
 

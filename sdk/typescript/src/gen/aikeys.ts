@@ -958,7 +958,8 @@ export interface components {
         PageToken: string;
         /**
          * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-         *     `2s`, at most 30 seconds. Without it, the answer comes at once.
+         *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+         *     wait.
          * @example 2s
          */
         Wait: string;
@@ -1145,7 +1146,8 @@ export interface operations {
             query?: {
                 /**
                  * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
-                 *     `2s`, at most 30 seconds. Without it, the answer comes at once.
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
                  * @example 2s
                  */
                 wait?: components["parameters"]["Wait"];
