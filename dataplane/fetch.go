@@ -150,7 +150,7 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	key := &Key{
 		ID: got.KeyID, Version: got.Version, CustomerID: got.CustomerID, ProjectID: got.ProjectID,
 		Provider: got.Provider, Scope: got.Scope, Reason: got.Reason, BaseURL: got.BaseURL,
-		AuthStyle: AuthStyle(got.AuthStyle), Administration: got.Administration,
+		AuthStyle: AuthStyle(got.AuthStyle), Administration: got.Administration, ended: new(atomic.Bool),
 	}
 	key.setSecret(got.Secret)
 	e := &entry{

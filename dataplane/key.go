@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/agentrouter/aikeys/internal/secret"
 )
@@ -149,6 +150,8 @@ type Key struct {
 	Caller *Caller
 
 	secret secret.Text
+	// ended reports whether an event has ended the key for its caller: see Resolver.Watch. It is nil for a key made elsewhere.
+	ended *atomic.Bool
 	// header returns the header that carries the key; nil if a header can't carry it.
 	header func() (name, value string)
 }

@@ -61,6 +61,42 @@ type store struct {
 	// nothing else, because the cache calls back while it holds its own locks.
 	evictedMu sync.Mutex
 	evicted   []*entry
+
+	// watches are those of the uses in progress. Guarded by mu.
+	watches map[*watch]struct{}
+}
+
+// watch is a use of a key in progress, such as an open stream. Ended is called with mu held.
+type watch struct {
+	key   *Key
+	ended func(certain bool)
+}
+
+// watchKey calls ended when an event ends the key for its caller, or with certain false when such an event may have been missed.
+func (s *store) watchKey(key *Key, ended func(certain bool)) (stop func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if key.ended != nil && key.ended.Load() {
+		ended(true)
+		return func() {}
+	}
+	w := &watch{key, ended}
+	s.watches[w] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.watches, w)
+	}
+}
+
+// endWatches tells the uses that an event ends. The caller holds mu.
+func (s *store) endWatches(ev *event) {
+	for w := range s.watches {
+		if ev.ends(w.key) {
+			delete(s.watches, w)
+			w.ended(true)
+		}
+	}
 }
 
 func newStore(size int) (*store, error) {
@@ -69,6 +105,7 @@ func newStore(size int) (*store, error) {
 		byToken:   map[string]map[*entry]struct{}{},
 		unscoped:  map[*entry]struct{}{},
 		pending:   map[digest]*pendingFetch{},
+		watches:   map[*watch]struct{}{},
 	}
 	cache, err := otter.New(&otter.Options[digest, *entry]{
 		MaximumSize: size,
@@ -188,9 +225,15 @@ func (s *store) apply(ev event) {
 		}
 		s.events = append(s.events, ev)
 	}
+	if ev.isUrgent() {
+		s.endWatches(&ev)
+	}
 	for _, entries := range s.candidates(&ev) {
 		for e := range entries {
 			if ev.touches(e) {
+				if e.key != nil && e.key.ended != nil && ev.ends(e.key) {
+					e.key.ended.Store(true)
+				}
 				s.unindex(e)
 				s.cache.Invalidate(e.id)
 			}
@@ -223,6 +266,9 @@ func (s *store) dropAll() {
 	clear(s.byToken)
 	clear(s.unscoped)
 	s.cache.InvalidateAll()
+	for w := range s.watches {
+		w.ended(false)
+	}
 }
 
 // insert caches an entry and replaces the previous one of its request. The caller holds mu.
@@ -317,6 +363,19 @@ func newEvent(m *gen.StreamMessage) event {
 // isUrgent reports whether a person or a program may be waiting for the receipt of the event.
 func (ev *event) isUrgent() bool {
 	return ev.kind == typeKeyRevoked || ev.kind == typeMemberRemoved || ev.kind == typeTokenRevoked
+}
+
+// ends reports whether a key may no longer be used for its caller, whatever a new fetch would answer.
+func (ev *event) ends(key *Key) bool {
+	switch ev.kind {
+	case typeKeyRevoked:
+		return ev.key == key.ID
+	case typeTokenRevoked:
+		return ev.token != "" && key.Caller != nil && key.Caller.TokenID == ev.token
+	case typeMemberRemoved:
+		return key.Caller != nil && ev.user == key.Caller.UserID && ev.project == project{key.CustomerID, key.ProjectID}
+	}
+	return false
 }
 
 // touches reports whether the answer to an entry's request may have changed with the event. In doubt it returns true.

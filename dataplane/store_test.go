@@ -319,3 +319,48 @@ func TestRegistrationLiftsUnscopedRefusal(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, id, key.ID)
 }
+
+func TestWatchedKeysEnd(t *testing.T) {
+	for name, end := range map[string]func(s *dataplanetest.Env, key string) (tx int64){
+		"with the key":          func(s *dataplanetest.Env, key string) int64 { return s.RevokeKey(key) },
+		"with the caller's key": func(s *dataplanetest.Env, _ string) int64 { return s.RevokeCredential("bobs") },
+		"with the membership":   func(s *dataplanetest.Env, _ string) int64 { return s.RemoveMember("bob") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := dataplanetest.NewEnv(t)
+			s.AddCredential("bobs", dataplanetest.Credential{UserID: "bob"})
+			s.AddCredential("alices", dataplanetest.Credential{UserID: "alice"})
+			id := s.Register(dataplanetest.Key{})
+			other := s.Register(dataplanetest.Key{})
+			s.RevokeKey(other) // of another key, so it ends nothing here
+			key, err := s.R.Resolve(t.Context(), dataplane.ForCaller("bobs", "openai"))
+			require.NoError(t, err)
+			require.Equal(t, id, key.ID)
+			ended := make(chan bool, 10)
+			s.R.Watch(key, func(certain bool) { ended <- certain })
+			stopped := s.R.Watch(key, func(bool) { t.Error("its use has ended") })
+			stopped()
+			s.AwaitTx(s.RevokeCredential("alices"))
+			require.Empty(t, ended, "that ends another's use")
+			s.AwaitTx(end(s, id))
+			require.True(t, <-ended)
+			s.R.Watch(key, func(certain bool) { ended <- certain })
+			require.True(t, <-ended, "it has ended since it was resolved")
+		})
+	}
+	t.Run("perhaps, when events were missed", func(t *testing.T) {
+		s := dataplanetest.NewEnv(t)
+		s.Register(dataplanetest.Key{})
+		key, err := s.R.Resolve(t.Context(), forNobody)
+		require.NoError(t, err)
+		ended := make(chan bool, 10)
+		defer s.R.Watch(key, func(certain bool) { ended <- certain })()
+		s.SetFault(dataplanetest.InternalError, dataplanetest.Events)
+		s.Cut()
+		s.Publish(dataplanetest.Unrelated())
+		s.Forget()
+		s.SetFault(dataplanetest.Healthy)
+		s.AwaitStream(2)
+		require.False(t, <-ended)
+	})
+}

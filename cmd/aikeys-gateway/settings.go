@@ -37,6 +37,8 @@ type config struct {
 	ExtAuthzListen    string
 	OpsListen         string
 	Operations        string
+	StreamGrace       time.Duration
+	UpgradeLife       time.Duration
 	FailedAuthLimit   float64
 	TrustedProxies    []netip.Prefix
 	TLSCert           string
@@ -81,6 +83,10 @@ func newConfig() *config {
 			Usage: "host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
 		{Name: "operations", Arg: "which", Default: "inference", Parse: settings.Choice(&s.Operations, "inference", "all"),
 			Usage: "inference refuses what administers providers' accounts or makes further credentials; all serves that too"},
+		{Name: "stream-grace", Arg: "duration", Default: "30s", Parse: settings.Duration(&s.StreamGrace),
+			Usage: "how long a streamed answer goes on after its key or its caller was revoked; WebSockets are closed at once"},
+		{Name: "upgrade-life", Arg: "duration", Default: "1h", Parse: settings.Duration(&s.UpgradeLife),
+			Usage: "how long a WebSocket may last"},
 		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8092", Parse: settings.Address(&s.OpsListen),
 			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),

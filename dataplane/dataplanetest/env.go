@@ -209,8 +209,10 @@ type FakeResolver struct {
 	resolve func(dataplane.Request) (*dataplane.Key, error)
 
 	mu       sync.Mutex
-	requests []dataplane.Request // guarded by mu
-	reports  []int               // guarded by mu
+	requests []dataplane.Request        // guarded by mu
+	reports  []int                      // guarded by mu
+	watches  map[int]func(certain bool) // guarded by mu
+	watched  int                        // guarded by mu
 }
 
 // NewFakeResolver returns a resolver that answers as the function does.
@@ -237,8 +239,16 @@ func Refusing(err error) *FakeResolver {
 func (f *FakeResolver) Resolve(_ context.Context, request dataplane.Request) (*dataplane.Key, error) {
 	f.mu.Lock()
 	f.requests = append(f.requests, request)
+	resolve := f.resolve
 	f.mu.Unlock()
-	return f.resolve(request)
+	return resolve(request)
+}
+
+// Refuse makes the resolver return an error from now on.
+func (f *FakeResolver) Refuse(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.resolve = func(dataplane.Request) (*dataplane.Key, error) { return nil, err }
 }
 
 // Report implements gateway.Resolver.
@@ -246,6 +256,39 @@ func (f *FakeResolver) Report(_ *dataplane.Key, status int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reports = append(f.reports, status)
+}
+
+// Watch implements gateway.Resolver.
+func (f *FakeResolver) Watch(_ *dataplane.Key, ended func(certain bool)) (stop func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.watches == nil {
+		f.watches = map[int]func(bool){}
+	}
+	f.watched++
+	id := f.watched
+	f.watches[id] = ended
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.watches, id)
+	}
+}
+
+// End tells all uses in progress that their keys have ended, or may have.
+func (f *FakeResolver) End(certain bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, ended := range f.watches {
+		ended(certain)
+	}
+}
+
+// Watches returns how many uses are in progress.
+func (f *FakeResolver) Watches() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.watches)
 }
 
 // Requests returns the requests so far.

@@ -42,6 +42,8 @@ type Resolver interface {
 	Resolve(ctx context.Context, request dataplane.Request) (*dataplane.Key, error)
 	// Report records the status that the provider answered when the key was used.
 	Report(key *dataplane.Key, status int)
+	// Watch calls ended when a use of the key must end, or may have to: see dataplane.Resolver.
+	Watch(key *dataplane.Key, ended func(certain bool)) (stop func())
 }
 
 // Config holds the settings of a gateway. Resolver is required; everything else has a default.
@@ -58,6 +60,11 @@ type Config struct {
 	Upstreams map[string]*url.URL
 	// AllOperations allows what administers providers' accounts or makes further credentials, too.
 	AllOperations bool
+	// StreamGrace is how long a streamed answer goes on after its key, or its caller, was revoked. Upgraded connections are closed at
+	// once.
+	StreamGrace time.Duration
+	// UpgradeLife is how long an upgraded connection may last; 0 is no limit.
+	UpgradeLife time.Duration
 	// MaxConcurrent bounds the number of requests proxied at once; 0 is no bound. Further requests get 503.
 	MaxConcurrent int
 	// ForwardAuthSecret returns the secret that callers of NewForwardAuth's handler must send; nil requires none. It is
@@ -72,16 +79,17 @@ type Config struct {
 
 // Gateway is the reverse proxy. It is an http.Handler, and safe for concurrent use.
 type Gateway struct {
-	resolver   Resolver
-	log        *slog.Logger
-	metrics    *Metrics
-	upstreams  map[string]*url.URL
-	guard      *guard
-	operations operations
-	proxies    []netip.Prefix // whose X-Forwarded-For is believed
-	slots      chan struct{}  // holds a value for each request being proxied; nil is no bound
-	transport  http.RoundTripper
-	proxy      httputil.ReverseProxy
+	resolver                 Resolver
+	log                      *slog.Logger
+	metrics                  *Metrics
+	upstreams                map[string]*url.URL
+	streamGrace, upgradeLife time.Duration
+	guard                    *guard
+	operations               operations
+	proxies                  []netip.Prefix // whose X-Forwarded-For is believed
+	slots                    chan struct{}  // holds a value for each request being proxied; nil is no bound
+	transport                http.RoundTripper
+	proxy                    httputil.ReverseProxy
 }
 
 // New returns the reverse proxy: it sends /{provider}/… to the provider with the key that serves the caller.
@@ -99,6 +107,7 @@ func New(cfg Config) (*Gateway, error) {
 	g := &Gateway{
 		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
 		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, guard: newGuard(cfg), operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies,
+		streamGrace: cfg.StreamGrace, upgradeLife: cfg.UpgradeLife,
 	}
 	for provider, upstream := range g.upstreams {
 		if upstream == nil || checkDestination(upstream) != nil {
@@ -147,6 +156,8 @@ type proxiedRequest struct {
 	base       *url.URL      // the provider's, or the upstream that replaces it
 	incoming   *http.Request // as the caller sent it
 	redactor   *redactor
+	ended      chan bool // holds a value when the use of the key must end, true, or may have to
+	cutStream  context.CancelFunc
 
 	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -203,11 +214,15 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 		return err
 	}
 	p.provider = p.caller.Provider
+	ctx, cut := context.WithCancel(context.WithValue(r.Context(), proxiedRequestKey{}, p))
+	defer cut()
+	p.cutStream, p.ended = cut, make(chan bool, 1)
+	defer g.resolver.Watch(p.key, p.end)()
 	lifecycle.MarkAuthenticated(r.Context())
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	g.proxy.ServeHTTP(informational{w, p}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
+	g.proxy.ServeHTTP(informational{w, p}, r.WithContext(ctx))
 	return nil
 }
 
@@ -236,6 +251,9 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	stripResponse(res.Header)
 	if err := p.redact().response(res); err != nil {
 		return err
+	}
+	if isUpgrade := res.StatusCode == http.StatusSwitchingProtocols; isUpgrade || res.ContentLength < 0 {
+		go g.endStream(res.Request.Context(), p, isUpgrade)
 	}
 	rewriteLinks(res.Header, res.Request.URL, p.base, p.incoming, p.provider)
 	res.Header[HeaderKeyID] = []string{p.key.ID}

@@ -1,0 +1,97 @@
+package gateway_test
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/websocket"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+)
+
+func TestOpenStreamsEnd(t *testing.T) {
+	// answer is a stream of events, or a WebSocket that echoes, until the gateway hangs up.
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" {
+			websocket.Server{Handler: func(ws *websocket.Conn) { _, _ = io.Copy(ws, ws) }}.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		for r.Context().Err() == nil {
+			_, _ = io.WriteString(w, "data: word\n\n")
+			flush(w)
+			select {
+			case <-r.Context().Done():
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	open := func(t *testing.T, gw *testGateway) (ws *websocket.Conn, events *bufio.Reader) {
+		t.Helper()
+		cfg, err := websocket.NewConfig(strings.Replace(gw.URL, "http", "ws", 1)+"/openai/v1/realtime", "http://localhost/")
+		require.NoError(t, err)
+		cfg.Header.Set("Authorization", "Bearer "+callersKey)
+		ws, err = cfg.DialContext(t.Context())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = ws.Close() })
+		res, err := http.DefaultTransport.RoundTrip(request(t, "POST", gw.URL+"/openai/v1/chat", strings.NewReader("{}")))
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = res.Body.Close() })
+		events = bufio.NewReader(res.Body)
+		line, err := events.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "data: word\n", line)
+		return ws, events
+	}
+	echoes := func(ws *websocket.Conn) error {
+		var got string
+		if err := websocket.Message.Send(ws, "word"); err != nil {
+			return err
+		}
+		return websocket.Message.Receive(ws, &got)
+	}
+	t.Run("when their key ends: WebSockets at once, events after the grace", func(t *testing.T) {
+		const grace = 300 * time.Millisecond
+		gw := openAI(t, answer, func(cfg *gateway.Config) { cfg.StreamGrace = grace })
+		ws, events := open(t, gw)
+		require.NoError(t, echoes(ws))
+		began := time.Now()
+		gw.End(true)
+		_, err := io.Copy(io.Discard, ws)
+		require.NoError(t, err, "the WebSocket is closed")
+		require.Less(t, time.Since(began), grace, "at once")
+		_, err = io.Copy(io.Discard, events)
+		require.Error(t, err, "the caller sees that the answer is not whole")
+		require.GreaterOrEqual(t, time.Since(began), grace)
+		require.Eventually(t, func() bool { return gw.Watches() == 0 }, 5*time.Second, time.Millisecond)
+		require.Error(t, echoes(ws))
+	})
+	t.Run("when events were missed and the key has ended", func(t *testing.T) {
+		gw := openAI(t, answer)
+		ws, events := open(t, gw)
+		gw.End(false)
+		require.NoError(t, echoes(ws), "it has not")
+		_, err := events.ReadString('\n')
+		require.NoError(t, err)
+		gw.Refuse(dataplane.ErrCallerUnauthenticated)
+		gw.End(false)
+		_, err = io.Copy(io.Discard, ws)
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, events)
+		require.Error(t, err)
+	})
+	t.Run("when a WebSocket has lasted too long, and only then", func(t *testing.T) {
+		gw := openAI(t, answer, func(cfg *gateway.Config) { cfg.UpgradeLife = 200 * time.Millisecond })
+		ws, events := open(t, gw)
+		_, err := io.Copy(io.Discard, ws)
+		require.NoError(t, err)
+		_, err = events.ReadString('\n')
+		require.NoError(t, err)
+	})
+}
