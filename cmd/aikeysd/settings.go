@@ -40,6 +40,8 @@ type config struct {
 	OIDCIssuer        string
 	OIDCAudience      string
 	OIDCClaims        string
+	OIDCParties       []string
+	OIDCMaxLifetime   time.Duration
 	TrustedProxies    []netip.Prefix
 	RateLimit         float64
 	FailedAuthLimit   float64
@@ -112,6 +114,10 @@ func newConfig() *config {
 			Usage: "audience that session tokens must be for; required with an issuer"},
 		{Name: "oidc-claims", Arg: "names", Parse: settings.Text(&s.OIDCClaims),
 			Usage: "claims that hold a session's ids; empty means customer=customer_id,user=sub,project=project_id"},
+		{Name: "oidc-authorized-parties", Arg: "names", Parse: settings.List(&s.OIDCParties),
+			Usage: "clients that a session token with the claim azp may be for, with commas between; empty means the audience alone"},
+		{Name: "oidc-max-lifetime", Arg: "duration", Default: "24h", Parse: settings.Duration(&s.OIDCMaxLifetime),
+			Usage: "longest life of a session token, from its iat or, without one, from now; longer ones are refused"},
 		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
 			Usage: "proxies whose X-Forwarded-For, -Proto and -Host are believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
 		{Name: "rate-limit", Arg: "number", Default: "200", Parse: settings.Quantity(&s.RateLimit),
@@ -239,7 +245,7 @@ func (s *config) checkCertificates() (complaints []string) {
 func (s *config) checkOIDC() []string {
 	issuer := s.Of("oidc-issuer")
 	if s.OIDCIssuer == "" {
-		if s.OIDCAudience != "" || s.OIDCClaims != "" {
+		if s.OIDCAudience != "" || s.OIDCClaims != "" || len(s.OIDCParties) > 0 {
 			return []string{issuer.Given() + ": is required when an audience or claims are given"}
 		}
 		return nil
@@ -259,7 +265,7 @@ func (s *config) oidc() (*auth.OIDC, error) {
 	if err != nil {
 		return nil, err
 	}
-	return auth.NewOIDC(auth.OIDCConfig{Issuer: s.OIDCIssuer, Audience: s.OIDCAudience, Claims: claims})
+	return auth.NewOIDC(auth.OIDCConfig{Issuer: s.OIDCIssuer, Audience: s.OIDCAudience, Claims: claims, AuthorizedParties: s.OIDCParties, MaxLifetime: s.OIDCMaxLifetime})
 }
 
 // lifetime parses --expires, the lifetime of a credential: a duration, or whole days. 0 does not expire.

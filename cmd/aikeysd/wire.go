@@ -153,6 +153,7 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 // api returns what an API needs besides its handlers.
 func (w wiring) api(listener string, authentication auth.MiddlewareConfig) (httpapi.Config, error) {
 	observer, err := httpapi.NewObserver(listener, w.log, w.registry, w.tracer)
+	authentication.Log = w.log
 	authentication.FailureRate = ratelimit.Rate{PerSecond: w.cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(w.cfg.FailedAuthLimit))}
 	return httpapi.Config{
 		Observer: observer, Authenticate: auth.Middleware(authentication), Ready: w.state.ready.Load, TrustedProxies: w.cfg.TrustedProxies,

@@ -49,10 +49,11 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authorizer{face: face, resolver: cfg.Resolver, guard: newGuard(cfg), operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies, log: cfg.Log, metrics: metrics}
+	a := &Authorizer{face: face, resolver: cfg.Resolver, operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies, log: cfg.Log, metrics: metrics}
 	if a.log == nil {
 		a.log = slog.Default()
 	}
+	a.guard = newGuard(cfg, metrics, a.log)
 	return a, nil
 }
 

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"log/slog"
 	"math"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/maypok86/otter/v2"
 
@@ -244,38 +244,36 @@ func isName(text string, id bool) bool {
 	return true
 }
 
-const (
-	// maxServed bounds the memory of recentlyServed, at about 50 bytes each.
-	maxServed = 50_000
-	// maxThrottled is how many requests of addresses over their limit are looked up at a time.
-	maxThrottled = 2
-	// throttleTimeout is how long such a request waits for its turn.
-	throttleTimeout = 2 * time.Second
-)
+// maxServed bounds the memory of recentlyServed, at about 50 bytes each.
+const maxServed = 50_000
 
 // guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
-// Requests from an address over its limit are looked up a few at a time, except those that were served before: a good
+// Requests from an address over its limit are looked up a few a second, except those that were served before: a good
 // credential behind the same address is served without waiting. A nil guard limits nothing.
 type guard struct {
-	proxies  []netip.Prefix
-	failures *ratelimit.Limiter[netip.Addr]
-	seed     maphash.Seed
+	proxies []netip.Prefix
+	guesses *ratelimit.Guesses
+	seed    maphash.Seed
 	// recentlyServed has the hashes of requests that were served. A collision would only skip the wait.
 	recentlyServed *otter.Cache[uint64, struct{}]
-	throttled      chan struct{} // holds a value for each request of an address over its limit that is being looked up
 }
 
-func newGuard(cfg Config) *guard {
+// newGuard returns a guard, whose refusals are counted and, once a minute for each address, logged.
+func newGuard(cfg Config, metrics *Metrics, log *slog.Logger) *guard {
 	if cfg.FailedAuthLimit <= 0 {
 		return nil
 	}
+	failures := ratelimit.Rate{PerSecond: cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(cfg.FailedAuthLimit))}
 	return &guard{
-		proxies:  cfg.TrustedProxies,
-		failures: ratelimit.New[netip.Addr](ratelimit.Rate{PerSecond: cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(cfg.FailedAuthLimit))}),
-		seed:     maphash.MakeSeed(),
-
+		proxies: cfg.TrustedProxies,
+		guesses: ratelimit.NewGuesses(failures, func(ctx context.Context, address netip.Addr, isFirst bool) {
+			metrics.guesses.Inc()
+			if isFirst {
+				log.WarnContext(ctx, "too many failed authentications", slog.String("source_ip", address.String()))
+			}
+		}),
+		seed:           maphash.MakeSeed(),
 		recentlyServed: otter.Must(&otter.Options[uint64, struct{}]{MaximumSize: maxServed}),
-		throttled:      make(chan struct{}, maxThrottled),
 	}
 }
 
@@ -288,10 +286,13 @@ func (g *guard) resolve(
 	}
 	id := g.hash(request)
 	_, known := g.recentlyServed.GetIfPresent(id)
-	if !known && g.failures.Exhausted(g.clientAddress(peer, header)) {
-		release, err := g.waitForTurn(ctx)
+	if address := g.clientAddress(peer, header); !known && g.guesses.IsSuspect(address) {
+		release, err := g.guesses.Begin(ctx, address, strings.Count(request.Credential, ".") == 2) //nolint:mnd // a JWT's
 		if err != nil {
 			return nil, err
+		}
+		if release == nil {
+			return nil, g.tooManyFailures()
 		}
 		defer release()
 	}
@@ -301,7 +302,7 @@ func (g *guard) resolve(
 		g.recentlyServed.Set(id, struct{}{})
 	case isFailure(err):
 		g.recentlyServed.Invalidate(id)
-		if !g.failures.Allow(g.clientAddress(peer, header)) {
+		if !g.guesses.Fail(ctx, g.clientAddress(peer, header)) {
 			return nil, g.tooManyFailures()
 		}
 	}
@@ -328,18 +329,6 @@ func (g *guard) hash(request dataplane.Request) uint64 {
 	return h.Sum64()
 }
 
-// waitForTurn waits until the request of an address over its limit may be looked up.
-func (g *guard) waitForTurn(ctx context.Context) (release func(), err error) {
-	select {
-	case g.throttled <- struct{}{}:
-		return func() { <-g.throttled }, nil
-	case <-time.After(throttleTimeout):
-		return nil, g.tooManyFailures()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // clientAddress returns the address that failures are counted by: that of the peer or, behind trusted proxies, of the client
 // that they name in X-Forwarded-For. For IPv6 it is the /64 network, which one host usually has to itself.
 func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
@@ -348,5 +337,5 @@ func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
 
 // tooManyFailures returns errTooManyFailures with the time to wait before the next request.
 func (g *guard) tooManyFailures() error {
-	return &problem.Wait{Kind: errTooManyFailures, Seconds: g.failures.RetryAfter()}
+	return &problem.Wait{Kind: errTooManyFailures, Seconds: g.guesses.RetryAfter()}
 }

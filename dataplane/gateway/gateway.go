@@ -106,7 +106,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
-		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, guard: newGuard(cfg), operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies,
+		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies,
 		streamGrace: cfg.StreamGrace, upgradeLife: cfg.UpgradeLife,
 	}
 	for provider, upstream := range g.upstreams {
@@ -117,6 +117,7 @@ func New(cfg Config) (*Gateway, error) {
 	if g.log == nil {
 		g.log = slog.Default()
 	}
+	g.guard = newGuard(cfg, metrics, g.log)
 	if g.transport == nil {
 		g.transport = NewTransport(TransportConfig{})
 	}

@@ -148,6 +148,7 @@ type Metrics struct {
 	upstream       *prometheus.HistogramVec
 	inFlight       prometheus.Gauge
 	redacted       prometheus.Counter
+	guesses        prometheus.Counter
 }
 
 // NewMetrics returns the metrics registered with registerer, and registers them if it is the first to do so. With a nil
@@ -171,6 +172,9 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "aikeys_gateway_requests_in_flight", Help: "Requests being proxied, upgraded connections among them.",
 		}),
+		guesses: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "aikeys_gateway_guesses_refused_total", Help: "Requests answered with 429 because their address failed to authenticate too often.",
+		}),
 		redacted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "aikeys_gateway_redacted_total", Help: "Answers in which the provider sent its own key back.",
 		}),
@@ -180,7 +184,7 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 	}
 	return m, errors.Join(
 		register(registerer, &m.requests), register(registerer, &m.authorizations), register(registerer, &m.added),
-		register(registerer, &m.upstream), register(registerer, &m.inFlight), register(registerer, &m.redacted),
+		register(registerer, &m.upstream), register(registerer, &m.inFlight), register(registerer, &m.redacted), register(registerer, &m.guesses),
 	)
 }
 

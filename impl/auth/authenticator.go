@@ -169,6 +169,15 @@ func (a *Authenticator) Authenticate(ctx context.Context, authorization string) 
 	return a.lookUp(ctx, key, verify)
 }
 
+// Cached returns the session of an Authorization header if it needs no look-up.
+func (a *Authenticator) Cached(authorization string) (Principal, bool) {
+	token, err := bearerToken(authorization)
+	if err != nil {
+		return Principal{}, false
+	}
+	return a.cached(cacheKey{sum: sha256.Sum256([]byte(token))})
+}
+
 // Drop removes the cached sessions of a revoked API key or data plane, by its ULID. Revocations are rare, so walking the
 // cache costs less than an index by id.
 func (a *Authenticator) Drop(id string) {
@@ -321,6 +330,8 @@ func shared[T any](
 // Sessions opens the sessions of Authorization headers; *Authenticator is one.
 type Sessions interface {
 	Authenticate(ctx context.Context, authorization string) (Principal, error)
+	// Cached returns the session of an Authorization header if it needs no look-up.
+	Cached(authorization string) (Principal, bool)
 	// Drop removes the cached sessions of an API key or data plane, by its ULID.
 	Drop(id string)
 }
@@ -342,17 +353,14 @@ type MiddlewareConfig struct {
 	FailureRate ratelimit.Rate
 	// Metrics counts the authentications; nil counts nothing.
 	Metrics *Metrics
+	// Log names the addresses over FailureRate; nil names none.
+	Log *slog.Logger
 }
-
-// maxSuspects is how many credentials from addresses that are over the limit of failures are looked up at a time. It keeps
-// what guessers cost the database small, and yet serves a neighbour of theirs who has a valid credential, if a little later.
-const maxSuspects = 2
 
 type middleware struct {
 	MiddlewareConfig
 	principals *ratelimit.Limiter[string]
-	failures   *ratelimit.Limiter[netip.Addr] // by netaddr.Host
-	suspects   chan struct{}                  // a semaphore of maxSuspects
+	guesses    *ratelimit.Guesses // by netaddr.Host
 }
 
 // Middleware returns the middleware that authenticates requests and limits how many there may be. The handlers behind it
@@ -361,9 +369,8 @@ func Middleware(cfg MiddlewareConfig) echo.MiddlewareFunc {
 	m := &middleware{
 		MiddlewareConfig: cfg,
 		principals:       ratelimit.New[string](cfg.PrincipalRate),
-		failures:         ratelimit.New[netip.Addr](cfg.FailureRate),
-		suspects:         make(chan struct{}, maxSuspects),
 	}
+	m.guesses = ratelimit.NewGuesses(cfg.FailureRate, m.noteGuess)
 	return m.authenticate
 }
 
@@ -388,8 +395,8 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		call := httpapi.CallFrom(c.Request().Context())
 		address := netaddr.Host(netaddr.Parse(call.SourceIP))
 		principal, err := m.openSession(c, address)
-		if errors.Is(err, ErrUnauthenticated) && !m.failures.Allow(address) {
-			return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: m.failures.RetryAfter()}
+		if errors.Is(err, ErrUnauthenticated) && !m.guesses.Fail(c.Request().Context(), address) {
+			return m.tooManyGuesses()
 		}
 		if err != nil {
 			return err
@@ -416,20 +423,38 @@ func (m *middleware) openSession(c echo.Context, address netip.Addr) (Principal,
 	if len(headers) != 1 && !hasCertificate {
 		return Principal{}, fmt.Errorf("%w: %d Authorization headers", ErrUnauthenticated, len(headers))
 	}
-	if m.failures.Exhausted(address) {
-		select {
-		case m.suspects <- struct{}{}:
-			defer func() { <-m.suspects }()
-		case <-ctx.Done():
-			return Principal{}, ctx.Err()
-		}
-	}
-	if hasCertificate {
+	if hasCertificate { // no guess: the operator's authority has signed it
 		return m.openCertificate(c.Response(), r)
+	}
+	if m.guesses.IsSuspect(address) {
+		if principal, ok := m.Sessions.Cached(headers[0]); ok {
+			m.Metrics.countAuthentication(nil)
+			return principal, nil
+		}
+		release, err := m.guesses.Begin(ctx, address, isJWT(headers[0][strings.LastIndexByte(headers[0], ' ')+1:]))
+		if err != nil {
+			return Principal{}, err
+		}
+		if release == nil {
+			return Principal{}, m.tooManyGuesses()
+		}
+		defer release()
 	}
 	principal, err := m.Sessions.Authenticate(ctx, headers[0])
 	m.Metrics.countAuthentication(err)
 	return principal, err
+}
+
+func (m *middleware) tooManyGuesses() error {
+	return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: m.guesses.RetryAfter()}
+}
+
+// noteGuess counts a guess that was refused, and logs the first one of an address in each minute.
+func (m *middleware) noteGuess(ctx context.Context, address netip.Addr, isFirst bool) {
+	m.Metrics.countRefusedGuess()
+	if isFirst && m.Log != nil {
+		m.Log.WarnContext(ctx, "too many failed authentications", slog.String("source_ip", address.String()))
+	}
 }
 
 // openCertificate opens the session of a client certificate. The session ends with the certificate at the latest.

@@ -29,6 +29,9 @@ var (
 	errSignature = errors.New("no key of the issuer verifies the JWT's signature")
 	errIssuer    = errors.New("JWT is of another issuer")
 	errAudience  = errors.New("JWT is for another audience or not valid yet")
+	errPurpose   = errors.New("JWT is for another purpose than a session")
+	errParty     = errors.New("JWT is for another client: its azp is neither the audience nor an authorized party")
+	errLifetime  = errors.New("JWT was issued in the future, or lasts too long")
 	errClaims    = errors.New("JWT's claims are ambiguous or not a JSON object")
 
 	errNoCertificates     = errors.New("client certificates are not accepted")

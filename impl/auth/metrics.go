@@ -12,6 +12,7 @@ import (
 type Metrics struct {
 	authentications *prometheus.CounterVec
 	lookUps         prometheus.Counter
+	guesses         prometheus.Counter
 }
 
 // NewMetrics registers the counters; it fails when they are registered already.
@@ -23,8 +24,11 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 		lookUps: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "aikeys_session_lookups_total", Help: "Authentications that the cache could not answer: credentials looked up in the database.",
 		}),
+		guesses: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "aikeys_session_guesses_refused_total", Help: "Requests answered with 429 because their address failed to authenticate too often.",
+		}),
 	}
-	for _, c := range []prometheus.Collector{m.authentications, m.lookUps} {
+	for _, c := range []prometheus.Collector{m.authentications, m.lookUps, m.guesses} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
@@ -50,5 +54,12 @@ func (m *Metrics) countAuthentication(err error) {
 func (m *Metrics) countLookUp() {
 	if m != nil {
 		m.lookUps.Inc()
+	}
+}
+
+// countRefusedGuess counts a request from an address over its limit of failures. A nil Metrics counts nothing.
+func (m *Metrics) countRefusedGuess() {
+	if m != nil {
+		m.guesses.Inc()
 	}
 }

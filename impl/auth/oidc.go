@@ -3,11 +3,13 @@ package auth
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +37,11 @@ type OIDCConfig struct {
 	Issuer string
 	// Audience must be among a token's "aud".
 	Audience string
+	// AuthorizedParties are the clients that a token may be for by its "azp". Empty allows Audience alone. A token without an
+	// "azp" is for every client.
+	AuthorizedParties []string
+	// MaxLifetime bounds the time from a token's "iat" to its "exp" or, without an "iat", from now; 0 means 24 hours.
+	MaxLifetime time.Duration
 	// Claims names the claims to read; an empty name means its default.
 	Claims ClaimNames
 	// HTTPClient fetches the issuer's documents; nil means a client of the OIDC's own. In both cases a fetch ends after 5 s
@@ -47,10 +54,12 @@ type OIDCConfig struct {
 // OIDC verifies session tokens: JWTs of one OpenID Connect issuer. It fetches nothing before the first token arrives, so the
 // service starts while the issuer is down.
 type OIDC struct {
-	issuer string
-	claims ClaimNames
-	keys   *keySource
-	config *oidc.Config
+	issuer      string
+	claims      ClaimNames
+	parties     []string
+	maxLifetime time.Duration
+	keys        *keySource
+	config      *oidc.Config
 }
 
 // NewOIDC returns an OIDC, or an error that says which setting is wrong.
@@ -67,20 +76,26 @@ func NewOIDC(cfg OIDCConfig) (*OIDC, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	parties := cfg.AuthorizedParties
+	if len(parties) == 0 {
+		parties = []string{cfg.Audience}
+	}
 	var names []string
 	for _, a := range algorithms() {
 		names = append(names, string(a))
 	}
 	return &OIDC{
-		issuer: cfg.Issuer,
-		claims: cfg.Claims.withDefaults(),
-		keys:   newKeySource(cfg.Issuer, cfg.HTTPClient, cfg.Now),
-		config: &oidc.Config{ClientID: cfg.Audience, SupportedSigningAlgs: names, Now: cfg.Now},
+		issuer:      cfg.Issuer,
+		claims:      cfg.Claims.withDefaults(),
+		parties:     parties,
+		maxLifetime: cmp.Or(cfg.MaxLifetime, defaultMaxLifetime),
+		keys:        newKeySource(cfg.Issuer, cfg.HTTPClient, cfg.Now),
+		config:      &oidc.Config{ClientID: cfg.Audience, SupportedSigningAlgs: names, Now: cfg.Now},
 	}, nil
 }
 
 // verify checks a JWT in compact form and reads the principal from its claims. It checks the algorithm and signature, "iss"
-// and "aud", "exp" (required), and "nbf" (if present; with the library's five minutes of leeway).
+// and "aud", "exp" (required), "nbf" (if present; with the library's five minutes of leeway), and what the token is for.
 func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 	keys := &callKeys{source: o.keys}
 	token, err := oidc.NewVerifier(o.issuer, keys, o.config).Verify(ctx, jwt)
@@ -94,6 +109,9 @@ func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
+	if err := o.checkPurpose(jwt, claims, token.Expiry); err != nil {
+		return Principal{}, err
+	}
 	p := Principal{Method: MethodOIDC, ExpiresAt: token.Expiry}
 	if p.CustomerID, err = claims.id(o.claims.Customer); err != nil {
 		return Principal{}, err
@@ -105,6 +123,61 @@ func (o *OIDC) verify(ctx context.Context, jwt string) (Principal, error) {
 		return Principal{}, err
 	}
 	return p, nil
+}
+
+const (
+	defaultMaxLifetime = 24 * time.Hour
+	// issuedLeeway is how far the issuer's clock may be ahead.
+	issuedLeeway = time.Minute
+)
+
+// checkPurpose refuses a verified JWT that was made for something else than a session (RFC 8725, sections 3.11 and 3.12), is for
+// another client, was issued in the future or lasts too long.
+func (o *OIDC) checkPurpose(jwt string, claims claimSet, expiry time.Time) error {
+	head, _, _ := strings.Cut(jwt, ".")
+	decoded, err := base64.RawURLEncoding.DecodeString(head)
+	if err != nil {
+		return unauthenticated(errAlgorithm)
+	}
+	var header map[string]json.RawMessage
+	if json.Unmarshal(decoded, &header) != nil || !isSessionType(header["typ"]) || claims["events"] != nil {
+		return unauthenticated(errPurpose)
+	}
+	if raw, ok := claims["azp"]; ok {
+		var party string
+		if json.Unmarshal(raw, &party) != nil || !slices.Contains(o.parties, party) {
+			return unauthenticated(errParty)
+		}
+	}
+	now := o.config.Now()
+	issued := now
+	if raw, ok := claims["iat"]; ok {
+		var seconds *float64
+		if json.Unmarshal(raw, &seconds) != nil || seconds == nil || *seconds < 0 || *seconds > maxSeconds {
+			return unauthenticated(errLifetime)
+		}
+		issued = time.Unix(int64(*seconds), 0)
+	}
+	if issued.After(now.Add(issuedLeeway)) || expiry.Sub(issued) > o.maxLifetime {
+		return unauthenticated(errLifetime)
+	}
+	return nil
+}
+
+// maxSeconds is a time far beyond every token's, in seconds since 1970.
+const maxSeconds = 1 << 40
+
+// isSessionType reports whether the "typ" of a JWT's header, absent or a media type, may be that of a session token.
+func isSessionType(raw json.RawMessage) bool {
+	if raw == nil {
+		return true
+	}
+	var typ *string
+	if json.Unmarshal(raw, &typ) != nil || typ == nil {
+		return false
+	}
+	name := strings.TrimPrefix(strings.ToLower(*typ), "application/")
+	return name == "jwt" || name == "at+jwt"
 }
 
 // Probe returns nil if the issuer's documents, which session tokens need, can be read. It fetches them, for at most 5 s,
@@ -210,7 +283,7 @@ func decodeClaims(payload []byte) (claimSet, error) {
 		return nil, unauthenticated(errClaims)
 	}
 	for name := range claims {
-		for _, registered := range []string{"iss", "aud", "exp", "nbf"} {
+		for _, registered := range []string{"iss", "aud", "exp", "nbf", "iat", "azp", "events"} {
 			if name != registered && strings.EqualFold(name, registered) {
 				return nil, unauthenticated(errClaims)
 			}

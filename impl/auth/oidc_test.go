@@ -330,3 +330,73 @@ func TestProbe(t *testing.T) {
 		})
 	}
 }
+
+// A JWT that the issuer has signed for our audience opens a session only if it was made for one (RFC 8725, section 3).
+func TestOnlySessionTokensOpenSessions(t *testing.T) {
+	issuer, now := authtest.NewIssuer(t), newClock()
+	oidc, err := auth.NewOIDC(auth.OIDCConfig{
+		Issuer: issuer.URL, Audience: authtest.Audience, AuthorizedParties: []string{"web"}, Now: now.Now,
+	})
+	require.NoError(t, err)
+	strict, partied := oidcSessions(t, issuer, now), auth.New(auth.Config{OIDC: oidc, Now: now.Now})
+	at := func(d time.Duration) int64 { return now.Now().Add(d).Unix() }
+	for name, tc := range map[string]struct {
+		typ      any // nil is absent
+		claims   map[string]any
+		sessions *auth.Authenticator
+		opens    bool
+	}{
+		"JWT":                                    {"JWT", nil, strict, true},
+		"3.11: no typ":                           {nil, nil, strict, true},
+		"3.11: an access token":                  {"at+jwt", nil, strict, true},
+		"3.11: an access token's media type":     {"application/at+JWT", nil, strict, true},
+		"3.11: a logout token":                   {"logout+jwt", nil, strict, false},
+		"3.11: client authentication":            {"client-authentication+jwt", nil, strict, false},
+		"3.11: a security event":                 {"secevent+jwt", nil, strict, false},
+		"3.11: a proof of possession":            {"dpop+jwt", nil, strict, false},
+		"3.11: an empty typ":                     {"", nil, strict, false},
+		"3.11: a typ that is no text":            {7, nil, strict, false},
+		"3.12: events":                           {"JWT", map[string]any{"events": map[string]any{"logout": 1}}, strict, false},
+		"3.12: events in another letter case":    {"JWT", map[string]any{"Events": map[string]any{}}, strict, false},
+		"3.12: another client":                   {"JWT", map[string]any{"azp": "other"}, strict, false},
+		"3.12: our own client":                   {"JWT", map[string]any{"azp": authtest.Audience}, strict, true},
+		"3.12: a client that is no text":         {"JWT", map[string]any{"azp": []string{authtest.Audience}}, strict, false},
+		"3.12: an authorized party":              {"JWT", map[string]any{"azp": "web"}, partied, true},
+		"3.12: no authorized party":              {"JWT", map[string]any{"azp": authtest.Audience}, partied, false},
+		"3.12: no azp":                           {"JWT", nil, partied, true},
+		"3.9: another audience":                  {"JWT", map[string]any{"aud": "other"}, strict, false},
+		"3.8: another issuer":                    {"JWT", map[string]any{"iss": "https://other.example"}, strict, false},
+		"a clock that is ahead by less":          {"JWT", map[string]any{"iat": at(50 * time.Second)}, strict, true},
+		"issued in the future":                   {"JWT", map[string]any{"iat": at(2 * time.Minute), "exp": at(time.Hour)}, strict, false},
+		"issued next year":                       {"JWT", map[string]any{"iat": at(365 * 24 * time.Hour)}, strict, false},
+		"issued at no time":                      {"JWT", map[string]any{"iat": "now"}, strict, false},
+		"issued at null":                         {"JWT", map[string]any{"iat": json.RawMessage("null")}, strict, false},
+		"a day":                                  {"JWT", map[string]any{"iat": at(0), "exp": at(24 * time.Hour)}, strict, true},
+		"more than a day":                        {"JWT", map[string]any{"iat": at(0), "exp": at(24*time.Hour + time.Second)}, strict, false},
+		"more than a day, of which it has hours": {"JWT", map[string]any{"iat": at(-24 * time.Hour), "exp": at(time.Hour)}, strict, false},
+		"50 years":                               {"JWT", map[string]any{"exp": at(50 * 365 * 24 * time.Hour)}, strict, false},
+		"50 years from nowhere":                  {"JWT", map[string]any{"iat": nil, "exp": at(50 * 365 * 24 * time.Hour)}, strict, false},
+		"an hour from nowhere":                   {"JWT", map[string]any{"iat": nil, "exp": at(time.Hour)}, strict, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := &jose.SignerOptions{}
+			if tc.typ != nil {
+				options.WithHeader(jose.HeaderType, tc.typ)
+			}
+			signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: issuer.Key()}, options)
+			require.NoError(t, err)
+			payload, err := json.Marshal(issuer.Claims(ann(tc.claims)))
+			require.NoError(t, err)
+			signed, err := signer.Sign(payload)
+			require.NoError(t, err)
+			token, err := signed.CompactSerialize()
+			require.NoError(t, err)
+			if !tc.opens {
+				requireRefused(t, tc.sessions, bearer(token))
+				return
+			}
+			_, err = tc.sessions.Authenticate(t.Context(), bearer(token))
+			require.NoError(t, err)
+		})
+	}
+}
