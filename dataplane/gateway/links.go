@@ -22,12 +22,13 @@ var linkTarget = regexp.MustCompile(`<[^<>]*>`)
 // such as signed ones to a store of files, stay.
 func rewriteLinks(header http.Header, sent, base *url.URL, caller *http.Request, provider string) {
 	for _, name := range linkHeaders {
-		if values := header[name]; len(values) == 1 {
-			if link := rewriteLink(values[0], sent, base, caller, provider); link != "" {
-				values[0] = link
-			} else {
+		for i, value := range header[name] {
+			link := rewriteLink(value, sent, base, caller, provider)
+			if link == "" {
 				delete(header, name)
+				break
 			}
+			header[name][i] = link
 		}
 	}
 	for i, value := range header["Link"] {
@@ -44,7 +45,7 @@ func rewriteLink(link string, sent, base *url.URL, caller *http.Request, provide
 		return ""
 	}
 	target := sent.ResolveReference(reference)
-	if !strings.EqualFold(target.Host, base.Host) {
+	if !isSameHost(target, base) {
 		return link
 	}
 	rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(base.EscapedPath(), "/"))
@@ -53,6 +54,18 @@ func rewriteLink(link string, sent, base *url.URL, caller *http.Request, provide
 	}
 	target.Scheme, target.User, target.Host, target.Path, target.RawPath = "", nil, "", "", ""
 	return originOf(caller) + "/" + provider + rest + target.String() // of which the query and the fragment are left
+}
+
+// isSameHost reports whether two URLs are of the same host, whether or not they spell out the port or the root of the name.
+func isSameHost(a, b *url.URL) bool {
+	name := func(u *url.URL) string { return strings.TrimSuffix(u.Hostname(), ".") }
+	port := func(u *url.URL) string {
+		if isDefault := u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http"; isDefault {
+			return ""
+		}
+		return u.Port()
+	}
+	return strings.EqualFold(name(a), name(b)) && port(a) == port(b)
 }
 
 // originOf returns the scheme and host at which the caller reached the gateway, perhaps through a proxy that ends TLS. It goes back to

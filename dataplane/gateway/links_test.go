@@ -21,6 +21,10 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 	for link, want := range map[string]string{
 		"https://provider.example/openai/v1/batches/b1":          origin + "/groq/batches/b1",
 		"https://PROVIDER.example/openai/v1/files?after=f%2F1#x": origin + "/groq/files?after=f%2F1#x",
+		"https://provider.example:443/openai/v1/batches/b1":      origin + "/groq/batches/b1",
+		"https://provider.example./openai/v1/batches/b1":         origin + "/groq/batches/b1",
+		"http://provider.example:80/openai/v1/batches/b1":        origin + "/groq/batches/b1",
+		"https://provider.example:8443/openai/v1/batches/b1":     "https://provider.example:8443/openai/v1/batches/b1",
 		"/openai/v1/batches/b1":                                  origin + "/groq/batches/b1",
 		"b1":                                                     origin + "/groq/b1",
 		"?after=b1":                                              origin + "/groq/batches?after=b1",
@@ -32,7 +36,7 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 		"https://files.example/signed?key=1":                     "https://files.example/signed?key=1",
 		"https://%zz":                                            "",
 	} {
-		header := http.Header{"Location": {link}, "Operation-Location": {link}}
+		header := http.Header{"Location": {link}, "Operation-Location": {link, link}}
 		rewriteLinks(header, sent, base, caller, "groq")
 		require.Equal(t, want, header.Get("Location"), link)
 		require.Equal(t, want, header.Get("Operation-Location"), link)

@@ -143,7 +143,7 @@ var errEncoded = errors.New("the answer has an encoding that was not asked for")
 // gzip. A body in another encoding is errEncoded.
 func (r *redactor) response(res *http.Response) error {
 	r.header(res.Header)
-	body := &redactedBody{ReadCloser: res.Body, redactor: r, trailer: res.Trailer}
+	body := &redactedBody{ReadCloser: res.Body, redactor: r, answer: res}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		if stream, ok := res.Body.(io.ReadWriteCloser); ok {
 			res.Body = redactedStream{body, stream}
@@ -151,7 +151,8 @@ func (r *redactor) response(res *http.Response) error {
 		return nil
 	}
 	switch encoding := strings.ToLower(strings.Join(res.Header["Content-Encoding"], ",")); {
-	case encoding == "", encoding == "identity", res.Body == http.NoBody, res.Request.Method == http.MethodHead:
+	case encoding == "", encoding == "identity", res.Body == http.NoBody, res.Request.Method == http.MethodHead,
+		res.StatusCode == http.StatusNoContent, res.StatusCode == http.StatusNotModified:
 	case encoding == "gzip", encoding == "x-gzip":
 		body.source = &unpacker{packed: res.Body}
 		delete(res.Header, "Content-Encoding")
@@ -168,8 +169,8 @@ func (r *redactor) response(res *http.Response) error {
 type redactedBody struct {
 	io.ReadCloser
 	redactor *redactor
-	trailer  http.Header
-	source   io.Reader // of plain bytes; nil is the body itself
+	answer   *http.Response // which gets its trailers, even those that it did not announce, when the body has ended
+	source   io.Reader      // of plain bytes; nil is the body itself
 
 	// tail is what may be the beginning of the secret; shown bytes of it have been returned by Read.
 	tail  []byte
@@ -191,7 +192,7 @@ func (b *redactedBody) Read(p []byte) (n int, err error) {
 			n, b.err = b.ReadCloser.Read(p)
 		}
 		if b.err != nil {
-			b.redactor.header(b.trailer) // which is complete now
+			b.redactor.header(b.answer.Trailer)
 		}
 		if n = b.pass(p, n); n > 0 {
 			return n, nil
@@ -211,7 +212,14 @@ func (b *redactedBody) pass(p []byte, n int) int {
 	b.redactor.mask(whole)
 	shown, end := b.shown, len(whole)
 	b.tail, b.shown = nil, 0
-	if begun := b.redactor.begun(whole); begun > 0 && b.err == nil {
+	switch begun := b.redactor.begun(whole); {
+	case begun > maxShown && b.err != nil:
+		// The rest of the secret was cut off: by the provider, or by the caller, who may ask for a range of bytes.
+		b.redactor.found.Store(true)
+		for i := end - begun + maxShown; i < end; i++ {
+			whole[i] = '*'
+		}
+	case begun > 0 && b.err == nil:
 		end = max(shown, end-begun+min(begun, maxShown))
 		b.tail = bytes.Clone(whole[len(whole)-begun:])
 		b.shown = end - (len(whole) - begun)

@@ -37,6 +37,10 @@ func TestProviderNeverSendsTheKeyBack(t *testing.T) {
 			w.Header().Set("X-Key", secret)
 			w.Header().Set(http.TrailerPrefix+"X-Late", secret)
 		},
+		"in a trailer that was not announced": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, whole)
+			w.Header().Set(http.TrailerPrefix+"X-Late", secret)
+		},
 		"in a 1xx answer": func(w http.ResponseWriter) {
 			w.Header().Set("Link", "<https://provider.example/?key="+secret+">")
 			w.Header().Set("Set-Cookie", "early=1")

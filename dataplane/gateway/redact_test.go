@@ -44,6 +44,12 @@ func requireMasked(t *testing.T, key, in, out string) {
 	for rest, at := in, 0; rest != ""; {
 		next := strings.Index(rest, key)
 		if next < 0 {
+			for n := min(len(key)-1, len(rest)); n > maxShown; n-- {
+				if strings.HasSuffix(rest, key[:n]) {
+					rest = rest[:len(rest)-n+maxShown] + strings.Repeat("*", n-maxShown)
+					break
+				}
+			}
 			require.Equal(t, rest, out[at:])
 			return
 		}
@@ -64,7 +70,7 @@ func FuzzRedactedBody(f *testing.F) {
 		}
 		in := before + key + after
 		for _, size := range []int{1, 7, 4096} {
-			body := &redactedBody{ReadCloser: &pieces{text: in, lengths: lengths}, redactor: newRedactor(secret.New(key))}
+			body := &redactedBody{ReadCloser: &pieces{text: in, lengths: lengths}, redactor: newRedactor(secret.New(key)), answer: new(http.Response)}
 			var out strings.Builder
 			_, err := io.CopyBuffer(&out, struct{ io.Reader }{body}, make([]byte, size))
 			require.NoError(t, err)
@@ -89,10 +95,10 @@ func TestRedactedBodyDelaysNothing(t *testing.T) {
 }
 
 func TestRedactedBodyPassesErrorsOn(t *testing.T) {
-	body := &redactedBody{ReadCloser: io.NopCloser(iotest.TimeoutReader(bytes.NewReader([]byte("sk-proj-01234567")))), redactor: newRedactor(secret.New("sk-proj-0123456789"))}
+	body := &redactedBody{ReadCloser: io.NopCloser(iotest.TimeoutReader(bytes.NewReader([]byte("sk-proj-01234567")))), redactor: newRedactor(secret.New("sk-proj-0123456789")), answer: new(http.Response)}
 	out, err := io.ReadAll(body)
 	require.ErrorIs(t, err, iotest.ErrTimeout)
-	require.Equal(t, "sk-proj-01234567", string(out))
+	require.Equal(t, "sk-proj-********", string(out), "a part of a key is masked as the whole is")
 }
 
 func TestRedactorForms(t *testing.T) {
