@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/agentrouter/aikeys/dataplane"
@@ -20,10 +21,16 @@ const (
 // as administration, however it is spelled, unless all operations are served.
 func (o operations) check(key *dataplane.Key, base, target *url.URL) (class string, err error) {
 	if len(key.Administration) > 0 {
-		path, _ := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(base.EscapedPath(), "/"))
-		segments := segmentsOf(path)
+		segments, below := segmentsOf(target.EscapedPath()), len(segmentsOf(base.EscapedPath()))
+		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
+		last := below
+		if own, err := url.Parse(key.BaseURL); err == nil {
+			if path := segmentsOf(own.EscapedPath()); !slices.Equal(path, segments[max(0, below-len(path)):below]) {
+				last += len(path)
+			}
+		}
 		for _, pattern := range key.Administration {
-			if !hasPrefix(segments, segmentsOf(pattern)) {
+			if !hasBelow(segments, segmentsOf(pattern), below, last) {
 				continue
 			}
 			if !o.all {
@@ -40,11 +47,26 @@ func segmentsOf(path string) []string {
 	for range maxEscapes {
 		path, _ = unescape(path)
 	}
-	segments := strings.Split(strings.Trim(strings.ToLower(path), "/"), "/")
+	// Upper case first: of the letters that have no ASCII counterpart in lower case, some have it in upper case.
+	path = strings.Trim(strings.ToLower(strings.ToUpper(path)), "/")
+	if path == "" {
+		return nil
+	}
+	segments := strings.Split(path, "/")
 	for i, segment := range segments {
 		segments[i], _, _ = strings.Cut(segment, ";")
 	}
 	return segments
+}
+
+// hasBelow reports whether the pattern begins at one of the segments up to the given last one, and ends after the base's.
+func hasBelow(segments, pattern []string, base, last int) bool {
+	for i := max(0, base-len(pattern)+1); i <= min(last, len(segments)); i++ {
+		if hasPrefix(segments[i:], pattern) {
+			return true
+		}
+	}
+	return false
 }
 
 func hasPrefix(segments, pattern []string) bool {
