@@ -97,7 +97,6 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	return r.miss(ctx, id, req)
 }
 
-// isLeased reports whether the cache may be used without asking the control plane.
 // Watch calls ended when the key is revoked, its caller's API key is, or the caller leaves the project: a use in progress must end then.
 // After events may have been missed, it calls ended with certain false: resolve again to find out. It may call ended
 // several times, at once even, and until stop is called. ended must not block, nor call the resolver.
@@ -105,6 +104,7 @@ func (r *Resolver) Watch(key *Key, ended func(certain bool)) (stop func()) {
 	return r.store.watchKey(key, ended)
 }
 
+// isLeased reports whether the cache may be used without asking the control plane.
 func (r *Resolver) isLeased(now time.Duration) bool { return int64(now) < r.leaseEnd.Load() }
 
 func (r *Resolver) hit(e *entry) (*Key, error) {

@@ -141,7 +141,7 @@ func TestStrangersKeepNobodyOut(t *testing.T) {
 		for i := range 100 { // more than the 32 places
 			conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 			require.NoError(t, err)
-			defer func() { _ = conn.Close() }()
+			t.Cleanup(func() { _ = conn.Close() })
 			if i%2 == 0 {
 				fmt.Fprint(conn, "GET /docs/problems HTTP/1.1\r\nHost: a\r\n\r\n")
 			}

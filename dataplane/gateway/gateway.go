@@ -218,7 +218,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	ctx, cut := context.WithCancel(context.WithValue(r.Context(), proxiedRequestKey{}, p))
 	defer cut()
 	p.cutStream, p.ended = cut, make(chan bool, 1)
-	defer g.resolver.Watch(p.key, p.end)()
+	stopWatching := g.resolver.Watch(p.key, p.end)
+	defer stopWatching()
 	lifecycle.MarkAuthenticated(r.Context())
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil

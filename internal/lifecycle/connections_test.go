@@ -88,11 +88,11 @@ func statusOf(conn net.Conn, request string) int {
 	if _, err := io.WriteString(conn, request); err != nil {
 		return 0
 	}
-	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil) //nolint:bodyclose // the body of a stream does not end
 	if err != nil {
 		return 0
 	}
-	return response.StatusCode // the body of a stream does not end
+	return response.StatusCode
 }
 
 // isClosed waits until the other end has closed a connection.
@@ -248,6 +248,7 @@ func TestAmbiguousRequestsAreRefused(t *testing.T) {
 					response, err := http.ReadResponse(reader, nil)
 					require.NoError(t, err, name)
 					_, _ = io.Copy(io.Discard, response.Body)
+					require.NoError(t, response.Body.Close())
 					last = fmt.Sprint(response.StatusCode)
 					require.Equal(t, last == "400", response.Close, name)
 				}
