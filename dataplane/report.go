@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ const (
 	maxReports = 10_000
 	// maxReportAge is the age at which a use or a refusal is no longer reported.
 	maxReportAge = 24 * time.Hour
+	// forbiddenWindow is how far apart two callers' 403 answers may be to count as the key's refusal.
+	forbiddenWindow = 5 * time.Minute
 )
 
 // outcome is what providers answered to a key since its last report. Times are the Clock's, or never.
@@ -34,21 +37,43 @@ type reports struct {
 
 	mu       sync.Mutex
 	outcomes map[string]outcome // by key id; guarded by mu
+	// forbidden has each key's latest 403 since a success, by key id; guarded by mu.
+	forbidden map[string]forbidden
+}
+
+// forbidden is a 403 that a key's caller got. The user is empty if the key was requested for no particular user.
+type forbidden struct {
+	user string
+	at   time.Duration
 }
 
 func newReports() *reports {
-	return &reports{refusals: make(chan struct{}, 1), outcomes: map[string]outcome{}}
+	return &reports{
+		refusals: make(chan struct{}, 1), outcomes: map[string]outcome{}, forbidden: map[string]forbidden{},
+	}
 }
 
-// Report records a provider's answer to a key: 401 and 403 mean that it refused the key, any other status below 500
-// that it accepted it. Run sends the reports in batches. Report never blocks.
+// Report records a provider's answer to a key: 401 means that it refused the key, and so does 403 if two users get it
+// within five minutes and nobody has success between. A single user's 403 may be about what was asked for, and so says
+// nothing. Any other status below 500 means that the provider accepted the key. Run sends the reports in batches. Report
+// never blocks.
 func (r *Resolver) Report(key *Key, status int) {
 	if key == nil || key.ID == "" || status < 100 || status >= 500 {
 		return
 	}
 	now := r.clock.Now()
-	if status != http.StatusUnauthorized && status != http.StatusForbidden {
-		r.reports.add(key.ID, outcome{used: now, refused: never})
+	switch status {
+	case http.StatusUnauthorized:
+	case http.StatusForbidden:
+		var user string
+		if key.Caller != nil {
+			user = key.Caller.UserID
+		}
+		if !r.reports.confirmForbidden(key.ID, forbidden{user: user, at: now}) {
+			return
+		}
+	default:
+		r.reports.addSuccess(key.ID, now)
 		return
 	}
 	r.reports.add(key.ID, outcome{used: never, refused: now, status: status})
@@ -56,6 +81,29 @@ func (r *Resolver) Report(key *Key, status int) {
 	case r.reports.refusals <- struct{}{}:
 	default: // a signal is pending
 	}
+}
+
+// confirmForbidden remembers a 403 and reports whether it confirms another user's.
+func (p *reports) confirmForbidden(keyID string, f forbidden) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before, ok := p.forbidden[keyID]
+	if !ok && len(p.forbidden) >= maxReports {
+		maps.DeleteFunc(p.forbidden, func(_ string, old forbidden) bool { return f.at-old.at > forbiddenWindow })
+		if len(p.forbidden) >= maxReports {
+			return false
+		}
+	}
+	p.forbidden[keyID] = f
+	return ok && before.user != f.user && f.at-before.at <= forbiddenWindow
+}
+
+// addSuccess records that a provider accepted a key, which also disproves the 403 before.
+func (p *reports) addSuccess(keyID string, now time.Duration) {
+	p.mu.Lock()
+	delete(p.forbidden, keyID)
+	p.mu.Unlock()
+	p.add(keyID, outcome{used: now, refused: never})
 }
 
 // add merges an outcome into the one that waits for the same key; later times win.

@@ -30,6 +30,29 @@ func TestRefusedKeyIsReportedSoon(t *testing.T) {
 	}, s.Reports())
 }
 
+func TestOneCallersForbiddenIsNoRefusal(t *testing.T) {
+	cp := dataplanetest.NewControlPlane(t)
+	r, err := dataplane.New(cp.Config())
+	require.NoError(t, err)
+	answer := func(keyID, user string, status int) {
+		r.Report(&dataplane.Key{ID: keyID, Caller: &dataplane.Caller{UserID: user}}, status)
+	}
+	answer("one", "bob", http.StatusForbidden)
+	answer("one", "bob", http.StatusForbidden)
+	answer("cleared", "bob", http.StatusForbidden)
+	answer("cleared", "alice", http.StatusOK)
+	answer("cleared", "alice", http.StatusForbidden)
+	answer("two", "bob", http.StatusForbidden)
+	answer("two", "alice", http.StatusForbidden)
+	stop := dataplanetest.Run(t, r)
+	stop()
+	refused := map[string]bool{}
+	for _, report := range cp.Reports() {
+		refused[report.KeyID] = report.FailedMsAgo != nil
+	}
+	require.Equal(t, map[string]bool{"cleared": false, "two": true}, refused)
+}
+
 func TestReportsAreBatchedAndSentAtTheEnd(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t)
 	r, err := dataplane.New(cp.Config())
@@ -52,7 +75,7 @@ func TestFailedReportsAreKept(t *testing.T) {
 	key, err := s.R.Resolve(t.Context(), forNobody)
 	require.NoError(t, err)
 	s.SetFault(dataplanetest.Hanging, dataplanetest.Report)
-	s.R.Report(key, http.StatusForbidden)
+	s.R.Report(key, http.StatusUnauthorized)
 	dataplanetest.Eventually(t, "an attempt", func() bool { return s.Count(dataplanetest.Report) > 0 })
 	for i := range 20_000 {
 		s.R.Report(&dataplane.Key{ID: fmt.Sprint(i)}, http.StatusOK)
@@ -60,7 +83,7 @@ func TestFailedReportsAreKept(t *testing.T) {
 	require.LessOrEqual(t, dataplane.Waiting(s.R), 10_000)
 	s.Fetches(0, func() { s.Serves(forNobody, id) })
 	s.SetFault(dataplanetest.Healthy)
-	s.R.Report(key, http.StatusForbidden)
+	s.R.Report(key, http.StatusUnauthorized)
 	dataplanetest.Eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
 }
 
