@@ -54,13 +54,14 @@ func (p *program) readSecretText(ctx context.Context, from secretSource) (string
 		in = file
 	}
 	text, err := readUntilDone(ctx, func() ([]byte, error) {
-		return io.ReadAll(io.LimitReader(in, maxSecret+int64(len("\r\n"))+1))
+		return io.ReadAll(io.LimitReader(in, maxSecret+int64(len("\ufeff\r\n"))+1))
 	})
 	if err != nil && !errors.Is(err, errStopped) {
 		err = fileError(from, err)
 	}
-	// Editors and echo add a line end, which is not part of the secret.
-	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), err
+	// Editors and echo add a line end, and some a byte order mark at the beginning. They are not part of the secret.
+	withoutMark := strings.TrimPrefix(string(text), "\ufeff")
+	return strings.TrimSuffix(strings.TrimSuffix(withoutMark, "\n"), "\r"), err
 }
 
 // fileError says why a file can't be read. It does not repeat the name, in case the flag was given the secret itself.

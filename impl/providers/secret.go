@@ -35,6 +35,10 @@ const (
 	reasonTooLong = "The secret is longer than 16 KiB."
 	reasonSpace   = "The secret begins or ends with white space or a line end: give it without."
 	reasonBearer  = `The secret begins with "Bearer": give the key alone, without it.`
+	reasonBOM     = "The secret begins with a byte order mark, which editors put into files: give it without."
+	reasonNamed   = "The secret has a name and = before it, like a line of an .env file: give the key alone."
+	reasonOurs    = "The secret is a credential of AgentRouter's own: give the provider's key."
+	reasonAdmin   = "The secret is an administration key, which can make further keys: give a key for inference alone."
 	reasonMasked  = "The secret is a masked value or a placeholder: give the whole key, as the provider showed it once."
 	reasonIsJSON  = "The secret is a JSON document, and this provider takes the key alone."
 	reasonQuoted  = "The secret is in quotes: give it without."
@@ -48,6 +52,19 @@ var maskPattern = regexp.MustCompile(
 	`(?is)\*{3}|•{3}|…|\.{3}|x{8}|<.*>|\$\{.*\}|\{\{.*\}\}|^\$[a-z_]|your[-_ ](?:[a-z0-9]+[-_ ])*key`)
 
 var bearerPattern = regexp.MustCompile(`^(?i:bearer)(?:[\s\pZ:]|$)`)
+
+var (
+	// namedPattern matches a line of an .env file. A name has an underscore, and something follows the equals sign: keys in
+	// base64 end with equals signs.
+	namedPattern = regexp.MustCompile(`^(?:export\s+)?[A-Za-z]\w*_\w*\s*=\s*[^=\s]`)
+	// oursPattern matches API keys and credentials of data planes, which auth mints.
+	oursPattern = regexp.MustCompile(`^(?:ak-)?(?:ak|dp)_[0-9A-Z]{26}_`)
+	// adminPattern matches the administration keys of OpenAI and Anthropic.
+	adminPattern = regexp.MustCompile(`^sk-(?:ant-)?admin(?:\d+)?-`)
+)
+
+// byteOrderMark is U+FEFF, with which some editors and shells begin a file.
+const byteOrderMark = "\ufeff"
 
 // CheckKey checks a key that is to be registered: the provider must be known, the secret must have the form of the provider's
 // secrets (see CheckSecret), and the name, which is shown to people, must not reveal a secret. It returns the end of the
@@ -88,10 +105,18 @@ func (c *Catalogue) reasonToRefuse(p Provider, secret string) string {
 		return reasonEmpty
 	case len(secret) > MaxSecretBytes:
 		return reasonTooLong
+	case strings.HasPrefix(secret, byteOrderMark):
+		return reasonBOM
 	case strings.TrimSpace(secret) != secret:
 		return reasonSpace
 	case bearerPattern.MatchString(secret):
 		return reasonBearer
+	case namedPattern.MatchString(secret):
+		return reasonNamed
+	case oursPattern.MatchString(secret):
+		return reasonOurs
+	case adminPattern.MatchString(secret):
+		return reasonAdmin
 	}
 	if owner, ok := c.ownerByPrefix(p, secret); ok {
 		return "The secret looks like a key of " + owner.DisplayName + ", not of " + p.DisplayName + "."

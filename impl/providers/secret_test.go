@@ -94,8 +94,12 @@ func TestCheckSecretRefusesTokens(t *testing.T) {
 		reasonQuoted: {`"sk-fake"`, `'sk-fake'`, "`sk-fake`"},
 		reasonChars: {
 			"sk-fa ke", "sk-fa\nke", "sk-fa\tke", "sk-fa\x00ke", "sk-fa\x7fke", "sk-fake\x1b[0m", "sk-fäke", "sk-fake\u200b",
-			"\ufeffsk-fake", "sk-fa\xffke", "sk–fake", "OPENAI_API_KEY = sk-fake",
+			"sk-fa\xffke", "sk–fake",
 		},
+		reasonBOM:   {"\ufeffsk-fake", "\ufeff"},
+		reasonNamed: {"OPENAI_API_KEY=sk-fake", "OPENAI_API_KEY = sk-fake", `export OPENAI_API_KEY="sk-fake"`},
+		reasonOurs:  {"ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "ak-ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "dp_01M8H8236WYX8787KJMGSKFAWB_x_y"},
+		reasonAdmin: {"sk-admin-fake-fake", "sk-ant-admin01-fake-fake"},
 	}
 	for reason, secrets := range reasons {
 		for _, secret := range secrets {
@@ -114,6 +118,8 @@ func TestCheckSecretDistinctivePrefix(t *testing.T) {
 			for _, p := range c.All() {
 				reason := refusal(t, c, p, prefix.Value+"fake-"+canary)
 				switch {
+				case prefix.Value == "sk-admin-":
+					require.Equal(t, reasonAdmin, reason, p.Slug)
 				case p.Slug == owner.Slug && p.SecretFormat == FormatToken, !prefix.Distinctive && p.SecretFormat == FormatToken:
 					require.Empty(t, reason, "%s as %s", prefix.Value, p.Slug)
 				case p.Slug != owner.Slug && prefix.Distinctive:
@@ -281,7 +287,7 @@ func TestCheckSecretNeedsOneObject(t *testing.T) {
 		"The secret must be a JSON object with the members resource, api_key.": {
 			"fake-key", "****", "null", "[]", "[" + object + "]", `"text"`, "12", "{", `{"resource"`, `{"resource": "r",}`,
 			`{resource: "r"}`, `{'resource': 'r'}`, "{\"resource\": \"r\nr\", \"api_key\": \"k\"}", "{\"resource\": \"r\xff\"}",
-			"{\u00a0}", "\ufeff" + object, `{"resource": "\ud800", "api_key": "k"}`, strings.Repeat(`{"a":`, 3000),
+			"{\u00a0}", `{"resource": "\ud800", "api_key": "k"}`, strings.Repeat(`{"a":`, 3000),
 		},
 		"The credential's JSON has a member twice.": {
 			`{"resource": "r", "api_key": "k", "api_key": "l"}`, `{"resource": "r", "api_key": "k", "api\u005fkey": "l"}`,

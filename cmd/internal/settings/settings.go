@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -91,6 +92,8 @@ func (s *Set) Read(environ []string, checks ...func() (complaints []string)) err
 	for _, d := range s.declared {
 		if d.text == "" && d.Default != "" {
 			complaints = append(complaints, d.Given()+": must not be empty; leave it out for its default, "+d.Default)
+		} else if err := checkText(d.text); err != nil {
+			complaints = append(complaints, d.Given()+": "+err.Error())
 		} else if err := d.Parse(d.text); err != nil {
 			complaints = append(complaints, d.Given()+": "+err.Error())
 		}
@@ -100,6 +103,18 @@ func (s *Set) Read(environ []string, checks ...func() (complaints []string)) err
 	}
 	if len(complaints) > 0 {
 		return &cli.UsageError{Complaints: complaints}
+	}
+	return nil
+}
+
+// checkText refuses what no setting means to have: files of variables with Windows line ends leave a carriage return in the
+// value, and some programs that read such files leave the quotes. The error does not repeat the text.
+func checkText(text string) error {
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return errors.New("has a control character, such as a line end or a carriage return; write it without")
+	}
+	if n := len(text); n > 1 && text[0] == text[n-1] && (text[0] == '"' || text[0] == '\'') {
+		return errors.New("is in quotes; write it without")
 	}
 	return nil
 }
@@ -177,7 +192,11 @@ func (s *Set) OrFile(name string, to *string) (*Setting, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Given(), err)
 	}
-	*to = strings.TrimSpace(string(content))
+	text := strings.TrimSpace(strings.TrimPrefix(string(content), "\ufeff")) // some editors write a byte order mark
+	if err := checkText(text); err != nil {
+		return nil, fmt.Errorf("%s: the file's content %w", file.Given(), err)
+	}
+	*to = text
 	return file, nil
 }
 

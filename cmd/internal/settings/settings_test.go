@@ -96,6 +96,18 @@ func TestSet(t *testing.T) {
 			"the door: is locked",
 		}, "\n"))
 	})
+	t.Run("Values with control characters or in quotes are refused", func(t *testing.T) {
+		for text, says := range map[string]string{
+			"a\r": "control character", "a\nb": "control character", `"a"`: "is in quotes", `'a'`: "is in quotes",
+		} {
+			_, complaints := read(t, []string{"PANTRY_TOKEN=" + text})
+			require.Len(t, complaints, 1, "%q", text)
+			require.Contains(t, complaints[0], "PANTRY_TOKEN: ")
+			require.Contains(t, complaints[0], says)
+		}
+		_, complaints := read(t, []string{`PANTRY_TOKEN=a"b`})
+		require.Empty(t, complaints)
+	})
 	t.Run("Unknown variables", func(t *testing.T) {
 		const unknown = ": no such setting; pantry serve --help lists them all"
 		cases := map[string]struct {
@@ -139,13 +151,13 @@ func TestSet(t *testing.T) {
 	})
 	t.Run("Or file", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "token")
-		require.NoError(t, os.WriteFile(file, []byte("hunter2\n"), 0o600))
+		require.NoError(t, os.WriteFile(file, []byte("\ufeffhunter2\r\n"), 0o600))
 
 		p, complaints := read(t, []string{"PANTRY_TOKEN_FILE=" + file})
 		require.Empty(t, complaints)
 		giver, err := p.OrFile("token", &p.Token)
 		require.NoError(t, err)
-		require.Equal(t, "hunter2", p.Token, "without its line end")
+		require.Equal(t, "hunter2", p.Token, "without its byte order mark and line end")
 		require.Equal(t, "PANTRY_TOKEN_FILE", giver.Given(), "which a complaint about the value should name")
 
 		p, _ = read(t, []string{"PANTRY_TOKEN=opensesame", "PANTRY_TOKEN_FILE="})
