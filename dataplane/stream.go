@@ -40,6 +40,7 @@ const (
 
 var (
 	errQuiet          = errors.New("no message came for too long")
+	errLateHello      = errors.New("the stream opened too late to carry a lease")
 	errTooMany        = errors.New("the control plane turns the stream away for now")
 	errSessionUnknown = errors.New("the control plane no longer knows the stream")
 	errCannotResume   = errors.New("the control plane does not understand what the stream should carry on")
@@ -276,6 +277,11 @@ func (s *session) handle(m *gen.StreamMessage, id string) error {
 func (s *session) handleHello(m *gen.StreamMessage) error {
 	if m.SessionID == nil || m.ClockMs == nil || m.LeaseMs == nil || *m.SessionID == "" {
 		return fmt.Errorf("stream: %w: hello lacks a field", errProtocol)
+	}
+	// Leases count from when the request was sent. If it waited for long, such as for a replica that hung, each lease of this stream
+	// would have run out before the next heartbeat; a new request does better.
+	if term := milliseconds(int64(*m.LeaseMs), time.Hour); s.r.clock.Now()-s.sent > term*6/10 {
+		return errLateHello
 	}
 	s.greeted, s.urgent = true, true // the first acknowledgement shows the control plane that we are here
 	s.replicaClock = *m.ClockMs

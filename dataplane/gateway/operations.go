@@ -20,24 +20,22 @@ const (
 // check returns the class of an operation, by the path of its URL below base, and errAdministration for what the key's provider lists
 // as administration, however it is spelled, unless all operations are served.
 func (o operations) check(key *dataplane.Key, base, target *url.URL) (class string, err error) {
-	if len(key.Administration) > 0 {
-		segments, below := segmentsOf(target.EscapedPath()), len(segmentsOf(base.EscapedPath()))
-		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
-		last := below
-		if own, err := url.Parse(key.BaseURL); err == nil {
-			if path := segmentsOf(own.EscapedPath()); !slices.Equal(path, segments[max(0, below-len(path)):below]) {
-				last += len(path)
-			}
+	segments, below := segmentsOf(target.EscapedPath()), len(segmentsOf(base.EscapedPath()))
+	// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
+	last := below
+	if own, err := url.Parse(key.BaseURL); err == nil {
+		if path := segmentsOf(own.EscapedPath()); !slices.Equal(path, segments[max(0, below-len(path)):below]) {
+			last += len(path)
 		}
-		for _, pattern := range key.Administration {
-			if !hasBelow(segments, segmentsOf(pattern), below, last) {
-				continue
-			}
-			if !o.all {
-				err = errAdministration
-			}
-			return operationAdministration, err
+	}
+	for _, pattern := range key.Administration {
+		if !hasBelow(segments, segmentsOf(pattern), below, last) {
+			continue
 		}
+		if !o.all {
+			err = errAdministration
+		}
+		return operationAdministration, err
 	}
 	return operationInference, nil
 }
