@@ -297,6 +297,22 @@ type hookedConn struct {
 func (c *hookedConn) Write(b []byte) (int, error) { return c.write(b) }
 func (c *hookedConn) Read(b []byte) (int, error)  { return c.read(b) }
 
+// A request that waited for a replica that hung would leave a stream without leases until it ends.
+func TestStreamThatOpensTooLateIsReplaced(t *testing.T) {
+	clock, cp := new(dataplanetest.Clock), dataplanetest.NewControlPlane(t)
+	cp.Now = clock.Now
+	hang := sync.OnceFunc(func() { clock.Advance(700 * time.Millisecond) })
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		inner, err := new(net.Dialer).DialContext(ctx, network, address)
+		return &hookedConn{inner, func(b []byte) (int, error) { hang(); return inner.Write(b) }, inner.Read}, err
+	}}
+	defer transport.CloseIdleConnections()
+	r := cp.Resolver(t, func(cfg *dataplane.Config) {
+		cfg.Clock, cfg.HTTPClient = clock, &http.Client{Transport: transport}
+	})
+	require.Equal(t, time.Second, r.Status().LeaseRemaining)
+}
+
 func TestDialTimeDoesNotCountAgainstTheLease(t *testing.T) {
 	clock, cp := new(dataplanetest.Clock), dataplanetest.NewControlPlane(t)
 	cp.Now = clock.Now
