@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"gorm.io/gorm/clause"
@@ -308,16 +309,50 @@ type Registration struct {
 	Quota int
 }
 
-// FullScope returns an expression that is true if the scope of the new key has its quota of active keys. It reads at most that
-// many entries of the index ai_keys_active_name.
-func (r Registration) FullScope(params *Params) string {
+// ActiveKeys returns an expression that counts the active keys in the scope of the new key, up to its quota.
+func (r Registration) ActiveKeys(params *Params) string {
 	if r.Quota <= 0 {
-		return "FALSE"
+		return "0"
 	}
 	places := strings.Split(params.Add(r.Key.CustomerID, r.Key.ProjectID, r.Key.UserID), ", ")
-	quota := strconv.Itoa(r.Quota)
 	return `(SELECT COUNT(*) FROM (SELECT 1 FROM ai_keys WHERE customer_id = ` + places[0] + ` AND project_id = ` + places[1] +
-		` AND user_id = ` + places[2] + ` AND revoked_at = 0 LIMIT ` + quota + `) AS active) >= ` + quota
+		` AND user_id = ` + places[2] + ` AND revoked_at = 0 LIMIT ` + strconv.Itoa(r.Quota) + `) AS active)`
+}
+
+// quotaSlack remembers how many keys each scope may take before they are counted again: a tenth of the places that were free at the
+// last count. Counting takes the longer, the more keys there are; so it is done rarely while the quota is far, and up to ten processes together
+// exceed none.
+type quotaSlack struct {
+	mu   sync.Mutex
+	left map[[3]string]int // by customer, project and user; guarded by mu
+}
+
+// maxQuotaScopes bounds the memory of quotaSlack.
+const maxQuotaScopes = 10_000
+
+func (r Registration) scope() [3]string {
+	return [3]string{r.Key.CustomerID, r.Key.ProjectID, r.Key.UserID}
+}
+
+// take reports whether a scope may take a key without a count.
+func (q *quotaSlack) take(scope [3]string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.left[scope] == 0 {
+		return false
+	}
+	q.left[scope]--
+	return true
+}
+
+// set notes how many places of a scope were free.
+func (q *quotaSlack) set(scope [3]string, free int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.left) >= maxQuotaScopes {
+		clear(q.left)
+	}
+	q.left[scope] = free / 10
 }
 
 // IdempotencyRecord is the key that a request with an Idempotency-Key made.
@@ -349,6 +384,10 @@ func IdempotencyRow(r IdempotencyRecord) *Insert {
 func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registration, now int64) (Key, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	quota := r.Quota
+	if quota > 0 && s.quotas.take(r.scope()) {
+		r.Quota = 0
+	}
 	status, outcome, err := s.engine.Register(ctx, c, needs, r, now)
 	if err != nil {
 		return Key{}, s.classify(err)
@@ -358,6 +397,9 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 	}
 	switch {
 	case outcome.Stored:
+		if r.Quota > 0 {
+			s.quotas.set(r.scope(), quota-outcome.Active)
+		}
 		s.Wake()
 		return r.Key, nil
 	case r.Idempotency == nil && outcome.Full:
@@ -375,7 +417,11 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 
 // RegisterOutcome is what became of a registration by a caller who may make it. If it is neither Stored nor kept out by a Full
 // scope, its idempotency key is taken.
-type RegisterOutcome struct{ Stored, Full bool }
+type RegisterOutcome struct {
+	Stored, Full bool
+	// Active counts the active keys of the scope before, up to the quota; zero without a quota.
+	Active int
+}
 
 // findReplayed returns the key that the first request with an idempotency key made.
 func (s *Store) findReplayed(ctx context.Context, c Caller, repeated IdempotencyRecord, now int64) (Key, error) {

@@ -612,3 +612,14 @@ func TestAFullScopeTakesNoMoreKeys(t *testing.T) {
 		f.register(f.shared(olga, quota(3)))
 	})
 }
+
+func TestKeysAreCountedAgainNearTheQuota(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		const quota = 30
+		for range quota {
+			f.register(f.shared(olga, func(r *models.Registration) { r.Quota = quota }))
+		}
+		_, err := f.RegisterKey(t.Context(), olga, models.RoleMember, f.shared(olga, func(r *models.Registration) { r.Quota = quota }), now())
+		require.ErrorIs(t, err, models.ErrQuotaExceeded, "however rarely they are counted while it is far")
+	})
+}

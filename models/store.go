@@ -24,6 +24,7 @@ type Store struct {
 	closed  atomic.Bool
 	// changed holds one signal for Watch after something was committed.
 	changed chan struct{}
+	quotas  quotaSlack
 }
 
 // Options adjust a Store; the zero value is ready for production.
@@ -111,7 +112,7 @@ type Engine interface {
 
 // NewStore returns a Store on an engine. Use database.Open, which makes the engine too.
 func NewStore(e Engine, opts Options) *Store {
-	return &Store{engine: e, timeout: opts.WithDefaults().Timeout, changed: make(chan struct{}, 1)}
+	return &Store{engine: e, timeout: opts.WithDefaults().Timeout, changed: make(chan struct{}, 1), quotas: quotaSlack{left: map[[3]string]int{}}}
 }
 
 // Close ends the store's connections and goroutines. Calls under way end with ErrUnavailable or their result. Closing again

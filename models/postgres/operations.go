@@ -100,8 +100,8 @@ LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_i
 // role suffices, stores the key, its event and its idempotency record. Three statements in a transaction take five round trips.
 func registerStatement(c models.Caller, needs models.Role, r models.Registration, now int64) (string, models.Params) {
 	params := models.CallerParams(c, now)
-	allowed := ` FROM caller, quota WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `) AND NOT is_full`
-	statement := `WITH caller AS (` + lockedCaller + `), quota AS (SELECT ` + r.FullScope(&params) + ` AS is_full),
+	allowed := ` FROM caller, quota WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `) AND active < ` + strconv.Itoa(max(r.Quota, 1))
+	statement := `WITH caller AS (` + lockedCaller + `), quota AS (SELECT ` + r.ActiveKeys(&params) + ` AS active),
 `
 	source := allowed
 	if r.Idempotency != nil {
@@ -113,7 +113,7 @@ func registerStatement(c models.Caller, needs models.Role, r models.Registration
 	key, event := models.KeyRow(r.Key), models.EventRow(r.Event)
 	statement += `stored AS (` + key.Into() + `SELECT ` + params.Add(key.Values...) + source + ` RETURNING 1),
 recorded AS (` + event.Into("tx") + `SELECT ` + txNumber + `, ` + params.Add(event.Values...) + ` FROM stored)
-SELECT live, role, EXISTS (SELECT 1 FROM stored), is_full FROM caller, quota`
+SELECT live, role, EXISTS (SELECT 1 FROM stored), active FROM caller, quota`
 	return statement, params
 }
 
@@ -124,8 +124,9 @@ func (e *engine) Register(
 	statement, params := registerStatement(c, needs, r, now)
 	// All of the result must be read: its last message says whether the transaction was committed.
 	err = e.Query(ctx, statement, params, func(row models.Row) error {
-		return row.Scan(&status.Live, &status.Role, &outcome.Stored, &outcome.Full)
+		return row.Scan(&status.Live, &status.Role, &outcome.Stored, &outcome.Active)
 	})
+	outcome.Full = r.Quota > 0 && outcome.Active >= r.Quota
 	return status, outcome, err
 }
 

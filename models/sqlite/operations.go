@@ -25,9 +25,12 @@ func (e *engine) Register(
 		}
 		if r.Quota > 0 {
 			var params models.Params
-			statement := `SELECT ` + r.FullScope(&params)
-			if err := e.writer.queryRow(statement, params, &outcome.Full); err != nil || outcome.Full {
+			statement := `SELECT ` + r.ActiveKeys(&params)
+			if err := e.writer.queryRow(statement, params, &outcome.Active); err != nil {
 				return err
+			}
+			if outcome.Full = outcome.Active >= r.Quota; outcome.Full {
+				return nil
 			}
 		}
 		if r.Idempotency != nil {
