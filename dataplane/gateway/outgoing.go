@@ -161,6 +161,9 @@ func isPrivate(name string, values []string, credential string) bool {
 	return slices.ContainsFunc(values, func(value string) bool { return contains(value, credential) })
 }
 
+// toStandardBase64 turns base64 in the alphabet for URLs into that in the standard one.
+var toStandardBase64 = strings.NewReplacer("-", "+", "_", "/")
+
 // contains reports whether text has the credential in it: as it is, percent-encoded, or in base64.
 func contains(text, credential string) bool {
 	if strings.Contains(text, credential) {
@@ -169,11 +172,14 @@ func contains(text, credential string) bool {
 	if decoded, changed := unescape(text); changed && strings.Contains(decoded, credential) {
 		return true
 	}
+	if len(text) < len(credential)*4/3 {
+		return false // too short for the credential in base64
+	}
 	for word := range strings.FieldsFuncSeq(text, func(c rune) bool { return c == ' ' || c == ',' || c == ';' || c == '.' || c == ':' }) {
 		if len(word) < len(credential)*4/3 {
 			continue
 		}
-		word = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(word, "="))
+		word = toStandardBase64.Replace(strings.TrimRight(word, "="))
 		if decoded, err := base64.RawStdEncoding.DecodeString(word); err == nil && strings.Contains(string(decoded), credential) {
 			return true
 		}
