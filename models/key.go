@@ -320,8 +320,8 @@ func (r Registration) ActiveKeys(params *Params) string {
 }
 
 // quotaSlack remembers how many keys each scope may take before they are counted again: a tenth of the places that were free at the
-// last count. Counting takes the longer, the more keys there are; so it is done rarely while the quota is far, and up to ten processes together
-// exceed none.
+// last count. The cost of a count grows with the number of keys, so keys are counted rarely while the quota is far. Ten processes or
+// fewer together never exceed a quota because of this; more may, slightly.
 type quotaSlack struct {
 	mu   sync.Mutex
 	left map[[3]string]int // by customer, project and user; guarded by mu

@@ -38,7 +38,8 @@ func rewriteLinks(header http.Header, sent, base *url.URL, caller *http.Request,
 	}
 }
 
-// rewriteLink returns a link for the caller, or "" if there is none. The provider meant it relative to the URL that was sent.
+// rewriteLink returns the link that the caller gets for one of the provider's, or "" if the gateway does not reach its target. sent is the URL
+// that relative links are resolved against.
 func rewriteLink(link string, sent, base *url.URL, caller *http.Request, provider string) string {
 	reference, err := url.Parse(link)
 	if err != nil {

@@ -66,7 +66,7 @@ func FuzzRedactedBody(f *testing.F) {
 	f.Add("aaab", "aaa", "aa", []byte{1})
 	f.Fuzz(func(t *testing.T, key, before, after string, lengths []byte) {
 		if key == "" || strings.Contains(key, "*") || strings.IndexFunc(key, isEscapable) >= 0 {
-			t.Skip("not a key of one form")
+			return // a key of several forms, which TestRedactorForms covers
 		}
 		in := before + key + after
 		for _, size := range []int{1, 7, 4096} {
@@ -84,7 +84,7 @@ func TestRedactedBodyDelaysNothing(t *testing.T) {
 	const key = "sk-proj-0123456789abcdef"
 	reader, writer := io.Pipe()
 	body := &redactedBody{ReadCloser: reader, redactor: newRedactor(secret.New(key))}
-	for _, message := range []string{"data: words\n\n", "ends as keys do: sk-proj-", "s", "sk-proj-01 is none"} {
+	for _, message := range []string{"data: words\n\n", "ends as keys do: sk-proj-", "s", "sk-proj-01 is no key"} {
 		go func() { _, _ = writer.Write([]byte(message)) }()
 		got := make([]byte, 100)
 		n, err := body.Read(got)
