@@ -364,26 +364,36 @@ func TestRunFollowsANewPrimaryKEK(t *testing.T) {
 }
 
 func TestRunGivesUp(t *testing.T) {
-	env := newEnv(t, modelstest.EngineSQLite, 3)
-	env.rotate()
-	for want, store := range map[error]Store{
-		ErrBusy: fakeStore{env.Store, func([]models.Rewrapping) ([]string, error) { return nil, nil }}, // another transaction locks all rows
-		ErrStillSealing: fakeCounts{env.Store, func() (map[string]int64, error) { // another process keeps sealing with an old KEK
-			counts, err := env.KeysByKEK(t.Context())
-			counts["local:0ldkek00"]++
-			return counts, err
-		}},
+	for _, c := range []struct {
+		name  string
+		store func(*models.Store) Store
+		want  error
+	}{
+		{"another transaction locks all rows", func(s *models.Store) Store {
+			return fakeStore{s, func([]models.Rewrapping) ([]string, error) { return nil, nil }}
+		}, ErrBusy},
+		{"another process keeps sealing with an old KEK", func(s *models.Store) Store {
+			return fakeCounts{s, func() (map[string]int64, error) {
+				counts, err := s.KeysByKEK(t.Context())
+				counts["local:0ldkek00"]++
+				return counts, err
+			}}
+		}, ErrStillSealing},
 	} {
-		job := New(Config{Store: store, Sealer: env.sealer})
-		job.pause = time.Microsecond
-		_, err := job.Run(t.Context())
-		require.ErrorIs(t, err, want)
-		env.requireOpens(env.sealer)
-		row, err := env.Canary(t.Context())
-		require.NoError(t, err)
-		primary, err := env.sealer.PrimaryKEK(t.Context())
-		require.NoError(t, err)
-		require.NotEqual(t, primary, row.KEKID, "the canary goes last")
+		t.Run(c.name, func(t *testing.T) {
+			env := newEnv(t, modelstest.EngineSQLite, 3)
+			env.rotate()
+			job := New(Config{Store: c.store(env.Store), Sealer: env.sealer})
+			job.pause = time.Microsecond
+			_, err := job.Run(t.Context())
+			require.ErrorIs(t, err, c.want)
+			env.requireOpens(env.sealer)
+			row, err := env.Canary(t.Context())
+			require.NoError(t, err)
+			primary, err := env.sealer.PrimaryKEK(t.Context())
+			require.NoError(t, err)
+			require.NotEqual(t, primary, row.KEKID, "the canary goes last")
+		})
 	}
 }
 
