@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"path"
 	"strings"
 	"sync"
@@ -152,6 +153,7 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 		Provider: got.Provider, Scope: got.Scope, Reason: got.Reason, BaseURL: got.BaseURL,
 		AuthStyle: AuthStyle(got.AuthStyle), Administration: got.Administration, ended: new(atomic.Bool),
 	}
+	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
 	key.setSecret(got.Secret)
 	e := &entry{
 		key: key, project: project{got.CustomerID, got.ProjectID}, provider: got.Provider, user: req.UserID,

@@ -3,10 +3,12 @@ package dataplane
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 
 	"github.com/agentrouter/aikeys/internal/secret"
@@ -149,6 +151,7 @@ type Key struct {
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
 	Caller *Caller
 
+	base   *url.URL // BaseURL, parsed; nil for a key made elsewhere
 	secret secret.Text
 	// ended reports whether an event has ended the key for its caller: see Resolver.Watch. It is nil for a key made elsewhere.
 	ended *atomic.Bool
@@ -165,6 +168,18 @@ type Caller struct {
 
 // Secret is the provider's key in plain text. It prints as [redacted]; keep it in memory only.
 func (k *Key) Secret() secret.Text { return k.secret }
+
+// Base returns BaseURL, parsed. All callers get the same URL and must not change it.
+func (k *Key) Base() (*url.URL, error) {
+	if k.base != nil {
+		return k.base, nil
+	}
+	base, err := url.Parse(k.BaseURL)
+	if err != nil {
+		return nil, errors.New("the key's base URL can't be parsed") // err quotes the URL
+	}
+	return base, nil
+}
 
 // Header returns the header that Authorize sets, for gateways that have another proxy set it.
 func (k *Key) Header() (name, value string, err error) {

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -66,7 +65,7 @@ func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Gra
 	if len(head.Methods) == 1 {
 		method = head.Methods[0]
 	}
-	use := useOf(key, method, netaddr.Client(peer, head.Header["X-Forwarded-For"], a.proxies))
+	use := appendUse(nil, key, method, netaddr.Client(peer, head.Header["X-Forwarded-For"], a.proxies))
 	if err != nil && key == nil {
 		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err)
 	}
@@ -116,7 +115,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	if key, err = a.guard.resolve(ctx, a.resolver, caller, peer, head.Header); err != nil {
 		return nil, "", err
 	}
-	base, err := url.Parse(key.BaseURL)
+	base, err := key.Base()
 	if err != nil {
 		return key, "", errDestination
 	}

@@ -158,7 +158,6 @@ type proxiedRequest struct {
 	incoming   *http.Request // as the caller sent it
 	redactor   *redactor
 	ended      chan bool // holds a value when the use of the key must end, true, or may have to
-	cutStream  context.CancelFunc
 
 	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -215,16 +214,14 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 		return err
 	}
 	p.provider = p.caller.Provider
-	ctx, cut := context.WithCancel(context.WithValue(r.Context(), proxiedRequestKey{}, p))
-	defer cut()
-	p.cutStream, p.ended = cut, make(chan bool, 1)
+	p.ended = make(chan bool, 1)
 	stopWatching := g.resolver.Watch(p.key, p.end)
 	defer stopWatching()
 	lifecycle.MarkAuthenticated(r.Context())
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	g.proxy.ServeHTTP(informational{w, p}, r.WithContext(ctx))
+	g.proxy.ServeHTTP(informational{w, p}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
 }
 
@@ -255,7 +252,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 		return err
 	}
 	if isUpgrade := res.StatusCode == http.StatusSwitchingProtocols; isUpgrade || res.ContentLength < 0 {
-		go g.endStream(res.Request.Context(), p, isUpgrade)
+		go g.endStream(res.Request.Context(), p, res.Body, isUpgrade)
 	}
 	rewriteLinks(res.Header, res.Request.URL, p.base, p.incoming, p.provider)
 	res.Header[HeaderKeyID] = []string{p.key.ID}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
@@ -72,7 +71,7 @@ func (g *Gateway) record(r *http.Request, p *proxiedRequest) {
 	if !p.answeredAt.IsZero() {
 		attrs = append(attrs, slog.Duration("upstream", p.answeredAt.Sub(p.sentAt).Round(time.Microsecond)))
 	}
-	attrs = append(attrs, useOf(p.key, r.Method, netaddr.Client(r.RemoteAddr, r.Header["X-Forwarded-For"], g.proxies))...)
+	attrs = appendUse(attrs, p.key, r.Method, netaddr.Client(r.RemoteAddr, r.Header["X-Forwarded-For"], g.proxies))
 	if p.operation != "" {
 		attrs = append(attrs, slog.String("operation", p.operation))
 	}
@@ -91,22 +90,22 @@ func (g *Gateway) record(r *http.Request, p *proxiedRequest) {
 	g.log.LogAttrs(ctx, level, "request", attrs...)
 }
 
-// useOf returns what a log line says about who used a key, and from where. It is empty without a key.
-func useOf(key *dataplane.Key, method string, client netip.Addr) []slog.Attr {
+// appendUse appends what a log line says about who used a key, and from where: nothing without a key.
+func appendUse(attrs []slog.Attr, key *dataplane.Key, method string, client netip.Addr) []slog.Attr {
 	if key == nil {
-		return nil
+		return attrs
 	}
-	attrs := []slog.Attr{
+	attrs = append(attrs,
 		slog.String("key_id", key.ID), slog.String("customer_id", key.CustomerID), slog.String("project_id", key.ProjectID),
-		slog.String("client", client.String()),
-	}
+		slog.String("client", client.String()))
 	if key.Caller != nil {
 		attrs = append(attrs, slog.String("user_id", key.Caller.UserID))
 		if key.Caller.TokenID != "" {
 			attrs = append(attrs, slog.String("token_id", key.Caller.TokenID))
 		}
 	}
-	if slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, method) { // others could be any text
+	switch method {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS": // others could be any text
 		attrs = append(attrs, slog.String("method", method))
 	}
 	return attrs

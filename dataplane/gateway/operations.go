@@ -20,16 +20,19 @@ const (
 // check returns the class of an operation, by the path of its URL below base, and errAdministration for what the key's provider lists
 // as administration, however it is spelled, unless all operations are served.
 func (o operations) check(key *dataplane.Key, base, target *url.URL) (class string, err error) {
+	if len(key.Administration) == 0 {
+		return operationInference, nil
+	}
 	segments, below := segmentsOf(target.EscapedPath()), len(segmentsOf(base.EscapedPath()))
 	// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
 	last := below
-	if own, err := url.Parse(key.BaseURL); err == nil {
-		if path := segmentsOf(own.EscapedPath()); !slices.Equal(path, segments[max(0, below-len(path)):below]) {
+	if own, err := key.Base(); err == nil && own != base {
+		if path := segmentsOf(own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, below-len(path)):below], strings.EqualFold) {
 			last += len(path)
 		}
 	}
 	for _, pattern := range key.Administration {
-		if !hasBelow(segments, segmentsOf(pattern), below, last) {
+		if !hasBelow(segments, strings.Trim(pattern, "/"), below, last) {
 			continue
 		}
 		if !o.all {
@@ -40,13 +43,12 @@ func (o operations) check(key *dataplane.Key, base, target *url.URL) (class stri
 	return operationInference, nil
 }
 
-// segmentsOf returns a path's segments as a lenient server may read them: unescaped, in lower case, and without parameters.
+// segmentsOf returns a path's segments as a lenient server may read them: unescaped and without parameters.
 func segmentsOf(path string) []string {
 	for range maxEscapes {
 		path, _ = unescape(path)
 	}
-	// Upper case first: of the letters that have no ASCII counterpart in lower case, some have it in upper case.
-	path = strings.Trim(strings.ToLower(strings.ToUpper(path)), "/")
+	path = strings.Trim(path, "/")
 	if path == "" {
 		return nil
 	}
@@ -58,8 +60,8 @@ func segmentsOf(path string) []string {
 }
 
 // hasBelow reports whether the pattern begins at one of the segments up to the given last one, and ends after the base's.
-func hasBelow(segments, pattern []string, base, last int) bool {
-	for i := max(0, base-len(pattern)+1); i <= min(last, len(segments)); i++ {
+func hasBelow(segments []string, pattern string, base, last int) bool {
+	for i := max(0, base-strings.Count(pattern, "/")); i <= min(last, len(segments)); i++ {
 		if hasPrefix(segments[i:], pattern) {
 			return true
 		}
@@ -67,16 +69,19 @@ func hasBelow(segments, pattern []string, base, last int) bool {
 	return false
 }
 
-func hasPrefix(segments, pattern []string) bool {
-	if len(segments) < len(pattern) {
-		return false
-	}
-	for i, segment := range pattern {
-		// After a colon, Google's APIs name a method: /auth_tokens:batch is below /auth_tokens.
-		name, _, _ := strings.Cut(segments[i], ":")
-		if segment != "*" && segment != name {
+// hasPrefix reports whether the segments begin with those of the pattern, in any case, as a lenient server may read them.
+func hasPrefix(segments []string, pattern string) bool {
+	i := 0
+	for part := range strings.SplitSeq(pattern, "/") {
+		if i == len(segments) {
 			return false
 		}
+		// After a colon, Google's APIs name a method: /auth_tokens:batch is below /auth_tokens.
+		name, _, _ := strings.Cut(segments[i], ":")
+		if part != "*" && !strings.EqualFold(part, name) {
+			return false
+		}
+		i++
 	}
 	return true
 }

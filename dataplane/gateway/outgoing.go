@@ -115,7 +115,7 @@ func (g *Gateway) baseOf(key *dataplane.Key) (*url.URL, error) {
 	if upstream, ok := g.upstreams[key.Provider]; ok {
 		return upstream, nil // New has checked it
 	}
-	base, err := url.Parse(key.BaseURL)
+	base, err := key.Base()
 	if err != nil || checkDestination(base) != nil {
 		return nil, errDestination
 	}

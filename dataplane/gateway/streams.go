@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/agentrouter/aikeys/dataplane"
@@ -29,9 +30,9 @@ func (p *proxiedRequest) end(certain bool) {
 // recheckInterval is the time between two attempts to find out whether a stream's key still serves.
 const recheckInterval = time.Second
 
-// endStream cuts an answer that is still being passed on when its key or its caller is revoked: an upgraded connection at once,
-// and another answer after the grace. It cuts an upgraded connection that has lasted too long, too. It returns when the answer has ended.
-func (g *Gateway) endStream(ctx context.Context, p *proxiedRequest, isUpgrade bool) {
+// endStream closes an answer that is still being passed on when its key or its caller is revoked: an upgraded connection at once,
+// and another answer after the grace. It closes an upgraded connection that has lasted too long, too. It returns when the answer has ended.
+func (g *Gateway) endStream(ctx context.Context, p *proxiedRequest, answer io.Closer, isUpgrade bool) {
 	var life <-chan time.Time
 	if isUpgrade && g.upgradeLife > 0 {
 		timer := time.NewTimer(g.upgradeLife)
@@ -43,7 +44,7 @@ func (g *Gateway) endStream(ctx context.Context, p *proxiedRequest, isUpgrade bo
 		case <-ctx.Done():
 			return
 		case <-life:
-			p.cutStream()
+			_ = answer.Close() // the reverse proxy reports the error of its read
 			return
 		case certain := <-p.ended:
 			hasEnded = certain || g.hasEnded(ctx, p)
@@ -55,7 +56,7 @@ func (g *Gateway) endStream(ctx context.Context, p *proxiedRequest, isUpgrade bo
 		case <-time.After(g.streamGrace):
 		}
 	}
-	p.cutStream()
+	_ = answer.Close()
 }
 
 // hasEnded reports whether a request's key is revoked or its caller refused, after events may have been missed. It asks until there
