@@ -154,6 +154,9 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 		AuthStyle: AuthStyle(got.AuthStyle), Administration: got.Administration, ended: new(atomic.Bool),
 	}
 	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
+	for _, r := range got.Routes {
+		key.Routes = append(key.Routes, Route{r.Path, AuthStyle(r.AuthStyle)})
+	}
 	key.setSecret(got.Secret)
 	e := &entry{
 		key: key, project: project{got.CustomerID, got.ProjectID}, provider: got.Provider, user: req.UserID,

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 
 	"github.com/agentrouter/aikeys/internal/secret"
@@ -146,6 +147,8 @@ type Key struct {
 	// BaseURL is the only place to which the key may be sent.
 	BaseURL   string
 	AuthStyle AuthStyle
+	// Routes are the other parts of BaseURL's host that are served.
+	Routes []Route
 	// Administration lists the paths below BaseURL that are not inference, with everything below them; * is one segment.
 	Administration []string
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
@@ -155,8 +158,15 @@ type Key struct {
 	secret secret.Text
 	// ended reports whether an event has ended the key for its caller: see Resolver.Watch. It is nil for a key made elsewhere.
 	ended *atomic.Bool
-	// header returns the header that carries the key; nil if a header can't carry it.
-	header func() (name, value string)
+	// header returns the header that carries the key in a style; ok is false if none can. It is nil for a key made elsewhere.
+	header func(AuthStyle) (name, value string, ok bool)
+}
+
+// Route is a part of a provider's host beside what is below BaseURL. A request whose path begins with Path goes to the same path of
+// that host.
+type Route struct {
+	Path      string
+	AuthStyle AuthStyle
 }
 
 // Caller is the user that a key serves.
@@ -181,25 +191,46 @@ func (k *Key) Base() (*url.URL, error) {
 	return base, nil
 }
 
-// Header returns the header that Authorize sets, for gateways that have another proxy set it.
-func (k *Key) Header() (name, value string, err error) {
-	if k.header == nil {
-		return "", "", fmt.Errorf("%w: %s", ErrUnsupportedAuth, k.AuthStyle)
+// Route returns the route of a path on BaseURL's host: the longest that the path begins with.
+func (k *Key) Route(path string) (longest Route, ok bool) {
+	for _, r := range k.Routes {
+		if rest, begins := strings.CutPrefix(path, r.Path); begins && (rest == "" || rest[0] == '/') && len(r.Path) > len(longest.Path) {
+			longest, ok = r, true
+		}
 	}
-	name, value = k.header()
-	return name, value, nil
+	return longest, ok
 }
 
-// Authorize replaces every credential of the caller in h by the key. It removes them even if it returns an error, which
-// wraps ErrUnsupportedAuth.
-func (k *Key) Authorize(h http.Header) error {
+// Header returns the header that Authorize sets, for gateways that have another proxy set it.
+func (k *Key) Header() (name, value string, err error) { return k.HeaderAt("") }
+
+// HeaderAt returns the header that AuthorizeAt sets.
+func (k *Key) HeaderAt(path string) (name, value string, err error) {
+	style := k.AuthStyle
+	if r, ok := k.Route(path); ok {
+		style = r.AuthStyle
+	}
+	if k.header != nil {
+		if name, value, ok := k.header(style); ok {
+			return name, value, nil
+		}
+	}
+	return "", "", fmt.Errorf("%w: %s", ErrUnsupportedAuth, style)
+}
+
+// Authorize replaces every credential of the caller in h by the key, for a request below BaseURL. It removes them even if it returns
+// an error, which wraps ErrUnsupportedAuth.
+func (k *Key) Authorize(h http.Header) error { return k.AuthorizeAt(h, "") }
+
+// AuthorizeAt is Authorize for a path of BaseURL's host, which may be on one of the Routes.
+func (k *Key) AuthorizeAt(h http.Header, path string) error {
 	for name := range h {
 		switch http.CanonicalHeaderKey(name) {
 		case "Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key", "Proxy-Authorization", "Cookie":
 			delete(h, name)
 		}
 	}
-	name, value, err := k.Header()
+	name, value, err := k.HeaderAt(path)
 	if err != nil {
 		return err
 	}
@@ -207,23 +238,24 @@ func (k *Key) Authorize(h http.Header) error {
 	return nil
 }
 
-// setSecret keeps the secret in closures, which fmt can't look into.
+// setSecret keeps the secret in a closure, which fmt can't look into.
 func (k *Key) setSecret(plain secret.Text) {
 	k.secret = plain
-	name, value := "", plain.Reveal()
-	switch k.AuthStyle {
-	case AuthBearer:
-		name, value = "Authorization", "Bearer "+value
-	case AuthXAPIKey:
-		name = "X-Api-Key"
-	case AuthXGoogAPIKey:
-		name = "X-Goog-Api-Key"
-	case AuthAPIKey:
-		name = "Api-Key"
-	default: // signed, or exchanged for a token: a header can't carry it
-		return
+	bearer := "Bearer " + plain.Reveal()
+	k.header = func(style AuthStyle) (name, value string, ok bool) {
+		switch style {
+		case AuthBearer:
+			return "Authorization", bearer, true
+		case AuthXAPIKey:
+			return "X-Api-Key", plain.Reveal(), true
+		case AuthXGoogAPIKey:
+			return "X-Goog-Api-Key", plain.Reveal(), true
+		case AuthAPIKey:
+			return "Api-Key", plain.Reveal(), true
+		default: // signed, or exchanged for a token
+			return "", "", false
+		}
 	}
-	k.header = func() (string, string) { return name, value }
 }
 
 // Format prints what the key is, and never the secret, whatever the verb.

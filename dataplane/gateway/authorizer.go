@@ -60,7 +60,7 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 // is refused, and otherwise nil.
 func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
 	started := time.Now()
-	key, credential, err := a.resolve(ctx, peer, head)
+	key, header, credential, err := a.resolve(ctx, peer, head)
 	method := ""
 	if len(head.Methods) == 1 {
 		method = head.Methods[0]
@@ -68,10 +68,6 @@ func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Gra
 	use := appendUse(nil, key, method, netaddr.Client(peer, head.Header["X-Forwarded-For"], a.proxies))
 	if err != nil && key == nil {
 		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err)
-	}
-	var name, value string
-	if err == nil {
-		name, value, err = key.Header()
 	}
 	if err != nil {
 		return Grant{}, a.Refuse(ctx, started, head.Provider, err, use...)
@@ -82,10 +78,10 @@ func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Gra
 	stripRequest(kept, credential)
 	return Grant{
 		KeyID: key.ID, Provider: head.Provider, Reason: key.Reason, Protocols: kept.Get(webSocketProtocols),
-		Header: func() (string, string) { return name, value },
+		Header: func() (string, string) { return header.name, header.value },
 		Private: func() (names []string) {
 			for sent := range head.Header {
-				if _, stays := kept[sent]; !stays && sent != name {
+				if _, stays := kept[sent]; !stays && sent != header.name {
 					names = append(names, sent)
 				}
 			}
@@ -104,29 +100,36 @@ func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider str
 	return &problem
 }
 
-func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *dataplane.Key, credential string, err error) {
+// resolve returns the key for a request and the header that carries it. The key may be returned with an error, for the log.
+func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *dataplane.Key, header keyHeader, credential string, err error) {
 	if head.Provider == "" {
-		return nil, "", ErrNoProvider
+		return nil, header, "", ErrNoProvider
 	}
 	caller, err := head.check()
 	if err != nil {
-		return nil, "", err
+		return nil, header, "", err
 	}
 	if key, err = a.guard.resolve(ctx, a.resolver, caller, peer, head.Header); err != nil {
-		return nil, "", err
+		return nil, header, "", err
 	}
-	base, err := key.Base()
+	to, err := newDestination(key, nil)
 	if err != nil {
-		return key, "", errDestination
+		return key, header, "", err
 	}
-	for _, path := range head.Paths {
-		rest := strings.TrimPrefix(path, "/"+head.Provider) // which the proxy takes away, as in the samples
-		if _, err := a.operations.check(key, base, joinURL(base, safePath(rest))); err != nil {
-			return key, "", err
+	path := ""
+	for _, sent := range head.Paths {
+		target := to.join(safePath(strings.TrimPrefix(sent, "/"+head.Provider))) // the proxy takes the prefix away, as in the samples
+		if _, err := a.operations.check(to, target); err != nil {
+			return key, header, "", err
 		}
+		path = to.pathOnHost(target)
 	}
-	return key, caller.Credential, nil
+	header.name, header.value, err = key.HeaderAt(path)
+	return key, header, caller.Credential, err
 }
+
+// keyHeader is the header that carries a key.
+type keyHeader struct{ name, value string }
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {
 	a.metrics.authorizations.WithLabelValues(a.face, provider, strconv.Itoa(status)).Inc()

@@ -148,16 +148,16 @@ func (g *Gateway) Close() {
 // It is refused (err), or sent to the provider (sentAt). The response then starts (responseStarted, status), and ends
 // whole or cut.
 type proxiedRequest struct {
-	id         string
-	receivedAt time.Time
-	provider   string // for logs and metrics: a slug that the control plane knows, or noProvider
-	caller     dataplane.Request
-	path       safePath
-	key        *dataplane.Key
-	base       *url.URL      // the provider's, or the upstream that replaces it
-	incoming   *http.Request // as the caller sent it
-	redactor   *redactor
-	ended      chan bool // holds a value when the use of the key must end, true, or may have to
+	id          string
+	receivedAt  time.Time
+	provider    string // for logs and metrics: a slug that the control plane knows, or noProvider
+	caller      dataplane.Request
+	path        safePath
+	key         *dataplane.Key
+	destination destination
+	incoming    *http.Request // as the caller sent it
+	redactor    *redactor
+	ended       chan bool // holds a value when the use of the key must end, true, or may have to
 
 	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -254,7 +254,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	if isUpgrade := res.StatusCode == http.StatusSwitchingProtocols; isUpgrade || res.ContentLength < 0 {
 		go g.endStream(res.Request.Context(), p, res.Body, isUpgrade)
 	}
-	rewriteLinks(res.Header, res.Request.URL, p.base, p.incoming, p.provider)
+	rewriteLinks(res.Header, res.Request.URL, p.destination, p.incoming, p.provider)
 	res.Header[HeaderKeyID] = []string{p.key.ID}
 	res.Header[HeaderReason] = []string{p.key.Reason}
 	res.Header[HeaderRequestID] = []string{p.id}

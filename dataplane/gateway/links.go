@@ -20,10 +20,10 @@ var linkTarget = regexp.MustCompile(`<[^<>]*>`)
 // rewriteLinks makes links to the provider's own host lead back through the gateway, at its origin: there, the caller has a credential,
 // which must not go to the provider. A link to a place on that host that the gateway does not reach is removed. Links to other hosts,
 // such as signed ones to a store of files, stay.
-func rewriteLinks(header http.Header, sent, base *url.URL, caller *http.Request, provider string) {
+func rewriteLinks(header http.Header, sent *url.URL, d destination, caller *http.Request, provider string) {
 	for _, name := range linkHeaders {
 		for i, value := range header[name] {
-			link := rewriteLink(value, sent, base, caller, provider)
+			link := rewriteLink(value, sent, d, caller, provider)
 			if link == "" {
 				delete(header, name)
 				break
@@ -33,25 +33,28 @@ func rewriteLinks(header http.Header, sent, base *url.URL, caller *http.Request,
 	}
 	for i, value := range header["Link"] {
 		header["Link"][i] = linkTarget.ReplaceAllStringFunc(value, func(target string) string {
-			return "<" + rewriteLink(target[1:len(target)-1], sent, base, caller, provider) + ">"
+			return "<" + rewriteLink(target[1:len(target)-1], sent, d, caller, provider) + ">"
 		})
 	}
 }
 
 // rewriteLink returns the link that the caller gets for one of the provider's, or "" if the gateway does not reach its target. sent is the URL
 // that relative links are resolved against.
-func rewriteLink(link string, sent, base *url.URL, caller *http.Request, provider string) string {
+func rewriteLink(link string, sent *url.URL, d destination, caller *http.Request, provider string) string {
 	reference, err := url.Parse(link)
 	if err != nil {
 		return ""
 	}
 	target := sent.ResolveReference(reference)
-	if !isSameHost(target, base) {
+	if !isSameHost(target, d.base) {
 		return link
 	}
-	rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(base.EscapedPath(), "/"))
+	rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(d.base.EscapedPath(), "/"))
 	if !below || rest != "" && rest[0] != '/' {
-		return ""
+		rest = d.pathOnHost(target)
+		if _, ok := d.key.Route(rest); !ok {
+			return ""
+		}
 	}
 	target.Scheme, target.User, target.Host, target.Path, target.RawPath = "", nil, "", "", ""
 	return originOf(caller) + "/" + provider + rest + target.String() // of which the query and the fragment are left

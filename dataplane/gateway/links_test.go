@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
 )
 
 func TestLinksLeadBackThroughTheGateway(t *testing.T) {
@@ -17,7 +19,9 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 		require.NoError(t, err)
 		return u
 	}
-	base, sent := parse("https://provider.example/openai/v1"), parse("https://provider.example/openai/v1/batches?limit=1")
+	sent := parse("https://provider.example/openai/v1/batches?limit=1")
+	to, err := newDestination(&dataplane.Key{BaseURL: "https://provider.example/openai/v1", Routes: []dataplane.Route{{Path: "/upload"}}}, nil)
+	require.NoError(t, err)
 	for link, want := range map[string]string{
 		"https://provider.example/openai/v1/batches/b1":          origin + "/groq/batches/b1",
 		"https://PROVIDER.example/openai/v1/files?after=f%2F1#x": origin + "/groq/files?after=f%2F1#x",
@@ -32,16 +36,18 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 		"https://u:p@provider.example/openai/v1/a":               origin + "/groq/a",
 		"https://provider.example/openai/v10/a":                  "",
 		"https://provider.example/admin":                         "",
+		"https://provider.example/upload/v1/files?upload_id=u":   origin + "/groq/upload/v1/files?upload_id=u",
+		"https://provider.example/uploads":                       "",
 		"//provider.example/admin":                               "",
 		"https://files.example/signed?key=1":                     "https://files.example/signed?key=1",
 		"https://%zz":                                            "",
 	} {
 		header := http.Header{"Location": {link}, "Operation-Location": {link, link}}
-		rewriteLinks(header, sent, base, caller, "groq")
+		rewriteLinks(header, sent, to, caller, "groq")
 		require.Equal(t, want, header.Get("Location"), link)
 		require.Equal(t, want, header.Get("Operation-Location"), link)
 	}
 	header := http.Header{"Link": {`<https://provider.example/openai/v1/b?page=2>; rel="next", </admin>; rel="last", <https://docs.example>; rel="help"`}}
-	rewriteLinks(header, sent, base, caller, "groq")
+	rewriteLinks(header, sent, to, caller, "groq")
 	require.Equal(t, `<`+origin+`/groq/b?page=2>; rel="next", <>; rel="last", <https://docs.example>; rel="help"`, header.Get("Link"))
 }

@@ -4,8 +4,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-
-	"github.com/agentrouter/aikeys/dataplane"
 )
 
 // operations says which operations of providers are served.
@@ -17,22 +15,27 @@ const (
 	operationAdministration = "administration"
 )
 
-// check returns the class of an operation, by the path of its URL below base, and errAdministration for what the key's provider lists
-// as administration, however it is spelled, unless all operations are served.
-func (o operations) check(key *dataplane.Key, base, target *url.URL) (class string, err error) {
-	if len(key.Administration) == 0 {
+// check returns the class of an operation, by the path of its URL, and errAdministration for what the key's provider lists as
+// administration, however it is spelled, unless all operations are served.
+func (o operations) check(d destination, target *url.URL) (class string, err error) {
+	if len(d.key.Administration) == 0 {
 		return operationInference, nil
 	}
-	segments, below := segmentsOf(target.EscapedPath()), len(segmentsOf(base.EscapedPath()))
-	// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
-	last := below
-	if own, err := key.Base(); err == nil && own != base {
-		if path := segmentsOf(own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, below-len(path)):below], strings.EqualFold) {
-			last += len(path)
+	segments, first, last := segmentsOf(target.EscapedPath()), len(segmentsOf(d.base.EscapedPath())), 0
+	if route, ok := d.key.Route(d.pathOnHost(target)); ok {
+		first = len(segmentsOf(d.root))
+		last = first + len(segmentsOf(route.Path))
+	} else {
+		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
+		last = first
+		if own, err := d.key.Base(); err == nil && own != d.base {
+			if path := segmentsOf(own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
+				last += len(path)
+			}
 		}
 	}
-	for _, pattern := range key.Administration {
-		if !hasBelow(segments, strings.Trim(pattern, "/"), below, last) {
+	for _, pattern := range d.key.Administration {
+		if !hasBelow(segments, strings.Trim(pattern, "/"), first, last) {
 			continue
 		}
 		if !o.all {

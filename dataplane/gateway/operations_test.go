@@ -26,8 +26,34 @@ func TestUpstreamsServeNoAdministrationEither(t *testing.T) {
 		base, err := url.Parse(test.base)
 		require.NoError(t, err)
 		key := &dataplane.Key{BaseURL: test.own, Administration: []string{test.pattern}}
-		class, err := operations{}.check(key, base, joinURL(base, safePath(test.path)))
+		to, err := newDestination(key, base)
+		require.NoError(t, err)
+		class, err := operations{}.check(to, to.join(safePath(test.path)))
 		require.Equal(t, test.want, class, "%s of %s at %s", test.path, test.own, test.base)
 		require.Equal(t, class == operationAdministration, err != nil)
+	}
+}
+
+func TestRoutesServeNoAdministration(t *testing.T) {
+	key := &dataplane.Key{
+		BaseURL: "https://api.example/v1beta", Administration: []string{"/auth_tokens"},
+		Routes: []dataplane.Route{{Path: "/v1alpha"}, {Path: "/v1beta/openai"}},
+	}
+	for _, base := range []string{"https://api.example/v1beta", "https://proxy.example/deep/v1beta", "https://proxy.example/deep"} {
+		for path, want := range map[string]string{
+			"/v1alpha/auth_tokens":        operationAdministration,
+			"/v1alpha/Auth_Tokens;a=b":    operationAdministration,
+			"/v1beta/auth_tokens/t":       operationAdministration,
+			"/v1beta/openai/auth_tokens":  operationAdministration,
+			"/v1alpha/models/auth_tokens": operationInference,
+			"/v1beta/openai/chat":         operationInference,
+		} {
+			upstream, err := url.Parse(base)
+			require.NoError(t, err)
+			to, err := newDestination(key, upstream)
+			require.NoError(t, err)
+			class, _ := operations{}.check(to, to.join(safePath(path)))
+			require.Equal(t, want, class, "%s at %s", path, base)
+		}
 	}
 }

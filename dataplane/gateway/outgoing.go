@@ -2,44 +2,14 @@ package gateway
 
 import (
 	"encoding/base64"
-	"errors"
-	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/agentrouter/aikeys/dataplane"
-	gen "github.com/agentrouter/aikeys/gen/dataplane"
-	"github.com/agentrouter/aikeys/internal/netaddr"
 )
-
-// destinationRule describes the URLs to which a provider's key may be sent.
-const destinationRule = "must be https, or http on this machine, without user, query and fragment, and without empty and dot segments in its path"
-
-var errDestination = errors.New("a destination " + destinationRule)
-
-// checkDestination returns errDestination unless a provider's key may be sent to the URL.
-func checkDestination(u *url.URL) error {
-	local := u.Scheme == "http" && netaddr.IsLoopback(u.Hostname())
-	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
-	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain || !isPort(u.Port()) || !isBasePath(u.EscapedPath()) {
-		return errDestination
-	}
-	return nil
-}
-
-func isPort(port string) bool {
-	number, err := strconv.ParseUint(port, 10, 16)
-	return port == "" || err == nil && number > 0
-}
-
-func isBasePath(path string) bool { return path == "" || path[0] == '/' && isSafePath(path) }
 
 // safePath is the part of a request's path below a provider's base URL, escaped, as parsePath accepted it: empty, or
 // beginning with a slash.
@@ -64,12 +34,12 @@ func parsePath(rest string) (safePath, error) {
 // key among them. Hop-by-hop headers have been removed by then. An error goes to p.err, which RoundTrip returns.
 func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	p := proxiedRequestOf(pr.In.Context())
-	if p.base, p.err = g.baseOf(p.key); p.err != nil {
+	if p.destination, p.err = newDestination(p.key, g.upstreams[p.key.Provider]); p.err != nil {
 		return
 	}
 	p.incoming = pr.In
-	pr.Out.URL = joinURL(p.base, p.path)
-	if p.operation, p.err = g.operations.check(p.key, p.base, pr.Out.URL); p.err != nil {
+	pr.Out.URL = p.destination.join(p.path)
+	if p.operation, p.err = g.operations.check(p.destination, pr.Out.URL); p.err != nil {
 		return
 	}
 	pr.Out.URL.RawQuery = withoutCredential(pr.In.URL.RawQuery, p.caller.Provider, p.caller.Credential)
@@ -89,7 +59,7 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 		pr.Out.Trailer = pr.In.Trailer
 		pr.Out.Body = &requestBody{pr.Out.Body, p, pr.In.Trailer}
 	}
-	p.err = p.key.Authorize(pr.Out.Header)
+	p.err = p.key.AuthorizeAt(pr.Out.Header, p.destination.pathOnHost(pr.Out.URL))
 }
 
 // requestBody is a request's body on its way to the provider. When it ends, it strips the trailers, which are known only
@@ -108,18 +78,6 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.request.bodyRead.Store(true)
 	}
 	return n, err
-}
-
-// baseOf returns the base URL for requests with a key: the key's own, or that of the upstream which replaces it.
-func (g *Gateway) baseOf(key *dataplane.Key) (*url.URL, error) {
-	if upstream, ok := g.upstreams[key.Provider]; ok {
-		return upstream, nil // New has checked it
-	}
-	base, err := key.Base()
-	if err != nil || checkDestination(base) != nil {
-		return nil, errDestination
-	}
-	return base, nil
 }
 
 const (
@@ -210,32 +168,6 @@ func isWebSocket(header http.Header) bool {
 	return len(upgrades) == 1 && strings.EqualFold(upgrades[0], "websocket")
 }
 
-// joinURL returns the URL of a path below base. Segments that base ends with and the path begins with appear once, so
-// that it works both for clients whose own base URL ends in /v1 and for clients that add /v1 themselves.
-func joinURL(base *url.URL, path safePath) *url.URL {
-	root := strings.TrimRight(base.EscapedPath(), "/")
-	joined := root + string(path)[overlap(root, string(path)):]
-	out := &url.URL{Scheme: base.Scheme, Host: base.Host, Path: joined}
-	if strings.IndexByte(joined, '%') >= 0 {
-		out.Path, _ = url.PathUnescape(joined) // url.Parse and parsePath have checked it
-		out.RawPath = joined
-	}
-	return out
-}
-
-// overlap returns the length of the longest run of whole segments that base ends with and rest begins with.
-func overlap(base, rest string) int {
-	for i := range len(base) {
-		if base[i] != '/' {
-			continue
-		}
-		if tail := base[i:]; strings.HasPrefix(rest, tail) && (len(rest) == len(tail) || rest[len(tail)] == '/') {
-			return len(tail)
-		}
-	}
-	return 0
-}
-
 // maxEscapes bounds how often a path may be escaped: once on purpose, and perhaps once more by mistake.
 const maxEscapes = 3
 
@@ -303,49 +235,4 @@ func fromHex(c byte) byte {
 		return c - '0'
 	}
 	return c&^0x20 - 'A' + 10
-}
-
-// CheckUpstreams returns everything that is wrong with a value for Config.Upstreams, in the order of the slugs, including
-// unknown providers. New accepts those, because no request can go to them, and checks only the URLs. The error repeats no
-// URL, because one may hold a password.
-func CheckUpstreams(upstreams map[string]*url.URL) error {
-	if len(upstreams) == 0 {
-		return nil
-	}
-	known, err := Providers()
-	if err != nil {
-		return err
-	}
-	var wrong []error
-	for _, provider := range slices.Sorted(maps.Keys(upstreams)) {
-		name := provider
-		if !isName(provider, false) {
-			name = "of that name" // the text could be anything
-		}
-		if !slices.Contains(known, provider) {
-			wrong = append(wrong, fmt.Errorf("there is no provider %s; this release knows %s", name, strings.Join(known, ", ")))
-			continue
-		}
-		if upstream := upstreams[provider]; upstream == nil || checkDestination(upstream) != nil {
-			wrong = append(wrong, fmt.Errorf("the URL of %s %s", name, destinationRule))
-		}
-	}
-	return errors.Join(wrong...)
-}
-
-// Providers returns the slugs of this release's provider catalogue. A newer control plane may know more.
-func Providers() (slugs []string, err error) {
-	document, err := gen.GetSpec()
-	if err != nil {
-		return nil, fmt.Errorf("data planes' API document: %w", err)
-	}
-	schema := document.Components.Schemas["ProviderSlug"]
-	if schema == nil || schema.Value == nil {
-		return nil, errors.New("data planes' API document: no ProviderSlug")
-	}
-	listed, _ := schema.Value.Extensions["x-extensible-enum"].([]any)
-	for _, slug := range listed {
-		slugs = append(slugs, fmt.Sprint(slug))
-	}
-	return slugs, nil
 }

@@ -90,6 +90,10 @@ type FetchResponse struct {
 	// `next_key` if a newer key is bad and the policy allows the next one; or `by_id`.
 	Reason string `json:"reason"`
 
+	// Routes What else of the host of `base_url` is served. A request whose path begins with a route's goes to the same path of that
+	// host; the longest one decides `auth_style`, also for what is below `base_url`. Absent if there are none.
+	Routes []Route `json:"routes,omitempty"`
+
 	// Scope Whether it is the project's key or a user's own.
 	Scope string `json:"scope"`
 
@@ -169,6 +173,15 @@ type ProviderSlug = string
 type ReportRequest struct {
 	// Keys The keys, each once.
 	Keys []KeyReport `json:"keys"`
+}
+
+// Route Another part of a provider's host.
+type Route struct {
+	// AuthStyle How it takes the key, as in `auth_style` of the key.
+	AuthStyle string `json:"auth_style"`
+
+	// Path Where it begins. It has no escapes, and no slash at the end.
+	Path string `json:"path"`
 }
 
 // Secret The provider's key in plain text, as the request's header takes it. For a provider whose credential is a

@@ -113,11 +113,9 @@ var errUnreadable = errors.New("key is unreadable")
 
 // plaintextKey is a key in plain text, and where it may be sent.
 type plaintextKey struct {
-	secret    gensecret.Text
-	baseURL   string
-	authStyle providers.AuthStyle
-	// administration lists the paths below baseURL that are not inference.
-	administration []string
+	secret   gensecret.Text
+	baseURL  string
+	provider providers.Provider
 }
 
 // open unseals a key. From here on its plaintext is in the answer, and nowhere else.
@@ -135,7 +133,7 @@ func (s *server) open(ctx context.Context, key models.Key) (plaintextKey, error)
 	case err != nil:
 		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
-	return plaintextKey{gensecret.New(secret), baseURL, provider.AuthStyle, provider.Administration}, nil
+	return plaintextKey{gensecret.New(secret), baseURL, provider}, nil
 }
 
 // The fields of a request that say which key it asks for. A request has exactly one of them.
@@ -292,10 +290,14 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	if key.UserID != "" {
 		scope = "user"
 	}
+	var routes []gen.Route
+	for _, r := range p.provider.Routes {
+		routes = append(routes, gen.Route{Path: r.Path, AuthStyle: string(cmp.Or(r.AuthStyle, p.provider.AuthStyle))})
+	}
 	return gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
-		Scope: scope, Reason: string(f.choice.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.authStyle),
-		AsOf: f.asOf, Caller: f.wireCaller, Administration: p.administration,
+		Scope: scope, Reason: string(f.choice.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.provider.AuthStyle), Routes: routes,
+		AsOf: f.asOf, Caller: f.wireCaller, Administration: p.provider.Administration,
 	}
 }
 

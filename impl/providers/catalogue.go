@@ -113,6 +113,7 @@ func (c *Catalogue) validate() error {
 
 var (
 	administrationPattern = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*))+$`)
+	routePattern          = regexp.MustCompile(`^(/[A-Za-z0-9_-]+)+$`)
 	slugPattern           = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	placeholderPattern    = regexp.MustCompile(`\{([^{}]*)\}`)
 )
@@ -120,6 +121,7 @@ var (
 // validate checks one provider by itself.
 func (p Provider) validate() error {
 	styles := []AuthStyle{AuthBearer, AuthXAPIKey, AuthXGoogAPIKey, AuthAPIKey, AuthAWSSigV4, AuthGCPOAuth}
+	headerStyles := styles[:4]
 	checks := []struct {
 		bad  bool
 		text string
@@ -135,6 +137,8 @@ func (p Provider) validate() error {
 		{p.SecretFormat == FormatJSON && (p.KeyField == "") != p.usesWholeCredential(), "key_field is for a header that takes one field as it is"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
+		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !routePattern.MatchString(r.Path) }), "a route's path is not plain"},
+		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.AuthStyle != "" && !slices.Contains(headerStyles, r.AuthStyle) }), "a route's auth_style is no header"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
 	}
@@ -199,6 +203,7 @@ type Provider struct {
 	DisplayName  string       `yaml:"display_name"`
 	BaseURL      string       `yaml:"base_url"` // https, no trailing slash; {name} stands for the credential's field
 	AuthStyle    AuthStyle    `yaml:"auth_style"`
+	Routes       []Route      `yaml:"routes"`
 	SecretFormat SecretFormat `yaml:"secret_format"`
 	Prefixes     []Prefix     `yaml:"prefixes"`  // empty: it is not known how its keys begin
 	Fields       []Field      `yaml:"fields"`    // FormatJSON only
@@ -207,6 +212,12 @@ type Provider struct {
 	Administration []string `yaml:"administration"`
 	KeyPage        string   `yaml:"key_page"`
 	Example        string   `yaml:"example"` // an invented secret of the right shape
+}
+
+// Route is what else of the host of a provider's BaseURL is served. AuthStyle is empty where it is the provider's.
+type Route struct {
+	Path      string    `yaml:"path"`
+	AuthStyle AuthStyle `yaml:"auth_style"`
 }
 
 // Prefix is one way in which a provider's keys begin.
@@ -259,6 +270,7 @@ func (p Provider) longestPrefix(secret string, distinctive bool) int {
 // clone returns a deep copy, so that a caller can't change the catalogue.
 func (p Provider) clone() Provider {
 	p.Prefixes = slices.Clone(p.Prefixes)
+	p.Routes = slices.Clone(p.Routes)
 	p.Administration = slices.Clone(p.Administration)
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {

@@ -10,10 +10,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 )
 
-func TestJoinURL(t *testing.T) {
+func TestJoin(t *testing.T) {
 	cases := []struct{ base, rest, want string }{
 		{"https://p.example/v1", "/chat/completions", "https://p.example/v1/chat/completions"},
 		{"https://p.example/v1", "/v1/chat/completions", "https://p.example/v1/chat/completions"},
@@ -31,11 +32,41 @@ func TestJoinURL(t *testing.T) {
 		{"https://p.example/v1", "/..a/.b/c..", "https://p.example/v1/..a/.b/c.."},
 	}
 	for _, tc := range cases {
-		base, err := url.Parse(tc.base)
+		to, err := newDestination(&dataplane.Key{BaseURL: tc.base}, nil)
 		require.NoError(t, err)
 		path, err := parsePath(tc.rest)
 		require.NoError(t, err, tc.rest)
-		require.Equal(t, tc.want, joinURL(base, path).String(), tc.rest)
+		require.Equal(t, tc.want, to.join(path).String(), tc.rest)
+	}
+}
+
+func TestJoinOnRoutes(t *testing.T) {
+	key := &dataplane.Key{BaseURL: "https://p.example/v1beta", Routes: []dataplane.Route{
+		{Path: "/v1"}, {Path: "/upload"}, {Path: "/v1beta/openai", AuthStyle: dataplane.AuthBearer},
+	}}
+	for _, c := range []struct{ upstream, rest, want, onHost string }{
+		{"", "/v1/models/m:generate", "https://p.example/v1/models/m:generate", "/v1/models/m:generate"},
+		{"", "/v1", "https://p.example/v1", "/v1"},
+		{"", "/v10", "https://p.example/v1beta/v10", "/v1beta/v10"},
+		{"", "/%76%31/models", "https://p.example/v1beta/%76%31/models", "/v1beta/%76%31/models"},
+		{"", "/models", "https://p.example/v1beta/models", "/v1beta/models"},
+		{"", "/v1beta/models", "https://p.example/v1beta/models", "/v1beta/models"},
+		{"", "/openai/chat", "https://p.example/v1beta/openai/chat", "/v1beta/openai/chat"},
+		{"", "/v1beta/openai/chat", "https://p.example/v1beta/openai/chat", "/v1beta/openai/chat"},
+		{"https://x.example/deep/v1beta", "/upload/v1beta/files", "https://x.example/deep/upload/v1beta/files", "/upload/v1beta/files"},
+		{"https://x.example/deep/v1beta/", "/models", "https://x.example/deep/v1beta/models", "/v1beta/models"},
+		{"https://x.example/deep", "/v1/models", "https://x.example/deep/v1/models", "/v1/models"},
+		{"https://x.example", "/v1beta/openai/chat", "https://x.example/v1beta/openai/chat", "/v1beta/openai/chat"},
+	} {
+		var upstream *url.URL
+		if c.upstream != "" {
+			upstream = mustURL(t, c.upstream)
+		}
+		to, err := newDestination(key, upstream)
+		require.NoError(t, err)
+		target := to.join(safePath(c.rest))
+		require.Equal(t, c.want, target.String(), c.rest)
+		require.Equal(t, c.onHost, to.pathOnHost(target), c.rest)
 	}
 }
 
@@ -56,7 +87,7 @@ func TestParsePathRefusesEscapes(t *testing.T) {
 }
 
 // Whatever the path: the host stays the provider's, and nobody who decodes the path, however often, leaves the base.
-func FuzzJoinURL(f *testing.F) {
+func FuzzJoin(f *testing.F) {
 	for _, rest := range attacks() {
 		f.Add("/v1", rest)
 		f.Add("", rest)
@@ -77,7 +108,9 @@ func FuzzJoinURL(f *testing.F) {
 		if err != nil {
 			return
 		}
-		sent, err := url.Parse(joinURL(base, safe).String())
+		to, err := newDestination(&dataplane.Key{BaseURL: base.String()}, nil)
+		require.NoError(t, err)
+		sent, err := url.Parse(to.join(safe).String())
 		require.NoError(t, err)
 		require.Equal(t, "https://p.example", sent.Scheme+"://"+sent.Host)
 		require.Nil(t, sent.User)
