@@ -254,7 +254,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	if isUpgrade := res.StatusCode == http.StatusSwitchingProtocols; isUpgrade || res.ContentLength < 0 {
 		go g.endStream(res.Request.Context(), p, res.Body, isUpgrade)
 	}
-	rewriteLinks(res.Header, res.Request.URL, p.destination, p.incoming, p.provider)
+	p.rewriteLinks(res.Header, res.Request.URL)
 	res.Header[HeaderKeyID] = []string{p.key.ID}
 	res.Header[HeaderReason] = []string{p.key.Reason}
 	res.Header[HeaderRequestID] = []string{p.id}

@@ -20,27 +20,31 @@ var linkTarget = regexp.MustCompile(`<[^<>]*>`)
 // rewriteLinks makes links to the provider's own host lead back through the gateway, at its origin: there, the caller has a credential,
 // which must not go to the provider. A link to a place on that host that the gateway does not reach is removed. Links to other hosts,
 // such as signed ones to a store of files, stay.
-func rewriteLinks(header http.Header, sent *url.URL, d destination, caller *http.Request, provider string) {
+func (p *proxiedRequest) rewriteLinks(header http.Header, sent *url.URL) {
 	for _, name := range linkHeaders {
 		for i, value := range header[name] {
-			link := rewriteLink(value, sent, d, caller, provider)
+			link := p.rewriteLink(value, sent)
 			if link == "" {
 				delete(header, name)
 				break
+			}
+			if strings.HasPrefix(name, "X-Goog-Upload-") && p.provider == QueryKeyProvider && link != value {
+				link = withKey(link, p.caller.Credential)
 			}
 			header[name][i] = link
 		}
 	}
 	for i, value := range header["Link"] {
 		header["Link"][i] = linkTarget.ReplaceAllStringFunc(value, func(target string) string {
-			return "<" + rewriteLink(target[1:len(target)-1], sent, d, caller, provider) + ">"
+			return "<" + p.rewriteLink(target[1:len(target)-1], sent) + ">"
 		})
 	}
 }
 
 // rewriteLink returns the link that the caller gets for one of the provider's, or "" if the gateway does not reach its target. sent is the URL
 // that relative links are resolved against.
-func rewriteLink(link string, sent *url.URL, d destination, caller *http.Request, provider string) string {
+func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
+	d := p.destination
 	reference, err := url.Parse(link)
 	if err != nil {
 		return ""
@@ -57,7 +61,18 @@ func rewriteLink(link string, sent *url.URL, d destination, caller *http.Request
 		}
 	}
 	target.Scheme, target.User, target.Host, target.Path, target.RawPath = "", nil, "", "", ""
-	return originOf(caller) + "/" + provider + rest + target.String() // of which the query and the fragment are left
+	return originOf(p.incoming) + "/" + p.provider + rest + target.String() // of which the query and the fragment are left
+}
+
+// withKey adds the caller's credential to the link for an upload. Google's upload URLs authorize by themselves, so its SDKs send no
+// credential there, but the gateway needs one. The link goes back to the caller alone.
+func withKey(link, credential string) string {
+	link, _, _ = strings.Cut(link, "#")
+	separator := "?"
+	if strings.Contains(link, "?") {
+		separator = "&"
+	}
+	return link + separator + "key=" + url.QueryEscape(credential)
 }
 
 // isSameHost reports whether two URLs are of the same host, whether or not they spell out the port or the root of the name.

@@ -22,6 +22,7 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 	sent := parse("https://provider.example/openai/v1/batches?limit=1")
 	to, err := newDestination(&dataplane.Key{BaseURL: "https://provider.example/openai/v1", Routes: []dataplane.Route{{Path: "/upload"}}}, nil)
 	require.NoError(t, err)
+	p := &proxiedRequest{destination: to, incoming: caller, provider: "groq", caller: dataplane.Request{Credential: "ak_a&b"}}
 	for link, want := range map[string]string{
 		"https://provider.example/openai/v1/batches/b1":          origin + "/groq/batches/b1",
 		"https://PROVIDER.example/openai/v1/files?after=f%2F1#x": origin + "/groq/files?after=f%2F1#x",
@@ -43,11 +44,21 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 		"https://%zz":                                            "",
 	} {
 		header := http.Header{"Location": {link}, "Operation-Location": {link, link}}
-		rewriteLinks(header, sent, to, caller, "groq")
+		p.rewriteLinks(header, sent)
 		require.Equal(t, want, header.Get("Location"), link)
 		require.Equal(t, want, header.Get("Operation-Location"), link)
 	}
 	header := http.Header{"Link": {`<https://provider.example/openai/v1/b?page=2>; rel="next", </admin>; rel="last", <https://docs.example>; rel="help"`}}
-	rewriteLinks(header, sent, to, caller, "groq")
+	p.rewriteLinks(header, sent)
 	require.Equal(t, `<`+origin+`/groq/b?page=2>; rel="next", <>; rel="last", <https://docs.example>; rel="help"`, header.Get("Link"))
+	for link, want := range map[string]string{
+		"https://provider.example/upload/f?upload_id=u": origin + "/gemini/upload/f?upload_id=u&key=ak_a%26b",
+		"https://provider.example/upload/f":             origin + "/gemini/upload/f?key=ak_a%26b",
+		"https://files.example/upload/f":                "https://files.example/upload/f", // the credential goes nowhere else
+	} {
+		p.provider = "gemini"
+		header := http.Header{"X-Goog-Upload-Url": {link}}
+		p.rewriteLinks(header, sent)
+		require.Equal(t, want, header.Get("X-Goog-Upload-Url"), link)
+	}
 }
