@@ -13,6 +13,7 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	gen "github.com/agentrouter/aikeys/gen/dataplane"
 )
 
 // callers returns a header with every kind of caller's credential, and X-Request-Id.
@@ -53,6 +54,28 @@ func TestAuthorize(t *testing.T) {
 		_, _, err = key.Header()
 		require.ErrorIs(t, err, dataplane.ErrUnsupportedAuth)
 	}
+}
+
+func TestAuthorizeOnRoutes(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
+	key, err := s.R.Resolve(t.Context(), dataplane.ByID(s.Register(dataplanetest.Key{
+		Secret: "sk-1", AuthStyle: "x_goog_api_key",
+		Routes: []gen.Route{{Path: "/v1", AuthStyle: "x_goog_api_key"}, {Path: "/v1/openai", AuthStyle: "bearer"}, {Path: "/new", AuthStyle: "magic"}},
+	})))
+	require.NoError(t, err)
+	for path, want := range map[string]http.Header{
+		"":                {"X-Goog-Api-Key": {"sk-1"}, "X-Request-Id": {"1"}},
+		"/v1beta/models":  {"X-Goog-Api-Key": {"sk-1"}, "X-Request-Id": {"1"}},
+		"/v1/models":      {"X-Goog-Api-Key": {"sk-1"}, "X-Request-Id": {"1"}},
+		"/v1/openai":      {"Authorization": {"Bearer sk-1"}, "X-Request-Id": {"1"}},
+		"/v1/openai/chat": {"Authorization": {"Bearer sk-1"}, "X-Request-Id": {"1"}},
+		"/v1/openais":     {"X-Goog-Api-Key": {"sk-1"}, "X-Request-Id": {"1"}},
+	} {
+		h := callers()
+		require.NoError(t, key.AuthorizeAt(h, path))
+		require.Equal(t, want, h, path)
+	}
+	require.ErrorIs(t, key.AuthorizeAt(callers(), "/new/x"), dataplane.ErrUnsupportedAuth)
 }
 
 func TestKeyFields(t *testing.T) {

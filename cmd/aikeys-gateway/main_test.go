@@ -27,6 +27,7 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+	gendp "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -195,6 +196,12 @@ func newEnv(t *testing.T, options ...gatewaytest.Option) *env {
 	e.control.AddCredential(callerToken, dataplanetest.Credential{})
 	e.key = e.control.RegisterKey(dataplanetest.Key{Secret: providerSecret, BaseURL: e.provider.URL + "/v1"})
 	e.control.RegisterKey(dataplanetest.Key{Provider: "anthropic", Secret: providerSecret, BaseURL: e.provider.URL, AuthStyle: "x_api_key"})
+	e.control.RegisterKey(dataplanetest.Key{
+		Provider: "gemini", Secret: providerSecret, BaseURL: e.provider.URL + "/v1beta", AuthStyle: "x_goog_api_key",
+		Routes: []gendp.Route{
+			{Path: "/v1", AuthStyle: "x_goog_api_key"}, {Path: "/upload", AuthStyle: "x_goog_api_key"}, {Path: "/v1beta/openai", AuthStyle: "bearer"},
+		},
+	})
 	return e
 }
 

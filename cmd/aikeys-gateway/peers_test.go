@@ -108,77 +108,91 @@ func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gatew
 // question asks for a completion.
 const question = `{"model": "m", "max_tokens": 9, "messages": []}`
 
+// sdk is an official SDK: the program that uses it, the provider's path in the gateway, the variables with the SDK's base URL and key,
+// how many requests the program makes, and the class of the error for a wrong key.
+type sdk struct {
+	script, path, baseURL, key string
+	requests                   int
+	refusal                    string
+}
+
 // The official SDKs work with the base URL and the key changed and nothing else. A provider sends each chunk only once the SDK has
 // the one before it, so nothing in between buffers.
 func TestProviderSDKs(t *testing.T) {
 	t.Parallel()
 	folder, err := filepath.Abs("../../tools/peers")
 	require.NoError(t, err)
-	for name, through := range map[string][]string{
-		"gateway": {"openai_client.py", "openai_client.mjs", "anthropic_client.py", "anthropic_client.mjs"},
-		"nginx":   {"openai_client.mjs", "anthropic_client.mjs"}, // Python takes seconds to start
-		"Envoy":   {"openai_client.mjs", "anthropic_client.mjs"},
+	openAI, anthropic := sdk{"openai_client", "/openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", 2, "AuthenticationError"},
+		sdk{"anthropic_client", "/anthropic", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", 2, "AuthenticationError"}
+	google, googleByOpenAI := sdk{"google_client", "/gemini", "GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY", 4, "ClientError"},
+		sdk{"openai_client", "/gemini/v1beta/openai", "OPENAI_BASE_URL", "OPENAI_API_KEY", 2, "AuthenticationError"}
+	googleInNode := google
+	googleInNode.refusal = "ApiError"
+	for name, through := range map[string]map[string][]sdk{
+		"gateway": {".py": {openAI, anthropic, google}, ".mjs": {openAI, anthropic, googleInNode, googleByOpenAI}},
+		"nginx":   {".mjs": {openAI, anthropic}}, // Python takes seconds to start
+		"Envoy":   {".mjs": {openAI, anthropic}},
 	} {
-		for _, script := range through {
-			t.Run(script+" through "+name, func(t *testing.T) {
-				t.Parallel()
-				release := make(chan struct{}, 1024)
-				options := []gatewaytest.Option{gatewaytest.ReleasedBy(release)}
-				if name != "gateway" {
-					options = append(options, gatewaytest.WithTLS())
-				}
-				e := newEnv(t, options...)
-				gateway := e.start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
-				url := gateway.address.Gateway
-				if name != "gateway" {
-					url = startProxy(t, name, gateway, e.provider)
-				}
-				type result struct {
-					Text         string `json:"text"`
-					StreamedText string `json:"streamed_text"`
-					Chunks       int    `json:"chunks"`
-					Error        struct {
-						Class  string `json:"class"`
-						Status int    `json:"status"`
-					} `json:"error"`
-				}
-				call := func(key string) (got result) {
-					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-					defer cancel()
-					program, args := filepath.Join(folder, ".venv", "bin", "python"), []string{"-B"}
-					if filepath.Ext(script) == ".mjs" {
-						program, args = "node", nil
+		for language, sdks := range through {
+			for _, sdk := range sdks {
+				t.Run(sdk.script+language+" of "+sdk.path+" through "+name, func(t *testing.T) {
+					t.Parallel()
+					release := make(chan struct{}, 1024)
+					options := []gatewaytest.Option{gatewaytest.ReleasedBy(release)}
+					if name != "gateway" {
+						options = append(options, gatewaytest.WithTLS())
 					}
-					cmd := exec.CommandContext(ctx, program, append(args, filepath.Join(folder, script))...)
-					provider, _, _ := strings.Cut(script, "_")
-					prefix := strings.ToUpper(provider)
-					cmd.Env = []string{
-						"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", prefix + "_BASE_URL=" + url + "/" + provider, prefix + "_API_KEY=" + key}
-					var stdout, stderr bytes.Buffer
-					cmd.Stdout = &stdout
-					progress, err := cmd.StderrPipe()
-					require.NoError(t, err)
-					require.NoError(t, cmd.Start(), "`make test` installs the SDKs")
-					release <- struct{}{}
-					for lines := bufio.NewScanner(progress); lines.Scan(); {
-						stderr.WriteString(lines.Text() + "\n")
-						if strings.HasPrefix(lines.Text(), "chunk ") {
-							release <- struct{}{}
+					e := newEnv(t, options...)
+					gateway := e.start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
+					url := gateway.address.Gateway
+					if name != "gateway" {
+						url = startProxy(t, name, gateway, e.provider)
+					}
+					type result struct {
+						Text         string `json:"text"`
+						StreamedText string `json:"streamed_text"`
+						Chunks       int    `json:"chunks"`
+						Error        struct {
+							Class  string `json:"class"`
+							Status int    `json:"status"`
+						} `json:"error"`
+					}
+					call := func(key string) (got result) {
+						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+						defer cancel()
+						program, args := filepath.Join(folder, ".venv", "bin", "python"), []string{"-B"}
+						if language == ".mjs" {
+							program, args = "node", nil
 						}
+						cmd := exec.CommandContext(ctx, program, append(args, filepath.Join(folder, sdk.script+language))...)
+						cmd.Env = []string{
+							"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", sdk.baseURL + "=" + url + sdk.path, sdk.key + "=" + key}
+						var stdout, stderr bytes.Buffer
+						cmd.Stdout = &stdout
+						progress, err := cmd.StderrPipe()
+						require.NoError(t, err)
+						require.NoError(t, cmd.Start(), "`make test` installs the SDKs")
+						release <- struct{}{}
+						for lines := bufio.NewScanner(progress); lines.Scan(); {
+							stderr.WriteString(lines.Text() + "\n")
+							if strings.HasPrefix(lines.Text(), "chunk ") {
+								release <- struct{}{}
+							}
+						}
+						require.NoError(t, cmd.Wait(), "%s", &stderr)
+						require.NoError(t, json.Unmarshal(stdout.Bytes(), &got), "%s", &stdout)
+						return got
 					}
-					require.NoError(t, cmd.Wait(), "%s", &stderr)
-					require.NoError(t, json.Unmarshal(stdout.Bytes(), &got), "%s", &stdout)
-					return got
-				}
-				const text = "Hello from the fake provider."
-				require.Equal(t, result{Text: text, StreamedText: text, Chunks: 6}, call(callerToken))
-				require.Len(t, e.provider.Requests(), 2)
-				e.provider.RequireNeverSaw(t, callerToken)
-				refused := call("ak_revoked_0001").Error
-				require.Equal(t, http.StatusUnauthorized, refused.Status)
-				require.Equal(t, "AuthenticationError", refused.Class)
-				require.Len(t, e.provider.Requests(), 2, "what is refused does not reach the provider")
-			})
+					const text = "Hello from the fake provider."
+					require.Equal(t, result{Text: text, StreamedText: text, Chunks: 6}, call(callerToken))
+					require.Len(t, e.provider.Requests(), sdk.requests)
+					e.provider.RequireNeverSaw(t, callerToken)
+					refused := call("ak_revoked_0001").Error
+					require.Equal(t, http.StatusUnauthorized, refused.Status)
+					require.Equal(t, sdk.refusal, refused.Class)
+					require.Len(t, e.provider.Requests(), sdk.requests, "what is refused does not reach the provider")
+				})
+			}
 		}
 	}
 }
@@ -229,7 +243,6 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
-	e.control.RegisterKey(dataplanetest.Key{Provider: "gemini", BaseURL: e.provider.URL, AuthStyle: "x_goog_api_key", Secret: providerSecret})
 	gateway := e.start("--ext-authz-listen", "127.0.0.1:0").awaitReady()
 	url := startProxy(t, "Envoy", gateway, e.provider, "{prefix: /anthropic/}", "{prefix: /gemini/}", "{provider: anthropic}", "{provider: gemini}")
 	for _, query := range []string{

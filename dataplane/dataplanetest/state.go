@@ -41,6 +41,7 @@ type change struct {
 // Key is a key to register. What is left empty is filled in: the project chat, openai, and what goes with OpenAI.
 type Key struct {
 	ProjectID, UserID, Provider, Secret, BaseURL, AuthStyle string
+	Routes                                                  []gen.Route
 }
 
 type key struct {
@@ -309,7 +310,7 @@ func scopeOf(k *key) string {
 func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen.FetchResponse {
 	return &gen.FetchResponse{
 		KeyID: k.id, Version: 1, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
-		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle,
+		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes,
 		AsOf: cp.position(), Caller: caller,
 	}
 }

@@ -65,6 +65,12 @@ func TestFetchAnswers(t *testing.T) {
 			want.BaseURL, want.AuthStyle = "https://api.anthropic.com", "x_api_key"
 			requireAll(t, want, mine, forUser(web, member, "anthropic"))
 		})
+		t.Run("with the provider's routes", func(t *testing.T) {
+			key := s.shared("gemini")
+			got := requireKey(t, fetch(t, dp, forUser(web, "", "gemini")), key, "project_key")
+			require.Contains(t, got.Routes, gen.Route{Path: "/v1", AuthStyle: "x_goog_api_key"})
+			require.Contains(t, got.Routes, gen.Route{Path: "/v1beta/openai", AuthStyle: "bearer"})
+		})
 		t.Run("for no user", func(t *testing.T) {
 			requireAll(t, base, project, forUser(web, "", "openai"))
 			requireRefused(t, fetch(t, dp, forUser(web, "", "anthropic")), http.StatusNotFound, "no-key")

@@ -13,7 +13,7 @@ def run(new_client, whole, pieces, api_error):
         client = new_client()
         result = {"text": whole(client), **timed(pieces, client)}
     except api_error as error:
-        status = getattr(error, "status_code", None)
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
         result = {"error": {"class": type(error).__name__, "status": status, "message": error.message}}
     print(json.dumps(result))
 

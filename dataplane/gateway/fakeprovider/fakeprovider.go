@@ -79,9 +79,11 @@ func (h *Handler) routes() {
 	}
 	h.mux.HandleFunc("POST /openai/deployments/{deployment}/chat/completions", h.completion(azure()))
 	h.mux.HandleFunc("POST /v1/messages", h.completion(anthropic()))
-	for _, base := range []string{"", "/v1beta"} {
+	for _, base := range []string{"", "/v1", "/v1alpha", "/v1beta"} {
 		h.mux.HandleFunc("POST "+base+"/models/{call}", h.completion(gemini()))
 	}
+	h.mux.HandleFunc("POST /v1beta/openai/chat/completions", h.completion(geminiOpenAI()))
+	h.mux.HandleFunc("POST /upload/{version}/files", h.upload)
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { openAI().refuse(w, http.StatusNotFound) })
 }
 

@@ -1,7 +1,9 @@
 package fakeprovider
 
 import (
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -19,6 +21,45 @@ func gemini() dialect {
 		begin: func(completionRequest) []event { return nil },
 		piece: func(c completionRequest, text string) event { return event{data: geminiAnswer(c, text, nil)} },
 		end:   func(c completionRequest, _ int) []event { return []event{{data: geminiAnswer(c, "", "STOP")}} },
+	}
+}
+
+// geminiOpenAI is OpenAI's API at Google, which refuses Google's own header.
+func geminiOpenAI() dialect {
+	api := openAI()
+	api.credential = func(header http.Header) string {
+		if header.Get("X-Goog-Api-Key") != "" {
+			return ""
+		}
+		return bearer(header)
+	}
+	return api
+}
+
+// upload takes a file in two requests, as Google's resumable uploads do. The second needs no credential: its URL authorizes it. So it is
+// refused unless it comes with the id that the first was answered with.
+func (h *Handler) upload(w http.ResponseWriter, r *http.Request) {
+	const id = "fake-upload-1"
+	switch uploadID := r.URL.Query().Get("upload_id"); {
+	case uploadID == "" && h.statusFor(gemini(), r) != http.StatusOK:
+		gemini().refuse(w, h.statusFor(gemini(), r))
+	case uploadID == "":
+		w.Header().Set("X-Goog-Upload-Status", "active")
+		w.Header().Set("X-Goog-Upload-Url", "http://"+r.Host+r.URL.Path+"?upload_id="+id)
+		reply(w, http.StatusOK, object{})
+	case uploadID != id:
+		gemini().refuse(w, http.StatusNotFound)
+	default:
+		size, err := io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			gemini().refuse(w, http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("X-Goog-Upload-Status", "final")
+		reply(w, http.StatusOK, object{"file": object{
+			"name": "files/fake-1", "mimeType": "text/plain", "state": "ACTIVE", "sizeBytes": strconv.FormatInt(size, 10),
+			"uri": "https://generativelanguage.googleapis.com/v1beta/files/fake-1",
+		}})
 	}
 }
 
