@@ -21,17 +21,15 @@ func (o operations) check(d destination, target *url.URL) (class string, err err
 	if len(d.key.Administration) == 0 {
 		return operationInference, nil
 	}
-	segments, first, last := segmentsOf(target.EscapedPath()), len(segmentsOf(d.base.EscapedPath())), 0
+	segments, first := segmentsOf(target.EscapedPath()), len(segmentsOf(d.base.EscapedPath()))
+	last := first
 	if route, ok := d.key.Route(d.pathOnHost(target)); ok {
 		first = len(segmentsOf(d.root))
 		last = first + len(segmentsOf(route.Path))
-	} else {
+	} else if own, err := d.key.Base(); err == nil && own != d.base {
 		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
-		last = first
-		if own, err := d.key.Base(); err == nil && own != d.base {
-			if path := segmentsOf(own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
-				last += len(path)
-			}
+		if path := segmentsOf(own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
+			last += len(path)
 		}
 	}
 	for _, pattern := range d.key.Administration {
