@@ -211,6 +211,15 @@ func (e *env) start(args ...string) *process {
 	return startProcess(e.t, os.Args[0], e.environ, args...)
 }
 
+// startForProxies starts a gateway that answers other proxies on unix sockets.
+func (e *env) startForProxies(args ...string) *process {
+	e.t.Helper()
+	dir, err := os.MkdirTemp("", "gw-") // t.TempDir may be too long for a socket's path
+	require.NoError(e.t, err)
+	e.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return e.start(append(args, "--forward-auth-listen", "unix:"+dir+"/f.sock", "--ext-authz-listen", "unix:"+dir+"/e.sock")...).awaitReady()
+}
+
 // models asks a gateway for the caller's models of OpenAI.
 func (p *process) models() reply {
 	return send(http.MethodGet, p.address.Gateway+"/openai/models", callerToken, "")

@@ -52,14 +52,14 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	require.NoError(t, os.WriteFile(authorities, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: provider.Certificate().Raw}), 0o600))
 	file, program, args := "nginx.conf", "/usr/sbin/nginx", []string{ // one process, so that ending it leaves none behind
 		"-e", "stderr", "-g", "daemon off; master_process off; pid " + dir + "/nginx.pid;", "-c", config}
-	asked, listens, format := "127.0.0.1:8084", " reuseport", func(address string) string { return address }
-	gatewayAddress := strings.TrimPrefix(gateway.address.ForwardAuth, "http://")
+	listens, format := " reuseport", func(address string) string { return address }
+	asked, answers := "unix:/run/aikeys-gateway/forward-auth.sock", gateway.address.ForwardAuth
 	if name == "Envoy" {
 		found, err := exec.Command("../../tools/peers.sh", "envoy").Output()
 		require.NoError(t, err)
 		file, program = "envoy.yaml", strings.TrimSpace(string(found))
 		args = []string{"--config-path", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"}
-		asked, gatewayAddress, listens = "127.0.0.1:8085", gateway.address.ExtAuthz, ""
+		asked, answers, listens = "/run/aikeys-gateway/ext-authz.sock", strings.TrimPrefix(gateway.address.ExtAuthz, "unix:"), ""
 		format = func(address string) string {
 			host, port, _ := net.SplitHostPort(address)
 			return "{address: " + host + ", port_value: " + port + "}"
@@ -74,7 +74,7 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "samples", file))
 	require.NoError(t, err)
 	from := strings.TrimPrefix(provider.URL, "https://")
-	pairs = append(pairs, format(asked), format(gatewayAddress), format("127.0.0.1:8000"), format(address)+listens,
+	pairs = append(pairs, asked, answers, format("127.0.0.1:8000"), format(address)+listens,
 		format("api.openai.com:443"), format(from), format("api.anthropic.com:443"), format(from),
 		"api.openai.com", certifiedName, "api.anthropic.com", certifiedName, "/etc/ssl/certs/ca-certificates.crt", authorities)
 	for pair := range slices.Chunk(pairs, 2) {
@@ -100,7 +100,7 @@ func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gatew
 		t.Run(proxy, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t, gatewaytest.WithTLS())
-			test(t, proxy, e, e.start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady())
+			test(t, proxy, e, e.startForProxies())
 		})
 	}
 }
@@ -143,7 +143,7 @@ func TestProviderSDKs(t *testing.T) {
 						options = append(options, gatewaytest.WithTLS())
 					}
 					e := newEnv(t, options...)
-					gateway := e.start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0").awaitReady()
+					gateway := e.startForProxies()
 					url := gateway.address.Gateway
 					if name != "gateway" {
 						url = startProxy(t, name, gateway, e.provider)
@@ -243,7 +243,7 @@ func TestSampleProxiesReplaceTheCredential(t *testing.T) {
 func TestEnvoyRemovesCredentialsFromTheQuery(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t, gatewaytest.WithTLS())
-	gateway := e.start("--ext-authz-listen", "127.0.0.1:0").awaitReady()
+	gateway := e.startForProxies()
 	url := startProxy(t, "Envoy", gateway, e.provider, "{prefix: /anthropic/}", "{prefix: /gemini/}", "{provider: anthropic}", "{provider: gemini}")
 	for _, query := range []string{
 		"alt=sse&key=*", "key=*&alt=sse", "%6bey=*&alt=sse", "alt=sse&k%65y=*&key=*", "%6B%65%79=*&alt=sse&trace=*", "key=*&alt=sse&%6bey",

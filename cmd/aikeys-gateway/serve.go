@@ -7,16 +7,19 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/dataplane/gateway/extauthz"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -64,6 +67,7 @@ type service struct {
 	resolver    *dataplane.Resolver
 	proxy       *gateway.Gateway
 	tls         *tls.Config      // nil is plain HTTP
+	proxyTLS    *tls.Config      // of the listeners for other proxies; nil is plain HTTP
 	forwardAuth http.Handler     // nil is off
 	extAuthz    *extauthz.Server // nil is off
 
@@ -93,17 +97,46 @@ func (s *service) listen(ctx context.Context) error {
 		if setting.String() == "" {
 			continue
 		}
-		listener, err := setting.Listen(ctx)
+		listener, err := s.bind(ctx, setting)
 		if err != nil {
 			return err
 		}
 		s.closers.AddListener(listener)
 		s.listeners[name] = listener
-		if name != "ops-listen" && setting.IsPublic() && (s.tls == nil || name != "listen") {
+		if name != "ops-listen" && setting.IsPublic() && (name == "listen" && s.tls == nil || name != "listen" && s.proxyTLS == nil) {
 			s.log.WarnContext(ctx, "keys travel without TLS beyond this machine", slog.String("setting", setting.Given()))
 		}
 	}
 	return nil
+}
+
+// bind listens on the address or the unix socket of a setting.
+func (s *service) bind(ctx context.Context, setting *settings.Setting) (net.Listener, error) {
+	path, ok := strings.CutPrefix(setting.String(), unixsocket.Prefix)
+	if !ok {
+		return setting.Listen(ctx)
+	}
+	var access unixsocket.Access
+	for _, name := range s.cfg.AuthSocketUsers {
+		user, err := unixsocket.UserID(name)
+		if err != nil {
+			return nil, setting.ListenError(err)
+		}
+		access.Users = append(access.Users, user)
+	}
+	listener, err := unixsocket.Listen(ctx, path, access)
+	if err != nil {
+		return nil, setting.ListenError(err)
+	}
+	return listener, nil
+}
+
+// tlsOf returns the TLS configuration of a listener for proxies: nil on a unix socket, and without authorities of clients.
+func (s *service) tlsOf(address string) *tls.Config {
+	if isSocket(address) {
+		return nil
+	}
+	return s.proxyTLS
 }
 
 // run serves until ctx is done, or until a part fails that the gateway can't do without. Requests in flight end before the
@@ -112,11 +145,13 @@ func (s *service) run(ctx context.Context) error {
 	s.logListening(ctx)
 	serving := []lifecycle.Part{gateway.NewServer(s.listeners["listen"], s.proxy, s.tls, s.cfg.TrustedProxies, s.log).Run}
 	if s.forwardAuth != nil {
-		serving = append(serving, gateway.NewServer(s.listeners["forward-auth-listen"], s.forwardAuth, nil, nil, s.log).Run)
+		serving = append(serving,
+			gateway.NewServer(s.listeners["forward-auth-listen"], s.forwardAuth, s.tlsOf(s.cfg.ForwardAuthListen), nil, s.log).Run)
 	}
 	if s.extAuthz != nil {
 		serving = append(serving, lifecycle.Task(func(ctx context.Context) error {
-			return extauthz.Serve(ctx, s.listeners["ext-authz-listen"], s.extAuthz, extauthz.ServeConfig{Drain: s.cfg.ShutdownTimeout})
+			return extauthz.Serve(ctx, s.listeners["ext-authz-listen"], s.extAuthz,
+				extauthz.ServeConfig{TLS: s.tlsOf(s.cfg.ExtAuthzListen), Drain: s.cfg.ShutdownTimeout})
 		}))
 	}
 	ops := gateway.NewServer(s.listeners["ops-listen"], lifecycle.NewOpsHandler(s.registry, s.readiness), nil, nil, s.log)
@@ -130,17 +165,22 @@ func (s *service) run(ctx context.Context) error {
 }
 
 func (s *service) logListening(ctx context.Context) {
-	address := func(name string) string { return s.listeners[name].Addr().String() }
-	scheme := "http://"
-	if s.tls != nil {
-		scheme = "https://"
+	address := func(name, scheme string, secure *tls.Config) string {
+		bound := s.listeners[name].Addr()
+		switch {
+		case bound.Network() == "unix":
+			scheme = unixsocket.Prefix
+		case secure != nil:
+			scheme = strings.Replace(scheme, "http:", "https:", 1)
+		}
+		return scheme + bound.String()
 	}
-	attrs := []slog.Attr{slog.String("gateway", scheme+address("listen")), slog.String("ops", "http://"+address("ops-listen"))}
+	attrs := []slog.Attr{slog.String("gateway", address("listen", "http://", s.tls)), slog.String("ops", address("ops-listen", "http://", nil))}
 	if s.forwardAuth != nil {
-		attrs = append(attrs, slog.String("forward_auth", "http://"+address("forward-auth-listen")))
+		attrs = append(attrs, slog.String("forward_auth", address("forward-auth-listen", "http://", s.proxyTLS)))
 	}
 	if s.extAuthz != nil {
-		attrs = append(attrs, slog.String("ext_authz", address("ext-authz-listen")))
+		attrs = append(attrs, slog.String("ext_authz", address("ext-authz-listen", "", nil)))
 	}
 	s.log.LogAttrs(ctx, slog.LevelInfo, "listening", append(attrs,
 		slog.String("control_plane", s.cfg.ControlPlane), slog.String("version", cli.Version()))...)

@@ -5,9 +5,12 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -37,6 +40,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
@@ -153,7 +157,7 @@ func TestNoGoroutinesAfterExit(t *testing.T) {
 	defer stop()
 	code := make(chan int, 1)
 	go func() {
-		args := []string{"serve", "--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0"}
+		args := []string{"serve", "--forward-auth-listen", "unix:" + t.TempDir() + "/f.sock", "--ext-authz-listen", "127.0.0.1:0"}
 		code <- run(ctx, args, e.environ, io.Discard, io.Discard)
 	}()
 	dataplanetest.Eventually(t, "a stream", func() bool { return len(e.control.Connections()) > 0 })
@@ -413,6 +417,77 @@ func TestForwardAuthAsksForItsSecret(t *testing.T) {
 	got := send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "", "Agentrouter-Forward-Auth", "opensesame")
 	require.Equal(t, http.StatusOK, got.status)
 	require.Equal(t, "Bearer "+providerSecret, got.header.Get("Authorization"))
+}
+
+// Only processes of the users that the operator names get answers on the sockets.
+func TestProxiesOnUnixSockets(t *testing.T) {
+	t.Parallel()
+	p := newEnv(t).startForProxies("--auth-socket-users", "65534")
+	path := strings.TrimPrefix(p.address.ForwardAuth, "unix:")
+	ask := func(user uint32) (string, error) {
+		curl := exec.CommandContext(t.Context(), "curl", "--silent", "--show-error", "--dump-header", "-", "--unix-socket", path,
+			"--header", "Authorization: Bearer "+callerToken, "--header", "X-Forwarded-For: 192.0.2.7", "http://aikeys/auth/openai")
+		curl.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		if int(user) == os.Geteuid() {
+			curl.SysProcAttr = nil
+		}
+		output, err := curl.CombinedOutput()
+		return string(output), err
+	}
+	got, err := ask(uint32(os.Geteuid()))
+	require.NoError(t, err, got)
+	require.Contains(t, got, "Authorization: Bearer "+providerSecret)
+	require.Contains(t, p.log.String(), `"client":"192.0.2.7"`, "the proxy is trusted to name the client")
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be other users")
+	}
+	require.NoError(t, os.Chmod(filepath.Dir(path), 0o755))
+	got, err = ask(65534)
+	require.NoError(t, err, got)
+	require.Contains(t, got, "Authorization: Bearer "+providerSecret)
+	got, err = ask(65533)
+	require.Error(t, err, "the connection is closed")
+	require.NotContains(t, got, "HTTP/1.1")
+}
+
+func TestProxiesOverMutualTLS(t *testing.T) {
+	t.Parallel()
+	own, proxies, strangers := tlsfilestest.WriteCertificate(t, t.TempDir(), 1), tlsfilestest.NewAuthority(t), tlsfilestest.NewAuthority(t)
+	p := newEnv(t).start("--forward-auth-listen", "127.0.0.1:0", "--ext-authz-listen", "127.0.0.1:0",
+		"--tls-cert", own.CertFile, "--tls-key", own.KeyFile, "--auth-client-ca", proxies.Write(t, filepath.Join(t.TempDir(), "ca.pem"))).awaitReady()
+	for name, c := range map[string]struct {
+		authority *tlsfilestest.Authority
+		served    bool
+	}{
+		"with a certificate of the proxies' authority": {proxies, true},
+		"with another authority's":                     {strangers, false},
+		"with none":                                    {nil, false},
+	} {
+		client := &tls.Config{RootCAs: own.Pool(t), MinVersion: tls.VersionTLS12}
+		if c.authority != nil {
+			client.GetClientCertificate = c.authority.Issue(t, t.TempDir(), tlsfilestest.Named("proxy.example")).Show(t)
+		}
+		t.Run("forward-auth "+name, func(t *testing.T) {
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.address.ForwardAuth+"/auth/openai", http.NoBody)
+			require.NoError(t, err)
+			request.Header.Set("Authorization", "Bearer "+callerToken)
+			response, err := (&http.Transport{TLSClientConfig: client, DisableKeepAlives: true}).RoundTrip(request)
+			if !c.served {
+				require.Error(t, err)
+				return
+			}
+			require.NoError(t, err)
+			require.NoError(t, response.Body.Close())
+			require.Equal(t, "Bearer "+providerSecret, response.Header.Get("Authorization"))
+		})
+		t.Run("ext_authz "+name, func(t *testing.T) {
+			conn, err := grpc.NewClient(p.address.ExtAuthz, grpc.WithTransportCredentials(credentials.NewTLS(client)))
+			require.NoError(t, err)
+			defer func() { _ = conn.Close() }()
+			_, err = healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+			require.Equal(t, c.served, err == nil, "%v", err)
+		})
+	}
 }
 
 func TestCallersOverTLS(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/internal/netaddr"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
 // config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
@@ -32,6 +33,8 @@ type config struct {
 	MaxStale          time.Duration
 	CacheSize         int
 	Upstreams         map[string]*url.URL
+	AuthSocketUsers   []string
+	AuthClientCA      string
 	ForwardAuthListen string
 	ForwardAuthFile   string
 	ExtAuthzListen    string
@@ -75,12 +78,16 @@ func newConfig() *config {
 			Usage: "how many answers of the control plane to keep in memory"},
 		{Name: "upstream", Arg: "provider=URL", Parse: upstreams(&s.Upstreams),
 			Usage: "send a provider's requests, and keys, elsewhere; a list with commas between, or the flag several times"},
-		{Name: "forward-auth-listen", Arg: "address", Parse: settings.Optional(settings.Address(&s.ForwardAuthListen)),
-			Usage: "host:port that answers nginx, Caddy and Traefik; its answers hold providers' keys, so let nobody else reach it; empty is off"},
+		{Name: "forward-auth-listen", Arg: "address", Parse: settings.Optional(settings.AddressOrSocket(&s.ForwardAuthListen)),
+			Usage: "unix:<path> or host:port that answers nginx, Caddy and Traefik; its answers hold providers' keys, so let nobody else reach it; empty is off"},
 		{Name: "forward-auth-secret-file", Arg: "file", Parse: settings.Text(&s.ForwardAuthFile),
-			Usage: "file with what those proxies must send as Agentrouter-Forward-Auth; read again when it changes; empty asks for nothing"},
-		{Name: "ext-authz-listen", Arg: "address", Parse: settings.Optional(settings.Address(&s.ExtAuthzListen)),
-			Usage: "host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
+			Usage: "file with what those proxies must send as Agentrouter-Forward-Auth; read again when it changes; required for host:port without auth-client-ca"},
+		{Name: "ext-authz-listen", Arg: "address", Parse: settings.Optional(settings.AddressOrSocket(&s.ExtAuthzListen)),
+			Usage: "unix:<path> or host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
+		{Name: "auth-socket-users", Arg: "users", Parse: settings.List(&s.AuthSocketUsers),
+			Usage: "users, by name or number with commas between, whose proxies may ask on the unix sockets of those two; empty is the gateway's own user"},
+		{Name: "auth-client-ca", Arg: "file", Parse: settings.Text(&s.AuthClientCA),
+			Usage: "certificates, in PEM, of who may vouch for the proxies that ask on the host:port of those two: they must show a certificate, and get tls-cert; read again when it changes"},
 		{Name: "operations", Arg: "which", Default: "inference", Parse: settings.Choice(&s.Operations, "inference", "all"),
 			Usage: "inference refuses what administers providers' accounts or makes further credentials; all serves that too"},
 		{Name: "stream-grace", Arg: "duration", Default: "30s", Parse: settings.Duration(&s.StreamGrace),
@@ -149,7 +156,7 @@ func upstreams(to *map[string]*url.URL) func(string) error {
 
 // load reads the variables and checks all settings. Flags win. The error lists all complaints.
 func (s *config) load(environ []string) error {
-	return s.Read(environ, s.checkCredential, s.checkForwardAuth, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
+	return s.Read(environ, s.checkCredential, s.checkProxies, s.checkProxyListeners, s.checkControlPlane, s.checkUpstreams, s.checkListeners, s.checkCertificate)
 }
 
 // checkCredential requires either a token or a client certificate.
@@ -178,15 +185,48 @@ func (s *config) checkCredential() []string {
 	return nil
 }
 
-func (s *config) checkForwardAuth() []string {
-	if s.ForwardAuthFile == "" {
-		return nil
+// checkProxies checks what says who the operator's proxies are.
+func (s *config) checkProxies() (complaints []string) {
+	complain := func(name, text string) { complaints = append(complaints, s.Of(name).Given()+": "+text) }
+	if s.ForwardAuthFile != "" {
+		if _, err := readSecret(s.ForwardAuthFile); err != nil {
+			complain("forward-auth-secret-file", err.Error())
+		}
 	}
-	if _, err := readSecret(s.ForwardAuthFile); err != nil {
-		return []string{s.Of("forward-auth-secret-file").Given() + ": " + err.Error()}
+	if s.AuthClientCA != "" {
+		if s.TLSCert == "" || s.TLSKey == "" {
+			complain("auth-client-ca", "needs "+s.Of("tls-cert").Variable()+" and "+s.Of("tls-key").Variable()+", which the proxies get to see")
+		}
+		if _, err := tlsfiles.ReadPool(s.AuthClientCA); err != nil {
+			complain("auth-client-ca", err.Error())
+		}
 	}
-	return nil
+	for _, user := range s.AuthSocketUsers {
+		if _, err := unixsocket.UserID(user); err != nil {
+			complain("auth-socket-users", err.Error())
+		}
+	}
+	return complaints
 }
+
+// checkProxyListeners requires that only the operator's proxies get answers from the two listeners for them.
+func (s *config) checkProxyListeners() (complaints []string) {
+	complain := func(name, text string) { complaints = append(complaints, s.Of(name).Given()+": "+text) }
+	if s.ForwardAuthListen != "" && !isSocket(s.ForwardAuthListen) && s.ForwardAuthFile == "" && s.AuthClientCA == "" {
+		complain("forward-auth-listen", fmt.Sprintf("any program that reaches this address could read providers' keys with an API key; "+
+			"listen on unix:<path>, or set %s or %s", s.Of("forward-auth-secret-file").Variable(), s.Of("auth-client-ca").Variable()))
+	}
+	for _, name := range []string{"forward-auth-listen", "ext-authz-listen"} {
+		if listen := s.Of(name); !s.Insecure && s.AuthClientCA == "" && listen.IsPublic() {
+			complain(name, fmt.Sprintf("its answers hold providers' keys in the clear, so it listens on this machine only; "+
+				"set %s, or %s=true where nobody but the proxy reaches it", s.Of("auth-client-ca").Variable(), s.Of("insecure").Variable()))
+		}
+	}
+	return complaints
+}
+
+// isSocket reports whether a listener's address is the path of a unix socket.
+func isSocket(address string) bool { return strings.HasPrefix(address, unixsocket.Prefix) }
 
 func (s *config) checkControlPlane() (complaints []string) {
 	setting := s.Of("control-plane")
@@ -221,13 +261,6 @@ func (s *config) checkListeners() []string {
 		complaints = append(complaints, fmt.Sprintf(
 			"%s: beyond this machine, callers' API keys would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
 			s.Of("listen").Given(), s.Of("tls-cert").Variable(), s.Of("tls-key").Variable(), s.Of("insecure").Variable()))
-	}
-	for _, name := range []string{"forward-auth-listen", "ext-authz-listen"} {
-		if listen := s.Of(name); !s.Insecure && listen.IsPublic() {
-			complaints = append(complaints, fmt.Sprintf(
-				"%s: its answers hold providers' keys in the clear, so it listens on this machine only; set %s=true where nobody but the proxy reaches it",
-				listen.Given(), s.Of("insecure").Variable()))
-		}
 	}
 	return append(complaints, s.Distinct("listen", "forward-auth-listen", "ext-authz-listen", "ops-listen")...)
 }

@@ -83,8 +83,12 @@ func TestGatewaySettings(t *testing.T) {
 			"an upstream's URL for its name":    {args: []string{"--upstream", "https://u:hunter2@x.example/?a=https://y.example"}, says: []string{"--upstream: there is no provider of that name"}},
 			"two upstreams of one provider":     {args: []string{"--upstream", "a=https://x.example", "--upstream", "a=https://y.example"}, says: []string{"each provider once"}},
 			"callers in the clear":              {args: []string{"--listen", ":8443"}, says: []string{"--listen: beyond this machine", "AIKEYS_GATEWAY_TLS_CERT"}},
-			"forward-auth beyond this machine":  {args: []string{"--forward-auth-listen", "0.0.0.0:8084"}, says: []string{"--forward-auth-listen: its answers hold providers' keys"}},
+			"forward-auth beyond this machine":  {args: []string{"--forward-auth-listen", "0.0.0.0:8084", "--forward-auth-secret-file", file("one", "hunter2")}, says: []string{"--forward-auth-listen: its answers hold providers' keys"}},
 			"ext_authz beyond this machine":     {args: []string{"--ext-authz-listen", ":8085", "--listen", ":8443", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}, says: []string{"--ext-authz-listen: its answers"}},
+			"forward-auth for everybody":        {args: []string{"--forward-auth-listen", "127.0.0.1:8084"}, says: []string{"--forward-auth-listen: any program", "AIKEYS_GATEWAY_FORWARD_AUTH_SECRET_FILE"}},
+			"proxies' certificates without our": {args: []string{"--auth-client-ca", pair.CertFile}, says: []string{"--auth-client-ca: needs AIKEYS_GATEWAY_TLS_CERT"}},
+			"a user that does not exist":        {args: []string{"--auth-socket-users", "nobody-of-that-name"}, says: []string{"--auth-socket-users: user: unknown user"}},
+			"a socket without a path":           {args: []string{"--forward-auth-listen", "unix:"}, says: []string{"--forward-auth-listen: must be unix:<path>"}},
 			"a forward-auth secret of two":      {args: []string{"--forward-auth-secret-file", file("two", "hunter2 hunter3")}, says: []string{"--forward-auth-secret-file: the file must hold one word"}},
 			"one address for two listeners":     {args: []string{"--ext-authz-listen", "127.0.0.1:8092"}, says: []string{"--ext-authz-listen and AIKEYS_GATEWAY_OPS_LISTEN: must differ"}},
 			"a certificate without its key":     {args: []string{"--tls-cert", pair.CertFile}, says: []string{"give both or none"}},
@@ -110,7 +114,8 @@ func TestGatewaySettings(t *testing.T) {
 	})
 
 	t.Run("accepted", func(t *testing.T) {
-		pair := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
+		pair, gatewaySecret := tlsfilestest.WriteCertificate(t, t.TempDir(), 1), filepath.Join(t.TempDir(), "secret")
+		require.NoError(t, os.WriteFile(gatewaySecret, []byte("opensesame"), 0o600))
 		cases := map[string]struct {
 			environ, args []string
 			check         func(t *testing.T, cfg *config)
@@ -122,7 +127,10 @@ func TestGatewaySettings(t *testing.T) {
 				args: []string{"--client-cert", pair.CertFile, "--client-key", pair.KeyFile, "--control-plane", "https://aikeys.internal"}},
 			"a control plane on this machine by IPv6": {args: []string{"--control-plane", "http://[::1]:8081"}},
 			"everything in the clear, on purpose": {args: []string{"--insecure", "--control-plane", "http://aikeys.internal", "--listen", ":8090",
-				"--forward-auth-listen", ":8084", "--ext-authz-listen", ":8085"}},
+				"--forward-auth-listen", ":8084", "--forward-auth-secret-file", gatewaySecret, "--ext-authz-listen", ":8085"}},
+			"proxies on unix sockets": {args: []string{"--forward-auth-listen", "unix:/run/f.sock", "--ext-authz-listen", "unix:/run/e.sock", "--auth-socket-users", "0, root"}},
+			"proxies over mutual TLS": {args: []string{"--forward-auth-listen", ":8084", "--ext-authz-listen", ":8085",
+				"--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile, "--auth-client-ca", pair.CertFile}},
 			"callers over TLS": {args: []string{"--listen", ":8443", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
 			"an hour's grace": {args: []string{"--max-stale", "1h"}, check: func(t *testing.T, cfg *config) {
 				require.Equal(t, time.Hour, cfg.MaxStale)

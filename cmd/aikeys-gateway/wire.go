@@ -129,6 +129,14 @@ func (s *service) loadCertificate() error {
 		return err
 	}
 	s.tls = tlsfiles.ServerConfig(pair)
+	if s.cfg.AuthClientCA == "" {
+		return nil
+	}
+	proxies, err := tlsfiles.OpenPool("CA file of the proxies", s.cfg.AuthClientCA, s.log)
+	if err != nil {
+		return err
+	}
+	s.proxyTLS = tlsfiles.MutualConfig(pair, proxies, tls.RequireAndVerifyClientCert, tls.VersionTLS12, "h2", "http/1.1")
 	return nil
 }
 

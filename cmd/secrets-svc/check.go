@@ -13,6 +13,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 )
@@ -55,7 +56,7 @@ func (p *program) check(ctx context.Context, cfg *config) error {
 		row("core dumps", "off", nil)
 	}
 	if _, isSocket := cfg.socketPath(); isSocket {
-		_, err := groupID(cfg.SocketGroup)
+		_, err := unixsocket.GroupID(cfg.SocketGroup)
 		row("listen", cfg.Listen, err)
 	} else {
 		_, err := cfg.mutualTLS(nil)

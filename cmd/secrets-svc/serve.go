@@ -19,6 +19,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
 func (p *program) serveCommand() *cobra.Command {
@@ -180,11 +181,7 @@ func (s *service) listenAPI(ctx context.Context) (net.Listener, error) {
 	if !isSocket {
 		return setting.Listen(ctx)
 	}
-	group, err := groupID(s.cfg.SocketGroup)
-	if err != nil {
-		return nil, setting.ListenError(err)
-	}
-	listener, err := listenUnix(ctx, path, group)
+	listener, err := unixsocket.Listen(ctx, path, unixsocket.Access{Group: s.cfg.SocketGroup})
 	if err != nil {
 		return nil, setting.ListenError(err)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
 // config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
@@ -44,8 +44,6 @@ const (
 
 const (
 	variablePrefix = "SECRETS_SVC_"
-	// unixPrefix begins a listen address that is the path of a unix socket.
-	unixPrefix = "unix:"
 	// standardOutput is the name of an audit log that is written to standard output.
 	standardOutput = "-"
 )
@@ -59,7 +57,7 @@ const (
 func newConfig() *config {
 	s := &config{}
 	s.Set = settings.New(settings.Names{Prefix: variablePrefix, Program: "secrets-svc"}, []*settings.Setting{
-		{Name: "listen", Arg: "address", Default: "unix:data/secrets-svc.sock", Parse: listenAddress(&s.Listen),
+		{Name: "listen", Arg: "address", Default: "unix:data/secrets-svc.sock", Parse: settings.AddressOrSocket(&s.Listen),
 			Usage: "unix:<path> of a socket, or host:port for mutual TLS; there is no plain TCP"},
 		{Name: "socket-group", Arg: "group", Parse: settings.Text(&s.SocketGroup),
 			Usage: "group, by name or number, whose processes may connect to the socket too; empty is this user's alone"},
@@ -93,31 +91,10 @@ func newConfig() *config {
 	return s
 }
 
-// maxSocketPath is the maximum length of a socket's path in bytes. With the final zero byte it is 104, the smallest limit of
-// the supported systems.
-const maxSocketPath = 103
-
-// listenAddress accepts unix:<path> or host:port.
-func listenAddress(to *string) func(string) error {
-	return func(text string) error {
-		path, isSocket := strings.CutPrefix(text, unixPrefix)
-		switch {
-		case isSocket && path == "":
-			return errors.New("must be unix:<path> or host:port")
-		case isSocket && len(path) > maxSocketPath:
-			return errors.New("the path of a unix socket may have at most 103 bytes")
-		case isSocket:
-			*to = text
-			return nil
-		case settings.Address(to)(text) != nil:
-			return errors.New("must be unix:<path> or host:port, such as unix:/run/secrets-svc/api.sock or 10.0.0.5:8443")
-		}
-		return nil
-	}
-}
-
 // socketPath returns the path of the socket to listen on. ok is false if the service listens with mutual TLS.
-func (s *config) socketPath() (path string, ok bool) { return strings.CutPrefix(s.Listen, unixPrefix) }
+func (s *config) socketPath() (path string, ok bool) {
+	return strings.CutPrefix(s.Listen, unixsocket.Prefix)
+}
 
 // load reads the variables and checks all settings. Flags win. The error lists all complaints.
 func (s *config) load(environ []string) error { return s.Read(environ, s.checkTLS) }

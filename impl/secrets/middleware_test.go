@@ -88,7 +88,7 @@ func TestUnlistedClientIsRefused(t *testing.T) {
 	require.Equal(t, []any{"uid:" + strconv.Itoa(os.Geteuid())}, last["peer"])
 }
 
-// A connection that is neither from WithPeers nor TLS with a client certificate has no identity, so every request is refused.
+// A connection that is neither from unixsocket.WithPeers nor TLS with a client certificate has no identity, so every request is refused.
 func TestConnectionWithoutIdentityIsRefused(t *testing.T) {
 	require.Empty(t, secrets.Identities(t.Context()))
 	s := start(t, nil)

@@ -51,7 +51,7 @@ type server struct {
 
 var _ gen.StrictServerInterface = (*server)(nil)
 
-// NewHandler returns the service's handler. Its http.Server must set ConnContext, and listen with TLS or through WithPeers.
+// NewHandler returns the service's handler. Its http.Server must set ConnContext, and listen with TLS or through unixsocket.WithPeers.
 func NewHandler(cfg Config) (http.Handler, error) {
 	doc, err := gen.GetSpec()
 	if err != nil {

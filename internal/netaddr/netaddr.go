@@ -32,11 +32,11 @@ func Parse(text string) netip.Addr {
 }
 
 // Client returns the address of the client that sent a request: that of the peer or, if the peer is a trusted proxy, the
-// nearest address in its X-Forwarded-For headers that is not one.
+// nearest address in its X-Forwarded-For headers that is not one. A peer on a unix socket is trusted: see unixsocket.
 func Client(peer string, forwardedFor []string, trusted []netip.Prefix) netip.Addr {
 	address := Parse(peer)
 	isTrusted := func() bool {
-		return slices.ContainsFunc(trusted, func(proxies netip.Prefix) bool { return proxies.Contains(address) })
+		return strings.HasPrefix(peer, "uid ") && !address.IsValid() || slices.ContainsFunc(trusted, func(proxies netip.Prefix) bool { return proxies.Contains(address) })
 	}
 	hops := strings.Split(strings.Join(forwardedFor, ","), ",")
 	for i := len(hops) - 1; i >= 0 && isTrusted(); i-- {

@@ -40,6 +40,7 @@ func TestClient(t *testing.T) {
 		"hops with ports":                {"10.0.0.1:99", []string{"192.0.2.7:4711, 10.0.0.2:80"}, "192.0.2.7"},
 		"the proxy itself":               {"10.0.0.1:99", nil, "10.0.0.1"},
 		"an invalid hop ends the search": {"10.0.0.1:99", []string{"192.0.2.7, unknown, 10.0.0.2"}, "10.0.0.2"},
+		"a proxy on a unix socket":       {"uid 33", []string{"192.0.2.9, 192.0.2.7, 10.0.0.2"}, "192.0.2.7"},
 		"IPv4 in IPv6, with a zone":      {"[::ffff:10.0.0.1%eth0]:99", []string{"[2001:db8::7]:1"}, "2001:db8::7"},
 	} {
 		require.Equal(t, tc.want, netaddr.Client(tc.peer, tc.forwarded, trusted).String(), name)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
 // This file has the parsers of settings. Each stores a value, or says what is wanted without repeating the text, which may
@@ -114,6 +116,29 @@ func Address(to *string) func(string) error {
 		}
 		return text, err == nil
 	})
+}
+
+// maxSocketPath is the maximum length of a socket's path in bytes. With the final zero byte it is 104, the smallest limit of
+// the supported systems.
+const maxSocketPath = 103
+
+// AddressOrSocket accepts host:port, or unix:<path>.
+func AddressOrSocket(to *string) func(string) error {
+	return func(text string) error {
+		path, isSocket := strings.CutPrefix(text, unixsocket.Prefix)
+		switch {
+		case isSocket && path == "":
+			return errors.New("must be unix:<path> or host:port")
+		case isSocket && len(path) > maxSocketPath:
+			return errors.New("the path of a unix socket may have at most 103 bytes")
+		case isSocket:
+			*to = text
+			return nil
+		case Address(to)(text) != nil:
+			return errors.New("must be unix:<path> or host:port, such as unix:/run/aikeys/api.sock or 10.0.0.5:8443")
+		}
+		return nil
+	}
 }
 
 // Networks accepts networks and addresses separated by commas, or nothing.

@@ -21,6 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
 // Names are the names that belong to a program's settings.
@@ -244,7 +245,7 @@ func (d *Setting) Preset(text string) { d.Default, d.text = text, text }
 
 // IsPublic reports whether other machines can reach the address that the setting holds. It is false for an invalid one.
 func (d *Setting) IsPublic() bool {
-	return d.text != "" && d.Parse(d.text) == nil && !netaddr.IsLoopbackAddress(d.text)
+	return d.text != "" && d.Parse(d.text) == nil && !netaddr.IsLoopbackAddress(d.text) && !strings.HasPrefix(d.text, unixsocket.Prefix)
 }
 
 // Listen binds the TCP address that the setting holds. The error tells the operator what to do.

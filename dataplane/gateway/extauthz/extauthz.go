@@ -23,6 +23,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"golang.org/x/net/netutil"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,12 +33,16 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
 const (
 	// maxMessage leaves room for the head of a request, which Envoy bounds to 60 KiB by default. Envoy should send no bodies.
 	maxMessage   = 256 << 10
 	defaultDrain = 10 * time.Second
+	// A third of the files that the process may open is for the connections of one listener, as with the gateway's others.
+	fileShare      = 3
+	maxConnections = 1_000_000
 )
 
 // errPanic is answered with the problem for internal errors.
@@ -189,6 +194,7 @@ func Serve(ctx context.Context, listener net.Listener, server *Server, cfg Serve
 	if cfg.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(cfg.TLS)))
 	}
+	listener = netutil.LimitListener(listener, lifecycle.FileShare(fileShare, maxConnections))
 	rpc := grpc.NewServer(options...)
 	healthy := health.NewServer()
 	authv3.RegisterAuthorizationServer(rpc, server)

@@ -63,6 +63,9 @@ func check(t *testing.T, conn *grpc.ClientConn, provider, path string, header ma
 func checkAs(t *testing.T, conn *grpc.ClientConn, method, provider, path string, header map[string]string) *authv3.CheckResponse {
 	t.Helper()
 	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Source: &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
+			SocketAddress: &corev3.SocketAddress{Address: "192.0.2.1"},
+		}}},
 		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
 			Method: method, Path: path, Headers: header,
 		}},

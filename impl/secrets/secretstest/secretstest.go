@@ -23,6 +23,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/internal/identity"
+	"github.com/agentrouter/aikeys/internal/unixsocket"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/remote"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
@@ -79,7 +80,7 @@ func Serve(t testing.TB, backend sealer.Sealer) (socket string) {
 	require.NoError(t, err)
 	log := slog.New(slog.DiscardHandler)
 	server := httpapi.NewServer(httpapi.ServerConfig{
-		Listener: secrets.WithPeers(listener), Handler: newHandler(t, backend, log), ConnContext: secrets.ConnContext, Log: log,
+		Listener: unixsocket.WithPeers(listener), Handler: newHandler(t, backend, log), ConnContext: secrets.ConnContext, Log: log,
 	})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve() }()

@@ -1,4 +1,6 @@
-package main
+// Package unixsocket listens on unix sockets: it replaces a socket that a process left behind, lets in only the users or the group
+// that it should, and names the user at the other end of a connection.
+package unixsocket
 
 import (
 	"context"
@@ -13,15 +15,18 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
+
+// Prefix begins an address that is the path of a unix socket.
+const Prefix = "unix:"
 
 const (
 	lockSuffix = ".lock"
 
 	lockMode        = 0o600
 	groupSocketMode = 0o660
+	userSocketMode  = 0o666
 	ownerUmask      = 0o177
 	dirMode         = 0o700
 	// dialTimeout bounds the attempt to connect to a socket that exists.
@@ -34,10 +39,22 @@ type socket struct {
 	lock *os.File
 }
 
-// listenUnix listens on a unix socket at path. It replaces a socket that no process listens on any more, and returns an error
-// for anything else at that path: lifecycle.ErrAddressTaken if a process listens there. Members of the group may connect;
-// group -1 is no group.
-func listenUnix(ctx context.Context, path string, group int) (_ *socket, err error) {
+// Access says whose processes may connect, beside those of this process's own user. The zero value lets in nobody else.
+type Access struct {
+	// Group is a group whose members may connect, by name or number.
+	Group string
+	// Users are users whose processes may connect, by number. Everybody's connection is accepted then and others' are closed, so
+	// the folder of the socket is what keeps others from trying.
+	Users []uint32
+}
+
+// Listen listens on a unix socket at path. It replaces a socket that no process listens on any more, and returns an error
+// for anything else at that path: lifecycle.ErrAddressTaken if a process listens there.
+func Listen(ctx context.Context, path string, access Access) (_ net.Listener, err error) {
+	group, err := GroupID(access.Group)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return nil, err
 	}
@@ -60,14 +77,20 @@ func listenUnix(ctx context.Context, path string, group int) (_ *socket, err err
 	if err != nil {
 		return nil, err
 	}
-	s.Listener = secrets.WithPeers(listener)
-	if group < 0 {
-		return s, nil
+	switch {
+	case len(access.Users) > 0:
+		own := uint32(os.Geteuid()) //nolint:gosec // G115: a user's number
+		s.Listener = WithPeers(listener, append([]uint32{own}, access.Users...)...)
+		return s, os.Chmod(path, userSocketMode)
+	case group >= 0:
+		if err := os.Chown(path, -1, group); err != nil {
+			return nil, fmt.Errorf("give the socket to group %d: %w; the user of the service must be in that group", group, err)
+		}
+		s.Listener = WithPeers(listener)
+		return s, os.Chmod(path, groupSocketMode)
 	}
-	if err := os.Chown(path, -1, group); err != nil {
-		return nil, fmt.Errorf("give the socket to group %d: %w; the user of the service must be in that group", group, err)
-	}
-	return s, os.Chmod(path, groupSocketMode)
+	s.Listener = WithPeers(listener)
+	return s, nil
 }
 
 // bindUnix creates a socket that only this user may connect to, from the moment it exists.
@@ -134,8 +157,8 @@ func requireFree(ctx context.Context, path string) error {
 	return err
 }
 
-// groupID returns the number of a group given by name or number, or -1 if the text is empty.
-func groupID(group string) (int, error) {
+// GroupID returns the number of a group given by name or number, or -1 if the text is empty.
+func GroupID(group string) (int, error) {
 	if group == "" {
 		return -1, nil
 	}
@@ -147,4 +170,17 @@ func groupID(group string) (int, error) {
 		return 0, err
 	}
 	return strconv.Atoi(found.Gid)
+}
+
+// UserID returns the number of a user given by name or number.
+func UserID(name string) (uint32, error) {
+	if id, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(id), nil
+	}
+	found, err := user.Lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	id, err := strconv.ParseUint(found.Uid, 10, 32)
+	return uint32(id), err
 }
