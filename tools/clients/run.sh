@@ -21,15 +21,7 @@ install() {
     npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
     echo "$key" >node_modules/.stamp
   fi
-  key="$here $(python3 --version) $(cksum <requirements.txt)"
-  if ! fresh .venv "$key"; then
-    rm -rf .venv
-    python3 -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-      --requirement requirements.txt
-    .venv/bin/python -m pip check --quiet --disable-pip-version-check
-    echo "$key" >.venv/.stamp
-  fi
+  ../venv.sh "$here"
 }
 
 # The generators need Node 22.18. Where the machine's is older, the one that npm has brought runs them.

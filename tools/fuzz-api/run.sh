@@ -12,16 +12,7 @@ root=$(cd "$here/../.." && pwd)
 "$root/tools/deps.sh" python
 
 venv=$here/.venv
-key="$here $(python3 --version) $(cksum <"$here/requirements.txt")"
-if [[ $(cat "$venv/.stamp" 2>/dev/null) != "$key" ]]; then
-  echo 'installing schemathesis'
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: \
-    --requirement "$here/requirements.txt"
-  "$venv/bin/python" -m pip check --disable-pip-version-check
-  echo "$key" >"$venv/.stamp"
-fi
+"$root/tools/venv.sh" "$here"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -13,6 +13,7 @@ if [[ ${1-} != live ]]; then
   exec ../live.sh "$PWD/run.sh" live "$programs"
 fi
 programs=$2
+sdk=$(cd ../../sdk && pwd)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -41,7 +42,7 @@ lay() {
 
 prepare() {
   mkdir -p "$work/$1/third_party"
-  "../../sdk/$1/dist.sh" "$work/dist" >/dev/null
+  "$sdk/$1/dist.sh" "$work/dist" >/dev/null
   tar -xzf "$work"/dist/agentrouter-"$1"-*.tar.gz -C "$work/$1/third_party"
 }
 
@@ -53,9 +54,9 @@ run_go() {
 install_python() {
   local pip=(venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input)
   python3 -m venv venv
-  # Before 24.1, pip takes no requirement with a relative path after the name.
-  "${pip[@]}" pip==25.3
-  "${pip[@]}" --requirement requirements.txt
+  # What the SDK needs comes first, checked by hash, so that the program's own list brings the SDK alone.
+  "${pip[@]}" --require-hashes --requirement "$sdk/python/requirements.txt" --requirement "$sdk/python/requirements-dist.txt"
+  "${pip[@]}" --no-index --no-build-isolation --requirement requirements.txt
 }
 run_python() {
   venv/bin/python main.py

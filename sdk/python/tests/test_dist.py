@@ -36,9 +36,10 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     requirements = (SDK / "examples" / "get" / "requirements.txt").read_text()
     (program / "requirements.txt").write_text(requirements)
     pip = [str(program / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # Before 24.1, pip takes no requirement with a relative path after the name.
-    subprocess.run([*pip, "pip==25.3"], cwd=program, check=True)
-    subprocess.run([*pip, "-r", "requirements.txt"], cwd=program, check=True)
+    # What the SDK needs comes first, checked by hash, so that the program's own list brings the SDK alone.
+    lists = ["-r", str(SDK / "requirements.txt"), "-r", str(SDK / "requirements-dist.txt")]
+    subprocess.run([*pip, "--require-hashes", *lists], cwd=program, check=True)
+    subprocess.run([*pip, "--no-index", "--no-build-isolation", "-r", "requirements.txt"], cwd=program, check=True)
     return program
 
 

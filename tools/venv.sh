@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Fills FOLDER/.venv with what FOLDER/FILE lists (requirements.txt unless given), and nothing whose hash is not there; at
+# once where that has been done. `make lock-python` writes such lists.
+#   tools/venv.sh FOLDER [FILE]
+set -euo pipefail
+cd "$1"
+list=${2:-requirements.txt}
+key="$PWD $(python3 --version) $(cksum <"$list")"
+[[ $(cat .venv/.stamp 2>/dev/null) != "$key" ]] || exit 0
+echo "installing what ${1##*/}/$list lists"
+rm -rf .venv
+python3 -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --require-hashes \
+  --requirement "$list"
+.venv/bin/python -m pip check --quiet --disable-pip-version-check
+echo "$key" >.venv/.stamp
