@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: bench-tare help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
+.PHONY: audit bench-tare help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -78,13 +78,16 @@ generate: ## Generate everything that is made from spec/: gen/, the Go SDK's cor
 verify-generate: ## Check that the generated files in git are what spec/ generates
 	@tools/verify-generate.sh
 
+audit: tools ## Look up all dependencies in the databases of known vulnerabilities
+	@tools/audit.sh
+
 lock-python: ## Write the Python requirements with versions and hashes (LOCKFLAGS=--upgrade)
 	@tools/lock-python.sh $(LOCKFLAGS)
 
 check: ## Run everything that CI runs
 	@.ci/run
 
-tools: bin/oasdiff bin/golangci-lint bin/gotestsum tools/lint/node_modules/.package-lock.json ## Build the pinned tools
+tools: bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
 	rm -rf bin dist impl/docsite/browsertest/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
@@ -93,7 +96,9 @@ clean: ## Remove what was built; data/ stays
 bin/oasdiff: tool := github.com/oasdiff/oasdiff
 bin/golangci-lint: tool := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 bin/gotestsum: tool := gotest.tools/gotestsum
-bin/oasdiff bin/golangci-lint bin/gotestsum: tools/go.mod tools/go.sum
+bin/govulncheck: tool := golang.org/x/vuln/cmd/govulncheck
+bin/cyclonedx-gomod: tool := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod: tools/go.mod tools/go.sum
 	go -C tools build -o ../bin/ $(tool)
 	@touch $@
 

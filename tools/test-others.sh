@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts=(
   tools/fuzz-api/run.sh sdk/python/test.sh tools/clients/run.sh sdk/typescript/test.sh tools/samples/run.sh
-  tools/reference/run.sh impl/docsite/browser.sh tools/mock/test.sh
+  tools/reference/run.sh impl/docsite/browser.sh tools/mock/test.sh tools/audit/test.sh
 )
 
 work=$(mktemp -d)
