@@ -151,7 +151,7 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	key := &Key{
 		ID: got.KeyID, Version: got.Version, CustomerID: got.CustomerID, ProjectID: got.ProjectID,
 		Provider: got.Provider, Scope: got.Scope, Reason: got.Reason, BaseURL: got.BaseURL,
-		AuthStyle: AuthStyle(got.AuthStyle), Administration: got.Administration, ended: new(atomic.Bool),
+		AuthStyle: AuthStyle(got.AuthStyle), AllOperations: valueOf(got.Operations) == "all", Administration: got.Administration, ended: new(atomic.Bool),
 	}
 	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
 	for _, r := range got.Routes {

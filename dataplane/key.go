@@ -149,6 +149,8 @@ type Key struct {
 	AuthStyle AuthStyle
 	// Routes are the other parts of BaseURL's host that are served.
 	Routes []Route
+	// AllOperations is whether the project's policy lets the key serve the paths of Administration.
+	AllOperations bool
 	// Administration lists the paths below BaseURL that are not inference, with everything below them; * is one segment.
 	Administration []string
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.

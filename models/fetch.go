@@ -34,7 +34,7 @@ type FetchRow struct {
 // parameters are FetchParams.
 const (
 	FetchColumns = dataPlaneColumns + `, ` + CallerColumns + `,
-COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''),
+COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''), COALESCE(p.operations, ''),
 COALESCE(o.id, ''), COALESCE(o.version, 0), COALESCE(o.last_used_at, 0), COALESCE(o.last_failure_at, 0), COALESCE(o.last_failure_status, 0), o.envelope,
 COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), k.envelope`
 	FetchTables = CallerTables + `
@@ -54,7 +54,7 @@ func FetchParams(dataPlaneID string, c Caller, provider string, now int64) Param
 func (r *FetchRow) Dest() []any {
 	return []any{
 		&r.dataPlane.live, &r.dataPlane.customers, &r.caller.Live, &r.caller.Role,
-		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey,
+		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey, &r.policy.Operations,
 		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.Envelope,
 		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.Envelope,
 	}
@@ -77,7 +77,7 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 	}
 	policy := DefaultPolicy(c.CustomerID, c.ProjectID)
 	if row.policy.UserKeys != "" {
-		policy.UserKeys, policy.OnBadKey = row.policy.UserKeys, row.policy.OnBadKey
+		policy.UserKeys, policy.OnBadKey, policy.Operations = row.policy.UserKeys, row.policy.OnBadKey, row.policy.Operations
 		if err := json.Unmarshal([]byte(row.byProvider), &policy.UserKeysByProvider); err != nil {
 			return Fetched{}, err
 		}

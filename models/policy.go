@@ -25,6 +25,15 @@ const (
 	OnBadKeyNextKey OnBadKey = "next_key"
 )
 
+// Operations is which operations of providers a project's keys serve.
+type Operations string
+
+// The choices of a policy on operations.
+const (
+	OperationsInference Operations = "inference"
+	OperationsAll       Operations = "all" // administration of the provider's account, too
+)
+
 // Policy is a project's written policy.
 type Policy struct {
 	CustomerID         string `gorm:"primaryKey"`
@@ -32,6 +41,7 @@ type Policy struct {
 	UserKeys           UserKeys
 	UserKeysByProvider map[string]UserKeys `gorm:"serializer:json"`
 	OnBadKey           OnBadKey
+	Operations         Operations
 	UpdatedAt          int64 `gorm:"autoUpdateTime:false"`
 	UpdatedBy          string
 }
@@ -49,7 +59,7 @@ func (p Policy) For(provider string) UserKeys {
 
 // DefaultPolicy returns the policy of a project that has not written one.
 func DefaultPolicy(customerID, projectID string) Policy {
-	return Policy{CustomerID: customerID, ProjectID: projectID, UserKeys: UserKeysAllow, OnBadKey: OnBadKeyFail}
+	return Policy{CustomerID: customerID, ProjectID: projectID, UserKeys: UserKeysAllow, OnBadKey: OnBadKeyFail, Operations: OperationsInference}
 }
 
 // Policy returns the project's policy, or the default if it has written none.

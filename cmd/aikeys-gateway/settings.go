@@ -39,7 +39,6 @@ type config struct {
 	ForwardAuthFile   string
 	ExtAuthzListen    string
 	OpsListen         string
-	Operations        string
 	StreamGrace       time.Duration
 	UpgradeLife       time.Duration
 	FailedAuthLimit   float64
@@ -88,8 +87,6 @@ func newConfig() *config {
 			Usage: "users, by name or number with commas between, whose proxies may ask on the unix sockets of those two; empty is the gateway's own user"},
 		{Name: "auth-client-ca", Arg: "file", Parse: settings.Text(&s.AuthClientCA),
 			Usage: "certificates, in PEM, of who may vouch for the proxies that ask on the host:port of those two: they must show a certificate, and get tls-cert; read again when it changes"},
-		{Name: "operations", Arg: "which", Default: "inference", Parse: settings.Choice(&s.Operations, "inference", "all"),
-			Usage: "inference refuses what administers providers' accounts or makes further credentials; all serves that too"},
 		{Name: "stream-grace", Arg: "duration", Default: "30s", Parse: settings.Duration(&s.StreamGrace),
 			Usage: "how long a streamed answer goes on after its key or its caller was revoked; WebSockets are closed at once"},
 		{Name: "upgrade-life", Arg: "duration", Default: "1h", Parse: settings.Duration(&s.UpgradeLife),

@@ -31,7 +31,7 @@ func (s *service) makeParts() (err error) {
 	}
 	cfg := gateway.Config{
 		Resolver: s.resolver, Log: s.log, Metrics: s.registry, Upstreams: s.cfg.Upstreams,
-		AllOperations: s.cfg.Operations == "all", StreamGrace: s.cfg.StreamGrace, UpgradeLife: s.cfg.UpgradeLife, FailedAuthLimit: s.cfg.FailedAuthLimit, TrustedProxies: s.cfg.TrustedProxies,
+		StreamGrace: s.cfg.StreamGrace, UpgradeLife: s.cfg.UpgradeLife, FailedAuthLimit: s.cfg.FailedAuthLimit, TrustedProxies: s.cfg.TrustedProxies,
 		Transport: gateway.NewTransport(gateway.TransportConfig{Proxy: http.ProxyFromEnvironment}),
 	}
 	if s.cfg.ForwardAuthFile != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -17,7 +18,7 @@ func (p *program) policyCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "policy",
 		Short: "Show or change whose keys serve whom",
-		Long:  "The project's policy: whether members' own keys serve them, and what happens when a provider refuses a key.",
+		Long:  "The project's policy: whether members' own keys serve them, what happens when a provider refuses a key, and which operations are served.",
 		Example: `  tare api policy get
   tare api policy set --user-keys forbid --user-keys-for openai=allow`,
 	}, p.policyGetCommand(), p.policySetCommand())
@@ -40,6 +41,7 @@ func (p *program) policyGetCommand() *cobra.Command {
 type policyChange struct {
 	userKeys   aikeysv1.UserKeys
 	onBadKey   aikeysv1.OnBadKey
+	operations aikeysv1.Operations
 	exceptions []string // PROVIDER=WORD
 	reset      bool
 }
@@ -62,16 +64,20 @@ an owner of the project.
   --user-keys      allow: a member's own key serves them, if there is one. require: only their own keys serve members.
                    forbid: only the project's keys serve.
   --user-keys-for  the same for one provider, such as openai=forbid; openai=default removes the exception
-  --on-bad-key     fail: callers get the provider's refusal. next_key: the next key in order is tried.`,
+  --on-bad-key     fail: callers get the provider's refusal. next_key: the next key in order is tried.
+  --operations     inference: what administers the provider's account or makes further credentials is refused.
+                   all: that is served, too.`,
 		Example: `  tare api policy set --user-keys require --on-bad-key fail
   tare api policy set --user-keys-for openai=forbid --user-keys-for groq=default
   tare api policy set --reset`,
-		Args: cli.NoArguments("--user-keys", "--on-bad-key"),
+		Args: cli.NoArguments("--user-keys", "--on-bad-key", "--operations"),
 	}
 	flags := cmd.Flags()
 	addChoice(flags, cmd, &change.userKeys, "user-keys", "", "whether members' own keys serve them", userKeysWords()...)
 	addChoice(flags, cmd, &change.onBadKey, "on-bad-key", "", "what happens when the provider refuses a key",
 		aikeysv1.OnBadKeyFail, aikeysv1.OnBadKeyNextKey)
+	addChoice(flags, cmd, &change.operations, "operations", "", "which operations of providers are served",
+		aikeysv1.OperationsInference, aikeysv1.OperationsAll)
 	flags.StringArrayVar(&change.exceptions, "user-keys-for", nil, "an exception for one provider, `provider=word`; can be repeated")
 	flags.BoolVar(&change.reset, "reset", false, "start from the default policy")
 	setCompletion(cmd, "user-keys-for", p.completeOnline(completeExceptions))
@@ -94,7 +100,7 @@ func completeExceptions(ctx context.Context, s *session) ([]string, error) {
 }
 
 func setPolicy(ctx context.Context, s *session, change policyChange) (*aikeysv1.PolicyResponse, error) {
-	if change.userKeys == "" && change.onBadKey == "" && len(change.exceptions) == 0 && !change.reset {
+	if change.userKeys == "" && change.onBadKey == "" && change.operations == "" && len(change.exceptions) == 0 && !change.reset {
 		return nil, cli.Usagef("nothing to set; see tare api policy set --help")
 	}
 	policy := aikeysv1.Policy{}
@@ -108,7 +114,7 @@ func setPolicy(ctx context.Context, s *session, change policyChange) (*aikeysv1.
 	if err := change.apply(&policy); err != nil {
 		return nil, err
 	}
-	return s.Policy().Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey)
+	return s.Policy().Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
 }
 
 func (c policyChange) apply(policy *aikeysv1.Policy) error {
@@ -117,6 +123,9 @@ func (c policyChange) apply(policy *aikeysv1.Policy) error {
 	}
 	if c.onBadKey != "" {
 		policy.OnBadKey = c.onBadKey
+	}
+	if c.operations != "" {
+		policy.Operations = c.operations
 	}
 	if policy.UserKeysByProvider == nil {
 		policy.UserKeysByProvider = aikeysv1.UserKeysByProvider{}
@@ -147,5 +156,6 @@ func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {
 		written = formatTime(policy.UpdatedAt, time.Now()) + " by " + policy.UpdatedBy
 	}
 	return p.printDetails(append(details,
-		detail{"On a bad key", cell{string(policy.OnBadKey), plain}}, detail{"Written", cell{written, plain}}))
+		detail{"On a bad key", cell{string(policy.OnBadKey), plain}},
+		detail{"Operations", cell{string(cmp.Or(policy.Operations, aikeysv1.OperationsInference)), plain}}, detail{"Written", cell{written, plain}}))
 }

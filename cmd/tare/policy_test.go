@@ -9,13 +9,16 @@ import (
 func TestPolicySetKeepsTheRest(t *testing.T) {
 	u := alice(t)
 	t.Cleanup(func() { u.runOK("api policy set --reset") })
-	u.runOK("api policy set --user-keys forbid --on-bad-key next_key --user-keys-for openai=allow --user-keys-for groq=require")
+	u.runOK("api policy set --user-keys forbid --on-bad-key next_key --operations all --user-keys-for openai=allow --user-keys-for groq=require")
 	text := u.runOK("api byok policy set --user-keys-for groq=default")
 	require.Regexp(t, `Own keys +forbid`, text)
 	require.Regexp(t, `of openai +allow`, text)
 	require.Regexp(t, `On a bad key +next_key`, text)
+	require.Regexp(t, `Operations +all`, text)
 	require.NotContains(t, text, "groq")
-	require.Regexp(t, `Own keys +allow`, u.runOK("api policy set --reset"))
+	text = u.runOK("api policy set --reset")
+	require.Regexp(t, `Own keys +allow`, text)
+	require.Regexp(t, `Operations +inference`, text)
 	require.Equal(t, exitUsage, u.run("api policy set").code)
 	require.Equal(t, exitUsage, u.run("api policy set --user-keys-for openai=never").code)
 }

@@ -29,13 +29,12 @@ type Grant struct {
 
 // Authorizer decides on requests that other proxies ask about. It is safe for concurrent use.
 type Authorizer struct {
-	face       string // how proxies ask: forward_auth or ext_authz, in the log and the metrics
-	resolver   Resolver
-	guard      *guard
-	operations operations
-	proxies    []netip.Prefix // whose X-Forwarded-For is believed
-	log        *slog.Logger
-	metrics    *Metrics
+	face     string // how proxies ask: forward_auth or ext_authz, in the log and the metrics
+	resolver Resolver
+	guard    *guard
+	proxies  []netip.Prefix // whose X-Forwarded-For is believed
+	log      *slog.Logger
+	metrics  *Metrics
 }
 
 // NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the configuration's Resolver,
@@ -48,7 +47,7 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authorizer{face: face, resolver: cfg.Resolver, operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies, log: cfg.Log, metrics: metrics}
+	a := &Authorizer{face: face, resolver: cfg.Resolver, proxies: cfg.TrustedProxies, log: cfg.Log, metrics: metrics}
 	if a.log == nil {
 		a.log = slog.Default()
 	}
@@ -119,7 +118,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	path := ""
 	for _, sent := range head.Paths {
 		target := to.join(safePath(strings.TrimPrefix(sent, "/"+head.Provider))) // the proxy takes the prefix away, as in the samples
-		if _, err := a.operations.check(to, target); err != nil {
+		if _, err := checkOperation(to, target); err != nil {
 			return key, header, "", err
 		}
 		path = to.pathOnHost(target)

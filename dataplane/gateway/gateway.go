@@ -58,8 +58,6 @@ type Config struct {
 	// Upstreams replace the base URLs of providers, by slug, for private deployments and tests. They must be https, or
 	// http to this machine. Providers' keys are sent to them.
 	Upstreams map[string]*url.URL
-	// AllOperations allows what administers providers' accounts or makes further credentials, too.
-	AllOperations bool
 	// StreamGrace is how long a streamed answer goes on after its key, or its caller, was revoked. Upgraded connections are closed at
 	// once.
 	StreamGrace time.Duration
@@ -85,7 +83,6 @@ type Gateway struct {
 	upstreams                map[string]*url.URL
 	streamGrace, upgradeLife time.Duration
 	guard                    *guard
-	operations               operations
 	proxies                  []netip.Prefix // whose X-Forwarded-For is believed
 	slots                    chan struct{}  // holds a value for each request being proxied; nil is no bound
 	transport                http.RoundTripper
@@ -106,7 +103,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
-		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, operations: operations{cfg.AllOperations}, proxies: cfg.TrustedProxies,
+		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, proxies: cfg.TrustedProxies,
 		streamGrace: cfg.StreamGrace, upgradeLife: cfg.UpgradeLife,
 	}
 	for provider, upstream := range g.upstreams {

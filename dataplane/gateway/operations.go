@@ -6,18 +6,15 @@ import (
 	"strings"
 )
 
-// operations says which operations of providers are served.
-type operations struct{ all bool }
-
 // The classes of operations.
 const (
 	operationInference      = "inference"
 	operationAdministration = "administration"
 )
 
-// check returns the class of an operation, by the path of its URL, and errAdministration for what the key's provider lists as
-// administration, however it is spelled, unless all operations are served.
-func (o operations) check(d destination, target *url.URL) (class string, err error) {
+// checkOperation returns the class of an operation, by the path of its URL, and errAdministration for what the key lists as
+// administration, however it is spelled, unless the policy lets the key serve all operations.
+func checkOperation(d destination, target *url.URL) (class string, err error) {
 	if len(d.key.Administration) == 0 {
 		return operationInference, nil
 	}
@@ -33,13 +30,12 @@ func (o operations) check(d destination, target *url.URL) (class string, err err
 		}
 	}
 	for _, pattern := range d.key.Administration {
-		if !hasBelow(segments, strings.Trim(pattern, "/"), first, last) {
-			continue
+		if hasBelow(segments, strings.Trim(pattern, "/"), first, last) {
+			if !d.key.AllOperations {
+				err = errAdministration
+			}
+			return operationAdministration, err
 		}
-		if !o.all {
-			err = errAdministration
-		}
-		return operationAdministration, err
 	}
 	return operationInference, nil
 }

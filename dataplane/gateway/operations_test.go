@@ -28,9 +28,13 @@ func TestUpstreamsServeNoAdministrationEither(t *testing.T) {
 		key := &dataplane.Key{BaseURL: test.own, Administration: []string{test.pattern}}
 		to, err := newDestination(key, base)
 		require.NoError(t, err)
-		class, err := operations{}.check(to, to.join(safePath(test.path)))
+		class, err := checkOperation(to, to.join(safePath(test.path)))
 		require.Equal(t, test.want, class, "%s of %s at %s", test.path, test.own, test.base)
 		require.Equal(t, class == operationAdministration, err != nil)
+		key.AllOperations = true
+		allowed, err := checkOperation(to, to.join(safePath(test.path)))
+		require.NoError(t, err, "the project's policy says so")
+		require.Equal(t, class, allowed)
 	}
 }
 
@@ -52,7 +56,7 @@ func TestRoutesServeNoAdministration(t *testing.T) {
 			require.NoError(t, err)
 			to, err := newDestination(key, upstream)
 			require.NoError(t, err)
-			class, _ := operations{}.check(to, to.join(safePath(path)))
+			class, _ := checkOperation(to, to.join(safePath(path)))
 			require.Equal(t, want, class, "%s at %s", path, base)
 		}
 	}

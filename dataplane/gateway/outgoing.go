@@ -39,7 +39,7 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	}
 	p.incoming = pr.In
 	pr.Out.URL = p.destination.join(p.path)
-	if p.operation, p.err = g.operations.check(p.destination, pr.Out.URL); p.err != nil {
+	if p.operation, p.err = checkOperation(p.destination, pr.Out.URL); p.err != nil {
 		return
 	}
 	pr.Out.URL.RawQuery = withoutCredential(pr.In.URL.RawQuery, p.caller.Provider, p.caller.Credential)

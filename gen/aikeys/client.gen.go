@@ -210,7 +210,7 @@ type ClientInterface interface {
 	// SetPolicyWithBody Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 	// write it.
 	//
 	// Takes any type of body and a specified content type.
@@ -221,7 +221,7 @@ type ClientInterface interface {
 	// SetPolicy Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 	// write it.
 	//
 	// Takes a body of the `application/json` content type.
@@ -485,7 +485,7 @@ func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID
 // SetPolicyWithBody Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 // write it.
 //
 // Takes any type of body and a specified content type.
@@ -506,7 +506,7 @@ func (c *Client) SetPolicyWithBody(ctx context.Context, customerID CustomerID, p
 // SetPolicy Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 // write it.
 //
 // Takes a body of the `application/json` content type.
@@ -1535,7 +1535,7 @@ type ClientWithResponsesInterface interface {
 	// SetPolicyWithBodyWithResponse Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 	// write it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1546,7 +1546,7 @@ type ClientWithResponsesInterface interface {
 	// SetPolicyWithResponse Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 	// write it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -3222,7 +3222,7 @@ func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, custome
 // SetPolicyWithBodyWithResponse Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 // write it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -3239,7 +3239,7 @@ func (c *ClientWithResponses) SetPolicyWithBodyWithResponse(ctx context.Context,
 // SetPolicyWithResponse Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
 // write it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).

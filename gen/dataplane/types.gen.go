@@ -56,8 +56,8 @@ type FetchRequest struct {
 // FetchResponse A key, and how to use it.
 type FetchResponse struct {
 	// Administration Paths below `base_url` that are not inference: administration of the provider's account, and what makes further
-	// credentials. With each goes everything below it; `*` is one segment. Refuse them unless your operator allows all
-	// operations. Absent if none are known.
+	// credentials. With each goes everything below it; `*` is one segment. Refuse them unless `operations` is `all`. Absent
+	// if none are known.
 	Administration []string `json:"administration,omitempty"`
 
 	// AsOf A set of transactions, `<xmin>:<xmax>:<list>`.
@@ -79,6 +79,10 @@ type FetchResponse struct {
 
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
+
+	// Operations What the project's policy says of its keys. `inference`: refuse what is listed in `administration`. `all`: serve
+	// that, too. Absent means `inference`.
+	Operations *string `json:"operations,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`

@@ -137,6 +137,9 @@ func (s *server) parsePolicy(caller models.Caller, body *gen.PolicyRequest) (mod
 	if body.OnBadKey != nil {
 		policy.OnBadKey = models.OnBadKey(*body.OnBadKey)
 	}
+	if body.Operations != nil {
+		policy.Operations = models.Operations(*body.Operations)
+	}
 	if body.UserKeysByProvider == nil {
 		return policy, nil
 	}
@@ -249,7 +252,7 @@ func wirePolicy(p models.Policy) gen.Policy {
 		exceptions[provider] = gen.UserKeys(choice)
 	}
 	return gen.Policy{
-		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: exceptions, OnBadKey: gen.OnBadKey(p.OnBadKey),
+		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: exceptions, OnBadKey: gen.OnBadKey(p.OnBadKey), Operations: new(gen.Operations(p.Operations)),
 		UpdatedAt: optionalTime(p.UpdatedAt), UpdatedBy: optional(p.UpdatedBy),
 	}
 }

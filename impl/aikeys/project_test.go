@@ -514,16 +514,16 @@ func TestSetPolicy(t *testing.T) {
 		}
 		none := gen.UserKeysByProvider{}
 		t.Run("the default, before one is written", func(t *testing.T) {
-			require.Equal(t, gen.Policy{UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "fail"}, read(member))
+			require.Equal(t, gen.Policy{UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "fail", Operations: new(gen.OperationsInference)}, read(member))
 		})
 		t.Run("written and read", func(t *testing.T) {
 			before := time.Now().Truncate(time.Microsecond)
 			exceptions := gen.UserKeysByProvider{"anthropic": "require", "openai": "forbid"}
-			set := setPolicy(t, s, map[string]any{"user_keys": "require", "user_keys_by_provider": exceptions, "on_bad_key": "next_key"})
+			set := setPolicy(t, s, map[string]any{"user_keys": "require", "user_keys_by_provider": exceptions, "on_bad_key": "next_key", "operations": "all"})
 			by := owner
 			require.WithinRange(t, *set.UpdatedAt, before, time.Now())
 			require.Equal(t, gen.Policy{
-				UserKeys: "require", UserKeysByProvider: exceptions, OnBadKey: "next_key", UpdatedAt: set.UpdatedAt, UpdatedBy: &by,
+				UserKeys: "require", UserKeysByProvider: exceptions, OnBadKey: "next_key", Operations: new(gen.OperationsAll), UpdatedAt: set.UpdatedAt, UpdatedBy: &by,
 			}, set)
 			require.Equal(t, set, read(member))
 			require.Equal(t, gen.OnBadKey("next_key"), resolve(t, s, member, "openai").OnBadKey)
@@ -531,7 +531,7 @@ func TestSetPolicy(t *testing.T) {
 		t.Run("what is left out returns to its default", func(t *testing.T) {
 			set := setPolicy(t, s, map[string]any{"on_bad_key": "next_key"})
 			require.Equal(t, gen.Policy{
-				UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "next_key", UpdatedAt: set.UpdatedAt, UpdatedBy: set.UpdatedBy,
+				UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "next_key", Operations: new(gen.OperationsInference), UpdatedAt: set.UpdatedAt, UpdatedBy: set.UpdatedBy,
 			}, set)
 			require.Equal(t, set, read(member))
 			set = setPolicy(t, s, map[string]any{})

@@ -29,7 +29,7 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	found, err := s.find(ctx, auth.PrincipalFrom(ctx).DataPlaneID, lookup, now)
 	var key plaintextKey
 	if err == nil {
-		key, err = s.open(ctx, found.choice.Key)
+		key, err = s.open(ctx, found.Key)
 	}
 	if unrecorded := s.record(ctx, fetchRecord(ctx, now, found, err), err); unrecorded != nil {
 		return nil, unrecorded
@@ -47,9 +47,7 @@ type found struct {
 	// wireCaller is the caller as the answer has it; nil for a fetch that is not about one user.
 	wireCaller *gen.Caller
 	provider   string
-	choice     resolution.Choice
-	// asOf is the position of the statement that found the choice.
-	asOf string
+	resolution.Fetched
 }
 
 // find finds what a data plane asks for.
@@ -71,7 +69,7 @@ func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now tim
 		f.wireCaller = wireCaller(session, now)
 	}
 	var err error
-	f.choice, f.asOf, err = resolution.Fetch(ctx, s.store, dataPlaneID, f.caller, f.provider, now.UnixMicro())
+	f.Fetched, err = resolution.Fetch(ctx, s.store, dataPlaneID, f.caller, f.provider, now.UnixMicro())
 	if errors.Is(err, models.ErrSessionEnded) {
 		s.callers.Drop(f.caller.TokenID)
 		return f, resolution.ErrCallerUnauthenticated
@@ -83,11 +81,11 @@ func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now tim
 func (s *server) findByID(ctx context.Context, dataPlaneID, id string, now time.Time) (found, error) {
 	key, asOf, err := s.store.FetchByID(ctx, dataPlaneID, id, now.UnixMicro())
 	if err != nil {
-		return found{choice: resolution.Choice{Key: models.Key{ID: id}, Reason: resolution.ByID}}, err
+		return found{Fetched: byID(models.Key{ID: id}, "")}, err
 	}
 	f := found{
 		caller:   models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID},
-		provider: key.Provider, choice: resolution.Choice{Key: key, Reason: resolution.ByID}, asOf: asOf,
+		provider: key.Provider, Fetched: byID(key, asOf),
 	}
 	if key.UserID != "" {
 		f.wireCaller = &gen.Caller{UserID: key.UserID}
@@ -96,6 +94,13 @@ func (s *server) findByID(ctx context.Context, dataPlaneID, id string, now time.
 		return f, resolution.ErrKeyRevoked
 	}
 	return f, nil
+}
+
+// byID returns a key that was asked for by its id. No policy says that it may serve more than inference.
+func byID(key models.Key, asOf string) resolution.Fetched {
+	return resolution.Fetched{
+		Choice: resolution.Choice{Key: key, Reason: resolution.ByID}, Operations: models.OperationsInference, AsOf: asOf,
+	}
 }
 
 // authenticate opens the session of a caller's credential. The reason for a refusal is not passed on: the caller of this API
@@ -253,8 +258,8 @@ func fetchRecord(ctx context.Context, now time.Time, f found, outcome error) mod
 	r := models.FetchRecord{
 		At: now.UnixMicro(), DataPlaneID: auth.PrincipalFrom(ctx).DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
 		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
-		KeyID: f.choice.Key.ID, Version: f.choice.Key.Version,
-		Decision: models.OutcomeAllowed, Reason: string(f.choice.Reason), RequestID: httpapi.CallFrom(ctx).ID,
+		KeyID: f.Key.ID, Version: f.Key.Version,
+		Decision: models.OutcomeAllowed, Reason: string(f.Reason), RequestID: httpapi.CallFrom(ctx).ID,
 	}
 	if outcome != nil {
 		r.Decision, r.Reason = models.OutcomeDenied, reasonOf(outcome)
@@ -286,7 +291,7 @@ func (s *server) record(ctx context.Context, r models.FetchRecord, outcome error
 
 // wireFetch returns the answer to a fetch, with the key in plain text.
 func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
-	key, scope := f.choice.Key, "project"
+	key, scope := f.Key, "project"
 	if key.UserID != "" {
 		scope = "user"
 	}
@@ -296,8 +301,8 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	}
 	return gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
-		Scope: scope, Reason: string(f.choice.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.provider.AuthStyle), Routes: routes,
-		AsOf: f.asOf, Caller: f.wireCaller, Administration: p.provider.Administration,
+		Scope: scope, Reason: string(f.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.provider.AuthStyle), Routes: routes,
+		AsOf: f.AsOf, Caller: f.wireCaller, Administration: p.provider.Administration, Operations: new(string(f.Operations)),
 	}
 }
 

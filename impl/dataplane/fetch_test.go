@@ -39,7 +39,7 @@ func TestFetchAnswers(t *testing.T) {
 		project, mine := s.shared("openai"), s.own(member, "anthropic")
 		base := gen.FetchResponse{
 			KeyID: project.ID, Version: 1, CustomerID: acme, ProjectID: web, Provider: "openai", Scope: "project", Reason: "project_key",
-			BaseURL: "https://api.openai.com/v1", AuthStyle: "bearer",
+			BaseURL: "https://api.openai.com/v1", AuthStyle: "bearer", Operations: new("inference"),
 		}
 		requireAll := func(t *testing.T, want gen.FetchResponse, key held, body gen.FetchRequest) {
 			t.Helper()
@@ -64,6 +64,14 @@ func TestFetchAnswers(t *testing.T) {
 			want.KeyID, want.Provider, want.Scope, want.Reason = mine.ID, "anthropic", "user", "user_key"
 			want.BaseURL, want.AuthStyle = "https://api.anthropic.com", "x_api_key"
 			requireAll(t, want, mine, forUser(web, member, "anthropic"))
+		})
+		t.Run("for a project whose policy lets it serve all operations", func(t *testing.T) {
+			s.setPolicy(pub.PolicyRequest{Operations: new(pub.OperationsAll)})
+			want := base
+			want.Operations = new("all")
+			requireAll(t, want, project, forUser(web, "", "openai"))
+			s.setPolicy(pub.PolicyRequest{})
+			requireAll(t, base, project, forUser(web, "", "openai"))
 		})
 		t.Run("with the provider's routes", func(t *testing.T) {
 			key := s.shared("gemini")

@@ -65,18 +65,25 @@ type Store interface {
 	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
 }
 
-// Fetch reads in one statement what may serve a caller through a data plane, and returns what Resolve chooses of it, with the
-// statement's position. A key that Resolve reads later is newer than the position says, never older. The error is the
-// choice's Err if no key serves.
+// Fetched is what Fetch returns: the choice, which operations the policy lets it serve, and the statement's position. A key that
+// Resolve reads later is newer than the position says, never older.
+type Fetched struct {
+	Choice
+	Operations models.Operations
+	AsOf       string
+}
+
+// Fetch reads in one statement what may serve a caller through a data plane, and returns what Resolve chooses of it. The error is
+// the choice's Err if no key serves.
 func Fetch(
 	ctx context.Context, store Store, dataPlaneID string, c models.Caller, provider string, now int64,
-) (choice Choice, asOf string, err error) {
+) (Fetched, error) {
 	found, err := store.Fetch(ctx, dataPlaneID, c, provider, now)
 	if err != nil {
-		return Choice{}, "", err
+		return Fetched{}, err
 	}
-	choice, err = Resolve(ctx, store, c, provider, found.Policy, models.Serving{Own: found.Own, Project: found.Project}, now)
-	return choice, found.AsOf, cmp.Or(err, choice.Err())
+	choice, err := Resolve(ctx, store, c, provider, found.Policy, models.Serving{Own: found.Own, Project: found.Project}, now)
+	return Fetched{choice, found.Policy.Operations, found.AsOf}, cmp.Or(err, choice.Err())
 }
 
 // Resolve applies the policy to the newest key of each scope. If the chosen key is bad and the policy says next_key, it reads

@@ -14,6 +14,7 @@ type policyRequest struct {
 	UserKeys           aikeysv1.UserKeys           `json:"user_keys,omitempty"`
 	UserKeysByProvider aikeysv1.UserKeysByProvider `json:"user_keys_by_provider,omitzero"`
 	OnBadKey           aikeysv1.OnBadKey           `json:"on_bad_key,omitempty"`
+	Operations         aikeysv1.Operations         `json:"operations,omitempty"`
 }
 
 // Get returns the policy in force. It is the default policy until one is written.
@@ -21,13 +22,18 @@ func (p *PolicyClient) Get(ctx context.Context, customerID, projectID string) (*
 	return sendPolicy(ctx, p.service.inProject(operations.GetPolicy(), customerID, projectID))
 }
 
-// Set replaces the whole policy; empty and nil values mean the defaults. Owners only.
+// Set replaces the whole policy; empty and nil values mean the defaults, and so does leaving served out. Owners only.
 func (p *PolicyClient) Set(
 	ctx context.Context, customerID, projectID string,
 	userKeys aikeysv1.UserKeys, userKeysByProvider aikeysv1.UserKeysByProvider, onBadKey aikeysv1.OnBadKey,
+	served ...aikeysv1.Operations,
 ) (*aikeysv1.PolicyResponse, error) {
 	r := p.service.inProject(operations.SetPolicy(), customerID, projectID)
-	r.body = policyRequest{UserKeys: userKeys, UserKeysByProvider: userKeysByProvider, OnBadKey: onBadKey}
+	body := policyRequest{UserKeys: userKeys, UserKeysByProvider: userKeysByProvider, OnBadKey: onBadKey}
+	if len(served) > 0 {
+		body.Operations = served[0]
+	}
+	r.body = body
 	return sendPolicy(ctx, r)
 }
 

@@ -171,10 +171,11 @@ export class PolicyMethods {
     userKeys?: t.UserKeys,
     userKeysByProvider?: t.UserKeysByProvider,
     onBadKey?: t.OnBadKey,
+    operations?: t.Operations,
     options?: Options,
   ): Promise<t.PolicyResponse> {
     const path = `${project(customerId, projectId)}/policy`;
-    const body = { user_keys: userKeys, user_keys_by_provider: userKeysByProvider, on_bad_key: onBadKey };
+    const body = { user_keys: userKeys, user_keys_by_provider: userKeysByProvider, on_bad_key: onBadKey, operations };
     body satisfies Record<keyof t.PolicyRequest, unknown>;
     const headers = { 'content-type': 'application/json' };
     return this.#transport.send({ method: 'PUT', path, body, headers, expect: ['policy', 'object'] }, options);

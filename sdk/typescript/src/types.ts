@@ -19,6 +19,7 @@ export type AuthMethod = Schemas['AuthMethod'];
 export type UserKeys = Schemas['UserKeys'];
 export type UserKeysByProvider = Schemas['UserKeysByProvider'];
 export type OnBadKey = Schemas['OnBadKey'];
+export type Operations = Schemas['Operations'];
 export type Policy = Schemas['Policy'];
 export type Event = Schemas['Event'];
 export type Actor = Schemas['Actor'];

@@ -121,6 +121,24 @@ func (e OnBadKey) Valid() bool {
 	}
 }
 
+// Defines values for Operations.
+const (
+	OperationsAll       Operations = "all"
+	OperationsInference Operations = "inference"
+)
+
+// Valid indicates whether the value is a known member of the Operations enum.
+func (e Operations) Valid() bool {
+	switch e {
+	case OperationsAll:
+		return true
+	case OperationsInference:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AuthStyle.
 const (
 	AuthStyleAPIKey      AuthStyle = "api_key"
@@ -580,11 +598,19 @@ type OnBadKey string
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
-// Policy The project's policy. A project without a written one has `allow` and `fail`.
+// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+// makes further credentials: those would outlive a revocation. `all` serves that, too.
+type Operations string
+
+// Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
 type Policy struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
+
+	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+	// makes further credentials: those would outlive a revocation. `all` serves that, too.
+	Operations Operations `json:"operations,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
@@ -605,7 +631,7 @@ type Policy struct {
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's policy. A project without a written one has `allow` and `fail`.
+	// Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
 	Policy Policy `json:"policy"`
 
 	// Unknown What the answer holds beyond these fields.

@@ -9,7 +9,7 @@ agentrouter_sdk.errors.
 """
 
 from ._async.client import AsyncClient
-from ._operations import KeyState, OnBadKey, ProviderSlug, Role, UserKeys
+from ._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from ._sync.client import Client
 from ._version import __version__
 from .errors import (
@@ -47,6 +47,7 @@ __all__ = [
     "KeyState",
     "NotFoundError",
     "OnBadKey",
+    "Operations",
     "PermissionDeniedError",
     "ProviderSlug",
     "ResourceExhaustedError",

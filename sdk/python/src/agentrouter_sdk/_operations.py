@@ -46,6 +46,10 @@ OnBadKey = Union[Literal["fail", "next_key"], str]
 """What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries the
 next key in order. There is no silent fallback."""
 
+Operations = Union[Literal["inference", "all"], str]
+"""Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+makes further credentials: those would outlive a revocation. `all` serves that, too."""
+
 REGISTER_KEY = Operation(
     "registerKey",
     "POST",
@@ -86,7 +90,7 @@ SET_POLICY = Operation(
     "PUT",
     "/v1/customers/{customer_id}/projects/{project_id}/policy",
     models.PolicyResponse,
-    body=("user_keys", "user_keys_by_provider", "on_bad_key"),
+    body=("user_keys", "user_keys_by_provider", "on_bad_key", "operations"),
 )
 LIST_EVENTS = Operation(
     "listEvents",

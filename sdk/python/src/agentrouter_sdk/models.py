@@ -373,7 +373,7 @@ class MemberResponse(Model):
 
 class Policy(Model):
     """
-    The project's policy. A project without a written one has `allow` and `fail`.
+    The project's policy. A project without a written one has `allow`, `fail` and `inference`.
     """
 
     user_keys: Union[Literal["allow", "require", "forbid"], str]
@@ -388,6 +388,13 @@ class Policy(Model):
     """
     What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
     the next key in order. There is no silent fallback.
+
+    """
+
+    operations: Optional[Union[Literal["inference", "all"], str]] = None
+    """
+    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+    makes further credentials: those would outlive a revocation. `all` serves that, too.
 
     """
 

@@ -156,7 +156,7 @@ export interface paths {
         /**
          * Write the project's policy
          * @description Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-         *     and `fail`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
+         *     `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
          *     write it.
          */
         put: operations["setPolicy"];
@@ -356,6 +356,12 @@ export interface components {
          * @enum {string}
          */
         OnBadKey: "fail" | "next_key";
+        /**
+         * @description Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+         *     makes further credentials: those would outlive a revocation. `all` serves that, too.
+         * @enum {string}
+         */
+        Operations: "inference" | "all";
         /** @description `active` until the key is revoked, and `revoked` from then on. */
         KeyState: "active" | "revoked" | (string & {});
         /** @description Whose key it is: the caller's own (`user`) or the project's (`project`). */
@@ -500,16 +506,18 @@ export interface components {
             user_keys?: components["schemas"]["UserKeys"];
             user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
             on_bad_key?: components["schemas"]["OnBadKey"];
+            operations?: components["schemas"]["Operations"];
         };
         /** @description Exceptions to `user_keys`, by provider slug. There are none by default. */
         UserKeysByProvider: {
             [key: string]: components["schemas"]["UserKeys"];
         };
-        /** @description The project's policy. A project without a written one has `allow` and `fail`. */
+        /** @description The project's policy. A project without a written one has `allow`, `fail` and `inference`. */
         Policy: {
             user_keys: components["schemas"]["UserKeys"];
             user_keys_by_provider: components["schemas"]["UserKeysByProvider"];
             on_bad_key: components["schemas"]["OnBadKey"];
+            operations?: components["schemas"]["Operations"];
             /**
              * Format: date-time
              * @description When it was last written. Absent for the default.

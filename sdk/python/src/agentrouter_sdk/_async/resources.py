@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import AsyncIterator, Mapping, Optional, Union
 
-from .. import _operations as operations
-from .. import models
+from .. import _operations, models
 from .._exchange import as_last_page, next_token
 from .._operation import wait_text
-from .._operations import KeyState, OnBadKey, ProviderSlug, Role, UserKeys
+from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from .transport import AsyncTransport
 
 PAGE_SIZE = 100
@@ -39,7 +38,7 @@ class AsyncAIKeys(_Resource):
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
-        call = operations.REGISTER_KEY.call(
+        call = _operations.REGISTER_KEY.call(
             {
                 "customer_id": customer_id,
                 "project_id": project_id,
@@ -59,7 +58,7 @@ class AsyncAIKeys(_Resource):
     ) -> models.GetResponse:
         """Return one key's metadata, active or revoked."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id}
-        return await self._transport.send(operations.GET_KEY.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.GET_KEY.call(arguments, timeout=timeout))
 
     async def list(
         self,
@@ -84,13 +83,13 @@ class AsyncAIKeys(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = await self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+        listed = await self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
         if page_size is not None or page_token is not None:
             return listed
         token = listed.next_page_token
         while token:
             arguments["page_token"] = token
-            page = await self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+            page = await self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
             listed.keys += page.keys
             token = next_token(token, page.next_page_token)
         return as_last_page(listed)
@@ -138,14 +137,14 @@ class AsyncAIKeys(_Resource):
         until that time is up. It comes on top of the timeout.
         """
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
-        return await self._transport.send(operations.REVOKE_KEY.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.REVOKE_KEY.call(arguments, timeout=timeout))
 
     async def resolve(
         self, customer_id: str, project_id: str, provider: ProviderSlug, *, timeout: Optional[float] = None
     ) -> models.ResolveResponse:
         """Show which key would serve the caller's request to a provider now, and why."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "provider": provider}
-        return await self._transport.send(operations.RESOLVE_KEY.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.RESOLVE_KEY.call(arguments, timeout=timeout))
 
 
 class AsyncPolicy(_Resource):
@@ -154,7 +153,7 @@ class AsyncPolicy(_Resource):
     async def get(self, customer_id: str, project_id: str, *, timeout: Optional[float] = None) -> models.PolicyResponse:
         """Return the policy in force."""
         arguments = {"customer_id": customer_id, "project_id": project_id}
-        return await self._transport.send(operations.GET_POLICY.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.GET_POLICY.call(arguments, timeout=timeout))
 
     async def set(
         self,
@@ -163,6 +162,7 @@ class AsyncPolicy(_Resource):
         user_keys: Optional[UserKeys] = None,
         user_keys_by_provider: Optional[Mapping[str, UserKeys]] = None,
         on_bad_key: Optional[OnBadKey] = None,
+        operations: Optional[Operations] = None,
         *,
         timeout: Optional[float] = None,
     ) -> models.PolicyResponse:
@@ -173,8 +173,9 @@ class AsyncPolicy(_Resource):
             "user_keys": user_keys,
             "user_keys_by_provider": None if user_keys_by_provider is None else dict(user_keys_by_provider),
             "on_bad_key": on_bad_key,
+            "operations": operations,
         }
-        return await self._transport.send(operations.SET_POLICY.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.SET_POLICY.call(arguments, timeout=timeout))
 
 
 class AsyncEvents(_Resource):
@@ -196,7 +197,7 @@ class AsyncEvents(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        return await self._transport.send(operations.LIST_EVENTS.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.LIST_EVENTS.call(arguments, timeout=timeout))
 
     async def iterate(
         self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
@@ -234,13 +235,13 @@ class AsyncMembers(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = await self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+        listed = await self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
         if page_size is not None or page_token is not None:
             return listed
         token = listed.next_page_token
         while token:
             arguments["page_token"] = token
-            page = await self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+            page = await self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
             listed.members += page.members
             token = next_token(token, page.next_page_token)
         return as_last_page(listed)
@@ -263,14 +264,14 @@ class AsyncMembers(_Resource):
     ) -> models.MemberResponse:
         """Add a member, or give one another role."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id, "role": role}
-        return await self._transport.send(operations.SET_MEMBER.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.SET_MEMBER.call(arguments, timeout=timeout))
 
     async def remove(
         self, customer_id: str, project_id: str, user_id: str, *, timeout: Optional[float] = None
     ) -> models.RemoveMemberResponse:
         """Take a member out of the project."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
-        return await self._transport.send(operations.REMOVE_MEMBER.call(arguments, timeout=timeout))
+        return await self._transport.send(_operations.REMOVE_MEMBER.call(arguments, timeout=timeout))
 
 
 class AsyncProviders(_Resource):
@@ -278,4 +279,4 @@ class AsyncProviders(_Resource):
 
     async def list(self, *, timeout: Optional[float] = None) -> models.ListProvidersResponse:
         """List the providers whose keys can be registered."""
-        return await self._transport.send(operations.LIST_PROVIDERS.call({}, timeout=timeout))
+        return await self._transport.send(_operations.LIST_PROVIDERS.call({}, timeout=timeout))

@@ -6,11 +6,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Iterator, Mapping, Optional, Union
 
-from .. import _operations as operations
-from .. import models
+from .. import _operations, models
 from .._exchange import as_last_page, next_token
 from .._operation import wait_text
-from .._operations import KeyState, OnBadKey, ProviderSlug, Role, UserKeys
+from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from .transport import Transport
 
 PAGE_SIZE = 100
@@ -40,7 +39,7 @@ class AIKeys(_Resource):
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
-        call = operations.REGISTER_KEY.call(
+        call = _operations.REGISTER_KEY.call(
             {
                 "customer_id": customer_id,
                 "project_id": project_id,
@@ -58,7 +57,7 @@ class AIKeys(_Resource):
     def get(self, customer_id: str, project_id: str, id: str, *, timeout: Optional[float] = None) -> models.GetResponse:
         """Return one key's metadata, active or revoked."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id}
-        return self._transport.send(operations.GET_KEY.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.GET_KEY.call(arguments, timeout=timeout))
 
     def list(
         self,
@@ -83,13 +82,13 @@ class AIKeys(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+        listed = self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
         if page_size is not None or page_token is not None:
             return listed
         token = listed.next_page_token
         while token:
             arguments["page_token"] = token
-            page = self._transport.send(operations.LIST_KEYS.call(arguments, timeout=timeout))
+            page = self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
             listed.keys += page.keys
             token = next_token(token, page.next_page_token)
         return as_last_page(listed)
@@ -137,14 +136,14 @@ class AIKeys(_Resource):
         until that time is up. It comes on top of the timeout.
         """
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
-        return self._transport.send(operations.REVOKE_KEY.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.REVOKE_KEY.call(arguments, timeout=timeout))
 
     def resolve(
         self, customer_id: str, project_id: str, provider: ProviderSlug, *, timeout: Optional[float] = None
     ) -> models.ResolveResponse:
         """Show which key would serve the caller's request to a provider now, and why."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "provider": provider}
-        return self._transport.send(operations.RESOLVE_KEY.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.RESOLVE_KEY.call(arguments, timeout=timeout))
 
 
 class Policy(_Resource):
@@ -153,7 +152,7 @@ class Policy(_Resource):
     def get(self, customer_id: str, project_id: str, *, timeout: Optional[float] = None) -> models.PolicyResponse:
         """Return the policy in force."""
         arguments = {"customer_id": customer_id, "project_id": project_id}
-        return self._transport.send(operations.GET_POLICY.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.GET_POLICY.call(arguments, timeout=timeout))
 
     def set(
         self,
@@ -162,6 +161,7 @@ class Policy(_Resource):
         user_keys: Optional[UserKeys] = None,
         user_keys_by_provider: Optional[Mapping[str, UserKeys]] = None,
         on_bad_key: Optional[OnBadKey] = None,
+        operations: Optional[Operations] = None,
         *,
         timeout: Optional[float] = None,
     ) -> models.PolicyResponse:
@@ -172,8 +172,9 @@ class Policy(_Resource):
             "user_keys": user_keys,
             "user_keys_by_provider": None if user_keys_by_provider is None else dict(user_keys_by_provider),
             "on_bad_key": on_bad_key,
+            "operations": operations,
         }
-        return self._transport.send(operations.SET_POLICY.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.SET_POLICY.call(arguments, timeout=timeout))
 
 
 class Events(_Resource):
@@ -195,7 +196,7 @@ class Events(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        return self._transport.send(operations.LIST_EVENTS.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.LIST_EVENTS.call(arguments, timeout=timeout))
 
     def iterate(
         self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
@@ -233,13 +234,13 @@ class Members(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+        listed = self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
         if page_size is not None or page_token is not None:
             return listed
         token = listed.next_page_token
         while token:
             arguments["page_token"] = token
-            page = self._transport.send(operations.LIST_MEMBERS.call(arguments, timeout=timeout))
+            page = self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
             listed.members += page.members
             token = next_token(token, page.next_page_token)
         return as_last_page(listed)
@@ -262,14 +263,14 @@ class Members(_Resource):
     ) -> models.MemberResponse:
         """Add a member, or give one another role."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id, "role": role}
-        return self._transport.send(operations.SET_MEMBER.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.SET_MEMBER.call(arguments, timeout=timeout))
 
     def remove(
         self, customer_id: str, project_id: str, user_id: str, *, timeout: Optional[float] = None
     ) -> models.RemoveMemberResponse:
         """Take a member out of the project."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
-        return self._transport.send(operations.REMOVE_MEMBER.call(arguments, timeout=timeout))
+        return self._transport.send(_operations.REMOVE_MEMBER.call(arguments, timeout=timeout))
 
 
 class Providers(_Resource):
@@ -277,4 +278,4 @@ class Providers(_Resource):
 
     def list(self, *, timeout: Optional[float] = None) -> models.ListProvidersResponse:
         """List the providers whose keys can be registered."""
-        return self._transport.send(operations.LIST_PROVIDERS.call({}, timeout=timeout))
+        return self._transport.send(_operations.LIST_PROVIDERS.call({}, timeout=timeout))

@@ -1,0 +1,7 @@
+-- +goose Up
+-- Which operations of providers the project's keys serve.
+ALTER TABLE project_policies
+    ADD COLUMN operations text NOT NULL DEFAULT 'inference' CHECK (operations IN ('inference', 'all'));
+
+-- +goose Down
+ALTER TABLE project_policies DROP COLUMN operations;
