@@ -18,7 +18,8 @@ func (p *program) policyCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "policy",
 		Short: "Show or change whose keys serve whom",
-		Long:  "The project's policy: whether members' own keys serve them, what happens when a provider refuses a key, and which operations are served.",
+		Long: "The project's policy: whether members' own keys serve them, what happens when a provider refuses a key, and which\n" +
+			"operations of providers the keys serve.",
 		Example: `  tare api policy get
   tare api policy set --user-keys forbid --user-keys-for openai=allow`,
 	}, p.policyGetCommand(), p.policySetCommand())
