@@ -20,9 +20,8 @@ demo: build ## Watch a key being shared, used and revoked, in a few seconds
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
 
-dist: ## Pack the SDKs and the lint rules into dist/
-	@for sdk in go python typescript; do sdk/$$sdk/dist.sh dist; done
-	@spec/lint/dist.sh dist
+dist: bin/cyclonedx-gomod tools/audit/node_modules/.package-lock.json ## Pack the SDKs and the lint rules into dist/, with checksums and lists of their parts
+	@tools/dist.sh dist
 
 mock: ## Serve the contract from its examples, with no backend (MOCK_PORT=4010)
 	@tools/mock/run.sh
@@ -90,7 +89,7 @@ check: ## Run everything that CI runs
 tools: bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist impl/docsite/browsertest/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
 
 # These tools are pinned in tools/go.mod and built once: golangci-lint takes a minute. The code generator is a tool of go.mod.
 bin/oasdiff: tool := github.com/oasdiff/oasdiff
@@ -102,6 +101,6 @@ bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod:
 	go -C tools build -o ../bin/ $(tool)
 	@touch $@
 
-tools/lint/node_modules/.package-lock.json: tools/lint/package.json tools/lint/package-lock.json
-	npm ci --prefix tools/lint --ignore-scripts --no-audit --no-fund
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	npm ci --prefix $* --ignore-scripts --no-audit --no-fund
 	@touch $@

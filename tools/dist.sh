@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Packs the SDKs and the lint rules into OUTDIR. Beside each archive it leaves NAME.sha256, and NAME.cdx.json, which lists what
+# the archive needs (CycloneDX); aikeys.cdx.json lists the Go modules of the programs. The same sources make the same bytes.
+#   tools/dist.sh OUTDIR
+set -euo pipefail
+out=$(mkdir -p "${1:?usage: dist.sh OUTDIR}" && cd "$1" && pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+tools/venv.sh tools/audit
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+modules() { "$root/bin/cyclonedx-gomod" mod -json -std -noserial -notimestamp -type "$1" -output "$work/sbom" "$2" 2>/dev/null; }
+
+# list_parts KIND FOLDER: writes what an unpacked archive needs to $work/sbom.
+list_parts() {
+  case $1 in
+    go) modules library "$2" ;;
+    python)
+      PYTHONWARNINGS=ignore tools/audit/.venv/bin/cyclonedx-py requirements --pyproject "$2/pyproject.toml" --mc-type library \
+        --output-reproducible --output-file "$work/sbom" sdk/python/requirements.txt
+      ;;
+    typescript | lint)
+      (
+        cd "$2"
+        npm install --package-lock-only --ignore-scripts --omit=peer --legacy-peer-deps --offline --no-audit --no-fund --loglevel=error >/dev/null
+        "$root/tools/audit/node_modules/.bin/cyclonedx-npm" --package-lock-only --omit dev --omit peer --mc-type library \
+          --output-reproducible --output-file "$work/sbom" package.json
+      )
+      ;;
+  esac
+}
+
+# finish FILE [ARCHIVE VERSION]: writes $work/sbom to FILE, without the tool's own hashes, which differ from machine to
+# machine, and with the archive's.
+finish() {
+  python3 - "$work/sbom" "$@" <<'PYTHON'
+import hashlib, json, sys
+source, target, *archive = sys.argv[1:]
+sbom = json.load(open(source, encoding="utf-8"))
+tools = sbom["metadata"].get("tools", [])
+for tool in tools if isinstance(tools, list) else tools.get("components", []):
+    tool.pop("hashes", None)
+if archive:
+    digest = hashlib.sha256(open(archive[0], "rb").read()).hexdigest()
+    sbom["metadata"]["component"] |= {"version": archive[1], "hashes": [{"alg": "SHA-256", "content": digest}]}
+with open(target, "w", encoding="utf-8") as file:
+    json.dump(sbom, file, indent=2)
+    file.write("\n")
+PYTHON
+}
+
+for kind in go python typescript lint; do
+  mkdir "$work/$kind"
+  if [[ $kind == lint ]]; then spec/lint/dist.sh "$work/$kind"; else "sdk/$kind/dist.sh" "$work/$kind" >/dev/null; fi
+  archive=$(basename "$work/$kind"/*.tar.gz)
+  stem=${archive%.tar.gz}
+  cp "$work/$kind/$archive" "$out/"
+  (cd "$out" && sha256sum "$archive" >"$archive.sha256")
+  tar -xzf "$out/$archive" -C "$work"
+  list_parts "$kind" "$work/$stem"
+  finish "$out/$archive.cdx.json" "$out/$archive" "${stem##*-}"
+  echo "$out/$archive"
+done
+modules application .
+finish "$out/aikeys.cdx.json"
+echo "$out/aikeys.cdx.json"
