@@ -81,3 +81,14 @@ func TestInvalidDownloadsFailNew(t *testing.T) {
 		})
 	}
 }
+
+// The name on PyPI is somebody else's: the page leads to our archive by its URL and hash, and warns.
+func TestPythonSDKInstallsByURLWithItsHash(t *testing.T) {
+	dir := packed(t)
+	const name = "agentrouter-python-0.1.1.tar.gz"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("python"), 0o600))
+	s := start(t, docsite.Config{Downloads: dir})
+	page := s.get(t, "/docs/sdks").body
+	require.Contains(t, page, fmt.Sprintf("pip install 'agentrouter-sdk @ %s/docs/downloads/%s#sha256=%x'", s.URL, name, sha256.Sum256([]byte("python"))))
+	require.Contains(t, page, "belongs to somebody else's package")
+}
