@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -52,15 +53,18 @@ func TestGatewaySettings(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 			return path
 		}
+		openFile := file("open", dataplanetest.Token)
+		require.NoError(t, os.Chmod(openFile, 0o604))
 		pair, other := tlsfilestest.WriteCertificate(t, dir, 1), tlsfilestest.WriteCertificate(t, t.TempDir(), 2)
 		cases := map[string]struct {
 			environ, args []string
 			says          []string
 		}{
-			"a credential in a variable":   {environ: []string{"AIKEYS_GATEWAY_TOKEN=dp_hunter2"}, says: []string{"AIKEYS_GATEWAY_TOKEN: no such setting"}},
-			"a missing credential file":    {args: []string{"--token-file", filepath.Join(dir, "none")}, says: []string{"--token-file: ", "no such file"}},
-			"a file that holds an API key": {args: []string{"--token-file", file("ak", "ak_hunter2")}, says: []string{"--token-file: the file must hold the credential of a data plane"}},
-			"a file that holds nothing":    {args: []string{"--token-file", file("empty", "\n")}, says: []string{"--token-file: the file must hold one word"}},
+			"a credential in a variable":        {environ: []string{"AIKEYS_GATEWAY_TOKEN=dp_hunter2"}, says: []string{"AIKEYS_GATEWAY_TOKEN: no such setting"}},
+			"a missing credential file":         {args: []string{"--token-file", filepath.Join(dir, "none")}, says: []string{"--token-file: ", "no such file"}},
+			"a credential that others can read": {args: []string{"--token-file", openFile}, says: []string{"--token-file: ", fmt.Sprintf("run: chmod 600 %q", openFile)}},
+			"a file that holds an API key":      {args: []string{"--token-file", file("ak", "ak_hunter2")}, says: []string{"--token-file: the file must hold the credential of a data plane"}},
+			"a file that holds nothing":         {args: []string{"--token-file", file("empty", "\n")}, says: []string{"--token-file: the file must hold one word"}},
 			"a token and a client certificate": {args: []string{"--client-cert", pair.CertFile, "--client-key", pair.KeyFile, "--control-plane", "https://aikeys.internal"},
 				says: []string{"AIKEYS_GATEWAY_TOKEN_FILE, --client-cert and --client-key: give a token or a client certificate, not both"}},
 			"a client certificate without its key": {environ: []string{"AIKEYS_GATEWAY_TOKEN_FILE="}, args: []string{"--client-cert", pair.CertFile},

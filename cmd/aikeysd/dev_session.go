@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -89,7 +90,7 @@ func (s *service) seedUser(ctx context.Context, user string, role models.Role, l
 // seedGatewayToken writes a credential for the gateway into a file, unless the file has one from the last start that
 // still works.
 func (s *service) seedGatewayToken(ctx context.Context, path string) error {
-	last, err := os.ReadFile(path)
+	last, err := secretfile.Read(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("gateway's credential: %w", err)
 	}
@@ -114,7 +115,7 @@ func (s *service) seedGatewayToken(ctx context.Context, path string) error {
 
 // readSession reads the session file of the last start. Without a file, the session is empty but for its path.
 func readSession(path string) (devSession, error) {
-	content, err := os.ReadFile(path)
+	content, err := secretfile.Read(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return devSession{}, fmt.Errorf("session file: %w", err)
 	}

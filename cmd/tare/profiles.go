@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/internal/secret"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 )
 
 // defaultProfile is the profile that login creates unless --profile names another.
@@ -92,14 +92,13 @@ func (p *program) loadProfiles() (profiles, error) {
 		return profiles{}, err
 	}
 	none := profiles{Current: defaultProfile, Profiles: map[string]profile{}}
-	text, err := os.ReadFile(file)
+	text, err := secretfile.Read(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return none, nil
 	}
 	if err != nil {
 		return profiles{}, err
 	}
-	p.warnIfReadable(file)
 	read := none
 	if json.Unmarshal(text, &read) != nil || read.Profiles == nil { // the error could repeat an API key
 		return profiles{}, fmt.Errorf("%s is not a profiles file of tare; move it away, and log in again with tare login", file)
@@ -108,13 +107,6 @@ func (p *program) loadProfiles() (profiles, error) {
 		p.registerSecret(each.APIKey)
 	}
 	return read, nil
-}
-
-func (p *program) warnIfReadable(file string) {
-	info, err := os.Stat(file)
-	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		p.printNote(fmt.Sprintf("tare: warning: others on this machine can read your API keys; fix it with: chmod 600 %q", file))
-	}
 }
 
 // lockTimeout is how long to wait for another tare that is changing the file.

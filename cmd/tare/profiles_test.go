@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,9 +40,11 @@ func TestProfilesFileMode(t *testing.T) {
 
 	require.NoError(t, os.Chmod(u.profilesFile(), 0o644))
 	require.NoError(t, os.Chmod(u.config, 0o755))
-	require.Contains(t, u.run("whoami").stderr, "others on this machine can read your API keys")
+	got = u.run("whoami")
+	require.NotEqual(t, exitOK, got.code)
+	require.Contains(t, got.stderr, fmt.Sprintf("group or others can access it; run: chmod 600 %q", u.profilesFile()))
+	require.NoError(t, os.Chmod(u.profilesFile(), 0o600))
 	u.run("profiles use default")
-	requireMode(u.profilesFile(), 0o600)
 	requireMode(u.config, 0o700)
 	require.Empty(t, u.run("whoami").stderr)
 }

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/internal/secret"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 )
 
 // maxSecret is the longest secret that the API accepts, in bytes.
@@ -51,6 +53,9 @@ func (p *program) readSecretText(ctx context.Context, from secretSource) (string
 			return "", fileError(from, err)
 		}
 		defer func() { _ = file.Close() }() // nothing was written
+		if errors.Is(secretfile.Check(from.file), secretfile.ErrInsecure) && isRegular(file) {
+			p.printNote(fmt.Sprintf("tare: warning: others on this machine can read the file of %s; delete it, or run chmod 600 on it", from.flag))
+		}
 		in = file
 	}
 	text, err := readUntilDone(ctx, func() ([]byte, error) {
@@ -62,6 +67,12 @@ func (p *program) readSecretText(ctx context.Context, from secretSource) (string
 	// Editors and echo add a line end, and some a byte order mark at the beginning. They are not part of the secret.
 	withoutMark := strings.TrimPrefix(string(text), "\ufeff")
 	return strings.TrimSuffix(strings.TrimSuffix(withoutMark, "\n"), "\r"), err
+}
+
+// isRegular reports whether a file is stored on a disk, unlike a pipe from another program.
+func isRegular(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode().IsRegular()
 }
 
 // fileError says why a file can't be read. It does not repeat the name, in case the flag was given the secret itself.

@@ -56,6 +56,17 @@ func TestSecretSources(t *testing.T) {
 	}
 }
 
+func TestFileThatOthersCanReadIsPointedOut(t *testing.T) {
+	u := alice(t)
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte(testSecret), 0o600))
+	require.NoError(t, os.Chmod(file, 0o644))
+	got := u.runWithInput("", "api", "byok", "add", "--provider", "openai", "--user-scope", "--name", "readable", "--secret-file", file)
+	require.Equal(t, exitOK, got.code, got.all())
+	require.Contains(t, got.stderr, "others on this machine can read the file of --secret-file")
+	u.revokeKey(keyIDPattern.FindString(got.stdout))
+}
+
 func TestStructsHideTheAPIKey(t *testing.T) {
 	s := secret.New("hunter2")
 	for _, verb := range []string{"%v", "%s", "%q", "%x", "%d", "%+v", "%#v"} {

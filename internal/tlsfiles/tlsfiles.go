@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/agentrouter/aikeys/internal/filereload"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 )
 
 // Pair is a certificate chain with its private key. It is read again when its files change.
@@ -38,9 +39,18 @@ func OpenPool(name, file string, log *slog.Logger) (*Pool, error) {
 	})
 }
 
-// ReadPair reads a certificate chain and its private key once.
+// ReadPair reads a certificate chain and its private key once. The file of the key must be as secretfile.Read requires.
 func ReadPair(certFile, keyFile string) (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	chain, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, fmt.Errorf("TLS certificate: %w", err)
+	}
+	key, err := secretfile.Read(keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("TLS key: %w", err)
+	}
+	defer clear(key)
+	pair, err := tls.X509KeyPair(chain, key)
 	if err != nil {
 		return nil, fmt.Errorf("TLS certificate %s and key %s: %w", certFile, keyFile, err)
 	}

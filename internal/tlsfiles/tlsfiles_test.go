@@ -15,9 +15,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/agentrouter/aikeys/internal/filereload/filereloadtest"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
+
+func TestKeyThatOthersCanReadIsRefused(t *testing.T) {
+	files := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)
+	require.NoError(t, os.Chmod(files.CertFile, 0o644)) // a certificate is public
+	_, err := tlsfiles.ReadPair(files.CertFile, files.KeyFile)
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(files.KeyFile, 0o644))
+	_, err = tlsfiles.ReadPair(files.CertFile, files.KeyFile)
+	require.ErrorIs(t, err, secretfile.ErrInsecure)
+	require.ErrorContains(t, err, "chmod 600")
+}
 
 func TestRenewal(t *testing.T) {
 	// handshake runs a TLS handshake through a pipe. The error is the server's.

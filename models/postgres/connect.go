@@ -1,10 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -24,10 +28,13 @@ var (
 
 // parseURL returns how to connect to the server that a URL names. Its errors quote nothing of the URL, any part of which may be
 // a piece of a password.
-func parseURL(url string, plaintext bool) (*pgxpool.Config, error) {
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil || hasUnescaped(url) {
+func parseURL(text string, plaintext bool) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(text)
+	if err != nil || hasUnescaped(text) {
 		return nil, errBadURL
+	}
+	if err := checkFiles(text); err != nil {
+		return nil, err
 	}
 	if !plaintext {
 		if err := requireTLS(&cfg.ConnConfig.Config); err != nil {
@@ -37,10 +44,31 @@ func parseURL(url string, plaintext bool) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
+// checkFiles returns secretfile.ErrInsecure if others can access the file of a password or of a private key that the URL or the
+// variables of libpq name, as libpq would. The URL has been parsed.
+func checkFiles(text string) error {
+	_, query, _ := strings.Cut(text, "?")
+	settings, err := url.ParseQuery(query)
+	if err != nil {
+		return errBadURL
+	}
+	for _, setting := range [...]struct{ name, variable string }{{"passfile", "PGPASSFILE"}, {"sslkey", "PGSSLKEY"}} {
+		file := cmp.Or(settings.Get(setting.name), os.Getenv(setting.variable))
+		info, err := os.Stat(file)
+		if err != nil || !info.Mode().IsRegular() { // such as /dev/null; what is missing is the driver's to report
+			continue
+		}
+		if err := secretfile.Check(file); err != nil {
+			return fmt.Errorf("%s: %w", setting.name, err)
+		}
+	}
+	return nil
+}
+
 // hasUnescaped reports whether a URL has an "@" or a "/" that cuts a password short unless it is escaped. What follows would count
 // as the host, the port or the database's name, and show up in errors.
-func hasUnescaped(url string) bool {
-	_, rest, _ := strings.Cut(url, "://")
+func hasUnescaped(text string) bool {
+	_, rest, _ := strings.Cut(text, "://")
 	user, server, found := strings.Cut(rest, "@")
 	return found && (strings.Contains(user, "/") || strings.Contains(server, "@"))
 }

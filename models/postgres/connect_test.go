@@ -3,6 +3,8 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -163,6 +165,26 @@ func TestOpenRefusesURLsThatShowAPassword(t *testing.T) {
 	}
 	require.Equal(t, "postgres://127.0.0.1:1/aikeys", postgres.Name("postgres://app:481516#x?y@127.0.0.1:1/aikeys"))
 	require.Equal(t, "postgres://db1:5432,db2:5433/aikeys", postgres.Name("postgres://app:secret@db1,db2:5433/aikeys?sslmode=disable"))
+}
+
+func TestOpenRefusesPasswordsThatOthersCanRead(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "passwords")
+	require.NoError(t, os.WriteFile(file, []byte("*:*:*:*:CANARY"), 0o600))
+	open := func(url string) error {
+		store, err := database.Open(url, models.Options{})
+		if err == nil {
+			err = store.Close()
+		}
+		return err
+	}
+	byURL := "postgres://app@127.0.0.1/aikeys?passfile=" + file
+	require.NoError(t, open(byURL))
+	require.NoError(t, os.Chmod(file, 0o644))
+	require.ErrorContains(t, open(byURL), "chmod 600")
+	t.Setenv("PGPASSFILE", file)
+	require.ErrorContains(t, open("postgres://app@127.0.0.1/aikeys"), "chmod 600")
+	t.Setenv("PGPASSFILE", os.DevNull)
+	require.NoError(t, open("postgres://app@127.0.0.1/aikeys"))
 }
 
 func TestOpenRequiresTLSBeyondThisMachine(t *testing.T) {

@@ -6,21 +6,21 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
+
+	"github.com/agentrouter/aikeys/internal/secretfile"
 )
 
 // The sentinels of Open, wrapped with %w. Their texts name the file and what to do, and quote nothing of its content.
 var (
 	// ErrInsecureFile says that users other than that of this process may read or write the keyset file.
-	ErrInsecureFile = errors.New("insecure keyset file")
+	ErrInsecureFile = secretfile.ErrInsecure
 	// ErrKeyset says that the file is not a keyset of AES-256-GCM keys.
 	ErrKeyset = errors.New("invalid keyset")
 )
@@ -28,10 +28,6 @@ var (
 const (
 	dirMode  = 0o700
 	fileMode = 0o600
-	// othersMode is the mask of the permissions of group and others, none of which a keyset file may have.
-	othersMode = 0o077
-	// maxFileLen is the most that is read, in bytes; a keyset with one KEK has about 300.
-	maxFileLen = 1 << 20
 )
 
 // ensureKeyset creates a keyset file at path unless a file exists, and syncs its name to the disk. It does not look at the
@@ -51,25 +47,10 @@ func ensureKeyset(path string) error {
 }
 
 func readKeyset(path string) (*keyset.Handle, error) {
-	// O_NONBLOCK keeps the opening of a named pipe from blocking until it has a writer; it does not affect a regular file.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("read keyset file: %w", err)
+	content, err := secretfile.Read(path)
+	if errors.Is(err, secretfile.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", ErrKeyset, err)
 	}
-	defer func() { _ = file.Close() }() // it is only read
-
-	// The open file is checked rather than the path, which may by now refer to another file.
-	info, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read keyset file: %w", err)
-	}
-	if err := checkSecure(path, info, os.Geteuid()); err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFileLen {
-		return nil, fmt.Errorf("%w: file %q has %d bytes, want at most %d", ErrKeyset, path, info.Size(), maxFileLen)
-	}
-	content, err := io.ReadAll(io.LimitReader(file, maxFileLen))
 	if err != nil {
 		return nil, fmt.Errorf("read keyset file: %w", err)
 	}
@@ -83,21 +64,6 @@ func readKeyset(path string) (*keyset.Handle, error) {
 		return nil, fmt.Errorf("%w: file %q is not a valid Tink keyset in JSON; restore it from a backup", ErrKeyset, path)
 	}
 	return handle, nil
-}
-
-// checkSecure returns ErrInsecureFile unless the file is a regular file that belongs to uid and that nobody else can access.
-func checkSecure(path string, info fs.FileInfo, uid int) error {
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: %q is not a regular file", ErrInsecureFile, path)
-	}
-	if mode := info.Mode().Perm(); mode&othersMode != 0 {
-		return fmt.Errorf("%w: %q has mode %#o, so group or others can access it; run: chmod 600 %q",
-			ErrInsecureFile, path, mode, path)
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || int(stat.Uid) != uid {
-		return fmt.Errorf("%w: %q belongs to another user; run: chown %d %q", ErrInsecureFile, path, uid, path)
-	}
-	return nil
 }
 
 // createKeyset writes a new keyset to path unless the path already exists, which is not an error. The file appears complete or

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/netaddr"
+	"github.com/agentrouter/aikeys/internal/secretfile"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
@@ -189,7 +189,7 @@ func (s *Set) OrFile(name string, to *string) (*Setting, error) {
 	if value.origin != FromDefault {
 		return nil, fmt.Errorf("%s and %s: give one of them, not both", value.Given(), file.Given())
 	}
-	content, err := os.ReadFile(file.text)
+	content, err := secretfile.Read(file.text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file.Given(), err)
 	}

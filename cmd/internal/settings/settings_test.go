@@ -174,6 +174,12 @@ func TestSet(t *testing.T) {
 		_, err = p.OrFile("token", &p.Token)
 		require.ErrorIs(t, err, os.ErrNotExist)
 		require.ErrorContains(t, err, "--token-file: ")
+
+		require.NoError(t, os.Chmod(file, 0o644))
+		p, _ = read(t, nil, "--token-file", file)
+		_, err = p.OrFile("token", &p.Token)
+		require.ErrorContains(t, err, "--token-file: ")
+		require.ErrorContains(t, err, "chmod 600", "others could read it")
 	})
 }
 
