@@ -61,6 +61,7 @@ type Config struct {
 type intervals struct {
 	ack     time.Duration // between acknowledgements that are not urgent
 	report  time.Duration // between reports without refusals
+	usage   time.Duration // between batches of counts
 	refused time.Duration // added before the stream is opened again after a refusal
 }
 
@@ -105,6 +106,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	cfg.FetchTimeout = cmp.Or(cfg.FetchTimeout, defaultFetchTimeout)
 	cfg.intervals.ack = cmp.Or(cfg.intervals.ack, ackInterval)
 	cfg.intervals.report = cmp.Or(cfg.intervals.report, reportInterval)
+	cfg.intervals.usage = cmp.Or(cfg.intervals.usage, usageInterval)
 	cfg.intervals.refused = cmp.Or(cfg.intervals.refused, refusedDelay)
 	if cfg.Clock == nil {
 		cfg.Clock = systemClock{start: time.Now()} //nolint:forbidigo // the start of a monotonic clock, never shown as a date

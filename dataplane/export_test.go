@@ -46,6 +46,18 @@ func WithIntervals(ack, report, refused time.Duration) func(*Config) {
 	return func(cfg *Config) { cfg.intervals = intervals{ack: ack, report: report, refused: refused} }
 }
 
+// WithUsageInterval changes the time between batches of counts.
+func WithUsageInterval(d time.Duration) func(*Config) {
+	return func(cfg *Config) { cfg.intervals.usage = d }
+}
+
+// WaitingUsage returns the number of counts that wait to be sent for the first time.
+func WaitingUsage(r *Resolver) int {
+	r.usage.mu.Lock()
+	defer r.usage.mu.Unlock()
+	return len(r.usage.counts)
+}
+
 // StreamTimeout returns the timeout of the HTTP client that reads the stream.
 func StreamTimeout(r *Resolver) (time.Duration, bool) {
 	client, ok := r.stream.Client.(*http.Client)

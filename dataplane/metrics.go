@@ -13,6 +13,7 @@ type metrics struct {
 	fetchTime prometheus.Histogram
 	events    *prometheus.CounterVec
 	discarded prometheus.Counter
+	uncounted prometheus.Counter
 }
 
 // newMetrics returns the metrics, registered unless registerer is nil.
@@ -35,6 +36,9 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 		discarded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "aikeys_dataplane_fetches_discarded_total", Help: "Answers discarded because they were older than an event.",
 		}),
+		uncounted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "aikeys_dataplane_usage_lost_total", Help: "Requests that are missing in the usage: too many counts waited, or for too long.",
+		}),
 	}
 	if registerer == nil {
 		return m, nil
@@ -44,7 +48,7 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 	}
 	var failed []error
 	for _, c := range []prometheus.Collector{
-		resolves, m.fetchTime, m.events, m.discarded,
+		resolves, m.fetchTime, m.events, m.discarded, m.uncounted,
 		gauge("aikeys_dataplane_entries", "Answers in the cache.", func() float64 { return float64(r.store.size()) }),
 		gauge("aikeys_dataplane_lease_seconds", "Time for which the cache may be used without asking.",
 			func() float64 { return r.leaseRemaining(0).Seconds() }),

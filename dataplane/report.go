@@ -56,8 +56,9 @@ func newReports() *reports {
 // Report records a provider's answer to a key: 401 means that it refused the key, and so does 403 if two users get it
 // within five minutes and nobody has success between. A single user's 403 may be about what was asked for, and so says
 // nothing. Any other status below 500 means that the provider accepted the key. Run sends the reports in batches. Report
-// never blocks.
+// counts the request as CountUse does, and never blocks.
 func (r *Resolver) Report(key *Key, status int) {
+	r.CountUse(key, isRefusal(status))
 	if key == nil || key.ID == "" || status < 100 || status >= 500 {
 		return
 	}

@@ -35,6 +35,7 @@ type Resolver struct {
 	health     health
 	credential credentialStatus
 	reports    *reports
+	usage      *usage
 
 	// leaseEnd is the time at which the lease ends and leaseTerm the length of a lease, both as a time.Duration. The
 	// stream writes them; Resolve reads them without a lock.
@@ -52,7 +53,7 @@ func New(cfg Config) (*Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports()}
+	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage()}
 	r.leaseEnd.Store(int64(never))
 	r.leaseTerm.Store(int64(initialLeaseTerm))
 	r.credential.refusedAt.Store(int64(never))
@@ -77,6 +78,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 	defer r.running.Store(false)
 	var reporting sync.WaitGroup
 	reporting.Go(func() { r.sendReports(ctx) })
+	reporting.Go(func() { r.sendUsage(ctx) })
 	r.followStream(ctx)
 	reporting.Wait()
 	r.closeIdle()

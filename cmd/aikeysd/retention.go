@@ -24,9 +24,15 @@ type retentionRule struct {
 // deleteOldRecords deletes the records that have outlived their retention, at once and then every interval, until ctx is
 // done. What a failure leaves is deleted the next time.
 func (s *service) deleteOldRecords(ctx context.Context, interval time.Duration) {
-	rules := []retentionRule{{"idempotency", models.IdempotencyLife, (*models.Tx).ForgetIdempotency}}
+	rules := []retentionRule{
+		{"idempotency", models.IdempotencyLife, (*models.Tx).ForgetIdempotency},
+		{"usage reporter", models.UsageReporterLife, (*models.Tx).ForgetUsageReporters},
+	}
 	if s.cfg.FetchRetention > 0 {
 		rules = append(rules, retentionRule{"fetch", s.cfg.FetchRetention, (*models.Tx).ForgetFetches})
+	}
+	if s.cfg.UsageRetention > 0 {
+		rules = append(rules, retentionRule{"usage", s.cfg.UsageRetention, (*models.Tx).ForgetUsage})
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()

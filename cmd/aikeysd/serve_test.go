@@ -237,6 +237,8 @@ func TestOldRecordsAreDeletedInBatches(t *testing.T) {
 			SELECT %d + i, 'd', 'acme', 'chat', '', '', 'openai', '', 0, 'denied', 'no_key', '' FROM n`, fetched.UnixMicro()))
 		query(t, database, numbers+fmt.Sprintf(`INSERT INTO idempotency_records
 			SELECT 'acme', 'chat', 'alice', '%s' || i, 'f', 'byok_x', %d + i FROM n`, prefix, idempotent.UnixMicro()))
+		query(t, database, numbers+fmt.Sprintf(`INSERT INTO key_usage
+			SELECT 'acme', 'chat', %d, 'byok_' || i, 'alice', 0, 1, 0, 0 FROM n`, fetched.Unix()/86400))
 	}
 	insert(2*cleanupBatch+1, "old", now.Add(-8*24*time.Hour), now.Add(-models.IdempotencyLife-time.Minute))
 	insert(3, "new", now.Add(-6*24*time.Hour), now)
@@ -254,11 +256,13 @@ func TestOldRecordsAreDeletedInBatches(t *testing.T) {
 	fetches, idempotency := left()
 	require.EqualValues(t, 2*cleanupBatch+4, fetches, "they are kept forever")
 	require.EqualValues(t, 3, idempotency)
-	s = startReady(t, environ, "--fetch-retention", "7d")
+	s = startReady(t, environ, "--fetch-retention", "7d", "--usage-retention", "7d")
 	s.awaitLog(deleted("fetch"))
+	s.awaitLog(deleted("usage"))
 	require.Equal(t, exitOK, s.wait())
 	fetches, _ = left()
 	require.EqualValues(t, 3, fetches)
+	require.EqualValues(t, 3, query(t, database, `SELECT COUNT(*) FROM key_usage`)[0][0])
 
 	list := mustAikeysd(t, environ, "admin", "fetches", "--customer", "acme", "--project", "chat", "--limit", "2")
 	require.Equal(t, 3, strings.Count(list, "\n"), "the head and two")

@@ -47,6 +47,7 @@ type config struct {
 	FailedAuthLimit   float64
 	Quotas            aikeys.Quotas
 	FetchRetention    time.Duration
+	UsageRetention    time.Duration
 	MaxStaleLimit     time.Duration
 	Downloads         string
 	LogLevel          string
@@ -130,6 +131,8 @@ func newConfig() *config {
 			Usage: "active keys of their own that a user may have in a project; 0 sets no limit"},
 		{Name: "fetch-retention", Arg: "lifetime", Default: "30d", Parse: retention(&s.FetchRetention),
 			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them forever"},
+		{Name: "usage-retention", Arg: "lifetime", Default: "90d", Parse: retention(&s.UsageRetention),
+			Usage: "how long the usage of keys is kept, in hours or days, such as 2160h or 90d; 0 keeps it forever"},
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),
 			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),

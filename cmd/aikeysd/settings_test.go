@@ -39,6 +39,7 @@ func TestDefaultsAreSound(t *testing.T) {
 	require.Equal(t, "sqlite:data/aikeys.db", cfg.DatabaseURL)
 	require.True(t, netaddr.IsLoopbackAddress(cfg.Listen) && netaddr.IsLoopbackAddress(cfg.DataplaneListen) && netaddr.IsLoopbackAddress(cfg.OpsListen))
 	require.Equal(t, 30*24*time.Hour, cfg.FetchRetention)
+	require.Equal(t, 90*24*time.Hour, cfg.UsageRetention)
 }
 
 func TestSettingsThatAreRefused(t *testing.T) {
@@ -179,6 +180,9 @@ func TestSettingsThatAreAccepted(t *testing.T) {
 			"--dataplane-listen", ":8444", "--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile}},
 		"fetches kept forever": {args: []string{"--fetch-retention", "0"}, check: func(t *testing.T, cfg *config) {
 			require.Zero(t, cfg.FetchRetention)
+		}},
+		"usage kept forever": {args: []string{"--usage-retention", "0"}, check: func(t *testing.T, cfg *config) {
+			require.Zero(t, cfg.UsageRetention)
 		}},
 		"fetches kept for days": {environ: []string{"AIKEYS_FETCH_RETENTION=7d"}, check: func(t *testing.T, cfg *config) {
 			require.Equal(t, 7*24*time.Hour, cfg.FetchRetention)

@@ -23,8 +23,10 @@ first, unless the policy says otherwise.`,
 		Example: `  tare api byok add --provider openai --name openai-prod
   tare api byok list --provider openai
   tare api byok resolve --provider openai
-  tare api byok events --limit 20`,
+  tare api byok events --limit 20
+  tare api byok usage --from 2026-11-23`,
 	}, p.addCommand(), p.listCommand(), p.getCommand(), p.removeCommand(), p.resolveCommand(), p.eventsCommand(),
+		p.usageCommand(),
 		hiddenCommand(p.policyCommand()))
 }
 

@@ -24,7 +24,11 @@ func (p *program) printResponse(s *session, printTable func() error) error {
 	if p.flags.output == formatTable {
 		return printTable()
 	}
-	return p.printDocument(s.responses.last.Bytes())
+	document, err := s.responses.document()
+	if err != nil {
+		return err
+	}
+	return p.printDocument(document)
 }
 
 // printDone prints what a command did to the profiles: a line for people, or a value.

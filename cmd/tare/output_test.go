@@ -29,20 +29,22 @@ func TestJSONAndYAMLAreTheServicesAnswers(t *testing.T) {
 	u := alice(t)
 	id := u.addKey("shape")
 	for command, path := range map[string]string{
-		"api byok list":                                "/aikeys",
-		"api byok list --state active":                 "/aikeys?state=active",
-		"api byok list --provider openai":              "/aikeys?provider=openai",
-		"api byok get " + id:                           "/aikeys/" + id,
-		"api byok get " + strings.ToLower(id[5:]):      "/aikeys/" + id,
-		"api byok resolve --provider openai":           "/resolve?provider=openai",
-		"api byok events --limit 3":                    "/events?page_size=3",
-		"api policy get":                               "/policy",
-		"api byok policy get":                          "/policy",
-		"api members list":                             "/members",
-		"api providers":                                "/v1/providers",
-		"whoami":                                       "/v1/whoami",
-		"api whoami":                                   "/v1/whoami",
-		"--customer acme --project chat api byok list": "/aikeys",
+		"api byok list":                                 "/aikeys",
+		"api byok list --state active":                  "/aikeys?state=active",
+		"api byok list --provider openai":               "/aikeys?provider=openai",
+		"api byok get " + id:                            "/aikeys/" + id,
+		"api byok get " + strings.ToLower(id[5:]):       "/aikeys/" + id,
+		"api byok resolve --provider openai":            "/resolve?provider=openai",
+		"api byok events --limit 3":                     "/events?page_size=3",
+		"api byok usage":                                "/usage",
+		"api byok usage --from 2026-11-23 --user alice": "/usage?from=2026-11-23T00:00:00Z&user_id=alice",
+		"api policy get":                                "/policy",
+		"api byok policy get":                           "/policy",
+		"api members list":                              "/members",
+		"api providers":                                 "/v1/providers",
+		"whoami":                                        "/v1/whoami",
+		"api whoami":                                    "/v1/whoami",
+		"--customer acme --project chat api byok list":  "/aikeys",
 	} {
 		want := u.callAPI(http.MethodGet, path)
 		require.JSONEq(t, want, u.runOK(command+" -o json"), command)
@@ -50,7 +52,7 @@ func TestJSONAndYAMLAreTheServicesAnswers(t *testing.T) {
 		require.NoError(t, yaml.Unmarshal([]byte(want), &asYAML))
 		require.NoError(t, yaml.Unmarshal([]byte(u.runOK("-o yaml "+command)), &fromYAML))
 		require.Equal(t, asYAML, fromYAML, command)
-		require.NotEmpty(t, u.run(command).stdout, command)
+		require.NotEmpty(t, u.run(command).all(), command)
 	}
 }
 

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,15 +162,25 @@ func (p *program) openSession(ctx context.Context, a access, options ...agentrou
 	return p.session, nil
 }
 
-// responseRecorder remembers the body of the last response. -o json and -o yaml print it, so that they show fields which
-// the SDK does not know yet. It is for calls one after the other.
+// responseRecorder remembers the body of the last response, and those of the pages before it if it is a page of a list. -o json
+// and -o yaml print them, so that they show fields which the SDK does not know yet. It is for calls one after the other.
 type responseRecorder struct {
-	next http.RoundTripper
-	last bytes.Buffer
+	next   http.RoundTripper
+	last   bytes.Buffer
+	token  string   // the page_token of the last request
+	before [][]byte // the pages before
 }
 
 // RoundTrip implements http.RoundTripper.
 func (r *responseRecorder) RoundTrip(request *http.Request) (*http.Response, error) {
+	token := request.URL.Query().Get("page_token")
+	switch {
+	case token == "":
+		r.before = nil
+	case token != r.token: // and no repeat of the same request
+		r.before = append(r.before, bytes.Clone(r.last.Bytes()))
+	}
+	r.token = token
 	r.last.Reset()
 	response, err := r.next.RoundTrip(request)
 	if err != nil {
@@ -179,4 +191,35 @@ func (r *responseRecorder) RoundTrip(request *http.Request) (*http.Response, err
 		io.Closer
 	}{io.TeeReader(response.Body, &r.last), response.Body}
 	return response, nil
+}
+
+// document returns what was recorded: the last response, or the items of all pages as those of one.
+func (r *responseRecorder) document() ([]byte, error) {
+	if len(r.before) == 0 {
+		return r.last.Bytes(), nil
+	}
+	whole, items := map[string]json.RawMessage{}, map[string][]json.RawMessage{}
+	for _, text := range append(slices.Clone(r.before), r.last.Bytes()) {
+		page := map[string]json.RawMessage{}
+		if err := json.Unmarshal(text, &page); err != nil {
+			return nil, err
+		}
+		delete(whole, "next_page_token")
+		for name, value := range page {
+			var list []json.RawMessage
+			if json.Unmarshal(value, &list) == nil {
+				items[name] = append(items[name], list...)
+			} else {
+				whole[name] = value
+			}
+		}
+	}
+	for name, list := range items {
+		value, err := json.Marshal(list)
+		if err != nil {
+			return nil, err
+		}
+		whole[name] = value
+	}
+	return json.Marshal(whole)
 }

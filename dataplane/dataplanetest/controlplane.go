@@ -63,6 +63,7 @@ func NewControlPlane(t testing.TB) *ControlPlane {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/fetch", cp.guarded(Fetch, cp.fetch))
 	mux.HandleFunc("POST /v1/reports", cp.guarded(Report, cp.report))
+	mux.HandleFunc("POST /v1/usage", cp.guarded(Usage, cp.countUsage))
 	mux.HandleFunc("GET /v1/events", cp.guarded(Events, cp.events))
 	mux.HandleFunc("POST /v1/acknowledgements", cp.guarded(Acknowledge, cp.acknowledge))
 	cp.server = httptest.NewServer(mux)
@@ -122,6 +123,7 @@ type Operation int
 const (
 	Fetch Operation = iota
 	Report
+	Usage
 	Events
 	Acknowledge
 )
@@ -140,6 +142,7 @@ const (
 	IssuerUnavailable       // answers 503, as the caller's session token can't be checked
 	CustomerNotServed       // answers 403
 	UserKeyRequired         // answers 404
+	Invalid                 // answers 400
 )
 
 // refusal is a refusal with the fields of its problem document.
@@ -156,6 +159,7 @@ var refusals = map[Fault]refusal{
 	IssuerUnavailable: {status: http.StatusServiceUnavailable, problem: "issuer-unavailable", code: "unavailable"},
 	CustomerNotServed: {status: http.StatusForbidden, problem: "customer-not-served", code: "permission_denied"},
 	UserKeyRequired:   {status: http.StatusNotFound, problem: "user-key-required", code: "not_found"},
+	Invalid:           invalid,
 }
 
 // send answers with the refusal's problem document.
@@ -177,7 +181,7 @@ func (f refusal) send(w http.ResponseWriter) {
 // SetFault makes operations fail from now on, all of them if none is named; Healthy ends it.
 func (cp *ControlPlane) SetFault(fault Fault, operations ...Operation) {
 	if len(operations) == 0 {
-		operations = []Operation{Fetch, Report, Events, Acknowledge}
+		operations = []Operation{Fetch, Report, Usage, Events, Acknowledge}
 	}
 	cp.update(func() {
 		for _, op := range operations {

@@ -211,6 +211,7 @@ type FakeResolver struct {
 	mu       sync.Mutex
 	requests []dataplane.Request        // guarded by mu
 	reports  []int                      // guarded by mu
+	uses     []bool                     // guarded by mu
 	watches  map[int]func(certain bool) // guarded by mu
 	watched  int                        // guarded by mu
 }
@@ -256,6 +257,20 @@ func (f *FakeResolver) Report(_ *dataplane.Key, status int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reports = append(f.reports, status)
+}
+
+// CountUse implements gateway.Resolver.
+func (f *FakeResolver) CountUse(_ *dataplane.Key, refused bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.uses = append(f.uses, refused)
+}
+
+// Uses returns, for each use that was counted so far without a report, whether it was refused.
+func (f *FakeResolver) Uses() []bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.uses)
 }
 
 // Watch implements gateway.Resolver.

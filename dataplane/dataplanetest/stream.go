@@ -31,6 +31,8 @@ type streams struct {
 	connections      []Connection
 	acknowledgements []gen.AcknowledgeRequest
 	reports          []gen.KeyReport
+	usage            []gen.UsageReport
+	losesUsage       bool // answers to batches of counts are lost
 }
 
 // LimitMaxStale refuses streams that declare more, with a 400 that names the limit.
@@ -78,6 +80,14 @@ func (cp *ControlPlane) Reports() []gen.KeyReport {
 	return read(cp, func() []gen.KeyReport { return slices.Clone(cp.reports) })
 }
 
+// Usage returns the batches of counts so far, repeated ones included.
+func (cp *ControlPlane) Usage() []gen.UsageReport {
+	return read(cp, func() []gen.UsageReport { return slices.Clone(cp.usage) })
+}
+
+// LoseUsageAnswers makes the answers to batches of counts get lost, or not any more. The batches arrive.
+func (cp *ControlPlane) LoseUsageAnswers(lose bool) { cp.update(func() { cp.losesUsage = lose }) }
+
 func (cp *ControlPlane) acknowledge(w http.ResponseWriter, r *http.Request) {
 	var request gen.AcknowledgeRequest
 	if !decode(w, r, &request) {
@@ -102,6 +112,19 @@ func (cp *ControlPlane) report(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	cp.update(func() { cp.reports = append(cp.reports, request.Keys...) })
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (cp *ControlPlane) countUsage(w http.ResponseWriter, r *http.Request) {
+	var request gen.UsageReport
+	if !decode(w, r, &request) {
+		return
+	}
+	var lost bool
+	cp.update(func() { cp.usage, lost = append(cp.usage, request), cp.losesUsage })
+	if lost {
+		panic(http.ErrAbortHandler)
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 

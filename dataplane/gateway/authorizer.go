@@ -68,6 +68,7 @@ func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Gra
 	if err != nil && key == nil {
 		return Grant{}, a.Refuse(ctx, started, loggedProvider(head.Provider, err), err)
 	}
+	a.resolver.CountUse(key, err != nil)
 	if err != nil {
 		return Grant{}, a.Refuse(ctx, started, head.Provider, err, use...)
 	}

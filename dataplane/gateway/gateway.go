@@ -42,6 +42,8 @@ type Resolver interface {
 	Resolve(ctx context.Context, request dataplane.Request) (*dataplane.Key, error)
 	// Report records the status that the provider answered when the key was used.
 	Report(key *dataplane.Key, status int)
+	// CountUse counts a request with the key of which the provider's answer is not known, or that was refused here.
+	CountUse(key *dataplane.Key, refused bool)
 	// Watch calls ended when a use of the key must end, or may have to: see dataplane.Resolver.
 	Watch(key *dataplane.Key, ended func(certain bool)) (stop func())
 }
@@ -300,6 +302,9 @@ func (g *Gateway) finish(w http.ResponseWriter, r *http.Request, p *proxiedReque
 		}
 	}
 	g.metrics.inFlight.Dec()
+	if p.key != nil && p.answeredAt.IsZero() {
+		g.resolver.CountUse(p.key, p.sentAt.IsZero())
+	}
 	g.record(r, p)
 	if thrown != nil {
 		panic(http.ErrAbortHandler) // the caller must see that the response is incomplete

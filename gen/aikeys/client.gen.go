@@ -238,6 +238,19 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 	ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListUsage Read the usage of keys
+	//
+	// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
+	// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
+	// them.
+	//
+	// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
+	// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
+	// has set another time.
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
+	ListUsage(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListProviders List the providers
 	//
 	// Returns the catalogue of providers whose keys can be registered, with what a form or a gateway needs to know
@@ -533,6 +546,29 @@ func (c *Client) SetPolicy(ctx context.Context, customerID CustomerID, projectID
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewResolveKeyRequest(c.Server, customerID, projectID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListUsage Read the usage of keys
+//
+// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
+// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
+// them.
+//
+// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
+// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
+// has set another time.
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
+func (c *Client) ListUsage(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListUsageRequest(c.Server, customerID, projectID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1303,6 +1339,134 @@ func NewResolveKeyRequest(server string, customerID CustomerID, projectID Projec
 	return req, nil
 }
 
+// NewListUsageRequest constructs an http.Request for the ListUsage method
+func NewListUsageRequest(server string, customerID CustomerID, projectID ProjectID, params *ListUsageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/usage", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "key_id", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "user_id", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageSize != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_size", *params.PageSize, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageToken != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_token", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListProvidersRequest constructs an http.Request for the ListProviders method
 func NewListProvidersRequest(server string) (*http.Request, error) {
 	var err error
@@ -1564,6 +1728,21 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 	ResolveKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*ResolveKeyResult, error)
+
+	// ListUsageWithResponse Read the usage of keys
+	//
+	// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
+	// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
+	// them.
+	//
+	// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
+	// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
+	// has set another time.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
+	ListUsageWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*ListUsageResult, error)
 
 	// ListProvidersWithResponse List the providers
 	//
@@ -2828,6 +3007,110 @@ func (r ResolveKeyResult) ContentType() string {
 	return ""
 }
 
+// ListUsageResult401Headers the declared response headers of an HTTP 401 response for ListUsage
+type ListUsageResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListUsageResult429Headers the declared response headers of an HTTP 429 response for ListUsage
+type ListUsageResult429Headers struct {
+	RetryAfter *int
+}
+
+// ListUsageResult503Headers the declared response headers of an HTTP 503 response for ListUsage
+type ListUsageResult503Headers struct {
+	RetryAfter *int
+}
+
+type ListUsageResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ListUsageResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListUsageResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListUsageResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListUsageResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListUsageResult) GetJSON200() *ListUsageResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListUsageResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListUsageResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListUsageResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListUsageResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListUsageResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListUsageResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListUsageResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListUsageResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListUsageResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListUsageResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListProvidersResult401Headers the declared response headers of an HTTP 401 response for ListProviders
 type ListProvidersResult401Headers struct {
 	WWWAuthenticate *string
@@ -3268,6 +3551,27 @@ func (c *ClientWithResponses) ResolveKeyWithResponse(ctx context.Context, custom
 		return nil, err
 	}
 	return ParseResolveKeyResult(rsp)
+}
+
+// ListUsageWithResponse Read the usage of keys
+//
+// Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
+// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
+// them.
+//
+// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
+// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
+// has set another time.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
+func (c *ClientWithResponses) ListUsageWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*ListUsageResult, error) {
+	rsp, err := c.ListUsage(ctx, customerID, projectID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListUsageResult(rsp)
 }
 
 // ListProvidersWithResponse List the providers
@@ -4501,6 +4805,107 @@ func ParseResolveKeyResult(rsp *http.Response) (*ResolveKeyResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers ResolveKeyResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListUsageResult parses an HTTP response from a ListUsageWithResponse call
+func ParseListUsageResult(rsp *http.Response) (*ListUsageResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListUsageResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ListUsageResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListUsageResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListUsageResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListUsageResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

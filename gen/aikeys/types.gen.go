@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/agentrouter/aikeys/internal/secret"
+	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
 // Defines values for OnBadKey.
@@ -292,6 +293,15 @@ type ListResponse struct {
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
+// ListUsageResponse A page of the usage.
+type ListUsageResponse struct {
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
+
+	// Usage The entries, newest day first.
+	Usage []Usage `json:"usage"`
+}
+
 // Member A user's membership of the project.
 type Member struct {
 	// CreatedAt When they joined.
@@ -548,6 +558,32 @@ type SetMemberRequest struct {
 	Role Role `json:"role"`
 }
 
+// Usage What was served to one user with one key on one day, as far as data planes have reported it.
+type Usage struct {
+	// Day The day, in UTC.
+	Day openapi_types.Date `json:"day"`
+
+	// KeyID The key's id, `byok_<ulid>`.
+	KeyID string `json:"key_id"`
+
+	// LastUsedAt When the last of them was made.
+	LastUsedAt time.Time `json:"last_used_at"`
+
+	// Provider The key's provider.
+	Provider string `json:"provider"`
+
+	// Refusals How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
+	// operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
+	// ext_authz) the provider's answer is not known.
+	Refusals int64 `json:"refusals"`
+
+	// Requests The number of requests.
+	Requests int64 `json:"requests"`
+
+	// UserID The user who was served. Absent if the key was requested by its id or for no particular user.
+	UserID *string `json:"user_id,omitempty"`
+}
+
 // UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 // project's, and `forbid` uses only the project's.
 type UserKeys string
@@ -607,6 +643,18 @@ type ProviderFilter = ProviderSlug
 
 // StateFilter defines model for StateFilter.
 type StateFilter string
+
+// UsageFrom defines model for UsageFrom.
+type UsageFrom = time.Time
+
+// UsageKeyFilter defines model for UsageKeyFilter.
+type UsageKeyFilter = string
+
+// UsageTo defines model for UsageTo.
+type UsageTo = time.Time
+
+// UsageUserFilter An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+type UsageUserFilter = OpaqueID
 
 // UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type UserID = OpaqueID
@@ -706,6 +754,27 @@ type ListMembersParams struct {
 type ResolveKeyParams struct {
 	// Provider The provider's slug, as in the catalogue (`GET /v1/providers`). Any other is refused with 400.
 	Provider ProviderSlug `form:"provider" json:"provider"`
+}
+
+// ListUsageParams defines parameters for ListUsage.
+type ListUsageParams struct {
+	// KeyID Only the usage of this key. Without it, of all keys.
+	KeyID *UsageKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
+
+	// UserID Only what was served to this user. A member who is no owner can only give their own id.
+	UserID *UsageUserFilter `form:"user_id,omitempty" json:"user_id,omitempty"`
+
+	// From Only what was counted from this time on. The whole hour that it falls into is included.
+	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Only what was counted before this time. The whole hour that it falls into is included.
+	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
+
+	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
+
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
 // RegisterKeyJSONRequestBody defines body for RegisterKey for application/json ContentType.

@@ -190,6 +190,40 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/reports (the `ReportKeys` operationId).
 	ReportKeys(ctx context.Context, body ReportKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportUsageWithBody Report how much keys were used
+	//
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// process ends.
+	//
+	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+	// ignored.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+	ReportUsageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportUsage Report how much keys were used
+	//
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// process ends.
+	//
+	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+	// ignored.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+	ReportUsage(ctx context.Context, body ReportUsageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // AcknowledgeWithBody Acknowledge a position
@@ -353,6 +387,60 @@ func (c *Client) ReportKeysWithBody(ctx context.Context, contentType string, bod
 // Corresponds with POST /v1/reports (the `ReportKeys` operationId).
 func (c *Client) ReportKeys(ctx context.Context, body ReportKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReportKeysRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportUsageWithBody Report how much keys were used
+//
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// process ends.
+//
+// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+// ignored.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+func (c *Client) ReportUsageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportUsageRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportUsage Report how much keys were used
+//
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// process ends.
+//
+// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+// ignored.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+func (c *Client) ReportUsage(ctx context.Context, body ReportUsageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportUsageRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -564,6 +652,46 @@ func NewReportKeysRequestWithBody(server string, contentType string, body io.Rea
 	return req, nil
 }
 
+// NewReportUsageRequest calls the generic ReportUsage builder with application/json body
+func NewReportUsageRequest(server string, body ReportUsageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReportUsageRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewReportUsageRequestWithBody constructs an http.Request for the ReportUsage method, with any body, and a specified content type
+func NewReportUsageRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/usage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -710,6 +838,40 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/reports (the `ReportKeys` operationId).
 	ReportKeysWithResponse(ctx context.Context, body ReportKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportKeysResult, error)
+
+	// ReportUsageWithBodyWithResponse Report how much keys were used
+	//
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// process ends.
+	//
+	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+	// ignored.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+	ReportUsageWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportUsageResult, error)
+
+	// ReportUsageWithResponse Report how much keys were used
+	//
+	// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+	// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+	// process ends.
+	//
+	// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+	// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+	// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+	// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+	// ignored.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+	ReportUsageWithResponse(ctx context.Context, body ReportUsageJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportUsageResult, error)
 }
 
 // AcknowledgeResult401Headers the declared response headers of an HTTP 401 response for Acknowledge
@@ -1149,6 +1311,110 @@ func (r ReportKeysResult) ContentType() string {
 	return ""
 }
 
+// ReportUsageResult401Headers the declared response headers of an HTTP 401 response for ReportUsage
+type ReportUsageResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ReportUsageResult429Headers the declared response headers of an HTTP 429 response for ReportUsage
+type ReportUsageResult429Headers struct {
+	RetryAfter *int
+}
+
+// ReportUsageResult503Headers the declared response headers of an HTTP 503 response for ReportUsage
+type ReportUsageResult503Headers struct {
+	RetryAfter *int
+}
+
+type ReportUsageResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *BodyTooLarge
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *UnsupportedMediaType
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ReportUsageResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ReportUsageResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ReportUsageResult503Headers
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ReportUsageResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ReportUsageResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ReportUsageResult) GetApplicationProblemJSON413() *BodyTooLarge {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ReportUsageResult) GetApplicationProblemJSON415() *UnsupportedMediaType {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ReportUsageResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ReportUsageResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ReportUsageResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ReportUsageResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReportUsageResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReportUsageResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReportUsageResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // AcknowledgeWithBodyWithResponse Acknowledge a position
 //
 // Says that the data plane has acted on every event up to a position. Any replica takes it. After a revocation,
@@ -1292,6 +1558,52 @@ func (c *ClientWithResponses) ReportKeysWithResponse(ctx context.Context, body R
 		return nil, err
 	}
 	return ParseReportKeysResult(rsp)
+}
+
+// ReportUsageWithBodyWithResponse Report how much keys were used
+//
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// process ends.
+//
+// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+// ignored.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+func (c *ClientWithResponses) ReportUsageWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportUsageResult, error) {
+	rsp, err := c.ReportUsageWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportUsageResult(rsp)
+}
+
+// ReportUsageWithResponse Report how much keys were used
+//
+// Adds to the project's usage: how many requests were made with a key for a user, and how many of these were
+// refused. Count per key and user, and send what has been counted in batches, every few seconds and before the
+// process ends.
+//
+// A data plane numbers its batches from 1, and has one batch under way at a time: it sends a batch unchanged, except
+// for the times that have passed, until it gets an answer other than 401, 429 or 5xx, and only then the next one. A
+// batch whose number is not above that of the last one stored from this `reporter_id` is answered in the same way
+// and not counted again. Keys that are unknown, or that belong to customers that the data plane may not serve, are
+// ignored.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/usage (the `ReportUsage` operationId).
+func (c *ClientWithResponses) ReportUsageWithResponse(ctx context.Context, body ReportUsageJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportUsageResult, error) {
+	rsp, err := c.ReportUsage(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportUsageResult(rsp)
 }
 
 // ParseAcknowledgeResult parses an HTTP response from a AcknowledgeWithResponse call
@@ -1712,6 +2024,110 @@ func ParseReportKeysResult(rsp *http.Response) (*ReportKeysResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers ReportKeysResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReportUsageResult parses an HTTP response from a ReportUsageWithResponse call
+func ParseReportUsageResult(rsp *http.Response) (*ReportUsageResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReportUsageResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest BodyTooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ReportUsageResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ReportUsageResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ReportUsageResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

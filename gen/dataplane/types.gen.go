@@ -239,6 +239,39 @@ type StreamMessage struct {
 	UserID *string `json:"user_id,omitempty"`
 }
 
+// UsageCount The requests with a key for a user since the last count. They count in the hour of the last of them, by the
+// service's clock, so count apart what is more than an hour apart.
+type UsageCount struct {
+	// KeyID A key's id, `byok_<ulid>`.
+	KeyID KeyID `json:"key_id"`
+
+	// LastUsedMsAgo The milliseconds since the last of them.
+	LastUsedMsAgo int `json:"last_used_ms_ago"`
+
+	// Refusals How many of them the provider refused with 401, 403 or 429, or the data plane itself refused after it had
+	// resolved the key.
+	Refusals int64 `json:"refusals"`
+
+	// Requests The number of requests.
+	Requests int64 `json:"requests"`
+
+	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	UserID *OpaqueID `json:"user_id,omitempty"`
+}
+
+// UsageReport A batch of counts.
+type UsageReport struct {
+	// Batch The number of the batch, counted up from 1.
+	Batch int64 `json:"batch"`
+
+	// Counts The counts. A key and user may have several, of different hours.
+	Counts []UsageCount `json:"counts"`
+
+	// ReporterID The process that counts: a ULID that it creates when it starts. With it and the number, a batch that comes
+	// again is recognised.
+	ReporterID string `json:"reporter_id"`
+}
+
 // BodyTooLarge An RFC 9457 problem document.
 type BodyTooLarge = Problem
 
@@ -296,3 +329,6 @@ type FetchKeyJSONRequestBody = FetchRequest
 
 // ReportKeysJSONRequestBody defines body for ReportKeys for application/json ContentType.
 type ReportKeysJSONRequestBody = ReportRequest
+
+// ReportUsageJSONRequestBody defines body for ReportUsage for application/json ContentType.
+type ReportUsageJSONRequestBody = UsageReport

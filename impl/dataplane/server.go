@@ -33,6 +33,7 @@ type Store interface {
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
 	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, failing func(models.Key) models.Event) error
+	AddUsage(ctx context.Context, d models.DataPlane, b models.UsageBatch) error
 }
 
 // Feed streams changes to data planes; *feed.Feed is one.

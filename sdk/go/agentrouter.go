@@ -63,6 +63,9 @@ func (c *Client) Policy() *PolicyClient { return &PolicyClient{service{client: c
 // Events reads the audit trail.
 func (c *Client) Events() *EventsClient { return &EventsClient{service{client: c}} }
 
+// Usage reads how often which key served whom.
+func (c *Client) Usage() *UsageClient { return &UsageClient{service{client: c}} }
+
 // Members reads and writes the project's members.
 func (c *Client) Members() *MembersClient { return &MembersClient{service{client: c}} }
 

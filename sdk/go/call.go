@@ -57,6 +57,22 @@ func InState(state aikeysv1.KeyState) CallOption {
 	return func(s *service) { s.setQuery("state", string(state)) }
 }
 
+// OfKey lists what is about that key only.
+func OfKey(id string) CallOption { return func(s *service) { s.setQuery("key_id", id) } }
+
+// OfUser lists what is about that user only.
+func OfUser(id string) CallOption { return func(s *service) { s.setQuery("user_id", id) } }
+
+// From lists what is not older than a time.
+func From(t time.Time) CallOption {
+	return func(s *service) { s.setQuery("from", t.UTC().Format(time.RFC3339Nano)) }
+}
+
+// To lists what is older than a time.
+func To(t time.Time) CallOption {
+	return func(s *service) { s.setQuery("to", t.UTC().Format(time.RFC3339Nano)) }
+}
+
 // service is a client with the optional parameters of its calls. It is copied, not changed.
 type service struct {
 	client            *Client

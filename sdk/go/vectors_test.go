@@ -312,6 +312,10 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = events.List(ctx, customer, project)
 	case "events.iterate":
 		return collect(events.All(ctx, customer, project))
+	case "usage.list":
+		result, err = c.Usage().With(options...).List(ctx, customer, project)
+	case "usage.iterate":
+		return collect(c.Usage().With(options...).All(ctx, customer, project))
 	case "members.list":
 		result, err = members.List(ctx, customer, project)
 	case "members.iterate":
@@ -350,6 +354,15 @@ func callOptions(v vector) []agentrouter.CallOption {
 			options = append(options, agentrouter.OfProvider(aikeysv1.Provider(text)))
 		case "state":
 			options = append(options, agentrouter.InState(aikeysv1.KeyState(text)))
+		case "user_id":
+			if strings.HasPrefix(v.Call, "usage.") {
+				options = append(options, agentrouter.OfUser(text))
+			}
+		case "key_id":
+			options = append(options, agentrouter.OfKey(text))
+		case "from", "to":
+			at, _ := time.Parse(time.RFC3339, text)
+			options = append(options, map[string]func(time.Time) agentrouter.CallOption{"from": agentrouter.From, "to": agentrouter.To}[name](at))
 		case "wait":
 			d, _ := time.ParseDuration(text)
 			options = append(options, agentrouter.Wait(d))

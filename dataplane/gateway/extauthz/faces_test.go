@@ -121,6 +121,44 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 	}
 }
 
+// A use counts once, whichever way it is made, and is a refusal if the provider never sees it.
+func TestEveryFaceCountsTheUse(t *testing.T) {
+	provider := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider.URL+"/v1", secret)
+	key.Administration = []string{"/organization"}
+	resolver := dataplanetest.Serving(callersKey, key)
+	conn, _, _, _ := start(t, resolver)
+	proxy, err := gateway.New(gateway.Config{Resolver: resolver})
+	require.NoError(t, err)
+	t.Cleanup(proxy.Close)
+	forwardAuth, err := gateway.NewForwardAuth(gateway.Config{Resolver: resolver})
+	require.NoError(t, err)
+	ask := func(credential string, handler http.Handler, target, uri string) {
+		r := httptest.NewRequest(http.MethodGet, target, nil)
+		r.Header.Set("Authorization", "Bearer "+credential)
+		r.Header.Set("X-Forwarded-Uri", uri)
+		handler.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	ask(callersKey, proxy, "/openai/chat", "")
+	require.Equal(t, []int{http.StatusOK}, resolver.Reports())
+	require.Empty(t, resolver.Uses(), "the report counts")
+	ask(callersKey, proxy, "/openai/organization", "")
+	require.Equal(t, []bool{true}, resolver.Uses())
+	ask(callersKey, forwardAuth, "/auth/openai", "/openai/chat")
+	ask(callersKey, forwardAuth, "/auth/openai", "/openai/organization")
+	require.Equal(t, []bool{true, false, true}, resolver.Uses())
+	header := map[string]string{"authorization": "Bearer " + callersKey}
+	checkAs(t, conn, http.MethodPost, "openai", "/openai/chat", header)
+	checkAs(t, conn, http.MethodPost, "openai", "/openai/organization", header)
+	require.Equal(t, []bool{true, false, true, false, true}, resolver.Uses())
+	ask("another", proxy, "/openai/chat", "")
+	require.Len(t, resolver.Uses(), 5, "without a key there is no use")
+	provider.Close()
+	ask(callersKey, proxy, "/openai/chat", "")
+	require.Equal(t, []bool{true, false, true, false, true, false}, resolver.Uses())
+	require.Len(t, resolver.Reports(), 1)
+}
+
 func TestLogSaysWhoUsedAKey(t *testing.T) {
 	provider := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(provider.Close)

@@ -39,7 +39,9 @@ def test_vector(vector: Dict[str, Any], call: Caller) -> None:
     with playing(answer) as player:
         started = time.monotonic()
         settings = {"base_url": player.url + "/", "api_key": "ak_vector_key", **vector["options"]}
-        outcome = call(settings, vector["call"], vector["args"])
+        # Python has a keyword of that name.
+        arguments = {"from_" if name == "from" else name: value for name, value in vector["args"].items()}
+        outcome = call(settings, vector["call"], arguments)
         elapsed = (time.monotonic() - started) * 1000
     check_requests(exchanges, player)
     if "error" in vector:

@@ -207,6 +207,44 @@ export class Events {
   }
 }
 
+/** How often which key served whom. */
+export class Usage {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /**
+   * Lists the usage, newest day first; all of it, unless a page is asked for. An owner gets the project's, other members
+   * what was served to them.
+   */
+  async list(customerId: string, projectId: string, options: t.UsageOptions = {}): Promise<t.ListUsageResponse> {
+    const path = `${project(customerId, projectId)}/usage`;
+    const filter = { key_id: options.keyId, user_id: options.userId, from: time(options.from), to: time(options.to) };
+    return collect<t.ListUsageResponse>(
+      options,
+      (page) => {
+        const query = { ...filter, ...pageQuery(page) };
+        query satisfies Record<keyof t.UsageQuery, unknown>;
+        return this.#transport.send({ method: 'GET', path, query, expect: ['usage', 'array'] }, options);
+      },
+      (page) => page.usage,
+    );
+  }
+
+  /** Gives all entries that `list` has, page by page. */
+  iterate(customerId: string, projectId: string, options: t.UsageOptions = {}): t.Items<t.UsageEntry> {
+    return iterate(
+      options,
+      (page) => this.list(customerId, projectId, { ...options, ...page }),
+      (page) => page.usage,
+    );
+  }
+}
+
+const time = (at: string | Date | undefined) => (typeof at === 'object' ? at.toISOString() : at);
+
 /** The project's members and their roles. */
 export class Members {
   readonly #transport: Transport;

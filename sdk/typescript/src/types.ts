@@ -22,6 +22,7 @@ export type OnBadKey = Schemas['OnBadKey'];
 export type Operations = Schemas['Operations'];
 export type Policy = Schemas['Policy'];
 export type Event = Schemas['Event'];
+export type UsageEntry = Schemas['Usage'];
 export type Actor = Schemas['Actor'];
 export type Member = Schemas['Member'];
 export type Provider = Schemas['Provider'];
@@ -34,6 +35,7 @@ export type RevokeResponse = Schemas['RevokeResponse'];
 export type ResolveResponse = Schemas['ResolveResponse'];
 export type PolicyResponse = Schemas['PolicyResponse'];
 export type ListEventsResponse = Schemas['ListEventsResponse'];
+export type ListUsageResponse = Schemas['ListUsageResponse'];
 export type ListMembersResponse = Schemas['ListMembersResponse'];
 export type MemberResponse = Schemas['MemberResponse'];
 export type RemoveMemberResponse = Schemas['RemoveMemberResponse'];
@@ -50,6 +52,7 @@ export type SetMemberRequest = Schemas['SetMemberRequest'];
 
 /** The query parameters that the methods send. */
 export type ListQuery = NonNullable<operations['listKeys']['parameters']['query']>;
+export type UsageQuery = NonNullable<operations['listUsage']['parameters']['query']>;
 export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
 export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
 export type ResolveQuery = operations['resolveKey']['parameters']['query'];
@@ -89,4 +92,15 @@ export interface ListOptions extends PageOptions {
   provider?: AIKeyProvider | undefined;
   /** Only keys in this state. */
   state?: ListQuery['state'];
+}
+
+export interface UsageOptions extends PageOptions {
+  /** Only the usage of this key. */
+  keyId?: string | undefined;
+  /** Only what was served to this user. */
+  userId?: string | undefined;
+  /** Only what was counted from this time on; the whole hour that it falls into is included. */
+  from?: string | Date | undefined;
+  /** Only what was counted before this time; the whole hour that it falls into is included. */
+  to?: string | Date | undefined;
 }

@@ -67,6 +67,13 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
   const at = (): [never, never] => [take('customer_id'), take('project_id')];
   const page = (): sdk.PageOptions => ({ pageSize: take('page_size'), pageToken: take('page_token') });
   const list = (): sdk.ListOptions => ({ ...page(), provider: take('provider'), state: take('state') });
+  const usage = (): sdk.UsageOptions => ({
+    ...page(),
+    keyId: take('key_id'),
+    userId: take('user_id'),
+    from: take('from'),
+    to: take('to'),
+  });
   const calls: Record<string, () => Promise<unknown>> = {
     'aikeys.register': () =>
       client.aikeys.register(...at(), take('provider'), take('name'), take('secret'), take('user_scope'), {
@@ -82,6 +89,8 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
       client.policy.set(...at(), take('user_keys'), take('user_keys_by_provider'), take('on_bad_key')),
     'events.list': () => client.events.list(...at(), page()),
     'events.iterate': () => collect(client.events.iterate(...at(), page())),
+    'usage.list': () => client.usage.list(...at(), usage()),
+    'usage.iterate': () => collect(client.usage.iterate(...at(), usage())),
     'members.list': () => client.members.list(...at(), page()),
     'members.iterate': () => collect(client.members.iterate(...at(), page())),
     'members.set': () => client.members.set(...at(), take('user_id'), take('role')),

@@ -561,6 +561,18 @@ type ListResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// ListUsageResponse A page of the usage.
+type ListUsageResponse struct {
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Usage The entries, newest day first.
+	Usage []Usage `json:"usage"`
+}
+
 // Member A user's membership of the project.
 type Member struct {
 	// CreatedAt When they joined.
@@ -782,6 +794,35 @@ type Role string
 
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope string
+
+// Usage What was served to one user with one key on one day, as far as data planes have reported it.
+type Usage struct {
+	// Day The day, in UTC.
+	Day string `json:"day"`
+
+	// KeyID The key's id, `byok_<ulid>`.
+	KeyID string `json:"key_id"`
+
+	// LastUsedAt When the last of them was made.
+	LastUsedAt time.Time `json:"last_used_at"`
+
+	// Provider The key's provider.
+	Provider string `json:"provider"`
+
+	// Refusals How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
+	// operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
+	// ext_authz) the provider's answer is not known.
+	Refusals int64 `json:"refusals"`
+
+	// Requests The number of requests.
+	Requests int64 `json:"requests"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// UserID The user who was served. Absent if the key was requested by its id or for no particular user.
+	UserID string `json:"user_id,omitempty,omitzero"`
+}
 
 // UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 // project's, and `forbid` uses only the project's.

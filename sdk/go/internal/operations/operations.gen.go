@@ -123,6 +123,17 @@ func ResolveKey() Operation {
 	}
 }
 
+// ListUsage is the operation "Read the usage of keys".
+func ListUsage() Operation {
+	return Operation{
+		ID:     "listUsage",
+		Method: "GET",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/usage",
+		Query:  []string{"key_id", "user_id", "from", "to", "page_size", "page_token"},
+		Header: []string{},
+	}
+}
+
 // ListProviders is the operation "List the providers".
 func ListProviders() Operation {
 	return Operation{
@@ -147,5 +158,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), ListEvents(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProviders(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), ListEvents(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
 }

@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Dict, Generic, Mapping, Optional, Tuple, Type, TypeVar, Union
 from urllib.parse import quote, urlencode
 
@@ -112,6 +112,15 @@ def wait_text(wait: Union[str, float, timedelta, None]) -> Optional[str]:
     if not 0 <= seconds <= 30:
         raise ArgumentError("wait must be between 0 and 30 seconds")
     return f"{int(seconds)}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms"
+
+
+def time_text(name: str, when: Union[str, datetime, None]) -> Optional[str]:
+    """Write a time as the contract does, such as 2026-11-23T09:00:00Z."""
+    if when is None or isinstance(when, str):
+        return when
+    if when.tzinfo is None:
+        raise ArgumentError(f"{name} must have a time zone")
+    return when.isoformat().replace("+00:00", "Z")
 
 
 def seconds_of(wait: Optional[str]) -> float:

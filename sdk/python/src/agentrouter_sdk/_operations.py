@@ -99,6 +99,13 @@ LIST_EVENTS = Operation(
     models.ListEventsResponse,
     query=("page_size", "page_token"),
 )
+LIST_USAGE = Operation(
+    "listUsage",
+    "GET",
+    "/v1/customers/{customer_id}/projects/{project_id}/usage",
+    models.ListUsageResponse,
+    query=("key_id", "user_id", "from", "to", "page_size", "page_token"),
+)
 LIST_MEMBERS = Operation(
     "listMembers",
     "GET",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal, Optional, Union
 
 from pydantic import AwareDatetime
@@ -329,6 +330,22 @@ class ListResponse(Model):
     keys: list[Key]
     """
     The keys' metadata.
+    """
+
+    next_page_token: Optional[str] = None
+    """
+    An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+    """
+
+
+class ListUsageResponse(Model):
+    """
+    A page of the usage.
+    """
+
+    usage: list[Usage]
+    """
+    The entries, newest day first.
     """
 
     next_page_token: Optional[str] = None
@@ -681,6 +698,51 @@ class RevokeResponse(Model):
     """
 
     receipt: Receipt
+
+
+class Usage(Model):
+    """
+    What was served to one user with one key on one day, as far as data planes have reported it.
+    """
+
+    day: date
+    """
+    The day, in UTC.
+    """
+
+    key_id: str
+    """
+    The key's id, `byok_<ulid>`.
+    """
+
+    provider: str
+    """
+    The key's provider.
+    """
+
+    user_id: Optional[str] = None
+    """
+    The user who was served. Absent if the key was requested by its id or for no particular user.
+
+    """
+
+    requests: int
+    """
+    The number of requests.
+    """
+
+    refusals: int
+    """
+    How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
+    operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
+    ext_authz) the provider's answer is not known.
+
+    """
+
+    last_used_at: AwareDatetime
+    """
+    When the last of them was made.
+    """
 
 
 class WhoAmIResponse(Model):

@@ -201,6 +201,44 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/customers/{customer_id}/projects/{project_id}/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Read the usage of keys
+         * @description Lists how often which key served whom: one entry for each day (UTC), key and user, newest day first, in pages of
+         *     at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
+         *     them.
+         *
+         *     Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
+         *     this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
+         *     has set another time.
+         */
+        get: operations["listUsage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/customers/{customer_id}/projects/{project_id}/members": {
         parameters: {
             query?: never;
@@ -535,6 +573,43 @@ export interface components {
             /** @description The events, newest first. */
             events: components["schemas"]["Event"][];
             next_page_token?: components["schemas"]["NextPageToken"];
+        };
+        /** @description A page of the usage. */
+        ListUsageResponse: {
+            /** @description The entries, newest day first. */
+            usage: components["schemas"]["Usage"][];
+            next_page_token?: components["schemas"]["NextPageToken"];
+        };
+        /** @description What was served to one user with one key on one day, as far as data planes have reported it. */
+        Usage: {
+            /**
+             * Format: date
+             * @description The day, in UTC.
+             */
+            day: string;
+            /** @description The key's id, `byok_<ulid>`. */
+            key_id: string;
+            /** @description The key's provider. */
+            provider: string;
+            /** @description The user who was served. Absent if the key was requested by its id or for no particular user. */
+            user_id?: string;
+            /**
+             * Format: int64
+             * @description The number of requests.
+             */
+            requests: number;
+            /**
+             * Format: int64
+             * @description How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
+             *     operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
+             *     ext_authz) the provider's answer is not known.
+             */
+            refusals: number;
+            /**
+             * Format: date-time
+             * @description When the last of them was made.
+             */
+            last_used_at: string;
         };
         /**
          * @description Something that was done or attempted. A change and its event are written in the same transaction, so that
@@ -949,6 +1024,26 @@ export interface components {
          * @example active
          */
         StateFilter: "active" | "revoked";
+        /**
+         * @description Only the usage of this key. Without it, of all keys.
+         * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+         */
+        UsageKeyFilter: string;
+        /**
+         * @description Only what was served to this user. A member who is no owner can only give their own id.
+         * @example bob
+         */
+        UsageUserFilter: components["schemas"]["OpaqueID"];
+        /**
+         * @description Only what was counted from this time on. The whole hour that it falls into is included.
+         * @example 2026-11-23T09:00:00Z
+         */
+        UsageFrom: string;
+        /**
+         * @description Only what was counted before this time. The whole hour that it falls into is included.
+         * @example 2026-11-24T00:00:00Z
+         */
+        UsageTo: string;
         /**
          * @description Return at most this many. Without it, a page has up to 1,000 entries.
          * @example 50
@@ -1366,6 +1461,75 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ListEventsResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listUsage: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only the usage of this key. Without it, of all keys.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                key_id?: components["parameters"]["UsageKeyFilter"];
+                /**
+                 * @description Only what was served to this user. A member who is no owner can only give their own id.
+                 * @example bob
+                 */
+                user_id?: components["parameters"]["UsageUserFilter"];
+                /**
+                 * @description Only what was counted from this time on. The whole hour that it falls into is included.
+                 * @example 2026-11-23T09:00:00Z
+                 */
+                from?: components["parameters"]["UsageFrom"];
+                /**
+                 * @description Only what was counted before this time. The whole hour that it falls into is included.
+                 * @example 2026-11-24T00:00:00Z
+                 */
+                to?: components["parameters"]["UsageTo"];
+                /**
+                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @example 50
+                 */
+                page_size?: components["parameters"]["PageSize"];
+                /**
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
+                 */
+                page_token?: components["parameters"]["PageToken"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of the usage. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListUsageResponse"];
                 };
             };
             400: components["responses"]["InvalidArgument"];

@@ -10,7 +10,7 @@ import httpx
 from .. import _operations as operations
 from .._config import configure
 from ..models import WhoAmIResponse
-from .resources import AsyncAIKeys, AsyncEvents, AsyncMembers, AsyncPolicy, AsyncProviders
+from .resources import AsyncAIKeys, AsyncEvents, AsyncMembers, AsyncPolicy, AsyncProviders, AsyncUsage
 from .transport import AsyncTransport
 
 
@@ -32,6 +32,8 @@ class AsyncClient:
     """The project's policy on whose keys serve whom."""
     events: AsyncEvents
     """The audit trail."""
+    usage: AsyncUsage
+    """How often which key served whom."""
     members: AsyncMembers
     """The project's members."""
     providers: AsyncProviders
@@ -53,6 +55,7 @@ class AsyncClient:
         self.aikeys = AsyncAIKeys(self._transport)
         self.policy = AsyncPolicy(self._transport)
         self.events = AsyncEvents(self._transport)
+        self.usage = AsyncUsage(self._transport)
         self.members = AsyncMembers(self._transport)
         self.providers = AsyncProviders(self._transport)
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Iterator, Mapping, Optional, Union
 
 from .. import _operations, models
 from .._exchange import as_last_page, next_token
-from .._operation import wait_text
+from .._operation import time_text, wait_text
 from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from .transport import Transport
 
@@ -207,6 +207,80 @@ class Events(_Resource):
             page = self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
             for event in page.events:
                 yield event
+            token = next_token(token, page.next_page_token)
+            if token is None:
+                return
+
+
+class Usage(_Resource):
+    """How often which key served whom."""
+
+    def list(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        key_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListUsageResponse:
+        """List the usage, newest day first: all of it, or a page where one is asked for.
+
+        An owner gets the project's, other members what was served to them. All of it takes a request for each 1,000.
+        """
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "key_id": key_id,
+            "user_id": user_id,
+            "from": time_text("from_", from_),
+            "to": time_text("to", to),
+            "page_size": page_size,
+            "page_token": page_token,
+        }
+        listed = self._transport.send(_operations.LIST_USAGE.call(arguments, timeout=timeout))
+        if page_size is not None or page_token is not None:
+            return listed
+        token = listed.next_page_token
+        while token:
+            arguments["page_token"] = token
+            page = self._transport.send(_operations.LIST_USAGE.call(arguments, timeout=timeout))
+            listed.usage += page.usage
+            token = next_token(token, page.next_page_token)
+        return as_last_page(listed)
+
+    def iterate(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        key_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
+        page_size: int = PAGE_SIZE,
+        timeout: Optional[float] = None,
+    ) -> Iterator[models.Usage]:
+        """Give the entries of all pages, one by one; a page is asked for when its first entry is."""
+        token: Optional[str] = None
+        while True:
+            page = self.list(
+                customer_id,
+                project_id,
+                key_id=key_id,
+                user_id=user_id,
+                from_=from_,
+                to=to,
+                page_size=page_size,
+                page_token=token,
+                timeout=timeout,
+            )
+            for entry in page.usage:
+                yield entry
             token = next_token(token, page.next_page_token)
             if token is None:
                 return

@@ -1,0 +1,68 @@
+package aikeys
+
+import (
+	"context"
+	"time"
+
+	"github.com/oapi-codegen/runtime/types"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// ListUsage returns a page of the usage: the project's for an owner, and for other members what was served to them.
+func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) (gen.ListUsageResponseObject, error) {
+	page, err := parsePage(req.Params.PageSize, req.Params.PageToken, func(text string) bool {
+		_, ok := models.ParseUsageKey(text)
+		return ok
+	})
+	if err != nil {
+		return nil, err
+	}
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	if err != nil {
+		return nil, err
+	}
+	filter := usageFilter(req.Params, page)
+	if role != models.RoleOwner && filter.UserID == "" {
+		filter.UserID = caller.UserID
+	}
+	if role != models.RoleOwner && filter.UserID != caller.UserID {
+		return nil, models.ErrForbidden
+	}
+	usage, err := s.store.ListUsage(ctx, caller.CustomerID, caller.ProjectID, filter)
+	if err != nil {
+		return nil, err
+	}
+	usage, next := cut(page, usage, func(u models.Usage) string { return u.String() })
+	return gen.ListUsage200JSONResponse{Usage: convert(usage, wireUsage), NextPageToken: next}, nil
+}
+
+func usageFilter(params gen.ListUsageParams, page page) models.UsageFilter {
+	filter := models.UsageFilter{Limit: page.limit()}
+	filter.After, _ = models.ParseUsageKey(page.after) // parsePage has checked it
+	if params.KeyID != nil {
+		filter.KeyID = parseKeyID(*params.KeyID)
+	}
+	if params.UserID != nil {
+		filter.UserID = *params.UserID
+	}
+	if params.From != nil {
+		filter.From = params.From.UnixMicro()
+	}
+	if params.To != nil {
+		filter.To = params.To.UnixMicro()
+	}
+	return filter
+}
+
+func wireUsage(u models.Usage) gen.Usage {
+	return gen.Usage{
+		Day: types.Date{Time: time.Unix(u.Day*int64(24*time.Hour/time.Second), 0).UTC()}, KeyID: u.KeyID, Provider: u.Provider,
+		UserID: optional(u.UserID), Requests: u.Requests, Refusals: u.Refusals, LastUsedAt: wireTime(u.LastUsedAt),
+	}
+}

@@ -1,0 +1,216 @@
+package models
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+)
+
+// UsageBatch is what a process of a data plane counted since its last batch.
+type UsageBatch struct {
+	// ReporterID is the process, and Number counts its batches up.
+	ReporterID string
+	Number     int64
+	Counts     []UsageCount
+}
+
+// UsageCount is how many requests were made with a key for a user, who is empty for no particular user, how many of them were
+// refused, and when the last was made, in microseconds. They count in the hour of that.
+type UsageCount struct {
+	KeyID, UserID      string
+	Requests, Refusals int64
+	LastUsedAt         int64
+}
+
+// usageRow is the usage of a key by a user in an hour.
+type usageRow struct {
+	UsageHour
+	Requests, Refusals, LastUsedAt int64
+}
+
+// UsageHour is what a row of usage is of. Day counts from the Unix epoch, Hour from the day's beginning. It is exported for GORM, which leaves out embedded fields of other types.
+type UsageHour struct {
+	CustomerID, ProjectID string
+	Day                   int64
+	KeyID, UserID         string
+	Hour                  int64
+}
+
+// TableName is the table's name.
+func (usageRow) TableName() string { return "key_usage" }
+
+func (a UsageHour) compare(b UsageHour) int {
+	return cmp.Or(cmp.Compare(a.CustomerID, b.CustomerID), cmp.Compare(a.ProjectID, b.ProjectID), cmp.Compare(a.Day, b.Day),
+		cmp.Compare(a.KeyID, b.KeyID), cmp.Compare(a.UserID, b.UserID), cmp.Compare(a.Hour, b.Hour))
+}
+
+const (
+	microsecondsPerHour = int64(time.Hour / time.Microsecond)
+	hoursPerDay         = 24
+)
+
+// AddUsage adds a batch to the usage of its keys, unless it was added before. It ignores keys that are unknown, and those of
+// customers that the data plane does not serve.
+func (s *Store) AddUsage(ctx context.Context, d DataPlane, b UsageBatch) error {
+	ids := make([]string, len(b.Counts))
+	for i, c := range b.Counts {
+		ids[i] = c.KeyID
+	}
+	var known []Key
+	if err := s.findKeys(ctx, ids, &known); err != nil {
+		return err
+	}
+	rows := b.rows(slices.DeleteFunc(known, func(k Key) bool { return !d.Serves(k.CustomerID) }))
+	if len(rows) == 0 {
+		return nil
+	}
+	return s.Transact(ctx, func(tx *Tx) error {
+		isNew, err := tx.claimBatch(d.ID, b)
+		if err != nil || !isNew {
+			return err
+		}
+		return tx.addUsage(rows)
+	})
+}
+
+// rows adds up the counts of some keys by their hours. All batches have their rows in one order, so that two which have the
+// same ones don't deadlock.
+func (b UsageBatch) rows(of []Key) []usageRow {
+	keys, sums := map[string]Key{}, map[UsageHour]usageRow{}
+	for _, k := range of {
+		keys[k.ID] = k
+	}
+	for _, c := range b.Counts {
+		k, ok := keys[c.KeyID]
+		if !ok {
+			continue
+		}
+		hour := c.LastUsedAt / microsecondsPerHour
+		scope := UsageHour{k.CustomerID, k.ProjectID, hour / hoursPerDay, k.ID, c.UserID, hour % hoursPerDay}
+		sum := sums[scope]
+		sums[scope] = usageRow{scope, sum.Requests + c.Requests, sum.Refusals + c.Refusals, max(sum.LastUsedAt, c.LastUsedAt)}
+	}
+	return slices.SortedFunc(maps.Values(sums), func(a, b usageRow) int { return a.UsageHour.compare(b.UsageHour) })
+}
+
+// claimBatch notes a batch as stored, and reports whether it is new. The note locks the reporter, so that of two requests with
+// the same batch the second waits for the first.
+func (tx *Tx) claimBatch(dataPlaneID string, b UsageBatch) (bool, error) {
+	stored, err := tx.exec(`INSERT INTO usage_reporters (data_plane_id, id, batch, at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (data_plane_id, id) DO UPDATE SET batch = excluded.batch, at = excluded.at WHERE usage_reporters.batch < excluded.batch`,
+		[]any{dataPlaneID, b.ReporterID, b.Number, tx.Now})
+	return stored > 0, err
+}
+
+func (tx *Tx) addUsage(rows []usageRow) error {
+	const t = "key_usage"
+	var scope []clause.Column
+	for _, name := range []string{"customer_id", "project_id", "day", "key_id", "user_id", "hour"} {
+		scope = append(scope, clause.Column{Name: name})
+	}
+	return tx.db.Clauses(clause.OnConflict{Columns: scope, DoUpdates: clause.Assignments(map[string]any{
+		"requests": gorm.Expr(t + ".requests + excluded.requests"),
+		"refusals": gorm.Expr(t + ".refusals + excluded.refusals"),
+		"last_used_at": gorm.Expr("CASE WHEN excluded.last_used_at > " + t + ".last_used_at THEN excluded.last_used_at ELSE " + t +
+			".last_used_at END"),
+	})}).Create(rows).Error
+}
+
+// Usage is how often a key served a user on a day.
+type Usage struct {
+	UsageKey
+	Provider                       string
+	Requests, Refusals, LastUsedAt int64
+}
+
+// UsageKey is what a Usage is of. Day is the number of days since the Unix epoch, UserID empty for no particular user.
+type UsageKey struct {
+	Day           int64
+	KeyID, UserID string
+}
+
+// String returns the key as a text of at most 95 characters, from which ParseUsageKey reads it.
+func (k UsageKey) String() string {
+	return fmt.Sprintf("%05d%s%s", k.Day, k.KeyID[len(KeyIDPrefix):], k.UserID)
+}
+
+// ParseUsageKey reads what String returned.
+func ParseUsageKey(text string) (k UsageKey, ok bool) {
+	const days, ulid = 5, 26
+	if len(text) < days+ulid {
+		return k, false
+	}
+	for _, digit := range text[:days] {
+		if digit < '0' || digit > '9' {
+			return k, false
+		}
+		k.Day = 10*k.Day + int64(digit-'0')
+	}
+	k.KeyID, k.UserID = KeyIDPrefix+text[days:days+ulid], text[days+ulid:]
+	return k, ValidID(k.KeyID) && (k.UserID == "" || ValidID(k.UserID))
+}
+
+// UsageFilter selects a page of a project's usage. Zero values select everything.
+type UsageFilter struct {
+	KeyID, UserID string
+	// From and To are times in microseconds. What was counted in the hours from that of From on, and in those that begin before
+	// To, is selected.
+	From, To int64
+	// After is the last entry of the page before.
+	After UsageKey
+	Limit int
+}
+
+// ListUsage returns a page of a project's usage, newest day first. It does not check who asks.
+func (s *Store) ListUsage(ctx context.Context, customerID, projectID string, f UsageFilter) ([]Usage, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	// The order is that of an index, read backwards, so that a page costs the same however many follow.
+	db := s.orm(ctx).Model(&usageRow{}).
+		Select(`day, key_id, user_id, (SELECT k.provider FROM ai_keys k WHERE k.id = key_usage.key_id) AS provider,
+CAST(SUM(requests) AS bigint) AS requests, CAST(SUM(refusals) AS bigint) AS refusals, MAX(last_used_at) AS last_used_at`).
+		Where("customer_id = ? AND project_id = ?", customerID, projectID).
+		Group("day, key_id, user_id").Order("day DESC, key_id DESC, user_id DESC").Limit(f.Limit)
+	if f.KeyID != "" {
+		db = db.Where("key_id = ?", f.KeyID)
+	}
+	if f.UserID != "" {
+		db = db.Where("user_id = ?", f.UserID)
+	}
+	if f.From > 0 {
+		hour := f.From / microsecondsPerHour
+		db = db.Where("day >= ? AND day * 24 + hour >= ?", hour/hoursPerDay, hour)
+	}
+	if f.To > 0 {
+		hour := (f.To - 1) / microsecondsPerHour
+		db = db.Where("day <= ? AND day * 24 + hour <= ?", hour/hoursPerDay, hour)
+	}
+	if f.After != (UsageKey{}) {
+		db = db.Where("(day, key_id, user_id) < (?, ?, ?)", f.After.Day, f.After.KeyID, f.After.UserID)
+	}
+	var page []Usage
+	err := db.Find(&page).Error
+	return page, s.classify(err)
+}
+
+// ForgetUsage deletes usage of the days before that of a time (microseconds), up to limit rows, and returns how many.
+func (tx *Tx) ForgetUsage(before int64, limit int) (int64, error) {
+	const scope = "customer_id, project_id, day, key_id, user_id, hour"
+	return tx.exec(`DELETE FROM key_usage WHERE (`+scope+`) IN (SELECT `+scope+` FROM key_usage WHERE day < $1 LIMIT $2)`,
+		[]any{before / microsecondsPerHour / hoursPerDay, limit})
+}
+
+// UsageReporterLife is how long the last batch of a data plane's process is remembered: longer than what a batch may hold is old.
+const UsageReporterLife = 48 * time.Hour
+
+// ForgetUsageReporters deletes what was last changed before a time (microseconds), up to limit rows, and returns how many.
+func (tx *Tx) ForgetUsageReporters(before int64, limit int) (int64, error) {
+	return tx.exec(`DELETE FROM usage_reporters WHERE (data_plane_id, id) IN (SELECT data_plane_id, id FROM usage_reporters WHERE at < $1 LIMIT $2)`,
+		[]any{before, limit})
+}
