@@ -348,7 +348,7 @@ func TestTheOldestFetchesAreForgotten(t *testing.T) {
 			require.NoError(t, f.RecordFetch(t.Context(), r))
 		}
 		forget := func(before int64, limit int) (n int64) {
-			f.transact(func(tx *models.Tx) (err error) { n, err = tx.ForgetFetches(before, limit); return err })
+			f.asOwner().transact(func(tx *models.Tx) (err error) { n, err = tx.ForgetFetches(before, limit); return err })
 			return n
 		}
 		require.EqualValues(t, 2, forget(40, 3))

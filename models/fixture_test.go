@@ -136,6 +136,12 @@ func open(t *testing.T, url string, opts models.Options) *fixture {
 	return &fixture{Store: modelstest.OpenStore(t, url, opts), t: t, url: url}
 }
 
+// asOwner returns the fixture for the user that may change everything in the database.
+func (f *fixture) asOwner() *fixture {
+	f.t.Helper()
+	return open(f.t, modelstest.AsOwner(f.t, f.url), models.Options{Timeout: time.Minute})
+}
+
 // migrate applies all migrations to a database, and returns its URL.
 func migrate(t *testing.T, url string) string {
 	t.Helper()

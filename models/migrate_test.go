@@ -87,7 +87,7 @@ func TestManyProcessesMigrateOneFile(t *testing.T) {
 
 func TestAMigrationMayTakeLongerThanAMethod(t *testing.T) {
 	t.Parallel()
-	f := open(t, modelstest.EnginePostgres.MigratedURL(t), models.Options{Timeout: 300 * time.Millisecond})
+	f := open(t, modelstest.AsOwner(t, modelstest.EnginePostgres.MigratedURL(t)), models.Options{Timeout: 300 * time.Millisecond})
 	released := time.AfterFunc(time.Second, f.hold("LOCK TABLE goose_db_version"))
 	defer released.Stop()
 	_, err := f.Migrate(t.Context())
@@ -144,6 +144,7 @@ SELECT DISTINCT concat_ws(' ', 'reference', t.name, r."table") FROM tables t, pr
 	var first []string
 	each(t, func(t *testing.T, f *fixture) {
 		f.register(f.shared(olga))
+		f = f.asOwner()
 		start := schema(t, f)
 		require.Contains(t, start, "column ai_keys envelope blob required none")
 		require.Contains(t, start, "index ai_keys unique (id) all")

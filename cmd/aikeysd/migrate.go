@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	schema "github.com/agentrouter/aikeys/models/migrations"
 )
 
 func (p *program) migrateCommand() *cobra.Command {
@@ -19,8 +21,9 @@ func (p *program) migrateCommand() *cobra.Command {
 starts. If the service's own database user may not change the schema, set AIKEYS_MIGRATE=never and run these commands as
 a user that may.`,
 		Example: `  aikeysd migrate status
-  AIKEYS_DATABASE_URL_FILE=/run/secrets/admin-url aikeysd migrate up`,
-	}, p.migrateUpCommand(), p.migrateStatusCommand())
+  AIKEYS_DATABASE_URL_FILE=/run/secrets/admin-url aikeysd migrate up
+  aikeysd migrate grants --user aikeys_app | psql --dbname aikeys`,
+	}, p.migrateUpCommand(), p.migrateStatusCommand(), p.migrateGrantsCommand())
 }
 
 func (p *program) migrateUpCommand() *cobra.Command {
@@ -71,6 +74,29 @@ func (p *program) migrateStatusCommand() *cobra.Command {
 		}
 		return table.Flush()
 	})
+}
+
+func (p *program) migrateGrantsCommand() *cobra.Command {
+	var user, schemaName string
+	cmd := &cobra.Command{
+		Use:   "grants",
+		Short: "Print the SQL that gives the service's database user its rights",
+		Long: `Prints the SQL that gives a PostgreSQL user the rights that "aikeysd serve" needs, and no more: it may add events and
+records of fetches and read them, and neither change nor delete one. Run the SQL as the owner of the tables, and again
+after each migration. The command itself connects to nothing.`,
+		Example: `  aikeysd migrate grants --user aikeys_app | psql --dbname aikeys
+  aikeysd migrate grants --user aikeys_app --schema aikeys`,
+		Args: cli.NoArguments("--user"),
+		RunE: func(*cobra.Command, []string) error {
+			if user == "" || schemaName == "" {
+				return cli.Usagef("--user and --schema: are required")
+			}
+			return p.Say("%s", strings.TrimSpace(schema.ServiceUser(schemaName, user)))
+		},
+	}
+	cmd.Flags().StringVar(&user, "user", "", "`name` of the PostgreSQL user that the service connects as (required)")
+	cmd.Flags().StringVar(&schemaName, "schema", "public", "`name` of the schema that has the tables")
+	return cmd
 }
 
 // databaseSettings are the settings of commands that need only the database.

@@ -368,7 +368,7 @@ func (e *env) revoke(keys ...models.Key) models.Key {
 // execute runs a statement past the stores.
 func (e *env) execute(statement string) {
 	e.t.Helper()
-	_, err := feedtest.Open(e.t, e.url).ExecContext(context.Background(), statement)
+	_, err := feedtest.Open(e.t, modelstest.AsOwner(e.t, e.url)).ExecContext(context.Background(), statement)
 	require.NoError(e.t, err)
 }
 

@@ -4,6 +4,7 @@ package migrations
 import (
 	"embed"
 	"io/fs"
+	"strings"
 )
 
 //go:embed postgres sqlite
@@ -11,3 +12,14 @@ var files embed.FS
 
 // Of returns the migrations of a database: "postgres" or "sqlite".
 func Of(database string) (fs.FS, error) { return fs.Sub(files, database) }
+
+//go:embed service_user.sql
+var serviceUser string
+
+// ServiceUser returns the SQL that gives a user of PostgreSQL the rights that the service needs on a schema with all migrations.
+func ServiceUser(schema, user string) string {
+	return strings.NewReplacer("{schema}", quote(schema), "{user}", quote(user)).Replace(serviceUser)
+}
+
+// quote returns a name as SQL takes any name.
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

@@ -49,20 +49,52 @@ func (e Engine) URL(t testing.TB) string {
 	return newSchema(t, "")
 }
 
-// MigratedURL is URL for storage that has all migrations. They are not run for each test, which takes a second with the race
+// MigratedURL is URL for storage that has all migrations. On PostgreSQL its user has the rights that the service needs, and no more:
+// so every test of the service shows that they suffice. The migrations are not run for each test, which takes a second with the race
 // detector: a file is copied, and a schema made by one script.
 func (e Engine) MigratedURL(t testing.TB) string {
 	t.Helper()
 	if e == EnginePostgres {
 		script, err := migrationScript()
 		require.NoError(t, err)
-		return newSchema(t, script)
+		return asServiceUser(t, newSchema(t, script))
 	}
 	file, err := migratedFile()
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "aikeys.db")
 	require.NoError(t, os.WriteFile(path, file, 0o600))
 	return "sqlite:" + path
+}
+
+// asServiceUser returns the URL of a migrated schema for a user that may do what the documents grant to the service, and no more.
+func asServiceUser(t testing.TB, owner string) string {
+	t.Helper()
+	u, err := url.Parse(owner)
+	require.NoError(t, err)
+	name, password := u.Query().Get("search_path"), randomHex(8)
+	require.NoError(t, exec(t.Context(), owner, "CREATE ROLE "+name+" LOGIN PASSWORD '"+password+"'"))
+	require.NoError(t, exec(t.Context(), owner, migrations.ServiceUser(name, name)))
+	t.Cleanup(func() {
+		require.NoError(t, exec(context.Background(), owner, "DROP OWNED BY "+name+"; DROP ROLE "+name))
+	})
+	u.User = url.UserPassword(name, password)
+	return u.String()
+}
+
+// AsOwner returns the URL of a MigratedURL's storage for the user that may change everything in it.
+func AsOwner(t testing.TB, service string) string {
+	t.Helper()
+	u, err := url.Parse(service)
+	require.NoError(t, err)
+	if u.Scheme == string(EngineSQLite) {
+		return service
+	}
+	server, err := sharedURL()
+	require.NoError(t, err)
+	owner, err := url.Parse(server)
+	require.NoError(t, err)
+	u.User = owner.User
+	return u.String()
 }
 
 // newSchema returns the URL of a new schema in which script was run.
