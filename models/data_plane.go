@@ -82,6 +82,21 @@ func (s *Store) FindDataPlanesByCertificate(ctx context.Context, names []string)
 	return found, s.classify(err)
 }
 
+// DataPlaneNames returns the names of data planes by their ids, of revoked ones too.
+func (s *Store) DataPlaneNames(ctx context.Context, ids []string) (map[string]string, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var found []DataPlane
+	if err := s.orm(ctx).Select("id, name").Where("id IN ?", ids).Find(&found).Error; err != nil {
+		return nil, s.classify(err)
+	}
+	names := make(map[string]string, len(found))
+	for _, d := range found {
+		names[d.ID] = d.Name
+	}
+	return names, nil
+}
+
 // ListDataPlanes returns all data planes by age, revoked ones included.
 func (s *Store) ListDataPlanes(ctx context.Context) ([]DataPlane, error) {
 	ctx, cancel := s.bounded(ctx)

@@ -69,6 +69,7 @@ func TestSamplesCallThePublishedNames(t *testing.T) {
 		"listKeys":      {"client.AIKeys().List(ctx, ", "client.aikeys.list(", "client.aikeys.list(", "tare api byok list\n"},
 		"revokeKey":     {"client.AIKeys().Revoke(ctx, ", "client.aikeys.revoke(", "client.aikeys.revoke(", "tare api byok remove byok_"},
 		"resolveKey":    {"client.AIKeys().Resolve(ctx, ", "client.aikeys.resolve(", "client.aikeys.resolve(", "tare api byok resolve "},
+		"listFetches":   {"client.Fetches().List(ctx, ", "client.fetches.list(", "client.fetches.list(", "tare api byok fetches\n"},
 		"listUsage":     {"client.Usage().List(ctx, ", "client.usage.list(", "client.usage.list(", "tare api byok usage\n"},
 		"listEvents":    {"client.Events().List(ctx, ", "client.events.list(", "client.events.list(", "tare api byok events\n"},
 		"getPolicy":     {"client.Policy().Get(ctx, ", "client.policy.get(", "client.policy.get(", "tare api policy get\n"},

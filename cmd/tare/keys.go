@@ -26,7 +26,7 @@ first, unless the policy says otherwise.`,
   tare api byok events --limit 20
   tare api byok usage --from 2026-11-23`,
 	}, p.addCommand(), p.listCommand(), p.getCommand(), p.removeCommand(), p.resolveCommand(), p.eventsCommand(),
-		p.usageCommand(),
+		p.usageCommand(), p.fetchesCommand(),
 		hiddenCommand(p.policyCommand()))
 }
 

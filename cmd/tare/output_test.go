@@ -38,6 +38,7 @@ func TestJSONAndYAMLAreTheServicesAnswers(t *testing.T) {
 		"api byok events --limit 3":                     "/events?page_size=3",
 		"api byok usage":                                "/usage",
 		"api byok usage --from 2026-11-23 --user alice": "/usage?from=2026-11-23T00:00:00Z&user_id=alice",
+		"api byok fetches --limit 3":                    "/fetches?page_size=3",
 		"api policy get":                                "/policy",
 		"api byok policy get":                           "/policy",
 		"api members list":                              "/members",

@@ -30,6 +30,10 @@ func serveHostile(request string, w http.ResponseWriter, r *http.Request) {
 	case "GET usage":
 		writeJSON(w, http.StatusOK, map[string]any{"usage": []any{map[string]any{"day": hostileName, "key_id": hostileName, "provider": hostileName,
 			"user_id": hostileName, "requests": 1, "refusals": 0, "last_used_at": "2026-11-23T09:30:00Z"}}})
+	case "GET fetches":
+		writeJSON(w, http.StatusOK, map[string]any{"next_page_token": hostileName, "fetches": []any{map[string]any{
+			"at": "2026-11-23T09:30:00Z", "data_plane_id": hostileName, "data_plane": hostileName, "decision": "denied", "reason": hostileName,
+			"provider": hostileName, "key_id": hostileName, "user_id": hostileName, "request_id": hostileName}}})
 	case "GET providers":
 		writeJSON(w, http.StatusOK, map[string]any{"providers": []any{map[string]any{
 			"slug": hostileName, "display_name": hostileName, "base_url": hostileName, "auth_style": "bearer",
@@ -59,7 +63,7 @@ const testDocument = "{\n  \"type\": \"service_account\",\n  \"private_key\": \"
 func TestHostileTextIsEscaped(t *testing.T) {
 	u := newFakeService(t, serveHostile).user(t)
 	for _, command := range []string{
-		"api byok list", "api byok get " + sampleID, "api members list", "api providers", "whoami", "api byok events", "api byok usage", "api policy get",
+		"api byok list", "api byok get " + sampleID, "api members list", "api providers", "whoami", "api byok events", "api byok usage", "api byok fetches", "api policy get",
 	} {
 		for _, format := range []string{"table", "json", "yaml"} {
 			got := u.run(command + " -o " + format)

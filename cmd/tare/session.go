@@ -175,10 +175,10 @@ type responseRecorder struct {
 func (r *responseRecorder) RoundTrip(request *http.Request) (*http.Response, error) {
 	token := request.URL.Query().Get("page_token")
 	switch {
-	case token == "":
-		r.before = nil
-	case token != r.token: // and no repeat of the same request
+	case token != "" && token == r.nextToken(): // the page after the last one
 		r.before = append(r.before, bytes.Clone(r.last.Bytes()))
+	case token == "" || token != r.token: // and no repeat of the same request
+		r.before = nil
 	}
 	r.token = token
 	r.last.Reset()
@@ -191,6 +191,15 @@ func (r *responseRecorder) RoundTrip(request *http.Request) (*http.Response, err
 		io.Closer
 	}{io.TeeReader(response.Body, &r.last), response.Body}
 	return response, nil
+}
+
+// nextToken returns the last response's next_page_token, or "".
+func (r *responseRecorder) nextToken() string {
+	var page struct {
+		Next string `json:"next_page_token"`
+	}
+	_ = json.Unmarshal(r.last.Bytes(), &page) // what is no page has no next one
+	return page.Next
 }
 
 // document returns what was recorded: the last response, or the items of all pages as those of one.

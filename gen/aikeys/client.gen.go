@@ -163,6 +163,17 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 	ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListFetches Read the records of fetches
+	//
+	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
+	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+	//
+	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
+	// 30 days, unless the operator has set another time.
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
+	ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListMembers List the project's members
 	//
 	// Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
@@ -391,6 +402,27 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListEventsRequest(c.Server, customerID, projectID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListFetches Read the records of fetches
+//
+// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
+// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+//
+// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
+// 30 days, unless the operator has set another time.
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
+func (c *Client) ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListFetchesRequest(c.Server, customerID, projectID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -935,6 +967,86 @@ func NewListEventsRequest(server string, customerID CustomerID, projectID Projec
 	}
 
 	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/events", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.PageSize != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_size", *params.PageSize, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PageToken != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_token", *params.PageToken, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListFetchesRequest constructs an http.Request for the ListFetches method
+func NewListFetchesRequest(server string, customerID CustomerID, projectID ProjectID, params *ListFetchesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/fetches", pathParam0, pathParam1)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -1646,6 +1758,19 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 	ListEventsWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*ListEventsResult, error)
 
+	// ListFetchesWithResponse Read the records of fetches
+	//
+	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
+	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+	//
+	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
+	// 30 days, unless the operator has set another time.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
+	ListFetchesWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*ListFetchesResult, error)
+
 	// ListMembersWithResponse List the project's members
 	//
 	// Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
@@ -2328,6 +2453,110 @@ func (r ListEventsResult) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListEventsResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListFetchesResult401Headers the declared response headers of an HTTP 401 response for ListFetches
+type ListFetchesResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListFetchesResult429Headers the declared response headers of an HTTP 429 response for ListFetches
+type ListFetchesResult429Headers struct {
+	RetryAfter *int
+}
+
+// ListFetchesResult503Headers the declared response headers of an HTTP 503 response for ListFetches
+type ListFetchesResult503Headers struct {
+	RetryAfter *int
+}
+
+type ListFetchesResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ListFetchesResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListFetchesResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListFetchesResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListFetchesResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListFetchesResult) GetJSON200() *ListFetchesResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListFetchesResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListFetchesResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListFetchesResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListFetchesResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListFetchesResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListFetchesResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListFetchesResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListFetchesResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListFetchesResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListFetchesResult) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -3422,6 +3651,25 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 	return ParseListEventsResult(rsp)
 }
 
+// ListFetchesWithResponse Read the records of fetches
+//
+// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
+// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+//
+// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
+// 30 days, unless the operator has set another time.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
+func (c *ClientWithResponses) ListFetchesWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*ListFetchesResult, error) {
+	rsp, err := c.ListFetches(ctx, customerID, projectID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListFetchesResult(rsp)
+}
+
 // ListMembersWithResponse List the project's members
 //
 // Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
@@ -4150,6 +4398,107 @@ func ParseListEventsResult(rsp *http.Response) (*ListEventsResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers ListEventsResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListFetchesResult parses an HTTP response from a ListFetchesWithResponse call
+func ParseListFetchesResult(rsp *http.Response) (*ListFetchesResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListFetchesResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ListFetchesResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListFetchesResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListFetchesResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListFetchesResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -180,6 +180,42 @@ type Event struct {
 	Type string `json:"type"`
 }
 
+// Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
+type Fetch struct {
+	// At When it asked.
+	At time.Time `json:"at"`
+
+	// DataPlane The data plane's name. Absent if the operator has deleted it.
+	DataPlane *string `json:"data_plane,omitempty"`
+
+	// DataPlaneID The data plane's id, which operators know it by.
+	DataPlaneID string `json:"data_plane_id"`
+
+	// Decision Whether it got a key.
+	Decision string `json:"decision"`
+
+	// KeyID The key that it got, or asked for. Absent if there was none.
+	KeyID *string `json:"key_id,omitempty"`
+
+	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
+	Provider string `json:"provider"`
+
+	// Reason The rule that chose the key, or why there was none.
+	Reason string `json:"reason"`
+
+	// RequestID The id of the data plane's request, which the service's log has too.
+	RequestID string `json:"request_id"`
+
+	// TokenID The user's API key. Absent for a session token.
+	TokenID *string `json:"token_id,omitempty"`
+
+	// UserID The user on whose behalf it asked. Absent for no particular user.
+	UserID *string `json:"user_id,omitempty"`
+
+	// Version The number of secrets that the key has had.
+	Version *int `json:"version,omitempty"`
+}
+
 // FieldError A field that is wrong. Its value is never repeated.
 type FieldError struct {
 	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
@@ -264,6 +300,15 @@ type KeyState = string
 type ListEventsResponse struct {
 	// Events The events, newest first.
 	Events []Event `json:"events"`
+
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
+}
+
+// ListFetchesResponse A page of the records of fetches.
+type ListFetchesResponse struct {
+	// Fetches The records, newest first.
+	Fetches []Fetch `json:"fetches"`
 
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
@@ -623,6 +668,9 @@ type CustomerID = OpaqueID
 // EventPageSize defines model for EventPageSize.
 type EventPageSize = int
 
+// FetchPageSize defines model for FetchPageSize.
+type FetchPageSize = int
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
@@ -736,6 +784,15 @@ type RevokeKeyParams struct {
 type ListEventsParams struct {
 	// PageSize Return at most this many events.
 	PageSize *EventPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
+
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+}
+
+// ListFetchesParams defines parameters for ListFetches.
+type ListFetchesParams struct {
+	// PageSize Return at most this many records.
+	PageSize *FetchPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`

@@ -35,6 +35,7 @@ func TestAccessToProjectResources(t *testing.T) {
 		{http.MethodGet, project + "/usage", nil, everyMember},
 		{http.MethodGet, project + "/usage?user_id=" + member, nil, everyMember},
 		{http.MethodGet, project + "/usage?user_id=new", nil, owners},
+		{http.MethodGet, project + "/fetches", nil, owners},
 		{http.MethodGet, project + "/members", nil, everyMember},
 		{http.MethodPut, project + "/members/new", map[string]any{"role": "member"}, owners},
 		{http.MethodDelete, project + "/members/new", nil, owners},

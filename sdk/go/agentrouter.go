@@ -66,6 +66,9 @@ func (c *Client) Events() *EventsClient { return &EventsClient{service{client: c
 // Usage reads how often which key served whom.
 func (c *Client) Usage() *UsageClient { return &UsageClient{service{client: c}} }
 
+// Fetches reads which data planes fetched which keys.
+func (c *Client) Fetches() *FetchesClient { return &FetchesClient{service{client: c}} }
+
 // Members reads and writes the project's members.
 func (c *Client) Members() *MembersClient { return &MembersClient{service{client: c}} }
 

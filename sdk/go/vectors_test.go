@@ -312,6 +312,10 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = events.List(ctx, customer, project)
 	case "events.iterate":
 		return collect(events.All(ctx, customer, project))
+	case "fetches.list":
+		result, err = c.Fetches().With(options...).List(ctx, customer, project)
+	case "fetches.iterate":
+		return collect(c.Fetches().With(options...).All(ctx, customer, project))
 	case "usage.list":
 		result, err = c.Usage().With(options...).List(ctx, customer, project)
 	case "usage.iterate":

@@ -31,6 +31,7 @@ WANT = {
     "listMembers": ["alice", "owner", "bob", "member"],
     "removeMember": [],
     "revokeKey": ["complete|pending"],
+    "listFetches": [],
     "listUsage": [],  # no data plane serves here
     "listEvents": [r"key\.registered", r"key\.revoked", r"member\.removed", "allowed"],
 }

@@ -55,7 +55,7 @@ def test_sync_and_async_have_the_same_methods() -> None:
     surfaces = []
     for client in clients:
         surface = {}
-        for part in ("aikeys", "policy", "events", "usage", "members", "providers"):
+        for part in ("aikeys", "policy", "events", "fetches", "usage", "members", "providers"):
             for name, method in inspect.getmembers(getattr(client, part), inspect.ismethod):
                 surface[f"{part}.{name}"] = list(inspect.signature(method).parameters)
         surfaces.append(surface)

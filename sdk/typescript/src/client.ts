@@ -1,5 +1,5 @@
 import { type ClientOptions, readConfig } from './config.js';
-import { AIKeys, Events, Members, PolicyMethods, Providers, Usage } from './resources.js';
+import { AIKeys, Events, Fetches, Members, PolicyMethods, Providers, Usage } from './resources.js';
 import { Transport } from './transport.js';
 import type { CallOptions, WhoAmIResponse } from './types.js';
 
@@ -16,6 +16,8 @@ export class Client {
   readonly policy: PolicyMethods;
   /** The audit trail. */
   readonly events: Events;
+  /** Which data planes fetched which keys. */
+  readonly fetches: Fetches;
   /** How often which key served whom. */
   readonly usage: Usage;
   /** The project's members. */
@@ -30,6 +32,7 @@ export class Client {
     this.aikeys = new AIKeys(transport);
     this.policy = new PolicyMethods(transport);
     this.events = new Events(transport);
+    this.fetches = new Fetches(transport);
     this.usage = new Usage(transport);
     this.members = new Members(transport);
     this.providers = new Providers(transport);

@@ -3,6 +3,6 @@
 export { Client } from './client.js';
 export type { ClientOptions } from './config.js';
 export * from './errors.js';
-export type { AIKeys, Events, Members, PolicyMethods, Providers, Usage } from './resources.js';
+export type { AIKeys, Events, Fetches, Members, PolicyMethods, Providers, Usage } from './resources.js';
 export type * from './types.js';
 export { version } from './version.js';

@@ -207,6 +207,31 @@ export class Events {
   }
 }
 
+/** Which data planes fetched which keys, for owners. */
+export class Fetches {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Returns a page of the records, newest first. */
+  async list(customerId: string, projectId: string, options: t.PageOptions = {}): Promise<t.ListFetchesResponse> {
+    const path = `${project(customerId, projectId)}/fetches`;
+    const query = pageQuery(options);
+    return this.#transport.send({ method: 'GET', path, query, expect: ['fetches', 'array'] }, options);
+  }
+
+  /** Gives all records, page by page. */
+  iterate(customerId: string, projectId: string, options: t.PageOptions = {}): t.Items<t.Fetch> {
+    return iterate(
+      options,
+      (page) => this.list(customerId, projectId, page),
+      (page) => page.fetches,
+    );
+  }
+}
+
 /** How often which key served whom. */
 export class Usage {
   readonly #transport: Transport;

@@ -20,6 +20,12 @@ func (k KeyFailure) String() string { return text(k) }
 func (r Receipt) String() string { return text(r) }
 
 // String returns the value as JSON, with the API's names.
+func (f Fetch) String() string { return text(f) }
+
+// String returns the value as JSON, with the API's names.
+func (l ListFetchesResponse) String() string { return text(l) }
+
+// String returns the value as JSON, with the API's names.
 func (u Usage) String() string { return text(u) }
 
 // String returns the value as JSON, with the API's names.

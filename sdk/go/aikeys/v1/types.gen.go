@@ -85,6 +85,72 @@ func (e EventType) Valid() bool {
 	}
 }
 
+// Defines values for FetchDecision.
+const (
+	FetchDecisionAllowed FetchDecision = "allowed"
+	FetchDecisionDenied  FetchDecision = "denied"
+)
+
+// Valid indicates whether the value is a known member of the FetchDecision enum.
+func (e FetchDecision) Valid() bool {
+	switch e {
+	case FetchDecisionAllowed:
+		return true
+	case FetchDecisionDenied:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for FetchReason.
+const (
+	FetchReasonByID              FetchReason = "by_id"
+	FetchReasonCustomerNotServed FetchReason = "customer_not_served"
+	FetchReasonFailed            FetchReason = "failed"
+	FetchReasonKeyRevoked        FetchReason = "key_revoked"
+	FetchReasonNextKey           FetchReason = "next_key"
+	FetchReasonNoKey             FetchReason = "no_key"
+	FetchReasonNotAMember        FetchReason = "not_a_member"
+	FetchReasonProjectKey        FetchReason = "project_key"
+	FetchReasonUnreadable        FetchReason = "unreadable"
+	FetchReasonUserKey           FetchReason = "user_key"
+	FetchReasonUserKeyRequired   FetchReason = "user_key_required"
+	FetchReasonUserKeysForbidden FetchReason = "user_keys_forbidden"
+)
+
+// Valid indicates whether the value is a known member of the FetchReason enum.
+func (e FetchReason) Valid() bool {
+	switch e {
+	case FetchReasonByID:
+		return true
+	case FetchReasonCustomerNotServed:
+		return true
+	case FetchReasonFailed:
+		return true
+	case FetchReasonKeyRevoked:
+		return true
+	case FetchReasonNextKey:
+		return true
+	case FetchReasonNoKey:
+		return true
+	case FetchReasonNotAMember:
+		return true
+	case FetchReasonProjectKey:
+		return true
+	case FetchReasonUnreadable:
+		return true
+	case FetchReasonUserKey:
+		return true
+	case FetchReasonUserKeyRequired:
+		return true
+	case FetchReasonUserKeysForbidden:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for KeyState.
 const (
 	KeyStateActive  KeyState = "active"
@@ -427,6 +493,51 @@ type EventOutcome string
 // report by a data plane that a provider has begun to refuse a key.
 type EventType string
 
+// Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
+type Fetch struct {
+	// At When it asked.
+	At time.Time `json:"at"`
+
+	// DataPlane The data plane's name. Absent if the operator has deleted it.
+	DataPlane string `json:"data_plane,omitempty,omitzero"`
+
+	// DataPlaneID The data plane's id, which operators know it by.
+	DataPlaneID string `json:"data_plane_id"`
+
+	// Decision Whether it got a key.
+	Decision FetchDecision `json:"decision"`
+
+	// KeyID The key that it got, or asked for. Absent if there was none.
+	KeyID string `json:"key_id,omitempty,omitzero"`
+
+	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
+	Provider string `json:"provider"`
+
+	// Reason The rule that chose the key, or why there was none.
+	Reason FetchReason `json:"reason"`
+
+	// RequestID The id of the data plane's request, which the service's log has too.
+	RequestID string `json:"request_id"`
+
+	// TokenID The user's API key. Absent for a session token.
+	TokenID string `json:"token_id,omitempty,omitzero"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// UserID The user on whose behalf it asked. Absent for no particular user.
+	UserID string `json:"user_id,omitempty,omitzero"`
+
+	// Version The number of secrets that the key has had.
+	Version int `json:"version,omitempty,omitzero"`
+}
+
+// FetchDecision Whether it got a key.
+type FetchDecision string
+
+// FetchReason The rule that chose the key, or why there was none.
+type FetchReason string
+
 // FieldError A field that is wrong. Its value is never repeated.
 type FieldError struct {
 	// Field The member of the body, such as `secret`, with dots between levels; the parameter or the header; or `body`
@@ -520,6 +631,18 @@ type KeyState string
 type ListEventsResponse struct {
 	// Events The events, newest first.
 	Events []Event `json:"events"`
+
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// ListFetchesResponse A page of the records of fetches.
+type ListFetchesResponse struct {
+	// Fetches The records, newest first.
+	Fetches []Fetch `json:"fetches"`
 
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`

@@ -57,6 +57,17 @@ func ListEvents() Operation {
 	}
 }
 
+// ListFetches is the operation "Read the records of fetches".
+func ListFetches() Operation {
+	return Operation{
+		ID:     "listFetches",
+		Method: "GET",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/fetches",
+		Query:  []string{"page_size", "page_token"},
+		Header: []string{},
+	}
+}
+
 // ListMembers is the operation "List the project's members".
 func ListMembers() Operation {
 	return Operation{
@@ -158,5 +169,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), ListEvents(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
 }

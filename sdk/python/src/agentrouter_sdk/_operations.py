@@ -106,6 +106,13 @@ LIST_USAGE = Operation(
     models.ListUsageResponse,
     query=("key_id", "user_id", "from", "to", "page_size", "page_token"),
 )
+LIST_FETCHES = Operation(
+    "listFetches",
+    "GET",
+    "/v1/customers/{customer_id}/projects/{project_id}/fetches",
+    models.ListFetchesResponse,
+    query=("page_size", "page_token"),
+)
 LIST_MEMBERS = Operation(
     "listMembers",
     "GET",

@@ -138,6 +138,83 @@ class Event(Model):
     """
 
 
+class Fetch(Model):
+    """
+    That a data plane asked for a key. The record is stored before the data plane is answered.
+    """
+
+    at: AwareDatetime
+    """
+    When it asked.
+    """
+
+    data_plane_id: str
+    """
+    The data plane's id, which operators know it by.
+    """
+
+    data_plane: Optional[str] = None
+    """
+    The data plane's name. Absent if the operator has deleted it.
+    """
+
+    decision: Union[Literal["allowed", "denied"], str]
+    """
+    Whether it got a key.
+    """
+
+    reason: Union[
+        Literal[
+            "user_key",
+            "project_key",
+            "user_keys_forbidden",
+            "next_key",
+            "by_id",
+            "no_key",
+            "user_key_required",
+            "key_revoked",
+            "not_a_member",
+            "customer_not_served",
+            "unreadable",
+            "failed",
+        ],
+        str,
+    ]
+    """
+    The rule that chose the key, or why there was none.
+    """
+
+    provider: str
+    """
+    The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
+    """
+
+    key_id: Optional[str] = None
+    """
+    The key that it got, or asked for. Absent if there was none.
+    """
+
+    version: Optional[int] = None
+    """
+    The number of secrets that the key has had.
+    """
+
+    user_id: Optional[str] = None
+    """
+    The user on whose behalf it asked. Absent for no particular user.
+    """
+
+    token_id: Optional[str] = None
+    """
+    The user's API key. Absent for a session token.
+    """
+
+    request_id: str
+    """
+    The id of the data plane's request, which the service's log has too.
+    """
+
+
 class FieldError(Model):
     """
     A field that is wrong. Its value is never repeated.
@@ -287,6 +364,22 @@ class ListEventsResponse(Model):
     events: list[Event]
     """
     The events, newest first.
+    """
+
+    next_page_token: Optional[str] = None
+    """
+    An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+    """
+
+
+class ListFetchesResponse(Model):
+    """
+    A page of the records of fetches.
+    """
+
+    fetches: list[Fetch]
+    """
+    The records, newest first.
     """
 
     next_page_token: Optional[str] = None

@@ -239,6 +239,42 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/customers/{customer_id}/projects/{project_id}/fetches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Read the records of fetches
+         * @description Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
+         *     owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+         *
+         *     A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
+         *     30 days, unless the operator has set another time.
+         */
+        get: operations["listFetches"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/customers/{customer_id}/projects/{project_id}/members": {
         parameters: {
             query?: never;
@@ -610,6 +646,40 @@ export interface components {
              * @description When the last of them was made.
              */
             last_used_at: string;
+        };
+        /** @description A page of the records of fetches. */
+        ListFetchesResponse: {
+            /** @description The records, newest first. */
+            fetches: components["schemas"]["Fetch"][];
+            next_page_token?: components["schemas"]["NextPageToken"];
+        };
+        /** @description That a data plane asked for a key. The record is stored before the data plane is answered. */
+        Fetch: {
+            /**
+             * Format: date-time
+             * @description When it asked.
+             */
+            at: string;
+            /** @description The data plane's id, which operators know it by. */
+            data_plane_id: string;
+            /** @description The data plane's name. Absent if the operator has deleted it. */
+            data_plane?: string;
+            /** @description Whether it got a key. */
+            decision: "allowed" | "denied" | (string & {});
+            /** @description The rule that chose the key, or why there was none. */
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "no_key" | "user_key_required" | "key_revoked" | "not_a_member" | "customer_not_served" | "unreadable" | "failed" | (string & {});
+            /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
+            provider: string;
+            /** @description The key that it got, or asked for. Absent if there was none. */
+            key_id?: string;
+            /** @description The number of secrets that the key has had. */
+            version?: number;
+            /** @description The user on whose behalf it asked. Absent for no particular user. */
+            user_id?: string;
+            /** @description The user's API key. Absent for a session token. */
+            token_id?: string;
+            /** @description The id of the data plane's request, which the service's log has too. */
+            request_id: string;
         };
         /**
          * @description Something that was done or attempted. A change and its event are written in the same transaction, so that
@@ -1054,6 +1124,11 @@ export interface components {
          * @example 50
          */
         EventPageSize: number;
+        /**
+         * @description Return at most this many records.
+         * @example 50
+         */
+        FetchPageSize: number;
         /**
          * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
          * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
@@ -1530,6 +1605,55 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ListUsageResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listFetches: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Return at most this many records.
+                 * @example 50
+                 */
+                page_size?: components["parameters"]["FetchPageSize"];
+                /**
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
+                 */
+                page_token?: components["parameters"]["PageToken"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of the records. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListFetchesResponse"];
                 };
             };
             400: components["responses"]["InvalidArgument"];

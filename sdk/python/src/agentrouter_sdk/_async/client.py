@@ -10,7 +10,7 @@ import httpx
 from .. import _operations as operations
 from .._config import configure
 from ..models import WhoAmIResponse
-from .resources import AsyncAIKeys, AsyncEvents, AsyncMembers, AsyncPolicy, AsyncProviders, AsyncUsage
+from .resources import AsyncAIKeys, AsyncEvents, AsyncFetches, AsyncMembers, AsyncPolicy, AsyncProviders, AsyncUsage
 from .transport import AsyncTransport
 
 
@@ -32,6 +32,8 @@ class AsyncClient:
     """The project's policy on whose keys serve whom."""
     events: AsyncEvents
     """The audit trail."""
+    fetches: AsyncFetches
+    """Which data planes fetched which keys."""
     usage: AsyncUsage
     """How often which key served whom."""
     members: AsyncMembers
@@ -55,6 +57,7 @@ class AsyncClient:
         self.aikeys = AsyncAIKeys(self._transport)
         self.policy = AsyncPolicy(self._transport)
         self.events = AsyncEvents(self._transport)
+        self.fetches = AsyncFetches(self._transport)
         self.usage = AsyncUsage(self._transport)
         self.members = AsyncMembers(self._transport)
         self.providers = AsyncProviders(self._transport)

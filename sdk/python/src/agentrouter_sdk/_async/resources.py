@@ -213,6 +213,41 @@ class AsyncEvents(_Resource):
                 return
 
 
+class AsyncFetches(_Resource):
+    """Which data planes fetched which keys, for owners."""
+
+    async def list(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListFetchesResponse:
+        """Return a page of records, newest first: the 50 newest unless another one is asked for."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "page_size": page_size,
+            "page_token": page_token,
+        }
+        return await self._transport.send(_operations.LIST_FETCHES.call(arguments, timeout=timeout))
+
+    async def iterate(
+        self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
+    ) -> AsyncIterator[models.Fetch]:
+        """Give the records of all pages, one by one; a page is asked for when its first record is."""
+        token: Optional[str] = None
+        while True:
+            page = await self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
+            for fetch in page.fetches:
+                yield fetch
+            token = next_token(token, page.next_page_token)
+            if token is None:
+                return
+
+
 class AsyncUsage(_Resource):
     """How often which key served whom."""
 

@@ -11,7 +11,7 @@ import httpx
 from .. import _operations as operations
 from .._config import configure
 from ..models import WhoAmIResponse
-from .resources import AIKeys, Events, Members, Policy, Providers, Usage
+from .resources import AIKeys, Events, Fetches, Members, Policy, Providers, Usage
 from .transport import Transport
 
 
@@ -33,6 +33,8 @@ class Client:
     """The project's policy on whose keys serve whom."""
     events: Events
     """The audit trail."""
+    fetches: Fetches
+    """Which data planes fetched which keys."""
     usage: Usage
     """How often which key served whom."""
     members: Members
@@ -56,6 +58,7 @@ class Client:
         self.aikeys = AIKeys(self._transport)
         self.policy = Policy(self._transport)
         self.events = Events(self._transport)
+        self.fetches = Fetches(self._transport)
         self.usage = Usage(self._transport)
         self.members = Members(self._transport)
         self.providers = Providers(self._transport)

@@ -212,6 +212,41 @@ class Events(_Resource):
                 return
 
 
+class Fetches(_Resource):
+    """Which data planes fetched which keys, for owners."""
+
+    def list(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListFetchesResponse:
+        """Return a page of records, newest first: the 50 newest unless another one is asked for."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "page_size": page_size,
+            "page_token": page_token,
+        }
+        return self._transport.send(_operations.LIST_FETCHES.call(arguments, timeout=timeout))
+
+    def iterate(
+        self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
+    ) -> Iterator[models.Fetch]:
+        """Give the records of all pages, one by one; a page is asked for when its first record is."""
+        token: Optional[str] = None
+        while True:
+            page = self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
+            for fetch in page.fetches:
+                yield fetch
+            token = next_token(token, page.next_page_token)
+            if token is None:
+                return
+
+
 class Usage(_Resource):
     """How often which key served whom."""
 

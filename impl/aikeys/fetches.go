@@ -1,0 +1,63 @@
+package aikeys
+
+import (
+	"context"
+	"strconv"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// defaultFetches is the default of page_size for fetches, as the OpenAPI document states it.
+const defaultFetches = 50
+
+// ListFetches returns a page of the records of fetches, to an owner.
+func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObject) (gen.ListFetchesResponseObject, error) {
+	size := req.Params.PageSize
+	if size == nil {
+		size = new(defaultFetches)
+	}
+	page, err := parsePage(size, req.Params.PageToken, func(id string) bool { return parseFetchID(id) > 0 })
+	if err != nil {
+		return nil, err
+	}
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	if err != nil {
+		return nil, err
+	}
+	if role != models.RoleOwner {
+		return nil, models.ErrForbidden
+	}
+	fetches, err := s.store.ListFetches(ctx, caller.CustomerID, caller.ProjectID, parseFetchID(page.after), page.limit())
+	if err != nil {
+		return nil, err
+	}
+	fetches, next := cut(page, fetches, func(r models.FetchRecord) string { return strconv.FormatInt(r.ID, 10) })
+	names, err := s.store.DataPlaneNames(ctx, convert(fetches, func(r models.FetchRecord) string { return r.DataPlaneID }))
+	if err != nil {
+		return nil, err
+	}
+	wire := func(r models.FetchRecord) gen.Fetch { return wireFetch(r, names[r.DataPlaneID]) }
+	return gen.ListFetches200JSONResponse{Fetches: convert(fetches, wire), NextPageToken: next}, nil
+}
+
+// parseFetchID returns the id of a record, or 0 for a text that is none.
+func parseFetchID(text string) int64 {
+	id, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return id
+}
+
+func wireFetch(r models.FetchRecord, dataPlane string) gen.Fetch {
+	return gen.Fetch{
+		At: wireTime(r.At), DataPlaneID: r.DataPlaneID, DataPlane: optional(dataPlane), Decision: string(r.Decision), Reason: r.Reason,
+		Provider: r.Provider, KeyID: optional(r.KeyID), Version: optional(int(r.Version)), UserID: optional(r.UserID), TokenID: optional(r.TokenID),
+		RequestID: r.RequestID,
+	}
+}
