@@ -25,6 +25,9 @@ func TestNothingLeadsToTheSDKsNameOnPyPI(t *testing.T) {
 			continue
 		}
 		for line := range strings.Lines(strings.ReplaceAll(readFile(t, file), `\n`, "\n")) {
+			if !strings.Contains(strings.ToLower(line), "agentrouter") {
+				continue
+			}
 			isWarning := strings.Contains(line, "PyPI")
 			if isWarning {
 				warnings++
@@ -36,18 +39,23 @@ func TestNothingLeadsToTheSDKsNameOnPyPI(t *testing.T) {
 	for _, file := range []string{"sdk/python/README.md", "impl/docsite/templates/sdks.html", "docs/operations.md"} {
 		require.Contains(t, readFile(t, file), "belongs to somebody else's package", file)
 	}
-	require.NotContains(t, readFile(t, "spec/aikeys.yaml"), "from agentrouter_sdk import Client\n")
+	for line := range strings.Lines(readFile(t, "spec/aikeys.yaml")) {
+		isImport := strings.Contains(line, "from agentrouter_sdk import")
+		require.False(t, isImport && !strings.Contains(line, "  # from /docs/sdks; PyPI's agentrouter-sdk is not ours"), "a sample without the warning: %s", line)
+	}
 }
 
-// sdkOnPyPI matches the names that PyPI takes for the SDK's, and what is before and after them.
-var sdkOnPyPI = regexp.MustCompile(`(?i)(.?)\bagentrouter[-_.]+sdk\b(.{0,3})`)
+var (
+	// sdkOnPyPI matches the names that PyPI takes for the SDK's, and what is before and after them.
+	sdkOnPyPI = regexp.MustCompile(`(?i)(.?)\bagentrouter[-_.]+sdk\b(.{0,3})`)
+	install   = regexp.MustCompile(`(?i)\b(pip3?|pipx|uv|poetry|pdm|conda|rye)\b.*\b(install|add|sync|download|wheel|run)\b`)
+)
 
 // leadsToPyPI reports whether a line names the distribution alone, so that pip would look it up on PyPI.
 func leadsToPyPI(line string) bool {
-	isInstall := regexp.MustCompile(`(?i)\b(pip3?|pipx|uv|poetry|pdm|conda|rye)\b.*\b(install|add|sync|download|wheel|run)\b`).MatchString(line)
 	for _, m := range sdkOnPyPI.FindAllStringSubmatch(line, -1) {
 		isNPM, hasPlace := m[1] == "/", strings.HasPrefix(m[2], " @ ")
-		isModule := strings.Contains(strings.ToLower(m[0]), "agentrouter_sdk") && !isInstall
+		isModule := strings.Contains(strings.ToLower(m[0]), "agentrouter_sdk") && !install.MatchString(line)
 		isOwnName := strings.HasPrefix(strings.TrimSpace(line), `name = "agentrouter-sdk"`)
 		if !isNPM && !hasPlace && !isModule && !isOwnName {
 			return true

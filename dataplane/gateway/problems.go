@@ -63,11 +63,11 @@ var problems = problem.Table{
 	},
 	{
 		Err: errScheme, Status: http.StatusUnauthorized, Code: codeUnauthenticated, Slug: "unknown-scheme", Title: "Unauthenticated",
-		Detail: "The header Authorization takes the scheme Bearer alone: Authorization: Bearer <AgentRouter API key>.",
+		Detail: "The header Authorization must have the scheme Bearer: Authorization: Bearer <AgentRouter API key>.",
 	},
 	{
 		Err: errTwoCredentials, Status: http.StatusUnauthorized, Code: codeUnauthenticated, Slug: "two-credentials", Title: "Unauthenticated",
-		Detail: "The request bears two different credentials; send one, in one of Authorization, x-api-key, x-goog-api-key and api-key.",
+		Detail: "The request has two different credentials; send only one, in Authorization, x-api-key, x-goog-api-key or api-key.",
 	},
 	{
 		Err: dataplane.ErrCallerUnauthenticated, Status: http.StatusUnauthorized, Code: codeUnauthenticated, Slug: "caller-unauthenticated", Title: "Unauthenticated",
@@ -111,7 +111,7 @@ var problems = problem.Table{
 	},
 	{
 		Err: errMethod, Status: http.StatusMethodNotAllowed, Code: codeInvalid, Slug: "method-not-allowed", Title: "Method not allowed",
-		Detail: "The gateway passes on neither CONNECT nor TRACE nor TRACK.",
+		Detail: "The gateway does not pass on the methods CONNECT, TRACE and TRACK.",
 	},
 	{
 		Err: errTooManyFailures, Status: http.StatusTooManyRequests, Code: codeExhausted, Slug: "too-many-failures", Title: "Too many failures",
@@ -123,11 +123,11 @@ var problems = problem.Table{
 	},
 	{
 		Err: errDestination, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "unsafe-destination", Title: "Unsafe destination",
-		Detail: "The provider's base URL is not one that a key may be sent to; those who run the gateway can look at its upstreams.",
+		Detail: "A key may not be sent to the provider's base URL; the gateway's operator can check its upstreams.",
 	},
 	{
 		Err: dataplane.ErrUnsupportedAuth, Status: http.StatusNotImplemented, Code: codeUnimplemented, Slug: "unsupported-auth", Title: "Unsupported provider",
-		Detail: "This gateway can't sign requests in the way that this provider wants yet.",
+		Detail: "This provider needs signed requests, which this gateway can't make yet.",
 	},
 	{
 		Err: errUnreachable, Status: http.StatusBadGateway, Code: codeUnavailable, Slug: "provider-unreachable", Title: "Provider unreachable",
@@ -143,11 +143,11 @@ var problems = problem.Table{
 	},
 	{
 		Err: dataplane.ErrDataPlaneUnauthenticated, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "gateway-unauthenticated", Title: "Unavailable",
-		Detail: "The control plane refuses this gateway's own credential; those who run it have to renew it.",
+		Detail: "The control plane refuses this gateway's own credential; its operator must renew it.",
 	},
 	{
 		Err: dataplane.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "unavailable", Title: "Unavailable",
-		Detail: "The gateway can't find out which key serves this request at the moment; try again after the time in Retry-After.",
+		Detail: "The gateway can't ask at the moment which key serves this request; try again after the time in Retry-After.",
 	},
 	{
 		Err: context.DeadlineExceeded, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "unavailable", Title: "Unavailable",
@@ -155,11 +155,11 @@ var problems = problem.Table{
 	},
 	{
 		Err: context.Canceled, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "given-up", Title: "Unavailable",
-		Detail: "The request was given up before it was answered.",
+		Detail: "The request was cancelled before it was answered.",
 	},
 	{
 		Err: errInternal, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "internal", Title: "Internal error",
-		Detail: "Something failed on the gateway's side; quote the request_id to those who run it.",
+		Detail: "The gateway failed; give the request_id to its operator.",
 	},
 }
 

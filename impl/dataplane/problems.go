@@ -22,7 +22,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	{Err: resolution.ErrKeyRevoked, Status: http.StatusForbidden, Code: "permission_denied", Slug: "key-revoked", Title: "Key revoked",
 		Detail: "This key has been revoked; no data plane may use it."},
 	{Err: models.ErrNotFound, Status: http.StatusNotFound, Code: "not_found", Slug: "not-found", Title: "Not found",
-		Detail: "There is no such thing here, or none that you may see."},
+		Detail: "It does not exist, or you may not see it."},
 	{Err: resolution.ErrNoKey, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
 		Detail: "No active key of this provider may serve this caller; register one, or look at the project's policy."},
 	{Err: resolution.ErrUserKeyRequired, Status: http.StatusNotFound, Code: "not_found", Slug: "user-key-required", Title: "User key required",

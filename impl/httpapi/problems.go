@@ -39,14 +39,14 @@ func Problems(own ...problem.Row) problem.Table {
 		{Err: ErrNotReady, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
 			Detail: "The service is starting, or waiting for its database; try again after the time in Retry-After."},
 		{Err: context.Canceled, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
-			Detail: "The request was given up before it was answered."},
+			Detail: "The request was cancelled before it was answered."},
 	}, own, problem.Table{
 		{Err: ErrNoRoute, Status: http.StatusNotFound, Code: "not_found", Slug: "no-such-path", Title: "No such path",
 			Detail: "There is no such path; the API begins at /v1, and /openapi.yaml describes it."},
 		{Err: ErrMethodNotAllowed, Status: http.StatusMethodNotAllowed, Code: "invalid_argument", Slug: "method-not-allowed", Title: "Method not allowed",
-			Detail: "This path does not answer that method; the header Allow lists those that it does."},
+			Detail: "This path does not have that method; the header Allow lists those that it has."},
 		{Err: ErrInternal, Status: http.StatusInternalServerError, Code: "internal", Slug: "internal", Title: "Internal error",
-			Detail: "Something failed on our side; quote the request_id to support."},
+			Detail: "The service failed; give the request_id to its operator."},
 	})
 }
 

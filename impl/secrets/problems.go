@@ -29,7 +29,7 @@ var problems = httpapi.Problems(
 	problem.Row{Err: errUnknownKEK, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "unknown-kek", Title: "Unknown key-encryption key",
 		Detail: "The envelope names a key-encryption key that is not in this namespace, or is retired."},
 	problem.Row{Err: errMalformedEnvelope, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "malformed-envelope", Title: "Malformed envelope",
-		Detail: "The bytes are no envelope that this version can read."},
+		Detail: "The bytes are not an envelope that this version can read."},
 	problem.Row{Err: errBusy, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
 		Detail: "The secrets service can't serve this at the moment; try again after the time in Retry-After."},
 )

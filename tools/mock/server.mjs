@@ -104,7 +104,7 @@ function methodNotAllowed(failure, there) {
     type: '/problems/method-not-allowed',
     title: 'Method not allowed',
     status: 405,
-    detail: 'This path does not answer that method; the header Allow lists those that it does.',
+    detail: 'This path does not have that method; the header Allow lists those that it has.',
   });
   const allowed = ['OPTIONS', ...there.map(({ method }) => method)].join(', ');
   return { ...answer, status: 405, headers: { Allow: allowed } };

@@ -898,7 +898,7 @@ export interface components {
                  *       "type": "/problems/not-found",
                  *       "title": "Not found",
                  *       "status": 404,
-                 *       "detail": "There is no such thing here, or none that you may see.",
+                 *       "detail": "It does not exist, or you may not see it.",
                  *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
                  *       "code": "not_found",
                  *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
@@ -930,7 +930,7 @@ export interface components {
                  *       "type": "/problems/failed-precondition",
                  *       "title": "Failed precondition",
                  *       "status": 409,
-                 *       "detail": "A project keeps at least one owner; make somebody else an owner first.",
+                 *       "detail": "A project must have an owner; make another member an owner first.",
                  *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
                  *       "code": "failed_precondition",
                  *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
@@ -1034,7 +1034,7 @@ export interface components {
                  *       "type": "/problems/internal",
                  *       "title": "Internal error",
                  *       "status": 500,
-                 *       "detail": "Something failed on our side; quote the request_id to support.",
+                 *       "detail": "The service failed; give the request_id to its operator.",
                  *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
                  *       "code": "internal",
                  *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
