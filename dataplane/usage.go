@@ -15,6 +15,8 @@ import (
 
 const (
 	usageInterval = 10 * time.Second
+	// lastUsageTimeout bounds the batches that Run sends on its way out, of which there may be many.
+	lastUsageTimeout = 5 * time.Second
 	// maxUsageBatch is the number of counts that fit a request's body.
 	maxUsageBatch = 250
 	// maxUsage is the number of counts that may wait; uses of further keys and users are not counted.
@@ -119,7 +121,7 @@ func (r *Resolver) sendUsage(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastReportTimeout)
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastUsageTimeout)
 			r.flushUsage(last)
 			cancel()
 			return
