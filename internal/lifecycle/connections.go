@@ -57,6 +57,30 @@ func MarkAuthenticated(ctx context.Context) {
 	}
 }
 
+// MarkConnectionAuthenticated is MarkAuthenticated for a server that has the connection, which a listener of Bound accepted.
+func MarkConnectionAuthenticated(conn net.Conn) {
+	if c := connectionOf(conn); c != nil {
+		c.pool.authenticate(c)
+	}
+}
+
+// Bound returns a listener whose connections are bounded as those of a Server are, for a server that is not net/http's.
+// Strangers stay open until the bound is reached. Without strangers, the connection that was marked longest ago makes room.
+func Bound(listener net.Listener, cfg Connections, log *slog.Logger) net.Listener {
+	return boundListener{newPool(listener, cfg, log)}
+}
+
+type boundListener struct{ *pool }
+
+// Accept implements net.Listener.
+func (l boundListener) Accept() (net.Conn, error) {
+	accepted, err := l.pool.Accept()
+	if c := connectionOf(accepted); c != nil {
+		c.framing.stop() // what is read need not be HTTP/1
+	}
+	return accepted, err
+}
+
 type connectionKey struct{}
 
 // connectionOf returns what the pool knows of a connection of net/http.
@@ -206,7 +230,13 @@ func (p *pool) unlist(c *connection) {
 func (p *pool) authenticate(c *connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c.authenticated || c.gone {
+	switch {
+	case c.gone:
+		return
+	case c.authenticated:
+		if c.place != nil {
+			p.resting.MoveToBack(c.place)
+		}
 		return
 	}
 	c.authenticated = true

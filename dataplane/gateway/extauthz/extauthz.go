@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -23,13 +24,14 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"golang.org/x/net/netutil"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/agentrouter/aikeys/dataplane/gateway"
@@ -56,6 +58,7 @@ type Server struct {
 	authv3.UnimplementedAuthorizationServer
 
 	authorizer *gateway.Authorizer
+	log        *slog.Logger
 }
 
 // New returns a Server that finds keys with resolver. It uses the configuration's Log, Metrics, FailedAuthLimit and
@@ -66,7 +69,7 @@ func New(resolver gateway.Resolver, cfg gateway.Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{authorizer: authorizer}, nil
+	return &Server{authorizer: authorizer, log: cmp.Or(cfg.Log, slog.Default())}, nil
 }
 
 // Check implements authv3.AuthorizationServer. It answers a refusal without an error, which would make Envoy answer with a
@@ -75,14 +78,15 @@ func (s *Server) Check(ctx context.Context, request *authv3.CheckRequest) (*auth
 	attributes := request.GetAttributes()
 	asked := attributes.GetRequest().GetHttp()
 	path, rawQuery, _ := strings.Cut(asked.GetPath(), "?")
-	peer := attributes.GetSource().GetAddress().GetSocketAddress().GetAddress()
-	grant, problem := s.authorizer.Authorize(ctx, peer, gateway.Head{
+	client := attributes.GetSource().GetAddress().GetSocketAddress().GetAddress()
+	grant, problem := s.authorizer.Authorize(ctx, client, gateway.Head{
 		Provider: attributes.GetContextExtensions()[ProviderExtension],
 		Methods:  []string{asked.GetMethod()}, Paths: []string{path}, RawQuery: rawQuery, Header: headerOf(asked),
 	})
 	if problem != nil {
 		return denied(problem), nil
 	}
+	markAuthenticated(ctx)
 	return allowed(grant)
 }
 
@@ -185,16 +189,54 @@ type ServeConfig struct {
 	TLS *tls.Config
 	// Drain bounds how long checks may run after the end of the context; 10 seconds if zero.
 	Drain time.Duration
+	// MaxConnections is how many there may be at once; if zero, a third of the files that the process may open. At the bound,
+	// those without a granted check or a client certificate make room for newcomers.
+	MaxConnections int
+}
+
+// connectionCredentials are transport credentials that leave the connection where the handlers find it.
+type connectionCredentials struct {
+	credentials.TransportCredentials
+}
+
+type connectionInfo struct {
+	credentials.AuthInfo
+
+	conn net.Conn
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (c connectionCredentials) ServerHandshake(accepted net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := c.TransportCredentials.ServerHandshake(accepted)
+	if err != nil {
+		return nil, nil, err
+	}
+	if secure, ok := info.(credentials.TLSInfo); ok && len(secure.State.VerifiedChains) > 0 {
+		lifecycle.MarkConnectionAuthenticated(accepted)
+	}
+	return conn, connectionInfo{info, accepted}, nil
+}
+
+// markAuthenticated notes that the connection of a check has its place by right: a check on it was granted.
+func markAuthenticated(ctx context.Context) {
+	if from, ok := peer.FromContext(ctx); ok {
+		if info, ok := from.AuthInfo.(connectionInfo); ok {
+			lifecycle.MarkConnectionAuthenticated(info.conn)
+		}
+	}
 }
 
 // Serve answers checks and the standard health service on the listener until ctx ends. Then it reports that it is not
 // serving, and returns when the checks in flight are answered. It closes the listener.
 func Serve(ctx context.Context, listener net.Listener, server *Server, cfg ServeConfig) error {
 	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.UnaryInterceptor(server.recoverPanic)}
+	transport := insecure.NewCredentials()
 	if cfg.TLS != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(cfg.TLS)))
+		transport = credentials.NewTLS(cfg.TLS)
 	}
-	listener = netutil.LimitListener(listener, lifecycle.FileShare(fileShare, maxConnections))
+	options = append(options, grpc.Creds(connectionCredentials{transport}))
+	maximum := cmp.Or(cfg.MaxConnections, lifecycle.FileShare(fileShare, maxConnections))
+	listener = lifecycle.Bound(listener, lifecycle.Connections{Max: maximum}, server.log)
 	rpc := grpc.NewServer(options...)
 	healthy := health.NewServer()
 	authv3.RegisterAuthorizationServer(rpc, server)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -27,6 +28,7 @@ import (
 const (
 	callersKey = "ak_01M83VVAHV8M2T5K7N9R4W1XYZ_MARKED-CALLERS-OWN"
 	secret     = "sk-MARKED-PROVIDER-SECRET"
+	places     = 6 // for connections to the server
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -45,7 +47,7 @@ func start(t *testing.T, resolver gateway.Resolver, limit ...float64) (conn *grp
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
-	go func() { result <- extauthz.Serve(ctx, listener, server, extauthz.ServeConfig{}) }()
+	go func() { result <- extauthz.Serve(ctx, listener, server, extauthz.ServeConfig{MaxConnections: places}) }()
 	conn, err = grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -226,4 +228,35 @@ func TestServe(t *testing.T) {
 	require.Equal(t, codes.ResourceExhausted, status.Code(err))
 	stop()
 	require.NoError(t, <-ended)
+}
+
+func TestIdleConnectionsKeepNoEnvoyOut(t *testing.T) {
+	conn, log, _, _ := start(t, dataplanetest.Serving(callersKey,
+		dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
+	dials := 0
+	envoy, err := grpc.NewClient(conn.Target(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			dials++
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, envoy.Close()) }()
+	ask := func(conn *grpc.ClientConn) {
+		t.Helper()
+		response := check(t, conn, "openai", "/v1/chat/completions", map[string]string{"x-api-key": callersKey})
+		require.NotNil(t, response.GetOkResponse())
+	}
+	ask(envoy)
+	var strangers []net.Conn
+	for range 4 * places {
+		idle, err := net.Dial("tcp", conn.Target())
+		require.NoError(t, err)
+		defer func() { require.NoError(t, idle.Close()) }()
+		strangers = append(strangers, idle)
+	}
+	ask(conn)                                // a newcomer
+	_, _ = io.Copy(io.Discard, strangers[0]) // until the server closes the connection
+	ask(envoy)
+	require.Equal(t, 1, dials, "its connection has stayed open")
+	require.Contains(t, log.String(), "connections were closed for newcomers")
 }
