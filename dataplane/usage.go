@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -48,7 +49,8 @@ type usage struct {
 }
 
 func newUsage() *usage {
-	return &usage{reporterID: ulid.Make().String(), counts: map[usageKey]*usageCount{}}
+	// Many processes may share a credential and start at once, so the id must not come from a clock.
+	return &usage{reporterID: ulid.MustNew(ulid.Now(), rand.Reader).String(), counts: map[usageKey]*usageCount{}}
 }
 
 // CountUse counts a request in the usage of its key; Report does so, too. Call it if the provider's answer is not known, as when
