@@ -2,11 +2,14 @@ package models
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
+
+	"github.com/oklog/ulid/v2"
 
 	"github.com/agentrouter/aikeys/internal/position"
 )
@@ -60,6 +63,23 @@ type Event struct {
 	// SourceIP and RequestID say where it came from; empty for an operator's command.
 	SourceIP  string
 	RequestID string
+	// Before and After are what a change of the policy or of a member changed. Nil is what did not exist, and in other events.
+	Before, After *EventState `gorm:"serializer:json"`
+}
+
+// EventState is a member's role, or a policy.
+type EventState struct {
+	Role               Role                `json:"role,omitempty"`
+	UserKeys           UserKeys            `json:"user_keys,omitempty"`
+	UserKeysByProvider map[string]UserKeys `json:"user_keys_by_provider,omitempty"`
+	OnBadKey           OnBadKey            `json:"on_bad_key,omitempty"`
+	Operations         Operations          `json:"operations,omitempty"`
+}
+
+// text returns the state as the column holds it.
+func (s *EventState) text() string {
+	text, _ := json.Marshal(s) // strings: it can't fail
+	return string(text)
 }
 
 // EventRow returns an event as the row to store. Its column tx is the number of the transaction.
@@ -70,7 +90,8 @@ func EventRow(e Event) *Insert {
 		set("actor_user_id", e.ActorUserID).set("actor_method", e.ActorMethod).set("actor_token_id", e.ActorTokenID).
 		set("key_id", e.KeyID).set("token_id", e.TokenID).set("provider", e.Provider).
 		set("member_id", e.MemberID).set("role", string(e.Role)).
-		set("source_ip", e.SourceIP).set("request_id", e.RequestID)
+		set("source_ip", e.SourceIP).set("request_id", e.RequestID).
+		set("before", e.Before.text()).set("after", e.After.text())
 }
 
 // AppendEvent adds to the audit trail. Data planes are sent the events whose outcome is allowed. It is hand-written because the
@@ -81,9 +102,39 @@ func (tx *Tx) AppendEvent(e Event) error {
 	return err
 }
 
-// ListEvents returns a page of the project's events that the caller may read, newest first. before is the id of the last event
-// of the page before; empty begins with the newest.
-func (s *Store) ListEvents(ctx context.Context, c Caller, before string, limit int) ([]Event, error) {
+// EventFilter selects events. What is zero selects all.
+type EventFilter struct {
+	KeyID, Actor, Provider string
+	Type                   EventType
+	Outcome                Outcome
+	// From and To bound when it was done, in microseconds since the Unix epoch: at From or later, and before To.
+	From, To int64
+}
+
+// apply adds the filter to a query of events. Ids begin with the time, at the earliest that of the event, so From ends the walk
+// through the index.
+func (f EventFilter) apply(db *gorm.DB) *gorm.DB {
+	for _, equal := range [...]struct{ column, value string }{
+		{"key_id", f.KeyID}, {"actor_user_id", f.Actor}, {"provider", f.Provider}, {"type", string(f.Type)}, {"outcome", string(f.Outcome)},
+	} {
+		if equal.value != "" {
+			db = db.Where(equal.column+" = ?", equal.value)
+		}
+	}
+	if f.From > 0 {
+		var first ulid.ULID
+		_ = first.SetTime(uint64(min(f.From/1000, maxMillis)))
+		db = db.Where("id >= ? AND at >= ?", EventIDPrefix+first.String(), f.From)
+	}
+	if f.To > 0 {
+		db = db.Where("at < ?", f.To)
+	}
+	return db
+}
+
+// ListEvents returns a page of the project's events that the caller may read and the filter selects, newest first. before is the id
+// of the last event of the page before; empty begins with the newest.
+func (s *Store) ListEvents(ctx context.Context, c Caller, filter EventFilter, before string, limit int) ([]Event, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	// A page of each scope is read from its own range of the index, so that other members' events cost nothing.
@@ -92,7 +143,7 @@ func (s *Store) ListEvents(ctx context.Context, c Caller, before string, limit i
 		if before != "" {
 			db = db.Where("id < ?", before)
 		}
-		return db.Order("id DESC").Limit(limit)
+		return filter.apply(db).Order("id DESC").Limit(limit)
 	}
 	db := s.orm(ctx)
 	var events []Event

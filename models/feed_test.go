@@ -795,7 +795,7 @@ func TestEventsArePagedNewestFirstToThoseWhoMayReadThem(t *testing.T) {
 		})
 		events := func(c models.Caller, size int) (seen []string) { // in all pages
 			for before := ""; ; before = seen[len(seen)-1] {
-				page, err := f.ListEvents(t.Context(), c, before, size)
+				page, err := f.ListEvents(t.Context(), c, models.EventFilter{}, before, size)
 				require.NoError(t, err)
 				require.LessOrEqual(t, len(page), size)
 				if len(page) == 0 {
@@ -811,5 +811,56 @@ func TestEventsArePagedNewestFirstToThoseWhoMayReadThem(t *testing.T) {
 			require.Equal(t, everybodys, events(olga, size), "page size %d", size)
 		}
 		require.Empty(t, events(models.Caller{CustomerID: "globex", ProjectID: web, UserID: "mia"}, 3))
+	})
+}
+
+func TestEventFilters(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		events := []models.Event{
+			{KeyID: "byok_1", ActorUserID: "olga", Provider: "openai", Type: models.EventKeyRegistered, Outcome: models.OutcomeAllowed},
+			{KeyID: "byok_2", ActorUserID: "mia", Provider: "groq", Type: models.EventKeyRegistered, Outcome: models.OutcomeDenied},
+			{KeyID: "byok_1", ActorUserID: "olga", Provider: "openai", Type: models.EventKeyRevoked, Outcome: models.OutcomeAllowed},
+			{ActorUserID: "olga", Type: models.EventPolicySet, Outcome: models.OutcomeAllowed},
+		}
+		start := time.Now().Add(-time.Hour).Truncate(time.Microsecond)
+		f.transact(func(tx *models.Tx) error {
+			var err error
+			for i := range events {
+				at := start.Add(time.Duration(i) * time.Minute)
+				events[i].CustomerID, events[i].ProjectID = acme, web
+				events[i].ID, events[i].At = f.ids.Next(models.EventIDPrefix, at), at.UnixMicro()
+				err = errors.Join(err, tx.AppendEvent(events[i]))
+			}
+			return err
+		})
+		minute := func(n int) int64 { return start.Add(time.Duration(n) * time.Minute).UnixMicro() }
+		for name, c := range map[string]struct {
+			filter models.EventFilter
+			want   []int // newest first
+		}{
+			"none":                  {models.EventFilter{}, []int{3, 2, 1, 0}},
+			"key":                   {models.EventFilter{KeyID: "byok_1"}, []int{2, 0}},
+			"actor":                 {models.EventFilter{Actor: "mia"}, []int{1}},
+			"provider":              {models.EventFilter{Provider: "openai"}, []int{2, 0}},
+			"type":                  {models.EventFilter{Type: models.EventKeyRegistered}, []int{1, 0}},
+			"outcome":               {models.EventFilter{Outcome: models.OutcomeDenied}, []int{1}},
+			"from, which counts":    {models.EventFilter{From: minute(2)}, []int{3, 2}},
+			"to, which does not":    {models.EventFilter{To: minute(2)}, []int{1, 0}},
+			"from and to":           {models.EventFilter{From: minute(1), To: minute(3)}, []int{2, 1}},
+			"a moment later":        {models.EventFilter{From: minute(2) + 1}, []int{3}},
+			"a time after the last": {models.EventFilter{From: 1 << 62}, nil},
+			"all of them":           {models.EventFilter{KeyID: "byok_1", Actor: "olga", Provider: "openai", Type: models.EventKeyRevoked, Outcome: models.OutcomeAllowed, From: minute(0), To: minute(3)}, []int{2}},
+		} {
+			found, err := f.ListEvents(t.Context(), olga, c.filter, "", 10)
+			require.NoError(t, err, name)
+			require.Len(t, found, len(c.want), name)
+			for i, want := range c.want {
+				require.Equal(t, events[want].ID, found[i].ID, name)
+			}
+		}
+		page, err := f.ListEvents(t.Context(), olga, models.EventFilter{KeyID: "byok_1"}, events[2].ID, 10)
+		require.NoError(t, err)
+		require.Len(t, page, 1)
+		require.Equal(t, events[0].ID, page[0].ID, "the second page")
 	})
 }

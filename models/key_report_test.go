@@ -98,7 +98,7 @@ func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
 			}
 			require.Equal(t, want, keyIDs(f.changes(&at)), c.name)
 		}
-		events, err := f.ListEvents(t.Context(), mia, "", 1)
+		events, err := f.ListEvents(t.Context(), mia, models.EventFilter{}, "", 1)
 		require.NoError(t, err)
 		require.Equal(t, models.EventKeyFailing, events[0].Type)
 		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() - second(1), UsedAt: now()}))

@@ -54,7 +54,7 @@ func TestRegisterStoresKeyEventAndIdempotency(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, r.Key, got)
 		require.Equal(t, size{keys: 1, events: 1, idempotency: 1}, f.size())
-		events, err := f.ListEvents(t.Context(), mia, "", 10)
+		events, err := f.ListEvents(t.Context(), mia, models.EventFilter{}, "", 10)
 		require.NoError(t, err)
 		require.Equal(t, []models.Event{r.Event}, events)
 
@@ -67,7 +67,7 @@ func TestRegisterStoresKeyEventAndIdempotency(t *testing.T) {
 func TestRegisterWritesAllOrNothing(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		taken := f.register(f.shared(olga, named("prod"))).ID
-		events, err := f.ListEvents(t.Context(), olga, "", 1)
+		events, err := f.ListEvents(t.Context(), olga, models.EventFilter{}, "", 1)
 		require.NoError(t, err)
 		before := f.size()
 		for name, change := range map[string]func(*models.Registration){

@@ -74,8 +74,21 @@ func (s *Store) Policy(ctx context.Context, c Caller) (Policy, error) {
 	return rows[0], nil
 }
 
+// state returns the policy as an event has it.
+func (p Policy) state() *EventState {
+	return &EventState{UserKeys: p.UserKeys, UserKeysByProvider: p.UserKeysByProvider, OnBadKey: p.OnBadKey, Operations: p.Operations}
+}
+
 // SetPolicy puts a policy in force, with the event from which data planes learn of it.
 func (tx *Tx) SetPolicy(p *Policy, by string, event Event) error {
+	if err := tx.lockProject(p.CustomerID, p.ProjectID); err != nil {
+		return err
+	}
+	before := DefaultPolicy(p.CustomerID, p.ProjectID)
+	if err := tx.db.Where("customer_id = ? AND project_id = ?", p.CustomerID, p.ProjectID).Limit(1).Find(&before).Error; err != nil {
+		return err
+	}
+	event.Before, event.After = before.state(), p.state()
 	p.UpdatedAt, p.UpdatedBy = tx.Now, by
 	if p.UserKeysByProvider == nil {
 		p.UserKeysByProvider = map[string]UserKeys{} // the column holds an object, and GORM makes NULL of nil

@@ -39,6 +39,8 @@ type Member struct {
 	Role       Role
 	CreatedAt  int64 `gorm:"autoCreateTime:false"`
 	UpdatedAt  int64 `gorm:"autoUpdateTime:false"`
+	// Before is what SetMember has changed, for the event; nil for a new member. It is no column.
+	Before *EventState `gorm:"-"`
 }
 
 // TableName is the name that the access rules use.
@@ -68,8 +70,12 @@ func (tx *Tx) SetMember(customerID, projectID, userID string, role Role) (Member
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return Member{}, err
 	}
+	before, err := tx.roleState(customerID, projectID, userID)
+	if err != nil {
+		return Member{}, err
+	}
 	m := Member{CustomerID: customerID, ProjectID: projectID, UserID: userID, Role: role, CreatedAt: tx.Now, UpdatedAt: tx.Now}
-	err := tx.db.Clauses(clause.OnConflict{
+	err = tx.db.Clauses(clause.OnConflict{
 		Columns:   []clause.Column{{Name: "customer_id"}, {Name: "project_id"}, {Name: "user_id"}},
 		DoUpdates: clause.AssignmentColumns([]string{"role", "updated_at"}),
 	}).Create(&m).Error
@@ -80,7 +86,17 @@ func (tx *Tx) SetMember(customerID, projectID, userID string, role Role) (Member
 		return Member{}, err
 	}
 	err = tx.member(customerID, projectID, userID).Take(&m).Error
+	m.Before = before
 	return m, err
+}
+
+// roleState returns a member's role as an event has it, or nil for no member.
+func (tx *Tx) roleState(customerID, projectID, userID string) (*EventState, error) {
+	var members []Member
+	if err := tx.member(customerID, projectID, userID).Limit(1).Find(&members).Error; err != nil || len(members) == 0 {
+		return nil, err
+	}
+	return &EventState{Role: members[0].Role}, nil
 }
 
 // RemoveMember takes a user out of a project, with the event from which data planes learn of it: ErrNotFound, ErrLastOwner.
@@ -88,6 +104,11 @@ func (tx *Tx) RemoveMember(customerID, projectID, userID string, event Event) er
 	if err := tx.lockProject(customerID, projectID); err != nil {
 		return err
 	}
+	before, err := tx.roleState(customerID, projectID, userID)
+	if err != nil {
+		return err
+	}
+	event.Before = before
 	done := tx.member(customerID, projectID, userID).Delete(&Member{})
 	if done.Error != nil {
 		return done.Error

@@ -147,7 +147,7 @@ func TestAnEventIsReadAsItWasWritten(t *testing.T) {
 			Outcome: models.OutcomeDenied, At: 7, ActorUserID: "mia", ActorMethod: "session", ActorTokenID: "01A", KeyID: "byok_1",
 			Provider: "openai", MemberID: "moe", Role: models.RoleOwner, SourceIP: "2001:db8::1", RequestID: "req"}
 		f.transact(func(tx *models.Tx) error { return tx.AppendEvent(want) })
-		got, err := f.ListEvents(t.Context(), mia, "", 1)
+		got, err := f.ListEvents(t.Context(), mia, models.EventFilter{}, "", 1)
 		require.NoError(t, err)
 		require.Equal(t, []models.Event{want}, got)
 	})

@@ -356,7 +356,7 @@ func TestWhatFailsInParallelUndoesNothingOfItsNeighbours(t *testing.T) {
 				want = append(want, event(i))
 			}
 		}
-		events, err := f.ListEvents(t.Context(), olga, "", n)
+		events, err := f.ListEvents(t.Context(), olga, models.EventFilter{}, "", n)
 		require.NoError(t, err)
 		for _, e := range events {
 			got = append(got, e.ID)

@@ -62,11 +62,12 @@ func setMember(tx *models.Tx, by operator, who models.Caller, role models.Role) 
 	if err := tx.EnsureProject(who.CustomerID, who.ProjectID); err != nil {
 		return err
 	}
-	if _, err := tx.SetMember(who.CustomerID, who.ProjectID, who.UserID, role); err != nil {
+	member, err := tx.SetMember(who.CustomerID, who.ProjectID, who.UserID, role)
+	if err != nil {
 		return err
 	}
 	event := by.event(tx, models.EventMemberSet, who)
-	event.Role = role
+	event.Role, event.Before, event.After = role, member.Before, &models.EventState{Role: role}
 	return tx.AppendEvent(event)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,32 +20,96 @@ const maxPageSize = 500
 
 func (p *program) eventsCommand() *cobra.Command {
 	limit, token := 50, ""
+	var filter eventFilter
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Read the audit trail",
 		Long: `Reads the audit trail, newest first: who did what to which key, when, from where, and whether it was allowed. If
 there are more events than --limit, tare prints the --page-token that continues the list.`,
 		Example: `  tare api byok events --limit 20
-  tare api byok events --limit 1000 -o json`,
-		Args: cli.NoArguments("--limit"),
+  tare api byok events --actor bob --outcome denied --from 2026-11-23
+  tare api byok events --key byok_01M83VVAHV8M2T5K7N9R4W1XYZ --limit 1000 -o json`,
+		Args: cli.NoArguments("--limit", "--key", "--actor", "--type", "--outcome", "--provider", "--from", "--to"),
 	}
 	cmd.Flags().IntVar(&limit, "limit", limit, "show at most this many events")
 	cmd.Flags().StringVar(&token, "page-token", "", "continue a list with the `token` that it ended with")
+	filter.addFlags(p, cmd)
 	completeNothingFor(cmd, "limit", "page-token")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
 		if limit < 1 {
 			return cli.Usagef("--limit must be 1 or more")
 		}
-		trail, err := p.readTrail(ctx, s, limit, token)
+		options, err := filter.options()
+		if err != nil {
+			return err
+		}
+		trail, err := p.readTrail(ctx, s, options, limit, token)
 		if err != nil {
 			return err
 		}
 		if p.flags.output != formatTable {
 			return p.printDocument(trail.document)
 		}
-		return p.printEvents(trail)
+		return p.printEvents(trail, filter)
 	})
 	return cmd
+}
+
+// eventFilter has the flags that narrow the audit trail.
+type eventFilter struct {
+	key, actor, eventType, provider, from, to string
+	outcome                                   aikeysv1.EventOutcome
+}
+
+func (f *eventFilter) addFlags(p *program, cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.key, "key", "", "only events about this key, by its `id`")
+	flags.StringVar(&f.actor, "actor", "", "only what this `user` did, or this operator, such as ops@host-1")
+	flags.StringVar(&f.eventType, "type", "", "only events of this `type`, such as key.revoked")
+	addChoice(flags, cmd, &f.outcome, "outcome", "", "only events with this outcome", aikeysv1.EventOutcomeAllowed, aikeysv1.EventOutcomeDenied)
+	flags.StringVar(&f.provider, "provider", "", "only events about keys of this `provider`")
+	flags.StringVar(&f.from, "from", "", "only from this `time` on: a day or a time")
+	flags.StringVar(&f.to, "to", "", "only before this `time`")
+	setCompletion(cmd, "actor", p.completeOnline(completeMembers))
+	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
+	completeNothingFor(cmd, "key", "type", "from", "to")
+}
+
+// options returns the filter as options of a call.
+func (f *eventFilter) options() (options []agentrouter.CallOption, err error) {
+	if f.key != "" {
+		id, err := keyID(f.key)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, agentrouter.OfKey(id))
+	}
+	if f.actor != "" {
+		options = append(options, agentrouter.ByActor(f.actor))
+	}
+	if f.eventType != "" {
+		options = append(options, agentrouter.OfType(aikeysv1.EventType(f.eventType)))
+	}
+	if f.outcome != "" {
+		options = append(options, agentrouter.WithOutcome(f.outcome))
+	}
+	if f.provider != "" {
+		options = append(options, agentrouter.OfProvider(aikeysv1.Provider(f.provider)))
+	}
+	return appendTimes(options, f.from, f.to)
+}
+
+// flags returns the filter as it was given, for a command that goes on with the list.
+func (f *eventFilter) flags() (text string) {
+	for _, flag := range [...][2]string{
+		{"key", f.key}, {"actor", f.actor}, {"type", f.eventType}, {"outcome", string(f.outcome)}, {"provider", f.provider},
+		{"from", f.from}, {"to", f.to},
+	} {
+		if flag[1] != "" {
+			text += " --" + flag[0] + " " + flag[1]
+		}
+	}
+	return text
 }
 
 // trail is a part of the audit trail.
@@ -56,13 +121,15 @@ type trail struct {
 
 // readTrail reads pages until it has limit events. The last page is only as large as needed, so its token continues after
 // the limit.
-func (p *program) readTrail(ctx context.Context, s *session, limit int, token string) (trail, error) {
+func (p *program) readTrail(
+	ctx context.Context, s *session, filter []agentrouter.CallOption, limit int, token string,
+) (trail, error) {
 	got := trail{nextToken: token}
 	var raw []json.RawMessage
 	pages := 0
 	for more := true; more; more = got.nextToken != "" && len(got.events) < limit {
 		pages++
-		reply, err := p.readPage(ctx, s, min(maxPageSize, limit-len(got.events)), got.nextToken)
+		reply, err := p.readPage(ctx, s, filter, min(maxPageSize, limit-len(got.events)), got.nextToken)
 		if err != nil {
 			return trail{}, err
 		}
@@ -90,8 +157,10 @@ func (p *program) readTrail(ctx context.Context, s *session, limit int, token st
 	return got, err
 }
 
-func (p *program) readPage(ctx context.Context, s *session, size int, token string) (*aikeysv1.ListEventsResponse, error) {
-	options := []agentrouter.CallOption{agentrouter.PageSize(size)}
+func (p *program) readPage(
+	ctx context.Context, s *session, filter []agentrouter.CallOption, size int, token string,
+) (*aikeysv1.ListEventsResponse, error) {
+	options := append(slices.Clone(filter), agentrouter.PageSize(size))
 	if token != "" {
 		options = append(options, agentrouter.PageToken(token))
 	}
@@ -100,7 +169,7 @@ func (p *program) readPage(ctx context.Context, s *session, size int, token stri
 	return s.Events().With(options...).List(ctx, s.customer, s.project)
 }
 
-func (p *program) printEvents(got trail) error {
+func (p *program) printEvents(got trail, filter eventFilter) error {
 	if len(got.events) == 0 {
 		p.printNote("There are no events.")
 		return nil
@@ -124,7 +193,7 @@ func (p *program) printEvents(got trail) error {
 		return err
 	}
 	if got.nextToken != "" {
-		p.printNote("There are more: tare api byok events --page-token " + got.nextToken)
+		p.printNote("There are more: tare api byok events" + p.sanitize(filter.flags()) + " --page-token " + got.nextToken)
 	}
 	return nil
 }

@@ -44,22 +44,31 @@ newest day first. An owner sees the whole project; other members see what was se
 		if user != "" {
 			options = append(options, agentrouter.OfUser(user))
 		}
-		for _, limit := range []struct {
-			flag, text string
-			option     func(time.Time) agentrouter.CallOption
-		}{{"--from", from, agentrouter.From}, {"--to", to, agentrouter.To}} {
-			if limit.text == "" {
-				continue
-			}
-			at, err := parseTime(limit.flag, limit.text)
-			if err != nil {
-				return nil, err
-			}
-			options = append(options, limit.option(at))
+		options, err := appendTimes(options, from, to)
+		if err != nil {
+			return nil, err
 		}
 		return s.Usage().With(options...).List(ctx, s.customer, s.project)
 	}, func(reply *aikeysv1.ListUsageResponse) error { return p.printUsage(reply.Usage) })
 	return cmd
+}
+
+// appendTimes appends the options of --from and --to, unless they are empty.
+func appendTimes(options []agentrouter.CallOption, from, to string) ([]agentrouter.CallOption, error) {
+	for _, limit := range []struct {
+		flag, text string
+		option     func(time.Time) agentrouter.CallOption
+	}{{"--from", from, agentrouter.From}, {"--to", to, agentrouter.To}} {
+		if limit.text == "" {
+			continue
+		}
+		at, err := parseTime(limit.flag, limit.text)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, limit.option(at))
+	}
+	return options, nil
 }
 
 // parseTime reads a day, which begins in UTC, or a time.

@@ -158,7 +158,7 @@ type ClientInterface interface {
 	//
 	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
 	// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-	// events about other members' own keys.
+	// events about other members' own keys. Filters narrow the list; give all pages the same ones.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 	ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -397,7 +397,7 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 //
 // Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
 // includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-// events about other members' own keys.
+// events about other members' own keys. Filters narrow the list; give all pages the same ones.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/events (the `ListEvents` operationId).
 func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -984,6 +984,90 @@ func NewListEventsRequest(server string, customerID CustomerID, projectID Projec
 		// styled parameters, preserving literal commas as delimiters
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "key_id", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Actor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "actor", *params.Actor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Type != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "type", *params.Type, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Outcome != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "outcome", *params.Outcome, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
 
 		if params.PageSize != nil {
 
@@ -1751,7 +1835,7 @@ type ClientWithResponsesInterface interface {
 	//
 	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
 	// includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-	// events about other members' own keys.
+	// events about other members' own keys. Filters narrow the list; give all pages the same ones.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3638,7 +3722,7 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 //
 // Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
 // includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-// events about other members' own keys.
+// events about other members' own keys. Filters narrow the list; give all pages the same ones.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -85,6 +85,24 @@ func (e UserKeys) Valid() bool {
 	}
 }
 
+// Defines values for EventOutcomeFilter.
+const (
+	EventOutcomeFilterAllowed EventOutcomeFilter = "allowed"
+	EventOutcomeFilterDenied  EventOutcomeFilter = "denied"
+)
+
+// Valid indicates whether the value is a known member of the EventOutcomeFilter enum.
+func (e EventOutcomeFilter) Valid() bool {
+	switch e {
+	case EventOutcomeFilterAllowed:
+		return true
+	case EventOutcomeFilterDenied:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for StateFilter.
 const (
 	StateFilterActive  StateFilter = "active"
@@ -121,6 +139,24 @@ func (e ListKeysParamsState) Valid() bool {
 	}
 }
 
+// Defines values for ListEventsParamsOutcome.
+const (
+	ListEventsParamsOutcomeAllowed ListEventsParamsOutcome = "allowed"
+	ListEventsParamsOutcomeDenied  ListEventsParamsOutcome = "denied"
+)
+
+// Valid indicates whether the value is a known member of the ListEventsParamsOutcome enum.
+func (e ListEventsParamsOutcome) Valid() bool {
+	switch e {
+	case ListEventsParamsOutcomeAllowed:
+		return true
+	case ListEventsParamsOutcomeDenied:
+		return true
+	default:
+		return false
+	}
+}
+
 // Actor Who did it.
 type Actor struct {
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
@@ -145,8 +181,18 @@ type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
+	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+	// absent in other events.
+	After *EventState `json:"after,omitempty"`
+
 	// At When it was done.
 	At time.Time `json:"at"`
+
+	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+	// absent in other events.
+	Before *EventState `json:"before,omitempty"`
 
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
@@ -178,6 +224,29 @@ type Event struct {
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key.
 	Type string `json:"type"`
+}
+
+// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+// absent in other events.
+type EventState struct {
+	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+	// the next key in order. There is no silent fallback.
+	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
+
+	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+	// makes further credentials: those would outlive a revocation. `all` serves that, too.
+	Operations *Operations `json:"operations,omitempty"`
+
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
+	Role *Role `json:"role,omitempty"`
+
+	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+	// project's, and `forbid` uses only the project's.
+	UserKeys *UserKeys `json:"user_keys,omitempty"`
+
+	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
+	UserKeysByProvider *UserKeysByProvider `json:"user_keys_by_provider,omitempty"`
 }
 
 // Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
@@ -665,8 +734,29 @@ type WhoAmIResponse struct {
 // CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type CustomerID = OpaqueID
 
+// EventActorFilter defines model for EventActorFilter.
+type EventActorFilter = string
+
+// EventFrom defines model for EventFrom.
+type EventFrom = time.Time
+
+// EventKeyFilter defines model for EventKeyFilter.
+type EventKeyFilter = string
+
+// EventOutcomeFilter defines model for EventOutcomeFilter.
+type EventOutcomeFilter string
+
 // EventPageSize defines model for EventPageSize.
 type EventPageSize = int
+
+// EventProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+type EventProviderFilter = ProviderSlug
+
+// EventTo defines model for EventTo.
+type EventTo = time.Time
+
+// EventTypeFilter defines model for EventTypeFilter.
+type EventTypeFilter = string
 
 // FetchPageSize defines model for FetchPageSize.
 type FetchPageSize = int
@@ -782,12 +872,36 @@ type RevokeKeyParams struct {
 
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
+	// KeyID Only events about this key.
+	KeyID *EventKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
+
+	// Actor Only what this user did, or this operator, such as `ops@host-1`.
+	Actor *EventActorFilter `form:"actor,omitempty" json:"actor,omitempty"`
+
+	// Type Only events of this type, such as `key.revoked`. A type that we don't know selects nothing.
+	Type *EventTypeFilter `form:"type,omitempty" json:"type,omitempty"`
+
+	// Outcome Only events with this outcome.
+	Outcome *ListEventsParamsOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
+
+	// Provider Only events about keys of this provider.
+	Provider *EventProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
+
+	// From Only what was done at this time or later.
+	From *EventFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Only what was done before this time.
+	To *EventTo `form:"to,omitempty" json:"to,omitempty"`
+
 	// PageSize Return at most this many events.
 	PageSize *EventPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
+
+// ListEventsParamsOutcome defines parameters for ListEvents.
+type ListEventsParamsOutcome string
 
 // ListFetchesParams defines parameters for ListFetches.
 type ListFetchesParams struct {

@@ -187,6 +187,7 @@ func (s *server) SetMember(ctx context.Context, req gen.SetMemberRequestObject) 
 		if member, err = tx.SetMember(caller.CustomerID, caller.ProjectID, req.UserID, event.Role); err != nil {
 			return err
 		}
+		event.Before, event.After = member.Before, &models.EventState{Role: member.Role}
 		return tx.AppendEvent(event)
 	})
 	if err != nil {
@@ -231,12 +232,38 @@ func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject
 	if err != nil {
 		return nil, err
 	}
-	events, err := s.store.ListEvents(ctx, caller, page.after, page.limit())
+	events, err := s.store.ListEvents(ctx, caller, eventFilter(req.Params), page.after, page.limit())
 	if err != nil {
 		return nil, err
 	}
 	events, next := cut(page, events, func(e models.Event) string { return e.ID })
 	return gen.ListEvents200JSONResponse{Events: convert(events, wireEvent), NextPageToken: next}, nil
+}
+
+func eventFilter(params gen.ListEventsParams) models.EventFilter {
+	var f models.EventFilter
+	if params.KeyID != nil {
+		f.KeyID = parseKeyID(*params.KeyID)
+	}
+	if params.Actor != nil {
+		f.Actor = *params.Actor
+	}
+	if params.Type != nil {
+		f.Type = models.EventType(*params.Type)
+	}
+	if params.Outcome != nil {
+		f.Outcome = models.Outcome(*params.Outcome)
+	}
+	if params.Provider != nil {
+		f.Provider = *params.Provider
+	}
+	if params.From != nil {
+		f.From = params.From.UnixMicro()
+	}
+	if params.To != nil {
+		f.To = params.To.UnixMicro()
+	}
+	return f
 }
 
 func wireProvider(p providers.Provider) gen.Provider {
@@ -247,14 +274,18 @@ func wireProvider(p providers.Provider) gen.Provider {
 }
 
 func wirePolicy(p models.Policy) gen.Policy {
-	exceptions := make(gen.UserKeysByProvider, len(p.UserKeysByProvider))
-	for provider, choice := range p.UserKeysByProvider {
-		exceptions[provider] = gen.UserKeys(choice)
-	}
 	return gen.Policy{
-		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: exceptions, OnBadKey: gen.OnBadKey(p.OnBadKey), Operations: new(gen.Operations(p.Operations)),
+		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: wireExceptions(p.UserKeysByProvider), OnBadKey: gen.OnBadKey(p.OnBadKey), Operations: new(gen.Operations(p.Operations)),
 		UpdatedAt: optionalTime(p.UpdatedAt), UpdatedBy: optional(p.UpdatedBy),
 	}
+}
+
+func wireExceptions(choices map[string]models.UserKeys) gen.UserKeysByProvider {
+	exceptions := make(gen.UserKeysByProvider, len(choices))
+	for provider, choice := range choices {
+		exceptions[provider] = gen.UserKeys(choice)
+	}
+	return exceptions
 }
 
 func wireMember(m models.Member) gen.Member {
@@ -267,7 +298,22 @@ func wireEvent(e models.Event) gen.Event {
 		Actor: gen.Actor{UserID: e.ActorUserID, Method: e.ActorMethod, TokenID: optional(e.ActorTokenID)},
 		KeyID: optional(e.KeyID), TokenID: optional(e.TokenID), Provider: optional(e.Provider), MemberID: optional(e.MemberID),
 		Role: optional(gen.Role(e.Role)), SourceIP: e.SourceIP, RequestID: e.RequestID,
+		Before: wireState(e.Before), After: wireState(e.After),
 	}
+}
+
+func wireState(s *models.EventState) *gen.EventState {
+	if s == nil {
+		return nil
+	}
+	state := &gen.EventState{
+		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
+		Operations: optional(gen.Operations(s.Operations)),
+	}
+	if s.UserKeys != "" {
+		state.UserKeysByProvider = new(wireExceptions(s.UserKeysByProvider))
+	}
+	return state
 }
 
 // page is a part of a list.

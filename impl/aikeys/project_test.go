@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -297,6 +298,61 @@ func TestListEvents(t *testing.T) {
 		rest := decode[gen.ListEventsResponse](t, get(t, s, member, project+"/events?page_token="+*first.NextPageToken))
 		require.Len(t, rest.Events, 10)
 		require.Nil(t, rest.NextPageToken)
+	})
+}
+
+func TestListEventsByFilter(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(owner).Register(t, s.Shared("one"))
+		s.As(owner).Register(t, s.Shared("two"))
+		s.As(member).Register(t, s.Own("mine"))
+		require.Equal(t, http.StatusForbidden, post(t, s, member, project+"/aikeys", s.Shared("three")).Status)
+		s.As(owner).RevokeKey(t, key.ID)
+		setPolicy(t, s, map[string]any{})
+		all := events(t, s, member)
+		require.Len(t, all, 6)
+		for query, want := range map[string]int{
+			"key_id=" + key.ID: 2, "key_id=" + strings.TrimPrefix(key.ID, "byok_"): 2, "actor=" + owner: 4, "type=key.registered": 4,
+			"outcome=denied": 1, "outcome=allowed&type=policy.set": 1, "provider=openai": 5, "provider=groq": 0, "type=new.type": 0,
+			"from=" + url.QueryEscape(key.CreatedAt.Format(time.RFC3339Nano)): 6, "from=2999-01-01T00:00:00Z": 0, "to=2000-01-01T00:00:00Z": 0,
+			"to=" + url.QueryEscape(time.Now().Add(time.Minute).Format(time.RFC3339Nano)): 6,
+		} {
+			got := decode[gen.ListEventsResponse](t, get(t, s, member, project+"/events?"+query))
+			require.Len(t, got.Events, want, query)
+		}
+		seen := slices.Concat(pages(t, s, member, project+"/events?actor="+owner+"&", 1)...)
+		require.Len(t, seen, 4)
+		for _, bad := range []string{"key_id=x", "type=x", "outcome=maybe", "from=yesterday", "actor="} {
+			require.Equal(t, http.StatusBadRequest, get(t, s, member, project+"/events?"+bad).Status, bad)
+		}
+	})
+}
+
+func TestEventsSayWhatAChangeChanged(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		last := func() gen.Event { return events(t, s, owner)[0] }
+		setPolicy(t, s, map[string]any{"user_keys": "forbid", "user_keys_by_provider": map[string]any{"groq": "allow"}, "operations": "all"})
+		first := last()
+		none := gen.UserKeysByProvider{}
+		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("allow")), UserKeysByProvider: &none, OnBadKey: new(gen.OnBadKey("fail")), Operations: new(gen.OperationsInference)}, first.Before)
+		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("forbid")), UserKeysByProvider: &gen.UserKeysByProvider{"groq": "allow"}, OnBadKey: new(gen.OnBadKey("fail")), Operations: new(gen.OperationsAll)}, first.After)
+		setPolicy(t, s, map[string]any{})
+		require.Equal(t, first.After, last().Before)
+		require.Equal(t, first.Before, last().After)
+
+		role := func(r gen.Role) *gen.EventState { return &gen.EventState{Role: &r} }
+		put(t, s, owner, project+"/members/new", map[string]any{"role": "member"})
+		require.Nil(t, last().Before)
+		require.Equal(t, role("member"), last().After)
+		put(t, s, owner, project+"/members/new", map[string]any{"role": "owner"})
+		require.Equal(t, role("member"), last().Before)
+		require.Equal(t, role("owner"), last().After)
+		require.Equal(t, http.StatusOK, del(t, s, owner, project+"/members/new").Status)
+		require.Equal(t, role("owner"), last().Before)
+		require.Nil(t, last().After)
+		require.Equal(t, http.StatusForbidden, put(t, s, member, project+"/members/new", map[string]any{"role": "owner"}).Status)
+		require.Nil(t, last().Before)
+		require.Nil(t, last().After, "nothing changed")
 	})
 }
 

@@ -63,6 +63,19 @@ func OfKey(id string) CallOption { return func(s *service) { s.setQuery("key_id"
 // OfUser lists what is about that user only.
 func OfUser(id string) CallOption { return func(s *service) { s.setQuery("user_id", id) } }
 
+// ByActor lists the events of what that user did, or that operator.
+func ByActor(user string) CallOption { return func(s *service) { s.setQuery("actor", user) } }
+
+// OfType lists events of that type only, such as "key.revoked".
+func OfType(eventType aikeysv1.EventType) CallOption {
+	return func(s *service) { s.setQuery("type", string(eventType)) }
+}
+
+// WithOutcome lists events with that outcome only.
+func WithOutcome(outcome aikeysv1.EventOutcome) CallOption {
+	return func(s *service) { s.setQuery("outcome", string(outcome)) }
+}
+
 // From lists what is not older than a time.
 func From(t time.Time) CallOption {
 	return func(s *service) { s.setQuery("from", t.UTC().Format(time.RFC3339Nano)) }

@@ -11,7 +11,8 @@ import (
 // EventsClient reads the audit trail.
 type EventsClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: PageSize and PageToken.
+// With returns a client whose calls take these optional parameters: OfKey, ByActor, OfType, WithOutcome, OfProvider, From, To,
+// PageSize and PageToken.
 func (e *EventsClient) With(options ...CallOption) *EventsClient {
 	return &EventsClient{e.service.with(options)}
 }

@@ -191,17 +191,20 @@ export class Events {
   }
 
   /** Returns a page of the audit trail, newest first. */
-  async list(customerId: string, projectId: string, options: t.PageOptions = {}): Promise<t.ListEventsResponse> {
+  async list(customerId: string, projectId: string, options: t.EventOptions = {}): Promise<t.ListEventsResponse> {
     const path = `${project(customerId, projectId)}/events`;
-    const query = pageQuery(options);
+    const { keyId, actor, type, outcome, provider } = options;
+    const filter = { key_id: keyId, actor, type, outcome, provider, from: time(options.from), to: time(options.to) };
+    const query = { ...filter, ...pageQuery(options) };
+    query satisfies Record<keyof t.EventQuery, unknown>;
     return this.#transport.send({ method: 'GET', path, query, expect: ['events', 'array'] }, options);
   }
 
   /** Gives the whole audit trail, page by page. */
-  iterate(customerId: string, projectId: string, options: t.PageOptions = {}): t.Items<t.Event> {
+  iterate(customerId: string, projectId: string, options: t.EventOptions = {}): t.Items<t.Event> {
     return iterate(
       options,
-      (page) => this.list(customerId, projectId, page),
+      (page) => this.list(customerId, projectId, { ...options, ...page }),
       (page) => page.events,
     );
   }

@@ -54,6 +54,7 @@ export type SetMemberRequest = Schemas['SetMemberRequest'];
 
 /** The query parameters that the methods send. */
 export type ListQuery = NonNullable<operations['listKeys']['parameters']['query']>;
+export type EventQuery = NonNullable<operations['listEvents']['parameters']['query']>;
 export type UsageQuery = NonNullable<operations['listUsage']['parameters']['query']>;
 export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
 export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
@@ -94,6 +95,23 @@ export interface ListOptions extends PageOptions {
   provider?: AIKeyProvider | undefined;
   /** Only keys in this state. */
   state?: ListQuery['state'];
+}
+
+export interface EventOptions extends PageOptions {
+  /** Only events about this key. */
+  keyId?: string | undefined;
+  /** Only what this user did, or this operator. */
+  actor?: string | undefined;
+  /** Only events of this type, such as `key.revoked`. */
+  type?: string | undefined;
+  /** Only events with this outcome. */
+  outcome?: EventQuery['outcome'];
+  /** Only events about keys of this provider. */
+  provider?: AIKeyProvider | undefined;
+  /** Only what was done at this time or later. */
+  from?: string | Date | undefined;
+  /** Only what was done before this time. */
+  to?: string | Date | undefined;
 }
 
 export interface UsageOptions extends PageOptions {

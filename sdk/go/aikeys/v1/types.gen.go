@@ -448,8 +448,18 @@ type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
+	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+	// absent in other events.
+	After EventState `json:"after,omitempty,omitzero"`
+
 	// At When it was done.
 	At time.Time `json:"at"`
+
+	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+	// absent in other events.
+	Before EventState `json:"before,omitempty,omitzero"`
 
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
@@ -492,6 +502,29 @@ type EventOutcome string
 // EventType What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 // report by a data plane that a provider has begun to refuse a key.
 type EventType string
+
+// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+// absent in other events.
+type EventState struct {
+	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+	// the next key in order. There is no silent fallback.
+	OnBadKey OnBadKey `json:"on_bad_key,omitempty,omitzero"`
+
+	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+	// makes further credentials: those would outlive a revocation. `all` serves that, too.
+	Operations Operations `json:"operations,omitempty,omitzero"`
+
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
+	Role Role `json:"role,omitempty,omitzero"`
+
+	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+	// project's, and `forbid` uses only the project's.
+	UserKeys UserKeys `json:"user_keys,omitempty,omitzero"`
+
+	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
+	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider,omitempty,omitzero"`
+}
 
 // Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
 type Fetch struct {

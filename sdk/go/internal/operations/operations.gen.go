@@ -52,7 +52,7 @@ func ListEvents() Operation {
 		ID:     "listEvents",
 		Method: "GET",
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/events",
-		Query:  []string{"page_size", "page_token"},
+		Query:  []string{"key_id", "actor", "type", "outcome", "provider", "from", "to", "page_size", "page_token"},
 		Header: []string{},
 	}
 }

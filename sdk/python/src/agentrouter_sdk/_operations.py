@@ -97,7 +97,7 @@ LIST_EVENTS = Operation(
     "GET",
     "/v1/customers/{customer_id}/projects/{project_id}/events",
     models.ListEventsResponse,
-    query=("page_size", "page_token"),
+    query=("key_id", "actor", "type", "outcome", "provider", "from", "to", "page_size", "page_token"),
 )
 LIST_USAGE = Operation(
     "listUsage",

@@ -137,6 +137,45 @@ class Event(Model):
     What a member may do. Only an owner may write project-level keys, the policy and the members.
     """
 
+    before: Optional[EventState] = None
+    after: Optional[EventState] = None
+
+
+class EventState(Model):
+    """
+    What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+    (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+    absent in other events.
+
+    """
+
+    role: Optional[Union[Literal["owner", "member"], str]] = None
+    """
+    What a member may do. Only an owner may write project-level keys, the policy and the members.
+    """
+
+    user_keys: Optional[Union[Literal["allow", "require", "forbid"], str]] = None
+    """
+    Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
+    project's, and `forbid` uses only the project's.
+
+    """
+
+    user_keys_by_provider: Optional[dict[str, Union[Literal["allow", "require", "forbid"], str]]] = None
+    on_bad_key: Optional[Union[Literal["fail", "next_key"], str]] = None
+    """
+    What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
+    the next key in order. There is no silent fallback.
+
+    """
+
+    operations: Optional[Union[Literal["inference", "all"], str]] = None
+    """
+    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
+    makes further credentials: those would outlive a revocation. `all` serves that, too.
+
+    """
+
 
 class Fetch(Model):
     """

@@ -190,7 +190,7 @@ export interface paths {
          * Read the audit trail
          * @description Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
          *     includes, as `denied`, what a member tried and their role does not allow. Every member may read it, without the
-         *     events about other members' own keys.
+         *     events about other members' own keys. Filters narrow the list; give all pages the same ones.
          */
         get: operations["listEvents"];
         put?: never;
@@ -713,6 +713,20 @@ export interface components {
             /** @description The member that it was done to, or the user whose token it was. Absent in other events. */
             member_id?: string;
             role?: components["schemas"]["Role"];
+            before?: components["schemas"]["EventState"];
+            after?: components["schemas"]["EventState"];
+        };
+        /**
+         * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
+         *     (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
+         *     absent in other events.
+         */
+        EventState: {
+            role?: components["schemas"]["Role"];
+            user_keys?: components["schemas"]["UserKeys"];
+            user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
+            on_bad_key?: components["schemas"]["OnBadKey"];
+            operations?: components["schemas"]["Operations"];
         };
         /** @description Who did it. */
         Actor: {
@@ -1094,6 +1108,41 @@ export interface components {
          * @example active
          */
         StateFilter: "active" | "revoked";
+        /**
+         * @description Only events about this key.
+         * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+         */
+        EventKeyFilter: string;
+        /**
+         * @description Only what this user did, or this operator, such as `ops@host-1`.
+         * @example alice
+         */
+        EventActorFilter: string;
+        /**
+         * @description Only events of this type, such as `key.revoked`. A type that we don't know selects nothing.
+         * @example key.revoked
+         */
+        EventTypeFilter: string;
+        /**
+         * @description Only events with this outcome.
+         * @example denied
+         */
+        EventOutcomeFilter: "allowed" | "denied";
+        /**
+         * @description Only events about keys of this provider.
+         * @example openai
+         */
+        EventProviderFilter: components["schemas"]["ProviderSlug"];
+        /**
+         * @description Only what was done at this time or later.
+         * @example 2026-11-23T09:00:00Z
+         */
+        EventFrom: string;
+        /**
+         * @description Only what was done before this time.
+         * @example 2026-11-24T00:00:00Z
+         */
+        EventTo: string;
         /**
          * @description Only the usage of this key. Without it, of all keys.
          * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
@@ -1500,6 +1549,41 @@ export interface operations {
     listEvents: {
         parameters: {
             query?: {
+                /**
+                 * @description Only events about this key.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                key_id?: components["parameters"]["EventKeyFilter"];
+                /**
+                 * @description Only what this user did, or this operator, such as `ops@host-1`.
+                 * @example alice
+                 */
+                actor?: components["parameters"]["EventActorFilter"];
+                /**
+                 * @description Only events of this type, such as `key.revoked`. A type that we don't know selects nothing.
+                 * @example key.revoked
+                 */
+                type?: components["parameters"]["EventTypeFilter"];
+                /**
+                 * @description Only events with this outcome.
+                 * @example denied
+                 */
+                outcome?: components["parameters"]["EventOutcomeFilter"];
+                /**
+                 * @description Only events about keys of this provider.
+                 * @example openai
+                 */
+                provider?: components["parameters"]["EventProviderFilter"];
+                /**
+                 * @description Only what was done at this time or later.
+                 * @example 2026-11-23T09:00:00Z
+                 */
+                from?: components["parameters"]["EventFrom"];
+                /**
+                 * @description Only what was done before this time.
+                 * @example 2026-11-24T00:00:00Z
+                 */
+                to?: components["parameters"]["EventTo"];
                 /**
                  * @description Return at most this many events.
                  * @example 50

@@ -186,6 +186,13 @@ class AsyncEvents(_Resource):
         customer_id: str,
         project_id: str,
         *,
+        key_id: Optional[str] = None,
+        actor: Optional[str] = None,
+        type: Optional[str] = None,
+        outcome: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
         page_size: Optional[int] = None,
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -194,18 +201,50 @@ class AsyncEvents(_Resource):
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
+            "key_id": key_id,
+            "actor": actor,
+            "type": type,
+            "outcome": outcome,
+            "provider": provider,
+            "from": time_text("from_", from_),
+            "to": time_text("to", to),
             "page_size": page_size,
             "page_token": page_token,
         }
         return await self._transport.send(_operations.LIST_EVENTS.call(arguments, timeout=timeout))
 
     async def iterate(
-        self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        key_id: Optional[str] = None,
+        actor: Optional[str] = None,
+        type: Optional[str] = None,
+        outcome: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
+        page_size: int = PAGE_SIZE,
+        timeout: Optional[float] = None,
     ) -> AsyncIterator[models.Event]:
         """Give the events of all pages, one by one; a page is asked for when its first event is."""
         token: Optional[str] = None
         while True:
-            page = await self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
+            page = await self.list(
+                customer_id,
+                project_id,
+                key_id=key_id,
+                actor=actor,
+                type=type,
+                outcome=outcome,
+                provider=provider,
+                from_=from_,
+                to=to,
+                page_size=page_size,
+                page_token=token,
+                timeout=timeout,
+            )
             for event in page.events:
                 yield event
             token = next_token(token, page.next_page_token)
