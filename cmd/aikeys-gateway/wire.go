@@ -39,6 +39,9 @@ func (s *service) makeParts() (err error) {
 			return err
 		}
 	}
+	if cfg.Guard, err = gateway.NewGuard(cfg); err != nil {
+		return err
+	}
 	if s.proxy, err = gateway.New(cfg); err != nil {
 		return err
 	}

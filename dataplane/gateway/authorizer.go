@@ -31,14 +31,14 @@ type Grant struct {
 type Authorizer struct {
 	face     string // how proxies ask: forward_auth or ext_authz, in the log and the metrics
 	resolver Resolver
-	guard    *guard
+	guard    *Guard
 	proxies  []netip.Prefix // whose X-Forwarded-For is believed
 	log      *slog.Logger
 	metrics  *Metrics
 }
 
 // NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the configuration's Resolver,
-// Log, Metrics, FailedAuthLimit and TrustedProxies.
+// Log, Metrics, FailedAuthLimit, Guard and TrustedProxies.
 func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 	if cfg.Resolver == nil {
 		return nil, errors.New("gateway: no resolver")

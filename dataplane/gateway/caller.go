@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/maphash"
@@ -247,10 +248,10 @@ func isName(text string, id bool) bool {
 // maxServed bounds the memory of recentlyServed, at about 50 bytes each.
 const maxServed = 50_000
 
-// guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
+// Guard limits how often one address can cause look-ups with wrong credentials. It counts the failures of each address.
 // Requests from an address over its limit are looked up a few a second, except those that were served before: a good
-// credential behind the same address is served without waiting. A nil guard limits nothing.
-type guard struct {
+// credential behind the same address is served without waiting. A nil Guard limits nothing.
+type Guard struct {
 	proxies []netip.Prefix
 	guesses *ratelimit.Guesses
 	seed    maphash.Seed
@@ -258,13 +259,24 @@ type guard struct {
 	recentlyServed *otter.Cache[uint64, struct{}]
 }
 
-// newGuard returns a guard, whose refusals are counted and, once a minute for each address, logged.
-func newGuard(cfg Config, metrics *Metrics, log *slog.Logger) *guard {
-	if cfg.FailedAuthLimit <= 0 {
-		return nil
+// NewGuard returns a Guard for Config.Guard, nil if the configuration sets no limit. It uses FailedAuthLimit, TrustedProxies,
+// Metrics and Log.
+func NewGuard(cfg Config) (*Guard, error) {
+	metrics, err := NewMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	return newGuard(cfg, metrics, cmp.Or(cfg.Log, slog.Default())), nil
+}
+
+// newGuard returns the configuration's Guard or, without one, another, whose refusals are counted and, once a minute for each
+// address, logged.
+func newGuard(cfg Config, metrics *Metrics, log *slog.Logger) *Guard {
+	if cfg.Guard != nil || cfg.FailedAuthLimit <= 0 {
+		return cfg.Guard
 	}
 	failures := ratelimit.Rate{PerSecond: cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(cfg.FailedAuthLimit))}
-	return &guard{
+	return &Guard{
 		proxies: cfg.TrustedProxies,
 		guesses: ratelimit.NewGuesses(failures, func(ctx context.Context, address netip.Addr, isFirst bool) {
 			metrics.guesses.Inc()
@@ -278,7 +290,7 @@ func newGuard(cfg Config, metrics *Metrics, log *slog.Logger) *guard {
 }
 
 // resolve calls the resolver for a request that came from peer with these headers, if the guard admits it.
-func (g *guard) resolve(
+func (g *Guard) resolve(
 	ctx context.Context, resolver Resolver, request dataplane.Request, peer string, header http.Header,
 ) (*dataplane.Key, error) {
 	if g == nil {
@@ -319,7 +331,7 @@ func isFailure(err error) bool {
 	return false
 }
 
-func (g *guard) hash(request dataplane.Request) uint64 {
+func (g *Guard) hash(request dataplane.Request) uint64 {
 	var h maphash.Hash
 	h.SetSeed(g.seed)
 	for _, field := range [...]string{request.Credential, request.ProjectID, request.Provider} {
@@ -331,11 +343,11 @@ func (g *guard) hash(request dataplane.Request) uint64 {
 
 // clientAddress returns the address that failures are counted by: that of the peer or, behind trusted proxies, of the client
 // that they name in X-Forwarded-For. For IPv6 it is the /64 network, which one host usually has to itself.
-func (g *guard) clientAddress(peer string, header http.Header) netip.Addr {
+func (g *Guard) clientAddress(peer string, header http.Header) netip.Addr {
 	return netaddr.Host(netaddr.Client(peer, header["X-Forwarded-For"], g.proxies))
 }
 
 // tooManyFailures returns errTooManyFailures with the time to wait before the next request.
-func (g *guard) tooManyFailures() error {
+func (g *Guard) tooManyFailures() error {
 	return &problem.Wait{Kind: errTooManyFailures, Seconds: g.guesses.RetryAfter()}
 }

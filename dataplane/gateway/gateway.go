@@ -71,8 +71,11 @@ type Config struct {
 	// called for each request, so that the secret can change; while it returns "", every request is refused.
 	ForwardAuthSecret func() string
 	// FailedAuthLimit is the number of refusals per minute that one client address may cause with a wrong credential,
-	// project or provider; 0 is no limit. Further requests get 429. The proxy, forward-auth and ext_authz count apart.
+	// project or provider; 0 is no limit. Further requests get 429.
 	FailedAuthLimit float64
+	// Guard counts those refusals. The proxy, forward-auth and ext_authz count together if they have the same one, as those of
+	// a process should; nil is one of their own each.
+	Guard *Guard
 	// TrustedProxies are the networks whose X-Forwarded-For is believed; empty believes none.
 	TrustedProxies []netip.Prefix
 }
@@ -84,7 +87,7 @@ type Gateway struct {
 	metrics                  *Metrics
 	upstreams                map[string]*url.URL
 	streamGrace, upgradeLife time.Duration
-	guard                    *guard
+	guard                    *Guard
 	proxies                  []netip.Prefix // whose X-Forwarded-For is believed
 	slots                    chan struct{}  // holds a value for each request being proxied; nil is no bound
 	transport                http.RoundTripper

@@ -61,8 +61,8 @@ type Server struct {
 	log        *slog.Logger
 }
 
-// New returns a Server that finds keys with resolver. It uses the configuration's Log, Metrics, FailedAuthLimit and
-// TrustedProxies.
+// New returns a Server that finds keys with resolver. It uses the configuration's Log, Metrics, FailedAuthLimit, Guard
+// and TrustedProxies.
 func New(resolver gateway.Resolver, cfg gateway.Config) (*Server, error) {
 	cfg.Resolver = resolver
 	authorizer, err := gateway.NewAuthorizer("ext_authz", cfg)

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -191,17 +194,22 @@ func TestCheckRefusals(t *testing.T) {
 	}
 }
 
+// checkFrom is a check of a request with a bad credential from a client's address.
+func checkFrom(client string) *authv3.CheckRequest {
+	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		ContextExtensions: map[string]string{"provider": "openai"},
+		Source: &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
+			SocketAddress: &corev3.SocketAddress{Address: client},
+		}}},
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Headers: map[string]string{"x-api-key": "bad"}}},
+	}}
+}
+
 // Envoy sends the client's address itself.
 func TestFailuresCountByEnvoysClientAddress(t *testing.T) {
 	conn, _, _, _ := start(t, dataplanetest.Serving(callersKey, nil), 1)
 	ask := func(client string) int32 {
-		response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
-			ContextExtensions: map[string]string{"provider": "openai"},
-			Source: &authv3.AttributeContext_Peer{Address: &corev3.Address{Address: &corev3.Address_SocketAddress{
-				SocketAddress: &corev3.SocketAddress{Address: client},
-			}}},
-			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Headers: map[string]string{"x-api-key": "bad"}}},
-		}})
+		response, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), checkFrom(client))
 		require.NoError(t, err)
 		return int32(response.GetDeniedResponse().GetStatus().GetCode())
 	}
@@ -259,4 +267,46 @@ func TestIdleConnectionsKeepNoEnvoyOut(t *testing.T) {
 	ask(envoy)
 	require.Equal(t, 1, dials, "its connection has stayed open")
 	require.Contains(t, log.String(), "connections were closed for newcomers")
+}
+
+func TestTheFacesOfAProcessCountFailuresTogether(t *testing.T) {
+	resolver := dataplanetest.Serving(callersKey, nil)
+	const proxy, forwardAuth, extAuthz = "proxy", "forward-auth", "ext_authz"
+	ask := func(cfg gateway.Config) map[string]func() int {
+		cfg.Resolver, cfg.Log, cfg.FailedAuthLimit = resolver, slog.New(slog.DiscardHandler), 1
+		over := func(handler http.Handler, err error) func() int {
+			require.NoError(t, err)
+			return func() int {
+				r := httptest.NewRequest(http.MethodGet, "/auth/openai", nil) // from 192.0.2.1
+				r.Header.Set("Authorization", "Bearer bad")
+				w := httptest.NewRecorder()
+				handler.ServeHTTP(w, r)
+				return w.Code
+			}
+		}
+		server, err := extauthz.New(resolver, cfg)
+		require.NoError(t, err)
+		gw, err := gateway.New(cfg)
+		require.NoError(t, err)
+		return map[string]func() int{
+			proxy: over(gw, err), forwardAuth: over(gateway.NewForwardAuth(cfg)),
+			extAuthz: func() int {
+				response, err := server.Check(t.Context(), checkFrom("192.0.2.1"))
+				require.NoError(t, err)
+				return int(response.GetDeniedResponse().GetStatus().GetCode())
+			},
+		}
+	}
+	for first := range ask(gateway.Config{}) {
+		guard, err := gateway.NewGuard(gateway.Config{FailedAuthLimit: 1, Log: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		faces := ask(gateway.Config{Guard: guard})
+		require.Equal(t, 401, faces[first](), first)
+		for face, status := range faces {
+			require.Equal(t, 429, status(), "%s after %s", face, first)
+		}
+	}
+	for face, status := range ask(gateway.Config{}) {
+		require.Equal(t, 401, status(), face)
+	}
 }
