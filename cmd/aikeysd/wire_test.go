@@ -180,10 +180,10 @@ func TestDataPlaneCertificates(t *testing.T) {
 		})
 		t.Run("a token outranks it", func(t *testing.T) {
 			token := strings.TrimSpace(mustAikeysd(t, environ, "admin", "dataplane", "create", "--name", "edge-3", "--customer", "globex"))
-			require.Equal(t, http.StatusForbidden, fetch(edge, token).status, "the token's data plane serves another customer")
+			require.Equal(t, http.StatusUnprocessableEntity, fetch(edge, token).status, "the token's data plane serves another customer")
 			require.Equal(t, http.StatusUnauthorized, fetch(edge, "dp_none").status, "an invalid token is not made up for")
-			require.Equal(t, http.StatusForbidden, fetch(bare, token).status, "tokens go on working")
-			require.Equal(t, http.StatusForbidden, fetch(issue(authority, tlsfilestest.Named("other.internal")), token).status)
+			require.Equal(t, http.StatusUnprocessableEntity, fetch(bare, token).status, "tokens go on working")
+			require.Equal(t, http.StatusUnprocessableEntity, fetch(issue(authority, tlsfilestest.Named("other.internal")), token).status)
 		})
 		t.Run("others are refused", func(t *testing.T) {
 			admit("edge-4", "cn:edge-4")

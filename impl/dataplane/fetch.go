@@ -35,9 +35,23 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		return nil, unrecorded
 	}
 	if err != nil {
-		return nil, err
+		return nil, lookup.hideOthers(err)
 	}
 	return wireFetch(found, key), nil
+}
+
+// hideOthers replaces ErrNotServed by the answer for what does not exist, unless the data plane named the customer itself: whether a
+// key id or a credential is another customer's is not for a data plane to learn. The record has the reason.
+func (l lookup) hideOthers(err error) error {
+	switch {
+	case !errors.Is(err, models.ErrNotServed):
+		return err
+	case l.keyID != "":
+		return models.ErrNotFound
+	case l.credential != "":
+		return resolution.ErrCallerUnauthenticated
+	}
+	return err
 }
 
 // found is what was found for a fetch. After an error it holds what was known by then, for the record.

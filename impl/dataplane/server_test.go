@@ -1,6 +1,8 @@
 package dataplane_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"testing"
@@ -96,6 +98,32 @@ func TestRevokedDataPlaneIsRefusedAtOnce(t *testing.T) {
 	})
 }
 
+func TestOtherCustomersLookLikeNoneToADataPlane(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.shared("openai") // and so acme has a project
+		foreign := s.public.Session(globex, web, owner)
+		theirs := s.register(foreign, "openai", false)
+		revoked := s.register(foreign, "groq", false)
+		foreign.RevokeKey(t, revoked.ID)
+		dp := s.dataPlane(serving(acme))
+		// answer returns all of an answer but the request's id.
+		answer := func(body gen.FetchRequest) string {
+			reply := fetch(t, dp, body)
+			doc := map[string]any{}
+			require.NoError(t, json.Unmarshal(reply.Body, &doc))
+			delete(doc, "request_id")
+			delete(doc, "instance") // has it too
+			return fmt.Sprint(reply.StatusCode(), doc)
+		}
+		unknown := answer(forKey(absent))
+		require.Equal(t, unknown, answer(forKey(theirs.ID)))
+		require.Equal(t, unknown, answer(forKey(revoked.ID)))
+		require.Equal(t, answer(forCaller("ak_none", "openai")), answer(forCaller(foreign.Token, "openai")))
+		require.Equal(t, answer(gen.FetchRequest{CustomerID: new("initech"), ProjectID: new(web), Provider: new("openai")}),
+			answer(gen.FetchRequest{CustomerID: new(globex), ProjectID: new(web), Provider: new("openai")}))
+	})
+}
+
 func TestDataPlaneServesOnlyItsCustomers(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		ours := s.shared("openai")
@@ -107,8 +135,15 @@ func TestDataPlaneServesOnlyItsCustomers(t *testing.T) {
 		for name, dp := range map[string]*dataPlane{"another": s.dataPlane(serving(acme)), "none": s.dataPlane(serving())} {
 			for way, body := range ways {
 				t.Run("for "+name+": "+way, func(t *testing.T) {
-					doc := requireRefused(t, fetch(t, dp, body), http.StatusForbidden, "customer-not-served")
-					require.Equal(t, "permission_denied", doc.Code)
+					want := map[string]struct {
+						status int
+						slug   string
+					}{
+						"for a caller": {http.StatusUnprocessableEntity, "caller-unauthenticated"},
+						"for a user":   {http.StatusForbidden, "customer-not-served"},
+						"by id":        {http.StatusNotFound, "not-found"},
+					}[way]
+					requireRefused(t, fetch(t, dp, body), want.status, want.slug)
 				})
 			}
 		}

@@ -4,6 +4,8 @@ package identity
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"slices"
 	"strings"
@@ -69,9 +71,31 @@ func OfCertificate(connection *tls.ConnectionState, now time.Time) (names []Iden
 	for _, name := range leaf.DNSNames {
 		add(DNSName, name)
 	}
-	for _, uri := range leaf.URIs {
-		add(URI, uri.String())
+	for _, uri := range rawURIs(leaf) {
+		add(URI, uri)
 	}
 	add(CommonName, leaf.Subject.CommonName)
 	return names, leaf.NotAfter
+}
+
+// rawURIs returns the URIs of a certificate as they are written in it. The parsed ones have lost differences, such as an upper-case
+// scheme or an empty fragment, which are other names here. The certificate has been parsed, so a damaged extension has none.
+func rawURIs(leaf *x509.Certificate) (uris []string) {
+	const uriTag = 6 // of GeneralName in RFC 5280, section 4.2.1.6
+	subjectAltName := asn1.ObjectIdentifier{2, 5, 29, 17}
+	for _, extension := range leaf.Extensions {
+		var names []asn1.RawValue
+		if !extension.Id.Equal(subjectAltName) {
+			continue
+		}
+		if rest, err := asn1.Unmarshal(extension.Value, &names); err != nil || len(rest) > 0 {
+			continue
+		}
+		for _, name := range names {
+			if name.Class == asn1.ClassContextSpecific && name.Tag == uriTag {
+				uris = append(uris, string(name.Bytes))
+			}
+		}
+	}
+	return uris
 }

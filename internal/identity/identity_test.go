@@ -1,10 +1,14 @@
 package identity_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"net/url"
+	"encoding/asn1"
+	"math/big"
 	"testing"
 	"time"
 
@@ -30,10 +34,40 @@ func TestParseCertificate(t *testing.T) {
 	}
 }
 
+// subjectAltName returns an extension with URIs as they are, however a parser would write them.
+func subjectAltName(t *testing.T, uris ...string) pkix.Extension {
+	var names []asn1.RawValue
+	for _, uri := range uris {
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(uri)})
+	}
+	value, err := asn1.Marshal(names)
+	require.NoError(t, err)
+	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: value}
+}
+
+func TestURIsAreExactlyThoseOfTheCertificate(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	written := []string{"spiffe://acme/x", "SPIFFE://acme/x", "spiffe://acme/x#", "spiffe://acme/%78", "spiffe://ACME/x", "spiffe://acme/x?"}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		ExtraExtensions: []pkix.Extension{subjectAltName(t, written...)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	names, _ := identity.OfCertificate(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}, time.Now())
+	var uris []string
+	for _, name := range names {
+		require.Equal(t, identity.URI, name.Kind)
+		uris = append(uris, name.Name)
+	}
+	require.Equal(t, written, uris)
+}
+
 func TestOfCertificate(t *testing.T) {
 	now := time.Now()
 	leaf := &x509.Certificate{
-		DNSNames: []string{"edge.internal", "a\nb", ""}, URIs: []*url.URL{{Scheme: "spiffe", Host: "acme"}},
+		DNSNames: []string{"edge.internal", "a\nb", ""}, Extensions: []pkix.Extension{subjectAltName(t, "spiffe://acme")},
 		Subject: pkix.Name{CommonName: "edge"}, NotAfter: now,
 	}
 	verified := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}
