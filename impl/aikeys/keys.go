@@ -11,6 +11,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/text/unicode/norm"
+
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
@@ -34,7 +36,7 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	now := s.now()
 	key := models.Key{
 		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
-		Provider: req.Body.Provider, Name: req.Body.Name, DisplaySuffix: displaySuffix, Version: 1,
+		Provider: req.Body.Provider, Name: norm.NFC.String(req.Body.Name), DisplaySuffix: displaySuffix, Version: 1,
 		CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
 	}
 	quota := s.quotas.Project
@@ -74,7 +76,7 @@ func (s *server) checkRegistration(body *gen.RegisterRequest) (displaySuffix str
 		return "", problem.Invalid(refusal.Field, refusal.Reason)
 	}
 	if err == nil && !isPrintable(body.Name) {
-		err = problem.Invalid("name", "must not begin or end with a space, nor hold control characters")
+		err = problem.Invalid("name", "must not begin or end with a space, nor hold control or invisible characters")
 	}
 	return displaySuffix, err
 }
@@ -83,7 +85,7 @@ func (s *server) checkRegistration(body *gen.RegisterRequest) (displaySuffix str
 // document's pattern covers only the spaces and controls of ASCII, since OpenAPI has no portable way to write Unicode's.
 func isPrintable(name string) bool {
 	return strings.TrimSpace(name) == name && !strings.ContainsFunc(name, func(r rune) bool {
-		return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+		return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point)
 	})
 }
 

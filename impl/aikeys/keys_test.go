@@ -302,11 +302,13 @@ func TestRegisterKeyNameHoldsTheSecret(t *testing.T) {
 }
 
 // Names are printed for people, in terminals too.
-func TestRegisterKeyUnprintableName(t *testing.T) {
+func TestInvisibleCharactersInNamesAreRefused(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for what, name := range map[string]string{
 		"a space of Unicode before": "\u2003prod", "one after": "prod\u00a0", "a next line": "prod\u0085", "a C1 control": "a\u009b31mb",
 		"a line separator": "a\u2028b", "a paragraph separator": "a\u2029b", "letters turned around": "a\u202eb", "an isolate": "a\u2066b",
+		"a zero-width space": "pro\u200bd", "a word joiner": "pro\u2060d", "a tag": "pro\U000E0064d", "a soft hyphen": "pro\u00add", "a joiner": "👩\u200d💻",
+		"a Hangul filler": "pro\u3164d", "a grapheme joiner": "pro\u034fd", "a variation selector": "pro\ufe0fd",
 	} {
 		t.Run("refused: "+what, func(t *testing.T) {
 			reply := post(t, s, owner, project+"/aikeys", s.Shared(name))
@@ -315,11 +317,18 @@ func TestRegisterKeyUnprintableName(t *testing.T) {
 		})
 	}
 	require.Empty(t, list(t, s, owner))
-	for _, name := range []string{"a", "a b", "über-prod", "鍵", "👩\u200d💻", "a\u00a0b", `"'<>&\`, strings.Repeat("é", 128)} {
+	for _, name := range []string{"a", "a b", "über-prod", "鍵", "🔑", "a\u00a0b", `"'<>&\`, strings.Repeat("é", 128)} {
 		t.Run("taken: "+name, func(t *testing.T) {
 			require.Equal(t, name, s.As(owner).Register(t, s.Shared(name)).Name)
 		})
 	}
+}
+
+func TestNamesAreComparedInNFC(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		require.Equal(t, "Schl\u00fcssel", s.As(owner).Register(t, s.Shared("Schlu\u0308ssel")).Name)
+		require.Equal(t, http.StatusConflict, post(t, s, owner, project+"/aikeys", s.Shared("Schl\u00fcssel")).Status)
+	})
 }
 
 func TestRegisterKeyUniqueNames(t *testing.T) {
