@@ -259,7 +259,7 @@ func TestIdleConnectionsKeepNoEnvoyOut(t *testing.T) {
 	for range 4 * places {
 		idle, err := net.Dial("tcp", conn.Target())
 		require.NoError(t, err)
-		defer func() { require.NoError(t, idle.Close()) }()
+		t.Cleanup(func() { _ = idle.Close() })
 		strangers = append(strangers, idle)
 	}
 	ask(conn)                                // a newcomer
