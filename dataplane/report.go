@@ -12,8 +12,8 @@ import (
 
 const (
 	reportInterval = 5 * time.Second
-	// refusalDelay is how long the report of a refused key waits for others to join it.
-	refusalDelay = 100 * time.Millisecond
+	// urgentDelay is how long an urgent report waits for others to join it.
+	urgentDelay = 100 * time.Millisecond
 	// lastReportTimeout bounds the report that Run sends on its way out.
 	lastReportTimeout = time.Second
 	maxBatch          = 500
@@ -27,13 +27,14 @@ const (
 
 // outcome is what providers answered to a key since its last report. Times are the Clock's, or never.
 type outcome struct {
-	used, refused time.Duration
-	status        int // of the refusal
+	used, refused, exposed time.Duration
+	status                 int     // of the refusal
+	refusedFor, exposedFor *Caller // whose requests it were; nil for no particular user
 }
 
 // reports collects outcomes until they are sent.
 type reports struct {
-	refusals chan struct{} // signals that a key was refused
+	urgent chan struct{} // signals that a key was refused, or sent back
 
 	mu       sync.Mutex
 	outcomes map[string]outcome // by key id; guarded by mu
@@ -49,7 +50,7 @@ type forbidden struct {
 
 func newReports() *reports {
 	return &reports{
-		refusals: make(chan struct{}, 1), outcomes: map[string]outcome{}, forbidden: map[string]forbidden{},
+		urgent: make(chan struct{}, 1), outcomes: map[string]outcome{}, forbidden: map[string]forbidden{},
 	}
 }
 
@@ -77,9 +78,23 @@ func (r *Resolver) Report(key *Key, status int) {
 		r.reports.addSuccess(key.ID, now)
 		return
 	}
-	r.reports.add(key.ID, outcome{used: never, refused: now, status: status})
+	r.reports.addUrgent(key.ID, outcome{used: never, refused: now, exposed: never, status: status, refusedFor: key.Caller})
+}
+
+// ReportExposed records that a provider sent the key itself back in an answer. The project's audit trail gets an event. It never
+// blocks.
+func (r *Resolver) ReportExposed(key *Key) {
+	if key == nil || key.ID == "" {
+		return
+	}
+	r.reports.addUrgent(key.ID, outcome{used: never, refused: never, exposed: r.clock.Now(), exposedFor: key.Caller})
+}
+
+// addUrgent adds an outcome that is reported soon.
+func (p *reports) addUrgent(keyID string, o outcome) {
+	p.add(keyID, o)
 	select {
-	case r.reports.refusals <- struct{}{}:
+	case p.urgent <- struct{}{}:
 	default: // a signal is pending
 	}
 }
@@ -104,7 +119,7 @@ func (p *reports) addSuccess(keyID string, now time.Duration) {
 	p.mu.Lock()
 	delete(p.forbidden, keyID)
 	p.mu.Unlock()
-	p.add(keyID, outcome{used: now, refused: never})
+	p.add(keyID, outcome{used: now, refused: never, exposed: never})
 }
 
 // add merges an outcome into the one that waits for the same key; later times win.
@@ -120,7 +135,10 @@ func (p *reports) add(keyID string, o outcome) {
 	}
 	have.used = max(have.used, o.used)
 	if o.refused > have.refused {
-		have.refused, have.status = o.refused, o.status
+		have.refused, have.status, have.refusedFor = o.refused, o.status, o.refusedFor
+	}
+	if o.exposed > have.exposed {
+		have.exposed, have.exposedFor = o.exposed, o.exposedFor
 	}
 	p.outcomes[keyID] = have
 }
@@ -140,11 +158,11 @@ func (p *reports) takeBatch() map[string]outcome {
 	return batch
 }
 
-// sendReports sends reports every few seconds, refusals sooner, and what is left when ctx ends.
+// sendReports sends reports every few seconds, urgent ones sooner, and what is left when ctx ends.
 func (r *Resolver) sendReports(ctx context.Context) {
 	timer := time.NewTimer(r.cfg.intervals.report)
 	defer timer.Stop()
-	soon := false // whether the timer is set to a refusal
+	soon := false // whether the timer is set to an urgent report
 	for {
 		select {
 		case <-ctx.Done():
@@ -152,10 +170,10 @@ func (r *Resolver) sendReports(ctx context.Context) {
 			r.flushReports(last)
 			cancel()
 			return
-		case <-r.reports.refusals:
+		case <-r.reports.urgent:
 			if !soon {
 				soon = true
-				timer.Reset(refusalDelay)
+				timer.Reset(urgentDelay)
 			}
 			continue
 		case <-timer.C:
@@ -191,7 +209,10 @@ func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int 
 	for keyID, o := range batch {
 		report := gen.KeyReport{KeyID: keyID, UsedMsAgo: millisecondsAgo(now, o.used), FailedMsAgo: millisecondsAgo(now, o.refused)}
 		if report.FailedMsAgo != nil {
-			report.FailureStatus = &o.status
+			report.FailureStatus, report.FailedFor = &o.status, reportedCaller(o.refusedFor)
+		}
+		if report.ExposedMsAgo = millisecondsAgo(now, o.exposed); report.ExposedMsAgo != nil {
+			report.ExposedFor = reportedCaller(o.exposedFor)
 		}
 		body.Keys = append(body.Keys, report)
 	}
@@ -202,6 +223,13 @@ func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int 
 		return 0
 	}
 	return status
+}
+
+func reportedCaller(c *Caller) *gen.ReportedCaller {
+	if c == nil || c.UserID == "" {
+		return nil
+	}
+	return &gen.ReportedCaller{UserID: c.UserID, TokenID: optional(c.TokenID)}
 }
 
 // millisecondsAgo returns the milliseconds since a time, or nil if it is never or too long ago to matter.

@@ -30,6 +30,31 @@ func TestRefusedKeyIsReportedSoon(t *testing.T) {
 	}, s.Reports())
 }
 
+func TestReportsNameTheCaller(t *testing.T) {
+	cp := dataplanetest.NewControlPlane(t)
+	r, err := dataplane.New(cp.Config())
+	require.NoError(t, err)
+	r.Report(&dataplane.Key{ID: "refused", Caller: &dataplane.Caller{UserID: "bob", TokenID: "t"}}, http.StatusUnauthorized)
+	r.Report(&dataplane.Key{ID: "refused", Caller: &dataplane.Caller{UserID: "alice"}}, http.StatusOK)
+	r.ReportExposed(&dataplane.Key{ID: "exposed", Caller: &dataplane.Caller{UserID: "alice"}})
+	r.ReportExposed(&dataplane.Key{ID: "nobody's"})
+	r.ReportExposed(nil)
+	stop := dataplanetest.Run(t, r)
+	stop()
+	reports := map[string]gen.KeyReport{}
+	for _, report := range cp.Reports() {
+		reports[report.KeyID] = report
+	}
+	require.Len(t, reports, 3)
+	require.Equal(t, &gen.ReportedCaller{UserID: "bob", TokenID: new("t")}, reports["refused"].FailedFor)
+	require.Nil(t, reports["refused"].ExposedMsAgo)
+	require.NotNil(t, reports["exposed"].ExposedMsAgo)
+	require.Equal(t, &gen.ReportedCaller{UserID: "alice"}, reports["exposed"].ExposedFor)
+	require.Nil(t, reports["exposed"].UsedMsAgo, "it says nothing of how the key fares")
+	require.NotNil(t, reports["nobody's"].ExposedMsAgo)
+	require.Nil(t, reports["nobody's"].ExposedFor)
+}
+
 func TestOneCallersForbiddenIsNoRefusal(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t)
 	r, err := dataplane.New(cp.Config())

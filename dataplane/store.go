@@ -328,6 +328,7 @@ const (
 	typeKeyRegistered = "key.registered"
 	typeKeyRevoked    = "key.revoked"
 	typeKeyFailing    = "key.failing"
+	typeKeyExposed    = "key.exposed"
 	typePolicySet     = "policy.set"
 	typeMemberSet     = "member.set"
 	typeMemberRemoved = "member.removed"
@@ -381,6 +382,8 @@ func (ev *event) ends(key *Key) bool {
 // touches reports whether the answer to an entry's request may have changed with the event. In doubt it returns true.
 func (ev *event) touches(e *entry) bool {
 	switch ev.kind {
+	case typeKeyExposed:
+		return false // it is for people
 	case typeTokenCreated:
 		return errors.Is(e.err, ErrCallerUnauthenticated)
 	case typeTokenRevoked:

@@ -237,6 +237,11 @@ func TestEventsDropWhatTheyTouch(t *testing.T) {
 			func(v *eventEnv) int64 { return v.RevokeKey(v.alices) }, []string{"alice", "alice by token"}},
 		"a key fails": {
 			func(v *eventEnv) int64 { return v.FailKey(v.anthropic) }, []string{"nobody anthropic"}},
+		"a key was sent back": {
+			func(v *eventEnv) int64 {
+				return v.Publish(gen.StreamMessage{
+					Type: "key.exposed", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &v.key, Provider: new("openai")})
+			}, nil},
 		"a project's key is registered": {
 			func(v *eventEnv) int64 {
 				v.RegisterKey(dataplanetest.Key{Provider: "gemini"})

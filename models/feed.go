@@ -22,6 +22,7 @@ const (
 	EventKeyRegistered EventType = "key.registered"
 	EventKeyRevoked    EventType = "key.revoked"
 	EventKeyFailing    EventType = "key.failing"
+	EventKeyExposed    EventType = "key.exposed"
 	EventPolicySet     EventType = "policy.set"
 	EventMemberSet     EventType = "member.set"
 	EventMemberRemoved EventType = "member.removed"
@@ -54,7 +55,8 @@ type Event struct {
 	ActorUserID  string
 	ActorMethod  string
 	ActorTokenID string
-	// KeyID, TokenID, Provider, MemberID and Role are what it was done to; empty where they do not apply.
+	// KeyID, TokenID, Provider, MemberID and Role are what it was done to; empty where they do not apply. MemberID and TokenID
+	// of EventKeyFailing and EventKeyExposed are the caller's whose request it was.
 	KeyID    string
 	TokenID  string
 	Provider string

@@ -4,23 +4,33 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
+
+	"github.com/oklog/ulid/v2"
 )
 
-// KeyReport is what a data plane reports of one key: when it was last used with success, and when its provider last refused
-// it. Times are microseconds, zero for never.
+// KeyReport is what a data plane reports of one key: when it was last used with success, when its provider last refused it,
+// and when its provider last sent it back in an answer. Times are microseconds, zero for never.
 type KeyReport struct {
 	KeyID         string
 	UsedAt        int64
 	FailedAt      int64
 	FailureStatus int
+	FailedFor     ReportedCaller
+	ExposedAt     int64
+	ExposedFor    ReportedCaller
 }
+
+// ReportedCaller is the caller whose request a report is about, as the data plane says. Both are empty for no particular user,
+// and TokenID for a session token.
+type ReportedCaller struct{ UserID, TokenID string }
 
 // usedStep is how much later a use must be than the stored one to be worth a write, in microseconds.
 const usedStep = 5_000_000
 
 // ReportKeys stores how keys fare, and ignores keys of customers that the data plane does not serve. When a key begins to be
-// bad, it stores the event that failing makes for it.
-func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, failing func(Key) Event) error {
+// bad, it stores the EventKeyFailing that newEvent makes; when a key was sent back, an EventKeyExposed, one for a key and hour.
+func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) error {
 	// In one order, so that two data planes that report the same keys don't deadlock.
 	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })
 	ids := make([]string, len(reports))
@@ -40,13 +50,16 @@ func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport
 	}
 	return s.Transact(ctx, func(tx *Tx) error {
 		for _, r := range worth {
-			if err := tx.storeReport(r, failing); err != nil {
+			if err := tx.storeReport(r, newEvent); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 }
+
+// NewKeyEvent makes an event of a type about a key and a caller.
+type NewKeyEvent func(kind EventType, k Key, caller ReportedCaller) Event
 
 // findKeys reads keys without their envelopes.
 func (s *Store) findKeys(ctx context.Context, ids []string, into *[]Key) error {
@@ -58,15 +71,20 @@ func (s *Store) findKeys(ctx context.Context, ids []string, into *[]Key) error {
 // isNews reports whether the report is worth a write to the key's row.
 func (r KeyReport) isNews(k Key) bool {
 	recovers := k.LastFailureAt > k.LastUsedAt && r.UsedAt > k.LastFailureAt
-	return r.FailedAt > k.LastFailureAt || r.UsedAt >= k.LastUsedAt+usedStep || recovers
+	return r.ExposedAt > 0 || r.FailedAt > k.LastFailureAt || r.UsedAt >= k.LastUsedAt+usedStep || recovers
 }
 
-func (tx *Tx) storeReport(r KeyReport, failing func(Key) Event) error {
+func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent) error {
 	var before []Key
 	if err := tx.lockKey(r.KeyID, &before); err != nil || len(before) == 0 {
 		return err
 	}
 	k := before[0]
+	if r.ExposedAt > 0 {
+		if err := tx.storeExposure(newEvent(EventKeyExposed, k, r.ExposedFor)); err != nil {
+			return err
+		}
+	}
 	changed := map[string]any{}
 	if r.UsedAt > k.LastUsedAt {
 		k.LastUsedAt = r.UsedAt
@@ -83,7 +101,23 @@ func (tx *Tx) storeReport(r KeyReport, failing func(Key) Event) error {
 		return err
 	}
 	if k.Bad(tx.Now) && !before[0].Bad(tx.Now) {
-		return tx.AppendEvent(failing(k))
+		return tx.AppendEvent(newEvent(EventKeyFailing, k, r.FailedFor))
 	}
 	return nil
+}
+
+// storeExposure stores the event, unless the key has one of the same hour. The transaction has locked the key.
+func (tx *Tx) storeExposure(e Event) error {
+	hour := time.UnixMicro(e.At).UTC().Truncate(time.Hour)
+	var first ulid.ULID // of the hour: ids are in the order of time, so that the index need not be read further back
+	if err := first.SetTime(ulid.Timestamp(hour)); err != nil {
+		return err
+	}
+	var stored int64
+	err := tx.db.Model(&Event{}).Where("customer_id = ? AND project_id = ? AND scope_user_id = ? AND id >= ? AND at >= ? AND type = ? AND key_id = ?",
+		e.CustomerID, e.ProjectID, e.ScopeUserID, EventIDPrefix+first.String(), hour.UnixMicro(), string(EventKeyExposed), e.KeyID).Limit(1).Count(&stored).Error
+	if err != nil || stored > 0 {
+		return err
+	}
+	return tx.AppendEvent(e)
 }

@@ -12,8 +12,10 @@ import (
 
 // report reports keys, and makes the event of those that begin to fail.
 func (f *fixture) report(d models.DataPlane, reports ...models.KeyReport) error {
-	return f.ReportKeys(f.t.Context(), d, reports, func(k models.Key) models.Event {
-		return f.event(models.EventKeyFailing, about(k.ID), func(e *models.Event) { e.ScopeUserID = k.UserID })
+	return f.ReportKeys(f.t.Context(), d, reports, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
+		return f.event(kind, about(k.ID), func(e *models.Event) {
+			e.ScopeUserID, e.MemberID, e.TokenID = k.UserID, caller.UserID, caller.TokenID
+		})
 	})
 }
 
@@ -103,6 +105,41 @@ func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
 		require.Equal(t, models.EventKeyFailing, events[0].Type)
 		require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() - second(1), UsedAt: now()}))
 		require.Empty(t, keyIDs(f.changes(&at)), "failed, but used later")
+	})
+}
+
+func TestKeySentBackHasOneEventInAnHour(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key, second := f.dataPlane("all", nil), f.register(f.shared(olga)), f.register(f.own(mia))
+		// An hour to come: ids never go back.
+		hour := time.UnixMicro(now()).UTC().Truncate(time.Hour).Add(2 * time.Hour).UnixMicro()
+		expose := func(k models.Key, at int64, user string) error {
+			report := models.KeyReport{KeyID: k.ID, ExposedAt: at, ExposedFor: models.ReportedCaller{UserID: user, TokenID: "t"}}
+			return f.ReportKeys(t.Context(), d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, c models.ReportedCaller) models.Event {
+				return f.event(kind, about(k.ID), func(e *models.Event) {
+					e.ID, e.At = f.ids.Next(models.EventIDPrefix, time.UnixMicro(at)), at
+					e.ScopeUserID, e.MemberID, e.TokenID = k.UserID, c.UserID, c.TokenID
+				})
+			})
+		}
+		const oneHour = int64(time.Hour / time.Microsecond)
+		require.NoError(t, expose(key, hour-1, "early"))
+		for _, err := range together(8, func(int) error { return expose(key, hour, "mia") }) {
+			require.NoError(t, err)
+		}
+		require.NoError(t, expose(second, hour, "mia"))
+		require.NoError(t, expose(key, hour+oneHour-1, "late"))
+		require.NoError(t, expose(key, hour+oneHour, "next"))
+		events, err := f.ListEvents(t.Context(), mia, models.EventFilter{}, "", 100)
+		require.NoError(t, err)
+		got := map[string]int{}
+		for _, e := range events {
+			if e.Type == models.EventKeyExposed {
+				got[e.KeyID+" "+e.MemberID+" "+e.TokenID]++
+			}
+		}
+		require.Equal(t, map[string]int{key.ID + " early t": 1, key.ID + " mia t": 1, key.ID + " next t": 1, second.ID + " mia t": 1}, got)
+		require.Zero(t, f.reported(key), "it says nothing of how the key fares")
 	})
 }
 

@@ -208,12 +208,13 @@ func NewKey(t testing.TB, provider string, style dataplane.AuthStyle, baseURL, s
 type FakeResolver struct {
 	resolve func(dataplane.Request) (*dataplane.Key, error)
 
-	mu       sync.Mutex
-	requests []dataplane.Request        // guarded by mu
-	reports  []int                      // guarded by mu
-	uses     []bool                     // guarded by mu
-	watches  map[int]func(certain bool) // guarded by mu
-	watched  int                        // guarded by mu
+	mu        sync.Mutex
+	requests  []dataplane.Request        // guarded by mu
+	reports   []int                      // guarded by mu
+	uses      []bool                     // guarded by mu
+	watches   map[int]func(certain bool) // guarded by mu
+	watched   int                        // guarded by mu
+	exposures int                        // guarded by mu
 }
 
 // NewFakeResolver returns a resolver that answers as the function does.
@@ -257,6 +258,20 @@ func (f *FakeResolver) Report(_ *dataplane.Key, status int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reports = append(f.reports, status)
+}
+
+// ReportExposed implements gateway.Resolver.
+func (f *FakeResolver) ReportExposed(*dataplane.Key) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.exposures++
+}
+
+// Exposures returns how many keys were reported as sent back.
+func (f *FakeResolver) Exposures() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.exposures
 }
 
 // CountUse implements gateway.Resolver.

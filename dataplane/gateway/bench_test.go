@@ -74,6 +74,8 @@ func (c cached) Resolve(context.Context, dataplane.Request) (*dataplane.Key, err
 
 func (cached) Report(*dataplane.Key, int) {}
 
+func (cached) ReportExposed(*dataplane.Key) {}
+
 func (cached) CountUse(*dataplane.Key, bool) {}
 
 func (cached) Watch(*dataplane.Key, func(bool)) func() { return func() {} }

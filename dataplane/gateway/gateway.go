@@ -42,6 +42,8 @@ type Resolver interface {
 	Resolve(ctx context.Context, request dataplane.Request) (*dataplane.Key, error)
 	// Report records the status that the provider answered when the key was used.
 	Report(key *dataplane.Key, status int)
+	// ReportExposed records that the provider sent the key itself back, which was masked.
+	ReportExposed(key *dataplane.Key)
 	// CountUse counts a request with the key of which the provider's answer is not known, or that was refused here.
 	CountUse(key *dataplane.Key, refused bool)
 	// Watch calls ended when a use of the key must end, or may have to: see dataplane.Resolver.

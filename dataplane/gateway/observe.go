@@ -59,6 +59,7 @@ func (g *Gateway) record(r *http.Request, p *proxiedRequest) {
 	redacted := p.redactor != nil && p.redactor.found.Load()
 	if redacted {
 		g.metrics.redacted.Inc()
+		g.resolver.ReportExposed(p.key)
 		level = max(level, slog.LevelWarn)
 	}
 	if !g.log.Enabled(ctx, level) {

@@ -92,6 +92,7 @@ func TestProviderNeverSendsTheKeyBack(t *testing.T) {
 				}
 				return false
 			}, 5*time.Second, time.Millisecond, "counted once the answer has ended")
+			require.Eventually(t, func() bool { return gw.Exposures() == 1 }, 5*time.Second, time.Millisecond, "reported for an event")
 		})
 	}
 	t.Run("in an encoding that can't be searched", func(t *testing.T) {

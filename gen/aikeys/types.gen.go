@@ -200,7 +200,8 @@ type Event struct {
 	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
 	KeyID *string `json:"key_id,omitempty"`
 
-	// MemberID The member that it was done to, or the user whose token it was. Absent in other events.
+	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
+	// whose request it was; absent if the data plane did not say. Absent in other events.
 	MemberID *string `json:"member_id,omitempty"`
 
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
@@ -218,11 +219,13 @@ type Event struct {
 	// SourceIP The address that the request came from. Empty for an operator's command.
 	SourceIP string `json:"source_ip"`
 
-	// TokenID The id of the API key that was created or revoked.
+	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
+	// request was made; absent if there was none.
 	TokenID *string `json:"token_id,omitempty"`
 
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
-	// report by a data plane that a provider has begun to refuse a key.
+	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
+	// key back in an answer, where it was masked: at most one for a key and hour.
 	Type string `json:"type"`
 }
 

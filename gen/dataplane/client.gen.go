@@ -123,8 +123,8 @@ type ClientInterface interface {
 	//
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
-	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
+	// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
 	// the event's project from the cache.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
@@ -170,7 +170,8 @@ type ClientInterface interface {
 	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 	// serve, are ignored.
 	//
 	// Takes any type of body and a specified content type.
@@ -183,7 +184,8 @@ type ClientInterface interface {
 	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 	// serve, are ignored.
 	//
 	// Takes a body of the `application/json` content type.
@@ -279,8 +281,8 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 //
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
-// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
+// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
 // the event's project from the cache.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
@@ -356,7 +358,8 @@ func (c *Client) FetchKey(ctx context.Context, body FetchKeyJSONRequestBody, req
 // Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 // serve, are ignored.
 //
 // Takes any type of body and a specified content type.
@@ -379,7 +382,8 @@ func (c *Client) ReportKeysWithBody(ctx context.Context, contentType string, bod
 // Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 // serve, are ignored.
 //
 // Takes a body of the `application/json` content type.
@@ -769,8 +773,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
-	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
+	// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
 	// the event's project from the cache.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
@@ -818,7 +822,8 @@ type ClientWithResponsesInterface interface {
 	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 	// serve, are ignored.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -831,7 +836,8 @@ type ClientWithResponsesInterface interface {
 	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-	// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+	// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 	// serve, are ignored.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -1460,8 +1466,8 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 //
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `policy.set`, `member.set`,
-// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
+// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
+// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
 // the event's project from the cache.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
@@ -1527,7 +1533,8 @@ func (c *ClientWithResponses) FetchKeyWithResponse(ctx context.Context, body Fet
 // Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 // serve, are ignored.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1546,7 +1553,8 @@ func (c *ClientWithResponses) ReportKeysWithBodyWithResponse(ctx context.Context
 // Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
-// the key is used successfully. Keys that are unknown, or that belong to customers that the data plane may not
+// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
+// trail gets one `key.exposed` an hour for that. Name the callers: the events do. Keys that are unknown, or that belong to customers that the data plane may not
 // serve, are ignored.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).

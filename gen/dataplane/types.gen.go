@@ -124,6 +124,16 @@ type KeyID = string
 
 // KeyReport The use of one key. Times are given as the milliseconds that have passed since, so that clocks do not matter.
 type KeyReport struct {
+	// ExposedFor The caller whose request it was. Absent if the key was fetched for no particular user.
+	ExposedFor *ReportedCaller `json:"exposed_for,omitempty"`
+
+	// ExposedMsAgo The time since the provider last sent the key itself back in an answer, where the data plane masked it. Absent
+	// if it did not.
+	ExposedMsAgo *int `json:"exposed_ms_ago,omitempty"`
+
+	// FailedFor The caller whose request it was. Absent if the key was fetched for no particular user.
+	FailedFor *ReportedCaller `json:"failed_for,omitempty"`
+
 	// FailedMsAgo The time since the provider last refused it. Absent if it did not.
 	FailedMsAgo *int `json:"failed_ms_ago,omitempty"`
 
@@ -177,6 +187,15 @@ type ProviderSlug = string
 type ReportRequest struct {
 	// Keys The keys, each once.
 	Keys []KeyReport `json:"keys"`
+}
+
+// ReportedCaller The caller whose request it was. Absent if the key was fetched for no particular user.
+type ReportedCaller struct {
+	// TokenID The id of the caller's API key. Absent for a session token.
+	TokenID *string `json:"token_id,omitempty"`
+
+	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	UserID OpaqueID `json:"user_id"`
 }
 
 // Route Another part of a provider's host.

@@ -624,10 +624,10 @@ func refuse(t *testing.T, s *aikeystest.Service, id string, refused bool) {
 		r.UsedAt = now
 	}
 	var ids models.IDs
-	require.NoError(t, s.Store.ReportKeys(t.Context(), models.DataPlane{}, []models.KeyReport{r}, func(k models.Key) models.Event {
+	require.NoError(t, s.Store.ReportKeys(t.Context(), models.DataPlane{}, []models.KeyReport{r}, func(kind models.EventType, k models.Key, _ models.ReportedCaller) models.Event {
 		return models.Event{
 			ID: ids.Next(models.EventIDPrefix, time.Now()), CustomerID: k.CustomerID, ProjectID: k.ProjectID, ScopeUserID: k.UserID,
-			Type: models.EventKeyFailing, Outcome: models.OutcomeAllowed, At: now, ActorMethod: "data_plane", KeyID: k.ID,
+			Type: kind, Outcome: models.OutcomeAllowed, At: now, ActorMethod: "data_plane", KeyID: k.ID,
 		}
 	}))
 }

@@ -21,7 +21,9 @@ func (s *server) ReportKeys(ctx context.Context, req gen.ReportKeysRequestObject
 	if err != nil {
 		return nil, err
 	}
-	err = s.store.ReportKeys(ctx, d, reports, func(k models.Key) models.Event { return s.failing(ctx, d, k) })
+	err = s.store.ReportKeys(ctx, d, reports, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
+		return s.keyEvent(ctx, kind, d, k, caller)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -44,8 +46,14 @@ func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error)
 		if (r.FailedMsAgo == nil) != (r.FailureStatus == nil) {
 			return nil, problem.Invalid("keys", "has a failed_ms_ago or a failure_status without the other")
 		}
+		if r.FailedFor != nil && r.FailedMsAgo == nil || r.ExposedFor != nil && r.ExposedMsAgo == nil {
+			return nil, problem.Invalid("keys", "has a failed_for or an exposed_for without its time")
+		}
 		seen[r.KeyID] = true
-		reports[i] = models.KeyReport{KeyID: r.KeyID, UsedAt: ago(r.UsedMsAgo), FailedAt: ago(r.FailedMsAgo)}
+		reports[i] = models.KeyReport{
+			KeyID: r.KeyID, UsedAt: ago(r.UsedMsAgo), FailedAt: ago(r.FailedMsAgo), FailedFor: reportedCaller(r.FailedFor),
+			ExposedAt: ago(r.ExposedMsAgo), ExposedFor: reportedCaller(r.ExposedFor),
+		}
 		if r.FailureStatus != nil {
 			reports[i].FailureStatus = *r.FailureStatus
 		}
@@ -53,13 +61,26 @@ func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error)
 	return reports, nil
 }
 
-// failing returns the event of a key that begins to be bad. Those who may read the key may read the event.
-func (s *server) failing(ctx context.Context, d models.DataPlane, key models.Key) models.Event {
+func reportedCaller(from *gen.ReportedCaller) (caller models.ReportedCaller) {
+	if from == nil {
+		return caller
+	}
+	caller.UserID = from.UserID
+	if from.TokenID != nil {
+		caller.TokenID = *from.TokenID
+	}
+	return caller
+}
+
+// keyEvent returns an event that a data plane's report makes. Those who may read the key may read the event.
+func (s *server) keyEvent(
+	ctx context.Context, kind models.EventType, d models.DataPlane, key models.Key, caller models.ReportedCaller,
+) models.Event {
 	call, now := httpapi.CallFrom(ctx), s.now()
 	return models.Event{
 		ID: s.ids.Next(models.EventIDPrefix, now), CustomerID: key.CustomerID, ProjectID: key.ProjectID, ScopeUserID: key.UserID,
-		Type: models.EventKeyFailing, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
+		Type: kind, Outcome: models.OutcomeAllowed, At: now.UnixMicro(),
 		ActorUserID: d.ID, ActorMethod: string(auth.PrincipalFrom(ctx).Method), KeyID: key.ID, Provider: key.Provider,
-		SourceIP: call.SourceIP, RequestID: call.ID,
+		MemberID: caller.UserID, TokenID: caller.TokenID, SourceIP: call.SourceIP, RequestID: call.ID,
 	}
 }

@@ -90,6 +90,31 @@ func TestFailingKeyEvents(t *testing.T) {
 	})
 }
 
+func TestEventsOfReportsNameTheCaller(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key, token := s.dataPlane(), s.shared("openai"), s.public.As(member).TokenID
+		for range 2 {
+			reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{{
+				KeyID: key.ID, FailedMsAgo: new(0), FailureStatus: new(401), FailedFor: &gen.ReportedCaller{UserID: member, TokenID: &token},
+				ExposedMsAgo: new(1), ExposedFor: &gen.ReportedCaller{UserID: other},
+			}}})
+			require.NoError(t, err)
+			require.Equal(t, http.StatusNoContent, reply.StatusCode(), "%s", reply.Body)
+		}
+		reply, err := s.public.As(owner).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
+		require.NoError(t, err)
+		got := map[string][]*string{}
+		for _, e := range reply.JSON200.Events {
+			if strings.HasPrefix(e.Type, "key.") && e.Actor.Method == "data_plane" {
+				require.NotContains(t, got, e.Type, "one of each")
+				require.Equal(t, []string{key.ID, "openai", dp.ID}, []string{*e.KeyID, *e.Provider, e.Actor.UserID})
+				got[e.Type] = []*string{e.MemberID, e.TokenID}
+			}
+		}
+		require.Equal(t, map[string][]*string{"key.failing": {new(member), &token}, "key.exposed": {new(other), nil}}, got)
+	})
+}
+
 func TestReportOfUnservedCustomer(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, ours := s.dataPlane(serving(acme)), s.shared("openai")
@@ -117,6 +142,10 @@ func TestInvalidReports(t *testing.T) {
 		"a key twice":              `{"key_id":"ID","used_ms_ago":1},{"key_id":"ID","used_ms_ago":2}`,
 		"a failure without status": `{"key_id":"ID","failed_ms_ago":1}`,
 		"a status without failure": `{"key_id":"ID","failure_status":401}`,
+		"a caller without failure": `{"key_id":"ID","used_ms_ago":1,"failed_for":{"user_id":"bob"}}`,
+		"a caller of nothing":      `{"key_id":"ID","exposed_for":{"user_id":"bob"}}`,
+		"a caller without a name":  `{"key_id":"ID","exposed_ms_ago":1,"exposed_for":{"user_id":""}}`,
+		"a token's secret":         `{"key_id":"ID","exposed_ms_ago":1,"exposed_for":{"user_id":"bob","token_id":"ak_x"}}`,
 		"no key's id":              `{"key_id":"byok_1","used_ms_ago":1}`,
 		"in the future":            `{"key_id":"ID","used_ms_ago":-1}`,
 		"a day and more ago":       `{"key_id":"ID","used_ms_ago":86400001}`,

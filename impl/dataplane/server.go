@@ -32,7 +32,7 @@ type Store interface {
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
-	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, failing func(models.Key) models.Event) error
+	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, newEvent models.NewKeyEvent) error
 	AddUsage(ctx context.Context, d models.DataPlane, b models.UsageBatch) error
 }
 

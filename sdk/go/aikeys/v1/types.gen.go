@@ -51,6 +51,7 @@ func (e EventOutcome) Valid() bool {
 
 // Defines values for EventType.
 const (
+	EventTypeKeyExposed    EventType = "key.exposed"
 	EventTypeKeyFailing    EventType = "key.failing"
 	EventTypeKeyRegistered EventType = "key.registered"
 	EventTypeKeyRevoked    EventType = "key.revoked"
@@ -64,6 +65,8 @@ const (
 // Valid indicates whether the value is a known member of the EventType enum.
 func (e EventType) Valid() bool {
 	switch e {
+	case EventTypeKeyExposed:
+		return true
 	case EventTypeKeyFailing:
 		return true
 	case EventTypeKeyRegistered:
@@ -467,7 +470,8 @@ type Event struct {
 	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
 	KeyID string `json:"key_id,omitempty,omitzero"`
 
-	// MemberID The member that it was done to, or the user whose token it was. Absent in other events.
+	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
+	// whose request it was; absent if the data plane did not say. Absent in other events.
 	MemberID string `json:"member_id,omitempty,omitzero"`
 
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
@@ -485,11 +489,13 @@ type Event struct {
 	// SourceIP The address that the request came from. Empty for an operator's command.
 	SourceIP string `json:"source_ip"`
 
-	// TokenID The id of the API key that was created or revoked.
+	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
+	// request was made; absent if there was none.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
-	// report by a data plane that a provider has begun to refuse a key.
+	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
+	// key back in an answer, where it was masked: at most one for a key and hour.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -500,7 +506,8 @@ type Event struct {
 type EventOutcome string
 
 // EventType What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
-// report by a data plane that a provider has begun to refuse a key.
+// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
+// key back in an answer, where it was masked: at most one for a key and hour.
 type EventType string
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role

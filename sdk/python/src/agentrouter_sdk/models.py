@@ -53,6 +53,7 @@ class Event(Model):
             "key.registered",
             "key.revoked",
             "key.failing",
+            "key.exposed",
             "policy.set",
             "member.set",
             "member.removed",
@@ -63,7 +64,8 @@ class Event(Model):
     ]
     """
     What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
-    report by a data plane that a provider has begun to refuse a key.
+    report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
+    key back in an answer, where it was masked: at most one for a key and hour.
 
     """
 
@@ -96,7 +98,9 @@ class Event(Model):
 
     token_id: Optional[str] = None
     """
-    The id of the API key that was created or revoked.
+    The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
+    request was made; absent if there was none.
+
     """
 
     provider: Optional[
@@ -129,7 +133,9 @@ class Event(Model):
 
     member_id: Optional[str] = None
     """
-    The member that it was done to, or the user whose token it was. Absent in other events.
+    The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
+    whose request it was; absent if the data plane did not say. Absent in other events.
+
     """
 
     role: Optional[Union[Literal["owner", "member"], str]] = None

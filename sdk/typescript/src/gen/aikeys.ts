@@ -690,9 +690,10 @@ export interface components {
             id: string;
             /**
              * @description What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
-             *     report by a data plane that a provider has begun to refuse a key.
+             *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
+             *     key back in an answer, where it was masked: at most one for a key and hour.
              */
-            type: "key.registered" | "key.revoked" | "key.failing" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
+            type: "key.registered" | "key.revoked" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
             outcome: "allowed" | "denied" | (string & {});
             /**
@@ -707,10 +708,16 @@ export interface components {
             request_id: string;
             /** @description The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied. */
             key_id?: string;
-            /** @description The id of the API key that was created or revoked. */
+            /**
+             * @description The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
+             *     request was made; absent if there was none.
+             */
             token_id?: string;
             provider?: components["schemas"]["ProviderSlug"];
-            /** @description The member that it was done to, or the user whose token it was. Absent in other events. */
+            /**
+             * @description The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
+             *     whose request it was; absent if the data plane did not say. Absent in other events.
+             */
             member_id?: string;
             role?: components["schemas"]["Role"];
             before?: components["schemas"]["EventState"];
