@@ -590,7 +590,8 @@ type Receipt struct {
 
 // RegisterRequest A provider key to seal and store.
 type RegisterRequest struct {
-	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret.
+	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret, nor
+	// invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
 	Name string `json:"name"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.

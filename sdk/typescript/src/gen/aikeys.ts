@@ -448,7 +448,10 @@ export interface components {
         /** @description A provider key to seal and store. */
         RegisterRequest: {
             provider: components["schemas"]["ProviderSlug"];
-            /** @description A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret. */
+            /**
+             * @description A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret, nor
+             *     invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
+             */
             name: string;
             secret: components["schemas"]["Secret"];
             /**
