@@ -146,11 +146,26 @@ def fit_fetch(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_report(case: Any, body: dict[str, Any]) -> dict[str, Any]:
-    """Each key once, and a failure with its status or without one. Most of the keys exist."""
+    """Each key once, a failure with its status or without one, and a caller with the time that it goes with. Most of the keys exist."""
     for n, report in enumerate(body["keys"]):
         report["key_id"] = keys[n] if n < len(keys) else f"byok_{n:026}"
         if ("failed_ms_ago" in report) != ("failure_status" in report):
             report |= {"failed_ms_ago": 1200, "failure_status": 403}
+        for what in ("failed", "exposed"):
+            caller = report.get(f"{what}_for")
+            if caller and caller.get("user_id") in ("-", ".", ".."):
+                caller["user_id"] = FACTS["user"]
+            if f"{what}_ms_ago" not in report:
+                report.pop(f"{what}_for", None)
+    return body
+
+
+def fit_usage(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """No more refusals than requests."""
+    for count in body["counts"]:
+        count["refusals"] = min(count["refusals"], count["requests"])
+        if count.get("user_id") in ("-", ".", ".."):
+            count["user_id"] = FACTS["user"]
     return body
 
 
@@ -179,6 +194,7 @@ FITS = {
     "setPolicy": fit_policy,
     "fetchKey": fit_fetch,
     "reportKeys": fit_report,
+    "reportUsage": fit_usage,
     "acknowledge": fit_acknowledgement,
 }
 
