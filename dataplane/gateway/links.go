@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+
+	"github.com/agentrouter/aikeys/internal/netaddr"
 )
 
 // linkHeaders are the headers of answers that hold a URL for the caller's next request.
@@ -65,8 +67,12 @@ func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 }
 
 // withKey adds the caller's credential to the link for an upload. Google's upload URLs authorize by themselves, so its SDKs send no
-// credential there, but the gateway needs one. The link goes back to the caller alone.
+// credential there, but the gateway needs one. The link goes back to the caller alone. A link that leads beyond this machine without
+// TLS stays as it is.
 func withKey(link, credential string) string {
+	if u, err := url.Parse(link); err != nil || u.Scheme != "https" && !netaddr.IsLoopback(u.Hostname()) {
+		return link
+	}
 	link, _, _ = strings.Cut(link, "#")
 	separator := "?"
 	if strings.Contains(link, "?") {
@@ -90,7 +96,8 @@ func isSameHost(a, b *url.URL) bool {
 // originOf returns the scheme and host at which the caller reached the gateway, perhaps through a proxy that ends TLS. It goes back to
 // the caller alone, so nothing depends on whether the caller made it up.
 func originOf(r *http.Request) string {
-	if r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
+	outermost, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",") // each proxy in a row may add its own
+	if r.TLS != nil || strings.EqualFold(strings.TrimSpace(outermost), "https") {
 		return "https://" + r.Host
 	}
 	return "http://" + r.Host

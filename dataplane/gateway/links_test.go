@@ -61,4 +61,14 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 		p.rewriteLinks(header, sent)
 		require.Equal(t, want, header.Get("X-Goog-Upload-Url"), link)
 	}
+	for forwarded, want := range map[string]string{
+		"https": origin + "/gemini/upload/f?key=ak_a%26b", "https, http": origin + "/gemini/upload/f?key=ak_a%26b",
+		"http": "http://gateway.example/gemini/upload/f", "": "http://gateway.example/gemini/upload/f", // no credential in the clear
+	} {
+		p.incoming = httptest.NewRequest(http.MethodGet, "http://gateway.example/gemini/upload", nil)
+		p.incoming.Header.Set("X-Forwarded-Proto", forwarded)
+		header := http.Header{"X-Goog-Upload-Url": {"https://provider.example/upload/f"}}
+		p.rewriteLinks(header, sent)
+		require.Equal(t, want, header.Get("X-Goog-Upload-Url"), forwarded)
+	}
 }

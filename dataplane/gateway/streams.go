@@ -67,9 +67,10 @@ func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 		_, byID := g.resolver.Resolve(ctx, dataplane.ByID(p.key.ID))
 		switch {
 		case errors.Is(byCaller, dataplane.ErrCallerUnauthenticated), errors.Is(byCaller, dataplane.ErrNotMember),
+			errors.Is(byCaller, dataplane.ErrCustomerNotServed), errors.Is(byID, dataplane.ErrCustomerNotServed),
 			errors.Is(byID, dataplane.ErrKeyRevoked), errors.Is(byID, dataplane.ErrNotMember), errors.Is(byID, dataplane.ErrNoKey):
 			return true
-		case !errors.Is(byCaller, dataplane.ErrUnavailable) && !errors.Is(byID, dataplane.ErrUnavailable):
+		case !isUndecided(byCaller) && !isUndecided(byID):
 			return false
 		}
 		select {
@@ -78,4 +79,9 @@ func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 		}
 	}
 	return false
+}
+
+// isUndecided reports whether the control plane has not said who is served, or not to this data plane.
+func isUndecided(err error) bool {
+	return errors.Is(err, dataplane.ErrUnavailable) || errors.Is(err, dataplane.ErrDataPlaneUnauthenticated)
 }
