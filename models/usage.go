@@ -167,7 +167,7 @@ type UsageFilter struct {
 	Limit int
 }
 
-// ListUsage returns a page of a project's usage, newest day first. It does not check who asks.
+// ListUsage returns a page of a project's usage, newest day first. The caller must check that the user may read it.
 func (s *Store) ListUsage(ctx context.Context, customerID, projectID string, f UsageFilter) ([]Usage, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()

@@ -164,7 +164,7 @@ func TestUsageOfKeysNotServedIsIgnored(t *testing.T) {
 	})
 }
 
-// Eight data planes add to the same rows, each in an order of its own.
+// Eight data planes add to the same rows, each in a different order.
 func TestUsageOfManyDataPlanesAddsUp(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		const reporters, rounds = 8, 5

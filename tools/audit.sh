@@ -45,7 +45,7 @@ audit_npm() {
   node -e 'const r = JSON.parse(require("fs").readFileSync(process.argv[1], "utf8"));
     const { total } = r.metadata.vulnerabilities;
     process.exit(total === 0 ? 0 : total > 0 ? 1 : 2)' "$log" 2>>/dev/null || outcome=$?
-  # A report that is none ends node with 1 too.
+  # node also exits with 1 if the report can't be parsed.
   [[ $outcome != 1 ]] || grep -q '"auditReportVersion"' "$log" || outcome=2
   [[ $outcome != 2 ]] || mv "$log.err" "$log"
   rm -f "$log.err"
@@ -61,7 +61,7 @@ packages = json.load(open(sys.argv[1]))["dependencies"]
 vulnerable = [p for p in packages if p.get("vulns")]
 skipped = [p["skip_reason"] for p in packages if "skip_reason" in p]
 sys.exit(1 if vulnerable else 2 if skipped or not packages else 0)' "$log" 2>/dev/null || outcome=$?
-  # A report that is none ends python with 1 too.
+  # python also exits with 1 if the report can't be parsed.
   [[ $outcome != 1 ]] || grep -q '"vulns": \[{' "$log" || outcome=2
   if [[ $outcome == 2 ]]; then
     python3 -c 'import json, sys

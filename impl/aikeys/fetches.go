@@ -45,7 +45,7 @@ func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObje
 	return gen.ListFetches200JSONResponse{Fetches: convert(fetches, wire), NextPageToken: next}, nil
 }
 
-// parseFetchID returns the id of a record, or 0 for a text that is none.
+// parseFetchID returns the id of a record, or 0 if the text is not an id.
 func parseFetchID(text string) int64 {
 	id, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {

@@ -25,7 +25,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	{Err: models.ErrLastOwner, Status: http.StatusConflict, Code: "failed_precondition", Slug: "failed-precondition", Title: "Failed precondition",
 		Detail: "A project must have an owner; make another member an owner first."},
 	{Err: models.ErrQuotaExceeded, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
-		Detail: "The project, or you in it, has as many active keys as the operator allows; revoke one that is not needed, or ask the operator for a higher quota."},
+		Detail: "The project's keys, or your own keys in it, have reached the operator's limit; revoke one that is not needed, or ask the operator for a higher quota."},
 	{Err: models.ErrIdempotencyReuse, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "idempotency-key-reused", Title: "Idempotency key reused",
 		Detail: "This Idempotency-Key was used for another request; send a new one."},
 	{Err: models.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",

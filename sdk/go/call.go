@@ -76,12 +76,12 @@ func WithOutcome(outcome aikeysv1.EventOutcome) CallOption {
 	return func(s *service) { s.setQuery("outcome", string(outcome)) }
 }
 
-// From lists what is not older than a time.
+// From lists what happened at that time or later.
 func From(t time.Time) CallOption {
 	return func(s *service) { s.setQuery("from", t.UTC().Format(time.RFC3339Nano)) }
 }
 
-// To lists what is older than a time.
+// To lists what happened before that time.
 func To(t time.Time) CallOption {
 	return func(s *service) { s.setQuery("to", t.UTC().Format(time.RFC3339Nano)) }
 }
