@@ -86,16 +86,15 @@ func TestHalfOpenConnection(t *testing.T) {
 	cp := dataplanetest.NewControlPlane(t)
 	cp.Lease = 200 * time.Millisecond
 	var links atomic.Int64 // how many links have died, each in silence and with all its connections
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		inner, err := new(net.Dialer).DialContext(ctx, network, address)
+	transport := hookedTransport(func(inner net.Conn) net.Conn {
 		link := links.Load()
 		return &hookedConn{inner, inner.Write, func(b []byte) (n int, err error) {
 			for n, err = inner.Read(b); err == nil && link != links.Load(); {
 				n, err = inner.Read(b)
 			}
 			return n, err
-		}}, err
-	}}
+		}}
+	})
 	defer transport.CloseIdleConnections()
 	r := cp.Resolver(t, func(cfg *dataplane.Config) { cfg.HTTPClient = &http.Client{Transport: transport} })
 	id := cp.RegisterKey(dataplanetest.Key{})
@@ -297,15 +296,25 @@ type hookedConn struct {
 func (c *hookedConn) Write(b []byte) (int, error) { return c.write(b) }
 func (c *hookedConn) Read(b []byte) (int, error)  { return c.read(b) }
 
+// hookedTransport returns a transport that replaces each connection it opens with what hook returns for it.
+func hookedTransport(hook func(net.Conn) net.Conn) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		inner, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return hook(inner), nil
+	}}
+}
+
 // A request that waited for a replica that hung would leave a stream without leases until it ends.
 func TestStreamThatOpensTooLateIsReplaced(t *testing.T) {
 	clock, cp := new(dataplanetest.Clock), dataplanetest.NewControlPlane(t)
 	cp.Now = clock.Now
 	hang := sync.OnceFunc(func() { clock.Advance(700 * time.Millisecond) })
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		inner, err := new(net.Dialer).DialContext(ctx, network, address)
-		return &hookedConn{inner, func(b []byte) (int, error) { hang(); return inner.Write(b) }, inner.Read}, err
-	}}
+	transport := hookedTransport(func(inner net.Conn) net.Conn {
+		return &hookedConn{inner, func(b []byte) (int, error) { hang(); return inner.Write(b) }, inner.Read}
+	})
 	defer transport.CloseIdleConnections()
 	r := cp.Resolver(t, func(cfg *dataplane.Config) {
 		cfg.Clock, cfg.HTTPClient = clock, &http.Client{Transport: transport}
@@ -317,15 +326,14 @@ func TestDialTimeDoesNotCountAgainstTheLease(t *testing.T) {
 	clock, cp := new(dataplanetest.Clock), dataplanetest.NewControlPlane(t)
 	cp.Now = clock.Now
 	var dialled atomic.Int64
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		inner, err := new(net.Dialer).DialContext(ctx, network, address)
+	transport := hookedTransport(func(inner net.Conn) net.Conn {
 		if dialled.Add(1) > 1 {
-			return inner, err // for acknowledgements
+			return inner // for acknowledgements
 		}
 		clock.Advance(700 * time.Millisecond)
 		waits := sync.OnceFunc(func() { clock.Advance(300 * time.Millisecond) }) // before its first write
-		return &hookedConn{inner, func(b []byte) (int, error) { waits(); return inner.Write(b) }, inner.Read}, err
-	}}
+		return &hookedConn{inner, func(b []byte) (int, error) { waits(); return inner.Write(b) }, inner.Read}
+	})
 	defer transport.CloseIdleConnections()
 	r := cp.Resolver(t, func(cfg *dataplane.Config) {
 		cfg.Clock, cfg.HTTPClient = clock, &http.Client{Transport: transport}

@@ -133,7 +133,10 @@ func TestDeniedWriteOfADisconnectedClient(t *testing.T) {
 			ctx, leave := context.WithCancel(t.Context())
 			dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 				conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
-				return &sentConn{Conn: conn, sent: func() { time.AfterFunc(time.Duration(i)*40*time.Microsecond, leave) }}, err
+				if err != nil {
+					return nil, err
+				}
+				return &sentConn{Conn: conn, sent: func() { time.AfterFunc(time.Duration(i)*40*time.Microsecond, leave) }}, nil
 			}
 			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 			resp, err := client.Do(request(ctx, t, s, member, http.MethodPut, project+"/policy", map[string]any{}))
