@@ -115,6 +115,12 @@ func (p *process) await(what string, condition func() bool) {
 	require.Eventually(p.t, condition, patience, 5*time.Millisecond, "never %s: %s", what, &p.log)
 }
 
+// awaitLog waits until the program has logged a text, which takes its way through a pipe and may come after an answer.
+func (p *process) awaitLog(text string) {
+	p.t.Helper()
+	p.await("logged "+text, func() bool { return strings.Contains(p.log.String(), text) })
+}
+
 func (p *process) awaitReady() *process {
 	p.t.Helper()
 	p.await("ready", func() bool { return p.readyz().status == http.StatusOK })

@@ -134,7 +134,7 @@ func TestShutdown(t *testing.T) {
 		p := newEnv(t, gatewaytest.ReleasedBy(make(chan struct{}))).start().awaitReady()
 		openStream(t, p)
 		p.signal(syscall.SIGTERM)
-		p.await("stopping", func() bool { return strings.Contains(p.log.String(), "stopping") })
+		p.awaitLog("stopping")
 		require.NotEqual(t, cli.ExitOK, p.end(syscall.SIGTERM))
 		require.NotContains(t, p.log.String(), `"msg":"stopped"`)
 	})
@@ -385,8 +385,8 @@ func TestGraceAboveTheControlPlanesLimit(t *testing.T) {
 	p := e.start("--max-stale", "1h")
 	p.await("too stale", func() bool { return p.readyz().body == `{"ready":false,"state":"too_stale"}`+"\n" })
 	require.Equal(t, http.StatusServiceUnavailable, p.readyz().status)
-	require.Contains(t, p.log.String(), "must be at most 300000")
-	require.Contains(t, p.log.String(), "lower it here, or raise the control plane's --max-stale-limit")
+	p.awaitLog("must be at most 300000")
+	p.awaitLog("lower it here, or raise the control plane's --max-stale-limit")
 	require.Equal(t, http.StatusOK, p.models().status)
 	e.control.LimitMaxStale(time.Hour)
 	p.awaitReady()
@@ -404,7 +404,7 @@ func TestCredentialIsReloaded(t *testing.T) {
 		return strings.Contains(p.log.String(), "the file must hold one word")
 	})
 	p.awaitReady()
-	require.Contains(t, p.log.String(), `"msg":"a file has changed and was read again","what":"credential"`)
+	p.awaitLog(`"msg":"a file has changed and was read again","what":"credential"`)
 	require.NotContains(t, p.log.String(), "dp_")
 }
 
@@ -414,7 +414,8 @@ func TestForwardAuthAsksForItsSecret(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("opensesame\n"), 0o600))
 	p := newEnv(t).start("--forward-auth-listen", "127.0.0.1:0", "--forward-auth-secret-file", file).awaitReady()
 	require.Equal(t, http.StatusForbidden, send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "").status)
-	got := send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "", "Agentrouter-Forward-Auth", "opensesame")
+	got := send(http.MethodGet, p.address.ForwardAuth+"/auth/openai", callerToken, "",
+		"Agentrouter-Forward-Auth", "opensesame", "X-Original-Uri", "/openai/chat/completions")
 	require.Equal(t, http.StatusOK, got.status)
 	require.Equal(t, "Bearer "+providerSecret, got.header.Get("Authorization"))
 }
@@ -426,7 +427,8 @@ func TestProxiesOnUnixSockets(t *testing.T) {
 	path := strings.TrimPrefix(p.address.ForwardAuth, "unix:")
 	ask := func(user uint32) (string, error) {
 		curl := exec.CommandContext(t.Context(), "curl", "--silent", "--show-error", "--dump-header", "-", "--unix-socket", path,
-			"--header", "Authorization: Bearer "+callerToken, "--header", "X-Forwarded-For: 192.0.2.7", "http://aikeys/auth/openai")
+			"--header", "Authorization: Bearer "+callerToken, "--header", "X-Forwarded-For: 192.0.2.7",
+			"--header", "X-Original-Uri: /openai/chat/completions", "http://aikeys/auth/openai")
 		curl.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 		if int(user) == os.Geteuid() {
 			curl.SysProcAttr = nil
@@ -437,7 +439,7 @@ func TestProxiesOnUnixSockets(t *testing.T) {
 	got, err := ask(uint32(os.Geteuid()))
 	require.NoError(t, err, got)
 	require.Contains(t, got, "Authorization: Bearer "+providerSecret)
-	require.Contains(t, p.log.String(), `"client":"192.0.2.7"`, "the proxy is trusted to name the client")
+	p.awaitLog(`"client":"192.0.2.7"`) // the proxy is trusted to name it
 	if os.Geteuid() != 0 {
 		return // only root can act as other users; unixsocket.TestOtherUsersAreDisconnected runs for everybody
 	}
@@ -471,6 +473,7 @@ func TestProxiesOverMutualTLS(t *testing.T) {
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.address.ForwardAuth+"/auth/openai", http.NoBody)
 			require.NoError(t, err)
 			request.Header.Set("Authorization", "Bearer "+callerToken)
+			request.Header.Set("X-Original-Uri", "/openai/chat/completions")
 			response, err := (&http.Transport{TLSClientConfig: client, DisableKeepAlives: true}).RoundTrip(request)
 			if !c.served {
 				require.Error(t, err)
@@ -549,7 +552,7 @@ func TestClientCertificate(t *testing.T) {
 	revoked := c.revoke(plain, newer, "10s")
 	require.Equal(t, []any{"complete", 1, 1}, []any{revoked.State, revoked.DataPlanes, revoked.Acknowledged})
 	require.Equal(t, older, serving())
-	require.Contains(t, p.log.String(), `"msg":"a file has changed and was read again","what":"client certificate"`)
+	p.awaitLog(`"msg":"a file has changed and was read again","what":"client certificate"`)
 
 	refused := func(p *process) {
 		p.await("refused", func() bool { return strings.Contains(p.readyz().body, `"refused"`) })

@@ -116,16 +116,24 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	if err != nil {
 		return key, header, "", err
 	}
-	path := ""
-	for _, sent := range head.Paths {
+	if len(head.Paths) == 0 {
+		return key, header, "", errNoPath // whether the operation may be served depends on it
+	}
+	for i, sent := range head.Paths {
 		target := to.join(safePath(strings.TrimPrefix(sent, "/"+head.Provider))) // the proxy takes the prefix away, as in the samples
 		if _, err := checkOperation(to, target); err != nil {
 			return key, header, "", err
 		}
-		path = to.pathOnHost(target)
+		var atThis keyHeader
+		if atThis.name, atThis.value, err = key.HeaderAt(to.pathOnHost(target)); err != nil {
+			return key, header, "", err
+		}
+		if i > 0 && atThis != header {
+			return key, header, "", errNoPath // the caller may have chosen one of them
+		}
+		header = atThis
 	}
-	header.name, header.value, err = key.HeaderAt(path)
-	return key, header, caller.Credential, err
+	return key, header, caller.Credential, nil
 }
 
 // keyHeader is the header that carries a key.

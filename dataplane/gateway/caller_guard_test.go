@@ -95,6 +95,7 @@ func TestThrottlingDelaysNoServedRequest(t *testing.T) {
 		status := func(credential string) int {
 			r := httptest.NewRequest(http.MethodGet, "/auth/openai", http.NoBody)
 			r.Header.Set("Authorization", "Bearer "+credential)
+			r.Header.Set("X-Original-Uri", "/openai/chat")
 			w := httptest.NewRecorder()
 			handler.ServeHTTP(w, r)
 			return w.Code

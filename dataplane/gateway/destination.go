@@ -77,9 +77,19 @@ func (d destination) join(path safePath) *url.URL {
 	return out
 }
 
-// pathOnHost returns the path that the target of a request has on the provider's own host.
+// pathOnHost returns the path that the target of a request has on the provider's own host. An upstream may stand for that host, and so
+// have the provider's routes, or for its base URL.
 func (d destination) pathOnHost(target *url.URL) string {
-	return strings.TrimPrefix(target.EscapedPath(), d.root)
+	onHost := strings.TrimPrefix(target.EscapedPath(), d.root)
+	if _, ok := d.key.Route(onHost); ok {
+		return onHost
+	}
+	if own, err := d.key.Base(); err == nil && own != d.base {
+		if rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(d.base.EscapedPath(), "/")); below {
+			return strings.TrimRight(own.EscapedPath(), "/") + rest
+		}
+	}
+	return onHost
 }
 
 // overlap returns the length of the longest run of whole segments that base ends with and rest begins with.

@@ -57,6 +57,8 @@ func TestJoinOnRoutes(t *testing.T) {
 		{"https://x.example/deep/v1beta/", "/models", "https://x.example/deep/v1beta/models", "/v1beta/models"},
 		{"https://x.example/deep", "/v1/models", "https://x.example/deep/v1/models", "/v1/models"},
 		{"https://x.example", "/v1beta/openai/chat", "https://x.example/v1beta/openai/chat", "/v1beta/openai/chat"},
+		{"https://x.example", "/openai/chat", "https://x.example/openai/chat", "/v1beta/openai/chat"},
+		{"https://x.example/deep", "/models", "https://x.example/deep/models", "/v1beta/models"},
 	} {
 		var upstream *url.URL
 		if c.upstream != "" {

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"errors"
+	"path"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,7 +27,9 @@ func TestForwardAuthHeaders(t *testing.T) {
 	} {
 		gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example", secret)), nil)
 		for _, method := range []string{"GET", "POST", "HEAD"} {
-			res, body := do(t, request(t, method, gw.URL+"/auth/openai", nil))
+			r := request(t, method, gw.URL+"/auth/openai", nil)
+			r.Header.Set("X-Original-Uri", "/openai/chat")
+			res, body := do(t, r)
 			require.Equal(t, 200, res.StatusCode)
 			require.Empty(t, body)
 			for _, name := range gateway.CredentialHeaders() {
@@ -67,12 +70,46 @@ func TestForwardAuthRefuses(t *testing.T) {
 	}
 }
 
+// Whether an operation may be served, and in which header a provider takes its key, depends on the path.
+func TestForwardAuthNeedsOnePath(t *testing.T) {
+	key := dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://provider.example/v1beta", secret)
+	key.Routes = []dataplane.Route{{Path: "/v1beta/openai", AuthStyle: dataplane.AuthBearer}}
+	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, key), nil)
+	const native, compatible = "/gemini/v1beta/models", "/gemini/v1beta/openai/models"
+	for _, tc := range []struct {
+		paths  map[string]string
+		status int
+		in     string
+	}{
+		{nil, 500, ""},
+		{map[string]string{"X-Original-Uri": native}, 200, "X-Goog-Api-Key"},
+		{map[string]string{"X-Forwarded-Uri": compatible}, 200, "Authorization"},
+		{map[string]string{"X-Original-Uri": native, "X-Forwarded-Uri": native + "?page=2"}, 200, "X-Goog-Api-Key"},
+		{map[string]string{"X-Original-Uri": native, "X-Forwarded-Uri": compatible}, 500, ""},
+		{map[string]string{"X-Original-Uri": compatible, "X-Forwarded-Uri": native}, 500, ""},
+	} {
+		r := request(t, "GET", gw.URL+"/auth/gemini", nil)
+		for name, path := range tc.paths {
+			r.Header.Set(name, path)
+		}
+		res, body := do(t, r)
+		require.Equal(t, tc.status, res.StatusCode, tc.paths)
+		if tc.status == 500 {
+			require.Equal(t, "no-path", path.Base(problemOf(t, res, body).Type))
+			require.NotContains(t, body, secret)
+			continue
+		}
+		require.NotEmpty(t, res.Header.Get(tc.in), tc.paths)
+	}
+}
+
 func TestForwardAuthSecret(t *testing.T) {
 	expected := "hunter2"
 	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)), func() string { return expected })
 	ask := func(values ...string) int {
 		r := request(t, "GET", gw.URL+"/auth/openai", nil)
 		r.Header["Agentrouter-Forward-Auth"] = values
+		r.Header.Set("X-Original-Uri", "/openai/chat")
 		res, _ := do(t, r)
 		return res.StatusCode
 	}

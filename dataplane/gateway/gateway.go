@@ -160,8 +160,9 @@ type proxiedRequest struct {
 	key         *dataplane.Key
 	destination destination
 	incoming    *http.Request // as the caller sent it
+	sentTo      *url.URL
 	redactor    *redactor
-	ended       chan bool // holds a value when the use of the key must end, true, or may have to
+	ending      ending
 
 	operation       string    // its class, once it is known
 	sentAt          time.Time // zero until the request is sent to the provider
@@ -218,8 +219,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 		return err
 	}
 	p.provider = p.caller.Provider
-	p.ended = make(chan bool, 1)
-	stopWatching := g.resolver.Watch(p.key, p.end)
+	stopWatching := g.resolver.Watch(p.key, p.ending.request)
 	defer stopWatching()
 	lifecycle.MarkAuthenticated(r.Context())
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
@@ -251,14 +251,14 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	p.status, p.responseStarted, p.answeredAt = res.StatusCode, true, time.Now()
 	g.metrics.upstream.WithLabelValues(p.provider).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
 	g.resolver.Report(p.key, res.StatusCode)
-	stripResponse(res.Header)
-	if err := p.redact().response(res); err != nil {
+	if err := p.cleanResponse(res); err != nil {
 		return err
 	}
-	if isUpgrade := res.StatusCode == http.StatusSwitchingProtocols; isUpgrade || res.ContentLength < 0 {
-		go g.endStream(res.Request.Context(), p, res.Body, isUpgrade)
+	ctx, answer, isUpgrade := res.Request.Context(), res.Body, res.StatusCode == http.StatusSwitchingProtocols
+	p.ending.setAnswer(func(asked <-chan bool) { g.endAnswer(ctx, p, answer, isUpgrade, asked) })
+	if isUpgrade {
+		g.boundLife(ctx, answer)
 	}
-	p.rewriteLinks(res.Header, res.Request.URL)
 	res.Header[HeaderKeyID] = []string{p.key.ID}
 	res.Header[HeaderReason] = []string{p.key.Reason}
 	res.Header[HeaderRequestID] = []string{p.id}

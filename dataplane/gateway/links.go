@@ -73,12 +73,15 @@ func withKey(link, credential string) string {
 	if u, err := url.Parse(link); err != nil || u.Scheme != "https" && !netaddr.IsLoopback(u.Hostname()) {
 		return link
 	}
+	key := QueryKey + "=" + url.QueryEscape(credential)
 	link, _, _ = strings.Cut(link, "#")
-	separator := "?"
-	if strings.Contains(link, "?") {
-		separator = "&"
+	if before, query, ok := strings.Cut(link, "?"); ok {
+		if query = withoutCredential(query, QueryKeyProvider, credential); query != "" {
+			query += "&"
+		}
+		return before + "?" + query + key
 	}
-	return link + separator + "key=" + url.QueryEscape(credential)
+	return link + "?" + key
 }
 
 // isSameHost reports whether two URLs are of the same host, whether or not they spell out the port or the root of the name.

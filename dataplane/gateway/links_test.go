@@ -54,6 +54,7 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 	for link, want := range map[string]string{
 		"https://provider.example/upload/f?upload_id=u": origin + "/gemini/upload/f?upload_id=u&key=ak_a%26b",
 		"https://provider.example/upload/f":             origin + "/gemini/upload/f?key=ak_a%26b",
+		"https://provider.example/upload/f?key=***&u=1": origin + "/gemini/upload/f?u=1&key=ak_a%26b",
 		"https://files.example/upload/f":                "https://files.example/upload/f", // the credential goes nowhere else
 	} {
 		p.provider = "gemini"

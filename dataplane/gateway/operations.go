@@ -74,8 +74,9 @@ func hasPrefix(segments []string, pattern string) bool {
 			return false
 		}
 		// After a colon, Google's APIs name a method: /auth_tokens:batch is below /auth_tokens.
-		name, _, _ := strings.Cut(segments[i], ":")
-		if part != "*" && !strings.EqualFold(part, name) {
+		name, method, _ := strings.Cut(segments[i], ":")
+		part, onlyMethod, _ := strings.Cut(part, ":")
+		if part != "*" && !strings.EqualFold(part, name) || onlyMethod != "" && !strings.EqualFold(onlyMethod, method) {
 			return false
 		}
 		i++

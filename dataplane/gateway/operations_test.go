@@ -40,8 +40,8 @@ func TestUpstreamsServeNoAdministrationEither(t *testing.T) {
 
 func TestRoutesServeNoAdministration(t *testing.T) {
 	key := &dataplane.Key{
-		BaseURL: "https://api.example/v1beta", Administration: []string{"/auth_tokens"},
-		Routes: []dataplane.Route{{Path: "/v1alpha"}, {Path: "/v1beta/openai"}},
+		BaseURL: "https://api.example/v1beta", Administration: []string{"/auth_tokens", "/upload/*/auth_tokens", "/tunedModels/*:transferOwnership"},
+		Routes: []dataplane.Route{{Path: "/v1alpha"}, {Path: "/upload"}, {Path: "/v1beta/openai"}},
 	}
 	for _, base := range []string{"https://api.example/v1beta", "https://proxy.example/deep/v1beta", "https://proxy.example/deep"} {
 		for path, want := range map[string]string{
@@ -49,8 +49,16 @@ func TestRoutesServeNoAdministration(t *testing.T) {
 			"/v1alpha/Auth_Tokens;a=b":    operationAdministration,
 			"/v1beta/auth_tokens/t":       operationAdministration,
 			"/v1beta/openai/auth_tokens":  operationAdministration,
+			"/upload/v1beta/auth_tokens":  operationAdministration,
 			"/v1alpha/models/auth_tokens": operationInference,
-			"/v1beta/openai/chat":         operationInference,
+			"/upload/v1beta/files":        operationInference,
+
+			"/v1beta/tunedModels/m:transferOwnership":   operationAdministration,
+			"/v1alpha/tunedmodels/m:transferownership":  operationAdministration,
+			"/v1beta/tunedModels/m%3atransferOwnership": operationAdministration,
+			"/v1beta/tunedModels/m:generateContent":     operationInference,
+			"/v1beta/tunedModels/m":                     operationInference,
+			"/v1beta/openai/chat":                       operationInference,
 		} {
 			upstream, err := url.Parse(base)
 			require.NoError(t, err)

@@ -39,6 +39,7 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	}
 	p.incoming = pr.In
 	pr.Out.URL = p.destination.join(p.path)
+	p.sentTo = pr.Out.URL
 	if p.operation, p.err = checkOperation(p.destination, pr.Out.URL); p.err != nil {
 		return
 	}

@@ -32,6 +32,8 @@ var (
 
 	// ErrNoProvider: a proxy asked without naming the provider. Its configuration is wrong, not the caller's request.
 	ErrNoProvider = errors.New("no provider named")
+	// errNoPath: a proxy asked without naming the path, or named two that take the key in different ways. Its configuration is wrong, too.
+	errNoPath = errors.New("no path named")
 )
 
 const (
@@ -120,6 +122,10 @@ var problems = problem.Table{
 	{
 		Err: ErrNoProvider, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "no-provider", Title: "Provider not configured",
 		Detail: "The proxy in front asked without naming the provider; its operator sets context_extensions.provider on the route.",
+	},
+	{
+		Err: errNoPath, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "no-path", Title: "Path not configured",
+		Detail: "The proxy in front must name the request's path in X-Forwarded-Uri or X-Original-Uri, and remove the other of the two; its operator can set both.",
 	},
 	{
 		Err: errDestination, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "unsafe-destination", Title: "Unsafe destination",

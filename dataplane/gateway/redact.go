@@ -63,6 +63,14 @@ func (p *proxiedRequest) redact() *redactor {
 	return p.redactor
 }
 
+// cleanHeader prepares the headers of an answer, the provider's final one or one before, or its trailers, for the caller. sent is the URL that
+// the request went to.
+func (p *proxiedRequest) cleanHeader(header http.Header, sent *url.URL) {
+	stripResponse(header)
+	p.redact().header(header)
+	p.rewriteLinks(header, sent)
+}
+
 // isEscapable reports whether a character is written differently in JSON or in a URL.
 func isEscapable(c rune) bool {
 	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '~')
@@ -139,11 +147,11 @@ func (r *redactor) header(header http.Header) {
 // errEncoded is returned for an answer that can't be searched for the provider's key.
 var errEncoded = errors.New("the answer has an encoding that was not asked for")
 
-// response masks the secret in an answer: its headers at once, its body and trailers while they are read. It unpacks a body in
-// gzip. A body in another encoding is errEncoded.
-func (r *redactor) response(res *http.Response) error {
-	r.header(res.Header)
-	body := &redactedBody{ReadCloser: res.Body, redactor: r, answer: res}
+// cleanResponse prepares an answer for the caller: its headers at once, its body and trailers while they are read. It unpacks a body
+// in gzip. A body in another encoding is errEncoded.
+func (p *proxiedRequest) cleanResponse(res *http.Response) error {
+	p.cleanHeader(res.Header, res.Request.URL)
+	body := &redactedBody{ReadCloser: res.Body, redactor: p.redact(), atEnd: func() { p.cleanHeader(res.Trailer, res.Request.URL) }}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		if stream, ok := res.Body.(io.ReadWriteCloser); ok {
 			res.Body = redactedStream{body, stream}
@@ -169,8 +177,8 @@ func (r *redactor) response(res *http.Response) error {
 type redactedBody struct {
 	io.ReadCloser
 	redactor *redactor
-	answer   *http.Response // which gets its trailers, even those that it did not announce, when the body has ended
-	source   io.Reader      // of plain bytes; nil is the body itself
+	atEnd    func()    // called when the body has ended, and the answer has its trailers, even those that it did not announce
+	source   io.Reader // of plain bytes; nil is the body itself
 
 	// tail is what may be the beginning of the secret; shown bytes of it have been returned by Read.
 	tail  []byte
@@ -192,7 +200,7 @@ func (b *redactedBody) Read(p []byte) (n int, err error) {
 			n, b.err = b.ReadCloser.Read(p)
 		}
 		if b.err != nil {
-			b.redactor.header(b.answer.Trailer)
+			b.atEnd()
 		}
 		if n = b.pass(p, n); n > 0 {
 			return n, nil
@@ -214,8 +222,11 @@ func (b *redactedBody) pass(p []byte, n int) int {
 	b.tail, b.shown = nil, 0
 	switch begun := b.redactor.begun(whole); {
 	case begun > maxShown && b.err != nil:
-		// The rest of the secret was cut off: by the provider, or by the caller, who may ask for a range of bytes.
-		b.redactor.found.Store(true)
+		// The rest of the secret was cut off: by the provider, or by the caller, who may ask for a range of bytes. Less than half of it
+		// may be what all keys of the provider begin with.
+		if begun >= len(b.redactor.forms[0])/2 {
+			b.redactor.found.Store(true)
+		}
 		for i := end - begun + maxShown; i < end; i++ {
 			whole[i] = '*'
 		}
@@ -274,7 +285,7 @@ func stripResponse(header http.Header) {
 	delete(header, "Strict-Transport-Security")
 }
 
-// informational masks the secret in the headers of 1xx answers, which net/http/httputil passes on when they arrive.
+// informational cleans the headers of 1xx answers, which net/http/httputil passes on when they arrive.
 type informational struct {
 	http.ResponseWriter
 	request *proxiedRequest
@@ -283,8 +294,7 @@ type informational struct {
 // WriteHeader implements http.ResponseWriter.
 func (w informational) WriteHeader(status int) {
 	if status >= http.StatusContinue && status < http.StatusOK {
-		stripResponse(w.Header())
-		w.request.redact().header(w.Header())
+		w.request.cleanHeader(w.Header(), w.request.sentTo)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

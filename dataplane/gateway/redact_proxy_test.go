@@ -115,3 +115,27 @@ func TestLinksToTheProviderLeadBack(t *testing.T) {
 	require.Equal(t, http.StatusSeeOther, res.StatusCode)
 	require.Equal(t, gw.URL+"/openai/files/f1?k="+strings.Repeat("*", len(secret)), res.Header.Get("Location"))
 }
+
+func TestLinksInTrailersAndEarlyHintsLeadBack(t *testing.T) {
+	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+		link := "<http://" + r.Host + "/v1/files>"
+		w.Header().Set("Link", link)
+		w.WriteHeader(http.StatusEarlyHints)
+		clear(w.Header())
+		flush(w)
+		w.Header().Set(http.TrailerPrefix+"Link", link)
+	})
+	var early string
+	r := request(t, "GET", gw.URL+"/openai/v1/files", nil)
+	res, err := http.DefaultTransport.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+			early = header.Get("Link")
+			return nil
+		},
+	})))
+	require.NoError(t, err)
+	_, err = io.Copy(io.Discard, res.Body) // trailers come after it
+	require.NoError(t, errors.Join(err, res.Body.Close()))
+	require.Equal(t, "<"+gw.URL+"/openai/files>", early)
+	require.Equal(t, "<"+gw.URL+"/openai/files>", res.Trailer.Get("Link"))
+}

@@ -70,7 +70,7 @@ func FuzzRedactedBody(f *testing.F) {
 		}
 		in := before + key + after
 		for _, size := range []int{1, 7, 4096} {
-			body := &redactedBody{ReadCloser: &pieces{text: in, lengths: lengths}, redactor: newRedactor(secret.New(key)), answer: new(http.Response)}
+			body := &redactedBody{ReadCloser: &pieces{text: in, lengths: lengths}, redactor: newRedactor(secret.New(key)), atEnd: func() {}}
 			var out strings.Builder
 			_, err := io.CopyBuffer(&out, struct{ io.Reader }{body}, make([]byte, size))
 			require.NoError(t, err)
@@ -95,10 +95,21 @@ func TestRedactedBodyDelaysNothing(t *testing.T) {
 }
 
 func TestRedactedBodyPassesErrorsOn(t *testing.T) {
-	body := &redactedBody{ReadCloser: io.NopCloser(iotest.TimeoutReader(bytes.NewReader([]byte("sk-proj-01234567")))), redactor: newRedactor(secret.New("sk-proj-0123456789")), answer: new(http.Response)}
+	body := &redactedBody{ReadCloser: io.NopCloser(iotest.TimeoutReader(bytes.NewReader([]byte("sk-proj-01234567")))), redactor: newRedactor(secret.New("sk-proj-0123456789")), atEnd: func() {}}
 	out, err := io.ReadAll(body)
 	require.ErrorIs(t, err, iotest.ErrTimeout)
 	require.Equal(t, "sk-proj-********", string(out), "a part of a key is masked as the whole is")
+}
+
+func TestPrefixOfAllKeysIsNoExposure(t *testing.T) {
+	const key = "sk-ant-api03-0123456789abcdefghij"
+	for sent, exposed := range map[string]bool{"keys begin with sk-ant-api03-": false, "or sk-ant-api03-0": false, "this is most of one: " + key[:20]: true} {
+		body := &redactedBody{ReadCloser: io.NopCloser(strings.NewReader(sent)), redactor: newRedactor(secret.New(key)), atEnd: func() {}}
+		out, err := io.ReadAll(body)
+		require.NoError(t, err)
+		require.NotContains(t, string(out), key[:maxShown+1])
+		require.Equal(t, exposed, body.redactor.found.Load(), sent)
+	}
 }
 
 func TestRedactorForms(t *testing.T) {

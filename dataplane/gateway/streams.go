@@ -4,49 +4,65 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/agentrouter/aikeys/dataplane"
 )
 
-// end says that the use of the request's key must end, or may have to. It does not block.
-func (p *proxiedRequest) end(certain bool) {
+// recheckInterval is the time between two attempts to find out whether a use still serves.
+const recheckInterval = time.Second
+
+// ending closes an answer that is still being passed on when the use of its key must end: when its key or its caller is revoked.
+// The zero value has no answer yet.
+type ending struct {
+	mutex sync.Mutex
+	// asked holds a value when the use must end, true, or may have to. It is nil until then.
+	asked chan bool
+	// close waits for asked and closes the answer. It is nil until there is an answer, and after it was started.
+	close func(asked <-chan bool)
+}
+
+// request says that the use must end, or may have to. It does not block.
+func (e *ending) request(certain bool) {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	if e.asked == nil {
+		e.asked = make(chan bool, 1)
+	}
 	select {
-	case p.ended <- certain:
+	case waiting := <-e.asked:
+		certain = certain || waiting
 	default:
-		if certain { // which says more than what waits
-			select {
-			case <-p.ended:
-			default:
-			}
-			select {
-			case p.ended <- true:
-			default:
-			}
-		}
+	}
+	e.asked <- certain // only request sends, under the lock
+	e.startClosing()
+}
+
+// setAnswer says how to close the answer, whose head has come.
+func (e *ending) setAnswer(closing func(asked <-chan bool)) {
+	e.mutex.Lock()
+	defer e.mutex.Unlock()
+	e.close = closing
+	e.startClosing()
+}
+
+// startClosing starts close when there are both a request and an answer. The caller holds the mutex.
+func (e *ending) startClosing() {
+	if e.asked != nil && e.close != nil {
+		go e.close(e.asked)
+		e.close = nil
 	}
 }
 
-// recheckInterval is the time between two attempts to find out whether a stream's key still serves.
-const recheckInterval = time.Second
-
-// endStream closes an answer that is still being passed on when its key or its caller is revoked: an upgraded connection at once,
-// and another answer after the grace. It closes an upgraded connection that has lasted too long, too. It returns when the answer has ended.
-func (g *Gateway) endStream(ctx context.Context, p *proxiedRequest, answer io.Closer, isUpgrade bool) {
-	var life <-chan time.Time
-	if isUpgrade && g.upgradeLife > 0 {
-		timer := time.NewTimer(g.upgradeLife)
-		defer timer.Stop()
-		life = timer.C
-	}
+// endAnswer closes an answer when its use has ended: an upgraded connection at once, and another answer after the grace. It returns when
+// the request has ended, too.
+func (g *Gateway) endAnswer(ctx context.Context, p *proxiedRequest, answer io.Closer, isUpgrade bool, asked <-chan bool) {
 	for hasEnded := false; !hasEnded; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-life:
-			_ = answer.Close() // the reverse proxy reports the error of its read
-			return
-		case certain := <-p.ended:
+		case certain := <-asked:
 			hasEnded = certain || g.hasEnded(ctx, p)
 		}
 	}
@@ -56,7 +72,15 @@ func (g *Gateway) endStream(ctx context.Context, p *proxiedRequest, answer io.Cl
 		case <-time.After(g.streamGrace):
 		}
 	}
-	_ = answer.Close()
+	_ = answer.Close() // the reverse proxy reports the error of its read
+}
+
+// boundLife closes an upgraded connection that has lasted too long.
+func (g *Gateway) boundLife(ctx context.Context, answer io.Closer) {
+	if g.upgradeLife > 0 {
+		timer := time.AfterFunc(g.upgradeLife, func() { _ = answer.Close() })
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	}
 }
 
 // hasEnded reports whether a request's key is revoked or its caller refused, after events may have been missed. It asks until there

@@ -57,20 +57,60 @@ func TestOpenStreamsEnd(t *testing.T) {
 		return websocket.Message.Receive(ws, &got)
 	}
 	t.Run("when their key ends: WebSockets at once, events after the grace", func(t *testing.T) {
-		const grace = 300 * time.Millisecond
-		gw := openAI(t, answer, func(cfg *gateway.Config) { cfg.StreamGrace = grace })
+		gw := openAI(t, answer, func(cfg *gateway.Config) { cfg.StreamGrace = time.Hour })
 		ws, events := open(t, gw)
 		require.NoError(t, echoes(ws))
-		began := time.Now()
 		gw.End(true)
 		_, err := io.Copy(io.Discard, ws)
 		require.NoError(t, err, "the WebSocket is closed")
-		require.Less(t, time.Since(began), grace, "at once")
+		require.Error(t, echoes(ws))
+		for range 3 {
+			_, err = events.ReadString('\n')
+			require.NoError(t, err)
+		}
+
+		const grace = 300 * time.Millisecond
+		gw = openAI(t, answer, func(cfg *gateway.Config) { cfg.StreamGrace = grace })
+		_, events = open(t, gw)
+		began := time.Now()
+		gw.End(true)
 		_, err = io.Copy(io.Discard, events)
 		require.Error(t, err, "the caller sees that the answer is not whole")
 		require.GreaterOrEqual(t, time.Since(began), grace)
-		require.Eventually(t, func() bool { return gw.Watches() == 0 }, 5*time.Second, time.Millisecond)
-		require.Error(t, echoes(ws))
+		require.Eventually(t, func() bool { return gw.Watches() == 0 }, 10*time.Second, time.Millisecond)
+	})
+	t.Run("when the length of the answer was announced, too", func(t *testing.T) {
+		gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1000000")
+			_, _ = io.WriteString(w, "data: word\n")
+			flush(w)
+			<-r.Context().Done()
+		})
+		res, err := http.DefaultTransport.RoundTrip(request(t, "GET", gw.URL+"/openai/v1/files/f/content", nil))
+		require.NoError(t, err)
+		gw.End(true)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.Error(t, err)
+		require.NoError(t, res.Body.Close())
+	})
+	t.Run("when it has not begun yet", func(t *testing.T) {
+		arrived, revoked := make(chan struct{}), make(chan struct{})
+		gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+			close(arrived)
+			<-revoked
+			answer(w, r)
+		})
+		go func() {
+			<-arrived
+			gw.End(true)
+			close(revoked)
+		}()
+		res, err := http.DefaultTransport.RoundTrip(request(t, "POST", gw.URL+"/openai/v1/chat", strings.NewReader("{}")))
+		if err == nil { // the answer may end before its head has been passed on
+			_, err = io.Copy(io.Discard, res.Body)
+			require.NoError(t, res.Body.Close())
+		}
+		require.Error(t, err)
 	})
 	t.Run("when events were missed and the key has ended", func(t *testing.T) {
 		gw := openAI(t, answer)

@@ -56,8 +56,8 @@ type FetchRequest struct {
 // FetchResponse A key, and how to use it.
 type FetchResponse struct {
 	// Administration Paths below `base_url` that are not inference: administration of the provider's account, and what makes further
-	// credentials. With each goes everything below it; `*` is one segment. Refuse them unless `operations` is `all`. Absent
-	// if none are known.
+	// credentials. With each goes everything below it. `*` is one segment. `:name` is a method of Google's APIs, and a pattern
+	// without one means all of them. Refuse these paths unless `operations` is `all`. Absent if none are known.
 	Administration []string `json:"administration,omitempty"`
 
 	// AsOf A set of transactions, `<xmin>:<xmax>:<list>`.

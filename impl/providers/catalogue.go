@@ -112,7 +112,7 @@ func (c *Catalogue) validate() error {
 }
 
 var (
-	administrationPattern = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*))+$`)
+	administrationPattern = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*)(:[A-Za-z]+)?)+$`)
 	routePattern          = regexp.MustCompile(`^(/[A-Za-z0-9_-]+)+$`)
 	slugPattern           = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	placeholderPattern    = regexp.MustCompile(`\{([^{}]*)\}`)

@@ -176,6 +176,7 @@ func TestLogSaysWhoUsedAKey(t *testing.T) {
 		r.Header.Set("Authorization", "Bearer "+callersKey)
 		r.Header.Set("X-Forwarded-For", "198.51.100.7")
 		r.Header.Set("X-Original-Method", "POST")
+		r.Header.Set("X-Original-Uri", "/openai/chat")
 		handler.ServeHTTP(httptest.NewRecorder(), r)
 	}
 	conn, byEnvoy, _, _ := start(t, resolver)
