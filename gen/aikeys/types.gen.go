@@ -600,10 +600,12 @@ type RegisterRequest struct {
 	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
 	// For a provider whose `secret_format` is `json`, it is the credential document as a string.
 	//
-	// A secret that can't be a key of the provider is refused with 400: one with white space at either end, a masked
-	// value or placeholder (`sk-...abcd`), one that begins with `Bearer`, one with the prefix of another provider, a
-	// token with characters other than visible ASCII, and a credential document without a required field. Whether the
-	// provider accepts the key shows when it is first used.
+	// It is sealed exactly as it is sent. So a secret that can't be a key of the provider is refused with 400 rather than
+	// changed: one with white space, a byte order mark or quotes around it, with a name or `Bearer` before it
+	// (`OPENAI_API_KEY=sk-…`), a masked value or placeholder (`sk-...abcd`), one that is too short, one with the prefix
+	// of another provider, an API key or session token of AgentRouter's own, a token with characters other than visible
+	// ASCII, and a credential document without a required field. The answer says which, and repeats nothing of the
+	// secret. Whether the provider accepts the key shows when it is first used.
 	Secret Secret `json:"secret"`
 
 	// UserScope If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
@@ -664,10 +666,12 @@ type Scope = string
 // Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
 // For a provider whose `secret_format` is `json`, it is the credential document as a string.
 //
-// A secret that can't be a key of the provider is refused with 400: one with white space at either end, a masked
-// value or placeholder (`sk-...abcd`), one that begins with `Bearer`, one with the prefix of another provider, a
-// token with characters other than visible ASCII, and a credential document without a required field. Whether the
-// provider accepts the key shows when it is first used.
+// It is sealed exactly as it is sent. So a secret that can't be a key of the provider is refused with 400 rather than
+// changed: one with white space, a byte order mark or quotes around it, with a name or `Bearer` before it
+// (`OPENAI_API_KEY=sk-…`), a masked value or placeholder (`sk-...abcd`), one that is too short, one with the prefix
+// of another provider, an API key or session token of AgentRouter's own, a token with characters other than visible
+// ASCII, and a credential document without a required field. The answer says which, and repeats nothing of the
+// secret. Whether the provider accepts the key shows when it is first used.
 type Secret = secret.Text
 
 // SetMemberRequest The role to give.

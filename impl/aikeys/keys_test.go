@@ -47,7 +47,9 @@ func TestListKeys(t *testing.T) {
 			s.As(owner).Register(t, s.Own("the owner's "+n))
 			s.Session("acme", "ops", sam).Register(t, s.Shared("elsewhere "+n))
 		}
-		groq := s.As(owner).Register(t, s.Shared("groq", func(b *gen.RegisterRequest) { b.Provider, b.Secret = "groq", gensecret.New("gsk_0123456789") }))
+		groq := s.As(owner).Register(t, s.Shared("groq", func(b *gen.RegisterRequest) {
+			b.Provider, b.Secret = "groq", gensecret.New("gsk_0123456789abcdef0123456789")
+		}))
 		want = append(want, groq.ID)
 		s.As(owner).RevokeKey(t, want[0])
 		s.As(member).RevokeKey(t, want[1])
@@ -210,7 +212,6 @@ func TestSealingRegisteredSecret(t *testing.T) {
 func TestRegisterKeyDisplaySuffix(t *testing.T) {
 	s := aikeystest.Start(t, aikeystest.Options{})
 	for secret, want := range map[string]string{
-		"k": "", "abc": "", "abcd": "d", "abcdefg": "g", "abcdefgh": "gh", "abcdefghijk": "jk", "abcdefghijkl": "jkl",
 		"abcdefghijklmnop": "mnop", "abcdefghijklmnopqrstuvwx": "uvwx",
 		`{"resource":"my-resource","api_key":"0123456789abcdef0123456789abcdef"}`: "",
 	} {

@@ -133,6 +133,7 @@ func (p Provider) validate() error {
 		{p.SecretFormat != FormatToken && p.SecretFormat != FormatJSON, "secret_format is unknown"},
 		{p.SecretFormat == FormatJSON && len(p.RequiredFields()) == 0, "json needs a required field"},
 		{p.SecretFormat != FormatJSON && len(p.Fields) > 0, "fields are for json only"},
+		{p.MinLength < 0 || p.SecretFormat == FormatJSON && p.MinLength > 0, "min_length is a number of bytes, for token only"},
 		{p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField), "key_field is not a required field"},
 		{p.SecretFormat == FormatJSON && (p.KeyField == "") != p.usesWholeCredential(), "key_field is for a header that takes one field as it is"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
@@ -205,9 +206,10 @@ type Provider struct {
 	AuthStyle    AuthStyle    `yaml:"auth_style"`
 	Routes       []Route      `yaml:"routes"`
 	SecretFormat SecretFormat `yaml:"secret_format"`
-	Prefixes     []Prefix     `yaml:"prefixes"`  // empty: it is not known how its keys begin
-	Fields       []Field      `yaml:"fields"`    // FormatJSON only
-	KeyField     string       `yaml:"key_field"` // the field that goes into the header; empty: the whole credential is needed
+	Prefixes     []Prefix     `yaml:"prefixes"`   // empty: it is not known how its keys begin
+	MinLength    int          `yaml:"min_length"` // FormatToken only; 0: shortestKey
+	Fields       []Field      `yaml:"fields"`     // FormatJSON only
+	KeyField     string       `yaml:"key_field"`  // the field that goes into the header; empty: the whole credential is needed
 	// Administration lists the paths below BaseURL that are not inference; * is one segment.
 	Administration []string `yaml:"administration"`
 	KeyPage        string   `yaml:"key_page"`

@@ -1,8 +1,11 @@
 package providers
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"slices"
@@ -36,8 +39,11 @@ const (
 	reasonSpace   = "The secret begins or ends with white space or a line end: give it without."
 	reasonBearer  = `The secret begins with "Bearer": give the key alone, without it.`
 	reasonBOM     = "The secret begins with a byte order mark, which editors put into files: give it without."
-	reasonNamed   = "The secret has a name and = before it, like a line of an .env file: give the key alone."
+	reasonNamed   = "The secret has a name before it, like a line of an .env file or a header: give the key alone."
+	reasonSeveral = "The secret holds a key, and something else before it: give one key alone."
+	reasonBase64  = "The secret is a key in base64, as Kubernetes and HTTP show it: give the key itself."
 	reasonOurs    = "The secret is a credential of AgentRouter's own: give the provider's key."
+	reasonSession = "The secret is a session token (a JWT), which ends by itself: give the provider's key."
 	reasonAdmin   = "The secret is an administration key, which can make further keys: give a key for inference alone."
 	reasonMasked  = "The secret is a masked value or a placeholder: give the whole key, as the provider showed it once."
 	reasonIsJSON  = "The secret is a JSON document, and this provider takes the key alone."
@@ -54,11 +60,13 @@ var maskPattern = regexp.MustCompile(
 var bearerPattern = regexp.MustCompile(`^(?i:bearer)(?:[\s\pZ:]|$)`)
 
 var (
-	// namedPattern matches a line of an .env file. A name has an underscore, and something follows the equals sign: keys in
-	// base64 end with equals signs.
-	namedPattern = regexp.MustCompile(`^(?:export\s+)?[A-Za-z]\w*_\w*\s*=\s*[^=\s]`)
+	// namedPattern matches a line of an .env file or of a shell, and a header or a member that is named after a key. Something
+	// follows the equals sign: keys in base64 end with equals signs.
+	namedPattern = regexp.MustCompile(`^["']?(?:(?:export|set|setx)\s+|\$env:)?(?:[A-Za-z]\w*["']?\s*=\s*[^=\s]|(?i:[\w-]*(?:key|token|secret|authorization))["']?\s*:\s*\S)`)
 	// oursPattern matches API keys and credentials of data planes, which auth mints.
 	oursPattern = regexp.MustCompile(`^(?:ak-)?(?:ak|dp)_[0-9A-Z]{26}_`)
+	// sessionPattern matches a signed JWT (RFC 7515 section 7.1): its header is a JSON object, so it begins with eyJ.
+	sessionPattern = regexp.MustCompile(`^eyJ[\w-]+\.[\w-]+\.[\w-]+$`)
 	// adminPattern matches the administration keys of OpenAI and Anthropic.
 	adminPattern = regexp.MustCompile(`^sk-(?:ant-)?admin(?:\d+)?-`)
 )
@@ -115,6 +123,8 @@ func (c *Catalogue) reasonToRefuse(p Provider, secret string) string {
 		return reasonNamed
 	case oursPattern.MatchString(secret):
 		return reasonOurs
+	case sessionPattern.MatchString(secret):
+		return reasonSession
 	case adminPattern.MatchString(secret):
 		return reasonAdmin
 	}
@@ -124,7 +134,7 @@ func (c *Catalogue) reasonToRefuse(p Provider, secret string) string {
 	if p.SecretFormat == FormatJSON {
 		return p.refuseCredential(secret)
 	}
-	return c.refuseToken(secret)
+	return c.refuseToken(p, secret)
 }
 
 // ownerByPrefix returns the other provider to which the secret's prefix belongs: the one with the longest matching distinctive
@@ -142,11 +152,11 @@ func (c *Catalogue) ownerByPrefix(p Provider, secret string) (owner Provider, ok
 	return owner, ok
 }
 
-// shortestKey is the length in bytes from which a word counts as a key rather than as an abbreviation of one.
+// shortestKey is the length in bytes from which text counts as a key rather than as an abbreviation of one.
 const shortestKey = 16
 
 // Reveals reports whether text that will be shown to people gives a secret away: it holds the secret, or a member of the
-// secret's JSON, or a word with a distinctive prefix of a provider's keys.
+// secret's JSON, or a word that looks like a provider's key or a credential of ours.
 func (c *Catalogue) Reveals(text, secret string) bool {
 	parts := []string{secret}
 	if members, err := readMembers(secret); err == nil {
@@ -163,13 +173,16 @@ func (c *Catalogue) Reveals(text, secret string) bool {
 	}
 	for _, word := range strings.FieldsFunc(text, isSeparator) {
 		for ; word != ""; _, word, _ = strings.Cut(word, "/") { // a slash may precede a key or be part of it
-			if c.looksLikeKey(word) {
+			if c.looksLikeKey(word) || oursPattern.MatchString(word) || sessionPattern.MatchString(word) || sharedPattern.MatchString(word) {
 				return true
 			}
 		}
 	}
 	return false
 }
+
+// sharedPattern matches keys with sk-, the prefix of several providers, and nothing else that is typical of them.
+var sharedPattern = regexp.MustCompile(`^sk-[A-Za-z0-9]{32,}$`)
 
 func isSeparator(r rune) bool {
 	return unicode.IsSpace(r) || strings.ContainsRune(":=,;|'\"`()[]{}<>", r)
@@ -186,7 +199,7 @@ func (c *Catalogue) looksLikeKey(word string) bool {
 
 // refuseToken returns the reason to refuse a secret that goes into a header field as it is, or "". RFC 9110 section 5.5 allows
 // spaces inside a field value, but no key has any, and Authorization's token68 (section 11.2) excludes them.
-func (c *Catalogue) refuseToken(secret string) string {
+func (c *Catalogue) refuseToken(p Provider, secret string) string {
 	switch {
 	case maskPattern.MatchString(secret) || c.isBlank(secret):
 		return reasonMasked
@@ -196,9 +209,29 @@ func (c *Catalogue) refuseToken(secret string) string {
 		return reasonQuoted
 	case !isVisibleASCII(secret):
 		return reasonChars
+	case c.hasKeyWithin(secret):
+		return reasonSeveral
+	case c.isBase64OfKey(secret):
+		return reasonBase64
+	case len(secret) < p.shortestSecret():
+		return fmt.Sprintf("The secret is too short for a key of %s: give the whole key, as the provider showed it once.", p.DisplayName)
 	}
 	return ""
 }
+
+// hasKeyWithin reports whether a key follows other text: a name, another key, or part of a document.
+func (c *Catalogue) hasKeyWithin(secret string) bool {
+	words := strings.FieldsFunc(secret, isSeparator)
+	return len(words) > 1 && slices.ContainsFunc(words[1:], c.looksLikeKey)
+}
+
+func (c *Catalogue) isBase64OfKey(secret string) bool {
+	decoded, err := base64.StdEncoding.DecodeString(secret)
+	return err == nil && c.looksLikeKey(string(decoded)) && isVisibleASCII(strings.TrimSpace(string(decoded)))
+}
+
+// shortestSecret returns how many bytes a token of the provider has at least.
+func (p Provider) shortestSecret() int { return cmp.Or(p.MinLength, shortestKey) }
 
 // isBlank reports whether only x, hyphens and underscores follow the longest known prefix, as in sk-xxxx and sk-ant-.
 func (c *Catalogue) isBlank(secret string) bool {
@@ -253,13 +286,6 @@ func (p Provider) refuseCredential(secret string) string {
 	case err != nil:
 		return "The secret must be a JSON object with the members " + strings.Join(p.RequiredFields(), ", ") + "."
 	}
-	missing := slices.DeleteFunc(p.RequiredFields(), func(name string) bool {
-		_, ok := members[name]
-		return ok
-	})
-	if len(missing) > 0 {
-		return "The credential lacks the members " + strings.Join(missing, ", ") + "."
-	}
 	for _, f := range p.Fields {
 		value, ok := members[f.Name]
 		if !ok {
@@ -268,6 +294,13 @@ func (p Provider) refuseCredential(secret string) string {
 		if reason := p.refuseMember(f, value); reason != "" {
 			return "The credential's " + f.Name + " " + reason + "."
 		}
+	}
+	missing := slices.DeleteFunc(p.RequiredFields(), func(name string) bool {
+		_, ok := members[name]
+		return ok
+	})
+	if len(missing) > 0 { // after the members that are there: a type that is wrong says why others are missing
+		return "The credential lacks the members " + strings.Join(missing, ", ") + "."
 	}
 	return ""
 }
@@ -281,6 +314,10 @@ func (p Provider) refuseMember(f Field, value jsontext.Value) string {
 		return "must be a string that is not empty"
 	case maskPattern.MatchString(text):
 		return "is a masked value or a placeholder"
+	case oursPattern.MatchString(text):
+		return "is a credential of AgentRouter's own"
+	case f.Multiline && strings.Contains(text, `\n`):
+		return `has \n in place of its line ends: give the file as it was downloaded`
 	case len(f.OneOf) > 0 && !slices.Contains(f.OneOf, text):
 		return "must be " + strings.Join(f.OneOf, " or ")
 	case strings.Contains(p.BaseURL, "{"+f.Name+"}") && !hostLabelPattern.MatchString(text):

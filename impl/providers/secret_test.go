@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -41,12 +42,12 @@ func TestCheckSecretAcceptsExamples(t *testing.T) {
 func TestCheckSecretAcceptsTokens(t *testing.T) {
 	c := load(t)
 	for _, test := range []struct{ slug, secret string }{
-		{"openai", "sk-fake"},
+		{"openai", "sk-" + strings.Repeat("f", 21)},
 		{"openai", "sk-" + strings.Repeat("Fake", 12)},
 		{"openai", "sk-svcacct-" + strings.Repeat("Fa-_", 40)},
 		{"openai", "sk-proj-xAI-gsk_AIza-sk-ant-fake"},
 		{"anthropic", "sk-ant-api03-" + strings.Repeat("fake", 23) + "AA"},
-		{"anthropic", "sk-ant-oat01-fake"},
+		{"anthropic", "sk-ant-oat01-fake-fake-fake-fake"},
 		{"gemini", "AIzaSyFakeFakeFakeFake"},
 		{"gemini", "AQ.Ab8FakeFakeFakeFake_Fake-Fake"},
 		{"groq", "gsk_" + strings.Repeat("fake", 13)},
@@ -55,17 +56,17 @@ func TestCheckSecretAcceptsTokens(t *testing.T) {
 		{"deepinfra", "jwt:fake.fake.fa=="},
 		{"mistral", "xFakexxFakexxxFakexxxxFake"},
 		{"cohere", strings.Repeat("Fake", 10)},
-		{"together", "tgp_v1_fake-fake_fake"},
+		{"together", "tgp_v1_fake-fake_fake-fake"},
 		{"together", strings.Repeat("0fa4e", 13)},
-		{"fireworks", "fw_3Zfake"},
-		{"fireworks", "fpk_fake"},
+		{"fireworks", "fw_3ZfakeFakeFake"},
+		{"fireworks", "fpk_fakeFakeFake"},
 		{"fireworks", "no-prefix-at-all"},
 		{"deepseek", "sk-" + strings.Repeat("fa4e", 8)},
 		{"groq", "sk-the-shared-prefix-is-nobodys"},
 		{"perplexity", "pplx-" + strings.Repeat("fake", 12)},
 		{"openrouter", "sk-or-v1-" + strings.Repeat("fa4e", 16)},
 		{"mistral", strings.Repeat("a", MaxSecretBytes)},
-		{"mistral", "BearerFake"},
+		{"mistral", "BearerFakeFakeFake"},
 		{"mistral", "!#$%&'*+-.^_`|~/=:;,?@()[]{}\\\""},
 	} {
 		t.Run(test.slug+"/"+test.secret[:min(12, len(test.secret))], func(t *testing.T) {
@@ -77,6 +78,7 @@ func TestCheckSecretAcceptsTokens(t *testing.T) {
 func TestCheckSecretRefusesTokens(t *testing.T) {
 	c := load(t)
 	openai := lookup(t, c, "openai")
+	const long = "sk-proj-fakeFakeFakeFakeFakeFake"
 	reasons := map[string][]string{
 		reasonEmpty:   {""},
 		reasonTooLong: {strings.Repeat("a", MaxSecretBytes+1), "sk-" + strings.Repeat("\n", MaxSecretBytes)},
@@ -96,8 +98,20 @@ func TestCheckSecretRefusesTokens(t *testing.T) {
 			"sk-fa ke", "sk-fa\nke", "sk-fa\tke", "sk-fa\x00ke", "sk-fa\x7fke", "sk-fake\x1b[0m", "sk-fäke", "sk-fake\u200b",
 			"sk-fa\xffke", "sk–fake",
 		},
-		reasonBOM:   {"\ufeffsk-fake", "\ufeff"},
-		reasonNamed: {"OPENAI_API_KEY=sk-fake", "OPENAI_API_KEY = sk-fake", `export OPENAI_API_KEY="sk-fake"`},
+		reasonBOM: {"\ufeffsk-fake", "\ufeff"},
+		reasonNamed: {
+			"OPENAI_API_KEY=sk-fake", "OPENAI_API_KEY = sk-fake", `export OPENAI_API_KEY="sk-fake"`, "KEY=sk-fake", "setx KEY=sk-fake",
+			`$env:OPENAI_API_KEY="sk-fake"`, "x-api-key: sk-fake", "Authorization: Bearer sk-fake", "api_key:sk-fake",
+			`"OPENAI_API_KEY": "sk-fake",`, "'apiKey': 'sk-fake'", `"KEY=sk-fake"`,
+		},
+		reasonSeveral: {
+			"staging:" + long, long + "," + long, "sk-fake:" + long, "https://user:" + long + "@example.com",
+		},
+		reasonBase64:  {base64.StdEncoding.EncodeToString([]byte(long)), base64.StdEncoding.EncodeToString([]byte(long + "\n"))},
+		reasonSession: {"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"},
+		"The secret is too short for a key of OpenAI: give the whole key, as the provider showed it once.": {
+			"k", "openai-prod", "sk-fake", long[:23],
+		},
 		reasonOurs:  {"ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "ak-ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "dp_01M8H8236WYX8787KJMGSKFAWB_x_y"},
 		reasonAdmin: {"sk-admin-fake-fake", "sk-ant-admin01-fake-fake"},
 	}
@@ -116,7 +130,7 @@ func TestCheckSecretDistinctivePrefix(t *testing.T) {
 	for _, owner := range c.All() {
 		for _, prefix := range owner.Prefixes {
 			for _, p := range c.All() {
-				reason := refusal(t, c, p, prefix.Value+"fake-"+canary)
+				reason := refusal(t, c, p, prefix.Value+"fake-fake-fake-fake-fake-"+canary)
 				switch {
 				case prefix.Value == "sk-admin-":
 					require.Equal(t, reasonAdmin, reason, p.Slug)
@@ -141,12 +155,12 @@ func TestCheckSecretLongestPrefix(t *testing.T) {
 	}}
 	none := Provider{Slug: "none", DisplayName: "None"}
 	c := &Catalogue{providers: []Provider{short, long, none}}
-	require.Empty(t, refusal(t, c, short, "k-fake"))
-	require.Empty(t, refusal(t, c, short, "k-long-fake"))
-	require.Empty(t, refusal(t, c, long, "k-long-fake"))
-	require.Equal(t, "The secret looks like a key of Short, not of Long.", refusal(t, c, long, "k-fake"))
-	require.Equal(t, "The secret looks like a key of Long, not of Short.", refusal(t, c, short, "k-long-er-fake"))
-	require.Equal(t, "The secret looks like a key of Long, not of None.", refusal(t, c, none, "k-long-er-fake"))
+	require.Empty(t, refusal(t, c, short, "k-fake-fake-fake"))
+	require.Empty(t, refusal(t, c, short, "k-long-fake-fake-fake"))
+	require.Empty(t, refusal(t, c, long, "k-long-fake-fake-fake"))
+	require.Equal(t, "The secret looks like a key of Short, not of Long.", refusal(t, c, long, "k-fake-fake-fake"))
+	require.Equal(t, "The secret looks like a key of Long, not of Short.", refusal(t, c, short, "k-long-er-fake-fake-fake"))
+	require.Equal(t, "The secret looks like a key of Long, not of None.", refusal(t, c, none, "k-long-er-fake-fake-fake"))
 }
 
 // Each shape holds the canary and is wrong for every provider; none of the reasons may hold it.
@@ -309,6 +323,8 @@ func TestCheckSecretNeedsOneObject(t *testing.T) {
 func TestCheckSecretMissingMembers(t *testing.T) {
 	c := load(t)
 	bedrock := lookup(t, c, "bedrock")
+	require.Equal(t, "The credential's type must be service_account.",
+		refusal(t, c, lookup(t, c, "vertex"), `{"type": "authorized_user", "client_id": "x", "refresh_token": "y"}`))
 	require.Equal(t, "The credential lacks the members secret_access_key, region.",
 		refusal(t, c, bedrock, `{"access_key_id": "AKIA-EXAMPLE", "session_token": "t", "Region": "us-east-1"}`))
 	for _, p := range c.All() {
@@ -366,6 +382,10 @@ func TestCheckSecretHeaderMembers(t *testing.T) {
 		require.Equal(t, "The credential's api_key must be visible ASCII without spaces.",
 			refusal(t, c, azure, withMember(t, azure, "api_key", raw)), raw)
 	}
+	require.Equal(t, `The credential's private_key has \n in place of its line ends: give the file as it was downloaded.`,
+		refusal(t, c, vertex, withMember(t, vertex, "private_key", `"-----BEGIN PRIVATE KEY-----\\nEXAMPLE"`)))
+	require.Equal(t, "The credential's api_key is a credential of AgentRouter's own.",
+		refusal(t, c, azure, withMember(t, azure, "api_key", `"ak_01M8H8236WYX8787KJMGSKFAWB_x_y"`)))
 	for _, raw := range []string{`"\u0000a"`, `"é"`, `"a\tb"`} {
 		require.Equal(t, "The credential's private_key must be ASCII text.",
 			refusal(t, c, vertex, withMember(t, vertex, "private_key", raw)), raw)
@@ -491,6 +511,9 @@ func TestReveals(t *testing.T) {
 		"another secret behind a slash":       {"prod/sk-ant-api03-" + fakeKey, "sk-proj-other"},
 		"another secret in square brackets":   {"prod [sk-ant-api03-" + fakeKey + "]", "sk-proj-other"},
 		"another secret in angle brackets":    {"<sk-ant-api03-" + fakeKey + ">", "sk-proj-other"},
+		"a credential of ours":                {"ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "sk-proj-other"},
+		"a session token":                     {"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl", "sk-proj-other"},
+		"a secret with a shared prefix":       {"key=sk-" + strings.Repeat("0a1b", 8), "sk-proj-other"},
 		"another secret behind a no-break":    {"prod\u00a0sk-ant-api03-" + fakeKey, "sk-proj-other"},
 	} {
 		t.Run(name, func(t *testing.T) { require.True(t, c.Reveals(tc.text, tc.secret)) })
