@@ -47,6 +47,9 @@ type Config struct {
 	MaxAge time.Duration
 	// FetchTimeout bounds a fetch with its retries; 0 means 2 s.
 	FetchTimeout time.Duration
+	// CountInFlight has acknowledgements say how many uses of a revoked key were in progress when it was dropped. Set it only if
+	// the program calls Watch for every use of a key, and stop when the use has ended.
+	CountInFlight bool
 	// Clock measures leases and expiry. If nil, it is the system's monotonic clock.
 	Clock Clock
 	// Metrics is where the metrics aikeys_dataplane_… are registered; if nil, nowhere.

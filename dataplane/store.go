@@ -62,8 +62,19 @@ type store struct {
 	evictedMu sync.Mutex
 	evicted   []*entry
 
-	// watches are those of the uses in progress. Guarded by mu.
+	// watches are those of the uses in progress, of which those of keys that have ended may go on for a while. Guarded by mu.
 	watches map[*watch]struct{}
+	// inFlight has the counts to acknowledge, by key id. Guarded by mu.
+	inFlight map[string]inFlight
+}
+
+// maxInFlight is the most counts that wait to be acknowledged, as many as one acknowledgement may have.
+const maxInFlight = 500
+
+// inFlight is how many uses of a key were in progress when it was dropped, by the transaction that revoked it.
+type inFlight struct {
+	tx   int64
+	uses int
 }
 
 // watch is a use of a key in progress, such as an open stream. Ended is called with mu held.
@@ -76,12 +87,15 @@ type watch struct {
 func (s *store) watchKey(key *Key, ended func(certain bool)) (stop func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if key.ended != nil && key.ended.Load() {
-		ended(true)
-		return func() {}
-	}
 	w := &watch{key, ended}
 	s.watches[w] = struct{}{}
+	if key.ended != nil && key.ended.Load() {
+		if counted, ok := s.inFlight[key.ID]; ok { // the use began right before the key was dropped
+			counted.uses++
+			s.inFlight[key.ID] = counted
+		}
+		ended(true)
+	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -89,13 +103,42 @@ func (s *store) watchKey(key *Key, ended func(certain bool)) (stop func()) {
 	}
 }
 
-// endWatches tells the uses that an event ends. The caller holds mu.
+// endWatches ends the uses that an event ends, and counts them if it revokes their key. The caller holds mu.
 func (s *store) endWatches(ev *event) {
+	uses := 0
 	for w := range s.watches {
 		if ev.ends(w.key) {
-			delete(s.watches, w)
+			uses++
 			w.ended(true)
 		}
+	}
+	if ev.kind != typeKeyRevoked || ev.key == "" || ev.tx == unknownTx {
+		return
+	}
+	// An event that comes again finds the uses that are left: the first count stands.
+	if _, counted := s.inFlight[ev.key]; !counted && len(s.inFlight) < maxInFlight {
+		s.inFlight[ev.key] = inFlight{ev.tx, uses}
+	}
+}
+
+// inFlightAt returns the counts of the revocations within a position.
+func (s *store) inFlightAt(at position.Position) (counts []gen.InFlight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, c := range s.inFlight {
+		if at.Contains(c.tx) {
+			counts = append(counts, gen.InFlight{KeyID: key, Requests: c.uses})
+		}
+	}
+	return counts
+}
+
+// dropInFlight drops counts that have been acknowledged.
+func (s *store) dropInFlight(counts []gen.InFlight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range counts {
+		delete(s.inFlight, c.KeyID)
 	}
 }
 
@@ -106,6 +149,7 @@ func newStore(size int) (*store, error) {
 		unscoped:  map[*entry]struct{}{},
 		pending:   map[digest]*pendingFetch{},
 		watches:   map[*watch]struct{}{},
+		inFlight:  map[string]inFlight{},
 	}
 	cache, err := otter.New(&otter.Options[digest, *entry]{
 		MaximumSize: size,
@@ -265,6 +309,7 @@ func (s *store) dropAll() {
 	clear(s.byProject)
 	clear(s.byToken)
 	clear(s.unscoped)
+	clear(s.inFlight) // of a database that was restored, numbers of transactions mean others
 	s.cache.InvalidateAll()
 	for w := range s.watches {
 		w.ended(false)

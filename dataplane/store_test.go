@@ -369,3 +369,90 @@ func TestWatchedKeysEnd(t *testing.T) {
 		require.False(t, <-ended)
 	})
 }
+
+func TestUsesInFlightAreAcknowledged(t *testing.T) {
+	newEnv := func(t *testing.T, counts bool) *dataplanetest.Env {
+		t.Helper()
+		s := dataplanetest.NewEnv(t, func(cfg *dataplane.Config) { cfg.CountInFlight = counts })
+		s.SetMember("chat", "alice")
+		return s
+	}
+	// acknowledged returns what was said of a key, once its revocation is acknowledged.
+	acknowledged := func(t *testing.T, s *dataplanetest.Env, id string, tx int64) (requests int, said bool) {
+		t.Helper()
+		dataplanetest.Eventually(t, "the acknowledgement", func() bool { return s.Acknowledged(tx) })
+		for _, ack := range s.Acknowledgements() {
+			for _, count := range ack.InFlight {
+				if count.KeyID == id {
+					return count.Requests, true
+				}
+			}
+		}
+		return 0, false
+	}
+	// use returns a key that alice uses, and the function that ends the use.
+	use := func(t *testing.T, s *dataplanetest.Env) (id string, stop func()) {
+		t.Helper()
+		key, err := s.R.Resolve(t.Context(), dataplane.ForUser("acme", "chat", "alice", "openai"))
+		require.NoError(t, err)
+		return key.ID, s.R.Watch(key, func(bool) {})
+	}
+	t.Run("those that go on, ended or not", func(t *testing.T) {
+		s := newEnv(t, true)
+		unused, used := s.Register(dataplanetest.Key{}), s.Register(dataplanetest.Key{})
+		use(t, s)
+		s.AwaitTx(s.RemoveMember("alice")) // which ends that use, but it goes on for its grace
+		s.AwaitTx(s.SetMember("chat", "alice"))
+		use(t, s)
+		_, stop := use(t, s)
+		stop()
+		n, said := acknowledged(t, s, used, s.RevokeKey(used))
+		require.True(t, said)
+		require.Equal(t, 2, n)
+		n, said = acknowledged(t, s, unused, s.RevokeKey(unused))
+		require.True(t, said, "none is not unknown")
+		require.Zero(t, n)
+	})
+	t.Run("over a stream that breaks before the acknowledgement", func(t *testing.T) {
+		s := newEnv(t, true)
+		id := s.Register(dataplanetest.Key{})
+		_, stop := use(t, s)
+		s.SetFault(dataplanetest.Unavailable, dataplanetest.Acknowledge)
+		tx := s.RevokeKey(id)
+		s.AwaitTx(tx)
+		stop()
+		s.Cut()
+		s.AwaitStream(2)
+		s.SetFault(dataplanetest.Healthy)
+		n, said := acknowledged(t, s, id, tx)
+		require.True(t, said)
+		require.Equal(t, 1, n)
+	})
+	t.Run("without the number to a replica that does not know it", func(t *testing.T) {
+		s := newEnv(t, true)
+		id := s.Register(dataplanetest.Key{})
+		use(t, s)
+		s.RefuseInFlight()
+		_, said := acknowledged(t, s, id, s.RevokeKey(id))
+		require.False(t, said)
+	})
+	t.Run("not by a program that does not watch all", func(t *testing.T) {
+		s := newEnv(t, false)
+		id := s.Register(dataplanetest.Key{})
+		use(t, s)
+		_, said := acknowledged(t, s, id, s.RevokeKey(id))
+		require.False(t, said)
+	})
+	t.Run("not of revocations that a reset stands for", func(t *testing.T) {
+		s := newEnv(t, true)
+		id := s.Register(dataplanetest.Key{})
+		use(t, s)
+		s.SetFault(dataplanetest.InternalError, dataplanetest.Events)
+		s.Cut()
+		tx := s.RevokeKey(id)
+		s.Forget()
+		s.SetFault(dataplanetest.Healthy)
+		_, said := acknowledged(t, s, id, tx)
+		require.False(t, said)
+	})
+}

@@ -463,7 +463,7 @@ func (a *acker) run(ctx context.Context, endStream context.CancelCauseFunc) {
 			timer.Reset(interval)
 			continue
 		}
-		switch a.sendAck(ctx, position) {
+		switch a.acknowledge(ctx, position) {
 		case http.StatusNoContent:
 			soon = false
 			retry.Reset()
@@ -478,12 +478,32 @@ func (a *acker) run(ctx context.Context, endStream context.CancelCauseFunc) {
 	}
 }
 
-// sendAck acknowledges a position and returns the status of the answer, or 0 if there was none.
-func (a *acker) sendAck(ctx context.Context, position string) int {
+// acknowledge acknowledges a position, with the counts within it, and returns the status of the answer, or 0 if there was none.
+func (a *acker) acknowledge(ctx context.Context, at string) int {
+	request := gen.AcknowledgeRequest{SessionID: a.session, Position: at}
+	var counts []gen.InFlight
+	if p, err := position.Parse(at); err == nil {
+		counts = a.r.store.inFlightAt(p)
+	}
+	if a.r.cfg.CountInFlight {
+		request.InFlight = counts
+	}
+	status := a.send(ctx, request)
+	if status == http.StatusBadRequest && len(request.InFlight) > 0 {
+		request.InFlight = nil // a replica of an older release does not know it
+		status = a.send(ctx, request)
+	}
+	if status == http.StatusNoContent {
+		a.r.store.dropInFlight(counts)
+	}
+	return status
+}
+
+func (a *acker) send(ctx context.Context, request gen.AcknowledgeRequest) int {
 	ctx, cancel := context.WithTimeout(ctx, a.r.cfg.FetchTimeout)
 	defer cancel()
 	status, _, err := a.r.send(ctx, func(ctx context.Context) (*http.Response, error) {
-		return a.r.client.Acknowledge(ctx, gen.AcknowledgeRequest{SessionID: a.session, Position: position})
+		return a.r.client.Acknowledge(ctx, request)
 	})
 	if err != nil {
 		return 0

@@ -3,7 +3,10 @@ package models
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"gorm.io/gorm"
@@ -284,8 +287,25 @@ type Stream struct {
 	// Position is where the stream began, Settled its xmin. The data plane knows what is in it without the stream.
 	Position string
 	Settled  int64
-	// Forwarded is a position that the data plane acknowledged at another replica; empty when there is none.
-	Forwarded string
+	// Forwarded is a position that the data plane acknowledged at another replica; empty when there is none. ForwardedInFlight came
+	// with it and those before: for each key, a line with its id, a space and how many requests were in flight.
+	Forwarded         string
+	ForwardedInFlight string
+}
+
+// maxForwarded bounds how many bytes of ForwardedInFlight wait to be taken, so that a data plane can't fill a row whose replica has died.
+const maxForwarded = 64 << 10
+
+// InFlight returns ForwardedInFlight by key id.
+func (s Stream) InFlight() map[string]int {
+	counts := map[string]int{}
+	for line := range strings.Lines(s.ForwardedInFlight) {
+		key, count, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if n, err := strconv.Atoi(count); err == nil {
+			counts[key] = n
+		}
+	}
+	return counts
 }
 
 // Replica is a process that serves streams.
@@ -315,11 +335,20 @@ func (s *Store) DropStreams(ctx context.Context, ids []string) error {
 	})
 }
 
-// ForwardAcknowledgement stores an acknowledged position for the replica that has the stream: ErrNotFound when the data plane
-// has no such stream.
-func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position) error {
+// ForwardAcknowledgement stores an acknowledged position for the replica that has the stream, and how many requests were in flight
+// with revoked keys, by key id: ErrNotFound when the data plane has no such stream.
+func (s *Store) ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error {
+	var lines strings.Builder
+	for key, n := range inFlight {
+		_, _ = fmt.Fprintf(&lines, "%s %d\n", key, n) // it can't fail
+	}
+	change := map[string]any{"forwarded": at.String()}
+	if lines.Len() > 0 { // what waits to be taken stays
+		change["forwarded_in_flight"] = gorm.Expr(
+			"CASE WHEN LENGTH(forwarded_in_flight) < ? THEN forwarded_in_flight || ? ELSE forwarded_in_flight END", maxForwarded, lines.String())
+	}
 	return s.transact(ctx, BackgroundPool, func(tx *Tx) error {
-		done := tx.db.Model(&Stream{}).Where("id = ? AND data_plane_id = ?", id, dataPlaneID).Update("forwarded", at.String())
+		done := tx.db.Model(&Stream{}).Where("id = ? AND data_plane_id = ?", id, dataPlaneID).Updates(change)
 		if done.Error == nil && done.RowsAffected == 0 {
 			return ErrNotFound
 		}
@@ -338,8 +367,10 @@ func (s *Store) TakeForwarded(ctx context.Context, replicaID string) ([]Stream, 
 	}
 	err = s.engine.Transact(ctx, ReservedPool, func(tx *Tx) error {
 		for _, stream := range waiting {
-			// Unless a later position has been forwarded by now, which the next call returns.
-			cleared := tx.db.Model(&Stream{}).Where("id = ? AND forwarded = ?", stream.ID, stream.Forwarded).Update("forwarded", "")
+			// Unless something has been forwarded since, which the next call returns.
+			cleared := tx.db.Model(&Stream{}).
+				Where("id = ? AND forwarded = ? AND forwarded_in_flight = ?", stream.ID, stream.Forwarded, stream.ForwardedInFlight).
+				Updates(map[string]any{"forwarded": "", "forwarded_in_flight": ""})
 			if cleared.Error != nil {
 				return cleared.Error
 			}
@@ -442,6 +473,20 @@ type Receipt struct {
 	Acknowledged int
 	// SlowestUs is how long the slowest acknowledgement took, in microseconds.
 	SlowestUs int64
+	// Counted is how many of Acknowledged said how many requests were in flight when they dropped the key, InFlight what they add
+	// up to.
+	Counted  int
+	InFlight int64
+	// ByDataPlane has the same of data planes, of some where there are many.
+	ByDataPlane []DataPlaneReceipt `gorm:"serializer:json"`
+}
+
+// DataPlaneReceipt is what the streams of one data plane have acknowledged of one revocation.
+type DataPlaneReceipt struct {
+	Name         string `json:"name"`
+	Acknowledged int    `json:"acknowledged"`
+	Counted      int    `json:"counted"`
+	InFlight     int64  `json:"in_flight"`
 }
 
 // SaveReceipts stores receipts in place of earlier ones.

@@ -435,12 +435,48 @@ func TestTakeForwardedOnce(t *testing.T) {
 		}
 		require.Empty(t, take("r1"))
 		for id, d := range map[string]models.DataPlane{"absent": eu, "3": eu, "1": us} {
-			require.ErrorIs(t, f.ForwardAcknowledgement(t.Context(), id, d.ID, at), models.ErrNotFound, "%s of %s", id, d.Name)
+			require.ErrorIs(t, f.ForwardAcknowledgement(t.Context(), id, d.ID, at, nil), models.ErrNotFound, "%s of %s", id, d.Name)
 		}
-		require.NoError(t, f.ForwardAcknowledgement(t.Context(), "1", eu.ID, at))
+		require.NoError(t, f.ForwardAcknowledgement(t.Context(), "1", eu.ID, at, nil))
 		require.Empty(t, take("r2"), "it is another's")
 		require.Equal(t, map[string]string{"1": "5:9:5,7"}, take("r1"))
 		require.Empty(t, take("r1"))
+	})
+}
+
+func TestRequestsInFlightAreForwardedTogether(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		eu := f.dataPlane("eu", nil)
+		f.openStream("1", eu, "r1", "")
+		at := position.Position{Xmin: 5, Xmax: 5}
+		forward := func(counts map[string]int) {
+			t.Helper()
+			require.NoError(t, f.ForwardAcknowledgement(t.Context(), "1", eu.ID, at, counts))
+		}
+		requireTaken := func(want map[string]int) {
+			t.Helper()
+			taken, err := f.TakeForwarded(t.Context(), "r1")
+			require.NoError(t, err)
+			require.Len(t, taken, 1)
+			require.Equal(t, want, taken[0].InFlight())
+		}
+		forward(map[string]int{"k1": 3, "k2": 0})
+		forward(nil)
+		forward(map[string]int{"k3": 1})
+		requireTaken(map[string]int{"k1": 3, "k2": 0, "k3": 1})
+		forward(nil)
+		requireTaken(map[string]int{})
+		many := map[string]int{}
+		for i := range 500 {
+			many[fmt.Sprintf("byok_%026d", i)] = i
+		}
+		for range 20 { // while nobody takes it
+			forward(many)
+		}
+		taken, err := f.TakeForwarded(t.Context(), "r1")
+		require.NoError(t, err)
+		require.Equal(t, many, taken[0].InFlight())
+		require.Less(t, len(taken[0].ForwardedInFlight), 100_000, "it is bounded")
 	})
 }
 
@@ -456,7 +492,7 @@ func TestNoForwardedAcknowledgementIsLostToOneThatIsTaken(t *testing.T) {
 			if i == 0 {
 				defer done.Store(true)
 				for n := int64(1); n <= last; n++ {
-					if err := f.ForwardAcknowledgement(t.Context(), "1", eu.ID, position.Position{Xmin: n, Xmax: n}); err != nil {
+					if err := f.ForwardAcknowledgement(t.Context(), "1", eu.ID, position.Position{Xmin: n, Xmax: n}, nil); err != nil {
 						return err
 					}
 				}
@@ -570,7 +606,10 @@ func TestReceiptsAreStoredInPlaceOfEarlierOnes(t *testing.T) {
 			{KeyID: "k2", ReplicaID: "r1", DataPlanes: 1, Acknowledged: 1},
 		}
 		require.NoError(t, f.SaveReceipts(t.Context(), first))
-		later := models.Receipt{KeyID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 3, SlowestUs: 4000}
+		later := models.Receipt{
+			KeyID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 3, SlowestUs: 4000, Counted: 2, InFlight: 7,
+			ByDataPlane: []models.DataPlaneReceipt{{Name: "eu", Acknowledged: 2, Counted: 2, InFlight: 7}, {Name: "us", Acknowledged: 1}},
+		}
 		another := models.Receipt{KeyID: "k3", ReplicaID: "r1"}
 		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{later, another}))
 		got, unheard := f.receipts(models.Key{ID: "k1"})

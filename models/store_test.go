@@ -550,7 +550,7 @@ func TestFeedNeedsNoRequestConnection(t *testing.T) {
 		do   func(ctx context.Context) error
 	}{
 		{"OpenStream", func(ctx context.Context) error { return busy.OpenStream(ctx, stream, "") }},
-		{"ForwardAcknowledgement", func(ctx context.Context) error { return busy.ForwardAcknowledgement(ctx, "s1", dp, at) }},
+		{"ForwardAcknowledgement", func(ctx context.Context) error { return busy.ForwardAcknowledgement(ctx, "s1", dp, at, nil) }},
 		{"TakeForwarded", func(ctx context.Context) error { _, err := busy.TakeForwarded(ctx, "r1"); return err }},
 		{"RecordHeartbeat", func(ctx context.Context) error { return busy.RecordHeartbeat(ctx, "r1") }},
 		{"Position", func(ctx context.Context) error { _, err := busy.Position(ctx); return err }},

@@ -62,6 +62,8 @@ func (s *service) newResolver() (*dataplane.Resolver, error) {
 	cfg := dataplane.Config{
 		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure,
 		CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
+		// What other proxies ask for here, they send themselves; nobody says when those requests end.
+		CountInFlight: s.cfg.ForwardAuthListen == "" && s.cfg.ExtAuthzListen == "",
 	}
 	var err error
 	if s.cfg.TokenFile != "" {

@@ -297,7 +297,7 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 		details = append(details, detail{"Revoked", cell{formatTime(k.RevokedAt, now) + " by " + k.RevokedBy, plain}})
 	}
 	if r := k.Receipt; r != nil {
-		details = append(details, detail{"Receipt", receiptCell(r, now)})
+		details = append(details, receiptDetails(r, now)...)
 	}
 	return p.printDetails(details)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/clipperhouse/displaywidth"
@@ -130,12 +132,51 @@ func (p *program) revoke(ctx context.Context, s *session, id string, held time.D
 
 func (p *program) printReceipt(id string, r *aikeysv1.Receipt) error {
 	now := time.Now()
-	return p.printDetails([]detail{
+	return p.printDetails(append([]detail{
 		{"ID", cell{id, plain}},
 		{"State", cell{string(aikeysv1.KeyStateRevoked), red}},
 		{"Revoked", cell{formatTime(r.RevokedAt, now) + " by " + r.RevokedBy, plain}},
-		{"Receipt", receiptCell(r, now)},
-	})
+	}, receiptDetails(r, now)...))
+}
+
+func receiptDetails(r *aikeysv1.Receipt, now time.Time) []detail {
+	details := []detail{{"Receipt", receiptCell(r, now)}}
+	if r.Acknowledged > 0 {
+		details = append(details, detail{"In flight", cell{formatInFlight(r), plain}})
+	}
+	return details
+}
+
+// maxNamed is how many data planes are shown by name.
+const maxNamed = 8
+
+// formatInFlight formats how many requests were in progress when data planes dropped the key.
+func formatInFlight(r *aikeysv1.Receipt) string {
+	if r.InFlight == nil {
+		return "unknown: no data plane said how many requests it was serving"
+	}
+	text := fmt.Sprintf("%d requests when the key was dropped", *r.InFlight)
+	if *r.InFlight == 1 {
+		text = "1 request when the key was dropped"
+	}
+	if unknown := r.Acknowledged - r.InFlightFrom; unknown > 0 {
+		text += fmt.Sprintf(", and an unknown number at %d data planes", unknown)
+	}
+	var named []string
+	for _, d := range r.Acknowledgements {
+		count := "unknown"
+		if d.InFlight != nil {
+			count = strconv.Itoa(*d.InFlight)
+		}
+		named = append(named, d.DataPlane+": "+count)
+	}
+	if len(named) > maxNamed {
+		named = append(named[:maxNamed], "…")
+	}
+	if len(named) > 0 {
+		text += " (" + strings.Join(named, ", ") + ")"
+	}
+	return text
 }
 
 func receiptCell(r *aikeysv1.Receipt, now time.Time) cell {

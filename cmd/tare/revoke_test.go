@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -30,6 +31,38 @@ func TestPendingReceipt(t *testing.T) {
 	got = s.user(t).run("api", "byok", "remove", sampleID, "--wait", "0")
 	require.Equal(t, exitOK, got.code, "who does not wait is not told off")
 	require.Len(t, s.requestsSoFar(), before+1)
+}
+
+func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
+	for want, fields := range map[string]map[string]any{
+		"In flight  unknown: no data plane said how many": nil,
+		"In flight  0 requests when the key was dropped (edge-1: 0)": {"in_flight": 0, "in_flight_from": 3, "acknowledgements": []any{
+			map[string]any{"data_plane": "edge-1", "acknowledged": 3, "in_flight": 0, "in_flight_from": 3},
+		}},
+		"In flight  1 request when the key was dropped, and an unknown number at 2 data planes (edge-1: 1, edge-2: unknown)": {
+			"in_flight": 1, "in_flight_from": 1, "acknowledgements": []any{
+				map[string]any{"data_plane": "edge-1", "acknowledged": 1, "in_flight": 1, "in_flight_from": 1},
+				map[string]any{"data_plane": "edge-2", "acknowledged": 2},
+			},
+		},
+	} {
+		document := receiptDocument(3)
+		receipt, _ := document["receipt"].(map[string]any)
+		maps.Copy(receipt, fields)
+		s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodDelete {
+				writeJSON(w, http.StatusOK, document)
+				return
+			}
+			key := keyDocument("main")
+			key["state"], key["receipt"] = "revoked", receipt
+			writeJSON(w, http.StatusOK, map[string]any{"key": key})
+		})
+		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "remove", sampleID).stdout), " "),
+			strings.Join(strings.Fields(want), " "))
+		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "get", sampleID).stdout), " "),
+			strings.Join(strings.Fields(want), " "))
+	}
 }
 
 func TestProgress(t *testing.T) {

@@ -33,7 +33,11 @@ type streams struct {
 	reports          []gen.KeyReport
 	usage            []gen.UsageReport
 	losesUsage       bool // answers to batches of counts are lost
+	refusesInFlight  bool // acknowledgements with counts get 400
 }
+
+// RefuseInFlight refuses acknowledgements that say how many requests were in flight, as older releases do.
+func (cp *ControlPlane) RefuseInFlight() { cp.update(func() { cp.refusesInFlight = true }) }
 
 // LimitMaxStale refuses streams that declare more, with a 400 that names the limit.
 func (cp *ControlPlane) LimitMaxStale(most time.Duration) { cp.update(func() { cp.maxStale = most }) }
@@ -91,6 +95,10 @@ func (cp *ControlPlane) LoseUsageAnswers(lose bool) { cp.update(func() { cp.lose
 func (cp *ControlPlane) acknowledge(w http.ResponseWriter, r *http.Request) {
 	var request gen.AcknowledgeRequest
 	if !decode(w, r, &request) {
+		return
+	}
+	if request.InFlight != nil && read(cp, func() bool { return cp.refusesInFlight }) {
+		invalid.send(w)
 		return
 	}
 	known := false

@@ -97,6 +97,9 @@ type ClientInterface interface {
 	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 	// is ended.
 	//
+	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+	// it dropped it: `in_flight`. The key's receipt shows that.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/acknowledgements (the `Acknowledge` operationId).
@@ -108,6 +111,9 @@ type ClientInterface interface {
 	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
 	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 	// is ended.
+	//
+	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+	// it dropped it: `in_flight`. The key's receipt shows that.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -235,6 +241,9 @@ type ClientInterface interface {
 // data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 // is ended.
 //
+// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+// it dropped it: `in_flight`. The key's receipt shows that.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/acknowledgements (the `Acknowledge` operationId).
@@ -256,6 +265,9 @@ func (c *Client) AcknowledgeWithBody(ctx context.Context, contentType string, bo
 // send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
 // data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 // is ended.
+//
+// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+// it dropped it: `in_flight`. The key's receipt shows that.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -747,6 +759,9 @@ type ClientWithResponsesInterface interface {
 	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 	// is ended.
 	//
+	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+	// it dropped it: `in_flight`. The key's receipt shows that.
+	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/acknowledgements (the `Acknowledge` operationId).
@@ -758,6 +773,9 @@ type ClientWithResponsesInterface interface {
 	// send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
 	// data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 	// is ended.
+	//
+	// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+	// it dropped it: `in_flight`. The key's receipt shows that.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1428,6 +1446,9 @@ func (r ReportUsageResult) ContentType() string {
 // data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 // is ended.
 //
+// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+// it dropped it: `in_flight`. The key's receipt shows that.
+//
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/acknowledgements (the `Acknowledge` operationId).
@@ -1445,6 +1466,9 @@ func (c *ClientWithResponses) AcknowledgeWithBodyWithResponse(ctx context.Contex
 // send one within `acknowledge_within_ms`, at a random time in the second half of that interval, because other
 // data planes are told in the first half. Also send one every five seconds: a stream without any for half a minute
 // is ended.
+//
+// A data plane that knows of all its requests in progress also says how many there were with each revoked key when
+// it dropped it: `in_flight`. The key's receipt shows that.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

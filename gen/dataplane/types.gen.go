@@ -9,6 +9,10 @@ import (
 
 // AcknowledgeRequest What a data plane has acted on.
 type AcknowledgeRequest struct {
+	// InFlight Keys whose revocations are within the position, and how many requests with each were in progress when the
+	// data plane dropped it. A key that is left out has an unknown number.
+	InFlight []InFlight `json:"in_flight,omitempty"`
+
 	// Position A set of transactions, `<xmin>:<xmax>:<list>`.
 	Position Position `json:"position"`
 
@@ -117,6 +121,15 @@ type FieldError struct {
 
 	// Message What is wrong with it, for people, to read after the name of the field.
 	Message string `json:"message"`
+}
+
+// InFlight How many requests with a key were in progress when the data plane dropped it.
+type InFlight struct {
+	// KeyID A key's id, `byok_<ulid>`.
+	KeyID KeyID `json:"key_id"`
+
+	// Requests Their number. Answers that are still being passed on count, streamed ones and upgraded connections included.
+	Requests int `json:"requests"`
 }
 
 // KeyID A key's id, `byok_<ulid>`.

@@ -336,6 +336,16 @@ func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {
 	if r.Slowest > 0 {
 		receipt.SlowestMs = new(int(r.Slowest.Milliseconds()))
 	}
+	if r.Counted > 0 {
+		receipt.InFlight, receipt.InFlightFrom = new(int(r.InFlight)), &r.Counted
+	}
+	for _, d := range r.ByDataPlane {
+		confirmed := gen.Acknowledgement{DataPlane: d.Name, Acknowledged: d.Acknowledged}
+		if d.Counted > 0 {
+			confirmed.InFlight, confirmed.InFlightFrom = new(int(d.InFlight)), new(d.Counted)
+		}
+		receipt.Acknowledgements = append(receipt.Acknowledgements, confirmed)
+	}
 	if !r.Complete {
 		receipt.State = "pending"
 		receipt.CompleteBy = new(wireTime(s.now().Add(r.Remaining).UnixMicro()))

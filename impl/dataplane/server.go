@@ -39,7 +39,7 @@ type Store interface {
 // Feed streams changes to data planes; *feed.Feed is one.
 type Feed interface {
 	Subscribe(ctx context.Context, sub feed.Subscription) (*feed.Stream, error)
-	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position) error
+	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error
 }
 
 // Config is what the data planes' API needs. All fields but MaxStale and Now are required.

@@ -70,7 +70,11 @@ func (s *server) Acknowledge(ctx context.Context, req gen.AcknowledgeRequestObje
 	if err != nil {
 		return nil, err
 	}
-	if err := s.feed.Acknowledge(ctx, auth.PrincipalFrom(ctx).DataPlaneID, req.Body.SessionID, at); err != nil {
+	inFlight := make(map[string]int, len(req.Body.InFlight))
+	for _, count := range req.Body.InFlight {
+		inFlight[count.KeyID] = count.Requests
+	}
+	if err := s.feed.Acknowledge(ctx, auth.PrincipalFrom(ctx).DataPlaneID, req.Body.SessionID, at, inFlight); err != nil {
 		return nil, err
 	}
 	return gen.Acknowledge204Response{}, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -100,7 +101,9 @@ func TestAcknowledgeCountsInReceipt(t *testing.T) {
 		s.public.As(owner).RevokeKey(t, key.ID)
 		position := stream.AwaitRevocation(key.ID).ID
 		acknowledge := func(dp *dataPlane, session string) *gen.AcknowledgeResult {
-			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{SessionID: session, Position: position})
+			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{
+				SessionID: session, Position: position, InFlight: []gen.InFlight{{KeyID: key.ID, Requests: 3}},
+			})
 			require.NoError(t, err)
 			return reply
 		}
@@ -114,7 +117,28 @@ func TestAcknowledgeCountsInReceipt(t *testing.T) {
 		require.Zero(t, acknowledged())
 		require.Equal(t, http.StatusNoContent, acknowledge(dp, session).StatusCode())
 		require.Eventually(t, func() bool { return acknowledged() == 1 }, 10*time.Second, 5*time.Millisecond)
+		receipt := s.public.As(owner).RevokeKey(t, key.ID)
+		require.Equal(t, []*int{new(3), new(1)}, []*int{receipt.InFlight, receipt.InFlightFrom})
+		require.Len(t, receipt.Acknowledgements, 1)
+		require.Equal(t, []*int{new(3), new(1)}, []*int{receipt.Acknowledgements[0].InFlight, receipt.Acknowledgements[0].InFlightFrom})
 	})
+}
+
+func TestInvalidNumbersOfRequestsInFlight(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp, key := s.dataPlane(), s.shared("openai")
+	for name, counts := range map[string][]gen.InFlight{
+		"negative": {{KeyID: key.ID, Requests: -1}}, "too many": {{KeyID: key.ID, Requests: 10_000_001}}, "no key": {{KeyID: "byok_x 5\n"}},
+		"too many keys": slices.Repeat([]gen.InFlight{{KeyID: key.ID}}, 501),
+	} {
+		t.Run(name, func(t *testing.T) {
+			reply, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{
+				SessionID: "01M83VVAHQQW2E4R6T8Y0A1S3D", Position: "5:5:", InFlight: counts,
+			})
+			require.NoError(t, err)
+			requireRefused(t, reply, http.StatusBadRequest, "invalid-argument")
+		})
+	}
 }
 
 func TestInvalidStreamParameters(t *testing.T) {

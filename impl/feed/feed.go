@@ -61,7 +61,7 @@ type Store interface {
 	Replicas(ctx context.Context) ([]models.Replica, error)
 	DeleteDeadReplica(ctx context.Context, r models.Replica, maxStaleMs int) error
 
-	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position) error
+	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error
 	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)
 	SaveReceipts(ctx context.Context, receipts []models.Receipt) error
 	Receipts(ctx context.Context, k models.Key) (receipts []models.Receipt, unheard int, err error)

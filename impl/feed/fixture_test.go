@@ -281,17 +281,22 @@ func (m *member) heartbeats() []feedtest.Message {
 	return slices.DeleteFunc(m.All(), func(got feedtest.Message) bool { return got.Type != "heartbeat" })
 }
 
-// acknowledge acknowledges a key's revocation at a replica, once the data plane has been told of it.
-func (m *member) acknowledge(k models.Key, at *replica) {
+// acknowledge acknowledges a key's revocation at a replica, once the data plane has been told of it. With a number it says how many
+// requests were in flight.
+func (m *member) acknowledge(k models.Key, at *replica, inFlight ...int) {
 	at.env.t.Helper()
-	at.acknowledge(m, m.AwaitRevocation(k.ID).ID)
+	counts := map[string]int{}
+	for _, n := range inFlight {
+		counts[k.ID] = n
+	}
+	at.acknowledge(m, m.AwaitRevocation(k.ID).ID, counts)
 }
 
-func (r *replica) acknowledge(m *member, text string) {
+func (r *replica) acknowledge(m *member, text string, inFlight map[string]int) {
 	r.env.t.Helper()
 	at, err := position.Parse(text)
 	require.NoError(r.env.t, err)
-	require.NoError(r.env.t, r.Acknowledge(r.env.t.Context(), m.ID, m.Session(), at))
+	require.NoError(r.env.t, r.Acknowledge(r.env.t.Context(), m.ID, m.Session(), at, inFlight))
 }
 
 // receipt returns a receipt once it is complete, or as it is after the time to wait.
@@ -305,7 +310,7 @@ func (r *replica) receipt(k models.Key, wait time.Duration) feed.Receipt {
 func (r *replica) requireComplete(k models.Key, acknowledged, dataPlanes int) {
 	r.env.t.Helper()
 	got := r.receipt(k, feedtest.Patience)
-	got.Slowest = 0
+	got.Slowest, got.ByDataPlane = 0, nil
 	require.Equal(r.env.t, feed.Receipt{Complete: true, Acknowledged: acknowledged, DataPlanes: dataPlanes}, got)
 }
 

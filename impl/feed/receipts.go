@@ -1,8 +1,10 @@
 package feed
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/agentrouter/aikeys/internal/position"
@@ -18,6 +20,8 @@ const (
 	lookPause = 10 * time.Millisecond
 	// tallyLife is how long a revocation is remembered: longer than any data plane may serve without asking.
 	tallyLife = time.Hour + time.Minute
+	// maxListed is how many data planes a receipt lists.
+	maxListed = 100
 )
 
 // tally counts the acknowledgements of one revocation by the streams of this replica. Feed.mu guards the counts; nothing
@@ -31,6 +35,9 @@ type tally struct {
 	dataPlanes   int // streams that have to acknowledge it
 	acknowledged int
 	slowest      time.Duration // the longest time from seenAt to an acknowledgement
+	counted      int           // acknowledgements that said how many requests were in flight
+	inFlight     int64         // what they add up to
+	byDataPlane  []models.DataPlaneReceipt
 }
 
 // openTallies opens a tally for each revocation. It waits for every stream whose data plane serves the customer, those
@@ -92,7 +99,7 @@ func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, st
 		return nil
 	}
 	// The position to resume from acknowledges what the data plane has acted on.
-	err := f.store.ForwardAcknowledgement(ctx, sub.Previous, sub.DataPlane.ID, *sub.Resume)
+	err := f.store.ForwardAcknowledgement(ctx, sub.Previous, sub.DataPlane.ID, *sub.Resume, nil)
 	if errors.Is(err, models.ErrNotFound) {
 		return nil // the previous stream's lease has run out, or a later stream has replaced it
 	}
@@ -130,18 +137,18 @@ func (f *Feed) talliesOwed(s *Stream, sub Subscription, start position.Position,
 	return owed
 }
 
-// Acknowledge records that a data plane has acted on everything up to a position. If another replica has the stream, the
-// position is left in the database for it. The error is models.ErrNotFound if there is no such stream: it has ended, and its
-// lease with it.
-func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position) error {
-	if f.acknowledgeHere(dataPlaneID, streamID, at) {
+// Acknowledge records that a data plane has acted on everything up to a position, and how many requests were in flight with the
+// keys that it has dropped, by key id. If another replica has the stream, both are left in the database for it. The error is
+// models.ErrNotFound if there is no such stream: it has ended, and its lease with it.
+func (f *Feed) Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error {
+	if f.acknowledgeHere(dataPlaneID, streamID, at, inFlight) {
 		return nil
 	}
-	return f.store.ForwardAcknowledgement(ctx, streamID, dataPlaneID, at)
+	return f.store.ForwardAcknowledgement(ctx, streamID, dataPlaneID, at, inFlight)
 }
 
 // acknowledgeHere counts an acknowledgement if the stream is this replica's, and reports whether it is.
-func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Position) bool {
+func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Position, inFlight map[string]int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.streams[streamID]
@@ -156,8 +163,9 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 			waiting = append(waiting, t)
 			continue
 		}
-		t.acknowledged++
 		t.slowest = max(t.slowest, now-t.seenAt)
+		requests, counts := inFlight[t.keyID]
+		t.count(s.dataPlane.Name, requests, counts)
 		f.unsaved[t.keyID] = t
 		if t.acknowledged == t.dataPlanes {
 			signal(f.saveSignal)
@@ -165,6 +173,35 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 	}
 	s.pending = waiting
 	return true
+}
+
+// count counts the acknowledgement of one stream. It says how many requests were in flight if counts.
+func (t *tally) count(dataPlane string, requests int, counts bool) {
+	one := models.DataPlaneReceipt{Name: dataPlane, Acknowledged: 1}
+	if counts {
+		one.Counted, one.InFlight = 1, int64(requests)
+	}
+	t.acknowledged++
+	t.counted += one.Counted
+	t.inFlight += one.InFlight
+	t.byDataPlane = addDataPlane(t.byDataPlane, one)
+}
+
+// addDataPlane adds to the list of data planes. In a full list, data planes with requests in flight replace others.
+func addDataPlane(list []models.DataPlaneReceipt, one models.DataPlaneReceipt) []models.DataPlaneReceipt {
+	if i := slices.IndexFunc(list, func(d models.DataPlaneReceipt) bool { return d.Name == one.Name }); i >= 0 {
+		list[i].Acknowledged += one.Acknowledged
+		list[i].Counted += one.Counted
+		list[i].InFlight += one.InFlight
+		return list
+	}
+	if len(list) < maxListed {
+		return append(list, one)
+	}
+	if i := slices.IndexFunc(list, func(d models.DataPlaneReceipt) bool { return d.InFlight == 0 }); i >= 0 && one.InFlight > 0 {
+		list[i] = one
+	}
+	return list
 }
 
 // takeForwarded counts the acknowledgements of this replica's streams that reached other replicas.
@@ -178,7 +215,7 @@ func (f *Feed) takeForwarded(ctx context.Context) error {
 	forwarded, err := f.store.TakeForwarded(ctx, f.replicaID)
 	for _, s := range forwarded {
 		if at, parseErr := position.Parse(s.Forwarded); parseErr == nil {
-			f.acknowledgeHere(s.DataPlaneID, s.ID, at)
+			f.acknowledgeHere(s.DataPlaneID, s.ID, at, s.InFlight())
 		}
 	}
 	return err
@@ -211,6 +248,7 @@ func (f *Feed) takeUnsaved() []models.Receipt {
 		delete(f.unsaved, key)
 		rows = append(rows, models.Receipt{
 			KeyID: key, ReplicaID: f.replicaID, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
+			Counted: t.counted, InFlight: t.inFlight, ByDataPlane: slices.Clone(t.byDataPlane),
 		})
 	}
 	return rows
@@ -235,6 +273,12 @@ type Receipt struct {
 	Slowest time.Duration
 	// Remaining is the time within which a receipt that is not complete becomes so.
 	Remaining time.Duration
+	// Counted is how many of Acknowledged said how many requests were in flight when they dropped the key, InFlight what they add
+	// up to.
+	Counted  int
+	InFlight int64
+	// ByDataPlane has the same by data plane, at most maxListed, most requests first.
+	ByDataPlane []models.DataPlaneReceipt
 }
 
 // Receipt returns the receipt of a revoked key.
@@ -251,7 +295,15 @@ func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
 		r.DataPlanes += row.DataPlanes
 		r.Acknowledged += row.Acknowledged
 		r.Slowest = max(r.Slowest, time.Duration(row.SlowestUs)*time.Microsecond)
+		r.Counted += row.Counted
+		r.InFlight += row.InFlight
+		for _, d := range row.ByDataPlane {
+			r.ByDataPlane = addDataPlane(r.ByDataPlane, d)
+		}
 	}
+	slices.SortFunc(r.ByDataPlane, func(a, b models.DataPlaneReceipt) int {
+		return cmp.Or(cmp.Compare(b.InFlight, a.InFlight), cmp.Compare(a.Name, b.Name))
+	})
 	if r.Acknowledged >= r.DataPlanes {
 		r.Complete = true
 		return r, nil

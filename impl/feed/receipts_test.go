@@ -39,7 +39,7 @@ func TestReceiptByAcknowledgements(t *testing.T) {
 		before := all[0].Last()
 		k := e.revoke()
 		all[0].AwaitRevocation(k.ID)
-		r.acknowledge(all[0], before) // a position from before the revocation
+		r.acknowledge(all[0], before, nil) // a position from before the revocation
 		waited := make(chan feed.Receipt)
 		go func() { got, _ := r.WaitForReceipt(t.Context(), k, feedtest.Patience); waited <- got }()
 		for i, m := range all {
@@ -60,6 +60,54 @@ func TestReceiptByAcknowledgements(t *testing.T) {
 	})
 }
 
+func TestReceiptHasTheRequestsInFlight(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		here, there := e.replica(options{lease: time.Minute}), e.replica(options{lease: time.Minute})
+		edge, older := e.dataPlane(), e.dataPlane()
+		first, second := here.subscribe(feed.Subscription{DataPlane: edge}), here.subscribe(feed.Subscription{DataPlane: edge})
+		elsewhere, silent := there.connect(acme), there.subscribe(feed.Subscription{DataPlane: older})
+		k := e.revoke()
+		first.acknowledge(k, here, 3)
+		e.eventually("a pending receipt has it", func() bool {
+			got := here.receipt(k, 0)
+			return !got.Complete && got.Counted == 1 && got.InFlight == 3
+		})
+		second.acknowledge(k, there, 0) // which leaves it to the other replica
+		elsewhere.acknowledge(k, here, 7)
+		silent.acknowledge(k, there)
+		for _, r := range []*replica{here, there} {
+			got := r.receipt(k, feedtest.Patience)
+			require.True(t, got.Complete)
+			require.Equal(t, []any{4, 3, int64(10)}, []any{got.Acknowledged, got.Counted, got.InFlight})
+			require.Equal(t, []models.DataPlaneReceipt{
+				{Name: elsewhere.Name, Acknowledged: 1, Counted: 1, InFlight: 7},
+				{Name: edge.Name, Acknowledged: 2, Counted: 2, InFlight: 3},
+				{Name: older.Name, Acknowledged: 1},
+			}, got.ByDataPlane)
+		}
+	})
+}
+
+func TestReceiptListsABoundedNumberOfDataPlanes(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{lease: time.Minute})
+		var all []*member
+		for range 103 {
+			all = append(all, r.connect(acme))
+		}
+		k := e.revoke()
+		for i, m := range all {
+			m.acknowledge(k, r, i/100) // the last three have one each
+		}
+		got := r.receipt(k, feedtest.Patience)
+		require.Equal(t, []any{103, 103, int64(3)}, []any{got.Acknowledged, got.Counted, got.InFlight})
+		require.Len(t, got.ByDataPlane, 100)
+		require.Equal(t, []int64{1, 1, 1, 0}, []int64{
+			got.ByDataPlane[0].InFlight, got.ByDataPlane[1].InFlight, got.ByDataPlane[2].InFlight, got.ByDataPlane[3].InFlight,
+		})
+	})
+}
+
 func TestAcknowledgeUnknownStream(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
 		r := e.replica(options{lease: time.Minute})
@@ -67,8 +115,8 @@ func TestAcknowledgeUnknownStream(t *testing.T) {
 		k := e.revoke()
 		at, err := position.Parse(m.AwaitRevocation(k.ID).ID)
 		require.NoError(t, err)
-		require.ErrorIs(t, r.Acknowledge(t.Context(), e.dataPlane().ID, m.Session(), at), models.ErrNotFound, "of another data plane")
-		require.ErrorIs(t, r.Acknowledge(t.Context(), m.ID, e.ids.Next("", time.Now()), at), models.ErrNotFound)
+		require.ErrorIs(t, r.Acknowledge(t.Context(), e.dataPlane().ID, m.Session(), at, nil), models.ErrNotFound, "of another data plane")
+		require.ErrorIs(t, r.Acknowledge(t.Context(), m.ID, e.ids.Next("", time.Now()), at, nil), models.ErrNotFound)
 		require.False(t, r.receipt(k, 0).Complete)
 	})
 }
@@ -376,7 +424,7 @@ func TestReceiptsAreTrue(t *testing.T) {
 					for range rand.IntN(50) {
 						time.Sleep(rand.N(30 * time.Millisecond))
 						if at, err := position.Parse(m.Last()); err == nil && rand.IntN(8) > 0 {
-							_ = anyReplica().Acknowledge(context.Background(), m.ID, m.Session(), at) // the stream may be gone
+							_ = anyReplica().Acknowledge(context.Background(), m.ID, m.Session(), at, nil) // the stream may be gone
 						}
 					}
 					m.Leave()

@@ -35,7 +35,7 @@ func TestSilentStreamsEnd(t *testing.T) {
 		for range 7 {
 			require.False(t, silent.Ended())
 			time.Sleep(4 * time.Second)
-			r.acknowledge(heard, heard.Last())
+			r.acknowledge(heard, heard.Last(), nil)
 		}
 		time.Sleep(4 * time.Second)
 		require.True(t, silent.Ended(), "30 s have passed")

@@ -424,6 +424,24 @@ func (e UserKeys) Valid() bool {
 	}
 }
 
+// Acknowledgement What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have.
+type Acknowledgement struct {
+	// Acknowledged How many of its copies have confirmed.
+	Acknowledged int `json:"acknowledged"`
+
+	// DataPlane The name that the operator gave it.
+	DataPlane string `json:"data_plane"`
+
+	// InFlight How many requests with the key were in progress when it dropped the key. Absent if it did not say.
+	InFlight *int `json:"in_flight,omitempty"`
+
+	// InFlightFrom How many of its `acknowledged` are counted in `in_flight`. Absent if none is.
+	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
 // Actor Who did it.
 type Actor struct {
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
@@ -864,11 +882,23 @@ type Receipt struct {
 	// Acknowledged How many have confirmed.
 	Acknowledged int `json:"acknowledged"`
 
+	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
+	// some are left out. Absent until one has confirmed.
+	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty,omitzero"`
+
 	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
 	CompleteBy time.Time `json:"complete_by,omitempty,omitzero"`
 
 	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
 	DataPlanes int `json:"data_planes"`
+
+	// InFlight How many requests with the key were in progress at data planes when they dropped it, streamed answers and
+	// upgraded connections included. Absent while no data plane has said so.
+	InFlight *int `json:"in_flight,omitempty"`
+
+	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
+	// Absent if none did.
+	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
 
 	// RevokedAt When the key was first revoked.
 	RevokedAt time.Time `json:"revoked_at"`

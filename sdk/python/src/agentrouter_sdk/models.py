@@ -6,9 +6,35 @@ from __future__ import annotations
 from datetime import date
 from typing import Literal, Optional, Union
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from ._model import Model
+
+
+class Acknowledgement(Model):
+    """
+    What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have.
+    """
+
+    data_plane: str
+    """
+    The name that the operator gave it.
+    """
+
+    acknowledged: int
+    """
+    How many of its copies have confirmed.
+    """
+
+    in_flight: Optional[int] = None
+    """
+    How many requests with the key were in progress when it dropped the key. Absent if it did not say.
+    """
+
+    in_flight_from: Optional[int] = None
+    """
+    How many of its `acknowledged` are counted in `in_flight`. Absent if none is.
+    """
 
 
 class Actor(Model):
@@ -746,6 +772,27 @@ class Receipt(Model):
     complete_by: Optional[AwareDatetime] = None
     """
     The time by which a `pending` receipt must be complete. Absent once it is complete.
+    """
+
+    in_flight: Optional[int] = None
+    """
+    How many requests with the key were in progress at data planes when they dropped it, streamed answers and
+    upgraded connections included. Absent while no data plane has said so.
+
+    """
+
+    in_flight_from: Optional[int] = None
+    """
+    How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
+    Absent if none did.
+
+    """
+
+    acknowledgements: Optional[list[Acknowledgement]] = Field(None, max_length=100)
+    """
+    What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
+    some are left out. Absent until one has confirmed.
+
     """
 
 

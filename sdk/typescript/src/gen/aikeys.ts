@@ -508,6 +508,32 @@ export interface components {
              * @description The time by which a `pending` receipt must be complete. Absent once it is complete.
              */
             complete_by?: string;
+            /**
+             * @description How many requests with the key were in progress at data planes when they dropped it, streamed answers and
+             *     upgraded connections included. Absent while no data plane has said so.
+             */
+            in_flight?: number;
+            /**
+             * @description How many of `acknowledged` are counted in `in_flight`. The rest did not say how many requests were in progress.
+             *     Absent if none did.
+             */
+            in_flight_from?: number;
+            /**
+             * @description What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
+             *     some are left out. Absent until one has confirmed.
+             */
+            acknowledgements?: components["schemas"]["Acknowledgement"][];
+        };
+        /** @description What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have. */
+        Acknowledgement: {
+            /** @description The name that the operator gave it. */
+            data_plane: string;
+            /** @description How many of its copies have confirmed. */
+            acknowledged: number;
+            /** @description How many requests with the key were in progress when it dropped the key. Absent if it did not say. */
+            in_flight?: number;
+            /** @description How many of its `acknowledged` are counted in `in_flight`. Absent if none is. */
+            in_flight_from?: number;
         };
         /** @description A key's metadata. No answer contains the secret. */
         Key: {
