@@ -155,6 +155,7 @@ func TestProviderSDKs(t *testing.T) {
 						Error        struct {
 							Class  string `json:"class"`
 							Status int    `json:"status"`
+							Text   string `json:"message"`
 						} `json:"error"`
 					}
 					call := func(key string) (got result) {
@@ -190,10 +191,32 @@ func TestProviderSDKs(t *testing.T) {
 					refused := call("ak_revoked_0001").Error
 					require.Equal(t, http.StatusUnauthorized, refused.Status)
 					require.Equal(t, sdk.refusal, refused.Class)
+					require.Contains(t, refused.Text, "The AgentRouter API key or session token that came with this request is not valid")
 					require.Len(t, e.provider.Requests(), sdk.requests, "what is refused does not reach the provider")
 				})
 			}
 		}
+	}
+}
+
+// Frameworks show the text of an error only if it has the form that the provider's errors have.
+func TestFrameworksShowWhyARequestWasRefused(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	gateway := e.startForProxies()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "node", "../../tools/peers/refusals.mjs")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GATEWAY=" + gateway.address.Gateway, "API_KEY=ak_revoked_0001"}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	require.NoError(t, err, "`make test` installs the frameworks: %s", &stderr)
+	var shown map[string]string
+	require.NoError(t, json.Unmarshal(stdout, &shown), "%s", stdout)
+	require.Len(t, shown, 19)
+	for framework, text := range shown {
+		require.Contains(t, text, "The AgentRouter API key or session token that came with this request is not valid", framework)
 	}
 }
 
@@ -263,16 +286,21 @@ func TestSampleProxiesForwardRefusals(t *testing.T) {
 		e.control.AddCredential("ak_EXAMPLE_removed", dataplanetest.Credential{UserID: "bob"})
 		e.control.RemoveMember("bob")
 		url := startProxy(t, proxy, gateway, e.provider)
-		refused := func(credential string, status int) {
+		refused := func(credential string, status int, text string) {
 			got := send(http.MethodPost, url+"/openai/chat/completions", credential, question)
 			require.Equal(t, status, got.status, got.body)
 			require.Regexp(t, "^application/(problem[+])?json$", got.header.Get("Content-Type"))
-			require.Contains(t, got.body, `"error"`)
+			require.Contains(t, got.body, `"message":"`+text)
+			got = send(http.MethodPost, url+"/anthropic/v1/messages", credential, question)
+			require.Equal(t, status, got.status, got.body)
+			require.Contains(t, got.body, `"type":"error"`)
+			require.Contains(t, got.body, `"message":"`+text)
+			require.Equal(t, status == http.StatusServiceUnavailable, got.header.Get("Retry-After") == "1")
 		}
-		refused("ak_EXAMPLE_wrong", http.StatusUnauthorized)
-		refused("ak_EXAMPLE_removed", http.StatusForbidden)
+		refused("ak_EXAMPLE_wrong", http.StatusUnauthorized, "The AgentRouter API key or session token")
+		refused("ak_EXAMPLE_removed", http.StatusForbidden, "You are not a member of this project")
 		e.control.SetFault(dataplanetest.Unavailable, dataplanetest.Fetch)
-		refused("ak_EXAMPLE_unknown", http.StatusServiceUnavailable)
+		refused("ak_EXAMPLE_unknown", http.StatusServiceUnavailable, "The gateway can't ask at the moment")
 		gateway.end(syscall.SIGKILL)
 		got := send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
 		require.Equal(t, http.StatusServiceUnavailable, got.status, "nobody passes without a gateway")

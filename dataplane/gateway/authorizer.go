@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/agentrouter/aikeys/dataplane"
@@ -56,8 +55,16 @@ func NewAuthorizer(face string, cfg Config) (*Authorizer, error) {
 }
 
 // Authorize decides on a request by its head; peer is the address that it came from. It returns a problem if the request
-// is refused, and otherwise nil.
+// is refused, in the dialect of the API that was called, and otherwise nil.
 func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
+	grant, problem := a.authorize(ctx, peer, head)
+	if problem != nil {
+		problem.Dialect = head.dialect()
+	}
+	return grant, problem
+}
+
+func (a *Authorizer) authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
 	started := time.Now()
 	key, header, credential, err := a.resolve(ctx, peer, head)
 	method := ""
@@ -120,7 +127,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 		return key, header, "", errNoPath // whether the operation may be served depends on it
 	}
 	for i, sent := range head.Paths {
-		target := to.join(safePath(strings.TrimPrefix(sent, "/"+head.Provider))) // the proxy takes the prefix away, as in the samples
+		target := to.join(safePath(head.belowProvider(sent)))
 		if _, err := checkOperation(to, target); err != nil {
 			return key, header, "", err
 		}

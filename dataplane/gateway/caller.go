@@ -85,6 +85,18 @@ func (h Head) check() (dataplane.Request, error) {
 	return caller, err
 }
 
+// belowProvider returns one of the Paths without the provider's slug, which the proxy takes away, as in the samples.
+func (h Head) belowProvider(path string) string { return strings.TrimPrefix(path, "/"+h.Provider) }
+
+// dialect returns the dialect of the API that the request is for.
+func (h Head) dialect() Dialect {
+	path := ""
+	if len(h.Paths) == 1 {
+		path = h.belowProvider(h.Paths[0])
+	}
+	return dialectOf(h.Provider, path, h.Header)
+}
+
 // parseRequest reads the caller, the provider and the path from the head of a request to /{provider}/….
 func parseRequest(r *http.Request) (caller dataplane.Request, path safePath, err error) {
 	provider, rest, ok := splitPath(r.URL.EscapedPath())

@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"maps"
 	"net/url"
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -203,4 +205,19 @@ func mustURL(t testing.TB, text string) *url.URL {
 	u, err := url.Parse(text)
 	require.NoError(t, err)
 	return u
+}
+
+// The control plane checks the catalogue; the gateway has it too, and both know the same dialects.
+func TestTheGatewayKnowsEachProvidersDialect(t *testing.T) {
+	slugs, err := Providers()
+	require.NoError(t, err)
+	known := cataloguedProviders()
+	require.Len(t, known, len(slugs))
+	for _, slug := range slugs {
+		require.NotNil(t, known[slug].requests.key, slug)
+		for _, dialect := range append(slices.Collect(maps.Values(known[slug].byRoute)), known[slug].dialect) {
+			require.Contains(t, []Dialect{"", DialectOpenAI, DialectPerplexity, DialectAnthropic, DialectGoogle}, dialect, slug)
+		}
+		require.NotEmpty(t, known[slug].dialect, slug)
+	}
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
@@ -11,10 +12,14 @@ import (
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 )
 
-// HeaderForwardAuth carries the secret that a proxy must send, if one is configured.
-const HeaderForwardAuth = "Agentrouter-Forward-Auth"
+const (
+	// HeaderForwardAuth carries the secret that a proxy must send, if one is configured.
+	HeaderForwardAuth = "Agentrouter-Forward-Auth"
+	// HeaderError, in refusals, is the body once more, for nginx, which reads no bodies of such answers.
+	HeaderError = "Agentrouter-Error"
 
-const forwardAuthPath = "/auth/"
+	forwardAuthPath = "/auth/"
+)
 
 type forwardAuth struct {
 	authorizer *Authorizer
@@ -25,7 +30,8 @@ type forwardAuth struct {
 // ForwardAuth. They send the head of a caller's request to /auth/{provider}, with any method. 200 means that the request
 // may pass. Of Authorization, X-Api-Key, X-Goog-Api-Key and Api-Key, one then holds the provider's key and the others are
 // empty: a proxy that copies all four onto the request sets the key and removes the caller's credential. The proxy must be
-// configured to send the request to that provider and nowhere else.
+// configured to send the request to that provider and nowhere else. Any other status is a refusal, in the dialect of the API that was
+// called.
 //
 // Its answers carry providers' keys in plain text: a client that reaches it with a valid API key can read one. Serve it
 // where callers can't reach it, on a unix socket or an address of its own, and set Config.ForwardAuthSecret as well.
@@ -59,6 +65,7 @@ func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	grant, problem := f.authorizer.Authorize(r.Context(), r.RemoteAddr, head)
 	if problem != nil {
+		w.Header()[HeaderError] = []string{string(bytes.TrimSpace(problem.Body()))}
 		problem.Write(w)
 		return
 	}

@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"errors"
-	"path"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -95,7 +94,7 @@ func TestForwardAuthNeedsOnePath(t *testing.T) {
 		res, body := do(t, r)
 		require.Equal(t, tc.status, res.StatusCode, tc.paths)
 		if tc.status == 500 {
-			require.Equal(t, "no-path", path.Base(problemOf(t, res, body).Type))
+			require.Contains(t, body, `"/problems/no-path"`)
 			require.NotContains(t, body, secret)
 			continue
 		}

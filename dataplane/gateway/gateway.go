@@ -284,6 +284,8 @@ func (g *Gateway) handleError(w http.ResponseWriter, r *http.Request, err error)
 // refuse answers a request with the problem for an error.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, p *proxiedRequest, err error) {
 	problem := ProblemOf(err, p.id)
+	provider, path, _ := splitPath(r.URL.EscapedPath())
+	problem.Dialect = dialectOf(provider, path, r.Header)
 	p.err, p.status, p.responseStarted = err, problem.Status, true
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		p.status = statusClientGone

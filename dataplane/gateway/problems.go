@@ -172,9 +172,10 @@ var problems = problem.Table{
 // Problems returns the gateway's answers to errors.
 func Problems() problem.Table { return slices.Clone(problems) }
 
-// Problem is the gateway's answer to a request that no provider answers: an RFC 9457 problem document, with the member
-// `error` that the SDKs of OpenAI, Anthropic and Google print. Its text comes from a table, never from an error.
+// Problem is the gateway's answer to a request that no provider answers: an error in the dialect of the API that was called, with the
+// members of an RFC 9457 problem document. Its text comes from a table, never from an error.
 type Problem struct {
+	Dialect   Dialect      `json:"-"`
 	Type      string       `json:"type"`
 	Title     string       `json:"title"`
 	Status    int          `json:"status"`
@@ -213,6 +214,9 @@ func (p Problem) Header() http.Header {
 		HeaderRequestID:          {p.RequestID},
 	}
 	problem.SetHeader(header, p.Status, p.cause)
+	if !p.Dialect.isProblemDocument() {
+		header["Content-Type"] = []string{"application/json"}
+	}
 	if p.Status == http.StatusMethodNotAllowed {
 		header["Allow"] = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
 	}
@@ -222,7 +226,7 @@ func (p Problem) Header() http.Header {
 // Body returns the document as it goes over the wire.
 func (p Problem) Body() []byte {
 	var body bytes.Buffer
-	_ = problem.Encode(&body, p) // strings and a number: it can't fail
+	_ = problem.Encode(&body, p.form()) // strings and numbers: it can't fail
 	return body.Bytes()
 }
 

@@ -122,6 +122,7 @@ var (
 func (p Provider) validate() error {
 	styles := []AuthStyle{AuthBearer, AuthXAPIKey, AuthXGoogAPIKey, AuthAPIKey, AuthAWSSigV4, AuthGCPOAuth}
 	headerStyles := styles[:4]
+	dialects := []Dialect{DialectOpenAI, DialectPerplexity, DialectAnthropic, DialectGoogle}
 	checks := []struct {
 		bad  bool
 		text string
@@ -130,6 +131,7 @@ func (p Provider) validate() error {
 		{p.DisplayName == "", "display_name is missing"},
 		{!isBaseURL(placeholderPattern.ReplaceAllString(p.BaseURL, "x")), "base_url is not a plain https URL"},
 		{!slices.Contains(styles, p.AuthStyle), "auth_style is unknown"},
+		{!slices.Contains(dialects, p.Dialect), "dialect is unknown"},
 		{p.SecretFormat != FormatToken && p.SecretFormat != FormatJSON, "secret_format is unknown"},
 		{p.SecretFormat == FormatJSON && len(p.RequiredFields()) == 0, "json needs a required field"},
 		{p.SecretFormat != FormatJSON && len(p.Fields) > 0, "fields are for json only"},
@@ -140,6 +142,7 @@ func (p Provider) validate() error {
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !routePattern.MatchString(r.Path) }), "a route's path is not plain"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.AuthStyle != "" && !slices.Contains(headerStyles, r.AuthStyle) }), "a route's auth_style is no header"},
+		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.Dialect != "" && !slices.Contains(dialects, r.Dialect) }), "a route's dialect is unknown"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
 	}
@@ -204,6 +207,7 @@ type Provider struct {
 	DisplayName  string       `yaml:"display_name"`
 	BaseURL      string       `yaml:"base_url"` // https, no trailing slash; {name} stands for the credential's field
 	AuthStyle    AuthStyle    `yaml:"auth_style"`
+	Dialect      Dialect      `yaml:"dialect"`
 	Routes       []Route      `yaml:"routes"`
 	SecretFormat SecretFormat `yaml:"secret_format"`
 	Prefixes     []Prefix     `yaml:"prefixes"`   // empty: it is not known how its keys begin
@@ -216,10 +220,22 @@ type Provider struct {
 	Example        string   `yaml:"example"` // an invented secret of the right shape
 }
 
-// Route is what else of the host of a provider's BaseURL is served. AuthStyle is empty where it is the provider's.
+// Dialect is the form of an API's errors.
+type Dialect string
+
+// The known dialects.
+const (
+	DialectOpenAI     Dialect = "openai"
+	DialectPerplexity Dialect = "perplexity"
+	DialectAnthropic  Dialect = "anthropic"
+	DialectGoogle     Dialect = "google"
+)
+
+// Route is what else of the host of a provider's BaseURL is served. AuthStyle and Dialect are empty where they are the provider's.
 type Route struct {
 	Path      string    `yaml:"path"`
 	AuthStyle AuthStyle `yaml:"auth_style"`
+	Dialect   Dialect   `yaml:"dialect"`
 }
 
 // Prefix is one way in which a provider's keys begin.

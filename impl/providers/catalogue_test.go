@@ -110,6 +110,8 @@ providers:
     display_name: One
     base_url: https://one.example/v1
     auth_style: bearer
+    dialect: openai
+    routes: [{path: /v2, dialect: google}]
     secret_format: token
     prefixes: [{value: one-, distinctive: true}, {value: sk-}]
     key_page: https://one.example/keys
@@ -118,6 +120,7 @@ providers:
     display_name: Two
     base_url: https://{region}.two.example
     auth_style: api_key
+    dialect: openai
     secret_format: json
     prefixes: [{value: sk-}]
     fields: [{name: region}, {name: api_key}]
@@ -148,11 +151,14 @@ func TestParseInvalid(t *testing.T) {
 		{"host from no field", "https://{region}.two", "https://{zone}.two"},
 		{"host from an optional field", "{name: region}", "{name: region, optional: true}"},
 		{"unknown auth style", "auth_style: bearer", "auth_style: basic"},
+		{"no dialect", "    dialect: openai\n", ""},
+		{"unknown dialect", "dialect: openai", "dialect: latin"},
+		{"unknown dialect of a route", "dialect: google", "dialect: latin"},
 		{"unknown secret format", "secret_format: token", "secret_format: xml"},
 		{"token with fields", "secret_format: token", "secret_format: token\n    fields: [{name: a}]"},
-		{"json without a required field", "https://{region}.two.example\n    auth_style: api_key\n    secret_format: json\n" +
+		{"json without a required field", "https://{region}.two.example\n    auth_style: api_key\n    dialect: openai\n    secret_format: json\n" +
 			"    prefixes: [{value: sk-}]\n    fields: [{name: region}, {name: api_key}]\n    key_field: api_key",
-			"https://two.example\n    auth_style: gcp_oauth\n    secret_format: json"},
+			"https://two.example\n    auth_style: gcp_oauth\n    dialect: openai\n    secret_format: json"},
 		{"key field of a token", "auth_style: bearer", "auth_style: bearer\n    key_field: api_key"},
 		{"key field that is not a field", "key_field: api_key", "key_field: key"},
 		{"key field that is optional", "{name: api_key}", "{name: api_key, optional: true}"},

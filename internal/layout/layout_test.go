@@ -46,7 +46,7 @@ func rules() []rule {
 		{folder: "sealer/remote/", mayImport: []string{"sealer/", "internal/", "gen/secrets/"}},
 		{folder: "impl/", mayImport: server},
 		{folder: "sdk/", mayImport: []string{"sdk/"}},
-		{folder: "dataplane/", mayImport: []string{"dataplane/", "gen/dataplane/", "internal/"}},
+		{folder: "dataplane/", mayImport: []string{"dataplane/", "gen/dataplane/", "spec/", "internal/"}},
 		{folder: "cmd/internal/", mayImport: []string{programs, "internal/"}},
 		{folder: "cmd/aikeysd/", mayImport: append(server, programs, "cmd/aikeysd/"), anyInTests: true},
 		{folder: "cmd/secrets-svc/", mayImport: append(keys, programs, "cmd/secrets-svc/"), anyInTests: true},
