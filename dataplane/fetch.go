@@ -19,6 +19,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/internal/secret"
+	"github.com/agentrouter/aikeys/internal/verdict"
 )
 
 const (
@@ -156,6 +157,11 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
 	for _, r := range got.Routes {
 		key.Routes = append(key.Routes, Route{r.Path, AuthStyle(r.AuthStyle)})
+	}
+	for _, r := range got.Answers {
+		key.Answers = append(key.Answers, verdict.Rule{
+			Status: r.Status, At: valueOf(r.At), Is: valueOf(r.Is), Begins: valueOf(r.Begins), Means: verdict.Verdict(r.Means),
+		})
 	}
 	key.setSecret(got.Secret)
 	e := &entry{

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/agentrouter/aikeys/internal/secret"
+	"github.com/agentrouter/aikeys/internal/verdict"
 )
 
 // Request names the caller or the key to resolve. Make one with ForCaller, ForUser or ByID. It prints without the
@@ -153,6 +154,8 @@ type Key struct {
 	AllOperations bool
 	// Administration lists the paths below BaseURL that are not inference, with everything below them; * is one segment.
 	Administration []string
+	// Answers are the rules for what the provider's answers say of the key.
+	Answers verdict.Rules
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
 	Caller *Caller
 

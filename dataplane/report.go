@@ -8,6 +8,7 @@ import (
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/verdict"
 )
 
 const (
@@ -28,7 +29,8 @@ const (
 // outcome is what providers answered to a key since its last report. Times are the Clock's, or never.
 type outcome struct {
 	used, refused, exposed time.Duration
-	status                 int     // of the refusal
+	status                 int // of the refusal
+	reason                 verdict.Verdict
 	refusedFor, exposedFor *Caller // whose requests it were; nil for no particular user
 }
 
@@ -54,19 +56,23 @@ func newReports() *reports {
 	}
 }
 
-// Report records a provider's answer to a key: 401 means that it refused the key, and so does 403 if two users get it
-// within five minutes and nobody has success between. A single user's 403 may be about what was asked for, and so says
-// nothing. Any other status below 500 means that the provider accepted the key. Run sends the reports in batches. Report
-// counts the request as CountUse does, and never blocks.
-func (r *Resolver) Report(key *Key, status int) {
-	r.CountUse(key, isRefusal(status))
-	if key == nil || key.ID == "" || status < 100 || status >= 500 {
+// Report is ReportAnswer without the answer's body. Use it where key.Answers.NeedBody(status) is false.
+func (r *Resolver) Report(key *Key, status int) { r.ReportAnswer(key, status, nil) }
+
+// ReportAnswer records a provider's answer to a key, of whose body the first verdict.BodyLimit bytes are enough. The provider's
+// rules decide whether it is the key's failure or its use; most answers need no rule: see verdict.Rules.Judge. A 403 that no rule knows
+// is a failure if two users get it within five minutes and nobody has success between; a single user's may be about what was asked
+// for. Run sends the reports in batches. ReportAnswer counts the request as CountUse does, and never blocks.
+func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
+	if key == nil || key.ID == "" {
 		return
 	}
+	judged := key.Answers.Judge(status, body)
+	r.CountUse(key, isRefusal(status) || judged.IsFailure())
 	now := r.clock.Now()
-	switch status {
-	case http.StatusUnauthorized:
-	case http.StatusForbidden:
+	switch {
+	case judged.IsFailure():
+	case judged == verdict.Forbidden:
 		var user string
 		if key.Caller != nil {
 			user = key.Caller.UserID
@@ -74,11 +80,15 @@ func (r *Resolver) Report(key *Key, status int) {
 		if !r.reports.confirmForbidden(key.ID, forbidden{user: user, at: now}) {
 			return
 		}
-	default:
+	case judged == verdict.Accepted, judged == verdict.RateLimited:
 		r.reports.addSuccess(key.ID, now)
 		return
+	default:
+		return // it says nothing of the key
 	}
-	r.reports.addUrgent(key.ID, outcome{used: never, refused: now, exposed: never, status: status, refusedFor: key.Caller})
+	r.reports.addUrgent(key.ID, outcome{
+		used: never, refused: now, exposed: never, status: status, reason: judged, refusedFor: key.Caller,
+	})
 }
 
 // ReportExposed records that a provider sent the key itself back in an answer. The project's audit trail gets an event. It never
@@ -135,7 +145,7 @@ func (p *reports) add(keyID string, o outcome) {
 	}
 	have.used = max(have.used, o.used)
 	if o.refused > have.refused {
-		have.refused, have.status, have.refusedFor = o.refused, o.status, o.refusedFor
+		have.refused, have.status, have.reason, have.refusedFor = o.refused, o.status, o.reason, o.refusedFor
 	}
 	if o.exposed > have.exposed {
 		have.exposed, have.exposedFor = o.exposed, o.exposedFor
@@ -209,7 +219,7 @@ func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int 
 	for keyID, o := range batch {
 		report := gen.KeyReport{KeyID: keyID, UsedMsAgo: millisecondsAgo(now, o.used), FailedMsAgo: millisecondsAgo(now, o.refused)}
 		if report.FailedMsAgo != nil {
-			report.FailureStatus, report.FailedFor = &o.status, reportedCaller(o.refusedFor)
+			report.FailureStatus, report.FailureReason, report.FailedFor = &o.status, new(string(o.reason)), reportedCaller(o.refusedFor)
 		}
 		if report.ExposedMsAgo = millisecondsAgo(now, o.exposed); report.ExposedMsAgo != nil {
 			report.ExposedFor = reportedCaller(o.exposedFor)

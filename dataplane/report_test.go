@@ -26,7 +26,7 @@ func TestRefusedKeyIsReportedSoon(t *testing.T) {
 	dataplanetest.Eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
 	used, failed, status := 500, 0, http.StatusUnauthorized
 	require.Equal(t, []gen.KeyReport{
-		{KeyID: id, UsedMsAgo: &used, FailedMsAgo: &failed, FailureStatus: &status},
+		{KeyID: id, UsedMsAgo: &used, FailedMsAgo: &failed, FailureStatus: &status, FailureReason: new("rejected")},
 	}, s.Reports())
 }
 
@@ -53,6 +53,54 @@ func TestReportsNameTheCaller(t *testing.T) {
 	require.Nil(t, reports["exposed"].UsedMsAgo, "it says nothing of how the key fares")
 	require.NotNil(t, reports["nobody's"].ExposedMsAgo)
 	require.Nil(t, reports["nobody's"].ExposedFor)
+}
+
+// The provider's rules come with the key. They decide what is its failure.
+func TestAnswersAreJudgedByTheProvidersRules(t *testing.T) {
+	answers := []gen.AnswerRule{
+		{Status: 400, At: new("error.reason"), Is: new("KEY"), Means: "rejected"},
+		{Status: 429, At: new("error.type"), Begins: new("insufficient"), Means: "quota_exhausted"},
+		{Status: 403, At: new("error.code"), Means: "unrelated"},
+		{Status: 404, Means: "of a later version"},
+	}
+	for _, c := range []struct {
+		name   string
+		status int
+		body   string
+		reason string // of the failure; "used" and "" are none
+	}{
+		{"a key that is not valid", 400, `{"error": {"reason": "KEY"}}`, "rejected"},
+		{"a bad request", 400, `{"error": {"reason": "OTHER"}}`, ""},
+		{"no balance", 429, `{"error": {"type": "insufficient_quota"}}`, "quota_exhausted"},
+		{"too many requests", 429, `{"error": {"type": "rate"}}`, "used"},
+		{"a model that is not for the key", 403, `{"error": {"code": "model"}}`, ""},
+		{"what this version does not know", 404, "", ""},
+		{"no payment", 402, "", "quota_exhausted"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cp := dataplanetest.NewControlPlane(t)
+			cp.RegisterKey(dataplanetest.Key{Answers: answers})
+			r, err := dataplane.New(cp.Config())
+			require.NoError(t, err)
+			stop := dataplanetest.Run(t, r)
+			key, err := r.Resolve(t.Context(), forNobody)
+			require.NoError(t, err)
+			for range 2 { // two users
+				r.ReportAnswer(key, c.status, []byte(c.body))
+			}
+			stop()
+			reason := ""
+			for _, report := range cp.Reports() {
+				switch {
+				case report.FailureReason != nil:
+					reason = *report.FailureReason
+				case report.UsedMsAgo != nil:
+					reason = "used"
+				}
+			}
+			require.Equal(t, c.reason, reason)
+		})
+	}
 }
 
 func TestOneCallersForbiddenIsNoRefusal(t *testing.T) {

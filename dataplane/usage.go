@@ -53,7 +53,7 @@ func newUsage() *usage {
 	return &usage{reporterID: ulid.MustNew(ulid.Now(), rand.Reader).String(), counts: map[usageKey]*usageCount{}}
 }
 
-// CountUse counts a request in the usage of its key; Report does so, too. Call it if the provider's answer is not known, as when
+// CountUse counts a request in the usage of its key; Report and ReportAnswer do so, too. Call it if the provider's answer is not known, as when
 // another proxy sends the request, or if the data plane refuses the request after it has resolved the key. CountUse never
 // blocks.
 func (r *Resolver) CountUse(key *Key, refused bool) {

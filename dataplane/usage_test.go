@@ -52,7 +52,7 @@ func TestUsageIsCountedByKeyAndUser(t *testing.T) {
 	r, err := dataplane.New(cfg)
 	require.NoError(t, err)
 	stop := dataplanetest.Run(t, r)
-	for _, status := range []int{200, 401, 403, 404, 429, 500, 101} {
+	for _, status := range []int{200, 401, 403, 404, 429, 500, 101, 402} {
 		r.Report(keyOf(1, "alice"), status)
 	}
 	r.CountUse(keyOf(1, "bob"), true)
@@ -69,7 +69,7 @@ func TestUsageIsCountedByKeyAndUser(t *testing.T) {
 		return gen.UsageCount{KeyID: keyOf(i, "").ID, UserID: user, Requests: requests, Refusals: refusals, LastUsedMsAgo: 1500}
 	}
 	require.ElementsMatch(t, []gen.UsageCount{
-		count(1, new("alice"), 7, 3), count(1, new("bob"), 1, 1), count(1, nil, 1, 0), count(2, new("alice"), 1, 0),
+		count(1, new("alice"), 8, 4), count(1, new("bob"), 1, 1), count(1, nil, 1, 0), count(2, new("alice"), 1, 0),
 	}, batches[0].Counts)
 }
 

@@ -38,10 +38,11 @@ type Key struct {
 	// before there were data planes.
 	RevocationTx int64
 	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
-	// LastFailureStatus; zero for never.
+	// LastFailureStatus; zero for never. LastFailureReason is empty if the data plane did not say.
 	LastUsedAt        int64
 	LastFailureAt     int64
 	LastFailureStatus int
+	LastFailureReason string
 }
 
 // badFor is how long a refusal by the provider counts against a key that has not been used with success since.
@@ -80,12 +81,12 @@ func KeyRow(k Key) *Insert {
 const keyColumns = `COALESCE(k.id, ''), COALESCE(k.customer_id, ''), COALESCE(k.project_id, ''), COALESCE(k.user_id, ''),
 COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), COALESCE(k.version, 0),
 COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, ''),
-COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0)`
+COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.last_failure_reason, '')`
 
 func keyFields(k *Key) []any {
 	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.DisplaySuffix, version{&k.Version},
 		&k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
-		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus}
+		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.LastFailureReason}
 }
 
 // GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
@@ -161,7 +162,7 @@ func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	}
 	page := func(userID string) string {
 		return `SELECT * FROM (SELECT id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by,
-revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status
+revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason
 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
 	}
 	return `SELECT ` + CallerColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `

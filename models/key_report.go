@@ -16,6 +16,7 @@ type KeyReport struct {
 	UsedAt        int64
 	FailedAt      int64
 	FailureStatus int
+	FailureReason string // empty if the data plane does not say
 	FailedFor     ReportedCaller
 	ExposedAt     int64
 	ExposedFor    ReportedCaller
@@ -91,8 +92,8 @@ func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent) error {
 		changed["last_used_at"] = r.UsedAt
 	}
 	if r.FailedAt > k.LastFailureAt {
-		k.LastFailureAt, k.LastFailureStatus = r.FailedAt, r.FailureStatus
-		changed["last_failure_at"], changed["last_failure_status"] = r.FailedAt, r.FailureStatus
+		k.LastFailureAt = r.FailedAt
+		changed["last_failure_at"], changed["last_failure_status"], changed["last_failure_reason"] = r.FailedAt, r.FailureStatus, r.FailureReason
 	}
 	if len(changed) == 0 {
 		return nil

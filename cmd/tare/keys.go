@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -240,9 +241,21 @@ func isFailing(k *aikeysv1.Key) bool {
 	return k.LastFailure != nil && k.LastFailure.At.After(k.LastUsedAt)
 }
 
+// formatRefusal returns the status of a refusal, and what it means where the status does not say that.
+func formatRefusal(f *aikeysv1.KeyFailure) string {
+	switch f.Reason {
+	case aikeysv1.KeyFailureReasonQuotaExhausted:
+		return fmt.Sprintf("%d (no balance)", f.Status)
+	case aikeysv1.KeyFailureReasonLeaked:
+		return fmt.Sprintf("%d (seen in public)", f.Status)
+	case aikeysv1.KeyFailureReasonRejected, aikeysv1.KeyFailureReasonForbidden:
+	}
+	return strconv.Itoa(f.Status)
+}
+
 func lastUseCell(k *aikeysv1.Key, now time.Time) cell {
 	if isFailing(k) {
-		return cell{fmt.Sprintf("refused %d, %s", k.LastFailure.Status, relativeTime(k.LastFailure.At, now)), red}
+		return cell{"refused " + formatRefusal(k.LastFailure) + ", " + relativeTime(k.LastFailure.At, now), red}
 	}
 	return cell{relativeTime(k.LastUsedAt, now), plain}
 }
@@ -291,7 +304,7 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 		if isFailing(k) {
 			look = red
 		}
-		details = append(details, detail{"Last refused", cell{fmt.Sprintf("%s with %d", formatTime(f.At, now), f.Status), look}})
+		details = append(details, detail{"Last refused", cell{formatTime(f.At, now) + " with " + formatRefusal(f), look}})
 	}
 	if !k.RevokedAt.IsZero() {
 		details = append(details, detail{"Revoked", cell{formatTime(k.RevokedAt, now) + " by " + k.RevokedBy, plain}})

@@ -211,6 +211,7 @@ type FakeResolver struct {
 	mu        sync.Mutex
 	requests  []dataplane.Request        // guarded by mu
 	reports   []int                      // guarded by mu
+	bodies    chan string                // of the answers that were reported, of the first thousand
 	uses      []bool                     // guarded by mu
 	watches   map[int]func(certain bool) // guarded by mu
 	watched   int                        // guarded by mu
@@ -219,7 +220,7 @@ type FakeResolver struct {
 
 // NewFakeResolver returns a resolver that answers as the function does.
 func NewFakeResolver(resolve func(dataplane.Request) (*dataplane.Key, error)) *FakeResolver {
-	return &FakeResolver{resolve: resolve}
+	return &FakeResolver{resolve: resolve, bodies: make(chan string, 1000)}
 }
 
 // Serving returns a resolver that serves the caller with this credential, and refuses others.
@@ -253,11 +254,15 @@ func (f *FakeResolver) Refuse(err error) {
 	f.resolve = func(dataplane.Request) (*dataplane.Key, error) { return nil, err }
 }
 
-// Report implements gateway.Resolver.
-func (f *FakeResolver) Report(_ *dataplane.Key, status int) {
+// ReportAnswer implements gateway.Resolver.
+func (f *FakeResolver) ReportAnswer(_ *dataplane.Key, status int, body []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reports = append(f.reports, status)
+	select {
+	case f.bodies <- string(body):
+	default:
+	}
 }
 
 // ReportExposed implements gateway.Resolver.
@@ -334,6 +339,9 @@ func (f *FakeResolver) Reports() []int {
 	defer f.mu.Unlock()
 	return slices.Clone(f.reports)
 }
+
+// Bodies has what was reported of each answer's body, in the order of the reports.
+func (f *FakeResolver) Bodies() <-chan string { return f.bodies }
 
 // Log is a log that tests read while it is written.
 type Log struct {

@@ -42,6 +42,7 @@ type change struct {
 type Key struct {
 	ProjectID, UserID, Provider, Secret, BaseURL, AuthStyle string
 	Routes                                                  []gen.Route
+	Answers                                                 []gen.AnswerRule
 }
 
 type key struct {
@@ -310,7 +311,7 @@ func scopeOf(k *key) string {
 func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen.FetchResponse {
 	return &gen.FetchResponse{
 		KeyID: k.id, Version: 1, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
-		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes,
+		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes, Answers: k.Answers,
 		AsOf: cp.position(), Caller: caller,
 	}
 }

@@ -72,7 +72,7 @@ func (c cached) Resolve(context.Context, dataplane.Request) (*dataplane.Key, err
 	return c.key, nil
 }
 
-func (cached) Report(*dataplane.Key, int) {}
+func (cached) ReportAnswer(*dataplane.Key, int, []byte) {}
 
 func (cached) ReportExposed(*dataplane.Key) {}
 

@@ -34,14 +34,16 @@ import (
 
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
+	"github.com/agentrouter/aikeys/internal/verdict"
 )
 
 // Resolver finds keys; dataplane.Resolver is one. It must be safe for concurrent use.
 type Resolver interface {
 	// Resolve returns the key that serves a caller. Its errors wrap dataplane's sentinels.
 	Resolve(ctx context.Context, request dataplane.Request) (*dataplane.Key, error)
-	// Report records the status that the provider answered when the key was used.
-	Report(key *dataplane.Key, status int)
+	// ReportAnswer records what the provider answered when the key was used. The body is empty unless the key's rules need it, and
+	// otherwise its beginning.
+	ReportAnswer(key *dataplane.Key, status int, body []byte)
 	// ReportExposed records that the provider sent the key itself back, which was masked.
 	ReportExposed(key *dataplane.Key)
 	// CountUse counts a request with the key of which the provider's answer is not known, or that was refused here.
@@ -250,14 +252,25 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	p := proxiedRequestOf(res.Request.Context())
 	p.status, p.responseStarted, p.answeredAt = res.StatusCode, true, time.Now()
 	g.metrics.upstream.WithLabelValues(p.provider).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
-	g.resolver.Report(p.key, res.StatusCode)
+	needsBody := p.key.Answers.NeedBody(res.StatusCode)
+	if !needsBody {
+		g.resolver.ReportAnswer(p.key, res.StatusCode, nil)
+	}
 	if err := p.cleanResponse(res); err != nil {
+		if needsBody {
+			g.resolver.ReportAnswer(p.key, res.StatusCode, nil) // it can't be read
+		}
 		return err
 	}
 	ctx, answer, isUpgrade := res.Request.Context(), res.Body, res.StatusCode == http.StatusSwitchingProtocols
 	p.ending.setAnswer(func(asked <-chan bool) { g.endAnswer(ctx, p, answer, isUpgrade, asked) })
 	if isUpgrade {
 		g.boundLife(ctx, answer)
+	}
+	if needsBody {
+		res.Body = &judgedBody{ReadCloser: res.Body, report: func(body []byte) {
+			g.resolver.ReportAnswer(p.key, res.StatusCode, body)
+		}}
 	}
 	res.Header[HeaderKeyID] = []string{p.key.ID}
 	res.Header[HeaderReason] = []string{p.key.Reason}
@@ -266,6 +279,39 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 		res.Header["Connection"] = []string{"close"}
 	}
 	return nil
+}
+
+// judgedBody is the body of an answer whose beginning says how the key fares. It keeps what is passed on, so that the caller waits
+// for nothing, and reports it once: when enough has been passed on, or at the end. One goroutine reads and closes it.
+type judgedBody struct {
+	io.ReadCloser
+	begun  []byte
+	report func(begun []byte) // nil once it was called
+}
+
+// Read implements io.Reader.
+func (b *judgedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.report != nil {
+		b.begun = append(b.begun, p[:min(n, verdict.BodyLimit-len(b.begun))]...)
+		if err != nil || len(b.begun) == verdict.BodyLimit {
+			b.end()
+		}
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (b *judgedBody) Close() error {
+	b.end()
+	return b.ReadCloser.Close()
+}
+
+func (b *judgedBody) end() {
+	if b.report != nil {
+		b.report(b.begun)
+		b.begun, b.report = nil, nil
+	}
 }
 
 // handleError refuses a request that the provider did not answer.

@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -30,6 +31,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+	"github.com/agentrouter/aikeys/internal/verdict"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -391,6 +393,88 @@ func TestStatusesAreReportedOnce(t *testing.T) {
 		require.EqualValues(t, 1, asked.Load())
 		require.Equal(t, []int{status}, gw.Reports())
 	}
+}
+
+// judging is openAI with a rule that looks at the bodies of answers with 400.
+func judging(t *testing.T, handler http.HandlerFunc) *testGateway {
+	t.Helper()
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, handler)+"/v1", secret)
+	key.Answers = verdict.Rules{{Status: http.StatusBadRequest, At: "error.reason", Is: "KEY", Means: verdict.Rejected}}
+	return start(t, dataplanetest.Serving(callersKey, key))
+}
+
+func TestBodiesThatRulesNeedAreReported(t *testing.T) {
+	const refusal = `{"error": {"reason": "KEY"}}`
+	long := strings.Repeat("x", 3*verdict.BodyLimit)
+	for name, c := range map[string]struct {
+		answer             func(w http.ResponseWriter)
+		status             int
+		passedOn, reported string
+	}{
+		"an error": {func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, refusal)
+		}, 400, refusal, refusal},
+		"in gzip": {func(w http.ResponseWriter) {
+			w.Header().Set("Content-Encoding", "gzip")
+			w.WriteHeader(http.StatusBadRequest)
+			packed := gzip.NewWriter(w)
+			_, _ = io.WriteString(packed, refusal)
+			_ = packed.Close()
+		}, 400, refusal, refusal},
+		"a long one": {func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, long)
+		}, 400, long, long[:verdict.BodyLimit]},
+		"an empty one":      {func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadRequest) }, 400, "", ""},
+		"of another status": {func(w http.ResponseWriter) { http.Error(w, refusal, http.StatusUnauthorized) }, 401, refusal + "\n", ""},
+		"a success":         {func(w http.ResponseWriter) { _, _ = io.WriteString(w, refusal) }, 200, refusal, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gw := judging(t, func(w http.ResponseWriter, _ *http.Request) { c.answer(w) })
+			res, body := do(t, request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+			require.Equal(t, c.status, res.StatusCode)
+			require.Equal(t, c.passedOn, body)
+			require.Equal(t, c.reported, <-gw.Bodies())
+			require.Equal(t, []int{c.status}, gw.Reports())
+		})
+	}
+}
+
+// What is judged is what was passed on: the caller waits for no more than the provider has sent.
+func TestJudgingAnAnswerDelaysNothing(t *testing.T) {
+	const begun, rest = "one half, ", "and another"
+	passedOn := make(chan struct{})
+	gw := judging(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, begun)
+		flush(w)
+		<-passedOn
+		_, _ = io.WriteString(w, rest)
+	})
+	res, err := http.DefaultClient.Do(request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	readExactly(t, res.Body, begun)
+	close(passedOn)
+	readExactly(t, res.Body, rest)
+	require.Equal(t, begun+rest, <-gw.Bodies())
+}
+
+// A caller who leaves early does not keep the answer from being judged.
+func TestAnswerThatIsCutIsJudged(t *testing.T) {
+	const begun = "one half, "
+	gw := judging(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, begun)
+		flush(w)
+		<-r.Context().Done()
+	})
+	res, err := http.DefaultClient.Do(request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+	require.NoError(t, err)
+	readExactly(t, res.Body, begun)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, begun, <-gw.Bodies())
 }
 
 func readExactly(t testing.TB, from io.Reader, want string) {

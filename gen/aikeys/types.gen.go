@@ -376,7 +376,12 @@ type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Status The HTTP status of the refusal, 401 or 403.
+	// Reason `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
+	// `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
+	// provider's. Absent if the data plane did not say.
+	Reason *string `json:"reason,omitempty"`
+
+	// Status The HTTP status of the refusal.
 	Status int `json:"status"`
 }
 

@@ -173,7 +173,7 @@ type ClientInterface interface {
 
 	// ReportKeysWithBody Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
@@ -187,7 +187,7 @@ type ClientInterface interface {
 
 	// ReportKeys Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
@@ -367,7 +367,7 @@ func (c *Client) FetchKey(ctx context.Context, body FetchKeyJSONRequestBody, req
 
 // ReportKeysWithBody Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 // the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
@@ -391,7 +391,7 @@ func (c *Client) ReportKeysWithBody(ctx context.Context, contentType string, bod
 
 // ReportKeys Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 // the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
@@ -837,7 +837,7 @@ type ClientWithResponsesInterface interface {
 
 	// ReportKeysWithBodyWithResponse Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
@@ -851,7 +851,7 @@ type ClientWithResponsesInterface interface {
 
 	// ReportKeysWithResponse Report on the use of keys
 	//
-	// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+	// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 	// batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 	// was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 	// the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
@@ -1554,7 +1554,7 @@ func (c *ClientWithResponses) FetchKeyWithResponse(ctx context.Context, body Fet
 
 // ReportKeysWithBodyWithResponse Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 // the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit
@@ -1574,7 +1574,7 @@ func (c *ClientWithResponses) ReportKeysWithBodyWithResponse(ctx context.Context
 
 // ReportKeysWithResponse Report on the use of keys
 //
-// Reports when keys were last used, and when a provider last refused one (401 or 403). Send the reports in
+// Reports when keys were last used, and when a provider last refused one, as the `answers` of the key say. Send the reports in
 // batches, every few seconds. They become the `last_used_at` and `last_failure` of the keys. A key whose last use
 // was refused counts as bad: if the policy says `next_key`, other keys serve instead for five minutes, or until
 // the key is used successfully. Report, too, when a provider sent a key back in an answer; the project's audit

@@ -20,6 +20,29 @@ type AcknowledgeRequest struct {
 	SessionID SessionID `json:"session_id"`
 }
 
+// AnswerRule A rule for answers with one status. With `at`, it is for those whose JSON body has that member, with a value of `is`, or
+// one that begins with `begins`, if one of them is given. Providers quote requests in their errors, so look at the
+// member alone. The first 8 KiB of a body are enough.
+type AnswerRule struct {
+	// At The path to the member: names joined with dots. Arrays on the way do not count: `error.details.reason` is the `reason` of
+	// any element of `details`, also if the whole document is in an array.
+	At *string `json:"at,omitempty"`
+
+	// Begins How the member's value begins.
+	Begins *string `json:"begins,omitempty"`
+
+	// Is The member's value.
+	Is *string `json:"is,omitempty"`
+
+	// Means What such an answer says. `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in
+	// public. `quota_exhausted`: the key's account has no balance left. `restricted`: the key may not do what was
+	// asked. `unrelated`: the answer is about the request, the region or the network. `accepted`: the key was used.
+	Means string `json:"means"`
+
+	// Status The status.
+	Status int `json:"status"`
+}
+
 // Caller The user who is served. Present if a credential or a user was given, or if the key is a user's own.
 type Caller struct {
 	// TokenID The id of the caller's API key. Absent for a session token.
@@ -63,6 +86,13 @@ type FetchResponse struct {
 	// credentials. With each goes everything below it. `*` is one segment. `:name` is a method of Google's APIs, and a pattern
 	// without one means all of them. Refuse these paths unless `operations` is `all`. Absent if none are known.
 	Administration []string `json:"administration,omitempty"`
+
+	// Answers What an answer of the provider's says of the key: the first rule that matches decides. Report a failure for `rejected`,
+	// `leaked` and `quota_exhausted`, the key's use for `accepted`, and nothing for others, among them those that
+	// you do not know. Without a rule, 401 is `rejected` and 402 `quota_exhausted`. 403 is a failure,
+	// `forbidden`, once two users have got it with no success between. 400 and 5xx say nothing, and every other status means
+	// that the key was used. Absent if there are no rules.
+	Answers []AnswerRule `json:"answers,omitempty"`
 
 	// AsOf A set of transactions, `<xmin>:<xmax>:<list>`.
 	AsOf Position `json:"as_of"`
@@ -149,6 +179,9 @@ type KeyReport struct {
 
 	// FailedMsAgo The time since the provider last refused it. Absent if it did not.
 	FailedMsAgo *int `json:"failed_ms_ago,omitempty"`
+
+	// FailureReason Why: what the `answers` of the key say, or `forbidden`. Absent if that is not known.
+	FailureReason *string `json:"failure_reason,omitempty"`
 
 	// FailureStatus The status with which the provider refused it.
 	FailureStatus *int `json:"failure_status,omitempty"`

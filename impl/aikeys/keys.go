@@ -323,7 +323,7 @@ func wireKey(k models.Key) gen.Key {
 		key.State = string(models.KeyRevoked)
 	}
 	if k.LastFailureAt != 0 {
-		key.LastFailure = &gen.KeyFailure{At: wireTime(k.LastFailureAt), Status: k.LastFailureStatus}
+		key.LastFailure = &gen.KeyFailure{At: wireTime(k.LastFailureAt), Status: k.LastFailureStatus, Reason: optional(k.LastFailureReason)}
 	}
 	return key
 }

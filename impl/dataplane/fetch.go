@@ -313,11 +313,25 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	for _, r := range p.provider.Routes {
 		routes = append(routes, gen.Route{Path: r.Path, AuthStyle: string(cmp.Or(r.AuthStyle, p.provider.AuthStyle))})
 	}
+	var answers []gen.AnswerRule
+	for _, r := range p.provider.Answers {
+		answers = append(answers, gen.AnswerRule{
+			Status: r.Status, At: optional(r.At), Is: optional(r.Is), Begins: optional(r.Begins), Means: string(r.Means),
+		})
+	}
 	return gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
-		Scope: scope, Reason: string(f.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.provider.AuthStyle), Routes: routes,
+		Scope: scope, Reason: string(f.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.provider.AuthStyle), Routes: routes, Answers: answers,
 		AsOf: f.AsOf, Caller: f.wireCaller, Administration: p.provider.Administration, Operations: new(string(f.Operations)),
 	}
+}
+
+// optional returns a field of an answer that is absent if it is empty.
+func optional(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
 }
 
 // tokenCheck is how long an answer may serve a session token before the token is checked again. No event says that a token has

@@ -48,7 +48,8 @@ func TestFetchAnswers(t *testing.T) {
 			require.NoError(t, err)
 			require.Positive(t, position.Xmax)
 			require.NotEmpty(t, got.Administration)
-			got.AsOf, got.Secret, got.Administration = "", gensecret.Text{}, nil
+			require.NotEmpty(t, got.Answers)
+			got.AsOf, got.Secret, got.Administration, got.Answers = "", gensecret.Text{}, nil, nil
 			require.Equal(t, want, got)
 		}
 		t.Run("for a caller", func(t *testing.T) {
@@ -78,6 +79,13 @@ func TestFetchAnswers(t *testing.T) {
 			got := requireKey(t, fetch(t, dp, forUser(web, "", "gemini")), key, "project_key")
 			require.Contains(t, got.Routes, gen.Route{Path: "/v1", AuthStyle: "x_goog_api_key"})
 			require.Contains(t, got.Routes, gen.Route{Path: "/v1beta/openai", AuthStyle: "bearer"})
+		})
+		t.Run("with the provider's rules for answers", func(t *testing.T) {
+			key := s.shared("gemini")
+			got := requireKey(t, fetch(t, dp, forUser(web, "", "gemini")), key, "project_key")
+			require.Contains(t, got.Answers, gen.AnswerRule{
+				Status: http.StatusBadRequest, At: new("error.details.reason"), Is: new("API_KEY_INVALID"), Means: "rejected",
+			})
 		})
 		t.Run("for no user", func(t *testing.T) {
 			requireAll(t, base, project, forUser(web, "", "openai"))

@@ -43,8 +43,8 @@ func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error)
 		if seen[r.KeyID] {
 			return nil, problem.Invalid("keys", "names a key twice")
 		}
-		if (r.FailedMsAgo == nil) != (r.FailureStatus == nil) {
-			return nil, problem.Invalid("keys", "has a failed_ms_ago or a failure_status without the other")
+		if (r.FailedMsAgo == nil) != (r.FailureStatus == nil) || r.FailureReason != nil && r.FailureStatus == nil {
+			return nil, problem.Invalid("keys", "has one of failed_ms_ago, failure_status and failure_reason without the others")
 		}
 		if r.FailedFor != nil && r.FailedMsAgo == nil || r.ExposedFor != nil && r.ExposedMsAgo == nil {
 			return nil, problem.Invalid("keys", "has a failed_for or an exposed_for without its time")
@@ -56,6 +56,9 @@ func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error)
 		}
 		if r.FailureStatus != nil {
 			reports[i].FailureStatus = *r.FailureStatus
+		}
+		if r.FailureReason != nil {
+			reports[i].FailureReason = *r.FailureReason
 		}
 	}
 	return reports, nil

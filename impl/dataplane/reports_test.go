@@ -30,7 +30,7 @@ func TestReportShowsInKey(t *testing.T) {
 		now := time.Now()
 		reply, err := dp.ReportKeysWithResponse(t.Context(), gen.ReportRequest{Keys: []gen.KeyReport{
 			{KeyID: used.ID, UsedMsAgo: new(10_000)},
-			{KeyID: failed.ID, UsedMsAgo: new(60_000), FailedMsAgo: new(2_000), FailureStatus: new(http.StatusForbidden)},
+			{KeyID: failed.ID, UsedMsAgo: new(60_000), FailedMsAgo: new(2_000), FailureStatus: new(http.StatusForbidden), FailureReason: new("leaked")},
 		}})
 		require.NoError(t, err)
 		require.Equal(t, http.StatusNoContent, reply.StatusCode())
@@ -41,6 +41,7 @@ func TestReportShowsInKey(t *testing.T) {
 		require.WithinDuration(t, now.Add(-time.Minute), *got.LastUsedAt, 5*time.Second)
 		require.WithinDuration(t, now.Add(-2*time.Second), got.LastFailure.At, 5*time.Second)
 		require.Equal(t, http.StatusForbidden, got.LastFailure.Status)
+		require.Equal(t, new("leaked"), got.LastFailure.Reason)
 	})
 }
 

@@ -4,7 +4,7 @@
 // A catalogue never changes after [Load] and may be shared between goroutines. No error of [Catalogue.CheckSecret] holds any
 // part of the secret, so it may be shown, logged and stored.
 //
-// The package may import spec and sealer, and nothing else of ours.
+// The package may import spec, sealer and internal/verdict, and nothing else of ours.
 package providers
 
 import (
@@ -19,6 +19,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/agentrouter/aikeys/internal/verdict"
 	"github.com/agentrouter/aikeys/spec"
 )
 
@@ -143,6 +144,7 @@ func (p Provider) validate() error {
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !routePattern.MatchString(r.Path) }), "a route's path is not plain"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.AuthStyle != "" && !slices.Contains(headerStyles, r.AuthStyle) }), "a route's auth_style is no header"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.Dialect != "" && !slices.Contains(dialects, r.Dialect) }), "a route's dialect is unknown"},
+		{p.Answers.Validate() != nil, "answers has a rule without sense"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
 	}
@@ -216,8 +218,10 @@ type Provider struct {
 	KeyField     string       `yaml:"key_field"`  // the field that goes into the header; empty: the whole credential is needed
 	// Administration lists the paths below BaseURL that are not inference; * is one segment.
 	Administration []string `yaml:"administration"`
-	KeyPage        string   `yaml:"key_page"`
-	Example        string   `yaml:"example"` // an invented secret of the right shape
+	// Answers are the rules for what the provider's answers say of a key.
+	Answers verdict.Rules `yaml:"answers"`
+	KeyPage string        `yaml:"key_page"`
+	Example string        `yaml:"example"` // an invented secret of the right shape
 }
 
 // Dialect is the form of an API's errors.
@@ -290,6 +294,7 @@ func (p Provider) clone() Provider {
 	p.Prefixes = slices.Clone(p.Prefixes)
 	p.Routes = slices.Clone(p.Routes)
 	p.Administration = slices.Clone(p.Administration)
+	p.Answers = slices.Clone(p.Answers)
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {
 		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)

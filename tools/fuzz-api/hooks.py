@@ -151,6 +151,8 @@ def fit_report(case: Any, body: dict[str, Any]) -> dict[str, Any]:
         report["key_id"] = keys[n] if n < len(keys) else f"byok_{n:026}"
         if ("failed_ms_ago" in report) != ("failure_status" in report):
             report |= {"failed_ms_ago": 1200, "failure_status": 403}
+        if "failure_status" not in report:
+            report.pop("failure_reason", None)
         for what in ("failed", "exposed"):
             caller = report.get(f"{what}_for")
             if caller and caller.get("user_id") in ("-", ".", ".."):

@@ -154,6 +154,30 @@ func (e FetchReason) Valid() bool {
 	}
 }
 
+// Defines values for KeyFailureReason.
+const (
+	KeyFailureReasonForbidden      KeyFailureReason = "forbidden"
+	KeyFailureReasonLeaked         KeyFailureReason = "leaked"
+	KeyFailureReasonQuotaExhausted KeyFailureReason = "quota_exhausted"
+	KeyFailureReasonRejected       KeyFailureReason = "rejected"
+)
+
+// Valid indicates whether the value is a known member of the KeyFailureReason enum.
+func (e KeyFailureReason) Valid() bool {
+	switch e {
+	case KeyFailureReasonForbidden:
+		return true
+	case KeyFailureReasonLeaked:
+		return true
+	case KeyFailureReasonQuotaExhausted:
+		return true
+	case KeyFailureReasonRejected:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for KeyState.
 const (
 	KeyStateActive  KeyState = "active"
@@ -675,12 +699,22 @@ type KeyFailure struct {
 	// At When the provider refused it.
 	At time.Time `json:"at"`
 
-	// Status The HTTP status of the refusal, 401 or 403.
+	// Reason `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
+	// `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
+	// provider's. Absent if the data plane did not say.
+	Reason KeyFailureReason `json:"reason,omitempty,omitzero"`
+
+	// Status The HTTP status of the refusal.
 	Status int `json:"status"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
+
+// KeyFailureReason `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
+// `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
+// provider's. Absent if the data plane did not say.
+type KeyFailureReason string
 
 // KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState string

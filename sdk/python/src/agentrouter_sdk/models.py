@@ -423,7 +423,15 @@ class KeyFailure(Model):
 
     status: int
     """
-    The HTTP status of the refusal, 401 or 403.
+    The HTTP status of the refusal.
+    """
+
+    reason: Optional[Union[Literal["rejected", "leaked", "quota_exhausted", "forbidden"], str]] = None
+    """
+    `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
+    `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
+    provider's. Absent if the data plane did not say.
+
     """
 
 

@@ -584,8 +584,14 @@ export interface components {
              * @description When the provider refused it.
              */
             at: string;
-            /** @description The HTTP status of the refusal, 401 or 403. */
+            /** @description The HTTP status of the refusal. */
             status: number;
+            /**
+             * @description `rejected`: the provider does not take the key. `leaked`: nor does it, having seen the key in public.
+             *     `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
+             *     provider's. Absent if the data plane did not say.
+             */
+            reason?: "rejected" | "leaked" | "quota_exhausted" | "forbidden" | (string & {});
         };
         /**
          * @description Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
