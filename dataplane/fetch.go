@@ -89,7 +89,7 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 		failure = err
 	case e != nil && errors.Is(e.err, ErrDataPlaneUnauthenticated):
 		failure = e.err
-		r.credential.setRefused(r.clock.Now())
+		r.refuseCredential(sent)
 	case e != nil:
 		r.credential.setAccepted(sent)
 	}
@@ -302,22 +302,41 @@ func (h *health) downReason(now time.Duration, leased bool) error {
 }
 
 // credentialStatus records whether the control plane refuses the data plane's credential. After a refusal it must accept
-// the credential again before cached keys may outlive the lease. Silence afterwards, or a limit on this address, does not
-// undo a refusal.
+// the credential again before anything is cached. Silence afterwards, or a limit on this address, does not undo a refusal.
 type credentialStatus struct {
-	refusedAt atomic.Int64 // a time.Duration; never if the credential is not refused
+	refusedAt  atomic.Int64 // a time.Duration; never if the credential is not refused
+	acceptedAt atomic.Int64 // a time.Duration: when the newest request that was accepted was sent
 }
 
-func (s *credentialStatus) setRefused(now time.Duration) { s.refusedAt.Store(int64(now)) }
+// setRefused records that a request was refused, unless one that was sent later has been accepted: that was another credential.
+func (s *credentialStatus) setRefused(sent, now time.Duration) bool {
+	if int64(sent) < s.acceptedAt.Load() {
+		return false
+	}
+	s.refusedAt.Store(int64(now))
+	return true
+}
 
 // setAccepted records that a request was accepted. One that was sent before the refusal proves nothing.
 func (s *credentialStatus) setAccepted(sent time.Duration) {
+	for at := s.acceptedAt.Load(); int64(sent) > at; at = s.acceptedAt.Load() {
+		s.acceptedAt.CompareAndSwap(at, int64(sent))
+	}
 	if at := s.refusedAt.Load(); int64(sent) >= at {
 		s.refusedAt.CompareAndSwap(at, int64(never))
 	}
 }
 
 func (s *credentialStatus) isRefused() bool { return s.refusedAt.Load() != int64(never) }
+
+// refuseCredential is called when the control plane has refused the data plane's credential. Nobody is served any longer: the lease
+// ends, the cache is dropped, and uses in progress end.
+func (r *Resolver) refuseCredential(sent time.Duration) {
+	if r.credential.setRefused(sent, r.clock.Now()) {
+		r.leaseEnd.Store(int64(never))
+		r.store.dropAll(true)
+	}
+}
 
 // newTransport returns a pool of direct HTTP/1.1 connections to the control plane. Without HTTP/2, a broken connection
 // fails only the request that was on it.

@@ -168,13 +168,90 @@ func TestGraceAfterAcceptance(t *testing.T) {
 	for _, by := range []dataplanetest.Operation{dataplanetest.Fetch, dataplanetest.Events} {
 		s, id := newRefusedEnv(t, by)
 		s.SetToken(dataplanetest.Token)
+		s.SetFault(dataplanetest.Healthy)
 		s.Clock.Advance(dataplane.RefusedFor)
 		s.Serves(forNobody, id)
-		dataplanetest.Eventually(t, "the credential is good", func() bool { return !s.R.Status().Unauthenticated })
+		dataplanetest.Eventually(t, "the credential is good", func() bool { return s.R.Status().Leased })
+		s.Serves(forNobody, id)
 		s.SetFault(dataplanetest.Unavailable)
-		s.Clock.Advance(5 * time.Second)
+		s.LoseLease()
 		s.Serves(forNobody, id)
 	}
+}
+
+func TestARefusedDataPlaneServesNobody(t *testing.T) {
+	for by, refuse := range map[string]func(s *dataplanetest.Env){
+		"in answer to the stream": func(s *dataplanetest.Env) { s.SetToken("another") },
+		"with a 403": func(s *dataplanetest.Env) {
+			s.SetFault(dataplanetest.CustomerNotServed, dataplanetest.Events)
+			s.SetToken("another")
+		},
+		"in answer to a fetch, while the stream goes on": func(s *dataplanetest.Env) {
+			s.SetFault(dataplanetest.Unauthenticated, dataplanetest.Fetch, dataplanetest.Events)
+			s.Refuses(forAlice, dataplane.ErrDataPlaneUnauthenticated)
+		},
+	} {
+		t.Run(by, func(t *testing.T) {
+			s, _ := newCachedEnv(t, maxStale(time.Hour), dataplane.WithIntervals(0, 0, time.Millisecond))
+			key, err := s.R.Resolve(t.Context(), forNobody)
+			require.NoError(t, err)
+			ended := make(chan bool, 100)
+			s.R.Watch(key, func(certain bool) { ended <- certain })
+			refuse(s)
+			for certain := false; !certain; { // the first may be from a stream that resumes nothing
+				select {
+				case certain = <-ended:
+				case <-time.After(10 * time.Second):
+					t.Fatal("the use goes on")
+				}
+			}
+			require.True(t, s.R.Status().Unauthenticated)
+			s.Refuses(forNobody, dataplane.ErrDataPlaneUnauthenticated)
+			require.False(t, s.R.Status().Leased, "although the clock stands still")
+			late := make(chan bool, 1)
+			s.R.Watch(key, func(certain bool) { late <- certain })
+			require.True(t, <-late, "it was resolved before the refusal")
+			s.SetToken(dataplanetest.Token)
+			s.SetFault(dataplanetest.Healthy)
+			dataplanetest.Eventually(t, "a lease with the new credential", func() bool { return s.R.Status().Leased })
+			s.Clock.Advance(dataplane.RefusedFor)
+			s.Serves(forNobody, key.ID)
+		})
+	}
+}
+
+// roundTripper is a function that sends requests.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A credential is rotated while the answer to a request with the old one is on its way.
+func TestALateRefusalOfAnOldCredentialIsIgnored(t *testing.T) {
+	refused, release := make(chan struct{}), make(chan struct{})
+	s, _ := newCachedEnv(t, func(cfg *dataplane.Config) {
+		cfg.FetchTimeout = 10 * time.Second
+		cfg.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			response, err := http.DefaultTransport.RoundTrip(r)
+			if err == nil && response.StatusCode == http.StatusUnauthorized {
+				close(refused)
+				<-release
+			}
+			return response, err
+		})}
+	})
+	s.SetFault(dataplanetest.Unauthenticated, dataplanetest.Fetch)
+	old := s.ResolveAsync(t.Context(), forAlice)
+	<-refused
+	s.SetFault(dataplanetest.Healthy)
+	s.Clock.Advance(time.Millisecond)
+	key, err := s.R.Resolve(t.Context(), dataplane.ForUser("acme", "chat", "", "openai"))
+	require.NoError(t, err)
+	_, err = s.R.Resolve(t.Context(), dataplane.ByID(key.ID)) // sent later, and accepted
+	require.NoError(t, err)
+	close(release)
+	require.ErrorIs(t, (<-old).Err, dataplane.ErrDataPlaneUnauthenticated)
+	require.False(t, s.R.Status().Unauthenticated)
+	s.Fetches(0, func() { s.Serves(forNobody, key.ID) })
 }
 
 // Refused requests count against their address, which other data planes may share.

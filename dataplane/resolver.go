@@ -57,6 +57,7 @@ func New(cfg Config) (*Resolver, error) {
 	r.leaseEnd.Store(int64(never))
 	r.leaseTerm.Store(int64(initialLeaseTerm))
 	r.credential.refusedAt.Store(int64(never))
+	r.credential.acceptedAt.Store(int64(never))
 	if r.store, err = newStore(cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("data plane: %w", err)
 	}
@@ -99,7 +100,8 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	return r.miss(ctx, id, req)
 }
 
-// Watch calls ended when the key is revoked, its caller's API key is, or the caller leaves the project: a use in progress must end then.
+// Watch calls ended when the key is revoked, its caller's API key is, the caller leaves the project, or the control plane refuses this
+// data plane's own credential: a use in progress must end then.
 // After events may have been missed, it calls ended with certain false: resolve again to find out. It may call ended
 // several times, at once even, and until stop is called. ended must not block, nor call the resolver.
 func (r *Resolver) Watch(key *Key, ended func(certain bool)) (stop func()) {

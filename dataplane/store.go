@@ -300,11 +300,20 @@ func (s *store) candidates(ev *event) []map[*entry]struct{} {
 	return all
 }
 
-// dropAll drops every entry, and makes the answers of the fetches in flight outdated.
-func (s *store) dropAll() {
+// dropAll drops every entry, and makes the answers of the fetches in flight outdated. If certain, all uses end; else they may have to.
+func (s *store) dropAll(certain bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unindexEvicted()
+	if certain {
+		for _, entries := range s.byProject {
+			for e := range entries {
+				if e.key != nil && e.key.ended != nil {
+					e.key.ended.Store(true) // its use may be about to begin
+				}
+			}
+		}
+	}
 	s.generation++
 	clear(s.byProject)
 	clear(s.byToken)
@@ -312,7 +321,7 @@ func (s *store) dropAll() {
 	clear(s.inFlight) // of a database that was restored, numbers of transactions mean others
 	s.cache.InvalidateAll()
 	for w := range s.watches {
-		w.ended(false)
+		w.ended(certain)
 	}
 }
 

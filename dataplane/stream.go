@@ -66,6 +66,7 @@ type streamState struct {
 	connected bool
 	failing   bool
 	tooStale  bool
+	refused   bool   // whether the credential was refused since the last hello
 	session   string // of the last hello
 	replica   string // of the last hello
 	position  string // of the last heartbeat
@@ -99,18 +100,15 @@ func (r *Resolver) recordStreamEnd(ctx context.Context, err error) {
 	r.streamMu.Lock()
 	was := r.streamState
 	r.streamState.connected, r.streamState.failing, r.streamState.tooStale = false, !was.connected, stale
+	r.streamState.refused = was.refused || refused
 	if errors.Is(err, errCannotResume) {
 		r.streamState.session, r.streamState.position = "", ""
 	}
 	r.streamMu.Unlock()
-	wasRefused := r.credential.isRefused()
-	if refused {
-		r.credential.setRefused(r.clock.Now())
-	}
 	switch {
 	case ctx.Err() != nil:
-	case refused && (!wasRefused || was.connected):
-		r.log.ErrorContext(ctx, "the control plane refuses this data plane's credential; trying on", "error", err)
+	case refused && !was.refused:
+		r.log.ErrorContext(ctx, "the control plane refuses this data plane's credential, so it serves nobody; trying on", "error", err)
 	case stale && !was.tooStale:
 		r.log.ErrorContext(ctx, "the control plane refuses this data plane's max-stale, so it gets no lease; trying on", "error", err)
 	case was.connected:
@@ -136,6 +134,9 @@ func (r *Resolver) runStream(ctx context.Context) (gotHeartbeat bool, err error)
 	}
 	defer func() { _ = response.Body.Close() }()
 	if err := checkStreamAnswer(response, last, r.cfg.MaxStale); err != nil {
+		if errors.Is(err, ErrDataPlaneUnauthenticated) {
+			r.refuseCredential(sent)
+		}
 		return false, err
 	}
 	s := &session{r: r, sent: sent, resumes: last.position != "", acks: newAcker(r)}
@@ -185,7 +186,7 @@ func causeOr(ctx context.Context, err error) error {
 func checkStreamAnswer(response *http.Response, last streamState, maxStale time.Duration) error {
 	contentType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	switch {
-	case response.StatusCode == http.StatusUnauthorized:
+	case response.StatusCode == http.StatusUnauthorized, response.StatusCode == http.StatusForbidden:
 		return ErrDataPlaneUnauthenticated
 	case response.StatusCode == http.StatusTooManyRequests:
 		return errTooMany
@@ -262,7 +263,7 @@ func (s *session) handle(m *gen.StreamMessage, id string) error {
 	case typeHeartbeat:
 		return s.handleHeartbeat(m, id)
 	case typeReset:
-		s.r.store.dropAll()
+		s.r.store.dropAll(false)
 		s.urgent = true
 	default:
 		ev := newEvent(m)
@@ -289,7 +290,7 @@ func (s *session) handleHello(m *gen.StreamMessage) error {
 	s.acks.session = *m.SessionID
 	s.acks.setLimit(valueOf(m.AcknowledgeWithinMs))
 	if !s.resumes {
-		s.r.store.dropAll()
+		s.r.store.dropAll(false)
 	}
 	s.r.credential.setAccepted(s.sent)
 	s.r.health.streamOpened(s.r.clock.Now()) // before events arrive that may cause fetches
@@ -300,7 +301,7 @@ func (s *session) handleHello(m *gen.StreamMessage) error {
 	if state.failing {
 		s.r.log.InfoContext(context.Background(), "the stream of events is open again")
 	}
-	state.connected, state.failing, state.tooStale = true, false, false
+	state.connected, state.failing, state.tooStale, state.refused = true, false, false, false
 	state.session, state.replica = *m.SessionID, valueOf(m.ReplicaID)
 	return nil
 }
@@ -309,6 +310,9 @@ func (s *session) handleHello(m *gen.StreamMessage) error {
 func (s *session) handleHeartbeat(m *gen.StreamMessage, id string) error {
 	if _, err := position.Parse(id); err != nil || m.ClockMs == nil {
 		return fmt.Errorf("stream: %w: a heartbeat lacks a position or a time", errProtocol)
+	}
+	if s.r.credential.isRefused() { // a fetch was refused: a new stream shows which credential is good
+		return ErrDataPlaneUnauthenticated
 	}
 	s.r.streamMu.Lock()
 	s.r.streamState.position = id

@@ -98,3 +98,26 @@ func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
 		require.NoError(t, err, "the WebSocket is closed")
 	}
 }
+
+// A gateway whose credential is revoked serves nobody, whatever grace it has, and its open streams end as those of a revoked key do.
+func TestRevokedDataPlaneEndsItsStreams(t *testing.T) {
+	t.Parallel()
+	c := newControlPlane(t, modelstest.EngineSQLite.URL(t))
+	replica := c.start()
+	c.register(replica)
+	revoked := c.startStreaming(replica, "revoked", "--max-stale", "5m", "--stream-grace", "100ms")
+	untouched := c.startStreaming(replica, "untouched")
+	events, socket := c.openStream(revoked), c.openSocket(revoked)
+	others := c.openSocket(untouched)
+	c.run("admin dataplane revoke --name revoked")
+	require.NoError(t, socket.SetDeadline(time.Now().Add(30*time.Second)))
+	_, err := io.Copy(io.Discard, socket)
+	require.NoError(t, err, "the WebSocket is closed")
+	_, err = io.Copy(io.Discard, events)
+	require.Error(t, err, "the caller sees that the answer is not whole")
+	require.Equal(t, http.StatusServiceUnavailable, send(http.MethodGet, revoked.address.Gateway+"/openai/models", c.alice, "").status)
+	require.Contains(t, revoked.readyz().body, `"refused"`)
+	var echo string
+	require.NoError(t, websocket.Message.Send(others, "word"))
+	require.NoError(t, websocket.Message.Receive(others, &echo))
+}

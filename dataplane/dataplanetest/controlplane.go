@@ -143,6 +143,7 @@ const (
 	CustomerNotServed       // answers 403
 	UserKeyRequired         // answers 404
 	Invalid                 // answers 400
+	Unauthenticated         // answers 401
 )
 
 // refusal is a refusal with the fields of its problem document.
@@ -160,6 +161,7 @@ var refusals = map[Fault]refusal{
 	CustomerNotServed: {status: http.StatusForbidden, problem: "customer-not-served", code: "permission_denied"},
 	UserKeyRequired:   {status: http.StatusNotFound, problem: "user-key-required", code: "not_found"},
 	Invalid:           invalid,
+	Unauthenticated:   {status: http.StatusUnauthorized, problem: "unauthenticated", code: "unauthenticated"},
 }
 
 // send answers with the refusal's problem document.

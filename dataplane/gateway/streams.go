@@ -83,8 +83,8 @@ func (g *Gateway) boundLife(ctx context.Context, answer io.Closer) {
 	}
 }
 
-// hasEnded reports whether a request's key is revoked or its caller refused, after events may have been missed. It asks until there
-// is an answer.
+// hasEnded reports whether a request's key is revoked, or its caller or the gateway itself refused, after events may have been missed.
+// It asks until there is an answer.
 func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 	for ctx.Err() == nil {
 		_, byCaller := g.resolver.Resolve(ctx, p.caller)
@@ -92,9 +92,10 @@ func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 		switch {
 		case errors.Is(byCaller, dataplane.ErrCallerUnauthenticated), errors.Is(byCaller, dataplane.ErrNotMember),
 			errors.Is(byCaller, dataplane.ErrCustomerNotServed), errors.Is(byID, dataplane.ErrCustomerNotServed),
-			errors.Is(byID, dataplane.ErrKeyRevoked), errors.Is(byID, dataplane.ErrNotMember), errors.Is(byID, dataplane.ErrNoKey):
+			errors.Is(byID, dataplane.ErrKeyRevoked), errors.Is(byID, dataplane.ErrNotMember), errors.Is(byID, dataplane.ErrNoKey),
+			errors.Is(byCaller, dataplane.ErrDataPlaneUnauthenticated), errors.Is(byID, dataplane.ErrDataPlaneUnauthenticated):
 			return true
-		case !isUndecided(byCaller) && !isUndecided(byID):
+		case !errors.Is(byCaller, dataplane.ErrUnavailable) && !errors.Is(byID, dataplane.ErrUnavailable):
 			return false
 		}
 		select {
@@ -103,9 +104,4 @@ func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 		}
 	}
 	return false
-}
-
-// isUndecided reports whether the control plane has not said who is served, or not to this data plane.
-func isUndecided(err error) bool {
-	return errors.Is(err, dataplane.ErrUnavailable) || errors.Is(err, dataplane.ErrDataPlaneUnauthenticated)
 }
