@@ -11,7 +11,7 @@ var (
 	ErrNoKey = errors.New("no key is registered that may serve this")
 	// ErrUserKeyRequired: the project's policy requires a key of the user's own, and the user has none.
 	ErrUserKeyRequired = errors.New("the project's policy requires a key of the user's own")
-	// ErrKeyRevoked: the key was requested by its id and is revoked.
+	// ErrKeyRevoked: the key that was requested by its id is revoked, or all keys that could serve the caller are. See Refusal.
 	ErrKeyRevoked = errors.New("the key is revoked")
 	// ErrNotMember: the user may not use the project.
 	ErrNotMember = errors.New("the user is not a member of the project")
@@ -82,6 +82,19 @@ func refusalOf(status int, problem string) error {
 		return nil
 	}
 }
+
+// Refusal is a refusal that the control plane explains.
+type Refusal struct {
+	Kind error // ErrKeyRevoked
+	// Detail is a sentence for the caller of the request alone: which key was revoked, when and by whom. It is in no error's text.
+	Detail string
+}
+
+// Error returns the text of the kind.
+func (r *Refusal) Error() string { return r.Kind.Error() }
+
+// Unwrap returns the kind.
+func (r *Refusal) Unwrap() error { return r.Kind }
 
 // isCacheable reports whether a refusal is about the request itself, and so may be cached for NegativeTTL.
 func isCacheable(refusal error) bool {

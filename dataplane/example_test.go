@@ -118,7 +118,7 @@ func ExampleResolver_Status() {
 		time.Sleep(time.Millisecond)
 	}
 	_, err = resolver.Resolve(ctx, wanted)
-	fmt.Println(errors.Is(err, dataplane.ErrNoKey))
+	fmt.Println(errors.Is(err, dataplane.ErrKeyRevoked))
 	cancel()
 	<-done
 	// Output:

@@ -25,6 +25,8 @@ import (
 const (
 	// maxAnswer bounds the body of an answer: a secret of 16 KiB, escaped, with a long position.
 	maxAnswer = 256 << 10
+	// maxDetail bounds the sentence about a refusal, as the contract does, in bytes of UTF-8.
+	maxDetail = 4 * 1024
 	// maxTries is how often a fetch is sent whose answers are older than events that have arrived.
 	maxTries = 3
 	// maxValid stands for no limit on the validity of a credential.
@@ -130,11 +132,14 @@ func readAnswer(req Request, status int, body []byte) (*entry, position.Position
 		}
 		return nil, position.Position{}, unreachable{fmt.Errorf("it answers %d", status)}
 	}
-	refusal := refusalOf(status, slug)
-	if refusal == nil {
+	refused := refusalOf(status, slug)
+	if refused == nil {
 		return nil, position.Position{}, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
 	}
-	e := &entry{err: refusal, provider: req.Provider, user: req.UserID, keyID: req.KeyID}
+	if errors.Is(refused, ErrKeyRevoked) && len(problem.Detail) <= maxDetail {
+		refused = &Refusal{refused, problem.Detail}
+	}
+	e := &entry{err: refused, provider: req.Provider, user: req.UserID, keyID: req.KeyID}
 	if req.CustomerID != "" && req.ProjectID != "" {
 		e.project = project{req.CustomerID, req.ProjectID}
 	}

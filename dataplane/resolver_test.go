@@ -2,6 +2,7 @@ package dataplane_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -163,6 +164,9 @@ func TestRefusalsAreCached(t *testing.T) {
 				s.Refuses(req, tc.want)
 				s.Refuses(req, tc.want)
 			})
+			_, err := s.R.Resolve(t.Context(), req)
+			var refused *dataplane.Refusal
+			require.Equal(t, name == "revoked", errors.As(err, &refused) && refused.Detail != "", "the control plane's words, from the cache too")
 			s.Clock.Advance(time.Second)
 			s.AwaitLease()
 			s.Fetches(1, func() { s.Refuses(req, tc.want) })
@@ -273,7 +277,7 @@ func TestMaxStaleYieldsToAnAnswer(t *testing.T) {
 	s.SetFault(dataplanetest.InternalError, dataplanetest.Events)
 	s.Cut() // no stream announces the revocation
 	s.RevokeKey(id)
-	s.Refuses(forNobody, dataplane.ErrNoKey)
+	s.Refuses(forNobody, dataplane.ErrKeyRevoked)
 }
 
 func TestMaxStaleOfAnAgedKey(t *testing.T) {

@@ -177,7 +177,7 @@ func TestRevocationRacesManyFetches(t *testing.T) {
 		for _, req := range users {
 			_, err := r.Resolve(t.Context(), req)
 			require.Error(t, err, "the key serves after its revocation was acknowledged")
-			require.True(t, errors.Is(err, dataplane.ErrNoKey) || errors.Is(err, dataplane.ErrUnavailable), "%v", err)
+			require.True(t, errors.Is(err, dataplane.ErrKeyRevoked) || errors.Is(err, dataplane.ErrUnavailable), "%v", err)
 		}
 		load.Wait()
 	}

@@ -37,7 +37,7 @@ func TestStreamResumes(t *testing.T) {
 	require.NotEmpty(t, second.LastEventID)
 	require.Equal(t, first.SessionID, second.PreviousSessionID)
 	s.AwaitTx(tx)
-	s.Refuses(forNobody, dataplane.ErrNoKey)
+	s.Refuses(forNobody, dataplane.ErrKeyRevoked)
 	s.Fetches(0, func() { s.Serves(forOther, other) }) // the rest of the cache is kept
 }
 
@@ -53,7 +53,7 @@ func TestStreamResumesBeforeALateCommit(t *testing.T) {
 	s.RevokeKeyIn(late, id) // its number is smaller than those of announced events
 	s.SetFault(dataplanetest.Healthy)
 	s.AwaitTx(late)
-	s.Refuses(forNobody, dataplane.ErrNoKey)
+	s.Refuses(forNobody, dataplane.ErrKeyRevoked)
 }
 
 func TestResetDropsTheCache(t *testing.T) {
@@ -79,7 +79,7 @@ func TestFirstConnectionDropsTheCache(t *testing.T) {
 	dataplanetest.Run(t, r)
 	dataplanetest.Eventually(t, "a lease", func() bool { return r.Status().Leased })
 	_, err = r.Resolve(t.Context(), forNobody)
-	require.ErrorIs(t, err, dataplane.ErrNoKey)
+	require.ErrorIs(t, err, dataplane.ErrKeyRevoked)
 }
 
 func TestHalfOpenConnection(t *testing.T) {
@@ -104,7 +104,7 @@ func TestHalfOpenConnection(t *testing.T) {
 	require.Len(t, cp.Connections(), 2)
 	require.NotEmpty(t, cp.Connections()[1].LastEventID)
 	_, err := r.Resolve(t.Context(), forNobody)
-	require.ErrorIs(t, err, dataplane.ErrNoKey)
+	require.ErrorIs(t, err, dataplane.ErrKeyRevoked)
 }
 
 func TestInvalidMessagesEndTheStream(t *testing.T) {
@@ -382,7 +382,7 @@ func TestRevocationsAreAcknowledgedAtOnce(t *testing.T) {
 		req    dataplane.Request
 		want   error
 	}{
-		"key": {func(s *dataplanetest.Env, id string) int64 { return s.RevokeKey(id) }, forCaller, dataplane.ErrNoKey},
+		"key": {func(s *dataplanetest.Env, id string) int64 { return s.RevokeKey(id) }, forCaller, dataplane.ErrKeyRevoked},
 		"member": {
 			func(s *dataplanetest.Env, _ string) int64 { return s.RemoveMember("alice") },
 			forCaller, dataplane.ErrNotMember},

@@ -165,6 +165,35 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 	})
 }
 
+func TestTheLastRevokedKeyIsOfTheScopesAskedFor(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		last := func(c models.Caller, provider string, scopes ...string) string {
+			t.Helper()
+			key, err := f.LastRevoked(t.Context(), c, provider, scopes)
+			require.NoError(t, err)
+			require.Empty(t, key.Envelope)
+			return key.ID
+		}
+		older, newer, own := f.register(f.shared(olga)), f.register(f.shared(olga)), f.register(f.own(mia))
+		require.Empty(t, last(mia, "openai", mia.UserID, ""), "all are active")
+		f.revoke(&newer)
+		f.revoke(&older)
+		require.Equal(t, older.ID, last(mia, "openai", mia.UserID, ""))
+		f.revoke(&own)
+		require.Equal(t, own.ID, last(mia, "openai", mia.UserID, ""))
+		require.Equal(t, own.ID, last(mia, "openai", mia.UserID))
+		require.Equal(t, older.ID, last(mia, "openai", ""))
+		require.Equal(t, older.ID, last(olga, "openai", olga.UserID, ""), "another's own key is not theirs")
+		require.Empty(t, last(mia, "groq", mia.UserID, ""))
+		require.Empty(t, last(mia, "openai"))
+		elsewhere := mia
+		elsewhere.ProjectID = "elsewhere"
+		require.Empty(t, last(elsewhere, "openai", mia.UserID, ""))
+		elsewhere.ProjectID, elsewhere.CustomerID = mia.ProjectID, "globex"
+		require.Empty(t, last(elsewhere, "openai", mia.UserID, ""))
+	})
+}
+
 func TestAFetchByIDFindsTheKeyRevokedOrNot(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)

@@ -248,6 +248,30 @@ func (s *Store) activeKeys(ctx context.Context, c Caller, userID, provider strin
 	return keys, s.classify(err)
 }
 
+// LastRevoked returns the key of a provider that was revoked last in the given scopes, each a user's id or "" for the project's keys.
+// Its ID is empty if no key was revoked there.
+func (s *Store) LastRevoked(ctx context.Context, c Caller, provider string, scopes []string) (Key, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var last Key
+	for _, userID := range scopes { // a query for each, as an index has the order within one
+		var found []Key
+		err := s.orm(ctx).Omit("envelope").
+			Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at <> 0",
+				c.CustomerID, c.ProjectID, userID, provider).
+			Order("revoked_at DESC").Limit(1).Find(&found).Error
+		if err != nil {
+			return Key{}, s.classify(err)
+		}
+		for _, k := range found {
+			if k.RevokedAt > last.RevokedAt {
+				last = k
+			}
+		}
+	}
+	return last, nil
+}
+
 // KeysByKEK counts the keys, revoked ones included, that are sealed with each key-encryption key.
 func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
 	ctx, cancel := s.bounded(ctx)

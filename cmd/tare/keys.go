@@ -346,10 +346,23 @@ func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
 	} else {
 		details = append(details, detail{"Served by", served})
 	}
+	why := explainReason(r.Reason)
+	if k := r.RevokedKey; k != nil {
+		why = explainRevocation(k)
+	}
 	return p.printDetails(append(details,
-		detail{"Why", cell{explainReason(r.Reason), plain}},
+		detail{"Why", cell{why, plain}},
 		detail{"Policy", cell{"own keys: " + string(r.UserKeys) + "; a key that the provider refuses: " + string(r.OnBadKey), plain}},
 	))
+}
+
+// explainRevocation says which key was revoked, so that none serves.
+func explainRevocation(k *aikeysv1.Key) string {
+	whose := "the project's key "
+	if k.UserScope {
+		whose = "your own key "
+	}
+	return whose + k.Name + " " + formatSuffix(k) + " was revoked at " + k.RevokedAt.UTC().Format(time.RFC3339) + " by " + k.RevokedBy
 }
 
 // explainReason returns a reason that this version does not know as it is.

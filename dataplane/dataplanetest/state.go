@@ -248,13 +248,14 @@ func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {
 // answer returns the answer to a request: its newest key, the user's own rather than the project's. The caller holds mu.
 func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *refusal) {
 	noKey := &refusal{status: http.StatusNotFound, problem: "no-key", code: "not_found"}
+	keyRevoked := &refusal{status: http.StatusForbidden, problem: "key-revoked", code: "permission_denied"}
 	if request.KeyID != nil {
 		k := cp.key(*request.KeyID)
 		switch {
 		case k == nil:
 			return nil, noKey
 		case k.revoked:
-			return nil, &refusal{status: http.StatusForbidden, problem: "key-revoked", code: "permission_denied"}
+			return nil, keyRevoked
 		}
 		return cp.response(k, "by_id", nil), nil
 	}
@@ -269,14 +270,19 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 		}
 		owners = []string{caller.UserID, ""}
 	}
+	refused = noKey
 	for _, owner := range owners {
 		for _, k := range slices.Backward(cp.keys) {
-			if k.ProjectID == project && k.UserID == owner && k.Provider == *request.Provider && !k.revoked && !k.bad {
+			switch {
+			case k.ProjectID != project || k.UserID != owner || k.Provider != *request.Provider:
+			case k.revoked:
+				refused = keyRevoked
+			case !k.bad:
 				return cp.response(k, scopeOf(k)+"_key", caller), nil
 			}
 		}
 	}
-	return nil, noKey
+	return nil, refused
 }
 
 // authenticate returns the project and the user that a request is for; caller is nil if there is none. The caller holds mu.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -89,7 +90,7 @@ var problems = problem.Table{
 	},
 	{
 		Err: dataplane.ErrKeyRevoked, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-revoked", Title: "Key revoked",
-		Detail: "The provider key for this request has been revoked; no data plane may use it.",
+		Detail: "The provider key for this request has been revoked, and no other may serve you; register another.",
 	},
 	{
 		Err: dataplane.ErrCustomerNotServed, Status: http.StatusForbidden, Code: codeDenied, Slug: "customer-not-served", Title: "Customer not served",
@@ -173,7 +174,7 @@ var problems = problem.Table{
 func Problems() problem.Table { return slices.Clone(problems) }
 
 // Problem is the gateway's answer to a request that no provider answers: an error in the dialect of the API that was called, with the
-// members of an RFC 9457 problem document. Its text comes from a table, never from an error.
+// members of an RFC 9457 problem document. Its text comes from a table, or is the control plane's for the caller, and never that of an error.
 type Problem struct {
 	Dialect   Dialect      `json:"-"`
 	Type      string       `json:"type"`
@@ -198,6 +199,9 @@ type ProblemError struct {
 func ProblemOf(err error, requestID string) Problem {
 	row := problems.Find(err)
 	doc := row.Document(requestID)
+	if refused := (*dataplane.Refusal)(nil); errors.As(err, &refused) {
+		doc.Detail = cmp.Or(refused.Detail, doc.Detail)
+	}
 	return Problem{
 		Type: doc.Type, Title: doc.Title, Status: doc.Status, Detail: doc.Detail, Code: doc.Code, RequestID: requestID,
 		Error: ProblemError{Message: doc.Detail, Type: doc.Code, Code: strings.ReplaceAll(row.Slug, "-", "_")},

@@ -50,6 +50,16 @@ func TestProblemOfEachRefusal(t *testing.T) {
 	}
 }
 
+func TestARefusedCallerReadsTheControlPlanesReason(t *testing.T) {
+	const detail = "The project's key openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z by alice; no other key of this provider may serve you."
+	gw := start(t, dataplanetest.Refusing(&dataplane.Refusal{Kind: dataplane.ErrKeyRevoked, Detail: detail}))
+	res, body := do(t, request(t, "POST", gw.URL+"/openai/chat", strings.NewReader("{}")))
+	problem := problemOf(t, res, body)
+	require.Equal(t, 403, problem.Status)
+	require.Equal(t, []string{detail, detail}, []string{problem.Detail, problem.Error.Message})
+	require.NotContains(t, gw.log.String(), "alice", "the log names the problem alone")
+}
+
 // The control plane's public API explains the types, but can't import the table.
 func TestEveryProblemTypeIsExplained(t *testing.T) {
 	text, err := os.ReadFile("../../impl/docsite/problems.yaml")

@@ -79,6 +79,9 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 		Provider: provider, Reason: string(choice.Reason),
 		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey),
 	}
+	if choice.Revoked.ID != "" {
+		reply.RevokedKey = new(wireKey(choice.Revoked))
+	}
 	if choice.Key.ID != "" {
 		reply.Key, reply.Scope = new(wireKey(choice.Key)), new("project")
 		if choice.Key.UserID != "" {

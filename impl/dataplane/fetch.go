@@ -35,9 +35,34 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		return nil, unrecorded
 	}
 	if err != nil {
-		return nil, lookup.hideOthers(err)
+		return nil, explainRevocation(found, lookup.hideOthers(err))
 	}
 	return wireFetch(found, key), nil
+}
+
+// explainRevocation adds to ErrKeyRevoked which key was revoked, when and by whom. The caller is a member who may read that, or else
+// the data plane is, which may serve the customer.
+func explainRevocation(f found, err error) error {
+	if !errors.Is(err, resolution.ErrKeyRevoked) {
+		return err
+	}
+	if f.Key.ID != "" { // asked for by its id
+		return &problem.Error{Kind: resolution.ErrKeyRevoked, Detail: "The key " + revocation(f.Key) + "; no data plane may use it."}
+	}
+	whose := "The project's key "
+	if f.Revoked.UserID != "" {
+		whose = "Your own key "
+	}
+	return &problem.Error{Kind: resolution.ErrKeyRevoked, Detail: whose + revocation(f.Revoked) + "; no other key of this provider may serve you."}
+}
+
+// revocation returns which key was revoked, when and by whom: "openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z by alice".
+func revocation(k models.Key) string {
+	name := k.Name
+	if k.DisplaySuffix != "" {
+		name += " …" + k.DisplaySuffix
+	}
+	return name + " was revoked at " + time.UnixMicro(k.RevokedAt).UTC().Format(time.RFC3339) + " by " + k.RevokedBy
 }
 
 // hideOthers replaces ErrNotServed by the answer for what does not exist, unless the data plane named the customer itself: whether a
@@ -272,7 +297,7 @@ func fetchRecord(ctx context.Context, now time.Time, f found, outcome error) mod
 	r := models.FetchRecord{
 		At: now.UnixMicro(), DataPlaneID: auth.PrincipalFrom(ctx).DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
 		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
-		KeyID: f.Key.ID, Version: f.Key.Version,
+		KeyID: cmp.Or(f.Key.ID, f.Revoked.ID), Version: cmp.Or(f.Key.Version, f.Revoked.Version),
 		Decision: models.OutcomeAllowed, Reason: string(f.Reason), RequestID: httpapi.CallFrom(ctx).ID,
 	}
 	if outcome != nil {

@@ -197,7 +197,7 @@ func TestEndedAccessIsRefusedAtOnce(t *testing.T) {
 			requireRefused(t, fetch(t, dp, forKey(newer.ID)), http.StatusForbidden, "key-revoked")
 			requireKey(t, fetch(t, dp, forKey(older.ID)), older, "by_id")
 			s.public.As(owner).RevokeKey(t, older.ID)
-			requireRefused(t, fetch(t, dp, forUser(web, member, "openai")), http.StatusNotFound, "no-key")
+			requireRefused(t, fetch(t, dp, forUser(web, member, "openai")), http.StatusForbidden, "key-revoked")
 		})
 		t.Run("a membership", func(t *testing.T) {
 			key, token := s.own(member, "openai"), s.credential(member)
@@ -746,6 +746,38 @@ func TestFetchedKeyByPolicyAndRegisteredKeys(t *testing.T) {
 	})
 }
 
+// Whoever may read a revoked key learns of it when no other serves; everybody else gets the answer for none.
+func TestFetchNamesTheRevokedKey(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, token := s.dataPlane(), s.credential(member)
+		shared, own := s.shared("openai"), s.own(member, "mistral")
+		s.public.As(owner).RevokeKey(t, shared.ID)
+		s.public.As(member).RevokeKey(t, own.ID)
+		says := func(o gen.FetchRequest, begins, ends string) {
+			t.Helper()
+			p := requireRefused(t, fetch(t, dp, o), http.StatusForbidden, "key-revoked")
+			require.Equal(t, "permission_denied", p.Code)
+			require.Regexp(t, "^"+begins+` was revoked at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ by `+ends+"$", p.Detail)
+		}
+		const nothingElse = "; no other key of this provider may serve you."
+		project := "The project's key " + shared.Name + " …" + shared.DisplaySuffix
+		says(forCaller(token, "openai"), project, owner+nothingElse)
+		says(forUser(web, member, "openai"), project, owner+nothingElse)
+		says(forUser(web, "", "openai"), project, owner+nothingElse)
+		says(forCaller(token, "mistral"), "Your own key "+own.Name+" …"+own.DisplaySuffix, member+nothingElse)
+		record := s.records(acme, web)[0]
+		require.Equal(t, []any{"key_revoked", own.ID, models.OutcomeDenied}, []any{record.Reason, record.KeyID, record.Decision})
+		says(forKey(shared.ID), "The key "+shared.Name+" …"+shared.DisplaySuffix, owner+"; no data plane may use it.")
+
+		requireRefused(t, fetch(t, dp, forCaller(s.credential(other), "mistral")), http.StatusNotFound, "no-key")
+		requireRefused(t, fetch(t, dp, forUser(web, "", "mistral")), http.StatusNotFound, "no-key")
+		requireRefused(t, fetch(t, dp, forCaller(token, "groq")), http.StatusNotFound, "no-key")
+		requireRefused(t, fetch(t, dp, forCaller(s.credential(sam), "openai")), http.StatusForbidden, "permission-denied")
+		next := s.shared("openai")
+		requireKey(t, fetch(t, dp, forCaller(token, "openai")), next, "project_key")
+	})
+}
+
 func TestBadKeyByPolicy(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane()
@@ -776,7 +808,7 @@ func fetched(t *testing.T, s *service, dp *dataPlane, user, provider string) ans
 	byName, byToken := fetch(t, dp, forUser(web, user, provider)), fetch(t, dp, forCaller(s.credential(user), provider))
 	require.Equal(t, byName.StatusCode(), byToken.StatusCode())
 	if byName.JSON200 == nil {
-		require.Equal(t, http.StatusNotFound, byName.StatusCode(), "%s", byName.Body)
+		require.Contains(t, []int{http.StatusForbidden, http.StatusNotFound}, byName.StatusCode(), "%s", byName.Body)
 		return answeredBy{"", s.records(acme, web)[0].Reason}
 	}
 	require.Equal(t, byName.JSON200.KeyID, byToken.JSON200.KeyID)

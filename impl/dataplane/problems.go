@@ -20,7 +20,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	{Err: models.ErrNotServed, Status: http.StatusForbidden, Code: "permission_denied", Slug: "customer-not-served", Title: "Customer not served",
 		Detail: "This data plane may not serve that customer."},
 	{Err: resolution.ErrKeyRevoked, Status: http.StatusForbidden, Code: "permission_denied", Slug: "key-revoked", Title: "Key revoked",
-		Detail: "This key has been revoked; no data plane may use it."},
+		Detail: "The key has been revoked; no data plane may use it."},
 	{Err: models.ErrNotFound, Status: http.StatusNotFound, Code: "not_found", Slug: "not-found", Title: "Not found",
 		Detail: "It does not exist, or you may not see it."},
 	{Err: resolution.ErrNoKey, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",

@@ -17,7 +17,7 @@ var (
 	ErrNoKey = errors.New("no active key may serve this")
 	// ErrUserKeyRequired says that the policy requires a key of the user's own and the user has none.
 	ErrUserKeyRequired = errors.New("policy requires a key of the user's own")
-	// ErrKeyRevoked says that the key that was asked for by id is revoked.
+	// ErrKeyRevoked says that the key that was asked for by id is revoked, or that all keys that might have served are.
 	ErrKeyRevoked = errors.New("key is revoked")
 	// ErrCallerUnauthenticated says that the credential of the caller on whose behalf a data plane asks opens no session.
 	ErrCallerUnauthenticated = errors.New("caller unauthenticated")
@@ -34,6 +34,7 @@ const (
 	NextKey           Reason = "next_key"
 	ByID              Reason = "by_id"
 	UserKeyRequired   Reason = "user_key_required"
+	KeyRevoked        Reason = "key_revoked"
 	NoKey             Reason = "no_key"
 )
 
@@ -41,22 +42,29 @@ const (
 type Choice struct {
 	Key    models.Key
 	Reason Reason
+	// Revoked is the last revoked of the keys that the policy would let serve; its ID is empty unless Reason is KeyRevoked.
+	Revoked models.Key
 }
 
-// Err returns nil if a key serves, and ErrUserKeyRequired or ErrNoKey if not.
+// Err returns nil if a key serves, and ErrUserKeyRequired, ErrKeyRevoked or ErrNoKey if not.
 func (c Choice) Err() error {
 	switch {
 	case c.Key.ID != "":
 		return nil
 	case c.Reason == UserKeyRequired:
 		return ErrUserKeyRequired
+	case c.Reason == KeyRevoked:
+		return ErrKeyRevoked
 	}
 	return ErrNoKey
 }
 
-// Keys finds the active keys of a provider, newest first; *models.Store is one.
+// Keys finds the keys of a provider; *models.Store is one.
 type Keys interface {
+	// Candidates returns the active keys, newest first.
 	Candidates(ctx context.Context, c models.Caller, provider string) (own, project []models.Key, err error)
+	// LastRevoked returns the key that was revoked last in some scopes: users' ids, or "" for the project's keys.
+	LastRevoked(ctx context.Context, c models.Caller, provider string, scopes []string) (models.Key, error)
 }
 
 // Store is what Fetch reads; *models.Store is one.
@@ -74,7 +82,7 @@ type Fetched struct {
 }
 
 // Fetch reads in one statement what may serve a caller through a data plane, and returns what Resolve chooses of it. The error is
-// the choice's Err if no key serves.
+// the choice's Err if no key serves; a choice comes with it.
 func Fetch(
 	ctx context.Context, store Store, dataPlaneID string, c models.Caller, provider string, now int64,
 ) (Fetched, error) {
@@ -88,32 +96,52 @@ func Fetch(
 
 // Resolve applies the policy to the newest key of each scope. If the chosen key is bad and the policy says next_key, it reads
 // all active keys and applies the policy to those. They are read later than the newest ones, so a key that was revoked in
-// between is not among them.
+// between is not among them. If no key serves, it looks for one that was revoked.
 func Resolve(
 	ctx context.Context, keys Keys, c models.Caller, provider string, policy models.Policy, newest models.Serving, now int64,
 ) (Choice, error) {
-	choice := choose(policy.For(provider), newest.Own, newest.Project)
-	if policy.OnBadKey != models.OnBadKeyNextKey || !choice.Key.Bad(now) {
+	userKeys := policy.For(provider)
+	choice := choose(userKeys, newest.Own, newest.Project)
+	if policy.OnBadKey == models.OnBadKeyNextKey && choice.Key.Bad(now) {
+		own, project, err := keys.Candidates(ctx, c, provider)
+		if err != nil {
+			return Choice{}, err
+		}
+		choice = chooseAmongAll(userKeys, own, project, now)
+	}
+	if choice.Key.ID != "" {
 		return choice, nil
 	}
-	own, project, err := keys.Candidates(ctx, c, provider)
-	if err != nil {
-		return Choice{}, err
+	revoked, err := keys.LastRevoked(ctx, c, provider, scopesOf(userKeys, c.UserID))
+	if err == nil && revoked.ID != "" {
+		choice = Choice{Revoked: revoked, Reason: KeyRevoked}
 	}
-	return chooseAmongAll(policy.For(provider), own, project, now), nil
+	return choice, err
+}
+
+// scopesOf returns the scopes whose keys the policy lets serve a user: the user's own, and "" for the project's.
+func scopesOf(policy models.UserKeys, userID string) []string {
+	var scopes []string
+	if policy != models.UserKeysForbid && userID != "" {
+		scopes = append(scopes, userID)
+	}
+	if policy != models.UserKeysRequire {
+		scopes = append(scopes, "")
+	}
+	return scopes
 }
 
 // choose applies the policy on users' own keys to the user's newest key and the project's.
 func choose(policy models.UserKeys, own, project models.Key) Choice {
 	switch {
 	case policy == models.UserKeysForbid && project.ID != "":
-		return Choice{project, UserKeysForbidden}
+		return Choice{Key: project, Reason: UserKeysForbidden}
 	case policy != models.UserKeysForbid && own.ID != "":
-		return Choice{own, UserKey}
+		return Choice{Key: own, Reason: UserKey}
 	case policy == models.UserKeysRequire:
 		return Choice{Reason: UserKeyRequired}
 	case policy == models.UserKeysAllow && project.ID != "":
-		return Choice{project, ProjectKey}
+		return Choice{Key: project, Reason: ProjectKey}
 	}
 	return Choice{Reason: NoKey}
 }
@@ -134,7 +162,7 @@ func chooseAmongAll(policy models.UserKeys, own, project []models.Key, now int64
 	}
 	for _, key := range inOrder {
 		if !key.Bad(now) {
-			return Choice{key, NextKey}
+			return Choice{Key: key, Reason: NextKey}
 		}
 	}
 	return first

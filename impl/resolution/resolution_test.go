@@ -23,8 +23,19 @@ const (
 // keys are the active keys of a user and of their project, newest first. The ids are own-0, own-1, … and project-0, ….
 type keys struct {
 	own, project []models.Key
+	revoked      map[string]models.Key // by scope
 	err          error
 	reads        int
+}
+
+// LastRevoked implements resolution.Keys.
+func (k *keys) LastRevoked(_ context.Context, _ models.Caller, _ string, scopes []string) (last models.Key, err error) {
+	for _, scope := range scopes {
+		if key := k.revoked[scope]; key.RevokedAt > last.RevokedAt {
+			last = key
+		}
+	}
+	return last, k.err
 }
 
 // Candidates implements resolution.Keys.
@@ -127,6 +138,29 @@ func TestResolve(t *testing.T) {
 		require.Equal(t, own, newKeys([]bool{good}, []bool{good}).resolve(t, policy))
 		require.Equal(t, missing, newKeys(nil, []bool{good}).resolve(t, policy))
 	})
+}
+
+// A revoked key counts only if none serves, and if the policy would have let it serve.
+func TestResolveNamesTheLastRevokedKey(t *testing.T) {
+	own, project := models.Key{ID: "own", RevokedAt: 2}, models.Key{ID: "project", RevokedAt: 1}
+	for policy, want := range map[models.UserKeys][2]string{ // with an own key revoked, and without
+		models.UserKeysAllow: {"own", "project"}, models.UserKeysRequire: {"own", ""}, models.UserKeysForbid: {"project", "project"},
+	} {
+		resolve := func(k *keys, user string) resolution.Choice {
+			choice, err := resolution.Resolve(t.Context(), k, models.Caller{UserID: user}, provider, policyOf(policy, models.OnBadKeyFail), k.newest(), now)
+			require.NoError(t, err)
+			return choice
+		}
+		both := map[string]models.Key{"mia": own, "": project}
+		got := resolve(&keys{revoked: both}, "mia")
+		require.Equal(t, resolution.Choice{Revoked: both[map[string]string{"own": "mia"}[want[0]]], Reason: resolution.KeyRevoked}, got, policy)
+		require.ErrorIs(t, got.Err(), resolution.ErrKeyRevoked)
+		require.Equal(t, want[1], resolve(&keys{revoked: map[string]models.Key{"": project}}, "mia").Revoked.ID, policy)
+		require.Equal(t, want[1], resolve(&keys{revoked: both}, "").Revoked.ID, "a request of nobody in particular")
+		serving := newKeys([]bool{good}, []bool{good})
+		serving.revoked = both
+		require.Empty(t, resolve(serving, "mia").Revoked.ID)
+	}
 }
 
 func TestChoiceErr(t *testing.T) {

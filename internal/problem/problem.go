@@ -1,5 +1,5 @@
-// Package problem turns errors into problem documents (RFC 9457). A document's text comes from a table, never from an
-// error, so no error can leak what it quotes.
+// Package problem turns errors into problem documents (RFC 9457). A document's text comes from a table or from an Error, never
+// from another error's text, so no error can leak what it quotes.
 //
 // Each API owns a Table, which maps the errors of the packages below it to statuses, codes and texts, beside its handlers in
 // a file problems.go. impl/httpapi adds the rows that all APIs share: see its function Problems. An API that has no document
@@ -16,6 +16,7 @@
 package problem
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -81,12 +82,12 @@ func (t Table) FindStatus(status int) Row {
 	return t[len(t)-1]
 }
 
-// Document returns the document for err, with the fields that it names. An error of the service itself names no fields.
+// Document returns the document for err, with the fields and the detail that it has. An error of the service itself has neither.
 func (t Table) Document(err error, requestID string) Document {
 	doc := t.Find(err).Document(requestID)
 	var detailed *Error
 	if errors.As(err, &detailed) && doc.Status < http.StatusInternalServerError {
-		doc.Errors = detailed.Fields
+		doc.Errors, doc.Detail = detailed.Fields, cmp.Or(detailed.Detail, doc.Detail)
 	}
 	return doc
 }
@@ -158,10 +159,12 @@ func Encode(w io.Writer, doc any) error {
 	return encoder.Encode(doc)
 }
 
-// Error is an error that names the fields at fault.
+// Error is an error that names the fields at fault, or says more than its row does.
 type Error struct {
 	Kind   error // the sentinel that it wraps
 	Fields []Field
+	// Detail replaces the row's if it is not empty. It may hold only what the caller may read.
+	Detail string
 }
 
 // Error returns the text of the kind, and the fields with their messages.

@@ -363,6 +363,7 @@ func (e ReceiptState) Valid() bool {
 
 // Defines values for Reason.
 const (
+	ReasonKeyRevoked        Reason = "key_revoked"
 	ReasonNextKey           Reason = "next_key"
 	ReasonNoKey             Reason = "no_key"
 	ReasonProjectKey        Reason = "project_key"
@@ -374,6 +375,8 @@ const (
 // Valid indicates whether the value is a known member of the Reason enum.
 func (e Reason) Valid() bool {
 	switch e {
+	case ReasonKeyRevoked:
+		return true
 	case ReasonNextKey:
 		return true
 	case ReasonNoKey:
@@ -969,7 +972,8 @@ type RemoveMemberResponse struct {
 }
 
 // ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
-// provider. `key` and `scope` are absent if no key would serve.
+// provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
+// revoked: the last one, with the time and who did it.
 type ResolveResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
@@ -984,9 +988,13 @@ type ResolveResponse struct {
 	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
 	// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
 	// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-	// the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
-	// the newer one within the last five minutes and the policy says `next_key`.
+	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
+	// been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
+	// refused the newer one within the last five minutes and the policy says `next_key`.
 	Reason Reason `json:"reason"`
+
+	// RevokedKey A key's metadata. No answer contains the secret.
+	RevokedKey *Key `json:"revoked_key,omitempty"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope Scope `json:"scope,omitempty,omitzero"`
@@ -1002,8 +1010,9 @@ type ResolveResponse struct {
 // Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
 // none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
 // `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-// the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
-// the newer one within the last five minutes and the policy says `next_key`.
+// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
+// been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
+// refused the newer one within the last five minutes and the policy says `next_key`.
 type Reason string
 
 // RevokeResponse The result of the revocation.

@@ -595,7 +595,8 @@ export interface components {
         };
         /**
          * @description Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
-         *     provider. `key` and `scope` are absent if no key would serve.
+         *     provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
+         *     revoked: the last one, with the time and who did it.
          */
         ResolveResponse: {
             provider: components["schemas"]["ProviderSlug"];
@@ -603,14 +604,16 @@ export interface components {
              * @description `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
              *     none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
              *     `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
-             *     the policy allows none of the active ones. `next_key`: the next key in order, because the provider refused
-             *     the newer one within the last five minutes and the policy says `next_key`.
+             *     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
+             *     been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
+             *     refused the newer one within the last five minutes and the policy says `next_key`.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "user_key_required" | "no_key" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "user_key_required" | "key_revoked" | "no_key" | (string & {});
             user_keys: components["schemas"]["UserKeys"];
             on_bad_key: components["schemas"]["OnBadKey"];
             scope?: components["schemas"]["Scope"];
             key?: components["schemas"]["Key"];
+            revoked_key?: components["schemas"]["Key"];
         };
         /** @description The policy to put in force. A field that is left out gets its default. */
         PolicyRequest: {
