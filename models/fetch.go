@@ -209,17 +209,46 @@ func (s *Store) RecordFetch(ctx context.Context, r FetchRecord) error {
 	return s.classify(s.engine.RecordFetch(ctx, r))
 }
 
-// ListFetches returns a page of a project's fetches, newest first. before is the id of the last one of the page before; zero
-// begins with the newest.
-func (s *Store) ListFetches(ctx context.Context, customerID, projectID string, before int64, limit int) ([]FetchRecord, error) {
+// FetchFilter selects a page of a project's fetches. Zero values select everything.
+type FetchFilter struct {
+	KeyID, UserID, Provider string
+	// DataPlane is a data plane's id, or a name that data planes have or had.
+	DataPlane string
+	Decision  Outcome
+	// From and To bound the time of the fetch, in microseconds since the Unix epoch: at From or later, and before To.
+	From, To int64
+	// Before is the id of the last record of the page before.
+	Before int64
+	Limit  int
+}
+
+// ListFetches returns a page of a project's fetches, newest first. The caller must check that the user may read it.
+func (s *Store) ListFetches(ctx context.Context, customerID, projectID string, f FetchFilter) ([]FetchRecord, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	// The project's records are read in the order of their index until the page is full: every further index would cost each fetch.
 	db := s.orm(ctx).Where("customer_id = ? AND project_id = ?", customerID, projectID)
-	if before > 0 {
-		db = db.Where("id < ?", before)
+	for _, equal := range [...]struct{ column, value string }{
+		{"key_id", f.KeyID}, {"user_id", f.UserID}, {"provider", f.Provider}, {"decision", string(f.Decision)},
+	} {
+		if equal.value != "" {
+			db = db.Where(equal.column+" = ?", equal.value)
+		}
+	}
+	if f.DataPlane != "" {
+		db = db.Where("(data_plane_id = ? OR data_plane_id IN (SELECT d.id FROM data_planes d WHERE d.name = ?))", f.DataPlane, f.DataPlane)
+	}
+	if f.From > 0 {
+		db = db.Where("at >= ?", f.From)
+	}
+	if f.To > 0 {
+		db = db.Where("at < ?", f.To)
+	}
+	if f.Before > 0 {
+		db = db.Where("id < ?", f.Before)
 	}
 	var page []FetchRecord
-	err := db.Order("id DESC").Limit(limit).Find(&page).Error
+	err := db.Order("id DESC").Limit(f.Limit).Find(&page).Error
 	return page, s.classify(err)
 }
 

@@ -324,7 +324,7 @@ func TestFetchByIDChecksMembership(t *testing.T) {
 
 func (f *fixture) fetches(before int64, limit int) []models.FetchRecord {
 	f.t.Helper()
-	page, err := f.ListFetches(f.t.Context(), acme, web, before, limit)
+	page, err := f.ListFetches(f.t.Context(), acme, web, models.FetchFilter{Before: before, Limit: limit})
 	require.NoError(f.t, err)
 	return page
 }
@@ -366,6 +366,52 @@ func TestFetchesComeByProjectInPagesNewestFirst(t *testing.T) {
 			before = page[2].ID
 		}
 		require.Equal(t, []string{"6", "5", "4", "3", "2", "1", "0"}, got)
+	})
+}
+
+func TestFetchFilters(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		first := f.dataPlane("edge", nil)
+		_, err := f.revokeDataPlane("edge")
+		require.NoError(t, err)
+		second := f.dataPlane("edge", nil)
+		for i, change := range []func(*models.FetchRecord){
+			func(r *models.FetchRecord) { r.DataPlaneID, r.KeyID = first.ID, "byok_01" },
+			func(r *models.FetchRecord) { r.DataPlaneID, r.UserID = second.ID, "olga" },
+			func(r *models.FetchRecord) { r.Provider, r.Decision = "groq", models.OutcomeDenied },
+			func(r *models.FetchRecord) { r.ProjectID, r.DataPlaneID = "ios", first.ID },
+		} {
+			r := record(strconv.Itoa(i))
+			r.At = int64(i + 1)
+			change(&r)
+			require.NoError(t, f.RecordFetch(t.Context(), r))
+		}
+		for _, row := range []struct {
+			filter models.FetchFilter
+			want   []string
+		}{
+			{models.FetchFilter{}, []string{"2", "1", "0"}},
+			{models.FetchFilter{KeyID: "byok_01"}, []string{"0"}},
+			{models.FetchFilter{UserID: "olga"}, []string{"1"}},
+			{models.FetchFilter{Provider: "groq"}, []string{"2"}},
+			{models.FetchFilter{Decision: models.OutcomeDenied}, []string{"2"}},
+			{models.FetchFilter{DataPlane: first.ID}, []string{"0"}},
+			{models.FetchFilter{DataPlane: "edge"}, []string{"1", "0"}},
+			{models.FetchFilter{DataPlane: "edge", Before: 2}, []string{"0"}},
+			{models.FetchFilter{DataPlane: "edge", Decision: models.OutcomeDenied}, nil},
+			{models.FetchFilter{From: 2}, []string{"2", "1"}},
+			{models.FetchFilter{From: 2, To: 3}, []string{"1"}},
+			{models.FetchFilter{To: 1}, nil},
+		} {
+			row.filter.Limit = 10
+			page, err := f.ListFetches(t.Context(), acme, web, row.filter)
+			require.NoError(t, err)
+			var got []string
+			for _, r := range page {
+				got = append(got, r.RequestID)
+			}
+			require.Equal(t, row.want, got, "%+v", row.filter)
+		}
 	})
 }
 

@@ -158,7 +158,7 @@ func ParseUsageKey(text string) (k UsageKey, ok bool) {
 
 // UsageFilter selects a page of a project's usage. Zero values select everything.
 type UsageFilter struct {
-	KeyID, UserID string
+	KeyID, UserID, Provider string
 	// From and To are times in microseconds. What was counted in the hours from that of From on, and in those that begin before
 	// To, is selected.
 	From, To int64
@@ -183,6 +183,9 @@ CAST(SUM(requests) AS bigint) AS requests, CAST(SUM(refusals) AS bigint) AS refu
 	}
 	if f.UserID != "" {
 		db = db.Where("user_id = ?", f.UserID)
+	}
+	if f.Provider != "" {
+		db = db.Where("(SELECT k.provider FROM ai_keys k WHERE k.id = key_usage.key_id) = ?", f.Provider)
 	}
 	if f.From > 0 {
 		hour := f.From / microsecondsPerHour

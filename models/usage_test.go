@@ -71,6 +71,8 @@ func TestUsageFilters(t *testing.T) {
 			{models.UsageFilter{}, 31},
 			{models.UsageFilter{KeyID: key.ID}, 23},
 			{models.UsageFilter{UserID: "mia"}, 27},
+			{models.UsageFilter{Provider: key.Provider}, 31},
+			{models.UsageFilter{Provider: "other"}, 0},
 			{models.UsageFilter{KeyID: key.ID, UserID: "olga"}, 4},
 			{models.UsageFilter{From: at(20, 11, 59)}, 30},
 			{models.UsageFilter{To: at(20, 12, 0)}, 3},

@@ -129,6 +129,43 @@ func TestGrowingListsHaveEachValueOnce(t *testing.T) {
 	require.NotZero(t, lists)
 }
 
+// The validator's refusals come from the document, so what a request may be must be said there in words.
+func TestRequestsAreDescribedInWords(t *testing.T) {
+	for _, file := range []string{publicDocument, "dataplane.yaml", "secrets.yaml"} {
+		for id, op := range operations(load(t, file)) {
+			for _, parameter := range op.parameters {
+				requireWords(t, file+" "+id+" "+parameter.Name, parameter.Schema.Value)
+			}
+			if op.RequestBody != nil {
+				requireWords(t, file+" "+id+" body", op.RequestBody.Value.Content.Get("application/json").Schema.Value)
+			}
+		}
+	}
+}
+
+func requireWords(t *testing.T, place string, schema *openapi3.Schema) {
+	t.Helper()
+	isText := schema.Format != "" && schema.Format != "password" && schema.Type.Is("string")
+	if schema.Pattern != "" || isText {
+		require.IsType(t, "", schema.Extensions["x-message"], "%s: a pattern or format needs an x-message", place)
+	}
+	require.Empty(t, slices.Concat(schema.OneOf, schema.AnyOf, schema.AllOf), place)
+	require.True(t, schema.Not == nil && schema.MultipleOf == nil && !schema.UniqueItems && schema.MinProps == 0, place)
+	for name, member := range schema.Properties {
+		requireWords(t, place+"."+name, member.Value)
+	}
+	if schema.Items != nil {
+		requireWords(t, place+"[]", schema.Items.Value)
+	}
+}
+
+// A client may ask for each type of event that there is, and for no other.
+func TestEventsCanBeFilteredByEachType(t *testing.T) {
+	doc := load(t, publicDocument)
+	types := doc.Components.Schemas["Event"].Value.Properties["type"].Value.Extensions["x-extensible-enum"]
+	require.Equal(t, types, doc.Components.Parameters["EventTypeFilter"].Value.Schema.Value.Enum)
+}
+
 func TestFailuresAnswerWithAProblem(t *testing.T) {
 	for id, op := range operations(load(t, publicDocument)) {
 		t.Run(id, func(t *testing.T) {

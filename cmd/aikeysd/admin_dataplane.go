@@ -251,7 +251,7 @@ fetches than requests.`,
 		}
 		return nil
 	}, func(ctx context.Context) error {
-		fetches, err := a.store.ListFetches(ctx, a.customer, a.project, 0, limit)
+		fetches, err := a.store.ListFetches(ctx, a.customer, a.project, models.FetchFilter{Limit: limit})
 		if err != nil {
 			return err
 		}

@@ -169,7 +169,7 @@ type ClientInterface interface {
 	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
 	//
 	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-	// 30 days, unless the operator has set another time.
+	// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 	ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -255,9 +255,10 @@ type ClientInterface interface {
 	// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
 	// them.
 	//
-	// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
-	// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
-	// has set another time.
+	// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
+	// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
+	// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
+	// the same ones.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
 	ListUsage(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -418,7 +419,7 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 // owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
 //
 // A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-// 30 days, unless the operator has set another time.
+// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 func (c *Client) ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -594,9 +595,10 @@ func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectI
 // at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
 // them.
 //
-// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
-// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
-// has set another time.
+// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
+// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
+// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
+// the same ones.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/usage (the `ListUsage` operationId).
 func (c *Client) ListUsage(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1149,6 +1151,90 @@ func NewListFetchesRequest(server string, customerID CustomerID, projectID Proje
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
 
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "key_id", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "user_id", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.DataPlane != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "data_plane", *params.DataPlane, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Decision != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "decision", *params.Decision, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.PageSize != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "page_size", *params.PageSize, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
@@ -1601,6 +1687,18 @@ func NewListUsageRequest(server string, customerID CustomerID, projectID Project
 
 		}
 
+		if params.Provider != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "provider", *params.Provider, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.From != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
@@ -1848,7 +1946,7 @@ type ClientWithResponsesInterface interface {
 	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
 	//
 	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-	// 30 days, unless the operator has set another time.
+	// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1944,9 +2042,10 @@ type ClientWithResponsesInterface interface {
 	// at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
 	// them.
 	//
-	// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
-	// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
-	// has set another time.
+	// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
+	// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
+	// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
+	// the same ones.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -3741,7 +3840,7 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 // owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
 //
 // A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-// 30 days, unless the operator has set another time.
+// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -3891,9 +3990,10 @@ func (c *ClientWithResponses) ResolveKeyWithResponse(ctx context.Context, custom
 // at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
 // them.
 //
-// Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
-// this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
-// has set another time.
+// Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
+// plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
+// Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
+// the same ones.
 //
 // Returns a wrapper object for the known response body format(s).
 //

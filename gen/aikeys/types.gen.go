@@ -103,6 +103,63 @@ func (e EventOutcomeFilter) Valid() bool {
 	}
 }
 
+// Defines values for EventTypeFilter.
+const (
+	EventTypeFilterKeyExposed    EventTypeFilter = "key.exposed"
+	EventTypeFilterKeyFailing    EventTypeFilter = "key.failing"
+	EventTypeFilterKeyRegistered EventTypeFilter = "key.registered"
+	EventTypeFilterKeyRevoked    EventTypeFilter = "key.revoked"
+	EventTypeFilterMemberRemoved EventTypeFilter = "member.removed"
+	EventTypeFilterMemberSet     EventTypeFilter = "member.set"
+	EventTypeFilterPolicySet     EventTypeFilter = "policy.set"
+	EventTypeFilterTokenCreated  EventTypeFilter = "token.created"
+	EventTypeFilterTokenRevoked  EventTypeFilter = "token.revoked"
+)
+
+// Valid indicates whether the value is a known member of the EventTypeFilter enum.
+func (e EventTypeFilter) Valid() bool {
+	switch e {
+	case EventTypeFilterKeyExposed:
+		return true
+	case EventTypeFilterKeyFailing:
+		return true
+	case EventTypeFilterKeyRegistered:
+		return true
+	case EventTypeFilterKeyRevoked:
+		return true
+	case EventTypeFilterMemberRemoved:
+		return true
+	case EventTypeFilterMemberSet:
+		return true
+	case EventTypeFilterPolicySet:
+		return true
+	case EventTypeFilterTokenCreated:
+		return true
+	case EventTypeFilterTokenRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for FetchDecisionFilter.
+const (
+	FetchDecisionFilterAllowed FetchDecisionFilter = "allowed"
+	FetchDecisionFilterDenied  FetchDecisionFilter = "denied"
+)
+
+// Valid indicates whether the value is a known member of the FetchDecisionFilter enum.
+func (e FetchDecisionFilter) Valid() bool {
+	switch e {
+	case FetchDecisionFilterAllowed:
+		return true
+	case FetchDecisionFilterDenied:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for StateFilter.
 const (
 	StateFilterActive  StateFilter = "active"
@@ -139,6 +196,45 @@ func (e ListKeysParamsState) Valid() bool {
 	}
 }
 
+// Defines values for ListEventsParamsType.
+const (
+	ListEventsParamsTypeKeyExposed    ListEventsParamsType = "key.exposed"
+	ListEventsParamsTypeKeyFailing    ListEventsParamsType = "key.failing"
+	ListEventsParamsTypeKeyRegistered ListEventsParamsType = "key.registered"
+	ListEventsParamsTypeKeyRevoked    ListEventsParamsType = "key.revoked"
+	ListEventsParamsTypeMemberRemoved ListEventsParamsType = "member.removed"
+	ListEventsParamsTypeMemberSet     ListEventsParamsType = "member.set"
+	ListEventsParamsTypePolicySet     ListEventsParamsType = "policy.set"
+	ListEventsParamsTypeTokenCreated  ListEventsParamsType = "token.created"
+	ListEventsParamsTypeTokenRevoked  ListEventsParamsType = "token.revoked"
+)
+
+// Valid indicates whether the value is a known member of the ListEventsParamsType enum.
+func (e ListEventsParamsType) Valid() bool {
+	switch e {
+	case ListEventsParamsTypeKeyExposed:
+		return true
+	case ListEventsParamsTypeKeyFailing:
+		return true
+	case ListEventsParamsTypeKeyRegistered:
+		return true
+	case ListEventsParamsTypeKeyRevoked:
+		return true
+	case ListEventsParamsTypeMemberRemoved:
+		return true
+	case ListEventsParamsTypeMemberSet:
+		return true
+	case ListEventsParamsTypePolicySet:
+		return true
+	case ListEventsParamsTypeTokenCreated:
+		return true
+	case ListEventsParamsTypeTokenRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ListEventsParamsOutcome.
 const (
 	ListEventsParamsOutcomeAllowed ListEventsParamsOutcome = "allowed"
@@ -151,6 +247,24 @@ func (e ListEventsParamsOutcome) Valid() bool {
 	case ListEventsParamsOutcomeAllowed:
 		return true
 	case ListEventsParamsOutcomeDenied:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListFetchesParamsDecision.
+const (
+	ListFetchesParamsDecisionAllowed ListFetchesParamsDecision = "allowed"
+	ListFetchesParamsDecisionDenied  ListFetchesParamsDecision = "denied"
+)
+
+// Valid indicates whether the value is a known member of the ListFetchesParamsDecision enum.
+func (e ListFetchesParamsDecision) Valid() bool {
+	switch e {
+	case ListFetchesParamsDecisionAllowed:
+		return true
+	case ListFetchesParamsDecisionDenied:
 		return true
 	default:
 		return false
@@ -731,9 +845,9 @@ type Usage struct {
 	// Provider The key's provider.
 	Provider string `json:"provider"`
 
-	// Refusals How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
-	// operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
-	// ext_authz) the provider's answer is not known.
+	// Refusals How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
+	// sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
+	// that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
 	Refusals int64 `json:"refusals"`
 
 	// Requests The number of requests.
@@ -801,10 +915,31 @@ type EventProviderFilter = ProviderSlug
 type EventTo = time.Time
 
 // EventTypeFilter defines model for EventTypeFilter.
-type EventTypeFilter = string
+type EventTypeFilter string
+
+// FetchDataPlaneFilter An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+type FetchDataPlaneFilter = OpaqueID
+
+// FetchDecisionFilter defines model for FetchDecisionFilter.
+type FetchDecisionFilter string
+
+// FetchFrom defines model for FetchFrom.
+type FetchFrom = time.Time
+
+// FetchKeyFilter defines model for FetchKeyFilter.
+type FetchKeyFilter = string
 
 // FetchPageSize defines model for FetchPageSize.
 type FetchPageSize = int
+
+// FetchProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+type FetchProviderFilter = ProviderSlug
+
+// FetchTo defines model for FetchTo.
+type FetchTo = time.Time
+
+// FetchUserFilter An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+type FetchUserFilter = OpaqueID
 
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
@@ -832,6 +967,9 @@ type UsageFrom = time.Time
 
 // UsageKeyFilter defines model for UsageKeyFilter.
 type UsageKeyFilter = string
+
+// UsageProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+type UsageProviderFilter = ProviderSlug
 
 // UsageTo defines model for UsageTo.
 type UsageTo = time.Time
@@ -923,8 +1061,8 @@ type ListEventsParams struct {
 	// Actor Only what this user did, or this operator, such as `ops@host-1`.
 	Actor *EventActorFilter `form:"actor,omitempty" json:"actor,omitempty"`
 
-	// Type Only events of this type, such as `key.revoked`. A type that we don't know selects nothing.
-	Type *EventTypeFilter `form:"type,omitempty" json:"type,omitempty"`
+	// Type Only events of this type.
+	Type *ListEventsParamsType `form:"type,omitempty" json:"type,omitempty"`
 
 	// Outcome Only events with this outcome.
 	Outcome *ListEventsParamsOutcome `form:"outcome,omitempty" json:"outcome,omitempty"`
@@ -935,7 +1073,7 @@ type ListEventsParams struct {
 	// From Only what was done at this time or later.
 	From *EventFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// To Only what was done before this time.
+	// To Only what was done before this time. It must not be before `from`.
 	To *EventTo `form:"to,omitempty" json:"to,omitempty"`
 
 	// PageSize Return at most this many events.
@@ -945,17 +1083,44 @@ type ListEventsParams struct {
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
+// ListEventsParamsType defines parameters for ListEvents.
+type ListEventsParamsType string
+
 // ListEventsParamsOutcome defines parameters for ListEvents.
 type ListEventsParamsOutcome string
 
 // ListFetchesParams defines parameters for ListFetches.
 type ListFetchesParams struct {
+	// KeyID Only fetches that got this key, or asked for it.
+	KeyID *FetchKeyFilter `form:"key_id,omitempty" json:"key_id,omitempty"`
+
+	// UserID Only fetches on behalf of this user.
+	UserID *FetchUserFilter `form:"user_id,omitempty" json:"user_id,omitempty"`
+
+	// DataPlane Only fetches by this data plane, by its name or its id. A name stands for every data plane that has or had it.
+	DataPlane *FetchDataPlaneFilter `form:"data_plane,omitempty" json:"data_plane,omitempty"`
+
+	// Provider Only fetches for this provider.
+	Provider *FetchProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
+
+	// Decision Only fetches with this decision.
+	Decision *ListFetchesParamsDecision `form:"decision,omitempty" json:"decision,omitempty"`
+
+	// From Only fetches at this time or later.
+	From *FetchFrom `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Only fetches before this time. It must not be before `from`.
+	To *FetchTo `form:"to,omitempty" json:"to,omitempty"`
+
 	// PageSize Return at most this many records.
 	PageSize *FetchPageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
+
+// ListFetchesParamsDecision defines parameters for ListFetches.
+type ListFetchesParamsDecision string
 
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
@@ -980,10 +1145,14 @@ type ListUsageParams struct {
 	// UserID Only what was served to this user. A member who is no owner can only give their own id.
 	UserID *UsageUserFilter `form:"user_id,omitempty" json:"user_id,omitempty"`
 
+	// Provider Only the usage of keys of this provider.
+	Provider *UsageProviderFilter `form:"provider,omitempty" json:"provider,omitempty"`
+
 	// From Only what was counted from this time on. The whole hour that it falls into is included.
 	From *UsageFrom `form:"from,omitempty" json:"from,omitempty"`
 
-	// To Only what was counted before this time. The whole hour that it falls into is included.
+	// To Only what was counted before this time. The whole hour that it falls into is included. It must not be before
+	// `from`.
 	To *UsageTo `form:"to,omitempty" json:"to,omitempty"`
 
 	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.

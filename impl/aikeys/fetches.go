@@ -21,6 +21,10 @@ func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObje
 	if err != nil {
 		return nil, err
 	}
+	filter, err := s.fetchFilter(req.Params, page)
+	if err != nil {
+		return nil, err
+	}
 	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
@@ -30,9 +34,9 @@ func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObje
 		return nil, err
 	}
 	if role != models.RoleOwner {
-		return nil, models.ErrForbidden
+		return nil, errReadFetches
 	}
-	fetches, err := s.store.ListFetches(ctx, caller.CustomerID, caller.ProjectID, parseFetchID(page.after), page.limit())
+	fetches, err := s.store.ListFetches(ctx, caller.CustomerID, caller.ProjectID, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +47,29 @@ func (s *server) ListFetches(ctx context.Context, req gen.ListFetchesRequestObje
 	}
 	wire := func(r models.FetchRecord) gen.Fetch { return wireFetch(r, names[r.DataPlaneID]) }
 	return gen.ListFetches200JSONResponse{Fetches: convert(fetches, wire), NextPageToken: next}, nil
+}
+
+func (s *server) fetchFilter(params gen.ListFetchesParams, page page) (f models.FetchFilter, err error) {
+	f.Before, f.Limit = parseFetchID(page.after), page.limit()
+	if params.KeyID != nil {
+		f.KeyID = parseKeyID(*params.KeyID)
+	}
+	if params.UserID != nil {
+		f.UserID = *params.UserID
+	}
+	if params.DataPlane != nil {
+		f.DataPlane = *params.DataPlane
+	}
+	if params.Provider != nil {
+		if f.Provider, err = s.parseProvider(*params.Provider); err != nil {
+			return f, err
+		}
+	}
+	if params.Decision != nil {
+		f.Decision = models.Outcome(*params.Decision)
+	}
+	f.From, f.To, err = parsePeriod(params.From, params.To)
+	return f, err
 }
 
 // parseFetchID returns the id of a record, or 0 if the text is not an id.

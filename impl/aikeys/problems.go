@@ -1,6 +1,7 @@
 package aikeys
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 
@@ -11,13 +12,53 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
+// The errors of what takes an owner. Each is a models.ErrForbidden.
+var (
+	errRegister     = fmt.Errorf("register a project-level key: %w", models.ErrForbidden)
+	errRevoke       = fmt.Errorf("revoke a project-level key: %w", models.ErrForbidden)
+	errSetPolicy    = fmt.Errorf("set the policy: %w", models.ErrForbidden)
+	errSetMember    = fmt.Errorf("set a member: %w", models.ErrForbidden)
+	errRemoveMember = fmt.Errorf("remove a member: %w", models.ErrForbidden)
+	errReadFetches  = fmt.Errorf("read the records of fetches: %w", models.ErrForbidden)
+	errReadUsage    = fmt.Errorf("read the usage of others: %w", models.ErrForbidden)
+)
+
+// refusalOf returns the error for a write that takes an owner, by the event of the write.
+func refusalOf(write models.EventType) error {
+	switch write {
+	case models.EventKeyRegistered:
+		return errRegister
+	case models.EventKeyRevoked:
+		return errRevoke
+	case models.EventPolicySet:
+		return errSetPolicy
+	case models.EventMemberSet:
+		return errSetMember
+	case models.EventMemberRemoved:
+		return errRemoveMember
+	default:
+		return models.ErrForbidden
+	}
+}
+
+// ownersOnly returns the row for what takes an owner. The detail says what was refused, and who may do it.
+func ownersOnly(err error, detail string) problem.Row {
+	return problem.Row{Err: err, Status: http.StatusForbidden, Code: "permission_denied", Slug: "permission-denied", Title: "Permission denied", Detail: detail}
+}
+
 // problems maps the errors of the packages below to answers. An error of the sealer other than ErrUnavailable is an internal one:
 // the caller can do nothing about it.
 var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	{Err: models.ErrNotMember, Status: http.StatusForbidden, Code: "permission_denied", Slug: "permission-denied", Title: "Permission denied",
 		Detail: "You are not a member of this project; its owners can add users of their own customer."},
-	{Err: models.ErrForbidden, Status: http.StatusForbidden, Code: "permission_denied", Slug: "permission-denied", Title: "Permission denied",
-		Detail: "This needs an owner of the project. A member may register and revoke keys of their own, with user_scope."},
+	ownersOnly(errRegister, "Only an owner of the project may register a key for all of it. A member may register one of their own: set user_scope to true."),
+	ownersOnly(errRevoke, "Only an owner of the project may revoke its keys. A member may revoke their own."),
+	ownersOnly(errSetPolicy, "Only an owner of the project may change its policy."),
+	ownersOnly(errSetMember, "Only an owner of the project may add members and change their roles."),
+	ownersOnly(errRemoveMember, "Only an owner of the project may remove members."),
+	ownersOnly(errReadFetches, "Only an owner of the project may read its records of fetches."),
+	ownersOnly(errReadUsage, "Only an owner of the project may read the usage of others. A member may read their own: leave out user_id."),
+	ownersOnly(models.ErrForbidden, "Only an owner of the project may do this."),
 	{Err: models.ErrNotFound, Status: http.StatusNotFound, Code: "not_found", Slug: "not-found", Title: "Not found",
 		Detail: "It does not exist, or you may not see it."},
 	{Err: models.ErrAlreadyExists, Status: http.StatusConflict, Code: "already_exists", Slug: "already-exists", Title: "Already exists",

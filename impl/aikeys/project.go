@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"strings"
+	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
@@ -231,11 +232,15 @@ func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject
 	if err != nil {
 		return nil, err
 	}
+	filter, err := s.eventFilter(req.Params)
+	if err != nil {
+		return nil, err
+	}
 	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
 	}
-	events, err := s.store.ListEvents(ctx, caller, eventFilter(req.Params), page.after, page.limit())
+	events, err := s.store.ListEvents(ctx, caller, filter, page.after, page.limit())
 	if err != nil {
 		return nil, err
 	}
@@ -243,8 +248,7 @@ func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject
 	return gen.ListEvents200JSONResponse{Events: convert(events, wireEvent), NextPageToken: next}, nil
 }
 
-func eventFilter(params gen.ListEventsParams) models.EventFilter {
-	var f models.EventFilter
+func (s *server) eventFilter(params gen.ListEventsParams) (f models.EventFilter, err error) {
 	if params.KeyID != nil {
 		f.KeyID = parseKeyID(*params.KeyID)
 	}
@@ -258,15 +262,26 @@ func eventFilter(params gen.ListEventsParams) models.EventFilter {
 		f.Outcome = models.Outcome(*params.Outcome)
 	}
 	if params.Provider != nil {
-		f.Provider = *params.Provider
+		if f.Provider, err = s.parseProvider(*params.Provider); err != nil {
+			return f, err
+		}
 	}
-	if params.From != nil {
-		f.From = params.From.UnixMicro()
+	f.From, f.To, err = parsePeriod(params.From, params.To)
+	return f, err
+}
+
+// parsePeriod returns the bounds of a list in microseconds, 0 where there is none.
+func parsePeriod(from, to *time.Time) (first, end int64, err error) {
+	if from != nil && to != nil && from.After(*to) {
+		return 0, 0, problem.Invalid("from", "must not be after to")
 	}
-	if params.To != nil {
-		f.To = params.To.UnixMicro()
+	if from != nil {
+		first = max(0, from.UnixMicro())
 	}
-	return f
+	if to != nil {
+		end = max(1, to.UnixMicro()) // 0 is no bound; nothing was done before 1970
+	}
+	return first, end, nil
 }
 
 func wireProvider(p providers.Provider) gen.Provider {

@@ -316,8 +316,9 @@ func TestListEventsByFilter(t *testing.T) {
 		require.Len(t, all, 6)
 		for query, want := range map[string]int{
 			"key_id=" + key.ID: 2, "key_id=" + strings.TrimPrefix(key.ID, "byok_"): 2, "actor=" + owner: 4, "type=key.registered": 4,
-			"outcome=denied": 1, "outcome=allowed&type=policy.set": 1, "provider=openai": 5, "provider=groq": 0, "type=new.type": 0,
+			"outcome=denied": 1, "outcome=allowed&type=policy.set": 1, "provider=openai": 5, "provider=groq": 0, "type=member.set": 0,
 			"from=" + url.QueryEscape(key.CreatedAt.Format(time.RFC3339Nano)): 6, "from=2999-01-01T00:00:00Z": 0, "to=2000-01-01T00:00:00Z": 0,
+			"to=1969-01-01T00:00:00Z": 0, "from=1969-01-01T00:00:00Z": 6,
 			"to=" + url.QueryEscape(time.Now().Add(time.Minute).Format(time.RFC3339Nano)): 6,
 		} {
 			got := decode[gen.ListEventsResponse](t, get(t, s, member, project+"/events?"+query))
@@ -325,10 +326,63 @@ func TestListEventsByFilter(t *testing.T) {
 		}
 		seen := slices.Concat(pages(t, s, member, project+"/events?actor="+owner+"&", 1)...)
 		require.Len(t, seen, 4)
-		for _, bad := range []string{"key_id=x", "type=x", "outcome=maybe", "from=yesterday", "actor="} {
-			require.Equal(t, http.StatusBadRequest, get(t, s, member, project+"/events?"+bad).Status, bad)
-		}
 	})
+}
+
+func TestListsRefuseFiltersThatSelectNothing(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{})
+	const aTime = "must be a time, such as 2026-11-23T09:00:00Z"
+	for _, list := range []string{"/events", "/usage", "/fetches"} {
+		for query, want := range map[string]string{
+			"from=yesterday":  "from " + aTime,
+			"to=2026-11-23":   "to " + aTime,
+			"key_id=x":        "key_id must be byok_ and a ULID of 26 upper-case characters, or the bare ULID",
+			"provider=opnai":  "provider is not a provider that we know; known are openai, ",
+			"provider=":       "provider must not be empty",
+			"page_size=501.5": "page_size must be a whole number",
+			"from=2026-11-23T09:00:01Z&to=2026-11-23T09:00:00Z": "from must not be after to",
+		} {
+			requireField(t, get(t, s, owner, project+list+"?"+query), want)
+		}
+	}
+	types := "must be one of key.registered, key.revoked, key.failing, key.exposed, policy.set, member.set, member.removed, token.created, token.revoked"
+	requireField(t, get(t, s, owner, project+"/events?type=key.revokd"), "type "+types)
+	requireField(t, get(t, s, owner, project+"/events?outcome=maybe"), "outcome must be one of allowed, denied")
+	requireField(t, get(t, s, owner, project+"/events?actor="), "actor must not be empty")
+	requireField(t, get(t, s, owner, project+"/fetches?decision=maybe"), "decision must be one of allowed, denied")
+	requireField(t, get(t, s, owner, project+"/fetches?data_plane=a/b"), "data_plane must be 1 to 64 characters")
+}
+
+// requireField requires a refusal of one field. want is its name and the beginning of its message.
+func requireField(t *testing.T, reply aikeystest.Reply, want string) {
+	t.Helper()
+	require.Equal(t, http.StatusBadRequest, reply.Status, want)
+	fields := decode[gen.Problem](t, reply).Errors
+	require.Len(t, fields, 1, want)
+	got := fields[0]
+	require.True(t, strings.HasPrefix(got.Field+" "+got.Message, want), "%s %s", got.Field, got.Message)
+}
+
+func TestRefusalsSayWhatTakesAnOwner(t *testing.T) {
+	s := aikeystest.Start(t, aikeystest.Options{})
+	shared := s.As(owner).Register(t, s.Shared("shared"))
+	for _, row := range []struct {
+		method, path string
+		body         any
+		want         string
+	}{
+		{http.MethodPost, "/aikeys", s.Shared("denied"), "may register a key"},
+		{http.MethodDelete, "/aikeys/" + shared.ID, nil, "may revoke its keys"},
+		{http.MethodPut, "/policy", map[string]any{}, "may change its policy"},
+		{http.MethodPut, "/members/x", map[string]any{"role": "member"}, "may add members"},
+		{http.MethodDelete, "/members/" + owner, nil, "may remove members"},
+		{http.MethodGet, "/usage?user_id=" + owner, nil, "may read the usage"},
+		{http.MethodGet, "/fetches", nil, "may read its records of fetches"},
+	} {
+		reply := ask(t, s, member, row.method, project+row.path, row.body)
+		require.Equal(t, http.StatusForbidden, reply.Status, row.path)
+		require.Contains(t, decode[gen.Problem](t, reply).Detail, "Only an owner of the project "+row.want)
+	}
 }
 
 func TestEventsSayWhatAChangeChanged(t *testing.T) {

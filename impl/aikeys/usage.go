@@ -19,6 +19,10 @@ func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) 
 	if err != nil {
 		return nil, err
 	}
+	filter, err := s.usageFilter(req.Params, page)
+	if err != nil {
+		return nil, err
+	}
 	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
@@ -27,12 +31,11 @@ func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	filter := usageFilter(req.Params, page)
 	if role != models.RoleOwner && filter.UserID == "" {
 		filter.UserID = caller.UserID
 	}
 	if role != models.RoleOwner && filter.UserID != caller.UserID {
-		return nil, models.ErrForbidden
+		return nil, errReadUsage
 	}
 	usage, err := s.store.ListUsage(ctx, caller.CustomerID, caller.ProjectID, filter)
 	if err != nil {
@@ -42,8 +45,8 @@ func (s *server) ListUsage(ctx context.Context, req gen.ListUsageRequestObject) 
 	return gen.ListUsage200JSONResponse{Usage: convert(usage, wireUsage), NextPageToken: next}, nil
 }
 
-func usageFilter(params gen.ListUsageParams, page page) models.UsageFilter {
-	filter := models.UsageFilter{Limit: page.limit()}
+func (s *server) usageFilter(params gen.ListUsageParams, page page) (filter models.UsageFilter, err error) {
+	filter.Limit = page.limit()
 	filter.After, _ = models.ParseUsageKey(page.after) // parsePage has checked it
 	if params.KeyID != nil {
 		filter.KeyID = parseKeyID(*params.KeyID)
@@ -51,13 +54,13 @@ func usageFilter(params gen.ListUsageParams, page page) models.UsageFilter {
 	if params.UserID != nil {
 		filter.UserID = *params.UserID
 	}
-	if params.From != nil {
-		filter.From = params.From.UnixMicro()
+	if params.Provider != nil {
+		if filter.Provider, err = s.parseProvider(*params.Provider); err != nil {
+			return filter, err
+		}
 	}
-	if params.To != nil {
-		filter.To = params.To.UnixMicro()
-	}
-	return filter
+	filter.From, filter.To, err = parsePeriod(params.From, params.To)
+	return filter, err
 }
 
 func wireUsage(u models.Usage) gen.Usage {

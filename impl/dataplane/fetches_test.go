@@ -41,6 +41,15 @@ func TestOwnersReadTheProjectsFetches(t *testing.T) {
 			Version: new(1), UserID: new(member), TokenID: &s.public.As(member).TokenID,
 		}, got)
 
+		for want, params := range map[int][]pub.ListFetchesParams{
+			1: {{KeyID: &key.ID}, {UserID: new(other)}, {Provider: new("openai")}, {Decision: new(pub.ListFetchesParamsDecision("denied"))}, {DataPlane: &dp.Name, UserID: new(member)}},
+			2: {{DataPlane: &dp.Name}, {DataPlane: &dp.ID}, {From: new(time.Now().Add(-time.Hour))}},
+			0: {{DataPlane: new("elsewhere")}, {To: new(time.Now().Add(-time.Hour))}, {KeyID: &key.ID, UserID: new(other)}},
+		} {
+			for _, p := range params {
+				require.Len(t, list(s.public.As(owner), p).JSON200.Fetches, want, "%+v", p)
+			}
+		}
 		require.Equal(t, http.StatusForbidden, list(s.public.As(member), pub.ListFetchesParams{}).StatusCode())
 		require.Equal(t, http.StatusForbidden, list(s.public.As(sam), pub.ListFetchesParams{}).StatusCode())
 		require.Empty(t, list(globexOwner, pub.ListFetchesParams{}).JSON200.Fetches)

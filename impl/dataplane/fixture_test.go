@@ -270,7 +270,7 @@ func requireRefused(t testing.TB, reply response, status int, slug string) gen.P
 // records returns a project's fetches, newest first.
 func (s *service) records(customer, project string) []models.FetchRecord {
 	s.t.Helper()
-	page, err := s.Store.ListFetches(context.Background(), customer, project, 0, 100)
+	page, err := s.Store.ListFetches(context.Background(), customer, project, models.FetchFilter{Limit: 100})
 	require.NoError(s.t, err)
 	return page
 }

@@ -75,6 +75,7 @@ func TestUsageIsReadByOwnersAndByTheUser(t *testing.T) {
 		require.Equal(t, []string{line(project, other, 1, 0)}, lines(usage(t, s.public.As(other), pub.ListUsageParams{})))
 		require.Empty(t, lines(usage(t, s.public.Session(globex, web, owner), pub.ListUsageParams{})))
 		require.Len(t, usage(t, s.public.As(owner), pub.ListUsageParams{KeyID: &project.ID, UserID: new(member)}).Usage, 1)
+		require.Len(t, usage(t, s.public.As(owner), pub.ListUsageParams{Provider: new("mistral")}).Usage, 1)
 		require.Empty(t, usage(t, s.public.As(owner), pub.ListUsageParams{From: new(now.Add(time.Hour))}).Usage)
 		require.Empty(t, usage(t, s.public.As(owner), pub.ListUsageParams{To: new(now.Add(-time.Hour).Truncate(time.Hour))}).Usage)
 		require.Len(t, usage(t, s.public.As(owner), pub.ListUsageParams{From: &now, To: new(now.Add(time.Hour))}).Usage, 4)

@@ -327,14 +327,28 @@ func message(err *openapi3.SchemaError) string {
 		return "must be at most " + strconv.FormatFloat(*s.Max, 'f', -1, 64)
 	case "maxProperties":
 		return fmt.Sprintf("must have at most %d members", *s.MaxProps)
-	case "pattern":
+	case "minItems":
+		return "must have at least " + count(s.MinItems, "item")
+	case "maxItems":
+		return "must have at most " + count(*s.MaxItems, "item")
+	case "pattern", "format":
 		if said, ok := s.Extensions["x-message"].(string); ok {
 			return said
+		}
+		if err.SchemaField == "format" {
+			return "must be a " + s.Format
 		}
 		return "must match " + s.Pattern
 	default:
 		return "is not as described"
 	}
+}
+
+func count(n uint64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func article(kind string) string {

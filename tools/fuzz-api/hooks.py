@@ -14,6 +14,7 @@ import os
 import re
 import unicodedata
 import zlib
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_query(case: Any, query: dict[str, Any]) -> dict[str, Any]:
-    """The document can't say which providers and page tokens there are, nor that a wait is 30 s at the most. None lasts
-    that long, since no data plane follows the stream by then."""
+    """The document can't say which providers and page tokens there are, that a wait is 30 s at the most, nor that from is not
+    after to. No wait lasts that long, since no data plane follows the stream by then."""
     if "provider" in query:
         query["provider"] = one_of(case, "provider", list(examples()))
     if "wait" in query:
@@ -110,6 +111,8 @@ def fit_query(case: Any, query: dict[str, Any]) -> dict[str, Any]:
         query |= pages.get(operation_id(case), {})
     if "previous_session_id" in query and query["previous_session_id"] == FACTS["session"]:
         query.pop("previous_session_id")
+    if "from" in query and "to" in query:
+        query["from"], query["to"] = sorted((query["from"], query["to"]), key=datetime.fromisoformat)
     if "max_stale_ms" in query:
         query["max_stale_ms"] = min(int(query["max_stale_ms"]), 50)
     return query

@@ -1045,9 +1045,9 @@ type Usage struct {
 	// Provider The key's provider.
 	Provider string `json:"provider"`
 
-	// Refusals How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
-	// operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
-	// ext_authz) the provider's answer is not known.
+	// Refusals How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
+	// sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
+	// that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
 	Refusals int64 `json:"refusals"`
 
 	// Requests The number of requests.

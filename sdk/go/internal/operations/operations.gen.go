@@ -63,7 +63,7 @@ func ListFetches() Operation {
 		ID:     "listFetches",
 		Method: "GET",
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/fetches",
-		Query:  []string{"page_size", "page_token"},
+		Query:  []string{"key_id", "user_id", "data_plane", "provider", "decision", "from", "to", "page_size", "page_token"},
 		Header: []string{},
 	}
 }
@@ -140,7 +140,7 @@ func ListUsage() Operation {
 		ID:     "listUsage",
 		Method: "GET",
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/usage",
-		Query:  []string{"key_id", "user_id", "from", "to", "page_size", "page_token"},
+		Query:  []string{"key_id", "user_id", "provider", "from", "to", "page_size", "page_token"},
 		Header: []string{},
 	}
 }
