@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -242,18 +243,23 @@ func (p *program) hintAtList(e *agentrouter.Error) []string {
 	return []string{"List what there is with: tare api byok list, tare api members list"}
 }
 
-// describeFields says what is wrong with each field, and suggests a provider for a misspelt one.
+// describeFields says what is wrong with each field, by its flag, and suggests a provider for a misspelt one.
 func (p *program) describeFields(ctx context.Context, e *agentrouter.Error) (message string, hints []string) {
 	complaints := make([]string, 0, len(e.Fields))
 	for _, field := range e.Fields {
+		isProvider := field.Field == "provider" || field.Field == "user_keys_by_provider"
+		unknown, hint := "", ""
+		if isProvider {
+			unknown, hint = p.findUnknownProvider(ctx)
+		}
 		switch {
-		case field.Field == "provider" && p.provider != "":
-			complaints = append(complaints, errUnknownProvider(p.provider).Error())
-			hints = append(hints, p.suggestProvider(ctx))
+		case unknown != "":
+			complaints = append(complaints, errUnknownProvider(unknown).Error())
+			hints = append(hints, hint)
 		case strings.HasSuffix(field.Message, "."): // a whole sentence
 			complaints = append(complaints, cli.OneLine(field.Message))
 		default:
-			complaints = append(complaints, cli.OneLine(field.Field+" "+field.Message))
+			complaints = append(complaints, cli.OneLine(p.flagOf(field.Field)+" "+field.Message))
 		}
 	}
 	if len(complaints) == 0 {
@@ -270,14 +276,35 @@ func errUnknownProvider(slug string) error {
 	return cli.Usagef("the service knows no provider %q", slug)
 }
 
-func (p *program) suggestProvider(ctx context.Context) string {
+// findUnknownProvider returns the first provider of the command line that the service doesn't know, and a hint at those that it
+// knows. If the catalogue can't be read, the provider is only certain where the command line names one.
+func (p *program) findUnknownProvider(ctx context.Context) (slug, hint string) {
 	ctx, cancel := withShortTimeout(ctx)
 	defer cancel()
 	catalogue, err := p.session.Providers().List(ctx)
 	if err != nil {
-		return "List the providers with: tare api providers"
+		if len(p.providers) != 1 {
+			return "", ""
+		}
+		return p.providers[0], "List the providers with: tare api providers"
 	}
-	return providerHint(p.provider, catalogue.Providers)
+	for _, slug := range p.providers {
+		if slug != "" && !slices.ContainsFunc(catalogue.Providers, func(known aikeysv1.ProviderInfo) bool { return string(known.Slug) == slug }) {
+			return slug, providerHint(slug, catalogue.Providers)
+		}
+	}
+	return "", ""
+}
+
+// flagOf returns the flag of the command that a field of the API comes from, or the field if it comes from none. A secret comes
+// from a prompt or a file more often than from its flag.
+func (p *program) flagOf(field string) string {
+	flags := map[string]string{"key_id": "key", "user_id": "user", "page_size": "limit", "user_keys_by_provider": "user-keys-for"}
+	name := cmp.Or(flags[field], strings.ReplaceAll(field, "_", "-"))
+	if field == "secret" || p.command == nil || p.command.Flags().Lookup(name) == nil {
+		return field
+	}
+	return "--" + name
 }
 
 // providerHint lists the providers, and suggests the one that is most like the slug.

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,163 +15,88 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
-// maxPageSize is the API's largest page of events.
+// maxPageSize is the API's largest page of events, and of records of fetches.
 const maxPageSize = 500
 
+// eventTypes returns the types of events that this version knows. The service may know more.
+func eventTypes() []aikeysv1.EventType {
+	return []aikeysv1.EventType{
+		aikeysv1.EventTypeKeyRegistered, aikeysv1.EventTypeKeyRevoked, aikeysv1.EventTypeKeyFailing, aikeysv1.EventTypeKeyExposed,
+		aikeysv1.EventTypePolicySet, aikeysv1.EventTypeMemberSet, aikeysv1.EventTypeMemberRemoved,
+		aikeysv1.EventTypeTokenCreated, aikeysv1.EventTypeTokenRevoked,
+	}
+}
+
 func (p *program) eventsCommand() *cobra.Command {
-	limit, token := 50, ""
-	var filter eventFilter
+	var list listFlags
+	var actor, eventType string
+	var outcome aikeysv1.EventOutcome
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Read the audit trail",
 		Long: `Reads the audit trail, newest first: who did what to which key, when, from where, and whether it was allowed. If
-there are more events than --limit, tare prints the --page-token that continues the list.`,
+there are more events than --limit, tare prints the command that continues the list.
+
+The types of events:
+
+  key.registered, key.revoked    a key was registered or revoked
+  key.failing                    a provider has begun to refuse a key
+  key.exposed                    a provider sent a key back in an answer; the gateway masked it
+  policy.set                     the policy was changed
+  member.set, member.removed     a member was added, got another role, or was removed
+  token.created, token.revoked   an operator created or revoked an AgentRouter API key`,
 		Example: `  tare api byok events --limit 20
   tare api byok events --actor bob --outcome denied --from 2026-11-23
+  tare api byok events --type policy.set
   tare api byok events --key byok_01M83VVAHV8M2T5K7N9R4W1XYZ --limit 1000 -o json`,
 		Args: cli.NoArguments("--limit", "--key", "--actor", "--type", "--outcome", "--provider", "--from", "--to"),
 	}
-	cmd.Flags().IntVar(&limit, "limit", limit, "show at most this many events")
-	cmd.Flags().StringVar(&token, "page-token", "", "continue a list with the `token` that it ended with")
-	filter.addFlags(p, cmd)
-	completeNothingFor(cmd, "limit", "page-token")
+	list.addPaging(cmd, 50, "show at most this many events")
+	list.addFilters(p, cmd, "events")
+	flags := cmd.Flags()
+	flags.StringVar(&actor, "actor", "", "only what this `user` did, or this operator, such as ops@host-1")
+	flags.StringVar(&eventType, "type", "", "only events of this `type`")
+	addChoice(flags, cmd, &outcome, "outcome", "", "only events with this outcome", aikeysv1.EventOutcomeAllowed, aikeysv1.EventOutcomeDenied)
+	setCompletion(cmd, "actor", p.completeOnline(completeMembers))
+	setCompletion(cmd, "type", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return texts(eventTypes()), cobra.ShellCompDirectiveNoFileComp
+	})
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
-		if limit < 1 {
-			return cli.Usagef("--limit must be 1 or more")
-		}
-		options, err := filter.options()
+		options, err := list.options(p)
 		if err != nil {
 			return err
 		}
-		trail, err := p.readTrail(ctx, s, options, limit, token)
+		if actor != "" {
+			options = append(options, agentrouter.ByActor(actor))
+		}
+		if eventType != "" {
+			options = append(options, agentrouter.OfType(aikeysv1.EventType(eventType)))
+		}
+		if outcome != "" {
+			options = append(options, agentrouter.WithOutcome(outcome))
+		}
+		events, next, err := readPages(ctx, p, list, maxPageSize, options,
+			func(ctx context.Context, options []agentrouter.CallOption) ([]aikeysv1.Event, string, error) {
+				page, err := s.Events().With(options...).List(ctx, s.customer, s.project)
+				if err != nil {
+					return nil, "", err
+				}
+				return page.Events, page.NextPageToken, nil
+			})
+		if near := nearestWord(eventType, texts(eventTypes())); err != nil && near != "" && near != eventType {
+			return hintedError{err, "Did you mean " + near + "?"}
+		}
 		if err != nil {
 			return err
 		}
-		if p.flags.output != formatTable {
-			return p.printDocument(trail.document)
-		}
-		return p.printEvents(trail, filter)
+		return p.printResponse(s, func() error { return p.printEvents(events, next) })
 	})
 	return cmd
 }
 
-// eventFilter has the flags that narrow the audit trail.
-type eventFilter struct {
-	key, actor, eventType, provider, from, to string
-	outcome                                   aikeysv1.EventOutcome
-}
-
-func (f *eventFilter) addFlags(p *program, cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.key, "key", "", "only events about this key, by its `id`")
-	flags.StringVar(&f.actor, "actor", "", "only what this `user` did, or this operator, such as ops@host-1")
-	flags.StringVar(&f.eventType, "type", "", "only events of this `type`, such as key.revoked")
-	addChoice(flags, cmd, &f.outcome, "outcome", "", "only events with this outcome", aikeysv1.EventOutcomeAllowed, aikeysv1.EventOutcomeDenied)
-	flags.StringVar(&f.provider, "provider", "", "only events about keys of this `provider`")
-	flags.StringVar(&f.from, "from", "", "only from this `time` on: a day or a time")
-	flags.StringVar(&f.to, "to", "", "only before this `time`")
-	setCompletion(cmd, "actor", p.completeOnline(completeMembers))
-	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
-	completeNothingFor(cmd, "key", "type", "from", "to")
-}
-
-// options returns the filter as options of a call.
-func (f *eventFilter) options() (options []agentrouter.CallOption, err error) {
-	if f.key != "" {
-		id, err := keyID(f.key)
-		if err != nil {
-			return nil, err
-		}
-		options = append(options, agentrouter.OfKey(id))
-	}
-	if f.actor != "" {
-		options = append(options, agentrouter.ByActor(f.actor))
-	}
-	if f.eventType != "" {
-		options = append(options, agentrouter.OfType(aikeysv1.EventType(f.eventType)))
-	}
-	if f.outcome != "" {
-		options = append(options, agentrouter.WithOutcome(f.outcome))
-	}
-	if f.provider != "" {
-		options = append(options, agentrouter.OfProvider(aikeysv1.Provider(f.provider)))
-	}
-	return appendTimes(options, f.from, f.to)
-}
-
-// flags returns the filter as it was given, for a command that goes on with the list.
-func (f *eventFilter) flags() (text string) {
-	for _, flag := range [...][2]string{
-		{"key", f.key}, {"actor", f.actor}, {"type", f.eventType}, {"outcome", string(f.outcome)}, {"provider", f.provider},
-		{"from", f.from}, {"to", f.to},
-	} {
-		if flag[1] != "" {
-			text += " --" + flag[0] + " " + flag[1]
-		}
-	}
-	return text
-}
-
-// trail is a part of the audit trail.
-type trail struct {
-	events    []aikeysv1.Event
-	nextToken string
-	document  []byte // in the form of one page of the service
-}
-
-// readTrail reads pages until it has limit events. The last page is only as large as needed, so its token continues after
-// the limit.
-func (p *program) readTrail(
-	ctx context.Context, s *session, filter []agentrouter.CallOption, limit int, token string,
-) (trail, error) {
-	got := trail{nextToken: token}
-	var raw []json.RawMessage
-	pages := 0
-	for more := true; more; more = got.nextToken != "" && len(got.events) < limit {
-		pages++
-		reply, err := p.readPage(ctx, s, filter, min(maxPageSize, limit-len(got.events)), got.nextToken)
-		if err != nil {
-			return trail{}, err
-		}
-		got.events, got.nextToken = append(got.events, reply.Events...), reply.NextPageToken
-		got.document = bytes.Clone(s.responses.last.Bytes())
-		var page struct {
-			Events []json.RawMessage `json:"events"`
-		}
-		if err := json.Unmarshal(got.document, &page); err != nil {
-			return trail{}, err
-		}
-		raw = append(raw, page.Events...)
-		if len(reply.Events) == 0 {
-			break // the service repeats tokens
-		}
-	}
-	if pages == 1 {
-		return got, nil // exactly the service's document
-	}
-	var err error
-	got.document, err = json.Marshal(struct {
-		Events []json.RawMessage `json:"events"`
-		Next   string            `json:"next_page_token,omitempty"`
-	}{raw, got.nextToken})
-	return got, err
-}
-
-func (p *program) readPage(
-	ctx context.Context, s *session, filter []agentrouter.CallOption, size int, token string,
-) (*aikeysv1.ListEventsResponse, error) {
-	options := append(slices.Clone(filter), agentrouter.PageSize(size))
-	if token != "" {
-		options = append(options, agentrouter.PageToken(token))
-	}
-	ctx, cancel := p.withTimeout(ctx)
-	defer cancel()
-	return s.Events().With(options...).List(ctx, s.customer, s.project)
-}
-
-func (p *program) printEvents(got trail, filter eventFilter) error {
-	if len(got.events) == 0 {
-		p.printNote("There are no events.")
+func (p *program) printEvents(events []aikeysv1.Event, next string) error {
+	if len(events) == 0 {
+		p.printNoItems("There are no events.", "No events match.")
 		return nil
 	}
 	t := &table{columns: []column{
@@ -179,22 +104,24 @@ func (p *program) printEvents(got trail, filter eventFilter) error {
 		{head: "PROVIDER", dropRank: 1}, {head: "FROM", dropRank: 2}, {head: "BY MEANS OF", dropRank: 3}, {head: "REQUEST", dropRank: 4},
 	}}
 	now := time.Now()
-	for i := range got.events {
-		e := &got.events[i]
+	for i := range events {
+		e := &events[i]
 		look := green
 		if e.Outcome == aikeysv1.EventOutcomeDenied {
 			look = red
 		}
+		objects := formatObjects(e)
 		t.addRow(cell{relativeTime(e.At, now), plain}, cell{formatActor(e.Actor), plain}, cell{string(e.Type), plain}, cell{string(e.Outcome), look},
-			cell{formatObject(e), plain}, cell{string(e.Provider), plain}, cell{e.SourceIP, plain},
+			cell{objects[0], plain}, cell{string(e.Provider), plain}, cell{e.SourceIP, plain},
 			cell{string(e.Actor.Method), plain}, cell{e.RequestID, dim})
+		for _, object := range objects[1:] {
+			t.continueRow(4, cell{object, plain})
+		}
 	}
 	if err := p.printTable(t); err != nil {
 		return err
 	}
-	if got.nextToken != "" {
-		p.printNote("There are more: tare api byok events" + p.sanitize(filter.flags()) + " --page-token " + got.nextToken)
-	}
+	p.printMore(next)
 	return nil
 }
 
@@ -206,16 +133,51 @@ func formatActor(a aikeysv1.Actor) string {
 	return "(" + string(a.Method) + ")"
 }
 
-// formatObject returns what the event is about.
-func formatObject(e *aikeysv1.Event) string {
+// formatObjects returns what the event is about, in one line or more: a key, a member and how their role changed, each change
+// of the policy, or an API key.
+func formatObjects(e *aikeysv1.Event) []string {
 	switch {
 	case e.KeyID != "":
-		return e.KeyID
+		return []string{e.KeyID}
+	case e.Before.Role != "" || e.After.Role != "":
+		return []string{formatChange(e.MemberID, string(e.Before.Role), string(e.After.Role), "no member")}
 	case e.MemberID != "" && e.Role != "":
-		return fmt.Sprintf("%s as %s", e.MemberID, e.Role)
+		return []string{fmt.Sprintf("%s as %s", e.MemberID, e.Role)}
 	case e.MemberID != "":
-		return e.MemberID
+		return []string{e.MemberID}
+	case e.After.UserKeys != "":
+		return formatPolicyChanges(e.Before, e.After)
 	default:
-		return e.TokenID
+		return []string{e.TokenID}
 	}
+}
+
+// formatPolicyChanges returns a line for each part of the policy that changed, with the names of the flags of "policy set".
+func formatPolicyChanges(before, after aikeysv1.EventState) (lines []string) {
+	add := func(name, was, is string) {
+		if was != is {
+			lines = append(lines, formatChange(name, was, is, removeException))
+		}
+	}
+	add("user-keys", string(before.UserKeys), string(after.UserKeys))
+	exceptions := slices.Concat(slices.Collect(maps.Keys(before.UserKeysByProvider)), slices.Collect(maps.Keys(after.UserKeysByProvider)))
+	slices.Sort(exceptions)
+	for _, provider := range slices.Compact(exceptions) {
+		add("user-keys-for "+provider, string(before.UserKeysByProvider[provider]), string(after.UserKeysByProvider[provider]))
+	}
+	add("on-bad-key", string(before.OnBadKey), string(after.OnBadKey))
+	add("operations", string(before.Operations), string(after.Operations))
+	if len(lines) == 0 {
+		return []string{"unchanged"}
+	}
+	return lines
+}
+
+// formatChange returns "name: was → is", with none for an empty value, or "name: is" if nothing changed.
+func formatChange(name, was, is, none string) string {
+	was, is = cmp.Or(was, none), cmp.Or(is, none)
+	if was == is {
+		return name + ": " + is
+	}
+	return name + ": " + was + " → " + is
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +31,77 @@ func TestEventsByFilter(t *testing.T) {
 	require.Equal(t, 1, rows("--key "+id+" --type key.revoked --outcome allowed --actor alice --provider openai --from 2020-01-01"))
 	require.NotContains(t, u.run("api byok events --to 2020-01-01").stdout, id)
 	more := u.run("api byok events --limit 1 --key " + id)
-	require.Contains(t, more.stderr, "tare api byok events --key "+id+" --page-token ")
+	require.Contains(t, more.stderr, "tare api byok events --key "+id+" --limit 1 --page-token ")
 	require.Equal(t, exitUsage, u.run("api byok events --key nonsense").code)
 	require.Equal(t, exitUsage, u.run("api byok events --from yesterday").code)
+}
+
+func TestEventsOfAnUnknownTypeAreRefused(t *testing.T) {
+	u := alice(t)
+	got := u.run("api byok events --type key.revokd")
+	require.Equal(t, exitUsage, got.code)
+	require.Contains(t, got.stderr, "--type must be one of "+strings.Join(texts(eventTypes()), ", "), "and these are all")
+	require.Contains(t, got.stderr, "Did you mean key.revoked?")
+	help := u.runOK("api byok events --help")
+	for _, each := range eventTypes() {
+		require.Contains(t, help, each)
+		require.Equal(t, exitOK, u.run("api", "byok", "events", "--type", string(each)).code)
+	}
+	require.Equal(t, texts(eventTypes()), u.completions("api", "byok", "events", "--type", ""))
+}
+
+func TestEventsSayWhatAChangeChanged(t *testing.T) {
+	u := alice(t)
+	t.Cleanup(func() { u.runOK("api policy set --reset") })
+	last := func(eventType string) string { return u.run("api byok events --limit 1 --type " + eventType).stdout }
+	u.runOK("api policy set --reset")
+	u.runOK("api policy set --user-keys forbid --user-keys-for openai=allow --operations all")
+	require.Regexp(t, `user-keys: allow → forbid .*\n +user-keys-for openai: default → allow\n +operations: inference → all\n$`, last("policy.set"))
+	u.runOK("api policy set --on-bad-key next_key --user-keys-for openai=default")
+	require.Regexp(t, `user-keys-for openai: allow → default .*\n +on-bad-key: fail → next_key\n$`, last("policy.set"))
+	u.runOK("api policy set --on-bad-key next_key")
+	require.Regexp(t, `allowed  unchanged`, last("policy.set"))
+	u.runOK("api members set dora --role member")
+	require.Contains(t, last("member.set"), "dora: no member → member")
+	u.runOK("api members set dora --role owner")
+	require.Contains(t, last("member.set"), "dora: member → owner")
+	u.runOK("api members set dora --role owner")
+	require.Contains(t, last("member.set"), "dora: owner")
+	u.runOK("api members remove dora")
+	require.Contains(t, last("member.removed"), "dora: owner → no member")
+}
+
+func TestAListGoesOnWithTheFlagsItHad(t *testing.T) {
+	u := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"next_page_token": "NDE", "usage": []any{usageEntry("ann")},
+			"events":  []any{map[string]any{"id": "evt_1", "type": "x.y", "outcome": "allowed", "at": "2026-11-23T09:30:00Z", "actor": map[string]any{"user_id": "a", "method": "oidc"}}},
+			"fetches": []any{map[string]any{"at": "2026-11-23T09:30:00Z", "decision": "denied", "reason": "no_key"}}})
+	}).user(t)
+	for _, command := range []string{
+		"api byok events --actor 'it'\\''s $HOME' --from 2026-11-23 --limit 1 --no-color=true --outcome denied --project web",
+		"api byok usage --from 2026-11-23T09:00:00+02:00 --key " + sampleID + " --limit 1 --provider openai --to 2026-11-24 --user bob",
+		"api byok fetches --data-plane edge-1 --decision denied --limit 1 --timeout 5s --user bob",
+	} {
+		args := strings.Fields(command)
+		if at := slices.Index(args, "--actor"); at > 0 {
+			args = slices.Replace(args, at+1, at+3, "it's $HOME")
+		}
+		got := u.run(args...)
+		require.Equal(t, exitOK, got.code, got.all())
+		require.Contains(t, got.stderr, "There are more: tare "+command+" --page-token NDE\n")
+	}
+}
+
+func TestListsRefuseAPeriodThatEndsBeforeItBegins(t *testing.T) {
+	u := alice(t)
+	for _, list := range []string{"events", "usage", "fetches"} {
+		got := u.run("api byok " + list + " --from 2026-11-24 --to 2026-11-23")
+		require.Equal(t, exitUsage, got.code)
+		require.Contains(t, got.stderr, "--from must not be after --to")
+		require.Equal(t, exitUsage, u.run("api byok "+list+" --limit 0").code)
+		got = u.run("api byok " + list + " --provider opnai")
+		require.Contains(t, got.stderr, `the service knows no provider "opnai"`)
+		require.Contains(t, got.stderr, "Did you mean openai?")
+		require.Regexp(t, "(match|matches)\\.", u.run("api byok "+list+" --to 2020-01-01").stderr)
+	}
 }

@@ -13,47 +13,67 @@ import (
 )
 
 func (p *program) fetchesCommand() *cobra.Command {
-	limit, token := 50, ""
+	var list listFlags
+	var dataPlane string
+	var decision aikeysv1.FetchDecision
 	cmd := &cobra.Command{
 		Use:   "fetches",
 		Short: "Show which data planes fetched which keys",
 		Long: `Shows the records of fetches, newest first: which data plane asked for which key, for whom, and what it got. The data
 plane then serves from its cache: "usage" counts the requests. Takes an owner of the project. If there are more records
-than --limit, tare prints the --page-token that continues the list.`,
+than --limit, tare prints the command that continues the list.`,
 		Example: `  tare api byok fetches --limit 20
-  tare api byok fetches -o json`,
-		Args: cli.NoArguments("--limit"),
+  tare api byok fetches --data-plane edge-1 --decision denied --from 2026-11-23
+  tare api byok fetches --key byok_01M83VVAHV8M2T5K7N9R4W1XYZ --user bob -o json`,
+		Args: cli.NoArguments("--limit", "--key", "--user", "--data-plane", "--provider", "--decision", "--from", "--to"),
 	}
-	cmd.Flags().IntVar(&limit, "limit", limit, "show at most this many records, 500 at most")
-	cmd.Flags().StringVar(&token, "page-token", "", "continue a list with the `token` that it ended with")
-	completeNothingFor(cmd, "limit", "page-token")
-	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListFetchesResponse, error) {
-		if limit < 1 || limit > maxPageSize {
-			return nil, cli.Usagef("--limit must be from 1 to 500")
+	list.addPaging(cmd, 50, "show at most this many records")
+	list.addFilters(p, cmd, "fetches")
+	list.addUser(p, cmd, "only fetches on behalf of this `user`")
+	cmd.Flags().StringVar(&dataPlane, "data-plane", "", "only fetches by this data plane, by its `name` or id")
+	addChoice(cmd.Flags(), cmd, &decision, "decision", "", "only fetches with this decision", aikeysv1.FetchDecisionAllowed, aikeysv1.FetchDecisionDenied)
+	completeNothingFor(cmd, "data-plane")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		options, err := list.options(p)
+		if err != nil {
+			return err
 		}
-		options := []agentrouter.CallOption{agentrouter.PageSize(limit)}
-		if token != "" {
-			options = append(options, agentrouter.PageToken(token))
+		if dataPlane != "" {
+			options = append(options, agentrouter.OfDataPlane(dataPlane))
 		}
-		return s.Fetches().With(options...).List(ctx, s.customer, s.project)
-	}, p.printFetches)
+		if decision != "" {
+			options = append(options, agentrouter.WithDecision(decision))
+		}
+		fetches, next, err := readPages(ctx, p, list, maxPageSize, options,
+			func(ctx context.Context, options []agentrouter.CallOption) ([]aikeysv1.Fetch, string, error) {
+				page, err := s.Fetches().With(options...).List(ctx, s.customer, s.project)
+				if err != nil {
+					return nil, "", err
+				}
+				return page.Fetches, page.NextPageToken, nil
+			})
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error { return p.printFetches(fetches, next) })
+	})
 	return cmd
 }
 
-func (p *program) printFetches(reply *aikeysv1.ListFetchesResponse) error {
-	if len(reply.Fetches) == 0 {
-		p.printNote("No data plane has fetched a key.")
+func (p *program) printFetches(fetches []aikeysv1.Fetch, next string) error {
+	if len(fetches) == 0 {
+		p.printNoItems("No data plane has fetched a key.", "No fetches match.")
 		return nil
 	}
 	t := &table{columns: []column{
 		{head: "WHEN"}, {head: "DATA PLANE", canShrink: true}, {head: "KEY"}, {head: "PROVIDER", dropRank: 1}, {head: "FOR", dropRank: 2},
-		{head: "GOT IT"}, {head: "REASON", dropRank: 3}, {head: "REQUEST", dropRank: 4},
+		{head: "DECISION"}, {head: "REASON", dropRank: 3}, {head: "REQUEST", dropRank: 4},
 	}}
 	now := time.Now()
-	for i := range reply.Fetches {
-		f := &reply.Fetches[i]
+	for i := range fetches {
+		f := &fetches[i]
 		look := green
-		if f.Decision != "allowed" {
+		if f.Decision != aikeysv1.FetchDecisionAllowed {
 			look = red
 		}
 		t.addRow(cell{relativeTime(f.At, now), plain}, cell{cmp.Or(f.DataPlane, f.DataPlaneID), plain}, cell{f.KeyID, plain}, cell{f.Provider, plain},
@@ -62,8 +82,6 @@ func (p *program) printFetches(reply *aikeysv1.ListFetchesResponse) error {
 	if err := p.printTable(t); err != nil {
 		return err
 	}
-	if reply.NextPageToken != "" {
-		p.printNote("There are more: tare api byok fetches --page-token " + reply.NextPageToken)
-	}
+	p.printMore(next)
 	return nil
 }

@@ -102,7 +102,7 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	case a.hasSecret && a.secretFile != "":
 		return cli.Usagef("--secret and --secret-file exclude each other")
 	}
-	p.provider = a.provider
+	p.providers = []string{a.provider}
 	text, err := p.readProviderSecret(ctx, s, a)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (p *program) listCommand() *cobra.Command {
 	addChoice(cmd.Flags(), cmd, &state, "state", "", "only keys in this state", aikeysv1.KeyStateActive, aikeysv1.KeyStateRevoked)
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListResponse, error) {
-		p.provider = provider
+		p.providers = []string{provider}
 		var options []agentrouter.CallOption
 		if provider != "" {
 			options = append(options, agentrouter.OfProvider(aikeysv1.Provider(provider)))
@@ -331,7 +331,7 @@ func (p *program) resolveCommand() *cobra.Command {
 		if provider == "" {
 			return nil, cli.Usagef("--provider is required; tare api providers lists them")
 		}
-		p.provider = provider
+		p.providers = []string{provider}
 		return s.AIKeys().Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
 	}, p.printResolved)
 	return cmd

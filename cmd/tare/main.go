@@ -35,12 +35,13 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 // program is one run of tare, which its commands share.
 type program struct {
 	cli.Program
-	stdin    io.Reader
-	flags    globalFlags
-	session  *session      // nil until a command opens it
-	provider string        // the provider that the command line names, for hints
-	redacted []secret.Text // the secrets that this run has seen; output shows [redacted] for them
-	quiet    bool          // set while the shell completes a word: standard error must stay empty
+	stdin     io.Reader
+	flags     globalFlags
+	session   *session       // nil until a command opens it
+	command   *cobra.Command // the command that runs, for hints; nil until it does
+	providers []string       // the providers that the command line names, for hints
+	redacted  []secret.Text  // the secrets that this run has seen; output shows [redacted] for them
+	quiet     bool           // set while the shell completes a word: standard error must stay empty
 }
 
 func newProgram(environ []string, stdin io.Reader, stdout, stderr io.Writer) *program {
@@ -53,6 +54,7 @@ func newProgram(environ []string, stdin io.Reader, stdout, stderr io.Writer) *pr
 // withSession returns a RunE that opens a session for the command.
 func (p *program) withSession(command func(ctx context.Context, s *session, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
+		p.command = cmd
 		s, err := p.connect(cmd.Context())
 		if err != nil {
 			return err

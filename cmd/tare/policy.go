@@ -70,8 +70,9 @@ an owner of the project.
                    all: that is served, too.`,
 		Example: `  tare api policy set --user-keys require --on-bad-key fail
   tare api policy set --user-keys-for openai=forbid --user-keys-for groq=default
+  tare api policy set --operations all
   tare api policy set --reset`,
-		Args: cli.NoArguments("--user-keys", "--on-bad-key", "--operations"),
+		Args: cli.NoArguments("--user-keys", "--user-keys-for", "--on-bad-key", "--operations", "--reset"),
 	}
 	flags := cmd.Flags()
 	addChoice(flags, cmd, &change.userKeys, "user-keys", "", "whether members' own keys serve them", userKeysWords()...)
@@ -83,7 +84,7 @@ an owner of the project.
 	flags.BoolVar(&change.reset, "reset", false, "start from the default policy")
 	setCompletion(cmd, "user-keys-for", p.completeOnline(completeExceptions))
 	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.PolicyResponse, error) {
-		return setPolicy(ctx, s, change)
+		return p.setPolicy(ctx, s, change)
 	}, p.printPolicy)
 	return cmd
 }
@@ -100,7 +101,7 @@ func completeExceptions(ctx context.Context, s *session) ([]string, error) {
 	return found, err
 }
 
-func setPolicy(ctx context.Context, s *session, change policyChange) (*aikeysv1.PolicyResponse, error) {
+func (p *program) setPolicy(ctx context.Context, s *session, change policyChange) (*aikeysv1.PolicyResponse, error) {
 	if change.userKeys == "" && change.onBadKey == "" && change.operations == "" && len(change.exceptions) == 0 && !change.reset {
 		return nil, cli.Usagef("nothing to set; see tare api policy set --help")
 	}
@@ -112,13 +113,24 @@ func setPolicy(ctx context.Context, s *session, change policyChange) (*aikeysv1.
 		}
 		policy = now.Policy
 	}
-	if err := change.apply(&policy); err != nil {
+	removed, err := change.apply(&policy)
+	if err != nil {
 		return nil, err
+	}
+	for _, each := range change.exceptions {
+		provider, _, _ := strings.Cut(each, "=")
+		p.providers = append(p.providers, provider)
+	}
+	if len(removed) > 0 { // the service is not sent these, so it can't refuse a misspelt one
+		if unknown, hint := p.findUnknownProvider(ctx); slices.Contains(removed, unknown) {
+			return nil, hintedError{errUnknownProvider(unknown), hint}
+		}
 	}
 	return s.Policy().Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
 }
 
-func (c policyChange) apply(policy *aikeysv1.Policy) error {
+// apply changes a policy. It returns the providers whose exception is to be removed although they have none.
+func (c policyChange) apply(policy *aikeysv1.Policy) (removed []string, err error) {
 	if c.userKeys != "" {
 		policy.UserKeys = c.userKeys
 	}
@@ -135,15 +147,18 @@ func (c policyChange) apply(policy *aikeysv1.Policy) error {
 		provider, word, _ := strings.Cut(each, "=")
 		switch {
 		case provider != "" && word == removeException:
+			if _, has := policy.UserKeysByProvider[provider]; !has {
+				removed = append(removed, provider)
+			}
 			delete(policy.UserKeysByProvider, provider)
 		case provider != "" && slices.Contains(userKeysWords(), aikeysv1.UserKeys(word)):
 			policy.UserKeysByProvider[provider] = aikeysv1.UserKeys(word)
 		default:
-			return cli.Usagef("--user-keys-for must be a provider, = and one of %s, %s, such as openai=forbid",
+			return nil, cli.Usagef("--user-keys-for must be a provider, = and one of %s, %s, such as openai=forbid",
 				strings.Join(texts(userKeysWords()), ", "), removeException)
 		}
 	}
-	return nil
+	return removed, nil
 }
 
 func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {

@@ -21,4 +21,10 @@ func TestPolicySetKeepsTheRest(t *testing.T) {
 	require.Regexp(t, `Operations +inference`, text)
 	require.Equal(t, exitUsage, u.run("api policy set").code)
 	require.Equal(t, exitUsage, u.run("api policy set --user-keys-for openai=never").code)
+	for _, word := range []string{"allow", "default"} {
+		got := u.run("api policy set --user-keys-for groq=default --user-keys-for opnai=" + word)
+		require.Equal(t, exitUsage, got.code)
+		require.Contains(t, got.stderr, `tare: the service knows no provider "opnai"`)
+		require.Contains(t, got.stderr, "Did you mean openai?")
+	}
 }

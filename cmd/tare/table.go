@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +44,13 @@ type cell struct {
 // table is printed to fit the terminal. text/tabwriter can't do that, nor does it know the width of coloured text.
 type table struct {
 	columns []column
-	rows    [][]cell
+	rows    []row
+}
+
+// row is a row of a table. One that continues the row above has a cell in one column only.
+type row struct {
+	cells     []cell
+	continues bool
 }
 
 // column is a column of a table. If the terminal is too narrow, columns are dropped first, then others shrink.
@@ -58,14 +65,21 @@ const (
 	shrunkWidth = 10 // the least width of a column that shrinks
 )
 
-func (t *table) addRow(cells ...cell) { t.rows = append(t.rows, cells) }
+func (t *table) addRow(cells ...cell) { t.rows = append(t.rows, row{cells: cells}) }
 
-// printTable prints a table with no line longer than the terminal is wide. If that can't be, it prints a block of lines for
-// each row.
+// continueRow adds a line to a cell of the last row.
+func (t *table) continueRow(column int, c cell) {
+	cells := make([]cell, len(t.columns))
+	cells[column] = c
+	t.rows = append(t.rows, row{cells, true})
+}
+
+// printTable prints a table with no line longer than the terminal is wide, and names the columns that are left out. If that
+// can't be, it prints a block of lines for each row.
 func (p *program) printTable(t *table) error {
 	for _, row := range t.rows {
-		for i := range row {
-			row[i].text = p.sanitize(row[i].text)
+		for i := range row.cells {
+			row.cells[i].text = p.sanitize(row.cells[i].text)
 		}
 	}
 	heads := make([]cell, len(t.columns))
@@ -74,14 +88,19 @@ func (p *program) printTable(t *table) error {
 	}
 	paint := p.painter(p.Stdout)
 	var b strings.Builder
-	if widths, ok := t.fitWidths(terminalWidth(p.Stdout)); ok {
-		for _, row := range append([][]cell{heads}, t.rows...) {
-			writeRow(&b, row, widths, paint)
+	widths, dropped, ok := t.fitWidths(terminalWidth(p.Stdout))
+	if ok {
+		writeRow(&b, heads, widths, paint)
+		for _, row := range t.rows {
+			writeRow(&b, row.cells, widths, paint)
 		}
 	} else {
 		writeBlocks(&b, heads, t.rows, paint)
 	}
 	_, err := io.WriteString(p.Stdout, b.String())
+	if ok && len(dropped) > 0 {
+		p.printNote("The terminal is too narrow for " + strings.Join(dropped, ", ") + "; -o json shows everything.")
+	}
 	return err
 }
 
@@ -104,12 +123,12 @@ func writeRow(b *strings.Builder, row []cell, widths []int, paint painter) {
 	b.WriteByte('\n')
 }
 
-func writeBlocks(b *strings.Builder, heads []cell, rows [][]cell, paint painter) {
+func writeBlocks(b *strings.Builder, heads []cell, rows []row, paint painter) {
 	for i, row := range rows {
-		if i > 0 {
+		if i > 0 && !row.continues {
 			b.WriteByte('\n')
 		}
-		for j, c := range row {
+		for j, c := range row.cells {
 			if c.text != "" {
 				b.WriteString(paint(bold, heads[j].text) + " " + paint(c.style, c.text) + "\n")
 			}
@@ -117,22 +136,29 @@ func writeBlocks(b *strings.Builder, heads []cell, rows [][]cell, paint painter)
 	}
 }
 
-// fitWidths returns the columns' widths, 0 for dropped ones. A terminal width of 0 is no limit. If the columns don't fit,
-// ok is false.
-func (t *table) fitWidths(terminal int) (widths []int, ok bool) {
+// fitWidths returns the columns' widths, 0 for those that are left out, and the heads of those that are left out although they
+// are not empty. A terminal width of 0 is no limit. If the columns don't fit, ok is false.
+func (t *table) fitWidths(terminal int) (widths []int, dropped []string, ok bool) {
 	widths = make([]int, len(t.columns))
 	for i, c := range t.columns {
 		isEmpty := true
 		for _, row := range t.rows {
-			widths[i] = max(widths[i], displaywidth.String(row[i].text))
-			isEmpty = isEmpty && row[i].text == ""
+			widths[i] = max(widths[i], displaywidth.String(row.cells[i].text))
+			isEmpty = isEmpty && row.cells[i].text == ""
 		}
 		widths[i] = max(widths[i], displaywidth.String(c.head))
 		if isEmpty && c.dropRank > 0 {
 			widths[i] = 0
 		}
 	}
-	return widths, terminal == 0 || t.narrow(widths, terminal)
+	full := slices.Clone(widths)
+	ok = terminal == 0 || t.narrow(widths, terminal)
+	for i, c := range t.columns {
+		if full[i] > 0 && widths[i] == 0 {
+			dropped = append(dropped, c.head)
+		}
+	}
+	return widths, dropped, ok
 }
 
 // narrow drops and shrinks columns until they fit the terminal. It reports whether they do.

@@ -43,7 +43,7 @@ func TestListsPrintAllPagesInEveryFormat(t *testing.T) {
 
 func TestUsageOfNothing(t *testing.T) {
 	u := alice(t)
-	require.Contains(t, u.run("api byok usage").stderr, "No use of a key")
+	require.Contains(t, u.run("api byok usage").stderr, "No use of a key has been reported yet. Data planes report every 10 seconds.")
 	for _, arguments := range []string{"--from yesterday", "--to 2026-11-23T09:00", "--key " + testSecret} {
 		got := u.run("api byok usage " + arguments)
 		require.Equal(t, exitUsage, got.code)

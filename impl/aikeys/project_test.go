@@ -371,8 +371,8 @@ func TestRefusalsSayWhatTakesAnOwner(t *testing.T) {
 		body         any
 		want         string
 	}{
-		{http.MethodPost, "/aikeys", s.Shared("denied"), "may register a key"},
-		{http.MethodDelete, "/aikeys/" + shared.ID, nil, "may revoke its keys"},
+		{http.MethodPost, "/aikeys", s.Shared("denied"), "may register a project-level key"},
+		{http.MethodDelete, "/aikeys/" + shared.ID, nil, "may revoke a project-level key"},
 		{http.MethodPut, "/policy", map[string]any{}, "may change its policy"},
 		{http.MethodPut, "/members/x", map[string]any{"role": "member"}, "may add members"},
 		{http.MethodDelete, "/members/" + owner, nil, "may remove members"},

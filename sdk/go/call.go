@@ -47,7 +47,7 @@ func PageSize(n int) CallOption {
 // PageToken asks for the page that a NextPageToken names.
 func PageToken(token string) CallOption { return func(s *service) { s.setQuery("page_token", token) } }
 
-// OfProvider lists that provider's keys only.
+// OfProvider lists only that provider's keys, or what is about them.
 func OfProvider(provider aikeysv1.Provider) CallOption {
 	return func(s *service) { s.setQuery("provider", string(provider)) }
 }
@@ -63,10 +63,20 @@ func OfKey(id string) CallOption { return func(s *service) { s.setQuery("key_id"
 // OfUser lists what is about that user only.
 func OfUser(id string) CallOption { return func(s *service) { s.setQuery("user_id", id) } }
 
+// OfDataPlane lists the fetches of that data plane only, by its name or its id.
+func OfDataPlane(nameOrID string) CallOption {
+	return func(s *service) { s.setQuery("data_plane", nameOrID) }
+}
+
+// WithDecision lists fetches with that decision only.
+func WithDecision(decision aikeysv1.FetchDecision) CallOption {
+	return func(s *service) { s.setQuery("decision", string(decision)) }
+}
+
 // ByActor lists the events of what that user did, or that operator.
 func ByActor(user string) CallOption { return func(s *service) { s.setQuery("actor", user) } }
 
-// OfType lists events of that type only, such as "key.revoked".
+// OfType lists events of that type only, such as aikeysv1.EventTypeKeyRevoked.
 func OfType(eventType aikeysv1.EventType) CallOption {
 	return func(s *service) { s.setQuery("type", string(eventType)) }
 }

@@ -11,7 +11,8 @@ import (
 // FetchesClient reads which data planes fetched which keys. Owners only.
 type FetchesClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: PageSize and PageToken.
+// With returns a client whose calls take these optional parameters: OfKey, OfUser, OfDataPlane, OfProvider, WithDecision,
+// From, To, PageSize and PageToken.
 func (f *FetchesClient) With(options ...CallOption) *FetchesClient {
 	return &FetchesClient{f.service.with(options)}
 }

@@ -11,8 +11,8 @@ import (
 // UsageClient reads how often which key served whom.
 type UsageClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: OfKey, OfUser, From, To and PageSize, and PageToken for
-// List.
+// With returns a client whose calls take these optional parameters: OfKey, OfUser, OfProvider, From, To and PageSize, and
+// PageToken for List.
 func (u *UsageClient) With(options ...CallOption) *UsageClient {
 	return &UsageClient{u.service.with(options)}
 }

@@ -359,11 +359,15 @@ func callOptions(v vector) []agentrouter.CallOption {
 		case "state":
 			options = append(options, agentrouter.InState(aikeysv1.KeyState(text)))
 		case "user_id":
-			if strings.HasPrefix(v.Call, "usage.") {
+			if strings.HasPrefix(v.Call, "usage.") || strings.HasPrefix(v.Call, "fetches.") {
 				options = append(options, agentrouter.OfUser(text))
 			}
 		case "key_id":
 			options = append(options, agentrouter.OfKey(text))
+		case "data_plane":
+			options = append(options, agentrouter.OfDataPlane(text))
+		case "decision":
+			options = append(options, agentrouter.WithDecision(aikeysv1.FetchDecision(text)))
 		case "from", "to":
 			at, _ := time.Parse(time.RFC3339, text)
 			options = append(options, map[string]func(time.Time) agentrouter.CallOption{"from": agentrouter.From, "to": agentrouter.To}[name](at))

@@ -180,6 +180,8 @@ SYNC = (
     (r"\ba(close|iter_bytes)\(", r"\1("),
     (r"\bhttpx\.AsyncClient", "httpx.Client"),
     (r"\bAsyncIterator\b", "Iterator"),
+    (r"\bAwaitable\[(\w+)\]", r"\1"),
+    (r"\bAwaitable, ", ""),
     (r"\bAsync(?=[A-Z])", ""),
 )
 

@@ -219,17 +219,20 @@ export class Fetches {
   }
 
   /** Returns a page of the records, newest first. */
-  async list(customerId: string, projectId: string, options: t.PageOptions = {}): Promise<t.ListFetchesResponse> {
+  async list(customerId: string, projectId: string, options: t.FetchOptions = {}): Promise<t.ListFetchesResponse> {
     const path = `${project(customerId, projectId)}/fetches`;
-    const query = pageQuery(options);
+    const { keyId, userId, dataPlane, provider, decision } = options;
+    const who = { key_id: keyId, user_id: userId, data_plane: dataPlane, provider, decision };
+    const query = { ...who, from: time(options.from), to: time(options.to), ...pageQuery(options) };
+    query satisfies Record<keyof t.FetchQuery, unknown>;
     return this.#transport.send({ method: 'GET', path, query, expect: ['fetches', 'array'] }, options);
   }
 
   /** Gives all records, page by page. */
-  iterate(customerId: string, projectId: string, options: t.PageOptions = {}): t.Items<t.Fetch> {
+  iterate(customerId: string, projectId: string, options: t.FetchOptions = {}): t.Items<t.Fetch> {
     return iterate(
       options,
-      (page) => this.list(customerId, projectId, page),
+      (page) => this.list(customerId, projectId, { ...options, ...page }),
       (page) => page.fetches,
     );
   }
@@ -249,7 +252,8 @@ export class Usage {
    */
   async list(customerId: string, projectId: string, options: t.UsageOptions = {}): Promise<t.ListUsageResponse> {
     const path = `${project(customerId, projectId)}/usage`;
-    const filter = { key_id: options.keyId, user_id: options.userId, from: time(options.from), to: time(options.to) };
+    const { keyId, userId, provider } = options;
+    const filter = { key_id: keyId, user_id: userId, provider, from: time(options.from), to: time(options.to) };
     return collect<t.ListUsageResponse>(
       options,
       (page) => {

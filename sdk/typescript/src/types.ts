@@ -55,6 +55,7 @@ export type SetMemberRequest = Schemas['SetMemberRequest'];
 /** The query parameters that the methods send. */
 export type ListQuery = NonNullable<operations['listKeys']['parameters']['query']>;
 export type EventQuery = NonNullable<operations['listEvents']['parameters']['query']>;
+export type FetchQuery = NonNullable<operations['listFetches']['parameters']['query']>;
 export type UsageQuery = NonNullable<operations['listUsage']['parameters']['query']>;
 export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
 export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
@@ -102,8 +103,8 @@ export interface EventOptions extends PageOptions {
   keyId?: string | undefined;
   /** Only what this user did, or this operator. */
   actor?: string | undefined;
-  /** Only events of this type, such as `key.revoked`. */
-  type?: string | undefined;
+  /** Only events of this type. */
+  type?: Event['type'] | undefined;
   /** Only events with this outcome. */
   outcome?: EventQuery['outcome'];
   /** Only events about keys of this provider. */
@@ -114,11 +115,30 @@ export interface EventOptions extends PageOptions {
   to?: string | Date | undefined;
 }
 
+export interface FetchOptions extends PageOptions {
+  /** Only fetches that got this key, or asked for it. */
+  keyId?: string | undefined;
+  /** Only fetches on behalf of this user. */
+  userId?: string | undefined;
+  /** Only fetches by this data plane, by its name or its id. */
+  dataPlane?: string | undefined;
+  /** Only fetches for this provider. */
+  provider?: AIKeyProvider | undefined;
+  /** Only fetches with this decision. */
+  decision?: FetchQuery['decision'];
+  /** Only fetches at this time or later. */
+  from?: string | Date | undefined;
+  /** Only fetches before this time. */
+  to?: string | Date | undefined;
+}
+
 export interface UsageOptions extends PageOptions {
   /** Only the usage of this key. */
   keyId?: string | undefined;
   /** Only what was served to this user. */
   userId?: string | undefined;
+  /** Only the usage of keys of this provider. */
+  provider?: AIKeyProvider | undefined;
   /** Only what was counted from this time on; the whole hour that it falls into is included. */
   from?: string | Date | undefined;
   /** Only what was counted before this time; the whole hour that it falls into is included. */

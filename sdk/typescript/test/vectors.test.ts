@@ -71,8 +71,14 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
     ...page(),
     keyId: take('key_id'),
     userId: take('user_id'),
+    provider: take('provider'),
     from: take('from'),
     to: take('to'),
+  });
+  const fetches = (): sdk.FetchOptions => ({
+    ...usage(),
+    dataPlane: take('data_plane'),
+    decision: take('decision'),
   });
   const calls: Record<string, () => Promise<unknown>> = {
     'aikeys.register': () =>
@@ -89,8 +95,8 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
       client.policy.set(...at(), take('user_keys'), take('user_keys_by_provider'), take('on_bad_key')),
     'events.list': () => client.events.list(...at(), page()),
     'events.iterate': () => collect(client.events.iterate(...at(), page())),
-    'fetches.list': () => client.fetches.list(...at(), page()),
-    'fetches.iterate': () => collect(client.fetches.iterate(...at(), page())),
+    'fetches.list': () => client.fetches.list(...at(), fetches()),
+    'fetches.iterate': () => collect(client.fetches.iterate(...at(), fetches())),
     'usage.list': () => client.usage.list(...at(), usage()),
     'usage.iterate': () => collect(client.usage.iterate(...at(), usage())),
     'members.list': () => client.members.list(...at(), page()),

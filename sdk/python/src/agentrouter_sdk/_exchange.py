@@ -22,10 +22,19 @@ from .errors import (
     class_of,
     code_of_status,
 )
-from .models import ListMembersResponse, ListResponse, ListUsageResponse, Problem
+from .models import (
+    ListEventsResponse,
+    ListFetchesResponse,
+    ListMembersResponse,
+    ListResponse,
+    ListUsageResponse,
+    Problem,
+)
 
 T = TypeVar("T", bound=Model)
-Listed = TypeVar("Listed", ListResponse, ListMembersResponse, ListUsageResponse)
+Listed = TypeVar(
+    "Listed", ListResponse, ListMembersResponse, ListUsageResponse, ListEventsResponse, ListFetchesResponse
+)
 
 RETRIED_STATUS = frozenset((429, 502, 503, 504))
 LONGEST_RETRY_AFTER = 30

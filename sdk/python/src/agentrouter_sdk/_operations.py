@@ -104,14 +104,14 @@ LIST_USAGE = Operation(
     "GET",
     "/v1/customers/{customer_id}/projects/{project_id}/usage",
     models.ListUsageResponse,
-    query=("key_id", "user_id", "from", "to", "page_size", "page_token"),
+    query=("key_id", "user_id", "provider", "from", "to", "page_size", "page_token"),
 )
 LIST_FETCHES = Operation(
     "listFetches",
     "GET",
     "/v1/customers/{customer_id}/projects/{project_id}/fetches",
     models.ListFetchesResponse,
-    query=("page_size", "page_token"),
+    query=("key_id", "user_id", "data_plane", "provider", "decision", "from", "to", "page_size", "page_token"),
 )
 LIST_MEMBERS = Operation(
     "listMembers",

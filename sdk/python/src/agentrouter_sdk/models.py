@@ -932,9 +932,9 @@ class Usage(Model):
 
     refusals: int
     """
-    How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
-    operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
-    ext_authz) the provider's answer is not known.
+    How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
+    sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
+    that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
 
     """
 

@@ -226,9 +226,10 @@ export interface paths {
          *     at most 1,000. An owner reads the whole project's, also of members' own keys; a member reads what was served to
          *     them.
          *
-         *     Data planes count every few seconds, by the hour. What a data plane has counted when it crashes is lost, so
-         *     this shows who uses what; it is not a basis for billing. Entries are kept for 90 days, unless the operator
-         *     has set another time.
+         *     Data planes count by the hour and report every 10 seconds, so a request shows up to 10 seconds later. What a data
+         *     plane has not yet reported when it crashes is lost: this shows who uses what, and is not a basis for billing.
+         *     Entries are kept for 90 days, unless the operator has set another time. Filters narrow the list; give all pages
+         *     the same ones.
          */
         get: operations["listUsage"];
         put?: never;
@@ -264,7 +265,7 @@ export interface paths {
          *     owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
          *
          *     A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
-         *     30 days, unless the operator has set another time.
+         *     30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
          */
         get: operations["listFetches"];
         put?: never;
@@ -676,9 +677,9 @@ export interface components {
             requests: number;
             /**
              * Format: int64
-             * @description How many of them the provider refused with 401, 403 or 429, or the data plane itself, such as for an
-             *     operation that the project's keys may not be used for. Of requests that other proxies sent (forward-auth,
-             *     ext_authz) the provider's answer is not known.
+             * @description How many of them were refused: by the provider with 401, 403 or 429, or by the data plane itself, which then
+             *     sent the provider nothing, such as for an operation that the project's keys may not be used for. Of requests
+             *     that other proxies sent (forward-auth, ext_authz) the provider's answer is not known.
              */
             refusals: number;
             /**
@@ -1166,10 +1167,10 @@ export interface components {
          */
         EventActorFilter: string;
         /**
-         * @description Only events of this type, such as `key.revoked`. A type that we don't know selects nothing.
+         * @description Only events of this type.
          * @example key.revoked
          */
-        EventTypeFilter: string;
+        EventTypeFilter: "key.registered" | "key.revoked" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
         /**
          * @description Only events with this outcome.
          * @example denied
@@ -1186,7 +1187,7 @@ export interface components {
          */
         EventFrom: string;
         /**
-         * @description Only what was done before this time.
+         * @description Only what was done before this time. It must not be before `from`.
          * @example 2026-11-24T00:00:00Z
          */
         EventTo: string;
@@ -1201,12 +1202,18 @@ export interface components {
          */
         UsageUserFilter: components["schemas"]["OpaqueID"];
         /**
+         * @description Only the usage of keys of this provider.
+         * @example openai
+         */
+        UsageProviderFilter: components["schemas"]["ProviderSlug"];
+        /**
          * @description Only what was counted from this time on. The whole hour that it falls into is included.
          * @example 2026-11-23T09:00:00Z
          */
         UsageFrom: string;
         /**
-         * @description Only what was counted before this time. The whole hour that it falls into is included.
+         * @description Only what was counted before this time. The whole hour that it falls into is included. It must not be before
+         *     `from`.
          * @example 2026-11-24T00:00:00Z
          */
         UsageTo: string;
@@ -1220,6 +1227,41 @@ export interface components {
          * @example 50
          */
         EventPageSize: number;
+        /**
+         * @description Only fetches that got this key, or asked for it.
+         * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+         */
+        FetchKeyFilter: string;
+        /**
+         * @description Only fetches on behalf of this user.
+         * @example bob
+         */
+        FetchUserFilter: components["schemas"]["OpaqueID"];
+        /**
+         * @description Only fetches by this data plane, by its name or its id. A name stands for every data plane that has or had it.
+         * @example edge-1
+         */
+        FetchDataPlaneFilter: components["schemas"]["OpaqueID"];
+        /**
+         * @description Only fetches for this provider.
+         * @example openai
+         */
+        FetchProviderFilter: components["schemas"]["ProviderSlug"];
+        /**
+         * @description Only fetches with this decision.
+         * @example denied
+         */
+        FetchDecisionFilter: "allowed" | "denied";
+        /**
+         * @description Only fetches at this time or later.
+         * @example 2026-11-23T09:00:00Z
+         */
+        FetchFrom: string;
+        /**
+         * @description Only fetches before this time. It must not be before `from`.
+         * @example 2026-11-24T00:00:00Z
+         */
+        FetchTo: string;
         /**
          * @description Return at most this many records.
          * @example 50
@@ -1607,7 +1649,7 @@ export interface operations {
                  */
                 actor?: components["parameters"]["EventActorFilter"];
                 /**
-                 * @description Only events of this type, such as `key.revoked`. A type that we don't know selects nothing.
+                 * @description Only events of this type.
                  * @example key.revoked
                  */
                 type?: components["parameters"]["EventTypeFilter"];
@@ -1627,7 +1669,7 @@ export interface operations {
                  */
                 from?: components["parameters"]["EventFrom"];
                 /**
-                 * @description Only what was done before this time.
+                 * @description Only what was done before this time. It must not be before `from`.
                  * @example 2026-11-24T00:00:00Z
                  */
                 to?: components["parameters"]["EventTo"];
@@ -1691,12 +1733,18 @@ export interface operations {
                  */
                 user_id?: components["parameters"]["UsageUserFilter"];
                 /**
+                 * @description Only the usage of keys of this provider.
+                 * @example openai
+                 */
+                provider?: components["parameters"]["UsageProviderFilter"];
+                /**
                  * @description Only what was counted from this time on. The whole hour that it falls into is included.
                  * @example 2026-11-23T09:00:00Z
                  */
                 from?: components["parameters"]["UsageFrom"];
                 /**
-                 * @description Only what was counted before this time. The whole hour that it falls into is included.
+                 * @description Only what was counted before this time. The whole hour that it falls into is included. It must not be before
+                 *     `from`.
                  * @example 2026-11-24T00:00:00Z
                  */
                 to?: components["parameters"]["UsageTo"];
@@ -1749,6 +1797,41 @@ export interface operations {
     listFetches: {
         parameters: {
             query?: {
+                /**
+                 * @description Only fetches that got this key, or asked for it.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                key_id?: components["parameters"]["FetchKeyFilter"];
+                /**
+                 * @description Only fetches on behalf of this user.
+                 * @example bob
+                 */
+                user_id?: components["parameters"]["FetchUserFilter"];
+                /**
+                 * @description Only fetches by this data plane, by its name or its id. A name stands for every data plane that has or had it.
+                 * @example edge-1
+                 */
+                data_plane?: components["parameters"]["FetchDataPlaneFilter"];
+                /**
+                 * @description Only fetches for this provider.
+                 * @example openai
+                 */
+                provider?: components["parameters"]["FetchProviderFilter"];
+                /**
+                 * @description Only fetches with this decision.
+                 * @example denied
+                 */
+                decision?: components["parameters"]["FetchDecisionFilter"];
+                /**
+                 * @description Only fetches at this time or later.
+                 * @example 2026-11-23T09:00:00Z
+                 */
+                from?: components["parameters"]["FetchFrom"];
+                /**
+                 * @description Only fetches before this time. It must not be before `from`.
+                 * @example 2026-11-24T00:00:00Z
+                 */
+                to?: components["parameters"]["FetchTo"];
                 /**
                  * @description Return at most this many records.
                  * @example 50

@@ -3,20 +3,55 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import AsyncIterator, Mapping, Optional, Union
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Mapping, Optional, TypeVar, Union
 
 from .. import _operations, models
-from .._exchange import as_last_page, next_token
-from .._operation import time_text, wait_text
+from .._exchange import Listed, as_last_page, next_token
+from .._operation import Operation, time_text, wait_text
 from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from .transport import AsyncTransport
 
 PAGE_SIZE = 100
 
+Item = TypeVar("Item")
+
 
 class _Resource:
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
+
+    async def _list(
+        self,
+        operation: Operation[Listed],
+        arguments: Dict[str, Any],
+        timeout: Optional[float],
+        items_of: Callable[[Listed], List[Any]],
+    ) -> Listed:
+        """Return the page that the arguments ask for, or, if they ask for none, the items of all pages as one."""
+        listed = await self._transport.send(operation.call(arguments, timeout=timeout))
+        if arguments["page_size"] is not None or arguments["page_token"] is not None:
+            return listed
+        token = listed.next_page_token
+        while token:
+            arguments["page_token"] = token
+            page = await self._transport.send(operation.call(arguments, timeout=timeout))
+            items_of(listed).extend(items_of(page))
+            token = next_token(token, page.next_page_token)
+        return as_last_page(listed)
+
+
+async def _each(
+    page_at: Callable[[Optional[str]], Awaitable[Listed]], items_of: Callable[[Listed], List[Item]]
+) -> AsyncIterator[Item]:
+    """Give the items of all pages. A page is requested when its first item is."""
+    token: Optional[str] = None
+    while True:
+        page = await page_at(token)
+        for item in items_of(page):
+            yield item
+        token = next_token(token, page.next_page_token)
+        if token is None:
+            return
 
 
 class AsyncAIKeys(_Resource):
@@ -83,18 +118,9 @@ class AsyncAIKeys(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = await self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
-        if page_size is not None or page_token is not None:
-            return listed
-        token = listed.next_page_token
-        while token:
-            arguments["page_token"] = token
-            page = await self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
-            listed.keys += page.keys
-            token = next_token(token, page.next_page_token)
-        return as_last_page(listed)
+        return await self._list(_operations.LIST_KEYS, arguments, timeout, lambda page: page.keys)
 
-    async def iterate(
+    def iterate(
         self,
         customer_id: str,
         project_id: str,
@@ -105,9 +131,8 @@ class AsyncAIKeys(_Resource):
         timeout: Optional[float] = None,
     ) -> AsyncIterator[models.Key]:
         """Give the keys of all pages, one by one; a page is asked for when its first key is."""
-        token: Optional[str] = None
-        while True:
-            page = await self.list(
+        return _each(
+            lambda token: self.list(
                 customer_id,
                 project_id,
                 provider=provider,
@@ -115,12 +140,9 @@ class AsyncAIKeys(_Resource):
                 page_size=page_size,
                 page_token=token,
                 timeout=timeout,
-            )
-            for key in page.keys:
-                yield key
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+            ),
+            lambda page: page.keys,
+        )
 
     async def revoke(
         self,
@@ -213,7 +235,7 @@ class AsyncEvents(_Resource):
         }
         return await self._transport.send(_operations.LIST_EVENTS.call(arguments, timeout=timeout))
 
-    async def iterate(
+    def iterate(
         self,
         customer_id: str,
         project_id: str,
@@ -229,9 +251,8 @@ class AsyncEvents(_Resource):
         timeout: Optional[float] = None,
     ) -> AsyncIterator[models.Event]:
         """Give the events of all pages, one by one; a page is asked for when its first event is."""
-        token: Optional[str] = None
-        while True:
-            page = await self.list(
+        return _each(
+            lambda token: self.list(
                 customer_id,
                 project_id,
                 key_id=key_id,
@@ -244,12 +265,9 @@ class AsyncEvents(_Resource):
                 page_size=page_size,
                 page_token=token,
                 timeout=timeout,
-            )
-            for event in page.events:
-                yield event
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+            ),
+            lambda page: page.events,
+        )
 
 
 class AsyncFetches(_Resource):
@@ -260,6 +278,13 @@ class AsyncFetches(_Resource):
         customer_id: str,
         project_id: str,
         *,
+        key_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        data_plane: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
+        decision: Optional[str] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
         page_size: Optional[int] = None,
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -268,23 +293,51 @@ class AsyncFetches(_Resource):
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
+            "key_id": key_id,
+            "user_id": user_id,
+            "data_plane": data_plane,
+            "provider": provider,
+            "decision": decision,
+            "from": time_text("from_", from_),
+            "to": time_text("to", to),
             "page_size": page_size,
             "page_token": page_token,
         }
         return await self._transport.send(_operations.LIST_FETCHES.call(arguments, timeout=timeout))
 
-    async def iterate(
-        self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
+    def iterate(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        key_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        data_plane: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
+        decision: Optional[str] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
+        page_size: int = PAGE_SIZE,
+        timeout: Optional[float] = None,
     ) -> AsyncIterator[models.Fetch]:
         """Give the records of all pages, one by one; a page is asked for when its first record is."""
-        token: Optional[str] = None
-        while True:
-            page = await self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
-            for fetch in page.fetches:
-                yield fetch
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+        return _each(
+            lambda token: self.list(
+                customer_id,
+                project_id,
+                key_id=key_id,
+                user_id=user_id,
+                data_plane=data_plane,
+                provider=provider,
+                decision=decision,
+                from_=from_,
+                to=to,
+                page_size=page_size,
+                page_token=token,
+                timeout=timeout,
+            ),
+            lambda page: page.fetches,
+        )
 
 
 class AsyncUsage(_Resource):
@@ -297,6 +350,7 @@ class AsyncUsage(_Resource):
         *,
         key_id: Optional[str] = None,
         user_id: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
         from_: Union[str, datetime, None] = None,
         to: Union[str, datetime, None] = None,
         page_size: Optional[int] = None,
@@ -312,53 +366,43 @@ class AsyncUsage(_Resource):
             "project_id": project_id,
             "key_id": key_id,
             "user_id": user_id,
+            "provider": provider,
             "from": time_text("from_", from_),
             "to": time_text("to", to),
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = await self._transport.send(_operations.LIST_USAGE.call(arguments, timeout=timeout))
-        if page_size is not None or page_token is not None:
-            return listed
-        token = listed.next_page_token
-        while token:
-            arguments["page_token"] = token
-            page = await self._transport.send(_operations.LIST_USAGE.call(arguments, timeout=timeout))
-            listed.usage += page.usage
-            token = next_token(token, page.next_page_token)
-        return as_last_page(listed)
+        return await self._list(_operations.LIST_USAGE, arguments, timeout, lambda page: page.usage)
 
-    async def iterate(
+    def iterate(
         self,
         customer_id: str,
         project_id: str,
         *,
         key_id: Optional[str] = None,
         user_id: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
         from_: Union[str, datetime, None] = None,
         to: Union[str, datetime, None] = None,
         page_size: int = PAGE_SIZE,
         timeout: Optional[float] = None,
     ) -> AsyncIterator[models.Usage]:
         """Give the entries of all pages, one by one; a page is asked for when its first entry is."""
-        token: Optional[str] = None
-        while True:
-            page = await self.list(
+        return _each(
+            lambda token: self.list(
                 customer_id,
                 project_id,
                 key_id=key_id,
                 user_id=user_id,
+                provider=provider,
                 from_=from_,
                 to=to,
                 page_size=page_size,
                 page_token=token,
                 timeout=timeout,
-            )
-            for entry in page.usage:
-                yield entry
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+            ),
+            lambda page: page.usage,
+        )
 
 
 class AsyncMembers(_Resource):
@@ -383,29 +427,16 @@ class AsyncMembers(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = await self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
-        if page_size is not None or page_token is not None:
-            return listed
-        token = listed.next_page_token
-        while token:
-            arguments["page_token"] = token
-            page = await self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
-            listed.members += page.members
-            token = next_token(token, page.next_page_token)
-        return as_last_page(listed)
+        return await self._list(_operations.LIST_MEMBERS, arguments, timeout, lambda page: page.members)
 
-    async def iterate(
+    def iterate(
         self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
     ) -> AsyncIterator[models.Member]:
         """Give the members of all pages, one by one; a page is asked for when its first member is."""
-        token: Optional[str] = None
-        while True:
-            page = await self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
-            for member in page.members:
-                yield member
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+        return _each(
+            lambda token: self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout),
+            lambda page: page.members,
+        )
 
     async def set(
         self, customer_id: str, project_id: str, user_id: str, role: Role, *, timeout: Optional[float] = None

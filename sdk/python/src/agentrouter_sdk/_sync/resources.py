@@ -4,20 +4,53 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Iterator, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeVar, Union
 
 from .. import _operations, models
-from .._exchange import as_last_page, next_token
-from .._operation import time_text, wait_text
+from .._exchange import Listed, as_last_page, next_token
+from .._operation import Operation, time_text, wait_text
 from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from .transport import Transport
 
 PAGE_SIZE = 100
 
+Item = TypeVar("Item")
+
 
 class _Resource:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+
+    def _list(
+        self,
+        operation: Operation[Listed],
+        arguments: Dict[str, Any],
+        timeout: Optional[float],
+        items_of: Callable[[Listed], List[Any]],
+    ) -> Listed:
+        """Return the page that the arguments ask for, or, if they ask for none, the items of all pages as one."""
+        listed = self._transport.send(operation.call(arguments, timeout=timeout))
+        if arguments["page_size"] is not None or arguments["page_token"] is not None:
+            return listed
+        token = listed.next_page_token
+        while token:
+            arguments["page_token"] = token
+            page = self._transport.send(operation.call(arguments, timeout=timeout))
+            items_of(listed).extend(items_of(page))
+            token = next_token(token, page.next_page_token)
+        return as_last_page(listed)
+
+
+def _each(page_at: Callable[[Optional[str]], Listed], items_of: Callable[[Listed], List[Item]]) -> Iterator[Item]:
+    """Give the items of all pages. A page is requested when its first item is."""
+    token: Optional[str] = None
+    while True:
+        page = page_at(token)
+        for item in items_of(page):
+            yield item
+        token = next_token(token, page.next_page_token)
+        if token is None:
+            return
 
 
 class AIKeys(_Resource):
@@ -82,16 +115,7 @@ class AIKeys(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
-        if page_size is not None or page_token is not None:
-            return listed
-        token = listed.next_page_token
-        while token:
-            arguments["page_token"] = token
-            page = self._transport.send(_operations.LIST_KEYS.call(arguments, timeout=timeout))
-            listed.keys += page.keys
-            token = next_token(token, page.next_page_token)
-        return as_last_page(listed)
+        return self._list(_operations.LIST_KEYS, arguments, timeout, lambda page: page.keys)
 
     def iterate(
         self,
@@ -104,9 +128,8 @@ class AIKeys(_Resource):
         timeout: Optional[float] = None,
     ) -> Iterator[models.Key]:
         """Give the keys of all pages, one by one; a page is asked for when its first key is."""
-        token: Optional[str] = None
-        while True:
-            page = self.list(
+        return _each(
+            lambda token: self.list(
                 customer_id,
                 project_id,
                 provider=provider,
@@ -114,12 +137,9 @@ class AIKeys(_Resource):
                 page_size=page_size,
                 page_token=token,
                 timeout=timeout,
-            )
-            for key in page.keys:
-                yield key
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+            ),
+            lambda page: page.keys,
+        )
 
     def revoke(
         self,
@@ -228,9 +248,8 @@ class Events(_Resource):
         timeout: Optional[float] = None,
     ) -> Iterator[models.Event]:
         """Give the events of all pages, one by one; a page is asked for when its first event is."""
-        token: Optional[str] = None
-        while True:
-            page = self.list(
+        return _each(
+            lambda token: self.list(
                 customer_id,
                 project_id,
                 key_id=key_id,
@@ -243,12 +262,9 @@ class Events(_Resource):
                 page_size=page_size,
                 page_token=token,
                 timeout=timeout,
-            )
-            for event in page.events:
-                yield event
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+            ),
+            lambda page: page.events,
+        )
 
 
 class Fetches(_Resource):
@@ -259,6 +275,13 @@ class Fetches(_Resource):
         customer_id: str,
         project_id: str,
         *,
+        key_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        data_plane: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
+        decision: Optional[str] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
         page_size: Optional[int] = None,
         page_token: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -267,23 +290,51 @@ class Fetches(_Resource):
         arguments = {
             "customer_id": customer_id,
             "project_id": project_id,
+            "key_id": key_id,
+            "user_id": user_id,
+            "data_plane": data_plane,
+            "provider": provider,
+            "decision": decision,
+            "from": time_text("from_", from_),
+            "to": time_text("to", to),
             "page_size": page_size,
             "page_token": page_token,
         }
         return self._transport.send(_operations.LIST_FETCHES.call(arguments, timeout=timeout))
 
     def iterate(
-        self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        key_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        data_plane: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
+        decision: Optional[str] = None,
+        from_: Union[str, datetime, None] = None,
+        to: Union[str, datetime, None] = None,
+        page_size: int = PAGE_SIZE,
+        timeout: Optional[float] = None,
     ) -> Iterator[models.Fetch]:
         """Give the records of all pages, one by one; a page is asked for when its first record is."""
-        token: Optional[str] = None
-        while True:
-            page = self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
-            for fetch in page.fetches:
-                yield fetch
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+        return _each(
+            lambda token: self.list(
+                customer_id,
+                project_id,
+                key_id=key_id,
+                user_id=user_id,
+                data_plane=data_plane,
+                provider=provider,
+                decision=decision,
+                from_=from_,
+                to=to,
+                page_size=page_size,
+                page_token=token,
+                timeout=timeout,
+            ),
+            lambda page: page.fetches,
+        )
 
 
 class Usage(_Resource):
@@ -296,6 +347,7 @@ class Usage(_Resource):
         *,
         key_id: Optional[str] = None,
         user_id: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
         from_: Union[str, datetime, None] = None,
         to: Union[str, datetime, None] = None,
         page_size: Optional[int] = None,
@@ -311,21 +363,13 @@ class Usage(_Resource):
             "project_id": project_id,
             "key_id": key_id,
             "user_id": user_id,
+            "provider": provider,
             "from": time_text("from_", from_),
             "to": time_text("to", to),
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = self._transport.send(_operations.LIST_USAGE.call(arguments, timeout=timeout))
-        if page_size is not None or page_token is not None:
-            return listed
-        token = listed.next_page_token
-        while token:
-            arguments["page_token"] = token
-            page = self._transport.send(_operations.LIST_USAGE.call(arguments, timeout=timeout))
-            listed.usage += page.usage
-            token = next_token(token, page.next_page_token)
-        return as_last_page(listed)
+        return self._list(_operations.LIST_USAGE, arguments, timeout, lambda page: page.usage)
 
     def iterate(
         self,
@@ -334,30 +378,28 @@ class Usage(_Resource):
         *,
         key_id: Optional[str] = None,
         user_id: Optional[str] = None,
+        provider: Optional[ProviderSlug] = None,
         from_: Union[str, datetime, None] = None,
         to: Union[str, datetime, None] = None,
         page_size: int = PAGE_SIZE,
         timeout: Optional[float] = None,
     ) -> Iterator[models.Usage]:
         """Give the entries of all pages, one by one; a page is asked for when its first entry is."""
-        token: Optional[str] = None
-        while True:
-            page = self.list(
+        return _each(
+            lambda token: self.list(
                 customer_id,
                 project_id,
                 key_id=key_id,
                 user_id=user_id,
+                provider=provider,
                 from_=from_,
                 to=to,
                 page_size=page_size,
                 page_token=token,
                 timeout=timeout,
-            )
-            for entry in page.usage:
-                yield entry
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+            ),
+            lambda page: page.usage,
+        )
 
 
 class Members(_Resource):
@@ -382,29 +424,16 @@ class Members(_Resource):
             "page_size": page_size,
             "page_token": page_token,
         }
-        listed = self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
-        if page_size is not None or page_token is not None:
-            return listed
-        token = listed.next_page_token
-        while token:
-            arguments["page_token"] = token
-            page = self._transport.send(_operations.LIST_MEMBERS.call(arguments, timeout=timeout))
-            listed.members += page.members
-            token = next_token(token, page.next_page_token)
-        return as_last_page(listed)
+        return self._list(_operations.LIST_MEMBERS, arguments, timeout, lambda page: page.members)
 
     def iterate(
         self, customer_id: str, project_id: str, *, page_size: int = PAGE_SIZE, timeout: Optional[float] = None
     ) -> Iterator[models.Member]:
         """Give the members of all pages, one by one; a page is asked for when its first member is."""
-        token: Optional[str] = None
-        while True:
-            page = self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout)
-            for member in page.members:
-                yield member
-            token = next_token(token, page.next_page_token)
-            if token is None:
-                return
+        return _each(
+            lambda token: self.list(customer_id, project_id, page_size=page_size, page_token=token, timeout=timeout),
+            lambda page: page.members,
+        )
 
     def set(
         self, customer_id: str, project_id: str, user_id: str, role: Role, *, timeout: Optional[float] = None
