@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"time"
 
 	"gorm.io/gorm/clause"
 )
@@ -46,10 +47,29 @@ func (tx *Tx) CreateDataPlane(d DataPlane) error {
 	if d.Hash == nil {
 		d.Hash = []byte{} // no NULL
 	}
-	return tx.db.Model(&DataPlane{}).Create(map[string]any{
+	err = tx.db.Model(&DataPlane{}).Create(map[string]any{
 		"id": d.ID, "name": d.Name, "hash": d.Hash, "certificate": d.Certificate, "customers": string(customers),
 		"created_at": d.CreatedAt, "expires_at": d.ExpiresAt, "revoked_at": d.RevokedAt, "created_by": d.CreatedBy, "revoked_by": d.RevokedBy,
 	}).Error
+	if err != nil {
+		return err
+	}
+	return tx.AppendSystemEvent(SystemEvent{Type: EventDataPlaneCreated, Subject: d.ID, After: d.state()})
+}
+
+// state returns what system events say of the data plane, in JSON.
+func (d DataPlane) state() string {
+	var expires time.Time
+	if d.ExpiresAt != 0 {
+		expires = time.UnixMicro(d.ExpiresAt).UTC()
+	}
+	return StateInJSON(struct {
+		Name         string    `json:"name"`
+		Certificate  string    `json:"certificate,omitempty"`
+		AllCustomers bool      `json:"all_customers,omitempty"`
+		Customers    []string  `json:"customers,omitempty"`
+		ExpiresAt    time.Time `json:"expires_at,omitzero"`
+	}{d.Name, d.Certificate, d.Customers == nil, d.Customers, expires})
 }
 
 // RevokeDataPlane ends the active data plane of a name and returns it: ErrNotFound. by is the operator who does it.
@@ -60,8 +80,12 @@ func (tx *Tx) RevokeDataPlane(name, by string) (DataPlane, error) {
 		return d, err
 	}
 	d.RevokedAt, d.RevokedBy = tx.Now, by
-	return d, tx.db.Model(&DataPlane{}).Where("id = ?", d.ID).
+	err = tx.db.Model(&DataPlane{}).Where("id = ?", d.ID).
 		Updates(map[string]any{"revoked_at": d.RevokedAt, "revoked_by": d.RevokedBy}).Error
+	if err != nil {
+		return d, err
+	}
+	return d, tx.AppendSystemEvent(SystemEvent{Type: EventDataPlaneRevoked, Subject: d.ID, Before: d.state()})
 }
 
 // FindDataPlane returns the data plane with that id, revoked or not: ErrNotFound.

@@ -10,5 +10,5 @@
 // other reads only select what the caller may see; their callers ask for the role first. Envelopes are opaque bytes, which
 // nothing here can open. Times are microseconds since the Unix epoch, zero for never.
 //
-// It imports nothing of ours but internal/position.
+// It imports nothing of ours but internal/position and models/migrations.
 package models

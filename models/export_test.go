@@ -3,6 +3,8 @@ package models
 import (
 	"context"
 	"database/sql"
+
+	"github.com/pressly/goose/v3"
 )
 
 // What the tests of package models_test see of the inside. They are in a package of their own because modelstest, which they
@@ -10,6 +12,9 @@ import (
 
 // EngineOf returns a store's engine.
 func EngineOf(s *Store) Engine { return s.engine }
+
+// Migrator returns what applies a store's migrations.
+func Migrator(s *Store) (*goose.Provider, error) { return s.migrator() }
 
 // Exec runs any statement by a connection that the store writes by: on SQLite in a transaction of its writer.
 func Exec(ctx context.Context, s *Store, statement string, args ...any) error {

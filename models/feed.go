@@ -1,6 +1,7 @@
 package models
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,8 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
-
-	"github.com/oklog/ulid/v2"
 
 	"github.com/agentrouter/aikeys/internal/position"
 )
@@ -99,12 +98,18 @@ func EventRow(e Event) *Insert {
 		set("before", e.Before.text()).set("after", e.After.text())
 }
 
-// AppendEvent adds to the audit trail. Data planes are sent the events whose outcome is allowed. It is hand-written because the
-// database computes tx.
+// AppendEvent adds to the audit trail, and what an operator did to the system trail too. Data planes are sent the events whose
+// outcome is allowed. It is hand-written because the database computes tx.
 func (tx *Tx) AppendEvent(e Event) error {
 	row, params := EventRow(e), Params{}
 	_, err := tx.exec(row.Into("tx")+`VALUES (`+tx.number+`, `+params.Add(row.Values...)+`)`, params)
-	return err
+	if err != nil || e.ActorMethod != MethodAdmin {
+		return err
+	}
+	return tx.AppendSystemEvent(SystemEvent{
+		Type: e.Type, CustomerID: e.CustomerID, ProjectID: e.ProjectID, Subject: cmp.Or(e.KeyID, e.TokenID, e.MemberID),
+		Before: e.Before.text(), After: e.After.text(),
+	})
 }
 
 // EventFilter selects events. What is zero selects all.
@@ -116,8 +121,7 @@ type EventFilter struct {
 	From, To int64
 }
 
-// apply adds the filter to a query of events. Ids begin with the time, at the earliest that of the event, so From ends the walk
-// through the index.
+// apply adds the filter to a query of events.
 func (f EventFilter) apply(db *gorm.DB) *gorm.DB {
 	for _, equal := range [...]struct{ column, value string }{
 		{"key_id", f.KeyID}, {"actor_user_id", f.Actor}, {"provider", f.Provider}, {"type", string(f.Type)}, {"outcome", string(f.Outcome)},
@@ -126,15 +130,7 @@ func (f EventFilter) apply(db *gorm.DB) *gorm.DB {
 			db = db.Where(equal.column+" = ?", equal.value)
 		}
 	}
-	if f.From > 0 {
-		var first ulid.ULID
-		_ = first.SetTime(uint64(min(f.From/1000, maxMillis)))
-		db = db.Where("id >= ? AND at >= ?", EventIDPrefix+first.String(), f.From)
-	}
-	if f.To > 0 {
-		db = db.Where("at < ?", f.To)
-	}
-	return db
+	return between(db, f.From, f.To)
 }
 
 // ListEvents returns a page of the project's events that the caller may read and the filter selects, newest first. before is the id

@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
 )
 
 // Migration is one step of the schema.
@@ -16,10 +19,14 @@ type Migration struct {
 	IsNewer bool
 }
 
+func (s *Store) migrator() (*goose.Provider, error) {
+	return s.engine.Migrator(func(versions database.Store) database.Store { return versionStore{versions, s.trail} })
+}
+
 // Migrate applies the migrations that are missing, and returns how many it applied itself. Any number of replicas may
 // call it at once: they take turns by an advisory lock on PostgreSQL, and by the write lock on SQLite.
 func (s *Store) Migrate(ctx context.Context) (int, error) {
-	m, err := s.engine.Migrator()
+	m, err := s.migrator()
 	if err != nil {
 		return 0, s.classify(err)
 	}
@@ -45,7 +52,7 @@ func (s *Store) Migrate(ctx context.Context) (int, error) {
 // Migrations returns the steps of the schema in order, and when each was applied: those that this program has, and then those that
 // a newer one applied.
 func (s *Store) Migrations(ctx context.Context) ([]Migration, error) {
-	m, err := s.engine.Migrator()
+	m, err := s.migrator()
 	if err != nil {
 		return nil, s.classify(err)
 	}

@@ -154,7 +154,7 @@ SELECT DISTINCT concat_ws(' ', 'reference', t.name, r."table") FROM tables t, pr
 		}
 		require.Equal(t, first, start, "both engines have the same tables, columns and indexes")
 
-		goose, err := models.EngineOf(f.Store).Migrator()
+		goose, err := models.Migrator(f.Store)
 		require.NoError(t, err)
 		_, err = goose.DownTo(t.Context(), 0)
 		require.NoError(t, err)

@@ -19,11 +19,15 @@ func TestServiceUserMayNotChangeThePast(t *testing.T) {
 	old := record("old")
 	old.At = 1
 	require.NoError(t, f.RecordFetch(t.Context(), old))
-	events, fetches := f.count("events"), f.count("fetches")
+	f.dataPlane("edge", nil)
+	events, system, fetches := f.count("events"), f.count("system_events"), f.count("fetches")
 	require.Positive(t, events)
+	require.Positive(t, system)
 	require.Equal(t, 1, fetches)
 	for _, statement := range []string{
 		"UPDATE events SET outcome = 'ok'", "UPDATE events SET actor_user_id = 'mallory' WHERE false", "DELETE FROM events", "TRUNCATE events",
+		"UPDATE system_events SET actor = 'mallory'", "DELETE FROM system_events", "TRUNCATE system_events", "DROP TABLE system_events",
+		"INSERT INTO system_events SELECT * FROM system_events ON CONFLICT (id) DO UPDATE SET type = 'x'",
 		"UPDATE fetches SET key_id = 'none'", "DELETE FROM fetches", "TRUNCATE fetches", "DELETE FROM fetches WHERE at < 0",
 		"INSERT INTO events SELECT * FROM events ON CONFLICT (customer_id, project_id, scope_user_id, id) DO UPDATE SET type = 'x'",
 		"MERGE INTO events e USING projects p ON e.customer_id = p.customer_id WHEN MATCHED THEN DELETE",
@@ -37,6 +41,7 @@ func TestServiceUserMayNotChangeThePast(t *testing.T) {
 		require.Equal(t, "42501", refusal.Code, statement)
 	}
 	require.Equal(t, events, f.count("events"))
+	require.Equal(t, system, f.count("system_events"))
 	require.Equal(t, fetches, f.count("fetches"))
 
 	page, err := os.ReadFile("../docs/operations.md")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 	"gorm.io/gorm/logger"
@@ -25,6 +26,7 @@ type Store struct {
 	// changed holds one signal for Watch after something was committed.
 	changed chan struct{}
 	quotas  quotaSlack
+	trail   *trail
 }
 
 // Options adjust a Store; the zero value is ready for production.
@@ -38,6 +40,8 @@ type Options struct {
 	DirectURL string
 	// Plaintext allows PostgreSQL beyond this machine to be reached without TLS.
 	Plaintext bool
+	// Process is the actor of the system events that the Store writes.
+	Process Process
 }
 
 // WithDefaults returns the options with defaults in place of zeros.
@@ -100,8 +104,9 @@ type Engine interface {
 
 	// CheckCreate returns an error that says what to do if the user may create no tables.
 	CheckCreate(ctx context.Context) error
-	// Migrator applies the engine's migrations. It uses the engine's connections, so it must not be closed.
-	Migrator() (*goose.Provider, error)
+	// Migrator applies the engine's migrations, and notes them in what noting returns for goose's own store of versions. It uses the
+	// engine's connections, so it must not be closed.
+	Migrator(noting func(versions database.Store) database.Store) (*goose.Provider, error)
 	Ping(ctx context.Context) error
 	// Stats returns the state of the connections for requests.
 	Stats() PoolStats
@@ -112,7 +117,8 @@ type Engine interface {
 
 // NewStore returns a Store on an engine. Use database.Open, which makes the engine too.
 func NewStore(e Engine, opts Options) *Store {
-	return &Store{engine: e, timeout: opts.WithDefaults().Timeout, changed: make(chan struct{}, 1), quotas: quotaSlack{left: map[[3]string]int{}}}
+	return &Store{engine: e, timeout: opts.WithDefaults().Timeout, changed: make(chan struct{}, 1), quotas: quotaSlack{left: map[[3]string]int{}},
+		trail: &trail{Process: opts.Process}}
 }
 
 // Close ends the store's connections and goroutines. Calls under way end with ErrUnavailable or their result. Closing again
@@ -140,7 +146,11 @@ func (s *Store) Transact(ctx context.Context, fn func(*Tx) error) error {
 func (s *Store) transact(ctx context.Context, from Pool, fn func(*Tx) error) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	if err := s.engine.Transact(ctx, from, fn); err != nil {
+	err := s.engine.Transact(ctx, from, func(tx *Tx) error {
+		tx.trail = s.trail
+		return fn(tx)
+	})
+	if err != nil {
 		// Canceling ctx closes the connection, and what then uses it returns driver.ErrBadConn or sql.ErrTxDone without the cause.
 		if errors.Is(ctx.Err(), context.Canceled) && !hasSentinel(err) && !errors.Is(err, context.Canceled) {
 			err = fmt.Errorf("%w: %w", context.Canceled, err)
@@ -182,7 +192,8 @@ type Tx struct {
 	// number is the SQL expression of the transaction's number, which its events are stored with.
 	number string
 	// Now is the transaction's one time, in microseconds.
-	Now int64
+	Now   int64
+	trail *trail
 }
 
 // NewTx returns a transaction that an engine has begun on db.

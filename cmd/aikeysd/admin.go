@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/user"
 	"regexp"
 	"strings"
 	"time"
@@ -24,12 +22,13 @@ func (p *program) adminCommand() *cobra.Command {
 		GroupID: groupOperate,
 		Long: `Manages the members of projects, their API keys, and the credentials of data planes, directly in the database: anyone
 who can read the database's URL is trusted. The service need not run. If it does, it applies a change from its next
-request on, and gateways do within a second. Every change to a project is recorded in its events, with the operator: the
-user and the name of the machine on which the command ran.`,
+request on, and gateways do within a second. Every change to a project is recorded in its events. The
+system trail ("aikeysd admin events") has these changes too, those of data planes, and who listed what a project has.
+Both name the operator: the user and the name of the machine on which the command ran.`,
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
   (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)`,
-	}, p.memberCommand(), p.tokenCommand(), p.keyCommand(), p.dataPlaneCommand(), p.fetchesCommand())
+	}, p.memberCommand(), p.tokenCommand(), p.keyCommand(), p.dataPlaneCommand(), p.fetchesCommand(), p.systemEventsCommand())
 }
 
 // admin is one run of a command that works on the database: its flags, and the database once that is open.
@@ -41,7 +40,8 @@ type admin struct {
 	settings                []string // settings that the command has flags for
 	mayCreate               bool     // whether the command may create a SQLite database that is missing
 	anySchema               bool     // whether the command works with any schema, and not only with one that is up to date
-	mustExist               bool     // whether the project must exist
+	reads                   bool     // whether the command lists what a project has: the project must exist, and the system trail gets an event
+	name                    string   // of the command
 
 	store    *models.Store
 	operator operator
@@ -82,6 +82,7 @@ func (a *admin) command(cmd *cobra.Command, check func() error, act func(ctx con
 	cmd.Args = cli.NoArguments(names...)
 	a.cfg.AddFlags(cmd.Flags(), a.settings...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		a.name = cmd.CommandPath()
 		err := errors.Join(checkIDs(a.idFlags), a.cfg.load(a.Environ))
 		if check != nil {
 			err = errors.Join(err, check())
@@ -105,7 +106,9 @@ func (a *admin) withStore(ctx context.Context, act func(ctx context.Context) err
 	if isMissing && !a.mayCreate {
 		return fmt.Errorf("there is no database at %s; the first start of \"aikeysd serve\" makes one, and so does \"aikeysd admin member set\" with a first owner", path)
 	}
-	if a.store, err = database.Open(a.cfg.DatabaseURL, a.cfg.storeOptions()); err != nil {
+	options := a.cfg.storeOptions()
+	options.Process = models.Process{Operator: a.operator.name, Command: a.name}
+	if a.store, err = database.Open(a.cfg.DatabaseURL, options); err != nil {
 		return err
 	}
 	if !a.anySchema {
@@ -114,8 +117,10 @@ func (a *admin) withStore(ctx context.Context, act func(ctx context.Context) err
 			a.Note("made a new database at %s", path)
 		}
 	}
-	if err == nil && a.mustExist {
-		err = a.requireProject(ctx)
+	if err == nil && a.reads {
+		if err = a.requireProject(ctx); err == nil {
+			err = a.store.RecordSystemEvent(ctx, models.SystemEvent{Type: models.EventProjectRead, CustomerID: a.customer, ProjectID: a.project})
+		}
 	}
 	if err == nil {
 		err = act(ctx)
@@ -158,14 +163,14 @@ type operator struct {
 }
 
 func newOperator(getenv func(name string) string) operator {
-	return operator{name: operatorName(getenv), ids: &models.IDs{}}
+	return operator{name: cli.Operator(getenv), ids: &models.IDs{}}
 }
 
 // event returns an event whose actor is the operator.
 func (o operator) event(tx *models.Tx, what models.EventType, about models.Caller) models.Event {
 	return models.Event{
 		ID: o.ids.Next(models.EventIDPrefix, time.UnixMicro(tx.Now)), CustomerID: about.CustomerID, ProjectID: about.ProjectID,
-		Type: what, Outcome: models.OutcomeAllowed, At: tx.Now, ActorUserID: o.name, ActorMethod: "admin", MemberID: about.UserID,
+		Type: what, Outcome: models.OutcomeAllowed, At: tx.Now, ActorUserID: o.name, ActorMethod: models.MethodAdmin, MemberID: about.UserID,
 	}
 }
 
@@ -195,38 +200,4 @@ func (a *admin) requireProject(ctx context.Context) error {
 		return fmt.Errorf("there is no project %s; is it spelled right? \"aikeysd admin member set\" makes one, with its first owner", a.projectInDatabase())
 	}
 	return err
-}
-
-// maxNameLength bounds each half of an operator's name, so that the whole is no longer than a user id may be.
-const maxNameLength = 31
-
-// operatorName names the user of this machine that runs the command, such as alice@host, and under sudo the user that
-// called it. No user of the API has such a name, as an id has no @. It is for people who investigate later and proves
-// nothing: anyone who can write to the database can write any name.
-func operatorName(getenv func(name string) string) string {
-	name := getenv("SUDO_USER")
-	if name == "" {
-		if current, err := user.Current(); err == nil {
-			name = current.Username
-		}
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = ""
-	}
-	return printable(name) + "@" + printable(host)
-}
-
-// printable replaces the characters of a name that do not belong in a table, and cuts it to a sensible length.
-func printable(name string) string {
-	if name == "" {
-		return "unknown"
-	}
-	kept := strings.Map(func(r rune) rune {
-		if r <= ' ' || r > '~' {
-			return '?'
-		}
-		return r
-	}, name)
-	return kept[:min(len(kept), maxNameLength)]
 }

@@ -244,7 +244,7 @@ fetches than requests.`,
 	}
 	a := p.newProjectAdmin(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 50, "list at most this many")
-	a.mustExist = true
+	a.reads = true
 	return a.command(cmd, func() error {
 		if limit < 1 || limit > maxFetches {
 			return cli.Usagef("--limit: must be a whole number from 1 to %d", maxFetches)

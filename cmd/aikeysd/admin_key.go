@@ -37,7 +37,7 @@ key it is; the keys with a dash are the project's.`,
 		Example: `  aikeysd admin key list --customer acme --project chat`,
 	}
 	a := p.newProjectAdmin(cmd)
-	a.mustExist = true
+	a.reads = true
 	return a.command(cmd, nil, func(ctx context.Context) error {
 		table := a.NewTable("ID", "PROVIDER", "USER", "STATE", "CREATED", "CREATED BY", "LAST USED", "REVOKED BY", "SUFFIX", "NAME")
 		for before := ""; ; {

@@ -79,7 +79,7 @@ func (p *program) memberListCommand() *cobra.Command {
 		Example: `  aikeysd admin member list --customer acme --project chat`,
 	}
 	a := p.newProjectAdmin(cmd)
-	a.mustExist = true
+	a.reads = true
 	return a.command(cmd, nil, func(ctx context.Context) error {
 		members, err := a.store.ListMembers(ctx, a.member(), "", 0)
 		if err != nil {

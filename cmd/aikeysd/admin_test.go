@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,69 @@ func TestAdminCommandsAreInAuditTrail(t *testing.T) {
 	}, got)
 }
 
+// What no project's events have is in the system trail: data planes, key-encryption keys, re-wraps, and what operators read.
+func TestSystemTrailNamesOperators(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		i := install(t, with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t)), 1)
+		olga := with(i.environ, "SUDO_USER=olga")
+		from := time.Now().UTC().Format(time.RFC3339Nano)
+		type event struct {
+			Type, Actor, Command, Subject string
+			Project                       string `json:"project_id"`
+			Before, After                 json.RawMessage
+		}
+		trail := func(args ...string) (events []event) {
+			got := mustAikeysd(t, i.environ, append([]string{"admin", "events", "-o", "json"}, args...)...)
+			var report struct{ Events []event }
+			require.NoError(t, json.Unmarshal([]byte(got), &report), got)
+			slices.Reverse(report.Events)
+			return report.Events
+		}
+		keks := func() []event { return trail("--type", "keks.changed") }
+		i.eventually("the service records its key-encryption key", func() bool { return len(keks()) == 1 })
+		first := keks()[0]
+		require.Equal(t, "aikeysd serve", first.Command)
+		require.Regexp(t, `^\{\s*"local:[0-9a-f]+": "primary"\s*\}$`, string(first.After))
+		next := i.rotate()
+		i.eventually("the service records the rotation", func() bool { return len(keks()) == 2 })
+		rotation := keks()[1]
+		require.JSONEq(t, string(first.After), string(rotation.Before))
+		require.Contains(t, string(rotation.After), `"`+next+`": "primary"`)
+
+		mustAikeysd(t, with(i.environ, "SUDO_USER=bob"), "rewrap")
+		for _, command := range []string{"dataplane create --name edge-9 --customer acme", "dataplane revoke --name edge-9",
+			"member set --customer acme --project chat --user carol --role member", "key list --customer acme --project chat",
+			"token list --customer acme --project chat", "fetches --customer acme --project chat", "member list --customer acme --project chat"} {
+			mustAikeysd(t, olga, append([]string{"admin"}, strings.Fields(command)...)...)
+		}
+		mustAikeysd(t, olga, "check", "--keys", "--customer", "acme", "--project", "chat")
+		var did []string
+		for _, e := range trail("--from", from) {
+			require.Regexp(t, `^\S+@\S+$`, e.Actor)
+			if name, _, _ := strings.Cut(e.Actor, "@"); e.Type != "keks.changed" {
+				did = append(did, name+": "+e.Command+": "+strings.TrimSpace(e.Type+" "+e.Project))
+			}
+			require.Equal(t, strings.HasPrefix(e.Type, "dataplane.") || e.Type == "member.set", e.Subject != "", e.Type)
+		}
+		require.ElementsMatch(t, []string{
+			"bob: aikeysd rewrap: rewrap.started", "bob: aikeysd rewrap: rewrap.ended",
+			"olga: aikeysd admin dataplane create: dataplane.created", "olga: aikeysd admin dataplane revoke: dataplane.revoked",
+			"olga: aikeysd admin member set: member.set chat", "olga: aikeysd admin key list: project.read chat",
+			"olga: aikeysd admin token list: project.read chat", "olga: aikeysd admin fetches: project.read chat",
+			"olga: aikeysd admin member list: project.read chat", "olga: aikeysd check: project.read chat",
+		}, did)
+		ended := trail("--type", "rewrap.ended")
+		require.Len(t, ended, 1)
+		require.Contains(t, string(ended[0].After), `"outcome": "done"`)
+		require.Contains(t, string(ended[0].After), `"rewrapped": 1`)
+		require.Regexp(t, `^TIME +ACTOR +COMMAND +TYPE +PROJECT +OF +BEFORE +AFTER\n\S+ +olga@\S+ +aikeysd admin dataplane revoke +dataplane\.revoked +- +\S+ +\{"name":"edge-9","customers":\["acme"\]\} +-\n$`,
+			mustAikeysd(t, i.environ, "admin", "events", "--type", "dataplane.revoked"))
+		require.Len(t, trail("--limit", "3"), 3)
+		require.Equal(t, exitOK, i.wait())
+	})
+}
+
 func TestAdminFailures(t *testing.T) {
 	t.Parallel()
 	environ := newEnviron(t)
@@ -133,9 +197,11 @@ func TestAdminFailures(t *testing.T) {
 		"nobody to revoke":      {"dataplane revoke --name eve", exitFailure, []string{"no data plane has the name eve; see: aikeysd admin dataplane list"}},
 		"fetches of no project": {"fetches" + inNew, exitFailure, []string{"there is no project acme/new"}},
 		"too many fetches":      {"fetches --limit 10001" + inChat, exitUsage, []string{"--limit: must be"}},
-		"a token for a name":    {"dataplane revoke ak_secret", exitUsage, []string{"takes no arguments; see aikeysd admin dataplane revoke --help"}},
-		"a flag of others":      {"dataplane list --customer acme", exitUsage, []string{"--customer"}},
-		"no database":           {"dataplane list --database-url sqlite:/nowhere/a.db", exitFailure, []string{"there is no database at /nowhere/a.db"}},
+		"events of no type": {"events --from yesterday --to 1969-12-31 --limit 0 -o yaml --customer ..", exitUsage,
+			[]string{"--from: must be a day", "--to: must be a day", "--limit: must be", "--output: must be", "--customer: must be"}},
+		"a token for a name": {"dataplane revoke ak_secret", exitUsage, []string{"takes no arguments; see aikeysd admin dataplane revoke --help"}},
+		"a flag of others":   {"dataplane list --customer acme", exitUsage, []string{"--customer"}},
+		"no database":        {"dataplane list --database-url sqlite:/nowhere/a.db", exitFailure, []string{"there is no database at /nowhere/a.db"}},
 	} {
 		got := aikeysd(t, environ, append([]string{"admin"}, strings.Fields(tc.args)...)...)
 		require.Equal(t, tc.code, got.code, "%s: %s", name, got.stderr)

@@ -114,7 +114,7 @@ func (p *program) tokenListCommand() *cobra.Command {
 	}
 	a := p.newProjectAdmin(cmd)
 	a.addUserFlag(cmd, false)
-	a.mustExist = true
+	a.reads = true
 	return a.command(cmd, nil, func(ctx context.Context) error {
 		tokens, err := a.store.ListTokens(ctx, a.customer, a.project, a.user)
 		if err != nil {

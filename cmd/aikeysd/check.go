@@ -36,7 +36,8 @@ For each key-encryption key (KEK), it shows the state (primary, enabled, retired
 the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the primary KEK, or "unreadable". It takes
 this from the keys' rows. With --deep it tries to unwrap each data key, and lists the keys that can't be read. That
 opens no secret unless --sealer-old is given, so it does not find a ciphertext that was changed. With --keys it lists a
-project's keys and how each is sealed. At secrets-svc it needs the rights "open" and "status", and "rewrap" for --deep.
+project's keys and how each is sealed, and the system trail records that. At secrets-svc it needs the rights "open" and
+"status", and "rewrap" for --deep.
 
 "not yet" means that the first start of "aikeysd serve" will make it: a SQLite database, or a keyset for a database
 that has none. If you expected it to exist, check its path.
@@ -172,7 +173,9 @@ func (c *checker) database(ctx context.Context) (_ string, err error) {
 	if c.isMissing {
 		return "", fmt.Errorf("%s %w", name, errNotYet)
 	}
-	store, err := database.Open(c.cfg.DatabaseURL, c.cfg.storeOptions())
+	options := c.cfg.storeOptions()
+	options.Process = models.Process{Operator: cli.Operator(c.Getenv), Command: "aikeysd check"}
+	store, err := database.Open(c.cfg.DatabaseURL, options)
 	if err != nil {
 		return "", err
 	}
@@ -303,6 +306,12 @@ func (c *checker) keys(ctx context.Context) (string, error) {
 const keysPage = 100
 
 func (c *checker) listKeys(ctx context.Context, inspector *rewrap.Inspector) ([]keyReport, error) {
+	err := c.store.RecordSystemEvent(ctx, models.SystemEvent{
+		Type: models.EventProjectRead, CustomerID: c.options.customer, ProjectID: c.options.project,
+	})
+	if err != nil {
+		return nil, err
+	}
 	reports := []keyReport{}
 	for after := ""; ; {
 		page, err := c.store.SealedKeysOf(ctx, c.options.customer, c.options.project, after, keysPage)

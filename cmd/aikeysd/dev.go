@@ -121,7 +121,7 @@ func (p *program) dev(ctx context.Context, cfg *config, options devOptions) erro
 	if err := os.MkdirAll(options.data, 0o700); err != nil {
 		return fmt.Errorf("--data: %w", err)
 	}
-	s, err := p.newService(ctx, cfg)
+	s, err := p.newService(ctx, cfg, "aikeysd dev")
 	if err != nil {
 		return err
 	}

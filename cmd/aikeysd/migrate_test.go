@@ -10,7 +10,7 @@ func TestMigrateGrantsPrintsWhatOneUserGets(t *testing.T) {
 	environ := newEnviron(t)
 	printed := mustAikeysd(t, environ, "migrate", "grants", "--user", `app"; DROP TABLE events; --`)
 	require.Contains(t, printed, `GRANT USAGE ON SCHEMA "public" TO "app""; DROP TABLE events; --";`)
-	require.Contains(t, printed, `REVOKE UPDATE, DELETE ON "public".events, "public".fetches FROM`)
+	require.Contains(t, printed, `REVOKE UPDATE, DELETE ON "public".events, "public".system_events, "public".fetches FROM`)
 	require.Contains(t, mustAikeysd(t, environ, "migrate", "grants", "--user", "app", "--schema", "keys"), `ON "keys".goose_db_version FROM "app";`)
 	require.Equal(t, 2, aikeysd(t, environ, "migrate", "grants").code)
 }

@@ -79,9 +79,9 @@ setting is wrong, 3 everything is done except for keys that can't be read.`,
 		return a.withSealer(func(s sealer.Sealer) error {
 			job := rewrap.Config{Store: a.store, Sealer: s, Rate: float64(rate)}
 			if dryRun {
-				return p.rewrapDryRun(ctx, job)
+				return a.rewrapDryRun(ctx, job)
 			}
-			return p.rewrap(ctx, a.cfg, job)
+			return a.rewrap(ctx, job)
 		})
 	})
 }
@@ -101,15 +101,16 @@ func (a *admin) withSealer(use func(sealer.Sealer) error) error {
 	return errors.Join(err, closers.Close())
 }
 
-func (p *program) rewrap(ctx context.Context, cfg *config, job rewrap.Config) error {
+func (a *admin) rewrap(ctx context.Context, job rewrap.Config) error {
+	cfg := a.cfg
 	if len(cfg.SealerOld) > 0 {
-		p.Note("moving secrets to %s: every aikeysd must run with it and with %s already, or can't open what has moved",
+		a.Note("moving secrets to %s: every aikeysd must run with it and with %s already, or can't open what has moved",
 			cfg.sealerName(), cfg.Of("sealer-old").Variable())
 	}
 	job.Settle = rewrapSettle
-	progress := newRewrapProgress(p.Stderr)
+	progress := newRewrapProgress(a.Stderr)
 	job.Report = progress.report
-	result, err := rewrap.New(job).Run(ctx)
+	result, err := a.runRecorded(ctx, job)
 	progress.finish(result.Progress)
 	if errors.Is(err, keysetcheck.ErrWrongKEK) {
 		return fmt.Errorf("%w; check %s and %s; nothing was changed", err, cfg.Of("sealer").Variable(), cfg.Of("sealer-old").Variable())
@@ -120,7 +121,36 @@ func (p *program) rewrap(ctx context.Context, cfg *config, job rewrap.Config) er
 	if err != nil {
 		return fmt.Errorf("%w; %s of %d re-wrapped so far, and a second run goes on from there", err, formatKeys(result.Rewrapped), result.Total)
 	}
-	return p.printRewrapped(ctx, job, result)
+	return a.printRewrapped(ctx, job, result)
+}
+
+// runRecorded runs a job, and records in the system trail that it starts and how it ends. A job that was killed has no end there.
+func (a *admin) runRecorded(ctx context.Context, job rewrap.Config) (rewrap.Result, error) {
+	type state struct {
+		Sealer     string `json:"sealer"`
+		Outcome    string `json:"outcome,omitempty"`
+		Primary    string `json:"primary,omitempty"`
+		Rewrapped  int64  `json:"rewrapped"`
+		Elsewhere  int64  `json:"elsewhere"`
+		Unreadable int64  `json:"unreadable"`
+	}
+	start := models.SystemEvent{Type: models.EventRewrapStarted, After: models.StateInJSON(map[string]string{"sealer": a.cfg.sealerName()})}
+	if err := a.store.RecordSystemEvent(ctx, start); err != nil {
+		return rewrap.Result{}, err
+	}
+	result, err := rewrap.New(job).Run(ctx)
+	end := state{a.cfg.sealerName(), "done", result.Primary, result.Rewrapped, result.Elsewhere, result.Progress.Unreadable}
+	switch {
+	case ctx.Err() != nil:
+		end.Outcome = "stopped"
+	case err != nil:
+		end.Outcome = "failed"
+	}
+	lost := a.store.RecordSystemEvent(context.WithoutCancel(ctx), models.SystemEvent{Type: models.EventRewrapEnded, After: models.StateInJSON(end)})
+	if lost != nil {
+		err = errors.Join(err, fmt.Errorf("the end of the re-wrap is not in the system trail: %w", lost))
+	}
+	return result, err
 }
 
 // printRewrapped prints the result of a job that has reached its end.

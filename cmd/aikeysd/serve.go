@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -51,7 +52,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.`,
 			if err := cfg.loadToServe(p.Environ); err != nil {
 				return err
 			}
-			s, err := p.newService(cmd.Context(), cfg)
+			s, err := p.newService(cmd.Context(), cfg, cmd.CommandPath())
 			if err != nil {
 				return err
 			}
@@ -67,9 +68,10 @@ const flushTimeout = 5 * time.Second
 
 // service is one running control plane.
 type service struct {
-	cfg    *config
-	log    *slog.Logger
-	getenv func(name string) string // for variables that are not settings, such as OTEL_*
+	cfg     *config
+	log     *slog.Logger
+	getenv  func(name string) string // for variables that are not settings, such as OTEL_*
+	process models.Process           // for the system trail
 
 	publicListener, dataplaneListener, opsListener net.Listener
 
@@ -91,11 +93,12 @@ type service struct {
 
 // newService binds the listeners first, so that a taken address is reported before anything is touched. Then it opens what
 // the service needs and makes its servers. It waits for nothing: the database may be down.
-func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+func (p *program) newService(ctx context.Context, cfg *config, command string) (*service, error) {
 	if err := cli.HideMemory(); err != nil {
 		return nil, err
 	}
 	s := &service{cfg: cfg, log: cli.NewLogger(p.Stderr, cfg.LogFormat, cfg.LogLevel), getenv: p.Getenv, prepared: make(chan struct{}),
+		process: models.Process{Operator: cli.Operator(p.Getenv), Command: command},
 		notified: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "aikeys_db_notifications", Help: "1 if the database's notifications arrived when the service started, else 0.",
 		})}
@@ -156,7 +159,9 @@ func (s *service) openSealer(ctx context.Context) (err error) {
 }
 
 func (s *service) openStore(context.Context) (err error) {
-	if s.store, err = database.Open(s.cfg.DatabaseURL, s.cfg.storeOptions()); err != nil {
+	options := s.cfg.storeOptions()
+	options.Process = s.process
+	if s.store, err = database.Open(s.cfg.DatabaseURL, options); err != nil {
 		return err
 	}
 	s.closers.Add(s.store.Close)
@@ -170,7 +175,7 @@ func (s *service) run(ctx context.Context) error {
 		slog.String("ops", s.ops.URL()), slog.String("version", cli.Version()))
 	program := lifecycle.Program{
 		Stages: [][]lifecycle.Part{
-			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), s.onceReady(s.checkNotifications)},
+			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), s.onceReady(s.checkNotifications), s.onceReady(s.recordKEKs)},
 			{s.api.Run}, // before the feed: a revocation may be waiting for data planes to acknowledge it
 			{s.onceReady(s.feed.Run), s.dataplane.Run}, // together: data planes' streams last as long as the feed
 		},
@@ -189,6 +194,42 @@ func (s *service) onceReady(run func(ctx context.Context) error) lifecycle.Part 
 			return nil
 		}
 	})
+}
+
+// kekInterval is the time between two looks at the sealer's key-encryption keys.
+const kekInterval = 5 * time.Second
+
+// recordKEKs adds to the system trail how the sealer's key-encryption keys have changed, at the start and while the service runs.
+func (s *service) recordKEKs(ctx context.Context) error {
+	ticker := time.NewTicker(kekInterval)
+	defer ticker.Stop()
+	for seen := ""; ; {
+		keks, err := sealer.ListKEKs(ctx, s.sealer)
+		if now := fmt.Sprint(keks); err == nil && now != seen {
+			if err = recordKEKs(ctx, s.store, keks); err == nil {
+				seen = now
+			} else if ctx.Err() == nil {
+				s.log.WarnContext(ctx, "a change of the key-encryption keys is not in the system trail yet", slog.String("error", err.Error()))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// recordKEKs adds to the system trail that the sealer has these key-encryption keys, unless the trail says so already.
+func recordKEKs(ctx context.Context, store *models.Store, keks []sealer.KEK) error {
+	states := make(map[string]string, len(keks))
+	for _, kek := range keks {
+		if _, known := states[kek.ID]; !known { // of two sealers with the same KEK, the first one seals
+			states[kek.ID] = string(kek.State)
+		}
+	}
+	_, err := store.RecordKEKs(ctx, states)
+	return err
 }
 
 // checkNotifications logs a warning, and sets a metric, if notifications of the database do not arrive.

@@ -27,7 +27,8 @@ again within a second, so nothing is restarted. Nothing is ever deleted.
 
 A rotation has two steps, because every service that may meet an envelope must have the key that wraps it: create the
 new key and bring it to every machine that has the namespace's keyset; only then make it primary, everywhere. Then
-re-wrap what is sealed with the old one ("aikeysd rewrap"), and retire that. Run these commands as the service's user.`,
+re-wrap what is sealed with the old one ("aikeysd rewrap"), and retire that. Run these commands as the service's user.
+Each change adds a line with the operator to the audit log; without a file for that, the line goes to standard error.`,
 		Example: `  secrets-svc keys create --namespace main
   secrets-svc keys list
   secrets-svc keys primary --namespace main --id local:5f0c1a2b`,
@@ -40,6 +41,8 @@ type keyring struct {
 	cfg       *config
 	namespace string
 	id        string
+	// changed is set by a command that has changed the keyset.
+	changed bool
 }
 
 func (k *keyring) path() string { return keysetPath(k.cfg.Keys, k.namespace) }
@@ -54,6 +57,7 @@ func (k *keyring) missing() bool {
 type keySpec struct {
 	anyNamespace bool // --namespace is optional
 	id           bool // the command takes the id of a key
+	readsOnly    bool
 	flags        func(*pflag.FlagSet)
 	act          func(ctx context.Context, k *keyring) error
 }
@@ -68,9 +72,15 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 		if err := cli.HideMemory(); err != nil {
 			return err
 		}
-		return k.explain(spec.act(cmd.Context(), k))
+		if spec.readsOnly {
+			return k.explain(spec.act(cmd.Context(), k))
+		}
+		return k.actRecorded(cmd, spec.act)
 	}
 	k.cfg.AddFlags(cmd.Flags(), "keys")
+	if !spec.readsOnly {
+		k.cfg.AddFlags(cmd.Flags(), "audit-log")
+	}
 	cmd.Flags().StringVar(&k.namespace, "namespace", "", "`name` of the namespace, as the clients file has it")
 	if spec.id {
 		cmd.Flags().StringVar(&k.id, "id", "", "`id` of the key, as \"secrets-svc keys list\" prints it")
@@ -79,6 +89,33 @@ func (p *program) newKeyCommand(cmd *cobra.Command, spec keySpec) *cobra.Command
 		spec.flags(cmd.Flags())
 	}
 	return cmd
+}
+
+// actRecorded changes the keyset, and adds a line to the audit log that names the operator. Without an audit log to write to, nothing is
+// changed. Where that is standard output, which has the result, the line goes to standard error.
+func (k *keyring) actRecorded(cmd *cobra.Command, act func(ctx context.Context, k *keyring) error) (err error) {
+	audit := secrets.NewAudit(&wholeLines{to: k.Stderr})
+	if k.cfg.AuditLog != standardOutput {
+		file, err := openAudit(k.cfg.AuditLog)
+		if err != nil {
+			return fmt.Errorf("%s: %w; nothing was changed", k.cfg.Of("audit-log").Given(), err)
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+		audit = secrets.NewAudit(file)
+	}
+	before, _ := local.List(k.path()) // empty without a keyset; the act reports what else is wrong with it
+	err = k.explain(act(cmd.Context(), k))
+	if !k.changed {
+		return err
+	}
+	after, lost := local.List(k.path())
+	if lost == nil {
+		lost = audit.KeysChanged(context.WithoutCancel(cmd.Context()), cli.Operator(k.Getenv), cmd.CommandPath(), k.namespace, k.id, before, after)
+	}
+	if lost != nil {
+		lost = fmt.Errorf("%s of namespace %s was changed, and the audit log does not have it: %w", k.id, k.namespace, lost)
+	}
+	return errors.Join(err, lost)
 }
 
 func (k *keyring) load(spec keySpec) error {
@@ -136,6 +173,7 @@ func (k *keyring) create(primary bool) error {
 	if err != nil {
 		return err
 	}
+	k.id, k.changed = id, true
 	if primary {
 		if err := local.SetPrimary(k.path(), id); err != nil {
 			return err
@@ -165,7 +203,7 @@ func (p *program) listKeysCommand() *cobra.Command {
 		Long: `Lists the ids and states of keys: primary seals and opens, enabled opens what it has sealed, retired does nothing. The
 keys themselves are never shown.`,
 		Example: "  secrets-svc keys list\n  secrets-svc keys list --namespace main",
-	}, keySpec{anyNamespace: true, act: func(_ context.Context, k *keyring) error { return k.list() }})
+	}, keySpec{anyNamespace: true, readsOnly: true, act: func(_ context.Context, k *keyring) error { return k.list() }})
 }
 
 func (k *keyring) list() error {
@@ -216,6 +254,7 @@ sealed. Every machine with this namespace must have the key already.`,
 		if err := local.SetPrimary(k.path(), k.id); err != nil {
 			return err
 		}
+		k.changed = true
 		k.Note("%s is primary; services that run use it within a second. Next: aikeysd rewrap", k.id)
 		return nil
 	}})
@@ -231,6 +270,7 @@ func (p *program) enableKeyCommand() *cobra.Command {
 		if err := local.Enable(k.path(), k.id); err != nil {
 			return err
 		}
+		k.changed = true
 		k.Note("%s opens what is sealed with it; services that run have it within a second", k.id)
 		return nil
 	}})
@@ -276,6 +316,7 @@ func (k *keyring) retire(checked bool) error {
 	if err := local.Retire(k.path(), k.id); err != nil {
 		return err
 	}
+	k.changed = true
 	k.Note("%s is retired; \"secrets-svc keys enable --namespace %s --id %s\" brings it back", k.id, k.namespace, k.id)
 	k.Note("in two seconds, run once more: aikeysd keys in-use --kek %s; enable the key if it no longer counts 0", k.id)
 	return nil

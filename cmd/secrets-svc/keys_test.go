@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,57 @@ func TestKeyLifecycleByCommands(t *testing.T) {
 	require.Equal(t, map[string]string{first: "retired", second: "primary", third: "enabled"}, i.states())
 	i.must("keys", "enable", "--namespace", "main", "--id", first)
 	require.Equal(t, "enabled", i.states()[first])
+}
+
+// The audit log says who changed which key, and what state each key had before and after.
+func TestKeyChangesAreAudited(t *testing.T) {
+	i := install(t)
+	log := []string{"SUDO_USER=olga", "SECRETS_SVC_AUDIT_LOG=" + i.path("audit.log")}
+	run := func(command string, args ...string) string {
+		got := i.run(log, append([]string{"keys", command, "--namespace", "main"}, args...)...)
+		require.Equal(t, cli.ExitOK, got.code, got.stderr)
+		return strings.TrimSpace(got.stdout)
+	}
+	first, second := run("create"), run("create", "--primary")
+	run("retire", "--id", first, "--i-have-checked")
+	run("enable", "--id", first)
+	run("primary", "--id", first)
+	run("list")
+	refused := i.run(log, "keys", "retire", "--namespace", "main", "--id", first, "--i-have-checked")
+	require.Equal(t, cli.ExitFailure, refused.code)
+
+	type change struct {
+		Msg, Operator, Command, Namespace string
+		KEKID                             string `json:"kek_id"`
+		Before, After                     map[string]string
+	}
+	var got []change
+	for line := range strings.Lines(i.read("audit.log")) {
+		var c change
+		require.NoError(t, json.Unmarshal([]byte(line), &c), line)
+		require.Regexp(t, `^olga@\S+$`, c.Operator)
+		c.Operator = ""
+		got = append(got, c)
+	}
+	states := func(a, b string) map[string]string { return map[string]string{first: a, second: b} }
+	require.Equal(t, []change{
+		{"keys", "", "secrets-svc keys create", "main", first, nil, map[string]string{first: "primary"}},
+		{"keys", "", "secrets-svc keys create", "main", second, map[string]string{first: "primary"}, states("enabled", "primary")},
+		{"keys", "", "secrets-svc keys retire", "main", first, states("enabled", "primary"), states("retired", "primary")},
+		{"keys", "", "secrets-svc keys enable", "main", first, states("retired", "primary"), states("enabled", "primary")},
+		{"keys", "", "secrets-svc keys primary", "main", first, states("enabled", "primary"), states("primary", "enabled")},
+	}, got)
+
+	unwritable := i.run([]string{"SECRETS_SVC_AUDIT_LOG=" + i.path("none/audit.log")}, "keys", "create", "--namespace", "main")
+	require.Equal(t, cli.ExitFailure, unwritable.code)
+	require.Contains(t, unwritable.stderr, "nothing was changed")
+	require.Len(t, i.states(), 2)
+	full := i.run([]string{"SECRETS_SVC_AUDIT_LOG=/dev/full"}, "keys", "primary", "--namespace", "main", "--id", second)
+	require.Equal(t, cli.ExitFailure, full.code)
+	require.Contains(t, full.stderr, second+" of namespace main was changed, and the audit log does not have it")
+	toError := i.run(nil, "keys", "create", "--namespace", "main")
+	require.Contains(t, toError.stderr, `"command":"secrets-svc keys create"`)
+	require.NotContains(t, toError.stdout, "command")
 }
 
 func TestRefusedKeyCommands(t *testing.T) {

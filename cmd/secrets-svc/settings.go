@@ -68,7 +68,7 @@ func newConfig() *config {
 		{Name: "keys", Arg: "folder", Default: "data/secrets-keys", Parse: settings.Text(&s.Keys),
 			Usage: "folder with the keyset file of each namespace, <namespace>.json; read again when they change"},
 		{Name: "audit-log", Arg: "file", Default: standardOutput, Parse: settings.Text(&s.AuditLog),
-			Usage: "file to add a line to for each open, in JSON; - is standard output. What can't be written there is not opened"},
+			Usage: "file to add a line to for each open and each change of keys, in JSON; - is standard output. What can't be written there is not opened"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
 			Usage: "certificate chain of this service, in PEM; for host:port; read again when it changes"},
 		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),

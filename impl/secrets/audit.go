@@ -11,8 +11,8 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// Audit writes one line of JSON for each open that reaches the namespace's keys, and for each that the client is not allowed
-// to do. A line holds ids and fixed words, never a secret.
+// Audit writes one line of JSON for each open that reaches the namespace's keys, for each that the client is not allowed to do, and
+// for each change of the keys themselves. A line holds ids and fixed words, never a secret.
 type Audit struct{ lines slog.Handler }
 
 // NewAudit returns an Audit that writes each line with one Write, whose error refuses the open.
@@ -28,7 +28,7 @@ const (
 func (a *Audit) opened(ctx context.Context, requestID string, client Client, item sealer.Item, outcome string) error {
 	kekID, _ := sealer.KEKIDOf(item.Envelope) // empty if the bytes are not an envelope
 	b := item.Binding
-	return a.write(ctx,
+	return a.write(ctx, "open",
 		slog.String("client", client.Name), slog.String("namespace", client.Namespace),
 		slog.String("customer_id", b.CustomerID), slog.String("project_id", b.ProjectID), slog.String("key_id", b.KeyID),
 		slog.String("provider", b.Provider), slog.Uint64("version", uint64(b.Version)), slog.String("kek_id", kekID),
@@ -41,12 +41,25 @@ func (a *Audit) refused(ctx context.Context, client Client, identities []identit
 	for i, identity := range identities {
 		names[i] = identity.String()
 	}
-	return a.write(ctx, slog.String("client", client.Name), slog.String("namespace", client.Namespace), slog.Any("peer", names),
+	return a.write(ctx, "open", slog.String("client", client.Name), slog.String("namespace", client.Namespace), slog.Any("peer", names),
 		slog.String("outcome", "client-not-allowed"), slog.String("request_id", requestID))
 }
 
-func (a *Audit) write(ctx context.Context, attrs ...slog.Attr) error {
-	line := slog.NewRecord(time.Now(), slog.LevelInfo, "open", 0)
+// KeysChanged records that an operator's command changed the key-encryption keys of a namespace.
+func (a *Audit) KeysChanged(ctx context.Context, operator, command, namespace, id string, before, after []sealer.KEK) error {
+	states := func(name string, keks []sealer.KEK) slog.Attr {
+		attrs := make([]any, len(keks))
+		for i, kek := range keks {
+			attrs[i] = slog.String(kek.ID, string(kek.State))
+		}
+		return slog.Group(name, attrs...)
+	}
+	return a.write(ctx, "keys", slog.String("operator", operator), slog.String("command", command), slog.String("namespace", namespace),
+		slog.String("kek_id", id), states("before", before), states("after", after))
+}
+
+func (a *Audit) write(ctx context.Context, what string, attrs ...slog.Attr) error {
+	line := slog.NewRecord(time.Now(), slog.LevelInfo, what, 0)
 	line.AddAttrs(attrs...)
 	if err := a.lines.Handle(ctx, line); err != nil {
 		return fmt.Errorf("audit: %w", err)

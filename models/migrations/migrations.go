@@ -13,6 +13,9 @@ var files embed.FS
 // Of returns the migrations of a database: "postgres" or "sqlite".
 func Of(database string) (fs.FS, error) { return fs.Sub(files, database) }
 
+// SystemEvents is the version of the migration that makes the table system_events.
+const SystemEvents = 10
+
 //go:embed service_user.sql
 var serviceUser string
 

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/jackc/puddle/v2"
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 	"gorm.io/driver/postgres"
 	"gorm.io/gorm"
@@ -141,7 +142,7 @@ func (e *engine) pool(from models.Pool) *pool {
 func (e *engine) ORM(from models.Pool) *gorm.DB { return e.pool(from).orm }
 
 // Migrator implements models.Engine.
-func (e *engine) Migrator() (*goose.Provider, error) {
+func (e *engine) Migrator(noting func(database.Store) database.Store) (*goose.Provider, error) {
 	files, err := migrations.Of("postgres")
 	if err != nil {
 		return nil, err
@@ -151,7 +152,11 @@ func (e *engine) Migrator() (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectPostgres, e.schema, files, goose.WithSessionLocker(locker))
+	versions, err := database.NewStore(goose.DialectPostgres, goose.DefaultTablename)
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectCustom, e.schema, files, goose.WithStore(noting(versions)), goose.WithSessionLocker(locker))
 }
 
 // Ping implements models.Engine.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
 	"gorm.io/driver/sqlite"
 	"gorm.io/gorm"
 	sqlitedriver "modernc.org/sqlite"
@@ -175,12 +176,16 @@ func (e *engine) query(ctx context.Context, statement string, args []any) (*sql.
 }
 
 // Migrator implements models.Engine.
-func (e *engine) Migrator() (*goose.Provider, error) {
+func (e *engine) Migrator(noting func(database.Store) database.Store) (*goose.Provider, error) {
 	files, err := migrations.Of("sqlite")
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectSQLite3, e.writer.db, files)
+	versions, err := database.NewStore(goose.DialectSQLite3, goose.DefaultTablename)
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectCustom, e.writer.db, files, goose.WithStore(noting(versions)))
 }
 
 // Ping implements models.Engine.
