@@ -15,7 +15,7 @@ import (
 const (
 	// HeaderForwardAuth carries the secret that a proxy must send, if one is configured.
 	HeaderForwardAuth = "Agentrouter-Forward-Auth"
-	// HeaderError, in refusals, is the body once more, for nginx, which reads no bodies of such answers.
+	// HeaderError is the body of a refusal once more, for nginx, which reads no bodies of such answers.
 	HeaderError = "Agentrouter-Error"
 
 	forwardAuthPath = "/auth/"

@@ -143,7 +143,7 @@ func (p Provider) validate() error {
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !routePattern.MatchString(r.Path) }), "a route's path is not plain"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.AuthStyle != "" && !slices.Contains(headerStyles, r.AuthStyle) }), "a route's auth_style is no header"},
-		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.Dialect != "" && !slices.Contains(dialects, r.Dialect) }), "a route's dialect is unknown"},
+		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !slices.Contains(append(dialects, ""), r.Dialect) }), "a route's dialect is unknown"},
 		{p.Answers.Validate() != nil, "answers has a rule without sense"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},

@@ -194,6 +194,19 @@ func TestCheckRefusals(t *testing.T) {
 	}
 }
 
+func TestRefusalsAreInTheDialectOfTheRoute(t *testing.T) {
+	conn, _, _, _ := start(t, dataplanetest.Refusing(dataplane.ErrNoKey))
+	for path, want := range map[string]string{
+		"/gemini/v1beta/models/m:generateContent": `"status":"PERMISSION_DENIED"`,
+		"/gemini/v1beta/openai/chat/completions":  `"code":"no_key"`,
+		"/v1beta/openai/chat/completions":         `"code":"no_key"`,
+	} {
+		denied := check(t, conn, "gemini", path, map[string]string{"x-api-key": callersKey}).GetDeniedResponse()
+		require.Contains(t, denied.GetBody(), want, path)
+		require.Equal(t, strings.Contains(path, "openai"), fields(denied.GetHeaders())["content-type"] == "application/problem+json")
+	}
+}
+
 // checkFrom is a check of a request with a bad credential from a client's address.
 func checkFrom(client string) *authv3.CheckRequest {
 	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
