@@ -6,9 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,10 +22,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/websocket"
 	"golang.org/x/sys/unix"
 
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
+	"github.com/agentrouter/aikeys/internal/tlsfiles/tlsfilestest"
 )
 
 // certifiedName is a name in the certificates of providers that run WithTLS.
@@ -196,6 +200,46 @@ func TestProviderSDKs(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A Realtime session opens for a server, which sends its key in a header, and for a browser, which has to send it as a protocol.
+func TestRealtimeSessions(t *testing.T) {
+	t.Parallel()
+	folder, err := filepath.Abs("../../tools/peers")
+	require.NoError(t, err)
+	opened := make(chan http.Header, 1)
+	provider := httptest.NewServer(websocket.Server{Handler: func(ws *websocket.Conn) {
+		opened <- ws.Request().Header
+		for text := `{"type": "session.created"}`; websocket.Message.Send(ws, text) == nil && websocket.Message.Receive(ws, &text) == nil; {
+		}
+	}})
+	t.Cleanup(provider.Close)
+	e := newEnv(t)
+	own := tlsfilestest.WriteCertificate(t, t.TempDir(), 1) // Node's SDK opens sessions over TLS only
+	gateway := e.start("--upstream", "openai="+provider.URL+"/v1", "--tls-cert", own.CertFile, "--tls-key", own.KeyFile).awaitReady()
+	for name, args := range map[string][]string{
+		"a server in Python": {filepath.Join(folder, ".venv", "bin", "python"), "-B", filepath.Join(folder, "realtime_client.py")},
+		"a server in Node":   {"node", filepath.Join(folder, "realtime_client.mjs"), "server"},
+		"a browser":          {"node", filepath.Join(folder, "realtime_client.mjs"), "browser"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+			cmd.Env = []string{
+				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "OPENAI_BASE_URL=" + gateway.address.Gateway + "/openai", "OPENAI_API_KEY=" + callerToken,
+				"SSL_CERT_FILE=" + own.CertFile, "NODE_EXTRA_CA_CERTS=" + own.CertFile}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			stdout, err := cmd.Output()
+			require.NoError(t, err, "%s", &stderr)
+			require.JSONEq(t, `["session.created", "input_audio_buffer.clear"]`, string(stdout))
+			seen := <-opened
+			require.Equal(t, []string{"Bearer " + providerSecret}, seen.Values("Authorization"))
+			require.NotContains(t, fmt.Sprint(seen), callerToken)
+			require.Equal(t, name == "a browser", seen.Get("Sec-WebSocket-Protocol") == "realtime")
+		})
 	}
 }
 

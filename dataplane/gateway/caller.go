@@ -125,8 +125,8 @@ func splitPath(path string) (provider, rest string, ok bool) {
 	return provider, rest, ok
 }
 
-// CallerOf reads the caller's credential and the project from the head of a request to a provider. rawQuery is read for
-// QueryKeyProvider only. The same credential may be sent twice; two different ones are refused.
+// CallerOf reads the caller's credential and the project from the head of a request to a provider. The credential may be among the
+// protocols of a WebSocket, as OpenAI's clients in browsers send it. rawQuery is read for QueryKeyProvider only. The same credential may be sent twice; two different ones are refused.
 func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request, error) {
 	if !isName(provider, false) {
 		return dataplane.Request{}, errNoRoute
@@ -157,6 +157,11 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 	for _, name := range [...]string{headerXAPIKey, headerXGoogAPIKey, headerAPIKey} {
 		for _, value := range header[name] {
 			found.add(strings.TrimSpace(value))
+		}
+	}
+	for protocol := range eachProtocol(header) {
+		if key, ok := strings.CutPrefix(protocol, webSocketKeyPrefix); ok {
+			found.add(key)
 		}
 	}
 	if provider == QueryKeyProvider && rawQuery != "" {

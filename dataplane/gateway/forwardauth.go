@@ -36,8 +36,8 @@ type forwardAuth struct {
 // Its answers carry providers' keys in plain text: a client that reaches it with a valid API key can read one. Serve it
 // where callers can't reach it, on a unix socket or an address of its own, and set Config.ForwardAuthSecret as well.
 //
-// It never sees the provider's answer, so it reports no refused keys. It ignores a credential in the query (?key=),
-// because these proxies could not remove it.
+// It never sees the provider's answer, so it reports no refused keys. It ignores a credential in the query (?key=) and among the
+// protocols of a WebSocket, because these proxies could not remove it.
 func NewForwardAuth(cfg Config) (http.Handler, error) {
 	authorizer, err := NewAuthorizer("forward_auth", cfg)
 	if err != nil {
@@ -62,6 +62,10 @@ func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, uri := range slices.Concat(r.Header["X-Forwarded-Uri"], r.Header["X-Original-Uri"]) {
 		path, _, _ := strings.Cut(uri, "?")
 		head.Paths = append(head.Paths, path)
+	}
+	if head.Header[webSocketProtocols] != nil {
+		head.Header = head.Header.Clone()
+		delete(head.Header, webSocketProtocols)
 	}
 	grant, problem := f.authorizer.Authorize(r.Context(), r.RemoteAddr, head)
 	if problem != nil {

@@ -339,8 +339,7 @@ func TestWebSockets(t *testing.T) {
 	})
 	cfg, err := websocket.NewConfig(strings.Replace(gw.URL, "http", "ws", 1)+"/openai/v1/realtime", "http://localhost/")
 	require.NoError(t, err)
-	cfg.Header.Set("Authorization", "Bearer "+callersKey)
-	cfg.Protocol = []string{"realtime", "openai-insecure-api-key." + callersKey}
+	cfg.Protocol = []string{"realtime", "openai-insecure-api-key." + callersKey} // the only credential
 	ws, err := cfg.DialContext(t.Context())
 	require.NoError(t, err)
 	for _, text := range []string{"one", "two"} {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/base64"
 	"io"
+	"iter"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -89,8 +90,8 @@ const (
 
 // stripRequest removes the headers that are not for the provider: see isPrivate.
 func stripRequest(header http.Header, credential string) {
-	if protocols, ok := header[webSocketProtocols]; ok {
-		stripProtocols(header, protocols, credential)
+	if header[webSocketProtocols] != nil {
+		stripProtocols(header, credential)
 	}
 	for name, values := range header {
 		if isPrivate(name, values, credential) {
@@ -146,12 +147,24 @@ func contains(text, credential string) bool {
 	return false
 }
 
+// eachProtocol returns the protocols that a WebSocket's client offers.
+func eachProtocol(header http.Header) iter.Seq[string] {
+	return func(visit func(string) bool) {
+		for _, line := range header[webSocketProtocols] {
+			for protocol := range strings.SplitSeq(line, ",") {
+				if protocol = strings.TrimSpace(protocol); protocol != "" && !visit(protocol) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // stripProtocols removes the WebSocket protocols that carry a key.
-func stripProtocols(header http.Header, protocols []string, credential string) {
+func stripProtocols(header http.Header, credential string) {
 	var kept []string
-	for protocol := range strings.SplitSeq(strings.Join(protocols, ","), ",") {
-		protocol = strings.TrimSpace(protocol)
-		if protocol != "" && !strings.HasPrefix(protocol, webSocketKeyPrefix) && !contains(protocol, credential) {
+	for protocol := range eachProtocol(header) {
+		if !strings.HasPrefix(protocol, webSocketKeyPrefix) && !contains(protocol, credential) {
 			kept = append(kept, protocol)
 		}
 	}

@@ -121,6 +121,45 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 	}
 }
 
+// Browsers send the credential of a WebSocket as a protocol. nginx and its like could not remove it, so they get no grant for it.
+func TestCredentialInAProtocol(t *testing.T) {
+	resolver := dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret))
+	conn, _, _, _ := start(t, resolver)
+	forwardAuth, err := gateway.NewForwardAuth(gateway.Config{Resolver: resolver})
+	require.NoError(t, err)
+	for name, tc := range map[string]struct {
+		protocols, authorization string
+		byEnvoy, byForwardAuth   int
+	}{
+		"alone":             {"realtime, openai-insecure-api-key." + callersKey, "", 200, 401},
+		"first":             {"openai-insecure-api-key." + callersKey + ",realtime", "", 200, 401},
+		"twice the same":    {"realtime, openai-insecure-api-key." + callersKey, "Bearer " + callersKey, 200, 200},
+		"two that differ":   {"realtime, openai-insecure-api-key.another", "Bearer " + callersKey, 401, 200},
+		"an empty one":      {"realtime, openai-insecure-api-key.", "", 401, 401},
+		"with another name": {"realtime, api-key." + callersKey, "", 401, 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			header := map[string]string{"sec-websocket-protocol": tc.protocols}
+			if tc.authorization != "" {
+				header["authorization"] = tc.authorization
+			}
+			byEnvoy := checkAs(t, conn, http.MethodGet, "openai", "/openai/realtime", header)
+			require.Equal(t, tc.byEnvoy != 200, byEnvoy.GetDeniedResponse() != nil)
+			if tc.byEnvoy == 200 {
+				require.Equal(t, "realtime", fields(byEnvoy.GetOkResponse().GetHeaders())["sec-websocket-protocol"])
+			}
+			ask := httptest.NewRequest(http.MethodGet, "/auth/openai", nil)
+			ask.Header.Set("X-Forwarded-Uri", "/openai/realtime")
+			for field, value := range header {
+				ask.Header.Set(field, value)
+			}
+			byForwardAuth := httptest.NewRecorder()
+			forwardAuth.ServeHTTP(byForwardAuth, ask)
+			require.Equal(t, tc.byForwardAuth, byForwardAuth.Code)
+		})
+	}
+}
+
 // A use counts once, whichever way it is made, and is a refusal if the provider never sees it.
 func TestEveryFaceCountsTheUse(t *testing.T) {
 	provider := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
