@@ -14,7 +14,7 @@ var files embed.FS
 func Of(database string) (fs.FS, error) { return fs.Sub(files, database) }
 
 // SystemEvents is the version of the migration that makes the table system_events.
-const SystemEvents = 10
+const SystemEvents = 11
 
 //go:embed service_user.sql
 var serviceUser string
