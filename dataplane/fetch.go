@@ -161,23 +161,34 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	}
 	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
 	for _, r := range got.Routes {
-		key.Routes = append(key.Routes, Route{r.Path, AuthStyle(r.AuthStyle)})
+		key.Routes = append(key.Routes, Route{Path: r.Path, Host: valueOf(r.Host), AuthStyle: AuthStyle(r.AuthStyle)})
 	}
 	for _, r := range got.Answers {
 		key.Answers = append(key.Answers, verdict.Rule{
 			Status: r.Status, At: valueOf(r.At), Is: valueOf(r.Is), Begins: valueOf(r.Begins), Means: verdict.Verdict(r.Means),
 		})
 	}
-	key.setSecret(got.Secret)
+	var injected []injectedHeader
+	for _, h := range got.Inject {
+		injected = append(injected, injectedHeader{h.Name, h.Value.Reveal(), h.Mode == "append"})
+	}
+	key.setSecret(got.Secret, injected)
 	e := &entry{
 		key: key, project: project{got.CustomerID, got.ProjectID}, provider: got.Provider, user: req.UserID,
-		keyID: req.KeyID, validUntil: maxValid,
+		keyID: req.KeyID, validUntil: maxValid, refreshFrom: maxValid,
+	}
+	if ms := got.ExpiresInMs; ms != nil {
+		e.validUntil = milliseconds(*ms, maxValid)
+		e.refreshFrom = e.validUntil
+	}
+	if ms := got.RefreshInMs; ms != nil {
+		e.refreshFrom = milliseconds(*ms, maxValid)
 	}
 	if got.Caller != nil {
 		key.Caller = &Caller{UserID: got.Caller.UserID, TokenID: valueOf(got.Caller.TokenID)}
 		e.user, e.token = key.Caller.UserID, key.Caller.TokenID
 		if ms := got.Caller.ValidMs; ms != nil {
-			e.validUntil = milliseconds(*ms, maxValid)
+			e.validUntil = min(e.validUntil, milliseconds(*ms, maxValid))
 		}
 	}
 	return e, asOf, nil
@@ -207,9 +218,12 @@ func answersRequest(got *gen.FetchResponse, req *Request) bool {
 func (r *Resolver) setExpiry(e *entry, sent time.Duration) bool {
 	now := r.clock.Now()
 	if e.err != nil {
-		e.agedAt, e.validUntil = sent+r.cfg.NegativeTTL, sent+maxValid
+		e.agedAt, e.validUntil, e.refreshFrom = sent+r.cfg.NegativeTTL, sent+maxValid, sent+maxValid
 	} else {
-		e.agedAt, e.validUntil = sent+r.cfg.MaxAge, sent+e.validUntil
+		if e.refreshFrom < maxValid { // an answer that grows old first must not make a request wait either
+			e.refreshFrom = min(e.refreshFrom, r.cfg.MaxAge/10*9)
+		}
+		e.agedAt, e.validUntil, e.refreshFrom = sent+r.cfg.MaxAge, sent+e.validUntil, sent+e.refreshFrom
 	}
 	e.freshUntil = min(e.agedAt, e.validUntil)
 	inTime := r.isLeased(now) || now-sent <= time.Duration(r.leaseTerm.Load())+r.cfg.MaxStale

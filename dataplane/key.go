@@ -163,15 +163,47 @@ type Key struct {
 	secret secret.Text
 	// ended reports whether an event has ended the key for its caller: see Resolver.Watch. It is nil for a key made elsewhere.
 	ended *atomic.Bool
-	// header returns the header that carries the key in a style; ok is false if none can. It is nil for a key made elsewhere.
-	header func(AuthStyle) (name, value string, ok bool)
+	// headers returns the headers that carry the key in a style; there are none if it can't be carried. It is nil for a key made elsewhere.
+	headers func(AuthStyle) []injectedHeader
 }
 
-// Route is a part of a provider's host beside what is below BaseURL. A request whose path begins with Path goes to the same path of
-// that host.
+// injectedHeader is a header that carries a key. It replaces what the caller sent, or follows it.
+type injectedHeader struct {
+	name, value string
+	follows     bool
+}
+
+// Route is a part of what a provider serves beside what is below BaseURL. A request whose path begins with Path goes to the same path
+// of BaseURL's host, or of Host.
 type Route struct {
-	Path      string
+	// Path has no escapes and no slash at the end; * is one segment.
+	Path string
+	// Host is empty for BaseURL's. * stands for the path's last *, which must then be one label of a host's name.
+	Host      string
 	AuthStyle AuthStyle
+}
+
+// match returns how many bytes of the pattern match a path literally, and the segment at the last *. ok is false if the path does not
+// begin with the pattern.
+func (r Route) match(path string) (literal int, last string, ok bool) {
+	if !strings.Contains(r.Path, "*") {
+		rest, begins := strings.CutPrefix(path, r.Path)
+		return len(r.Path), "", begins && (rest == "" || rest[0] == '/')
+	}
+	path = strings.TrimPrefix(path, "/")
+	for part := range strings.SplitSeq(strings.TrimPrefix(r.Path, "/"), "/") {
+		segment, rest, _ := strings.Cut(path, "/")
+		switch {
+		case part == "*" && segment != "":
+			last = segment
+		case part == segment && segment != "":
+			literal += len(segment)
+		default:
+			return 0, "", false
+		}
+		path = rest
+	}
+	return literal, last, true
 }
 
 // Caller is the user that a key serves.
@@ -196,31 +228,66 @@ func (k *Key) Base() (*url.URL, error) {
 	return base, nil
 }
 
-// Route returns the route of a path on BaseURL's host: the longest that the path begins with.
+// Route returns the route of a path on BaseURL's host: the one of which most matches the beginning of the path.
 func (k *Key) Route(path string) (longest Route, ok bool) {
+	most := -1
 	for _, r := range k.Routes {
-		if rest, begins := strings.CutPrefix(path, r.Path); begins && (rest == "" || rest[0] == '/') && len(r.Path) > len(longest.Path) {
-			longest, ok = r, true
+		if literal, _, matches := r.match(path); matches && literal > most {
+			longest, ok, most = r, true, literal
 		}
 	}
 	return longest, ok
 }
 
+// HostAt returns the host that serves a path of BaseURL's host, or "" if that is BaseURL's. ok is false if the path must name a host and
+// does not, as one with an impossible location.
+func (k *Key) HostAt(path string) (host string, ok bool) {
+	route, _ := k.Route(path)
+	domain, isLabel := strings.CutPrefix(route.Host, "*")
+	if !isLabel {
+		return route.Host, true
+	}
+	_, last, _ := route.match(path)
+	return last + domain, isHostLabel(last)
+}
+
+// isHostLabel reports whether text can begin a host's name, in lower case (RFC 1123, section 2.1).
+func isHostLabel(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return text != "" && len(text) < 64 && text[0] != '-' && text[len(text)-1] != '-'
+}
+
 // Header returns the header that Authorize sets, for gateways that have another proxy set it.
 func (k *Key) Header() (name, value string, err error) { return k.HeaderAt("") }
 
-// HeaderAt returns the header that AuthorizeAt sets.
+// HeaderAt returns the header that AuthorizeAt sets. The error wraps ErrUnsupportedAuth, also if it sets several.
 func (k *Key) HeaderAt(path string) (name, value string, err error) {
+	headers, err := k.headersAt(path)
+	switch {
+	case err != nil:
+		return "", "", err
+	case len(headers) > 1 || headers[0].follows:
+		return "", "", fmt.Errorf("%w: the key is more than one header", ErrUnsupportedAuth)
+	}
+	return headers[0].name, headers[0].value, nil
+}
+
+// headersAt returns the headers that carry the key, at least one.
+func (k *Key) headersAt(path string) ([]injectedHeader, error) {
 	style := k.AuthStyle
 	if r, ok := k.Route(path); ok {
 		style = r.AuthStyle
 	}
-	if k.header != nil {
-		if name, value, ok := k.header(style); ok {
-			return name, value, nil
+	if k.headers != nil {
+		if headers := k.headers(style); len(headers) > 0 {
+			return headers, nil
 		}
 	}
-	return "", "", fmt.Errorf("%w: %s", ErrUnsupportedAuth, style)
+	return nil, fmt.Errorf("%w: %s", ErrUnsupportedAuth, style)
 }
 
 // Authorize replaces every credential of the caller in h by the key, for a request below BaseURL. It removes them even if it returns
@@ -235,30 +302,40 @@ func (k *Key) AuthorizeAt(h http.Header, path string) error {
 			delete(h, name)
 		}
 	}
-	name, value, err := k.HeaderAt(path)
+	headers, err := k.headersAt(path)
 	if err != nil {
 		return err
 	}
-	h.Set(name, value)
+	for _, injected := range headers {
+		if !injected.follows {
+			h.Del(injected.name)
+		}
+		h.Add(injected.name, injected.value)
+	}
 	return nil
 }
 
-// setSecret keeps the secret in a closure, which fmt can't look into.
-func (k *Key) setSecret(plain secret.Text) {
+// setSecret keeps the secret in a closure, which fmt can't look into. If headers are injected, they carry it in every style.
+func (k *Key) setSecret(plain secret.Text, injected []injectedHeader) {
 	k.secret = plain
-	bearer := "Bearer " + plain.Reveal()
-	k.header = func(style AuthStyle) (name, value string, ok bool) {
+	if len(injected) > 0 {
+		k.headers = func(AuthStyle) []injectedHeader { return injected }
+		return
+	}
+	one := func(name, value string) []injectedHeader { return []injectedHeader{{name: name, value: value}} }
+	bearer, own := one("Authorization", "Bearer "+plain.Reveal()), plain.Reveal()
+	k.headers = func(style AuthStyle) []injectedHeader {
 		switch style {
 		case AuthBearer:
-			return "Authorization", bearer, true
+			return bearer
 		case AuthXAPIKey:
-			return "X-Api-Key", plain.Reveal(), true
+			return one("X-Api-Key", own)
 		case AuthXGoogAPIKey:
-			return "X-Goog-Api-Key", plain.Reveal(), true
+			return one("X-Goog-Api-Key", own)
 		case AuthAPIKey:
-			return "Api-Key", plain.Reveal(), true
-		default: // signed, or exchanged for a token
-			return "", "", false
+			return one("Api-Key", own)
+		default:
+			return nil
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
+	"github.com/agentrouter/aikeys/internal/secret"
 )
 
 // callers returns a header with every kind of caller's credential, and X-Request-Id.
@@ -76,6 +78,50 @@ func TestAuthorizeOnRoutes(t *testing.T) {
 		require.Equal(t, want, h, path)
 	}
 	require.ErrorIs(t, key.AuthorizeAt(callers(), "/new/x"), dataplane.ErrUnsupportedAuth)
+}
+
+// A style that came after this release is served, if the answer says what to put on the request.
+func TestAuthorizeWithInjectedHeaders(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
+	resolve := func(inject ...gen.InjectedHeader) *dataplane.Key {
+		key, err := s.R.Resolve(t.Context(), dataplane.ByID(s.Register(dataplanetest.Key{Secret: "t-1", AuthStyle: "magic", Inject: inject})))
+		require.NoError(t, err)
+		return key
+	}
+	own := gen.InjectedHeader{Name: "Authorization", Value: secret.New("Magic t-1"), Mode: "set"}
+	beta := gen.InjectedHeader{Name: "x-request-id", Value: secret.New("2"), Mode: "append"}
+	key, h := resolve(own), callers()
+	require.NoError(t, key.Authorize(h))
+	require.Equal(t, http.Header{"Authorization": {"Magic t-1"}, "X-Request-Id": {"1"}}, h)
+	name, value, err := key.Header()
+	require.NoError(t, err)
+	require.Equal(t, []string{"Authorization", "Magic t-1"}, []string{name, value})
+	require.NotContains(t, fmt.Sprintf("%+v %#v", key, key), "t-1")
+
+	key, h = resolve(own, beta), callers()
+	require.NoError(t, key.Authorize(h))
+	require.Equal(t, http.Header{"Authorization": {"Magic t-1"}, "X-Request-Id": {"1", "2"}}, h)
+	_, _, err = key.Header()
+	require.ErrorIs(t, err, dataplane.ErrUnsupportedAuth, "another proxy sets one header")
+}
+
+func TestRoutesNameHosts(t *testing.T) {
+	key := dataplane.Key{Routes: []dataplane.Route{
+		{Path: "/v1"}, {Path: "/v1/projects/*/locations/*", Host: "*-ai.example"}, {Path: "/v1/projects/*/locations/global", Host: "ai.example"},
+	}}
+	for path, want := range map[string]string{
+		"/v1/models": "", "/v1/projects/p/locations": "", "/v2/projects/p/locations/us": "", "/v1/projects//locations/us": "",
+		"/v1/projects/p/locations/us": "us-ai.example", "/v1/projects/p/locations/europe-west1/x": "europe-west1-ai.example",
+		"/v1/projects/p/locations/global/x": "ai.example", "/v1/projects/locations/locations/us": "us-ai.example",
+	} {
+		host, ok := key.HostAt(path)
+		require.True(t, ok, path)
+		require.Equal(t, want, host, path)
+	}
+	for _, location := range []string{"US", "a.evil.example", "evil.example%2f", "a%2eb", "-a", "a-", "a_b", "a:80", "a@b", "*", strings.Repeat("a", 64)} {
+		_, ok := key.HostAt("/v1/projects/p/locations/" + location + "/models")
+		require.False(t, ok, location)
+	}
 }
 
 func TestKeyFields(t *testing.T) {

@@ -94,6 +94,9 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	now := r.clock.Now()
 	if r.isLeased(now) {
 		if e, ok := r.store.cache.GetIfPresent(id); ok && now < e.freshUntil {
+			if now >= e.refreshFrom && e.refreshing.CompareAndSwap(false, true) {
+				go r.refresh(context.WithoutCancel(ctx), e, req)
+			}
 			return r.hit(e)
 		}
 	}
@@ -145,6 +148,17 @@ func (r *Resolver) miss(ctx context.Context, id digest, req Request) (*Key, erro
 		go r.runFetch(context.WithoutCancel(ctx), p, req)
 	}
 	return r.wait(ctx, p)
+}
+
+// refresh fetches an entry again while it still serves. If that fails, the next use of the entry tries again.
+func (r *Resolver) refresh(ctx context.Context, e *entry, req Request) {
+	defer e.refreshing.Store(false)
+	if now := r.clock.Now(); r.health.downReason(now, r.isLeased(now)) != nil {
+		return
+	}
+	if p, isNew, _ := r.store.joinFetch(e.id, func(*entry) bool { return false }); isNew {
+		r.runFetch(ctx, p, req)
+	}
 }
 
 // wait returns the result of a fetch, or the stale key if one may serve and the fetch is slow.

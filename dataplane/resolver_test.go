@@ -316,3 +316,32 @@ func TestRunOnceAtATime(t *testing.T) {
 	dataplanetest.Eventually(t, "a stream again", func() bool { return r.Status().Connected })
 	require.NotEmpty(t, cp.Connections()[1].LastEventID)
 }
+
+// What a cloud's credential signed is fetched again while it still serves, once for all, and never serves after its end.
+func TestMadeKeyIsRefreshedBeforeItEnds(t *testing.T) {
+	s := dataplanetest.NewEnv(t, func(cfg *dataplane.Config) { cfg.MaxAge, cfg.MaxStale = 24*time.Hour, time.Hour })
+	id := s.Register(dataplanetest.Key{AuthStyle: "aws_sigv4", Life: time.Hour})
+	serve := func() { s.Serves(forNobody, id) }
+	advance := func(d time.Duration) {
+		s.Clock.Advance(d)
+		s.AwaitLease()
+	}
+	s.Fetches(1, serve)
+	advance(47 * time.Minute)
+	s.Fetches(0, serve)
+	advance(2 * time.Minute)
+	held, before := s.HoldAnswers(), s.Count(dataplanetest.Fetch)
+	for range 3 {
+		serve() // no request waits
+	}
+	dataplanetest.Eventually(t, "one fetch", func() bool { return s.Count(dataplanetest.Fetch) == before+1 })
+	held.Release()
+	advance(12 * time.Minute)
+	s.Fetches(0, serve) // with the answer, or it waits for the fetch in flight
+
+	s.SetFault(dataplanetest.Unavailable, dataplanetest.Fetch)
+	advance(40 * time.Minute)
+	serve() // a refresh that fails ends nothing
+	advance(30 * time.Minute)
+	s.Refuses(forNobody, dataplane.ErrUnavailable)
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -16,7 +17,7 @@ import (
 // again.
 const maxEventLog = 4096
 
-// entry is a cached answer: a key, or a refusal (err). It never changes. All times are the Clock's.
+// entry is a cached answer: a key, or a refusal (err). It never changes, but for refreshing. All times are the Clock's.
 //
 // While cached, an entry is in one of these states; an event that touches it, or an eviction, drops it from each:
 //
@@ -34,8 +35,11 @@ type entry struct {
 	provider, user, token, keyID string
 
 	// freshUntil is the earlier of agedAt and validUntil. agedAt is when MaxAge or NegativeTTL has passed. validUntil is
-	// when the caller's credential has to be checked again.
+	// when the caller's credential has to be checked again, or when the provider no longer takes what was made for it.
 	freshUntil, agedAt, validUntil time.Duration
+	// refreshFrom is from when a use of the entry, which is still fresh, has it fetched again, once.
+	refreshFrom time.Duration
+	refreshing  atomic.Bool
 }
 
 // store holds the cached answers, the indexes by which events find them, and the fetches in flight.

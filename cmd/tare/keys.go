@@ -156,7 +156,7 @@ func (p *program) secretPrompt(ctx context.Context, s *session, slug string) (st
 		}
 		if each.SecretFormat == aikeysv1.SecretFormatJSON {
 			return "", cli.Usagef("a key of %s is a JSON document with %s: put it in a file and name it with %s",
-				p.sanitize(each.DisplayName), p.sanitize(strings.Join(each.RequiredFields, ", ")), secretFileFlag)
+				p.sanitize(each.DisplayName), p.sanitize(fieldsOf(each)), secretFileFlag)
 		}
 		p.printNote("Create one at " + each.KeyPageURL)
 		return fmt.Sprintf("Key of %s (not shown):", each.DisplayName), nil

@@ -33,10 +33,23 @@ func (p *program) printProviders(reply *aikeysv1.ListProvidersResponse) error {
 		each := &reply.Providers[i]
 		begins := strings.Join(each.Prefixes, " ")
 		if each.SecretFormat == aikeysv1.SecretFormatJSON {
-			begins = "{" + strings.Join(each.RequiredFields, ", ") + "}"
+			begins = "{" + fieldsOf(*each) + "}"
 		}
 		t.addRow(cell{string(each.Slug), bold}, cell{each.DisplayName, plain}, cell{string(each.SecretFormat), plain},
 			cell{begins, plain}, cell{each.KeyPageURL, plain}, cell{each.BaseURL, plain})
 	}
 	return p.printTable(t)
+}
+
+// fieldsOf lists the fields that a provider's credential document must have.
+func fieldsOf(p aikeysv1.ProviderInfo) string {
+	text := strings.Join(p.RequiredFields, ", ")
+	for i, group := range p.AlternativeFields {
+		separator := " or "
+		if i == 0 {
+			separator = ", and "
+		}
+		text += separator + strings.Join(group, " with ")
+	}
+	return text
 }

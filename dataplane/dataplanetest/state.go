@@ -43,6 +43,9 @@ type Key struct {
 	ProjectID, UserID, Provider, Secret, BaseURL, AuthStyle string
 	Routes                                                  []gen.Route
 	Answers                                                 []gen.AnswerRule
+	// Inject and Life are those of a key that is made for a while.
+	Inject []gen.InjectedHeader
+	Life   time.Duration
 }
 
 type key struct {
@@ -315,9 +318,13 @@ func scopeOf(k *key) string {
 }
 
 func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen.FetchResponse {
-	return &gen.FetchResponse{
+	response := &gen.FetchResponse{
 		KeyID: k.id, Version: 1, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
 		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes, Answers: k.Answers,
-		AsOf: cp.position(), Caller: caller,
+		AsOf: cp.position(), Caller: caller, Inject: k.Inject,
 	}
+	if k.Life > 0 {
+		response.ExpiresInMs, response.RefreshInMs = new(k.Life.Milliseconds()), new(k.Life.Milliseconds()*8/10)
+	}
+	return response
 }

@@ -127,7 +127,10 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 		return key, header, "", errNoPath // whether the operation may be served depends on it
 	}
 	for i, sent := range head.Paths {
-		target := to.join(safePath(head.belowProvider(sent)))
+		target, err := to.target(safePath(head.belowProvider(sent)))
+		if err != nil {
+			return key, header, "", err
+		}
 		if _, err := checkOperation(to, target); err != nil {
 			return key, header, "", err
 		}

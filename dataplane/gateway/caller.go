@@ -149,10 +149,14 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 	var found singleValue
 	for _, value := range header[headerAuthorization] {
 		scheme, token, _ := strings.Cut(strings.TrimSpace(value), " ")
-		if !strings.EqualFold(scheme, "bearer") {
+		switch {
+		case strings.EqualFold(scheme, "bearer"):
+			found.add(strings.TrimSpace(token))
+		case scheme == "AWS4-HMAC-SHA256":
+			found.add(accessKeyOf(token))
+		default:
 			return "", errScheme
 		}
-		found.add(strings.TrimSpace(token))
 	}
 	for _, name := range [...]string{headerXAPIKey, headerXGoogAPIKey, headerAPIKey} {
 		for _, value := range header[name] {
@@ -182,6 +186,15 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 		return "", dataplane.ErrCallerUnauthenticated
 	}
 	return found.value, nil
+}
+
+// accessKeyOf returns the access key id of a signature (docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html),
+// for clients of Bedrock that insist on signing: they have the caller's credential as their access key id. Nothing depends on the
+// signature.
+func accessKeyOf(signature string) string {
+	_, scope, _ := strings.Cut(signature, "Credential=")
+	id, _, _ := strings.Cut(scope, "/")
+	return strings.TrimSpace(id)
 }
 
 // singleValue keeps a value, and notices a second one that differs. Empty values are ignored.

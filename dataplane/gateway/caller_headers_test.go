@@ -28,6 +28,11 @@ func TestCredentialsAreReplacedByTheKey(t *testing.T) {
 			"Authorization": {"Bearer " + callersKey}, "X-Api-Key": {callersKey},
 			"X-Goog-Api-Key": {callersKey}, "Api-Key": {callersKey},
 		},
+		"a signature with it as the access key id": {
+			"Authorization":        {"AWS4-HMAC-SHA256 Credential=" + callersKey + "/20261129/us-east-1/bedrock/aws4_request, SignedHeaders=host;x-amz-date, Signature=0f"},
+			"X-Amz-Date":           {"20261129T000000Z"},
+			"X-Amz-Content-Sha256": {"0f"}, "X-Amz-Security-Token": {"t"},
+		},
 		"one, and others that are empty": {"Authorization": {"Bearer "}, "X-Api-Key": {callersKey}, "Api-Key": {""}},
 	}
 	providers := map[dataplane.AuthStyle][2]string{
@@ -49,7 +54,7 @@ func TestCredentialsAreReplacedByTheKey(t *testing.T) {
 				got := <-seen
 				require.Equal(t, []string{want[1]}, got[want[0]])
 				delete(got, want[0])
-				for _, credential := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"} {
+				for _, credential := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key", "X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Content-Sha256"} {
 					require.NotContains(t, got, credential)
 				}
 				requireUnmarked(t, fmt.Sprint(got), fmt.Sprint(res.Header), gw.log.String())

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -39,6 +40,7 @@ func isBasePath(path string) bool { return path == "" || path[0] == '/' && isSaf
 // destination is where requests with a key go: below a base URL, or to the routes of its host.
 type destination struct {
 	key *dataplane.Key
+	own *url.URL // the key's base URL
 	// base is the key's base URL, or that of the upstream which replaces it.
 	base *url.URL
 	// root is the escaped path on base's host that stands for the root of the provider's own. It has no slash at the end.
@@ -51,7 +53,7 @@ func newDestination(key *dataplane.Key, upstream *url.URL) (destination, error) 
 	if err != nil || upstream == nil && checkDestination(own) != nil { // New has checked upstreams
 		return destination{}, errDestination
 	}
-	d := destination{key: key, base: own}
+	d := destination{key: key, own: own, base: own}
 	if upstream != nil {
 		d.base = upstream
 	}
@@ -77,6 +79,21 @@ func (d destination) join(path safePath) *url.URL {
 	return out
 }
 
+// target returns the URL to which the request for a caller's path goes: join's, on the host that serves it. An upstream stands for all
+// hosts of the provider.
+func (d destination) target(path safePath) (*url.URL, error) {
+	out := d.join(path)
+	if d.base != d.own {
+		return out, nil
+	}
+	host, ok := d.key.HostAt(d.pathOnHost(out))
+	if !ok {
+		return out, errLocation
+	}
+	out.Host = cmp.Or(host, out.Host)
+	return out, nil
+}
+
 // pathOnHost returns the path that the target of a request has on the provider's own host. An upstream may stand for that host, and so
 // have the provider's routes, or for its base URL.
 func (d destination) pathOnHost(target *url.URL) string {
@@ -84,9 +101,9 @@ func (d destination) pathOnHost(target *url.URL) string {
 	if _, ok := d.key.Route(onHost); ok {
 		return onHost
 	}
-	if own, err := d.key.Base(); err == nil && own != d.base {
+	if d.base != d.own {
 		if rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(d.base.EscapedPath(), "/")); below {
-			return strings.TrimRight(own.EscapedPath(), "/") + rest
+			return strings.TrimRight(d.own.EscapedPath(), "/") + rest
 		}
 	}
 	return onHost

@@ -74,6 +74,29 @@ func TestJoinOnRoutes(t *testing.T) {
 	}
 }
 
+// The location in a path of Vertex AI decides the host, and nothing else does.
+func TestLocationsDecideTheHost(t *testing.T) {
+	key := &dataplane.Key{BaseURL: "https://ai.example/v1", Routes: []dataplane.Route{{Path: "/v1/projects/*/locations/*", Host: "*-ai.example"}}}
+	to, err := newDestination(key, nil)
+	require.NoError(t, err)
+	for path, want := range map[string]string{
+		"/projects/p/locations/us-east1/models/m:predict": "https://us-east1-ai.example/v1/projects/p/locations/us-east1/models/m:predict",
+		"/v1/projects/p/locations/us-east1/models":        "https://us-east1-ai.example/v1/projects/p/locations/us-east1/models",
+		"/publishers/google/models/m":                     "https://ai.example/v1/publishers/google/models/m",
+	} {
+		target, err := to.target(safePath(path))
+		require.NoError(t, err)
+		require.Equal(t, want, target.String())
+	}
+	_, err = to.target("/projects/p/locations/evil.example%2f/models")
+	require.ErrorIs(t, err, errLocation)
+	to, err = newDestination(key, mustURL(t, "https://x.example/v1"))
+	require.NoError(t, err)
+	target, err := to.target("/projects/p/locations/us-east1/models")
+	require.NoError(t, err)
+	require.Equal(t, "https://x.example/v1/projects/p/locations/us-east1/models", target.String(), "an upstream stands for all hosts")
+}
+
 func attacks() []string {
 	return []string{
 		"/..", "/../x", "/a/../../x", "/./x", "/a/.", "//evil.example/x", "/a//b", "/%2e%2e/x", "/%2E%2e/x", "/.%2e/x",

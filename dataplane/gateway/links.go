@@ -52,7 +52,7 @@ func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 		return ""
 	}
 	target := sent.ResolveReference(reference)
-	if !isSameHost(target, d.base) {
+	if !isSameHost(target, d.base) && !isSameHost(target, sent) {
 		return link
 	}
 	rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(d.base.EscapedPath(), "/"))

@@ -23,9 +23,9 @@ func checkOperation(d destination, target *url.URL) (class string, err error) {
 	if route, ok := d.key.Route(d.pathOnHost(target)); ok {
 		first = len(segmentsOf(d.root))
 		last = first + len(segmentsOf(route.Path))
-	} else if own, err := d.key.Base(); err == nil && own != d.base {
+	} else if d.base != d.own {
 		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
-		if path := segmentsOf(own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
+		if path := segmentsOf(d.own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
 			last += len(path)
 		}
 	}

@@ -39,7 +39,9 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 		return
 	}
 	p.incoming = pr.In
-	pr.Out.URL = p.destination.join(p.path)
+	if pr.Out.URL, p.err = p.destination.target(p.path); p.err != nil {
+		return
+	}
 	p.sentTo = pr.Out.URL
 	if p.operation, p.err = checkOperation(p.destination, pr.Out.URL); p.err != nil {
 		return
@@ -109,6 +111,7 @@ func isPrivate(name string, values []string, credential string) bool {
 	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Proxy-Authorization", "Cookie",
 		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
 		"X-Original-Url", "X-Original-Uri", "X-Rewrite-Url",
+		"X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Content-Sha256", // of a signature with the caller's credential
 		"X-Http-Method", "X-Http-Method-Override", "X-Method-Override":
 		return true
 	default:

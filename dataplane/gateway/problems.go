@@ -20,6 +20,7 @@ var (
 	errNoRoute         = errors.New("no such path")
 	errPath            = errors.New("unsafe path")
 	errProject         = errors.New("invalid project id")
+	errLocation        = errors.New("impossible location")
 	errMethod          = errors.New("method not allowed")
 	errScheme          = errors.New("scheme is not bearer")
 	errNoCredential    = errors.New("no credential")
@@ -55,6 +56,10 @@ var problems = problem.Table{
 	{
 		Err: errPath, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "unsafe-path", Title: "Unsafe path",
 		Detail: "The path has dot segments, empty segments or backslashes, plain or escaped; send it without.",
+	},
+	{
+		Err: errLocation, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "invalid-location", Title: "Invalid location",
+		Detail: "The path must name a location of the provider, in lower case: /projects/{project}/locations/europe-west1/publishers/….",
 	},
 	{
 		Err: errProject, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "invalid-project", Title: "Invalid project",
@@ -134,7 +139,7 @@ var problems = problem.Table{
 	},
 	{
 		Err: dataplane.ErrUnsupportedAuth, Status: http.StatusNotImplemented, Code: codeUnimplemented, Slug: "unsupported-auth", Title: "Unsupported provider",
-		Detail: "This provider needs signed requests, which this gateway can't make yet.",
+		Detail: "This provider takes its key in a way that this gateway does not know; its operator can upgrade it.",
 	},
 	{
 		Err: errUnreachable, Status: http.StatusBadGateway, Code: codeUnavailable, Slug: "provider-unreachable", Title: "Provider unreachable",

@@ -665,9 +665,13 @@ type Problem struct {
 
 // Provider What the service knows about a provider.
 type Provider struct {
+	// AlternativeFields Groups of further fields. The document must have all fields of exactly one group. Absent if there are no such
+	// groups.
+	AlternativeFields [][]string `json:"alternative_fields,omitempty"`
+
 	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
-	// made from it.
+	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
+	// signed with it; the credential itself goes to no data plane.
 	AuthStyle string `json:"auth_style"`
 
 	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the

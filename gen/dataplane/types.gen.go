@@ -98,8 +98,8 @@ type FetchResponse struct {
 	AsOf Position `json:"as_of"`
 
 	// AuthStyle How the provider takes it. `bearer`: `Authorization: Bearer KEY`. `x_api_key`: `x-api-key: KEY`.
-	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4` and `gcp_oauth`: the
-	// credential document signs requests, or is exchanged for a token.
+	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4` and `gcp_oauth`: as `inject`
+	// says.
 	AuthStyle string `json:"auth_style"`
 
 	// BaseURL The only address that the key may be sent to; request paths are appended.
@@ -110,6 +110,13 @@ type FetchResponse struct {
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
+
+	// ExpiresInMs How long the provider takes `secret`, in milliseconds from when the fetch was sent. It must not be used after
+	// that. Absent if it is not known to end.
+	ExpiresInMs *int64 `json:"expires_in_ms,omitempty"`
+
+	// Inject What to put on each request, whatever `auth_style` is. Absent if `auth_style` says it.
+	Inject []InjectedHeader `json:"inject,omitempty"`
 
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
@@ -128,6 +135,9 @@ type FetchResponse struct {
 	// `next_key` if a newer key is bad and the policy allows the next one; or `by_id`.
 	Reason string `json:"reason"`
 
+	// RefreshInMs When to fetch again, in the same way, so that no request has to wait for it. Present with `expires_in_ms`.
+	RefreshInMs *int64 `json:"refresh_in_ms,omitempty"`
+
 	// Routes What else of the host of `base_url` is served. A request whose path begins with a route's goes to the same path of that
 	// host; the longest one decides `auth_style`, also for what is below `base_url`. Absent if there are none.
 	Routes []Route `json:"routes,omitempty"`
@@ -135,8 +145,8 @@ type FetchResponse struct {
 	// Scope Whether it is the project's key or a user's own.
 	Scope string `json:"scope"`
 
-	// Secret The provider's key in plain text, as the request's header takes it. For a provider whose credential is a
-	// document, it is the document, unless the provider takes one of its fields as the key.
+	// Secret What the provider takes in plain text, as the request's header has it: the key, a field of a credential that is a
+	// document, or a token that was made from it. The credential that a token is made from is never sent.
 	Secret Secret `json:"secret"`
 
 	// Version The number of secrets that the key has had, starting at 1.
@@ -160,6 +170,19 @@ type InFlight struct {
 
 	// Requests Their number. Answers that are still being passed on count, streamed ones and upgraded connections included.
 	Requests int `json:"requests"`
+}
+
+// InjectedHeader A header of requests to the provider.
+type InjectedHeader struct {
+	// Mode `set`: in the place of all that the caller sent under this name. `append`: after what the caller sent.
+	Mode string `json:"mode"`
+
+	// Name Its name.
+	Name string `json:"name"`
+
+	// Value What the provider takes in plain text, as the request's header has it: the key, a field of a credential that is a
+	// document, or a token that was made from it. The credential that a token is made from is never sent.
+	Value Secret `json:"value"`
 }
 
 // KeyID A key's id, `byok_<ulid>`.
@@ -244,17 +267,21 @@ type ReportedCaller struct {
 	UserID OpaqueID `json:"user_id"`
 }
 
-// Route Another part of a provider's host.
+// Route Another part of what a provider serves.
 type Route struct {
 	// AuthStyle How it takes the key, as in `auth_style` of the key.
 	AuthStyle string `json:"auth_style"`
 
-	// Path Where it begins. It has no escapes, and no slash at the end.
+	// Host The host that serves it, over https; absent if it is that of `base_url`. `*` stands for the last `*` of the path. What
+	// is there in a request must be one label of lower-case letters, digits and hyphens, and the request be refused if not.
+	Host *string `json:"host,omitempty"`
+
+	// Path Where it begins. It has no escapes, and no slash at the end. `*` is one segment.
 	Path string `json:"path"`
 }
 
-// Secret The provider's key in plain text, as the request's header takes it. For a provider whose credential is a
-// document, it is the document, unless the provider takes one of its fields as the key.
+// Secret What the provider takes in plain text, as the request's header has it: the key, a field of a credential that is a
+// document, or a token that was made from it. The credential that a token is made from is never sent.
 type Secret = secret.Text
 
 // SessionID The id of a stream, a ULID.

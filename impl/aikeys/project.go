@@ -287,7 +287,8 @@ func parsePeriod(from, to *time.Time) (first, end int64, err error) {
 func wireProvider(p providers.Provider) gen.Provider {
 	return gen.Provider{
 		Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle),
-		SecretFormat: string(p.SecretFormat), Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(), KeyPageURL: p.KeyPage,
+		SecretFormat: string(p.SecretFormat), Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(),
+		AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage,
 	}
 }
 

@@ -29,7 +29,7 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	found, err := s.find(ctx, auth.PrincipalFrom(ctx).DataPlaneID, lookup, now)
 	var key plaintextKey
 	if err == nil {
-		key, err = s.open(ctx, found.Key)
+		key, err = s.open(ctx, found.Key, now)
 	}
 	if unrecorded := s.record(ctx, fetchRecord(ctx, now, found, err), err); unrecorded != nil {
 		return nil, unrecorded
@@ -155,29 +155,28 @@ func (s *server) authenticate(ctx context.Context, credential string) (auth.Prin
 // errUnreadable is returned for a key whose envelope does not open, or opens to something that can't be used.
 var errUnreadable = errors.New("key is unreadable")
 
-// plaintextKey is a key in plain text, and where it may be sent.
+// plaintextKey is what goes to a provider, in plain text.
 type plaintextKey struct {
-	secret   gensecret.Text
-	baseURL  string
+	providers.Credential
 	provider providers.Provider
 }
 
 // open unseals a key. From here on its plaintext is in the answer, and nowhere else.
-func (s *server) open(ctx context.Context, key models.Key) (plaintextKey, error) {
+func (s *server) open(ctx context.Context, key models.Key, now time.Time) (plaintextKey, error) {
 	provider, known := s.providers.Lookup(key.Provider)
 	if !known {
 		return plaintextKey{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
 	}
-	baseURL, secret, err := provider.Open(ctx, s.sealer, sealer.Binding{
+	credential, err := provider.Open(ctx, s.sealer, sealer.Binding{
 		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
-	}, key.Envelope)
+	}, key.Envelope, now)
 	switch {
 	case err != nil && (errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil):
 		return plaintextKey{}, err
 	case err != nil:
 		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
-	return plaintextKey{gensecret.New(secret), baseURL, provider}, nil
+	return plaintextKey{credential, provider}, nil
 }
 
 // The fields of a request that say which key it asks for. A request has exactly one of them.
@@ -336,7 +335,7 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	}
 	var routes []gen.Route
 	for _, r := range p.provider.Routes {
-		routes = append(routes, gen.Route{Path: r.Path, AuthStyle: string(cmp.Or(r.AuthStyle, p.provider.AuthStyle))})
+		routes = append(routes, gen.Route{Path: r.Path, Host: optional(r.Host), AuthStyle: string(cmp.Or(r.AuthStyle, p.Style))})
 	}
 	var answers []gen.AnswerRule
 	for _, r := range p.provider.Answers {
@@ -344,12 +343,20 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 			Status: r.Status, At: optional(r.At), Is: optional(r.Is), Begins: optional(r.Begins), Means: string(r.Means),
 		})
 	}
-	return gen.FetchKey200JSONResponse{
+	answer := gen.FetchKey200JSONResponse{
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
-		Scope: scope, Reason: string(f.Reason), Secret: p.secret, BaseURL: p.baseURL, AuthStyle: string(p.provider.AuthStyle), Routes: routes, Answers: answers,
+		Scope: scope, Reason: string(f.Reason), Secret: gensecret.New(p.Secret), BaseURL: p.BaseURL, AuthStyle: string(p.Style), Routes: routes, Answers: answers,
 		AsOf: f.AsOf, Caller: f.wireCaller, Administration: p.provider.Administration, Operations: new(string(f.Operations)),
 	}
+	if p.Life > 0 {
+		answer.Inject = []gen.InjectedHeader{{Name: "Authorization", Value: gensecret.New("Bearer " + p.Secret), Mode: "set"}}
+		answer.ExpiresInMs, answer.RefreshInMs = new(p.Life.Milliseconds()), new(p.Life.Milliseconds()*refreshPercent/100)
+	}
+	return answer
 }
+
+// refreshPercent is the part of a token's life after which data planes fetch again.
+const refreshPercent = 80
 
 // optional returns a field of an answer that is absent if it is empty.
 func optional(text string) *string {

@@ -241,19 +241,36 @@ func TestFetchOfCredentialDocument(t *testing.T) {
 	inner := s.Secret()
 	for provider, tc := range map[string]struct{ document, secret, base, style string }{
 		"azure_openai": {`{"resource":"my-res","api_key":"` + inner + `"}`, inner, "https://my-res.openai.azure.com", "api_key"},
-		"bedrock": {`{"access_key_id":"AKIA1","secret_access_key":"` + inner + `","region":"eu-west-1"}`, "",
-			"https://bedrock-runtime.eu-west-1.amazonaws.com", "aws_sigv4"},
+		"bedrock":      {`{"api_key":"` + inner + `","region":"eu-west-1"}`, inner, "https://bedrock-runtime.eu-west-1.amazonaws.com", "bearer"},
 	} {
 		t.Run(provider, func(t *testing.T) {
 			key := s.public.As(owner).Register(t, pub.RegisterRequest{Provider: provider, Name: "n", Secret: gensecret.New(tc.document)})
-			if tc.secret == "" {
-				tc.secret = tc.document
-			}
 			got := requireKey(t, fetch(t, dp, forUser(web, member, provider)), held{key, tc.secret}, "project_key")
 			require.Equal(t, tc.base, got.BaseURL)
 			require.Equal(t, tc.style, got.AuthStyle)
+			require.Empty(t, got.Inject)
+			require.Nil(t, got.ExpiresInMs)
 		})
 	}
+}
+
+// What a cloud's credential signs goes to data planes, for an hour at most, and the credential itself never does.
+func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp, inner := s.dataPlane(), s.Secret()
+	s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "bedrock", Name: "n", Secret: gensecret.New(
+		`{"access_key_id":"AKIA1","secret_access_key":"` + inner + `","region":"eu-west-1"}`)})
+	reply := fetch(t, dp, forUser(web, member, "bedrock"))
+	require.Equal(t, 200, reply.StatusCode(), "%s", reply.Body)
+	require.NotContains(t, string(reply.Body), inner)
+	got := reply.JSON200
+	require.Equal(t, "https://bedrock-runtime.eu-west-1.amazonaws.com", got.BaseURL)
+	require.Equal(t, "aws_sigv4", got.AuthStyle, "which data planes that know no inject refuse")
+	token := got.Secret.Reveal()
+	require.Regexp(t, "^bedrock-api-key-", token)
+	require.Len(t, got.Inject, 1)
+	require.Equal(t, []string{"Authorization", "Bearer " + token, "set"}, []string{got.Inject[0].Name, got.Inject[0].Value.Reveal(), got.Inject[0].Mode})
+	require.Equal(t, []int64{3_600_000, 2_880_000}, []int64{*got.ExpiresInMs, *got.RefreshInMs})
 }
 
 func TestFetchRecords(t *testing.T) {
@@ -566,7 +583,7 @@ func TestSecretFieldsOfDocument(t *testing.T) {
 		}
 	}
 	slices.Sort(found)
-	require.Equal(t, []string{"request fetchKey.credential", "response fetchKey 200.secret"}, found)
+	require.Equal(t, []string{"request fetchKey.credential", "response fetchKey 200.inject[].value", "response fetchKey 200.secret"}, found)
 }
 
 func TestSecretsDoNotPrint(t *testing.T) {

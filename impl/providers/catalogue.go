@@ -114,7 +114,8 @@ func (c *Catalogue) validate() error {
 
 var (
 	administrationPattern = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*)(:[A-Za-z]+)?)+$`)
-	routePattern          = regexp.MustCompile(`^(/[A-Za-z0-9_-]+)+$`)
+	routePattern          = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*))+$`)
+	routeHostPattern      = regexp.MustCompile(`^(\*-)?[a-z0-9-]+(\.[a-z0-9-]+)+$`)
 	slugPattern           = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	placeholderPattern    = regexp.MustCompile(`\{([^{}]*)\}`)
 )
@@ -137,11 +138,15 @@ func (p Provider) validate() error {
 		{p.SecretFormat == FormatJSON && len(p.RequiredFields()) == 0, "json needs a required field"},
 		{p.SecretFormat != FormatJSON && len(p.Fields) > 0, "fields are for json only"},
 		{p.MinLength < 0 || p.SecretFormat == FormatJSON && p.MinLength > 0, "min_length is a number of bytes, for token only"},
-		{p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField), "key_field is not a required field"},
-		{p.SecretFormat == FormatJSON && (p.KeyField == "") != p.usesWholeCredential(), "key_field is for a header that takes one field as it is"},
+		{p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField) && !p.hasAlternative(p.KeyField), "key_field may be absent"},
+		{p.SecretFormat == FormatJSON && p.KeyField == "" && !p.signs(), "a style that does not sign needs a key_field"},
+		{len(p.Alternatives) == 1, "alternatives has only one"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !routePattern.MatchString(r.Path) }), "a route's path is not plain"},
+		{slices.ContainsFunc(p.Routes, func(r Route) bool {
+			return r.Host != "" && (!routeHostPattern.MatchString(r.Host) || strings.Contains(r.Host, "*") && !strings.Contains(r.Path, "*"))
+		}), "a route's host is not plain"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.AuthStyle != "" && !slices.Contains(headerStyles, r.AuthStyle) }), "a route's auth_style is no header"},
 		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !slices.Contains(append(dialects, ""), r.Dialect) }), "a route's dialect is unknown"},
 		{p.Answers.Validate() != nil, "answers has a rule without sense"},
@@ -157,6 +162,13 @@ func (p Provider) validate() error {
 	for _, match := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
 		if !slices.Contains(p.RequiredFields(), match[1]) {
 			errs = append(errs, fmt.Errorf("base_url names %q, which is not a required field", match[1]))
+		}
+	}
+	for _, group := range p.Alternatives {
+		for _, name := range group {
+			if i := slices.IndexFunc(p.Fields, func(f Field) bool { return f.Name == name }); i < 0 || !p.Fields[i].Optional {
+				errs = append(errs, fmt.Errorf("alternatives name %q, which is not an optional field", name))
+			}
 		}
 	}
 	seen := map[string]bool{"": true}
@@ -190,8 +202,8 @@ const (
 	AuthXAPIKey     AuthStyle = "x_api_key"      // x-api-key: KEY
 	AuthXGoogAPIKey AuthStyle = "x_goog_api_key" //nolint:gosec // G101: a header, x-goog-api-key: KEY
 	AuthAPIKey      AuthStyle = "api_key"        // api-key: KEY
-	AuthAWSSigV4    AuthStyle = "aws_sigv4"      // Authorization: AWS4-HMAC-SHA256 ..., signed with the credential
-	AuthGCPOAuth    AuthStyle = "gcp_oauth"      // Authorization: Bearer ACCESS_TOKEN, exchanged for the credential
+	AuthAWSSigV4    AuthStyle = "aws_sigv4"      // Authorization: Bearer TOKEN, signed with the credential
+	AuthGCPOAuth    AuthStyle = "gcp_oauth"      // Authorization: Bearer TOKEN, signed with the credential
 )
 
 // SecretFormat is the shape of a provider's secret.
@@ -212,10 +224,11 @@ type Provider struct {
 	Dialect      Dialect      `yaml:"dialect"`
 	Routes       []Route      `yaml:"routes"`
 	SecretFormat SecretFormat `yaml:"secret_format"`
-	Prefixes     []Prefix     `yaml:"prefixes"`   // empty: it is not known how its keys begin
-	MinLength    int          `yaml:"min_length"` // FormatToken only; 0: shortestKey
-	Fields       []Field      `yaml:"fields"`     // FormatJSON only
-	KeyField     string       `yaml:"key_field"`  // the field that goes into the header; empty: the whole credential is needed
+	Prefixes     []Prefix     `yaml:"prefixes"`     // empty: it is not known how its keys begin
+	MinLength    int          `yaml:"min_length"`   // FormatToken only; 0: shortestKey
+	Fields       []Field      `yaml:"fields"`       // FormatJSON only
+	Alternatives [][]string   `yaml:"alternatives"` // groups of optional fields, of which a credential has exactly one
+	KeyField     string       `yaml:"key_field"`    // the field that goes into the header; empty: the credential signs
 	// Administration lists the paths below BaseURL that are not inference; * is one segment.
 	Administration []string `yaml:"administration"`
 	// Answers are the rules for what the provider's answers say of a key.
@@ -237,7 +250,8 @@ const (
 
 // Route is what else of the host of a provider's BaseURL is served. AuthStyle and Dialect are empty where they are the provider's.
 type Route struct {
-	Path      string    `yaml:"path"`
+	Path      string    `yaml:"path"` // * is one segment
+	Host      string    `yaml:"host"` // empty: BaseURL's; * stands for the path's last *
 	AuthStyle AuthStyle `yaml:"auth_style"`
 	Dialect   Dialect   `yaml:"dialect"`
 }
@@ -268,6 +282,11 @@ func (p Provider) RequiredFields() []string {
 	return names
 }
 
+// hasAlternative reports whether a field is one of the alternatives.
+func (p Provider) hasAlternative(field string) bool {
+	return slices.ContainsFunc(p.Alternatives, func(group []string) bool { return slices.Contains(group, field) })
+}
+
 // KnownPrefixes returns the known beginnings of the provider's keys, in the catalogue's order. It is never nil.
 func (p Provider) KnownPrefixes() []string {
 	values := []string{}
@@ -295,6 +314,10 @@ func (p Provider) clone() Provider {
 	p.Routes = slices.Clone(p.Routes)
 	p.Administration = slices.Clone(p.Administration)
 	p.Answers = slices.Clone(p.Answers)
+	p.Alternatives = slices.Clone(p.Alternatives)
+	for i := range p.Alternatives {
+		p.Alternatives[i] = slices.Clone(p.Alternatives[i])
+	}
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {
 		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)

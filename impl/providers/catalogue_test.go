@@ -65,7 +65,8 @@ func TestRequiredFieldsArePinned(t *testing.T) {
 	serviceAccount := []string{"type", "project_id", "private_key", "client_email"}
 	require.Equal(t, []string{}, lookup(t, c, "openai").RequiredFields())
 	require.Equal(t, []string{"resource", "api_key"}, lookup(t, c, "azure_openai").RequiredFields())
-	require.Equal(t, []string{"access_key_id", "secret_access_key", "region"}, lookup(t, c, "bedrock").RequiredFields())
+	require.Equal(t, []string{"region"}, lookup(t, c, "bedrock").RequiredFields())
+	require.Equal(t, [][]string{{"api_key"}, {"access_key_id", "secret_access_key"}}, lookup(t, c, "bedrock").Alternatives)
 	require.Equal(t, serviceAccount, lookup(t, c, "vertex").RequiredFields())
 	require.Equal(t, serviceAccount, lookup(t, c, "vertexanthropic").RequiredFields())
 }
@@ -163,7 +164,12 @@ func TestParseInvalid(t *testing.T) {
 		{"key field that is not a field", "key_field: api_key", "key_field: key"},
 		{"key field that is optional", "{name: api_key}", "{name: api_key, optional: true}"},
 		{"no key field for a header", "key_field: api_key", "key_field: ''"},
-		{"key field of a signing style", "auth_style: api_key", "auth_style: aws_sigv4"},
+		{"only one alternative", "{name: api_key}]", "{name: api_key}, {name: a, optional: true}]\n    alternatives: [[a]]"},
+		{"alternatives with a required field", "{name: api_key}]", "{name: api_key}, {name: a, optional: true}]\n    alternatives: [[a], [region]]"},
+		{"alternatives with what is no field", "{name: api_key}]", "{name: api_key}, {name: a, optional: true}]\n    alternatives: [[a], [b]]"},
+		{"a route's host with a slash", "auth_style: bearer", "auth_style: bearer\n    routes: [{path: /v1, host: a.example/b}]"},
+		{"a route's host from no segment", "auth_style: bearer", "auth_style: bearer\n    routes: [{path: /v1, host: '*-a.example'}]"},
+		{"a route's host that is all from a segment", "auth_style: bearer", "auth_style: bearer\n    routes: [{path: '/v1/*', host: '*.example'}]"},
 		{"nameless field", "{name: api_key}", "{name: api_key}, {optional: true}"},
 		{"field listed twice", "{name: api_key}", "{name: api_key}, {name: region}"},
 		{"empty prefix", "{value: one-, distinctive: true}", "{value: ''}"},

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -302,7 +303,27 @@ func (p Provider) refuseCredential(secret string) string {
 	if len(missing) > 0 { // after the members that are there: a type that is wrong says why others are missing
 		return "The credential lacks the members " + strings.Join(missing, ", ") + "."
 	}
-	return ""
+	return p.refuseAlternatives(members)
+}
+
+// refuseAlternatives returns the reason to refuse a credential that does not have all fields of exactly one of the alternatives, or "".
+func (p Provider) refuseAlternatives(members map[string]jsontext.Value) string {
+	var begun, whole int
+	var choices []string
+	for _, group := range p.Alternatives {
+		has := func(name string) bool { return len(members[name]) > 0 }
+		if slices.ContainsFunc(group, has) {
+			begun++
+		}
+		if !slices.ContainsFunc(group, func(name string) bool { return !has(name) }) {
+			whole++
+		}
+		choices = append(choices, strings.Join(group, " and "))
+	}
+	if len(p.Alternatives) == 0 || begun == 1 && whole == 1 {
+		return ""
+	}
+	return "The credential needs either " + strings.Join(choices, ", or ") + "."
 }
 
 // refuseMember returns what is wrong with a member's value as the end of a sentence, or "".
@@ -364,56 +385,72 @@ func readMembers(document string) (map[string]jsontext.Value, error) {
 // part of the credential.
 var ErrCredential = errors.New("credential does not fit its provider")
 
-// Destination returns the URL to which a secret of the provider may go and the part of it that goes into the request's header:
-// the whole secret for a style that signs with it or exchanges it for a token. The parts that decide the host were checked at
-// registration and are checked again here, so that changing the stored credential can't redirect the key to another host.
-func (p Provider) Destination(secret string) (baseURL, injected string, err error) {
+// Credential is a stored secret as a data plane gets it.
+type Credential struct {
+	// BaseURL is where it may go.
+	BaseURL string
+	// Secret is what the provider takes, in the header of Style: the secret, a field of it, or a token that was signed with it.
+	Secret string
+	Style  AuthStyle
+	// Life is how long a token that was signed is valid; 0 is for a secret that is sent as it is.
+	Life time.Duration
+}
+
+// Credential returns what a data plane gets for a secret of the provider. Of a secret that signs, it gets only what was signed. The
+// parts that decide the host were checked at registration and are checked again here, so that changing the stored credential can't
+// redirect the key to another host.
+func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
+	got := Credential{BaseURL: p.BaseURL, Secret: secret, Style: p.AuthStyle}
 	if p.SecretFormat == FormatToken {
 		if secret == "" || !isVisibleASCII(secret) {
-			return "", "", ErrCredential
+			return Credential{}, ErrCredential
 		}
-		return p.BaseURL, secret, nil
+		return got, nil
 	}
 	members, err := readMembers(secret)
 	if err != nil {
-		return "", "", ErrCredential // the reader's error quotes the secret
+		return Credential{}, ErrCredential // the reader's error quotes the secret
 	}
-	baseURL = p.BaseURL
 	for _, name := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
 		label, ok := textOf(members[name[1]])
 		if !ok || !hostLabelPattern.MatchString(label) {
-			return "", "", ErrCredential
+			return Credential{}, ErrCredential
 		}
-		baseURL = strings.ReplaceAll(baseURL, name[0], label)
+		got.BaseURL = strings.ReplaceAll(got.BaseURL, name[0], label)
 	}
-	if p.KeyField == "" {
-		return baseURL, secret, nil
+	if value, ok := members[p.KeyField]; ok || !p.signs() {
+		text, ok := textOf(value)
+		if !ok || !isVisibleASCII(text) {
+			return Credential{}, ErrCredential
+		}
+		got.Secret = text
+		if p.signs() {
+			got.Style = AuthBearer
+		}
+		return got, nil
 	}
-	injected, ok := textOf(members[p.KeyField])
-	if !ok || !isVisibleASCII(injected) {
-		return "", "", ErrCredential
+	got.Secret, got.Life, err = p.sign(func(name string) string {
+		text, _ := textOf(members[name])
+		return text
+	}, now)
+	if err != nil {
+		return Credential{}, err
 	}
-	return baseURL, injected, nil
+	return got, nil
 }
 
-// Open opens an envelope that holds a secret of the provider, and returns the secret's Destination. The plaintext is wiped;
-// only what goes into the request's header remains.
-func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte) (baseURL, injected string, err error) {
+// Open opens an envelope that holds a secret of the provider, and returns what a data plane gets for it. The plaintext is wiped.
+func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Binding, envelope []byte, now time.Time) (Credential, error) {
 	plain, err := s.Open(ctx, binding, envelope)
 	if err != nil {
-		return "", "", err
+		return Credential{}, err
 	}
 	defer plain.Wipe()
-	return p.Destination(string(plain.Reveal()))
+	return p.Credential(string(plain.Reveal()), now)
 }
 
 // textOf returns the text of a member's value; ok is false unless it is a non-empty string.
 func textOf(value jsontext.Value) (text string, ok bool) {
 	unquoted, err := jsontext.AppendUnquote(nil, value)
 	return string(unquoted), err == nil && len(unquoted) > 0
-}
-
-// usesWholeCredential reports whether the provider's style signs with the credential or exchanges it for a token.
-func (p Provider) usesWholeCredential() bool {
-	return p.AuthStyle == AuthAWSSigV4 || p.AuthStyle == AuthGCPOAuth
 }

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -8,8 +9,10 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -322,11 +325,18 @@ func TestCheckSecretNeedsOneObject(t *testing.T) {
 
 func TestCheckSecretMissingMembers(t *testing.T) {
 	c := load(t)
-	bedrock := lookup(t, c, "bedrock")
 	require.Equal(t, "The credential's type must be service_account.",
 		refusal(t, c, lookup(t, c, "vertex"), `{"type": "authorized_user", "client_id": "x", "refresh_token": "y"}`))
-	require.Equal(t, "The credential lacks the members secret_access_key, region.",
-		refusal(t, c, bedrock, `{"access_key_id": "AKIA-EXAMPLE", "session_token": "t", "Region": "us-east-1"}`))
+	azure, bedrock := lookup(t, c, "azure_openai"), lookup(t, c, "bedrock")
+	require.Equal(t, "The credential lacks the members resource, api_key.", refusal(t, c, azure, `{"Resource": "r", "apikey": "k"}`))
+	for _, credential := range []string{
+		`{"region": "us-east-1"}`, `{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE"}`, `{"region": "us-east-1", "secret_access_key": "k"}`,
+		`{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE", "secret_access_key": "k", "api_key": "ABSK-EXAMPLE"}`,
+		`{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE", "api_key": "ABSK-EXAMPLE"}`,
+	} {
+		require.Equal(t, "The credential needs either api_key, or access_key_id and secret_access_key.", refusal(t, c, bedrock, credential))
+	}
+	require.Empty(t, refusal(t, c, bedrock, `{"region": "us-east-1", "api_key": "ABSK-EXAMPLE"}`))
 	for _, p := range c.All() {
 		for _, name := range p.RequiredFields() {
 			require.Equal(t, "The credential lacks the members "+name+".", refusal(t, c, p, withMember(t, p, name, "")))
@@ -338,6 +348,9 @@ func TestCheckSecretMemberTypes(t *testing.T) {
 	c := load(t)
 	for _, p := range c.All() {
 		for _, f := range p.Fields {
+			if p.hasAlternative(f.Name) && !strings.Contains(p.Example, `"`+f.Name+`"`) {
+				continue // of another kind of credential than the example
+			}
 			for _, raw := range []string{"null", "1", "true", "[]", "{}", `["a"]`, `""`, `" \n"`} {
 				require.Equal(t, "The credential's "+f.Name+" must be a string that is not empty.",
 					refusal(t, c, p, withMember(t, p, f.Name, raw)), "%s %s", p.Slug, raw)
@@ -392,32 +405,40 @@ func TestCheckSecretHeaderMembers(t *testing.T) {
 	}
 }
 
-// A secret that can be registered can be fetched: each example of the catalogue has a destination.
-func TestDestination(t *testing.T) {
-	c := load(t)
+// A secret that can be registered can be fetched: each example of the catalogue has a destination, and what signs does not go there.
+func TestCredential(t *testing.T) {
+	c, now := load(t), time.Now()
 	templates := map[string]string{ // :: the providers whose credentials name a part of the host
 		"azure_openai": "https://my-resource.openai.azure.com",
 		"bedrock":      "https://bedrock-runtime.us-east-1.amazonaws.com",
 	}
 	for _, p := range c.All() {
 		t.Run(p.Slug, func(t *testing.T) {
-			base, injected, err := p.Destination(p.Example)
-			require.NoError(t, err)
-			want, ok := templates[p.Slug]
-			if !ok {
-				want = p.BaseURL
+			example := p.Example
+			if p.AuthStyle == AuthGCPOAuth {
+				example = withMember(t, p, "private_key", strconv.Quote(privateKey(t)))
 			}
-			require.Equal(t, want, base)
-			if p.Slug == "azure_openai" {
-				require.Equal(t, "EXAMPLEEXAMPLEEXAMPLEEXAMPLE0014", injected)
-			} else {
-				require.Equal(t, p.Example, injected)
+			got, err := p.Credential(example, now)
+			require.NoError(t, err)
+			require.Equal(t, cmp.Or(templates[p.Slug], p.BaseURL), got.BaseURL)
+			require.Equal(t, p.AuthStyle, got.Style)
+			switch {
+			case p.signs():
+				require.NotContains(t, got.Secret, "EXAMPLE/EXAMPLE")
+				require.NotContains(t, got.Secret, "PRIVATE")
+				require.LessOrEqual(t, got.Life, time.Hour)
+				require.Positive(t, got.Life)
+			case p.Slug == "azure_openai":
+				require.Equal(t, "EXAMPLEEXAMPLEEXAMPLEEXAMPLE0014", got.Secret)
+			default:
+				require.Equal(t, p.Example, got.Secret)
+				require.Zero(t, got.Life)
 			}
 		})
 	}
 }
 
-func TestDestinationOfAnInvalidCredential(t *testing.T) {
+func TestInvalidCredentialIsNotUsed(t *testing.T) {
 	c := load(t)
 	azure := func(resource, key string) string { return `{"resource":` + resource + `,"api_key":` + key + `}` }
 	for name, tc := range map[string]struct{ slug, secret string }{
@@ -440,17 +461,21 @@ func TestDestinationOfAnInvalidCredential(t *testing.T) {
 		"two labels":                      {"azure_openai", `{"resource":"r","resource":"evil","api_key":"k"}`},
 		"two documents":                   {"azure_openai", azure(`"r"`, `"k"`) + azure(`"evil"`, `"k"`)},
 		"another host for what is signed": {"bedrock", `{"access_key_id":"a","secret_access_key":"b","region":"x.evil.example/"}`},
+		"nothing to sign with":            {"bedrock", `{"access_key_id":"a","region":"us-east-1"}`},
+		"no PEM":                          {"vertex", lookup(t, c, "vertex").Example},
+		"no RSA key":                      {"vertex", withMember(t, lookup(t, c, "vertex"), "private_key", strconv.Quote(pemOf(t, ecKey(t))))},
+		"nobody":                          {"vertex", `{"private_key":` + strconv.Quote(privateKey(t)) + `}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			base, injected, err := lookup(t, c, tc.slug).Destination(tc.secret)
+			got, err := lookup(t, c, tc.slug).Credential(tc.secret, time.Now())
 			require.Equal(t, ErrCredential, err, "and nothing else, as that might quote the credential")
-			require.Empty(t, base+injected)
+			require.Empty(t, got)
 		})
 	}
 }
 
-// FuzzDestination: whatever the credential, it goes to its provider's domain or nowhere.
-func FuzzDestination(f *testing.F) {
+// FuzzCredential: whatever the credential, it goes to its provider's domain or nowhere.
+func FuzzCredential(f *testing.F) {
 	c := load(f)
 	for _, p := range c.All() {
 		f.Add(p.Slug, p.Example, "x")
@@ -463,11 +488,11 @@ func FuzzDestination(f *testing.F) {
 			p = c.providers[len(secret)%len(c.providers)]
 		}
 		for _, s := range []string{secret, `{"resource":"` + label + `","api_key":"k","region":"` + label + `"}`} {
-			base, _, err := p.Destination(s)
+			credential, err := p.Credential(s, time.Now())
 			if err != nil {
 				continue
 			}
-			got, err := url.Parse(base)
+			got, err := url.Parse(credential.BaseURL)
 			require.NoError(t, err)
 			want, err := url.Parse(placeholderPattern.ReplaceAllString(p.BaseURL, "x"))
 			require.NoError(t, err)

@@ -870,9 +870,13 @@ type PolicyResponse struct {
 
 // ProviderInfo What the service knows about a provider.
 type ProviderInfo struct {
+	// AlternativeFields Groups of further fields. The document must have all fields of exactly one group. Absent if there are no such
+	// groups.
+	AlternativeFields [][]string `json:"alternative_fields,omitempty,omitzero"`
+
 	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
-	// made from it.
+	// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
+	// signed with it; the credential itself goes to no data plane.
 	AuthStyle AuthStyle `json:"auth_style"`
 
 	// BaseURL The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
@@ -903,8 +907,8 @@ type ProviderInfo struct {
 }
 
 // AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
-// made from it.
+// the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
+// signed with it; the credential itself goes to no data plane.
 type AuthStyle string
 
 // SecretFormat `token` for one line of visible ASCII, `json` for a credential document.

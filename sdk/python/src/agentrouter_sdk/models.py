@@ -712,8 +712,8 @@ class Provider(Model):
     auth_style: Union[Literal["bearer", "x_api_key", "x_goog_api_key", "api_key", "aws_sigv4", "gcp_oauth"], str]
     """
     How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-    the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
-    made from it.
+    the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
+    signed with it; the credential itself goes to no data plane.
 
     """
 
@@ -732,6 +732,13 @@ class Provider(Model):
     required_fields: list[str]
     """
     For `json`, the fields that the document must have. Empty for `token`.
+    """
+
+    alternative_fields: Optional[list[list[str]]] = None
+    """
+    Groups of further fields. The document must have all fields of exactly one group. Absent if there are no such
+    groups.
+
     """
 
     key_page_url: str

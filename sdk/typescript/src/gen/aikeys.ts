@@ -835,8 +835,8 @@ export interface components {
             base_url: string;
             /**
              * @description How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
-             *     the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a signature or an access token that is
-             *     made from it.
+             *     the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
+             *     signed with it; the credential itself goes to no data plane.
              */
             auth_style: "bearer" | "x_api_key" | "x_goog_api_key" | "api_key" | "aws_sigv4" | "gcp_oauth" | (string & {});
             /** @description `token` for one line of visible ASCII, `json` for a credential document. */
@@ -848,6 +848,11 @@ export interface components {
             prefixes: string[];
             /** @description For `json`, the fields that the document must have. Empty for `token`. */
             required_fields: string[];
+            /**
+             * @description Groups of further fields. The document must have all fields of exactly one group. Absent if there are no such
+             *     groups.
+             */
+            alternative_fields?: string[][];
             /** @description The page on which its keys are created. */
             key_page_url: string;
         };

@@ -1,0 +1,101 @@
+package providers
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// How long what is signed is valid. A data plane fetches again when most of it has passed.
+const (
+	bedrockLife = time.Hour
+	googleLife  = 15 * time.Minute
+)
+
+// signs reports whether the provider takes a token that is signed with the credential, rather than a part of it.
+func (p Provider) signs() bool { return p.AuthStyle == AuthAWSSigV4 || p.AuthStyle == AuthGCPOAuth }
+
+// sign returns a token for the provider and how long it is valid, or ErrCredential. It sends nothing.
+func (p Provider) sign(field func(name string) string, now time.Time) (token string, life time.Duration, err error) {
+	if p.AuthStyle == AuthGCPOAuth {
+		token, err = signGoogleJWT(field, now)
+		return token, googleLife, err
+	}
+	token, err = signBedrockKey(field, now)
+	return token, bedrockLife, err
+}
+
+// signBedrockKey returns a short-term Bedrock API key: a presigned URL of the action CallWithBearerToken, in base64. It is made as in
+// AWS's own generator (github.com/aws/aws-bedrock-token-generator-python).
+func signBedrockKey(field func(name string) string, now time.Time) (string, error) {
+	credentials := aws.Credentials{
+		AccessKeyID: field("access_key_id"), SecretAccessKey: field("secret_access_key"), SessionToken: field("session_token"),
+	}
+	region := field("region")
+	if credentials.AccessKeyID == "" || credentials.SecretAccessKey == "" || region == "" {
+		return "", ErrCredential
+	}
+	query := url.Values{"Action": {"CallWithBearerToken"}, "X-Amz-Expires": {strconv.Itoa(int(bedrockLife.Seconds()))}}
+	request := &http.Request{
+		Method: http.MethodPost, Host: "bedrock.amazonaws.com", Header: http.Header{},
+		URL: &url.URL{Scheme: "https", Host: "bedrock.amazonaws.com", Path: "/", RawQuery: query.Encode()},
+	}
+	const emptyBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // its SHA-256
+	signed, _, err := v4.NewSigner().PresignHTTP(context.Background(), credentials, request, emptyBody, "bedrock", region, now)
+	if err != nil {
+		return "", ErrCredential // the error may quote the credential
+	}
+	return "bedrock-api-key-" + base64.StdEncoding.EncodeToString([]byte(strings.TrimPrefix(signed, "https://")+"&Version=1")), nil
+}
+
+// signGoogleJWT returns a self-signed JWT, which Google's APIs take in the place of an access token (google.aip.dev/auth/4111). Nothing
+// of a key file but these three members is used: its URLs could lead anywhere.
+func signGoogleJWT(field func(name string) string, now time.Time) (string, error) {
+	key, err := parsePrivateKey(field("private_key"))
+	email := field("client_email")
+	if err != nil || email == "" {
+		return "", ErrCredential
+	}
+	signer, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: field("private_key_id")}},
+		(&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", ErrCredential
+	}
+	token, err := jwt.Signed(signer).Claims(jwt.Claims{
+		Issuer: email, Subject: email, IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(googleLife)),
+	}).Claims(map[string]any{"scope": "https://www.googleapis.com/auth/cloud-platform"}).Serialize()
+	if err != nil {
+		return "", ErrCredential
+	}
+	return token, nil
+}
+
+// parsePrivateKey reads an RSA key in PEM, as PKCS #8 or PKCS #1.
+func parsePrivateKey(text string) (*rsa.PrivateKey, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil, ErrCredential
+	}
+	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
+		return key, nil
+	}
+	if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+		if key, ok := key.(*rsa.PrivateKey); ok {
+			return key, nil
+		}
+	}
+	return nil, ErrCredential
+}

@@ -1,0 +1,119 @@
+package providers
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/stretchr/testify/require"
+)
+
+var newRSAKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
+// privateKey returns the PEM of an RSA key, the same for all tests.
+func privateKey(t testing.TB) string {
+	t.Helper()
+	key, err := newRSAKey()
+	require.NoError(t, err)
+	return pemOf(t, key)
+}
+
+func ecKey(t testing.TB) crypto.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	return key
+}
+
+func pemOf(t testing.TB, key crypto.PrivateKey) string {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// The signature is the one that AWS's own generator makes (aws-bedrock-token-generator 1.1.0 for Python, with botocore) of the same
+// credential, region, time and life.
+func TestBedrockKeyIsSignedAsByAWS(t *testing.T) {
+	bedrock, at := lookup(t, load(t), "bedrock"), time.Date(2026, 11, 29, 12, 30, 0, 0, time.UTC)
+	for session, signature := range map[string]string{
+		"":             "5729835200675f65a1c0339fdd4d8118062082140935ccef9a1803a789ce060c",
+		"IQoJ/fake+==": "5f1187594fcc85cf73fe0c5a9dbe188e46b2a3c137050b177f9a0d94631a38a7",
+	} {
+		got, err := bedrock.Credential(fmt.Sprintf(
+			`{"access_key_id":"AKIDEXAMPLE","secret_access_key":"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY","region":"eu-west-1","session_token":%q}`,
+			session), at)
+		require.NoError(t, err)
+		packed, ok := strings.CutPrefix(got.Secret, "bedrock-api-key-")
+		require.True(t, ok)
+		text, err := base64.StdEncoding.DecodeString(packed)
+		require.NoError(t, err)
+		where, rawQuery, _ := strings.Cut(string(text), "?")
+		require.Equal(t, "bedrock.amazonaws.com/", where)
+		query, err := url.ParseQuery(rawQuery)
+		require.NoError(t, err)
+		want := url.Values{
+			"Action": {"CallWithBearerToken"}, "Version": {"1"}, "X-Amz-Algorithm": {"AWS4-HMAC-SHA256"}, "X-Amz-SignedHeaders": {"host"},
+			"X-Amz-Credential": {"AKIDEXAMPLE/20261129/eu-west-1/bedrock/aws4_request"}, "X-Amz-Date": {"20261129T123000Z"},
+			"X-Amz-Expires": {"3600"}, "X-Amz-Signature": {signature},
+		}
+		if session != "" {
+			want.Set("X-Amz-Security-Token", session)
+		}
+		require.Equal(t, want, query)
+	}
+}
+
+func TestBedrockAPIKeyIsSentAsItIs(t *testing.T) {
+	got, err := lookup(t, load(t), "bedrock").Credential(`{"api_key":"ABSK-EXAMPLE","region":"us-east-1"}`, time.Now())
+	require.NoError(t, err)
+	require.Equal(t, Credential{"https://bedrock-runtime.us-east-1.amazonaws.com", "ABSK-EXAMPLE", AuthBearer, 0}, got)
+}
+
+func TestGoogleTokenNamesTheServiceAccountAlone(t *testing.T) {
+	vertex, now := lookup(t, load(t), "vertex"), time.Now().Truncate(time.Second)
+	got, err := vertex.Credential(fmt.Sprintf(`{"type":"service_account","project_id":"p","private_key_id":"k1","private_key":%q,
+		"client_email":"robot@p.iam.gserviceaccount.com","token_uri":"https://evil.example/token","universe_domain":"evil.example"}`, privateKey(t)), now)
+	require.NoError(t, err)
+	require.Equal(t, "https://aiplatform.googleapis.com/v1", got.BaseURL)
+	token, err := jwt.ParseSigned(got.Secret, []jose.SignatureAlgorithm{jose.RS256})
+	require.NoError(t, err)
+	require.Equal(t, "k1", token.Headers[0].KeyID)
+	key, err := newRSAKey()
+	require.NoError(t, err)
+	claims := map[string]any{}
+	require.NoError(t, token.Claims(key.Public(), &claims))
+	require.Equal(t, map[string]any{
+		"iss": "robot@p.iam.gserviceaccount.com", "sub": "robot@p.iam.gserviceaccount.com", "scope": "https://www.googleapis.com/auth/cloud-platform",
+		"iat": float64(now.Unix()), "exp": float64(now.Add(15 * time.Minute).Unix()),
+	}, claims)
+}
+
+func BenchmarkSign(b *testing.B) {
+	c := load(b)
+	for slug, credential := range map[string]string{
+		"bedrock": lookup(b, c, "bedrock").Example,
+		"vertex":  withMember(b, lookup(b, c, "vertex"), "private_key", fmt.Sprintf("%q", privateKey(b))),
+	} {
+		b.Run(slug, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := lookup(b, c, slug).Credential(credential, time.Now()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
