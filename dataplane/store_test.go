@@ -315,6 +315,7 @@ func TestChangesShowAtOnce(t *testing.T) {
 func TestRegistrationLiftsUnscopedRefusal(t *testing.T) {
 	s := dataplanetest.NewEnv(t)
 	s.AddCredential("alices", dataplanetest.Credential{})
+	s.Sync() // no event may pass the fetch
 	byCredential := dataplane.ForCaller("alices", "openai")
 	s.Refuses(byCredential, dataplane.ErrNoKey)
 	s.Fetches(0, func() { s.Refuses(byCredential, dataplane.ErrNoKey) })

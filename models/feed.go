@@ -193,8 +193,8 @@ func ScanChange(row Row, now *string, changes *[]Change) error {
 }
 
 // Changes returns what was committed since a position, and the position as of now: the two differ by exactly these changes,
-// whatever order their transactions committed in and whatever is still running. If there are more than limit changes, it returns
-// limit of them. A position that ends before since shows that the database was put back to an earlier state.
+// whatever order their transactions committed in and whatever is still running. They are in the order of their numbers. If there are
+// more than limit changes, it returns the first limit of them. A position that ends before since shows that the database was put back to an earlier state.
 func (s *Store) Changes(ctx context.Context, since position.Position, limit int) ([]Change, position.Position, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -202,6 +202,7 @@ func (s *Store) Changes(ctx context.Context, since position.Position, limit int)
 	if err != nil {
 		return nil, position.Position{}, s.classify(err)
 	}
+	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(a.Tx, b.Tx) })
 	return changes[:min(len(changes), limit)], now, nil
 }
 

@@ -1,6 +1,7 @@
 package models_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,6 +130,38 @@ func TestChangesAreCutShortAtTheLimit(t *testing.T) {
 		found, _, err = f.Changes(t.Context(), at, 7)
 		require.NoError(t, err)
 		require.Len(t, found, 7)
+	})
+}
+
+// A page of changes ends below one of its transactions' numbers; the next page begins with that, and with what was running.
+func TestChangesPageByPage(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		at := f.position()
+		var want, got []string
+		for i := range 3 {
+			f.transact(func(tx *models.Tx) error {
+				var err error
+				for j := range 4 {
+					key := fmt.Sprint(i, j)
+					want = append(want, key)
+					err = errors.Join(err, tx.AppendEvent(f.event(models.EventKeyRegistered, about(key))))
+				}
+				return err
+			})
+		}
+		for size := 5; ; {
+			page, now, err := f.Changes(t.Context(), at, size)
+			require.NoError(t, err)
+			require.True(t, slices.IsSortedFunc(page, func(a, b models.Change) int { return cmp.Compare(a.Tx, b.Tx) }))
+			if len(page) < size {
+				got = append(got, keyIDs(page)...)
+				break
+			}
+			last := page[len(page)-1].Tx
+			at = now.Before(last)
+			got = append(got, keyIDs(slices.DeleteFunc(page, func(c models.Change) bool { return c.Tx == last }))...)
+		}
+		require.ElementsMatch(t, want, got, "each once")
 	})
 }
 

@@ -18,8 +18,13 @@ const (
 	// streamLife is the least time after which a stream ends; up to half as much is added, so that streams end apart. It
 	// bounds how far the clocks of the two ends drift apart: by 0.1 s if their speeds differ by a ten-thousandth.
 	streamLife = 15 * time.Minute
-	// maxBacklog is the most changes that a stream may have missed to resume.
+	// maxBacklog is the most changes that a stream may have missed to resume, of those that its data plane may know of.
 	maxBacklog = 1_000
+	// maxBacklogPage bounds how many changes are read at once.
+	maxBacklogPage = 16 * maxBacklog
+	// backlogShare is the part of a lease in which a backlog must be read: the lease is counted from before the request was sent, so
+	// after much more, a data plane would have to ask again.
+	backlogShare = 4
 	// maxBacklogReads is how many streams read their backlog at the same time.
 	maxBacklogReads = 4
 )
@@ -111,7 +116,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	if err != nil {
 		return nil, err
 	}
-	backlog, err := f.readBacklog(ctx, s, sub, start)
+	backlog, err := f.readBacklog(ctx, s, sub, start, arrived)
 	if err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -149,7 +154,7 @@ func (f *Feed) join(s *Stream) (start position.Position, readAt time.Duration, w
 
 // readBacklog returns the frames of the changes between the position to resume from and the stream's start: none for a
 // stream that starts at the present, and a reset if there are too many or the position is not of this database's history.
-func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, start position.Position) ([]byte, error) {
+func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, start position.Position, arrived time.Duration) ([]byte, error) {
 	if sub.Resume == nil {
 		return nil, nil
 	}
@@ -158,24 +163,56 @@ func (f *Feed) readBacklog(ctx context.Context, s *Stream, sub Subscription, sta
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	changes, now, err := f.store.Changes(ctx, *sub.Resume, maxBacklog+1)
+	missed, isWhole, err := f.readMissed(ctx, s, *sub.Resume, arrived+f.lease/backlogShare)
 	<-f.backlogSlots
 	if err != nil {
 		return nil, err
 	}
 	if sub.Previous != "" {
-		if err := f.adoptPending(ctx, s, sub, start, changes); err != nil {
+		if err := f.adoptPending(ctx, s, sub, start, missed); err != nil {
 			return nil, err
 		}
 	}
-	if now.Xmax < sub.Resume.Xmax || !now.SameTimeline(*sub.Resume) || len(changes) > maxBacklog {
+	if !isWhole {
 		return resetFrame(), nil
 	}
-	frames := make([][]byte, len(changes))
-	for i, c := range changes {
-		frames[i] = changeFrame(c)
+	var frames []byte
+	for _, c := range missed {
+		frames = append(frames, changeFrame(c)...)
 	}
-	return s.framesServed(changes, frames), nil
+	return frames, nil
+}
+
+// readMissed reads the changes since a position page by page, and returns those that the stream's data plane may know of. They are not
+// whole if there are too many, if the position is not of this database's history, or if at the end of a page the time is up: pages of
+// other customers' changes take time as well. What commits while it reads is not missed: the stream starts before that.
+func (f *Feed) readMissed(
+	ctx context.Context, s *Stream, since position.Position, until time.Duration,
+) (missed []models.Change, isWhole bool, err error) {
+	resume := since
+	for size := maxBacklog + 1; ; size = min(2*size, maxBacklogPage) {
+		page, now, err := f.store.Changes(ctx, since, size)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, c := range page {
+			if s.dataPlane.Serves(c.CustomerID) {
+				missed = append(missed, c)
+			}
+		}
+		switch {
+		case now.Xmax < resume.Xmax || !now.SameTimeline(resume) || len(missed) > maxBacklog:
+			return missed, false, nil
+		case len(page) < size:
+			return missed, true, nil
+		case f.clock() > until:
+			return missed, false, nil
+		}
+		// The last transaction of a page may have more changes, so the next page begins with it.
+		last := page[len(page)-1].Tx
+		missed = slices.DeleteFunc(missed, func(c models.Change) bool { return c.Tx == last })
+		since = now.Before(last)
+	}
 }
 
 // markPersisted says that the stream's row is in the database. It ends the previous stream of the data plane, if this replica

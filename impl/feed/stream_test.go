@@ -19,6 +19,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/internal/position"
+	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -55,6 +56,53 @@ func TestResumeTooFarBackResets(t *testing.T) {
 		require.NoError(t, err)
 		future.Xmin, future.Xmax, future.Open = future.Xmax+1000, future.Xmax+1000, nil
 		require.Equal(t, []string{"hello", "reset", "heartbeat"}, r.subscribe(feed.Subscription{DataPlane: e.dataPlane(), Resume: &future}).types()[:3])
+	})
+}
+
+// Other customers' changes take time to read, but reset no one.
+func TestOtherCustomersChangesResetNoResume(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		steady, first := r.connect(), r.connect(acme)
+		first.Leave()
+		e.change("globex", 1010) // the first page holds a part of this
+		own := []string{e.change(acme, 1), e.change(acme, 1)}
+		steady.Await("the last of them", isAbout(own[1]))
+		var got []string
+		for _, m := range r.subscribe(first.resumed()).All() {
+			require.NotEqual(t, "reset", m.Type)
+			if m.KeyID != nil {
+				got = append(got, *m.KeyID)
+			}
+		}
+		require.Equal(t, own, got, "each once, and nobody else's")
+	})
+}
+
+// slowStore reads changes slowly from a position on.
+type slowStore struct {
+	feed.Store
+
+	pause time.Duration
+}
+
+func (s slowStore) Changes(ctx context.Context, since position.Position, limit int) ([]models.Change, position.Position, error) {
+	if limit <= 4*1000 { // the pages of a backlog
+		time.Sleep(s.pause)
+	}
+	return s.Store.Changes(ctx, since, limit)
+}
+
+func TestABacklogIsReadWithinPartOfALease(t *testing.T) {
+	onSQLite(t, func(t *testing.T, e *env) {
+		const lease = 10 * time.Second
+		r := e.replica(options{lease: lease, store: slowStore{e.newStore(), lease/4 + time.Millisecond}})
+		steady, first := r.connect(), r.connect(acme)
+		first.Leave()
+		steady.Await("others", isAbout(e.change("globex", 1000)))
+		require.NotContains(t, r.subscribe(first.resumed()).types(), "reset", "one page is always read")
+		steady.Await("others", isAbout(e.change("globex", 10)))
+		require.Contains(t, r.subscribe(first.resumed()).types(), "reset")
 	})
 }
 
