@@ -163,7 +163,7 @@ func (s *config) checkCredential() []string {
 	switch {
 	case s.TokenFile == "" && s.ClientCert == "" && s.ClientKey == "":
 		return []string{fmt.Sprintf("%s: is required, or %s and %s; \"aikeysd admin dataplane create\" prints what it holds",
-			token.Given(), cert.Variable(), key.Variable())}
+			token.Given(), cert.Beside(token), key.Beside(token))}
 	case s.TokenFile != "" && s.ClientCert+s.ClientKey != "":
 		return []string{fmt.Sprintf("%s, %s and %s: give a token or a client certificate, not both", token.Given(), cert.Given(), key.Given())}
 	case s.TokenFile != "":
@@ -192,7 +192,7 @@ func (s *config) checkProxies() (complaints []string) {
 	}
 	if s.AuthClientCA != "" {
 		if s.TLSCert == "" || s.TLSKey == "" {
-			complain("auth-client-ca", "needs "+s.Of("tls-cert").Variable()+" and "+s.Of("tls-key").Variable()+", which the proxies get to see")
+			complain("auth-client-ca", "needs "+s.Of("tls-cert").Beside(s.Of("auth-client-ca"))+" and "+s.Of("tls-key").Beside(s.Of("auth-client-ca"))+", which the proxies get to see")
 		}
 		if _, err := tlsfiles.ReadPool(s.AuthClientCA); err != nil {
 			complain("auth-client-ca", err.Error())
@@ -209,14 +209,14 @@ func (s *config) checkProxies() (complaints []string) {
 // checkProxyListeners requires that only the operator's proxies get answers from the two listeners for them.
 func (s *config) checkProxyListeners() (complaints []string) {
 	complain := func(name, text string) { complaints = append(complaints, s.Of(name).Given()+": "+text) }
-	if s.ForwardAuthListen != "" && !isSocket(s.ForwardAuthListen) && s.ForwardAuthFile == "" && s.AuthClientCA == "" {
+	if listen := s.Of("forward-auth-listen"); s.ForwardAuthListen != "" && !isSocket(s.ForwardAuthListen) && s.ForwardAuthFile == "" && s.AuthClientCA == "" {
 		complain("forward-auth-listen", fmt.Sprintf("any program that reaches this address could read providers' keys with an API key; "+
-			"listen on unix:<path>, or set %s or %s", s.Of("forward-auth-secret-file").Variable(), s.Of("auth-client-ca").Variable()))
+			"listen on unix:<path>, or set %s or %s", s.Of("forward-auth-secret-file").Beside(listen), s.Of("auth-client-ca").Beside(listen)))
 	}
 	for _, name := range []string{"forward-auth-listen", "ext-authz-listen"} {
 		if listen := s.Of(name); !s.Insecure && s.AuthClientCA == "" && listen.IsPublic() {
 			complain(name, fmt.Sprintf("its answers hold providers' keys in the clear, so it listens on this machine only; "+
-				"set %s, or %s=true where nobody but the proxy reaches it", s.Of("auth-client-ca").Variable(), s.Of("insecure").Variable()))
+				"set %s, or %s=true where nobody but the proxy reaches it", s.Of("auth-client-ca").Beside(listen), s.Of("insecure").Beside(listen)))
 		}
 	}
 	return complaints
@@ -233,7 +233,7 @@ func (s *config) checkControlPlane() (complaints []string) {
 		complaints = append(complaints, setting.Given()+": must be an http or https URL without user and password, such as https://aikeys-dataplane.example.com")
 	case target.Scheme == "http" && !s.Insecure && !netaddr.IsLoopback(target.Hostname()):
 		complaints = append(complaints, fmt.Sprintf("%s: beyond this machine, providers' keys would travel in the clear; use https, or set %s=true",
-			setting.Given(), s.Of("insecure").Variable()))
+			setting.Given(), s.Of("insecure").Beside(setting)))
 	}
 	if s.ControlPlaneCA != "" {
 		if _, err := tlsfiles.ReadPool(s.ControlPlaneCA); err != nil {
@@ -254,10 +254,10 @@ func (s *config) checkUpstreams() (complaints []string) {
 
 func (s *config) checkListeners() []string {
 	complaints := s.Pair("tls-cert", "tls-key")
-	if s.TLSCert == "" && s.TLSKey == "" && !s.Insecure && s.Of("listen").IsPublic() {
+	if listen := s.Of("listen"); s.TLSCert == "" && s.TLSKey == "" && !s.Insecure && listen.IsPublic() {
 		complaints = append(complaints, fmt.Sprintf(
 			"%s: beyond this machine, callers' API keys would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
-			s.Of("listen").Given(), s.Of("tls-cert").Variable(), s.Of("tls-key").Variable(), s.Of("insecure").Variable()))
+			listen.Given(), s.Of("tls-cert").Beside(listen), s.Of("tls-key").Beside(listen), s.Of("insecure").Beside(listen)))
 	}
 	return append(complaints, s.Distinct("listen", "forward-auth-listen", "ext-authz-listen", "ops-listen")...)
 }

@@ -86,10 +86,13 @@ records of fetches and read them, and neither change nor delete one. Run the SQL
 after each migration. The command itself connects to nothing.`,
 		Example: `  aikeysd migrate grants --user aikeys_app | psql --dbname aikeys
   aikeysd migrate grants --user aikeys_app --schema aikeys`,
-		Args: cli.NoArguments("--user"),
+		Args: cli.NoArguments("--user", "--schema"),
 		RunE: func(*cobra.Command, []string) error {
-			if user == "" || schemaName == "" {
-				return cli.Usagef("--user and --schema: are required")
+			if user == "" {
+				return cli.Usagef("--user: is required")
+			}
+			if schemaName == "" {
+				return cli.Usagef("--schema: must not be empty")
 			}
 			return p.Say("%s", strings.TrimSpace(schema.ServiceUser(schemaName, user)))
 		},

@@ -216,13 +216,13 @@ func (s *config) checkListeners() []string {
 	complaints := s.Pair("tls-cert", "tls-key")
 	if s.DataplaneCA != "" && !hasTLS {
 		complaints = append(complaints, fmt.Sprintf("%s: client certificates need TLS; set %s and %s",
-			s.Of("dataplane-client-ca").Given(), cert.Variable(), key.Variable()))
+			s.Of("dataplane-client-ca").Given(), cert.Beside(s.Of("dataplane-client-ca")), key.Beside(s.Of("dataplane-client-ca"))))
 	}
 	for _, listen := range []*settings.Setting{s.Of("listen"), s.Of("dataplane-listen")} {
 		if !hasTLS && !s.Insecure && listen.IsPublic() {
 			complaints = append(complaints, fmt.Sprintf(
 				"%s: beyond this machine, API keys and secrets would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
-				listen.Given(), cert.Variable(), key.Variable(), s.Of("insecure").Variable()))
+				listen.Given(), cert.Beside(listen), key.Beside(listen), s.Of("insecure").Beside(listen)))
 		}
 	}
 	return append(complaints, s.Distinct(listenSettings()...)...)

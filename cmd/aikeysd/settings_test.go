@@ -74,7 +74,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"a certificate with another's key": {
 			args: []string{"--tls-cert", pair.CertFile, "--tls-key", other.KeyFile}, says: []string{"--tls-cert and --tls-key: ", "does not match"}},
 		"client certificates without TLS": {
-			args: []string{"--dataplane-client-ca", pair.CertFile}, says: []string{"--dataplane-client-ca: client certificates need TLS; set AIKEYS_TLS_CERT and AIKEYS_TLS_KEY"}},
+			args: []string{"--dataplane-client-ca", pair.CertFile}, says: []string{"--dataplane-client-ca: client certificates need TLS; set --tls-cert and --tls-key"}},
 		"client authorities that are not there": {
 			environ: []string{"AIKEYS_DATAPLANE_CLIENT_CA=/nowhere/ca.crt"}, args: []string{"--tls-cert", pair.CertFile, "--tls-key", pair.KeyFile},
 			says: []string{"AIKEYS_DATAPLANE_CLIENT_CA: ", "/nowhere/ca.crt"}},
@@ -100,8 +100,8 @@ func TestSettingsThatAreRefused(t *testing.T) {
 			says: []string{"--database-url and AIKEYS_DATABASE_URL_FILE"}},
 		"an empty variable that has a default": {
 			environ: []string{"AIKEYS_DATABASE_URL="}, says: []string{"AIKEYS_DATABASE_URL: must not be empty"}},
-		"no TLS beyond this machine":       {args: []string{"--listen", "0.0.0.0:8443"}, says: []string{"--listen", "AIKEYS_INSECURE"}},
-		"no TLS on every interface":        {args: []string{"--listen", ":8443"}, says: []string{"--listen", "AIKEYS_TLS_CERT"}},
+		"no TLS beyond this machine":       {args: []string{"--listen", "0.0.0.0:8443"}, says: []string{"--listen", "--insecure=true"}},
+		"no TLS on every interface":        {args: []string{"--listen", ":8443"}, says: []string{"--listen", "set --tls-cert and --tls-key"}},
 		"no TLS on another machine's name": {args: []string{"--listen", "api.internal:8443"}, says: []string{"--listen"}},
 		"a certificate without its key":    {args: []string{"--tls-cert", pair.CertFile}, says: []string{"give both or none"}},
 		"one address for both listeners":   {args: []string{"--listen", "127.0.0.1:7", "--ops-listen", "127.0.0.1:7"}, says: []string{"must differ"}},
@@ -110,7 +110,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"one address for data planes and ops": {
 			args: []string{"--ops-listen", "127.0.0.1:8081"}, says: []string{"AIKEYS_DATAPLANE_LISTEN and --ops-listen: must differ"}},
 		"no TLS beyond this machine for data planes": {
-			args: []string{"--dataplane-listen", "0.0.0.0:8444"}, says: []string{"--dataplane-listen: beyond", "AIKEYS_TLS_CERT", "AIKEYS_INSECURE"}},
+			args: []string{"--dataplane-listen", "0.0.0.0:8444"}, says: []string{"--dataplane-listen: beyond", "--tls-cert", "--insecure"}},
 		"a grace that is too long":      {args: []string{"--max-stale-limit", "61m"}, says: []string{"--max-stale-limit: must be a duration from 0s to 1h"}},
 		"a retention that is none":      {args: []string{"--fetch-retention", "1y"}, says: []string{"--fetch-retention: must be hours or days"}},
 		"an address without a port":     {args: []string{"--listen", "127.0.0.1"}, says: []string{"host:port"}},

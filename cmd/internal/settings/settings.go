@@ -240,6 +240,15 @@ func (d *Setting) Given() string {
 	return d.Variable()
 }
 
+// Beside returns the setting's name in the form in which the operator gave another one, so that a message about both has one
+// form: the flag or the variable.
+func (d *Setting) Beside(other *Setting) string {
+	if other.origin == FromFlag {
+		return "--" + d.Name
+	}
+	return d.Variable()
+}
+
 // Preset changes the default.
 func (d *Setting) Preset(text string) { d.Default, d.text = text, text }
 
