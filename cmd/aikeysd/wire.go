@@ -38,6 +38,7 @@ type wiring struct {
 	*service
 	registry  *prometheus.Registry
 	metrics   *auth.Metrics
+	guesses   *ratelimit.Guesses // of both APIs
 	catalogue *providers.Catalogue
 	tracer    trace.Tracer // nil if no traces are exported
 }
@@ -100,6 +101,8 @@ func (s *service) newWiring() (w wiring, err error) {
 	if w.metrics, err = auth.NewMetrics(w.registry); err != nil {
 		return w, err
 	}
+	w.guesses = auth.NewGuesses(
+		ratelimit.Rate{PerSecond: w.cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(w.cfg.FailedAuthLimit))}, w.metrics, w.log)
 	if w.catalogue, err = providers.Load(); err != nil {
 		return w, err
 	}
@@ -153,8 +156,7 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 // api returns what an API needs besides its handlers.
 func (w wiring) api(listener string, authentication auth.MiddlewareConfig) (httpapi.Config, error) {
 	observer, err := httpapi.NewObserver(listener, w.log, w.registry, w.tracer)
-	authentication.Log = w.log
-	authentication.FailureRate = ratelimit.Rate{PerSecond: w.cfg.FailedAuthLimit / 60, Burst: int(math.Ceil(w.cfg.FailedAuthLimit))}
+	authentication.Guesses = w.guesses
 	return httpapi.Config{
 		Observer: observer, Authenticate: auth.Middleware(authentication), Ready: w.state.ready.Load, TrustedProxies: w.cfg.TrustedProxies,
 	}, err

@@ -44,6 +44,21 @@ func TestTheGraceOfDataPlanesIsBoundedByASetting(t *testing.T) {
 	}
 }
 
+func TestBothAPIsCountFailedGuessesTogether(t *testing.T) {
+	t.Parallel()
+	environ := newEnviron(t)
+	owner, plane := newOwner(t, environ), newDataPlane(t, environ)
+	s := startReady(t, environ, "--failed-auth-limit", "3")
+	var statuses []int
+	for _, url := range []string{s.api + "/v1/whoami", s.dataplane + "/v1/events", s.api + "/v1/whoami", s.dataplane + "/v1/events", s.api + "/v1/whoami"} {
+		statuses = append(statuses, s.get(url, "guess").status)
+	}
+	require.Equal(t, []int{401, 401, 401, 429, 429}, statuses)
+	require.Equal(t, http.StatusOK, s.get(s.api+"/v1/whoami", owner).status, "good credentials get in from the same address")
+	require.Equal(t, http.StatusNotFound, s.fetch(plane, "byok_01M83VVAHV8M2T5K7N9R4W1XYZ").status)
+	require.Equal(t, exitOK, s.wait())
+}
+
 func TestDataPlanesReceiveARevocation(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		t.Parallel()

@@ -349,28 +349,33 @@ type MiddlewareConfig struct {
 	Certificates CertificateSessions
 	// PrincipalRate limits the requests of each customer's user.
 	PrincipalRate ratelimit.Rate
-	// FailureRate limits the failed authentications of each address.
-	FailureRate ratelimit.Rate
+	// Guesses limits the failed authentications of each address: see NewGuesses. The APIs of a process share one, so that an
+	// address has one limit. Nil sets none.
+	Guesses *ratelimit.Guesses
 	// Metrics counts the authentications; nil counts nothing.
 	Metrics *Metrics
-	// Log names the addresses over FailureRate; nil names none.
-	Log *slog.Logger
+}
+
+// NewGuesses returns a limit of the failed authentications of each address. What it refuses is counted, and the first of an address
+// in each minute logged; metrics and log may be nil.
+func NewGuesses(failures ratelimit.Rate, metrics *Metrics, log *slog.Logger) *ratelimit.Guesses {
+	return ratelimit.NewGuesses(failures, func(ctx context.Context, address netip.Addr, isFirst bool) {
+		metrics.countRefusedGuess()
+		if isFirst && log != nil {
+			log.WarnContext(ctx, "too many failed authentications", slog.String("source_ip", address.String()))
+		}
+	})
 }
 
 type middleware struct {
 	MiddlewareConfig
 	principals *ratelimit.Limiter[string]
-	guesses    *ratelimit.Guesses // by netaddr.Host
 }
 
 // Middleware returns the middleware that authenticates requests and limits how many there may be. The handlers behind it
 // find the result with PrincipalFrom.
 func Middleware(cfg MiddlewareConfig) echo.MiddlewareFunc {
-	m := &middleware{
-		MiddlewareConfig: cfg,
-		principals:       ratelimit.New[string](cfg.PrincipalRate),
-	}
-	m.guesses = ratelimit.NewGuesses(cfg.FailureRate, m.noteGuess)
+	m := &middleware{MiddlewareConfig: cfg, principals: ratelimit.New[string](cfg.PrincipalRate)}
 	return m.authenticate
 }
 
@@ -395,7 +400,7 @@ func (m *middleware) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		call := httpapi.CallFrom(c.Request().Context())
 		address := netaddr.Host(netaddr.Parse(call.SourceIP))
 		principal, err := m.openSession(c, address)
-		if errors.Is(err, ErrUnauthenticated) && !m.guesses.Fail(c.Request().Context(), address) {
+		if errors.Is(err, ErrUnauthenticated) && !m.Guesses.Fail(c.Request().Context(), address) {
 			return m.tooManyGuesses()
 		}
 		if err != nil {
@@ -426,12 +431,12 @@ func (m *middleware) openSession(c echo.Context, address netip.Addr) (Principal,
 	if hasCertificate { // no guess: the operator's authority has signed it
 		return m.openCertificate(c.Response(), r)
 	}
-	if m.guesses.IsSuspect(address) {
+	if m.Guesses.IsSuspect(address) {
 		if principal, ok := m.Sessions.Cached(headers[0]); ok {
 			m.Metrics.countAuthentication(nil)
 			return principal, nil
 		}
-		release, err := m.guesses.Begin(ctx, address, isJWT(headers[0][strings.LastIndexByte(headers[0], ' ')+1:]))
+		release, err := m.Guesses.Begin(ctx, address, isJWT(headers[0][strings.LastIndexByte(headers[0], ' ')+1:]))
 		if err != nil {
 			return Principal{}, err
 		}
@@ -446,15 +451,7 @@ func (m *middleware) openSession(c echo.Context, address netip.Addr) (Principal,
 }
 
 func (m *middleware) tooManyGuesses() error {
-	return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: m.guesses.RetryAfter()}
-}
-
-// noteGuess counts a guess that was refused, and logs the first one of an address in each minute.
-func (m *middleware) noteGuess(ctx context.Context, address netip.Addr, isFirst bool) {
-	m.Metrics.countRefusedGuess()
-	if isFirst && m.Log != nil {
-		m.Log.WarnContext(ctx, "too many failed authentications", slog.String("source_ip", address.String()))
-	}
+	return &problem.Wait{Kind: httpapi.ErrTooManyRequests, Seconds: m.Guesses.RetryAfter()}
 }
 
 // openCertificate opens the session of a client certificate. The session ends with the certificate at the latest.

@@ -241,7 +241,7 @@ func FuzzCanonicalPaths(f *testing.F) {
 func TestGuessersShareTwoLookups(t *testing.T) {
 	const guesser, neighbour = "203.0.113.7", "203.0.113.8"
 	source := &sessions{answer: make(chan struct{})}
-	handler := newHandler(t, auth.MiddlewareConfig{Sessions: source, FailureRate: ratelimit.Rate{PerSecond: 0.0001, Burst: 1}})
+	handler := newHandler(t, auth.MiddlewareConfig{Sessions: source, Guesses: auth.NewGuesses(ratelimit.Rate{PerSecond: 0.0001, Burst: 1}, nil, nil)})
 	ask := func(ctx context.Context, address, credential string) int {
 		req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/whoami", http.NoBody)
 		req.RemoteAddr = net.JoinHostPort(address, "1234")
@@ -298,7 +298,7 @@ func TestGuessersShareTwoLookups(t *testing.T) {
 func TestNoLookupQueueBelowTheLimit(t *testing.T) {
 	const many = 20
 	source := &sessions{answer: make(chan struct{})}
-	handler := newHandler(t, auth.MiddlewareConfig{Sessions: source, FailureRate: ratelimit.Rate{PerSecond: 0.0001, Burst: many}})
+	handler := newHandler(t, auth.MiddlewareConfig{Sessions: source, Guesses: auth.NewGuesses(ratelimit.Rate{PerSecond: 0.0001, Burst: many}, nil, nil)})
 	statuses := make(chan int, many)
 	for range many {
 		go func() {
@@ -339,7 +339,7 @@ func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 		"without a credential":      {auth.MiddlewareConfig{}, "Content-Type: application/json\r\n", 0, http.StatusUnauthorized},
 		"of another media type":     {auth.MiddlewareConfig{}, "Authorization: Bearer good\r\nContent-Type: text/plain\r\n", 0, http.StatusUnsupportedMediaType},
 		"over the user's limit":     {auth.MiddlewareConfig{PrincipalRate: once}, "Authorization: Bearer good\r\nContent-Type: text/plain\r\n", 1, http.StatusTooManyRequests},
-		"over the address's limit":  {auth.MiddlewareConfig{FailureRate: once}, "Authorization: Bearer bad\r\n", 1, http.StatusTooManyRequests},
+		"over the address's limit":  {auth.MiddlewareConfig{Guesses: auth.NewGuesses(once, nil, nil)}, "Authorization: Bearer bad\r\n", 1, http.StatusTooManyRequests},
 		"with a bad credential too": {auth.MiddlewareConfig{}, "Authorization: Bearer bad\r\n", 0, http.StatusUnauthorized},
 	} {
 		for kind, length := range map[string]string{

@@ -43,7 +43,7 @@ type Options struct {
 	Quotas aikeys.Quotas
 	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
-	// Ready and TrustedProxies are those of httpapi.Config, PrincipalRate and FailureRate those of auth.MiddlewareConfig.
+	// Ready and TrustedProxies are those of httpapi.Config, PrincipalRate that of auth.MiddlewareConfig, FailureRate that of auth.NewGuesses.
 	Ready          func() bool
 	PrincipalRate  ratelimit.Rate
 	FailureRate    ratelimit.Rate
@@ -154,7 +154,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{
 				Sessions:      auth.New(auth.Config{Tokens: opts.Store, OIDC: opts.OIDC}),
-				PrincipalRate: opts.PrincipalRate, FailureRate: opts.FailureRate,
+				PrincipalRate: opts.PrincipalRate, Guesses: auth.NewGuesses(opts.FailureRate, nil, nil),
 			}),
 		},
 	})
