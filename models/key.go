@@ -3,8 +3,10 @@ package models
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,6 +45,41 @@ type Key struct {
 	LastFailureAt     int64
 	LastFailureStatus int
 	LastFailureReason string
+	// UserKeys is the written policy's choice on members' own keys of the provider, in what GetKey, ListKeys and RegisterKey return;
+	// empty without a written policy.
+	UserKeys UserKeys `gorm:"-"`
+}
+
+// UserKeysColumns and UserKeysTable are what a statement with CallerParams selects of the policy on members' own keys.
+const (
+	UserKeysColumns = `COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, '')`
+	UserKeysTable   = `project_policies p ON p.customer_id = $3 AND p.project_id = $4`
+)
+
+// UserKeysRow is where UserKeysColumns go: empty texts where the project has written no policy.
+type UserKeysRow struct {
+	userKeys, byProvider string
+	policy               Policy
+	parsed               string // byProvider as it was parsed last
+}
+
+// Dest returns where UserKeysColumns go.
+func (r *UserKeysRow) Dest() []any { return []any{&r.userKeys, &r.byProvider} }
+
+// set sets the policy's choice for a key. All rows of a page have one policy, which is parsed once.
+func (r *UserKeysRow) set(k *Key) error {
+	if r.userKeys == "" {
+		return nil
+	}
+	if r.parsed != r.byProvider {
+		r.parsed, r.policy.UserKeysByProvider = r.byProvider, nil
+		if err := json.Unmarshal([]byte(r.byProvider), &r.policy.UserKeysByProvider); err != nil {
+			return err
+		}
+	}
+	r.policy.UserKeys = UserKeys(r.userKeys)
+	k.UserKeys = r.policy.For(k.Provider)
+	return nil
 }
 
 // badFor is how long a refusal by the provider counts against a key that has not been used with success since.
@@ -91,7 +128,8 @@ func keyFields(k *Key) []any {
 
 // GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
 // instead of three. Its parameters are CallerParams and the key's id.
-const GetKeyStatement = `SELECT ` + CallerColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
+const GetKeyStatement = `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
+LEFT JOIN ` + UserKeysTable + `
 LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AND (k.user_id = '' OR k.user_id = $5) AND m.role <> ''`
 
 // GetKey returns a key's metadata. Errors: ErrSessionEnded, ErrNotMember, and ErrNotFound where the key is absent, in another
@@ -101,10 +139,11 @@ func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key
 	defer cancel()
 	var (
 		status CallerStatus
+		policy UserKeysRow
 		key    Key
 	)
 	params := append(CallerParams(c, now), id)
-	err := s.engine.QueryRow(ctx, GetKeyStatement, params, append(status.dest(), keyFields(&key)...)...)
+	err := s.engine.QueryRow(ctx, GetKeyStatement, params, slices.Concat(status.dest(), policy.Dest(), keyFields(&key))...)
 	if err != nil {
 		return Key{}, s.classify(err)
 	}
@@ -114,7 +153,8 @@ func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key
 	if key.ID == "" {
 		return Key{}, ErrNotFound
 	}
-	return key, nil
+	err = policy.set(&key)
+	return key, err
 }
 
 // KeyState selects keys by whether they are revoked. Empty selects all.
@@ -165,7 +205,8 @@ func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason
 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
 	}
-	return `SELECT ` + CallerColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
+	return `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
+LEFT JOIN ` + UserKeysTable + `
 LEFT JOIN (` + page("''") + ` UNION ALL ` + page("$5") + `) AS k ON m.role <> '' ORDER BY k.id DESC` + limit, params
 }
 
@@ -175,16 +216,21 @@ func (s *Store) ListKeys(ctx context.Context, c Caller, f KeyFilter, now int64) 
 	defer cancel()
 	var (
 		status CallerStatus
+		policy UserKeysRow
 		k      Key
 	)
 	keys := make([]Key, 0, max(0, min(f.Limit, 64)))
 	statement, params := ListKeysStatement(c, f, now)
-	dest := append(status.dest(), keyFields(&k)...) // every row sets all of it
+	dest := slices.Concat(status.dest(), policy.Dest(), keyFields(&k)) // every row sets all of it
 	err := s.engine.Query(ctx, statement, params, func(row Row) error {
 		if err := row.Scan(dest...); err != nil {
 			return err
 		}
 		if k.ID != "" { // empty where there is no key, and the row has the caller's status alone
+			k.UserKeys = ""
+			if err := policy.set(&k); err != nil {
+				return err
+			}
 			keys = append(keys, k)
 		}
 		return nil
@@ -426,7 +472,8 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 			s.quotas.set(r.scope(), quota-outcome.Active)
 		}
 		s.Wake()
-		return r.Key, nil
+		err = outcome.UserKeys.set(&r.Key)
+		return r.Key, err
 	case r.Idempotency == nil && outcome.Full:
 		return Key{}, ErrQuotaExceeded
 	case r.Idempotency == nil:
@@ -446,6 +493,8 @@ type RegisterOutcome struct {
 	Stored, Full bool
 	// Active counts the active keys of the scope before, up to the quota; zero without a quota.
 	Active int
+	// UserKeys is what the policy says on members' own keys.
+	UserKeys UserKeysRow
 }
 
 // findReplayed returns the key that the first request with an idempotency key made.

@@ -213,11 +213,14 @@ func (p *program) printKeys(keys []aikeysv1.Key, filtered bool) error {
 	for i := range keys {
 		k := &keys[i]
 		look, state := plain, green
-		if k.State == aikeysv1.KeyStateRevoked {
+		switch {
+		case k.State == aikeysv1.KeyStateRevoked:
 			look, state = dim, dim
+		case isHeldBack(k):
+			state = red
 		}
 		t.addRow(cell{k.ID, look}, cell{string(k.Provider), look}, cell{k.Name, look}, cell{formatSuffix(k), look}, cell{formatScope(k), look},
-			cell{string(k.State), state}, cell{relativeTime(k.CreatedAt, now), look}, cell{k.CreatedBy, look}, lastUseCell(k, now))
+			cell{formatState(k), state}, cell{relativeTime(k.CreatedAt, now), look}, cell{k.CreatedBy, look}, lastUseCell(k, now))
 	}
 	return p.printTable(t)
 }
@@ -234,6 +237,33 @@ func formatScope(k *aikeysv1.Key) string {
 		return "own"
 	}
 	return "project"
+}
+
+// isHeldBack reports whether something keeps an active key from serving.
+func isHeldBack(k *aikeysv1.Key) bool {
+	return k.State == aikeysv1.KeyStateActive && k.Serves != nil && !*k.Serves
+}
+
+// formatState returns the state, and for an active key that it can't serve.
+func formatState(k *aikeysv1.Key) string {
+	if isHeldBack(k) {
+		return string(k.State) + ", can't serve"
+	}
+	return string(k.State)
+}
+
+// explainNotServing returns a reason that this version does not know as it is.
+func explainNotServing(reason aikeysv1.NotServingReason) string {
+	switch reason {
+	case aikeysv1.NotServingReasonRevoked:
+		return "no: it is revoked"
+	case aikeysv1.NotServingReasonUserKeysForbidden:
+		return "no: the policy forbids members' own keys"
+	case aikeysv1.NotServingReasonUserKeyRequired:
+		return "no: the policy has members served by keys of their own alone"
+	default:
+		return "no: " + string(reason)
+	}
 }
 
 // isFailing reports whether the provider has refused the key since its last successful use.
@@ -281,7 +311,7 @@ func (p *program) getCommand() *cobra.Command {
 func (p *program) printKey(k *aikeysv1.Key) error {
 	now := time.Now()
 	look := green
-	if k.State == aikeysv1.KeyStateRevoked {
+	if k.State == aikeysv1.KeyStateRevoked || isHeldBack(k) {
 		look = red
 	}
 	owner := "the project's"
@@ -293,11 +323,14 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 		{"Provider", cell{string(k.Provider), plain}},
 		{"Name", cell{k.Name, plain}},
 		{"Secret", cell{formatSuffix(k), plain}},
-		{"State", cell{string(k.State), look}},
+		{"State", cell{formatState(k), look}},
 		{"Scope", cell{owner, plain}},
 		{"Project", cell{k.CustomerID + "/" + k.ProjectID, plain}},
 		{"Created", cell{formatTime(k.CreatedAt, now) + " by " + k.CreatedBy, plain}},
 		{"Last used", cell{formatTime(k.LastUsedAt, now), plain}},
+	}
+	if isHeldBack(k) {
+		details = append(details, detail{"Serves", cell{explainNotServing(k.NotServingReason), red}})
 	}
 	if f := k.LastFailure; f != nil {
 		look := plain

@@ -461,6 +461,11 @@ type Key struct {
 	// Name Its label.
 	Name string `json:"name"`
 
+	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
+	// and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
+	// their own alone.
+	NotServingReason *string `json:"not_serving_reason,omitempty"`
+
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
@@ -476,6 +481,10 @@ type Key struct {
 
 	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
 	RevokedBy *string `json:"revoked_by,omitempty"`
+
+	// Serves Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
+	// of a service of an earlier version leaves it out.
+	Serves *bool `json:"serves,omitempty"`
 
 	// State `active` until the key is revoked, and `revoked` from then on.
 	State KeyState `json:"state"`
@@ -799,6 +808,10 @@ type ResolveResponse struct {
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope *Scope `json:"scope,omitempty"`
+
+	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
+	// it can't serve. The answer of a service of an earlier version leaves it out.
+	Serves *bool `json:"serves,omitempty"`
 
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 	// project's, and `forbid` uses only the project's.

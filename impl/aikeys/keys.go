@@ -313,6 +313,19 @@ func (s *server) recordDenied(ctx context.Context, err error, event models.Event
 	return err
 }
 
+// notServing returns why a key can't serve, or "".
+func notServing(k models.Key) string {
+	switch {
+	case k.RevokedAt != 0:
+		return "revoked"
+	case k.UserID != "" && k.UserKeys == models.UserKeysForbid:
+		return "user_keys_forbidden"
+	case k.UserID == "" && k.UserKeys == models.UserKeysRequire:
+		return "user_key_required"
+	}
+	return ""
+}
+
 func wireKey(k models.Key) gen.Key {
 	key := gen.Key{
 		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, Provider: k.Provider, Name: k.Name,
@@ -320,6 +333,8 @@ func wireKey(k models.Key) gen.Key {
 		RevokedAt: optionalTime(k.RevokedAt), RevokedBy: optional(k.RevokedBy), State: string(models.KeyActive),
 		LastUsedAt: optionalTime(k.LastUsedAt),
 	}
+	key.NotServingReason = optional(notServing(k))
+	key.Serves = new(key.NotServingReason == nil)
 	if k.RevokedAt != 0 {
 		key.State = string(models.KeyRevoked)
 	}

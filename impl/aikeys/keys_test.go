@@ -69,6 +69,47 @@ func TestListKeys(t *testing.T) {
 	})
 }
 
+// What rules a key out is said at once: by register, get, list and resolve.
+func TestKeysSayWhyTheyCannotServe(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		says := func(key gen.Key, reason string) {
+			t.Helper()
+			listed := map[string]gen.Key{}
+			for _, k := range list(t, s, member) {
+				listed[k.ID] = k
+			}
+			for _, k := range []gen.Key{decode[gen.GetResponse](t, get(t, s, member, project+"/aikeys/"+key.ID)).Key, listed[key.ID]} {
+				require.Equal(t, []any{key.ID, reason == ""}, []any{k.ID, *k.Serves})
+				require.Equal(t, reason == "", k.NotServingReason == nil)
+				if reason != "" {
+					require.Equal(t, reason, *k.NotServingReason)
+				}
+			}
+		}
+		shared, own := s.As(owner).Register(t, s.Shared("shared")), s.As(member).Register(t, s.Own("own"))
+		require.True(t, *shared.Serves && *own.Serves)
+		says(shared, "")
+		says(own, "")
+		require.True(t, *resolve(t, s, member, "openai").Serves)
+		require.False(t, *resolve(t, s, member, "groq").Serves)
+
+		setPolicy(t, s, map[string]any{"user_keys": "require", "user_keys_by_provider": map[string]any{"openai": "forbid"}})
+		says(shared, "")
+		says(own, "user_keys_forbidden")
+		require.Equal(t, "user_keys_forbidden", *s.As(member).Register(t, s.Own("another")).NotServingReason, "at register")
+		require.True(t, *resolve(t, s, member, "openai").Serves)
+		groq := s.As(owner).Register(t, s.Shared("groq", func(b *gen.RegisterRequest) {
+			b.Provider, b.Secret = "groq", gensecret.New("gsk_0123456789abcdef0123456789")
+		}))
+		require.Equal(t, "user_key_required", *groq.NotServingReason, "at register")
+		says(groq, "user_key_required")
+		s.As(owner).RevokeKey(t, shared.ID)
+		says(shared, "revoked")
+		setPolicy(t, s, map[string]any{})
+		says(own, "")
+	})
+}
+
 func TestListKeysPageToken(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		var mine []string
@@ -112,6 +153,7 @@ func TestRevokeKeyTwice(t *testing.T) {
 		got := decode[gen.GetResponse](t, get(t, s, owner, project+"/aikeys/"+key.ID)).Key
 		by := owner
 		key.State, key.RevokedAt, key.RevokedBy = "revoked", &first.RevokedAt, &by
+		key.Serves, key.NotServingReason = new(false), new("revoked")
 		require.Equal(t, []gen.Key{key}, list(t, s, owner), "lists come without receipts")
 		key.Receipt = &first
 		require.Equal(t, key, got)
@@ -183,7 +225,7 @@ func TestRegisterKey(t *testing.T) {
 				suffix := body.Secret.Reveal()[len(body.Secret.Reveal())-4:]
 				require.Equal(t, gen.Key{
 					ID: key.ID, CustomerID: "acme", ProjectID: "web", Provider: "openai", Name: name, DisplaySuffix: suffix,
-					UserScope: name == "own", CreatedAt: key.CreatedAt, CreatedBy: owner, State: "active",
+					UserScope: name == "own", CreatedAt: key.CreatedAt, CreatedBy: owner, State: "active", Serves: new(true),
 				}, key)
 				at := get(t, s, owner, reply.Header.Get("Location"))
 				require.Equal(t, key, decode[gen.GetResponse](t, at).Key)

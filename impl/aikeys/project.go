@@ -77,14 +77,16 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 		return nil, err
 	}
 	reply := gen.ResolveKey200JSONResponse{
-		Provider: provider, Reason: string(choice.Reason),
+		Provider: provider, Serves: new(false), Reason: string(choice.Reason),
 		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey),
 	}
 	if choice.Revoked.ID != "" {
 		reply.RevokedKey = new(wireKey(choice.Revoked))
 	}
 	if choice.Key.ID != "" {
+		choice.Key.UserKeys = policy.For(provider)
 		reply.Key, reply.Scope = new(wireKey(choice.Key)), new("project")
+		reply.Serves = reply.Key.Serves
 		if choice.Key.UserID != "" {
 			reply.Scope = new("user")
 		}

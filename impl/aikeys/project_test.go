@@ -578,7 +578,7 @@ func TestResolveKey(t *testing.T) {
 				for presence, reason := range row {
 					t.Run(policy+" "+name+", keys: "+presence, func(t *testing.T) {
 						provider := providers[presence]
-						want := gen.ResolveResponse{Provider: provider, Reason: reason, UserKeys: gen.UserKeys(policy), OnBadKey: "fail"}
+						want := gen.ResolveResponse{Provider: provider, Serves: new(scopes[reason] != ""), Reason: reason, UserKeys: gen.UserKeys(policy), OnBadKey: "fail"}
 						if scope := scopes[reason]; scope != "" {
 							key := serving[provider+" "+scope]
 							want.Scope, want.Key = &scope, &key

@@ -113,7 +113,7 @@ func registerStatement(c models.Caller, needs models.Role, r models.Registration
 	key, event := models.KeyRow(r.Key), models.EventRow(r.Event)
 	statement += `stored AS (` + key.Into() + `SELECT ` + params.Add(key.Values...) + source + ` RETURNING 1),
 recorded AS (` + event.Into("tx") + `SELECT ` + txNumber + `, ` + params.Add(event.Values...) + ` FROM stored)
-SELECT live, role, EXISTS (SELECT 1 FROM stored), active FROM caller, quota`
+SELECT live, role, EXISTS (SELECT 1 FROM stored), active, ` + models.UserKeysColumns + ` FROM caller CROSS JOIN quota LEFT JOIN ` + models.UserKeysTable
 	return statement, params
 }
 
@@ -124,7 +124,7 @@ func (e *engine) Register(
 	statement, params := registerStatement(c, needs, r, now)
 	// All of the result must be read: its last message says whether the transaction was committed.
 	err = e.Query(ctx, statement, params, func(row models.Row) error {
-		return row.Scan(&status.Live, &status.Role, &outcome.Stored, &outcome.Active)
+		return row.Scan(append([]any{&status.Live, &status.Role, &outcome.Stored, &outcome.Active}, outcome.UserKeys.Dest()...)...)
 	})
 	outcome.Full = r.Quota > 0 && outcome.Active >= r.Quota
 	return status, outcome, err

@@ -43,6 +43,11 @@ func (e *engine) Register(
 			return err
 		}
 		outcome.Stored = true
+		err = e.writer.queryRow(`SELECT `+models.UserKeysColumns+` FROM (SELECT 1) AS one LEFT JOIN `+models.UserKeysTable,
+			models.CallerParams(c, now), outcome.UserKeys.Dest()...)
+		if err != nil {
+			return err
+		}
 		var params models.Params
 		event := models.EventRow(r.Event)
 		_, err = e.writer.exec(event.Into("tx")+`VALUES (`+txNumber+`, `+params.Add(event.Values...)+`)`, params...)

@@ -154,6 +154,27 @@ func (e FetchReason) Valid() bool {
 	}
 }
 
+// Defines values for NotServingReason.
+const (
+	NotServingReasonRevoked           NotServingReason = "revoked"
+	NotServingReasonUserKeyRequired   NotServingReason = "user_key_required"
+	NotServingReasonUserKeysForbidden NotServingReason = "user_keys_forbidden"
+)
+
+// Valid indicates whether the value is a known member of the NotServingReason enum.
+func (e NotServingReason) Valid() bool {
+	switch e {
+	case NotServingReasonRevoked:
+		return true
+	case NotServingReasonUserKeyRequired:
+		return true
+	case NotServingReasonUserKeysForbidden:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for KeyFailureReason.
 const (
 	KeyFailureReasonForbidden      KeyFailureReason = "forbidden"
@@ -670,6 +691,11 @@ type Key struct {
 	// Name Its label.
 	Name string `json:"name"`
 
+	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
+	// and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
+	// their own alone.
+	NotServingReason NotServingReason `json:"not_serving_reason,omitempty,omitzero"`
+
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
@@ -686,6 +712,10 @@ type Key struct {
 	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
 	RevokedBy string `json:"revoked_by,omitempty,omitzero"`
 
+	// Serves Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
+	// of a service of an earlier version leaves it out.
+	Serves *bool `json:"serves,omitempty"`
+
 	// State `active` until the key is revoked, and `revoked` from then on.
 	State KeyState `json:"state"`
 
@@ -695,6 +725,11 @@ type Key struct {
 	// UserScope Whether it is the caller's own key, and not the project's.
 	UserScope bool `json:"user_scope"`
 }
+
+// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
+// and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
+// their own alone.
+type NotServingReason string
 
 // KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
 // `last_used_at` is later, the key has served successfully since.
@@ -1002,6 +1037,10 @@ type ResolveResponse struct {
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 	Scope Scope `json:"scope,omitempty,omitzero"`
+
+	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
+	// it can't serve. The answer of a service of an earlier version leaves it out.
+	Serves *bool `json:"serves,omitempty"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`

@@ -405,6 +405,21 @@ class Key(Model):
     When a data plane last served a request with it. Absent until a data plane has reported that.
     """
 
+    serves: Optional[bool] = None
+    """
+    Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
+    of a service of an earlier version leaves it out.
+
+    """
+
+    not_serving_reason: Optional[Union[Literal["revoked", "user_keys_forbidden", "user_key_required"], str]] = None
+    """
+    Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
+    and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
+    their own alone.
+
+    """
+
     last_failure: Optional[KeyFailure] = None
     receipt: Optional[Receipt] = None
 
@@ -857,6 +872,13 @@ class ResolveResponse(Model):
     ]
     """
     A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+    """
+
+    serves: Optional[bool] = None
+    """
+    Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
+    it can't serve. The answer of a service of an earlier version leaves it out.
+
     """
 
     reason: Union[

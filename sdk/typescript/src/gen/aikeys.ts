@@ -572,6 +572,17 @@ export interface components {
              * @description When a data plane last served a request with it. Absent until a data plane has reported that.
              */
             last_used_at?: string;
+            /**
+             * @description Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
+             *     of a service of an earlier version leaves it out.
+             */
+            serves?: boolean;
+            /**
+             * @description Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
+             *     and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
+             *     their own alone.
+             */
+            not_serving_reason?: "revoked" | "user_keys_forbidden" | "user_key_required" | (string & {});
             last_failure?: components["schemas"]["KeyFailure"];
             receipt?: components["schemas"]["Receipt"];
         };
@@ -601,6 +612,11 @@ export interface components {
          */
         ResolveResponse: {
             provider: components["schemas"]["ProviderSlug"];
+            /**
+             * @description Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
+             *     it can't serve. The answer of a service of an earlier version leaves it out.
+             */
+            serves?: boolean;
             /**
              * @description `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
              *     none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
