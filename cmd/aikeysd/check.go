@@ -37,7 +37,8 @@ the keys under it: "current", "old_kek", which "aikeysd rewrap" puts under the p
 this from the keys' rows. With --deep it tries to unwrap each data key, and lists the keys that can't be read. That
 opens no secret unless --sealer-old is given, so it does not find a ciphertext that was changed. With --keys it lists a
 project's keys and how each is sealed, and the system trail records that. At secrets-svc it needs the rights "open" and
-"status", and "rewrap" for --deep.
+"status", and "rewrap" for --deep; with --role public it needs "seal" alone, and checks that this seals with the
+database's keyset.
 
 "not yet" means that the first start of "aikeysd serve" will make it: a SQLite database, or a keyset for a database
 that has none. If you expected it to exist, check its path.
@@ -50,6 +51,9 @@ Exits with 1 if a check fails, or a key can't be read.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(options.check(), cfg.loadToServe(p.Environ)); err != nil {
 				return err
+			}
+			if (options.deep || options.keys) && cfg.Role == rolePublic {
+				return cli.Usagef("--deep and --keys: need rights that the role %s lacks; add --role %s", rolePublic, roleDataplane)
 			}
 			return p.check(cmd.Context(), cfg, options)
 		},
@@ -104,10 +108,12 @@ type checkReport struct {
 
 var (
 	errChecks = errors.New("a check failed; see the table")
-	// errNotYet and errSkipped are not failures. errNotYet: serve will make what is missing. errSkipped: an earlier check has
+	// These are not failures. errNotYet: serve will make what is missing. errSkipped: an earlier check has
 	// not found what this one needs.
 	errNotYet  = errors.New("is not there yet: serve will make it")
 	errSkipped = errors.New("not checked: see above")
+	// errNotItsRole says that the role has no right to what the check needs.
+	errNotItsRole = errors.New("not checked: the role " + rolePublic + " may only seal")
 )
 
 func (p *program) check(ctx context.Context, cfg *config, options checkOptions) error {
@@ -127,7 +133,7 @@ func (p *program) check(ctx context.Context, cfg *config, options checkOptions) 
 		switch {
 		case errors.Is(err, errNotYet):
 			result, detail = "not yet", err.Error()
-		case errors.Is(err, errSkipped):
+		case errors.Is(err, errSkipped), errors.Is(err, errNotItsRole):
 			result, detail = "-", err.Error()
 		case err != nil:
 			result, detail, failed = "FAILED", cli.OneLine(err.Error()), true
@@ -162,7 +168,14 @@ func (c *checker) settings(context.Context) (string, error) {
 	if _, err := tracing.Endpoint(c.Getenv); err != nil {
 		return "", err
 	}
-	return "public API on " + c.cfg.Listen + ", data-plane API on " + c.cfg.DataplaneListen + ", ops on " + c.cfg.OpsListen, nil
+	var serves string
+	if c.cfg.servesPublic() {
+		serves = "public API on " + c.cfg.Listen + ", "
+	}
+	if c.cfg.servesDataPlanes() {
+		serves += "data-plane API on " + c.cfg.DataplaneListen + ", "
+	}
+	return serves + "ops on " + c.cfg.OpsListen, nil
 }
 
 func (c *checker) database(ctx context.Context) (_ string, err error) {
@@ -218,17 +231,23 @@ func (c *checker) keyset(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if bound {
-		err = keysetcheck.New(c.store, opened).Check(ctx)
-	} else {
+	switch {
+	case bound:
+		err = keysetcheck.New(c.store, opened, c.cfg.keysetUse()).Check(ctx)
+	case c.cfg.Role == rolePublic:
+		err = keysetcheck.TrySeal(ctx, opened)
+	default:
 		_, err = opened.PrimaryKEK(ctx)
 	}
 	if err != nil {
 		return "", unreachableSealer(c.cfg, err)
 	}
 	c.sealer = opened
-	if !bound {
+	switch {
+	case !bound:
 		return c.cfg.sealerName() + " is valid; the database is bound to no keyset yet, the first start of serve binds it", nil
+	case c.cfg.Role == rolePublic:
+		return c.cfg.sealerName() + " seals with this database's keyset", nil
 	}
 	return c.cfg.sealerName() + " opens this database", nil
 }
@@ -251,7 +270,7 @@ func (c *checker) requireKeysetFile(bound bool) error {
 }
 
 // isBound reports whether the database is bound to a keyset. It reads the canary from the store, because
-// keysetcheck.Keeper would make one.
+// keysetcheck.Checker would make one.
 func (c *checker) isBound(ctx context.Context) (bool, error) {
 	if c.isMissing {
 		return false, nil
@@ -267,6 +286,9 @@ func (c *checker) isBound(ctx context.Context) (bool, error) {
 func (c *checker) keys(ctx context.Context) (string, error) {
 	if c.sealer == nil || !c.isCurrent {
 		return "", errSkipped
+	}
+	if c.cfg.Role == rolePublic {
+		return "", errNotItsRole
 	}
 	inspector, err := rewrap.NewInspector(ctx, c.store, c.sealer)
 	if err != nil {

@@ -32,7 +32,7 @@ const (
 	exitUsage   = cli.ExitUsage
 
 	// patience is how long a test waits for what must happen.
-	patience   = 30 * time.Second
+	patience   = 60 * time.Second
 	fakeSecret = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001"
 )
 
@@ -40,7 +40,7 @@ var (
 	shared   string // folder of the programs, which is in PATH; buildPrograms builds them
 	client   = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	anyKeyID = regexp.MustCompile(`byok_[0-9A-Z]{26}`)
-	listens  = regexp.MustCompile(`listening"?[ ,]"?api"?[=:]"?([^ ",]+)"?[ ,]"?dataplane"?[=:]"?([^ ",]+)"?[ ,]"?ops"?[=:]"?([^ ",]+)`)
+	listens  = regexp.MustCompile(`listening"?(?:[ ,]"?api"?[=:]"?([^ ",]+)"?)?(?:[ ,]"?dataplane"?[=:]"?([^ ",]+)"?)?[ ,]"?ops"?[=:]"?([^ ",]+)`)
 )
 
 // TestMain also requires that no run of the program leaves a goroutine behind.

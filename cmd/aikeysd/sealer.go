@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
@@ -106,10 +107,15 @@ func (s *config) keysetPath() (path string, ok bool) {
 }
 
 // openSealer opens the sealer, and behind it the old sealers, which open what it has not sealed. It creates a missing keyset
-// file, except for old sealers, and connects to nothing. It adds to closers what closes the sealers.
+// file, except for old sealers, and connects to nothing. It adds to closers what closes the sealers. A process that only seals has no
+// use for the old ones.
 func (s *config) openSealer(log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
+	texts := []string{s.Sealer}
+	if s.keysetUse() != keysetcheck.SealOnly {
+		texts = append(texts, s.SealerOld...)
+	}
 	var opened []sealer.Sealer
-	for i, text := range append([]string{s.Sealer}, s.SealerOld...) {
+	for i, text := range texts {
 		one, err := s.openOne(text, i > 0, log, closers)
 		if err != nil {
 			return nil, err
@@ -156,6 +162,11 @@ func (s *config) sealerName() string {
 // unreachableSealer adds advice to an error that says that secrets-svc can't be reached or refuses this client.
 func unreachableSealer(cfg *config, err error) error {
 	switch {
+	case errors.Is(err, keysetcheck.ErrUnproven):
+		return fmt.Errorf("%w; check that %s=%s is the keyset of this database, and that an aikeysd of the role %s or %s runs with it, "+
+			"which needs the rights open and status", err, cfg.Of("sealer").Variable(), cfg.Sealer, roleDataplane, roleAll)
+	case errors.Is(err, keysetcheck.ErrNoCanary):
+		return fmt.Errorf("%w; start an aikeysd of the role %s", err, rolePublic)
 	case errors.Is(err, remote.ErrNotAllowed):
 		return fmt.Errorf("%w; check SECRETS_SVC_CLIENTS there", err)
 	case errors.Is(err, sealer.ErrUnavailable):

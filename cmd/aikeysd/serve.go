@@ -15,6 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/impl/telemetry/tracing"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/models"
@@ -26,11 +27,15 @@ func (p *program) serveCommand() *cobra.Command {
 	cfg := newConfig()
 	cmd := &cobra.Command{
 		Use:     "serve",
-		Short:   "Serve the public API and the data-plane API",
+		Short:   "Serve the public API, the data-plane API or both",
 		GroupID: groupServe,
 		Args:    cli.NoArguments(),
 		Long: `Serves the public API; the data-plane API, which gateways alone may reach; and /healthz, /readyz and /metrics: each on a
 listener of its own.
+
+--role public and --role dataplane serve one of the two APIs each, from two processes. The process with the public API
+then opens no secret, and secrets-svc can see to that: it needs the right "seal" alone, and the other one "open" and
+"status". The first start of the two needs both.
 
 It holds no state: run as many as you like on one Postgres. It starts without its database, answers 503 until it has
 it, and then becomes ready. The first start makes the database's schema and, for a local sealer, the keyset: back
@@ -73,7 +78,7 @@ type service struct {
 	getenv  func(name string) string // for variables that are not settings, such as OTEL_*
 	process models.Process           // for the system trail
 
-	publicListener, dataplaneListener, opsListener net.Listener
+	publicListener, dataplaneListener, opsListener net.Listener // those of APIs that the role does not serve are nil
 
 	traces              *tracing.Provider // nil exports none
 	sealer              sealer.Sealer
@@ -83,7 +88,8 @@ type service struct {
 	issuer              *auth.OIDC // nil accepts no session tokens
 	sessions            *auth.Authenticator
 	feed                *feed.Feed
-	api, dataplane, ops *lifecycle.Server
+	api, dataplane, ops *lifecycle.Server // api or dataplane is nil if the role does not serve it
+	probeKeyset         telemetry.Probe
 
 	state    state
 	notified prometheus.Gauge
@@ -111,12 +117,12 @@ func (p *program) newService(ctx context.Context, cfg *config, command string) (
 }
 
 func (s *service) listen(ctx context.Context) (err error) {
-	listeners := []*net.Listener{&s.publicListener, &s.dataplaneListener, &s.opsListener}
-	for i, name := range listenSettings() {
-		if *listeners[i], err = s.cfg.Of(name).Listen(ctx); err != nil {
+	listeners := map[string]*net.Listener{"listen": &s.publicListener, "dataplane-listen": &s.dataplaneListener, "ops-listen": &s.opsListener}
+	for _, name := range append(s.cfg.apiListenSettings(), "ops-listen") {
+		if *listeners[name], err = s.cfg.Of(name).Listen(ctx); err != nil {
 			return err
 		}
-		s.closers.AddListener(*listeners[i])
+		s.closers.AddListener(*listeners[name])
 	}
 	return nil
 }
@@ -155,6 +161,9 @@ func (s *service) openSealer(ctx context.Context) (err error) {
 		s.log.WarnContext(ctx, "made a new keyset: back it up, apart from the database; without it no key opens again",
 			slog.String("file", path))
 	}
+	if isFile && s.cfg.Role == rolePublic {
+		s.log.WarnContext(ctx, "the keyset file opens secrets too, so this process could; with secrets-svc it can't")
+	}
 	return nil
 }
 
@@ -165,19 +174,31 @@ func (s *service) openStore(context.Context) (err error) {
 		return err
 	}
 	s.closers.Add(s.store.Close)
-	s.keyset = keysetcheck.New(s.store, s.sealer)
+	s.keyset = keysetcheck.New(s.store, s.sealer, s.cfg.keysetUse())
 	return nil
 }
 
 // run serves until ctx is done, or until a part fails that the service can't do without.
 func (s *service) run(ctx context.Context) error {
-	s.log.InfoContext(ctx, "listening", slog.String("api", s.api.URL()), slog.String("dataplane", s.dataplane.URL()),
-		slog.String("ops", s.ops.URL()), slog.String("version", cli.Version()))
+	var addresses []any
+	var public []lifecycle.Part
+	dataPlanes := []lifecycle.Part{s.onceReady(s.feed.Run)}
+	if s.api != nil {
+		addresses, public = append(addresses, slog.String("api", s.api.URL())), append(public, s.api.Run)
+	}
+	if s.dataplane != nil {
+		addresses, dataPlanes = append(addresses, slog.String("dataplane", s.dataplane.URL())), append(dataPlanes, s.dataplane.Run)
+	}
+	s.log.InfoContext(ctx, "listening", append(addresses, slog.String("ops", s.ops.URL()), slog.String("role", s.cfg.Role),
+		slog.String("version", cli.Version()))...)
 	program := lifecycle.Program{
 		Stages: [][]lifecycle.Part{
-			{lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), s.onceReady(s.checkNotifications), s.onceReady(s.recordKEKs)},
-			{s.api.Run}, // before the feed: a revocation may be waiting for data planes to acknowledge it
-			{s.onceReady(s.feed.Run), s.dataplane.Run}, // together: data planes' streams last as long as the feed
+			{
+				lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), s.onceReady(s.checkNotifications), s.onceReady(s.watchKeyset),
+				s.onceReady(s.recordKEKs),
+			},
+			public,     // before the feed: a revocation may be waiting for data planes to acknowledge it
+			dataPlanes, // together: data planes' streams last as long as the feed
 		},
 		Ops: s.ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.state.draining.Store(true) }, Closers: s.closers, Log: s.log,
 	}
@@ -196,11 +217,29 @@ func (s *service) onceReady(run func(ctx context.Context) error) lifecycle.Part 
 	})
 }
 
+// watchKeyset checks the keyset once every pingInterval, until ctx is done: processes that may only seal depend on what it finds.
+func (s *service) watchKeyset(ctx context.Context) error {
+	ticker := time.NewTicker(pingInterval)
+	defer ticker.Stop()
+	for {
+		s.probeKeyset(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
 // kekInterval is the time between two looks at the sealer's key-encryption keys.
 const kekInterval = 5 * time.Second
 
-// recordKEKs adds to the system trail how the sealer's key-encryption keys have changed, at the start and while the service runs.
+// recordKEKs adds to the system trail how the sealer's key-encryption keys have changed, at the start and while the service runs. A
+// process that may only seal can't list them.
 func (s *service) recordKEKs(ctx context.Context) error {
+	if s.cfg.Role == rolePublic {
+		return nil
+	}
 	ticker := time.NewTicker(kekInterval)
 	defer ticker.Stop()
 	for seen := ""; ; {

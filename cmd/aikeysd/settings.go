@@ -13,6 +13,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/models/database"
 )
@@ -54,6 +55,7 @@ type config struct {
 	LogFormat         string
 	ShutdownTimeout   time.Duration
 	Migrate           string
+	Role              string
 }
 
 // maxQuota is the largest quota of keys. A register counts up to it.
@@ -63,6 +65,13 @@ const maxQuota = 100_000
 const (
 	migrateAuto  = "auto"
 	migrateNever = "never"
+)
+
+// The choices of ROLE.
+const (
+	roleAll       = "all"
+	rolePublic    = "public"
+	roleDataplane = "dataplane"
 )
 
 // The prefixes of our variables and of the gateway's. Both may be in one environment file.
@@ -145,6 +154,8 @@ func newConfig() *config {
 			Usage: "how long requests in flight may take to end before they are cut"},
 		{Name: "migrate", Arg: "when", Default: migrateAuto, Parse: settings.Choice(&s.Migrate, migrateAuto, migrateNever),
 			Usage: "auto brings the database's schema up to date at the start; never waits until \"aikeysd migrate up\" has"},
+		{Name: "role", Arg: "name", Default: roleAll, Parse: settings.Choice(&s.Role, roleAll, rolePublic, roleDataplane),
+			Usage: "all serves both APIs; public only the public one, and it opens no secret and never migrates; dataplane only the data-plane API, and it seals none"},
 	})
 	return s
 }
@@ -218,17 +229,45 @@ func (s *config) checkListeners() []string {
 		complaints = append(complaints, fmt.Sprintf("%s: client certificates need TLS; set %s and %s",
 			s.Of("dataplane-client-ca").Given(), cert.Beside(s.Of("dataplane-client-ca")), key.Beside(s.Of("dataplane-client-ca"))))
 	}
-	for _, listen := range []*settings.Setting{s.Of("listen"), s.Of("dataplane-listen")} {
-		if !hasTLS && !s.Insecure && listen.IsPublic() {
+	for _, name := range s.apiListenSettings() {
+		if listen := s.Of(name); !hasTLS && !s.Insecure && listen.IsPublic() {
 			complaints = append(complaints, fmt.Sprintf(
 				"%s: beyond this machine, API keys and secrets would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
 				listen.Given(), cert.Beside(listen), key.Beside(listen), s.Of("insecure").Beside(listen)))
 		}
 	}
-	return append(complaints, s.Distinct(listenSettings()...)...)
+	return append(complaints, s.Distinct(append(s.apiListenSettings(), "ops-listen")...)...)
 }
 
-// listenSettings names the settings of the addresses that the service listens on.
+// servesPublic reports whether this process serves the public API, and so seals secrets.
+func (s *config) servesPublic() bool { return s.Role != roleDataplane }
+
+// servesDataPlanes reports whether this process serves the data-plane API, and so opens secrets.
+func (s *config) servesDataPlanes() bool { return s.Role != rolePublic }
+
+// keysetUse is what this process uses the sealer for.
+func (s *config) keysetUse() keysetcheck.Use {
+	switch s.Role {
+	case rolePublic:
+		return keysetcheck.SealOnly
+	case roleDataplane:
+		return keysetcheck.OpenOnly
+	}
+	return keysetcheck.SealAndOpen
+}
+
+// apiListenSettings names the settings of the addresses of the APIs that this process serves.
+func (s *config) apiListenSettings() (names []string) {
+	if s.servesPublic() {
+		names = append(names, "listen")
+	}
+	if s.servesDataPlanes() {
+		names = append(names, "dataplane-listen")
+	}
+	return names
+}
+
+// listenSettings names the settings of all addresses.
 func listenSettings() []string { return []string{"listen", "dataplane-listen", "ops-listen"} }
 
 func (s *config) checkCertificates() (complaints []string) {

@@ -59,22 +59,17 @@ func once(done *atomic.Bool) telemetry.Probe {
 	}
 }
 
-// keysetProbe returns a probe of whether the keyset opens this database. It is checked at the start, and again whenever the
-// KEKs have changed or can't be listed.
+// keysetProbe returns a probe of whether the keyset is this database's. It is checked at the start, and then again.
 func (s *service) keysetProbe() telemetry.Probe {
-	opened := once(&s.state.keyset)
+	atStart := once(&s.state.keyset)
 	still := telemetry.Cached(func(ctx context.Context) telemetry.State {
-		keks, err := sealer.ListKEKs(ctx, s.sealer)
-		if err == nil {
-			err = s.keyset.CheckKEKs(ctx, fmt.Sprint(keks))
-		}
-		if err != nil {
+		if err := s.keyset.Recheck(ctx); err != nil {
 			return telemetry.Unavailable
 		}
 		return telemetry.OK
 	}, pingTimeout, pingInterval)
 	return func(ctx context.Context) telemetry.State {
-		if state := opened(ctx); state != telemetry.OK {
+		if state := atStart(ctx); state != telemetry.OK {
 			return state
 		}
 		return still(ctx)
@@ -146,8 +141,8 @@ func (s *service) prepare(ctx context.Context) (need string, err error) {
 	}
 	if pending := pendingOf(steps); pending > 0 {
 		// With a wrong keyset, not even the schema of a database in use may change.
-		if pending < len(steps) {
-			if err := s.openCanary(ctx); err != nil {
+		if pending < len(steps) && s.cfg.Role != rolePublic {
+			if err := s.checkKeyset(ctx); err != nil {
 				return checkKeyset, err
 			}
 		}
@@ -159,13 +154,16 @@ func (s *service) prepare(ctx context.Context) (need string, err error) {
 		s.log.WarnContext(ctx, "the database's schema is newer than this program, which may not understand all of it; run the newer version")
 	}
 	s.state.schema.Store(true)
-	return checkKeyset, s.openCanary(ctx)
+	return checkKeyset, s.checkKeyset(ctx)
 }
 
 func (s *service) migrate(ctx context.Context, pending int) error {
-	if s.cfg.Migrate == migrateNever {
-		return fmt.Errorf("%w: it lacks %s and %s=%s; run: aikeysd migrate up%s",
-			errPending, migrations(pending), s.cfg.Of("migrate").Variable(), migrateNever, s.cfg.databaseFlags())
+	if !s.cfg.mayMigrate() {
+		because := s.cfg.Of("migrate").Variable() + "=" + migrateNever
+		if s.cfg.Migrate != migrateNever {
+			because = s.cfg.Of("role").Variable() + "=" + rolePublic
+		}
+		return fmt.Errorf("%w: it lacks %s and %s; run: aikeysd migrate up%s", errPending, migrations(pending), because, s.cfg.databaseFlags())
 	}
 	applied, err := s.store.Migrate(ctx)
 	if err == nil && applied > 0 {
@@ -173,6 +171,10 @@ func (s *service) migrate(ctx context.Context, pending int) error {
 	}
 	return err
 }
+
+// mayMigrate reports whether the service brings the schema up to date. A process with the public API alone does not: it can't be
+// certain that its keyset is the database's before another process has looked.
+func (s *config) mayMigrate() bool { return s.Migrate != migrateNever && s.Role != rolePublic }
 
 func pendingOf(steps []models.Migration) int {
 	pending := 0
@@ -184,7 +186,7 @@ func pendingOf(steps []models.Migration) int {
 	return pending
 }
 
-func (s *service) openCanary(ctx context.Context) error {
+func (s *service) checkKeyset(ctx context.Context) error {
 	if err := s.keyset.Check(ctx); err != nil {
 		return unreachableSealer(s.cfg, err)
 	}

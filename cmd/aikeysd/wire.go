@@ -43,17 +43,9 @@ type wiring struct {
 	tracer    trace.Tracer // nil if no traces are exported
 }
 
-// makeServers makes the three servers.
+// makeServers makes the servers of the role.
 func (s *service) makeServers(context.Context) error {
 	w, err := s.newWiring()
-	if err != nil {
-		return err
-	}
-	public, err := w.publicAPI()
-	if err != nil {
-		return err
-	}
-	dataPlanes, err := w.dataPlaneAPI()
 	if err != nil {
 		return err
 	}
@@ -61,13 +53,26 @@ func (s *service) makeServers(context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.api = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.publicListener, Handler: public, TLS: publicTLS, Log: s.log, TrustedProxies: s.cfg.TrustedProxies,
-	})
-	s.dataplane = httpapi.NewServer(httpapi.ServerConfig{
-		Listener: s.dataplaneListener, Handler: dataPlanes, TLS: dataPlaneTLS, Log: s.log, TrustedProxies: s.cfg.TrustedProxies,
-		LogHandshakes: s.cfg.DataplaneCA != "",
-	})
+	if s.cfg.servesPublic() {
+		public, err := w.publicAPI()
+		if err != nil {
+			return err
+		}
+		s.api = httpapi.NewServer(httpapi.ServerConfig{
+			Listener: s.publicListener, Handler: public, TLS: publicTLS, Log: s.log, TrustedProxies: s.cfg.TrustedProxies,
+		})
+	}
+	if s.cfg.servesDataPlanes() {
+		dataPlanes, err := w.dataPlaneAPI()
+		if err != nil {
+			return err
+		}
+		s.dataplane = httpapi.NewServer(httpapi.ServerConfig{
+			Listener: s.dataplaneListener, Handler: dataPlanes, TLS: dataPlaneTLS, Log: s.log, TrustedProxies: s.cfg.TrustedProxies,
+			LogHandshakes: s.cfg.DataplaneCA != "",
+		})
+	}
+	s.probeKeyset = s.keysetProbe()
 	s.ops = httpapi.NewServer(httpapi.ServerConfig{
 		Listener: s.opsListener, Handler: telemetry.NewHandler(w.registry, s.checks()), Log: s.log,
 	})
@@ -178,6 +183,6 @@ func (s *service) checks() []telemetry.Check {
 		{Name: checkDatabase, Probe: telemetry.Cached(database, pingTimeout, pingInterval)},
 		{Name: checkSchema, Probe: once(&s.state.schema)},
 		// Without secrets-svc, keys can still be read and revoked, and data planes keep what they have. So this check may fail.
-		{Name: checkKeyset, Probe: s.keysetProbe(), MayFail: s.state.ready.Load},
+		{Name: checkKeyset, Probe: s.probeKeyset, MayFail: s.state.ready.Load},
 	}
 }

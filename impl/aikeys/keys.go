@@ -45,9 +45,7 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	}
 	var idempotency *models.IdempotencyRecord
 	if req.Params.IdempotencyKey != nil {
-		if idempotency, err = s.idempotencyRecord(ctx, *req.Params.IdempotencyKey, caller, key, req.Body.Secret.Reveal()); err != nil {
-			return nil, err
-		}
+		idempotency = idempotencyRecord(*req.Params.IdempotencyKey, caller, key, req.Body.Secret.Reveal())
 	}
 	if key.Envelope, key.KEKID, err = s.sealSecret(ctx, key, req.Body.Secret.Reveal()); err != nil {
 		return nil, err
@@ -90,16 +88,11 @@ func isPrintable(name string) bool {
 }
 
 // idempotencyRecord returns the record by which a retry of a registration is recognized. Its fingerprint covers everything that
-// the caller chose, including the secret. It is keyed, so that a copy of the database can't be searched for a secret: the
-// database holds the fingerprint key only sealed.
-func (s *server) idempotencyRecord(
-	ctx context.Context, idempotencyKey string, caller models.Caller, key models.Key, secret string,
-) (*models.IdempotencyRecord, error) {
-	fingerprintKey, err := s.keyset.FingerprintKey(ctx)
-	if err != nil {
-		return nil, err
-	}
-	mac := hmac.New(sha256.New, fingerprintKey)
+// the caller chose, including the secret. It is keyed by the caller's Idempotency-Key, of which the database holds only a hash, so
+// that a copy of the database can't be searched for a secret.
+func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.Key, secret string) *models.IdempotencyRecord {
+	// The prefix sets the MAC's key apart from the stored hash: HMAC hashes a key that is longer than a block.
+	mac := hmac.New(sha256.New, []byte("aikeys/v1/fingerprint:"+idempotencyKey))
 	for _, part := range []string{key.Provider, key.Name, key.UserID, secret} {
 		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
 		mac.Write([]byte(part))
@@ -108,7 +101,7 @@ func (s *server) idempotencyRecord(
 	return &models.IdempotencyRecord{
 		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID,
 		KeyHash: hash[:], Fingerprint: mac.Sum(nil), KeyID: key.ID, CreatedAt: key.CreatedAt,
-	}, nil
+	}
 }
 
 // sealSecret seals the secret of a key and wipes its own copy of the plaintext.

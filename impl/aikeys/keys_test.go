@@ -835,7 +835,7 @@ func statusOf(reply interface{ StatusCode() int }, err error) int {
 	return reply.StatusCode()
 }
 
-// Such a service does not start. If it did, the fingerprint of another keyset would take a retry for a reuse.
+// Such a service does not start. If its keyset is replaced while it runs, it registers nothing, and no retry is taken for a reuse.
 func TestSealingRetryWithAnotherKeyset(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n")
@@ -843,7 +843,7 @@ func TestSealingRetryWithAnotherKeyset(t *testing.T) {
 		wrong := aikeystest.Start(t, aikeystest.Options{Store: s.Store})
 		for _, key := range []string{"k", "another"} {
 			reply := retry(t, wrong, s.As(owner).Token, key, body)
-			require.Equal(t, http.StatusInternalServerError, reply.Status)
+			require.Equal(t, http.StatusServiceUnavailable, reply.Status)
 			require.Contains(t, wrong.LogLine(t, reply)["error"], "keyset")
 		}
 		require.Len(t, list(t, s, owner), 1)

@@ -1,8 +1,10 @@
 // Package keysetcheck proves that the sealer holds the key-encryption keys (KEKs) of this database.
 //
 // The first start seals one random value, the canary, and stores it in the database. A sealer that can't open the canary has
-// another keyset: keys sealed by it would be unreadable with the right keyset, and the other way round. The canary's value
-// also keys the fingerprints of idempotent requests, so that a copy of the database alone can't be searched for a secret.
+// another keyset: keys sealed by it would be unreadable with the right keyset, and the other way round.
+//
+// A process that may seal and not open can't try that. It trusts the KEKs that a process has listed which may open: beside those,
+// the canary opened, so they are of one keyset.
 //
 // The package may import models and sealer.
 package keysetcheck
@@ -18,8 +20,25 @@ import (
 	"github.com/agentrouter/aikeys/sealer"
 )
 
-// ErrWrongKEK says that the sealer can't open this database's canary: it has another keyset.
-var ErrWrongKEK = errors.New("the sealer's keyset does not open this database's canary: it is not the keyset that the keys were sealed with")
+var (
+	// ErrWrongKEK says that the sealer can't open this database's canary: it has another keyset.
+	ErrWrongKEK = errors.New("the sealer's keyset does not open this database's canary: it is not the keyset that the keys were sealed with")
+	// ErrUnproven wraps sealer.ErrUnavailable. It says that the sealer seals under a KEK that no process which may open has found
+	// in this database's keyset: the keyset is another one, or none has looked yet.
+	ErrUnproven = fmt.Errorf("%w: no process that may open has found the sealer's key-encryption key in this database's keyset", sealer.ErrUnavailable)
+	// ErrNoCanary wraps sealer.ErrUnavailable. It says that there is no canary yet, and that this process does not seal one.
+	ErrNoCanary = fmt.Errorf("%w: no process that seals has started with this database yet", sealer.ErrUnavailable)
+)
+
+// Use is what a process uses the sealer for.
+type Use int
+
+// The uses of a sealer.
+const (
+	SealAndOpen Use = iota
+	SealOnly
+	OpenOnly
+)
 
 // Binding returns the binding of the canary. It belongs to no tenant: "-" means the session's default in paths and is not
 // valid as an id.
@@ -30,53 +49,74 @@ func Binding() sealer.Binding {
 // size is the length of the canary's value in bytes.
 const size = 32
 
-// Checker opens the canary and caches its value. It is safe for concurrent use.
+// Checker checks that the sealer has this database's keyset. It is safe for concurrent use.
 type Checker struct {
 	store  *models.Store
 	sealer sealer.Sealer
+	use    Use
 
 	mu      sync.Mutex      // guards the fields below
-	value   []byte          // of the canary; nil until it was opened
-	checked map[string]bool // :: KEKs → whether the canary has opened while the sealer had them
+	isRight bool            // whether Check has succeeded
+	checked map[string]bool // :: KEKs → whether they were found to be of this database's keyset
 }
 
-// New returns a Checker. It opens nothing yet.
-func New(store *models.Store, s sealer.Sealer) *Checker {
-	return &Checker{store: store, sealer: s, checked: map[string]bool{}}
+// New returns a Checker. It seals and opens nothing yet.
+func New(store *models.Store, s sealer.Sealer, use Use) *Checker {
+	return &Checker{store: store, sealer: s, use: use, checked: map[string]bool{}}
 }
 
-// Check opens the canary once, and creates one if the database has none. Errors: ErrWrongKEK; models.ErrUnavailable or
-// sealer.ErrUnavailable if it can't be decided yet.
+// Check returns nil if the sealer has this database's keyset. Once it has succeeded, it asks no more. If the database has no
+// canary, it creates one. Errors: ErrWrongKEK; if it can't be decided yet, models.ErrUnavailable or sealer.ErrUnavailable, also
+// as ErrUnproven or ErrNoCanary.
 func (c *Checker) Check(ctx context.Context) error {
-	_, err := c.FingerprintKey(ctx)
-	return err
-}
-
-// FingerprintKey returns the canary's 32 bytes, the key for fingerprints of idempotent requests. Its errors are Check's.
-func (c *Checker) FingerprintKey(ctx context.Context) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.value != nil {
-		return c.value, nil
+	if c.isRight {
+		return nil
 	}
 	row, err := c.store.Canary(ctx)
-	if errors.Is(err, models.ErrNotFound) {
+	switch {
+	case errors.Is(err, models.ErrNotFound) && c.use == OpenOnly:
+		return ErrNoCanary
+	case errors.Is(err, models.ErrNotFound):
 		row, err = c.create(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	opened, err := c.open(ctx, row)
-	if err != nil {
-		return nil, err
+	if c.use == SealOnly {
+		err = c.trySeal(ctx)
+	} else {
+		err = c.open(ctx, row)
 	}
-	c.value = opened.Reveal()
-	return c.value, nil
+	c.isRight = err == nil
+	return err
 }
 
-// CheckKEKs returns nil if the sealer still opens the canary. It asks the sealer once for each value of keks, which names one
-// KEK or lists several: the keyset may be replaced while the service runs, and whatever a wrong one seals would be lost once
-// the right one is back. Errors: sealer.ErrUnavailable, which wraps ErrWrongKEK for another keyset; models.ErrUnavailable.
+// Recheck checks the keyset as it is now: it may be replaced while the service runs. A process that may open stores which KEKs it
+// has, for those that may only seal. It may be called once Check has succeeded; its errors are those of Check and CheckKEKs.
+func (c *Checker) Recheck(ctx context.Context) error {
+	if c.use == SealOnly {
+		return c.trySeal(ctx)
+	}
+	keks, err := sealer.ListKEKs(ctx, c.sealer)
+	if err != nil {
+		return err
+	}
+	if err := c.CheckKEKs(ctx, fmt.Sprint(keks)); err != nil {
+		return err
+	}
+	ids := make([]string, len(keks))
+	for i, kek := range keks {
+		ids[i] = kek.ID
+	}
+	return c.store.AddKEKs(ctx, ids)
+}
+
+// CheckKEKs returns nil if the sealer has this database's keyset while it has these KEKs: one by its id or, where the process may
+// open, any text that names them all. It asks once for each text: the keyset may be replaced while the service runs, and whatever
+// a wrong one seals would be lost once the right one is back. Errors: sealer.ErrUnavailable, which wraps ErrWrongKEK or
+// ErrUnproven; models.ErrUnavailable.
 func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	c.mu.Lock()
 	checked := c.checked[keks]
@@ -84,7 +124,13 @@ func (c *Checker) CheckKEKs(ctx context.Context, keks string) error {
 	if checked {
 		return nil
 	}
-	if err := c.openAgain(ctx); errors.Is(err, ErrWrongKEK) {
+	var err error
+	if c.use == SealOnly {
+		err = c.requireProven(ctx, keks)
+	} else {
+		err = c.openAgain(ctx)
+	}
+	if errors.Is(err, ErrWrongKEK) {
 		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
 	} else if err != nil {
 		return err
@@ -108,7 +154,7 @@ func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret seale
 	return envelope, nil
 }
 
-// openAgain opens the canary whether or not its value is cached.
+// openAgain opens the canary also if Check has succeeded.
 func (c *Checker) openAgain(ctx context.Context) error {
 	if err := c.Check(ctx); err != nil { // creates a missing canary
 		return err
@@ -117,30 +163,45 @@ func (c *Checker) openAgain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	opened, err := c.open(ctx, row)
-	opened.Wipe()
-	return err
+	return c.open(ctx, row)
 }
 
-func (c *Checker) open(ctx context.Context, row models.Canary) (sealer.Secret, error) {
+// open opens the canary, and wipes what comes out.
+func (c *Checker) open(ctx context.Context, row models.Canary) error {
 	opened, err := c.sealer.Open(ctx, Binding(), row.Envelope)
+	opened.Wipe()
 	switch {
 	case errors.Is(err, sealer.ErrUnknownKEK), errors.Is(err, sealer.ErrBinding), errors.Is(err, sealer.ErrMalformed):
-		return sealer.Secret{}, fmt.Errorf("%w (sealed with %s)", ErrWrongKEK, row.KEKID)
+		return fmt.Errorf("%w (sealed with %s)", ErrWrongKEK, row.KEKID)
 	case err != nil:
-		return sealer.Secret{}, fmt.Errorf("canary: %w", err)
+		return fmt.Errorf("canary: %w", err)
 	}
-	return opened, nil
+	return nil
+}
+
+// trySeal seals a value that nobody needs, to see under which KEK.
+func (c *Checker) trySeal(ctx context.Context) error {
+	envelope, err := sealCanary(ctx, c.sealer)
+	if err != nil {
+		return err
+	}
+	return c.requireProven(ctx, envelope.KEKID)
+}
+
+func (c *Checker) requireProven(ctx context.Context, kekID string) error {
+	found, err := c.store.HasKEK(ctx, kekID)
+	if err == nil && !found {
+		err = fmt.Errorf("%w (it seals with %s)", ErrUnproven, kekID)
+	}
+	return err
 }
 
 // create seals and stores a new canary. If several replicas start at once, the first to store its canary wins and all get
 // that one.
 func (c *Checker) create(ctx context.Context) (models.Canary, error) {
-	value := make([]byte, size)
-	rand.Read(value) // never fails: it ends the process rather than return less
-	envelope, err := c.sealer.Seal(ctx, Binding(), sealer.NewSecret(value))
+	envelope, err := sealCanary(ctx, c.sealer)
 	if err != nil {
-		return models.Canary{}, fmt.Errorf("canary: %w", err)
+		return models.Canary{}, err
 	}
 	var row models.Canary
 	err = c.store.Transact(ctx, func(tx *models.Tx) (err error) {
@@ -148,4 +209,20 @@ func (c *Checker) create(ctx context.Context) (models.Canary, error) {
 		return err
 	})
 	return row, err
+}
+
+// TrySeal reports whether the sealer seals, without a database.
+func TrySeal(ctx context.Context, s sealer.Sealer) error {
+	_, err := sealCanary(ctx, s)
+	return err
+}
+
+func sealCanary(ctx context.Context, s sealer.Sealer) (sealer.Envelope, error) {
+	value := make([]byte, size)
+	rand.Read(value) // never fails: it ends the process rather than return less
+	envelope, err := s.Seal(ctx, Binding(), sealer.NewSecret(value))
+	if err != nil {
+		return sealer.Envelope{}, fmt.Errorf("canary: %w", err)
+	}
+	return envelope, nil
 }

@@ -2,6 +2,7 @@ package keysetcheck_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/remote"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
@@ -27,46 +29,47 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func fingerprintKey(t *testing.T, store *models.Store, s sealer.Sealer) []byte {
+// check checks the keyset as a process that has just started does.
+func check(t *testing.T, store *models.Store, s sealer.Sealer, use keysetcheck.Use) error {
 	t.Helper()
-	v, err := keysetcheck.New(store, s).FingerprintKey(t.Context())
-	require.NoError(t, err)
-	return v
+	return keysetcheck.New(store, s, use).Check(t.Context())
 }
 
-func TestSealingFingerprintKey(t *testing.T) {
+func TestSealingFirstCheckMakesTheCanary(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
-		first := fingerprintKey(t, store, backend)
-		require.Len(t, first, 32)
-		require.NotEqual(t, make([]byte, 32), first)
-		require.Equal(t, first, fingerprintKey(t, store, backend), "after a restart")
-		other := modelstest.NewStore(t, e)
-		require.NotEqual(t, first, fingerprintKey(t, other, backend), "another database has another value")
-		t.Run("it is stored sealed only", func(t *testing.T) {
-			row, err := store.Canary(t.Context())
-			require.NoError(t, err)
-			require.NotContains(t, string(row.Envelope), string(first[:8]))
-			kek, err := backend.PrimaryKEK(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, kek, row.KEKID)
-		})
+		require.NoError(t, check(t, store, backend, keysetcheck.SealAndOpen))
+		row, err := store.Canary(t.Context())
+		require.NoError(t, err)
+		kek, err := backend.PrimaryKEK(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, kek, row.KEKID)
+		opened, err := backend.Open(t.Context(), keysetcheck.Binding(), row.Envelope)
+		require.NoError(t, err)
+		require.Equal(t, 32, opened.Len())
+		require.NotEqual(t, make([]byte, 32), opened.Reveal())
+
+		require.NoError(t, check(t, store, backend, keysetcheck.SealAndOpen), "after a restart")
+		again, err := store.Canary(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, row, again)
 	})
 }
 
-func TestFingerprintKeyOfConcurrentReplicas(t *testing.T) {
+func TestReplicasThatStartAtOnceAgree(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
-		const replicas = 20
-		got, errs := make([][]byte, replicas), make([]error, replicas)
+		errs := make([]error, 20)
 		var wg sync.WaitGroup
-		for i := range replicas {
-			wg.Go(func() { got[i], errs[i] = keysetcheck.New(store, backend).FingerprintKey(t.Context()) })
+		for i := range errs {
+			wg.Go(func() {
+				checker := keysetcheck.New(store, backend, keysetcheck.SealAndOpen)
+				errs[i] = errors.Join(checker.Check(t.Context()), checker.Recheck(t.Context()))
+			})
 		}
 		wg.Wait()
-		for i := range replicas {
-			require.NoError(t, errs[i])
-			require.Equal(t, got[0], got[i])
+		for _, err := range errs {
+			require.NoError(t, err)
 		}
 	})
 }
@@ -75,17 +78,85 @@ func TestFingerprintKeyOfConcurrentReplicas(t *testing.T) {
 func TestSealingCheckAnotherKeyset(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
 		store, right := modelstest.NewStore(t, e), secretstest.Backend(t)
-		want := fingerprintKey(t, store, right)
+		require.NoError(t, check(t, store, right, keysetcheck.SealAndOpen))
 		row, err := store.Canary(t.Context())
 		require.NoError(t, err)
-		wrong := keysetcheck.New(store, secretstest.Backend(t))
-		for range 2 {
-			_, err = wrong.FingerprintKey(t.Context())
-			require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
-			require.ErrorContains(t, err, row.KEKID, "which keyset is missing")
+		for _, use := range []keysetcheck.Use{keysetcheck.SealAndOpen, keysetcheck.OpenOnly} {
+			wrong := keysetcheck.New(store, secretstest.Backend(t), use)
+			for range 2 {
+				err = wrong.Check(t.Context())
+				require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
+				require.ErrorContains(t, err, row.KEKID, "which keyset is missing")
+			}
 		}
-		require.Equal(t, want, fingerprintKey(t, store, right), "and nothing was changed")
+		require.NoError(t, check(t, store, right, keysetcheck.SealAndOpen), "and nothing was changed")
 	})
+}
+
+// sealOnly is a sealer of which a test may use Seal alone: any other call panics.
+func sealOnly(s sealer.Sealer) sealer.Sealer { return sealertest.Fake{SealFunc: s.Seal} }
+
+// openOnly is a sealer that refuses to seal.
+func openOnly(s sealer.Sealer) sealer.Sealer {
+	return sealertest.Fake{Sealer: s, SealFunc: func(context.Context, sealer.Binding, sealer.Secret) (sealer.Envelope, error) {
+		return sealer.Envelope{}, remote.ErrNotAllowed
+	}}
+}
+
+// Neither half of an installation can do the other's part, and each waits for the other.
+func TestSealingHalvesStartInAnyOrder(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
+		seals := keysetcheck.New(store, sealOnly(backend), keysetcheck.SealOnly)
+		opens := keysetcheck.New(store, openOnly(backend), keysetcheck.OpenOnly)
+		require.ErrorIs(t, opens.Check(t.Context()), keysetcheck.ErrNoCanary)
+		require.ErrorIs(t, seals.Check(t.Context()), keysetcheck.ErrUnproven, "it makes the canary, and nobody has opened that")
+		_, err := seals.Seal(t.Context(), keysetcheck.Binding(), sealer.NewSecret([]byte("x")))
+		require.ErrorIs(t, err, keysetcheck.ErrUnproven)
+		require.ErrorIs(t, err, sealer.ErrUnavailable, "clients try again")
+		require.NoError(t, opens.Check(t.Context()))
+		require.NoError(t, opens.Recheck(t.Context()))
+		require.NoError(t, seals.Check(t.Context()))
+		require.NoError(t, seals.Recheck(t.Context()))
+		_, err = seals.Seal(t.Context(), keysetcheck.Binding(), sealer.NewSecret([]byte("x")))
+		require.NoError(t, err)
+	})
+}
+
+// Whatever is sealed under another keyset would be lost.
+func TestSealingUnderAKEKThatNobodyFound(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store, right := modelstest.NewStore(t, e), secretstest.Backend(t)
+		opens := keysetcheck.New(store, right, keysetcheck.SealAndOpen)
+		require.NoError(t, opens.Check(t.Context()))
+		require.NoError(t, opens.Recheck(t.Context()))
+		swapped := &replaceable{Sealer: right}
+		seals := keysetcheck.New(store, sealOnly(swapped), keysetcheck.SealOnly)
+		require.NoError(t, seals.Check(t.Context()))
+		swapped.Sealer = secretstest.Backend(t)
+		require.ErrorIs(t, seals.Recheck(t.Context()), keysetcheck.ErrUnproven)
+		_, err := seals.Seal(t.Context(), keysetcheck.Binding(), sealer.NewSecret([]byte("x")))
+		require.ErrorIs(t, err, keysetcheck.ErrUnproven)
+		require.ErrorIs(t, keysetcheck.New(store, sealOnly(swapped), keysetcheck.SealOnly).Check(t.Context()), keysetcheck.ErrUnproven)
+		swapped.Sealer = right
+		require.NoError(t, seals.Recheck(t.Context()))
+	})
+}
+
+// The KEKs of a wrong keyset are never stored as ones of this database.
+func TestAWrongKeysetProvesNothing(t *testing.T) {
+	store := modelstest.NewStore(t, modelstest.EngineSQLite)
+	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
+	swapped := &replaceable{Sealer: right}
+	checker := keysetcheck.New(store, swapped, keysetcheck.SealAndOpen)
+	require.NoError(t, checker.Check(t.Context()))
+	swapped.Sealer = wrong
+	require.ErrorIs(t, checker.Recheck(t.Context()), keysetcheck.ErrWrongKEK)
+	kek, err := wrong.PrimaryKEK(t.Context())
+	require.NoError(t, err)
+	found, err := store.HasKEK(t.Context(), kek)
+	require.NoError(t, err)
+	require.False(t, found)
 }
 
 func TestCheckDamagedCanary(t *testing.T) {
@@ -99,7 +170,7 @@ func TestCheckDamagedCanary(t *testing.T) {
 				_, err := tx.KeepCanary(models.Canary{Envelope: envelope, KEKID: "x"})
 				return err
 			}))
-			_, err := keysetcheck.New(store, backend).FingerprintKey(t.Context())
+			err := check(t, store, backend, keysetcheck.SealAndOpen)
 			require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
 		})
 	}
@@ -109,37 +180,31 @@ func TestSealingCheckUnavailable(t *testing.T) {
 	t.Run("sealer", func(t *testing.T) {
 		store := modelstest.NewStore(t, modelstest.EngineSQLite)
 		backend := sealertest.NewUnavailable(secretstest.Backend(t))
-		checker := keysetcheck.New(store, backend)
-		_, err := checker.FingerprintKey(t.Context())
+		checker := keysetcheck.New(store, backend, keysetcheck.SealAndOpen)
+		err := checker.Check(t.Context())
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 		_, err = store.Canary(t.Context())
 		require.ErrorIs(t, err, models.ErrNotFound, "nothing is stored")
 		backend.SetAvailable(true)
-		created, err := checker.FingerprintKey(t.Context())
-		require.NoError(t, err)
+		require.NoError(t, checker.Check(t.Context()))
 
 		backend.SetAvailable(false)
-		_, err = keysetcheck.New(store, backend).FingerprintKey(t.Context())
+		err = check(t, store, backend, keysetcheck.SealAndOpen)
 		require.ErrorIs(t, err, sealer.ErrUnavailable)
 		require.NotErrorIs(t, err, keysetcheck.ErrWrongKEK)
-		again, err := checker.FingerprintKey(t.Context())
-		require.NoError(t, err, "the value is cached")
-		require.Equal(t, created, again)
+		require.NoError(t, checker.Check(t.Context()), "it has opened")
 	})
 	t.Run("database", func(t *testing.T) {
 		store := modelstest.NewStore(t, modelstest.EngineSQLite)
 		require.NoError(t, store.Close())
-		_, err := keysetcheck.New(store, secretstest.Backend(t)).FingerprintKey(t.Context())
-		require.ErrorIs(t, err, models.ErrUnavailable)
+		require.ErrorIs(t, check(t, store, secretstest.Backend(t), keysetcheck.SealAndOpen), models.ErrUnavailable)
 	})
 	t.Run("caller has left", func(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		leave()
-		checker := keysetcheck.New(modelstest.NewStore(t, modelstest.EngineSQLite), secretstest.Backend(t))
-		_, err := checker.FingerprintKey(ctx)
-		require.ErrorIs(t, err, context.Canceled)
-		_, err = checker.FingerprintKey(t.Context())
-		require.NoError(t, err)
+		checker := keysetcheck.New(modelstest.NewStore(t, modelstest.EngineSQLite), secretstest.Backend(t), keysetcheck.SealAndOpen)
+		require.ErrorIs(t, checker.Check(ctx), context.Canceled)
+		require.NoError(t, checker.Check(t.Context()))
 	})
 }
 
@@ -148,14 +213,13 @@ func TestSealingCheckKEKs(t *testing.T) {
 	store := modelstest.NewStore(t, modelstest.EngineSQLite)
 	right, wrong := secretstest.Backend(t), secretstest.Backend(t)
 	swapped := &replaceable{Sealer: right}
-	checker := keysetcheck.New(store, swapped)
-	_, err := checker.FingerprintKey(t.Context())
-	require.NoError(t, err)
+	checker := keysetcheck.New(store, swapped, keysetcheck.SealAndOpen)
+	require.NoError(t, checker.Check(t.Context()))
 	require.NoError(t, checker.CheckKEKs(t.Context(), "the first"))
 
 	swapped.Sealer = wrong
 	require.NoError(t, checker.CheckKEKs(t.Context(), "the first"), "it was checked before")
-	err = checker.CheckKEKs(t.Context(), "another")
+	err := checker.CheckKEKs(t.Context(), "another")
 	require.ErrorIs(t, err, sealer.ErrUnavailable)
 	require.ErrorIs(t, err, keysetcheck.ErrWrongKEK)
 

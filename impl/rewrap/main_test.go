@@ -65,8 +65,8 @@ func newEnv(t *testing.T, e modelstest.Engine, keys int) *env {
 	_, err := env.Migrate(t.Context())
 	require.NoError(t, err)
 	env.sealer = openKeyset(t, env.keyset)
-	env.canary, err = keysetcheck.New(env.Store, env.sealer).FingerprintKey(t.Context())
-	require.NoError(t, err)
+	require.NoError(t, keysetcheck.New(env.Store, env.sealer, keysetcheck.SealAndOpen).Check(t.Context()))
+	env.canary = env.openCanary(env.sealer)
 	require.NoError(t, env.Transact(t.Context(), func(tx *models.Tx) error {
 		if err := tx.EnsureProject(olga.CustomerID, olga.ProjectID); err != nil {
 			return err
@@ -76,6 +76,16 @@ func newEnv(t *testing.T, e modelstest.Engine, keys int) *env {
 	}))
 	env.registerMany(keys)
 	return env
+}
+
+// openCanary returns the canary's value.
+func (env *env) openCanary(s sealer.Sealer) []byte {
+	env.t.Helper()
+	row, err := env.Canary(env.t.Context())
+	require.NoError(env.t, err)
+	opened, err := s.Open(env.t.Context(), keysetcheck.Binding(), row.Envelope)
+	require.NoError(env.t, err)
+	return opened.Reveal()
 }
 
 func openKeyset(t *testing.T, path string) sealer.Sealer {
@@ -197,9 +207,7 @@ func (env *env) requireOpens(s sealer.Sealer, unreadable ...string) (left int) {
 			left++
 		}
 	}
-	value, err := keysetcheck.New(env.Store, s).FingerprintKey(env.t.Context())
-	require.NoError(env.t, err)
-	require.Equal(env.t, env.canary, value)
+	require.Equal(env.t, env.canary, env.openCanary(s))
 	if row, err := env.Canary(env.t.Context()); err != nil || row.KEKID != primary {
 		left++
 	}

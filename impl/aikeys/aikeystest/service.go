@@ -148,7 +148,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	receipts, err := feed.New(feed.Config{Store: opts.Store})
 	require.NoError(s.t, err)
 	handler, err := aikeys.NewHandler(aikeys.Config{
-		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer), Receipts: receipts,
+		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Receipts: receipts,
 		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
