@@ -167,15 +167,44 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 	// Exactly one JSON value: duplicate members, invalid UTF-8 and bytes after the value are errors. Their texts may quote what
 	// was sent.
 	var value any
-	err := json.UnmarshalRead(req.Body, &value)
+	body, err := readAll(req.Body, req.ContentLength)
+	defer clear(body[:cap(body)]) // a refused body may have bytes beyond its length
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, ErrTooLarge
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &value)
 	}
 	if err != nil {
 		return nil, problem.Invalid("body", complaint(err))
 	}
 	req.Body = validatedBody{ReadCloser: req.Body, value: value}
 	return violations("", v.body, value), nil
+}
+
+// The capacities in bytes that a buffer for a body has at first. Most bodies are shorter than the larger one. A sender gets no more
+// than that by an announcement alone.
+const minBuffer, maxBuffer = 512, 4 << 10
+
+// readAll reads a body whose announced length is given in bytes; -1 if there is none. A body may hold a secret: the caller zeroes all of what
+// it returns, also with an error, and it leaves no other copy.
+func readAll(body io.Reader, announced int64) ([]byte, error) {
+	read := make([]byte, 0, 1+min(max(announced, minBuffer), maxBuffer)) // one more, to find the end without growing
+	for {
+		n, err := body.Read(read[len(read):cap(read)])
+		read = read[:len(read)+n]
+		if errors.Is(err, io.EOF) {
+			return read, nil
+		}
+		if err != nil {
+			return read, err
+		}
+		if len(read) == cap(read) {
+			longer := append(make([]byte, 0, 2*cap(read)), read...)
+			clear(read)
+			read = longer
+		}
+	}
 }
 
 // CheckMediaType accepts one Content-Type, JSON in UTF-8: with two of them, a proxy and this service could read the same body
