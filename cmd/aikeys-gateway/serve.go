@@ -18,6 +18,7 @@ import (
 	"github.com/agentrouter/aikeys/dataplane"
 	"github.com/agentrouter/aikeys/dataplane/gateway"
 	"github.com/agentrouter/aikeys/dataplane/gateway/extauthz"
+	"github.com/agentrouter/aikeys/internal/crossorigin"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
@@ -143,7 +144,8 @@ func (s *service) tlsOf(address string) *tls.Config {
 // resolver that they need.
 func (s *service) run(ctx context.Context) error {
 	s.logListening(ctx)
-	serving := []lifecycle.Part{gateway.NewServer(s.listeners["listen"], s.proxy, s.tls, s.cfg.TrustedProxies, s.log).Run}
+	proxy := crossorigin.Allow(s.cfg.CORSOrigins, s.proxy)
+	serving := []lifecycle.Part{gateway.NewServer(s.listeners["listen"], proxy, s.tls, s.cfg.TrustedProxies, s.log).Run}
 	if s.forwardAuth != nil {
 		serving = append(serving,
 			gateway.NewServer(s.listeners["forward-auth-listen"], s.forwardAuth, s.tlsOf(s.cfg.ForwardAuthListen), nil, s.log).Run)

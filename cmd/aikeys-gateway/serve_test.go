@@ -493,6 +493,26 @@ func TestProxiesOverMutualTLS(t *testing.T) {
 	}
 }
 
+func TestPagesOfNamedOriginsCallTheGateway(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	p := e.start("--cors-origins", "https://chat.example.com,http://localhost:3000").awaitReady()
+	preflight := []string{"Origin", "http://localhost:3000", "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization"}
+	got := send(http.MethodOptions, p.address.Gateway+"/openai/chat/completions", "", "", preflight...)
+	require.Equal(t, http.StatusNoContent, got.status, "without a credential")
+	require.Equal(t, "http://localhost:3000", got.header.Get("Access-Control-Allow-Origin"))
+	require.Empty(t, e.provider.Requests())
+	for credential, status := range map[string]int{callerToken: http.StatusOK, "ak_wrong": http.StatusUnauthorized} {
+		got = send(http.MethodGet, p.address.Gateway+"/openai/models", credential, "", "Origin", "https://chat.example.com")
+		require.Equal(t, status, got.status)
+		require.Equal(t, "https://chat.example.com", got.header.Get("Access-Control-Allow-Origin"))
+	}
+	closed := e.start().awaitReady()
+	got = send(http.MethodOptions, closed.address.Gateway+"/openai/chat/completions", "", "", preflight...)
+	require.Equal(t, http.StatusUnauthorized, got.status)
+	require.NotContains(t, got.header, "Access-Control-Allow-Origin")
+}
+
 func TestCallersOverTLS(t *testing.T) {
 	t.Parallel()
 	certificate := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)

@@ -51,6 +51,37 @@ func TestServeBecomesReadyAnswersAndStops(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestPagesOfNamedOriginsCallTheAPI(t *testing.T) {
+	t.Parallel()
+	environ := newEnviron(t)
+	token := newOwner(t, environ)
+	s := startReady(t, append(environ, "AIKEYS_CORS_ORIGINS=https://keys.example.com"))
+	for _, tc := range []struct {
+		method, origin, credential string
+		status                     int
+		allowed                    string
+	}{
+		{http.MethodOptions, "https://keys.example.com", "", http.StatusNoContent, "https://keys.example.com"},
+		{http.MethodOptions, "https://evil.example", "", http.StatusNoContent, ""},
+		{http.MethodGet, "https://keys.example.com", token, http.StatusOK, "https://keys.example.com"},
+		{http.MethodGet, "https://keys.example.com", "wrong", http.StatusUnauthorized, "https://keys.example.com"},
+		{http.MethodGet, "https://evil.example", token, http.StatusOK, ""},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), tc.method, s.api+"/v1/whoami", nil)
+		require.NoError(t, err)
+		request.Header.Set("Origin", tc.origin)
+		if tc.method == http.MethodOptions {
+			request.Header.Set("Access-Control-Request-Method", http.MethodGet)
+		} else {
+			request.Header.Set("Authorization", "Bearer "+tc.credential)
+		}
+		response, err := client.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, []any{tc.status, tc.allowed}, []any{response.StatusCode, response.Header.Get("Access-Control-Allow-Origin")}, tc)
+	}
+}
+
 func TestStoppingCutsNoRequestInFlight(t *testing.T) {
 	t.Parallel()
 	environ := newEnviron(t)

@@ -44,6 +44,7 @@ type config struct {
 	OIDCParties       []string
 	OIDCMaxLifetime   time.Duration
 	TrustedProxies    []netip.Prefix
+	CORSOrigins       []string
 	RateLimit         float64
 	FailedAuthLimit   float64
 	Quotas            aikeys.Quotas
@@ -130,6 +131,8 @@ func newConfig() *config {
 			Usage: "longest life of a session token, from its iat or, without one, from now; longer ones are refused"},
 		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
 			Usage: "proxies whose X-Forwarded-For, -Proto and -Host are believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
+		{Name: "cors-origins", Arg: "origins", Parse: settings.Origins(&s.CORSOrigins),
+			Usage: "origins whose pages may call the public API from a browser, with commas between, such as https://keys.example.com; empty is none"},
 		{Name: "rate-limit", Arg: "number", Default: "200", Parse: settings.Quantity(&s.RateLimit),
 			Usage: "requests a second that each user may make, twice as many at once; 0 sets no limit"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),

@@ -137,6 +137,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"an issuer without an audience": {args: []string{"--oidc-issuer", "https://issuer.example"}, says: []string{"audience"}},
 		"an issuer over plain HTTP":     {args: []string{"--oidc-issuer", "http://issuer.example", "--oidc-audience", "a"}, says: []string{"https"}},
 		"claims without an issuer":      {args: []string{"--oidc-claims", "user=sub"}, says: []string{"AIKEYS_OIDC_ISSUER: is required"}},
+		"origins with a wildcard":       {args: []string{"--cors-origins", "https://app.example.com,https://*.example.com"}, says: []string{"--cors-origins", "must be an origin"}},
 		"proxies that are no networks":  {args: []string{"--trusted-proxies", "10.0.0.0/8,proxy"}, says: []string{"--trusted-proxies"}},
 		"a number that is none":         {args: []string{"--rate-limit", "NaN"}, says: []string{"--rate-limit"}},
 		"a negative number":             {args: []string{"--failed-auth-limit", "-1"}, says: []string{"--failed-auth-limit"}},

@@ -21,6 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/internal/crossorigin"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
@@ -59,7 +60,8 @@ func (s *service) makeServers(context.Context) error {
 			return err
 		}
 		s.api = httpapi.NewServer(httpapi.ServerConfig{
-			Listener: s.publicListener, Handler: public, TLS: publicTLS, Log: s.log, TrustedProxies: s.cfg.TrustedProxies,
+			Listener: s.publicListener, Handler: crossorigin.Allow(s.cfg.CORSOrigins, public), TLS: publicTLS, Log: s.log,
+			TrustedProxies: s.cfg.TrustedProxies,
 		})
 	}
 	if s.cfg.servesDataPlanes() {

@@ -227,7 +227,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	g.proxy.ServeHTTP(informational{w, p}, r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
+	g.proxy.ServeHTTP(newInformational(w, p), r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
 }
 

@@ -278,26 +278,45 @@ func (s redactedStream) CloseWrite() error {
 }
 
 // stripResponse removes the headers by which the provider speaks of its own host: clients would apply them to the
-// gateway's.
+// gateway's. Which pages may read an answer is the gateway's operator's to say.
 func stripResponse(header http.Header) {
 	delete(header, "Set-Cookie")
 	delete(header, "Alt-Svc")
 	delete(header, "Strict-Transport-Security")
+	for name := range header {
+		if strings.HasPrefix(name, "Access-Control-") {
+			delete(header, name)
+		}
+	}
 }
 
-// informational cleans the headers of 1xx answers, which net/http/httputil passes on when they arrive.
+// informational cleans the headers of 1xx answers, which net/http/httputil passes on when they arrive. After each it clears all headers, so
+// those that handlers around the gateway have set are added again to the answer.
 type informational struct {
 	http.ResponseWriter
 	request *proxiedRequest
+	around  http.Header
+	cleared bool
+}
+
+// newInformational returns a writer of the answer to a request.
+func newInformational(w http.ResponseWriter, p *proxiedRequest) *informational {
+	return &informational{ResponseWriter: w, request: p, around: w.Header().Clone()}
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (w informational) WriteHeader(status int) {
-	if status >= http.StatusContinue && status < http.StatusOK {
+func (w *informational) WriteHeader(status int) {
+	switch {
+	case status >= http.StatusContinue && status < http.StatusOK:
 		w.request.cleanHeader(w.Header(), w.request.sentTo)
+		w.cleared = status != http.StatusSwitchingProtocols
+	case w.cleared:
+		for name, values := range w.around {
+			w.Header()[name] = append(w.Header()[name], values...)
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Unwrap is for http.ResponseController.
-func (w informational) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *informational) Unwrap() http.ResponseWriter { return w.ResponseWriter }

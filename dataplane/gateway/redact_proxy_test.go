@@ -13,6 +13,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+	"github.com/agentrouter/aikeys/internal/crossorigin"
 )
 
 // The provider sends its key back in every part of an answer. None of them reaches the caller with it.
@@ -138,4 +143,29 @@ func TestLinksInTrailersAndEarlyHintsLeadBack(t *testing.T) {
 	require.NoError(t, errors.Join(err, res.Body.Close()))
 	require.Equal(t, "<"+gw.URL+"/openai/files>", early)
 	require.Equal(t, "<"+gw.URL+"/openai/files>", res.Trailer.Get("Link"))
+}
+
+// Which pages may read an answer is the operator's to say, with a handler around the gateway, and never the provider's.
+func TestProvidersDoNotSayWhichPagesMayRead(t *testing.T) {
+	gw := startHandler(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		w.Header().Set("Access-Control-Allow-Credentials", "true")
+		if r.URL.Path == "/v1/hinted" {
+			w.WriteHeader(http.StatusEarlyHints)
+		}
+		_, _ = io.WriteString(w, "{}")
+	})+"/v1", secret)), func(cfg gateway.Config) (http.Handler, error) {
+		gw, err := gateway.New(cfg)
+		return crossorigin.Allow([]string{"https://app.example.com"}, gw), err
+	})
+	for _, path := range []string{"/openai/chat", "/openai/hinted", "/nobody/chat"} {
+		for origin, allowed := range map[string][]string{"https://app.example.com": {"https://app.example.com"}, "https://evil.example": nil} {
+			r := request(t, http.MethodPost, gw.URL+path, strings.NewReader("{}"))
+			r.Header.Set("Origin", origin)
+			res, _ := do(t, r)
+			require.Equal(t, allowed, res.Header["Access-Control-Allow-Origin"], path)
+			require.Empty(t, res.Header["Access-Control-Allow-Credentials"])
+			require.Contains(t, res.Header["Vary"], "Origin")
+		}
+	}
 }

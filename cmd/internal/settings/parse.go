@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/agentrouter/aikeys/internal/crossorigin"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 )
 
@@ -156,5 +157,13 @@ func Networks(to *[]netip.Prefix) func(string) error {
 			found = append(found, prefix)
 		}
 		return found, true
+	})
+}
+
+// Origins accepts origins of web pages separated by commas, or nothing.
+func Origins(to *[]string) func(string) error {
+	return store(to, crossorigin.ErrOrigin.Error()+"; several with commas between", func(text string) (found []string, ok bool) {
+		found = split(text)
+		return found, !slices.ContainsFunc(found, func(origin string) bool { return crossorigin.Check(origin) != nil })
 	})
 }
