@@ -92,7 +92,7 @@ func TestMigrationsAreInTheSystemTrail(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, trail, "each migration from the one that made the trail")
 		for i, e := range trail {
-			require.Equal(t, by, models.Process{Operator: e.Actor, Command: e.Command})
+			require.Equal(t, []string{by.Operator, by.Command}, []string{e.Actor, e.Command})
 			require.JSONEq(t, models.StateInJSON(map[string]int{"version": applied - i}), e.After)
 			require.JSONEq(t, models.StateInJSON(map[string]int{"version": applied - i - 1}), e.Before)
 		}

@@ -343,6 +343,22 @@ func message(err *openapi3.SchemaError) string {
 			choices[i] = fmt.Sprint(choice)
 		}
 		return "must be one of " + strings.Join(choices, ", ")
+	case "pattern", "format":
+		if said, ok := s.Extensions["x-message"].(string); ok {
+			return said
+		}
+		if err.SchemaField == "format" {
+			return "must be a " + s.Format
+		}
+		return "must match " + s.Pattern
+	default:
+		return boundMessage(s, err.SchemaField)
+	}
+}
+
+// boundMessage returns what a bound of the schema asks for.
+func boundMessage(s *openapi3.Schema, field string) string {
+	switch field {
 	case "minLength":
 		if s.MinLength == 1 {
 			return "must not be empty"
@@ -360,14 +376,6 @@ func message(err *openapi3.SchemaError) string {
 		return "must have at least " + count(s.MinItems, "item")
 	case "maxItems":
 		return "must have at most " + count(*s.MaxItems, "item")
-	case "pattern", "format":
-		if said, ok := s.Extensions["x-message"].(string); ok {
-			return said
-		}
-		if err.SchemaField == "format" {
-			return "must be a " + s.Format
-		}
-		return "must match " + s.Pattern
 	default:
 		return "is not as described"
 	}

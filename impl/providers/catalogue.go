@@ -120,11 +120,14 @@ var (
 	placeholderPattern    = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
+// The styles that a provider may have, of which a route may have the first four, and the dialects.
+var (
+	styles   = []AuthStyle{AuthBearer, AuthXAPIKey, AuthXGoogAPIKey, AuthAPIKey, AuthAWSSigV4, AuthGCPOAuth}
+	dialects = []Dialect{DialectOpenAI, DialectPerplexity, DialectAnthropic, DialectGoogle}
+)
+
 // validate checks one provider by itself.
 func (p Provider) validate() error {
-	styles := []AuthStyle{AuthBearer, AuthXAPIKey, AuthXGoogAPIKey, AuthAPIKey, AuthAWSSigV4, AuthGCPOAuth}
-	headerStyles := styles[:4]
-	dialects := []Dialect{DialectOpenAI, DialectPerplexity, DialectAnthropic, DialectGoogle}
 	checks := []struct {
 		bad  bool
 		text string
@@ -143,12 +146,6 @@ func (p Provider) validate() error {
 		{len(p.Alternatives) == 1, "alternatives has only one"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
-		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !routePattern.MatchString(r.Path) }), "a route's path is not plain"},
-		{slices.ContainsFunc(p.Routes, func(r Route) bool {
-			return r.Host != "" && (!routeHostPattern.MatchString(r.Host) || strings.Contains(r.Host, "*") && !strings.Contains(r.Path, "*"))
-		}), "a route's host is not plain"},
-		{slices.ContainsFunc(p.Routes, func(r Route) bool { return r.AuthStyle != "" && !slices.Contains(headerStyles, r.AuthStyle) }), "a route's auth_style is no header"},
-		{slices.ContainsFunc(p.Routes, func(r Route) bool { return !slices.Contains(append(dialects, ""), r.Dialect) }), "a route's dialect is unknown"},
 		{p.Answers.Validate() != nil, "answers has a rule without sense"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
@@ -158,6 +155,9 @@ func (p Provider) validate() error {
 		if check.bad {
 			errs = append(errs, errors.New(check.text))
 		}
+	}
+	for _, r := range p.Routes {
+		errs = append(errs, r.validate())
 	}
 	for _, match := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
 		if !slices.Contains(p.RequiredFields(), match[1]) {
@@ -179,6 +179,21 @@ func (p Provider) validate() error {
 		seen[f.Name] = true
 	}
 	return errors.Join(errs...)
+}
+
+// validate checks one route.
+func (r Route) validate() error {
+	switch {
+	case !routePattern.MatchString(r.Path):
+		return errors.New("a route's path is not plain")
+	case r.Host != "" && (!routeHostPattern.MatchString(r.Host) || strings.Contains(r.Host, "*") && !strings.Contains(r.Path, "*")):
+		return errors.New("a route's host is not plain")
+	case r.AuthStyle != "" && !slices.Contains(styles[:4], r.AuthStyle):
+		return errors.New("a route's auth_style is no header")
+	case r.Dialect != "" && !slices.Contains(dialects, r.Dialect):
+		return errors.New("a route's dialect is unknown")
+	}
+	return nil
 }
 
 func isHTTPS(text string) bool {
