@@ -69,6 +69,9 @@ type Event struct {
 	RequestID string
 	// Before and After are what a change of the policy or of a member changed. Nil is what did not exist, and in other events.
 	Before, After *EventState `gorm:"serializer:json"`
+	// Repeated is how many denied attempts the event stands for, of which the first was at FirstAt and the last at At; the rest of the
+	// event is about the last one. Zero in events of one attempt.
+	Repeated, FirstAt int64
 }
 
 // EventState is a member's role, or a policy.
@@ -95,7 +98,8 @@ func EventRow(e Event) *Insert {
 		set("key_id", e.KeyID).set("token_id", e.TokenID).set("provider", e.Provider).
 		set("member_id", e.MemberID).set("role", string(e.Role)).
 		set("source_ip", e.SourceIP).set("request_id", e.RequestID).
-		set("before", e.Before.text()).set("after", e.After.text())
+		set("before", e.Before.text()).set("after", e.After.text()).
+		set("repeated", e.Repeated).set("first_at", e.FirstAt)
 }
 
 // AppendEvent adds to the audit trail, and what an operator did to the system trail too. Data planes are sent the events whose

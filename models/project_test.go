@@ -145,7 +145,7 @@ func TestAnEventIsReadAsItWasWritten(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		want := models.Event{CustomerID: acme, ProjectID: web, ScopeUserID: "mia", ID: "evt_1", Type: models.EventMemberSet,
 			Outcome: models.OutcomeDenied, At: 7, ActorUserID: "mia", ActorMethod: "session", ActorTokenID: "01A", KeyID: "byok_1",
-			Provider: "openai", MemberID: "moe", Role: models.RoleOwner, SourceIP: "2001:db8::1", RequestID: "req"}
+			Provider: "openai", MemberID: "moe", Role: models.RoleOwner, SourceIP: "2001:db8::1", RequestID: "req", Repeated: 9, FirstAt: 3}
 		f.transact(func(tx *models.Tx) error { return tx.AppendEvent(want) })
 		got, err := f.ListEvents(t.Context(), mia, models.EventFilter{}, "", 1)
 		require.NoError(t, err)

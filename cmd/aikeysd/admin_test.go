@@ -152,6 +152,27 @@ func TestSystemTrailNamesOperators(t *testing.T) {
 	})
 }
 
+func TestStoppingWritesTheCountOfDenials(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t))
+		newOwner(t, environ)
+		require.Equal(t, exitOK, runAdmin(t, environ, "member", "set", "--user", "bob", "--role", "member").code)
+		bob := strings.TrimSpace(runAdmin(t, environ, "token", "create", "--user", "bob").stdout)
+		s := startReady(t, environ)
+		for range 3 {
+			require.Equal(t, http.StatusForbidden, call(t, http.MethodPut, s.api+"/v1/customers/-/projects/-/policy", bob, `{"user_keys":"allow"}`).status)
+		}
+		require.Equal(t, exitOK, s.wait())
+		who := models.Caller{CustomerID: "acme", ProjectID: "chat", UserID: "alice"}
+		denied, err := modelstest.OpenStore(t, databaseOf(environ), models.Options{}).
+			ListEvents(t.Context(), who, models.EventFilter{Outcome: models.OutcomeDenied, Actor: "bob"}, "", 10)
+		require.NoError(t, err)
+		require.Len(t, denied, 2)
+		require.Equal(t, []int64{2, 0}, []int64{denied[0].Repeated, denied[1].Repeated})
+	})
+}
+
 func TestAdminFailures(t *testing.T) {
 	t.Parallel()
 	environ := newEnviron(t)

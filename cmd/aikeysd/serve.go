@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
+	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
@@ -85,6 +86,7 @@ type service struct {
 	madeKeyset          bool // the keyset file was missing, so a new keyset was made
 	store               *models.Store
 	keyset              *keysetcheck.Checker
+	denials             *aikeys.Denials
 	issuer              *auth.OIDC // nil accepts no session tokens
 	sessions            *auth.Authenticator
 	feed                *feed.Feed
@@ -175,6 +177,7 @@ func (s *service) openStore(context.Context) (err error) {
 	}
 	s.closers.Add(s.store.Close)
 	s.keyset = keysetcheck.New(s.store, s.sealer, s.cfg.keysetUse())
+	s.denials = aikeys.NewDenials(s.store, s.log)
 	return nil
 }
 
@@ -182,7 +185,7 @@ func (s *service) openStore(context.Context) (err error) {
 func (s *service) run(ctx context.Context) error {
 	var addresses []any
 	var public []lifecycle.Part
-	dataPlanes := []lifecycle.Part{s.onceReady(s.feed.Run)}
+	dataPlanes := []lifecycle.Part{s.onceReady(s.feed.Run), lifecycle.Task(s.denials.Run)}
 	if s.api != nil {
 		addresses, public = append(addresses, slog.String("api", s.api.URL())), append(public, s.api.Run)
 	}
@@ -198,7 +201,7 @@ func (s *service) run(ctx context.Context) error {
 				s.onceReady(s.recordKEKs),
 			},
 			public,     // before the feed: a revocation may be waiting for data planes to acknowledge it
-			dataPlanes, // together: data planes' streams last as long as the feed
+			dataPlanes, // together: data planes' streams last as long as the feed; after the API, which counts denied attempts
 		},
 		Ops: s.ops.Run, DrainTimeout: s.cfg.ShutdownTimeout, OnDrain: func() { s.state.draining.Store(true) }, Closers: s.closers, Log: s.log,
 	}

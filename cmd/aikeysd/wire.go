@@ -142,7 +142,7 @@ func (w wiring) publicAPI() (http.Handler, error) {
 		return nil, err
 	}
 	return aikeys.NewHandler(aikeys.Config{
-		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, API: api,
+		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, API: api,
 	})
 }
 

@@ -110,8 +110,12 @@ func (p *program) printEvents(events []aikeysv1.Event, next string) error {
 		if e.Outcome == aikeysv1.EventOutcomeDenied {
 			look = red
 		}
+		outcome := string(e.Outcome)
+		if e.Repeated > 0 {
+			outcome = fmt.Sprintf("%s, %d times", outcome, e.Repeated)
+		}
 		objects := formatObjects(e)
-		t.addRow(cell{relativeTime(e.At, now), plain}, cell{formatActor(e.Actor), plain}, cell{string(e.Type), plain}, cell{string(e.Outcome), look},
+		t.addRow(cell{relativeTime(e.At, now), plain}, cell{formatActor(e.Actor), plain}, cell{string(e.Type), plain}, cell{outcome, look},
 			cell{objects[0], plain}, cell{string(e.Provider), plain}, cell{e.SourceIP, plain},
 			cell{string(e.Actor.Method), plain}, cell{e.RequestID, dim})
 		for _, object := range objects[1:] {

@@ -289,18 +289,16 @@ func (s *server) keyEvent(ctx context.Context, what models.EventType, caller mod
 }
 
 // recordDenied returns err. If err says that a member lacks the role, it first adds the denied attempt to the audit trail, even
-// if the client has disconnected, and returns the error that says what was refused.
+// if the client has disconnected.
 func (s *server) recordDenied(ctx context.Context, err error, event models.Event) error {
 	if !errors.Is(err, models.ErrForbidden) {
 		return err
 	}
-	err = refusalOf(event.Type)
 	event.Outcome = models.OutcomeDenied
 	if event.Type == models.EventKeyRegistered {
 		event.KeyID = "" // no key was created
 	}
-	lost := s.store.Transact(context.WithoutCancel(ctx), func(tx *models.Tx) error { return tx.AppendEvent(event) })
-	if lost != nil {
+	if lost := s.denials.record(context.WithoutCancel(ctx), event); lost != nil {
 		return fmt.Errorf("%w: %w: %w", err, httpapi.ErrUnrecorded, lost)
 	}
 	return err

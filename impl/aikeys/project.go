@@ -319,7 +319,7 @@ func wireEvent(e models.Event) gen.Event {
 		Actor: gen.Actor{UserID: e.ActorUserID, Method: e.ActorMethod, TokenID: optional(e.ActorTokenID)},
 		KeyID: optional(e.KeyID), TokenID: optional(e.TokenID), Provider: optional(e.Provider), MemberID: optional(e.MemberID),
 		Role: optional(gen.Role(e.Role)), SourceIP: e.SourceIP, RequestID: e.RequestID,
-		Before: wireState(e.Before), After: wireState(e.After),
+		Before: wireState(e.Before), After: wireState(e.After), Repeated: optional(e.Repeated), FirstAt: optionalTime(e.FirstAt),
 	}
 }
 

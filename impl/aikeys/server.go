@@ -26,6 +26,8 @@ type Config struct {
 	Receipts  Receipts
 	Providers *providers.Catalogue
 	Quotas    Quotas
+	// Denials writes the events of denied attempts; nil writes one for each.
+	Denials *Denials
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part; its Document is set here.
@@ -54,6 +56,7 @@ type server struct {
 	now       func() time.Time
 	ids       models.IDs
 	quotas    Quotas
+	denials   *Denials
 	waits     waits
 }
 
@@ -73,7 +76,10 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas}
+	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas, denials: cfg.Denials}
+	if s.denials == nil {
+		s.denials = &Denials{store: cfg.Store}
+	}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -40,7 +40,8 @@ type Options struct {
 	// Now is the handlers' clock; nil means time.Now.
 	Now func() time.Time
 	// Quotas are those of aikeys.Config.
-	Quotas aikeys.Quotas
+	Quotas  aikeys.Quotas
+	Denials *aikeys.Denials
 	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
 	// Ready and TrustedProxies are those of httpapi.Config, PrincipalRate that of auth.MiddlewareConfig, FailureRate that of auth.NewGuesses.
@@ -149,7 +150,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	require.NoError(s.t, err)
 	handler, err := aikeys.NewHandler(aikeys.Config{
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Receipts: receipts,
-		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas,
+		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{

@@ -530,6 +530,9 @@ type Event struct {
 	// absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
+	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
+	FirstAt time.Time `json:"first_at,omitempty,omitzero"`
+
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
 
@@ -545,6 +548,12 @@ type Event struct {
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
 	Provider Provider `json:"provider,omitempty,omitzero"`
+
+	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
+	// those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
+	// them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
+	// the same on many targets. Absent from an event of one attempt.
+	Repeated int64 `json:"repeated,omitempty,omitzero"`
 
 	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.
 	RequestID string `json:"request_id"`

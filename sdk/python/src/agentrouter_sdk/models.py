@@ -171,6 +171,19 @@ class Event(Model):
 
     before: Optional[EventState] = None
     after: Optional[EventState] = None
+    repeated: Optional[int] = None
+    """
+    How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
+    those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
+    them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
+    the same on many targets. Absent from an event of one attempt.
+
+    """
+
+    first_at: Optional[AwareDatetime] = None
+    """
+    When the first of the `repeated` attempts was. Absent from an event of one attempt.
+    """
 
 
 class EventState(Model):

@@ -779,6 +779,19 @@ export interface components {
             role?: components["schemas"]["Role"];
             before?: components["schemas"]["EventState"];
             after?: components["schemas"]["EventState"];
+            /**
+             * Format: int64
+             * @description How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
+             *     those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
+             *     them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
+             *     the same on many targets. Absent from an event of one attempt.
+             */
+            repeated?: number;
+            /**
+             * Format: date-time
+             * @description When the first of the `repeated` attempts was. Absent from an event of one attempt.
+             */
+            first_at?: string;
         };
         /**
          * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role

@@ -1,0 +1,152 @@
+package aikeys
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+const (
+	// denialWindow is how long repeated denied attempts are counted before an event is written for them.
+	denialWindow = time.Minute
+	// maxDenialTargets is how many different attempts of a user in a project are counted apart in a window. Further ones are counted by
+	// their type alone.
+	maxDenialTargets = 20
+	// maxDenials bounds the memory: attempts beyond it have an event each.
+	maxDenials = 10_000
+)
+
+// Denials writes the events of denied attempts. The first attempt of a kind is written at once. Its repetitions are counted, and written
+// as one event when the window ends: the database's user may add events and not change them. What a process has counted when it
+// crashes is lost.
+type Denials struct {
+	store *models.Store
+	log   *slog.Logger
+	ids   models.IDs
+	room  int // how many of counting there may be
+
+	mu       sync.Mutex               // guards the fields below
+	counting map[models.Event]*denial // :: what the attempts have in common → those that are not written
+	targets  map[[3]string]int        // :: customer, project and user → how many of counting are theirs
+}
+
+// denial counts attempts that are not written yet.
+type denial struct {
+	last    models.Event
+	count   int64
+	firstAt int64
+}
+
+func (d *denial) add(event models.Event) {
+	if d.count == 0 {
+		d.firstAt = event.At
+	}
+	d.count, d.last = d.count+1, event
+}
+
+// NewDenials returns a Denials. Run writes what it counts.
+func NewDenials(store *models.Store, log *slog.Logger) *Denials {
+	return &Denials{store: store, log: log, room: maxDenials, counting: map[models.Event]*denial{}, targets: map[[3]string]int{}}
+}
+
+// Run writes the repetitions at the end of each window, and once more when ctx ends.
+func (d *Denials) Run(ctx context.Context) error {
+	ticker := time.NewTicker(denialWindow)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			d.Flush(context.WithoutCancel(ctx))
+			return nil
+		case <-ticker.C:
+			d.Flush(ctx)
+		}
+	}
+}
+
+// record writes the event of a denied attempt, or counts it as a repetition.
+func (d *Denials) record(ctx context.Context, event models.Event) error {
+	counted, isRepeated := d.find(event)
+	if isRepeated {
+		return nil
+	}
+	err := d.store.Transact(ctx, func(tx *models.Tx) error { return tx.AppendEvent(event) })
+	if err != nil && counted != nil { // the end of the window tries again
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		counted.add(event)
+	}
+	return err
+}
+
+// find returns where the repetitions of an attempt are counted, and whether this is one, which it has counted then. It returns nil if
+// there is no more room.
+func (d *Denials) find(event models.Event) (counted *denial, isRepeated bool) {
+	key, user := event, [3]string{event.CustomerID, event.ProjectID, event.ActorUserID}
+	key.ID, key.At, key.RequestID = "", 0, ""
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.counting[key] == nil && d.targets[user] >= maxDenialTargets {
+		key = models.Event{
+			CustomerID: event.CustomerID, ProjectID: event.ProjectID, ScopeUserID: event.ScopeUserID, ActorUserID: event.ActorUserID, Type: event.Type,
+		}
+	}
+	if counted = d.counting[key]; counted != nil {
+		counted.add(event)
+		return counted, true
+	}
+	if len(d.counting) >= d.room {
+		return nil, false
+	}
+	counted = &denial{}
+	d.counting[key] = counted
+	d.targets[user]++
+	return counted, false
+}
+
+// Flush ends the window: it writes an event for each attempt that was repeated. What can't be written is kept for the next window.
+func (d *Denials) Flush(ctx context.Context) {
+	d.mu.Lock()
+	keys := make([]models.Event, 0, len(d.counting))
+	for key := range d.counting {
+		keys = append(keys, key)
+	}
+	d.mu.Unlock()
+	for _, key := range keys {
+		if err := d.flush(ctx, key); err != nil {
+			d.log.WarnContext(ctx, "denied attempts are not in the audit trail yet", slog.String("error", err.Error()))
+			return
+		}
+	}
+}
+
+// flush writes the repetitions of one attempt.
+func (d *Denials) flush(ctx context.Context, key models.Event) error {
+	d.mu.Lock()
+	counted := d.counting[key]
+	written := *counted
+	d.mu.Unlock()
+	if written.count > 0 {
+		event := written.last
+		event.ID = d.ids.Next(models.EventIDPrefix, time.UnixMicro(max(event.At, time.Now().UnixMicro())))
+		event.Repeated, event.FirstAt = written.count, written.firstAt
+		if err := d.store.Transact(ctx, func(tx *models.Tx) error { return tx.AppendEvent(event) }); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if counted.count -= written.count; counted.count > 0 { // more came meanwhile
+		counted.firstAt = counted.last.At
+		return nil
+	}
+	delete(d.counting, key)
+	user := [3]string{key.CustomerID, key.ProjectID, key.ActorUserID}
+	if d.targets[user]--; d.targets[user] == 0 {
+		delete(d.targets, user)
+	}
+	return nil
+}
