@@ -81,6 +81,9 @@ type EventState struct {
 	UserKeysByProvider map[string]UserKeys `json:"user_keys_by_provider,omitempty"`
 	OnBadKey           OnBadKey            `json:"on_bad_key,omitempty"`
 	Operations         Operations          `json:"operations,omitempty"`
+	Verdict            string              `json:"verdict,omitempty"`
+	Reason             string              `json:"reason,omitempty"`
+	Forced             bool                `json:"forced,omitempty"`
 }
 
 // text returns the state as the column holds it.

@@ -48,6 +48,10 @@ type Key struct {
 	// UserKeys is the written policy's choice on members' own keys of the provider, in what GetKey, ListKeys and RegisterKey return;
 	// empty without a written policy.
 	UserKeys UserKeys `gorm:"-"`
+	// Verdict and VerdictReason are what the last test at the provider found, at VerifiedAt; zero for none.
+	Verdict       string
+	VerdictReason string
+	VerifiedAt    int64
 }
 
 // UserKeysColumns and UserKeysTable are what a statement with CallerParams selects of the policy on members' own keys.
@@ -111,19 +115,22 @@ func KeyRow(k Key) *Insert {
 	return newInsert("ai_keys").
 		set("id", k.ID).set("customer_id", k.CustomerID).set("project_id", k.ProjectID).set("user_id", k.UserID).
 		set("provider", k.Provider).set("name", k.Name).set("display_suffix", k.DisplaySuffix).set("version", k.Version).
-		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy)
+		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy).
+		set("verdict", k.Verdict).set("verdict_reason", k.VerdictReason).set("verified_at", k.VerifiedAt)
 }
 
 // keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
 const keyColumns = `COALESCE(k.id, ''), COALESCE(k.customer_id, ''), COALESCE(k.project_id, ''), COALESCE(k.user_id, ''),
 COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), COALESCE(k.version, 0),
 COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, ''),
-COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.last_failure_reason, '')`
+COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.last_failure_reason, ''),
+COALESCE(k.verdict, ''), COALESCE(k.verdict_reason, ''), COALESCE(k.verified_at, 0)`
 
 func keyFields(k *Key) []any {
 	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.DisplaySuffix, version{&k.Version},
 		&k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
-		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.LastFailureReason}
+		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.LastFailureReason,
+		&k.Verdict, &k.VerdictReason, &k.VerifiedAt}
 }
 
 // GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
@@ -202,7 +209,7 @@ func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	}
 	page := func(userID string) string {
 		return `SELECT * FROM (SELECT id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by,
-revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason
+revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason, verdict, verdict_reason, verified_at
 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
 	}
 	return `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `

@@ -26,6 +26,7 @@ type devOptions struct {
 func (p *program) devCommand() *cobra.Command {
 	cfg := newConfig()
 	cfg.Of("log-format").Preset(cli.LogText)
+	cfg.Of("verify").Preset(verifyOff) // the keys of examples are made up
 	var options devOptions
 	cmd := &cobra.Command{
 		Use:     "dev",
@@ -60,7 +61,7 @@ It is for development only: it listens on this machine only, and refuses product
 
 // devSettings are the settings that dev takes. Any other would make it a production service.
 func devSettings() []string {
-	return []string{"listen", "dataplane-listen", "ops-listen", "sealer", "downloads", "log-level", "log-format"}
+	return []string{"listen", "dataplane-listen", "ops-listen", "sealer", "downloads", "verify", "log-level", "log-format"}
 }
 
 // checkDevelopment refuses production settings.

@@ -55,12 +55,19 @@ type config struct {
 	LogLevel          string
 	LogFormat         string
 	ShutdownTimeout   time.Duration
+	Verify            string
 	Migrate           string
 	Role              string
 }
 
 // maxQuota is the largest quota of keys. A register counts up to it.
 const maxQuota = 100_000
+
+// The choices of VERIFY.
+const (
+	verifyControlPlane = "control_plane"
+	verifyOff          = "off"
+)
 
 // The choices of MIGRATE.
 const (
@@ -147,6 +154,8 @@ func newConfig() *config {
 			Usage: "how long the usage of keys is kept, in hours or days, such as 2160h or 90d; 0 keeps it forever"},
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),
 			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
+		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyOff),
+			Usage: "control_plane has this process test a secret at its provider when who registers it asks for that, for which it uses HTTPS_PROXY and NO_PROXY; off makes no tests"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
 			Usage: "folder with the packed SDKs that the page /docs/sdks offers, as \"make dist\" leaves them; read at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),

@@ -21,6 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/impl/telemetry"
+	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/crossorigin"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
@@ -141,8 +142,12 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	var verifier aikeys.Verifier
+	if w.cfg.Verify == verifyControlPlane {
+		verifier = verification.New(verification.Config{})
+	}
 	return aikeys.NewHandler(aikeys.Config{
-		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, API: api,
+		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, API: api,
 	})
 }
 

@@ -54,6 +54,8 @@ type addOptions struct {
 	secret, secretFile string
 	idempotencyKey     string
 	userScope          bool
+	verify, noVerify   bool
+	force              bool
 	hasSecret          bool
 }
 
@@ -69,6 +71,9 @@ func (p *program) addCommand() *cobra.Command {
 On a terminal tare asks for the secret and does not show it; otherwise it reads standard input. --secret works too, but
 other users of this machine can see it in process lists.
 
+The service tests the secret at its provider first, if its operator allows that, and stores none that the provider
+rejects. --force stores it even so; --no-verify makes no test.
+
 The key belongs to the project, which takes an owner, or with --user-scope to you. A provider's newest active key
 serves, so registering a second key replaces the first without a gap.`,
 		Example: `  tare api byok add --provider openai --name openai-prod
@@ -83,6 +88,9 @@ serves, so registering a second key replaces the first without a gap.`,
 	flags.StringVar(&a.secretFile, "secret-file", "", "the `file` with the secret; - is standard input")
 	flags.StringVar(&a.secret, "secret", "", "the `secret` itself; visible in process lists, so prefer the prompt, a pipe or --secret-file")
 	flags.BoolVar(&a.userScope, "user-scope", false, "register it as your own key, not the project's")
+	flags.BoolVar(&a.verify, "verify", true, "test the secret at its provider first")
+	flags.BoolVar(&a.noVerify, "no-verify", false, "do not test the secret; the same as --verify=false")
+	flags.BoolVar(&a.force, "force", false, "store the key even if its provider rejects it")
 	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
 	completeNothingFor(cmd, "name", "secret", "idempotency-key")
@@ -110,6 +118,12 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	calls := s.AIKeys()
 	if a.idempotencyKey != "" {
 		calls = calls.With(agentrouter.IdempotencyKey(a.idempotencyKey))
+	}
+	if a.verify && !a.noVerify {
+		calls = calls.With(agentrouter.Verify())
+	}
+	if a.force {
+		calls = calls.With(agentrouter.Force())
 	}
 	callCtx, cancel := p.withTimeout(ctx)
 	defer cancel()
@@ -332,6 +346,9 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 	if isHeldBack(k) {
 		details = append(details, detail{"Serves", cell{explainNotServing(k.NotServingReason), red}})
 	}
+	if v := k.Verification; v != nil {
+		details = append(details, detail{"Tested", verificationCell(v, now)})
+	}
 	if f := k.LastFailure; f != nil {
 		look := plain
 		if isFailing(k) {
@@ -346,6 +363,23 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 		details = append(details, receiptDetails(r, now)...)
 	}
 	return p.printDetails(details)
+}
+
+// verificationCell returns the verdict of a test with its reason, such as "valid (restricted)".
+func verificationCell(v *aikeysv1.Verification, now time.Time) cell {
+	text := string(v.Verdict)
+	if v.Reason != "" {
+		text += " (" + strings.ReplaceAll(string(v.Reason), "_", " ") + ")"
+	}
+	look := plain
+	switch v.Verdict {
+	case aikeysv1.VerdictValid:
+		look = green
+	case aikeysv1.VerdictRejected:
+		look = red
+	case aikeysv1.VerdictUnreachable:
+	}
+	return cell{text + ", " + formatTime(v.CheckedAt, now), look}
 }
 
 func (p *program) resolveCommand() *cobra.Command {

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -32,6 +36,37 @@ func TestCredentialDocumentFromAFile(t *testing.T) {
 	got := u.run("api", "byok", "add", "--provider", "azure_openai", "--name", "azure", "--secret-file", file)
 	require.Equal(t, exitUsage, got.code)
 	require.NotContains(t, got.stderr, "see errors", "it says what is wrong, and where")
+}
+
+// The service is asked to test the secret unless the user says otherwise. A rejected one is told with the way out.
+func TestAddHasTheSecretTested(t *testing.T) {
+	bodies := make(chan string, 1)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		bodies <- string(body)
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		_, _ = io.WriteString(w, `{"type": "/problems/secret-rejected", "title": "Secret rejected", "status": 422, "code": "failed_precondition",
+			"detail": "The provider does not take this secret, so nothing was stored.", "request_id": "x"}`)
+	}))
+	defer service.Close()
+	u := newUserAt(t, service.URL, "ak_x")
+	for _, c := range []struct {
+		flags         []string
+		verify, force bool
+	}{
+		{nil, true, false},
+		{[]string{"--verify", "--force"}, true, true},
+		{[]string{"--no-verify"}, false, false},
+		{[]string{"--verify=false"}, false, false},
+	} {
+		got := u.runWithInput(testSecret+"\n", append([]string{"api", "byok", "add", "--provider", "openai", "--name", "n"}, c.flags...)...)
+		require.NotEqual(t, exitOK, got.code)
+		require.Contains(t, got.stderr, "The provider does not take this secret")
+		body := <-bodies
+		require.Equal(t, c.verify, strings.Contains(body, `"verify":true`), c.flags)
+		require.Equal(t, c.force, strings.Contains(body, `"force":true`), c.flags)
+	}
 }
 
 func TestIdempotencyKey(t *testing.T) {

@@ -111,6 +111,9 @@ type ClientInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `RegisterKey` operationId).
@@ -128,6 +131,9 @@ type ClientInterface interface {
 	//
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
+	//
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -311,6 +317,9 @@ func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID 
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `RegisterKey` operationId).
@@ -338,6 +347,9 @@ func (c *Client) RegisterKeyWithBody(ctx context.Context, customerID CustomerID,
 //
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
+//
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1882,6 +1894,9 @@ type ClientWithResponsesInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `RegisterKey` operationId).
@@ -1899,6 +1914,9 @@ type ClientWithResponsesInterface interface {
 	//
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
+	//
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -2215,7 +2233,7 @@ type RegisterKeyResult struct {
 	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
 	ApplicationProblemJSON415 *UnsupportedMediaType
 	// ApplicationProblemJSON422 the response for an HTTP 422 `application/problem+json` response
-	ApplicationProblemJSON422 *IdempotencyReuse
+	ApplicationProblemJSON422 *RegistrationRefused
 	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
 	ApplicationProblemJSON429 *ResourceExhausted
 	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
@@ -2268,7 +2286,7 @@ func (r RegisterKeyResult) GetApplicationProblemJSON415() *UnsupportedMediaType 
 }
 
 // GetApplicationProblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
-func (r RegisterKeyResult) GetApplicationProblemJSON422() *IdempotencyReuse {
+func (r RegisterKeyResult) GetApplicationProblemJSON422() *RegistrationRefused {
 	return r.ApplicationProblemJSON422
 }
 
@@ -3746,6 +3764,9 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, customer
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+//
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys (the `RegisterKey` operationId).
@@ -3769,6 +3790,9 @@ func (c *ClientWithResponses) RegisterKeyWithBodyWithResponse(ctx context.Contex
 //
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
+//
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -4203,7 +4227,7 @@ func ParseRegisterKeyResult(rsp *http.Response) (*RegisterKeyResult, error) {
 		response.ApplicationProblemJSON415 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
-		var dest IdempotencyReuse
+		var dest RegistrationRefused
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

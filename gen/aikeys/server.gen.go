@@ -766,8 +766,6 @@ type BodyTooLargeApplicationProblemPlusJSONResponse Problem
 
 type FailedPreconditionApplicationProblemPlusJSONResponse Problem
 
-type IdempotencyReuseApplicationProblemPlusJSONResponse Problem
-
 type InternalApplicationProblemPlusJSONResponse Problem
 
 type InvalidArgumentApplicationProblemPlusJSONResponse Problem
@@ -775,6 +773,8 @@ type InvalidArgumentApplicationProblemPlusJSONResponse Problem
 type NotFoundApplicationProblemPlusJSONResponse Problem
 
 type PermissionDeniedApplicationProblemPlusJSONResponse Problem
+
+type RegistrationRefusedApplicationProblemPlusJSONResponse Problem
 
 type ResourceExhaustedResponseHeaders struct {
 	RetryAfter *int
@@ -1069,7 +1069,7 @@ func (response RegisterKey415ApplicationProblemPlusJSONResponse) VisitRegisterKe
 }
 
 type RegisterKey422ApplicationProblemPlusJSONResponse struct {
-	IdempotencyReuseApplicationProblemPlusJSONResponse
+	RegistrationRefusedApplicationProblemPlusJSONResponse
 }
 
 func (response RegisterKey422ApplicationProblemPlusJSONResponse) VisitRegisterKeyResponse(w http.ResponseWriter) error {

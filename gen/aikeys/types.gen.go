@@ -310,17 +310,17 @@ type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
-	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-	// absent in other events.
+	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+	// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
 	// At When it was done.
 	At time.Time `json:"at"`
 
-	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-	// absent in other events.
+	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+	// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -367,10 +367,13 @@ type Event struct {
 	Type string `json:"type"`
 }
 
-// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-// absent in other events.
+// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
 type EventState struct {
+	// Forced Whether the key was stored although the provider rejected it. Absent if not.
+	Forced *bool `json:"forced,omitempty"`
+
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
@@ -378,6 +381,13 @@ type EventState struct {
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
 	// makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
+
+	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+	// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+	// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+	// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+	// all.
+	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
@@ -388,6 +398,9 @@ type EventState struct {
 
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider *UserKeysByProvider `json:"user_keys_by_provider,omitempty"`
+
+	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
 // Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
@@ -500,6 +513,9 @@ type Key struct {
 
 	// UserScope Whether it is the caller's own key, and not the project's.
 	UserScope bool `json:"user_scope"`
+
+	// Verification The last test of the key at its provider. Absent if it was never tested.
+	Verification *Verification `json:"verification,omitempty"`
 }
 
 // KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
@@ -758,6 +774,10 @@ type Receipt struct {
 
 // RegisterRequest A provider key to seal and store.
 type RegisterRequest struct {
+	// Force Whether to store the key even if the test finds that the provider rejects it. The event says so. Without `verify`
+	// it means nothing.
+	Force *bool `json:"force,omitempty"`
+
 	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret, nor
 	// invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
 	Name string `json:"name"`
@@ -779,6 +799,10 @@ type RegisterRequest struct {
 	// UserScope If true, the key is the caller's own and serves only their requests. If false, it is a project-level key,
 	// which only an owner of the project may register.
 	UserScope *bool `json:"user_scope,omitempty"`
+
+	// Verify Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's
+	// `verification` has the verdict; it is absent if the operator allows no tests.
+	Verify *bool `json:"verify,omitempty"`
 }
 
 // RegisterResponse The key just registered.
@@ -889,6 +913,32 @@ type UserKeys string
 
 // UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 type UserKeysByProvider map[string]UserKeys
+
+// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+type Verdict = string
+
+// VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+// all.
+type VerdictReason = string
+
+// Verification The last test of the key at its provider. Absent if it was never tested.
+type Verification struct {
+	// CheckedAt When it was tested.
+	CheckedAt time.Time `json:"checked_at"`
+
+	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+	// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+	// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+	// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+	// all.
+	Reason *VerdictReason `json:"reason,omitempty"`
+
+	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	Verdict Verdict `json:"verdict"`
+}
 
 // WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
 // `expires_at` are absent if they do not apply.
@@ -1018,9 +1068,6 @@ type BodyTooLarge = Problem
 // FailedPrecondition An RFC 9457 problem document.
 type FailedPrecondition = Problem
 
-// IdempotencyReuse An RFC 9457 problem document.
-type IdempotencyReuse = Problem
-
 // Internal An RFC 9457 problem document.
 type Internal = Problem
 
@@ -1032,6 +1079,9 @@ type NotFound = Problem
 
 // PermissionDenied An RFC 9457 problem document.
 type PermissionDenied = Problem
+
+// RegistrationRefused An RFC 9457 problem document.
+type RegistrationRefused = Problem
 
 // ResourceExhausted An RFC 9457 problem document.
 type ResourceExhausted = Problem

@@ -18,6 +18,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -47,10 +48,13 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if req.Params.IdempotencyKey != nil {
 		idempotency = idempotencyRecord(*req.Params.IdempotencyKey, caller, key, req.Body.Secret.Reveal())
 	}
+	event := s.keyEvent(ctx, models.EventKeyRegistered, caller, key)
+	if event.After, err = s.verifySecret(ctx, caller, &key, req.Body); err != nil {
+		return nil, s.recordDenied(ctx, err, event)
+	}
 	if key.Envelope, key.KEKID, err = s.sealSecret(ctx, key, req.Body.Secret.Reveal()); err != nil {
 		return nil, err
 	}
-	event := s.keyEvent(ctx, models.EventKeyRegistered, caller, key)
 	// The store checks the caller's role and writes key, event and idempotency record in one statement, or nothing. For a retry
 	// it returns the key of the first request.
 	key, err = s.store.RegisterKey(ctx, caller, roleToWrite(key),
@@ -102,6 +106,35 @@ func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.K
 		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID,
 		KeyHash: hash[:], Fingerprint: mac.Sum(nil), KeyID: key.ID, CreatedAt: key.CreatedAt,
 	}
+}
+
+// errSecretRejected says that the provider does not take the secret of a registration.
+var errSecretRejected = errors.New("secret is rejected by the provider")
+
+// verifySecret tests the secret of a registration at its provider, if the caller wants that and may register the key: others
+// could try out secrets with it. It sets the key's verdict, and returns what the event says of it.
+func (s *server) verifySecret(
+	ctx context.Context, caller models.Caller, key *models.Key, body *gen.RegisterRequest,
+) (*models.EventState, error) {
+	if s.verifier == nil || body.Verify == nil || !*body.Verify {
+		return nil, nil
+	}
+	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
+	if err != nil {
+		return nil, err
+	}
+	if !role.Covers(roleToWrite(*key)) {
+		return nil, models.ErrForbidden
+	}
+	provider, _ := s.providers.Lookup(key.Provider) // checkRegistration has found it
+	result := s.verifier.Verify(ctx, caller.CustomerID+"/"+caller.UserID, provider, body.Secret.Reveal())
+	isForced := body.Force != nil && *body.Force
+	rejected := result.Outcome == verification.Rejected
+	if rejected && !isForced {
+		return nil, &problem.Error{Kind: errSecretRejected, Fields: []problem.Field{{Field: "secret", Message: "is rejected by the provider"}}}
+	}
+	key.Verdict, key.VerdictReason, key.VerifiedAt = string(result.Outcome), result.Reason, s.now().UnixMicro()
+	return &models.EventState{Verdict: key.Verdict, Reason: key.VerdictReason, Forced: rejected}, nil
 }
 
 // sealSecret seals the secret of a key and wipes its own copy of the plaintext.
@@ -331,6 +364,9 @@ func wireKey(k models.Key) gen.Key {
 	}
 	if k.LastFailureAt != 0 {
 		key.LastFailure = &gen.KeyFailure{At: wireTime(k.LastFailureAt), Status: k.LastFailureStatus, Reason: optional(k.LastFailureReason)}
+	}
+	if k.VerifiedAt != 0 {
+		key.Verification = &gen.Verification{Verdict: k.Verdict, Reason: optional(k.VerdictReason), CheckedAt: wireTime(k.VerifiedAt)}
 	}
 	return key
 }

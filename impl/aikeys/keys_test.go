@@ -29,6 +29,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
+	"github.com/agentrouter/aikeys/impl/verification"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -1149,4 +1150,80 @@ func FuzzRegisterBody(f *testing.F) {
 		}
 		s.Evidence.Forget()
 	})
+}
+
+// fakeVerifier has a result for each secret that it is asked about, and counts.
+type fakeVerifier struct {
+	result verification.Result
+	asked  atomic.Int32
+}
+
+func (f *fakeVerifier) Verify(context.Context, string, providers.Provider, string) verification.Result {
+	f.asked.Add(1)
+	return f.result
+}
+
+func TestSecretIsTestedBeforeItIsStored(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		result verification.Result
+		force  bool
+		status int
+		forced *bool
+	}{
+		{"valid", verification.Result{Outcome: verification.Valid, Reason: "restricted"}, false, http.StatusCreated, nil},
+		{"unreachable", verification.Result{Outcome: verification.Unreachable, Reason: "timeout"}, false, http.StatusCreated, nil},
+		{"rejected", verification.Result{Outcome: verification.Rejected}, false, http.StatusUnprocessableEntity, nil},
+		{"rejected, by force", verification.Result{Outcome: verification.Rejected, Reason: "leaked"}, true, http.StatusCreated, new(true)},
+		{"valid, though forced", verification.Result{Outcome: verification.Valid}, true, http.StatusCreated, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := &fakeVerifier{result: c.result}
+			each(t, func(t *testing.T, s *aikeystest.Service) {
+				reply := post(t, s, owner, project+"/aikeys", s.Shared("n", func(b *gen.RegisterRequest) { b.Verify, b.Force = new(true), &c.force }))
+				require.Equal(t, c.status, reply.Status)
+				if c.status != http.StatusCreated {
+					require.Equal(t, "/problems/secret-rejected", decode[gen.Problem](t, reply).Type)
+					require.Empty(t, list(t, s, owner))
+					require.Empty(t, events(t, s, owner))
+					return
+				}
+				key := decode[gen.RegisterResponse](t, reply).Key
+				require.Equal(t, string(c.result.Outcome), key.Verification.Verdict)
+				require.WithinDuration(t, time.Now(), key.Verification.CheckedAt, time.Minute)
+				require.Equal(t, []gen.Key{key}, list(t, s, owner))
+				require.Equal(t, key, decode[gen.GetResponse](t, get(t, s, owner, project+"/aikeys/"+key.ID)).Key)
+				event := events(t, s, owner)[0]
+				require.Equal(t, new(string(c.result.Outcome)), event.After.Verdict)
+				require.Equal(t, key.Verification.Reason, event.After.Reason)
+				require.Equal(t, c.forced, event.After.Forced)
+			}, func(_ *testing.T, o *aikeystest.Options) { o.Verifier = v })
+		})
+	}
+}
+
+func TestNoSecretIsTestedUnasked(t *testing.T) {
+	v := &fakeVerifier{result: verification.Result{Outcome: verification.Rejected}}
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(owner).Register(t, s.Shared("n"))
+		require.Nil(t, key.Verification)
+		require.Nil(t, events(t, s, owner)[0].After)
+	}, func(_ *testing.T, o *aikeystest.Options) { o.Verifier = v })
+	require.Zero(t, v.asked.Load())
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(owner).Register(t, s.Shared("n", func(b *gen.RegisterRequest) { b.Verify = new(true) }))
+		require.Nil(t, key.Verification, "the operator allows no tests")
+	})
+}
+
+// Who may not register the key could otherwise try out secrets.
+func TestOnlyWhoMayRegisterHasSecretsTested(t *testing.T) {
+	v := &fakeVerifier{result: verification.Result{Outcome: verification.Valid}}
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		body := s.Shared("n", func(b *gen.RegisterRequest) { b.Verify = new(true) })
+		require.Equal(t, http.StatusForbidden, post(t, s, member, project+"/aikeys", body).Status)
+		require.Equal(t, "denied", events(t, s, owner)[0].Outcome)
+		require.Equal(t, http.StatusForbidden, post(t, s, sam, project+"/aikeys", body).Status)
+	}, func(_ *testing.T, o *aikeystest.Options) { o.Verifier = v })
+	require.Zero(t, v.asked.Load())
 }

@@ -69,6 +69,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "The project's keys, or your own keys in it, have reached the operator's limit; revoke one that is not needed, or ask the operator for a higher quota."},
 	{Err: models.ErrIdempotencyReuse, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "idempotency-key-reused", Title: "Idempotency key reused",
 		Detail: "This Idempotency-Key was used for another request; send a new one."},
+	{Err: errSecretRejected, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "secret-rejected", Title: "Secret rejected",
+		Detail: "The provider does not take this secret, so nothing was stored; check that it is whole and not revoked there, or send force."},
 	{Err: models.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
 		Detail: "The database can't serve this at the moment; try again after the time in Retry-After."},
 	{Err: sealer.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",

@@ -330,6 +330,7 @@ func wireState(s *models.EventState) *gen.EventState {
 	state := &gen.EventState{
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
 		Operations: optional(gen.Operations(s.Operations)),
+		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced),
 	}
 	if s.UserKeys != "" {
 		state.UserKeysByProvider = new(wireExceptions(s.UserKeysByProvider))

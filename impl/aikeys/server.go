@@ -15,6 +15,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -28,6 +29,8 @@ type Config struct {
 	Quotas    Quotas
 	// Denials writes the events of denied attempts; nil writes one for each.
 	Denials *Denials
+	// Verifier tests secrets at their providers; nil makes no tests.
+	Verifier Verifier
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part; its Document is set here.
@@ -38,6 +41,11 @@ type Config struct {
 type Quotas struct {
 	// Project bounds the project-level keys of each project, User each member's own keys in a project.
 	Project, User int
+}
+
+// Verifier tests secrets; *verification.Verifier is one.
+type Verifier interface {
+	Verify(ctx context.Context, user string, p providers.Provider, secret string) verification.Result
 }
 
 // Receipts reports how far the revocation of a key has got; *feed.Feed implements it.
@@ -57,6 +65,7 @@ type server struct {
 	ids       models.IDs
 	quotas    Quotas
 	denials   *Denials
+	verifier  Verifier
 	waits     waits
 }
 
@@ -76,7 +85,8 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
-	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas, denials: cfg.Denials}
+	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
+		denials: cfg.Denials, verifier: cfg.Verifier}
 	if s.denials == nil {
 		s.denials = &Denials{store: cfg.Store}
 	}

@@ -72,7 +72,7 @@ type process struct {
 func startAikeysd(b *testing.B, database string, flags ...string) *process {
 	b.Helper()
 	public, dataPlane, ops := freeAddr(b), freeAddr(b), freeAddr(b)
-	cmd := exec.Command(binary, append([]string{"serve", "--listen", public, "--dataplane-listen", dataPlane, "--ops-listen", ops,
+	cmd := exec.Command(binary, append([]string{"serve", "--verify", "off", "--listen", public, "--dataplane-listen", dataPlane, "--ops-listen", ops,
 		"--rate-limit", "1000000", "--sealer", "local:" + filepath.Join(b.TempDir(), "keyset.json"), "--log-level", "warn"}, flags...)...)
 	cmd.Env = []string{"AIKEYS_DATABASE_URL=" + database, "HOME=" + os.Getenv("HOME")}
 	began := time.Now()

@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -159,6 +161,13 @@ func (p Provider) validate() error {
 	for _, r := range p.Routes {
 		errs = append(errs, r.validate())
 	}
+	errs = append(errs, p.Verify.validate(p.AuthStyle), p.validateFields())
+	return errors.Join(errs...)
+}
+
+// validateFields checks the fields of the credential, and those that the base URL names.
+func (p Provider) validateFields() error {
+	var errs []error
 	for _, match := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
 		if !slices.Contains(p.RequiredFields(), match[1]) {
 			errs = append(errs, fmt.Errorf("base_url names %q, which is not a required field", match[1]))
@@ -248,8 +257,10 @@ type Provider struct {
 	Administration []string `yaml:"administration"`
 	// Answers are the rules for what the provider's answers say of a key.
 	Answers verdict.Rules `yaml:"answers"`
-	KeyPage string        `yaml:"key_page"`
-	Example string        `yaml:"example"` // an invented secret of the right shape
+	// Verify is the request that tests a key; nil if none is known.
+	Verify  *Verify `yaml:"verify"`
+	KeyPage string  `yaml:"key_page"`
+	Example string  `yaml:"example"` // an invented secret of the right shape
 }
 
 // Dialect is the form of an API's errors.
@@ -262,6 +273,33 @@ const (
 	DialectAnthropic  Dialect = "anthropic"
 	DialectGoogle     Dialect = "google"
 )
+
+// Verify is a request that only a good key may make, and that costs nothing.
+type Verify struct {
+	Method  string            `yaml:"method"` // empty is GET
+	Path    string            `yaml:"path"`   // on the host of the base URL, with a query
+	Headers map[string]string `yaml:"headers"`
+	Body    string            `yaml:"body"` // JSON; empty for none
+	// Answers are the rules that go before the provider's.
+	Answers verdict.Rules `yaml:"answers"`
+}
+
+var verifyPath = regexp.MustCompile(`^(/[A-Za-z0-9_-]+)+(\?[A-Za-z0-9=&.-]+)?$`)
+
+// validate checks a provider's request to test keys.
+func (v *Verify) validate(style AuthStyle) error {
+	switch {
+	case v == nil:
+		return nil
+	case style == AuthAWSSigV4 || style == AuthGCPOAuth:
+		return errors.New("verify can't sign requests")
+	case !verifyPath.MatchString(v.Path):
+		return errors.New("verify's path is not plain")
+	case v.Method != "" && v.Method != http.MethodPost || (v.Method == http.MethodPost) != (v.Body != ""):
+		return errors.New("verify is a GET, or a POST with a body")
+	}
+	return v.Answers.Validate()
+}
 
 // Route is what else of the host of a provider's BaseURL is served. AuthStyle and Dialect are empty where they are the provider's.
 type Route struct {
@@ -332,6 +370,11 @@ func (p Provider) clone() Provider {
 	p.Alternatives = slices.Clone(p.Alternatives)
 	for i := range p.Alternatives {
 		p.Alternatives[i] = slices.Clone(p.Alternatives[i])
+	}
+	if p.Verify != nil {
+		v := *p.Verify
+		v.Headers, v.Answers = maps.Clone(v.Headers), slices.Clone(v.Answers)
+		p.Verify = &v
 	}
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {

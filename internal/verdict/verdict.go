@@ -58,8 +58,8 @@ func (rules Rules) NeedBody(status int) bool {
 	return slices.ContainsFunc(rules, func(r Rule) bool { return r.Status == status && r.At != "" })
 }
 
-// Judge returns the verdict of an answer, of whose body the beginning is enough. Without a matching rule, the status decides.
-func (rules Rules) Judge(status int, body []byte) Verdict {
+// Match returns what the first rule that matches an answer says. The beginning of the body is enough.
+func (rules Rules) Match(status int, body []byte) (v Verdict, ok bool) {
 	var members []member
 	if rules.NeedBody(status) {
 		members = membersOf(body)
@@ -67,10 +67,18 @@ func (rules Rules) Judge(status int, body []byte) Verdict {
 	for _, r := range rules {
 		if r.Status == status && r.matches(members) {
 			if slices.Contains(ruled, r.Means) {
-				return r.Means
+				return r.Means, true
 			}
-			return Unknown // a meaning that only later versions know
+			return Unknown, true // a meaning that only later versions know
 		}
+	}
+	return Unknown, false
+}
+
+// Judge returns the verdict of an answer to real traffic. Without a matching rule, the status decides.
+func (rules Rules) Judge(status int, body []byte) Verdict {
+	if v, ok := rules.Match(status, body); ok {
+		return v
 	}
 	switch {
 	case status == http.StatusUnauthorized:

@@ -11,7 +11,7 @@ import (
 // AIKeysClient registers, reads and revokes provider keys.
 type AIKeysClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: IdempotencyKey for Register; OfProvider, InState,
+// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify and Force for Register; OfProvider, InState,
 // PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
@@ -23,6 +23,8 @@ type registerRequest struct {
 	Name      string            `json:"name"`
 	Secret    string            `json:"secret"`
 	UserScope bool              `json:"user_scope"`
+	Verify    bool              `json:"verify,omitempty"`
+	Force     bool              `json:"force,omitempty"`
 }
 
 // Register seals a provider's key and stores it under a project. With userScope the key is the caller's own; otherwise it
@@ -34,7 +36,7 @@ func (a *AIKeysClient) Register(
 	r.checkText("provider", string(provider))
 	r.checkText("name", name)
 	r.checkText("secret", secret)
-	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope}
+	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope, Verify: r.verify, Force: r.force}
 	return send(ctx, r, func(r *aikeysv1.RegisterResponse) bool { return r.Key.ID != "" })
 }
 

@@ -26,6 +26,13 @@ func IdempotencyKey(key string) CallOption {
 	return func(s *service) { s.idempotencyKey, s.hasIdempotencyKey = key, true }
 }
 
+// Verify has Register test the secret at its provider first. A secret that the provider rejects is an error of status 422, and
+// is not stored.
+func Verify() CallOption { return func(s *service) { s.verify = true } }
+
+// Force has Register with Verify store a key even if its provider rejects it.
+func Force() CallOption { return func(s *service) { s.force = true } }
+
 // Wait has Revoke return when every data plane has confirmed or the time is up. It is sent in whole milliseconds; at most
 // 30 seconds are allowed.
 func Wait(d time.Duration) CallOption {
@@ -102,6 +109,7 @@ type service struct {
 	query             [][2]string
 	idempotencyKey    string
 	hasIdempotencyKey bool
+	verify, force     bool
 	wait              time.Duration
 }
 
@@ -170,6 +178,9 @@ func (r *request) setPathParameter(name, value string) {
 
 func (r *request) setIdempotencyKey() {
 	takes := slices.Contains(r.op.Header, idempotencyHeader)
+	if !takes && (r.verify || r.force) {
+		r.setError("verify", "is not a parameter of this method")
+	}
 	switch {
 	case takes && !r.hasIdempotencyKey:
 		r.idempotencyKey = newUUID()

@@ -28,7 +28,7 @@ class Server:
         argv = [program, "serve", *self.where(), "--sealer", f"local:{folder / 'keyset.json'}"]
         for listener in ("", "dataplane-", "ops-"):
             argv += [f"--{listener}listen", "127.0.0.1:0"]
-        argv += ["--rate-limit", "0", "--failed-auth-limit", "0", "--log-level", "debug", "--log-format", "json"]
+        argv += ["--verify", "off", "--rate-limit", "0", "--failed-auth-limit", "0", "--log-level", "debug", "--log-format", "json"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=log)
         self.streams: list[Stream] = []

@@ -39,6 +39,8 @@ type Options struct {
 	Sealer sealer.Sealer
 	// Now is the handlers' clock; nil means time.Now.
 	Now func() time.Time
+	// Verifier is that of aikeys.Config.
+	Verifier aikeys.Verifier
 	// Quotas are those of aikeys.Config.
 	Quotas  aikeys.Quotas
 	Denials *aikeys.Denials
@@ -150,7 +152,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	require.NoError(s.t, err)
 	handler, err := aikeys.NewHandler(aikeys.Config{
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Receipts: receipts,
-		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials,
+		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{

@@ -83,6 +83,8 @@ export class AIKeys {
       throw new ArgumentError('idempotencyKey must be 1 to 255 visible ASCII characters without spaces');
     }
     const body: t.RegisterRequest = { provider, name, secret, user_scope: userScope };
+    if (options.verify) body.verify = true;
+    if (options.force) body.force = true;
     const path = `${project(customerId, projectId)}/aikeys`;
     const headers = { 'content-type': 'application/json', 'idempotency-key': idempotencyKey };
     return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);

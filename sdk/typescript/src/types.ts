@@ -12,6 +12,7 @@ export type AIKeyProvider = Schemas['ProviderSlug'];
 export type AIKey = Schemas['Key'];
 export type AIKeyState = Schemas['KeyState'];
 export type KeyFailure = Schemas['KeyFailure'];
+export type Verification = Schemas['Verification'];
 export type Receipt = Schemas['Receipt'];
 export type Scope = Schemas['Scope'];
 export type Role = Schemas['Role'];
@@ -77,6 +78,10 @@ export interface CallOptions {
 export interface RegisterOptions extends CallOptions {
   /** Makes a repeat safe for 24 hours. Left out, it is a fresh UUID, the same over the call's own retries. */
   idempotencyKey?: string | undefined;
+  /** Tests the secret at its provider first. One that the provider rejects is an error of status 422, and is not stored. */
+  verify?: boolean | undefined;
+  /** Stores a key with `verify` even if its provider rejects it. */
+  force?: boolean | undefined;
 }
 
 export interface RevokeOptions extends CallOptions {

@@ -17,6 +17,9 @@ func (k Key) String() string { return text(k) }
 func (k KeyFailure) String() string { return text(k) }
 
 // String returns the value as JSON, with the API's names.
+func (v Verification) String() string { return text(v) }
+
+// String returns the value as JSON, with the API's names.
 func (r Receipt) String() string { return text(r) }
 
 // String returns the value as JSON, with the API's names.

@@ -472,6 +472,69 @@ func (e UserKeys) Valid() bool {
 	}
 }
 
+// Defines values for Verdict.
+const (
+	VerdictRejected    Verdict = "rejected"
+	VerdictUnreachable Verdict = "unreachable"
+	VerdictValid       Verdict = "valid"
+)
+
+// Valid indicates whether the value is a known member of the Verdict enum.
+func (e Verdict) Valid() bool {
+	switch e {
+	case VerdictRejected:
+		return true
+	case VerdictUnreachable:
+		return true
+	case VerdictValid:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for VerdictReason.
+const (
+	VerdictReasonBlocked        VerdictReason = "blocked"
+	VerdictReasonBusy           VerdictReason = "busy"
+	VerdictReasonLeaked         VerdictReason = "leaked"
+	VerdictReasonNoConnection   VerdictReason = "no_connection"
+	VerdictReasonQuotaExhausted VerdictReason = "quota_exhausted"
+	VerdictReasonRateLimited    VerdictReason = "rate_limited"
+	VerdictReasonRestricted     VerdictReason = "restricted"
+	VerdictReasonTimeout        VerdictReason = "timeout"
+	VerdictReasonUnknownAnswer  VerdictReason = "unknown_answer"
+	VerdictReasonUnsupported    VerdictReason = "unsupported"
+)
+
+// Valid indicates whether the value is a known member of the VerdictReason enum.
+func (e VerdictReason) Valid() bool {
+	switch e {
+	case VerdictReasonBlocked:
+		return true
+	case VerdictReasonBusy:
+		return true
+	case VerdictReasonLeaked:
+		return true
+	case VerdictReasonNoConnection:
+		return true
+	case VerdictReasonQuotaExhausted:
+		return true
+	case VerdictReasonRateLimited:
+		return true
+	case VerdictReasonRestricted:
+		return true
+	case VerdictReasonTimeout:
+		return true
+	case VerdictReasonUnknownAnswer:
+		return true
+	case VerdictReasonUnsupported:
+		return true
+	default:
+		return false
+	}
+}
+
 // Acknowledgement What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have.
 type Acknowledgement struct {
 	// Acknowledged How many of its copies have confirmed.
@@ -517,17 +580,17 @@ type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
-	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-	// absent in other events.
+	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+	// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
 	At time.Time `json:"at"`
 
-	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-	// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-	// absent in other events.
+	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+	// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -585,10 +648,13 @@ type EventOutcome string
 // key back in an answer, where it was masked: at most one for a key and hour.
 type EventType string
 
-// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-// (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-// absent in other events.
+// EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
 type EventState struct {
+	// Forced Whether the key was stored although the provider rejected it. Absent if not.
+	Forced bool `json:"forced,omitempty,omitzero"`
+
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key,omitempty,omitzero"`
@@ -596,6 +662,13 @@ type EventState struct {
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
 	// makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations Operations `json:"operations,omitempty,omitzero"`
+
+	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+	// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+	// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+	// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+	// all.
+	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
@@ -606,6 +679,9 @@ type EventState struct {
 
 	// UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 	UserKeysByProvider UserKeysByProvider `json:"user_keys_by_provider,omitempty,omitzero"`
+
+	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	Verdict Verdict `json:"verdict,omitempty,omitzero"`
 }
 
 // Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
@@ -733,6 +809,9 @@ type Key struct {
 
 	// UserScope Whether it is the caller's own key, and not the project's.
 	UserScope bool `json:"user_scope"`
+
+	// Verification The last test of the key at its provider. Absent if it was never tested.
+	Verification *Verification `json:"verification,omitempty"`
 }
 
 // NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
@@ -1118,6 +1197,35 @@ type UserKeys string
 
 // UserKeysByProvider Exceptions to `user_keys`, by provider slug. There are none by default.
 type UserKeysByProvider map[string]UserKeys
+
+// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+type Verdict string
+
+// VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+// all.
+type VerdictReason string
+
+// Verification The last test of the key at its provider. Absent if it was never tested.
+type Verification struct {
+	// CheckedAt When it was tested.
+	CheckedAt time.Time `json:"checked_at"`
+
+	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+	// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+	// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+	// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+	// all.
+	Reason VerdictReason `json:"reason,omitempty,omitzero"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+	Verdict Verdict `json:"verdict"`
+}
 
 // WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
 // `expires_at` are absent if they do not apply.

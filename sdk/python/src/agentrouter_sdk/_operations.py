@@ -55,7 +55,7 @@ REGISTER_KEY = Operation(
     "POST",
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys",
     models.RegisterResponse,
-    body=("provider", "name", "secret", "user_scope"),
+    body=("provider", "name", "secret", "user_scope", "verify", "force"),
     idempotent_by_key=True,
 )
 LIST_KEYS = Operation(

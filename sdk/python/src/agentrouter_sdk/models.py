@@ -188,10 +188,47 @@ class Event(Model):
 
 class EventState(Model):
     """
-    What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-    (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-    absent in other events.
+    What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+    (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+    member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
 
+    """
+
+    verdict: Optional[Union[Literal["valid", "rejected", "unreachable"], str]] = None
+    """
+    `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+
+    """
+
+    reason: Optional[
+        Union[
+            Literal[
+                "restricted",
+                "quota_exhausted",
+                "leaked",
+                "no_connection",
+                "timeout",
+                "rate_limited",
+                "blocked",
+                "unknown_answer",
+                "unsupported",
+                "busy",
+            ],
+            str,
+        ]
+    ] = None
+    """
+    Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+    `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+    provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+    provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+    all.
+
+    """
+
+    forced: Optional[bool] = None
+    """
+    Whether the key was stored although the provider rejected it. Absent if not.
     """
 
     role: Optional[Union[Literal["owner", "member"], str]] = None
@@ -434,6 +471,7 @@ class Key(Model):
     """
 
     last_failure: Optional[KeyFailure] = None
+    verification: Optional[Verification] = None
     receipt: Optional[Receipt] = None
 
 
@@ -983,6 +1021,50 @@ class Usage(Model):
     last_used_at: AwareDatetime
     """
     When the last of them was made.
+    """
+
+
+class Verification(Model):
+    """
+    The last test of the key at its provider. Absent if it was never tested.
+
+    """
+
+    verdict: Union[Literal["valid", "rejected", "unreachable"], str]
+    """
+    `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
+
+    """
+
+    reason: Optional[
+        Union[
+            Literal[
+                "restricted",
+                "quota_exhausted",
+                "leaked",
+                "no_connection",
+                "timeout",
+                "rate_limited",
+                "blocked",
+                "unknown_answer",
+                "unsupported",
+                "busy",
+            ],
+            str,
+        ]
+    ] = None
+    """
+    Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+    `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+    provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+    provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+    all.
+
+    """
+
+    checked_at: AwareDatetime
+    """
+    When it was tested.
     """
 
 

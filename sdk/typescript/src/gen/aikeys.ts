@@ -39,6 +39,9 @@ export interface paths {
          *
          *     Names are unique among the active keys of one provider in one scope, which is the project or one member.
          *     Revoking a key frees its name.
+         *
+         *     With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
+         *     rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
          */
         post: operations["registerKey"];
         delete?: never;
@@ -463,6 +466,18 @@ export interface components {
              * @default false
              */
             user_scope?: boolean;
+            /**
+             * @description Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's
+             *     `verification` has the verdict; it is absent if the operator allows no tests.
+             * @default false
+             */
+            verify?: boolean;
+            /**
+             * @description Whether to store the key even if the test finds that the provider rejects it. The event says so. Without `verify`
+             *     it means nothing.
+             * @default false
+             */
+            force?: boolean;
         };
         /** @description The key just registered. */
         RegisterResponse: {
@@ -584,8 +599,29 @@ export interface components {
              */
             not_serving_reason?: "revoked" | "user_keys_forbidden" | "user_key_required" | (string & {});
             last_failure?: components["schemas"]["KeyFailure"];
+            verification?: components["schemas"]["Verification"];
             receipt?: components["schemas"]["Receipt"];
         };
+        /** @description The last test of the key at its provider. Absent if it was never tested. */
+        Verification: {
+            verdict: components["schemas"]["Verdict"];
+            reason?: components["schemas"]["VerdictReason"];
+            /**
+             * Format: date-time
+             * @description When it was tested.
+             */
+            checked_at: string;
+        };
+        /** @description `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known. */
+        Verdict: "valid" | "rejected" | "unreachable" | (string & {});
+        /**
+         * @description Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
+         *     `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
+         *     provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
+         *     provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
+         *     all.
+         */
+        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | (string & {});
         /**
          * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
          *     `last_used_at` is later, the key has served successfully since.
@@ -794,11 +830,15 @@ export interface components {
             first_at?: string;
         };
         /**
-         * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), or a member's role
-         *     (`member.set`, `member.removed`). `before` is absent for a new member, and `after` for one who was removed. Both are
-         *     absent in other events.
+         * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+         *     (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
+         *     member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
          */
         EventState: {
+            verdict?: components["schemas"]["Verdict"];
+            reason?: components["schemas"]["VerdictReason"];
+            /** @description Whether the key was stored although the provider rejected it. Absent if not. */
+            forced?: boolean;
             role?: components["schemas"]["Role"];
             user_keys?: components["schemas"]["UserKeys"];
             user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
@@ -1075,23 +1115,15 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The `Idempotency-Key` was used for another request in the last 24 hours. */
-        IdempotencyReuse: {
+        /**
+         * @description The `Idempotency-Key` was used for another request in the last 24 hours; or the provider rejects the secret, and nothing
+         *     was stored.
+         */
+        RegistrationRefused: {
             headers: {
                 [name: string]: unknown;
             };
             content: {
-                /**
-                 * @example {
-                 *       "type": "/problems/idempotency-key-reused",
-                 *       "title": "Idempotency key reused",
-                 *       "status": 422,
-                 *       "detail": "This Idempotency-Key was used for another request; send a new one.",
-                 *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
-                 *       "code": "failed_precondition",
-                 *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
-                 *     }
-                 */
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
@@ -1441,7 +1473,7 @@ export interface operations {
             409: components["responses"]["AlreadyExists"];
             413: components["responses"]["BodyTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
-            422: components["responses"]["IdempotencyReuse"];
+            422: components["responses"]["RegistrationRefused"];
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];

@@ -66,10 +66,15 @@ class AsyncAIKeys(_Resource):
         secret: str,
         user_scope: bool = False,
         *,
+        verify: Optional[bool] = None,
+        force: Optional[bool] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.RegisterResponse:
         """Seal a provider's key and store it under a project, or as the caller's own with user_scope.
+
+        With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless with
+        force.
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
@@ -81,6 +86,8 @@ class AsyncAIKeys(_Resource):
                 "name": name,
                 "secret": secret,
                 "user_scope": user_scope,
+                "verify": verify,
+                "force": force,
             },
             idempotency_key=idempotency_key,
             timeout=timeout,

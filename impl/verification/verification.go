@@ -1,0 +1,223 @@
+// Package verification tests a secret at its provider, with the request that the catalogue has for that. Requests go to the
+// catalogue's hosts alone, follow no redirects, and are short. No error, log or verdict holds any part of a secret or of an answer.
+//
+// The package may import impl/providers and internal, and nothing else of ours.
+package verification
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
+	"github.com/agentrouter/aikeys/internal/verdict"
+)
+
+// Outcome is what a test says of a secret.
+type Outcome string
+
+// The outcomes.
+const (
+	Valid       Outcome = "valid"
+	Rejected    Outcome = "rejected"    // the provider said so
+	Unreachable Outcome = "unreachable" // nothing is known
+)
+
+// Result is an outcome and its reason, which is empty if the outcome says all.
+type Result struct {
+	Outcome Outcome
+	Reason  string
+}
+
+// The reasons, as the API's document describes them.
+const (
+	reasonRestricted     = "restricted"
+	reasonQuotaExhausted = "quota_exhausted"
+	reasonLeaked         = "leaked"
+	reasonRateLimited    = "rate_limited"
+	reasonBlocked        = "blocked"
+	reasonNoConnection   = "no_connection"
+	reasonTimeout        = "timeout"
+	reasonUnknown        = "unknown_answer"
+	reasonUnsupported    = "unsupported"
+	reasonBusy           = "busy"
+)
+
+const (
+	// timeout bounds a test.
+	timeout     = 8 * time.Second
+	dialTimeout = 5 * time.Second
+	// maxBody is how much of an answer is read.
+	maxBody = 64 << 10
+	// maxTests is how many tests a process has under way. Further ones are not made.
+	maxTests = 32
+)
+
+// perUser is how often a user may have secrets tested, so that nobody uses the service to try secrets out.
+var perUser = ratelimit.Rate{PerSecond: 0.5, Burst: 20}
+
+// Config holds the settings of a Verifier.
+type Config struct {
+	// Upstreams replace the scheme and the host of providers, by slug, for tests.
+	Upstreams map[string]*url.URL
+	// Transport sends the requests; nil is one of its own, which uses HTTPS_PROXY and NO_PROXY.
+	Transport http.RoundTripper
+}
+
+// Verifier tests secrets. It is safe for concurrent use.
+type Verifier struct {
+	client    *http.Client
+	upstreams map[string]*url.URL
+	slots     chan struct{} // holds a value for each test under way
+	users     *ratelimit.Limiter[string]
+}
+
+// New returns a Verifier.
+func New(cfg Config) *Verifier {
+	if cfg.Transport == nil {
+		cfg.Transport = &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			TLSHandshakeTimeout:   dialTimeout,
+			ResponseHeaderTimeout: timeout,
+			IdleConnTimeout:       30 * time.Second,
+			MaxIdleConns:          maxTests,
+			ForceAttemptHTTP2:     true,
+		}
+	}
+	return &Verifier{
+		client: &http.Client{
+			Transport: cfg.Transport, Timeout: timeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		upstreams: cfg.Upstreams, slots: make(chan struct{}, maxTests), users: ratelimit.New[string](perUser),
+	}
+}
+
+// Verify tests a secret of the provider's form for a user.
+func (v *Verifier) Verify(ctx context.Context, user string, p providers.Provider, secret string) Result {
+	if p.Verify == nil {
+		return Result{Unreachable, reasonUnsupported}
+	}
+	if !v.users.Allow(user) {
+		return Result{Unreachable, reasonBusy}
+	}
+	select {
+	case v.slots <- struct{}{}:
+		defer func() { <-v.slots }()
+	default:
+		return Result{Unreachable, reasonBusy}
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r, err := v.request(ctx, p, secret)
+	if err != nil {
+		return Result{Unreachable, reasonUnsupported}
+	}
+	res, err := v.client.Do(r)
+	if err != nil {
+		return unanswered(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	if err != nil {
+		return unanswered(err)
+	}
+	return judge(p, res.StatusCode, body)
+}
+
+// unanswered returns the result for a request that got no answer. The error may quote the request, so nothing of it is kept.
+func unanswered(err error) Result {
+	var timedOut net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timedOut) && timedOut.Timeout() {
+		return Result{Unreachable, reasonTimeout}
+	}
+	return Result{Unreachable, reasonNoConnection}
+}
+
+// request returns the request that tests the secret.
+func (v *Verifier) request(ctx context.Context, p providers.Provider, secret string) (*http.Request, error) {
+	key, err := p.Credential(secret, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	target, err := url.Parse(key.BaseURL)
+	if err != nil {
+		return nil, err
+	}
+	target.Path, target.RawQuery, _ = strings.Cut(p.Verify.Path, "?")
+	if upstream := v.upstreams[p.Slug]; upstream != nil {
+		target.Scheme, target.Host = upstream.Scheme, upstream.Host
+	}
+	method := http.MethodGet
+	if p.Verify.Method != "" {
+		method = p.Verify.Method
+	}
+	r, err := http.NewRequestWithContext(ctx, method, target.String(), strings.NewReader(p.Verify.Body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("User-Agent", "agentrouter-aikeys")
+	r.Header.Set("Accept-Encoding", "identity")
+	if p.Verify.Body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range p.Verify.Headers {
+		r.Header.Set(name, value)
+	}
+	switch key.Style {
+	case providers.AuthBearer:
+		r.Header.Set("Authorization", "Bearer "+key.Secret)
+	case providers.AuthXAPIKey:
+		r.Header.Set("X-Api-Key", key.Secret)
+	case providers.AuthXGoogAPIKey:
+		r.Header.Set("X-Goog-Api-Key", key.Secret)
+	case providers.AuthAPIKey:
+		r.Header.Set("Api-Key", key.Secret)
+	case providers.AuthAWSSigV4, providers.AuthGCPOAuth:
+		return nil, errors.New("the provider takes no key as it is")
+	}
+	return r, nil
+}
+
+// judge returns the result for an answer. What is not known to mean that the key is good or bad means neither.
+func judge(p providers.Provider, status int, body []byte) Result {
+	judged, ruled := slices.Concat(p.Verify.Answers, p.Answers).Match(status, body)
+	if !ruled {
+		switch {
+		case status == http.StatusOK:
+			judged = verdict.Accepted
+		case status == http.StatusUnauthorized:
+			judged = verdict.Rejected
+		case status == http.StatusPaymentRequired:
+			judged = verdict.QuotaExhausted
+		case status == http.StatusTooManyRequests:
+			judged = verdict.RateLimited
+		}
+	}
+	switch judged {
+	case verdict.Accepted:
+		return Result{Valid, ""}
+	case verdict.Restricted:
+		return Result{Valid, reasonRestricted}
+	case verdict.QuotaExhausted:
+		return Result{Valid, reasonQuotaExhausted}
+	case verdict.Rejected:
+		return Result{Rejected, ""}
+	case verdict.Leaked:
+		return Result{Rejected, reasonLeaked}
+	case verdict.RateLimited:
+		return Result{Unreachable, reasonRateLimited}
+	case verdict.Unrelated:
+		return Result{Unreachable, reasonBlocked}
+	case verdict.Forbidden, verdict.Unknown:
+	}
+	return Result{Unreachable, reasonUnknown}
+}
