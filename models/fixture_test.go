@@ -536,7 +536,7 @@ func methods(f *fixture) map[string]func(context.Context) error {
 	arguments := []any{mia, models.RoleMember, f.own(mia), "absent", int64(1), 10, []string{"absent"}, []byte(nil), position.Position{},
 		models.KeyFilter{}, models.Key{ID: "absent", RevocationTx: 1}, models.Stream{ID: "1", DataPlaneID: "absent"}, models.Replica{ID: "r1"},
 		[]models.Receipt{{KeyID: "k"}}, map[string]int{}, []models.Rewrapping{{KeyID: "absent"}}, models.DataPlane{ID: "absent"}, models.Canary{}, record("r"),
-		[]models.KeyReport{{KeyID: "absent", UsedAt: 1}}, models.UsageBatch{Counts: []models.UsageCount{{KeyID: "absent"}}}, models.UsageFilter{Limit: 1}, models.EventFilter{}, models.NewKeyEvent(nil),
+		[]models.KeyReport{{KeyID: "absent", UsedAt: 1}}, models.UsageBatch{Counts: []models.UsageCount{{KeyID: "absent"}}}, models.UsageFilter{Limit: 1}, models.FetchFilter{Limit: 1}, models.EventFilter{}, models.NewKeyEvent(nil),
 		models.SystemEvent{}, models.SystemEventFilter{}, map[string]string{"kek-1": "primary"},
 		func(tx *models.Tx) error { return tx.EnsureProject(acme, "ios") }}
 	all, store := map[string]func(context.Context) error{}, reflect.ValueOf(f.Store)

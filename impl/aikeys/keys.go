@@ -322,11 +322,12 @@ func (s *server) keyEvent(ctx context.Context, what models.EventType, caller mod
 }
 
 // recordDenied returns err. If err says that a member lacks the role, it first adds the denied attempt to the audit trail, even
-// if the client has disconnected.
+// if the client has disconnected, and returns the error that says what was refused.
 func (s *server) recordDenied(ctx context.Context, err error, event models.Event) error {
 	if !errors.Is(err, models.ErrForbidden) {
 		return err
 	}
+	err = refusalOf(event.Type)
 	event.Outcome = models.OutcomeDenied
 	if event.Type == models.EventKeyRegistered {
 		event.KeyID = "" // no key was created

@@ -479,7 +479,7 @@ func TestListProviders(t *testing.T) {
 	for i, p := range catalogue.All() {
 		require.Equal(t, gen.Provider{
 			Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle), SecretFormat: string(p.SecretFormat),
-			Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(), KeyPageURL: p.KeyPage,
+			Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(), AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage,
 		}, reply.JSON200.Providers[i])
 	}
 }

@@ -139,20 +139,13 @@ func (p Provider) validate() error {
 		{!isBaseURL(placeholderPattern.ReplaceAllString(p.BaseURL, "x")), "base_url is not a plain https URL"},
 		{!slices.Contains(styles, p.AuthStyle), "auth_style is unknown"},
 		{!slices.Contains(dialects, p.Dialect), "dialect is unknown"},
-		{p.SecretFormat != FormatToken && p.SecretFormat != FormatJSON, "secret_format is unknown"},
-		{p.SecretFormat == FormatJSON && len(p.RequiredFields()) == 0, "json needs a required field"},
-		{p.SecretFormat != FormatJSON && len(p.Fields) > 0, "fields are for json only"},
-		{p.MinLength < 0 || p.SecretFormat == FormatJSON && p.MinLength > 0, "min_length is a number of bytes, for token only"},
-		{p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField) && !p.hasAlternative(p.KeyField), "key_field may be absent"},
-		{p.SecretFormat == FormatJSON && p.KeyField == "" && !p.signs(), "a style that does not sign needs a key_field"},
-		{len(p.Alternatives) == 1, "alternatives has only one"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
 		{p.Answers.Validate() != nil, "answers has a rule without sense"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
 	}
-	var errs []error
+	errs := []error{p.validateFormat()}
 	for _, check := range checks {
 		if check.bad {
 			errs = append(errs, errors.New(check.text))
@@ -188,6 +181,38 @@ func (p Provider) validateFields() error {
 		seen[f.Name] = true
 	}
 	return errors.Join(errs...)
+}
+
+// validateFormat checks what describes the form of a secret.
+func (p Provider) validateFormat() error {
+	switch {
+	case p.SecretFormat == FormatJSON:
+		return p.validateJSON()
+	case p.SecretFormat != FormatToken:
+		return errors.New("secret_format is unknown")
+	case len(p.Fields) > 0 || len(p.Alternatives) > 0 || p.KeyField != "":
+		return errors.New("fields are for json only")
+	case p.MinLength < 0:
+		return errors.New("min_length is a number of bytes")
+	}
+	return nil
+}
+
+// validateJSON checks what describes a JSON credential.
+func (p Provider) validateJSON() error {
+	switch {
+	case len(p.RequiredFields()) == 0:
+		return errors.New("json needs a required field")
+	case p.MinLength != 0:
+		return errors.New("min_length is for token only")
+	case p.KeyField != "" && !slices.Contains(p.RequiredFields(), p.KeyField) && !p.hasAlternative(p.KeyField):
+		return errors.New("key_field may be absent")
+	case p.KeyField == "" && !p.signs():
+		return errors.New("a style that does not sign needs a key_field")
+	case len(p.Alternatives) == 1:
+		return errors.New("alternatives has only one")
+	}
+	return nil
 }
 
 // validate checks one route.
