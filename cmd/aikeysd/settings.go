@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,7 +92,7 @@ const (
 func newConfig() *config {
 	s := &config{}
 	names := settings.Names{Prefix: variablePrefix, Others: []string{gatewayPrefix}, Program: "aikeysd"}
-	s.Set = settings.New(names, []*settings.Setting{
+	s.Set = settings.New(names, slices.Concat([]*settings.Setting{
 		{Name: "database-url", Arg: "URL", Default: "sqlite:data/aikeys.db", Parse: settings.Text(&s.DatabaseURL),
 			Usage: "database: sqlite:<path>, or postgres://<user>@<host>/<database>; a URL with a password is taken from the variable or a file only"},
 		{Name: "database-url-file", Arg: "file", Parse: settings.File,
@@ -126,16 +127,7 @@ func newConfig() *config {
 			Usage: "certificates of the authorities that may vouch for data planes, in PEM; the data-plane API then takes client certificates beside tokens; read again when it changes"},
 		{Name: "insecure", Arg: "", Default: "false", Parse: settings.Switch(&s.Insecure),
 			Usage: "allow plain text beyond this machine: for the listeners of the public and the data-plane API, which then belong behind a proxy that terminates TLS, and to Postgres"},
-		{Name: "oidc-issuer", Arg: "URL", Parse: settings.Text(&s.OIDCIssuer),
-			Usage: "OpenID Connect issuer whose session tokens are accepted; empty accepts API keys only"},
-		{Name: "oidc-audience", Arg: "name", Parse: settings.Text(&s.OIDCAudience),
-			Usage: "audience that session tokens must be for; required with an issuer"},
-		{Name: "oidc-claims", Arg: "names", Parse: settings.Text(&s.OIDCClaims),
-			Usage: "claims that hold a session's ids; empty means customer=customer_id,user=sub,project=project_id"},
-		{Name: "oidc-authorized-parties", Arg: "names", Parse: settings.List(&s.OIDCParties),
-			Usage: "clients that a session token with the claim azp may be for, with commas between; empty means the audience alone"},
-		{Name: "oidc-max-lifetime", Arg: "duration", Default: "24h", Parse: settings.Duration(&s.OIDCMaxLifetime),
-			Usage: "longest life of a session token, from its iat or, without one, from now; longer ones are refused"},
+	}, oidcSettings(s), []*settings.Setting{
 		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
 			Usage: "proxies whose X-Forwarded-For, -Proto and -Host are believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
 		{Name: "cors-origins", Arg: "origins", Parse: settings.Origins(&s.CORSOrigins),
@@ -155,7 +147,7 @@ func newConfig() *config {
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),
 			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
 		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyOff),
-			Usage: "control_plane has this process test a secret at its provider when who registers it asks for that, for which it uses HTTPS_PROXY and NO_PROXY; off makes no tests"},
+			Usage: "control_plane has this process test a secret at its provider if the request to register it asks for that; it uses HTTPS_PROXY and NO_PROXY; off makes no tests"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
 			Usage: "folder with the packed SDKs that the page /docs/sdks offers, as \"make dist\" leaves them; read at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
@@ -168,8 +160,24 @@ func newConfig() *config {
 			Usage: "auto brings the database's schema up to date at the start; never waits until \"aikeysd migrate up\" has"},
 		{Name: "role", Arg: "name", Default: roleAll, Parse: settings.Choice(&s.Role, roleAll, rolePublic, roleDataplane),
 			Usage: "all serves both APIs; public only the public one, and it opens no secret and never migrates; dataplane only the data-plane API, and it seals none"},
-	})
+	}))
 	return s
+}
+
+// oidcSettings returns the settings of session tokens.
+func oidcSettings(s *config) []*settings.Setting {
+	return []*settings.Setting{
+		{Name: "oidc-issuer", Arg: "URL", Parse: settings.Text(&s.OIDCIssuer),
+			Usage: "OpenID Connect issuer whose session tokens are accepted; empty accepts API keys only"},
+		{Name: "oidc-audience", Arg: "name", Parse: settings.Text(&s.OIDCAudience),
+			Usage: "audience that session tokens must be for; required with an issuer"},
+		{Name: "oidc-claims", Arg: "names", Parse: settings.Text(&s.OIDCClaims),
+			Usage: "claims that hold a session's ids; empty means customer=customer_id,user=sub,project=project_id"},
+		{Name: "oidc-authorized-parties", Arg: "names", Parse: settings.List(&s.OIDCParties),
+			Usage: "clients that a session token with the claim azp may be for, with commas between; empty means the audience alone"},
+		{Name: "oidc-max-lifetime", Arg: "duration", Default: "24h", Parse: settings.Duration(&s.OIDCMaxLifetime),
+			Usage: "longest life of a session token, from its iat or, without one, from now; longer ones are refused"},
+	}
 }
 
 // load reads the variables and checks all settings. Flags win. The error lists all complaints.
