@@ -111,8 +111,9 @@ type ClientInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+	// stored.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -132,8 +133,9 @@ type ClientInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+	// stored.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -227,8 +229,8 @@ type ClientInterface interface {
 	// SetPolicyWithBody Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-	// write it.
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+	// owners may write it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -238,8 +240,8 @@ type ClientInterface interface {
 	// SetPolicy Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-	// write it.
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+	// owners may write it.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -317,8 +319,9 @@ func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID 
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+// stored.
 //
 // Takes any type of body and a specified content type.
 //
@@ -348,8 +351,9 @@ func (c *Client) RegisterKeyWithBody(ctx context.Context, customerID CustomerID,
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+// stored.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -543,8 +547,8 @@ func (c *Client) GetPolicy(ctx context.Context, customerID CustomerID, projectID
 // SetPolicyWithBody Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-// write it.
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+// owners may write it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -564,8 +568,8 @@ func (c *Client) SetPolicyWithBody(ctx context.Context, customerID CustomerID, p
 // SetPolicy Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-// write it.
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+// owners may write it.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1894,8 +1898,9 @@ type ClientWithResponsesInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+	// stored.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1915,8 +1920,9 @@ type ClientWithResponsesInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
-	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-	// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+	// stored.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -2024,8 +2030,8 @@ type ClientWithResponsesInterface interface {
 	// SetPolicyWithBodyWithResponse Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-	// write it.
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+	// owners may write it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -2035,8 +2041,8 @@ type ClientWithResponsesInterface interface {
 	// SetPolicyWithResponse Write the project's policy
 	//
 	// Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-	// write it.
+	// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+	// owners may write it.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3764,8 +3770,9 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, customer
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+// stored.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3791,8 +3798,9 @@ func (c *ClientWithResponses) RegisterKeyWithBodyWithResponse(ctx context.Contex
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
-// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-// rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+// stored.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3960,8 +3968,8 @@ func (c *ClientWithResponses) GetPolicyWithResponse(ctx context.Context, custome
 // SetPolicyWithBodyWithResponse Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-// write it.
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+// owners may write it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -3977,8 +3985,8 @@ func (c *ClientWithResponses) SetPolicyWithBodyWithResponse(ctx context.Context,
 // SetPolicyWithResponse Write the project's policy
 //
 // Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-// write it.
+// `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+// owners may write it.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -311,16 +311,18 @@ type Event struct {
 	Actor Actor `json:"actor"`
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
-	// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
+	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
+	// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
+	// other events.
 	After *EventState `json:"after,omitempty"`
 
 	// At When it was done.
 	At time.Time `json:"at"`
 
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
-	// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
+	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
+	// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
+	// other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -368,8 +370,9 @@ type Event struct {
 }
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
-// member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
+// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
+// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
+// other events.
 type EventState struct {
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
 	Forced *bool `json:"forced,omitempty"`
@@ -378,15 +381,15 @@ type EventState struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-	// makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
+	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
 
-	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
-	// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
-	// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
-	// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
-	// all.
+	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
+	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
+	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
+	// many made). Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
@@ -618,8 +621,8 @@ type OnBadKey string
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
-// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-// makes further credentials: those would outlive a revocation. `all` serves that, too.
+// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
+// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 type Operations string
 
 // Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
@@ -628,8 +631,8 @@ type Policy struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-	// makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
+	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
 
 	// UpdatedAt When it was last written. Absent for the default.
@@ -652,8 +655,8 @@ type PolicyRequest struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
 
-	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-	// makes further credentials: those would outlive a revocation. `all` serves that, too.
+	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
+	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
 
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
@@ -775,7 +778,7 @@ type Receipt struct {
 // RegisterRequest A provider key to seal and store.
 type RegisterRequest struct {
 	// Force Whether to store the key even if the test finds that the provider rejects it. The event says so. Without `verify`
-	// it means nothing.
+	// it means nothing. Absent is false.
 	Force *bool `json:"force,omitempty"`
 
 	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret, nor
@@ -801,7 +804,7 @@ type RegisterRequest struct {
 	UserScope *bool `json:"user_scope,omitempty"`
 
 	// Verify Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's
-	// `verification` has the verdict; it is absent if the operator allows no tests.
+	// `verification` has the verdict; it is absent if the operator allows no tests. Absent is false.
 	Verify *bool `json:"verify,omitempty"`
 }
 
@@ -917,11 +920,11 @@ type UserKeysByProvider map[string]UserKeys
 // Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
 type Verdict = string
 
-// VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
-// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
-// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
-// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
-// all.
+// VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
+// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
+// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
+// many made). Absent where the verdict says all.
 type VerdictReason = string
 
 // Verification The last test of the key at its provider. Absent if it was never tested.
@@ -929,11 +932,11 @@ type Verification struct {
 	// CheckedAt When it was tested.
 	CheckedAt time.Time `json:"checked_at"`
 
-	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
-	// `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
-	// provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
-	// provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
-	// all.
+	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
+	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
+	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
+	// many made). Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.

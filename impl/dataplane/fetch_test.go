@@ -273,6 +273,17 @@ func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
 	require.Equal(t, []int64{3_600_000, 2_880_000}, []int64{*got.ExpiresInMs, *got.RefreshInMs})
 }
 
+func TestFetchOfACredentialThatCannotSign(t *testing.T) {
+	s := start(t, "sqlite", options{})
+	dp := s.dataPlane()
+	s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "vertex", Name: "n", Secret: gensecret.New(
+		`{"type":"service_account","project_id":"p","private_key":"-----BEGIN PRIVATE KEY-----","client_email":"robot@p.iam.gserviceaccount.com"}`)})
+	reply := fetch(t, dp, forUser(web, member, "vertex"))
+	require.Equal(t, 404, reply.StatusCode(), "%s", reply.Body)
+	require.Contains(t, string(reply.Body), "register it again")
+	require.NotContains(t, string(reply.Body), "PRIVATE")
+}
+
 func TestFetchRecords(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp := s.dataPlane(serving(acme))

@@ -6,6 +6,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
@@ -25,6 +26,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "It does not exist, or you may not see it."},
 	{Err: resolution.ErrNoKey, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
 		Detail: "No active key of this provider may serve this caller; register one, or look at the project's policy."},
+	{Err: providers.ErrCannotSign, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
+		Detail: "The key's stored credential can't be used with its provider; register it again."},
 	{Err: resolution.ErrUserKeyRequired, Status: http.StatusNotFound, Code: "not_found", Slug: "user-key-required", Title: "User key required",
 		Detail: "The project's policy requires a key of the user's own for this provider, and they have none."},
 	{Err: resolution.ErrCallerUnauthenticated, Status: http.StatusUnprocessableEntity, Code: "unauthenticated", Slug: "caller-unauthenticated", Title: "Caller unauthenticated",

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -24,10 +25,14 @@ const (
 	googleLife  = 15 * time.Minute
 )
 
+// ErrCannotSign says that a credential has nothing that could sign, such as a private key that was cut off. The error holds no part of
+// the credential.
+var ErrCannotSign = fmt.Errorf("%w: it can't sign", ErrCredential)
+
 // signs reports whether the provider takes a token that is signed with the credential, rather than a part of it.
 func (p Provider) signs() bool { return p.AuthStyle == AuthAWSSigV4 || p.AuthStyle == AuthGCPOAuth }
 
-// sign returns a token for the provider and how long it is valid, or ErrCredential. It sends nothing.
+// sign returns a token for the provider and how long it is valid, or ErrCannotSign. It sends nothing.
 func (p Provider) sign(field func(name string) string, now time.Time) (token string, life time.Duration, err error) {
 	if p.AuthStyle == AuthGCPOAuth {
 		token, err = signGoogleJWT(field, now)
@@ -45,7 +50,7 @@ func signBedrockKey(field func(name string) string, now time.Time) (string, erro
 	}
 	region := field("region")
 	if credentials.AccessKeyID == "" || credentials.SecretAccessKey == "" || region == "" {
-		return "", ErrCredential
+		return "", ErrCannotSign
 	}
 	query := url.Values{"Action": {"CallWithBearerToken"}, "X-Amz-Expires": {strconv.Itoa(int(bedrockLife.Seconds()))}}
 	request := &http.Request{
@@ -55,7 +60,7 @@ func signBedrockKey(field func(name string) string, now time.Time) (string, erro
 	const emptyBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // its SHA-256
 	signed, _, err := v4.NewSigner().PresignHTTP(context.Background(), credentials, request, emptyBody, "bedrock", region, now)
 	if err != nil {
-		return "", ErrCredential // the error may quote the credential
+		return "", ErrCannotSign // the error may quote the credential
 	}
 	return "bedrock-api-key-" + base64.StdEncoding.EncodeToString([]byte(strings.TrimPrefix(signed, "https://")+"&Version=1")), nil
 }
@@ -66,19 +71,19 @@ func signGoogleJWT(field func(name string) string, now time.Time) (string, error
 	key, err := parsePrivateKey(field("private_key"))
 	email := field("client_email")
 	if err != nil || email == "" {
-		return "", ErrCredential
+		return "", ErrCannotSign
 	}
 	signer, err := jose.NewSigner(
 		jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: field("private_key_id")}},
 		(&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
-		return "", ErrCredential
+		return "", ErrCannotSign
 	}
 	token, err := jwt.Signed(signer).Claims(jwt.Claims{
 		Issuer: email, Subject: email, IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(googleLife)),
 	}).Claims(map[string]any{"scope": "https://www.googleapis.com/auth/cloud-platform"}).Serialize()
 	if err != nil {
-		return "", ErrCredential
+		return "", ErrCannotSign
 	}
 	return token, nil
 }
@@ -87,7 +92,7 @@ func signGoogleJWT(field func(name string) string, now time.Time) (string, error
 func parsePrivateKey(text string) (*rsa.PrivateKey, error) {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
-		return nil, ErrCredential
+		return nil, ErrCannotSign
 	}
 	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
 		return key, nil
@@ -97,5 +102,5 @@ func parsePrivateKey(text string) (*rsa.PrivateKey, error) {
 			return key, nil
 		}
 	}
-	return nil, ErrCredential
+	return nil, ErrCannotSign
 }

@@ -123,7 +123,9 @@ def fit_register(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     body["provider"] = one_of(case, "provider", list(examples()))
     body["secret"] = examples()[body["provider"]]
     unwelcome = ("Cc", "Cf", "Zl", "Zp")
-    body["name"] = "".join(c for c in body["name"] if unicodedata.category(c) not in unwelcome).strip() or "n"
+    selectors = re.compile("[\u180b-\u180f\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f\U000e0000-\U000e0fff]")
+    name = selectors.sub("", body["name"])
+    body["name"] = "".join(c for c in name if unicodedata.category(c) not in unwelcome).strip() or "n"
     return body
 
 

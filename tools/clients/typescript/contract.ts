@@ -9,6 +9,9 @@ export interface Receipt {
   acknowledged: number;
   slowest_ms?: number;
   complete_by?: string;
+  in_flight?: number;
+  in_flight_from?: number;
+  acknowledgements?: { data_plane: string; acknowledged: number; in_flight?: number; in_flight_from?: number }[];
 }
 
 export interface Key {
@@ -24,7 +27,10 @@ export interface Key {
   revoked_at?: string;
   revoked_by?: string;
   last_used_at?: string;
-  last_failure?: { at: string; status: number };
+  last_failure?: { at: string; status: number; reason?: string };
+  serves?: boolean;
+  not_serving_reason?: string;
+  verification?: { verdict: string; reason?: string; checked_at: string };
   receipt?: Receipt;
   state: string;
 }
@@ -45,6 +51,8 @@ export interface RegisterRequest {
   name: string;
   secret: string;
   user_scope?: boolean;
+  verify?: boolean;
+  force?: boolean;
 }
 
 /**

@@ -8,7 +8,7 @@ export type Checks = Each<
   [
     Same<Schemas['Key'], Key>,
     Same<Schemas['Problem'], Problem>,
-    Same<Schemas['RegisterRequest'], Required<RegisterRequest>>,
+    Same<Schemas['RegisterRequest'], RegisterRequest & { user_scope: boolean }>,
     Same<operations['listKeys']['responses'][200]['content']['application/json']['keys'], Key[]>,
     Same<operations['getKey']['responses'][404]['content']['application/problem+json'], Problem>,
   ]

@@ -189,8 +189,9 @@ class Event(Model):
 class EventState(Model):
     """
     What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-    (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
-    member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
+    (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
+    for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
+    other events.
 
     """
 
@@ -218,11 +219,11 @@ class EventState(Model):
         ]
     ] = None
     """
-    Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
-    `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
-    provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
-    provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
-    all.
+    Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
+    `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
+    `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+    `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
+    many made). Absent where the verdict says all.
 
     """
 
@@ -253,8 +254,8 @@ class EventState(Model):
 
     operations: Optional[Union[Literal["inference", "all"], str]] = None
     """
-    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-    makes further credentials: those would outlive a revocation. `all` serves that, too.
+    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
+    account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 
     """
 
@@ -648,8 +649,8 @@ class Policy(Model):
 
     operations: Optional[Union[Literal["inference", "all"], str]] = None
     """
-    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-    makes further credentials: those would outlive a revocation. `all` serves that, too.
+    Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
+    account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 
     """
 
@@ -1054,11 +1055,11 @@ class Verification(Model):
         ]
     ] = None
     """
-    Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
-    `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
-    provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
-    provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
-    all.
+    Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
+    `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
+    `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+    `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
+    many made). Absent where the verdict says all.
 
     """
 

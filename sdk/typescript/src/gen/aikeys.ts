@@ -40,8 +40,9 @@ export interface paths {
          *     Names are unique among the active keys of one provider in one scope, which is the project or one member.
          *     Revoking a key frees its name.
          *
-         *     With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the provider
-         *     rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being stored.
+         *     With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
+         *     provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
+         *     stored.
          */
         post: operations["registerKey"];
         delete?: never;
@@ -159,8 +160,8 @@ export interface paths {
         /**
          * Write the project's policy
          * @description Replaces the whole policy. A field that is left out returns to its default, which is `allow` for every provider,
-         *     `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only owners may
-         *     write it.
+         *     `fail` and `inference`. `user_keys_by_provider` takes the slugs of the catalogue (`GET /v1/providers`). Only
+         *     owners may write it.
          */
         put: operations["setPolicy"];
         post?: never;
@@ -437,8 +438,8 @@ export interface components {
          */
         OnBadKey: "fail" | "next_key";
         /**
-         * @description Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
-         *     makes further credentials: those would outlive a revocation. `all` serves that, too.
+         * @description Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
+         *     account or makes further credentials: those would outlive a revocation. `all` serves that, too.
          * @enum {string}
          */
         Operations: "inference" | "all";
@@ -468,14 +469,12 @@ export interface components {
             user_scope?: boolean;
             /**
              * @description Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's
-             *     `verification` has the verdict; it is absent if the operator allows no tests.
-             * @default false
+             *     `verification` has the verdict; it is absent if the operator allows no tests. Absent is false.
              */
             verify?: boolean;
             /**
              * @description Whether to store the key even if the test finds that the provider rejects it. The event says so. Without `verify`
-             *     it means nothing.
-             * @default false
+             *     it means nothing. Absent is false.
              */
             force?: boolean;
         };
@@ -615,11 +614,11 @@ export interface components {
         /** @description `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known. */
         Verdict: "valid" | "rejected" | "unreachable" | (string & {});
         /**
-         * @description Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of `rejected`:
-         *     `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`, `blocked` (the
-         *     provider refuses the service's network or region), `unknown_answer`, `unsupported` (no test is known for the
-         *     provider), and `busy` (too many tests are under way, or the user had too many made). Absent where the verdict says
-         *     all.
+         * @description Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
+         *     `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
+         *     `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+         *     `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
+         *     many made). Absent where the verdict says all.
          */
         VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | (string & {});
         /**
@@ -831,8 +830,9 @@ export interface components {
         };
         /**
          * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-         *     (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent for a new
-         *     member, and `after` for one who was removed and for a key that was not tested. Both are absent in other events.
+         *     (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
+         *     for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
+         *     other events.
          */
         EventState: {
             verdict?: components["schemas"]["Verdict"];
@@ -1116,8 +1116,8 @@ export interface components {
             };
         };
         /**
-         * @description The `Idempotency-Key` was used for another request in the last 24 hours; or the provider rejects the secret, and nothing
-         *     was stored.
+         * @description The `Idempotency-Key` was used for another request in the last 24 hours; or the provider rejects the secret, and
+         *     nothing was stored.
          */
         RegistrationRefused: {
             headers: {

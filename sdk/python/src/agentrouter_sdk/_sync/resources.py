@@ -72,8 +72,8 @@ class AIKeys(_Resource):
     ) -> models.RegisterResponse:
         """Seal a provider's key and store it under a project, or as the caller's own with user_scope.
 
-        With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless with
-        force.
+        With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless
+        with force.
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
