@@ -38,7 +38,7 @@ class Calls:
         body = RegisterRequest(provider=ProviderSlug("openai"), name=name, secret=Secret(SecretStr(secret)))
         assert secret not in repr(body)
         # The model masks the secret in what it dumps, too.
-        sent = {**body.model_dump(), "secret": body.secret.root.get_secret_value()}
+        sent = {**body.model_dump(exclude_none=True), "secret": body.secret.root.get_secret_value()}
         return good(RegisterResponse, client.post(KEYS, json=sent)).key
 
     def get(self, id: str) -> Key:
