@@ -327,7 +327,7 @@ type credentialStatus struct {
 	acceptedAt atomic.Int64 // a time.Duration: when the newest request that was accepted was sent
 }
 
-// setRefused records that a request was refused, unless one that was sent later has been accepted: that was another credential.
+// setRefused records a refused request. It ignores the refusal if a later request was accepted: the credential has been replaced since.
 func (s *credentialStatus) setRefused(sent, now time.Duration) bool {
 	if int64(sent) < s.acceptedAt.Load() {
 		return false

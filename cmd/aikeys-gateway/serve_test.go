@@ -155,14 +155,15 @@ func TestNoGoroutinesAfterExit(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
+	var stderr bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
 		args := []string{"serve", "--forward-auth-listen", "unix:" + t.TempDir() + "/f.sock", "--ext-authz-listen", "127.0.0.1:0"}
-		code <- run(ctx, args, e.environ, io.Discard, io.Discard)
+		code <- run(ctx, args, e.environ, io.Discard, &stderr)
 	}()
 	dataplanetest.Eventually(t, "a stream", func() bool { return len(e.control.Connections()) > 0 })
 	stop()
-	require.Equal(t, cli.ExitOK, <-code)
+	require.Equal(t, cli.ExitOK, <-code, "%s", &stderr)
 	goleak.VerifyNone(t, before)
 }
 

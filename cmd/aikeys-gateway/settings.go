@@ -99,7 +99,7 @@ func newConfig() *config {
 		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
 			Usage: "proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
 		{Name: "cors-origins", Arg: "origins", Parse: settings.Origins(&s.CORSOrigins),
-			Usage: "origins whose pages may call the gateway from a browser, with commas between, such as https://chat.example.com; empty is none"},
+			Usage: "origins whose pages may call the gateway from a browser, separated by commas, such as https://chat.example.com; empty allows none"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
 			Usage: "certificate chain of the proxy, in PEM; read again when it changes"},
 		{Name: "tls-key", Arg: "file", Parse: settings.Text(&s.TLSKey),

@@ -92,7 +92,7 @@ func TestThePublicRoleNeedsNoRightToOpen(t *testing.T) {
 	})
 }
 
-// It can't tell whether its keyset is the database's before another process has looked.
+// The public role waits until another process has brought the schema up to date.
 func TestThePublicRoleChangesNoSchema(t *testing.T) {
 	t.Parallel()
 	environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+modelstest.EngineSQLite.URL(t))
@@ -122,7 +122,7 @@ func TestTheClientOfThePublicRoleOpensNothing(t *testing.T) {
 	require.ErrorIs(t, err, remote.ErrNotAllowed)
 }
 
-// A process that can't tell whether its keyset is the right one seals nothing with it.
+// The public role seals only with key-encryption keys that a process with the right to open has checked.
 func TestThePublicRoleSealsNothingUnderAStrangeKEK(t *testing.T) {
 	t.Parallel()
 	environ := newEnviron(t)

@@ -131,7 +131,7 @@ func newConfig() *config {
 		{Name: "trusted-proxies", Arg: "networks", Parse: settings.Networks(&s.TrustedProxies),
 			Usage: "proxies whose X-Forwarded-For, -Proto and -Host are believed, such as 10.0.0.0/8,192.0.2.1; empty believes none"},
 		{Name: "cors-origins", Arg: "origins", Parse: settings.Origins(&s.CORSOrigins),
-			Usage: "origins whose pages may call the public API from a browser, with commas between, such as https://keys.example.com; empty is none"},
+			Usage: "origins whose pages may call the public API from a browser, separated by commas, such as https://keys.example.com; empty allows none"},
 		{Name: "rate-limit", Arg: "number", Default: "200", Parse: settings.Quantity(&s.RateLimit),
 			Usage: "requests a second that each user may make, twice as many at once; 0 sets no limit"},
 		{Name: "failed-auth-limit", Arg: "number", Default: "60", Parse: settings.Quantity(&s.FailedAuthLimit),

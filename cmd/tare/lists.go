@@ -143,7 +143,7 @@ func (p *program) printNoItems(none, noMatch string) {
 	p.printNote(none)
 }
 
-// printMore prints the command that continues a list: the one that was typed, with all its flags, and the token.
+// printMore prints the command that shows the rest of a list: the user's own command with the page token added.
 func (p *program) printMore(token string) {
 	if token == "" {
 		return

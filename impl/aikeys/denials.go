@@ -139,7 +139,7 @@ func (d *Denials) flush(ctx context.Context, key models.Event) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if counted.count -= written.count; counted.count > 0 { // more came meanwhile
+	if counted.count -= written.count; counted.count > 0 { // more were recorded during the write
 		counted.firstAt = counted.last.At
 		return nil
 	}

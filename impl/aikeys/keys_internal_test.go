@@ -12,7 +12,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 )
 
-// Who has the database and a guess of the secret still lacks the Idempotency-Key: what is stored of it does not do in its place.
+// The database and a guess of the secret do not confirm the guess: the fingerprint needs the Idempotency-Key, and only its hash is stored.
 func TestFingerprintsNeedTheIdempotencyKey(t *testing.T) {
 	key := models.Key{ID: "byok_1", Provider: "openai", Name: "n", UserID: "alice"}
 	const secret = "sk-proj-EXAMPLE"

@@ -272,7 +272,7 @@ func (s *server) eventFilter(params gen.ListEventsParams) (f models.EventFilter,
 	return f, err
 }
 
-// parsePeriod returns the bounds of a list in microseconds, 0 where there is none.
+// parsePeriod returns the bounds of a list in microseconds; 0 means no bound.
 func parsePeriod(from, to *time.Time) (first, end int64, err error) {
 	if from != nil && to != nil && from.After(*to) {
 		return 0, 0, problem.Invalid("from", "must not be after to")

@@ -601,7 +601,7 @@ func TestResolveKeyNewestServes(t *testing.T) {
 		s.As(owner).RevokeKey(t, first.ID)
 		revoked := resolve(t, s, member, "openai")
 		require.Equal(t, "key_revoked", revoked.Reason)
-		require.Equal(t, first.ID, revoked.RevokedKey.ID, "the last one that was revoked, not the newest")
+		require.Equal(t, first.ID, revoked.RevokedKey.ID, "the key revoked last, not the newest key")
 		require.Equal(t, owner, *revoked.RevokedKey.RevokedBy)
 		require.Nil(t, revoked.Key)
 		require.Equal(t, "no_key", resolve(t, s, member, "groq").Reason)

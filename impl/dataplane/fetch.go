@@ -155,7 +155,7 @@ func (s *server) authenticate(ctx context.Context, credential string) (auth.Prin
 // errUnreadable is returned for a key whose envelope does not open, or opens to something that can't be used.
 var errUnreadable = errors.New("key is unreadable")
 
-// plaintextKey is what goes to a provider, in plain text.
+// plaintextKey is an unsealed key as a data plane gets it, and its provider.
 type plaintextKey struct {
 	providers.Credential
 	provider providers.Provider

@@ -774,7 +774,7 @@ func TestFetchedKeyByPolicyAndRegisteredKeys(t *testing.T) {
 	})
 }
 
-// Whoever may read a revoked key learns of it when no other serves; everybody else gets the answer for none.
+// If no key serves, callers who may read a revoked key are told about it. Other callers get the answer for no key.
 func TestFetchNamesTheRevokedKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		dp, token := s.dataPlane(), s.credential(member)

@@ -186,7 +186,7 @@ func (v *validator) checkBody(c echo.Context) ([]problem.Field, error) {
 // than that by an announcement alone.
 const minBuffer, maxBuffer = 512, 4 << 10
 
-// readAll reads a body whose announced length is given in bytes; -1 if there is none. A body may hold a secret: the caller zeroes all of what
+// readAll reads a body; announced is its Content-Length in bytes, or -1 if it has none. A body may hold a secret: the caller zeroes all of what
 // it returns, also with an error, and it leaves no other copy.
 func readAll(body io.Reader, announced int64) ([]byte, error) {
 	read := make([]byte, 0, 1+min(max(announced, minBuffer), maxBuffer)) // one more, to find the end without growing

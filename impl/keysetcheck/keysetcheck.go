@@ -166,7 +166,7 @@ func (c *Checker) openAgain(ctx context.Context) error {
 	return c.open(ctx, row)
 }
 
-// open opens the canary, and wipes what comes out.
+// open returns an error unless the canary opens. It wipes the plaintext.
 func (c *Checker) open(ctx context.Context, row models.Canary) error {
 	opened, err := c.sealer.Open(ctx, Binding(), row.Envelope)
 	opened.Wipe()

@@ -44,7 +44,7 @@ const (
 	reasonSeveral = "The secret holds a key, and something else before it: give one key alone."
 	reasonBase64  = "The secret is a key in base64, as Kubernetes and HTTP show it: give the key itself."
 	reasonOurs    = "The secret is a credential of AgentRouter's own: give the provider's key."
-	reasonSession = "The secret is a session token (a JWT), which ends by itself: give the provider's key."
+	reasonSession = "The secret is a session token (a JWT), which expires soon: give the provider's key."
 	reasonAdmin   = "The secret is an administration key, which can make further keys: give a key for inference alone."
 	reasonMasked  = "The secret is a masked value or a placeholder: give the whole key, as the provider showed it once."
 	reasonIsJSON  = "The secret is a JSON document, and this provider takes the key alone."

@@ -252,7 +252,10 @@ func Serve(ctx context.Context, listener net.Listener, server *Server, cfg Serve
 	cut := time.AfterFunc(cmp.Or(cfg.Drain, defaultDrain), rpc.Stop)
 	defer cut.Stop()
 	rpc.GracefulStop()
-	return <-failed
+	if err := <-failed; !errors.Is(err, grpc.ErrServerStopped) { // which is the error if the stop came before Serve had begun
+		return err
+	}
+	return nil
 }
 
 // recoverPanic answers a panic with a refusal. It drops the value of the panic, which may hold a secret.

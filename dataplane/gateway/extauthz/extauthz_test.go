@@ -251,6 +251,18 @@ func TestServe(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+func TestStopBeforeServeHasBegunIsNoFailure(t *testing.T) {
+	server, err := extauthz.New(dataplanetest.Refusing(nil), gateway.Config{})
+	require.NoError(t, err)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	for range 100 { // either may come first
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		require.NoError(t, extauthz.Serve(stopped, listener, server, extauthz.ServeConfig{}))
+	}
+}
+
 func TestIdleConnectionsKeepNoEnvoyOut(t *testing.T) {
 	conn, log, _, _ := start(t, dataplanetest.Serving(callersKey,
 		dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)))
