@@ -236,10 +236,22 @@ func credentialParameters(rawQuery, provider, credential string) (names []string
 	return names
 }
 
-// hasCredential reports whether a parameter contains the caller's credential, or is the key of QueryKeyProvider.
+// googleParameters are the query parameters in which Google's APIs take a credential, or headers and a method that replace those of the
+// request. Some have a dollar sign in front.
+var googleParameters = []string{QueryKey, "access_token", "oauth_token", "httpHeaders", "httpMethod"}
+
+// credentialQuery has the query parameters in which providers take a credential beside the header: a caller could send another one than
+// the key, and what the provider says of it would count as the key's.
+var credentialQuery = map[string][]string{
+	QueryKeyProvider: googleParameters, "vertex": googleParameters, "vertexanthropic": googleParameters,
+	"azure_openai": {"api-key", "subscription-key"},
+}
+
+// hasCredential reports whether a parameter contains the caller's credential, or is one in which the provider takes a credential.
 func hasCredential(pair, provider, credential string) bool {
 	name, value, _ := strings.Cut(pair, "=")
-	return contains(name, credential) || contains(value, credential) || provider == QueryKeyProvider && isQueryKey(pair)
+	return contains(name, credential) || contains(value, credential) ||
+		slices.Contains(credentialQuery[provider], strings.TrimPrefix(parameterName(pair), "$"))
 }
 
 func eachParameter(rawQuery string, visit func(pair string)) {
@@ -250,13 +262,15 @@ func eachParameter(rawQuery string, visit func(pair string)) {
 	}
 }
 
-func isQueryKey(pair string) bool {
+func isQueryKey(pair string) bool { return parameterName(pair) == QueryKey }
+
+// parameterName returns a parameter's name as providers read it: %6bey is key.
+func parameterName(pair string) string {
 	name, _, _ := strings.Cut(pair, "=")
-	if name == QueryKey {
-		return true
+	if decoded, err := url.QueryUnescape(name); err == nil {
+		return decoded
 	}
-	name, err := url.QueryUnescape(name) // %6bey is key to the provider
-	return err == nil && name == QueryKey
+	return name
 }
 
 // isName reports whether the text has the form of a provider's slug or, with dots and capitals, of a project's id.

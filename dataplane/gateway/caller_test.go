@@ -43,3 +43,16 @@ func FuzzQuery(f *testing.F) {
 		}
 	})
 }
+
+func TestNoOtherCredentialGoesInTheQuery(t *testing.T) {
+	for provider, queries := range map[string][]string{
+		"gemini":       {"key=other", "%6bey=x", "access_token=x", "oauth_token", "$access_token=x", "%24httpHeaders=Authorization:Bearer+x", "$httpMethod=DELETE"},
+		"vertex":       {"key=other", "access_token=x"},
+		"azure_openai": {"api-key=other", "api%2Dkey=x"},
+	} {
+		for _, query := range queries {
+			require.Equal(t, "alt=sse&a=b", withoutCredential("alt=sse&"+query+"&a=b", provider, "ak_EXAMPLE"), provider)
+		}
+	}
+	require.Equal(t, "key=a&access_token=b", withoutCredential("key=a&access_token=b", "openai", "ak_EXAMPLE"), "names that mean nothing there")
+}

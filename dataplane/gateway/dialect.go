@@ -3,6 +3,7 @@ package gateway
 import (
 	"maps"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -23,11 +24,12 @@ const (
 	DialectGoogle     Dialect = "google"
 )
 
-// cataloguedProvider is what this release's catalogue says of a provider's errors.
+// cataloguedProvider is what this release's catalogue says of a provider's answers.
 type cataloguedProvider struct {
-	dialect  Dialect
-	byRoute  map[string]Dialect // by the paths of its routes
-	requests destination        // where requests would go with a key of the provider
+	dialect    Dialect
+	byRoute    map[string]Dialect // by the paths of its routes
+	requests   destination        // where requests would go with a key of the provider
+	namedByURL *regexp.Regexp     // the paths of URLs that callers give back in later requests; nil for none
 }
 
 // cataloguedProviders returns the providers of this release's catalogue by slug. They are known without the control plane, because most
@@ -38,6 +40,7 @@ var cataloguedProviders = sync.OnceValue(func() map[string]cataloguedProvider {
 			Slug    string  `yaml:"slug"`
 			BaseURL string  `yaml:"base_url"`
 			Dialect Dialect `yaml:"dialect"`
+			Named   string  `yaml:"named_by_url"`
 			Routes  []struct {
 				Path    string  `yaml:"path"`
 				Dialect Dialect `yaml:"dialect"`
@@ -56,6 +59,9 @@ var cataloguedProviders = sync.OnceValue(func() map[string]cataloguedProvider {
 			known.byRoute[r.Path] = r.Dialect
 		}
 		known.requests, _ = newDestination(key, nil)
+		if p.Named != "" {
+			known.namedByURL, _ = regexp.Compile(p.Named) // the catalogue's own tests have compiled it
+		}
 		catalogue[p.Slug] = known
 	}
 	return catalogue

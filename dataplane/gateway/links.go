@@ -1,10 +1,15 @@
 package gateway
 
 import (
+	"bytes"
+	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/agentrouter/aikeys/internal/netaddr"
 )
@@ -52,18 +57,91 @@ func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 		return ""
 	}
 	target := sent.ResolveReference(reference)
+	base, onHost := d.base, d.pathOnHost(target)
 	if !isSameHost(target, d.base) && !isSameHost(target, sent) {
-		return link
+		if !isSameHost(target, d.own) { // an upstream may name the provider that it stands before
+			return link
+		}
+		base, onHost = d.own, target.EscapedPath()
 	}
-	rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(d.base.EscapedPath(), "/"))
+	rest, below := strings.CutPrefix(target.EscapedPath(), strings.TrimRight(base.EscapedPath(), "/"))
 	if !below || rest != "" && rest[0] != '/' {
-		rest = d.pathOnHost(target)
+		rest = onHost
 		if _, ok := d.key.Route(rest); !ok {
 			return ""
 		}
 	}
 	target.Scheme, target.User, target.Host, target.Path, target.RawPath = "", nil, "", "", ""
 	return originOf(p.incoming) + "/" + p.provider + rest + target.String() // of which the query and the fragment are left
+}
+
+// maxLinked bounds the JSON documents in which links are looked for.
+const maxLinked = 1 << 20
+
+// hasLinks reports whether an answer may be a document that names URLs for the caller's next requests: the next page of a list, or a
+// download. Those are read by GET, as inference never is. Files, which pass unchanged, are marked as attachments.
+func hasLinks(res *http.Response) bool {
+	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	return res.Request.Method == http.MethodGet && res.StatusCode == http.StatusOK && res.Header["Content-Disposition"] == nil &&
+		(media == "application/json" || strings.HasSuffix(media, "+json"))
+}
+
+// linkedBody is a JSON document in which links lead back through the gateway. It is read whole before it is passed on, or cut off. In
+// one of more than maxLinked bytes, links stay.
+type linkedBody struct {
+	io.ReadCloser
+	rewrite func(document []byte) []byte
+	ready   io.Reader // nil until the document was read
+}
+
+// Read implements io.Reader.
+func (b *linkedBody) Read(p []byte) (int, error) {
+	if b.ready == nil {
+		document, err := io.ReadAll(io.LimitReader(b.ReadCloser, maxLinked+1))
+		switch {
+		case err != nil:
+			return 0, err
+		case len(document) > maxLinked:
+			b.ready = io.MultiReader(bytes.NewReader(document), b.ReadCloser)
+		default:
+			b.ready = bytes.NewReader(b.rewrite(document))
+		}
+	}
+	return b.ready.Read(p)
+}
+
+// rewriteLinksIn rewrites the texts of a JSON document that are links to the provider's own host, as rewriteLink does. Links that
+// the gateway does not reach stay, and so do those by which callers name things in later requests.
+func (p *proxiedRequest) rewriteLinksIn(document []byte, sent *url.URL) []byte {
+	var out []byte
+	copied := 0
+	names := cataloguedProviders()[p.provider].namedByURL
+	d := jsontext.NewDecoder(bytes.NewReader(document), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for {
+		kind, length := d.StackIndex(d.StackDepth())
+		if isName := kind == '{' && length%2 == 0; isName || d.PeekKind() != '"' {
+			if _, err := d.ReadToken(); err != nil {
+				return append(out, document[copied:]...) // its end, or what is no JSON
+			}
+			continue
+		}
+		text, err := d.ReadValue()
+		if err != nil {
+			return append(out, document[copied:]...)
+		}
+		unquoted, _ := jsontext.AppendUnquote(nil, text) // ReadValue has checked it
+		link := string(unquoted)
+		target, err := url.Parse(link)
+		if err != nil || target.Scheme != "https" && target.Scheme != "http" || names != nil && names.MatchString(target.Path) {
+			continue
+		}
+		if rewritten := p.rewriteLink(link, sent); rewritten != "" && rewritten != link {
+			end := int(d.InputOffset())
+			out = append(out, document[copied:end-len(text)]...)
+			out, _ = jsontext.AppendQuote(out, rewritten) // a URL is valid UTF-8
+			copied = end
+		}
+	}
 }
 
 // withKey adds the caller's credential to the link for an upload. Google's upload URLs authorize by themselves, so its SDKs send no

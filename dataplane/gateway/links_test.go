@@ -73,3 +73,33 @@ func TestLinksLeadBackThroughTheGateway(t *testing.T) {
 		require.Equal(t, want, header.Get("X-Goog-Upload-Url"), forwarded)
 	}
 }
+
+func TestLinksInDocumentsLeadBack(t *testing.T) {
+	const origin = "https://gateway.example/gemini"
+	sent := &url.URL{Scheme: "http", Host: "upstream.example", Path: "/google/v1beta/files"}
+	key := &dataplane.Key{BaseURL: "https://provider.example/v1beta", Provider: "gemini", Routes: []dataplane.Route{{Path: "/download"}, {Path: "/v1"}}}
+	to, err := newDestination(key, &url.URL{Scheme: "http", Host: "127.0.0.1:8080", Path: "/google/v1beta"})
+	require.NoError(t, err)
+	p := &proxiedRequest{destination: to, incoming: httptest.NewRequest(http.MethodGet, origin, nil), provider: "gemini"}
+	for document, want := range map[string]string{
+		`{"uri": "https://provider.example/v1beta/files/f1:download?alt=media"}`:             `{"uri": "` + origin + `/files/f1:download?alt=media"}`,
+		`{"next":"http:\/\/127.0.0.1:8080\/google\/v1beta\/files?a=1\u0026b=2" , "n" : 1.0}`: `{"next":"` + origin + `/files?a=1&b=2" , "n" : 1.0}`,
+		`[["https://provider.example/download/x"], {"a": {"b": "http://upstream.example/google/v1beta/b"}}]`: `[["` +
+			origin + `/download/x"], {"a": {"b": "` + origin + `/b"}}]`,
+		`"https://provider.example/v1/m"`: `"` + origin + `/v1/m"`,
+
+		`{"uri": "https://provider.example/v1beta/files/f1"}`:                               "", // a name, which generateContent takes
+		`{"a": "https://provider.example/settings", "b": "//provider.example/v1"}`:          "",
+		`{"a": "see https://provider.example/v1beta/files", "b": "/v1beta/files"}`:          "",
+		`{"a": "https://files.example/v1beta/files", "b": "wss://provider.example/v1beta"}`: "",
+		`{"https://provider.example/v1beta/files": 1, "a": "b", "a": null}`:                 "",
+		`{"a": "https://provider.example/v1beta/x"`:                                         `{"a": "` + origin + `/x"`,
+		`<a href="https://provider.example/v1beta/x">`:                                      "",
+		``: "",
+	} {
+		if want == "" {
+			want = document
+		}
+		require.Equal(t, want, string(p.rewriteLinksIn([]byte(document), sent)), document)
+	}
+}

@@ -170,6 +170,12 @@ func (p *proxiedRequest) cleanResponse(res *http.Response) error {
 		return errEncoded
 	}
 	res.Body = body
+	if hasLinks(res) {
+		sent := res.Request.URL
+		res.Body = &linkedBody{ReadCloser: body, rewrite: func(document []byte) []byte { return p.rewriteLinksIn(document, sent) }}
+		delete(res.Header, "Content-Length")
+		res.ContentLength = -1
+	}
 	return nil
 }
 

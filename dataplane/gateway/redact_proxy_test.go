@@ -121,6 +121,66 @@ func TestLinksToTheProviderLeadBack(t *testing.T) {
 	require.Equal(t, gw.URL+"/openai/files/f1?k="+strings.Repeat("*", len(secret)), res.Header.Get("Location"))
 }
 
+func TestLinksInJSONAnswersLeadBack(t *testing.T) {
+	page := func(r *http.Request) string { return `{"next": "http://` + r.Host + `/v1/files?after=f1"}` }
+	long := strings.Repeat(" ", 1<<20)
+	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		switch document := page(r); r.URL.Path {
+		case "/v1/packed":
+			w.Header().Set("Content-Encoding", "gzip")
+			packed := gzip.NewWriter(w)
+			_, _ = io.WriteString(packed, document)
+			_ = packed.Close()
+		case "/v1/pieces":
+			for i := range document {
+				_, _ = io.WriteString(w, document[i:i+1])
+				flush(w)
+			}
+		case "/v1/long":
+			_, _ = io.WriteString(w, document+long)
+		case "/v1/cut":
+			w.Header().Set("Content-Length", "1000")
+			_, _ = io.WriteString(w, document)
+		case "/v1/attached":
+			w.Header().Set("Content-Disposition", "attachment")
+			_, _ = io.WriteString(w, document)
+		case "/v1/text":
+			w.Header().Set("Content-Type", "text/plain")
+			_, _ = io.WriteString(w, document)
+		default:
+			w.Header().Set("Content-Length", fmt.Sprint(len(document)))
+			_, _ = io.WriteString(w, document)
+		}
+	})
+	get := func(method, path string) (answer, string) {
+		res, body := do(t, request(t, method, gw.URL+"/openai/v1/"+path, nil))
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		return res, body
+	}
+	back := `{"next": "` + gw.URL + `/openai/files?after=f1"}`
+	for _, path := range []string{"files", "packed", "pieces"} {
+		_, body := get(http.MethodGet, path)
+		require.Equal(t, back, body, path)
+	}
+	for _, path := range []string{"attached", "text"} {
+		_, body := get(http.MethodGet, path)
+		require.NotContains(t, body, gw.URL, path)
+	}
+	_, body := get(http.MethodPost, "files")
+	require.NotContains(t, body, gw.URL, "inference passes unchanged")
+	_, body = get(http.MethodGet, "long")
+	require.True(t, strings.HasSuffix(body, long), "a document beyond the bound is whole")
+	res, _ := get(http.MethodHead, "files")
+	require.NotEmpty(t, res.Header.Get("Content-Type"))
+	cut, err := http.DefaultTransport.RoundTrip(request(t, http.MethodGet, gw.URL+"/openai/v1/cut", nil))
+	if err == nil {
+		_, err = io.ReadAll(cut.Body)
+		require.NoError(t, cut.Body.Close())
+	}
+	require.Error(t, err, "what was cut off is not passed off as whole")
+}
+
 func TestLinksInTrailersAndEarlyHintsLeadBack(t *testing.T) {
 	gw := openAI(t, func(w http.ResponseWriter, r *http.Request) {
 		link := "<http://" + r.Host + "/v1/files>"

@@ -141,6 +141,7 @@ func (p Provider) validate() error {
 		{!slices.Contains(dialects, p.Dialect), "dialect is unknown"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
+		{!isPattern(p.NamedByURL), "named_by_url is no regular expression for a whole path"},
 		{p.Answers.Validate() != nil, "answers has a rule without sense"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
 		{p.Example == "", "example is missing"},
@@ -230,6 +231,12 @@ func (r Route) validate() error {
 	return nil
 }
 
+// isPattern reports whether text is empty or a regular expression for a whole path.
+func isPattern(text string) bool {
+	_, err := regexp.Compile(text)
+	return text == "" || err == nil && strings.HasPrefix(text, "^/") && strings.HasSuffix(text, "$")
+}
+
 func isHTTPS(text string) bool {
 	u, err := url.Parse(text)
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil
@@ -280,6 +287,8 @@ type Provider struct {
 	KeyField     string       `yaml:"key_field"`    // the field that goes into the header; empty: the credential signs
 	// Administration lists the paths below BaseURL that are not inference; * is one segment.
 	Administration []string `yaml:"administration"`
+	// NamedByURL matches the paths of URLs in answers that later requests give back; gateways read it.
+	NamedByURL string `yaml:"named_by_url"`
 	// Answers are the rules for what the provider's answers say of a key.
 	Answers verdict.Rules `yaml:"answers"`
 	// Verify is the request that tests a key; nil if none is known.

@@ -154,6 +154,8 @@ func TestParseInvalid(t *testing.T) {
 		{"unknown auth style", "auth_style: bearer", "auth_style: basic"},
 		{"no dialect", "    dialect: openai\n", ""},
 		{"unknown dialect", "dialect: openai", "dialect: latin"},
+		{"names by URL that begin anywhere", "auth_style: bearer", "auth_style: bearer\n    named_by_url: /files$"},
+		{"names by URL that are no pattern", "auth_style: bearer", "auth_style: bearer\n    named_by_url: ^/(files$"},
 		{"unknown dialect of a route", "dialect: google", "dialect: latin"},
 		{"unknown secret format", "secret_format: token", "secret_format: xml"},
 		{"token with fields", "secret_format: token", "secret_format: token\n    fields: [{name: a}]"},

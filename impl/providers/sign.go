@@ -23,6 +23,8 @@ import (
 const (
 	bedrockLife = time.Hour
 	googleLife  = 15 * time.Minute
+	// clockSkew is how far this clock may be ahead of Google's, which takes no token from the future.
+	clockSkew = 10 * time.Second
 )
 
 // ErrCannotSign says that a credential has nothing that could sign, such as a private key that was cut off. The error holds no part of
@@ -80,7 +82,7 @@ func signGoogleJWT(field func(name string) string, now time.Time) (string, error
 		return "", ErrCannotSign
 	}
 	token, err := jwt.Signed(signer).Claims(jwt.Claims{
-		Issuer: email, Subject: email, IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(googleLife)),
+		Issuer: email, Subject: email, IssuedAt: jwt.NewNumericDate(now.Add(-clockSkew)), Expiry: jwt.NewNumericDate(now.Add(googleLife)),
 	}).Claims(map[string]any{"scope": "https://www.googleapis.com/auth/cloud-platform"}).Serialize()
 	if err != nil {
 		return "", ErrCannotSign

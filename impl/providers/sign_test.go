@@ -98,7 +98,7 @@ func TestGoogleTokenNamesTheServiceAccountAlone(t *testing.T) {
 	require.NoError(t, token.Claims(key.Public(), &claims))
 	require.Equal(t, map[string]any{
 		"iss": "robot@p.iam.gserviceaccount.com", "sub": "robot@p.iam.gserviceaccount.com", "scope": "https://www.googleapis.com/auth/cloud-platform",
-		"iat": float64(now.Unix()), "exp": float64(now.Add(15 * time.Minute).Unix()),
+		"iat": float64(now.Unix()) - 10, "exp": float64(now.Add(15 * time.Minute).Unix()),
 	}, claims)
 }
 
