@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -249,23 +248,12 @@ func (d *programs) startGateway(ctx context.Context, name, controlPlane, upstrea
 
 // startProvider serves the stand-in for the provider in this process, and returns its URL.
 func (d *programs) startProvider(ctx context.Context) (string, error) {
-	var binder net.ListenConfig
-	listener, err := binder.Listen(ctx, "tcp", "127.0.0.1:0")
+	listener, err := bind(ctx, anyPort)
 	if err != nil {
 		return "", err
 	}
-	server := &http.Server{ReadHeaderTimeout: timeout, Handler: fakeprovider.New(fakeprovider.Options{
-		Secrets: []string{providerSecret}, Pace: fakeprovider.Every(wordPause), Pieces: strings.SplitAfter(answer, " "),
-	})}
 	d.group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	d.group.Go(func() error {
-		<-d.running.Done()
-		return server.Close()
+		return serveProvider(d.running, listener, answer, fakeprovider.Options{Secrets: []string{providerSecret}})
 	})
 	return "http://" + listener.Addr().String() + "/v1", nil
 }

@@ -34,5 +34,6 @@ revocation.`,
 		Example: `  aikeys-demo`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return demo(cmd.Context(), &p) },
 	}
+	root.AddCommand(providerCommand(&p))
 	return p.Run(ctx, root, args)
 }

@@ -21,6 +21,7 @@ import (
 type devOptions struct {
 	data, gatewayListen string
 	upstreams           []string
+	standIn             bool
 }
 
 func (p *program) devCommand() *cobra.Command {
@@ -37,11 +38,16 @@ func (p *program) devCommand() *cobra.Command {
 and a gateway that serves inference requests with the project's keys. Then it prints commands to try. The gateway is
 the program aikeys-gateway, which must be in the same folder as aikeysd, or in PATH.
 
+Requests to OpenAI, Anthropic and Gemini go to a stand-in on this machine, which answers with a sentence whatever the
+key is, so that everything works without a network or a real key. With --stand-in=false they go to the providers. The
+stand-in is the program aikeys-demo, in the same folder or in PATH.
+
 All data is in the folder --data, and the next start uses it again; delete the folder to start from nothing. With
 --sealer secrets+unix:<path>, the keyset is that of a secrets-svc on this machine; "make run-split" starts both.
 
 It is for development only: it listens on this machine only, and refuses production settings.`,
 		Example: `  aikeysd dev
+  aikeysd dev --stand-in=false
   aikeysd dev --data /tmp/aikeys --listen 127.0.0.1:0 --ops-listen 127.0.0.1:0`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(cfg.Read(p.Environ, cfg.checkDevelopment), options.check()); err != nil {
@@ -55,6 +61,7 @@ It is for development only: it listens on this machine only, and refuses product
 	cmd.Flags().StringVar(&options.data, "data", "data", "`folder` of the database, the keyset and the session; made if it is missing")
 	cmd.Flags().StringVar(&options.gatewayListen, "gateway-listen", "127.0.0.1:8090", "`host:port` of the gateway, where inference requests go")
 	cmd.Flags().StringArrayVar(&options.upstreams, "upstream", nil, "`provider=URL`: send a provider's requests, and keys, elsewhere; give it again for more")
+	cmd.Flags().BoolVar(&options.standIn, "stand-in", true, "answer requests to OpenAI, Anthropic and Gemini on this machine, for any key")
 	cfg.AddFlags(cmd.Flags(), devSettings()...)
 	return cmd
 }
@@ -133,7 +140,7 @@ func (p *program) dev(ctx context.Context, cfg *config, options devOptions) erro
 		defer stopService()
 		select {
 		case <-s.prepared:
-			return p.devBeside(ctx, s, gateway, options.data)
+			return p.devBeside(ctx, s, gateway, newDevStandIn(p, options), options.data)
 		case <-ctx.Done():
 			return nil
 		}
@@ -141,14 +148,24 @@ func (p *program) dev(ctx context.Context, cfg *config, options devOptions) erro
 	return group.Wait()
 }
 
-// devBeside makes the project and its credentials, runs the gateway, and prints the summary once everything is ready.
-func (p *program) devBeside(ctx context.Context, s *service, gateway *devGateway, data string) error {
+// devBeside makes the project and its credentials, runs the stand-in and the gateway, and prints the summary once everything
+// is ready. The stand-in stops last, because requests in flight at the gateway need it.
+func (p *program) devBeside(ctx context.Context, s *service, gateway *devGateway, standIn *devStandIn, data string) error {
 	tokenFile := filepath.Join(data, "gateway.token")
 	if err := s.seedGatewayToken(ctx, tokenFile); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return gateway.run(ctx, s.dataplane.URL(), tokenFile) })
+	answering, stopStandIn := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return standIn.run(answering) })
+	group.Go(func() error {
+		defer stopStandIn()
+		upstreams, err := standIn.upstreams(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // ctx has ended, and the stand-in says why
+		}
+		return gateway.run(ctx, s.dataplane.URL(), tokenFile, upstreams)
+	})
 	group.Go(func() error {
 		gatewayURL, err := gateway.awaitReady(ctx)
 		if err != nil {
@@ -158,7 +175,7 @@ func (p *program) devBeside(ctx context.Context, s *service, gateway *devGateway
 		if err != nil {
 			return err
 		}
-		return writeSummary(p.Stdout, session, s.ops.URL())
+		return writeSummary(p.Stdout, session, s.ops.URL(), standIn)
 	})
 	return group.Wait()
 }

@@ -39,18 +39,22 @@ func newDevGateway(p *program, cfg *config, options devOptions) (*devGateway, er
 	}
 	args := []string{"serve", "--listen", options.gatewayListen, "--ops-listen", "127.0.0.1:0", "--log-level", level,
 		"--log-format", cfg.LogFormat, "--shutdown-timeout", cfg.ShutdownTimeout.String()}
-	for _, upstream := range options.upstreams {
-		args = append(args, "--upstream", upstream)
-	}
-	environ := slices.DeleteFunc(slices.Clone(p.Environ), func(v string) bool { return strings.HasPrefix(v, variablePrefix) })
-	g.process = child.Process{Path: path, Args: args, Environ: environ, Drain: cfg.ShutdownTimeout, Log: g.readLog}
+	g.process = child.Process{Path: path, Args: args, Environ: childEnviron(p.Environ), Drain: cfg.ShutdownTimeout, Log: g.readLog}
 	return g, nil
 }
 
+// childEnviron returns the environment without the settings of aikeysd.
+func childEnviron(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(v string) bool { return strings.HasPrefix(v, variablePrefix) })
+}
+
 // run runs the gateway until ctx ends, and returns when it has answered its requests in flight and exited.
-func (g *devGateway) run(ctx context.Context, controlPlane, tokenFile string) error {
+func (g *devGateway) run(ctx context.Context, controlPlane, tokenFile string, upstreams []string) error {
 	process := g.process
 	process.Args = append(process.Args, "--control-plane", controlPlane, "--token-file", tokenFile)
+	for _, upstream := range upstreams {
+		process.Args = append(process.Args, "--upstream", upstream)
+	}
 	err := process.Run(ctx)
 	exit := (*exec.ExitError)(nil)
 	switch {

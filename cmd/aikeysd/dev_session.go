@@ -193,8 +193,8 @@ Try it in another terminal. The secret is made up.
   curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID" --oauth2-bearer "$AGENTROUTER_MEMBER_API_KEY"
 
   # Use it through the gateway: send the request that a provider's SDK sends, with your API key instead of the provider's.
-  # The secret is made up, so {{.Display}} answers 401. "make demo" shows one that works, without a network.
-  curl -sS "$AGENTROUTER_GATEWAY_URL/{{.Provider}}/chat/completions" --oauth2-bearer "$AGENTROUTER_API_KEY" -H 'Content-Type: application/json' -d '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
+  # {{if .StandIn}}A stand-in on this machine answers. For the real OpenAI, Anthropic and Gemini: bin/aikeysd dev --stand-in=false{{else}}The secret is made up, so {{.Display}} answers 401.{{end}}
+  curl -sSN "$AGENTROUTER_GATEWAY_URL/{{.Provider}}/chat/completions" --oauth2-bearer "$AGENTROUTER_API_KEY" -H 'Content-Type: application/json' -d '{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
 
   # Revoke it, and wait until every gateway has confirmed that it no longer uses it
   curl -sS -X DELETE "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID?wait=2s" --oauth2-bearer "$AGENTROUTER_API_KEY"
@@ -206,7 +206,7 @@ Ctrl-C stops it. The next start has the same data and API keys.
 // summaryProvider is the provider of the key in the summary's commands.
 const summaryProvider = "openai"
 
-func writeSummary(to io.Writer, session devSession, opsURL string) error {
+func writeSummary(to io.Writer, session devSession, opsURL string, standIn *devStandIn) error {
 	catalogue, err := providers.Load()
 	if err != nil {
 		return err
@@ -215,11 +215,11 @@ func writeSummary(to io.Writer, session devSession, opsURL string) error {
 	if !ok {
 		return fmt.Errorf("the catalogue lacks %s", summaryProvider)
 	}
-	return template.Must(template.New("summary").Parse(summary)).Execute(to, map[string]string{
+	return template.Must(template.New("summary").Parse(summary)).Execute(to, map[string]any{
 		"BaseURL": session.baseURL, "OpsURL": opsURL, "GatewayURL": session.gatewayURL, "SessionFile": shellQuote(session.path),
 		"Customer": devCustomer, "Project": devProject, "Owner": devOwner, "Member": devMember,
 		"OwnerKey": session.ownerKey, "MemberKey": session.memberKey,
-		"Provider": provider.Slug, "Display": provider.DisplayName, "Secret": provider.Example,
+		"Provider": provider.Slug, "Display": provider.DisplayName, "Secret": provider.Example, "StandIn": standIn.serves(provider.Slug),
 		"Name": "try-" + strings.ToLower(rand.Text()[:6]),
 	})
 }

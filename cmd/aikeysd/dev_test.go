@@ -11,8 +11,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/agentrouter/aikeys/dataplane/gateway/gatewaytest"
 )
 
 // anyPorts are the flags with which dev listens on free ports.
@@ -42,18 +40,17 @@ func TestDevSummaryCommandsWork(t *testing.T) {
 		cmd.Stderr = &stderr
 		stdout, err := cmd.Output()
 		require.NoError(t, err, stderr.String())
-		// register, list, find, get, use a made-up secret, revoke
-		require.Equal(t, []string{"201", "200", "200", "200", "401", "200"}, strings.Fields(stderr.String()), "%s", stdout)
+		// register, list, find, get, use, revoke
+		require.Equal(t, []string{"201", "200", "200", "200", "200", "200"}, strings.Fields(stderr.String()), "%s", stdout)
 		return commands, string(stdout)
 	}
-	upstream := "openai=" + gatewaytest.StartProvider(t).URL + "/v1"
 	data := filepath.Join(t.TempDir(), "it's a folder", "data")
-	s := startDev(t, data, "--upstream", upstream)
+	s := startDev(t, data)
 	commands, output := requirePasteWorks(s)
 	require.Equal(t, 6, strings.Count(commands, "curl "))
 	require.Equal(t, 6, strings.Count(commands, "--oauth2-bearer "), "which curl hides from lists of processes")
 	require.NotContains(t, commands, "Authorization")
-	for _, text := range []string{`"display_suffix":"0001"`, `"state":"complete"`, `"data_planes":1`, "Incorrect API key provided"} {
+	for _, text := range []string{`"display_suffix":"0001"`, `"state":"complete"`, `"data_planes":1`, `"content":"stand-in "`, "data: [DONE]"} {
 		require.Contains(t, output, text)
 	}
 	require.Contains(t, s.stderr.String(), "level=INFO msg=ready", "logs are text")
@@ -73,7 +70,7 @@ func TestDevSummaryCommandsWork(t *testing.T) {
 	require.NoError(t, err)
 
 	t.Run("the next start has the same credentials", func(t *testing.T) {
-		again := startDev(t, data, "--upstream", upstream)
+		again := startDev(t, data)
 		second, err := readSession(file)
 		require.NoError(t, err)
 		require.Equal(t, first.ownerKey, second.ownerKey)
@@ -91,7 +88,7 @@ func TestDevSummaryCommandsWork(t *testing.T) {
 		environ := []string{"AIKEYS_DATABASE_URL=sqlite:" + filepath.Join(data, "aikeys.db")}
 		mustAikeysd(t, environ, "admin", "token", "revoke", "--customer", "acme", "--project", "chat", "--id", id)
 		mustAikeysd(t, environ, "admin", "dataplane", "revoke", "--name", "dev")
-		again := startDev(t, data, "--upstream", upstream)
+		again := startDev(t, data)
 		second, err := readSession(file)
 		require.NoError(t, err)
 		require.NotEqual(t, first.ownerKey, second.ownerKey)

@@ -58,7 +58,7 @@ func TestMain(m *testing.M) {
 
 // buildPrograms builds the programs of a whole installation as they are shipped: without the race detector, without cgo.
 var buildPrograms = sync.OnceValue(func() error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", shared+"/", ".", "../aikeys-gateway", "../secrets-svc")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", shared+"/", ".", "../aikeys-gateway", "../aikeys-demo", "../secrets-svc")
 	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, output)

@@ -133,7 +133,6 @@ func New(cfg Config) (*Gateway, error) {
 	g.proxy = httputil.ReverseProxy{
 		Rewrite:        g.rewrite,
 		Transport:      outbound{g.transport},
-		FlushInterval:  -1,
 		BufferPool:     new(bufferPool),
 		ModifyResponse: g.modifyResponse,
 		ErrorHandler:   g.handleError,
@@ -227,7 +226,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}
-	g.proxy.ServeHTTP(newInformational(w, p), r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
+	g.proxy.ServeHTTP(newAnswerWriter(w, p), r.WithContext(context.WithValue(r.Context(), proxiedRequestKey{}, p)))
 	return nil
 }
 

@@ -106,8 +106,11 @@ func stripRequest(header http.Header, credential string) {
 // caller's credential, cookies, the gateway's own headers, those that identify the caller, and those that replace the method or
 // the path on some servers.
 func isPrivate(name string, values []string, credential string) bool {
-	// Some servers read an underscore as a hyphen.
-	switch name := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")); name {
+	// net/http has made the name canonical. Some servers read an underscore as a hyphen.
+	if strings.IndexByte(name, '_') >= 0 {
+		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
+	switch name {
 	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Proxy-Authorization", "Cookie",
 		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
 		"X-Original-Url", "X-Original-Uri", "X-Rewrite-Url",

@@ -296,22 +296,25 @@ func stripResponse(header http.Header) {
 	}
 }
 
-// informational cleans the headers of 1xx answers, which net/http/httputil passes on when they arrive. After each it clears all headers, so
-// those that handlers around the gateway have set are added again to the answer.
-type informational struct {
+// answerWriter is what the reverse proxy writes an answer to. It cleans the headers of 1xx answers, which net/http/httputil passes on when
+// they arrive. After each it clears all headers, so those that handlers around the gateway have set are added again to the answer.
+//
+// It sends each piece of the body at once. The reverse proxy's own setting for that starts a goroutine for each answer, which sends the
+// head alone in a packet of its own.
+type answerWriter struct {
 	http.ResponseWriter
 	request *proxiedRequest
 	around  http.Header
 	cleared bool
 }
 
-// newInformational returns a writer of the answer to a request.
-func newInformational(w http.ResponseWriter, p *proxiedRequest) *informational {
-	return &informational{ResponseWriter: w, request: p, around: w.Header().Clone()}
+// newAnswerWriter returns a writer of the answer to a request.
+func newAnswerWriter(w http.ResponseWriter, p *proxiedRequest) *answerWriter {
+	return &answerWriter{ResponseWriter: w, request: p, around: w.Header().Clone()}
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (w *informational) WriteHeader(status int) {
+func (w *answerWriter) WriteHeader(status int) {
 	switch {
 	case status >= http.StatusContinue && status < http.StatusOK:
 		w.request.cleanHeader(w.Header(), w.request.sentTo)
@@ -324,5 +327,14 @@ func (w *informational) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// Write implements io.Writer.
+func (w *answerWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	if err == nil {
+		err = http.NewResponseController(w.ResponseWriter).Flush()
+	}
+	return n, err
+}
+
 // Unwrap is for http.ResponseController.
-func (w *informational) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

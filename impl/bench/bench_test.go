@@ -19,6 +19,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/stretchr/testify/require"
 
+	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/models"
 	modelsdb "github.com/agentrouter/aikeys/models/database"
 	pg "github.com/agentrouter/aikeys/models/postgres"
@@ -56,13 +57,18 @@ func BenchmarkListPostgres(b *testing.B) {
 func BenchmarkRegisterPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
 	server := startAikeysd(b, database)
-	const session, at = "'01JD8Q6Z3V8M2T5K7N9R4W1100'", "1763892000000000"
-	id := "'" + models.KeyIDPrefix + "' || :client_id || '-' || :r"
-	key := fill(pg.Statements()["insert-key"],
-		id, "'acme'", "'p' || :p", "''", "'openai'", "'k' || :r", "'abcd'", "1", `'\x`+strings.Repeat("ab", 200)+"'", "'local:00000000'", at, "'alice'")
-	event := fill(pg.Statements()["insert-event"],
-		"'acme'", "'p' || :p", "''", "'evt_' || :client_id || '-' || :r", "'key.registered'", "'allowed'", at,
-		"'alice'", "'api_key'", session, id, "''", "'openai'", "''", "''", "'127.0.0.1'", session)
+	const request, at = "01JD8Q6Z3V8M2T5K7N9R4W1100", 1763892000000000
+	row := map[string]string{"project_id": "'p' || :p", "name": "'k' || :r"}
+	row["id"] = "'" + models.KeyIDPrefix + "' || :client_id || '-' || :r"
+	key := fill(pg.Statements()["insert-key"], literals(models.KeyRow(models.Key{
+		CustomerID: "acme", Provider: "openai", DisplaySuffix: "abcd", Version: 1, Envelope: bytes.Repeat([]byte{0xab}, 200),
+		KEKID: "local:00000000", CreatedAt: at, CreatedBy: "alice",
+	}), row)...)
+	row["id"], row["key_id"] = "'evt_' || :client_id || '-' || :r", row["id"]
+	event := fill(pg.Statements()["insert-event"], literals(models.EventRow(models.Event{
+		CustomerID: "acme", Type: models.EventKeyRegistered, Outcome: models.OutcomeAllowed, At: at, ActorUserID: "alice",
+		ActorMethod: string(auth.MethodAPIKey), ActorTokenID: request, Provider: "openai", SourceIP: "127.0.0.1", RequestID: request,
+	}), row)...)
 	script := fmt.Sprintf("\\set r random(1, 1000000000000)\n\\set p random(0, %d)\nBEGIN;\n", usedProjects-1) + key + event + "END;\n"
 	compare(b, "of-pgbench",
 		func(d time.Duration) float64 { return pgbench(b, database, script, clients, d) },

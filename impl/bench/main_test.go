@@ -294,6 +294,25 @@ func fill(sql string, values ...string) string {
 	return strings.ReplaceAll(filled, "\n", " ") + ";\n"
 }
 
+// literals returns the values of a row as SQL. Expressions, by column, take the place of values.
+func literals(row *models.Insert, expressions map[string]string) []string {
+	values := make([]string, len(row.Values))
+	for i, column := range row.Columns {
+		switch value := row.Values[i].(type) {
+		case []byte:
+			values[i] = fmt.Sprintf(`'\x%x'`, value)
+		case string:
+			values[i] = "'" + value + "'"
+		default:
+			values[i] = fmt.Sprintf("'%v'", value)
+		}
+		if expression, ok := expressions[column]; ok {
+			values[i] = expression
+		}
+	}
+	return values
+}
+
 // compare runs limit and ours in turns and reports the median of the rounds' ratios.
 func compare(b *testing.B, unit string, limit, ours func(time.Duration) float64) {
 	b.Helper()

@@ -23,6 +23,8 @@ import (
 type Options struct {
 	// Secrets are accepted from the start.
 	Secrets []string
+	// AnySecret accepts all other secrets too, unless they are rejected.
+	AnySecret bool
 	// Pieces make up the text of every answer; a streamed answer sends each as a separate event. If empty, DefaultPieces.
 	Pieces []string
 	// Pace is called before each piece of a streamed answer and may delay it; if it returns an error, the connection is
@@ -48,6 +50,7 @@ func Every(d time.Duration) func(ctx context.Context, piece int) error {
 // Handler imitates the providers. It is safe for concurrent use.
 type Handler struct {
 	pieces []string
+	any    bool // Options.AnySecret
 	pace   func(ctx context.Context, piece int) error
 	mux    *http.ServeMux
 
@@ -57,7 +60,7 @@ type Handler struct {
 
 // New returns a Handler.
 func New(options Options) *Handler {
-	h := &Handler{pieces: options.Pieces, pace: options.Pace, mux: http.NewServeMux(), answers: map[string]int{}}
+	h := &Handler{pieces: options.Pieces, any: options.AnySecret, pace: options.Pace, mux: http.NewServeMux(), answers: map[string]int{}}
 	if len(h.pieces) == 0 {
 		h.pieces = DefaultPieces()
 	}
@@ -108,10 +111,14 @@ func (h *Handler) statusFor(api dialect, r *http.Request) int {
 	secret := api.credential(r.Header)
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if status, known := h.answers[secret]; known && secret != "" {
-		return status
+	status, known := h.answers[secret]
+	switch {
+	case secret == "" || !known && !h.any:
+		return http.StatusUnauthorized
+	case !known:
+		return http.StatusOK
 	}
-	return http.StatusUnauthorized
+	return status
 }
 
 // maxBody bounds the body of a request; providers accept some tens of megabytes.
