@@ -84,6 +84,7 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 	r.metrics.fetchTime.Observe((r.clock.Now() - sent).Seconds())
 	if err == nil {
 		e, asOf, err = readAnswer(req, status, answer)
+		clear(answer) // it has the key in it
 	}
 	var failure error // of the control plane, not of this request
 	switch {

@@ -315,7 +315,8 @@ func (k *Key) AuthorizeAt(h http.Header, path string) error {
 	return nil
 }
 
-// setSecret keeps the secret in a closure, which fmt can't look into. If headers are injected, they carry it in every style.
+// setSecret keeps the secret in a closure, which fmt can't look into, and in memory that is cleared when the key is no longer in use. If
+// headers are injected, they carry it in every style.
 func (k *Key) setSecret(plain secret.Text, injected []injectedHeader) {
 	k.secret = plain
 	if len(injected) > 0 {
@@ -323,7 +324,7 @@ func (k *Key) setSecret(plain secret.Text, injected []injectedHeader) {
 		return
 	}
 	one := func(name, value string) []injectedHeader { return []injectedHeader{{name: name, value: value}} }
-	bearer, own := one("Authorization", "Bearer "+plain.Reveal()), plain.Reveal()
+	bearer, own := one("Authorization", secret.Cleared("Bearer ", plain.Reveal())), plain.Reveal()
 	k.headers = func(style AuthStyle) []injectedHeader {
 		switch style {
 		case AuthBearer:

@@ -56,7 +56,8 @@ func bind(ctx context.Context, address string) (net.Listener, error) {
 func serveProvider(ctx context.Context, listener net.Listener, text string, options fakeprovider.Options) error {
 	options.Pieces, options.Pace = strings.SplitAfter(text, " "), fakeprovider.Every(wordPause)
 	server := &http.Server{ReadHeaderTimeout: timeout, Handler: fakeprovider.New(options)}
-	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	stopClosing := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stopClosing()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}

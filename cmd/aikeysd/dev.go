@@ -162,7 +162,7 @@ func (p *program) devBeside(ctx context.Context, s *service, gateway *devGateway
 		defer stopStandIn()
 		upstreams, err := standIn.upstreams(ctx)
 		if err != nil {
-			return nil //nolint:nilerr // ctx has ended, and the stand-in says why
+			return nil // ctx has ended, and the stand-in says why
 		}
 		return gateway.run(ctx, s.dataplane.URL(), tokenFile, upstreams)
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"unicode/utf8"
 )
 
 const redacted = "[redacted]"
@@ -34,12 +35,31 @@ func (s Text) MarshalJSON() ([]byte, error) { return json.Marshal(s.Reveal()) }
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (s *Text) UnmarshalJSON(wire []byte) error {
+	if plain, ok := plainString(wire); ok {
+		*s = New(Cleared(plain))
+		return nil
+	}
 	var text string
 	if err := json.Unmarshal(wire, &text); err != nil {
 		return err
 	}
-	*s = New(text)
+	*s = New(Cleared(text))
 	return nil
+}
+
+// plainString returns what is between the quotes of a JSON string in ASCII without escapes. It shares the memory of wire, so that no
+// copy is left behind.
+func plainString(wire []byte) (plain []byte, ok bool) {
+	if len(wire) < 2 || wire[0] != '"' || wire[len(wire)-1] != '"' {
+		return nil, false
+	}
+	plain = wire[1 : len(wire)-1]
+	for _, c := range plain {
+		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return nil, false
+		}
+	}
+	return plain, true
 }
 
 // Format prints [redacted] for every verb.
