@@ -13,6 +13,9 @@ var (
 	ErrUserKeyRequired = errors.New("the project's policy requires a key of the user's own")
 	// ErrKeyRevoked: the key that was requested by its id is revoked, or all keys that could serve the caller are. See Refusal.
 	ErrKeyRevoked = errors.New("the key is revoked")
+	// ErrKeyDisabled and ErrKeyExpired: the same of a key that is disabled for now, or whose time is over. See Refusal.
+	ErrKeyDisabled = errors.New("the key is disabled")
+	ErrKeyExpired  = errors.New("the key has expired")
 	// ErrNotMember: the user may not use the project.
 	ErrNotMember = errors.New("the user is not a member of the project")
 	// ErrCallerUnauthenticated: the caller's credential is not valid.
@@ -68,6 +71,10 @@ func refusalOf(status int, problem string) error {
 		return ErrDataPlaneUnauthenticated
 	case problemAnswer{403, "key-revoked"}:
 		return ErrKeyRevoked
+	case problemAnswer{403, "key-disabled"}:
+		return ErrKeyDisabled
+	case problemAnswer{403, "key-expired"}:
+		return ErrKeyExpired
 	case problemAnswer{403, "permission-denied"}:
 		return ErrNotMember
 	case problemAnswer{403, "customer-not-served"}:
@@ -85,8 +92,8 @@ func refusalOf(status int, problem string) error {
 
 // Refusal is a refusal that the control plane explains.
 type Refusal struct {
-	Kind error // ErrKeyRevoked
-	// Detail is a sentence for the caller of the request alone: which key was revoked, when and by whom. It is in no error's text.
+	Kind error // ErrKeyRevoked, ErrKeyDisabled or ErrKeyExpired
+	// Detail is a sentence for the caller of the request alone: which key stopped, when and by whom. It is in no error's text.
 	Detail string
 }
 
@@ -99,7 +106,7 @@ func (r *Refusal) Unwrap() error { return r.Kind }
 // isCacheable reports whether a refusal is about the request itself, and so may be cached for NegativeTTL.
 func isCacheable(refusal error) bool {
 	for _, cacheable := range []error{
-		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrNotMember, ErrCallerUnauthenticated, ErrCustomerNotServed,
+		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired, ErrNotMember, ErrCallerUnauthenticated, ErrCustomerNotServed,
 	} {
 		if errors.Is(refusal, cacheable) {
 			return true

@@ -137,7 +137,8 @@ func readAnswer(req Request, status int, body []byte) (*entry, position.Position
 	if refused == nil {
 		return nil, position.Position{}, fmt.Errorf("%w: it answers %d", ErrUnavailable, status)
 	}
-	if errors.Is(refused, ErrKeyRevoked) && len(problem.Detail) <= maxDetail {
+	explained := errors.Is(refused, ErrKeyRevoked) || errors.Is(refused, ErrKeyDisabled) || errors.Is(refused, ErrKeyExpired)
+	if explained && len(problem.Detail) <= maxDetail {
 		refused = &Refusal{refused, problem.Detail}
 	}
 	e := &entry{err: refused, provider: req.Provider, user: req.UserID, keyID: req.KeyID}
@@ -159,6 +160,7 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 		ID: got.KeyID, Version: got.Version, CustomerID: got.CustomerID, ProjectID: got.ProjectID,
 		Provider: got.Provider, Scope: got.Scope, Reason: got.Reason, BaseURL: got.BaseURL,
 		AuthStyle: AuthStyle(got.AuthStyle), AllOperations: valueOf(got.Operations) == "all", Administration: got.Administration, ended: new(atomic.Bool),
+		asOf: asOf,
 	}
 	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
 	for _, r := range got.Routes {
@@ -181,6 +183,10 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	if ms := got.ExpiresInMs; ms != nil {
 		e.validUntil = milliseconds(*ms, maxValid)
 		e.refreshFrom = e.validUntil
+	}
+	if ms := got.EndsInMs; ms != nil {
+		key.endsAt = milliseconds(*ms, maxValid)
+		e.validUntil = min(e.validUntil, key.endsAt)
 	}
 	if ms := got.RefreshInMs; ms != nil {
 		e.refreshFrom = milliseconds(*ms, maxValid)
@@ -225,6 +231,9 @@ func (r *Resolver) setExpiry(e *entry, sent time.Duration) bool {
 			e.refreshFrom = min(e.refreshFrom, r.cfg.MaxAge/10*9)
 		}
 		e.agedAt, e.validUntil, e.refreshFrom = sent+r.cfg.MaxAge, sent+e.validUntil, sent+e.refreshFrom
+		if e.key.endsAt != 0 {
+			e.key.endsAt += sent
+		}
 	}
 	e.freshUntil = min(e.agedAt, e.validUntil)
 	inTime := r.isLeased(now) || now-sent <= time.Duration(r.leaseTerm.Load())+r.cfg.MaxStale

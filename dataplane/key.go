@@ -11,7 +11,9 @@ import (
 	"net/url"
 	"strings"
 	"sync/atomic"
+	"time"
 
+	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/internal/verdict"
 )
@@ -163,6 +165,9 @@ type Key struct {
 	secret secret.Text
 	// ended reports whether an event has ended the key for its caller: see Resolver.Watch. It is nil for a key made elsewhere.
 	ended *atomic.Bool
+	// asOf is the position of the answer, and endsAt the Clock's time at which the key expires; zero for never.
+	asOf   position.Position
+	endsAt time.Duration
 	// headers returns the headers that carry the key in a style; there are none if it can't be carried. It is nil for a key made elsewhere.
 	headers func(AuthStyle) []injectedHeader
 }

@@ -103,12 +103,45 @@ func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
 	return r.miss(ctx, id, req)
 }
 
-// Watch calls ended when the key is revoked, its caller's API key is, the caller leaves the project, or the control plane refuses this
-// data plane's own credential: a use in progress must end then.
+// Watch calls ended when the key is revoked or disabled, has expired, its caller's API key is revoked, the caller leaves the project, or
+// the control plane refuses this data plane's own credential: a use in progress must end then.
 // After events may have been missed, it calls ended with certain false: resolve again to find out. It may call ended
 // several times, at once even, and until stop is called. ended must not block, nor call the resolver.
 func (r *Resolver) Watch(key *Key, ended func(certain bool)) (stop func()) {
-	return r.store.watchKey(key, ended)
+	stopWatching := r.store.watchKey(key, ended)
+	if key.endsAt == 0 {
+		return stopWatching
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	timer := time.AfterFunc(key.endsAt-r.clock.Now(), func() { r.endAtExpiry(ctx, key.ID, ended) })
+	return func() {
+		timer.Stop()
+		cancel()
+		stopWatching()
+	}
+}
+
+// endAtExpiry calls ended, for a key whose end has come as far as its use knows. It does not if the key serves longer by now; then it waits
+// for the new end.
+func (r *Resolver) endAtExpiry(ctx context.Context, id string, ended func(certain bool)) {
+	for {
+		key, err := r.Resolve(ctx, ByID(id))
+		now := r.clock.Now()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil || key.endsAt != 0 && key.endsAt <= now:
+			ended(true)
+			return
+		case key.endsAt == 0:
+			return // if it is given an end again, the event of its expiry comes
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(key.endsAt - now):
+		}
+	}
 }
 
 // isLeased reports whether the cache may be used without asking the control plane.

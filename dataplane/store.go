@@ -75,7 +75,7 @@ type store struct {
 // maxInFlight is the most counts that wait to be acknowledged, as many as one acknowledgement may have.
 const maxInFlight = 500
 
-// inFlight is how many uses of a key were in progress when it was dropped, by the transaction that revoked it.
+// inFlight is how many uses of a key were in progress when it was dropped, by the transaction that revoked or disabled it.
 type inFlight struct {
 	tx   int64
 	uses int
@@ -107,7 +107,7 @@ func (s *store) watchKey(key *Key, ended func(certain bool)) (stop func()) {
 	}
 }
 
-// endWatches ends the uses that an event ends, and counts them if it revokes their key. The caller holds mu.
+// endWatches ends the uses that an event ends, and counts them if it revokes or disables their key. The caller holds mu.
 func (s *store) endWatches(ev *event) {
 	uses := 0
 	for w := range s.watches {
@@ -116,16 +116,16 @@ func (s *store) endWatches(ev *event) {
 			w.ended(true)
 		}
 	}
-	if ev.kind != typeKeyRevoked || ev.key == "" || ev.tx == unknownTx {
+	if ev.kind != typeKeyRevoked && ev.kind != typeKeyDisabled || ev.key == "" || ev.tx == unknownTx {
 		return
 	}
 	// An event that comes again finds the uses that are left: the first count stands.
-	if _, counted := s.inFlight[ev.key]; !counted && len(s.inFlight) < maxInFlight {
+	if counted, ok := s.inFlight[ev.key]; !ok && len(s.inFlight) < maxInFlight || ok && counted.tx < ev.tx {
 		s.inFlight[ev.key] = inFlight{ev.tx, uses}
 	}
 }
 
-// inFlightAt returns the counts of the revocations within a position.
+// inFlightAt returns the counts of the revocations and disablings within a position.
 func (s *store) inFlightAt(at position.Position) (counts []gen.InFlight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -385,6 +385,11 @@ const (
 
 	typeKeyRegistered = "key.registered"
 	typeKeyRevoked    = "key.revoked"
+	typeKeyUpdated    = "key.updated"
+	typeKeyDisabled   = "key.disabled"
+	typeKeyEnabled    = "key.enabled"
+	typeKeyExpiring   = "key.expiring"
+	typeKeyExpired    = "key.expired"
 	typeKeyFailing    = "key.failing"
 	typeKeyExposed    = "key.exposed"
 	typePolicySet     = "policy.set"
@@ -419,9 +424,13 @@ func newEvent(m *gen.StreamMessage) event {
 	return ev
 }
 
-// isUrgent reports whether a person or a program may be waiting for the receipt of the event.
+// isUrgent reports whether the event may end uses, and a person or a program may be waiting for its receipt.
 func (ev *event) isUrgent() bool {
-	return ev.kind == typeKeyRevoked || ev.kind == typeMemberRemoved || ev.kind == typeTokenRevoked
+	switch ev.kind {
+	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeMemberRemoved, typeTokenRevoked:
+		return true
+	}
+	return false
 }
 
 // ends reports whether a key may no longer be used for its caller, whatever a new fetch would answer.
@@ -429,6 +438,8 @@ func (ev *event) ends(key *Key) bool {
 	switch ev.kind {
 	case typeKeyRevoked:
 		return ev.key == key.ID
+	case typeKeyDisabled, typeKeyExpired: // unless the key was fetched later, after it was enabled or given more time
+		return ev.key == key.ID && !key.asOf.Contains(ev.tx)
 	case typeTokenRevoked:
 		return ev.token != "" && key.Caller != nil && key.Caller.TokenID == ev.token
 	case typeMemberRemoved:
@@ -440,8 +451,8 @@ func (ev *event) ends(key *Key) bool {
 // touches reports whether the answer to an entry's request may have changed with the event. In doubt it returns true.
 func (ev *event) touches(e *entry) bool {
 	switch ev.kind {
-	case typeKeyExposed:
-		return false // it is for people
+	case typeKeyExposed, typeKeyExpiring:
+		return false // they are for people
 	case typeTokenCreated:
 		return errors.Is(e.err, ErrCallerUnauthenticated)
 	case typeTokenRevoked:
@@ -456,9 +467,9 @@ func (ev *event) touches(e *entry) bool {
 		return false
 	}
 	switch ev.kind {
-	case typeKeyRegistered:
-		return matches(ev.provider, e.provider) && matches(ev.user, e.user)
-	case typeKeyRevoked, typeKeyFailing:
+	case typeKeyRegistered, typeKeyEnabled, typeKeyUpdated:
+		return matches(ev.provider, e.provider) && matches(ev.user, e.user) || e.key != nil && e.key.ID == ev.key
+	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeKeyFailing:
 		return ev.key == "" || e.key != nil && e.key.ID == ev.key
 	case typeMemberSet, typeMemberRemoved:
 		return matches(ev.user, e.user)
@@ -470,12 +481,12 @@ func (ev *event) touches(e *entry) bool {
 // mayLiftRefusal reports whether the event may end a refusal that does not name the project.
 func (ev *event) mayLiftRefusal(e *entry) bool {
 	switch ev.kind {
-	case typeKeyRegistered:
+	case typeKeyRegistered, typeKeyEnabled, typeKeyUpdated:
 		if e.keyID != "" {
 			return matches(ev.key, e.keyID)
 		}
 		return matches(ev.provider, e.provider)
-	case typeKeyRevoked, typeKeyFailing, typeMemberRemoved:
+	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeKeyFailing, typeMemberRemoved:
 		return false // these only take access away
 	default:
 		return true
@@ -488,7 +499,7 @@ func matches(field, value string) bool { return field == "" || field == value }
 // label returns the event's type for the metric. It is one of a fixed set, whatever the stream sends.
 func (ev *event) label() string {
 	switch ev.kind {
-	case typeKeyRegistered, typeKeyRevoked, typeKeyFailing, typePolicySet, typeMemberSet, typeMemberRemoved,
+	case typeKeyRegistered, typeKeyRevoked, typeKeyUpdated, typeKeyDisabled, typeKeyEnabled, typeKeyExpiring, typeKeyExpired, typeKeyFailing, typePolicySet, typeMemberSet, typeMemberRemoved,
 		typeTokenCreated, typeTokenRevoked:
 		return ev.kind
 	default:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -233,6 +234,18 @@ func TestEventsDropWhatTheyTouch(t *testing.T) {
 	}{
 		"a key is revoked": {
 			func(v *eventEnv) int64 { return v.RevokeKey(v.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
+		"a key is disabled": {
+			func(v *eventEnv) int64 { return v.SetDisabledIn(v.Begin(), v.key, true) }, []string{"nobody", "bob", "bob by token", "by id"}},
+		"a key is enabled": {
+			func(v *eventEnv) int64 { return v.SetDisabledIn(v.Begin(), v.anthropic, false) }, []string{"nobody anthropic"}},
+		"a key is given another end": {
+			func(v *eventEnv) int64 { return v.SetExpiry(v.anthropic, time.Hour) }, []string{"nobody anthropic"}},
+		"a key has expired": {
+			func(v *eventEnv) int64 { return v.AnnounceExpiry(v.key) }, []string{"nobody", "bob", "bob by token", "by id"}},
+		"a key will expire": {
+			func(v *eventEnv) int64 {
+				return v.Publish(gen.StreamMessage{Type: "key.expiring", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &v.key, Provider: new("openai")})
+			}, nil},
 		"a user's own key is revoked": {
 			func(v *eventEnv) int64 { return v.RevokeKey(v.alices) }, []string{"alice", "alice by token"}},
 		"a key fails": {
@@ -329,6 +342,8 @@ func TestRegistrationLiftsUnscopedRefusal(t *testing.T) {
 func TestWatchedKeysEnd(t *testing.T) {
 	for name, end := range map[string]func(s *dataplanetest.Env, key string) (tx int64){
 		"with the key":          func(s *dataplanetest.Env, key string) int64 { return s.RevokeKey(key) },
+		"with a disabled key":   func(s *dataplanetest.Env, key string) int64 { return s.SetDisabledIn(s.Begin(), key, true) },
+		"with an expired key":   func(s *dataplanetest.Env, key string) int64 { return s.AnnounceExpiry(key) },
 		"with the caller's key": func(s *dataplanetest.Env, _ string) int64 { return s.RevokeCredential("bobs") },
 		"with the membership":   func(s *dataplanetest.Env, _ string) int64 { return s.RemoveMember("bob") },
 	} {

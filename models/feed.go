@@ -23,6 +23,11 @@ type EventType string
 const (
 	EventKeyRegistered EventType = "key.registered"
 	EventKeyRevoked    EventType = "key.revoked"
+	EventKeyUpdated    EventType = "key.updated"
+	EventKeyDisabled   EventType = "key.disabled"
+	EventKeyEnabled    EventType = "key.enabled"
+	EventKeyExpiring   EventType = "key.expiring"
+	EventKeyExpired    EventType = "key.expired"
 	EventKeyFailing    EventType = "key.failing"
 	EventKeyExposed    EventType = "key.exposed"
 	EventPolicySet     EventType = "policy.set"
@@ -67,15 +72,17 @@ type Event struct {
 	// SourceIP and RequestID say where it came from; empty for an operator's command.
 	SourceIP  string
 	RequestID string
-	// Before and After are what a change of the policy or of a member changed. Nil is what did not exist, and in other events.
+	// Before and After are what a change of the policy, of a member or of a key changed. Nil is what did not exist, and in other events.
 	Before, After *EventState `gorm:"serializer:json"`
 	// Repeated is how many denied attempts the event stands for, of which the first was at FirstAt and the last at At; the rest of the
 	// event is about the last one. Zero in events of one attempt.
 	Repeated, FirstAt int64
 }
 
-// EventState is a member's role, or a policy.
+// EventState is a member's role, a policy, or what was changed of a key.
 type EventState struct {
+	Name               string              `json:"name,omitempty"`
+	ExpiresAt          int64               `json:"expires_at,omitempty"`
 	Role               Role                `json:"role,omitempty"`
 	UserKeys           UserKeys            `json:"user_keys,omitempty"`
 	UserKeysByProvider map[string]UserKeys `json:"user_keys_by_provider,omitempty"`
@@ -468,9 +475,10 @@ ON CONFLICT (id) DO UPDATE SET beat = replicas.beat WHERE replicas.beat = exclud
 	})
 }
 
-// Receipt is what the data planes at one replica have acknowledged of one revocation.
+// Receipt is what the data planes at one replica have acknowledged of one stop.
 type Receipt struct {
-	KeyID     string `gorm:"primaryKey"`
+	// StopID is the Stop's ID.
+	StopID    string `gorm:"primaryKey;column:key_id"`
 	ReplicaID string `gorm:"primaryKey"`
 	// DataPlanes is how many had to acknowledge it, Acknowledged how many have.
 	DataPlanes   int
@@ -485,7 +493,7 @@ type Receipt struct {
 	ByDataPlane []DataPlaneReceipt `gorm:"serializer:json"`
 }
 
-// DataPlaneReceipt is what the streams of one data plane have acknowledged of one revocation.
+// DataPlaneReceipt is what the streams of one data plane have acknowledged of one stop.
 type DataPlaneReceipt struct {
 	Name         string `json:"name"`
 	Acknowledged int    `json:"acknowledged"`
@@ -503,25 +511,25 @@ func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
 	})
 }
 
-// Receipts returns the receipts of a key's revocation. unheard is how many streams may not have been told of it yet: they began
+// Receipts returns the receipts of a stop. unheard is how many streams may not have been told of it yet: they began
 // before it, and are at replicas that have made no receipt.
-func (s *Store) Receipts(ctx context.Context, k Key) (receipts []Receipt, unheard int, err error) {
+func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, unheard int, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var open []struct{ ReplicaID, Position string }
-	err = s.servedStreams(ctx, k.CustomerID).Select("streams.replica_id, streams.position").
-		Where("streams.settled <= ? AND streams.replica_id NOT IN (SELECT replica_id FROM receipts WHERE key_id = ?)", k.RevocationTx, k.ID).
+	err = s.servedStreams(ctx, stop.CustomerID).Select("streams.replica_id, streams.position").
+		Where("streams.settled <= ? AND streams.replica_id NOT IN (SELECT replica_id FROM receipts WHERE key_id = ?)", stop.Tx, stop.ID()).
 		Find(&open).Error
 	// The streams first: a receipt that is made between the two reads accounts for them.
 	if err == nil {
-		err = s.orm(ctx).Where("key_id = ?", k.ID).Find(&receipts).Error
+		err = s.orm(ctx).Where("key_id = ?", stop.ID()).Find(&receipts).Error
 	}
 	if err != nil {
 		return nil, 0, s.classify(err)
 	}
 	for _, stream := range open {
 		began, invalid := position.Parse(stream.Position)
-		told := invalid == nil && began.Contains(k.RevocationTx)
+		told := invalid == nil && began.Contains(stop.Tx)
 		if !told && !slices.ContainsFunc(receipts, func(r Receipt) bool { return r.ReplicaID == stream.ReplicaID }) {
 			unheard++
 		}

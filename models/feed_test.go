@@ -391,7 +391,7 @@ func (f *fixture) streams() []string {
 
 func (f *fixture) receipts(k models.Key) (receipts []models.Receipt, unheard int) {
 	f.t.Helper()
-	receipts, unheard, err := f.Receipts(f.t.Context(), k)
+	receipts, unheard, err := f.Receipts(f.t.Context(), k.Stop())
 	require.NoError(f.t, err)
 	return receipts, unheard
 }
@@ -634,21 +634,21 @@ func TestReceiptsAreStoredInPlaceOfEarlierOnes(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		require.NoError(t, f.SaveReceipts(t.Context(), nil))
 		first := []models.Receipt{
-			{KeyID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 1, SlowestUs: 900},
-			{KeyID: "k1", ReplicaID: "r2", DataPlanes: 2},
-			{KeyID: "k2", ReplicaID: "r1", DataPlanes: 1, Acknowledged: 1},
+			{StopID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 1, SlowestUs: 900},
+			{StopID: "k1", ReplicaID: "r2", DataPlanes: 2},
+			{StopID: "k2", ReplicaID: "r1", DataPlanes: 1, Acknowledged: 1},
 		}
 		require.NoError(t, f.SaveReceipts(t.Context(), first))
 		later := models.Receipt{
-			KeyID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 3, SlowestUs: 4000, Counted: 2, InFlight: 7,
+			StopID: "k1", ReplicaID: "r1", DataPlanes: 3, Acknowledged: 3, SlowestUs: 4000, Counted: 2, InFlight: 7,
 			ByDataPlane: []models.DataPlaneReceipt{{Name: "eu", Acknowledged: 2, Counted: 2, InFlight: 7}, {Name: "us", Acknowledged: 1}},
 		}
-		another := models.Receipt{KeyID: "k3", ReplicaID: "r1"}
+		another := models.Receipt{StopID: "k3", ReplicaID: "r1"}
 		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{later, another}))
-		got, unheard := f.receipts(models.Key{ID: "k1"})
+		got, unheard := f.receipts(models.Key{ID: "k1", RevokedAt: 1})
 		require.ElementsMatch(t, []models.Receipt{later, first[1]}, got)
 		require.Zero(t, unheard)
-		got, _ = f.receipts(models.Key{ID: "k3"})
+		got, _ = f.receipts(models.Key{ID: "k3", RevokedAt: 1})
 		require.Equal(t, []models.Receipt{another}, got)
 		require.Equal(t, 4, f.count("receipts"))
 	})
@@ -679,14 +679,14 @@ func TestAReceiptCountsTheStreamsThatMayNotHaveHeard(t *testing.T) {
 		late := models.Stream{ID: "7", DataPlaneID: all.ID, ReplicaID: "r3", Position: before.String(), Settled: before.Xmin}
 		require.NoError(t, f.OpenStream(t.Context(), late, ""))
 		requireUnheard(4) // it resumed before the revocation
-		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{{KeyID: key.ID, ReplicaID: "r1", DataPlanes: 2}, {KeyID: "another", ReplicaID: "r2"}}))
+		require.NoError(t, f.SaveReceipts(t.Context(), []models.Receipt{{StopID: key.ID, ReplicaID: "r1", DataPlanes: 2}, {StopID: "another", ReplicaID: "r2"}}))
 		requireUnheard(2)
 		f.openStream("8", all, "r4", "3") // carried on elsewhere, after the revocation
 		requireUnheard(1)
 		require.NoError(t, f.DropStreams(t.Context(), []string{"7"}))
 		requireUnheard(0)
 		receipts, _ := f.receipts(key)
-		require.Equal(t, []models.Receipt{{KeyID: key.ID, ReplicaID: "r1", DataPlanes: 2}}, receipts)
+		require.Equal(t, []models.Receipt{{StopID: key.ID, ReplicaID: "r1", DataPlanes: 2}}, receipts)
 	})
 }
 

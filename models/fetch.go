@@ -10,7 +10,7 @@ import (
 // Fetched is what one statement found for a fetch, all as of one position.
 type Fetched struct {
 	Policy Policy
-	// Own and Project are the newest active keys that could serve, with their envelopes. An ID is empty where there is none.
+	// Own and Project are the newest keys that may serve, with their envelopes. An ID is empty where there is none.
 	Own, Project Key
 	// AsOf is the position, in text.
 	AsOf string
@@ -29,14 +29,14 @@ type FetchRow struct {
 }
 
 // FetchColumns and FetchTables are what every engine's statement for a fetch has: the data plane, the caller, the policy, and
-// the keys o and k, the newest active ones of the user and of the project, which the engine's statement joins. It is
+// the keys o and k, the newest Usable ones of the user and of the project, which the engine's statement joins. It is
 // hand-written because a fetch is a request that waits for its key, and because all of it must be of one snapshot. The
 // parameters are FetchParams.
 const (
 	FetchColumns = dataPlaneColumns + `, ` + CallerColumns + `,
 COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''), COALESCE(p.operations, ''),
-COALESCE(o.id, ''), COALESCE(o.version, 0), COALESCE(o.last_used_at, 0), COALESCE(o.last_failure_at, 0), COALESCE(o.last_failure_status, 0), o.envelope,
-COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), k.envelope`
+COALESCE(o.id, ''), COALESCE(o.version, 0), COALESCE(o.last_used_at, 0), COALESCE(o.last_failure_at, 0), COALESCE(o.last_failure_status, 0), COALESCE(o.expires_at, 0), o.envelope,
+COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.expires_at, 0), k.envelope`
 	FetchTables = CallerTables + `
 LEFT JOIN data_planes d ON d.id = $7 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
 LEFT JOIN project_policies p ON p.customer_id = $3 AND p.project_id = $4
@@ -55,8 +55,8 @@ func (r *FetchRow) Dest() []any {
 	return []any{
 		&r.dataPlane.live, &r.dataPlane.customers, &r.caller.Live, &r.caller.Role,
 		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey, &r.policy.Operations,
-		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.Envelope,
-		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.Envelope,
+		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.ExpiresAt, &r.own.Envelope,
+		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.ExpiresAt, &r.project.Envelope,
 	}
 }
 
@@ -120,7 +120,7 @@ func (r *FetchByIDRow) Dest() []any {
 	return append(dest, &r.key.Envelope, &r.key.KEKID)
 }
 
-// FetchByID returns a key with its envelope, revoked or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
+// FetchByID returns a key with its envelope, whether it may serve or not, and the position as of which it is so. Errors: ErrDataPlaneEnded,
 // ErrNotServed, ErrNotFound, and ErrNotMember for the own key of a user who has left the project.
 func (s *Store) FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (Key, string, error) {
 	ctx, cancel := s.bounded(ctx)
@@ -164,17 +164,17 @@ func (d dataPlaneStatus) check(customerID string) error {
 // maxCandidates bounds how many keys are searched for one that is not bad.
 const maxCandidates = 50
 
-// Candidates returns the active keys of a provider with their envelopes, newest first: the user's own, and the project's. A fetch
+// Candidates returns the keys of a provider that may serve, with their envelopes, newest first: the user's own, and the project's. A fetch
 // needs them only if the newest key is bad, so its own statement leaves them out.
-func (s *Store) Candidates(ctx context.Context, c Caller, provider string) (own, project []Key, err error) {
+func (s *Store) Candidates(ctx context.Context, c Caller, provider string, now int64) (own, project []Key, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	if c.UserID != "" {
-		if own, err = s.activeKeys(ctx, c, c.UserID, provider, maxCandidates); err != nil {
+		if own, err = s.usableKeys(ctx, c, c.UserID, provider, now, maxCandidates); err != nil {
 			return nil, nil, err
 		}
 	}
-	project, err = s.activeKeys(ctx, c, "", provider, maxCandidates)
+	project, err = s.usableKeys(ctx, c, "", provider, now, maxCandidates)
 	return own, project, err
 }
 

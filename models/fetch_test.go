@@ -135,7 +135,7 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 			found := f.fetch(d, mia)
 			require.Equal(t, servingPart(own), found.Own)
 			require.Equal(t, servingPart(shared), found.Project)
-			owns, shareds, err := f.Candidates(t.Context(), mia, "openai")
+			owns, shareds, err := f.Candidates(t.Context(), mia, "openai", now())
 			require.NoError(t, err)
 			if own.ID != "" {
 				require.Equal(t, own, owns[0])
@@ -147,11 +147,11 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		require.Equal(t, servingPart(shared2), f.fetch(d, project).Project)
 		require.Equal(t, models.Key{}, f.fetch(d, olga).Own)
 
-		owns, shareds, err := f.Candidates(t.Context(), mia, "openai")
+		owns, shareds, err := f.Candidates(t.Context(), mia, "openai", now())
 		require.NoError(t, err)
 		require.Equal(t, []models.Key{own2, own1}, owns)
 		require.Equal(t, []models.Key{shared2, shared1}, shareds)
-		owns, shareds, err = f.Candidates(t.Context(), project, "openai")
+		owns, shareds, err = f.Candidates(t.Context(), project, "openai", now())
 		require.NoError(t, err)
 		require.Empty(t, owns)
 		require.Len(t, shareds, 2)
@@ -165,11 +165,11 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 	})
 }
 
-func TestTheLastRevokedKeyIsOfTheScopesAskedFor(t *testing.T) {
+func TestTheLastStoppedKeyIsOfTheScopesAskedFor(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		last := func(c models.Caller, provider string, scopes ...string) string {
 			t.Helper()
-			key, err := f.LastRevoked(t.Context(), c, provider, scopes)
+			key, err := f.LastStopped(t.Context(), c, provider, scopes, now())
 			require.NoError(t, err)
 			require.Empty(t, key.Envelope)
 			return key.ID

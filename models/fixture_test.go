@@ -258,7 +258,7 @@ func (f *fixture) shared(c models.Caller, changes ...func(*models.Registration))
 	id := f.ids.Next(models.KeyIDPrefix, now)
 	r := models.Registration{
 		Key: models.Key{ID: id, CustomerID: c.CustomerID, ProjectID: c.ProjectID, Provider: "openai", Name: id, DisplaySuffix: "wxyz",
-			Version: 1, Envelope: []byte("sealed " + id), KEKID: "kek-1", CreatedAt: now.UnixMicro(), CreatedBy: c.UserID},
+			Version: 1, Envelope: []byte("sealed " + id), KEKID: "kek-1", CreatedAt: now.UnixMicro(), CreatedBy: c.UserID, Revision: 1},
 		Event: models.Event{CustomerID: c.CustomerID, ProjectID: c.ProjectID, ID: f.ids.Next(models.EventIDPrefix, now),
 			Type: models.EventKeyRegistered, Outcome: models.OutcomeAllowed, At: now.UnixMicro(), ActorUserID: c.UserID, KeyID: id},
 	}
@@ -432,7 +432,7 @@ func (f *fixture) load(ctx context.Context, n int, acknowledged func(line string
 				return err
 			}
 			note(key.ID)
-			if _, err := f.ServingKeys(ctx, olga, "openai"); err != nil {
+			if _, err := f.ServingKeys(ctx, olga, "openai", now()); err != nil {
 				return err
 			}
 			if i%2 == 0 {
@@ -534,10 +534,10 @@ func guarded(f *fixture, keyID string) map[string]func(ctx context.Context, c mo
 // methods are all methods of the store that ask the database, by name, with arguments for which they do.
 func methods(f *fixture) map[string]func(context.Context) error {
 	arguments := []any{mia, models.RoleMember, f.own(mia), "absent", int64(1), 10, []string{"absent"}, []byte(nil), position.Position{},
-		models.KeyFilter{}, models.Key{ID: "absent", RevocationTx: 1}, models.Stream{ID: "1", DataPlaneID: "absent"}, models.Replica{ID: "r1"},
-		[]models.Receipt{{KeyID: "k"}}, map[string]int{}, []models.Rewrapping{{KeyID: "absent"}}, models.DataPlane{ID: "absent"}, models.Canary{}, record("r"),
+		models.KeyFilter{}, models.Stop{Type: models.EventKeyRevoked, KeyID: "absent", Tx: 1}, models.Stream{ID: "1", DataPlaneID: "absent"}, models.Replica{ID: "r1"},
+		[]models.Receipt{{StopID: "k"}}, map[string]int{}, []models.Rewrapping{{KeyID: "absent"}}, models.DataPlane{ID: "absent"}, models.Canary{}, record("r"),
 		[]models.KeyReport{{KeyID: "absent", UsedAt: 1}}, models.UsageBatch{Counts: []models.UsageCount{{KeyID: "absent"}}}, models.UsageFilter{Limit: 1}, models.FetchFilter{Limit: 1}, models.EventFilter{}, models.NewKeyEvent(nil),
-		models.SystemEvent{}, models.SystemEventFilter{}, map[string]string{"kek-1": "primary"},
+		func(models.EventType, models.Key) models.Event { return models.Event{} }, models.SystemEvent{}, models.SystemEventFilter{}, map[string]string{"kek-1": "primary"},
 		func(tx *models.Tx) error { return tx.EnsureProject(acme, "ios") }}
 	all, store := map[string]func(context.Context) error{}, reflect.ValueOf(f.Store)
 	for i := range store.NumMethod() {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 )
 
@@ -39,6 +40,15 @@ type Key struct {
 	// RevocationTx is the number of the transaction that revoked it; zero while it is active, and for keys that were revoked
 	// before there were data planes.
 	RevocationTx int64
+	// DisabledAt is when it was disabled, by DisabledBy, in the transaction DisabledTx; zero, and empty, while it is not.
+	DisabledAt int64
+	DisabledBy string
+	DisabledTx int64
+	// ExpiresAt is until when it serves, and ExpiryDueAt when its next EventKeyExpiring or EventKeyExpired is due; zero for never.
+	ExpiresAt   int64
+	ExpiryDueAt int64
+	// Revision counts what people have changed of it, from 1 for its registration.
+	Revision int64
 	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
 	// LastFailureStatus; zero for never. LastFailureReason is empty if the data plane did not say.
 	LastUsedAt        int64
@@ -116,7 +126,8 @@ func KeyRow(k Key) *Insert {
 		set("id", k.ID).set("customer_id", k.CustomerID).set("project_id", k.ProjectID).set("user_id", k.UserID).
 		set("provider", k.Provider).set("name", k.Name).set("display_suffix", k.DisplaySuffix).set("version", k.Version).
 		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy).
-		set("verdict", k.Verdict).set("verdict_reason", k.VerdictReason).set("verified_at", k.VerifiedAt)
+		set("verdict", k.Verdict).set("verdict_reason", k.VerdictReason).set("verified_at", k.VerifiedAt).
+		set("expires_at", k.ExpiresAt).set("expiry_due_at", k.ExpiryDueAt)
 }
 
 // keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
@@ -124,13 +135,15 @@ const keyColumns = `COALESCE(k.id, ''), COALESCE(k.customer_id, ''), COALESCE(k.
 COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), COALESCE(k.version, 0),
 COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, ''),
 COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.last_failure_reason, ''),
-COALESCE(k.verdict, ''), COALESCE(k.verdict_reason, ''), COALESCE(k.verified_at, 0)`
+COALESCE(k.verdict, ''), COALESCE(k.verdict_reason, ''), COALESCE(k.verified_at, 0),
+COALESCE(k.disabled_at, 0), COALESCE(k.disabled_by, ''), COALESCE(k.disabled_tx, 0), COALESCE(k.expires_at, 0), COALESCE(k.revision, 0)`
 
 func keyFields(k *Key) []any {
 	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.DisplaySuffix, version{&k.Version},
 		&k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
 		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.LastFailureReason,
-		&k.Verdict, &k.VerdictReason, &k.VerifiedAt}
+		&k.Verdict, &k.VerdictReason, &k.VerifiedAt,
+		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision}
 }
 
 // GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
@@ -144,15 +157,24 @@ LEFT JOIN ai_keys k ON k.id = $6 AND k.customer_id = $3 AND k.project_id = $4 AN
 func (s *Store) GetKey(ctx context.Context, c Caller, id string, now int64) (Key, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	key, err := getKey(func(statement string, args []any, dest ...any) error {
+		return s.engine.QueryRow(ctx, statement, args, dest...)
+	}, c, id, now)
+	return key, s.classify(err)
+}
+
+// GetKey is Store.GetKey, as the transaction sees the key.
+func (tx *Tx) GetKey(c Caller, id string) (Key, error) { return getKey(tx.queryRow, c, id, tx.Now) }
+
+func getKey(queryRow func(statement string, args []any, dest ...any) error, c Caller, id string, now int64) (Key, error) {
 	var (
 		status CallerStatus
 		policy UserKeysRow
 		key    Key
 	)
-	params := append(CallerParams(c, now), id)
-	err := s.engine.QueryRow(ctx, GetKeyStatement, params, slices.Concat(status.dest(), policy.Dest(), keyFields(&key))...)
+	err := queryRow(GetKeyStatement, append(CallerParams(c, now), id), slices.Concat(status.dest(), policy.Dest(), keyFields(&key))...)
 	if err != nil {
-		return Key{}, s.classify(err)
+		return Key{}, err
 	}
 	if err := status.Check(RoleMember); err != nil {
 		return Key{}, err
@@ -209,7 +231,8 @@ func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	}
 	page := func(userID string) string {
 		return `SELECT * FROM (SELECT id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by,
-revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason, verdict, verdict_reason, verified_at
+revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason, verdict, verdict_reason, verified_at,
+disabled_at, disabled_by, disabled_tx, expires_at, revision
 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
 	}
 	return `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
@@ -262,7 +285,7 @@ func (s *Store) ListAllKeys(ctx context.Context, customerID, projectID, before s
 	return page, s.classify(err)
 }
 
-// Serving are the newest active keys of a provider that could serve a user. An ID is empty where there is none.
+// Serving are the newest keys of a provider that may serve a user: active, enabled and not expired. An ID is empty where there is none.
 type Serving struct {
 	Own     Key
 	Project Key
@@ -270,14 +293,14 @@ type Serving struct {
 
 // ServingKeys returns what could serve the user's requests to provider, without regard to policy. Which of two keys is newer is
 // the order in which they were stored, which does not depend on a clock.
-func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string) (Serving, error) {
+func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	own, err := s.activeKeys(ctx, c, c.UserID, provider, 1, "envelope")
+	own, err := s.usableKeys(ctx, c, c.UserID, provider, now, 1, "envelope")
 	if err != nil {
 		return Serving{}, err
 	}
-	project, err := s.activeKeys(ctx, c, "", provider, 1, "envelope")
+	project, err := s.usableKeys(ctx, c, "", provider, now, 1, "envelope")
 	if err != nil {
 		return Serving{}, err
 	}
@@ -291,33 +314,40 @@ func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string) (Ser
 	return found, nil
 }
 
-// activeKeys returns the active keys of one scope, newest first, without the omitted columns.
-func (s *Store) activeKeys(ctx context.Context, c Caller, userID, provider string, limit int, omit ...string) ([]Key, error) {
+// Usable is the condition that a key may serve at the time $2: it is neither revoked nor disabled, and has not expired.
+const Usable = `revoked_at = 0 AND disabled_at = 0 AND (expires_at = 0 OR expires_at > $2)`
+
+// usableKeys returns the keys of one scope that may serve, newest first, without the omitted columns.
+func (s *Store) usableKeys(ctx context.Context, c Caller, userID, provider string, now int64, limit int, omit ...string) ([]Key, error) {
 	var keys []Key
 	err := s.orm(ctx).Omit(omit...).
-		Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at = 0",
-			c.CustomerID, c.ProjectID, userID, provider).
+		Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider).
+		Where(strings.ReplaceAll(Usable, "$2", "?"), now).
 		Order("seq DESC").Limit(limit).Find(&keys).Error
 	return keys, s.classify(err)
 }
 
-// LastRevoked returns the key of a provider that was revoked last in the given scopes, each a user's id or "" for the project's keys.
-// Its ID is empty if no key was revoked there.
-func (s *Store) LastRevoked(ctx context.Context, c Caller, provider string, scopes []string) (Key, error) {
+// LastStopped returns the key of a provider that stopped last in the given scopes, each a user's id or "" for the project's keys: it
+// was revoked or disabled, or has expired. Its ID is empty if no key stopped there.
+func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scopes []string, now int64) (Key, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var last Key
-	for _, userID := range scopes { // a query for each, as an index has the order within one
-		var found []Key
-		err := s.orm(ctx).Omit("envelope").
-			Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ? AND revoked_at <> 0",
-				c.CustomerID, c.ProjectID, userID, provider).
-			Order("revoked_at DESC").Limit(1).Find(&found).Error
+	for _, userID := range scopes { // queries for each, as an index has the order within one
+		scope := func() *gorm.DB {
+			return s.orm(ctx).Omit("envelope").Limit(1).
+				Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider)
+		}
+		var revoked, held []Key
+		err := errors.Join(
+			scope().Where("revoked_at <> 0").Order("revoked_at DESC").Find(&revoked).Error,
+			scope().Where("revoked_at = 0 AND (disabled_at <> 0 OR (expires_at <> 0 AND expires_at <= ?))", now).
+				Order("CASE WHEN disabled_at <> 0 THEN disabled_at ELSE expires_at END DESC").Find(&held).Error)
 		if err != nil {
 			return Key{}, s.classify(err)
 		}
-		for _, k := range found {
-			if k.RevokedAt > last.RevokedAt {
+		for _, k := range append(revoked, held...) {
+			if k.stoppedAt(now) > last.stoppedAt(now) {
 				last = k
 			}
 		}
@@ -347,9 +377,11 @@ func (tx *Tx) lockKey(id string, into *[]Key) error {
 }
 
 // Key returns a key as the caller may see it, without its envelope: ErrNotFound.
-func (tx *Tx) Key(c Caller, id string) (Key, error) {
+func (tx *Tx) Key(c Caller, id string) (Key, error) { return findKey(tx.db, c, id) }
+
+func findKey(db *gorm.DB, c Caller, id string) (Key, error) {
 	var k Key
-	err := tx.db.Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ? AND user_id IN ?",
+	err := db.Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ? AND user_id IN ?",
 		id, c.CustomerID, c.ProjectID, []string{"", c.UserID}).Take(&k).Error
 	return k, err
 }
@@ -364,12 +396,13 @@ func (tx *Tx) FindKey(id string) (Key, error) {
 // RevokeKey revokes the key with that id, and stores the event from which data planes learn of it. It reports whether it did:
 // of a key that was revoked before, the first revocation stands. k then has what is stored of the revocation.
 func (tx *Tx) RevokeKey(k *Key, by string, event Event) (revoked bool, err error) {
-	done, err := tx.exec(`UPDATE ai_keys SET revoked_at = $1, revoked_by = $2, revocation_tx = `+tx.number+`
+	done, err := tx.exec(`UPDATE ai_keys SET revoked_at = $1, revoked_by = $2, revocation_tx = `+tx.number+`,
+expiry_due_at = 0, revision = revision + 1
 WHERE id = $3 AND revoked_at = 0`, []any{tx.Now, by, k.ID})
 	if err != nil {
 		return false, err
 	}
-	err = tx.db.Select("customer_id", "revoked_at", "revoked_by", "revocation_tx").Where("id = ?", k.ID).Take(k).Error
+	err = tx.db.Select("customer_id", "revoked_at", "revoked_by", "revocation_tx", "revision").Where("id = ?", k.ID).Take(k).Error
 	if err != nil || done == 0 {
 		return false, err
 	}
@@ -462,6 +495,7 @@ func IdempotencyRow(r IdempotencyRecord) *Insert {
 func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registration, now int64) (Key, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
+	r.Key.Revision, r.Key.ExpiryDueAt = 1, nextExpiryNotice(r.Key.ExpiresAt, now)
 	quota := r.Quota
 	if quota > 0 && s.quotas.take(r.scope()) {
 		r.Quota = 0

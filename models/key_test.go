@@ -419,7 +419,7 @@ func TestMetadataIsWholeAndNeverCarriesTheEnvelope(t *testing.T) {
 func TestNoReadOfMetadataCarriesAnEnvelope(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		own, shared := f.register(f.own(mia)), f.register(f.shared(olga))
-		serving, err := f.ServingKeys(t.Context(), mia, "openai")
+		serving, err := f.ServingKeys(t.Context(), mia, "openai", now())
 		require.NoError(t, err)
 		require.Equal(t, own.ID, serving.Own.ID)
 		require.Equal(t, shared.ID, serving.Project.ID)
@@ -463,7 +463,7 @@ func TestTextSortsByItsBytesInADatabaseThatSortsEnglish(t *testing.T) {
 
 func (f *fixture) serving(c models.Caller, provider string) (own, project string) {
 	f.t.Helper()
-	s, err := f.ServingKeys(f.t.Context(), c, provider)
+	s, err := f.ServingKeys(f.t.Context(), c, provider, now())
 	require.NoError(f.t, err)
 	return s.Own.ID, s.Project.ID
 }

@@ -559,7 +559,7 @@ func TestFeedNeedsNoRequestConnection(t *testing.T) {
 		{"StreamIDs", func(ctx context.Context) error { _, err := busy.StreamIDs(ctx, "r1"); return err }},
 		{"Replicas", func(ctx context.Context) error { _, err := busy.Replicas(ctx); return err }},
 		{"SaveReceipts", func(ctx context.Context) error {
-			return busy.SaveReceipts(ctx, []models.Receipt{{KeyID: "k", ReplicaID: "r1"}})
+			return busy.SaveReceipts(ctx, []models.Receipt{{StopID: "k", ReplicaID: "r1"}})
 		}},
 		{"RecordFetch", func(ctx context.Context) error { return busy.RecordFetch(ctx, record("r")) }},
 		{"DropStreams", func(ctx context.Context) error { return busy.DropStreams(ctx, []string{"s1"}) }},

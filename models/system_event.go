@@ -27,8 +27,12 @@ const (
 	EventProjectRead EventType = "project.read"
 )
 
-// MethodAdmin is the ActorMethod of what an operator did to a project by a command.
-const MethodAdmin = "admin"
+// The values of ActorMethod that stand for no session: MethodAdmin for what an operator did to a project by a command, MethodService for
+// what the service does by the clock.
+const (
+	MethodAdmin   = "admin"
+	MethodService = "service"
+)
 
 // Process is who acts by a Store where no session does, and with which command.
 type Process struct {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,8 @@ func (p *program) keyListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the provider keys of a project",
-		Long: `Lists the provider keys of a project and of all its users, newest first, with those that are revoked. USER is whose own
-key it is; the keys with a dash are the project's.`,
+		Long: `Lists the provider keys of a project and of all its users, newest first, with those that are revoked, disabled or
+expired. USER is whose own key it is; the keys with a dash are the project's.`,
 		Example: `  aikeysd admin key list --customer acme --project chat`,
 	}
 	a := p.newProjectAdmin(cmd)
@@ -58,10 +59,7 @@ key it is; the keys with a dash are the project's.`,
 }
 
 func keyState(k models.Key) string {
-	if k.RevokedAt != 0 {
-		return string(models.KeyRevoked)
-	}
-	return string(models.KeyActive)
+	return cmp.Or(string(k.StopReason(time.Now().UnixMicro())), string(models.KeyActive))
 }
 
 // receiptPause is the time between two looks at a receipt.
@@ -152,7 +150,7 @@ func (a *admin) awaitReceipt(ctx context.Context, key models.Key, wait time.Dura
 		return feed.Receipt{}, err
 	}
 	for {
-		receipt, err := receipts.Receipt(ctx, key)
+		receipt, err := receipts.Receipt(ctx, key.Stop())
 		waited := time.Since(committed)
 		if err != nil || receipt.Complete || waited >= wait {
 			return receipt, err

@@ -46,9 +46,9 @@ func exitCodes() []exitCode {
 		{exitUnauthenticated, "no session: no API key, or one that the service does not accept"},
 		{exitDenied, "permission denied: your role does not suffice, or you are not a member of the project"},
 		{exitNotFound, "not found, or not visible to you"},
-		{exitConflict, "conflict: the name is taken, or the project would lose its last owner"},
+		{exitConflict, "conflict: the name is taken, the key is revoked or others have changed it, or the project would lose its last owner"},
 		{exitUnavailable, "unavailable: no connection, no answer in time, or too many requests; try again later"},
-		{exitPending, "the key is revoked, but not every data plane has confirmed yet"},
+		{exitPending, "the key is revoked or disabled, but not every data plane has confirmed yet"},
 		{exitDeclined, "you were asked and did not confirm; nothing was done"},
 		{exitStopped, "stopped by a signal, such as Ctrl-C"},
 	}

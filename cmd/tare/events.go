@@ -21,7 +21,8 @@ const maxPageSize = 500
 // eventTypes returns the types of events that this version knows. The service may know more.
 func eventTypes() []aikeysv1.EventType {
 	return []aikeysv1.EventType{
-		aikeysv1.EventTypeKeyRegistered, aikeysv1.EventTypeKeyRevoked, aikeysv1.EventTypeKeyFailing, aikeysv1.EventTypeKeyExposed,
+		aikeysv1.EventTypeKeyRegistered, aikeysv1.EventTypeKeyRevoked, aikeysv1.EventTypeKeyUpdated, aikeysv1.EventTypeKeyDisabled,
+		aikeysv1.EventTypeKeyEnabled, aikeysv1.EventTypeKeyExpiring, aikeysv1.EventTypeKeyExpired, aikeysv1.EventTypeKeyFailing, aikeysv1.EventTypeKeyExposed,
 		aikeysv1.EventTypePolicySet, aikeysv1.EventTypeMemberSet, aikeysv1.EventTypeMemberRemoved,
 		aikeysv1.EventTypeTokenCreated, aikeysv1.EventTypeTokenRevoked,
 	}
@@ -40,6 +41,9 @@ there are more events than --limit, tare prints the command that continues the l
 The types of events:
 
   key.registered, key.revoked    a key was registered or revoked
+  key.updated                    a key got another name, or another time at which it expires
+  key.disabled, key.enabled      a key was stopped for now, or serves again
+  key.expiring, key.expired      a key expires in 30, 7 or 1 days, or has expired
   key.failing                    a provider has begun to refuse a key
   key.exposed                    a provider sent a key back in an answer; the gateway masked it
   policy.set                     the policy was changed
@@ -142,7 +146,11 @@ func formatActor(a aikeysv1.Actor) string {
 func formatObjects(e *aikeysv1.Event) []string {
 	switch {
 	case e.KeyID != "":
-		return []string{e.KeyID}
+		before := e.Before
+		if e.Type != aikeysv1.EventTypeKeyUpdated {
+			before.ExpiresAt = e.After.ExpiresAt // nothing changed
+		}
+		return append([]string{e.KeyID}, formatKeyChanges(before, e.After)...)
 	case e.Before.Role != "" || e.After.Role != "":
 		return []string{formatChange(e.MemberID, string(e.Before.Role), string(e.After.Role), "no member")}
 	case e.MemberID != "" && e.Role != "":
@@ -154,6 +162,23 @@ func formatObjects(e *aikeysv1.Event) []string {
 	default:
 		return []string{e.TokenID}
 	}
+}
+
+// formatKeyChanges returns a line for each part of a key that changed, with the names of the flags of "update".
+func formatKeyChanges(before, after aikeysv1.EventState) (lines []string) {
+	if before.Name != after.Name {
+		lines = append(lines, formatChange("name", before.Name, after.Name, ""))
+	}
+	if !before.ExpiresAt.Equal(after.ExpiresAt) {
+		at := func(t time.Time) string {
+			if t.IsZero() {
+				return ""
+			}
+			return t.UTC().Format(time.RFC3339)
+		}
+		lines = append(lines, formatChange("expires", at(before.ExpiresAt), at(after.ExpiresAt), never))
+	}
+	return lines
 }
 
 // formatPolicyChanges returns a line for each part of the policy that changed, with the names of the flags of "policy set".

@@ -18,7 +18,7 @@ import (
 func (p *program) byokCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "byok",
-		Short: "Register, list, revoke and explain provider keys",
+		Short: "Register, list, change, revoke and explain provider keys",
 		Long: `Provider keys. A provider's newest active key serves the project's inference. A member's own key serves that member
 first, unless the policy says otherwise.`,
 		Example: `  tare api byok add --provider openai --name openai-prod
@@ -26,7 +26,8 @@ first, unless the policy says otherwise.`,
   tare api byok resolve --provider openai
   tare api byok events --limit 20
   tare api byok usage --from 2026-11-23`,
-	}, p.addCommand(), p.listCommand(), p.getCommand(), p.removeCommand(), p.resolveCommand(), p.eventsCommand(),
+	}, p.addCommand(), p.listCommand(), p.getCommand(), p.updateCommand(), p.disableCommand(), p.enableCommand(),
+		p.removeCommand(), p.resolveCommand(), p.eventsCommand(),
 		p.usageCommand(), p.fetchesCommand(),
 		hiddenCommand(p.policyCommand()))
 }
@@ -56,6 +57,7 @@ type addOptions struct {
 	userScope          bool
 	verify, noVerify   bool
 	force              bool
+	expires            string
 	hasSecret          bool
 }
 
@@ -91,9 +93,10 @@ serves, so registering a second key replaces the first without a gap.`,
 	flags.BoolVar(&a.verify, "verify", true, "test the secret at its provider first")
 	flags.BoolVar(&a.noVerify, "no-verify", false, "do not test the secret; the same as --verify=false")
 	flags.BoolVar(&a.force, "force", false, "store the key even if its provider rejects it")
+	flags.StringVar(&a.expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, or a time, such as 2099-06-30T09:00:00Z")
 	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
-	completeNothingFor(cmd, "name", "secret", "idempotency-key")
+	completeNothingFor(cmd, "name", "secret", "expires", "idempotency-key")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
 		a.hasSecret = flags.Changed("secret")
 		return p.addKey(ctx, s, a)
@@ -110,6 +113,10 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	case a.hasSecret && a.secretFile != "":
 		return cli.Usagef("--secret and --secret-file exclude each other")
 	}
+	end, err := parseTime("--expires", a.expires)
+	if err != nil {
+		return err
+	}
 	p.providers = []string{a.provider}
 	text, err := p.readProviderSecret(ctx, s, a)
 	if err != nil {
@@ -124,6 +131,9 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	}
 	if a.force {
 		calls = calls.With(agentrouter.Force())
+	}
+	if !end.IsZero() {
+		calls = calls.With(agentrouter.ExpiresAt(end))
 	}
 	callCtx, cancel := p.withTimeout(ctx)
 	defer cancel()
@@ -258,8 +268,11 @@ func isHeldBack(k *aikeysv1.Key) bool {
 	return k.State == aikeysv1.KeyStateActive && k.Serves != nil && !*k.Serves
 }
 
-// formatState returns the state, and for an active key that it can't serve.
+// formatState returns the state, and for an active key that it is disabled, has expired, or can't serve.
 func formatState(k *aikeysv1.Key) string {
+	if isHeldBack(k) && (k.NotServingReason == aikeysv1.NotServingReasonDisabled || k.NotServingReason == aikeysv1.NotServingReasonExpired) {
+		return string(k.NotServingReason)
+	}
 	if isHeldBack(k) {
 		return string(k.State) + ", can't serve"
 	}
@@ -271,6 +284,10 @@ func explainNotServing(reason aikeysv1.NotServingReason) string {
 	switch reason {
 	case aikeysv1.NotServingReasonRevoked:
 		return "no: it is revoked"
+	case aikeysv1.NotServingReasonDisabled:
+		return "no: it is disabled"
+	case aikeysv1.NotServingReasonExpired:
+		return "no: it has expired"
 	case aikeysv1.NotServingReasonUserKeysForbidden:
 		return "no: the policy forbids members' own keys"
 	case aikeysv1.NotServingReasonUserKeyRequired:
@@ -359,6 +376,18 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 	if !k.RevokedAt.IsZero() {
 		details = append(details, detail{"Revoked", cell{formatTime(k.RevokedAt, now) + " by " + k.RevokedBy, plain}})
 	}
+	if !k.DisabledAt.IsZero() {
+		details = append(details, detail{"Disabled", cell{formatTime(k.DisabledAt, now) + " by " + k.DisabledBy, plain}})
+	}
+	if !k.ExpiresAt.IsZero() {
+		details = append(details, detail{"Expires", cell{formatTime(k.ExpiresAt, now), plain}})
+	}
+	if !k.StaleSince.IsZero() {
+		details = append(details, detail{"Unused", cell{"stale since " + formatTime(k.StaleSince, now), yellow}})
+	}
+	if k.DisableReceipt != nil {
+		details = append(details, receiptDetails(receiptOf(k), now)...)
+	}
 	if r := k.Receipt; r != nil {
 		details = append(details, receiptDetails(r, now)...)
 	}
@@ -415,7 +444,10 @@ func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
 	}
 	why := explainReason(r.Reason)
 	if k := r.RevokedKey; k != nil {
-		why = explainRevocation(k)
+		why = explainStop(k)
+	}
+	if k := r.StoppedKey; k != nil {
+		why = explainStop(k)
 	}
 	return p.printDetails(append(details,
 		detail{"Why", cell{why, plain}},
@@ -423,13 +455,20 @@ func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
 	))
 }
 
-// explainRevocation says which key was revoked, so that none serves.
-func explainRevocation(k *aikeysv1.Key) string {
+// explainStop says which key was revoked or disabled or has expired, so that none serves.
+func explainStop(k *aikeysv1.Key) string {
 	whose := "the project's key "
 	if k.UserScope {
 		whose = "your own key "
 	}
-	return whose + k.Name + " " + formatSuffix(k) + " was revoked at " + k.RevokedAt.UTC().Format(time.RFC3339) + " by " + k.RevokedBy
+	name, at := whose+k.Name+" "+formatSuffix(k), func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	switch {
+	case !k.RevokedAt.IsZero():
+		return name + " was revoked at " + at(k.RevokedAt) + " by " + k.RevokedBy
+	case !k.DisabledAt.IsZero():
+		return name + " was disabled at " + at(k.DisabledAt) + " by " + k.DisabledBy
+	}
+	return name + " expired at " + at(k.ExpiresAt)
 }
 
 // explainReason returns a reason that this version does not know as it is.

@@ -218,6 +218,7 @@ type fakeService struct {
 	*httptest.Server
 	mu       sync.Mutex
 	requests []string
+	body     string // of the last request
 }
 
 // newFakeService starts a service. answer gets the request as its method and last path segment: "DELETE key", "GET whoami".
@@ -229,9 +230,9 @@ func newFakeService(t *testing.T, answer func(request string, w http.ResponseWri
 		if strings.Contains(r.URL.Path, "/aikeys/") {
 			request = r.Method + " key"
 		}
-		_, _ = io.Copy(io.Discard, r.Body) // the server notices that the client is gone only after the body
+		body, _ := io.ReadAll(r.Body) // the server notices that the client is gone only after the body
 		s.mu.Lock()
-		s.requests = append(s.requests, request)
+		s.requests, s.body = append(s.requests, request), string(body)
 		s.mu.Unlock()
 		answer(request, w, r)
 	}))
@@ -243,6 +244,12 @@ func (s *fakeService) requestsSoFar() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string{}, s.requests...)
+}
+
+func (s *fakeService) lastBody() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.body
 }
 
 // user returns a user with a session at the service.

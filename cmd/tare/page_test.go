@@ -107,7 +107,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
 	for _, operation := range []string{
 		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
-		"removeMember", "setMember", "listProviders", "whoAmI", "revokeKey",
+		"removeMember", "setMember", "listProviders", "whoAmI", "updateKey", "revokeKey",
 	} {
 		require.Contains(t, all, operation)
 		source := strings.ReplaceAll(all[operation], sampleID, id)

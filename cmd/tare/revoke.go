@@ -73,40 +73,56 @@ func (p *program) confirmRemoval(ctx context.Context, s *session, prompt *prompt
 	return prompt.confirm(ctx, fmt.Sprintf("Revoke %s %q (%s, %s)? It can't be undone.", what, k.Name, formatSuffix(k), lastUse))
 }
 
-// removeKey revokes the key and waits for its receipt. To wait, it revokes again: that changes nothing, and the service
-// responds when the receipt changes.
+// removeKey revokes the key and waits for its receipt.
 func (p *program) removeKey(ctx context.Context, s *session, id string, wait time.Duration) error {
-	progress := p.newProgress()
-	end := time.Now().Add(wait)
+	return p.awaitStop(ctx, stop{id: id, done: "revoked", wait: wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
+		reply, err := p.revoke(ctx, s, id, held)
+		if err != nil {
+			return nil, nil, err
+		}
+		return &reply.Receipt, func() error {
+			return p.printResponse(s, func() error { return p.printReceipt(id, &reply.Receipt) })
+		}, nil
+	}})
+}
+
+// stop is a revocation, or that a key is disabled.
+type stop struct {
+	id, done string // done is what the key is then
+	wait     time.Duration
+	// request stops the key, and returns its receipt and how to print the response. The service may hold that for a time.
+	request func(ctx context.Context, held time.Duration) (r *aikeysv1.Receipt, show func() error, err error)
+}
+
+// awaitStop stops a key and waits for its receipt. To wait, it stops the key again: that changes nothing, and the service
+// responds when the receipt changes. If tare has waited and the receipt is still pending, it returns a pendingError.
+func (p *program) awaitStop(ctx context.Context, s stop) error {
+	progress := p.newProgress(s.done)
+	end := time.Now().Add(s.wait)
 	var last *aikeysv1.Receipt
 	for {
 		asked := time.Now()
 		held := min(max(0, time.Until(end)), progress.holdTime()).Truncate(time.Millisecond)
-		reply, err := p.revoke(ctx, s, id, held)
+		receipt, show, err := s.request(ctx, held)
 		if err != nil {
 			progress.clear()
 			if last == nil {
-				return hintIfSent(ctx, err, "The key may have been revoked anyway. Running this again is safe.")
+				return hintIfSent(ctx, err, "The key may have been "+s.done+" anyway. Running this again is safe.")
 			}
-			return &pendingError{id: id, receipt: *last, cause: err}
+			return &pendingError{id: s.id, done: s.done, receipt: *last, cause: err}
 		}
-		last = &reply.Receipt
+		last = receipt
 		if last.State == aikeysv1.ReceiptStateComplete || time.Until(end) < time.Millisecond {
 			progress.clear()
-			return p.printReceiptOrPending(s, id, last, wait > 0)
+			err := show()
+			if err == nil && s.wait > 0 && last.State != aikeysv1.ReceiptStateComplete {
+				return &pendingError{id: s.id, done: s.done, receipt: *last}
+			}
+			return err
 		}
 		progress.show(last)
 		sleep(ctx, min(progressInterval, time.Until(end))-time.Since(asked)) // in case the service does not hold responses
 	}
-}
-
-// printReceiptOrPending prints the receipt. If tare has waited and it is still pending, it returns a pendingError.
-func (p *program) printReceiptOrPending(s *session, id string, r *aikeysv1.Receipt, waited bool) error {
-	err := p.printResponse(s, func() error { return p.printReceipt(id, r) })
-	if err == nil && waited && r.State != aikeysv1.ReceiptStateComplete {
-		return &pendingError{id: id, receipt: *r}
-	}
-	return err
 }
 
 // sleep waits for d or until ctx ends.
@@ -209,16 +225,17 @@ func formatConfirmed(r *aikeysv1.Receipt) string {
 	return text
 }
 
-// pendingError means that the key is revoked and not every data plane has confirmed.
+// pendingError means that the key is revoked or disabled, as done says, and not every data plane has confirmed.
 type pendingError struct {
 	id      string
+	done    string
 	receipt aikeysv1.Receipt
 	cause   error // why tare stopped waiting; nil if the time was up
 }
 
 // Error implements error.
 func (e *pendingError) Error() string {
-	text := "the key is revoked, and its receipt is pending: " + formatConfirmed(&e.receipt)
+	text := "the key is " + e.done + ", and its receipt is pending: " + formatConfirmed(&e.receipt)
 	if e.cause != nil && !errors.Is(e.cause, context.Canceled) {
 		text += "; then the service stopped answering"
 	}
@@ -239,10 +256,11 @@ type progress struct {
 	paint   painter
 	shown   bool
 	started time.Time
+	done    string
 }
 
-func (p *program) newProgress() *progress {
-	shown := &progress{paint: p.painter(p.Stderr), started: time.Now()}
+func (p *program) newProgress(done string) *progress {
+	shown := &progress{done: done, paint: p.painter(p.Stderr), started: time.Now()}
 	if terminalFile(p.Stderr) != nil && !p.isDumbTerminal() {
 		shown.out = p.Stderr
 	}
@@ -262,7 +280,7 @@ func (g *progress) show(r *aikeysv1.Receipt) {
 		return
 	}
 	g.shown = true
-	text := fmt.Sprintf("Revoked, and waiting: %s (%.1f s)", formatConfirmed(r), time.Since(g.started).Seconds())
+	text := fmt.Sprintf("%s, and waiting: %s (%.1f s)", strings.ToUpper(g.done[:1])+g.done[1:], formatConfirmed(r), time.Since(g.started).Seconds())
 	if columns := terminalWidth(g.out); columns > 0 { // a line that wraps can't be overwritten
 		text = displaywidth.TruncateString(text, columns-1, "…")
 	}

@@ -46,12 +46,15 @@ type Key struct {
 	// Inject and Life are those of a key that is made for a while.
 	Inject []gen.InjectedHeader
 	Life   time.Duration
+	// Ends is after how long the key expires; 0 is never.
+	Ends time.Duration
 }
 
 type key struct {
 	Key
-	id           string
-	revoked, bad bool
+	id                     string
+	revoked, disabled, bad bool
+	endsAt                 time.Duration // 0 is never
 }
 
 // Credential is the credential of a caller whose project is chat.
@@ -137,10 +140,58 @@ func (cp *ControlPlane) RegisterKey(k Key) (id string) {
 	cp.commit(cp.Begin(), func() gen.StreamMessage {
 		id = "byok_" + cp.mint()
 		k.Secret = cmp.Or(k.Secret, "sk-EXAMPLE-"+id)
-		cp.keys = append(cp.keys, &key{Key: k, id: id})
+		cp.keys = append(cp.keys, &key{Key: k, id: id, endsAt: cp.later(k.Ends)})
 		return cp.key(id).message("key.registered")
 	})
 	return id
+}
+
+// later returns when d is over; 0 for 0.
+func (cp *ControlPlane) later(d time.Duration) time.Duration {
+	if d == 0 {
+		return 0
+	}
+	return cp.Now() + d
+}
+
+// SetDisabledIn disables or enables a key and commits the transaction.
+func (cp *ControlPlane) SetDisabledIn(tx int64, id string, disabled bool) int64 {
+	return cp.commit(tx, func() gen.StreamMessage {
+		cp.key(id).disabled = disabled
+		if disabled {
+			return cp.key(id).message("key.disabled")
+		}
+		return cp.key(id).message("key.enabled")
+	})
+}
+
+// SetExpiry has a key expire after d from now on; 0 is never.
+func (cp *ControlPlane) SetExpiry(id string, d time.Duration) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage {
+		cp.key(id).endsAt = cp.later(d)
+		return cp.key(id).message("key.updated")
+	})
+}
+
+// AnnounceExpiry says that a key has expired.
+func (cp *ControlPlane) AnnounceExpiry(id string) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage { return cp.key(id).message("key.expired") })
+}
+
+// stop returns the refusal of a key that serves nobody, or nil. The caller holds mu.
+func (cp *ControlPlane) stop(k *key) *refusal {
+	refused := func(problem string) *refusal {
+		return &refusal{status: http.StatusForbidden, problem: problem, code: "permission_denied"}
+	}
+	switch {
+	case k.revoked:
+		return refused("key-revoked")
+	case k.disabled:
+		return refused("key-disabled")
+	case k.endsAt != 0 && cp.Now() >= k.endsAt:
+		return refused("key-expired")
+	}
+	return nil
 }
 
 // key returns a key that was registered, or nil. The caller holds mu.
@@ -251,14 +302,13 @@ func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {
 // answer returns the answer to a request: its newest key, the user's own rather than the project's. The caller holds mu.
 func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *refusal) {
 	noKey := &refusal{status: http.StatusNotFound, problem: "no-key", code: "not_found"}
-	keyRevoked := &refusal{status: http.StatusForbidden, problem: "key-revoked", code: "permission_denied"}
 	if request.KeyID != nil {
 		k := cp.key(*request.KeyID)
-		switch {
-		case k == nil:
+		if k == nil {
 			return nil, noKey
-		case k.revoked:
-			return nil, keyRevoked
+		}
+		if refused := cp.stop(k); refused != nil {
+			return nil, refused
 		}
 		return cp.response(k, "by_id", nil), nil
 	}
@@ -278,8 +328,8 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 		for _, k := range slices.Backward(cp.keys) {
 			switch {
 			case k.ProjectID != project || k.UserID != owner || k.Provider != *request.Provider:
-			case k.revoked:
-				refused = keyRevoked
+			case cp.stop(k) != nil:
+				refused = cp.stop(k)
 			case !k.bad:
 				return cp.response(k, scopeOf(k)+"_key", caller), nil
 			}
@@ -325,6 +375,10 @@ func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen
 	}
 	if k.Life > 0 {
 		response.ExpiresInMs, response.RefreshInMs = new(k.Life.Milliseconds()), new(k.Life.Milliseconds()*8/10)
+	}
+	if k.endsAt > 0 {
+		left := new((k.endsAt - cp.Now()).Milliseconds())
+		response.EndsInMs, response.ExpiresInMs, response.RefreshInMs = left, left, left
 	}
 	return response
 }

@@ -38,7 +38,8 @@ func NewRequestID(now time.Time) string {
 // that the control plane knows it.
 func loggedProvider(slug string, err error) string {
 	for _, known := range [...]error{
-		dataplane.ErrNoKey, dataplane.ErrUserKeyRequired, dataplane.ErrKeyRevoked, dataplane.ErrUnsupportedAuth,
+		dataplane.ErrNoKey, dataplane.ErrUserKeyRequired, dataplane.ErrKeyRevoked, dataplane.ErrKeyDisabled, dataplane.ErrKeyExpired,
+		dataplane.ErrUnsupportedAuth,
 	} {
 		if errors.Is(err, known) {
 			return slug

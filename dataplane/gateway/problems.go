@@ -98,6 +98,14 @@ var problems = problem.Table{
 		Detail: "The provider key for this request has been revoked, and no other may serve you; register another.",
 	},
 	{
+		Err: dataplane.ErrKeyDisabled, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-disabled", Title: "Key disabled",
+		Detail: "The provider key for this request is disabled, and no other may serve you; enable it, or register another.",
+	},
+	{
+		Err: dataplane.ErrKeyExpired, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-expired", Title: "Key expired",
+		Detail: "The provider key for this request has expired, and no other may serve you; extend it, or register another.",
+	},
+	{
 		Err: dataplane.ErrCustomerNotServed, Status: http.StatusForbidden, Code: codeDenied, Slug: "customer-not-served", Title: "Customer not served",
 		Detail: "This gateway does not serve your customer; use the one that does.",
 	},

@@ -25,6 +25,8 @@ func TestProblemOfEachRefusal(t *testing.T) {
 		dataplane.ErrCallerUnauthenticated:    {401, "caller_unauthenticated"},
 		dataplane.ErrNotMember:                {403, "not_a_member"},
 		dataplane.ErrKeyRevoked:               {403, "key_revoked"},
+		dataplane.ErrKeyDisabled:              {403, "key_disabled"},
+		dataplane.ErrKeyExpired:               {403, "key_expired"},
 		dataplane.ErrCustomerNotServed:        {403, "customer_not_served"},
 		dataplane.ErrNoKey:                    {403, "no_key"},
 		dataplane.ErrUserKeyRequired:          {403, "user_key_required"},

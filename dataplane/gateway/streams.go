@@ -13,7 +13,7 @@ import (
 // recheckInterval is the time between two attempts to find out whether a use still serves.
 const recheckInterval = time.Second
 
-// ending closes an answer that is still being passed on when the use of its key must end: when its key or its caller is revoked.
+// ending closes an answer that is still being passed on when the use of its key must end: when its key stops or its caller is revoked.
 // The zero value has no answer yet.
 type ending struct {
 	mutex sync.Mutex
@@ -83,7 +83,7 @@ func (g *Gateway) boundLife(ctx context.Context, answer io.Closer) {
 	}
 }
 
-// hasEnded reports whether a request's key is revoked, or its caller or the gateway itself refused, after events may have been missed.
+// hasEnded reports whether a request's key is revoked, disabled or expired, or its caller or the gateway itself refused, after events may have been missed.
 // It asks until there is an answer.
 func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 	for ctx.Err() == nil {
@@ -92,7 +92,8 @@ func (g *Gateway) hasEnded(ctx context.Context, p *proxiedRequest) bool {
 		switch {
 		case errors.Is(byCaller, dataplane.ErrCallerUnauthenticated), errors.Is(byCaller, dataplane.ErrNotMember),
 			errors.Is(byCaller, dataplane.ErrCustomerNotServed), errors.Is(byID, dataplane.ErrCustomerNotServed),
-			errors.Is(byID, dataplane.ErrKeyRevoked), errors.Is(byID, dataplane.ErrNotMember), errors.Is(byID, dataplane.ErrNoKey),
+			errors.Is(byID, dataplane.ErrKeyRevoked), errors.Is(byID, dataplane.ErrKeyDisabled), errors.Is(byID, dataplane.ErrKeyExpired),
+			errors.Is(byID, dataplane.ErrNotMember), errors.Is(byID, dataplane.ErrNoKey),
 			errors.Is(byCaller, dataplane.ErrDataPlaneUnauthenticated), errors.Is(byID, dataplane.ErrDataPlaneUnauthenticated):
 			return true
 		case !errors.Is(byCaller, dataplane.ErrUnavailable) && !errors.Is(byID, dataplane.ErrUnavailable):

@@ -128,6 +128,18 @@ func TestOpenStreamsEnd(t *testing.T) {
 		_, err = io.Copy(io.Discard, events)
 		require.Error(t, err)
 	})
+	for what, err := range map[string]error{"is disabled": dataplane.ErrKeyDisabled, "has expired": dataplane.ErrKeyExpired} {
+		t.Run("when events were missed and the key "+what, func(t *testing.T) {
+			gw := openAI(t, answer)
+			ws, events := open(t, gw)
+			gw.Refuse(err)
+			gw.End(false)
+			_, err := io.Copy(io.Discard, ws)
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, events)
+			require.Error(t, err)
+		})
+	}
 	t.Run("when the gateway itself is refused", func(t *testing.T) {
 		gw := openAI(t, answer)
 		ws, events := open(t, gw)

@@ -111,6 +111,8 @@ type ClientInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
+	// With `expires_at`, the key stops serving at that time, everywhere.
+	//
 	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
 	// stored.
@@ -132,6 +134,8 @@ type ClientInterface interface {
 	//
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
+	//
+	// With `expires_at`, the key stops serving at that time, everywhere.
 	//
 	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
@@ -161,6 +165,60 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 	GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateKeyWithBody Change an AI key
+	//
+	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+	// `application/json`). The answer is the key as it is now.
+	//
+	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+	// receipt.
+	//
+	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+	// expired key serve again.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+	// not undo each other's changes, and a key can be disabled at once.
+	//
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+	// member a key of their own.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+	UpdateKeyWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateKey Change an AI key
+	//
+	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+	// `application/json`). The answer is the key as it is now.
+	//
+	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+	// receipt.
+	//
+	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+	// expired key serve again.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+	// not undo each other's changes, and a key can be disabled at once.
+	//
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+	// member a key of their own.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+	UpdateKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListEvents Read the audit trail
 	//
@@ -319,6 +377,8 @@ func (c *Client) ListKeys(ctx context.Context, customerID CustomerID, projectID 
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
+// With `expires_at`, the key stops serving at that time, everywhere.
+//
 // With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 // provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
 // stored.
@@ -350,6 +410,8 @@ func (c *Client) RegisterKeyWithBody(ctx context.Context, customerID CustomerID,
 //
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
+//
+// With `expires_at`, the key stops serving at that time, everywhere.
 //
 // With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 // provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
@@ -400,6 +462,80 @@ func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetKeyRequest(c.Server, customerID, projectID, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateKeyWithBody Change an AI key
+//
+// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+// `application/json`). The answer is the key as it is now.
+//
+// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+// receipt.
+//
+// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+// expired key serve again.
+//
+// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+// not undo each other's changes, and a key can be disabled at once.
+//
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+// member a key of their own.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+func (c *Client) UpdateKeyWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateKeyRequestWithBody(c.Server, customerID, projectID, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateKey Change an AI key
+//
+// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+// `application/json`). The answer is the key as it is now.
+//
+// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+// receipt.
+//
+// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+// expired key serve again.
+//
+// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+// not undo each other's changes, and a key can be disabled at once.
+//
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+// member a key of their own.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+func (c *Client) UpdateKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateKeyRequest(c.Server, customerID, projectID, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -956,6 +1092,109 @@ func NewGetKeyRequest(server string, customerID CustomerID, projectID ProjectID,
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateKeyRequest calls the generic UpdateKey builder with application/json body
+func NewUpdateKeyRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateKeyRequestWithBody(server, customerID, projectID, id, params, "application/json", bodyReader)
+}
+
+// NewUpdateKeyRequestWithBody constructs an http.Request for the UpdateKey method, with any body, and a specified content type
+func NewUpdateKeyRequestWithBody(server string, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/aikeys/%s", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -1898,6 +2137,8 @@ type ClientWithResponsesInterface interface {
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
 	//
+	// With `expires_at`, the key stops serving at that time, everywhere.
+	//
 	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
 	// stored.
@@ -1919,6 +2160,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// Names are unique among the active keys of one provider in one scope, which is the project or one member.
 	// Revoking a key frees its name.
+	//
+	// With `expires_at`, the key stops serving at that time, everywhere.
 	//
 	// With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 	// provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
@@ -1952,6 +2195,60 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
 	GetKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*GetKeyResult, error)
+
+	// UpdateKeyWithBodyWithResponse Change an AI key
+	//
+	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+	// `application/json`). The answer is the key as it is now.
+	//
+	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+	// receipt.
+	//
+	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+	// expired key serve again.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+	// not undo each other's changes, and a key can be disabled at once.
+	//
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+	// member a key of their own.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+	UpdateKeyWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateKeyResult, error)
+
+	// UpdateKeyWithResponse Change an AI key
+	//
+	// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+	// `application/json`). The answer is the key as it is now.
+	//
+	// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+	// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+	// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+	// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+	// receipt.
+	//
+	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+	// expired key serve again.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+	// not undo each other's changes, and a key can be disabled at once.
+	//
+	// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+	// member a key of their own.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+	UpdateKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateKeyResult, error)
 
 	// ListEventsWithResponse Read the audit trail
 	//
@@ -2203,6 +2500,7 @@ func (r ListKeysResult) ContentType() string {
 
 // RegisterKeyResult201Headers the declared response headers of an HTTP 201 response for RegisterKey
 type RegisterKeyResult201Headers struct {
+	ETag     *string
 	Location *string
 }
 
@@ -2451,6 +2749,11 @@ func (r RevokeKeyResult) ContentType() string {
 	return ""
 }
 
+// GetKeyResult200Headers the declared response headers of an HTTP 200 response for GetKey
+type GetKeyResult200Headers struct {
+	ETag *string
+}
+
 // GetKeyResult401Headers the declared response headers of an HTTP 401 response for GetKey
 type GetKeyResult401Headers struct {
 	WWWAuthenticate *string
@@ -2485,6 +2788,8 @@ type GetKeyResult struct {
 	ApplicationProblemJSON500 *Internal
 	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
 	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetKeyResult200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *GetKeyResult401Headers
 	// Headers429 the parsed response headers for an HTTP 429 response
@@ -2556,6 +2861,152 @@ func (r GetKeyResult) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetKeyResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// UpdateKeyResult200Headers the declared response headers of an HTTP 200 response for UpdateKey
+type UpdateKeyResult200Headers struct {
+	ETag *string
+}
+
+// UpdateKeyResult401Headers the declared response headers of an HTTP 401 response for UpdateKey
+type UpdateKeyResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// UpdateKeyResult429Headers the declared response headers of an HTTP 429 response for UpdateKey
+type UpdateKeyResult429Headers struct {
+	RetryAfter *int
+}
+
+// UpdateKeyResult503Headers the declared response headers of an HTTP 503 response for UpdateKey
+type UpdateKeyResult503Headers struct {
+	RetryAfter *int
+}
+
+type UpdateKeyResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *UpdateResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *ChangeRefused
+	// ApplicationProblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationProblemJSON412 *PreconditionFailed
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *BodyTooLarge
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *UnsupportedMediaType
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *UpdateKeyResult200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *UpdateKeyResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *UpdateKeyResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *UpdateKeyResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateKeyResult) GetJSON200() *UpdateResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON409() *ChangeRefused {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON412() *PreconditionFailed {
+	return r.ApplicationProblemJSON412
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON413() *BodyTooLarge {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON415() *UnsupportedMediaType {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r UpdateKeyResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateKeyResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateKeyResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateKeyResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateKeyResult) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -3770,6 +4221,8 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, customer
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
 //
+// With `expires_at`, the key stops serving at that time, everywhere.
+//
 // With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 // provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
 // stored.
@@ -3797,6 +4250,8 @@ func (c *ClientWithResponses) RegisterKeyWithBodyWithResponse(ctx context.Contex
 //
 // Names are unique among the active keys of one provider in one scope, which is the project or one member.
 // Revoking a key frees its name.
+//
+// With `expires_at`, the key stops serving at that time, everywhere.
 //
 // With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
 // provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
@@ -3847,6 +4302,72 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 		return nil, err
 	}
 	return ParseGetKeyResult(rsp)
+}
+
+// UpdateKeyWithBodyWithResponse Change an AI key
+//
+// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+// `application/json`). The answer is the key as it is now.
+//
+// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+// receipt.
+//
+// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+// expired key serve again.
+//
+// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+// not undo each other's changes, and a key can be disabled at once.
+//
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+// member a key of their own.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+func (c *ClientWithResponses) UpdateKeyWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateKeyResult, error) {
+	rsp, err := c.UpdateKeyWithBody(ctx, customerID, projectID, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateKeyResult(rsp)
+}
+
+// UpdateKeyWithResponse Change an AI key
+//
+// Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+// `application/json`). The answer is the key as it is now.
+//
+// `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+// planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+// data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+// `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+// receipt.
+//
+// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+// expired key serve again.
+//
+// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+// not undo each other's changes, and a key can be disabled at once.
+//
+// A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+// member a key of their own.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
+func (c *ClientWithResponses) UpdateKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateKeyResult, error) {
+	rsp, err := c.UpdateKey(ctx, customerID, projectID, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateKeyResult(rsp)
 }
 
 // ListEventsWithResponse Read the audit trail
@@ -4267,6 +4788,13 @@ func ParseRegisterKeyResult(rsp *http.Response) (*RegisterKeyResult, error) {
 	switch {
 	case rsp.StatusCode == 201:
 		var headers RegisterKeyResult201Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
 		if values := rsp.Header.Values("Location"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
@@ -4491,6 +5019,16 @@ func ParseGetKeyResult(rsp *http.Response) (*GetKeyResult, error) {
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers GetKeyResult200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers GetKeyResult401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -4513,6 +5051,152 @@ func ParseGetKeyResult(rsp *http.Response) (*GetKeyResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers GetKeyResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseUpdateKeyResult parses an HTTP response from a UpdateKeyWithResponse call
+func ParseUpdateKeyResult(rsp *http.Response) (*UpdateKeyResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateKeyResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest UpdateResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest ChangeRefused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest BodyTooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers UpdateKeyResult200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers UpdateKeyResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers UpdateKeyResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers UpdateKeyResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

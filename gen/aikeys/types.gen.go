@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/agentrouter/aikeys/internal/secret"
+	"github.com/oapi-codegen/nullable"
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
@@ -105,10 +106,15 @@ func (e EventOutcomeFilter) Valid() bool {
 
 // Defines values for EventTypeFilter.
 const (
+	EventTypeFilterKeyDisabled   EventTypeFilter = "key.disabled"
+	EventTypeFilterKeyEnabled    EventTypeFilter = "key.enabled"
+	EventTypeFilterKeyExpired    EventTypeFilter = "key.expired"
+	EventTypeFilterKeyExpiring   EventTypeFilter = "key.expiring"
 	EventTypeFilterKeyExposed    EventTypeFilter = "key.exposed"
 	EventTypeFilterKeyFailing    EventTypeFilter = "key.failing"
 	EventTypeFilterKeyRegistered EventTypeFilter = "key.registered"
 	EventTypeFilterKeyRevoked    EventTypeFilter = "key.revoked"
+	EventTypeFilterKeyUpdated    EventTypeFilter = "key.updated"
 	EventTypeFilterMemberRemoved EventTypeFilter = "member.removed"
 	EventTypeFilterMemberSet     EventTypeFilter = "member.set"
 	EventTypeFilterPolicySet     EventTypeFilter = "policy.set"
@@ -119,6 +125,14 @@ const (
 // Valid indicates whether the value is a known member of the EventTypeFilter enum.
 func (e EventTypeFilter) Valid() bool {
 	switch e {
+	case EventTypeFilterKeyDisabled:
+		return true
+	case EventTypeFilterKeyEnabled:
+		return true
+	case EventTypeFilterKeyExpired:
+		return true
+	case EventTypeFilterKeyExpiring:
+		return true
 	case EventTypeFilterKeyExposed:
 		return true
 	case EventTypeFilterKeyFailing:
@@ -126,6 +140,8 @@ func (e EventTypeFilter) Valid() bool {
 	case EventTypeFilterKeyRegistered:
 		return true
 	case EventTypeFilterKeyRevoked:
+		return true
+	case EventTypeFilterKeyUpdated:
 		return true
 	case EventTypeFilterMemberRemoved:
 		return true
@@ -198,10 +214,15 @@ func (e ListKeysParamsState) Valid() bool {
 
 // Defines values for ListEventsParamsType.
 const (
+	ListEventsParamsTypeKeyDisabled   ListEventsParamsType = "key.disabled"
+	ListEventsParamsTypeKeyEnabled    ListEventsParamsType = "key.enabled"
+	ListEventsParamsTypeKeyExpired    ListEventsParamsType = "key.expired"
+	ListEventsParamsTypeKeyExpiring   ListEventsParamsType = "key.expiring"
 	ListEventsParamsTypeKeyExposed    ListEventsParamsType = "key.exposed"
 	ListEventsParamsTypeKeyFailing    ListEventsParamsType = "key.failing"
 	ListEventsParamsTypeKeyRegistered ListEventsParamsType = "key.registered"
 	ListEventsParamsTypeKeyRevoked    ListEventsParamsType = "key.revoked"
+	ListEventsParamsTypeKeyUpdated    ListEventsParamsType = "key.updated"
 	ListEventsParamsTypeMemberRemoved ListEventsParamsType = "member.removed"
 	ListEventsParamsTypeMemberSet     ListEventsParamsType = "member.set"
 	ListEventsParamsTypePolicySet     ListEventsParamsType = "policy.set"
@@ -212,6 +233,14 @@ const (
 // Valid indicates whether the value is a known member of the ListEventsParamsType enum.
 func (e ListEventsParamsType) Valid() bool {
 	switch e {
+	case ListEventsParamsTypeKeyDisabled:
+		return true
+	case ListEventsParamsTypeKeyEnabled:
+		return true
+	case ListEventsParamsTypeKeyExpired:
+		return true
+	case ListEventsParamsTypeKeyExpiring:
+		return true
 	case ListEventsParamsTypeKeyExposed:
 		return true
 	case ListEventsParamsTypeKeyFailing:
@@ -219,6 +248,8 @@ func (e ListEventsParamsType) Valid() bool {
 	case ListEventsParamsTypeKeyRegistered:
 		return true
 	case ListEventsParamsTypeKeyRevoked:
+		return true
+	case ListEventsParamsTypeKeyUpdated:
 		return true
 	case ListEventsParamsTypeMemberRemoved:
 		return true
@@ -289,20 +320,58 @@ type Acknowledgement struct {
 // Actor Who did it.
 type Actor struct {
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, and `data_plane` a report of a gateway.
+	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+	// the clock.
 	Method AuthMethod `json:"method"`
 
 	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
 	TokenID *string `json:"token_id,omitempty"`
 
 	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-	// Empty for an operator's command of an earlier version, and for a report of a gateway.
+	// Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
+	// does by the clock.
 	UserID string `json:"user_id"`
 }
 
 // AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-// `admin` is an operator's command, and `data_plane` a report of a gateway.
+// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+// the clock.
 type AuthMethod = string
+
+// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
+// disabled key that is read by its id has it; keys in lists do not.
+type DisableReceipt struct {
+	// Acknowledged How many have confirmed.
+	Acknowledged int `json:"acknowledged"`
+
+	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
+
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
+	CompleteBy *time.Time `json:"complete_by,omitempty"`
+
+	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
+	DataPlanes int `json:"data_planes"`
+
+	// DisabledAt When the key was disabled.
+	DisabledAt time.Time `json:"disabled_at"`
+
+	// DisabledBy The user who disabled it.
+	DisabledBy string `json:"disabled_by"`
+
+	// InFlight How many requests with the key were in progress at data planes when they dropped it. Absent while no data
+	// plane has said so.
+	InFlight *int `json:"in_flight,omitempty"`
+
+	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	InFlightFrom *int `json:"in_flight_from,omitempty"`
+
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	SlowestMs *int `json:"slowest_ms,omitempty"`
+
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+	State string `json:"state"`
+}
 
 // Event Something that was done or attempted. A change and its event are written in the same transaction, so that
 // neither exists without the other.
@@ -312,8 +381,9 @@ type Event struct {
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-	// other events.
+	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+	// in other events.
 	After *EventState `json:"after,omitempty"`
 
 	// At When it was done.
@@ -321,8 +391,9 @@ type Event struct {
 
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-	// other events.
+	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+	// in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -365,17 +436,25 @@ type Event struct {
 
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-	// key back in an answer, where it was masked: at most one for a key and hour.
+	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
+	// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	Type string `json:"type"`
 }
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 // (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-// other events.
+// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+// in other events.
 type EventState struct {
+	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
 	Forced *bool `json:"forced,omitempty"`
+
+	// Name The key's label. Absent if it did not change.
+	Name *string `json:"name,omitempty"`
 
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
@@ -469,9 +548,30 @@ type Key struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
+	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
+	// disabled key that is read by its id has it; keys in lists do not.
+	DisableReceipt *DisableReceipt `json:"disable_receipt,omitempty"`
+
+	// Disabled Whether it is disabled. The answer of a service of an earlier version leaves it out.
+	Disabled *bool `json:"disabled,omitempty"`
+
+	// DisabledAt When it was disabled. Absent if it is not.
+	DisabledAt *time.Time `json:"disabled_at,omitempty"`
+
+	// DisabledBy The user who disabled it. Absent if it is not disabled.
+	DisabledBy *string `json:"disabled_by,omitempty"`
+
 	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
 	// sixteen characters, because at most a quarter is shown, and none for a credential document.
 	DisplaySuffix string `json:"display_suffix"`
+
+	// Etag Names the state of what people change of the key: it is another after each change and the revocation, and
+	// stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
+	// earlier version leaves it out.
+	Etag *string `json:"etag,omitempty"`
+
+	// ExpiresAt When it stops serving, or stopped. Absent if it does not.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
 	// ID Its id, `byok_<ulid>`.
 	ID string `json:"id"`
@@ -486,9 +586,9 @@ type Key struct {
 	// Name Its label.
 	Name string `json:"name"`
 
-	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
-	// and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
-	// their own alone.
+	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
+	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
+	// `user_key_required`: it is the project's, and the policy has members served by their own alone.
 	NotServingReason *string `json:"not_serving_reason,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -510,6 +610,10 @@ type Key struct {
 	// Serves Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
 	// of a service of an earlier version leaves it out.
 	Serves *bool `json:"serves,omitempty"`
+
+	// StaleSince Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
+	// Absent until then, and for a revoked key.
+	StaleSince *time.Time `json:"stale_since,omitempty"`
 
 	// State `active` until the key is revoked, and `revoked` from then on.
 	State KeyState `json:"state"`
@@ -777,6 +881,10 @@ type Receipt struct {
 
 // RegisterRequest A provider key to seal and store.
 type RegisterRequest struct {
+	// ExpiresAt When the key stops serving, such as the time at which it expires at the provider. It must be in the future.
+	// Absent is never.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
 	// Force Whether to store the key even if the test finds that the provider rejects it. The event says so. Without `verify`
 	// it means nothing. Absent is false.
 	Force *bool `json:"force,omitempty"`
@@ -819,7 +927,8 @@ type RemoveMemberResponse = map[string]interface{}
 
 // ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
 // provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-// revoked: the last one, with the time and who did it.
+// revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
+// has expired.
 type ResolveResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
@@ -835,8 +944,9 @@ type ResolveResponse struct {
 	// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
 	// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
 	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-	// been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
-	// refused the newer one within the last five minutes and the policy says `next_key`.
+	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
+	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
+	// provider refused the newer one within the last five minutes and the policy says `next_key`.
 	Reason string `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -848,6 +958,9 @@ type ResolveResponse struct {
 	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
 	// it can't serve. The answer of a service of an earlier version leaves it out.
 	Serves *bool `json:"serves,omitempty"`
+
+	// StoppedKey A key's metadata. No answer contains the secret.
+	StoppedKey *Key `json:"stopped_key,omitempty"`
 
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 	// project's, and `forbid` uses only the project's.
@@ -882,6 +995,24 @@ type Secret = secret.Text
 type SetMemberRequest struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role"`
+}
+
+// UpdateRequest What to change. At least one member.
+type UpdateRequest struct {
+	// Disabled If true, the key serves nobody until it is set to false.
+	Disabled *bool `json:"disabled,omitempty"`
+
+	// ExpiresAt When the key stops serving. It must be in the future. `null` is never.
+	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
+
+	// Name The new label, as for a register.
+	Name *string `json:"name,omitempty"`
+}
+
+// UpdateResponse The key as it is after the change.
+type UpdateResponse struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key Key `json:"key"`
 }
 
 // Usage What was served to one user with one key on one day, as far as data planes have reported it.
@@ -953,7 +1084,8 @@ type WhoAmIResponse struct {
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, and `data_plane` a report of a gateway.
+	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+	// the clock.
 	Method AuthMethod `json:"method"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -1023,6 +1155,9 @@ type FetchUserFilter = OpaqueID
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// IfMatch defines model for IfMatch.
+type IfMatch = string
+
 // KeyID defines model for KeyID.
 type KeyID = string
 
@@ -1068,6 +1203,9 @@ type AlreadyExists = Problem
 // BodyTooLarge An RFC 9457 problem document.
 type BodyTooLarge = Problem
 
+// ChangeRefused An RFC 9457 problem document.
+type ChangeRefused = Problem
+
 // FailedPrecondition An RFC 9457 problem document.
 type FailedPrecondition = Problem
 
@@ -1082,6 +1220,9 @@ type NotFound = Problem
 
 // PermissionDenied An RFC 9457 problem document.
 type PermissionDenied = Problem
+
+// PreconditionFailed An RFC 9457 problem document.
+type PreconditionFailed = Problem
 
 // RegistrationRefused An RFC 9457 problem document.
 type RegistrationRefused = Problem
@@ -1130,6 +1271,19 @@ type RevokeKeyParams struct {
 	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
 	// wait.
 	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
+// UpdateKeyParams defines parameters for UpdateKey.
+type UpdateKeyParams struct {
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+	// so that a request may be sent again.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // ListEventsParams defines parameters for ListEvents.
@@ -1243,6 +1397,9 @@ type ListUsageParams struct {
 
 // RegisterKeyJSONRequestBody defines body for RegisterKey for application/json ContentType.
 type RegisterKeyJSONRequestBody = RegisterRequest
+
+// UpdateKeyJSONRequestBody defines body for UpdateKey for application/json ContentType.
+type UpdateKeyJSONRequestBody = UpdateRequest
 
 // SetMemberJSONRequestBody defines body for SetMember for application/json ContentType.
 type SetMemberJSONRequestBody = SetMemberRequest

@@ -129,9 +129,13 @@ type ClientInterface interface {
 	//
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
-	// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
-	// the event's project from the cache.
+	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
+	// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
+	// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
+	// from the cache.
+	//
+	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
+	// unless the answer that the use began with has a position that contains the event.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -293,9 +297,13 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 //
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
-// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
-// the event's project from the cache.
+// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
+// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
+// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
+// from the cache.
+//
+// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
+// unless the answer that the use began with has a position that contains the event.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.
@@ -791,9 +799,13 @@ type ClientWithResponsesInterface interface {
 	//
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-	// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
-	// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
-	// the event's project from the cache.
+	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
+	// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
+	// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
+	// from the cache.
+	//
+	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
+	// unless the answer that the use began with has a position that contains the event.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -1490,9 +1502,13 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 //
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
-// as in the audit trail: `key.registered`, `key.revoked`, `key.failing`, `key.exposed`, `policy.set`,
-// `member.set`, `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of
-// the event's project from the cache.
+// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
+// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
+// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
+// from the cache.
+//
+// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
+// unless the answer that the use began with has a position that contains the event.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.

@@ -9,8 +9,8 @@ import (
 
 // AcknowledgeRequest What a data plane has acted on.
 type AcknowledgeRequest struct {
-	// InFlight Keys whose revocations are within the position, and how many requests with each were in progress when the
-	// data plane dropped it. A key that is left out has an unknown number.
+	// InFlight Keys that were revoked or disabled within the position, and how many requests with each were in progress when
+	// the data plane dropped it. A key that is left out has an unknown number.
 	InFlight []InFlight `json:"in_flight,omitempty"`
 
 	// Position A set of transactions, `<xmin>:<xmax>:<list>`.
@@ -111,8 +111,12 @@ type FetchResponse struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
-	// ExpiresInMs How long the provider takes `secret`, in milliseconds from when the fetch was sent. It must not be used after
-	// that. Absent if it is not known to end.
+	// EndsInMs How long until the key's `expires_at`, in milliseconds from when the fetch was sent: uses that are in progress then
+	// must end, unless another fetch of the key says that it serves longer. Absent for a key without that time.
+	EndsInMs *int64 `json:"ends_in_ms,omitempty"`
+
+	// ExpiresInMs How long `secret` may be used, in milliseconds from when the fetch was sent: until the provider no longer
+	// takes it, or the key's `expires_at`. Absent if it is not known to end.
 	ExpiresInMs *int64 `json:"expires_in_ms,omitempty"`
 
 	// Inject What to put on each request, whatever `auth_style` is. Absent if `auth_style` says it.

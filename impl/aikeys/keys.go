@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -30,15 +31,18 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if err != nil {
 		return nil, err
 	}
-	displaySuffix, err := s.checkRegistration(req.Body)
+	now := s.now()
+	displaySuffix, err := s.checkRegistration(req.Body, now)
 	if err != nil {
 		return nil, err
 	}
-	now := s.now()
 	key := models.Key{
 		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
 		Provider: req.Body.Provider, Name: norm.NFC.String(req.Body.Name), DisplaySuffix: displaySuffix, Version: 1,
 		CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
+	}
+	if at := req.Body.ExpiresAt; at != nil {
+		key.ExpiresAt = at.UnixMicro()
 	}
 	quota := s.quotas.Project
 	if userScope := req.Body.UserScope; userScope != nil && *userScope {
@@ -60,27 +64,47 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	key, err = s.store.RegisterKey(ctx, caller, roleToWrite(key),
 		models.Registration{Key: key, Event: event, Idempotency: idempotency, Quota: quota}, s.now().UnixMicro())
 	if errors.Is(err, models.ErrAlreadyExists) {
-		return nil, &problem.Error{Kind: err, Fields: []problem.Field{{Field: "name", Message: "is taken by an active key"}}}
+		return nil, errNameTaken(err)
 	}
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
 	return gen.RegisterKey201JSONResponse{
-		Body:    gen.RegisterResponse{Key: wireKey(key)},
-		Headers: gen.RegisterKey201ResponseHeaders{Location: new(keyPath(key))},
+		Body:    gen.RegisterResponse{Key: s.wireKey(key)},
+		Headers: gen.RegisterKey201ResponseHeaders{Location: new(keyPath(key)), ETag: new(etag(key))},
 	}, nil
 }
 
 // checkRegistration checks what the OpenAPI document can't express, and returns the end of the secret that may be displayed.
-func (s *server) checkRegistration(body *gen.RegisterRequest) (displaySuffix string, err error) {
+func (s *server) checkRegistration(body *gen.RegisterRequest, now time.Time) (displaySuffix string, err error) {
 	displaySuffix, err = s.providers.CheckKey(body.Provider, body.Name, body.Secret.Reveal())
 	if refusal := (*providers.Refusal)(nil); errors.As(err, &refusal) {
 		return "", problem.Invalid(refusal.Field, refusal.Reason)
 	}
 	if err == nil && !isPrintable(body.Name) {
-		err = problem.Invalid("name", "must not begin or end with a space, nor hold control or invisible characters")
+		err = errName()
+	}
+	if err == nil && body.ExpiresAt != nil {
+		err = checkExpiry(*body.ExpiresAt, now)
 	}
 	return displaySuffix, err
+}
+
+// errNameTaken says which field a models.ErrAlreadyExists is about.
+func errNameTaken(err error) error {
+	return &problem.Error{Kind: err, Fields: []problem.Field{{Field: "name", Message: "is taken by an active key"}}}
+}
+
+func errName() error {
+	return problem.Invalid("name", "must not begin or end with a space, nor hold control or invisible characters")
+}
+
+// checkExpiry refuses a time that is not in the future.
+func checkExpiry(at, now time.Time) error {
+	if at.UnixMicro() <= now.UnixMicro() {
+		return problem.Invalid("expires_at", "must be in the future")
+	}
+	return nil
 }
 
 // isPrintable reports whether a name can neither pass for another one nor affect the terminal that it is printed on. The
@@ -97,7 +121,11 @@ func isPrintable(name string) bool {
 func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.Key, secret string) *models.IdempotencyRecord {
 	// The prefix sets the MAC's key apart from the stored hash: HMAC hashes a key that is longer than a block.
 	mac := hmac.New(sha256.New, []byte("aikeys/v1/fingerprint:"+idempotencyKey))
-	for _, part := range []string{key.Provider, key.Name, key.UserID, secret} {
+	parts := []string{key.Provider, key.Name, key.UserID, secret}
+	if key.ExpiresAt != 0 { // without one, the fingerprint is as it was before there were any
+		parts = append(parts, strconv.FormatInt(key.ExpiresAt, 10))
+	}
+	for _, part := range parts {
 		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
 		mac.Write([]byte(part))
 	}
@@ -157,15 +185,32 @@ func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.G
 	if err != nil {
 		return nil, err
 	}
-	wire := wireKey(key)
-	if key.RevokedAt != 0 {
-		receipt, err := s.receipts.Receipt(ctx, key)
+	wire := s.wireKey(key)
+	if key.RevokedAt != 0 || key.DisabledAt != 0 {
+		receipt, err := s.receipts.Receipt(ctx, key.Stop())
 		if err != nil {
 			return nil, err
 		}
-		wire.Receipt = new(s.wireReceipt(key, receipt))
+		s.setReceipt(&wire, key, receipt)
 	}
-	return gen.GetKey200JSONResponse{Key: wire}, nil
+	return gen.GetKey200JSONResponse{
+		Body:    gen.GetResponse{Key: wire},
+		Headers: gen.GetKey200ResponseHeaders{ETag: wire.Etag},
+	}, nil
+}
+
+// setReceipt sets the receipt of a key that is revoked, or else disabled.
+func (s *server) setReceipt(wire *gen.Key, k models.Key, r feed.Receipt) {
+	receipt := s.wireReceipt(k, r)
+	if k.RevokedAt != 0 {
+		wire.Receipt = &receipt
+		return
+	}
+	wire.DisableReceipt = &gen.DisableReceipt{
+		State: receipt.State, DisabledAt: wireTime(k.DisabledAt), DisabledBy: k.DisabledBy,
+		DataPlanes: receipt.DataPlanes, Acknowledged: receipt.Acknowledged, SlowestMs: receipt.SlowestMs, CompleteBy: receipt.CompleteBy,
+		InFlight: receipt.InFlight, InFlightFrom: receipt.InFlightFrom, Acknowledgements: receipt.Acknowledgements,
+	}
 }
 
 // ListKeys returns the project's keys and the caller's own.
@@ -192,7 +237,7 @@ func (s *server) ListKeys(ctx context.Context, req gen.ListKeysRequestObject) (g
 		return nil, err
 	}
 	keys, next := cut(page, keys, func(k models.Key) string { return k.ID })
-	return gen.ListKeys200JSONResponse{Keys: convert(keys, wireKey), NextPageToken: next}, nil
+	return gen.ListKeys200JSONResponse{Keys: convert(keys, s.wireKey), NextPageToken: next}, nil
 }
 
 // RevokeKey revokes a key and answers with the receipt: at once, or once it is complete if the caller waits for that. Revoking
@@ -206,13 +251,8 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	if wait > 0 {
-		leave, admitted := s.waits.enter(caller.CustomerID + "/" + caller.UserID)
-		defer leave()
-		if !admitted {
-			wait = 0 // a revocation is never refused for the sake of its receipt
-		}
-	}
+	wait, leave := s.enterWait(caller, wait)
+	defer leave()
 	var (
 		key   models.Key
 		event models.Event
@@ -235,12 +275,29 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
-	receipt, err := s.receipts.WaitForReceipt(ctx, key, wait)
-	if err != nil {
-		// The key is revoked, as requested. Its receipt can't be read, so the answer claims nothing about it.
-		receipt = feed.Receipt{Remaining: unknownRemaining}
+	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, s.awaitReceipt(ctx, key, wait))}, nil
+}
+
+// enterWait returns how long the user may wait for a receipt: not at all while they wait for many others, since a key is never left in
+// use for the sake of its receipt. The caller must call leave.
+func (s *server) enterWait(caller models.Caller, wait time.Duration) (allowed time.Duration, leave func()) {
+	if wait <= 0 {
+		return 0, func() {}
 	}
-	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, receipt)}, nil
+	leave, admitted := s.waits.enter(caller.CustomerID + "/" + caller.UserID)
+	if !admitted {
+		wait = 0
+	}
+	return wait, leave
+}
+
+// awaitReceipt returns the receipt of a key that was stopped, as requested. If it can't be read, it claims nothing.
+func (s *server) awaitReceipt(ctx context.Context, key models.Key, wait time.Duration) feed.Receipt {
+	receipt, err := s.receipts.WaitForReceipt(ctx, key.Stop(), wait)
+	if err != nil {
+		return feed.Receipt{Remaining: unknownRemaining}
+	}
+	return receipt
 }
 
 const (
@@ -339,10 +396,10 @@ func (s *server) recordDenied(ctx context.Context, err error, event models.Event
 }
 
 // notServing returns why a key can't serve, or "".
-func notServing(k models.Key) string {
-	switch {
-	case k.RevokedAt != 0:
-		return "revoked"
+func notServing(k models.Key, now int64) string {
+	switch stopped := k.StopReason(now); {
+	case stopped != "":
+		return string(stopped)
 	case k.UserID != "" && k.UserKeys == models.UserKeysForbid:
 		return "user_keys_forbidden"
 	case k.UserID == "" && k.UserKeys == models.UserKeysRequire:
@@ -351,14 +408,19 @@ func notServing(k models.Key) string {
 	return ""
 }
 
-func wireKey(k models.Key) gen.Key {
+// etag returns the entity tag that names the state of what people change of a key.
+func etag(k models.Key) string { return `"` + strconv.FormatInt(k.Revision, 10) + `"` }
+
+func (s *server) wireKey(k models.Key) gen.Key {
+	now := s.now().UnixMicro()
 	key := gen.Key{
 		ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, Provider: k.Provider, Name: k.Name,
 		DisplaySuffix: k.DisplaySuffix, UserScope: k.UserID != "", CreatedAt: wireTime(k.CreatedAt), CreatedBy: k.CreatedBy,
 		RevokedAt: optionalTime(k.RevokedAt), RevokedBy: optional(k.RevokedBy), State: string(models.KeyActive),
-		LastUsedAt: optionalTime(k.LastUsedAt),
+		LastUsedAt: optionalTime(k.LastUsedAt), StaleSince: optionalTime(k.StaleSince(now)), ExpiresAt: optionalTime(k.ExpiresAt),
+		Etag: new(etag(k)), Disabled: new(k.DisabledAt != 0), DisabledAt: optionalTime(k.DisabledAt), DisabledBy: optional(k.DisabledBy),
 	}
-	key.NotServingReason = optional(notServing(k))
+	key.NotServingReason = optional(notServing(k, now))
 	key.Serves = new(key.NotServingReason == nil)
 	if k.RevokedAt != 0 {
 		key.State = string(models.KeyRevoked)

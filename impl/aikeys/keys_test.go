@@ -154,7 +154,7 @@ func TestRevokeKeyTwice(t *testing.T) {
 		got := decode[gen.GetResponse](t, get(t, s, owner, project+"/aikeys/"+key.ID)).Key
 		by := owner
 		key.State, key.RevokedAt, key.RevokedBy = "revoked", &first.RevokedAt, &by
-		key.Serves, key.NotServingReason = new(false), new("revoked")
+		key.Serves, key.NotServingReason, key.Etag = new(false), new("revoked"), new(`"2"`)
 		require.Equal(t, []gen.Key{key}, list(t, s, owner), "lists come without receipts")
 		key.Receipt = &first
 		require.Equal(t, key, got)
@@ -227,7 +227,9 @@ func TestRegisterKey(t *testing.T) {
 				require.Equal(t, gen.Key{
 					ID: key.ID, CustomerID: "acme", ProjectID: "web", Provider: "openai", Name: name, DisplaySuffix: suffix,
 					UserScope: name == "own", CreatedAt: key.CreatedAt, CreatedBy: owner, State: "active", Serves: new(true),
+					Disabled: new(false), Etag: new(`"1"`),
 				}, key)
+				require.Equal(t, `"1"`, reply.Header.Get("ETag"))
 				at := get(t, s, owner, reply.Header.Get("Location"))
 				require.Equal(t, key, decode[gen.GetResponse](t, at).Key)
 			})

@@ -15,6 +15,7 @@ import (
 // The errors of what takes an owner. Each is a models.ErrForbidden.
 var (
 	errRegister     = fmt.Errorf("register a project-level key: %w", models.ErrForbidden)
+	errUpdate       = fmt.Errorf("change a project-level key: %w", models.ErrForbidden)
 	errRevoke       = fmt.Errorf("revoke a project-level key: %w", models.ErrForbidden)
 	errSetPolicy    = fmt.Errorf("set the policy: %w", models.ErrForbidden)
 	errSetMember    = fmt.Errorf("set a member: %w", models.ErrForbidden)
@@ -30,6 +31,8 @@ func refusalOf(write models.EventType) error {
 		return errRegister
 	case models.EventKeyRevoked:
 		return errRevoke
+	case models.EventKeyUpdated, models.EventKeyDisabled, models.EventKeyEnabled:
+		return errUpdate
 	case models.EventPolicySet:
 		return errSetPolicy
 	case models.EventMemberSet:
@@ -52,6 +55,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	{Err: models.ErrNotMember, Status: http.StatusForbidden, Code: "permission_denied", Slug: "permission-denied", Title: "Permission denied",
 		Detail: "You are not a member of this project; its owners can add users of their own customer."},
 	ownersOnly(errRegister, "Only an owner of the project may register a project-level key. A member may register a key of their own, with user_scope."),
+	ownersOnly(errUpdate, "Only an owner of the project may change a project-level key. A member may change keys of their own."),
 	ownersOnly(errRevoke, "Only an owner of the project may revoke a project-level key. A member may revoke keys of their own."),
 	ownersOnly(errSetPolicy, "Only an owner of the project may change its policy."),
 	ownersOnly(errSetMember, "Only an owner of the project may add members and change their roles."),
@@ -63,6 +67,10 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "It does not exist, or you may not see it."},
 	{Err: models.ErrAlreadyExists, Status: http.StatusConflict, Code: "already_exists", Slug: "already-exists", Title: "Already exists",
 		Detail: "An active key of this provider and scope already has that name; choose another name, or revoke that key."},
+	{Err: errRevoked, Status: http.StatusConflict, Code: "failed_precondition", Slug: "key-revoked", Title: "Key revoked",
+		Detail: "A revoked key can't be changed, nor made to serve again; register a new one."},
+	{Err: errPrecondition, Status: http.StatusPreconditionFailed, Code: "failed_precondition", Slug: "precondition-failed", Title: "Precondition failed",
+		Detail: "The key has been changed since you read it; read it again, and send its etag in If-Match."},
 	{Err: models.ErrLastOwner, Status: http.StatusConflict, Code: "failed_precondition", Slug: "failed-precondition", Title: "Failed precondition",
 		Detail: "A project must have an owner; make another member an owner first."},
 	{Err: models.ErrQuotaExceeded, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",

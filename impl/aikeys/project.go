@@ -68,11 +68,12 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	if err != nil {
 		return nil, err
 	}
-	newest, err := s.store.ServingKeys(ctx, caller, provider)
+	now := s.now().UnixMicro()
+	newest, err := s.store.ServingKeys(ctx, caller, provider, now)
 	if err != nil {
 		return nil, err
 	}
-	choice, err := resolution.Resolve(ctx, s.store, caller, provider, policy, newest, s.now().UnixMicro())
+	choice, err := resolution.Resolve(ctx, s.store, caller, provider, policy, newest, now)
 	if err != nil {
 		return nil, err
 	}
@@ -80,12 +81,17 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 		Provider: provider, Serves: new(false), Reason: string(choice.Reason),
 		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey),
 	}
-	if choice.Revoked.ID != "" {
-		reply.RevokedKey = new(wireKey(choice.Revoked))
+	if choice.Stopped.ID != "" {
+		stopped := s.wireKey(choice.Stopped)
+		if choice.Reason == resolution.KeyRevoked {
+			reply.RevokedKey = &stopped
+		} else {
+			reply.StoppedKey = &stopped
+		}
 	}
 	if choice.Key.ID != "" {
 		choice.Key.UserKeys = policy.For(provider)
-		reply.Key, reply.Scope = new(wireKey(choice.Key)), new("project")
+		reply.Key, reply.Scope = new(s.wireKey(choice.Key)), new("project")
 		reply.Serves = reply.Key.Serves
 		if choice.Key.UserID != "" {
 			reply.Scope = new("user")
@@ -328,6 +334,7 @@ func wireState(s *models.EventState) *gen.EventState {
 		return nil
 	}
 	state := &gen.EventState{
+		Name: optional(s.Name), ExpiresAt: optionalTime(s.ExpiresAt),
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
 		Operations: optional(gen.Operations(s.Operations)),
 		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced),

@@ -48,11 +48,11 @@ type Verifier interface {
 	Verify(ctx context.Context, user string, p providers.Provider, secret string) verification.Result
 }
 
-// Receipts reports how far the revocation of a key has got; *feed.Feed implements it.
+// Receipts reports how far a key's stop has got; *feed.Feed implements it.
 type Receipts interface {
-	Receipt(ctx context.Context, k models.Key) (feed.Receipt, error)
+	Receipt(ctx context.Context, stop models.Stop) (feed.Receipt, error)
 	// WaitForReceipt returns the receipt when it is complete, or as it is when the time to wait is over.
-	WaitForReceipt(ctx context.Context, k models.Key, wait time.Duration) (feed.Receipt, error)
+	WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error)
 }
 
 // server holds the handlers. Those of keys are in keys.go, all others in project.go.

@@ -35,34 +35,42 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		return nil, unrecorded
 	}
 	if err != nil {
-		return nil, explainRevocation(found, lookup.hideOthers(err))
+		return nil, explainStop(found, lookup.hideOthers(err))
 	}
-	return wireFetch(found, key), nil
+	return wireFetch(found, key, now), nil
 }
 
-// explainRevocation adds to ErrKeyRevoked which key was revoked, when and by whom. The caller is a member who may read that, or else
+// explainStop adds to ErrKeyRevoked and its like which key stopped, when and by whom. The caller is a member who may read that, or else
 // the data plane is, which may serve the customer.
-func explainRevocation(f found, err error) error {
-	if !errors.Is(err, resolution.ErrKeyRevoked) {
-		return err
+func explainStop(f found, err error) error {
+	for _, kind := range []error{resolution.ErrKeyRevoked, resolution.ErrKeyDisabled, resolution.ErrKeyExpired} {
+		switch {
+		case !errors.Is(err, kind):
+		case f.Key.ID != "": // asked for by its id
+			return &problem.Error{Kind: kind, Detail: "The key " + describeStop(f.Key, kind) + "; no data plane may use it."}
+		case f.Stopped.UserID != "":
+			return &problem.Error{Kind: kind, Detail: "Your own key " + describeStop(f.Stopped, kind) + "; no other key of this provider may serve you."}
+		default:
+			return &problem.Error{Kind: kind, Detail: "The project's key " + describeStop(f.Stopped, kind) + "; no other key of this provider may serve you."}
+		}
 	}
-	if f.Key.ID != "" { // asked for by its id
-		return &problem.Error{Kind: resolution.ErrKeyRevoked, Detail: "The key " + revocation(f.Key) + "; no data plane may use it."}
-	}
-	whose := "The project's key "
-	if f.Revoked.UserID != "" {
-		whose = "Your own key "
-	}
-	return &problem.Error{Kind: resolution.ErrKeyRevoked, Detail: whose + revocation(f.Revoked) + "; no other key of this provider may serve you."}
+	return err
 }
 
-// revocation returns which key was revoked, when and by whom: "openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z by alice".
-func revocation(k models.Key) string {
+// describeStop returns which key stopped, when and by whom: "openai-prod …9f3c was revoked at 2026-11-23T09:45:12Z by alice".
+func describeStop(k models.Key, kind error) string {
 	name := k.Name
 	if k.DisplaySuffix != "" {
 		name += " …" + k.DisplaySuffix
 	}
-	return name + " was revoked at " + time.UnixMicro(k.RevokedAt).UTC().Format(time.RFC3339) + " by " + k.RevokedBy
+	at := func(micros int64) string { return time.UnixMicro(micros).UTC().Format(time.RFC3339) }
+	switch kind {
+	case resolution.ErrKeyDisabled: //nolint:errorlint // it is one of explainStop's list
+		return name + " was disabled at " + at(k.DisabledAt) + " by " + k.DisabledBy
+	case resolution.ErrKeyExpired: //nolint:errorlint // as above
+		return name + " expired at " + at(k.ExpiresAt)
+	}
+	return name + " was revoked at " + at(k.RevokedAt) + " by " + k.RevokedBy
 }
 
 // hideOthers replaces ErrNotServed by the answer for what does not exist, unless the data plane named the customer itself: whether a
@@ -129,10 +137,8 @@ func (s *server) findByID(ctx context.Context, dataPlaneID, id string, now time.
 	if key.UserID != "" {
 		f.wireCaller = &gen.Caller{UserID: key.UserID}
 	}
-	if key.RevokedAt != 0 {
-		return f, resolution.ErrKeyRevoked
-	}
-	return f, nil
+	_, err = resolution.Stop(key, now.UnixMicro())
+	return f, err
 }
 
 // byID returns a key that was asked for by its id. No policy says that it may serve more than inference.
@@ -279,7 +285,9 @@ var reasons = []struct {
 }{
 	{models.ErrNotServed, "customer_not_served"},
 	{models.ErrNotMember, "not_a_member"},
-	{resolution.ErrKeyRevoked, "key_revoked"},
+	{resolution.ErrKeyRevoked, string(resolution.KeyRevoked)},
+	{resolution.ErrKeyDisabled, string(resolution.KeyDisabled)},
+	{resolution.ErrKeyExpired, string(resolution.KeyExpired)},
 	{resolution.ErrUserKeyRequired, string(resolution.UserKeyRequired)},
 	{resolution.ErrNoKey, string(resolution.NoKey)},
 	{models.ErrNotFound, string(resolution.NoKey)},
@@ -296,7 +304,7 @@ func fetchRecord(ctx context.Context, now time.Time, f found, outcome error) mod
 	r := models.FetchRecord{
 		At: now.UnixMicro(), DataPlaneID: auth.PrincipalFrom(ctx).DataPlaneID, CustomerID: f.caller.CustomerID, ProjectID: f.caller.ProjectID,
 		UserID: f.caller.UserID, TokenID: f.caller.TokenID, Provider: f.provider,
-		KeyID: cmp.Or(f.Key.ID, f.Revoked.ID), Version: cmp.Or(f.Key.Version, f.Revoked.Version),
+		KeyID: cmp.Or(f.Key.ID, f.Stopped.ID), Version: cmp.Or(f.Key.Version, f.Stopped.Version),
 		Decision: models.OutcomeAllowed, Reason: string(f.Reason), RequestID: httpapi.CallFrom(ctx).ID,
 	}
 	if outcome != nil {
@@ -328,7 +336,7 @@ func (s *server) record(ctx context.Context, r models.FetchRecord, outcome error
 }
 
 // wireFetch returns the answer to a fetch, with the key in plain text.
-func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
+func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONResponse {
 	key, scope := f.Key, "project"
 	if key.UserID != "" {
 		scope = "user"
@@ -351,6 +359,13 @@ func wireFetch(f found, p plaintextKey) gen.FetchKey200JSONResponse {
 	if p.Life > 0 {
 		answer.Inject = []gen.InjectedHeader{{Name: "Authorization", Value: gensecret.New("Bearer " + p.Secret), Mode: "set"}}
 		answer.ExpiresInMs, answer.RefreshInMs = new(p.Life.Milliseconds()), new(p.Life.Milliseconds()*refreshPercent/100)
+	}
+	if key.ExpiresAt != 0 {
+		left := max(0, time.UnixMicro(key.ExpiresAt).Sub(now).Milliseconds())
+		answer.EndsInMs = &left
+		if answer.ExpiresInMs == nil || left < *answer.ExpiresInMs {
+			answer.ExpiresInMs, answer.RefreshInMs = &left, &left // a new answer before the end would end at the same time
+		}
 	}
 	return answer
 }

@@ -1,10 +1,10 @@
-// Package feed streams changes to data planes and keeps the receipts of revocations. Each replica of the service reads
+// Package feed streams changes to data planes and keeps the receipts of stops: of revocations, and of keys that are disabled. Each replica of the service reads
 // changes from the database, which is the truth, and sends them to the data planes that are connected to it. No replica
-// depends on another. A revocation is proved complete as follows:
+// depends on another. A stop is proved complete as follows:
 //
 //   - A heartbeat carries the time, on this replica's monotonic clock, at which a read began whose changes have all been
 //     sent before it. It extends the data plane's lease to that time plus the lease's length, however late it arrives.
-//   - A lease that outlasts a revocation's commit therefore belongs to a data plane that has been sent the revocation, or
+//   - A lease that outlasts a stop's commit therefore belongs to a data plane that has been sent the stop, or
 //     ends within the lease's length. Together with the longest grace that a data plane has declared, this bounds every
 //     receipt, without reference to any clock but this process's own or to any other replica.
 //   - Acknowledgements only make a receipt complete sooner.
@@ -64,7 +64,7 @@ type Store interface {
 	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error
 	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)
 	SaveReceipts(ctx context.Context, receipts []models.Receipt) error
-	Receipts(ctx context.Context, k models.Key) (receipts []models.Receipt, unheard int, err error)
+	Receipts(ctx context.Context, stop models.Stop) (receipts []models.Receipt, unheard int, err error)
 	LongestStale(ctx context.Context, customerID string) (int, error)
 }
 
@@ -91,7 +91,7 @@ type Feed struct {
 	timing    timing
 
 	ids   models.IDs         // safe for concurrent use
-	looks singleflight.Group // of those who wait for a receipt, by key id
+	looks singleflight.Group // of those who wait for a receipt, by the stop's id
 
 	// Each signal has room for one: a signal that waits to be received covers those that follow it.
 	readSignal    chan struct{} // changes may have been committed
@@ -127,7 +127,7 @@ type Feed struct {
 	// streams holds all streams by id, from joined to draining; open counts those that have not ended.
 	streams map[string]*Stream
 	open    int
-	// tallies holds the revocations of the last hour by key id; unsaved holds those whose count is not stored yet.
+	// tallies holds the stops of the last hour by their ids; unsaved holds those whose count is not stored yet.
 	tallies, unsaved map[string]*tally
 }
 
@@ -187,7 +187,7 @@ func (f *Feed) Run(ctx context.Context) error {
 		},
 		{
 			interval: saveDelay, signal: f.saveSignal, run: f.saveReceipts,
-			problem: "receipts of revocations can't be stored",
+			problem: "receipts can't be stored",
 		},
 		{
 			interval: f.timing.maintenance, run: f.runMaintenance,
@@ -371,7 +371,7 @@ func (f *Feed) nextHeartbeat() []byte {
 	return heartbeatFrame(f.position, f.readAt, f.acknowledgeWithin())
 }
 
-// acknowledgeWithin returns the time, in milliseconds, over which data planes spread their acknowledgements of a revocation:
+// acknowledgeWithin returns the time, in milliseconds, over which data planes spread their acknowledgements of a stop:
 // about one per millisecond reaches this replica, and none comes after its lease has run out. The caller holds mu.
 func (f *Feed) acknowledgeWithin() int {
 	return min(f.open, int(f.lease.Milliseconds())/2)

@@ -302,7 +302,7 @@ func (r *replica) acknowledge(m *member, text string, inFlight map[string]int) {
 // receipt returns a receipt once it is complete, or as it is after the time to wait.
 func (r *replica) receipt(k models.Key, wait time.Duration) feed.Receipt {
 	r.env.t.Helper()
-	got, err := r.WaitForReceipt(r.env.t.Context(), k, wait)
+	got, err := r.WaitForReceipt(r.env.t.Context(), k.Stop(), wait)
 	require.NoError(r.env.t, err)
 	return got
 }

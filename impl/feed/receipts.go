@@ -18,19 +18,18 @@ const (
 	maxRows = 500
 	// lookPause is the least time between two looks at a receipt that somebody waits for.
 	lookPause = 10 * time.Millisecond
-	// tallyLife is how long a revocation is remembered: longer than any data plane may serve without asking.
+	// tallyLife is how long a stop is remembered: longer than any data plane may serve without asking.
 	tallyLife = time.Hour + time.Minute
 	// maxListed is how many data planes a receipt lists.
 	maxListed = 100
 )
 
-// tally counts the acknowledgements of one revocation by the streams of this replica. Feed.mu guards the counts; nothing
-// changes the other fields.
+// tally counts the acknowledgements of one stop by the streams of this replica. Feed.mu guards the counts; nothing changes the
+// other fields.
 type tally struct {
-	keyID      string
-	customerID string
-	tx         int64
-	seenAt     time.Duration // when this replica read the revocation
+	stop   models.Stop
+	id     string        // the stop's
+	seenAt time.Duration // when this replica read the stop
 
 	dataPlanes   int // streams that have to acknowledge it
 	acknowledged int
@@ -40,15 +39,16 @@ type tally struct {
 	byDataPlane  []models.DataPlaneReceipt
 }
 
-// openTallies opens a tally for each revocation. It waits for every stream whose data plane serves the customer, those
+// openTallies opens a tally for each stop. It waits for every stream whose data plane serves the customer, those
 // included that have ended so lately that their leases may run on. The caller holds mu.
 func (f *Feed) openTallies(changes []models.Change) {
 	now := f.clock()
 	for _, c := range changes {
-		if c.Type != models.EventKeyRevoked {
+		stop, ok := c.Stop()
+		if !ok {
 			continue
 		}
-		t := f.newTally(c, now)
+		t := f.newTally(stop, now)
 		for _, s := range f.streams {
 			if s.dataPlane.Serves(c.CustomerID) {
 				f.addToTally(s, t)
@@ -57,9 +57,9 @@ func (f *Feed) openTallies(changes []models.Change) {
 	}
 }
 
-func (f *Feed) newTally(c models.Change, seenAt time.Duration) *tally {
-	t := &tally{keyID: c.KeyID, customerID: c.CustomerID, tx: c.Tx, seenAt: seenAt}
-	f.tallies[c.KeyID] = t
+func (f *Feed) newTally(stop models.Stop, seenAt time.Duration) *tally {
+	t := &tally{stop: stop, id: stop.ID(), seenAt: seenAt}
+	f.tallies[t.id] = t
 	return t
 }
 
@@ -67,25 +67,25 @@ func (f *Feed) newTally(c models.Change, seenAt time.Duration) *tally {
 func (f *Feed) addToTally(s *Stream, t *tally) {
 	s.pending = append(s.pending, t)
 	t.dataPlanes++
-	f.unsaved[t.keyID] = t
+	f.unsaved[t.id] = t
 }
 
 // dropFromTallies makes no tally wait for a stream any longer. The caller holds mu.
 func (f *Feed) dropFromTallies(s *Stream) {
 	for _, t := range s.pending {
 		t.dataPlanes--
-		f.unsaved[t.keyID] = t
+		f.unsaved[t.id] = t
 	}
 	s.pending = nil
 }
 
-// forgetOldTallies drops revocations that are complete by their age.
+// forgetOldTallies drops stops that are complete by their age.
 func (f *Feed) forgetOldTallies() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for key, t := range f.tallies {
+	for id, t := range f.tallies {
 		if f.clock()-t.seenAt > tallyLife {
-			delete(f.tallies, key)
+			delete(f.tallies, id)
 		}
 	}
 }
@@ -114,7 +114,7 @@ func (f *Feed) adoptPending(ctx context.Context, s *Stream, sub Subscription, st
 	return f.saveReceipts(ctx)
 }
 
-// talliesOwed returns the tallies of revocations that the data plane has yet to read, and whose keys it may still use. There
+// talliesOwed returns the tallies of stops that the data plane has yet to read, and whose keys it may still use. There
 // are none if this replica has the previous stream: markPersisted takes over what that owes.
 func (f *Feed) talliesOwed(s *Stream, sub Subscription, start position.Position, missed []models.Change) []*tally {
 	f.mu.Lock()
@@ -123,13 +123,13 @@ func (f *Feed) talliesOwed(s *Stream, sub Subscription, start position.Position,
 		return nil
 	}
 	for _, c := range missed { // some may be from before this replica's first read
-		if c.Type == models.EventKeyRevoked && start.Contains(c.Tx) && f.tallies[c.KeyID] == nil {
-			f.newTally(c, f.adoptedAt)
+		if stop, ok := c.Stop(); ok && start.Contains(c.Tx) && f.tallies[stop.ID()] == nil {
+			f.newTally(stop, f.adoptedAt)
 		}
 	}
 	var owed []*tally
 	for _, t := range f.tallies {
-		if start.Contains(t.tx) && !sub.Resume.Contains(t.tx) && s.dataPlane.Serves(t.customerID) &&
+		if start.Contains(t.stop.Tx) && !sub.Resume.Contains(t.stop.Tx) && s.dataPlane.Serves(t.stop.CustomerID) &&
 			f.clock()-t.seenAt < f.lease+s.maxStale {
 			owed = append(owed, t)
 		}
@@ -159,14 +159,14 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 	s.acknowledgedAt = now
 	waiting := s.pending[:0]
 	for _, t := range s.pending {
-		if !at.Contains(t.tx) {
+		if !at.Contains(t.stop.Tx) {
 			waiting = append(waiting, t)
 			continue
 		}
 		t.slowest = max(t.slowest, now-t.seenAt)
-		requests, counts := inFlight[t.keyID]
+		requests, counts := inFlight[t.stop.KeyID]
 		t.count(s.dataPlane.Name, requests, counts)
-		f.unsaved[t.keyID] = t
+		f.unsaved[t.id] = t
 		if t.acknowledged == t.dataPlanes {
 			signal(f.saveSignal)
 		}
@@ -241,13 +241,13 @@ func (f *Feed) takeUnsaved() []models.Receipt {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var rows []models.Receipt
-	for key, t := range f.unsaved {
+	for id, t := range f.unsaved {
 		if len(rows) == maxRows {
 			break
 		}
-		delete(f.unsaved, key)
+		delete(f.unsaved, id)
 		rows = append(rows, models.Receipt{
-			KeyID: key, ReplicaID: f.replicaID, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
+			StopID: id, ReplicaID: f.replicaID, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
 			Counted: t.counted, InFlight: t.inFlight, ByDataPlane: slices.Clone(t.byDataPlane),
 		})
 	}
@@ -258,16 +258,16 @@ func (f *Feed) markUnsaved(rows []models.Receipt) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, row := range rows {
-		if t := f.tallies[row.KeyID]; t != nil {
-			f.unsaved[row.KeyID] = t
+		if t := f.tallies[row.StopID]; t != nil {
+			f.unsaved[row.StopID] = t
 		}
 	}
 }
 
-// Receipt is the state of a revocation.
+// Receipt is the state of a stop.
 type Receipt struct {
 	Complete bool
-	// DataPlanes is how many streams have to acknowledge the revocation, Acknowledged how many have.
+	// DataPlanes is how many streams have to acknowledge the stop, Acknowledged how many have.
 	DataPlanes, Acknowledged int
 	// Slowest is the time that the slowest acknowledgement took; zero if there is none.
 	Slowest time.Duration
@@ -281,12 +281,12 @@ type Receipt struct {
 	ByDataPlane []models.DataPlaneReceipt
 }
 
-// Receipt returns the receipt of a revoked key.
-func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
-	if k.RevocationTx == 0 {
+// Receipt returns the receipt of a stop.
+func (f *Feed) Receipt(ctx context.Context, stop models.Stop) (Receipt, error) {
+	if stop.Tx == 0 {
 		return Receipt{Complete: true}, nil
 	}
-	rows, unacknowledged, err := f.store.Receipts(ctx, k)
+	rows, unacknowledged, err := f.store.Receipts(ctx, stop)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -308,46 +308,45 @@ func (f *Feed) Receipt(ctx context.Context, k models.Key) (Receipt, error) {
 		r.Complete = true
 		return r, nil
 	}
-	longest, err := f.store.LongestStale(ctx, k.CustomerID)
+	longest, err := f.store.LongestStale(ctx, stop.CustomerID)
 	if err != nil {
 		return Receipt{}, err
 	}
-	r.Remaining = f.lease + time.Duration(longest)*time.Millisecond - f.age(k)
+	r.Remaining = f.lease + time.Duration(longest)*time.Millisecond - f.age(stop)
 	if r.Remaining <= 0 {
 		r.Complete, r.Remaining = true, 0
 	}
 	return r, nil
 }
 
-// age returns how long this replica has known that a revocation is committed. A revocation from before its first read counts
-// from that read; one that it has yet to read may have been committed just now.
-func (f *Feed) age(k models.Key) time.Duration {
+// age returns how long this replica has known that a stop is committed. A stop from before its first read counts from that read; one
+// that it has yet to read may have been committed just now.
+func (f *Feed) age(stop models.Stop) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	t := f.tallies[k.ID]
+	t := f.tallies[stop.ID()]
 	switch {
-	case t != nil && t.tx == k.RevocationTx:
+	case t != nil && t.stop.Tx == stop.Tx:
 		return f.clock() - t.seenAt
-	case f.ready && f.position.Contains(k.RevocationTx):
+	case f.ready && f.position.Contains(stop.Tx):
 		return f.clock() - f.adoptedAt
 	}
 	return 0
 }
 
-// WaitForReceipt returns the receipt of a revoked key once it is complete, or as it is when the time to wait is over or Run
-// ends.
-func (f *Feed) WaitForReceipt(ctx context.Context, k models.Key, wait time.Duration) (Receipt, error) {
+// WaitForReceipt returns the receipt of a stop once it is complete, or as it is when the time to wait is over or Run ends.
+func (f *Feed) WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (Receipt, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		changed, next, stopped := f.nextLook(k)
+		changed, next, stopped := f.nextLook(stop)
 		if last := stopped || waiting.Err() != nil; last || next <= 0 {
 			began := f.clock()
 			look := f.shareReceipt
 			if last {
 				look = f.Receipt // a shared one may have been under way when an acknowledgement came
 			}
-			r, err := look(ctx, k)
+			r, err := look(ctx, stop)
 			if err != nil || r.Complete || last {
 				return r, err
 			}
@@ -362,9 +361,9 @@ func (f *Feed) WaitForReceipt(ctx context.Context, k models.Key, wait time.Durat
 	}
 }
 
-// shareReceipt is Receipt for those who wait: at most one of them asks the database about a key at a time, and all get the answer.
-func (f *Feed) shareReceipt(ctx context.Context, k models.Key) (Receipt, error) {
-	answer := f.looks.DoChan(k.ID, func() (any, error) { return f.Receipt(context.WithoutCancel(ctx), k) })
+// shareReceipt is Receipt for those who wait: at most one of them asks the database about a stop at a time, and all get the answer.
+func (f *Feed) shareReceipt(ctx context.Context, stop models.Stop) (Receipt, error) {
+	answer := f.looks.DoChan(stop.ID(), func() (any, error) { return f.Receipt(context.WithoutCancel(ctx), stop) })
 	select {
 	case <-ctx.Done():
 		return Receipt{}, ctx.Err()
@@ -375,17 +374,17 @@ func (f *Feed) shareReceipt(ctx context.Context, k models.Key) (Receipt, error) 
 }
 
 // nextLook returns for how long a receipt can't be complete unless changed is closed before: while streams of this replica that
-// hold leases are yet to acknowledge the revocation. It saves asking the database, which counts all streams for the answer,
+// hold leases are yet to acknowledge the stop. It saves asking the database, which counts all streams for the answer,
 // just when all of them are being told.
-func (f *Feed) nextLook(k models.Key) (changed <-chan struct{}, next time.Duration, stopped bool) {
+func (f *Feed) nextLook(stop models.Stop) (changed <-chan struct{}, next time.Duration, stopped bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	t := f.tallies[k.ID]
+	t := f.tallies[stop.ID()]
 	switch {
-	case t != nil && t.tx == k.RevocationTx && t.acknowledged < t.dataPlanes:
+	case t != nil && t.stop.Tx == stop.Tx && t.acknowledged < t.dataPlanes:
 		next = f.lease - (f.clock() - t.seenAt)
-	case f.open > 0 && f.ready && !f.position.Contains(k.RevocationTx):
-		next = lookPause // this replica is about to read the revocation
+	case f.open > 0 && f.ready && !f.position.Contains(stop.Tx):
+		next = lookPause // this replica is about to read the stop
 	}
 	return f.changed, next, f.stopped
 }

@@ -41,7 +41,7 @@ func TestReceiptByAcknowledgements(t *testing.T) {
 		all[0].AwaitRevocation(k.ID)
 		r.acknowledge(all[0], before, nil) // a position from before the revocation
 		waited := make(chan feed.Receipt)
-		go func() { got, _ := r.WaitForReceipt(t.Context(), k, feedtest.Patience); waited <- got }()
+		go func() { got, _ := r.WaitForReceipt(t.Context(), k.Stop(), feedtest.Patience); waited <- got }()
 		for i, m := range all {
 			require.False(t, r.receipt(k, 0).Complete)
 			if i == 1 {
@@ -294,11 +294,11 @@ func TestWaitForReceiptEnds(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		_, _ = r.WaitForReceipt(ctx, k, time.Hour)
+		_, _ = r.WaitForReceipt(ctx, k.Stop(), time.Hour)
 		require.Equal(t, 100*time.Millisecond, time.Since(began), "with its context")
 
 		ended := make(chan feed.Receipt)
-		go func() { got, _ := r.WaitForReceipt(context.Background(), k, time.Hour); ended <- got }()
+		go func() { got, _ := r.WaitForReceipt(context.Background(), k.Stop(), time.Hour); ended <- got }()
 		synctest.Wait()
 		r.stop()
 		require.False(t, (<-ended).Complete)
@@ -312,14 +312,14 @@ type countingStore struct {
 	active, most, reads atomic.Int64
 }
 
-func (s *countingStore) Receipts(ctx context.Context, k models.Key) ([]models.Receipt, int, error) {
+func (s *countingStore) Receipts(ctx context.Context, stop models.Stop) ([]models.Receipt, int, error) {
 	s.reads.Add(1)
 	if now := s.active.Add(1); now > s.most.Load() {
 		s.most.Store(now)
 	}
 	defer s.active.Add(-1)
 	time.Sleep(50 * time.Millisecond)
-	return s.Store.Receipts(ctx, k)
+	return s.Store.Receipts(ctx, stop)
 }
 
 func TestWaitersShareOneLook(t *testing.T) {
@@ -333,7 +333,7 @@ func TestWaitersShareOneLook(t *testing.T) {
 		for i := range 50 {
 			waiting.Go(func() {
 				time.Sleep(time.Duration(i) * time.Millisecond)
-				got, err := r.WaitForReceipt(t.Context(), k, time.Minute)
+				got, err := r.WaitForReceipt(t.Context(), k.Stop(), time.Minute)
 				require.NoError(t, err)
 				require.True(t, got.Complete)
 			})
@@ -452,7 +452,7 @@ func TestReceiptsAreTrue(t *testing.T) {
 			k = e.revoke(k)
 			checks.Go(func() {
 				for deadline := time.Now().Add(feedtest.Patience); ; time.Sleep(rand.N(10 * time.Millisecond)) {
-					got, err := anyReplica().Receipt(t.Context(), k)
+					got, err := anyReplica().Receipt(t.Context(), k.Stop())
 					if err == nil && got.Complete {
 						break
 					}

@@ -370,6 +370,8 @@ func boundMessage(s *openapi3.Schema, field string) string {
 		return "must be at least " + strconv.FormatFloat(*s.Min, 'f', -1, 64)
 	case "maximum":
 		return "must be at most " + strconv.FormatFloat(*s.Max, 'f', -1, 64)
+	case "minProperties":
+		return "must have at least " + count(s.MinProps, "member")
 	case "maxProperties":
 		return fmt.Sprintf("must have at most %d members", *s.MaxProps)
 	case "minItems":

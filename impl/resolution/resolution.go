@@ -13,12 +13,15 @@ import (
 
 // The errors of a request that no key serves.
 var (
-	// ErrNoKey says that no active key of the provider may serve the user.
+	// ErrNoKey says that no key of the provider may serve the user.
 	ErrNoKey = errors.New("no active key may serve this")
 	// ErrUserKeyRequired says that the policy requires a key of the user's own and the user has none.
 	ErrUserKeyRequired = errors.New("policy requires a key of the user's own")
-	// ErrKeyRevoked says that the key that was asked for by id is revoked, or that all keys that might have served are.
-	ErrKeyRevoked = errors.New("key is revoked")
+	// ErrKeyRevoked, ErrKeyDisabled and ErrKeyExpired say that the key that was asked for by id serves nobody, or that none may serve and
+	// the last of them to stop did so for this reason.
+	ErrKeyRevoked  = errors.New("key is revoked")
+	ErrKeyDisabled = errors.New("key is disabled")
+	ErrKeyExpired  = errors.New("key has expired")
 	// ErrCallerUnauthenticated says that the credential of the caller on whose behalf a data plane asks opens no session.
 	ErrCallerUnauthenticated = errors.New("caller unauthenticated")
 )
@@ -35,6 +38,8 @@ const (
 	ByID              Reason = "by_id"
 	UserKeyRequired   Reason = "user_key_required"
 	KeyRevoked        Reason = "key_revoked"
+	KeyDisabled       Reason = "key_disabled"
+	KeyExpired        Reason = "key_expired"
 	NoKey             Reason = "no_key"
 )
 
@@ -42,11 +47,12 @@ const (
 type Choice struct {
 	Key    models.Key
 	Reason Reason
-	// Revoked is the last revoked of the keys that the policy would let serve; its ID is empty unless Reason is KeyRevoked.
-	Revoked models.Key
+	// Stopped is the last to stop of the keys that the policy would let serve; its ID is empty unless Reason says that it was revoked or
+	// disabled, or has expired.
+	Stopped models.Key
 }
 
-// Err returns nil if a key serves, and ErrUserKeyRequired, ErrKeyRevoked or ErrNoKey if not.
+// Err returns nil if a key serves, and one of the package's errors if not.
 func (c Choice) Err() error {
 	switch {
 	case c.Key.ID != "":
@@ -55,16 +61,33 @@ func (c Choice) Err() error {
 		return ErrUserKeyRequired
 	case c.Reason == KeyRevoked:
 		return ErrKeyRevoked
+	case c.Reason == KeyDisabled:
+		return ErrKeyDisabled
+	case c.Reason == KeyExpired:
+		return ErrKeyExpired
 	}
 	return ErrNoKey
 }
 
+// Stop returns why a key serves nobody, whatever the policy says. Both are zero if it may serve.
+func Stop(k models.Key, now int64) (Reason, error) {
+	switch k.StopReason(now) {
+	case models.StopRevoked:
+		return KeyRevoked, ErrKeyRevoked
+	case models.StopDisabled:
+		return KeyDisabled, ErrKeyDisabled
+	case models.StopExpired:
+		return KeyExpired, ErrKeyExpired
+	}
+	return "", nil
+}
+
 // Keys finds the keys of a provider; *models.Store is one.
 type Keys interface {
-	// Candidates returns the active keys, newest first.
-	Candidates(ctx context.Context, c models.Caller, provider string) (own, project []models.Key, err error)
-	// LastRevoked returns the key that was revoked last in some scopes: users' ids, or "" for the project's keys.
-	LastRevoked(ctx context.Context, c models.Caller, provider string, scopes []string) (models.Key, error)
+	// Candidates returns the keys that may serve, newest first.
+	Candidates(ctx context.Context, c models.Caller, provider string, now int64) (own, project []models.Key, err error)
+	// LastStopped returns the key that stopped last in some scopes: users' ids, or "" for the project's keys.
+	LastStopped(ctx context.Context, c models.Caller, provider string, scopes []string, now int64) (models.Key, error)
 }
 
 // Store is what Fetch reads; *models.Store is one.
@@ -95,15 +118,15 @@ func Fetch(
 }
 
 // Resolve applies the policy to the newest key of each scope. If the chosen key is bad and the policy says next_key, it reads
-// all active keys and applies the policy to those. They are read later than the newest ones, so a key that was revoked in
-// between is not among them. If no key serves, it looks for one that was revoked.
+// all that may serve and applies the policy to those. They are read later than the newest ones, so a key that was revoked in
+// between is not among them. If no key serves, it looks for one that stopped.
 func Resolve(
 	ctx context.Context, keys Keys, c models.Caller, provider string, policy models.Policy, newest models.Serving, now int64,
 ) (Choice, error) {
 	userKeys := policy.For(provider)
 	choice := choose(userKeys, newest.Own, newest.Project)
 	if policy.OnBadKey == models.OnBadKeyNextKey && choice.Key.Bad(now) {
-		own, project, err := keys.Candidates(ctx, c, provider)
+		own, project, err := keys.Candidates(ctx, c, provider, now)
 		if err != nil {
 			return Choice{}, err
 		}
@@ -112,9 +135,9 @@ func Resolve(
 	if choice.Key.ID != "" {
 		return choice, nil
 	}
-	revoked, err := keys.LastRevoked(ctx, c, provider, scopesOf(userKeys, c.UserID))
-	if err == nil && revoked.ID != "" {
-		choice = Choice{Revoked: revoked, Reason: KeyRevoked}
+	stopped, err := keys.LastStopped(ctx, c, provider, scopesOf(userKeys, c.UserID), now)
+	if reason, _ := Stop(stopped, now); err == nil && stopped.ID != "" && reason != "" {
+		choice = Choice{Stopped: stopped, Reason: reason}
 	}
 	return choice, err
 }

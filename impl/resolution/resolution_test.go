@@ -28,8 +28,8 @@ type keys struct {
 	reads        int
 }
 
-// LastRevoked implements resolution.Keys.
-func (k *keys) LastRevoked(_ context.Context, _ models.Caller, _ string, scopes []string) (last models.Key, err error) {
+// LastStopped implements resolution.Keys.
+func (k *keys) LastStopped(_ context.Context, _ models.Caller, _ string, scopes []string, _ int64) (last models.Key, err error) {
 	for _, scope := range scopes {
 		if key := k.revoked[scope]; key.RevokedAt > last.RevokedAt {
 			last = key
@@ -39,7 +39,7 @@ func (k *keys) LastRevoked(_ context.Context, _ models.Caller, _ string, scopes 
 }
 
 // Candidates implements resolution.Keys.
-func (k *keys) Candidates(_ context.Context, _ models.Caller, asked string) (own, project []models.Key, err error) {
+func (k *keys) Candidates(_ context.Context, _ models.Caller, asked string, _ int64) (own, project []models.Key, err error) {
 	k.reads++
 	if asked != provider {
 		return nil, nil, fmt.Errorf("asked for %s", asked)
@@ -141,7 +141,7 @@ func TestResolve(t *testing.T) {
 }
 
 // A revoked key counts only if none serves, and if the policy would have let it serve.
-func TestResolveNamesTheLastRevokedKey(t *testing.T) {
+func TestResolveNamesTheLastStoppedKey(t *testing.T) {
 	own, project := models.Key{ID: "own", RevokedAt: 2}, models.Key{ID: "project", RevokedAt: 1}
 	for policy, want := range map[models.UserKeys][2]string{ // with an own key revoked, and without
 		models.UserKeysAllow: {"own", "project"}, models.UserKeysRequire: {"own", ""}, models.UserKeysForbid: {"project", "project"},
@@ -153,13 +153,13 @@ func TestResolveNamesTheLastRevokedKey(t *testing.T) {
 		}
 		both := map[string]models.Key{"mia": own, "": project}
 		got := resolve(&keys{revoked: both}, "mia")
-		require.Equal(t, resolution.Choice{Revoked: both[map[string]string{"own": "mia"}[want[0]]], Reason: resolution.KeyRevoked}, got, policy)
+		require.Equal(t, resolution.Choice{Stopped: both[map[string]string{"own": "mia"}[want[0]]], Reason: resolution.KeyRevoked}, got, policy)
 		require.ErrorIs(t, got.Err(), resolution.ErrKeyRevoked)
-		require.Equal(t, want[1], resolve(&keys{revoked: map[string]models.Key{"": project}}, "mia").Revoked.ID, policy)
-		require.Equal(t, want[1], resolve(&keys{revoked: both}, "").Revoked.ID, "a request of nobody in particular")
+		require.Equal(t, want[1], resolve(&keys{revoked: map[string]models.Key{"": project}}, "mia").Stopped.ID, policy)
+		require.Equal(t, want[1], resolve(&keys{revoked: both}, "").Stopped.ID, "a request of nobody in particular")
 		serving := newKeys([]bool{good}, []bool{good})
 		serving.revoked = both
-		require.Empty(t, resolve(serving, "mia").Revoked.ID)
+		require.Empty(t, resolve(serving, "mia").Stopped.ID)
 	}
 }
 

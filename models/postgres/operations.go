@@ -176,9 +176,10 @@ func Statements() map[string]string {
 }
 
 const (
-	// newestKey selects the newest active key of a scope. The planner reads one entry of an index for it.
-	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, envelope FROM ai_keys
-WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND revoked_at = 0 AND user_id = `
+	// newestKey selects the newest key of a scope that may serve. The planner reads one entry of an index for it, and those of newer keys
+	// that are disabled or have expired.
+	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, expires_at, envelope FROM ai_keys
+WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usable + ` AND user_id = `
 
 	fetchStatement = `SELECT ` + models.FetchColumns + `, ` + currentPosition + ` FROM ` + models.FetchTables + `
 LEFT JOIN LATERAL (` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) o ON $5 <> ''

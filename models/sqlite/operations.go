@@ -86,9 +86,9 @@ func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]strin
 	return stored, err
 }
 
-// SQLite has no LATERAL: a subquery finds the newest active key of a scope, and a join reads it.
+// SQLite has no LATERAL: a subquery finds the newest key of a scope that may serve, and a join reads it.
 const (
-	newestKey = `(SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND revoked_at = 0 AND user_id = `
+	newestKey = `(SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usable + ` AND user_id = `
 
 	fetchStatement = `SELECT ` + models.FetchColumns + `, ` + currentPosition + ` FROM ` + models.FetchTables + `
 LEFT JOIN ai_keys o ON o.id = ` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) AND $5 <> ''

@@ -3,16 +3,17 @@ package agentrouter
 import (
 	"context"
 	"iter"
+	"time"
 
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// AIKeysClient registers, reads and revokes provider keys.
+// AIKeysClient registers, reads, changes and revokes provider keys.
 type AIKeysClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify and Force for Register; OfProvider, InState,
-// PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke.
+// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force and ExpiresAt for Register; OfProvider,
+// InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke and Update; IfMatch for Update.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
 }
@@ -25,6 +26,7 @@ type registerRequest struct {
 	UserScope bool              `json:"user_scope"`
 	Verify    bool              `json:"verify,omitempty"`
 	Force     bool              `json:"force,omitempty"`
+	ExpiresAt time.Time         `json:"expires_at,omitzero"`
 }
 
 // Register seals a provider's key and stores it under a project. With userScope the key is the caller's own; otherwise it
@@ -36,7 +38,7 @@ func (a *AIKeysClient) Register(
 	r.checkText("provider", string(provider))
 	r.checkText("name", name)
 	r.checkText("secret", secret)
-	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope, Verify: r.verify, Force: r.force}
+	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope, Verify: r.verify, Force: r.force, ExpiresAt: r.expiresAt}
 	return send(ctx, r, func(r *aikeysv1.RegisterResponse) bool { return r.Key.ID != "" })
 }
 
@@ -63,6 +65,41 @@ func (a *AIKeysClient) All(ctx context.Context, customerID, projectID string) it
 		}
 		return page.Keys, page.NextPageToken, nil
 	})
+}
+
+// KeyChange is something that Update changes of a key.
+type KeyChange func(changes map[string]any)
+
+// SetName gives the key another name.
+func SetName(name string) KeyChange { return func(c map[string]any) { c["name"] = name } }
+
+// SetDisabled stops the key, as fast as a revocation, or lets it serve again.
+func SetDisabled(disabled bool) KeyChange { return func(c map[string]any) { c["disabled"] = disabled } }
+
+// SetExpiry has the key stop serving at a time, which must be in the future.
+func SetExpiry(t time.Time) KeyChange { return func(c map[string]any) { c["expires_at"] = t.UTC() } }
+
+// ClearExpiry has the key serve without end.
+func ClearExpiry() KeyChange { return func(c map[string]any) { c["expires_at"] = nil } }
+
+// Update changes a key as told and leaves the rest of it as it is. A key that is disabled by then comes with its DisableReceipt; with
+// Wait, the service answers when that is complete. With IfMatch, nothing is changed that others have changed since.
+func (a *AIKeysClient) Update(
+	ctx context.Context, customerID, projectID, id string, changes ...KeyChange,
+) (*aikeysv1.UpdateResponse, error) {
+	r := a.service.inProject(operations.UpdateKey(), customerID, projectID, "id", id)
+	body := map[string]any{}
+	for _, change := range changes {
+		change(body)
+	}
+	if name, ok := body["name"].(string); ok {
+		r.checkText("name", name)
+	}
+	if len(body) == 0 {
+		r.setError("changes", "is required")
+	}
+	r.body = body
+	return send(ctx, r, func(r *aikeysv1.UpdateResponse) bool { return r.Key.ID != "" })
 }
 
 // Revoke revokes a key permanently. The receipt says how many data planes have confirmed that they no longer use it; with

@@ -14,8 +14,11 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// idempotencyHeader is the API's only header parameter.
-const idempotencyHeader = "Idempotency-Key"
+// The API's header parameters.
+const (
+	idempotencyHeader = "Idempotency-Key"
+	ifMatchHeader     = "If-Match"
+)
 
 // CallOption is an optional parameter of calls, for With. Methods that do not take it return an ArgumentError.
 type CallOption func(*service)
@@ -33,8 +36,18 @@ func Verify() CallOption { return func(s *service) { s.verify = true } }
 // Force has Register with Verify store a key even if its provider rejects it.
 func Force() CallOption { return func(s *service) { s.force = true } }
 
-// Wait has Revoke return when every data plane has confirmed or the time is up. It is sent in whole milliseconds; at most
-// 30 seconds are allowed.
+// ExpiresAt has Register make a key that stops serving at a time, which must be in the future.
+func ExpiresAt(t time.Time) CallOption {
+	return func(s *service) { s.expiresAt = t.UTC() }
+}
+
+// IfMatch has Update change nothing if the key's Etag is another one by now: the error has status 412 then.
+func IfMatch(etag string) CallOption {
+	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
+}
+
+// Wait has Revoke, or an Update that disables a key, return when every data plane has confirmed or the time is up. It is sent in whole
+// milliseconds; at most 30 seconds are allowed.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
 	if d%time.Second == 0 {
@@ -110,6 +123,9 @@ type service struct {
 	idempotencyKey    string
 	hasIdempotencyKey bool
 	verify, force     bool
+	expiresAt         time.Time
+	ifMatch           string
+	hasIfMatch        bool
 	wait              time.Duration
 }
 
@@ -180,6 +196,15 @@ func (r *request) setIdempotencyKey() {
 	takes := slices.Contains(r.op.Header, idempotencyHeader)
 	if !takes && (r.verify || r.force) {
 		r.setError("verify", "is not a parameter of this method")
+	}
+	if !takes && !r.expiresAt.IsZero() {
+		r.setError("expires_at", "is not a parameter of this method")
+	}
+	if r.hasIfMatch && !slices.Contains(r.op.Header, ifMatchHeader) {
+		r.setError(ifMatchHeader, "is not a parameter of this method")
+	}
+	if r.hasIfMatch && (r.ifMatch == "" || strings.ContainsFunc(r.ifMatch, func(c rune) bool { return c < ' ' || c > '~' })) {
+		r.setError(ifMatchHeader, "must be a key's Etag")
 	}
 	switch {
 	case takes && !r.hasIdempotencyKey:

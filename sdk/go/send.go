@@ -105,6 +105,9 @@ func (r *request) roundTrip(ctx context.Context, payload []byte) (response, erro
 	if payload != nil {
 		req.Header["Content-Type"] = []string{"application/json"}
 	}
+	if r.ifMatch != "" {
+		req.Header[ifMatchHeader] = []string{r.ifMatch}
+	}
 	if r.idempotencyKey != "" {
 		req.Header[idempotencyHeader] = []string{r.idempotencyKey}
 	}

@@ -294,6 +294,8 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = keys.List(ctx, customer, project)
 	case "aikeys.iterate":
 		return collect(keys.All(ctx, customer, project))
+	case "aikeys.update":
+		result, err = keys.Update(ctx, customer, project, text("id"), changesOf(v.Args)...)
 	case "aikeys.revoke":
 		result, err = keys.Revoke(ctx, customer, project, text("id"))
 	case "aikeys.resolve":
@@ -338,11 +340,32 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 	return result, nil, err
 }
 
+// changesOf returns what an update changes.
+func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
+	if name, ok := args["name"].(string); ok {
+		changes = append(changes, agentrouter.SetName(name))
+	}
+	if disabled, ok := args["disabled"].(bool); ok {
+		changes = append(changes, agentrouter.SetDisabled(disabled))
+	}
+	switch at, given := args["expires_at"]; {
+	case given && at == nil:
+		changes = append(changes, agentrouter.ClearExpiry())
+	case given:
+		end, _ := time.Parse(time.RFC3339, at.(string))
+		changes = append(changes, agentrouter.SetExpiry(end))
+	}
+	return changes
+}
+
 func callOptions(v vector) []agentrouter.CallOption {
 	var options []agentrouter.CallOption
 	if v.Call == "aikeys.register" || v.Call == "aikeys.resolve" {
 		if key, ok := v.Args["idempotency_key"].(string); ok {
 			options = append(options, agentrouter.IdempotencyKey(key))
+		}
+		if end, err := time.Parse(time.RFC3339, fmt.Sprint(v.Args["expires_at"])); err == nil {
+			options = append(options, agentrouter.ExpiresAt(end))
 		}
 		return options
 	}
@@ -371,6 +394,8 @@ func callOptions(v vector) []agentrouter.CallOption {
 		case "from", "to":
 			at, _ := time.Parse(time.RFC3339, text)
 			options = append(options, map[string]func(time.Time) agentrouter.CallOption{"from": agentrouter.From, "to": agentrouter.To}[name](at))
+		case "if_match":
+			options = append(options, agentrouter.IfMatch(text))
 		case "wait":
 			d, _ := time.ParseDuration(text)
 			options = append(options, agentrouter.Wait(d))

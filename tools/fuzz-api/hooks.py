@@ -69,6 +69,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         case.query = fit_query(case, dict(case.query))
     if right[ParameterLocation.HEADER] and "Last-Event-ID" in case.headers:
         case.headers["Last-Event-ID"] = positions[-1]
+    if right[ParameterLocation.HEADER] and "If-Match" in case.headers:
+        case.headers["If-Match"] = one_of(case, "etag", ["*", '"1"', '"1", "2"', '"999"'])
     if isinstance(case.body, dict):
         fit = FITS.get(operation_id(case)) if right[ParameterLocation.BODY] else mark
         if fit is not None:
@@ -126,7 +128,20 @@ def fit_register(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     selectors = re.compile("[\u180b-\u180f\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f\U000e0000-\U000e0fff]")
     name = selectors.sub("", body["name"])
     body["name"] = "".join(c for c in name if unicodedata.category(c) not in unwelcome).strip() or "n"
+    return fit_expiry(case, body)
+
+
+def fit_expiry(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """A time is in the future."""
+    if body.get("expires_at") is not None:
+        body["expires_at"] = one_of(case, "expiry", ["2099-06-30T00:00:00Z", "9999-12-31T23:59:59.999999+01:00"])
     return body
+
+
+def fit_update(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    if "name" in body:
+        body["name"] = f"renamed {pick(case, 'name', 1000)}"
+    return fit_expiry(case, body)
 
 
 def fit_policy(case: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +213,7 @@ def mark(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 
 FITS = {
     "registerKey": fit_register,
+    "updateKey": fit_update,
     "setPolicy": fit_policy,
     "fetchKey": fit_fetch,
     "reportKeys": fit_report,
@@ -247,12 +263,13 @@ def no_secret_shows(ctx: Any, response: Any, case: Any) -> None:
 
 @schemathesis.check
 def revoked_for_good(ctx: Any, response: Any, case: Any) -> None:
-    """A key that was revoked is there to be read, as revoked."""
-    if operation_id(case) == "getKey" and response.status_code == 200:
+    """A key that was revoked is there to be read, as revoked, and not to be changed."""
+    if operation_id(case) in ("getKey", "updateKey") and response.status_code == 200:
         key = response.json()["key"]
         if key["id"].removeprefix("byok_") in revoked:
             assert key["state"] == "revoked", "a revoked key is active again"
             assert "receipt" in key, "a revoked key came without its receipt"
+            assert operation_id(case) == "getKey", "a revoked key was changed"
 
 
 @schemathesis.check

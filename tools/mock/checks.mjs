@@ -147,6 +147,8 @@ function messageOf({ keyword, params, parentSchema, data }) {
       return `must be at least ${params.limit}`;
     case 'maximum':
       return `must be at most ${params.limit}`;
+    case 'minProperties':
+      return `must have at least ${params.limit} ${params.limit === 1 ? 'member' : 'members'}`;
     case 'maxProperties':
       return `must have at most ${params.limit} members`;
     case 'pattern':

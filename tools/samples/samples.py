@@ -30,6 +30,7 @@ WANT = {
     "setMember": ["member"],
     "listMembers": ["alice", "owner", "bob", "member"],
     "removeMember": [],
+    "updateKey": ["complete|pending"],
     "revokeKey": ["complete|pending"],
     "listFetches": [],
     "listUsage": [],  # no data plane serves here

@@ -82,7 +82,7 @@ def playing(answer: Callable[[int, Seen], Answer]) -> Iterator[Player]:
                 self.close_connection = True
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815 - the base class's names
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - the base class's names
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""

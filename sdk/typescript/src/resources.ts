@@ -85,6 +85,7 @@ export class AIKeys {
     const body: t.RegisterRequest = { provider, name, secret, user_scope: userScope };
     if (options.verify) body.verify = true;
     if (options.force) body.force = true;
+    if (options.expiresAt !== undefined) body.expires_at = timeText(options.expiresAt);
     const path = `${project(customerId, projectId)}/aikeys`;
     const headers = { 'content-type': 'application/json', 'idempotency-key': idempotencyKey };
     return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);
@@ -119,6 +120,38 @@ export class AIKeys {
     );
   }
 
+  /**
+   * Changes what is given of a key, and returns the key. One that is disabled by then comes with its `disable_receipt`, for which
+   * `wait` waits.
+   */
+  async update(
+    customerId: string,
+    projectId: string,
+    id: string,
+    changes: t.KeyChanges,
+    options: t.UpdateOptions = {},
+  ): Promise<t.UpdateResponse> {
+    const { ifMatch } = options;
+    if (ifMatch !== undefined && !/^[ -~]{1,256}$/.test(ifMatch)) {
+      throw new ArgumentError("ifMatch must be a key's etag");
+    }
+    const { name, disabled, expiresAt } = changes;
+    const body: t.UpdateRequest = {};
+    if (name !== undefined) body.name = name;
+    if (disabled !== undefined) body.disabled = disabled;
+    if (expiresAt !== undefined) body.expires_at = expiresAt === null ? null : timeText(expiresAt);
+    if (Object.keys(body).length === 0) {
+      throw new ArgumentError('changes must name what to change');
+    }
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}`;
+    const headers: Record<string, string> = { 'content-type': 'application/json' };
+    if (ifMatch !== undefined) headers['if-match'] = ifMatch;
+    const wait = waitText(options.wait);
+    const query = { wait } satisfies Record<keyof t.UpdateQuery, unknown>;
+    const call = { path, query, body, headers, extraMs: waitMs(wait) };
+    return this.#transport.send({ method: 'PATCH', ...call, expect: ['key', 'object'] }, options);
+  }
+
   /** Ends a key for good, and returns the receipt of its revocation. */
   async revoke(
     customerId: string,
@@ -127,7 +160,7 @@ export class AIKeys {
     options: t.RevokeOptions = {},
   ): Promise<t.RevokeResponse> {
     const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}`;
-    const wait = typeof options.wait === 'number' ? `${Math.ceil(options.wait)}ms` : options.wait;
+    const wait = waitText(options.wait);
     const query = { wait } satisfies Record<keyof t.RevokeQuery, unknown>;
     const extraMs = waitMs(wait);
     return this.#transport.send({ method: 'DELETE', path, query, extraMs, expect: ['receipt', 'object'] }, options);
@@ -144,6 +177,11 @@ export class AIKeys {
     const query = { provider } satisfies t.ResolveQuery;
     return this.#transport.send({ method: 'GET', path, query, expect: ['reason', 'string'] }, options);
   }
+}
+
+/** A time as the service takes it; a number is of milliseconds. */
+function waitText(wait: string | number | undefined): string | undefined {
+  return typeof wait === 'number' ? `${Math.ceil(wait)}ms` : wait;
 }
 
 /** A time such as `500ms` or `2s` in milliseconds; 0 for what the service will refuse. */
@@ -277,7 +315,8 @@ export class Usage {
   }
 }
 
-const time = (at: string | Date | undefined) => (typeof at === 'object' ? at.toISOString() : at);
+const timeText = (at: string | Date): string => (typeof at === 'object' ? at.toISOString() : at);
+const time = (at: string | Date | undefined) => (at === undefined ? undefined : timeText(at));
 
 /** The project's members and their roles. */
 export class Members {

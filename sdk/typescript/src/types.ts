@@ -14,6 +14,7 @@ export type AIKeyState = Schemas['KeyState'];
 export type KeyFailure = Schemas['KeyFailure'];
 export type Verification = Schemas['Verification'];
 export type Receipt = Schemas['Receipt'];
+export type DisableReceipt = Schemas['DisableReceipt'];
 export type Scope = Schemas['Scope'];
 export type Role = Schemas['Role'];
 export type AuthMethod = Schemas['AuthMethod'];
@@ -34,6 +35,7 @@ export type RegisterResponse = Schemas['RegisterResponse'];
 export type GetResponse = Schemas['GetResponse'];
 export type ListResponse = Schemas['ListResponse'];
 export type RevokeResponse = Schemas['RevokeResponse'];
+export type UpdateResponse = Schemas['UpdateResponse'];
 export type ResolveResponse = Schemas['ResolveResponse'];
 export type PolicyResponse = Schemas['PolicyResponse'];
 export type ListEventsResponse = Schemas['ListEventsResponse'];
@@ -50,6 +52,7 @@ export type ErrorCode = Schemas['Problem']['code'];
 
 /** The bodies that the methods send. */
 export type RegisterRequest = Schemas['RegisterRequest'];
+export type UpdateRequest = Schemas['UpdateRequest'];
 export type PolicyRequest = Schemas['PolicyRequest'];
 export type SetMemberRequest = Schemas['SetMemberRequest'];
 
@@ -59,6 +62,7 @@ export type EventQuery = NonNullable<operations['listEvents']['parameters']['que
 export type FetchQuery = NonNullable<operations['listFetches']['parameters']['query']>;
 export type UsageQuery = NonNullable<operations['listUsage']['parameters']['query']>;
 export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
+export type UpdateQuery = NonNullable<operations['updateKey']['parameters']['query']>;
 export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
 export type ResolveQuery = operations['resolveKey']['parameters']['query'];
 
@@ -82,6 +86,25 @@ export interface RegisterOptions extends CallOptions {
   verify?: boolean | undefined;
   /** Stores a key with `verify` even if its provider rejects it. */
   force?: boolean | undefined;
+  /** When the key stops serving; it must be in the future. */
+  expiresAt?: string | Date | undefined;
+}
+
+/** What to change of a key. What is `undefined` stays as it is. */
+export interface KeyChanges {
+  /** Its new label. */
+  name?: string | undefined;
+  /** Whether it serves nobody until this is `false` again. */
+  disabled?: boolean | undefined;
+  /** When it stops serving; `null` is never. */
+  expiresAt?: string | Date | null | undefined;
+}
+
+export interface UpdateOptions extends CallOptions {
+  /** The key's `etag` as you know it: nothing is changed if it is another one by now. */
+  ifMatch?: string | undefined;
+  /** How long to wait until the receipt of a disabled key is complete, such as `2s`, or in milliseconds. At most 30 seconds. */
+  wait?: string | number | undefined;
 }
 
 export interface RevokeOptions extends CallOptions {

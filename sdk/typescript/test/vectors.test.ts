@@ -84,10 +84,18 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
     'aikeys.register': () =>
       client.aikeys.register(...at(), take('provider'), take('name'), take('secret'), take('user_scope'), {
         idempotencyKey: take('idempotency_key'),
+        expiresAt: take('expires_at'),
       }),
     'aikeys.get': () => client.aikeys.get(...at(), take('id')),
     'aikeys.list': () => client.aikeys.list(...at(), list()),
     'aikeys.iterate': () => collect(client.aikeys.iterate(...at(), list())),
+    'aikeys.update': () =>
+      client.aikeys.update(
+        ...at(),
+        take('id'),
+        { name: take('name'), disabled: take('disabled'), expiresAt: take('expires_at') },
+        { ifMatch: take('if_match'), wait: take('wait') },
+      ),
     'aikeys.revoke': () => client.aikeys.revoke(...at(), take('id'), { wait: take('wait') }),
     'aikeys.resolve': () => client.aikeys.resolve(...at(), take('provider')),
     'policy.get': () => client.policy.get(...at()),

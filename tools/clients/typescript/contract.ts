@@ -14,6 +14,19 @@ export interface Receipt {
   acknowledgements?: { data_plane: string; acknowledged: number; in_flight?: number; in_flight_from?: number }[];
 }
 
+export interface DisableReceipt {
+  state: string;
+  disabled_at: string;
+  disabled_by: string;
+  data_planes: number;
+  acknowledged: number;
+  slowest_ms?: number;
+  complete_by?: string;
+  in_flight?: number;
+  in_flight_from?: number;
+  acknowledgements?: { data_plane: string; acknowledged: number; in_flight?: number; in_flight_from?: number }[];
+}
+
 export interface Key {
   id: string;
   customer_id: string;
@@ -32,6 +45,13 @@ export interface Key {
   not_serving_reason?: string;
   verification?: { verdict: string; reason?: string; checked_at: string };
   receipt?: Receipt;
+  etag?: string;
+  disabled?: boolean;
+  disabled_at?: string;
+  disabled_by?: string;
+  expires_at?: string;
+  stale_since?: string;
+  disable_receipt?: DisableReceipt;
   state: string;
 }
 
@@ -53,6 +73,7 @@ export interface RegisterRequest {
   user_scope?: boolean;
   verify?: boolean;
   force?: boolean;
+  expires_at?: string;
 }
 
 /**

@@ -56,6 +56,12 @@ func (l ListResponse) String() string { return text(l) }
 func (r RevokeResponse) String() string { return text(r) }
 
 // String returns the value as JSON, with the API's names.
+func (d DisableReceipt) String() string { return text(d) }
+
+// String returns the value as JSON, with the API's names.
+func (u UpdateResponse) String() string { return text(u) }
+
+// String returns the value as JSON, with the API's names.
 func (r ResolveResponse) String() string { return text(r) }
 
 // String returns the value as JSON, with the API's names.

@@ -13,6 +13,7 @@ const (
 	AuthMethodAdmin     AuthMethod = "admin"
 	AuthMethodDataPlane AuthMethod = "data_plane"
 	AuthMethodOidc      AuthMethod = "oidc"
+	AuthMethodService   AuthMethod = "service"
 )
 
 // Valid indicates whether the value is a known member of the AuthMethod enum.
@@ -25,6 +26,8 @@ func (e AuthMethod) Valid() bool {
 	case AuthMethodDataPlane:
 		return true
 	case AuthMethodOidc:
+		return true
+	case AuthMethodService:
 		return true
 	default:
 		return false
@@ -51,10 +54,15 @@ func (e EventOutcome) Valid() bool {
 
 // Defines values for EventType.
 const (
+	EventTypeKeyDisabled   EventType = "key.disabled"
+	EventTypeKeyEnabled    EventType = "key.enabled"
+	EventTypeKeyExpired    EventType = "key.expired"
+	EventTypeKeyExpiring   EventType = "key.expiring"
 	EventTypeKeyExposed    EventType = "key.exposed"
 	EventTypeKeyFailing    EventType = "key.failing"
 	EventTypeKeyRegistered EventType = "key.registered"
 	EventTypeKeyRevoked    EventType = "key.revoked"
+	EventTypeKeyUpdated    EventType = "key.updated"
 	EventTypeMemberRemoved EventType = "member.removed"
 	EventTypeMemberSet     EventType = "member.set"
 	EventTypePolicySet     EventType = "policy.set"
@@ -65,6 +73,14 @@ const (
 // Valid indicates whether the value is a known member of the EventType enum.
 func (e EventType) Valid() bool {
 	switch e {
+	case EventTypeKeyDisabled:
+		return true
+	case EventTypeKeyEnabled:
+		return true
+	case EventTypeKeyExpired:
+		return true
+	case EventTypeKeyExpiring:
+		return true
 	case EventTypeKeyExposed:
 		return true
 	case EventTypeKeyFailing:
@@ -72,6 +88,8 @@ func (e EventType) Valid() bool {
 	case EventTypeKeyRegistered:
 		return true
 	case EventTypeKeyRevoked:
+		return true
+	case EventTypeKeyUpdated:
 		return true
 	case EventTypeMemberRemoved:
 		return true
@@ -111,6 +129,8 @@ const (
 	FetchReasonByID              FetchReason = "by_id"
 	FetchReasonCustomerNotServed FetchReason = "customer_not_served"
 	FetchReasonFailed            FetchReason = "failed"
+	FetchReasonKeyDisabled       FetchReason = "key_disabled"
+	FetchReasonKeyExpired        FetchReason = "key_expired"
 	FetchReasonKeyRevoked        FetchReason = "key_revoked"
 	FetchReasonNextKey           FetchReason = "next_key"
 	FetchReasonNoKey             FetchReason = "no_key"
@@ -130,6 +150,10 @@ func (e FetchReason) Valid() bool {
 	case FetchReasonCustomerNotServed:
 		return true
 	case FetchReasonFailed:
+		return true
+	case FetchReasonKeyDisabled:
+		return true
+	case FetchReasonKeyExpired:
 		return true
 	case FetchReasonKeyRevoked:
 		return true
@@ -156,6 +180,8 @@ func (e FetchReason) Valid() bool {
 
 // Defines values for NotServingReason.
 const (
+	NotServingReasonDisabled          NotServingReason = "disabled"
+	NotServingReasonExpired           NotServingReason = "expired"
 	NotServingReasonRevoked           NotServingReason = "revoked"
 	NotServingReasonUserKeyRequired   NotServingReason = "user_key_required"
 	NotServingReasonUserKeysForbidden NotServingReason = "user_keys_forbidden"
@@ -164,6 +190,10 @@ const (
 // Valid indicates whether the value is a known member of the NotServingReason enum.
 func (e NotServingReason) Valid() bool {
 	switch e {
+	case NotServingReasonDisabled:
+		return true
+	case NotServingReasonExpired:
+		return true
 	case NotServingReasonRevoked:
 		return true
 	case NotServingReasonUserKeyRequired:
@@ -384,6 +414,8 @@ func (e ReceiptState) Valid() bool {
 
 // Defines values for Reason.
 const (
+	ReasonKeyDisabled       Reason = "key_disabled"
+	ReasonKeyExpired        Reason = "key_expired"
 	ReasonKeyRevoked        Reason = "key_revoked"
 	ReasonNextKey           Reason = "next_key"
 	ReasonNoKey             Reason = "no_key"
@@ -396,6 +428,10 @@ const (
 // Valid indicates whether the value is a known member of the Reason enum.
 func (e Reason) Valid() bool {
 	switch e {
+	case ReasonKeyDisabled:
+		return true
+	case ReasonKeyExpired:
+		return true
 	case ReasonKeyRevoked:
 		return true
 	case ReasonNextKey:
@@ -556,7 +592,8 @@ type Acknowledgement struct {
 // Actor Who did it.
 type Actor struct {
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, and `data_plane` a report of a gateway.
+	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+	// the clock.
 	Method AuthMethod `json:"method"`
 
 	// TokenID The id of the API key that was used. Absent for a session token and for an operator's command.
@@ -566,13 +603,53 @@ type Actor struct {
 	Unknown Unknown `json:"-"`
 
 	// UserID The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-	// Empty for an operator's command of an earlier version, and for a report of a gateway.
+	// Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
+	// does by the clock.
 	UserID string `json:"user_id"`
 }
 
 // AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-// `admin` is an operator's command, and `data_plane` a report of a gateway.
+// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+// the clock.
 type AuthMethod string
+
+// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
+// disabled key that is read by its id has it; keys in lists do not.
+type DisableReceipt struct {
+	// Acknowledged How many have confirmed.
+	Acknowledged int `json:"acknowledged"`
+
+	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty,omitzero"`
+
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
+	CompleteBy time.Time `json:"complete_by,omitempty,omitzero"`
+
+	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
+	DataPlanes int `json:"data_planes"`
+
+	// DisabledAt When the key was disabled.
+	DisabledAt time.Time `json:"disabled_at"`
+
+	// DisabledBy The user who disabled it.
+	DisabledBy string `json:"disabled_by"`
+
+	// InFlight How many requests with the key were in progress at data planes when they dropped it. Absent while no data
+	// plane has said so.
+	InFlight *int `json:"in_flight,omitempty"`
+
+	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
+
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	SlowestMs *int `json:"slowest_ms,omitempty"`
+
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+	State ReceiptState `json:"state"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
 
 // Event Something that was done or attempted. A change and its event are written in the same transaction, so that
 // neither exists without the other.
@@ -582,8 +659,9 @@ type Event struct {
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-	// other events.
+	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+	// in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
@@ -591,8 +669,9 @@ type Event struct {
 
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-	// other events.
+	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+	// in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -635,7 +714,8 @@ type Event struct {
 
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-	// key back in an answer, where it was masked: at most one for a key and hour.
+	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
+	// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -647,16 +727,24 @@ type EventOutcome string
 
 // EventType What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 // report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-// key back in an answer, where it was masked: at most one for a key and hour.
+// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
+// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 type EventType string
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 // (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-// for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-// other events.
+// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+// in other events.
 type EventState struct {
+	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
+
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
 	Forced bool `json:"forced,omitempty,omitzero"`
+
+	// Name The key's label. Absent if it did not change.
+	Name string `json:"name,omitempty,omitzero"`
 
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
@@ -762,9 +850,30 @@ type Key struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
 
+	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
+	// disabled key that is read by its id has it; keys in lists do not.
+	DisableReceipt *DisableReceipt `json:"disable_receipt,omitempty"`
+
+	// Disabled Whether it is disabled. The answer of a service of an earlier version leaves it out.
+	Disabled *bool `json:"disabled,omitempty"`
+
+	// DisabledAt When it was disabled. Absent if it is not.
+	DisabledAt time.Time `json:"disabled_at,omitempty,omitzero"`
+
+	// DisabledBy The user who disabled it. Absent if it is not disabled.
+	DisabledBy string `json:"disabled_by,omitempty,omitzero"`
+
 	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
 	// sixteen characters, because at most a quarter is shown, and none for a credential document.
 	DisplaySuffix string `json:"display_suffix"`
+
+	// Etag Names the state of what people change of the key: it is another after each change and the revocation, and
+	// stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
+	// earlier version leaves it out.
+	Etag string `json:"etag,omitempty,omitzero"`
+
+	// ExpiresAt When it stops serving, or stopped. Absent if it does not.
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
 	// ID Its id, `byok_<ulid>`.
 	ID string `json:"id"`
@@ -779,9 +888,9 @@ type Key struct {
 	// Name Its label.
 	Name string `json:"name"`
 
-	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
-	// and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
-	// their own alone.
+	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
+	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
+	// `user_key_required`: it is the project's, and the policy has members served by their own alone.
 	NotServingReason NotServingReason `json:"not_serving_reason,omitempty,omitzero"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -804,6 +913,10 @@ type Key struct {
 	// of a service of an earlier version leaves it out.
 	Serves *bool `json:"serves,omitempty"`
 
+	// StaleSince Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
+	// Absent until then, and for a revoked key.
+	StaleSince time.Time `json:"stale_since,omitempty,omitzero"`
+
 	// State `active` until the key is revoked, and `revoked` from then on.
 	State KeyState `json:"state"`
 
@@ -817,9 +930,9 @@ type Key struct {
 	Verification *Verification `json:"verification,omitempty"`
 }
 
-// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
-// and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
-// their own alone.
+// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
+// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
+// `user_key_required`: it is the project's, and the policy has members served by their own alone.
 type NotServingReason string
 
 // KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
@@ -1103,7 +1216,8 @@ type RemoveMemberResponse struct {
 
 // ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
 // provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-// revoked: the last one, with the time and who did it.
+// revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
+// has expired.
 type ResolveResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
@@ -1119,8 +1233,9 @@ type ResolveResponse struct {
 	// none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
 	// `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
 	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-	// been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
-	// refused the newer one within the last five minutes and the policy says `next_key`.
+	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
+	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
+	// provider refused the newer one within the last five minutes and the policy says `next_key`.
 	Reason Reason `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -1132,6 +1247,9 @@ type ResolveResponse struct {
 	// Serves Whether a request would be served. If not, `reason` says why there is no key, or the key's `not_serving_reason` why
 	// it can't serve. The answer of a service of an earlier version leaves it out.
 	Serves *bool `json:"serves,omitempty"`
+
+	// StoppedKey A key's metadata. No answer contains the secret.
+	StoppedKey *Key `json:"stopped_key,omitempty"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
@@ -1145,8 +1263,9 @@ type ResolveResponse struct {
 // none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
 // `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
 // the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-// been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
-// refused the newer one within the last five minutes and the policy says `next_key`.
+// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
+// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
+// provider refused the newer one within the last five minutes and the policy says `next_key`.
 type Reason string
 
 // RevokeResponse The result of the revocation.
@@ -1164,6 +1283,15 @@ type Role string
 
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope string
+
+// UpdateResponse The key as it is after the change.
+type UpdateResponse struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key Key `json:"key"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
 
 // Usage What was served to one user with one key on one day, as far as data planes have reported it.
 type Usage struct {
@@ -1240,7 +1368,8 @@ type WhoAmIResponse struct {
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
 	// Method How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-	// `admin` is an operator's command, and `data_plane` a report of a gateway.
+	// `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+	// the clock.
 	Method AuthMethod `json:"method"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.

@@ -46,6 +46,17 @@ func GetKey() Operation {
 	}
 }
 
+// UpdateKey is the operation "Change an AI key".
+func UpdateKey() Operation {
+	return Operation{
+		ID:     "updateKey",
+		Method: "PATCH",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}",
+		Query:  []string{"wait"},
+		Header: []string{"If-Match"},
+	}
+}
+
 // ListEvents is the operation "Read the audit trail".
 func ListEvents() Operation {
 	return Operation{
@@ -169,5 +180,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
 }

@@ -7,6 +7,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, Dict, Generic, Mapping, Optional, Tuple, Type, TypeVar, Union
 from urllib.parse import quote, urlencode
 
@@ -17,6 +18,8 @@ from .errors import ArgumentError
 
 T = TypeVar("T", bound=Model)
 
+_NULL = object()  # An argument that is sent as null.
+_ETAG = re.compile(r"[ -~]{1,256}\Z")
 _DEFAULTED = ("customer_id", "project_id")
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}\Z")
 _WAIT = re.compile(r"([0-9]{1,5})(ms|s)\Z")
@@ -58,11 +61,14 @@ class Operation(Generic[T]):
         *,
         timeout: Optional[float] = None,
         idempotency_key: Optional[str] = None,
+        if_match: Optional[str] = None,
     ) -> Call[T]:
         """Make a call of arguments by their names in the contract; None is one that is not given."""
         headers: Dict[str, str] = {}
         if self.idempotent_by_key:
             headers["Idempotency-Key"] = _checked_idempotency_key(idempotency_key)
+        if if_match is not None:
+            headers["If-Match"] = _checked_etag(if_match)
         secret = arguments.get("secret")
         return Call(
             operation=self,
@@ -83,6 +89,7 @@ class Operation(Generic[T]):
         if not self.body:
             return None
         given = {name: arguments[name] for name in self.body if arguments.get(name) is not None}
+        given = {name: None if value is _NULL else value for name, value in given.items()}
         return Secret(json.dumps(given, separators=(",", ":")).encode())
 
 
@@ -102,6 +109,28 @@ def _checked_idempotency_key(key: Optional[str]) -> str:
     if not _IDEMPOTENCY_KEY.match(key):
         raise ArgumentError("idempotency_key must be 1 to 255 visible ASCII characters without spaces")
     return key
+
+
+def _checked_etag(etag: str) -> str:
+    if not _ETAG.match(etag):
+        raise ArgumentError("if_match must be a key's etag")
+    return etag
+
+
+class Unchanged(Enum):
+    """What stands for an argument that changes nothing, where None does change something."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
+
+
+def changed_time(name: str, when: Union[str, datetime, None, Unchanged]) -> Any:
+    """Write a time as time_text does; None is sent as null, and UNCHANGED not at all."""
+    if when is UNCHANGED:
+        return None
+    return _NULL if when is None else time_text(name, when)
 
 
 def wait_text(wait: Union[str, float, timedelta, None]) -> Optional[str]:

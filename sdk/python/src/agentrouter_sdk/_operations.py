@@ -55,7 +55,7 @@ REGISTER_KEY = Operation(
     "POST",
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys",
     models.RegisterResponse,
-    body=("provider", "name", "secret", "user_scope", "verify", "force"),
+    body=("provider", "name", "secret", "user_scope", "verify", "force", "expires_at"),
     idempotent_by_key=True,
 )
 LIST_KEYS = Operation(
@@ -67,6 +67,14 @@ LIST_KEYS = Operation(
 )
 GET_KEY = Operation(
     "getKey", "GET", "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}", models.GetResponse
+)
+UPDATE_KEY = Operation(
+    "updateKey",
+    "PATCH",
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}",
+    models.UpdateResponse,
+    query=("wait",),
+    body=("name", "disabled", "expires_at"),
 )
 REVOKE_KEY = Operation(
     "revokeKey",

@@ -45,20 +45,82 @@ class Actor(Model):
     user_id: str
     """
     The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-    Empty for an operator's command of an earlier version, and for a report of a gateway.
+    Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
+    does by the clock.
 
     """
 
-    method: Union[Literal["api_key", "oidc", "admin", "data_plane"], str]
+    method: Union[Literal["api_key", "oidc", "admin", "data_plane", "service"], str]
     """
     How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-    `admin` is an operator's command, and `data_plane` a report of a gateway.
+    `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+    the clock.
 
     """
 
     token_id: Optional[str] = None
     """
     The id of the API key that was used. Absent for a session token and for an operator's command.
+    """
+
+
+class DisableReceipt(Model):
+    """
+    The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
+    disabled key that is read by its id has it; keys in lists do not.
+
+    """
+
+    state: Union[Literal["pending", "complete"], str]
+    """
+    `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+    """
+
+    disabled_at: AwareDatetime
+    """
+    When the key was disabled.
+    """
+
+    disabled_by: str
+    """
+    The user who disabled it.
+    """
+
+    data_planes: int
+    """
+    How many data planes had to confirm. Zero if no data plane held keys.
+    """
+
+    acknowledged: int
+    """
+    How many have confirmed.
+    """
+
+    slowest_ms: Optional[int] = None
+    """
+    How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+    """
+
+    complete_by: Optional[AwareDatetime] = None
+    """
+    The time by which a `pending` receipt must be complete. Absent once it is complete.
+    """
+
+    in_flight: Optional[int] = None
+    """
+    How many requests with the key were in progress at data planes when they dropped it. Absent while no data
+    plane has said so.
+
+    """
+
+    in_flight_from: Optional[int] = None
+    """
+    How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+    """
+
+    acknowledgements: Optional[list[Acknowledgement]] = Field(None, max_length=100)
+    """
+    What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
     """
 
 
@@ -78,6 +140,11 @@ class Event(Model):
         Literal[
             "key.registered",
             "key.revoked",
+            "key.updated",
+            "key.disabled",
+            "key.enabled",
+            "key.expiring",
+            "key.expired",
             "key.failing",
             "key.exposed",
             "policy.set",
@@ -91,7 +158,8 @@ class Event(Model):
     """
     What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-    key back in an answer, where it was masked: at most one for a key and hour.
+    key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
+    `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 
     """
 
@@ -190,9 +258,20 @@ class EventState(Model):
     """
     What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
     (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-    for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-    other events.
+    for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+    changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+    in other events.
 
+    """
+
+    name: Optional[str] = None
+    """
+    The key's label. Absent if it did not change.
+    """
+
+    expires_at: Optional[AwareDatetime] = None
+    """
+    When the key stops serving. Absent for never, and if it did not change.
     """
 
     verdict: Optional[Union[Literal["valid", "rejected", "unreachable"], str]] = None
@@ -295,6 +374,8 @@ class Fetch(Model):
             "no_key",
             "user_key_required",
             "key_revoked",
+            "key_disabled",
+            "key_expired",
             "not_a_member",
             "customer_not_served",
             "unreadable",
@@ -463,17 +544,55 @@ class Key(Model):
 
     """
 
-    not_serving_reason: Optional[Union[Literal["revoked", "user_keys_forbidden", "user_key_required"], str]] = None
+    not_serving_reason: Optional[
+        Union[Literal["revoked", "disabled", "expired", "user_keys_forbidden", "user_key_required"], str]
+    ] = None
     """
-    Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
-    and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
-    their own alone.
+    Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
+    `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
+    `user_key_required`: it is the project's, and the policy has members served by their own alone.
+
+    """
+
+    etag: Optional[str] = None
+    """
+    Names the state of what people change of the key: it is another after each change and the revocation, and
+    stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
+    earlier version leaves it out.
+
+    """
+
+    disabled: Optional[bool] = None
+    """
+    Whether it is disabled. The answer of a service of an earlier version leaves it out.
+    """
+
+    disabled_at: Optional[AwareDatetime] = None
+    """
+    When it was disabled. Absent if it is not.
+    """
+
+    disabled_by: Optional[str] = None
+    """
+    The user who disabled it. Absent if it is not disabled.
+    """
+
+    expires_at: Optional[AwareDatetime] = None
+    """
+    When it stops serving, or stopped. Absent if it does not.
+    """
+
+    stale_since: Optional[AwareDatetime] = None
+    """
+    Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
+    Absent until then, and for a revoked key.
 
     """
 
     last_failure: Optional[KeyFailure] = None
     verification: Optional[Verification] = None
     receipt: Optional[Receipt] = None
+    disable_receipt: Optional[DisableReceipt] = None
 
 
 class KeyFailure(Model):
@@ -896,7 +1015,8 @@ class ResolveResponse(Model):
     """
     Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
     provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-    revoked: the last one, with the time and who did it.
+    revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
+    has expired.
 
     """
 
@@ -935,7 +1055,15 @@ class ResolveResponse(Model):
 
     reason: Union[
         Literal[
-            "user_key", "project_key", "user_keys_forbidden", "next_key", "user_key_required", "key_revoked", "no_key"
+            "user_key",
+            "project_key",
+            "user_keys_forbidden",
+            "next_key",
+            "user_key_required",
+            "key_revoked",
+            "key_disabled",
+            "key_expired",
+            "no_key",
         ],
         str,
     ]
@@ -944,8 +1072,9 @@ class ResolveResponse(Model):
     none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
     `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-    been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
-    refused the newer one within the last five minutes and the policy says `next_key`.
+    been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
+    them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
+    provider refused the newer one within the last five minutes and the policy says `next_key`.
 
     """
 
@@ -970,6 +1099,7 @@ class ResolveResponse(Model):
 
     key: Optional[Key] = None
     revoked_key: Optional[Key] = None
+    stopped_key: Optional[Key] = None
 
 
 class RevokeResponse(Model):
@@ -978,6 +1108,14 @@ class RevokeResponse(Model):
     """
 
     receipt: Receipt
+
+
+class UpdateResponse(Model):
+    """
+    The key as it is after the change.
+    """
+
+    key: Key
 
 
 class Usage(Model):
@@ -1091,10 +1229,11 @@ class WhoAmIResponse(Model):
     An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
     """
 
-    method: Union[Literal["api_key", "oidc", "admin", "data_plane"], str]
+    method: Union[Literal["api_key", "oidc", "admin", "data_plane", "service"], str]
     """
     How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-    `admin` is an operator's command, and `data_plane` a report of a gateway.
+    `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+    the clock.
 
     """
 

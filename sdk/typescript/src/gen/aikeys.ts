@@ -40,6 +40,8 @@ export interface paths {
          *     Names are unique among the active keys of one provider in one scope, which is the project or one member.
          *     Revoking a key frees its name.
          *
+         *     With `expires_at`, the key stops serving at that time, everywhere.
+         *
          *     With `verify`, the secret is tested at the provider first, by a request that costs nothing. A secret that the
          *     provider rejects is not stored, unless `force` says so. A test that leads to nothing keeps no key from being
          *     stored.
@@ -95,7 +97,29 @@ export interface paths {
         delete: operations["revokeKey"];
         options?: never;
         head?: never;
-        patch?: never;
+        /**
+         * Change an AI key
+         * @description Changes what the body names, and leaves the rest as it is (a JSON merge patch, RFC 7396; send it as
+         *     `application/json`). The answer is the key as it is now.
+         *
+         *     `disabled: true` stops a key as fast as a revocation, and can be undone: no fetch succeeds from then on, data
+         *     planes drop the key within a second, and streams that it serves end. The key's `disable_receipt` says how many
+         *     data planes have confirmed. With `wait`, the answer is delayed until that receipt is complete or the time is over.
+         *     `disabled: false` lets the key serve again, within a second. Disabling a disabled key keeps the first time and
+         *     receipt.
+         *
+         *     `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
+         *     refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
+         *     expired key serve again.
+         *
+         *     With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
+         *     made to the key as it is. Members that the body does not name stay, so callers who change different ones do
+         *     not undo each other's changes, and a key can be disabled at once.
+         *
+         *     A revoked key can't be changed. Only an owner of the project may change a project-level key, and only the
+         *     member a key of their own.
+         */
+        patch: operations["updateKey"];
         trace?: never;
     };
     "/v1/customers/{customer_id}/projects/{project_id}/resolve": {
@@ -449,9 +473,10 @@ export interface components {
         Scope: "user" | "project" | (string & {});
         /**
          * @description How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
-         *     `admin` is an operator's command, and `data_plane` a report of a gateway.
+         *     `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
+         *     the clock.
          */
-        AuthMethod: "api_key" | "oidc" | "admin" | "data_plane" | (string & {});
+        AuthMethod: "api_key" | "oidc" | "admin" | "data_plane" | "service" | (string & {});
         /** @description A provider key to seal and store. */
         RegisterRequest: {
             provider: components["schemas"]["ProviderSlug"];
@@ -477,6 +502,28 @@ export interface components {
              *     it means nothing. Absent is false.
              */
             force?: boolean;
+            /**
+             * Format: date-time
+             * @description When the key stops serving, such as the time at which it expires at the provider. It must be in the future.
+             *     Absent is never.
+             */
+            expires_at?: string;
+        };
+        /** @description What to change. At least one member. */
+        UpdateRequest: {
+            /** @description The new label, as for a register. */
+            name?: string;
+            /** @description If true, the key serves nobody until it is set to false. */
+            disabled?: boolean;
+            /**
+             * Format: date-time
+             * @description When the key stops serving. It must be in the future. `null` is never.
+             */
+            expires_at?: string | null;
+        };
+        /** @description The key as it is after the change. */
+        UpdateResponse: {
+            key: components["schemas"]["Key"];
         };
         /** @description The key just registered. */
         RegisterResponse: {
@@ -550,6 +597,41 @@ export interface components {
             /** @description How many of its `acknowledged` are counted in `in_flight`. Absent if none is. */
             in_flight_from?: number;
         };
+        /**
+         * @description The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
+         *     disabled key that is read by its id has it; keys in lists do not.
+         */
+        DisableReceipt: {
+            /** @description `complete` once every data plane has confirmed or lost its lease, `pending` until then. */
+            state: "pending" | "complete" | (string & {});
+            /**
+             * Format: date-time
+             * @description When the key was disabled.
+             */
+            disabled_at: string;
+            /** @description The user who disabled it. */
+            disabled_by: string;
+            /** @description How many data planes had to confirm. Zero if no data plane held keys. */
+            data_planes: number;
+            /** @description How many have confirmed. */
+            acknowledged: number;
+            /** @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed. */
+            slowest_ms?: number;
+            /**
+             * Format: date-time
+             * @description The time by which a `pending` receipt must be complete. Absent once it is complete.
+             */
+            complete_by?: string;
+            /**
+             * @description How many requests with the key were in progress at data planes when they dropped it. Absent while no data
+             *     plane has said so.
+             */
+            in_flight?: number;
+            /** @description How many of `acknowledged` are counted in `in_flight`. Absent if none is. */
+            in_flight_from?: number;
+            /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
+            acknowledgements?: components["schemas"]["Acknowledgement"][];
+        };
         /** @description A key's metadata. No answer contains the secret. */
         Key: {
             /** @description Its id, `byok_<ulid>`. */
@@ -592,14 +674,41 @@ export interface components {
              */
             serves?: boolean;
             /**
-             * @description Why the key can't serve; absent if it can. `revoked`: it was revoked. `user_keys_forbidden`: it is a member's own,
-             *     and the policy forbids these. `user_key_required`: it is the project's, and the policy has members served by
-             *     their own alone.
+             * @description Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
+             *     `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
+             *     `user_key_required`: it is the project's, and the policy has members served by their own alone.
              */
-            not_serving_reason?: "revoked" | "user_keys_forbidden" | "user_key_required" | (string & {});
+            not_serving_reason?: "revoked" | "disabled" | "expired" | "user_keys_forbidden" | "user_key_required" | (string & {});
+            /**
+             * @description Names the state of what people change of the key: it is another after each change and the revocation, and
+             *     stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
+             *     earlier version leaves it out.
+             */
+            etag?: string;
+            /** @description Whether it is disabled. The answer of a service of an earlier version leaves it out. */
+            disabled?: boolean;
+            /**
+             * Format: date-time
+             * @description When it was disabled. Absent if it is not.
+             */
+            disabled_at?: string;
+            /** @description The user who disabled it. Absent if it is not disabled. */
+            disabled_by?: string;
+            /**
+             * Format: date-time
+             * @description When it stops serving, or stopped. Absent if it does not.
+             */
+            expires_at?: string;
+            /**
+             * Format: date-time
+             * @description Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
+             *     Absent until then, and for a revoked key.
+             */
+            stale_since?: string;
             last_failure?: components["schemas"]["KeyFailure"];
             verification?: components["schemas"]["Verification"];
             receipt?: components["schemas"]["Receipt"];
+            disable_receipt?: components["schemas"]["DisableReceipt"];
         };
         /** @description The last test of the key at its provider. Absent if it was never tested. */
         Verification: {
@@ -643,7 +752,8 @@ export interface components {
         /**
          * @description Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
          *     provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-         *     revoked: the last one, with the time and who did it.
+         *     revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
+         *     has expired.
          */
         ResolveResponse: {
             provider: components["schemas"]["ProviderSlug"];
@@ -657,15 +767,17 @@ export interface components {
              *     none. `user_keys_forbidden`: the project's newest key, because the policy forbids members' own keys.
              *     `user_key_required`: no key, because the policy requires one of the caller's own. `no_key`: no key, because
              *     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
-             *     been revoked; `revoked_key` is the last of them. `next_key`: the next key in order, because the provider
-             *     refused the newer one within the last five minutes and the policy says `next_key`.
+             *     been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
+             *     them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
+             *     provider refused the newer one within the last five minutes and the policy says `next_key`.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "user_key_required" | "key_revoked" | "no_key" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "no_key" | (string & {});
             user_keys: components["schemas"]["UserKeys"];
             on_bad_key: components["schemas"]["OnBadKey"];
             scope?: components["schemas"]["Scope"];
             key?: components["schemas"]["Key"];
             revoked_key?: components["schemas"]["Key"];
+            stopped_key?: components["schemas"]["Key"];
         };
         /** @description The policy to put in force. A field that is left out gets its default. */
         PolicyRequest: {
@@ -759,7 +871,7 @@ export interface components {
             /** @description Whether it got a key. */
             decision: "allowed" | "denied" | (string & {});
             /** @description The rule that chose the key, or why there was none. */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "no_key" | "user_key_required" | "key_revoked" | "not_a_member" | "customer_not_served" | "unreadable" | "failed" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
@@ -783,9 +895,10 @@ export interface components {
             /**
              * @description What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
              *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-             *     key back in an answer, where it was masked: at most one for a key and hour.
+             *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
+             *     `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
              */
-            type: "key.registered" | "key.revoked" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
+            type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
             outcome: "allowed" | "denied" | (string & {});
             /**
@@ -831,10 +944,18 @@ export interface components {
         /**
          * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
          *     (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-         *     for a new member, and `after` for one who was removed and for a key that was not tested. Both are absent in
-         *     other events.
+         *     for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
+         *     changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
+         *     in other events.
          */
         EventState: {
+            /** @description The key's label. Absent if it did not change. */
+            name?: string;
+            /**
+             * Format: date-time
+             * @description When the key stops serving. Absent for never, and if it did not change.
+             */
+            expires_at?: string;
             verdict?: components["schemas"]["Verdict"];
             reason?: components["schemas"]["VerdictReason"];
             /** @description Whether the key was stored although the provider rejected it. Absent if not. */
@@ -849,7 +970,8 @@ export interface components {
         Actor: {
             /**
              * @description The user. For an operator's command, who ran it: the user and the name of the machine, such as `ops@host-1`.
-             *     Empty for an operator's command of an earlier version, and for a report of a gateway.
+             *     Empty for an operator's command of an earlier version, for a report of a gateway, and for what the service
+             *     does by the clock.
              */
             user_id: string;
             method: components["schemas"]["AuthMethod"];
@@ -1055,6 +1177,35 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description The key is revoked, or another active key of that provider in that scope has the name. */
+        ChangeRefused: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The key has been changed since; its `etag` is none of `If-Match`. */
+        PreconditionFailed: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "type": "/problems/precondition-failed",
+                 *       "title": "Precondition failed",
+                 *       "status": 412,
+                 *       "detail": "The key has been changed since you read it; read it again, and send its etag in If-Match.",
+                 *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
+                 *       "code": "failed_precondition",
+                 *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description The project's state does not allow it, because it would lose its last owner. */
         FailedPrecondition: {
             headers: {
@@ -1213,6 +1364,13 @@ export interface components {
          */
         IdempotencyKey: string;
         /**
+         * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+         *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+         *     so that a request may be sent again.
+         * @example "1"
+         */
+        IfMatch: string;
+        /**
          * @description Only keys of this provider. Without it, keys of all providers.
          * @example openai
          */
@@ -1236,7 +1394,7 @@ export interface components {
          * @description Only events of this type.
          * @example key.revoked
          */
-        EventTypeFilter: "key.registered" | "key.revoked" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
+        EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
         /**
          * @description Only events with this outcome.
          * @example denied
@@ -1348,6 +1506,11 @@ export interface components {
     };
     requestBodies: never;
     headers: {
+        /**
+         * @description The key's `etag`.
+         * @example "1"
+         */
+        KeyETag: string;
         /**
          * @description Whole seconds to wait before the next attempt.
          * @example 1
@@ -1461,6 +1624,7 @@ export interface operations {
                      * @example /v1/customers/acme/projects/chat/aikeys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ
                      */
                     Location?: string;
+                    ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -1508,6 +1672,7 @@ export interface operations {
             /** @description The key's metadata. */
             200: {
                 headers: {
+                    ETag: components["headers"]["KeyETag"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -1570,6 +1735,75 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["PermissionDenied"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    updateKey: {
+        parameters: {
+            query?: {
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: {
+                /**
+                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+                 *     so that a request may be sent again.
+                 * @example "1"
+                 */
+                "If-Match"?: components["parameters"]["IfMatch"];
+            };
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UpdateRequest"];
+            };
+        };
+        responses: {
+            /** @description The key as it is now. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["KeyETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UpdateResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["ChangeRefused"];
+            412: components["responses"]["PreconditionFailed"];
+            413: components["responses"]["BodyTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];

@@ -7,8 +7,9 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Mapping,
 
 from .. import _operations, models
 from .._exchange import Listed, as_last_page, next_token
-from .._operation import Operation, time_text, wait_text
+from .._operation import UNCHANGED, Operation, Unchanged, changed_time, time_text, wait_text
 from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
+from ..errors import ArgumentError
 from .transport import AsyncTransport
 
 PAGE_SIZE = 100
@@ -68,13 +69,14 @@ class AsyncAIKeys(_Resource):
         *,
         verify: Optional[bool] = None,
         force: Optional[bool] = None,
+        expires_at: Union[str, datetime, None] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.RegisterResponse:
         """Seal a provider's key and store it under a project, or as the caller's own with user_scope.
 
         With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless
-        with force.
+        with force. With expires_at, the key stops serving at that time.
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
@@ -88,6 +90,7 @@ class AsyncAIKeys(_Resource):
                 "user_scope": user_scope,
                 "verify": verify,
                 "force": force,
+                "expires_at": time_text("expires_at", expires_at),
             },
             idempotency_key=idempotency_key,
             timeout=timeout,
@@ -150,6 +153,37 @@ class AsyncAIKeys(_Resource):
             ),
             lambda page: page.keys,
         )
+
+    async def update(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        *,
+        name: Optional[str] = None,
+        disabled: Optional[bool] = None,
+        expires_at: Union[str, datetime, None, Unchanged] = UNCHANGED,
+        if_match: Optional[str] = None,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.UpdateResponse:
+        """Change what is given of a key, and return the key. An expires_at of None has it serve without end.
+
+        A key that is disabled by then comes with its disable_receipt, for which wait waits as for a revocation's. With
+        if_match, the key's etag, nothing is changed that others have changed since.
+        """
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "id": id,
+            "name": name,
+            "disabled": disabled,
+            "expires_at": changed_time("expires_at", expires_at),
+            "wait": wait_text(wait),
+        }
+        if name is None and disabled is None and expires_at is UNCHANGED:
+            raise ArgumentError("name, disabled or expires_at must be given")
+        return await self._transport.send(_operations.UPDATE_KEY.call(arguments, if_match=if_match, timeout=timeout))
 
     async def revoke(
         self,

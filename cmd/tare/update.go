@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+)
+
+// never is what the flags that take a time take in place of one.
+const never = "never"
+
+func (p *program) disableCommand() *cobra.Command {
+	wait := 5 * time.Second
+	cmd := &cobra.Command{
+		Use:   "disable <id>",
+		Short: "Stop a key for now, and wait until every data plane has dropped it",
+		Long: `Stops a key until it is enabled. No new request is served with it, data planes that have it cached drop it within a
+second, and streams that it serves end. tare waits for the receipt, as "remove" does. Disabling again is safe, and shows
+the receipt.`,
+		Example: `  tare api byok disable byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+  tare api byok disable byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 30s`,
+		Args:              oneArgument("the key's id"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+	}
+	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
+	completeNothingFor(cmd, "wait")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := keyID(args[0])
+		if err != nil {
+			return err
+		}
+		return p.awaitStop(ctx, stop{id: id, done: "disabled", wait: wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
+			reply, err := p.update(ctx, s, id, held, nil, agentrouter.SetDisabled(true))
+			if err != nil {
+				return nil, nil, err
+			}
+			return receiptOf(&reply.Key), func() error { return p.printResponse(s, func() error { return p.printKey(&reply.Key) }) }, nil
+		}})
+	})
+	return cmd
+}
+
+// receiptOf returns the receipt of a disabled key in the form of a revocation's.
+func receiptOf(k *aikeysv1.Key) *aikeysv1.Receipt {
+	r := k.DisableReceipt
+	if r == nil { // another caller has enabled it since
+		return &aikeysv1.Receipt{State: aikeysv1.ReceiptStateComplete}
+	}
+	return &aikeysv1.Receipt{
+		State: r.State, RevokedAt: r.DisabledAt, RevokedBy: r.DisabledBy, DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged,
+		SlowestMs: r.SlowestMs, CompleteBy: r.CompleteBy, InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements,
+	}
+}
+
+// update changes a key. held is how long the service may hold its response.
+func (p *program) update(
+	ctx context.Context, s *session, id string, held time.Duration, options []agentrouter.CallOption, changes ...agentrouter.KeyChange,
+) (*aikeysv1.UpdateResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	defer cancel()
+	if held > 0 {
+		options = append(options, agentrouter.Wait(held))
+	}
+	return s.AIKeys().With(options...).Update(ctx, s.customer, s.project, id, changes...)
+}
+
+func (p *program) enableCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "enable <id>",
+		Short: "Let a disabled key serve again",
+		Long: `Lets a disabled key serve again. Data planes learn of it within a second. A revoked key can't be enabled, and one that
+has expired needs a later time too: see "update --expires".`,
+		Example:           "  tare api byok enable byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
+		Args:              oneArgument("the key's id"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+		RunE: p.withSession(func(ctx context.Context, s *session, args []string) error {
+			return p.updateKey(ctx, s, args[0], nil, agentrouter.SetDisabled(false))
+		}),
+	}
+}
+
+func (p *program) updateCommand() *cobra.Command {
+	var name, expires, ifMatch string
+	cmd := &cobra.Command{
+		Use:   "update <id>",
+		Short: "Give a key another name, or a time at which it stops serving",
+		Long: `Changes what the flags name, and leaves the rest of the key as it is. A key that has expired serves again once it has a
+later time.
+
+With --if-match, the key's etag, nothing is changed if others have changed the key since: the exit code is 6 then.`,
+		Example: `  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --name openai-2027
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires 2099-06-30
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never`,
+		Args:              oneArgument("the key's id"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&name, "name", "", "the new `label`")
+	flags.StringVar(&expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
+	flags.StringVar(&ifMatch, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
+	completeNothingFor(cmd, "name", "expires", "if-match")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		var changes []agentrouter.KeyChange
+		if flags.Changed("name") {
+			changes = append(changes, agentrouter.SetName(name))
+		}
+		switch at, err := parseTime("--expires", expires); {
+		case expires == never:
+			changes = append(changes, agentrouter.ClearExpiry())
+		case err != nil:
+			return err
+		case !at.IsZero():
+			changes = append(changes, agentrouter.SetExpiry(at))
+		}
+		if len(changes) == 0 {
+			return cli.Usagef("give --name or --expires: what to change")
+		}
+		var options []agentrouter.CallOption
+		if ifMatch != "" {
+			options = append(options, agentrouter.IfMatch(ifMatch))
+		}
+		return p.updateKey(ctx, s, args[0], options, changes...)
+	})
+	return cmd
+}
+
+// updateKey changes a key and prints it.
+func (p *program) updateKey(ctx context.Context, s *session, text string, options []agentrouter.CallOption, changes ...agentrouter.KeyChange) error {
+	id, err := keyID(text)
+	if err != nil {
+		return err
+	}
+	reply, err := p.update(ctx, s, id, 0, options, changes...)
+	if err != nil {
+		return hintIfSent(ctx, err, "The key may have been changed anyway. Running this again is safe.")
+	}
+	return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"net/http"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// disabledDocument is a disabled key whose receipt has that many of three acknowledgements.
+func disabledDocument(acknowledged int) map[string]any {
+	key := keyDocument("main")
+	receipt, _ := receiptDocument(acknowledged)["receipt"].(map[string]any)
+	receipt["disabled_at"], receipt["disabled_by"] = receipt["revoked_at"], receipt["revoked_by"]
+	delete(receipt, "revoked_at")
+	delete(receipt, "revoked_by")
+	key["disabled"], key["disabled_at"], key["disabled_by"] = true, receipt["disabled_at"], receipt["disabled_by"]
+	key["serves"], key["not_serving_reason"], key["disable_receipt"] = false, "disabled", receipt
+	return map[string]any{"key": key}
+}
+
+func TestDisableWaitsForItsReceipt(t *testing.T) {
+	var acknowledged atomic.Int64
+	acknowledged.Store(1)
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		holdResponse(r)
+		writeJSON(w, http.StatusOK, disabledDocument(int(acknowledged.Load())))
+	})
+	got := s.user(t).run("api", "byok", "disable", sampleID, "--wait", "150ms")
+	require.Equal(t, exitPending, got.code)
+	require.Contains(t, got.stdout, "pending: 1 of 3 data planes confirmed")
+	require.Contains(t, got.stderr, "the key is disabled, and its receipt is pending: 1 of 3")
+	acknowledged.Store(3)
+	got = s.user(t).run("api", "byok", "disable", sampleID)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stdout, "complete: 3 of 3")
+	require.Regexp(t, `State +disabled`, got.stdout)
+	require.Equal(t, []string{"PATCH key", `{"disabled":true}`}, []string{s.requestsSoFar()[0], s.lastBody()})
+}
+
+func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
+		key := keyDocument("main")
+		key["expires_at"] = "2099-06-30T00:00:00Z"
+		writeJSON(w, http.StatusOK, map[string]any{"key": key})
+	})
+	u := s.user(t)
+	for command, want := range map[string]string{
+		"api byok enable " + sampleID:                                                           `{"disabled":false}`,
+		"api byok update " + sampleID + " --expires never":                                      `{"expires_at":null}`,
+		"api byok update " + sampleID + " --expires 2099-06-30 --name n":                        `{"expires_at":"2099-06-30T00:00:00Z","name":"n"}`,
+		"api byok update " + sampleID + ` --expires 2099-06-30T02:00:00+02:00 --if-match '"1"'`: `{"expires_at":"2099-06-30T00:00:00Z"}`,
+	} {
+		got := u.run(command)
+		require.Equal(t, exitOK, got.code, got.stderr)
+		require.Contains(t, got.stdout, "2099-06-30 00:00:00 UTC")
+		require.JSONEq(t, want, s.lastBody(), command)
+	}
+	before := len(s.requestsSoFar())
+	for _, command := range []string{"api byok update " + sampleID, "api byok update " + sampleID + " --expires tomorrow", "api byok update", "api byok enable x"} {
+		require.Equal(t, exitUsage, u.run(command).code, command)
+	}
+	require.Len(t, s.requestsSoFar(), before)
+}

@@ -1,0 +1,127 @@
+package aikeys
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/models"
+)
+
+var (
+	// errRevoked says that a key that is to be changed is revoked.
+	errRevoked = errors.New("key is revoked")
+	// errPrecondition says that If-Match names other states of the key than the one it has.
+	errPrecondition = errors.New("key has another etag")
+)
+
+// UpdateKey changes what the request names of a key, and answers with the key. If that disables it, the answer has the receipt: at once,
+// or once it is complete if the caller waits for that.
+func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) (gen.UpdateKeyResponseObject, error) {
+	wait, err := parseWait(req.Params.Wait)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	change, err := s.parseChange(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	wait, leave := s.enterWait(caller, wait)
+	defer leave()
+	var (
+		key   models.Key
+		event models.Event
+	)
+	err = s.store.Transact(ctx, func(tx *models.Tx) error {
+		role, err := tx.Role(caller)
+		if err != nil {
+			return err
+		}
+		if key, err = tx.LockKey(caller, parseKeyID(req.ID)); err != nil {
+			return err
+		}
+		newEvent := func(what models.EventType) models.Event { return s.keyEvent(ctx, what, caller, key) }
+		event = newEvent(eventOf(change))
+		switch {
+		case !role.Covers(roleToWrite(key)):
+			return models.ErrForbidden
+		case key.RevokedAt != 0:
+			return errRevoked
+		case req.Params.IfMatch != nil && !matchesETag(*req.Params.IfMatch, etag(key)) && !change.IsMade(key):
+			return errPrecondition // a change that is made already may be this request's own, sent again (RFC 9110, section 13.1.1)
+		}
+		if err := tx.UpdateKey(key, change, caller.UserID, newEvent); err != nil {
+			return err
+		}
+		key, err = tx.GetKey(caller, key.ID)
+		return err
+	})
+	if errors.Is(err, models.ErrAlreadyExists) {
+		return nil, errNameTaken(err)
+	}
+	if err != nil {
+		return nil, s.recordDenied(ctx, err, event)
+	}
+	wire := s.wireKey(key)
+	if key.DisabledAt != 0 {
+		s.setReceipt(&wire, key, s.awaitReceipt(ctx, key, wait))
+	}
+	return gen.UpdateKey200JSONResponse{
+		Body:    gen.UpdateResponse{Key: wire},
+		Headers: gen.UpdateKey200ResponseHeaders{ETag: wire.Etag},
+	}, nil
+}
+
+// parseChange returns what a request changes. It makes the checks that the document can't express.
+func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, err error) {
+	change.Disabled = body.Disabled
+	if body.Name != nil {
+		switch {
+		case s.providers.Reveals(*body.Name, ""):
+			return change, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
+		case !isPrintable(*body.Name):
+			return change, errName()
+		}
+		change.Name = new(norm.NFC.String(*body.Name))
+	}
+	if body.ExpiresAt.IsNull() {
+		change.ExpiresAt = new(int64(0))
+	} else if body.ExpiresAt.IsSpecified() {
+		at := body.ExpiresAt.MustGet()
+		if err := checkExpiry(at, s.now()); err != nil {
+			return change, err
+		}
+		change.ExpiresAt = new(at.UnixMicro())
+	}
+	return change, nil
+}
+
+// eventOf returns the type of the event of an attempt to make a change.
+func eventOf(change models.KeyChange) models.EventType {
+	switch {
+	case change.Disabled == nil:
+		return models.EventKeyUpdated
+	case *change.Disabled:
+		return models.EventKeyDisabled
+	}
+	return models.EventKeyEnabled
+}
+
+// matchesETag reports whether the value of If-Match, which has the form that the document asks for, names an entity tag (RFC 9110, section
+// 13.1.1). A weak tag matches none. The tags that are given out hold no comma.
+func matchesETag(given, tag string) bool {
+	for one := range strings.SplitSeq(given, ",") {
+		if one = strings.Trim(one, " \t"); one == tag || one == "*" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,208 @@
+package models
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+)
+
+// StopReason is why a key serves nobody, whatever the policy says.
+type StopReason string
+
+// The reasons, of which the first that applies counts.
+const (
+	StopRevoked  StopReason = "revoked"
+	StopDisabled StopReason = "disabled"
+	StopExpired  StopReason = "expired"
+)
+
+// StopReason returns why the key serves nobody, or "" if it may serve.
+func (k Key) StopReason(now int64) StopReason {
+	switch {
+	case k.RevokedAt != 0:
+		return StopRevoked
+	case k.DisabledAt != 0:
+		return StopDisabled
+	case k.ExpiresAt != 0 && k.ExpiresAt <= now:
+		return StopExpired
+	}
+	return ""
+}
+
+// stoppedAt returns since when the key serves nobody; zero if it may serve.
+func (k Key) stoppedAt(now int64) int64 {
+	switch k.StopReason(now) {
+	case StopRevoked:
+		return k.RevokedAt
+	case StopDisabled:
+		return k.DisabledAt
+	case StopExpired:
+		return k.ExpiresAt
+	}
+	return 0
+}
+
+// staleAfter is how long a key may be unused before it counts as stale.
+const staleAfter = 90 * 24 * time.Hour
+
+// StaleSince returns since when the key has been unused for too long, or zero. A revoked key is not stale.
+func (k Key) StaleSince(now int64) int64 {
+	since := max(k.CreatedAt, k.LastUsedAt) + staleAfter.Microseconds()
+	if k.RevokedAt != 0 || since > now {
+		return 0
+	}
+	return since
+}
+
+// Stop is a change that ends the use of a key, and of which data planes' acknowledgements are counted: its revocation, or that it was
+// disabled.
+type Stop struct {
+	Type              EventType
+	KeyID, CustomerID string
+	// Tx is the number of the transaction; zero for revocations from before there were data planes.
+	Tx int64
+}
+
+// ID returns what identifies the stop among all stops of all keys. A key is revoked once, and may be disabled several times.
+func (s Stop) ID() string {
+	if s.Type == EventKeyRevoked {
+		return s.KeyID
+	}
+	return s.KeyID + "/" + strconv.FormatInt(s.Tx, 10)
+}
+
+// Stop returns the key's revocation, or else the change that disabled it.
+func (k Key) Stop() Stop {
+	if k.RevokedAt != 0 || k.RevocationTx != 0 {
+		return Stop{EventKeyRevoked, k.ID, k.CustomerID, k.RevocationTx}
+	}
+	return Stop{EventKeyDisabled, k.ID, k.CustomerID, k.DisabledTx}
+}
+
+// Stop returns the change as the end of a key's use. ok is false if it is none.
+func (c Change) Stop() (stop Stop, ok bool) {
+	return Stop{c.Type, c.KeyID, c.CustomerID, c.Tx}, c.Type == EventKeyRevoked || c.Type == EventKeyDisabled
+}
+
+// KeyChange is what to change of a key. Nil leaves it as it is.
+type KeyChange struct {
+	Name     *string
+	Disabled *bool
+	// ExpiresAt is zero for never.
+	ExpiresAt *int64
+}
+
+// IsMade reports whether the key is as the change would have it.
+func (c KeyChange) IsMade(k Key) bool {
+	return (c.Name == nil || *c.Name == k.Name) && (c.Disabled == nil || *c.Disabled == (k.DisabledAt != 0)) &&
+		(c.ExpiresAt == nil || *c.ExpiresAt == k.ExpiresAt)
+}
+
+// LockKey is Key, of a key that no other transaction can change until this one ends.
+func (tx *Tx) LockKey(c Caller, id string) (Key, error) {
+	return findKey(tx.db.Clauses(clause.Locking{Strength: "UPDATE"}), c, id)
+}
+
+// UpdateKey makes a change to a key that LockKey returned and that is not revoked, and stores the events that newEvent makes: what was as it
+// is to be makes none, and counts as no change. Errors: ErrAlreadyExists for a name that is taken.
+func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventType) Event) error {
+	var events []Event
+	columns := map[string]any{}
+	switch {
+	case change.Disabled == nil || *change.Disabled == (k.DisabledAt != 0):
+	case *change.Disabled: // its event is the first, whose number tx.number is
+		events = append(events, newEvent(EventKeyDisabled))
+		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = tx.Now, by, gorm.Expr(tx.number)
+	default:
+		events = append(events, newEvent(EventKeyEnabled))
+		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = 0, "", 0
+	}
+	var before, after EventState
+	if change.Name != nil && *change.Name != k.Name {
+		columns["name"], before.Name, after.Name = *change.Name, k.Name, *change.Name
+	}
+	if change.ExpiresAt != nil && *change.ExpiresAt != k.ExpiresAt {
+		columns["expires_at"], before.ExpiresAt, after.ExpiresAt = *change.ExpiresAt, k.ExpiresAt, *change.ExpiresAt
+		columns["expiry_due_at"] = nextExpiryNotice(*change.ExpiresAt, tx.Now)
+	}
+	if before.Name != "" || before.ExpiresAt != after.ExpiresAt {
+		event := newEvent(EventKeyUpdated)
+		event.Before, event.After = &before, &after
+		events = append(events, event)
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	columns["revision"] = gorm.Expr("revision + 1")
+	if err := tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(columns).Error; err != nil {
+		return err
+	}
+	for _, event := range events {
+		if err := tx.AppendEvent(event); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expiryNotices are how long before a key's end its events are due: EventKeyExpiring, and at the end EventKeyExpired.
+var expiryNotices = [...]time.Duration{30 * 24 * time.Hour, 7 * 24 * time.Hour, 24 * time.Hour, 0}
+
+// nextExpiryNotice returns when the next event of a key that expires is due after a time; zero for none.
+func nextExpiryNotice(expiresAt, after int64) int64 {
+	for _, ahead := range expiryNotices {
+		if due := expiresAt - ahead.Microseconds(); due > after {
+			return due
+		}
+	}
+	return 0
+}
+
+// AnnounceExpiries stores the events of up to limit keys whose expiry is due to be announced at a time, and returns how many keys it
+// found. Processes that do so at the same time store each event once.
+func (s *Store) AnnounceExpiries(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
+	ids, err := s.expiriesDue(ctx, now, limit)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		err := s.Transact(ctx, func(tx *Tx) error { return tx.announceExpiry(id, now, newEvent) })
+		if err != nil {
+			return 0, err
+		}
+	}
+	return len(ids), nil
+}
+
+func (s *Store) expiriesDue(ctx context.Context, now int64, limit int) (ids []string, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	err = s.orm(ctx).Model(&Key{}).Where("expiry_due_at <> 0 AND expiry_due_at <= ?", now).
+		Order("expiry_due_at").Limit(limit).Pluck("id", &ids).Error
+	return ids, s.classify(err)
+}
+
+func (tx *Tx) announceExpiry(id string, now int64, newEvent func(EventType, Key) Event) error {
+	var found []Key
+	if err := tx.lockKey(id, &found); err != nil || len(found) == 0 {
+		return err
+	}
+	k := found[0]
+	if k.ExpiryDueAt == 0 || k.ExpiryDueAt > now { // another process was faster, or the time was changed
+		return nil
+	}
+	err := tx.db.Model(&Key{}).Where("id = ?", id).Update("expiry_due_at", nextExpiryNotice(k.ExpiresAt, now)).Error
+	if err != nil || k.RevokedAt != 0 { // revoked by a process of an earlier release
+		return err
+	}
+	kind := EventKeyExpiring
+	if k.ExpiresAt <= now {
+		kind = EventKeyExpired
+	}
+	event := newEvent(kind, k)
+	event.After = &EventState{ExpiresAt: k.ExpiresAt}
+	return tx.AppendEvent(event)
+}
