@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Makes sure of programs that tests and benchmarks need beside Go itself, named as arguments: compiler (for the race
-# detector), postgres, nginx, node (with npm), python (with venv), curl, wrk. As root on a machine with apt it installs
-# what is missing; elsewhere it says what to. It starts no service.
+# detector), postgres, pgbouncer, patroni, etcd, haproxy, nginx, node (with npm), python (with venv), curl, wrk. As root on
+# a machine with apt it installs what is missing; elsewhere it says what to. It starts no service.
 set -euo pipefail
 
 have() {
   case $1 in
     compiler) command -v "$(go env CC)" ;;
     postgres) command -v postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' ;;
-    nginx) command -v nginx || compgen -G /usr/sbin/nginx ;;
+    nginx | haproxy) command -v "$1" || compgen -G "/usr/sbin/$1" ;;
     node) command -v npm && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ;;
     python) python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' ;;
     *) command -v "$1" ;;
@@ -19,6 +19,7 @@ packages_of() {
   case $1 in
     compiler) echo gcc libc6-dev ;;
     postgres) echo postgresql ;;
+    etcd) echo etcd-server ;;
     node) echo nodejs npm ;;
     python) echo python3 python3-venv ;;
     *) echo "$1" ;;
