@@ -60,8 +60,9 @@ func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	head := Head{Provider: provider, Header: r.Header, Methods: slices.Concat(r.Header["X-Forwarded-Method"], r.Header["X-Original-Method"])}
 	for _, uri := range slices.Concat(r.Header["X-Forwarded-Uri"], r.Header["X-Original-Uri"]) {
-		path, _, _ := strings.Cut(uri, "?")
-		head.Paths = append(head.Paths, path)
+		if path, _, _ := strings.Cut(uri, "?"); path != "" { // an empty header says nothing
+			head.Paths = append(head.Paths, path)
+		}
 	}
 	if head.Header[webSocketProtocols] != nil {
 		head.Header = head.Header.Clone()

@@ -81,6 +81,8 @@ func TestForwardAuthNeedsOnePath(t *testing.T) {
 		in     string
 	}{
 		{nil, 500, ""},
+		{map[string]string{"X-Original-Uri": ""}, 500, ""},
+		{map[string]string{"X-Original-Uri": "", "X-Forwarded-Uri": "?page=2"}, 500, ""},
 		{map[string]string{"X-Original-Uri": native}, 200, "X-Goog-Api-Key"},
 		{map[string]string{"X-Forwarded-Uri": compatible}, 200, "Authorization"},
 		{map[string]string{"X-Original-Uri": native, "X-Forwarded-Uri": native + "?page=2"}, 200, "X-Goog-Api-Key"},

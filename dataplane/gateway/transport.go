@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -49,12 +51,24 @@ func NewTransport(cfg TransportConfig) *http.Transport {
 		ForceAttemptHTTP2:      true,
 		WriteBufferSize:        16 << 10,
 		ReadBufferSize:         16 << 10,
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, res *http.Response) error {
+			if res.StatusCode != http.StatusOK {
+				return proxyRefusal{res.StatusCode}
+			}
+			return nil
+		},
 		HTTP2: &http.HTTP2Config{ // detects dead connections
 			SendPingTimeout: 30 * time.Second,
 			PingTimeout:     15 * time.Second,
 		},
 	}
 }
+
+// proxyRefusal is the answer of the proxy to a CONNECT that it refuses.
+type proxyRefusal struct{ status int }
+
+// Error returns the status.
+func (p proxyRefusal) Error() string { return "proxy refused: " + strconv.Itoa(p.status) }
 
 const bufferSize = 32 << 10
 
@@ -98,7 +112,20 @@ func newUpstreamError(err error) error {
 	return &upstreamError{errUnreachable, transportCause(err)}
 }
 
+// transportCause returns what went wrong, and names the proxy of the environment if it was there.
 func transportCause(err error) string {
+	var refusal proxyRefusal
+	var toProxy *net.OpError
+	switch {
+	case errors.As(err, &refusal):
+		return refusal.Error()
+	case errors.As(err, &toProxy) && toProxy.Op == "proxyconnect": // as net/http names it
+		return "proxy: " + connectionCause(toProxy.Err)
+	}
+	return connectionCause(err)
+}
+
+func connectionCause(err error) string {
 	var (
 		dns         *net.DNSError
 		certificate *tls.CertificateVerificationError

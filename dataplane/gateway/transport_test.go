@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,23 @@ func TestUnreachableProviders(t *testing.T) {
 			require.Contains(t, gw.log.String(), dataplanetest.NewKeyID)
 			requireUnmarked(t, body, gw.log.String())
 		})
+	}
+}
+
+func TestTheLogSaysThatTheProxyRefused(t *testing.T) {
+	refusing := provider(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusProxyAuthRequired) })
+	for proxy, cause := range map[string]string{refusing: "proxy refused: 407", closedPort(t): "proxy: connection refused"} {
+		u, err := url.Parse(proxy)
+		require.NoError(t, err)
+		u.User = url.UserPassword("user", "PASSWORD")
+		transport := gateway.NewTransport(gateway.TransportConfig{Proxy: http.ProxyURL(u)})
+		gw := start(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://provider.example/v1", secret)),
+			func(cfg *gateway.Config) { cfg.Transport = transport })
+		res, body := do(t, request(t, "GET", gw.URL+"/openai/models", nil))
+		require.Equal(t, "provider_unreachable", problemOf(t, res, body).Error.Code)
+		require.Contains(t, gw.log.String(), cause)
+		requireUnmarked(t, body, gw.log.String())
+		require.NotContains(t, gw.log.String(), "PASSWORD")
 	}
 }
 

@@ -277,7 +277,7 @@ func TestFetchOfACredentialThatCannotSign(t *testing.T) {
 	s := start(t, "sqlite", options{})
 	dp := s.dataPlane()
 	s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "vertex", Name: "n", Secret: gensecret.New(
-		`{"type":"service_account","project_id":"p","private_key":"-----BEGIN PRIVATE KEY-----","client_email":"robot@p.iam.gserviceaccount.com"}`)})
+		`{"type":"service_account","project_id":"p","private_key":"-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----","client_email":"robot@p.iam.gserviceaccount.com"}`)})
 	reply := fetch(t, dp, forUser(web, member, "vertex"))
 	require.Equal(t, 404, reply.StatusCode(), "%s", reply.Body)
 	require.Contains(t, string(reply.Body), "register it again")

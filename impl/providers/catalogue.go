@@ -354,7 +354,7 @@ type Field struct {
 	Name      string   `yaml:"name"`
 	Optional  bool     `yaml:"optional"`
 	OneOf     []string `yaml:"one_of"`    // the only values accepted; empty: any
-	Multiline bool     `yaml:"multiline"` // may hold spaces and line ends
+	Multiline bool     `yaml:"multiline"` // a PEM block, which has spaces and line ends
 }
 
 // RequiredFields returns the names of the members that a credential must have, in the catalogue's order. It is never nil, and

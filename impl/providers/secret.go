@@ -267,6 +267,9 @@ func DisplaySuffix(secret string) string {
 	return secret[start:]
 }
 
+// pemPattern matches text from the first line of a PEM block to the last (RFC 7468).
+var pemPattern = regexp.MustCompile(`(?s)^-----BEGIN [A-Z ]+-----\r?\n.+\n-----END [A-Z ]+-----\s*$`)
+
 // hostLabelPattern matches one label of a host name (RFC 1123 section 2.1). A label can't change the domain that follows it.
 var hostLabelPattern = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
@@ -345,6 +348,8 @@ func (p Provider) refuseMember(f Field, value jsontext.Value) string {
 		return "must be a name of letters, digits and hyphens, not a URL or a host"
 	case f.Multiline && !isVisibleASCII(strings.NewReplacer(" ", "", "\r", "", "\n", "").Replace(text)):
 		return "must be ASCII text"
+	case f.Multiline && !pemPattern.MatchString(text):
+		return "must be whole, from the line that begins with -----BEGIN to the one that begins with -----END"
 	case !f.Multiline && !isVisibleASCII(text):
 		return "must be visible ASCII without spaces"
 	}

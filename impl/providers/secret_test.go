@@ -286,7 +286,7 @@ func TestCheckSecretAcceptsCredentials(t *testing.T) {
 		{"no token_uri", "vertex", "token_uri", ""},
 		{"old token_uri", "vertex", "token_uri", `"https://accounts.google.com/o/oauth2/token"`},
 		{"universe_domain", "vertexanthropic", "universe_domain", `"googleapis.com"`},
-		{"Windows line ends in the private key", "vertex", "private_key", `"-----BEGIN PRIVATE KEY-----\r\nEXAMPLE\r\n"`},
+		{"Windows line ends in the private key", "vertex", "private_key", `"-----BEGIN PRIVATE KEY-----\r\nEXAMPLE\r\n-----END PRIVATE KEY-----\r\n"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := lookup(t, c, test.slug)
@@ -399,6 +399,10 @@ func TestCheckSecretHeaderMembers(t *testing.T) {
 		refusal(t, c, vertex, withMember(t, vertex, "private_key", `"-----BEGIN PRIVATE KEY-----\\nEXAMPLE"`)))
 	require.Equal(t, "The credential's api_key is a credential of AgentRouter's own.",
 		refusal(t, c, azure, withMember(t, azure, "api_key", `"ak_01M8H8236WYX8787KJMGSKFAWB_x_y"`)))
+	for _, raw := range []string{`"a"`, `"-----BEGIN PRIVATE KEY-----"`, `"-----BEGIN PRIVATE KEY-----\nEXAMPLE\n-----END"`, `"EXAMPLE\n-----END PRIVATE KEY-----\n"`} {
+		require.Equal(t, "The credential's private_key must be whole, from the line that begins with -----BEGIN to the one that begins with -----END.",
+			refusal(t, c, vertex, withMember(t, vertex, "private_key", raw)), raw)
+	}
 	for _, raw := range []string{`"\u0000a"`, `"é"`, `"a\tb"`} {
 		require.Equal(t, "The credential's private_key must be ASCII text.",
 			refusal(t, c, vertex, withMember(t, vertex, "private_key", raw)), raw)
