@@ -340,18 +340,27 @@ func (p Provider) refuseMember(f Field, value jsontext.Value) string {
 		return "is a masked value or a placeholder"
 	case oursPattern.MatchString(text):
 		return "is a credential of AgentRouter's own"
-	case f.Multiline && strings.Contains(text, `\n`):
-		return `has \n in place of its line ends: give the file as it was downloaded`
 	case len(f.OneOf) > 0 && !slices.Contains(f.OneOf, text):
 		return "must be " + strings.Join(f.OneOf, " or ")
 	case strings.Contains(p.BaseURL, "{"+f.Name+"}") && !hostLabelPattern.MatchString(text):
 		return "must be a name of letters, digits and hyphens, not a URL or a host"
-	case f.Multiline && !isVisibleASCII(strings.NewReplacer(" ", "", "\r", "", "\n", "").Replace(text)):
-		return "must be ASCII text"
-	case f.Multiline && !pemPattern.MatchString(text):
-		return "must be whole, from the line that begins with -----BEGIN to the one that begins with -----END"
-	case !f.Multiline && !isVisibleASCII(text):
+	case f.Multiline:
+		return refusePEM(text)
+	case !isVisibleASCII(text):
 		return "must be visible ASCII without spaces"
+	}
+	return ""
+}
+
+// refusePEM returns what is wrong with a PEM block as the end of a sentence, or "".
+func refusePEM(text string) string {
+	switch {
+	case strings.Contains(text, `\n`):
+		return `has \n in place of its line ends: give the file as it was downloaded`
+	case !isVisibleASCII(strings.NewReplacer(" ", "", "\r", "", "\n", "").Replace(text)):
+		return "must be ASCII text"
+	case !pemPattern.MatchString(text):
+		return "must be whole, from the line that begins with -----BEGIN to the one that begins with -----END"
 	}
 	return ""
 }
