@@ -133,6 +133,10 @@ func (c *Catalogue) reasonToRefuse(p Provider, secret string) string {
 		return "The secret looks like a key of " + owner.DisplayName + ", not of " + p.DisplayName + "."
 	}
 	if p.SecretFormat == FormatJSON {
+		if p.longestPrefix(secret, false) > 0 {
+			return fmt.Sprintf("The secret is a key alone; it must be a JSON object with the members %s.",
+				strings.Join(append(p.RequiredFields(), p.KeyField), " and "))
+		}
 		return p.refuseCredential(secret)
 	}
 	return c.refuseToken(p, secret)

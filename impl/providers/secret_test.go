@@ -325,6 +325,8 @@ func TestCheckSecretNeedsOneObject(t *testing.T) {
 
 func TestCheckSecretMissingMembers(t *testing.T) {
 	c := load(t)
+	require.Equal(t, "The secret is a key alone; it must be a JSON object with the members region and api_key.",
+		refusal(t, c, lookup(t, c, "bedrock"), "ABSK-EXAMPLE-EXAMPLE-EXAMPLE"))
 	require.Equal(t, "The credential's type must be service_account.",
 		refusal(t, c, lookup(t, c, "vertex"), `{"type": "authorized_user", "client_id": "x", "refresh_token": "y"}`))
 	azure, bedrock := lookup(t, c, "azure_openai"), lookup(t, c, "bedrock")
