@@ -35,7 +35,7 @@ func TestAnOlderDisableEndsNoLaterUse(t *testing.T) {
 	key, err := s.R.Resolve(t.Context(), forNobody) // it knows of both
 	require.NoError(t, err)
 	ended := make(chan bool, 10)
-	defer s.R.Watch(key, func(certain bool) { ended <- certain })()
+	t.Cleanup(s.R.Watch(key, func(certain bool) { ended <- certain }))
 	s.SetFault(dataplanetest.Healthy)
 	s.AwaitTx(enabled) // it has read both messages
 	require.Empty(t, ended)

@@ -468,7 +468,7 @@ func (ev *event) touches(e *entry) bool {
 	}
 	switch ev.kind {
 	case typeKeyRegistered, typeKeyEnabled, typeKeyUpdated:
-		return matches(ev.provider, e.provider) && matches(ev.user, e.user) || e.key != nil && e.key.ID == ev.key
+		return ev.mayServe(e)
 	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeKeyFailing:
 		return ev.key == "" || e.key != nil && e.key.ID == ev.key
 	case typeMemberSet, typeMemberRemoved:
@@ -476,6 +476,11 @@ func (ev *event) touches(e *entry) bool {
 	default: // policy.set, and types added in the future
 		return true
 	}
+}
+
+// mayServe reports whether the event's key may serve the entry's request from now on, or did until now.
+func (ev *event) mayServe(e *entry) bool {
+	return matches(ev.provider, e.provider) && matches(ev.user, e.user) || e.key != nil && e.key.ID == ev.key
 }
 
 // mayLiftRefusal reports whether the event may end a refusal that does not name the project.

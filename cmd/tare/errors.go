@@ -145,7 +145,7 @@ func (p *program) diagnoseProblem(ctx context.Context, e *agentrouter.Error) dia
 		return diagnosis{exitDenied, detail, p.hintAtRole(ctx)}
 	case errors.Is(e, agentrouter.ErrNotFound):
 		return diagnosis{exitNotFound, detail, p.hintAtList(e)}
-	case errors.Is(e, agentrouter.ErrAlreadyExists), e.Status == 409:
+	case errors.Is(e, agentrouter.ErrAlreadyExists), e.Status == 409, e.Status == 412:
 		return diagnosis{exitConflict, detail, nil}
 	case errors.Is(e, agentrouter.ErrInvalidArgument), errors.Is(e, agentrouter.ErrFailedPrecondition):
 		message, hints := p.describeFields(ctx, e)

@@ -32,7 +32,7 @@ func TestDisableWaitsForItsReceipt(t *testing.T) {
 	require.Contains(t, got.stdout, "pending: 1 of 3 data planes confirmed")
 	require.Contains(t, got.stderr, "the key is disabled, and its receipt is pending: 1 of 3")
 	acknowledged.Store(3)
-	got = s.user(t).run("api", "byok", "disable", sampleID)
+	got = s.user(t).run("api", "byok", "disable", sampleID, "--wait", "150ms")
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Contains(t, got.stdout, "complete: 3 of 3")
 	require.Regexp(t, `State +disabled`, got.stdout)
@@ -57,6 +57,14 @@ func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
 		require.Contains(t, got.stdout, "2099-06-30 00:00:00 UTC")
 		require.JSONEq(t, want, s.lastBody(), command)
 	}
+	changed := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusPreconditionFailed, map[string]any{
+			"type": "/problems/precondition-failed", "title": "Precondition failed", "status": 412, "detail": "It has been changed.",
+			"code": "failed_precondition", "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D",
+		})
+	})
+	got := changed.user(t).run("api byok update " + sampleID + ` --name n --if-match '"1"'`)
+	require.Equal(t, exitConflict, got.code, got.stderr)
 	before := len(s.requestsSoFar())
 	for _, command := range []string{"api byok update " + sampleID, "api byok update " + sampleID + " --expires tomorrow", "api byok update", "api byok enable x"} {
 		require.Equal(t, exitUsage, u.run(command).code, command)

@@ -67,7 +67,7 @@ func describeStop(k models.Key, kind error) string {
 	switch kind {
 	case resolution.ErrKeyDisabled: //nolint:errorlint // it is one of explainStop's list
 		return name + " was disabled at " + at(k.DisabledAt) + " by " + k.DisabledBy
-	case resolution.ErrKeyExpired: //nolint:errorlint // as above
+	case resolution.ErrKeyExpired:
 		return name + " expired at " + at(k.ExpiresAt)
 	}
 	return name + " was revoked at " + at(k.RevokedAt) + " by " + k.RevokedBy
