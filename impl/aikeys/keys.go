@@ -99,10 +99,13 @@ func errName() error {
 	return problem.Invalid("name", "must not begin or end with a space, nor hold control or invisible characters")
 }
 
-// checkExpiry refuses a time that is not in the future.
+// checkExpiry refuses a time that is not in the future, and one that JSON can't hold in UTC.
 func checkExpiry(at, now time.Time) error {
-	if at.UnixMicro() <= now.UnixMicro() {
+	switch {
+	case at.UnixMicro() <= now.UnixMicro():
 		return problem.Invalid("expires_at", "must be in the future")
+	case at.UTC().Year() > 9999:
+		return problem.Invalid("expires_at", "must be before the year 10000, in UTC")
 	}
 	return nil
 }

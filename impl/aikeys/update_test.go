@@ -180,6 +180,7 @@ func TestAChangeThatIsRefusedChangesNothing(t *testing.T) {
 			`{"expires_at":"` + past + `"}`: "expires_at must be in the future", `{"expires_at":"0001-01-01T00:00:00Z"}`: "expires_at must be in the future",
 			`{"expires_at":"tomorrow"}`: "expires_at must be", `{"name":"a\u200bb","disabled":true}`: "name must not begin",
 			`{"name":"` + "sk-" + s.Secret() + strings.Repeat("a", 40) + `"}`: "name ", `{"state":"active"}`: "body has a member", `{"revoked_at":null}`: "body has a member",
+			`{"expires_at":"9999-12-31T23:59:59-23:00"}`:    "expires_at must be before the year 10000",
 			`{"disabled":true,"expires_at":"` + past + `"}`: "expires_at must be in the future",
 		} {
 			requireField(t, patch(t, s, owner, key.ID, body, ""), want)
@@ -192,6 +193,8 @@ func TestAChangeThatIsRefusedChangesNothing(t *testing.T) {
 		body := s.Shared("late")
 		body.ExpiresAt = new(time.Now().Add(-time.Second))
 		requireField(t, post(t, s, owner, project+"/aikeys", body), "expires_at must be in the future")
+		body.ExpiresAt = new(time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -3600)))
+		requireField(t, post(t, s, owner, project+"/aikeys", body), "expires_at must be before the year 10000")
 	})
 }
 
