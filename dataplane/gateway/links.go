@@ -81,9 +81,11 @@ const maxLinked = 1 << 20
 // hasLinks reports whether an answer may be a document that names URLs for the caller's next requests: the next page of a list, or a
 // download. Those are read by GET, as inference never is. Files, which pass unchanged, are marked as attachments.
 func hasLinks(res *http.Response) bool {
+	if res.Request.Method != http.MethodGet || res.StatusCode != http.StatusOK || res.Header["Content-Disposition"] != nil {
+		return false
+	}
 	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	return res.Request.Method == http.MethodGet && res.StatusCode == http.StatusOK && res.Header["Content-Disposition"] == nil &&
-		(media == "application/json" || strings.HasSuffix(media, "+json"))
+	return media == "application/json" || strings.HasSuffix(media, "+json")
 }
 
 // linkedBody is a JSON document in which links lead back through the gateway. It is read whole before it is passed on, or cut off. In
