@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"math"
 	"os"
@@ -180,4 +182,13 @@ func TestTheOperatorsOwnMemorySettingsStand(t *testing.T) {
 	TuneMemory(gcPercent, container, func(string) string { return "" })
 	require.Equal(t, gcPercent, debug.SetGCPercent(50))
 	require.EqualValues(t, 900_000_000, debug.SetMemoryLimit(-1))
+}
+
+// net/http writes there what a provider sends after its answer, in which the request with its key may be.
+func TestStandardLogIsOff(t *testing.T) {
+	var written bytes.Buffer
+	log.SetOutput(&written)
+	p := &Program{Name: "larder", Stdout: io.Discard, Stderr: io.Discard}
+	require.Equal(t, ExitOK, p.Run(t.Context(), &cobra.Command{Use: "larder", Run: func(*cobra.Command, []string) { log.Print("sk-EXAMPLE") }}, []string{}))
+	require.Empty(t, written.String())
 }
