@@ -241,17 +241,21 @@ func credentialParameters(rawQuery, provider, credential string) (names []string
 var googleParameters = []string{QueryKey, "access_token", "oauth_token", "httpHeaders", "httpMethod"}
 
 // credentialQuery has the query parameters in which providers take a credential beside the header: a caller could send another one than
-// the key, and what the provider says of it would count as the key's.
+// the key, and what the provider says of it would count as the key's. Their names are in any case, as Azure reads them.
 var credentialQuery = map[string][]string{
 	QueryKeyProvider: googleParameters, "vertex": googleParameters, "vertexanthropic": googleParameters,
 	"azure_openai": {"api-key", "subscription-key"},
+	"bedrock": { // those of a presigned URL
+		"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Security-Token", "X-Amz-Signature", "X-Amz-SignedHeaders",
+	},
 }
 
 // hasCredential reports whether a parameter contains the caller's credential, or is one in which the provider takes a credential.
 func hasCredential(pair, provider, credential string) bool {
 	name, value, _ := strings.Cut(pair, "=")
+	read := strings.TrimPrefix(parameterName(pair), "$")
 	return contains(name, credential) || contains(value, credential) ||
-		slices.Contains(credentialQuery[provider], strings.TrimPrefix(parameterName(pair), "$"))
+		slices.ContainsFunc(credentialQuery[provider], func(known string) bool { return strings.EqualFold(known, read) })
 }
 
 func eachParameter(rawQuery string, visit func(pair string)) {

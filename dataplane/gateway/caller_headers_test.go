@@ -68,7 +68,7 @@ func TestPrivateHeadersAreRemoved(t *testing.T) {
 	gw := openAI(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r })
 	r := request(t, "POST", gw.URL+"/openai/chat?model=a&token="+callersKey, strings.NewReader("{}"))
 	private := map[string]string{
-		"Cookie": "a=b", "Forwarded": "for=1.2.3.4", "Via": "1.1 x", "X-Real-Ip": "1.2.3.4", "True-Client-Ip": "1.2.3.4",
+		"Cookie": "a=b", "Forwarded": "for=1.2.3.4", "Via": "1.1 x", "X-Real-Ip": "1.2.3.4", "True-Client-Ip": "1.2.3.4", "Ocp-Apim-Subscription-Key": "x",
 		"X-Original-Url": "/admin", "X-Rewrite-Url": "/admin",
 		"X-Forwarded-For": "1.2.3.4", "X-Forwarded-Host": "x", "X-Forwarded-Port": "1", "X-Forwarded-Client-Cert": "x",
 		"Agentrouter-Project": "chat", "Agentrouter-Anything": "x", "X-Copy-Of-Auth": "key " + callersKey,

@@ -48,7 +48,8 @@ func TestNoOtherCredentialGoesInTheQuery(t *testing.T) {
 	for provider, queries := range map[string][]string{
 		"gemini":       {"key=other", "%6bey=x", "access_token=x", "oauth_token", "$access_token=x", "%24httpHeaders=Authorization:Bearer+x", "$httpMethod=DELETE"},
 		"vertex":       {"key=other", "access_token=x"},
-		"azure_openai": {"api-key=other", "api%2Dkey=x"},
+		"azure_openai": {"api-key=other", "api%2Dkey=x", "API-Key=x", "Subscription-Key=x"},
+		"bedrock":      {"X-Amz-Credential=AKIDEXAMPLE%2F20261129", "X-Amz-Signature=x", "x-amz-security-token=x"},
 	} {
 		for _, query := range queries {
 			require.Equal(t, "alt=sse&a=b", withoutCredential("alt=sse&"+query+"&a=b", provider, "ak_EXAMPLE"), provider)

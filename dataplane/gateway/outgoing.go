@@ -112,6 +112,7 @@ func isPrivate(name string, values []string, credential string) bool {
 	}
 	switch name {
 	case headerAuthorization, headerXAPIKey, headerXGoogAPIKey, headerAPIKey, "Proxy-Authorization", "Cookie",
+		"Ocp-Apim-Subscription-Key", // Azure's other name for Api-Key
 		"Via", "Forwarded", "X-Real-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip",
 		"X-Original-Url", "X-Original-Uri", "X-Rewrite-Url",
 		"X-Amz-Date", "X-Amz-Security-Token", "X-Amz-Content-Sha256", // of a signature with the caller's credential

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
@@ -85,7 +86,7 @@ func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, 
 	change.Disabled = body.Disabled
 	if body.Name != nil {
 		switch {
-		case s.providers.Reveals(*body.Name, ""):
+		case s.providers.Reveals(*body.Name, providers.Provider{}, ""):
 			return change, problem.Invalid("name", "looks like a secret; names are shown to people, choose another")
 		case !isPrintable(*body.Name):
 			return change, errName()

@@ -19,6 +19,7 @@ var answers = []struct {
 	{"openai", 401, `{"error": {"message": "Incorrect API key provided: sk-pro***0001.", "type": "invalid_request_error", "param": null, "code": "invalid_api_key"}}`, verdict.Rejected},
 	{"openai", 401, `{"error": {"message": "Your IP is not authorized.", "code": "ip_not_authorized"}}`, verdict.Unrelated},
 	{"openai", 401, `{"error": {"message": "OpenAI-Organization header should match organization for API key", "code": "mismatched_organization"}}`, verdict.Unrelated},
+	{"openai", 401, `{"error": {"message": "No such organization: org-x.", "code": "invalid_organization"}}`, verdict.Unrelated},
 	{"openai", 401, `{"error": {"message": "You have insufficient permissions for this operation. Missing scopes: api.responses.write.", "code": null}}`, verdict.Restricted},
 	{"openai", 403, `{"error": {"message": "You have insufficient permissions for this operation. Missing scopes: api.model.read.", "code": null}}`, verdict.Restricted},
 	{"openai", 403, `{"error": {"code": "unsupported_country_region_territory", "message": "Country, region, or territory not supported"}}`, verdict.Unrelated},

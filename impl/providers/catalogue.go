@@ -355,6 +355,7 @@ type Field struct {
 	Optional  bool     `yaml:"optional"`
 	OneOf     []string `yaml:"one_of"`    // the only values accepted; empty: any
 	Multiline bool     `yaml:"multiline"` // a PEM block, which has spaces and line ends
+	Public    bool     `yaml:"public"`    // no secret: people may name a key after it
 }
 
 // RequiredFields returns the names of the members that a credential must have, in the catalogue's order. It is never nil, and

@@ -86,7 +86,7 @@ func (c *Catalogue) CheckKey(slug, name, secret string) (displaySuffix string, e
 	if err := c.CheckSecret(provider, secret); err != nil {
 		return "", err
 	}
-	if c.Reveals(name, secret) {
+	if c.Reveals(name, provider, secret) {
 		return "", &Refusal{"name", "looks like a secret; names are shown to people, choose another"}
 	}
 	return DisplaySuffix(secret), nil
@@ -161,12 +161,13 @@ func (c *Catalogue) ownerByPrefix(p Provider, secret string) (owner Provider, ok
 const shortestKey = 16
 
 // Reveals reports whether text that will be shown to people gives a secret away: it holds the secret, or a member of the
-// secret's JSON, or a word that looks like a provider's key or a credential of ours.
-func (c *Catalogue) Reveals(text, secret string) bool {
+// secret's JSON that the provider's entry does not call public, or a word that looks like a provider's key or a credential of ours.
+func (c *Catalogue) Reveals(text string, p Provider, secret string) bool {
 	parts := []string{secret}
 	if members, err := readMembers(secret); err == nil {
-		for _, value := range members {
-			if unquoted, err := jsontext.AppendUnquote(nil, value); err == nil {
+		for name, value := range members {
+			isPublic := slices.ContainsFunc(p.Fields, func(f Field) bool { return f.Name == name && f.Public })
+			if unquoted, err := jsontext.AppendUnquote(nil, value); err == nil && !isPublic {
 				parts = append(parts, string(unquoted))
 			}
 		}
@@ -292,7 +293,11 @@ func (p Provider) refuseCredential(secret string) string {
 	case errors.Is(err, errTrailingBytes):
 		return "The credential's JSON is followed by something else: give one object."
 	case err != nil:
-		return "The secret must be a JSON object with the members " + strings.Join(p.RequiredFields(), ", ") + "."
+		required := "The secret must be a JSON object with " + joinMembers(p.RequiredFields())
+		if len(p.Alternatives) > 0 {
+			required += ", and either " + p.joinAlternatives()
+		}
+		return required + "."
 	}
 	for _, f := range p.Fields {
 		value, ok := members[f.Name]
@@ -308,7 +313,7 @@ func (p Provider) refuseCredential(secret string) string {
 		return ok
 	})
 	if len(missing) > 0 { // after the members that are there: a type that is wrong says why others are missing
-		return "The credential lacks the members " + strings.Join(missing, ", ") + "."
+		return "The credential lacks " + joinMembers(missing) + "."
 	}
 	return p.refuseAlternatives(members)
 }
@@ -316,7 +321,6 @@ func (p Provider) refuseCredential(secret string) string {
 // refuseAlternatives returns the reason to refuse a credential that does not have all fields of exactly one of the alternatives, or "".
 func (p Provider) refuseAlternatives(members map[string]jsontext.Value) string {
 	var begun, whole int
-	var choices []string
 	for _, group := range p.Alternatives {
 		has := func(name string) bool { return len(members[name]) > 0 }
 		if slices.ContainsFunc(group, has) {
@@ -325,12 +329,28 @@ func (p Provider) refuseAlternatives(members map[string]jsontext.Value) string {
 		if !slices.ContainsFunc(group, func(name string) bool { return !has(name) }) {
 			whole++
 		}
-		choices = append(choices, strings.Join(group, " and "))
 	}
 	if len(p.Alternatives) == 0 || begun == 1 && whole == 1 {
 		return ""
 	}
-	return "The credential needs either " + strings.Join(choices, ", or ") + "."
+	return "The credential needs either " + p.joinAlternatives() + "."
+}
+
+// joinMembers returns a sentence's words for members by their names.
+func joinMembers(names []string) string {
+	if len(names) == 1 {
+		return "the member " + names[0]
+	}
+	return "the members " + strings.Join(names, ", ")
+}
+
+// joinAlternatives returns a sentence's words for the groups of members of which a credential has one.
+func (p Provider) joinAlternatives() string {
+	var choices []string
+	for _, group := range p.Alternatives {
+		choices = append(choices, strings.Join(group, " and "))
+	}
+	return strings.Join(choices, ", or ")
 }
 
 // refuseMember returns what is wrong with a member's value as the end of a sentence, or "".

@@ -330,6 +330,8 @@ func TestCheckSecretMissingMembers(t *testing.T) {
 	require.Equal(t, "The credential's type must be service_account.",
 		refusal(t, c, lookup(t, c, "vertex"), `{"type": "authorized_user", "client_id": "x", "refresh_token": "y"}`))
 	azure, bedrock := lookup(t, c, "azure_openai"), lookup(t, c, "bedrock")
+	require.Equal(t, "The secret must be a JSON object with the member region, and either api_key, or access_key_id and secret_access_key.",
+		refusal(t, c, lookup(t, c, "bedrock"), "ABSK-EXAMPLE-EXAMPLE-EXAMPLE"))
 	require.Equal(t, "The credential lacks the members resource, api_key.", refusal(t, c, azure, `{"Resource": "r", "apikey": "k"}`))
 	for _, credential := range []string{
 		`{"region": "us-east-1"}`, `{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE"}`, `{"region": "us-east-1", "secret_access_key": "k"}`,
@@ -341,7 +343,7 @@ func TestCheckSecretMissingMembers(t *testing.T) {
 	require.Empty(t, refusal(t, c, bedrock, `{"region": "us-east-1", "api_key": "ABSK-EXAMPLE"}`))
 	for _, p := range c.All() {
 		for _, name := range p.RequiredFields() {
-			require.Equal(t, "The credential lacks the members "+name+".", refusal(t, c, p, withMember(t, p, name, "")))
+			require.Equal(t, "The credential lacks the member "+name+".", refusal(t, c, p, withMember(t, p, name, "")))
 		}
 	}
 }
@@ -518,6 +520,7 @@ const fakeKey = "0123456789abcdefFAKE"
 
 func TestReveals(t *testing.T) {
 	c := load(t)
+	bedrock := lookup(t, c, "bedrock")
 	credential := func(member, value string) string {
 		text, err := json.Marshal(map[string]string{"region": "us-east-1", member: value})
 		require.NoError(t, err)
@@ -547,12 +550,13 @@ func TestReveals(t *testing.T) {
 		"a secret with a shared prefix":       {"key=sk-" + strings.Repeat("0a1b", 8), "sk-proj-other"},
 		"another secret behind a no-break":    {"prod\u00a0sk-ant-api03-" + fakeKey, "sk-proj-other"},
 	} {
-		t.Run(name, func(t *testing.T) { require.True(t, c.Reveals(tc.text, tc.secret)) })
+		t.Run(name, func(t *testing.T) { require.True(t, c.Reveals(tc.text, bedrock, tc.secret)) })
 	}
 }
 
 func TestRevealsNothing(t *testing.T) {
 	c := load(t)
+	bedrock := lookup(t, c, "bedrock")
 	credential := `{"type":"service_account","region":"us-east-1","secret_access_key":"` + fakeKey + `","n":12345678901234567890}`
 	for _, text := range []string{
 		"", "sk-proj-team", "openai-prod", "us-east-1", "gsk_prod-key", "sk-ant-", "sk-ant-api03-", "service_account", "AIza", "AQ.",
@@ -560,22 +564,35 @@ func TestRevealsNothing(t *testing.T) {
 		"0123456789abcdef", "ends in " + fakeKey[16:], "schlüssel für prod", "sk-0123456789abcdef of nobody",
 	} {
 		t.Run(text, func(t *testing.T) {
-			require.False(t, c.Reveals(text, "sk-proj-"+fakeKey))
-			require.False(t, c.Reveals(text, credential))
+			require.False(t, c.Reveals(text, bedrock, "sk-proj-"+fakeKey))
+			require.False(t, c.Reveals(text, bedrock, credential))
 		})
 	}
-	t.Run("that a short secret is part of", func(t *testing.T) { require.False(t, c.Reveals("a test key", "test")) })
-	t.Run("beside an empty secret", func(t *testing.T) { require.False(t, c.Reveals("openai-prod", "")) })
+	t.Run("that a short secret is part of", func(t *testing.T) { require.False(t, c.Reveals("a test key", bedrock, "test")) })
+	t.Run("beside an empty secret", func(t *testing.T) { require.False(t, c.Reveals("openai-prod", bedrock, "")) })
+}
+
+// People name keys after the cloud's project or resource.
+func TestNamesMayHoldPublicMembers(t *testing.T) {
+	c := load(t)
+	_, err := c.CheckKey("azure_openai", "contoso-openai-eastus2", `{"resource":"contoso-openai-eastus2","api_key":"`+fakeKey+`"}`)
+	require.NoError(t, err)
+	vertex := withMember(t, lookup(t, c, "vertex"), "project_id", `"contoso-models-prod"`)
+	_, err = c.CheckKey("vertex", "contoso-models-prod of gateway@example-project.iam.gserviceaccount.com", vertex)
+	require.NoError(t, err)
+	_, err = c.CheckKey("azure_openai", "our "+fakeKey, `{"resource":"contoso-openai-eastus2","api_key":"`+fakeKey+`"}`)
+	require.Error(t, err)
 }
 
 func FuzzReveals(f *testing.F) {
 	c := load(f)
+	openai := lookup(f, c, "openai")
 	f.Add("our key ", fakeKey, ", keep it")
 	f.Add("", `{"api_key":"`+fakeKey+`"}`, "")
 	f.Add("sk-ant-api03-", "\xff\xfe", "\u2028")
 	f.Fuzz(func(t *testing.T, before, secret, after string) {
 		if len(secret) >= shortestKey {
-			require.True(t, c.Reveals(before+secret+after, secret))
+			require.True(t, c.Reveals(before+secret+after, openai, secret))
 		}
 		document, err := json.Marshal(map[string]string{"secret": secret})
 		require.NoError(t, err)
@@ -583,11 +600,11 @@ func FuzzReveals(f *testing.F) {
 		var member struct{ Secret string }
 		require.NoError(t, json.Unmarshal(document, &member))
 		if len(member.Secret) >= shortestKey {
-			require.True(t, c.Reveals(before+member.Secret+after, string(document)))
+			require.True(t, c.Reveals(before+member.Secret+after, openai, string(document)))
 		}
-		if c.Reveals(before, secret) { // then it does beside other words too
-			require.True(t, c.Reveals(before+" "+after, secret))
+		if c.Reveals(before, openai, secret) { // then it does beside other words too
+			require.True(t, c.Reveals(before+" "+after, openai, secret))
 		}
-		require.False(t, c.Reveals(strings.Repeat("-", len(before)), "sk-proj-other"))
+		require.False(t, c.Reveals(strings.Repeat("-", len(before)), openai, "sk-proj-other"))
 	})
 }

@@ -25,6 +25,9 @@ const (
 	googleLife  = 15 * time.Minute
 	// clockSkew is how far this clock may be ahead of Google's, which takes no token from the future.
 	clockSkew = 10 * time.Second
+	// maxPrivateKey is the length of a private key in DER: enough for 4096 bits, the most that Google takes. Each fetch signs, and a
+	// key of twice the bits takes eight times as long.
+	maxPrivateKey = 2500
 )
 
 // ErrCannotSign says that a credential has nothing that could sign, such as a private key that was cut off. The error holds no part of
@@ -93,7 +96,7 @@ func signGoogleJWT(field func(name string) string, now time.Time) (string, error
 // parsePrivateKey reads an RSA key in PEM, as PKCS #8 or PKCS #1.
 func parsePrivateKey(text string) (*rsa.PrivateKey, error) {
 	block, _ := pem.Decode([]byte(text))
-	if block == nil {
+	if block == nil || len(block.Bytes) > maxPrivateKey {
 		return nil, ErrCannotSign
 	}
 	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {

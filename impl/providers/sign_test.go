@@ -102,6 +102,22 @@ func TestGoogleTokenNamesTheServiceAccountAlone(t *testing.T) {
 	}, claims)
 }
 
+// A key of many thousand bits would take seconds of each fetch.
+func TestLargePrivateKeysDoNotSign(t *testing.T) {
+	vertex := lookup(t, load(t), "vertex")
+	key, err := rsa.GenerateKey(rand.Reader, 4096)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	sign := func(der []byte) error {
+		text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+		_, err := vertex.Credential(withMember(t, vertex, "private_key", fmt.Sprintf("%q", text)), time.Now())
+		return err
+	}
+	require.NoError(t, sign(der))
+	require.ErrorIs(t, sign(append(der, make([]byte, maxPrivateKey)...)), ErrCannotSign, "which would be parsed otherwise")
+}
+
 func BenchmarkSign(b *testing.B) {
 	c := load(b)
 	for slug, credential := range map[string]string{
