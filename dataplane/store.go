@@ -390,6 +390,7 @@ const (
 	typeKeyEnabled    = "key.enabled"
 	typeKeyExpiring   = "key.expiring"
 	typeKeyExpired    = "key.expired"
+	typeKeyVerified   = "key.verified"
 	typeKeyFailing    = "key.failing"
 	typeKeyExposed    = "key.exposed"
 	typePolicySet     = "policy.set"
@@ -451,7 +452,7 @@ func (ev *event) ends(key *Key) bool {
 // touches reports whether the answer to an entry's request may have changed with the event. In doubt it returns true.
 func (ev *event) touches(e *entry) bool {
 	switch ev.kind {
-	case typeKeyExposed, typeKeyExpiring:
+	case typeKeyExposed, typeKeyExpiring, typeKeyVerified:
 		return false // they are for people
 	case typeTokenCreated:
 		return errors.Is(e.err, ErrCallerUnauthenticated)

@@ -255,6 +255,11 @@ func TestEventsDropWhatTheyTouch(t *testing.T) {
 				return v.Publish(gen.StreamMessage{
 					Type: "key.exposed", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &v.key, Provider: new("openai")})
 			}, nil},
+		"a key was tested": {
+			func(v *eventEnv) int64 {
+				return v.Publish(gen.StreamMessage{
+					Type: "key.verified", CustomerID: new("acme"), ProjectID: new("chat"), KeyID: &v.key, Provider: new("openai")})
+			}, nil},
 		"a project's key is registered": {
 			func(v *eventEnv) int64 {
 				v.RegisterKey(dataplanetest.Key{Provider: "gemini"})

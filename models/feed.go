@@ -28,6 +28,7 @@ const (
 	EventKeyEnabled    EventType = "key.enabled"
 	EventKeyExpiring   EventType = "key.expiring"
 	EventKeyExpired    EventType = "key.expired"
+	EventKeyVerified   EventType = "key.verified"
 	EventKeyFailing    EventType = "key.failing"
 	EventKeyExposed    EventType = "key.exposed"
 	EventPolicySet     EventType = "policy.set"
@@ -72,14 +73,15 @@ type Event struct {
 	// SourceIP and RequestID say where it came from; empty for an operator's command.
 	SourceIP  string
 	RequestID string
-	// Before and After are what a change of the policy, of a member or of a key changed. Nil is what did not exist, and in other events.
+	// Before and After are what a change of the policy, of a member or of a key changed; After is also what a test of a key found. Nil is
+	// what did not exist, and in other events.
 	Before, After *EventState `gorm:"serializer:json"`
 	// Repeated is how many denied attempts the event stands for, of which the first was at FirstAt and the last at At; the rest of the
 	// event is about the last one. Zero in events of one attempt.
 	Repeated, FirstAt int64
 }
 
-// EventState is a member's role, a policy, or what was changed of a key.
+// EventState is a member's role, a policy, what was changed of a key, or what a test of it found.
 type EventState struct {
 	Name               string              `json:"name,omitempty"`
 	ExpiresAt          int64               `json:"expires_at,omitempty"`

@@ -178,7 +178,10 @@ func (s *Store) Candidates(ctx context.Context, c Caller, provider string, now i
 	return own, project, err
 }
 
-// FetchRecord is one fetch by a data plane, allowed or refused.
+// ControlPlane is the DataPlaneID of the record of a key that the control plane opened for itself.
+const ControlPlane = "control_plane"
+
+// FetchRecord is one fetch by a data plane, allowed or refused, or a key that the control plane opened to test it.
 type FetchRecord struct {
 	ID          int64
 	At          int64
@@ -208,6 +211,9 @@ func (s *Store) RecordFetch(ctx context.Context, r FetchRecord) error {
 	defer cancel()
 	return s.classify(s.engine.RecordFetch(ctx, r))
 }
+
+// RecordFetch stores the record of a fetch in the transaction.
+func (tx *Tx) RecordFetch(r FetchRecord) error { return tx.db.Create(&r).Error }
 
 // FetchFilter selects a page of a project's fetches. Zero values select everything.
 type FetchFilter struct {

@@ -409,6 +409,24 @@ WHERE id = $3 AND revoked_at = 0`, []any{tx.Now, by, k.ID})
 	return true, tx.AppendEvent(event)
 }
 
+// KeyToOpen returns a key with its envelope, whoever's it is: ErrNotFound. No other transaction can change the key until this one ends: a
+// key that is not revoked here is not revoked before this transaction has committed.
+func (tx *Tx) KeyToOpen(id string) (Key, error) {
+	var k Key
+	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("id = ?", id).Take(&k).Error
+	return k, err
+}
+
+// StoreVerdict stores what a test of a key found, and its event. A key that has another secret since the test keeps its own verdict.
+func (tx *Tx) StoreVerdict(k Key, event Event) error {
+	_, err := tx.exec(`UPDATE ai_keys SET verdict = $1, verdict_reason = $2, verified_at = $3 WHERE id = $4 AND version = $5`,
+		[]any{k.Verdict, k.VerdictReason, k.VerifiedAt, k.ID, k.Version})
+	if err != nil {
+		return err
+	}
+	return tx.AppendEvent(event)
+}
+
 // Registration is all that one register stores, in one transaction.
 type Registration struct {
 	Key   Key

@@ -31,7 +31,8 @@ const usedStep = 5_000_000
 
 // ReportKeys stores how keys fare, and ignores keys of customers that the data plane does not serve. When a key begins to be
 // bad, it stores the EventKeyFailing that newEvent makes; when a key was sent back, an EventKeyExposed, one for a key and hour.
-func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) error {
+// It returns the keys that have begun to be bad: of several reports at a time, one does.
+func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) (failing []Key, err error) {
 	// In one order, so that two data planes that report the same keys don't deadlock.
 	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })
 	ids := make([]string, len(reports))
@@ -40,23 +41,28 @@ func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport
 	}
 	var known []Key
 	if err := s.findKeys(ctx, ids, &known); err != nil {
-		return err
+		return nil, err
 	}
 	worth := slices.DeleteFunc(reports, func(r KeyReport) bool {
 		i := slices.IndexFunc(known, func(k Key) bool { return k.ID == r.KeyID })
 		return i < 0 || !d.Serves(known[i].CustomerID) || !r.isNews(known[i])
 	})
 	if len(worth) == 0 {
-		return nil
+		return nil, nil
 	}
-	return s.Transact(ctx, func(tx *Tx) error {
+	err = s.Transact(ctx, func(tx *Tx) error {
+		failing = nil
 		for _, r := range worth {
-			if err := tx.storeReport(r, newEvent); err != nil {
+			if err := tx.storeReport(r, newEvent, &failing); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return failing, nil
 }
 
 // NewKeyEvent makes an event of a type about a key and a caller.
@@ -75,7 +81,8 @@ func (r KeyReport) isNews(k Key) bool {
 	return r.ExposedAt > 0 || r.FailedAt > k.LastFailureAt || r.UsedAt >= k.LastUsedAt+usedStep || recovers
 }
 
-func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent) error {
+// storeReport stores a report, and adds the key to failing if it has begun to be bad.
+func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) error {
 	var before []Key
 	if err := tx.lockKey(r.KeyID, &before); err != nil || len(before) == 0 {
 		return err
@@ -102,6 +109,7 @@ func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent) error {
 		return err
 	}
 	if k.Bad(tx.Now) && !before[0].Bad(tx.Now) {
+		*failing = append(*failing, k)
 		return tx.AppendEvent(newEvent(EventKeyFailing, k, r.FailedFor))
 	}
 	return nil

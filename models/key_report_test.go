@@ -2,6 +2,7 @@ package models_test
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,11 +13,11 @@ import (
 
 // report reports keys, and makes the event of those that begin to fail.
 func (f *fixture) report(d models.DataPlane, reports ...models.KeyReport) error {
-	return f.ReportKeys(f.t.Context(), d, reports, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
+	return failure(f.ReportKeys(f.t.Context(), d, reports, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
 		return f.event(kind, about(k.ID), func(e *models.Event) {
 			e.ScopeUserID, e.MemberID, e.TokenID = k.UserID, caller.UserID, caller.TokenID
 		})
-	})
+	}))
 }
 
 // reported is what stands in a key's row: last used, last failed, with which status.
@@ -108,6 +109,27 @@ func TestAKeyThatBeginsToFailHasOneEventUntilALaterUse(t *testing.T) {
 	})
 }
 
+// Of data planes that report a key at a time, one learns that it has begun to fail: what follows from that is done once.
+func TestOneReportLearnsThatAKeyBeginsToFail(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key, fine, when := f.dataPlane("all", nil), f.register(f.own(mia)), f.register(f.own(mia)), now()
+		newEvent := func(kind models.EventType, k models.Key, _ models.ReportedCaller) models.Event {
+			return f.event(kind, about(k.ID))
+		}
+		begun := together(8, func(int) []models.Key {
+			failing, err := f.ReportKeys(t.Context(), d, []models.KeyReport{
+				{KeyID: key.ID, FailedAt: when, FailureStatus: 401}, {KeyID: fine.ID, UsedAt: when},
+			}, newEvent)
+			require.NoError(t, err)
+			return failing
+		})
+		failing := slices.Concat(begun...)
+		require.Len(t, failing, 1)
+		require.Equal(t, []string{key.ID, acme, web, mia.UserID}, []string{failing[0].ID, failing[0].CustomerID, failing[0].ProjectID, failing[0].UserID})
+		require.Empty(t, failing[0].Envelope)
+	})
+}
+
 func TestKeySentBackHasOneEventInAnHour(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key, second := f.dataPlane("all", nil), f.register(f.shared(olga)), f.register(f.own(mia))
@@ -115,12 +137,12 @@ func TestKeySentBackHasOneEventInAnHour(t *testing.T) {
 		hour := time.UnixMicro(now()).UTC().Truncate(time.Hour).Add(2 * time.Hour).UnixMicro()
 		expose := func(k models.Key, at int64, user string) error {
 			report := models.KeyReport{KeyID: k.ID, ExposedAt: at, ExposedFor: models.ReportedCaller{UserID: user, TokenID: "t"}}
-			return f.ReportKeys(t.Context(), d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, c models.ReportedCaller) models.Event {
+			return failure(f.ReportKeys(t.Context(), d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, c models.ReportedCaller) models.Event {
 				return f.event(kind, about(k.ID), func(e *models.Event) {
 					e.ID, e.At = f.ids.Next(models.EventIDPrefix, time.UnixMicro(at)), at
 					e.ScopeUserID, e.MemberID, e.TokenID = k.UserID, c.UserID, c.TokenID
 				})
-			})
+			}))
 		}
 		const oneHour = int64(time.Hour / time.Microsecond)
 		require.NoError(t, expose(key, hour-1, "early"))

@@ -3,12 +3,14 @@ package models_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"gorm.io/gorm"
 
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -621,5 +623,56 @@ func TestKeysAreCountedAgainNearTheQuota(t *testing.T) {
 		}
 		_, err := f.RegisterKey(t.Context(), olga, models.RoleMember, f.shared(olga, func(r *models.Registration) { r.Quota = quota }), now())
 		require.ErrorIs(t, err, models.ErrQuotaExceeded, "however rarely they are counted while it is far")
+	})
+}
+
+func TestVerdictIsStoredOfTheSecretThatWasTested(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key := f.register(f.own(mia))
+		f.transact(func(tx *models.Tx) error {
+			opened, err := tx.KeyToOpen(key.ID)
+			require.NoError(t, err)
+			require.Equal(t, []byte("sealed "+key.ID), opened.Envelope)
+			_, err = tx.KeyToOpen("byok_absent")
+			require.ErrorIs(t, err, gorm.ErrRecordNotFound)
+			return nil
+		})
+		verify := func(version uint32, verdict string, at int64) models.Key {
+			tested := key
+			tested.Version, tested.Verdict, tested.VerdictReason, tested.VerifiedAt = version, verdict, "of "+verdict, at
+			f.transact(func(tx *models.Tx) error {
+				return tx.StoreVerdict(tested, f.event(models.EventKeyVerified, about(key.ID), func(e *models.Event) {
+					e.ScopeUserID, e.After = mia.UserID, &models.EventState{Verdict: verdict}
+				}))
+			})
+			got, err := f.GetKey(t.Context(), mia, key.ID, now())
+			require.NoError(t, err)
+			return got
+		}
+		got := verify(1, "rejected", 7)
+		require.Equal(t, []any{"rejected", "of rejected", int64(7)}, []any{got.Verdict, got.VerdictReason, got.VerifiedAt})
+		got = verify(2, "valid", 8)
+		require.Equal(t, "rejected", got.Verdict, "of another secret")
+		events, err := f.ListEvents(t.Context(), mia, models.EventFilter{Type: models.EventKeyVerified}, "", 10)
+		require.NoError(t, err)
+		require.Equal(t, []string{"valid", "rejected"}, []string{events[0].After.Verdict, events[1].After.Verdict})
+	})
+}
+
+func TestRecordOfAFetchIsPartOfItsTransaction(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		lost := errors.New("undone")
+		require.ErrorIs(t, f.Transact(t.Context(), func(tx *models.Tx) error {
+			require.NoError(t, tx.RecordFetch(record("undone")))
+			return lost
+		}), lost)
+		kept := record("kept")
+		f.transact(func(tx *models.Tx) error { return tx.RecordFetch(kept) })
+		page, err := f.ListFetches(t.Context(), acme, web, models.FetchFilter{Limit: 10})
+		require.NoError(t, err)
+		require.Len(t, page, 1)
+		require.Positive(t, page[0].ID)
+		page[0].ID = 0
+		require.Equal(t, kept, page[0])
 	})
 }

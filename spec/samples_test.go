@@ -68,6 +68,8 @@ func TestSamplesCallThePublishedNames(t *testing.T) {
 		"getKey":        {"client.AIKeys().Get(ctx, ", "client.aikeys.get(", "client.aikeys.get(", "tare api byok get byok_"},
 		"listKeys":      {"client.AIKeys().List(ctx, ", "client.aikeys.list(", "client.aikeys.list(", "tare api byok list\n"},
 		"revokeKey":     {"client.AIKeys().Revoke(ctx, ", "client.aikeys.revoke(", "client.aikeys.revoke(", "tare api byok remove byok_"},
+		"updateKey":     {"client.AIKeys().Update(ctx, ", "client.aikeys.update(", "client.aikeys.update(", "tare api byok disable byok_"},
+		"verifyKey":     {"client.AIKeys().Verify(ctx, ", "client.aikeys.verify(", "client.aikeys.verify(", "tare api byok verify byok_"},
 		"resolveKey":    {"client.AIKeys().Resolve(ctx, ", "client.aikeys.resolve(", "client.aikeys.resolve(", "tare api byok resolve "},
 		"listFetches":   {"client.Fetches().List(ctx, ", "client.fetches.list(", "client.fetches.list(", "tare api byok fetches\n"},
 		"listUsage":     {"client.Usage().List(ctx, ", "client.usage.list(", "client.usage.list(", "tare api byok usage\n"},

@@ -42,7 +42,8 @@ type wiring struct {
 	metrics   *auth.Metrics
 	guesses   *ratelimit.Guesses // of both APIs
 	catalogue *providers.Catalogue
-	tracer    trace.Tracer // nil if no traces are exported
+	verifier  *verification.Verifier // nil if secrets are not tested
+	tracer    trace.Tracer           // nil if no traces are exported
 }
 
 // makeServers makes the servers of the role.
@@ -121,8 +122,23 @@ func (s *service) newWiring() (w wiring, err error) {
 		return w, err
 	}
 	s.sessions = auth.New(auth.Config{Tokens: s.store, OIDC: s.issuer, Metrics: w.metrics})
+	if w.cfg.Verify == verifyControlPlane {
+		w.verifier = verification.New(verification.Config{})
+	}
+	s.tests = w.newTests()
 	s.feed, err = feed.New(feed.Config{Store: s.store, Log: s.log, Metrics: w.registry})
 	return w, err
+}
+
+// newTests returns what tests stored keys: nothing if tests are off, or if this process may open no secrets.
+func (w wiring) newTests() *verification.Keys {
+	cfg := verification.KeysConfig{
+		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Verifier: w.verifier, Off: verification.ErrOff, Log: w.log,
+	}
+	if w.cfg.Role == rolePublic && w.verifier != nil {
+		cfg.Verifier, cfg.Off = nil, verification.ErrMayNotOpen
+	}
+	return verification.NewKeys(cfg)
 }
 
 func (w wiring) publicAPI() (http.Handler, error) {
@@ -142,12 +158,13 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	var verifier aikeys.Verifier
-	if w.cfg.Verify == verifyControlPlane {
-		verifier = verification.New(verification.Config{})
+	var verifier aikeys.Verifier // not a nil pointer: that would be a Verifier
+	if w.verifier != nil {
+		verifier = w.verifier
 	}
 	return aikeys.NewHandler(aikeys.Config{
-		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, API: api,
+		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, Tests: w.tests,
+		API: api,
 	})
 }
 
@@ -160,7 +177,7 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 		return nil, err
 	}
 	return dataplane.NewHandler(dataplane.Config{
-		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, API: api,
+		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, Tests: w.tests, API: api,
 		MaxStale: w.cfg.MaxStaleLimit,
 	})
 }

@@ -22,7 +22,8 @@ const maxPageSize = 500
 func eventTypes() []aikeysv1.EventType {
 	return []aikeysv1.EventType{
 		aikeysv1.EventTypeKeyRegistered, aikeysv1.EventTypeKeyRevoked, aikeysv1.EventTypeKeyUpdated, aikeysv1.EventTypeKeyDisabled,
-		aikeysv1.EventTypeKeyEnabled, aikeysv1.EventTypeKeyExpiring, aikeysv1.EventTypeKeyExpired, aikeysv1.EventTypeKeyFailing, aikeysv1.EventTypeKeyExposed,
+		aikeysv1.EventTypeKeyEnabled, aikeysv1.EventTypeKeyExpiring, aikeysv1.EventTypeKeyExpired, aikeysv1.EventTypeKeyVerified,
+		aikeysv1.EventTypeKeyFailing, aikeysv1.EventTypeKeyExposed,
 		aikeysv1.EventTypePolicySet, aikeysv1.EventTypeMemberSet, aikeysv1.EventTypeMemberRemoved,
 		aikeysv1.EventTypeTokenCreated, aikeysv1.EventTypeTokenRevoked,
 	}
@@ -44,6 +45,7 @@ The types of events:
   key.updated                    a key got another name, or another time at which it expires
   key.disabled, key.enabled      a key was stopped for now, or serves again
   key.expiring, key.expired      a key expires in 30, 7 or 1 days, or has expired
+  key.verified                   a stored key was tested at its provider
   key.failing                    a provider has begun to refuse a key
   key.exposed                    a provider sent a key back in an answer; the gateway masked it
   policy.set                     the policy was changed

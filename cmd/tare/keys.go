@@ -18,16 +18,17 @@ import (
 func (p *program) byokCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "byok",
-		Short: "Register, list, change, revoke and explain provider keys",
+		Short: "Register, list, change, test, revoke and explain provider keys",
 		Long: `Provider keys. A provider's newest active key serves the project's inference. A member's own key serves that member
 first, unless the policy says otherwise.`,
 		Example: `  tare api byok add --provider openai --name openai-prod
   tare api byok list --provider openai
+  tare api byok verify byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok resolve --provider openai
   tare api byok events --limit 20
   tare api byok usage --from 2026-11-23`,
 	}, p.addCommand(), p.listCommand(), p.getCommand(), p.updateCommand(), p.disableCommand(), p.enableCommand(),
-		p.removeCommand(), p.resolveCommand(), p.eventsCommand(),
+		p.removeCommand(), p.verifyCommand(), p.resolveCommand(), p.eventsCommand(),
 		p.usageCommand(), p.fetchesCommand(),
 		hiddenCommand(p.policyCommand()))
 }
@@ -292,6 +293,8 @@ func explainNotServing(reason aikeysv1.NotServingReason) string {
 		return "no: the policy forbids members' own keys"
 	case aikeysv1.NotServingReasonUserKeyRequired:
 		return "no: the policy has members served by keys of their own alone"
+	case aikeysv1.NotServingReasonRejected:
+		return "no: the provider rejected it when it was tested; it is used even so, until it is revoked"
 	default:
 		return "no: " + string(reason)
 	}
@@ -336,6 +339,27 @@ func (p *program) getCommand() *cobra.Command {
 			}
 			return s.AIKeys().Get(ctx, s.customer, s.project, id)
 		}, func(reply *aikeysv1.GetResponse) error { return p.printKey(&reply.Key) }),
+	}
+}
+
+func (p *program) verifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify <id>",
+		Short: "Test a key at its provider",
+		Long: `Tests a registered key at its provider, by a request that costs nothing, and shows the key with the verdict, which stays
+on it. A verdict of "rejected" changes nothing else: the key serves, and the provider refuses it, until it is revoked.
+
+A key is tested at most once in 10 seconds. A verdict of "rejected" is an answer: the exit code is 0.`,
+		Example:           "  tare api byok verify byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
+		Args:              oneArgument("the key's id"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.VerifyResponse, error) {
+			id, err := keyID(args[0])
+			if err != nil {
+				return nil, err
+			}
+			return s.AIKeys().Verify(ctx, s.customer, s.project, id)
+		}, func(reply *aikeysv1.VerifyResponse) error { return p.printKey(&reply.Key) }),
 	}
 }
 

@@ -69,6 +69,29 @@ func TestAddHasTheSecretTested(t *testing.T) {
 	}
 }
 
+func TestVerifyShowsTheVerdict(t *testing.T) {
+	const id = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"
+	asked := make(chan string, 1)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.Path
+		w.Header().Set("Content-Type", "application/json")
+		const verification = `{"verdict": "rejected", "reason": "leaked", "checked_at": "2026-11-23T09:40:00Z"}`
+		_, _ = io.WriteString(w, `{"verification": `+verification+`, "key": {"id": "`+id+`", "customer_id": "acme", "project_id": "chat",
+			"provider": "openai", "name": "n", "display_suffix": "9f3c", "user_scope": false, "created_at": "2026-11-23T09:30:00Z", "created_by": "alice",
+			"state": "active", "serves": false, "not_serving_reason": "rejected", "verification": `+verification+`}}`)
+	}))
+	defer service.Close()
+	out := newUserAt(t, service.URL, "ak_x").runOK("api byok verify " + id)
+	require.Equal(t, "POST /v1/customers/-/projects/-/aikeys/"+id+"/verify", <-asked)
+	require.Contains(t, out, "rejected (leaked), 2026-11-23 09:40:00 UTC")
+	require.Contains(t, out, "it is used even so, until it is revoked")
+
+	u := alice(t)
+	got := u.run("api byok verify " + u.addKey("untested"))
+	require.NotEqual(t, exitOK, got.code)
+	require.Contains(t, got.stderr, "The operator of this service has turned tests of keys off.")
+}
+
 func TestIdempotencyKey(t *testing.T) {
 	u := alice(t)
 	id := u.addKey("repeat", "--idempotency-key", "tare-1")

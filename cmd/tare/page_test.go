@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,5 +126,5 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 		}
 		delete(all, operation)
 	}
-	require.Empty(t, all, "samples that this test does not run")
+	require.Equal(t, []string{"verifyKey"}, slices.Collect(maps.Keys(all)), "samples that this test does not run: the service allows no tests")
 }

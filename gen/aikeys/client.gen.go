@@ -220,6 +220,21 @@ type ClientInterface interface {
 	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
 	UpdateKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// VerifyKey Test an AI key
+	//
+	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
+	// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
+	// of fetches before the provider is asked. It takes up to 8 seconds.
+	//
+	// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
+	// still go to the provider, which refuses them.
+	//
+	// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
+	// is tested at most once in 10 seconds.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
+	VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListEvents Read the audit trail
 	//
 	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
@@ -232,7 +247,8 @@ type ClientInterface interface {
 	// ListFetches Read the records of fetches
 	//
 	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
+	// and each time that the service opened a key to test it.
 	//
 	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
 	// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
@@ -546,6 +562,31 @@ func (c *Client) UpdateKey(ctx context.Context, customerID CustomerID, projectID
 	return c.Client.Do(req)
 }
 
+// VerifyKey Test an AI key
+//
+// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
+// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
+// of fetches before the provider is asked. It takes up to 8 seconds.
+//
+// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
+// still go to the provider, which refuses them.
+//
+// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
+// is tested at most once in 10 seconds.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
+func (c *Client) VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewVerifyKeyRequest(c.Server, customerID, projectID, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListEvents Read the audit trail
 //
 // Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
@@ -568,7 +609,8 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 // ListFetches Read the records of fetches
 //
 // Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
+// and each time that the service opened a key to test it.
 //
 // A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
 // 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
@@ -1195,6 +1237,54 @@ func NewUpdateKeyRequestWithBody(server string, customerID CustomerID, projectID
 			req.Header.Set("If-Match", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewVerifyKeyRequest constructs an http.Request for the VerifyKey method
+func NewVerifyKeyRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/aikeys/%s/verify", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -2250,6 +2340,23 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
 	UpdateKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateKeyResult, error)
 
+	// VerifyKeyWithResponse Test an AI key
+	//
+	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
+	// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
+	// of fetches before the provider is asked. It takes up to 8 seconds.
+	//
+	// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
+	// still go to the provider, which refuses them.
+	//
+	// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
+	// is tested at most once in 10 seconds.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
+	VerifyKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*VerifyKeyResult, error)
+
 	// ListEventsWithResponse Read the audit trail
 	//
 	// Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
@@ -2264,7 +2371,8 @@ type ClientWithResponsesInterface interface {
 	// ListFetchesWithResponse Read the records of fetches
 	//
 	// Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+	// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
+	// and each time that the service opened a key to test it.
 	//
 	// A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
 	// 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
@@ -3007,6 +3115,124 @@ func (r UpdateKeyResult) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r UpdateKeyResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// VerifyKeyResult401Headers the declared response headers of an HTTP 401 response for VerifyKey
+type VerifyKeyResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// VerifyKeyResult429Headers the declared response headers of an HTTP 429 response for VerifyKey
+type VerifyKeyResult429Headers struct {
+	RetryAfter *int
+}
+
+// VerifyKeyResult503Headers the declared response headers of an HTTP 503 response for VerifyKey
+type VerifyKeyResult503Headers struct {
+	RetryAfter *int
+}
+
+type VerifyKeyResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *VerifyResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *NotTestable
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *TooManyTests
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *VerifyKeyResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *VerifyKeyResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *VerifyKeyResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r VerifyKeyResult) GetJSON200() *VerifyResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON409() *NotTestable {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON429() *TooManyTests {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r VerifyKeyResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r VerifyKeyResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r VerifyKeyResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r VerifyKeyResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r VerifyKeyResult) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4370,6 +4596,29 @@ func (c *ClientWithResponses) UpdateKeyWithResponse(ctx context.Context, custome
 	return ParseUpdateKeyResult(rsp)
 }
 
+// VerifyKeyWithResponse Test an AI key
+//
+// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
+// key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
+// of fetches before the provider is asked. It takes up to 8 seconds.
+//
+// A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
+// still go to the provider, which refuses them.
+//
+// Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
+// is tested at most once in 10 seconds.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
+func (c *ClientWithResponses) VerifyKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*VerifyKeyResult, error) {
+	rsp, err := c.VerifyKey(ctx, customerID, projectID, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseVerifyKeyResult(rsp)
+}
+
 // ListEventsWithResponse Read the audit trail
 //
 // Lists who did what to which key, when, from where, and with what outcome, newest first and in pages. It
@@ -4390,7 +4639,8 @@ func (c *ClientWithResponses) ListEventsWithResponse(ctx context.Context, custom
 // ListFetchesWithResponse Read the records of fetches
 //
 // Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+// owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
+// and each time that the service opened a key to test it.
 //
 // A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
 // 30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
@@ -5197,6 +5447,121 @@ func ParseUpdateKeyResult(rsp *http.Response) (*UpdateKeyResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers UpdateKeyResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseVerifyKeyResult parses an HTTP response from a VerifyKeyWithResponse call
+func ParseVerifyKeyResult(rsp *http.Response) (*VerifyKeyResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &VerifyKeyResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest VerifyResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest NotTestable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyTests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers VerifyKeyResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers VerifyKeyResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers VerifyKeyResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -115,6 +115,7 @@ const (
 	EventTypeFilterKeyRegistered EventTypeFilter = "key.registered"
 	EventTypeFilterKeyRevoked    EventTypeFilter = "key.revoked"
 	EventTypeFilterKeyUpdated    EventTypeFilter = "key.updated"
+	EventTypeFilterKeyVerified   EventTypeFilter = "key.verified"
 	EventTypeFilterMemberRemoved EventTypeFilter = "member.removed"
 	EventTypeFilterMemberSet     EventTypeFilter = "member.set"
 	EventTypeFilterPolicySet     EventTypeFilter = "policy.set"
@@ -142,6 +143,8 @@ func (e EventTypeFilter) Valid() bool {
 	case EventTypeFilterKeyRevoked:
 		return true
 	case EventTypeFilterKeyUpdated:
+		return true
+	case EventTypeFilterKeyVerified:
 		return true
 	case EventTypeFilterMemberRemoved:
 		return true
@@ -223,6 +226,7 @@ const (
 	ListEventsParamsTypeKeyRegistered ListEventsParamsType = "key.registered"
 	ListEventsParamsTypeKeyRevoked    ListEventsParamsType = "key.revoked"
 	ListEventsParamsTypeKeyUpdated    ListEventsParamsType = "key.updated"
+	ListEventsParamsTypeKeyVerified   ListEventsParamsType = "key.verified"
 	ListEventsParamsTypeMemberRemoved ListEventsParamsType = "member.removed"
 	ListEventsParamsTypeMemberSet     ListEventsParamsType = "member.set"
 	ListEventsParamsTypePolicySet     ListEventsParamsType = "policy.set"
@@ -250,6 +254,8 @@ func (e ListEventsParamsType) Valid() bool {
 	case ListEventsParamsTypeKeyRevoked:
 		return true
 	case ListEventsParamsTypeKeyUpdated:
+		return true
+	case ListEventsParamsTypeKeyVerified:
 		return true
 	case ListEventsParamsTypeMemberRemoved:
 		return true
@@ -380,20 +386,20 @@ type Event struct {
 	Actor Actor `json:"actor"`
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-	// in other events.
+	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `after`. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
 	// At When it was done.
 	At time.Time `json:"at"`
 
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-	// in other events.
+	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `after`. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -438,14 +444,16 @@ type Event struct {
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
 	// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
+	// `key.failing`.
 	Type string `json:"type"`
 }
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-// in other events.
+// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+// `after`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
@@ -485,7 +493,8 @@ type EventState struct {
 	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
-// Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
+// Fetch That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
+// plane, or the provider, gets the key.
 type Fetch struct {
 	// At When it asked.
 	At time.Time `json:"at"`
@@ -493,7 +502,7 @@ type Fetch struct {
 	// DataPlane The data plane's name. Absent if the operator has deleted it.
 	DataPlane *string `json:"data_plane,omitempty"`
 
-	// DataPlaneID The data plane's id, which operators know it by.
+	// DataPlaneID The data plane's id, which operators know it by. For a test, `control_plane`.
 	DataPlaneID string `json:"data_plane_id"`
 
 	// Decision Whether it got a key.
@@ -505,16 +514,16 @@ type Fetch struct {
 	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
 	Provider string `json:"provider"`
 
-	// Reason The rule that chose the key, or why there was none.
+	// Reason The rule that chose the key, or why there was none. `verification` is a test of the key.
 	Reason string `json:"reason"`
 
-	// RequestID The id of the data plane's request, which the service's log has too.
+	// RequestID The id of the request that led to it, which the service's log has too.
 	RequestID string `json:"request_id"`
 
 	// TokenID The user's API key. Absent for a session token.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// UserID The user on whose behalf it asked. Absent for no particular user.
+	// UserID The user on whose behalf it asked, or who had the key tested. Absent for no particular user.
 	UserID *string `json:"user_id,omitempty"`
 
 	// Version The number of secrets that the key has had.
@@ -588,7 +597,9 @@ type Key struct {
 
 	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
 	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-	// `user_key_required`: it is the project's, and the policy has members served by their own alone.
+	// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
+	// provider rejected it when it was last tested, and it has not been used with success since; requests with it
+	// still go to the provider, which refuses them.
 	NotServingReason *string `json:"not_serving_reason,omitempty"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -621,7 +632,8 @@ type Key struct {
 	// UserScope Whether it is the caller's own key, and not the project's.
 	UserScope bool `json:"user_scope"`
 
-	// Verification The last test of the key at its provider. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+	// refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
 }
 
@@ -1058,7 +1070,8 @@ type Verdict = string
 // many made). Absent where the verdict says all.
 type VerdictReason = string
 
-// Verification The last test of the key at its provider. Absent if it was never tested.
+// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+// refuse it. Absent if it was never tested.
 type Verification struct {
 	// CheckedAt When it was tested.
 	CheckedAt time.Time `json:"checked_at"`
@@ -1072,6 +1085,16 @@ type Verification struct {
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
 	Verdict Verdict `json:"verdict"`
+}
+
+// VerifyResponse What the test found, and the key that was tested.
+type VerifyResponse struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key Key `json:"key"`
+
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+	// refuse it. Absent if it was never tested.
+	Verification Verification `json:"verification"`
 }
 
 // WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
@@ -1218,6 +1241,9 @@ type InvalidArgument = Problem
 // NotFound An RFC 9457 problem document.
 type NotFound = Problem
 
+// NotTestable An RFC 9457 problem document.
+type NotTestable = Problem
+
 // PermissionDenied An RFC 9457 problem document.
 type PermissionDenied = Problem
 
@@ -1229,6 +1255,9 @@ type RegistrationRefused = Problem
 
 // ResourceExhausted An RFC 9457 problem document.
 type ResourceExhausted = Problem
+
+// TooManyTests An RFC 9457 problem document.
+type TooManyTests = Problem
 
 // Unauthenticated An RFC 9457 problem document.
 type Unauthenticated = Problem

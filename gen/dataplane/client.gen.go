@@ -130,9 +130,9 @@ type ClientInterface interface {
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-	// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
-	// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
-	// from the cache.
+	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
+	// event's project from the cache.
 	//
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 	// unless the answer that the use began with has a position that contains the event.
@@ -298,9 +298,9 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 // as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
-// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
-// from the cache.
+// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
+// event's project from the cache.
 //
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 // unless the answer that the use began with has a position that contains the event.
@@ -800,9 +800,9 @@ type ClientWithResponsesInterface interface {
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-	// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
-	// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
-	// from the cache.
+	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
+	// event's project from the cache.
 	//
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 	// unless the answer that the use began with has a position that contains the event.
@@ -1503,9 +1503,9 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 // as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-// `key.expiring`, `key.expired`, `key.failing`, `key.exposed`, `policy.set`, `member.set`, `member.removed`,
-// `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the event's project
-// from the cache.
+// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
+// event's project from the cache.
 //
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 // unless the answer that the use began with has a position that contains the event.

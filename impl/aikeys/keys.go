@@ -303,6 +303,37 @@ func (s *server) awaitReceipt(ctx context.Context, key models.Key, wait time.Dur
 	return receipt
 }
 
+// VerifyKey tests a stored key at its provider, stores the verdict and answers with it.
+func (s *server) VerifyKey(ctx context.Context, req gen.VerifyKeyRequestObject) (gen.VerifyKeyResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	var event models.Event
+	tested, err := s.tests.Test(ctx, caller.CustomerID+"/"+caller.UserID, func(tx *models.Tx) (key models.Key, _ models.Event, err error) {
+		role, err := tx.Role(caller)
+		if err != nil {
+			return key, event, err
+		}
+		if key, err = tx.Key(caller, parseKeyID(req.ID)); err != nil {
+			return key, event, err
+		}
+		event = s.keyEvent(ctx, models.EventKeyVerified, caller, key)
+		if !role.Covers(roleToWrite(key)) {
+			return key, event, models.ErrForbidden
+		}
+		return key, event, nil
+	})
+	if err != nil {
+		return nil, s.recordDenied(ctx, err, event)
+	}
+	key, err := s.store.GetKey(ctx, caller, tested.ID, s.now().UnixMicro()) // as it is now, with what the policy says of it
+	if err != nil {
+		return nil, err
+	}
+	return gen.VerifyKey200JSONResponse{Verification: *wireVerification(tested), Key: s.wireKey(key)}, nil
+}
+
 const (
 	// maxWait is the longest time for which a revoke is held until its receipt is complete.
 	maxWait = 30 * time.Second
@@ -398,7 +429,7 @@ func (s *server) recordDenied(ctx context.Context, err error, event models.Event
 	return err
 }
 
-// notServing returns why a key can't serve, or "".
+// notServing returns why a key can't serve, or "". That its provider rejects it holds until the key is used with success or tested again.
 func notServing(k models.Key, now int64) string {
 	switch stopped := k.StopReason(now); {
 	case stopped != "":
@@ -407,6 +438,8 @@ func notServing(k models.Key, now int64) string {
 		return "user_keys_forbidden"
 	case k.UserID == "" && k.UserKeys == models.UserKeysRequire:
 		return "user_key_required"
+	case k.Verdict == string(verification.Rejected) && k.LastUsedAt <= k.VerifiedAt:
+		return "rejected"
 	}
 	return ""
 }
@@ -431,10 +464,16 @@ func (s *server) wireKey(k models.Key) gen.Key {
 	if k.LastFailureAt != 0 {
 		key.LastFailure = &gen.KeyFailure{At: wireTime(k.LastFailureAt), Status: k.LastFailureStatus, Reason: optional(k.LastFailureReason)}
 	}
-	if k.VerifiedAt != 0 {
-		key.Verification = &gen.Verification{Verdict: k.Verdict, Reason: optional(k.VerdictReason), CheckedAt: wireTime(k.VerifiedAt)}
-	}
+	key.Verification = wireVerification(k)
 	return key
+}
+
+// wireVerification returns what the last test of a key found, or nil if there was none.
+func wireVerification(k models.Key) *gen.Verification {
+	if k.VerifiedAt == 0 {
+		return nil
+	}
+	return &gen.Verification{Verdict: k.Verdict, Reason: optional(k.VerdictReason), CheckedAt: wireTime(k.VerifiedAt)}
 }
 
 func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {

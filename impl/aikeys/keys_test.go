@@ -635,6 +635,20 @@ func TestAccessTable(t *testing.T) {
 			key := s.As(owner).Register(t, s.Shared("revoked by "+user))
 			return revoke(t, s, user, key.ID, owner)
 		}, cells{forbidden, forbidden, ok}},
+		{"test a project-level key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := s.As(owner).Register(t, s.Shared("tested by "+user))
+			return verify(t, s, user, key.ID).Status
+		}, cells{forbidden, forbidden, ok}},
+		{"test an own key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			return verify(t, s, user, own(t, s, user, "test "+user).ID).Status
+		}, cells{forbidden, ok, ok}},
+		{"test another's own key", func(t *testing.T, s *aikeystest.Service, user string) int {
+			key := own(t, s, other, "untested "+user)
+			defer func() {
+				require.Nil(t, decode[gen.GetResponse](t, get(t, s, other, project+"/aikeys/"+key.ID)).Key.Verification)
+			}()
+			return verify(t, s, user, key.ID).Status
+		}, cells{forbidden, absent, absent}},
 		{"register an own key", func(t *testing.T, s *aikeystest.Service, user string) int {
 			return post(t, s, user, project+"/aikeys", s.Own("own by "+user)).Status
 		}, cells{forbidden, created, created}},
@@ -653,7 +667,7 @@ func TestAccessTable(t *testing.T) {
 				t.Run(row.name+" as "+user, func(t *testing.T) { require.Equal(t, want, row.do(t, s, user)) })
 			}
 		}
-	})
+	}, testedAt(func(http.ResponseWriter, *http.Request) {}))
 }
 
 func TestBadIdempotencyKey(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -17,6 +18,7 @@ var (
 	errRegister     = fmt.Errorf("register a project-level key: %w", models.ErrForbidden)
 	errUpdate       = fmt.Errorf("change a project-level key: %w", models.ErrForbidden)
 	errRevoke       = fmt.Errorf("revoke a project-level key: %w", models.ErrForbidden)
+	errVerify       = fmt.Errorf("test a project-level key: %w", models.ErrForbidden)
 	errSetPolicy    = fmt.Errorf("set the policy: %w", models.ErrForbidden)
 	errSetMember    = fmt.Errorf("set a member: %w", models.ErrForbidden)
 	errRemoveMember = fmt.Errorf("remove a member: %w", models.ErrForbidden)
@@ -33,6 +35,8 @@ func refusalOf(write models.EventType) error {
 		return errRevoke
 	case models.EventKeyUpdated, models.EventKeyDisabled, models.EventKeyEnabled:
 		return errUpdate
+	case models.EventKeyVerified:
+		return errVerify
 	case models.EventPolicySet:
 		return errSetPolicy
 	case models.EventMemberSet:
@@ -57,6 +61,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	ownersOnly(errRegister, "Only an owner of the project may register a project-level key. A member may register a key of their own, with user_scope."),
 	ownersOnly(errUpdate, "Only an owner of the project may change a project-level key. A member may change keys of their own."),
 	ownersOnly(errRevoke, "Only an owner of the project may revoke a project-level key. A member may revoke keys of their own."),
+	ownersOnly(errVerify, "Only an owner of the project may have a project-level key tested. A member may have keys of their own tested."),
 	ownersOnly(errSetPolicy, "Only an owner of the project may change its policy."),
 	ownersOnly(errSetMember, "Only an owner of the project may add members and change their roles."),
 	ownersOnly(errRemoveMember, "Only an owner of the project may remove members."),
@@ -79,6 +84,16 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "This Idempotency-Key was used for another request; send a new one."},
 	{Err: errSecretRejected, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "secret-rejected", Title: "Secret rejected",
 		Detail: "The provider does not take this secret, so nothing was stored; check that it is whole and not revoked there, or send force."},
+	{Err: verification.ErrStopped, Status: http.StatusConflict, Code: "failed_precondition", Slug: "not-testable", Title: "Not testable",
+		Detail: "The key is revoked, disabled or expired, so its secret is not opened."},
+	{Err: verification.ErrOff, Status: http.StatusConflict, Code: "failed_precondition", Slug: "not-testable", Title: "Not testable",
+		Detail: "The operator of this service has turned tests of keys off."},
+	{Err: verification.ErrMayNotOpen, Status: http.StatusConflict, Code: "failed_precondition", Slug: "not-testable", Title: "Not testable",
+		Detail: "The operator of this service keeps its public API from opening secrets; a key is tested when its provider begins to refuse it."},
+	{Err: verification.ErrTested, Status: http.StatusTooManyRequests, Code: "resource_exhausted", Slug: "tested-recently", Title: "Tested recently",
+		Detail: "The key was tested within the last 10 seconds or is being tested; read the key for the verdict."},
+	{Err: verification.ErrBusy, Status: http.StatusTooManyRequests, Code: "resource_exhausted", Slug: "resource-exhausted", Title: "Too many requests",
+		Detail: "Too many keys are being tested, or you have had too many tested; try again after the time in Retry-After."},
 	{Err: models.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
 		Detail: "The database can't serve this at the moment; try again after the time in Retry-After."},
 	{Err: sealer.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",

@@ -345,7 +345,7 @@ func TestListsRefuseFiltersThatSelectNothing(t *testing.T) {
 			requireField(t, get(t, s, owner, project+list+"?"+query), want)
 		}
 	}
-	types := "must be one of key.registered, key.revoked, key.updated, key.disabled, key.enabled, key.expiring, key.expired, key.failing, key.exposed, policy.set, member.set, member.removed, token.created, token.revoked"
+	types := "must be one of key.registered, key.revoked, key.updated, key.disabled, key.enabled, key.expiring, key.expired, key.verified, key.failing, key.exposed, policy.set, member.set, member.removed, token.created, token.revoked"
 	requireField(t, get(t, s, owner, project+"/events?type=key.revokd"), "type "+types)
 	requireField(t, get(t, s, owner, project+"/events?outcome=maybe"), "outcome must be one of allowed, denied")
 	requireField(t, get(t, s, owner, project+"/events?actor="), "actor must not be empty")
@@ -686,12 +686,13 @@ func refuse(t *testing.T, s *aikeystest.Service, id string, refused bool) {
 		r.UsedAt = now
 	}
 	var ids models.IDs
-	require.NoError(t, s.Store.ReportKeys(t.Context(), models.DataPlane{}, []models.KeyReport{r}, func(kind models.EventType, k models.Key, _ models.ReportedCaller) models.Event {
+	_, err := s.Store.ReportKeys(t.Context(), models.DataPlane{}, []models.KeyReport{r}, func(kind models.EventType, k models.Key, _ models.ReportedCaller) models.Event {
 		return models.Event{
 			ID: ids.Next(models.EventIDPrefix, time.Now()), CustomerID: k.CustomerID, ProjectID: k.ProjectID, ScopeUserID: k.UserID,
 			Type: kind, Outcome: models.OutcomeAllowed, At: now, ActorMethod: "data_plane", KeyID: k.ID,
 		}
-	}))
+	})
+	require.NoError(t, err)
 }
 
 func TestResolveKeyOnBadKey(t *testing.T) {

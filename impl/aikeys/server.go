@@ -29,8 +29,10 @@ type Config struct {
 	Quotas    Quotas
 	// Denials writes the events of denied attempts; nil writes one for each.
 	Denials *Denials
-	// Verifier tests secrets at their providers; nil makes no tests.
+	// Verifier tests secrets that are to be registered at their providers; nil makes no tests.
 	Verifier Verifier
+	// Tests tests stored keys.
+	Tests *verification.Keys
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part; its Document is set here.
@@ -66,6 +68,7 @@ type server struct {
 	quotas    Quotas
 	denials   *Denials
 	verifier  Verifier
+	tests     *verification.Keys
 	waits     waits
 }
 
@@ -86,7 +89,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
 	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
-		denials: cfg.Denials, verifier: cfg.Verifier}
+		denials: cfg.Denials, verifier: cfg.Verifier, tests: cfg.Tests}
 	if s.denials == nil {
 		s.denials = &Denials{store: cfg.Store}
 	}

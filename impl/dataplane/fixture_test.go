@@ -23,6 +23,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/impl/verification"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/models/modelstest"
@@ -56,6 +57,7 @@ type options struct {
 	sealer sealer.Sealer
 	oidc   *auth.OIDC
 	ready  func() bool
+	tester *verification.Verifier
 	config func(*dataplane.Config)
 }
 
@@ -97,7 +99,7 @@ func start(t testing.TB, e modelstest.Engine, opts options) *service {
 	url := e.MigratedURL(t)
 	store := modelstest.OpenStore(t, url, models.Options{})
 	s := &service{t: t, db: feedtest.Open(t, url)}
-	s.public = aikeystest.Start(t, aikeystest.Options{Store: store, Sealer: opts.sealer, OIDC: opts.oidc})
+	s.public = aikeystest.Start(t, aikeystest.Options{Store: store, Sealer: opts.sealer, OIDC: opts.oidc, Tester: opts.tester})
 	var err error
 	s.feed, err = feed.New(feed.Config{Store: store, Log: s.public.Evidence.Logger()})
 	require.NoError(t, err)
@@ -106,7 +108,7 @@ func start(t testing.TB, e modelstest.Engine, opts options) *service {
 	s.Service = s.public.Also("dataplane", contract(), func(observer *httpapi.Observer) http.Handler {
 		authenticate := auth.Middleware(auth.MiddlewareConfig{Sessions: auth.New(auth.Config{DataPlanes: store})})
 		cfg := dataplane.Config{
-			Store: store, Sealer: s.public.Sealer, Providers: catalogue, Feed: s.feed, MaxStale: 20 * time.Second,
+			Store: store, Sealer: s.public.Sealer, Providers: catalogue, Feed: s.feed, Tests: s.public.Tests, MaxStale: 20 * time.Second,
 			Sessions: auth.New(auth.Config{Tokens: store, OIDC: opts.oidc}),
 			API:      httpapi.Config{Observer: observer, Ready: opts.ready, Authenticate: authenticate},
 		}

@@ -7,11 +7,12 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
 
-// ReportKeys stores how keys fare.
+// ReportKeys stores how keys fare, and has those tested that a provider has begun to refuse.
 func (s *server) ReportKeys(ctx context.Context, req gen.ReportKeysRequestObject) (gen.ReportKeysResponseObject, error) {
 	reports, err := keyReports(req.Body.Keys, s.now())
 	if err != nil {
@@ -21,11 +22,14 @@ func (s *server) ReportKeys(ctx context.Context, req gen.ReportKeysRequestObject
 	if err != nil {
 		return nil, err
 	}
-	err = s.store.ReportKeys(ctx, d, reports, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
+	failing, err := s.store.ReportKeys(ctx, d, reports, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
 		return s.keyEvent(ctx, kind, d, k, caller)
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, k := range failing {
+		s.tests.Enqueue(verification.Refused{KeyID: k.ID, Event: s.keyEvent(ctx, models.EventKeyVerified, d, k, models.ReportedCaller{})})
 	}
 	return gen.ReportKeys204Response{}, nil
 }

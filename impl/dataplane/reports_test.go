@@ -1,9 +1,13 @@
 package dataplane_test
 
 import (
+	"context"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +16,7 @@ import (
 	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/verification"
 )
 
 // key returns what the public API tells a user of a key.
@@ -163,4 +168,42 @@ func TestInvalidReports(t *testing.T) {
 	got := s.key(t, member, key.ID)
 	require.Nil(t, got.LastUsedAt)
 	require.Nil(t, got.LastFailure)
+}
+
+// The key that its provider refuses is tested once, whatever the number of reports, and it serves on.
+func TestKeyThatBeginsToFailIsTested(t *testing.T) {
+	var asked atomic.Int32
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(provider.Close)
+	address, err := url.Parse(provider.URL)
+	require.NoError(t, err)
+	tester := verification.New(verification.Config{Upstreams: map[string]*url.URL{"openai": address}, Transport: provider.Client().Transport})
+	t.Cleanup(func() { require.EqualValues(t, 2, asked.Load(), "once on each engine") })
+	each(t, func(t *testing.T, s *service) {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+		ended := make(chan error, 1)
+		go func() { ended <- s.public.Tests.Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			require.NoError(t, <-ended)
+		})
+		dp, key := s.dataPlane(), s.shared("openai")
+		limited := s.dataPlane(serving(globex))
+		report(t, limited, key.ID, true, 0)
+		require.Nil(t, s.key(t, owner, key.ID).Verification, "of a data plane that may not serve the customer")
+		for range 3 {
+			report(t, dp, key.ID, true, 0)
+		}
+		require.Eventually(t, func() bool { return s.key(t, owner, key.ID).Verification != nil }, 10*time.Second, 5*time.Millisecond)
+		got := s.key(t, owner, key.ID)
+		require.Equal(t, []any{"rejected", "rejected", false}, []any{got.Verification.Verdict, *got.NotServingReason, *got.Serves})
+		reply, err := s.public.As(owner).ListEventsWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, nil)
+		require.NoError(t, err)
+		event := reply.JSON200.Events[0]
+		require.Equal(t, []string{"key.verified", "data_plane", dp.ID}, []string{event.Type, event.Actor.Method, event.Actor.UserID})
+		requireKey(t, fetch(t, dp, forUser(web, member, "openai")), key, "project_key")
+	}, func(o *options) { o.tester = tester })
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
+	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/position"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
@@ -32,7 +33,7 @@ type Store interface {
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
-	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, newEvent models.NewKeyEvent) error
+	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, newEvent models.NewKeyEvent) (failing []models.Key, err error)
 	AddUsage(ctx context.Context, d models.DataPlane, b models.UsageBatch) error
 }
 
@@ -42,7 +43,7 @@ type Feed interface {
 	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error
 }
 
-// Config is what the data planes' API needs. All fields but MaxStale and Now are required.
+// Config is what the data planes' API needs. All fields but Tests, MaxStale and Now are required.
 type Config struct {
 	Store     Store
 	Sealer    sealer.Sealer
@@ -50,6 +51,8 @@ type Config struct {
 	// Sessions authenticates the callers on whose behalf data planes fetch keys.
 	Sessions auth.Sessions
 	Feed     Feed
+	// Tests tests the keys that data planes report as refused; nil tests none.
+	Tests *verification.Keys
 	// MaxStale is the longest grace that a data plane may declare. It bounds how long receipts are pending. Zero allows no grace.
 	MaxStale time.Duration
 	// Now is the clock; nil means time.Now.
@@ -65,6 +68,7 @@ type server struct {
 	providers *providers.Catalogue
 	callers   auth.Sessions
 	feed      Feed
+	tests     *verification.Keys
 	maxStale  time.Duration
 	now       func() time.Time
 	ids       models.IDs
@@ -85,7 +89,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	}
 	s := &server{
 		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions,
-		feed: cfg.Feed, maxStale: cfg.MaxStale, now: cfg.Now,
+		feed: cfg.Feed, tests: cfg.Tests, maxStale: cfg.MaxStale, now: cfg.Now,
 	}
 	if s.now == nil {
 		s.now = time.Now

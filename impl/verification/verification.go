@@ -1,7 +1,8 @@
-// Package verification tests a secret at its provider, with the request that the catalogue has for that. Requests go to the
-// catalogue's hosts alone, follow no redirects, and are short. No error, log or verdict holds any part of a secret or of an answer.
+// Package verification tests secrets at their providers, with the requests that the catalogue has for that: a Verifier a secret that is to be
+// registered, and Keys a stored key. Requests go to the catalogue's hosts alone, follow no redirects, and are short. No error, log or
+// verdict holds any part of a secret or of an answer.
 //
-// The package may import impl/providers and internal, and nothing else of ours.
+// The package may import impl/providers, models, sealer and internal.
 package verification
 
 import (
@@ -106,15 +107,30 @@ func (v *Verifier) Verify(ctx context.Context, user string, p providers.Provider
 	if p.Verify == nil {
 		return Result{Unreachable, reasonUnsupported}
 	}
-	if !v.users.Allow(user) {
+	release, admitted := v.admit(user)
+	if !admitted {
 		return Result{Unreachable, reasonBusy}
+	}
+	defer release()
+	return v.test(ctx, p, secret)
+}
+
+// admit takes a place for a test that a user asks for, or with an empty user the service itself, and reports whether there is one. An
+// admitted test calls release.
+func (v *Verifier) admit(user string) (release func(), admitted bool) {
+	if user != "" && !v.users.Allow(user) {
+		return nil, false
 	}
 	select {
 	case v.slots <- struct{}{}:
-		defer func() { <-v.slots }()
+		return func() { <-v.slots }, true
 	default:
-		return Result{Unreachable, reasonBusy}
+		return nil, false
 	}
+}
+
+// test tests a secret of a provider that has a test.
+func (v *Verifier) test(ctx context.Context, p providers.Provider, secret string) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r, err := v.request(ctx, p, secret)

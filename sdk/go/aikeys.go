@@ -9,7 +9,7 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// AIKeysClient registers, reads, changes and revokes provider keys.
+// AIKeysClient registers, reads, changes, tests and revokes provider keys.
 type AIKeysClient struct{ service service }
 
 // With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force and ExpiresAt for Register; OfProvider,
@@ -109,6 +109,13 @@ func (a *AIKeysClient) Revoke(
 ) (*aikeysv1.RevokeResponse, error) {
 	r := a.service.inProject(operations.RevokeKey(), customerID, projectID, "id", id)
 	return send(ctx, r, func(r *aikeysv1.RevokeResponse) bool { return r.Receipt.State != "" })
+}
+
+// Verify tests a stored key at its provider. The verdict stays on the key; a rejected key shows in its Serves, and is still used. A key is
+// tested at most once in ten seconds: before that the error has status 429, after retries that wait as the service asks.
+func (a *AIKeysClient) Verify(ctx context.Context, customerID, projectID, id string) (*aikeysv1.VerifyResponse, error) {
+	r := a.service.inProject(operations.VerifyKey(), customerID, projectID, "id", id)
+	return send(ctx, r, func(r *aikeysv1.VerifyResponse) bool { return r.Verification.Verdict != "" && r.Key.ID != "" })
 }
 
 // Resolve returns which key would serve the caller's request to a provider now, and why. It does not count as a use.

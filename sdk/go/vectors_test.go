@@ -298,6 +298,8 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = keys.Update(ctx, customer, project, text("id"), changesOf(v.Args)...)
 	case "aikeys.revoke":
 		result, err = keys.Revoke(ctx, customer, project, text("id"))
+	case "aikeys.verify":
+		result, err = keys.Verify(ctx, customer, project, text("id"))
 	case "aikeys.resolve":
 		result, err = c.AIKeys().Resolve(ctx, customer, project, aikeysv1.Provider(text("provider")))
 	case "policy.get":

@@ -24,6 +24,7 @@ WANT = {
     "registerKey": [KEY_ID],
     "listKeys": [KEY_ID, "openai-prod", "active"],
     "getKey": ["openai-prod", "active"],
+    "verifyKey": ["unreachable"],  # run.sh leaves the service no way out
     "resolveKey": ["project_key"],
     "getPolicy": ["allow", "fail"],
     "setPolicy": ["require", "fail"],
@@ -34,7 +35,7 @@ WANT = {
     "revokeKey": ["complete|pending"],
     "listFetches": [],
     "listUsage": [],  # no data plane serves here
-    "listEvents": [r"key\.registered", r"key\.revoked", r"member\.removed", "allowed"],
+    "listEvents": [r"key\.registered", r"key\.verified", r"key\.revoked", r"member\.removed", "allowed"],
 }
 
 

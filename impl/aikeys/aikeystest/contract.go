@@ -144,9 +144,15 @@ func problemComplaints(resp *http.Response, body []byte) []string {
 // route returns the operation that answers a request, or nil.
 func (c *Contract) route(req *http.Request) *routers.Route {
 	path := httpapi.CanonicalPath(req.URL.EscapedPath())
+	longest := 0 // the path of a key with more after it is that of the key, unless the document has it
+	for template := range c.Doc.Paths.Map() {
+		if matches(template, path) {
+			longest = max(longest, strings.Count(template, "/"))
+		}
+	}
 	for template, item := range c.Doc.Paths.Map() {
 		op := item.GetOperation(req.Method)
-		if op != nil && matches(template, path) {
+		if op != nil && strings.Count(template, "/") == longest && matches(template, path) {
 			return &routers.Route{Spec: c.Doc, Path: template, PathItem: item, Method: req.Method, Operation: op}
 		}
 	}

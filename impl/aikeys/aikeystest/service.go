@@ -24,6 +24,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
+	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/models"
@@ -41,6 +42,8 @@ type Options struct {
 	Now func() time.Time
 	// Verifier is that of aikeys.Config.
 	Verifier aikeys.Verifier
+	// Tester makes the tests of stored keys; nil allows none.
+	Tester *verification.Verifier
 	// Quotas are those of aikeys.Config.
 	Quotas  aikeys.Quotas
 	Denials *aikeys.Denials
@@ -63,6 +66,8 @@ type Service struct {
 	Handler http.Handler
 	// Evidence is everything that the service has output, to be searched for secrets.
 	Evidence *Evidence
+	// Tests tests stored keys. Nothing runs it.
+	Tests *verification.Keys
 
 	t        testing.TB
 	contract *Contract
@@ -150,9 +155,12 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	require.NoError(s.t, err)
 	receipts, err := feed.New(feed.Config{Store: opts.Store})
 	require.NoError(s.t, err)
+	s.Tests = verification.NewKeys(verification.KeysConfig{
+		Store: opts.Store, Sealer: opts.Sealer, Providers: catalogue, Verifier: opts.Tester, Off: verification.ErrOff, Log: s.Evidence.Logger(), Now: opts.Now,
+	})
 	handler, err := aikeys.NewHandler(aikeys.Config{
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Receipts: receipts,
-		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier,
+		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{

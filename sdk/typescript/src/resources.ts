@@ -166,6 +166,12 @@ export class AIKeys {
     return this.#transport.send({ method: 'DELETE', path, query, extraMs, expect: ['receipt', 'object'] }, options);
   }
 
+  /** Tests a stored key at its provider. The verdict stays on the key, which is used as before. At most once in ten seconds. */
+  async verify(customerId: string, projectId: string, id: string, options?: Options): Promise<t.VerifyResponse> {
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}/verify`;
+    return this.#transport.send({ method: 'POST', path, expect: ['verification', 'object'] }, options);
+  }
+
   /** Shows which key would serve the caller's requests to a provider now, and why. */
   async resolve(
     customerId: string,

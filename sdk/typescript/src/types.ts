@@ -34,6 +34,7 @@ export type FieldError = Schemas['FieldError'];
 export type RegisterResponse = Schemas['RegisterResponse'];
 export type GetResponse = Schemas['GetResponse'];
 export type ListResponse = Schemas['ListResponse'];
+export type VerifyResponse = Schemas['VerifyResponse'];
 export type RevokeResponse = Schemas['RevokeResponse'];
 export type UpdateResponse = Schemas['UpdateResponse'];
 export type ResolveResponse = Schemas['ResolveResponse'];

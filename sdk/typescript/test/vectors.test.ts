@@ -97,6 +97,7 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
         { ifMatch: take('if_match'), wait: take('wait') },
       ),
     'aikeys.revoke': () => client.aikeys.revoke(...at(), take('id'), { wait: take('wait') }),
+    'aikeys.verify': () => client.aikeys.verify(...at(), take('id')),
     'aikeys.resolve': () => client.aikeys.resolve(...at(), take('provider')),
     'policy.get': () => client.policy.get(...at()),
     'policy.set': () =>

@@ -47,6 +47,9 @@ func (p ProviderInfo) String() string { return text(p) }
 func (r RegisterResponse) String() string { return text(r) }
 
 // String returns the value as JSON, with the API's names.
+func (v VerifyResponse) String() string { return text(v) }
+
+// String returns the value as JSON, with the API's names.
 func (g GetResponse) String() string { return text(g) }
 
 // String returns the value as JSON, with the API's names.

@@ -63,6 +63,7 @@ const (
 	EventTypeKeyRegistered EventType = "key.registered"
 	EventTypeKeyRevoked    EventType = "key.revoked"
 	EventTypeKeyUpdated    EventType = "key.updated"
+	EventTypeKeyVerified   EventType = "key.verified"
 	EventTypeMemberRemoved EventType = "member.removed"
 	EventTypeMemberSet     EventType = "member.set"
 	EventTypePolicySet     EventType = "policy.set"
@@ -90,6 +91,8 @@ func (e EventType) Valid() bool {
 	case EventTypeKeyRevoked:
 		return true
 	case EventTypeKeyUpdated:
+		return true
+	case EventTypeKeyVerified:
 		return true
 	case EventTypeMemberRemoved:
 		return true
@@ -140,6 +143,7 @@ const (
 	FetchReasonUserKey           FetchReason = "user_key"
 	FetchReasonUserKeyRequired   FetchReason = "user_key_required"
 	FetchReasonUserKeysForbidden FetchReason = "user_keys_forbidden"
+	FetchReasonVerification      FetchReason = "verification"
 )
 
 // Valid indicates whether the value is a known member of the FetchReason enum.
@@ -173,6 +177,8 @@ func (e FetchReason) Valid() bool {
 		return true
 	case FetchReasonUserKeysForbidden:
 		return true
+	case FetchReasonVerification:
+		return true
 	default:
 		return false
 	}
@@ -182,6 +188,7 @@ func (e FetchReason) Valid() bool {
 const (
 	NotServingReasonDisabled          NotServingReason = "disabled"
 	NotServingReasonExpired           NotServingReason = "expired"
+	NotServingReasonRejected          NotServingReason = "rejected"
 	NotServingReasonRevoked           NotServingReason = "revoked"
 	NotServingReasonUserKeyRequired   NotServingReason = "user_key_required"
 	NotServingReasonUserKeysForbidden NotServingReason = "user_keys_forbidden"
@@ -193,6 +200,8 @@ func (e NotServingReason) Valid() bool {
 	case NotServingReasonDisabled:
 		return true
 	case NotServingReasonExpired:
+		return true
+	case NotServingReasonRejected:
 		return true
 	case NotServingReasonRevoked:
 		return true
@@ -658,20 +667,20 @@ type Event struct {
 	Actor Actor `json:"actor"`
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-	// in other events.
+	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `after`. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
 	At time.Time `json:"at"`
 
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-	// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-	// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-	// in other events.
+	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `after`. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -716,6 +725,8 @@ type Event struct {
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
 	// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
+	// `key.failing`.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -729,13 +740,15 @@ type EventOutcome string
 // report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 // key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
 // `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
+// `key.failing`.
 type EventType string
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-// (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-// for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-// changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-// in other events.
+// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+// `after`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
@@ -775,7 +788,8 @@ type EventState struct {
 	Verdict Verdict `json:"verdict,omitempty,omitzero"`
 }
 
-// Fetch That a data plane asked for a key. The record is stored before the data plane is answered.
+// Fetch That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
+// plane, or the provider, gets the key.
 type Fetch struct {
 	// At When it asked.
 	At time.Time `json:"at"`
@@ -783,7 +797,7 @@ type Fetch struct {
 	// DataPlane The data plane's name. Absent if the operator has deleted it.
 	DataPlane string `json:"data_plane,omitempty,omitzero"`
 
-	// DataPlaneID The data plane's id, which operators know it by.
+	// DataPlaneID The data plane's id, which operators know it by. For a test, `control_plane`.
 	DataPlaneID string `json:"data_plane_id"`
 
 	// Decision Whether it got a key.
@@ -795,10 +809,10 @@ type Fetch struct {
 	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
 	Provider string `json:"provider"`
 
-	// Reason The rule that chose the key, or why there was none.
+	// Reason The rule that chose the key, or why there was none. `verification` is a test of the key.
 	Reason FetchReason `json:"reason"`
 
-	// RequestID The id of the data plane's request, which the service's log has too.
+	// RequestID The id of the request that led to it, which the service's log has too.
 	RequestID string `json:"request_id"`
 
 	// TokenID The user's API key. Absent for a session token.
@@ -807,7 +821,7 @@ type Fetch struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// UserID The user on whose behalf it asked. Absent for no particular user.
+	// UserID The user on whose behalf it asked, or who had the key tested. Absent for no particular user.
 	UserID string `json:"user_id,omitempty,omitzero"`
 
 	// Version The number of secrets that the key has had.
@@ -817,7 +831,7 @@ type Fetch struct {
 // FetchDecision Whether it got a key.
 type FetchDecision string
 
-// FetchReason The rule that chose the key, or why there was none.
+// FetchReason The rule that chose the key, or why there was none. `verification` is a test of the key.
 type FetchReason string
 
 // FieldError A field that is wrong. Its value is never repeated.
@@ -890,7 +904,9 @@ type Key struct {
 
 	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
 	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-	// `user_key_required`: it is the project's, and the policy has members served by their own alone.
+	// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
+	// provider rejected it when it was last tested, and it has not been used with success since; requests with it
+	// still go to the provider, which refuses them.
 	NotServingReason NotServingReason `json:"not_serving_reason,omitempty,omitzero"`
 
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -926,13 +942,16 @@ type Key struct {
 	// UserScope Whether it is the caller's own key, and not the project's.
 	UserScope bool `json:"user_scope"`
 
-	// Verification The last test of the key at its provider. Absent if it was never tested.
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+	// refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
 }
 
 // NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
 // `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-// `user_key_required`: it is the project's, and the policy has members served by their own alone.
+// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
+// provider rejected it when it was last tested, and it has not been used with success since; requests with it
+// still go to the provider, which refuses them.
 type NotServingReason string
 
 // KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
@@ -1339,7 +1358,8 @@ type Verdict string
 // many made). Absent where the verdict says all.
 type VerdictReason string
 
-// Verification The last test of the key at its provider. Absent if it was never tested.
+// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+// refuse it. Absent if it was never tested.
 type Verification struct {
 	// CheckedAt When it was tested.
 	CheckedAt time.Time `json:"checked_at"`
@@ -1356,6 +1376,19 @@ type Verification struct {
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
 	Verdict Verdict `json:"verdict"`
+}
+
+// VerifyResponse What the test found, and the key that was tested.
+type VerifyResponse struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key Key `json:"key"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+	// refuse it. Absent if it was never tested.
+	Verification Verification `json:"verification"`
 }
 
 // WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and

@@ -57,6 +57,17 @@ func UpdateKey() Operation {
 	}
 }
 
+// VerifyKey is the operation "Test an AI key".
+func VerifyKey() Operation {
+	return Operation{
+		ID:     "verifyKey",
+		Method: "POST",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
 // ListEvents is the operation "Read the audit trail".
 func ListEvents() Operation {
 	return Operation{
@@ -180,5 +191,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), VerifyKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
 }

@@ -83,6 +83,9 @@ REVOKE_KEY = Operation(
     models.RevokeResponse,
     query=("wait",),
 )
+VERIFY_KEY = Operation(
+    "verifyKey", "POST", "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify", models.VerifyResponse
+)
 RESOLVE_KEY = Operation(
     "resolveKey",
     "GET",

@@ -145,6 +145,7 @@ class Event(Model):
             "key.enabled",
             "key.expiring",
             "key.expired",
+            "key.verified",
             "key.failing",
             "key.exposed",
             "policy.set",
@@ -160,6 +161,8 @@ class Event(Model):
     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
     `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+    `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
+    `key.failing`.
 
     """
 
@@ -257,10 +260,10 @@ class Event(Model):
 class EventState(Model):
     """
     What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-    (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-    for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-    changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-    in other events.
+    (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+    `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+    `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+    `after`. Both are absent in other events.
 
     """
 
@@ -341,7 +344,9 @@ class EventState(Model):
 
 class Fetch(Model):
     """
-    That a data plane asked for a key. The record is stored before the data plane is answered.
+    That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
+    plane, or the provider, gets the key.
+
     """
 
     at: AwareDatetime
@@ -351,7 +356,7 @@ class Fetch(Model):
 
     data_plane_id: str
     """
-    The data plane's id, which operators know it by.
+    The data plane's id, which operators know it by. For a test, `control_plane`.
     """
 
     data_plane: Optional[str] = None
@@ -371,6 +376,7 @@ class Fetch(Model):
             "user_keys_forbidden",
             "next_key",
             "by_id",
+            "verification",
             "no_key",
             "user_key_required",
             "key_revoked",
@@ -384,7 +390,7 @@ class Fetch(Model):
         str,
     ]
     """
-    The rule that chose the key, or why there was none.
+    The rule that chose the key, or why there was none. `verification` is a test of the key.
     """
 
     provider: str
@@ -404,7 +410,7 @@ class Fetch(Model):
 
     user_id: Optional[str] = None
     """
-    The user on whose behalf it asked. Absent for no particular user.
+    The user on whose behalf it asked, or who had the key tested. Absent for no particular user.
     """
 
     token_id: Optional[str] = None
@@ -414,7 +420,7 @@ class Fetch(Model):
 
     request_id: str
     """
-    The id of the data plane's request, which the service's log has too.
+    The id of the request that led to it, which the service's log has too.
     """
 
 
@@ -545,12 +551,14 @@ class Key(Model):
     """
 
     not_serving_reason: Optional[
-        Union[Literal["revoked", "disabled", "expired", "user_keys_forbidden", "user_key_required"], str]
+        Union[Literal["revoked", "disabled", "expired", "user_keys_forbidden", "user_key_required", "rejected"], str]
     ] = None
     """
     Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
     `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-    `user_key_required`: it is the project's, and the policy has members served by their own alone.
+    `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
+    provider rejected it when it was last tested, and it has not been used with success since; requests with it
+    still go to the provider, which refuses them.
 
     """
 
@@ -1165,7 +1173,8 @@ class Usage(Model):
 
 class Verification(Model):
     """
-    The last test of the key at its provider. Absent if it was never tested.
+    The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+    refuse it. Absent if it was never tested.
 
     """
 
@@ -1205,6 +1214,15 @@ class Verification(Model):
     """
     When it was tested.
     """
+
+
+class VerifyResponse(Model):
+    """
+    What the test found, and the key that was tested.
+    """
+
+    verification: Verification
+    key: Key
 
 
 class WhoAmIResponse(Model):

@@ -122,6 +122,51 @@ export interface paths {
         patch: operations["updateKey"];
         trace?: never;
     };
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Test an AI key
+         * @description Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
+         *     key as its `verification`, and the audit trail has it as `key.verified`. That the secret was opened is in the records
+         *     of fetches before the provider is asked. It takes up to 8 seconds.
+         *
+         *     A verdict changes nothing about which key serves. A `rejected` one shows in `serves`: requests with the key
+         *     still go to the provider, which refuses them.
+         *
+         *     Only an owner of the project may have a project-level key tested, and only the member a key of their own. A key
+         *     is tested at most once in 10 seconds.
+         */
+        post: operations["verifyKey"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/customers/{customer_id}/projects/{project_id}/resolve": {
         parameters: {
             query?: never;
@@ -290,7 +335,8 @@ export interface paths {
         /**
          * Read the records of fetches
          * @description Lists which data plane asked for which key, when, for whom, and what it got, newest first and in pages. Only an
-         *     owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid.
+         *     owner may read it. It has the fetches that were refused, too, unless the credential of the caller was not valid,
+         *     and each time that the service opened a key to test it.
          *
          *     A data plane fetches a key and then serves from its cache: see the usage for the requests. Records are kept for
          *     30 days, unless the operator has set another time. Filters narrow the list; give all pages the same ones.
@@ -529,6 +575,11 @@ export interface components {
         RegisterResponse: {
             key: components["schemas"]["Key"];
         };
+        /** @description What the test found, and the key that was tested. */
+        VerifyResponse: {
+            verification: components["schemas"]["Verification"];
+            key: components["schemas"]["Key"];
+        };
         /** @description One key. */
         GetResponse: {
             key: components["schemas"]["Key"];
@@ -676,9 +727,11 @@ export interface components {
             /**
              * @description Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
              *     `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-             *     `user_key_required`: it is the project's, and the policy has members served by their own alone.
+             *     `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
+             *     provider rejected it when it was last tested, and it has not been used with success since; requests with it
+             *     still go to the provider, which refuses them.
              */
-            not_serving_reason?: "revoked" | "disabled" | "expired" | "user_keys_forbidden" | "user_key_required" | (string & {});
+            not_serving_reason?: "revoked" | "disabled" | "expired" | "user_keys_forbidden" | "user_key_required" | "rejected" | (string & {});
             /**
              * @description Names the state of what people change of the key: it is another after each change and the revocation, and
              *     stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
@@ -710,7 +763,10 @@ export interface components {
             receipt?: components["schemas"]["Receipt"];
             disable_receipt?: components["schemas"]["DisableReceipt"];
         };
-        /** @description The last test of the key at its provider. Absent if it was never tested. */
+        /**
+         * @description The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+         *     refuse it. Absent if it was never tested.
+         */
         Verification: {
             verdict: components["schemas"]["Verdict"];
             reason?: components["schemas"]["VerdictReason"];
@@ -857,32 +913,35 @@ export interface components {
             fetches: components["schemas"]["Fetch"][];
             next_page_token?: components["schemas"]["NextPageToken"];
         };
-        /** @description That a data plane asked for a key. The record is stored before the data plane is answered. */
+        /**
+         * @description That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
+         *     plane, or the provider, gets the key.
+         */
         Fetch: {
             /**
              * Format: date-time
              * @description When it asked.
              */
             at: string;
-            /** @description The data plane's id, which operators know it by. */
+            /** @description The data plane's id, which operators know it by. For a test, `control_plane`. */
             data_plane_id: string;
             /** @description The data plane's name. Absent if the operator has deleted it. */
             data_plane?: string;
             /** @description Whether it got a key. */
             decision: "allowed" | "denied" | (string & {});
-            /** @description The rule that chose the key, or why there was none. */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "failed" | (string & {});
+            /** @description The rule that chose the key, or why there was none. `verification` is a test of the key. */
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "verification" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
             key_id?: string;
             /** @description The number of secrets that the key has had. */
             version?: number;
-            /** @description The user on whose behalf it asked. Absent for no particular user. */
+            /** @description The user on whose behalf it asked, or who had the key tested. Absent for no particular user. */
             user_id?: string;
             /** @description The user's API key. Absent for a session token. */
             token_id?: string;
-            /** @description The id of the data plane's request, which the service's log has too. */
+            /** @description The id of the request that led to it, which the service's log has too. */
             request_id: string;
         };
         /**
@@ -897,8 +956,10 @@ export interface components {
              *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
              *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
              *     `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+             *     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
+             *     `key.failing`.
              */
-            type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
+            type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
             outcome: "allowed" | "denied" | (string & {});
             /**
@@ -943,10 +1004,10 @@ export interface components {
         };
         /**
          * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-         *     (`member.set`, `member.removed`), or the test of a new key (`key.registered`, in `after`). `before` is absent
-         *     for a new member, and `after` for one who was removed and for a key that was not tested. `key.updated` has what
-         *     changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in `after`. Both are absent
-         *     in other events.
+         *     (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+         *     `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+         *     `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+         *     `after`. Both are absent in other events.
          */
         EventState: {
             /** @description The key's label. Absent if it did not change. */
@@ -1279,6 +1340,31 @@ export interface components {
             };
         };
         /**
+         * @description The key is revoked, disabled or expired; or the operator has turned tests off, or keeps the process with the public API from opening
+         *     secrets.
+         */
+        NotTestable: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /**
+         * @description The key was tested within the last 10 seconds or is being tested, or the user had too many keys tested; or too many
+         *     requests of this user, or too many failed authentications from this address. Try again after `Retry-After` seconds.
+         */
+        TooManyTests: {
+            headers: {
+                "Retry-After": components["headers"]["RetryAfter"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /**
          * @description Too many requests of this user, or too many failed authentications from this address. Try again after
          *     `Retry-After` seconds. The operator sets both limits.
          */
@@ -1394,7 +1480,7 @@ export interface components {
          * @description Only events of this type.
          * @example key.revoked
          */
-        EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
+        EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
         /**
          * @description Only events with this outcome.
          * @example denied
@@ -1805,6 +1891,51 @@ export interface operations {
             413: components["responses"]["BodyTooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    verifyKey: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The verdict, and the key as it is now. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VerifyResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["NotTestable"];
+            429: components["responses"]["TooManyTests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };

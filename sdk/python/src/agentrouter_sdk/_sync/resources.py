@@ -199,6 +199,16 @@ class AIKeys(_Resource):
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
         return self._transport.send(_operations.REVOKE_KEY.call(arguments, timeout=timeout))
 
+    def verify(
+        self, customer_id: str, project_id: str, id: str, *, timeout: Optional[float] = None
+    ) -> models.VerifyResponse:
+        """Test a stored key at its provider. The verdict stays on the key, which is used as before.
+
+        A key is tested at most once in ten seconds.
+        """
+        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id}
+        return self._transport.send(_operations.VERIFY_KEY.call(arguments, timeout=timeout))
+
     def resolve(
         self, customer_id: str, project_id: str, provider: ProviderSlug, *, timeout: Optional[float] = None
     ) -> models.ResolveResponse:

@@ -1,0 +1,241 @@
+package verification_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+	"github.com/agentrouter/aikeys/impl/verification"
+	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer"
+)
+
+func TestMain(m *testing.M) {
+	code := modelstest.Main(m)
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, "every service is closed by now, and yet:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// held is a service whose keys are tested at a handler in the place of OpenAI.
+type held struct {
+	*aikeystest.Service
+	t *testing.T
+}
+
+// eachHeld runs a test on every engine, with a service whose tests of refused keys run.
+func eachHeld(t *testing.T, test func(h held), provider http.HandlerFunc) {
+	t.Helper()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		server := httptest.NewServer(provider)
+		t.Cleanup(server.Close)
+		address, err := url.Parse(server.URL)
+		require.NoError(t, err)
+		opts := aikeystest.Options{Store: modelstest.NewStore(t, e), Tester: verification.New(verification.Config{
+			Upstreams: map[string]*url.URL{"openai": address}, Transport: server.Client().Transport,
+		})}
+		h := held{aikeystest.Start(t, opts), t}
+		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+		ended := make(chan error, 1)
+		go func() { ended <- h.Tests.Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			require.NoError(t, <-ended)
+		})
+		test(h)
+	})
+}
+
+func (h held) register() gen.Key {
+	h.t.Helper()
+	return h.As(aikeystest.Owner).Register(h.t, h.Shared("openai-"+h.Secret()[:8]))
+}
+
+// row returns a key as it is stored.
+func (h held) row(id string) models.Key {
+	h.t.Helper()
+	caller := models.Caller{CustomerID: aikeystest.Customer, ProjectID: aikeystest.Project, UserID: aikeystest.Owner}
+	k, err := h.Store.GetKey(h.t.Context(), caller, id, time.Now().UnixMicro())
+	require.NoError(h.t, err)
+	return k
+}
+
+// event returns the event of a test that a data plane's report led to.
+func event(k gen.Key) models.Event {
+	return models.Event{
+		CustomerID: k.CustomerID, ProjectID: k.ProjectID, Type: models.EventKeyVerified, Outcome: models.OutcomeAllowed,
+		ActorUserID: "dp", ActorMethod: "data_plane", KeyID: k.ID, Provider: k.Provider, RequestID: "r",
+	}
+}
+
+func (h held) refuse(k gen.Key) { h.Tests.Enqueue(verification.Refused{KeyID: k.ID, Event: event(k)}) }
+
+// test tests a key as if a user had asked for it.
+func test(h held, keys *verification.Keys, k gen.Key) (models.Key, error) {
+	return keys.Test(h.t.Context(), "acme/olga", func(*models.Tx) (models.Key, models.Event, error) {
+		return models.Key{ID: k.ID}, event(k), nil
+	})
+}
+
+func (h held) awaitVerdict(k gen.Key) models.Key {
+	h.t.Helper()
+	require.Eventually(h.t, func() bool { return h.row(k.ID).VerifiedAt != 0 }, 10*time.Second, 5*time.Millisecond)
+	return h.row(k.ID)
+}
+
+func (h held) fetches() []models.FetchRecord {
+	h.t.Helper()
+	page, err := h.Store.ListFetches(h.t.Context(), aikeystest.Customer, aikeystest.Project, models.FetchFilter{Limit: 100})
+	require.NoError(h.t, err)
+	return page
+}
+
+func TestRefusedKeyIsTestedOnce(t *testing.T) {
+	eachHeld(t, func(h held) {
+		key, last := h.register(), h.register()
+		for range 20 {
+			h.refuse(key)
+		}
+		got := h.awaitVerdict(key)
+		require.Equal(h.t, "rejected", got.Verdict)
+		for range 20 {
+			h.refuse(key)
+		}
+		h.refuse(last)
+		h.awaitVerdict(last) // after the others, which wait in front of it, were taken
+		require.Equal(h.t, got.VerifiedAt, h.row(key.ID).VerifiedAt)
+		require.Len(h.t, h.fetches(), 2)
+		require.Equal(h.t, []string{"control_plane", "verification", "", "r"}, []string{
+			h.fetches()[0].DataPlaneID, h.fetches()[0].Reason, h.fetches()[0].UserID, h.fetches()[0].RequestID,
+		})
+		events, err := h.Store.ListEvents(h.t.Context(), models.Caller{CustomerID: key.CustomerID, ProjectID: key.ProjectID, UserID: aikeystest.Owner},
+			models.EventFilter{Type: models.EventKeyVerified, KeyID: key.ID}, "", 10)
+		require.NoError(h.t, err)
+		require.Len(h.t, events, 1)
+		require.Equal(h.t, []string{"dp", "data_plane", "rejected"}, []string{events[0].ActorUserID, events[0].ActorMethod, events[0].After.Verdict})
+	}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+}
+
+func TestFewRefusedKeysWait(t *testing.T) {
+	catalogue := start(t, nil).catalogue
+	log := bytes.Buffer{}
+	keys := verification.NewKeys(verification.KeysConfig{
+		Providers: catalogue, Verifier: verification.New(verification.Config{}), Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	refuse := func(id int) {
+		k := models.Event{KeyID: fmt.Sprint("byok_", id), Provider: "openai"}
+		keys.Enqueue(verification.Refused{KeyID: k.KeyID, Event: k})
+	}
+	for id := range 256 {
+		refuse(id)
+		refuse(id)
+	}
+	require.Empty(t, log.String())
+	refuse(256)
+	require.Contains(t, log.String(), "too many wait")
+}
+
+// Two keys are tested at a time, so that a provider's failure does not have the service send it a burst of requests.
+func TestRefusedKeysAreTestedTwoAtATime(t *testing.T) {
+	var underWay, most atomic.Int32
+	eachHeld(t, func(h held) {
+		var keys []gen.Key
+		for range 8 {
+			keys = append(keys, h.register())
+		}
+		for _, k := range keys {
+			h.refuse(k)
+		}
+		for _, k := range keys {
+			h.awaitVerdict(k)
+		}
+		require.LessOrEqual(h.t, most.Load(), int32(2))
+	}, func(http.ResponseWriter, *http.Request) {
+		n := underWay.Add(1)
+		defer underWay.Add(-1)
+		for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+		}
+	})
+}
+
+func TestNoTestBeginsAfterARevocation(t *testing.T) {
+	eachHeld(t, func(h held) {
+		for range 10 {
+			key := h.register()
+			done := make(chan error, 1)
+			go func() {
+				_, err := test(h, h.Tests, key)
+				done <- err
+			}()
+			h.As(aikeystest.Owner).RevokeKey(h.t, key.ID)
+			opened := len(h.fetches())
+			if err := <-done; err != nil {
+				require.ErrorIs(h.t, err, verification.ErrStopped)
+			}
+			require.Len(h.t, h.fetches(), opened, "what was opened was on record before the revocation was answered")
+			_, err := test(h, h.Tests, key)
+			require.ErrorIs(h.t, err, verification.ErrStopped)
+		}
+	}, func(http.ResponseWriter, *http.Request) {})
+}
+
+// closedSealer opens nothing.
+type closedSealer struct {
+	sealer.Sealer
+	err error
+}
+
+func (c closedSealer) Open(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
+	return sealer.Secret{}, c.err
+}
+
+func TestSealersFailureIsNoVerdict(t *testing.T) {
+	var asked atomic.Int32
+	eachHeld(t, func(h held) {
+		key := h.register()
+		for _, failure := range []error{sealer.ErrUnavailable, errors.New("damaged")} {
+			catalogue := start(t, nil).catalogue
+			keys := verification.NewKeys(verification.KeysConfig{
+				Store: h.Store, Sealer: closedSealer{h.Sealer, failure}, Providers: catalogue,
+				Verifier: verification.New(verification.Config{}), Log: h.Evidence.Logger(),
+			})
+			_, err := test(h, keys, key)
+			require.ErrorIs(h.t, err, failure)
+		}
+		require.Zero(h.t, h.row(key.ID).VerifiedAt)
+		_, err := test(h, h.Tests, key)
+		require.NoError(h.t, err, "a failure holds no later test up")
+	}, func(http.ResponseWriter, *http.Request) { asked.Add(1) })
+	require.EqualValues(t, 2, asked.Load(), "once on each engine")
+}
+
+func TestUserHasFewKeysTested(t *testing.T) {
+	eachHeld(t, func(h held) {
+		var err error
+		for range 40 {
+			key := h.register()
+			if _, err = test(h, h.Tests, key); err != nil {
+				require.Zero(h.t, h.row(key.ID).VerifiedAt)
+				break
+			}
+		}
+		require.ErrorIs(h.t, err, verification.ErrBusy)
+	}, func(http.ResponseWriter, *http.Request) {})
+}
