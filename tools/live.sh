@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command beside a live service: `tools/live.sh COMMAND [ARGUMENT...]` starts `aikeysd dev` on ports and data of
 # its own, runs the command with the session's variables (AGENTROUTER_BASE_URL, AGENTROUTER_API_KEY, …), and ends the
-# service. AIKEYSD may name a built one, which has aikeys-gateway beside it. AIKEYS_LIVE_ENV may have variables for the
+# service. AIKEYSD may name a built one, which has aikeys-gateway beside it. LIVE_ENV may have variables for the
 # service alone: NAME=VALUE, with spaces between.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -24,7 +24,7 @@ program=${AIKEYSD:-$work/aikeysd}
 any=127.0.0.1:0
 : >"$work/log"
 # shellcheck disable=SC2086
-env ${AIKEYS_LIVE_ENV-} "$program" dev --data "$work/data" --listen "$any" --dataplane-listen "$any" --ops-listen "$any" \
+env ${LIVE_ENV-} "$program" dev --data "$work/data" --listen "$any" --dataplane-listen "$any" --ops-listen "$any" \
   --gateway-listen "$any" >>"$work/log" 2>&1 </dev/null &
 service=$!
 for ((tenths = 0; ; tenths++)); do

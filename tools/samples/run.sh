@@ -28,5 +28,5 @@ source setup.sh
 
 for language in curl Go Python TypeScript; do
   mkdir -p "$work/$language"
-  AIKEYS_LIVE_ENV="AIKEYS_VERIFY=control_plane HTTPS_PROXY=http://127.0.0.1:9" "$root/tools/live.sh" python "$root/tools/samples/samples.py" "$root" "$language" "$work/$language"
+  LIVE_ENV="AIKEYS_VERIFY=control_plane HTTPS_PROXY=http://127.0.0.1:9" "$root/tools/live.sh" python "$root/tools/samples/samples.py" "$root" "$language" "$work/$language"
 done
