@@ -16,6 +16,8 @@ var (
 	// ErrKeyDisabled and ErrKeyExpired: the same of a key that is disabled for now, or whose time is over. See Refusal.
 	ErrKeyDisabled = errors.New("the key is disabled")
 	ErrKeyExpired  = errors.New("the key has expired")
+	// ErrCredentialRefused: the cloud's token service refuses the key's credential.
+	ErrCredentialRefused = errors.New("the cloud refuses the key's credential")
 	// ErrNotMember: the user may not use the project.
 	ErrNotMember = errors.New("the user is not a member of the project")
 	// ErrCallerUnauthenticated: the caller's credential is not valid.
@@ -40,6 +42,8 @@ var (
 	// errIssuer: a session token can't be checked. It says nothing about the control plane; otherwise strangers with
 	// made-up tokens could mark it as down for every caller.
 	errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)
+	// errToken: the token service of a key's cloud gives no token. It says nothing about the control plane, either.
+	errToken = fmt.Errorf("%w: the token service of the key's cloud can't be reached", ErrUnavailable)
 	// errOutdated: every answer to a fetch was older than an event that had arrived by then.
 	errOutdated = fmt.Errorf("%w: each answer was older than what is known to have changed since", ErrUnavailable)
 	// errProtocol: a message or an answer breaks the contract. Error texts never repeat what was received.
@@ -75,6 +79,8 @@ func refusalOf(status int, problem string) error {
 		return ErrKeyDisabled
 	case problemAnswer{403, "key-expired"}:
 		return ErrKeyExpired
+	case problemAnswer{403, "credential-refused"}:
+		return ErrCredentialRefused
 	case problemAnswer{403, "permission-denied"}:
 		return ErrNotMember
 	case problemAnswer{403, "customer-not-served"}:
@@ -106,7 +112,8 @@ func (r *Refusal) Unwrap() error { return r.Kind }
 // isCacheable reports whether a refusal is about the request itself, and so may be cached for NegativeTTL.
 func isCacheable(refusal error) bool {
 	for _, cacheable := range []error{
-		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired, ErrNotMember, ErrCallerUnauthenticated, ErrCustomerNotServed,
+		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired, ErrCredentialRefused, ErrNotMember, ErrCallerUnauthenticated,
+		ErrCustomerNotServed,
 	} {
 		if errors.Is(refusal, cacheable) {
 			return true

@@ -36,6 +36,9 @@ const (
 // issuerUnavailable is the problem type for session tokens that can't be checked.
 const issuerUnavailable = "issuer-unavailable"
 
+// tokenUnavailable is the problem type for keys whose cloud gives no token.
+const tokenUnavailable = "token-unavailable"
+
 // runFetch fetches an answer for all callers that share the fetch. It ends within FetchTimeout.
 func (r *Resolver) runFetch(ctx context.Context, p *pendingFetch, req Request) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.FetchTimeout)
@@ -130,6 +133,9 @@ func readAnswer(req Request, status int, body []byte) (*entry, position.Position
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		if slug == issuerUnavailable {
 			return nil, position.Position{}, errIssuer
+		}
+		if slug == tokenUnavailable {
+			return nil, position.Position{}, errToken
 		}
 		return nil, position.Position{}, unreachable{fmt.Errorf("it answers %d", status)}
 	}

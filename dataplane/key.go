@@ -132,6 +132,7 @@ const (
 	AuthAPIKey      AuthStyle = "api_key"
 	AuthAWSSigV4    AuthStyle = "aws_sigv4"
 	AuthGCPOAuth    AuthStyle = "gcp_oauth"
+	AuthAzureEntra  AuthStyle = "azure_entra"
 )
 
 // Key is a provider's key and how to use it. Callers that resolve to the same key share it: do not change it, and do

@@ -52,18 +52,48 @@ func awsEvent(payload []byte) []byte {
 	return binary.BigEndian.AppendUint32(event, crc32.ChecksumIEEE(event))
 }
 
-// answerAsCloud answers as Bedrock and Vertex AI do, or with 401 to a request without a token of the right kind.
-func answerAsCloud(w http.ResponseWriter, r *http.Request) {
-	token, isGoogle := r.Header.Get("Authorization"), strings.Contains(r.URL.Path, "/locations/europe-west1/publishers/anthropic/")
-	kind := "Bearer bedrock-api-key-"
-	if isGoogle {
-		kind = "Bearer eyJ"
+// azureKey is a key of Azure's.
+const azureKey = "EXAMPLEEXAMPLEAZUREKEYEXAMPLE"
+
+// isCloudAuthorized reports whether a request has the one credential that the cloud of its path takes.
+func isCloudAuthorized(r *http.Request) bool {
+	token, key, anthropicKey := r.Header.Get("Authorization"), r.Header.Get("Api-Key"), r.Header.Get("X-Api-Key")
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/anthropic/"):
+		return anthropicKey == azureKey && token+key == ""
+	case strings.HasPrefix(r.URL.Path, "/openai/"):
+		return key == azureKey && token+anthropicKey == ""
+	case strings.Contains(r.URL.Path, "/projects/example-project/locations/europe-west1/publishers/"):
+		return strings.HasPrefix(token, "Bearer eyJ") && key+anthropicKey == ""
 	}
-	if !strings.HasPrefix(token, kind) {
+	return strings.HasPrefix(token, "Bearer bedrock-api-key-") && key+anthropicKey == ""
+}
+
+// answerAsCloud answers as Bedrock, Vertex AI and Azure do, or with 401 to a request without the right credential.
+func answerAsCloud(w http.ResponseWriter, r *http.Request, body []byte) {
+	if !isCloudAuthorized(r) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
+	isStream := bytes.Contains(body, []byte(`"stream":true`)) || bytes.Contains(body, []byte(`"stream": true`))
 	switch {
+	case strings.HasSuffix(r.URL.Path, "/chat/completions") && isStream:
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, text := range []string{"Hel", "lo"} {
+			_, _ = fmt.Fprintf(w, "data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":%q}}]}\n\n", text)
+		}
+		_, _ = io.WriteString(w, "data: [DONE]\n\n")
+	case strings.HasSuffix(r.URL.Path, "/chat/completions"):
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"id":"c1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop",
+			"message":{"role":"assistant","content":"Hello"}}]}`)
+	case strings.HasSuffix(r.URL.Path, ":generateContent"):
+		_, _ = io.WriteString(w, `{"candidates":[{"content":{"role":"model","parts":[{"text":"Hello"}]}}]}`)
+	case strings.HasSuffix(r.URL.Path, ":streamGenerateContent"):
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, text := range []string{"Hel", "lo"} {
+			_, _ = fmt.Fprintf(w, "data: {\"candidates\":[{\"content\":{\"role\":\"model\",\"parts\":[{\"text\":%q}]}}]}\r\n\r\n", text)
+		}
 	case strings.HasSuffix(r.URL.Path, "/converse"):
 		_, _ = io.WriteString(w, `{"output":{"message":{"role":"assistant","content":[{"text":"Hello"}]}},"stopReason":"end_turn",
 			"usage":{"inputTokens":1,"outputTokens":1,"totalTokens":2},"metrics":{"latencyMs":1}}`)
@@ -72,7 +102,7 @@ func answerAsCloud(w http.ResponseWriter, r *http.Request) {
 		for _, event := range cloudEvents {
 			_, _ = w.Write(awsEvent(fmt.Appendf(nil, `{"bytes":%q}`, base64.StdEncoding.EncodeToString([]byte(event)))))
 		}
-	case strings.HasSuffix(r.URL.Path, ":streamRawPredict"):
+	case strings.HasSuffix(r.URL.Path, ":streamRawPredict"), strings.HasPrefix(r.URL.Path, "/anthropic/") && isStream:
 		w.Header().Set("Content-Type", "text/event-stream")
 		for _, event := range cloudEvents {
 			var named struct{ Type string }
@@ -80,12 +110,13 @@ func answerAsCloud(w http.ResponseWriter, r *http.Request) {
 			_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", named.Type, event)
 		}
 	default:
+		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"id":"m1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"Hello"}],
 			"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}`)
 	}
 }
 
-// The clouds' own SDKs are served with tokens that the control plane signs, and the provider sees neither the caller's credential nor the
+// The clouds' own SDKs are served with tokens that the control plane signs, or with Azure's key, and the provider sees neither the caller's credential nor the
 // cloud's.
 func TestCloudSDKs(t *testing.T) {
 	t.Parallel()
@@ -102,7 +133,9 @@ func TestCloudSDKs(t *testing.T) {
 	}
 	for provider, credential := range map[string]map[string]string{
 		"bedrock":         {"access_key_id": "AKIAEXAMPLE", "secret_access_key": access, "region": "us-east-1"},
+		"vertex":          robot,
 		"vertexanthropic": robot,
+		"azure_openai":    {"endpoint": "https://my-resource.services.ai.azure.com/", "api_key": azureKey},
 	} {
 		document, err := json.Marshal(credential)
 		require.NoError(t, err)
@@ -118,31 +151,43 @@ func TestCloudSDKs(t *testing.T) {
 				leaked <- seen
 			}
 		}
-		answerAsCloud(w, r)
+		answerAsCloud(w, r, body)
 	}))
 	t.Cleanup(cloud.Close)
 	edge := c.run("admin dataplane create --customer acme --name edge")
 	gateway := startProcess(t, os.Args[0], gatewayEnviron(t, replica.address.Dataplane, edge),
-		"--upstream", "bedrock="+cloud.URL, "--upstream", "vertexanthropic="+cloud.URL+"/v1").awaitReady()
+		"--upstream", "bedrock="+cloud.URL, "--upstream", "vertexanthropic="+cloud.URL+"/v1", "--upstream", "vertex="+cloud.URL+"/v1",
+		"--upstream", "azure_openai="+cloud.URL).awaitReady()
 	folder, err := filepath.Abs("../../tools/peers")
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), filepath.Join(folder, ".venv", "bin", "python"), "-B", filepath.Join(folder, "cloud_clients.py"))
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "AWS_EC2_METADATA_DISABLED=true",
-		"GATEWAY_URL=" + gateway.address.Gateway, "AGENTROUTER_API_KEY=" + c.alice,
+	both := []string{
+		"bedrock", "bedrock streamed", "bedrock signed", "bedrock signed streamed", "vertex", "vertex streamed", "azure deployment",
+		"azure deployment streamed", "azure v1", "azure v1 streamed", "foundry", "foundry streamed",
 	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	printed, err := cmd.Output()
-	require.NoError(t, err, "`make test` installs the SDKs: %s", &stderr)
-	texts := map[string]string{}
-	require.NoError(t, json.Unmarshal(printed, &texts))
-	want := map[string]string{}
-	for _, client := range []string{
-		"bedrock", "bedrock streamed", "bedrock signed", "bedrock signed streamed", "vertex", "vertex streamed", "boto3", "boto3 profile",
+	for client, names := range map[string][]string{
+		filepath.Join(folder, ".venv", "bin", "python") + " -B cloud_clients.py": append([]string{"boto3", "boto3 profile"}, both...),
+		"node cloud_clients.mjs": append([]string{"genai", "genai streamed"}, both...),
 	} {
-		want[client] = "Hello"
+		t.Run(client[strings.LastIndexByte(client, ' ')+1:], func(t *testing.T) {
+			t.Parallel()
+			words := strings.Fields(client)
+			cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
+			cmd.Dir = folder
+			cmd.Env = []string{
+				"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LC_ALL=C.UTF-8", "AWS_EC2_METADATA_DISABLED=true",
+				"GATEWAY_URL=" + gateway.address.Gateway, "AGENTROUTER_API_KEY=" + c.alice,
+			}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			printed, err := cmd.Output()
+			require.NoError(t, err, "`make test` installs the SDKs: %s", &stderr)
+			texts, want := map[string]string{}, map[string]string{}
+			require.NoError(t, json.Unmarshal(printed, &texts))
+			for _, name := range names {
+				want[name] = "Hello"
+			}
+			require.Equal(t, want, texts)
+			require.Empty(t, leaked)
+		})
 	}
-	require.Equal(t, want, texts)
-	require.Empty(t, leaked)
 }

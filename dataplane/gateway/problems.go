@@ -106,6 +106,10 @@ var problems = problem.Table{
 		Detail: "The provider key for this request has expired, and no other may serve you; extend it, or register another.",
 	},
 	{
+		Err: dataplane.ErrCredentialRefused, Status: http.StatusForbidden, Code: codeDenied, Slug: "credential-refused", Title: "Credential refused",
+		Detail: "The cloud's token service refuses the credential of the provider key for this request; check it there, and register another.",
+	},
+	{
 		Err: dataplane.ErrCustomerNotServed, Status: http.StatusForbidden, Code: codeDenied, Slug: "customer-not-served", Title: "Customer not served",
 		Detail: "This gateway does not serve your customer; use the one that does.",
 	},

@@ -834,6 +834,10 @@ type Provider struct {
 	// DisplayName Its name for people.
 	DisplayName string `json:"display_name"`
 
+	// EndpointHosts Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
+	// of a name. Absent if there are none.
+	EndpointHosts []string `json:"endpoint_hosts,omitempty"`
+
 	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`
 

@@ -98,8 +98,8 @@ type FetchResponse struct {
 	AsOf Position `json:"as_of"`
 
 	// AuthStyle How the provider takes it. `bearer`: `Authorization: Bearer KEY`. `x_api_key`: `x-api-key: KEY`.
-	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4` and `gcp_oauth`: as `inject`
-	// says.
+	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4`, `gcp_oauth` and `azure_entra`:
+	// as `inject` says.
 	AuthStyle string `json:"auth_style"`
 
 	// BaseURL The only address that the key may be sent to; request paths are appended.

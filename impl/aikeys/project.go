@@ -296,7 +296,7 @@ func wireProvider(p providers.Provider) gen.Provider {
 	return gen.Provider{
 		Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle),
 		SecretFormat: string(p.SecretFormat), Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(),
-		AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage,
+		AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage, EndpointHosts: p.CloudHosts(),
 	}
 }
 

@@ -480,6 +480,7 @@ func TestListProviders(t *testing.T) {
 		require.Equal(t, gen.Provider{
 			Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle), SecretFormat: string(p.SecretFormat),
 			Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(), AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage,
+			EndpointHosts: p.CloudHosts(),
 		}, reply.JSON200.Providers[i])
 	}
 }

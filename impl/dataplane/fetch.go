@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/exchange"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/internal/problem"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
+	"github.com/agentrouter/aikeys/internal/verdict"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -34,10 +37,30 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	if unrecorded := s.record(ctx, fetchRecord(ctx, now, found, err), err); unrecorded != nil {
 		return nil, unrecorded
 	}
+	if errors.Is(err, exchange.ErrRefused) {
+		if unreported := s.reportRefusal(ctx, found, now); unreported != nil {
+			return nil, unreported
+		}
+	}
 	if err != nil {
 		return nil, explainStop(found, lookup.hideOthers(err))
 	}
 	return wireFetch(found, key, now), nil
+}
+
+// reportRefusal stores that a cloud refuses the credential of a key, as data planes report it of those that they send.
+func (s *server) reportRefusal(ctx context.Context, f found, now time.Time) error {
+	d, err := s.dataPlane(ctx)
+	if err != nil {
+		return err
+	}
+	report := models.KeyReport{
+		KeyID: f.Key.ID, FailedAt: now.UnixMicro(), FailureStatus: http.StatusUnauthorized, FailureReason: string(verdict.Rejected),
+		FailedFor: models.ReportedCaller{UserID: f.caller.UserID, TokenID: f.caller.TokenID},
+	}
+	return s.store.ReportKeys(ctx, d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
+		return s.keyEvent(ctx, kind, d, k, caller)
+	})
 }
 
 // explainStop adds to ErrKeyRevoked and its like which key stopped, when and by whom. The caller is a member who may read that, or else
@@ -167,7 +190,7 @@ type plaintextKey struct {
 	provider providers.Provider
 }
 
-// open unseals a key. From here on its plaintext is in the answer, and nowhere else.
+// open unseals a key, and exchanges it for a token if its provider's cloud requires that. From here on its plaintext is in the answer, and nowhere else.
 func (s *server) open(ctx context.Context, key models.Key, now time.Time) (plaintextKey, error) {
 	provider, known := s.providers.Lookup(key.Provider)
 	if !known {
@@ -181,6 +204,9 @@ func (s *server) open(ctx context.Context, key models.Key, now time.Time) (plain
 		return plaintextKey{}, err
 	case err != nil:
 		return plaintextKey{}, fmt.Errorf("%w: %w", errUnreadable, err)
+	}
+	if err := s.exchanger.Complete(ctx, fmt.Sprintf("%s:%d", key.ID, key.Version), &credential); err != nil {
+		return plaintextKey{}, err
 	}
 	return plaintextKey{credential, provider}, nil
 }
@@ -292,6 +318,8 @@ var reasons = []struct {
 	{resolution.ErrNoKey, string(resolution.NoKey)},
 	{models.ErrNotFound, string(resolution.NoKey)},
 	{errUnreadable, "unreadable"},
+	{exchange.ErrRefused, "credential_refused"},
+	{exchange.ErrUnavailable, "token_unavailable"},
 }
 
 // unrecorded are failures that leave no record, since nothing was decided and nobody learned anything: the data plane itself
@@ -358,7 +386,7 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 	}
 	if p.Life > 0 {
 		answer.Inject = []gen.InjectedHeader{{Name: "Authorization", Value: gensecret.New("Bearer " + p.Secret), Mode: "set"}}
-		answer.ExpiresInMs, answer.RefreshInMs = new(p.Life.Milliseconds()), new(p.Life.Milliseconds()*refreshPercent/100)
+		answer.ExpiresInMs, answer.RefreshInMs = new(p.Life.Milliseconds()), new(p.Refresh.Milliseconds())
 	}
 	if key.ExpiresAt != 0 {
 		left := max(0, time.UnixMicro(key.ExpiresAt).Sub(now).Milliseconds())
@@ -369,9 +397,6 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 	}
 	return answer
 }
-
-// refreshPercent is the part of a token's life after which data planes fetch again.
-const refreshPercent = 80
 
 // optional returns a field of an answer that is absent if it is empty.
 func optional(text string) *string {

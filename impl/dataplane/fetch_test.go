@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +26,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/auth/authtest"
 	"github.com/agentrouter/aikeys/impl/dataplane"
+	"github.com/agentrouter/aikeys/impl/exchange"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/position"
@@ -271,6 +274,56 @@ func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
 	require.Len(t, got.Inject, 1)
 	require.Equal(t, []string{"Authorization", "Bearer " + token, "set"}, []string{got.Inject[0].Name, got.Inject[0].Value.Reveal(), got.Inject[0].Mode})
 	require.Equal(t, []int64{3_600_000, 2_880_000}, []int64{*got.ExpiresInMs, *got.RefreshInMs})
+}
+
+// tokenService answers in the place of a cloud's token service.
+type tokenService func(*http.Request) *http.Response
+
+// RoundTrip implements http.RoundTripper.
+func (s tokenService) RoundTrip(r *http.Request) (*http.Response, error) { return s(r), nil }
+
+// A client secret of Azure's is exchanged at its cloud's own address; a refusal is the key's failure, and an outage nobody else's.
+func TestFetchExchangesClientSecrets(t *testing.T) {
+	answers := tokenService(func(r *http.Request) *http.Response {
+		body, _ := io.ReadAll(r.Body)
+		form, _ := url.ParseQuery(string(body))
+		status, answer := http.StatusUnauthorized, `{"error":"invalid_client"}`
+		switch r.URL.String() {
+		case "https://login.microsoftonline.us/serves/oauth2/v2.0/token":
+			if form.Get("client_id") == "app" && len(form.Get("client_secret")) == 32 && form.Get("scope") == "https://cognitiveservices.azure.us/.default" {
+				status, answer = http.StatusOK, `{"access_token":"eyJ-EXAMPLE","expires_in":5000}`
+			}
+		case "https://login.microsoftonline.us/down/oauth2/v2.0/token":
+			status = http.StatusServiceUnavailable
+		}
+		return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(answer))}
+	})
+	exchanging := func(o *options) { o.config = func(c *dataplane.Config) { c.Exchanger = exchange.New(answers) } }
+	each(t, func(t *testing.T, s *service) {
+		dp, inner := s.dataPlane(), s.Secret()
+		register := func(tenant string) pub.Key {
+			return s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "azure_openai", Name: tenant, Secret: gensecret.New(
+				`{"endpoint":"https://r.services.ai.azure.us/","tenant_id":"` + tenant + `","client_id":"app","client_secret":"` + inner + `"}`)})
+		}
+		reply := fetch(t, dp, forKey(register("serves").ID))
+		require.Equal(t, http.StatusOK, reply.StatusCode(), "%s", reply.Body)
+		require.NotContains(t, string(reply.Body), inner)
+		got := reply.JSON200
+		require.Equal(t, []string{"https://r.services.ai.azure.us", "azure_entra", "eyJ-EXAMPLE"}, []string{got.BaseURL, got.AuthStyle, got.Secret.Reveal()})
+		require.Equal(t, []string{"Authorization", "Bearer eyJ-EXAMPLE", "set"}, []string{got.Inject[0].Name, got.Inject[0].Value.Reveal(), got.Inject[0].Mode})
+		require.InDelta(t, 3_600_000, *got.ExpiresInMs, 60_000)
+		require.InDelta(t, 2_880_000, *got.RefreshInMs, 60_000)
+
+		refused := register("refuses")
+		requireRefused(t, fetch(t, dp, forKey(refused.ID)), http.StatusForbidden, "credential-refused")
+		row := s.row(refused.ID)
+		require.Equal(t, []any{http.StatusUnauthorized, "rejected"}, []any{row.LastFailureStatus, row.LastFailureReason})
+		down := register("down")
+		requireRefused(t, fetch(t, dp, forUser(web, member, "azure_openai")), http.StatusServiceUnavailable, "token-unavailable")
+		require.Zero(t, s.row(down.ID).LastFailureAt)
+		records := s.records(acme, web)
+		require.Equal(t, []string{"token_unavailable", "credential_refused", "by_id"}, []string{records[0].Reason, records[1].Reason, records[2].Reason})
+	}, exchanging)
 }
 
 func TestFetchOfACredentialThatCannotSign(t *testing.T) {

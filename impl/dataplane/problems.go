@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/exchange"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/resolution"
@@ -32,6 +33,10 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "No active key of this provider may serve this caller; register one, or look at the project's policy."},
 	{Err: providers.ErrCannotSign, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
 		Detail: "The key's stored credential can't be used with its provider; register it again."},
+	{Err: exchange.ErrRefused, Status: http.StatusForbidden, Code: "permission_denied", Slug: "credential-refused", Title: "Credential refused",
+		Detail: "The cloud's token service refuses the key's credential; check it there, and register another."},
+	{Err: exchange.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "token-unavailable", Title: "Token unavailable",
+		Detail: "The cloud's token service gives no token for the key at the moment; try again after the time in Retry-After."},
 	{Err: resolution.ErrUserKeyRequired, Status: http.StatusNotFound, Code: "not_found", Slug: "user-key-required", Title: "User key required",
 		Detail: "The project's policy requires a key of the user's own for this provider, and they have none."},
 	{Err: resolution.ErrCallerUnauthenticated, Status: http.StatusUnprocessableEntity, Code: "unauthenticated", Slug: "caller-unauthenticated", Title: "Caller unauthenticated",

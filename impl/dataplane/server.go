@@ -3,7 +3,7 @@
 //
 // A fetch passes through the generated route; authentication of the data plane and validation (impl/httpapi); authentication of
 // the caller (impl/auth); one statement that checks both and reads policy and keys (models); the rule that chooses a key
-// (impl/resolution); the sealer; and the record, before the answer is sent. impl/feed serves the stream of changes.
+// (impl/resolution); the sealer; for a few clouds, a token service (impl/exchange); and the record, before the answer is sent. impl/feed serves the stream of changes.
 //
 // The package may import spec, gen, models, sealer, and the rest of impl.
 package dataplane
@@ -17,6 +17,7 @@ import (
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/exchange"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
@@ -43,7 +44,7 @@ type Feed interface {
 	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error
 }
 
-// Config is what the data planes' API needs. All fields but Tests, MaxStale and Now are required.
+// Config is what the data planes' API needs. All fields but Tests, Exchanger, MaxStale and Now are required.
 type Config struct {
 	Store     Store
 	Sealer    sealer.Sealer
@@ -53,6 +54,8 @@ type Config struct {
 	Feed     Feed
 	// Tests tests the keys that data planes report as refused; nil tests none.
 	Tests *verification.Keys
+	// Exchanger exchanges the credentials of clouds for tokens; nil is one of the handler's own.
+	Exchanger *exchange.Exchanger
 	// MaxStale is the longest grace that a data plane may declare. It bounds how long receipts are pending. Zero allows no grace.
 	MaxStale time.Duration
 	// Now is the clock; nil means time.Now.
@@ -69,6 +72,7 @@ type server struct {
 	callers   auth.Sessions
 	feed      Feed
 	tests     *verification.Keys
+	exchanger *exchange.Exchanger
 	maxStale  time.Duration
 	now       func() time.Time
 	ids       models.IDs
@@ -89,7 +93,10 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	}
 	s := &server{
 		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions,
-		feed: cfg.Feed, tests: cfg.Tests, maxStale: cfg.MaxStale, now: cfg.Now,
+		feed: cfg.Feed, tests: cfg.Tests, exchanger: cfg.Exchanger, maxStale: cfg.MaxStale, now: cfg.Now,
+	}
+	if s.exchanger == nil {
+		s.exchanger = exchange.New(nil)
 	}
 	if s.now == nil {
 		s.now = time.Now

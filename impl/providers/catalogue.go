@@ -4,7 +4,7 @@
 // A catalogue never changes after [Load] and may be shared between goroutines. No error of [Catalogue.CheckSecret] holds any
 // part of the secret, so it may be shown, logged and stored.
 //
-// The package may import spec, sealer and internal/verdict, and nothing else of ours.
+// The package may import spec, sealer, internal/secret and internal/verdict, and nothing else of ours.
 package providers
 
 import (
@@ -118,6 +118,8 @@ var (
 	administrationPattern = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*)(:[A-Za-z]+)?)+$`)
 	routePattern          = regexp.MustCompile(`^(/([A-Za-z0-9_-]+|\*))+$`)
 	routeHostPattern      = regexp.MustCompile(`^(\*-)?[a-z0-9-]+(\.[a-z0-9-]+)+$`)
+	cloudHostPattern      = regexp.MustCompile(`^\*(\.[a-z0-9-]+){2,}$`)
+	tokenURLPattern       = regexp.MustCompile(`^https://[a-z0-9-]+(\.[a-z0-9-]+)+(/[a-z0-9.]+|/\{tenant_id\})+$`)
 	slugPattern           = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	placeholderPattern    = regexp.MustCompile(`\{([^{}]*)\}`)
 )
@@ -155,6 +157,9 @@ func (p Provider) validate() error {
 	for _, r := range p.Routes {
 		errs = append(errs, r.validate())
 	}
+	for _, cloud := range p.Clouds {
+		errs = append(errs, cloud.validate())
+	}
 	errs = append(errs, p.Verify.validate(p.AuthStyle), p.validateFields())
 	return errors.Join(errs...)
 }
@@ -163,9 +168,12 @@ func (p Provider) validate() error {
 func (p Provider) validateFields() error {
 	var errs []error
 	for _, match := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
-		if !slices.Contains(p.RequiredFields(), match[1]) {
+		if !p.always(match[1]) && len(p.Clouds) == 0 {
 			errs = append(errs, fmt.Errorf("base_url names %q, which is not a required field", match[1]))
 		}
+	}
+	if slices.ContainsFunc(p.Alternatives, func(group []string) bool { return slices.Contains(group, fieldEndpoint) }) != (len(p.Clouds) > 0) {
+		errs = append(errs, errors.New("clouds and the field endpoint go together"))
 	}
 	for _, group := range p.Alternatives {
 		for _, name := range group {
@@ -180,8 +188,20 @@ func (p Provider) validateFields() error {
 			errs = append(errs, fmt.Errorf("field %q is nameless or listed twice", f.Name))
 		}
 		seen[f.Name] = true
+		if !f.matches(f.Like) {
+			errs = append(errs, fmt.Errorf("field %q has a pattern without an example", f.Name))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// validate checks one cloud.
+func (c Cloud) validate() error {
+	bad := len(c.Hosts) == 0 || !tokenURLPattern.MatchString(c.TokenURL) || !isHTTPS(c.Scope)
+	if bad || slices.ContainsFunc(c.Hosts, func(host string) bool { return !cloudHostPattern.MatchString(host) }) {
+		return errors.New("a cloud is not plain")
+	}
+	return nil
 }
 
 // validateFormat checks what describes the form of a secret.
@@ -202,7 +222,7 @@ func (p Provider) validateFormat() error {
 // validateJSON checks what describes a JSON credential.
 func (p Provider) validateJSON() error {
 	switch {
-	case len(p.RequiredFields()) == 0:
+	case len(p.RequiredFields()) == 0 && len(p.Alternatives) == 0:
 		return errors.New("json needs a required field")
 	case p.MinLength != 0:
 		return errors.New("min_length is for token only")
@@ -260,6 +280,7 @@ const (
 	AuthAPIKey      AuthStyle = "api_key"        // api-key: KEY
 	AuthAWSSigV4    AuthStyle = "aws_sigv4"      // Authorization: Bearer TOKEN, signed with the credential
 	AuthGCPOAuth    AuthStyle = "gcp_oauth"      // Authorization: Bearer TOKEN, signed with the credential
+	AuthAzureEntra  AuthStyle = "azure_entra"    // Authorization: Bearer TOKEN, exchanged for the credential; of no provider's entry
 )
 
 // SecretFormat is the shape of a provider's secret.
@@ -279,6 +300,7 @@ type Provider struct {
 	AuthStyle    AuthStyle    `yaml:"auth_style"`
 	Dialect      Dialect      `yaml:"dialect"`
 	Routes       []Route      `yaml:"routes"`
+	Clouds       []Cloud      `yaml:"clouds"` // FormatJSON only; the first is that of BaseURL
 	SecretFormat SecretFormat `yaml:"secret_format"`
 	Prefixes     []Prefix     `yaml:"prefixes"`     // empty: it is not known how its keys begin
 	MinLength    int          `yaml:"min_length"`   // FormatToken only; 0: shortestKey
@@ -356,6 +378,18 @@ type Field struct {
 	OneOf     []string `yaml:"one_of"`    // the only values accepted; empty: any
 	Multiline bool     `yaml:"multiline"` // a PEM block, which has spaces and line ends
 	Public    bool     `yaml:"public"`    // no secret: people may name a key after it
+	Pattern   string   `yaml:"pattern"`   // what the whole value matches; empty: anything
+	Like      string   `yaml:"like"`      // a value that matches Pattern
+}
+
+// fieldEndpoint is the field with a URL on one of the hosts of Provider.Clouds.
+const fieldEndpoint = "endpoint"
+
+// Cloud is a part of a provider: hosts of resources, and where its tokens come from.
+type Cloud struct {
+	Hosts    []string `yaml:"hosts"`     // * is one DNS label
+	TokenURL string   `yaml:"token_url"` // {tenant_id} stands for the credential's field
+	Scope    string   `yaml:"scope"`
 }
 
 // RequiredFields returns the names of the members that a credential must have, in the catalogue's order. It is never nil, and
@@ -368,6 +402,17 @@ func (p Provider) RequiredFields() []string {
 		}
 	}
 	return names
+}
+
+// always reports whether every credential has a field.
+func (p Provider) always(field string) bool { return slices.Contains(p.RequiredFields(), field) }
+
+// CloudHosts returns the hosts on which a credential's endpoint may be, in the catalogue's order; nil if it has none.
+func (p Provider) CloudHosts() (hosts []string) {
+	for _, cloud := range p.Clouds {
+		hosts = append(hosts, cloud.Hosts...)
+	}
+	return hosts
 }
 
 // hasAlternative reports whether a field is one of the alternatives.
@@ -414,6 +459,10 @@ func (p Provider) clone() Provider {
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {
 		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)
+	}
+	p.Clouds = slices.Clone(p.Clouds)
+	for i := range p.Clouds {
+		p.Clouds[i].Hosts = slices.Clone(p.Clouds[i].Hosts)
 	}
 	return p
 }

@@ -64,7 +64,9 @@ func TestRequiredFieldsArePinned(t *testing.T) {
 	c := load(t)
 	serviceAccount := []string{"type", "project_id", "private_key", "client_email"}
 	require.Equal(t, []string{}, lookup(t, c, "openai").RequiredFields())
-	require.Equal(t, []string{"resource", "api_key"}, lookup(t, c, "azure_openai").RequiredFields())
+	require.Equal(t, [][]string{
+		{"resource", "api_key"}, {"endpoint", "api_key"}, {"endpoint", "tenant_id", "client_id", "client_secret"},
+	}, lookup(t, c, "azure_openai").Alternatives)
 	require.Equal(t, []string{"region"}, lookup(t, c, "bedrock").RequiredFields())
 	require.Equal(t, [][]string{{"api_key"}, {"access_key_id", "secret_access_key"}}, lookup(t, c, "bedrock").Alternatives)
 	require.Equal(t, serviceAccount, lookup(t, c, "vertex").RequiredFields())

@@ -293,9 +293,15 @@ func (p Provider) refuseCredential(secret string) string {
 	case errors.Is(err, errTrailingBytes):
 		return "The credential's JSON is followed by something else: give one object."
 	case err != nil:
-		required := "The secret must be a JSON object with " + joinMembers(p.RequiredFields())
+		required := "The secret must be a JSON object with "
+		if names := p.RequiredFields(); len(names) > 0 {
+			required += joinMembers(names)
+			if len(p.Alternatives) > 0 {
+				required += ", and "
+			}
+		}
 		if len(p.Alternatives) > 0 {
-			required += ", and either " + p.joinAlternatives()
+			required += "either " + p.joinAlternatives()
 		}
 		return required + "."
 	}
@@ -318,19 +324,17 @@ func (p Provider) refuseCredential(secret string) string {
 	return p.refuseAlternatives(members)
 }
 
-// refuseAlternatives returns the reason to refuse a credential that does not have all fields of exactly one of the alternatives, or "".
+// refuseAlternatives returns the reason to refuse a credential that does not have the fields of exactly one of the alternatives, or "".
 func (p Provider) refuseAlternatives(members map[string]jsontext.Value) string {
-	var begun, whole int
+	given := slices.DeleteFunc(slices.Concat(p.Alternatives...), func(name string) bool { return len(members[name]) == 0 })
+	slices.Sort(given)
+	given = slices.Compact(given)
 	for _, group := range p.Alternatives {
-		has := func(name string) bool { return len(members[name]) > 0 }
-		if slices.ContainsFunc(group, has) {
-			begun++
-		}
-		if !slices.ContainsFunc(group, func(name string) bool { return !has(name) }) {
-			whole++
+		if slices.Equal(slices.Sorted(slices.Values(group)), given) {
+			return ""
 		}
 	}
-	if len(p.Alternatives) == 0 || begun == 1 && whole == 1 {
+	if len(p.Alternatives) == 0 {
 		return ""
 	}
 	return "The credential needs either " + p.joinAlternatives() + "."
@@ -366,6 +370,10 @@ func (p Provider) refuseMember(f Field, value jsontext.Value) string {
 		return "is a credential of AgentRouter's own"
 	case len(f.OneOf) > 0 && !slices.Contains(f.OneOf, text):
 		return "must be " + strings.Join(f.OneOf, " or ")
+	case f.Name == fieldEndpoint && len(p.Clouds) > 0 && !p.isEndpoint(text):
+		return "must be a URL without a path, such as https://my-resource" + p.Clouds[0].Hosts[0][1:] + ", on one of " + strings.Join(p.CloudHosts(), ", ")
+	case !f.matches(text):
+		return "must be like " + f.Like
 	case strings.Contains(p.BaseURL, "{"+f.Name+"}") && !hostLabelPattern.MatchString(text):
 		return "must be a name of letters, digits and hyphens, not a URL or a host"
 	case f.Multiline:
@@ -427,18 +435,31 @@ var ErrCredential = errors.New("credential does not fit its provider")
 type Credential struct {
 	// BaseURL is where it may go.
 	BaseURL string
-	// Secret is what the provider takes, in the header of Style: the secret, a field of it, or a token that was signed with it.
+	// Secret is what the provider takes, in the header of Style: the secret, a field of it, or a token that was made with it.
 	Secret string
 	Style  AuthStyle
-	// Life is how long a token that was signed is valid; 0 is for a secret that is sent as it is.
-	Life time.Duration
+	// Life is how long a token is valid; 0 is for a secret that is sent as it is. Refresh is when a new one should be fetched.
+	Life, Refresh time.Duration
+	// Grant is what has to be exchanged for the Secret, which is empty until then; nil if nothing has.
+	Grant *Grant
 }
+
+// refreshPercent is the part of a token's life after which a new one should be fetched.
+const refreshPercent = 80
+
+// SetToken sets the token of a credential.
+func (c *Credential) SetToken(token string, life time.Duration) {
+	c.Secret, c.Life, c.Refresh = token, life, RefreshAfter(life)
+}
+
+// RefreshAfter returns when a token should be replaced that is valid for some time.
+func RefreshAfter(life time.Duration) time.Duration { return life * refreshPercent / 100 }
 
 // Credential returns what a data plane gets for a secret of the provider. Of a secret that signs, it gets only what was signed. The
 // parts that decide the host were checked at registration and are checked again here, so that changing the stored credential can't
 // redirect the key to another host.
 func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
-	got := Credential{BaseURL: p.BaseURL, Secret: secret, Style: p.AuthStyle}
+	got := Credential{Secret: secret, BaseURL: p.BaseURL, Style: p.AuthStyle}
 	if p.SecretFormat == FormatToken {
 		if secret == "" || !isVisibleASCII(secret) {
 			return Credential{}, ErrCredential
@@ -449,32 +470,88 @@ func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 	if err != nil {
 		return Credential{}, ErrCredential // the reader's error quotes the secret
 	}
-	for _, name := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
-		label, ok := textOf(members[name[1]])
-		if !ok || !hostLabelPattern.MatchString(label) {
-			return Credential{}, ErrCredential
-		}
-		got.BaseURL = strings.ReplaceAll(got.BaseURL, name[0], label)
+	field := func(name string) string {
+		text, _ := textOf(members[name])
+		return text
 	}
-	if value, ok := members[p.KeyField]; ok || !p.signs() {
-		text, ok := textOf(value)
-		if !ok || !isVisibleASCII(text) {
+	cloud := Cloud{}
+	if got.BaseURL, cloud, err = p.destination(field); err != nil {
+		return Credential{}, err
+	}
+	if key := field(p.KeyField); p.KeyField != "" && key != "" {
+		if !isVisibleASCII(key) {
 			return Credential{}, ErrCredential
 		}
-		got.Secret = text
+		got.Secret = key
 		if p.signs() {
 			got.Style = AuthBearer
 		}
 		return got, nil
 	}
-	got.Secret, got.Life, err = p.sign(func(name string) string {
-		text, _ := textOf(members[name])
-		return text
-	}, now)
-	if err != nil {
-		return Credential{}, err
+	got.Secret = ""
+	switch {
+	case p.signs():
+		token, life, err := p.sign(field, now)
+		if err != nil {
+			return Credential{}, err
+		}
+		got.SetToken(token, life)
+	case cloud.TokenURL != "":
+		got.Style = AuthAzureEntra
+		if got.Grant, err = cloud.grant(field); err != nil {
+			return Credential{}, err
+		}
+	default:
+		return Credential{}, ErrCredential
 	}
 	return got, nil
+}
+
+// destination returns the base URL for a credential, and the cloud that it is in, if the provider has several.
+func (p Provider) destination(field func(name string) string) (baseURL string, cloud Cloud, err error) {
+	for _, f := range p.Fields {
+		if text := field(f.Name); text != "" && !f.matches(text) {
+			return "", cloud, ErrCredential
+		}
+	}
+	if endpoint := field(fieldEndpoint); len(p.Clouds) > 0 && endpoint != "" {
+		host, cloud, ok := p.endpointHost(endpoint)
+		if !ok {
+			return "", cloud, ErrCredential
+		}
+		return "https://" + host, cloud, nil
+	}
+	if len(p.Clouds) > 0 {
+		cloud = p.Clouds[0]
+	}
+	baseURL = p.BaseURL
+	for _, name := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
+		label := field(name[1])
+		if !hostLabelPattern.MatchString(label) {
+			return "", cloud, ErrCredential
+		}
+		baseURL = strings.ReplaceAll(baseURL, name[0], label)
+	}
+	return baseURL, cloud, nil
+}
+
+// endpointHost returns the host of an endpoint's URL and its cloud. ok is false for a URL with anything but a host, and for a host that
+// is on none of the clouds.
+func (p Provider) endpointHost(endpoint string) (host string, cloud Cloud, ok bool) {
+	host, isHTTPS := strings.CutPrefix(strings.TrimSuffix(strings.ToLower(endpoint), "/"), "https://")
+	label, domain, _ := strings.Cut(host, ".")
+	for _, cloud := range p.Clouds {
+		if isHTTPS && hostLabelPattern.MatchString(label) && slices.Contains(cloud.Hosts, "*."+domain) {
+			return host, cloud, true
+		}
+	}
+	return "", cloud, false
+}
+
+// isEndpoint reports whether text is the URL of a host of one of the clouds.
+func (p Provider) isEndpoint(text string) bool {
+	_, _, ok := p.endpointHost(text)
+	return ok
 }
 
 // Open opens an envelope that holds a secret of the provider, and returns what a data plane gets for it. The plaintext is wiped.

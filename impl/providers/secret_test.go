@@ -301,7 +301,7 @@ func TestCheckSecretNeedsOneObject(t *testing.T) {
 	const object = `{"resource": "r", "api_key": "k"}`
 	require.Empty(t, refusal(t, c, p, object))
 	reasons := map[string][]string{
-		"The secret must be a JSON object with the members resource, api_key.": {
+		"The secret must be a JSON object with either resource and api_key, or endpoint and api_key, or endpoint and tenant_id and client_id and client_secret.": {
 			"fake-key", "****", "null", "[]", "[" + object + "]", `"text"`, "12", "{", `{"resource"`, `{"resource": "r",}`,
 			`{resource: "r"}`, `{'resource': 'r'}`, "{\"resource\": \"r\nr\", \"api_key\": \"k\"}", "{\"resource\": \"r\xff\"}",
 			"{\u00a0}", `{"resource": "\ud800", "api_key": "k"}`, strings.Repeat(`{"a":`, 3000),
@@ -331,8 +331,15 @@ func TestCheckSecretMissingMembers(t *testing.T) {
 		refusal(t, c, lookup(t, c, "vertex"), `{"type": "authorized_user", "client_id": "x", "refresh_token": "y"}`))
 	azure, bedrock := lookup(t, c, "azure_openai"), lookup(t, c, "bedrock")
 	require.Equal(t, "The secret must be a JSON object with the member region, and either api_key, or access_key_id and secret_access_key.",
-		refusal(t, c, lookup(t, c, "bedrock"), "ABSK-EXAMPLE-EXAMPLE-EXAMPLE"))
-	require.Equal(t, "The credential lacks the members resource, api_key.", refusal(t, c, azure, `{"Resource": "r", "apikey": "k"}`))
+		refusal(t, c, lookup(t, c, "bedrock"), "EXAMPLE-EXAMPLE-EXAMPLE"))
+	for _, credential := range []string{
+		`{"Resource": "r", "apikey": "k"}`, `{"resource": "r"}`, `{"resource": "r", "endpoint": "https://r.openai.azure.com", "api_key": "k"}`,
+		`{"endpoint": "https://r.openai.azure.com", "tenant_id": "t", "client_id": "c"}`,
+		`{"endpoint": "https://r.openai.azure.com", "api_key": "k", "tenant_id": "t", "client_id": "c", "client_secret": "s"}`,
+	} {
+		require.Equal(t, "The credential needs either resource and api_key, or endpoint and api_key, or endpoint and tenant_id and client_id and client_secret.",
+			refusal(t, c, azure, credential))
+	}
 	for _, credential := range []string{
 		`{"region": "us-east-1"}`, `{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE"}`, `{"region": "us-east-1", "secret_access_key": "k"}`,
 		`{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE", "secret_access_key": "k", "api_key": "ABSK-EXAMPLE"}`,
@@ -378,6 +385,26 @@ func TestCheckSecretCannotRedirectTheKey(t *testing.T) {
 			require.Equal(t, "The credential's "+member+" must be a name of letters, digits and hyphens, not a URL or a host.",
 				refusal(t, c, p, withMember(t, p, member, `"`+value+`"`)), value)
 		}
+	}
+	azure := lookup(t, c, "azure_openai")
+	for _, endpoint := range []string{
+		"http://r.openai.azure.com", "r.openai.azure.com", "https://evil.example", "https://openai.azure.com", "https://.openai.azure.com", "https://a.b.openai.azure.com",
+		"https://r.openai.azure.com.evil.example", "https://evil.example/.openai.azure.com", "https://evil.example#.openai.azure.com", "https://evil.example?.openai.azure.com",
+		"https://user@r.openai.azure.com", "https://r.openai.azure.com:443", "https://r.openai.azure.com/openai/v1", "https://r.openai.azure.com?x", "https://r.openai.azure.com//",
+		"https://r%2e.openai.azure.com", "https://-r.openai.azure.com", "https://r.openai.azure.com.", "https://r.azure.us", "https://r.openai.azure.cn",
+	} {
+		credential := fmt.Sprintf(`{"endpoint": %q, "api_key": "EXAMPLEEXAMPLEEXAMPLE"}`, endpoint)
+		require.Equal(t, "The credential's endpoint must be a URL without a path, such as https://my-resource.openai.azure.com, on one of *.openai.azure.com, "+
+			"*.services.ai.azure.com, *.cognitiveservices.azure.com, *.openai.azure.us, *.services.ai.azure.us, *.cognitiveservices.azure.us.",
+			refusal(t, c, azure, credential), endpoint)
+		_, err := azure.Credential(credential, time.Now())
+		require.ErrorIs(t, err, ErrCredential, "as a stored one")
+	}
+	for _, tenant := range []string{"a/b", "../x", "a b", "a?b", "a#b", "a%2f", "..", ".", "a..b", "é"} {
+		credential := fmt.Sprintf(`{"endpoint": "https://r.openai.azure.com", "tenant_id": %q, "client_id": "c", "client_secret": "s"}`, tenant)
+		require.Equal(t, "The credential's tenant_id must be like 11111111-2222-3333-4444-555555555555.", refusal(t, c, azure, credential), tenant)
+		_, err := azure.Credential(credential, time.Now())
+		require.ErrorIs(t, err, ErrCredential, "as a stored one")
 	}
 	for member, values := range map[string][]string{
 		"type":            {"external_account", "authorized_user", "Service_Account"},

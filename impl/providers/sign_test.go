@@ -80,7 +80,9 @@ func TestBedrockKeyIsSignedAsByAWS(t *testing.T) {
 func TestBedrockAPIKeyIsSentAsItIs(t *testing.T) {
 	got, err := lookup(t, load(t), "bedrock").Credential(`{"api_key":"ABSK-EXAMPLE","region":"us-east-1"}`, time.Now())
 	require.NoError(t, err)
-	require.Equal(t, Credential{"https://bedrock-runtime.us-east-1.amazonaws.com", "ABSK-EXAMPLE", AuthBearer, 0}, got)
+	require.Equal(t, Credential{
+		BaseURL: "https://bedrock-runtime.us-east-1.amazonaws.com", Secret: "ABSK-EXAMPLE", Style: AuthBearer,
+	}, got)
 }
 
 func TestGoogleTokenNamesTheServiceAccountAlone(t *testing.T) {

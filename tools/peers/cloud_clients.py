@@ -1,4 +1,4 @@
-"""Asks for messages with the SDKs of Anthropic and AWS for the clouds, whole and streamed, through the gateway at GATEWAY_URL with the
+"""Asks for messages with the SDKs of Anthropic, AWS and OpenAI for the clouds, whole and streamed, through the gateway at GATEWAY_URL with the
 API key in AGENTROUTER_API_KEY. Prints one line of JSON: the text of each answer, by the client's name."""
 
 import json
@@ -6,6 +6,7 @@ import os
 
 import anthropic
 import boto3
+import openai
 
 gateway, key = os.environ["GATEWAY_URL"], os.environ["AGENTROUTER_API_KEY"]
 region, project = "us-east-1", "example-project"
@@ -38,4 +39,14 @@ runtime = boto3.client(
 for name, each in {"boto3": model, "boto3 profile": profile}.items():
     answer = runtime.converse(modelId=each, messages=[{"role": "user", "content": [{"text": "Hi"}]}])
     texts[name] = answer["output"]["message"]["content"][0]["text"]
+azure = gateway + "/azure_openai"
+asked = {"model": "my-deployment", "messages": ask["messages"]}
+for name, client in {
+    "azure deployment": openai.AzureOpenAI(azure_endpoint=azure, api_key=key, api_version="2024-10-21"),
+    "azure v1": openai.OpenAI(base_url=azure + "/openai/v1/", api_key=key),
+}.items():
+    texts[name] = client.chat.completions.create(**asked).choices[0].message.content
+    pieces = client.chat.completions.create(**asked, stream=True)
+    texts[name + " streamed"] = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+send("foundry", anthropic.AnthropicFoundry(base_url=azure + "/anthropic", api_key=key), "claude")
 print(json.dumps(texts))

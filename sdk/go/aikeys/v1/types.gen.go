@@ -130,6 +130,7 @@ func (e FetchDecision) Valid() bool {
 // Defines values for FetchReason.
 const (
 	FetchReasonByID              FetchReason = "by_id"
+	FetchReasonCredentialRefused FetchReason = "credential_refused"
 	FetchReasonCustomerNotServed FetchReason = "customer_not_served"
 	FetchReasonFailed            FetchReason = "failed"
 	FetchReasonKeyDisabled       FetchReason = "key_disabled"
@@ -139,6 +140,7 @@ const (
 	FetchReasonNoKey             FetchReason = "no_key"
 	FetchReasonNotAMember        FetchReason = "not_a_member"
 	FetchReasonProjectKey        FetchReason = "project_key"
+	FetchReasonTokenUnavailable  FetchReason = "token_unavailable"
 	FetchReasonUnreadable        FetchReason = "unreadable"
 	FetchReasonUserKey           FetchReason = "user_key"
 	FetchReasonUserKeyRequired   FetchReason = "user_key_required"
@@ -150,6 +152,8 @@ const (
 func (e FetchReason) Valid() bool {
 	switch e {
 	case FetchReasonByID:
+		return true
+	case FetchReasonCredentialRefused:
 		return true
 	case FetchReasonCustomerNotServed:
 		return true
@@ -168,6 +172,8 @@ func (e FetchReason) Valid() bool {
 	case FetchReasonNotAMember:
 		return true
 	case FetchReasonProjectKey:
+		return true
+	case FetchReasonTokenUnavailable:
 		return true
 	case FetchReasonUnreadable:
 		return true
@@ -1143,6 +1149,10 @@ type ProviderInfo struct {
 
 	// DisplayName Its name for people.
 	DisplayName string `json:"display_name"`
+
+	// EndpointHosts Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
+	// of a name. Absent if there are none.
+	EndpointHosts []string `json:"endpoint_hosts,omitempty,omitzero"`
 
 	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`

@@ -385,6 +385,8 @@ class Fetch(Model):
             "not_a_member",
             "customer_not_served",
             "unreadable",
+            "credential_refused",
+            "token_unavailable",
             "failed",
         ],
         str,
@@ -900,6 +902,13 @@ class Provider(Model):
     """
     The only address that its keys are sent to; request paths are appended. Parts in braces are taken from the
     credential itself.
+
+    """
+
+    endpoint_hosts: Optional[list[str]] = None
+    """
+    Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
+    of a name. Absent if there are none.
 
     """
 

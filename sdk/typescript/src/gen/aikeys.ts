@@ -930,7 +930,7 @@ export interface components {
             /** @description Whether it got a key. */
             decision: "allowed" | "denied" | (string & {});
             /** @description The rule that chose the key, or why there was none. `verification` is a test of the key. */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "verification" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "failed" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "verification" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
@@ -1085,6 +1085,11 @@ export interface components {
              *     credential itself.
              */
             base_url: string;
+            /**
+             * @description Hosts on one of which the credential's `endpoint`, a URL, may be in the place of `base_url`. `*` is one label
+             *     of a name. Absent if there are none.
+             */
+            endpoint_hosts?: string[];
             /**
              * @description How it takes the key: `bearer` as `Authorization: Bearer`; `x_api_key`, `x_goog_api_key` and `api_key` in
              *     the header of that name, with dashes; `aws_sigv4` and `gcp_oauth` as a token of at most an hour that is
