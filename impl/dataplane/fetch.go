@@ -58,9 +58,10 @@ func (s *server) reportRefusal(ctx context.Context, f found, now time.Time) erro
 		KeyID: f.Key.ID, FailedAt: now.UnixMicro(), FailureStatus: http.StatusUnauthorized, FailureReason: string(verdict.Rejected),
 		FailedFor: models.ReportedCaller{UserID: f.caller.UserID, TokenID: f.caller.TokenID},
 	}
-	return s.store.ReportKeys(ctx, d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
+	_, err = s.store.ReportKeys(ctx, d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
 		return s.keyEvent(ctx, kind, d, k, caller)
 	})
+	return err
 }
 
 // explainStop adds to ErrKeyRevoked and its like which key stopped, when and by whom. The caller is a member who may read that, or else
