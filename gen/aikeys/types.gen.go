@@ -347,23 +347,26 @@ type AuthMethod = string
 // DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 // disabled key that is read by its id has it; keys in lists do not.
 type DisableReceipt struct {
-	// Acknowledged How many have confirmed.
-	Acknowledged int `json:"acknowledged"`
-
-	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
-	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
-
-	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
-	CompleteBy *time.Time `json:"complete_by,omitempty"`
-
-	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
-	DataPlanes int `json:"data_planes"`
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+	State string `json:"state"`
 
 	// DisabledAt When the key was disabled.
 	DisabledAt time.Time `json:"disabled_at"`
 
 	// DisabledBy The user who disabled it.
 	DisabledBy string `json:"disabled_by"`
+
+	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
+	DataPlanes int `json:"data_planes"`
+
+	// Acknowledged How many have confirmed.
+	Acknowledged int `json:"acknowledged"`
+
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	SlowestMs *int `json:"slowest_ms,omitempty"`
+
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
+	CompleteBy *time.Time `json:"complete_by,omitempty"`
 
 	// InFlight How many requests with the key were in progress at data planes when they dropped it. Absent while no data
 	// plane has said so.
@@ -372,73 +375,15 @@ type DisableReceipt struct {
 	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
 	InFlightFrom *int `json:"in_flight_from,omitempty"`
 
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
-	SlowestMs *int `json:"slowest_ms,omitempty"`
-
-	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
-	State string `json:"state"`
+	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
 }
 
 // Event Something that was done or attempted. A change and its event are written in the same transaction, so that
 // neither exists without the other.
 type Event struct {
-	// Actor Who did it.
-	Actor Actor `json:"actor"`
-
-	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-	// `after`. Both are absent in other events.
-	After *EventState `json:"after,omitempty"`
-
-	// At When it was done.
-	At time.Time `json:"at"`
-
-	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
-	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
-	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-	// `after`. Both are absent in other events.
-	Before *EventState `json:"before,omitempty"`
-
-	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
-	FirstAt *time.Time `json:"first_at,omitempty"`
-
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
-
-	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
-	KeyID *string `json:"key_id,omitempty"`
-
-	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
-	// whose request it was; absent if the data plane did not say. Absent in other events.
-	MemberID *string `json:"member_id,omitempty"`
-
-	// Outcome Whether it was carried out. A denied attempt changed nothing.
-	Outcome string `json:"outcome"`
-
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
-	Provider *ProviderSlug `json:"provider,omitempty"`
-
-	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
-	// those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
-	// them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
-	// the same on many targets. Absent from an event of one attempt.
-	Repeated *int64 `json:"repeated,omitempty"`
-
-	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.
-	RequestID string `json:"request_id"`
-
-	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
-	Role *Role `json:"role,omitempty"`
-
-	// SourceIP The address that the request came from. Empty for an operator's command.
-	SourceIP string `json:"source_ip"`
-
-	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
-	// request was made; absent if there was none.
-	TokenID *string `json:"token_id,omitempty"`
 
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
@@ -447,6 +392,61 @@ type Event struct {
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`.
 	Type string `json:"type"`
+
+	// Outcome Whether it was carried out. A denied attempt changed nothing.
+	Outcome string `json:"outcome"`
+
+	// At When it was done.
+	At time.Time `json:"at"`
+
+	// Actor Who did it.
+	Actor Actor `json:"actor"`
+
+	// SourceIP The address that the request came from. Empty for an operator's command.
+	SourceIP string `json:"source_ip"`
+
+	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.
+	RequestID string `json:"request_id"`
+
+	// KeyID The key that it was done to. Absent if there is no such key, as for a `key.registered` that was denied.
+	KeyID *string `json:"key_id,omitempty"`
+
+	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the
+	// request was made; absent if there was none.
+	TokenID *string `json:"token_id,omitempty"`
+
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	Provider *ProviderSlug `json:"provider,omitempty"`
+
+	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
+	// whose request it was; absent if the data plane did not say. Absent in other events.
+	MemberID *string `json:"member_id,omitempty"`
+
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
+	Role *Role `json:"role,omitempty"`
+
+	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `after`. Both are absent in other events.
+	Before *EventState `json:"before,omitempty"`
+
+	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
+	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
+	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
+	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `after`. Both are absent in other events.
+	After *EventState `json:"after,omitempty"`
+
+	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
+	// those that follow within a minute have one together. `first_at` and `at` are when the first and the last of
+	// them were, and `source_ip` and `request_id` are those of the last. So is what it was about, if the actor attempted
+	// the same on many targets. Absent from an event of one attempt.
+	Repeated *int64 `json:"repeated,omitempty"`
+
+	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
+	FirstAt *time.Time `json:"first_at,omitempty"`
 }
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
@@ -548,18 +548,61 @@ type GetResponse struct {
 
 // Key A key's metadata. No answer contains the secret.
 type Key struct {
+	// ID Its id, `byok_<ulid>`.
+	ID string `json:"id"`
+
+	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	CustomerID OpaqueID `json:"customer_id"`
+
+	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	ProjectID OpaqueID `json:"project_id"`
+
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	Provider ProviderSlug `json:"provider"`
+
+	// Name Its label.
+	Name string `json:"name"`
+
+	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
+	// sixteen characters, because at most a quarter is shown, and none for a credential document.
+	DisplaySuffix string `json:"display_suffix"`
+
+	// UserScope Whether it is the caller's own key, and not the project's.
+	UserScope bool `json:"user_scope"`
+
 	// CreatedAt When it was registered.
 	CreatedAt time.Time `json:"created_at"`
 
 	// CreatedBy The user who registered it.
 	CreatedBy string `json:"created_by"`
 
-	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
-	CustomerID OpaqueID `json:"customer_id"`
+	// State `active` until the key is revoked, and `revoked` from then on.
+	State KeyState `json:"state"`
 
-	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
-	// disabled key that is read by its id has it; keys in lists do not.
-	DisableReceipt *DisableReceipt `json:"disable_receipt,omitempty"`
+	// RevokedAt When it was revoked. Absent while the key is active.
+	RevokedAt *time.Time `json:"revoked_at,omitempty"`
+
+	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
+	RevokedBy *string `json:"revoked_by,omitempty"`
+
+	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported that.
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+
+	// Serves Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
+	// of a service of an earlier version leaves it out.
+	Serves *bool `json:"serves,omitempty"`
+
+	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
+	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
+	// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
+	// provider rejected it when it was last tested, and it has not been used with success since; requests with it
+	// still go to the provider, which refuses them.
+	NotServingReason *string `json:"not_serving_reason,omitempty"`
+
+	// Etag Names the state of what people change of the key: it is another after each change and the revocation, and
+	// stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
+	// earlier version leaves it out.
+	Etag *string `json:"etag,omitempty"`
 
 	// Disabled Whether it is disabled. The answer of a service of an earlier version leaves it out.
 	Disabled *bool `json:"disabled,omitempty"`
@@ -570,71 +613,28 @@ type Key struct {
 	// DisabledBy The user who disabled it. Absent if it is not disabled.
 	DisabledBy *string `json:"disabled_by,omitempty"`
 
-	// DisplaySuffix The secret's last four characters, by which to recognise it. There are fewer for a secret of less than
-	// sixteen characters, because at most a quarter is shown, and none for a credential document.
-	DisplaySuffix string `json:"display_suffix"`
-
-	// Etag Names the state of what people change of the key: it is another after each change and the revocation, and
-	// stays when the key is used. Send it as it is, quotes included, in `If-Match`. The answer of a service of an
-	// earlier version leaves it out.
-	Etag *string `json:"etag,omitempty"`
-
 	// ExpiresAt When it stops serving, or stopped. Absent if it does not.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-
-	// ID Its id, `byok_<ulid>`.
-	ID string `json:"id"`
-
-	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
-	// `last_used_at` is later, the key has served successfully since.
-	LastFailure *KeyFailure `json:"last_failure,omitempty"`
-
-	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported that.
-	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
-
-	// Name Its label.
-	Name string `json:"name"`
-
-	// NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
-	// `expires_at` has passed. `user_keys_forbidden`: it is a member's own, and the policy forbids these.
-	// `user_key_required`: it is the project's, and the policy has members served by their own alone. `rejected`: the
-	// provider rejected it when it was last tested, and it has not been used with success since; requests with it
-	// still go to the provider, which refuses them.
-	NotServingReason *string `json:"not_serving_reason,omitempty"`
-
-	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
-	ProjectID OpaqueID `json:"project_id"`
-
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
-	Provider ProviderSlug `json:"provider"`
-
-	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
-	// that is read by its id has it too; keys in lists do not.
-	Receipt *Receipt `json:"receipt,omitempty"`
-
-	// RevokedAt When it was revoked. Absent while the key is active.
-	RevokedAt *time.Time `json:"revoked_at,omitempty"`
-
-	// RevokedBy The user, or the operator, who revoked it. Absent while the key is active.
-	RevokedBy *string `json:"revoked_by,omitempty"`
-
-	// Serves Whether the key can serve: nothing rules it out. Of several that can, `resolve` says which one does. The answer
-	// of a service of an earlier version leaves it out.
-	Serves *bool `json:"serves,omitempty"`
 
 	// StaleSince Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
 	// Absent until then, and for a revoked key.
 	StaleSince *time.Time `json:"stale_since,omitempty"`
 
-	// State `active` until the key is revoked, and `revoked` from then on.
-	State KeyState `json:"state"`
-
-	// UserScope Whether it is the caller's own key, and not the project's.
-	UserScope bool `json:"user_scope"`
+	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
+	// `last_used_at` is later, the key has served successfully since.
+	LastFailure *KeyFailure `json:"last_failure,omitempty"`
 
 	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
 	// refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
+
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
+	Receipt *Receipt `json:"receipt,omitempty"`
+
+	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
+	// disabled key that is read by its id has it; keys in lists do not.
+	DisableReceipt *DisableReceipt `json:"disable_receipt,omitempty"`
 }
 
 // KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
@@ -861,18 +861,26 @@ type ProviderSlug = string
 // Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 // that is read by its id has it too; keys in lists do not.
 type Receipt struct {
-	// Acknowledged How many have confirmed.
-	Acknowledged int `json:"acknowledged"`
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+	State string `json:"state"`
 
-	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
-	// some are left out. Absent until one has confirmed.
-	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
+	// RevokedAt When the key was first revoked.
+	RevokedAt time.Time `json:"revoked_at"`
 
-	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
-	CompleteBy *time.Time `json:"complete_by,omitempty"`
+	// RevokedBy The user who first revoked it, or the operator, such as `ops@host-1`.
+	RevokedBy string `json:"revoked_by"`
 
 	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
 	DataPlanes int `json:"data_planes"`
+
+	// Acknowledged How many have confirmed.
+	Acknowledged int `json:"acknowledged"`
+
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	SlowestMs *int `json:"slowest_ms,omitempty"`
+
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
+	CompleteBy *time.Time `json:"complete_by,omitempty"`
 
 	// InFlight How many requests with the key were in progress at data planes when they dropped it, streamed answers and
 	// upgraded connections included. Absent while no data plane has said so.
@@ -882,17 +890,9 @@ type Receipt struct {
 	// Absent if none did.
 	InFlightFrom *int `json:"in_flight_from,omitempty"`
 
-	// RevokedAt When the key was first revoked.
-	RevokedAt time.Time `json:"revoked_at"`
-
-	// RevokedBy The user who first revoked it, or the operator, such as `ops@host-1`.
-	RevokedBy string `json:"revoked_by"`
-
-	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
-	SlowestMs *int `json:"slowest_ms,omitempty"`
-
-	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
-	State string `json:"state"`
+	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
+	// some are left out. Absent until one has confirmed.
+	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
 }
 
 // RegisterRequest A provider key to seal and store.
