@@ -135,7 +135,7 @@ func readAnswer(req Request, status int, body []byte) (*entry, position.Position
 			return nil, position.Position{}, errIssuer
 		}
 		if slug == tokenUnavailable {
-			return nil, position.Position{}, errToken
+			return nil, position.Position{}, ErrTokenUnavailable
 		}
 		return nil, position.Position{}, unreachable{fmt.Errorf("it answers %d", status)}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,13 +44,10 @@ func (p *program) printProviders(reply *aikeysv1.ListProvidersResponse) error {
 
 // fieldsOf lists the fields that a provider's credential document must have.
 func fieldsOf(p aikeysv1.ProviderInfo) string {
-	text := strings.Join(p.RequiredFields, ", ")
+	groups := make([]string, len(p.AlternativeFields))
 	for i, group := range p.AlternativeFields {
-		separator := " or "
-		if i == 0 {
-			separator = ", and "
-		}
-		text += separator + strings.Join(group, " with ")
+		groups[i] = strings.Join(group, " with ")
 	}
-	return text
+	both := slices.DeleteFunc([]string{strings.Join(p.RequiredFields, ", "), strings.Join(groups, " or ")}, func(part string) bool { return part == "" })
+	return strings.Join(both, ", and ")
 }

@@ -170,6 +170,10 @@ var problems = problem.Table{
 		Detail: "The control plane refuses this gateway's own credential; its operator must renew it.",
 	},
 	{
+		Err: dataplane.ErrTokenUnavailable, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "token-unavailable", Title: "Token unavailable",
+		Detail: "The cloud's token service gives no token for the provider key at the moment; try again after the time in Retry-After.",
+	},
+	{
 		Err: dataplane.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: codeUnavailable, Slug: "unavailable", Title: "Unavailable",
 		Detail: "The gateway can't ask at the moment which key serves this request; try again after the time in Retry-After.",
 	},

@@ -168,7 +168,7 @@ func (p Provider) validate() error {
 func (p Provider) validateFields() error {
 	var errs []error
 	for _, match := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
-		if !p.always(match[1]) && len(p.Clouds) == 0 {
+		if !p.isRequired(match[1]) && len(p.Clouds) == 0 {
 			errs = append(errs, fmt.Errorf("base_url names %q, which is not a required field", match[1]))
 		}
 	}
@@ -404,8 +404,8 @@ func (p Provider) RequiredFields() []string {
 	return names
 }
 
-// always reports whether every credential has a field.
-func (p Provider) always(field string) bool { return slices.Contains(p.RequiredFields(), field) }
+// isRequired reports whether every credential has a field.
+func (p Provider) isRequired(field string) bool { return slices.Contains(p.RequiredFields(), field) }
 
 // CloudHosts returns the hosts on which a credential's endpoint may be, in the catalogue's order; nil if it has none.
 func (p Provider) CloudHosts() (hosts []string) {

@@ -17,11 +17,17 @@ type Grant struct {
 }
 
 // grant returns the request for a token of an application in Microsoft Entra
-// (learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow).
-func (c Cloud) grant(field func(name string) string) (*Grant, error) {
+// (learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow). What the credential's values must look like is
+// checked again, so that a stored one can't change the path of the request.
+func (p Provider) grant(c Cloud, field func(name string) string) (*Grant, error) {
 	tenant, client, password := field("tenant_id"), field("client_id"), field("client_secret")
 	if tenant == "" || client == "" || password == "" {
 		return nil, ErrCredential
+	}
+	for _, f := range p.Fields {
+		if value := field(f.Name); value != "" && !f.matches(value) {
+			return nil, ErrCredential
+		}
 	}
 	form := url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {client}, "client_secret": {password}, "scope": {c.Scope},

@@ -498,7 +498,7 @@ func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 		got.SetToken(token, life)
 	case cloud.TokenURL != "":
 		got.Style = AuthAzureEntra
-		if got.Grant, err = cloud.grant(field); err != nil {
+		if got.Grant, err = p.grant(cloud, field); err != nil {
 			return Credential{}, err
 		}
 	default:
@@ -507,32 +507,26 @@ func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 	return got, nil
 }
 
-// destination returns the base URL for a credential, and the cloud that it is in, if the provider has several.
+// destination returns the base URL for a credential, and the cloud that it is in, if the provider has several. A credential that
+// completes the catalogue's base URL goes there, whatever its endpoint: releases before that field ignored it.
 func (p Provider) destination(field func(name string) string) (baseURL string, cloud Cloud, err error) {
-	for _, f := range p.Fields {
-		if text := field(f.Name); text != "" && !f.matches(text) {
-			return "", cloud, ErrCredential
-		}
-	}
-	if endpoint := field(fieldEndpoint); len(p.Clouds) > 0 && endpoint != "" {
-		host, cloud, ok := p.endpointHost(endpoint)
-		if !ok {
-			return "", cloud, ErrCredential
-		}
-		return "https://" + host, cloud, nil
-	}
-	if len(p.Clouds) > 0 {
-		cloud = p.Clouds[0]
-	}
-	baseURL = p.BaseURL
+	baseURL, completed := p.BaseURL, true
 	for _, name := range placeholderPattern.FindAllStringSubmatch(p.BaseURL, -1) {
 		label := field(name[1])
-		if !hostLabelPattern.MatchString(label) {
-			return "", cloud, ErrCredential
-		}
+		completed = completed && hostLabelPattern.MatchString(label)
 		baseURL = strings.ReplaceAll(baseURL, name[0], label)
 	}
-	return baseURL, cloud, nil
+	switch {
+	case completed && len(p.Clouds) == 0:
+		return baseURL, Cloud{}, nil
+	case completed:
+		return baseURL, p.Clouds[0], nil
+	}
+	host, cloud, ok := p.endpointHost(field(fieldEndpoint))
+	if !ok {
+		return "", Cloud{}, ErrCredential
+	}
+	return "https://" + host, cloud, nil
 }
 
 // endpointHost returns the host of an endpoint's URL and its cloud. ok is false for a URL with anything but a host, and for a host that
