@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -126,7 +127,9 @@ func splitPath(path string) (provider, rest string, ok bool) {
 }
 
 // CallerOf reads the caller's credential and the project from the head of a request to a provider. The credential may be among the
-// protocols of a WebSocket, as OpenAI's clients in browsers send it. rawQuery is read for QueryKeyProvider only. The same credential may be sent twice; two different ones are refused.
+// protocols of a WebSocket, as OpenAI's clients in browsers send it. rawQuery is
+// read for QueryKeyProvider only. The same credential may be sent twice. Of different ones, an API key of ours counts, because clients add
+// what they find in their environment; all others are removed from the request. Without one, or with two, they are refused.
 func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request, error) {
 	if !isName(provider, false) {
 		return dataplane.Request{}, errNoRoute
@@ -146,7 +149,7 @@ func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request,
 }
 
 func credentialOf(header http.Header, rawQuery, provider string) (string, error) {
-	var found singleValue
+	var found foundCredentials
 	for _, value := range header[headerAuthorization] {
 		scheme, token, _ := strings.Cut(strings.TrimSpace(value), " ")
 		switch {
@@ -177,16 +180,35 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 			}
 		})
 	}
+	counts := found.others
+	if found.ours.value != "" {
+		counts = found.ours
+	}
 	switch {
-	case found.several:
+	case counts.several:
 		return "", errTwoCredentials
-	case found.value == "":
+	case counts.value == "":
 		return "", errNoCredential
-	case len(found.value) > maxCredential:
+	case len(counts.value) > maxCredential:
 		return "", dataplane.ErrCallerUnauthenticated
 	}
-	return found.value, nil
+	return counts.value, nil
 }
+
+// foundCredentials are the API keys of ours in a request, and what else is in the places of credentials: session tokens, and those of
+// providers.
+type foundCredentials struct{ ours, others singleValue }
+
+func (f *foundCredentials) add(value string) {
+	if apiKeyPattern.MatchString(value) {
+		f.ours.add(value)
+	} else {
+		f.others.add(value)
+	}
+}
+
+// apiKeyPattern matches the form of the API keys that the control plane makes.
+var apiKeyPattern = regexp.MustCompile(`^ak_[0-9A-Z]{26}_`)
 
 // accessKeyOf returns the access key id of a signature (docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html),
 // for clients of Bedrock that insist on signing: they have the caller's credential as their access key id. Nothing depends on the

@@ -57,3 +57,28 @@ func TestNoOtherCredentialGoesInTheQuery(t *testing.T) {
 	}
 	require.Equal(t, "key=a&access_token=b", withoutCredential("key=a&access_token=b", "openai", "ak_EXAMPLE"), "names that mean nothing there")
 }
+
+// Claude's programs add a token of their own, and SDKs a key that is left in the environment.
+func TestOurKeyCountsBesideForeignOnes(t *testing.T) {
+	const ours, second = "ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "ak_01M8H8236WYX8787KJMGSKFAWC_x_y"
+	for _, header := range []http.Header{
+		{"Authorization": {"Bearer sk-ant-oat01-EXAMPLE"}, "X-Api-Key": {ours}},
+		{"Authorization": {"Bearer " + ours}, "X-Api-Key": {"sk-ant-EXAMPLE"}, "Api-Key": {"EXAMPLE"}},
+	} {
+		caller, err := CallerOf(header, "", "anthropic")
+		require.NoError(t, err)
+		require.Equal(t, ours, caller.Credential)
+		stripRequest(header, ours)
+		require.Empty(t, header)
+	}
+	caller, err := CallerOf(http.Header{"X-Goog-Api-Key": {ours}}, "key=AIza-EXAMPLE", QueryKeyProvider)
+	require.NoError(t, err)
+	require.Equal(t, ours, caller.Credential)
+	for _, header := range []http.Header{
+		{"Authorization": {"Bearer " + ours}, "X-Api-Key": {second}},
+		{"Authorization": {"Bearer session"}, "X-Api-Key": {"sk-ant-EXAMPLE"}},
+	} {
+		_, err := CallerOf(header, "", "anthropic")
+		require.ErrorIs(t, err, errTwoCredentials)
+	}
+}

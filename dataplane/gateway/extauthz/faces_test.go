@@ -52,7 +52,8 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 		"a method of administration":           {"GET", "/v1/organization:batch", nil, 403},
 		"administration below any one segment": {"GET", "/v1/tuned/m1/permissions/p", nil, 403},
 		"what only begins as administration":   {"GET", "/v1/organizations", nil, 200},
-		"two credentials":                      {"POST", "/v1/chat", map[string]string{"x-api-key": "another"}, 401},
+		"two API keys":                         {"POST", "/v1/chat", map[string]string{"x-api-key": "ak_01M8H8236WYX8787KJMGSKFAWB_x_y"}, 401},
+		"a provider's key beside ours":         {"POST", "/v1/chat", map[string]string{"x-api-key": "another", "api-key": "a third"}, 200},
 		"a project that is no id":              {"POST", "/v1/chat", map[string]string{"agentrouter-project": "a b"}, 400},
 		"the credential elsewhere": {"POST", "/v1/chat", map[string]string{
 			"x-my-key": callersKey, "x-escaped": percent, "x-base64": inBase64, "x_api_key": "another", "x-keep": "this",
@@ -134,7 +135,8 @@ func TestCredentialInAProtocol(t *testing.T) {
 		"alone":             {"realtime, openai-insecure-api-key." + callersKey, "", 200, 401},
 		"first":             {"openai-insecure-api-key." + callersKey + ",realtime", "", 200, 401},
 		"twice the same":    {"realtime, openai-insecure-api-key." + callersKey, "Bearer " + callersKey, 200, 200},
-		"two that differ":   {"realtime, openai-insecure-api-key.another", "Bearer " + callersKey, 401, 200},
+		"a foreign one":     {"realtime, openai-insecure-api-key.another", "Bearer " + callersKey, 200, 200},
+		"two of ours":       {"realtime, openai-insecure-api-key.ak_01M8H8236WYX8787KJMGSKFAWB_x_y", "Bearer " + callersKey, 401, 200},
 		"an empty one":      {"realtime, openai-insecure-api-key.", "", 401, 401},
 		"with another name": {"realtime, api-key." + callersKey, "", 401, 401},
 	} {
