@@ -50,6 +50,9 @@ type Config struct {
 	// CountInFlight has acknowledgements say how many uses of a revoked key were in progress when it was dropped. Set it only if
 	// the program calls Watch for every use of a key, and stop when the use has ended.
 	CountInFlight bool
+	// CustomProviders has custom providers' keys fetched, too. Set it only if the program checks each address that it connects to for
+	// one: their base URLs come from people who do not run its network. An older control plane then refuses fetches by a key's id.
+	CustomProviders bool
 	// Clock measures leases and expiry. If nil, it is the system's monotonic clock.
 	Clock Clock
 	// Metrics is where the metrics aikeys_dataplane_… are registered; if nil, nowhere.

@@ -72,6 +72,9 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 	if req.Credential != "" {
 		body.Credential = new(secret.New(req.Credential))
 	}
+	if r.cfg.CustomProviders && (IsCustom(req.Provider) || req.KeyID != "") {
+		body.CustomProviders = new(true)
+	}
 	sent := r.clock.Now()
 	r.health.requestSent(sent)
 	var status int
@@ -180,6 +183,10 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	var injected []injectedHeader
 	for _, h := range got.Inject {
 		injected = append(injected, injectedHeader{h.Name, h.Value.Reveal(), h.Mode == "append"})
+	}
+	key.Dialect = valueOf(got.Dialect)
+	if key.AuthStyle == AuthNone {
+		got.Secret, injected = secret.Text{}, nil // it is a word that answers may have in them
 	}
 	key.setSecret(got.Secret, injected)
 	e := &entry{

@@ -133,6 +133,8 @@ const (
 	AuthAWSSigV4    AuthStyle = "aws_sigv4"
 	AuthGCPOAuth    AuthStyle = "gcp_oauth"
 	AuthAzureEntra  AuthStyle = "azure_entra"
+	AuthHeader      AuthStyle = "header" // of custom providers: the one that the control plane names
+	AuthNone        AuthStyle = "none"   // of custom providers: none
 )
 
 // Key is a provider's key and how to use it. Callers that resolve to the same key share it: do not change it, and do
@@ -151,6 +153,8 @@ type Key struct {
 	// BaseURL is the only place to which the key may be sent.
 	BaseURL   string
 	AuthStyle AuthStyle
+	// Dialect is the form of errors that callers of a custom provider expect: openai or anthropic.
+	Dialect string
 	// Routes are the other parts of BaseURL's host that are served.
 	Routes []Route
 	// AllOperations is whether the project's policy lets the key serve the paths of Administration.
@@ -219,6 +223,15 @@ type Caller struct {
 	TokenID string
 }
 
+// customPrefix begins the slugs of custom providers.
+const customPrefix = "x-"
+
+// IsCustom reports whether a slug is a custom provider's.
+func IsCustom(slug string) bool { return strings.HasPrefix(slug, customPrefix) }
+
+// IsCustom reports whether the key is for a custom provider: check each address that BaseURL leads to when you connect.
+func (k *Key) IsCustom() bool { return IsCustom(k.Provider) }
+
 // Secret is the provider's key in plain text. It prints as [redacted]; keep it in memory only.
 func (k *Key) Secret() secret.Text { return k.secret }
 
@@ -274,7 +287,7 @@ func (k *Key) Header() (name, value string, err error) { return k.HeaderAt("") }
 func (k *Key) HeaderAt(path string) (name, value string, err error) {
 	headers, err := k.headersAt(path)
 	switch {
-	case err != nil:
+	case err != nil || len(headers) == 0:
 		return "", "", err
 	case len(headers) > 1 || headers[0].follows:
 		return "", "", fmt.Errorf("%w: the key is more than one header", ErrUnsupportedAuth)
@@ -282,11 +295,14 @@ func (k *Key) HeaderAt(path string) (name, value string, err error) {
 	return headers[0].name, headers[0].value, nil
 }
 
-// headersAt returns the headers that carry the key, at least one.
+// headersAt returns the headers that carry the key: at least one, unless the provider takes none.
 func (k *Key) headersAt(path string) ([]injectedHeader, error) {
 	style := k.AuthStyle
 	if r, ok := k.Route(path); ok {
 		style = r.AuthStyle
+	}
+	if style == AuthNone {
+		return nil, nil
 	}
 	if k.headers != nil {
 		if headers := k.headers(style); len(headers) > 0 {

@@ -32,6 +32,10 @@ var (
 	ErrIdempotencyReuse = errors.New("idempotency key used for another request")
 	// ErrQuotaExceeded is returned where the scope of a new key has as many active keys as it may.
 	ErrQuotaExceeded = errors.New("too many active keys")
+	// ErrInUse is returned for the deletion of a custom provider that has keys.
+	ErrInUse = errors.New("in use")
+	// ErrDestinationGone is returned where the custom provider that a new key was sealed for is no longer there.
+	ErrDestinationGone = errors.New("custom provider is gone")
 	// ErrUnavailable is returned where the database cannot be reached or has no free connection. A retry may work.
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrReadOnly is an ErrUnavailable: the server that was reached takes no writes, as a standby does. What it shows may be old.
@@ -44,7 +48,7 @@ var (
 
 func hasSentinel(err error) bool {
 	for _, known := range []error{ErrNotFound, ErrAlreadyExists, ErrNotMember, ErrForbidden, ErrSessionEnded,
-		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrQuotaExceeded, ErrUnavailable, ErrNoNotifications} {
+		ErrDataPlaneEnded, ErrNotServed, ErrLastOwner, ErrIdempotencyReuse, ErrQuotaExceeded, ErrInUse, ErrDestinationGone, ErrUnavailable, ErrNoNotifications} {
 		if errors.Is(err, known) {
 			return true
 		}

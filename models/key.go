@@ -27,6 +27,9 @@ type Key struct {
 	Provider      string
 	Name          string
 	DisplaySuffix string
+	// Destination is the digest of the custom provider that the secret was sealed for; empty for a provider of the catalogue. Only reads
+	// for re-wrapping fill it in: where a key may be sent is for the provider to say.
+	Destination string
 	// Version counts the secrets that the key has had, from 1.
 	Version uint32
 	// Envelope is the sealed secret, opaque here. KEKID names the key-encryption key it needs.
@@ -127,7 +130,7 @@ func KeyRow(k Key) *Insert {
 		set("provider", k.Provider).set("name", k.Name).set("display_suffix", k.DisplaySuffix).set("version", k.Version).
 		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy).
 		set("verdict", k.Verdict).set("verdict_reason", k.VerdictReason).set("verified_at", k.VerifiedAt).
-		set("expires_at", k.ExpiresAt).set("expiry_due_at", k.ExpiryDueAt)
+		set("destination", k.Destination).set("expires_at", k.ExpiresAt).set("expiry_due_at", k.ExpiryDueAt)
 }
 
 // keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
@@ -535,6 +538,8 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 		return r.Key, err
 	case r.Idempotency == nil && outcome.Full:
 		return Key{}, ErrQuotaExceeded
+	case r.Idempotency == nil && r.Key.Destination != "":
+		return Key{}, ErrDestinationGone
 	case r.Idempotency == nil:
 		return Key{}, errors.New("register: nothing was stored, without a reason")
 	}
@@ -543,11 +548,14 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 	if outcome.Full && errors.Is(err, ErrNotFound) {
 		return Key{}, ErrQuotaExceeded
 	}
+	if r.Key.Destination != "" && errors.Is(err, ErrNotFound) {
+		return Key{}, ErrDestinationGone
+	}
 	return key, err
 }
 
 // RegisterOutcome is what became of a registration by a caller who may make it. If it is neither Stored nor kept out by a Full
-// scope, its idempotency key is taken.
+// scope, its idempotency key is taken, or its destination is gone.
 type RegisterOutcome struct {
 	Stored, Full bool
 	// Active counts the active keys of the scope before, up to the quota; zero without a quota.

@@ -45,7 +45,7 @@ func (s *Store) sealedKeys(ctx context.Context, limit int, where func(*gorm.DB) 
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	rows, err := where(s.orm(ctx).Model(&Key{})).
-		Select("id, customer_id, project_id, user_id, provider, name, version, revoked_at, envelope, kek_id").
+		Select("id, customer_id, project_id, user_id, provider, destination, name, version, revoked_at, envelope, kek_id").
 		Order("id").Limit(limit).Rows()
 	if err != nil {
 		return nil, s.classify(err)
@@ -54,7 +54,7 @@ func (s *Store) sealedKeys(ctx context.Context, limit int, where func(*gorm.DB) 
 	keys := make([]Key, 0, limit)
 	for rows.Next() {
 		var k Key
-		err := rows.Scan(&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, version{&k.Version}, &k.RevokedAt,
+		err := rows.Scan(&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Destination, &k.Name, version{&k.Version}, &k.RevokedAt,
 			&k.Envelope, &k.KEKID)
 		if err != nil {
 			return nil, s.classify(err)

@@ -321,7 +321,7 @@ type Binding struct {
 	CustomerID string
 	ProjectID  string
 	KeyID      string
-	// Provider is the slug of the one provider that the key may be sent to; 1 to 255 bytes.
+	// Provider is the one provider that the key may be sent to: ProviderAt, 1 to 255 bytes.
 	Provider string
 	// Version counts the secrets that the key has had, from 1. 0 is refused, since it is most likely a forgotten version.
 	Version uint32
@@ -356,6 +356,15 @@ func (b Binding) AssociatedData() ([]byte, error) {
 	}
 	encoding.AddUint32(b.Version)
 	return encoding.Bytes()
+}
+
+// ProviderAt returns Binding.Provider for a provider whose slug does not say by itself where its keys go: destination is a digest of
+// that, so that a key opens for one destination alone. An empty destination is for the other providers.
+func ProviderAt(slug, destination string) string {
+	if destination == "" {
+		return slug
+	}
+	return slug + "#" + destination
 }
 
 // addShortString adds s after its length in one byte; the builder fails if s is too long.

@@ -33,6 +33,8 @@ type config struct {
 	MaxStale          time.Duration
 	CacheSize         int
 	Upstreams         map[string]*url.URL
+	UpstreamCA        string
+	UpstreamAllow     []netip.Prefix
 	AuthSocketUsers   []string
 	AuthClientCA      string
 	ForwardAuthListen string
@@ -78,6 +80,10 @@ func newConfig() *config {
 			Usage: "how many answers of the control plane to keep in memory"},
 		{Name: "upstream", Arg: "provider=URL", Parse: upstreams(&s.Upstreams),
 			Usage: "send a provider's requests, and keys, elsewhere; a list with commas between, or the flag several times"},
+		{Name: "upstream-ca", Arg: "file", Parse: settings.Text(&s.UpstreamCA),
+			Usage: "certificates, in PEM, of who may vouch for providers and upstreams, beside those whom this machine trusts"},
+		{Name: "upstream-allow", Arg: "networks", Parse: settings.Networks(&s.UpstreamAllow),
+			Usage: "networks beside the public ones that custom providers may be in, such as 10.20.0.0/16,127.0.0.1, also without TLS; metadata addresses stay refused"},
 		{Name: "forward-auth-listen", Arg: "address", Parse: settings.Optional(settings.AddressOrSocket(&s.ForwardAuthListen)),
 			Usage: "unix:<path> or host:port that answers nginx, Caddy and Traefik; its answers hold providers' keys, so let nobody else reach it; empty is off"},
 		{Name: "forward-auth-secret-file", Arg: "file", Parse: settings.Text(&s.ForwardAuthFile),
@@ -247,9 +253,14 @@ func (s *config) checkControlPlane() (complaints []string) {
 }
 
 func (s *config) checkUpstreams() (complaints []string) {
-	if err := gateway.CheckUpstreams(s.Upstreams); err != nil {
+	if err := gateway.CheckUpstreams(s.Upstreams, s.Insecure); err != nil {
 		for line := range strings.Lines(err.Error()) {
 			complaints = append(complaints, s.Of("upstream").Given()+": "+strings.TrimSpace(line))
+		}
+	}
+	if s.UpstreamCA != "" {
+		if _, err := tlsfiles.ReadPool(s.UpstreamCA); err != nil {
+			complaints = append(complaints, s.Of("upstream-ca").Given()+": "+err.Error())
 		}
 	}
 	return complaints

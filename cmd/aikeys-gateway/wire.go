@@ -32,8 +32,17 @@ func (s *service) makeParts() (err error) {
 	cfg := gateway.Config{
 		Resolver: s.resolver, Log: s.log, Metrics: s.registry, Upstreams: s.cfg.Upstreams,
 		StreamGrace: s.cfg.StreamGrace, UpgradeLife: s.cfg.UpgradeLife, FailedAuthLimit: s.cfg.FailedAuthLimit, TrustedProxies: s.cfg.TrustedProxies,
-		Transport: gateway.NewTransport(gateway.TransportConfig{Proxy: http.ProxyFromEnvironment}),
+		Insecure: s.cfg.Insecure,
 	}
+	transport := gateway.TransportConfig{Allowed: s.cfg.UpstreamAllow, Insecure: s.cfg.Insecure}
+	if s.cfg.UpstreamCA != "" {
+		if transport.RootCAs, err = tlsfiles.AddToSystemPool(s.cfg.UpstreamCA); err != nil {
+			return err
+		}
+	}
+	cfg.CustomTransport = gateway.NewGuardedTransport(transport)
+	transport.Proxy = http.ProxyFromEnvironment
+	cfg.Transport = gateway.NewTransport(transport)
 	if s.cfg.ForwardAuthFile != "" {
 		if cfg.ForwardAuthSecret, err = s.openText("forward-auth secret", s.cfg.ForwardAuthFile, readSecret); err != nil {
 			return err
@@ -61,7 +70,7 @@ func (s *service) makeParts() (err error) {
 func (s *service) newResolver() (*dataplane.Resolver, error) {
 	cfg := dataplane.Config{
 		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure,
-		CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
+		CustomProviders: true, CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
 		// What other proxies ask for here, they send themselves; nobody says when those requests end.
 		CountInFlight: s.cfg.ForwardAuthListen == "" && s.cfg.ExtAuthzListen == "",
 	}

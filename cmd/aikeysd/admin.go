@@ -28,7 +28,7 @@ Both name the operator: the user and the name of the machine on which the comman
 		Example: `  aikeysd admin member set --customer acme --project chat --user alice --role owner
   (umask 077; aikeysd admin token create --customer acme --project chat --user alice > alice.token)
   (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)`,
-	}, p.memberCommand(), p.tokenCommand(), p.keyCommand(), p.dataPlaneCommand(), p.fetchesCommand(), p.systemEventsCommand())
+	}, p.memberCommand(), p.tokenCommand(), p.keyCommand(), p.providerCommand(), p.dataPlaneCommand(), p.fetchesCommand(), p.systemEventsCommand())
 }
 
 // admin is one run of a command that works on the database: its flags, and the database once that is open.

@@ -57,12 +57,19 @@ type config struct {
 	LogFormat         string
 	ShutdownTimeout   time.Duration
 	Verify            string
+	CustomProviders   string
 	Migrate           string
 	Role              string
 }
 
 // maxQuota is the largest quota of keys. A register counts up to it.
 const maxQuota = 100_000
+
+// The choices of CUSTOM_PROVIDERS.
+const (
+	customByOperator = "operator"
+	customOff        = "off"
+)
 
 // The choices of VERIFY.
 const (
@@ -146,6 +153,8 @@ func newConfig() *config {
 			Usage: "how long the usage of keys is kept, in hours or days, such as 2160h or 90d; 0 keeps it forever"},
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),
 			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
+		{Name: "custom-providers", Arg: "who", Default: customByOperator, Parse: settings.Choice(&s.CustomProviders, customByOperator, customOff),
+			Usage: "who may add servers of customers' own as providers: operator, by \"aikeysd admin provider\"; off takes no keys for them, and serves none"},
 		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyOff),
 			Usage: "control_plane has this process test a secret at its provider if a request asks for that, or if its provider has begun to refuse it; it uses HTTPS_PROXY and NO_PROXY; off makes no tests"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),

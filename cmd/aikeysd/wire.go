@@ -164,7 +164,8 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	}
 	return aikeys.NewHandler(aikeys.Config{
 		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, Tests: w.tests,
-		API: api,
+		API:             api,
+		CustomProviders: w.cfg.CustomProviders == customByOperator,
 	})
 }
 
@@ -178,7 +179,8 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	}
 	return dataplane.NewHandler(dataplane.Config{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, Tests: w.tests, API: api,
-		MaxStale: w.cfg.MaxStaleLimit,
+		MaxStale:        w.cfg.MaxStaleLimit,
+		CustomProviders: w.cfg.CustomProviders == customByOperator,
 	})
 }
 

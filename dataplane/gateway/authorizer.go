@@ -119,6 +119,9 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	if key, err = a.guard.resolve(ctx, a.resolver, caller, peer, head.Header); err != nil {
 		return nil, header, "", err
 	}
+	if key.IsCustom() {
+		return key, header, "", errCustomByProxy
+	}
 	to, err := newDestination(key, nil)
 	if err != nil {
 		return key, header, "", err
@@ -150,7 +153,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 type keyHeader struct{ name, value string }
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {
-	a.metrics.authorizations.WithLabelValues(a.face, provider, strconv.Itoa(status)).Inc()
+	a.metrics.authorizations.WithLabelValues(a.face, countedProvider(provider), strconv.Itoa(status)).Inc()
 	if a.log.Enabled(ctx, level) {
 		a.log.LogAttrs(ctx, level, "authorization", append([]slog.Attr{
 			slog.String("face", a.face), slog.String("provider", provider), slog.Int("status", status),

@@ -21,8 +21,11 @@ const destinationRule = "must be https, or http on this machine, without user, q
 var errDestination = errors.New("a destination " + destinationRule)
 
 // checkDestination returns errDestination unless a provider's key may be sent to the URL.
-func checkDestination(u *url.URL) error {
-	local := u.Scheme == "http" && netaddr.IsLoopback(u.Hostname())
+func checkDestination(u *url.URL) error { return checkBase(u, false) }
+
+// checkBase is checkDestination; inClear lets keys travel beyond this machine without TLS.
+func checkBase(u *url.URL, inClear bool) error {
+	local := u.Scheme == "http" && (inClear || netaddr.IsLoopback(u.Hostname()))
 	plain := u.User == nil && u.Opaque == "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
 	if (u.Scheme != "https" && !local) || u.Hostname() == "" || !plain || !isPort(u.Port()) || !isBasePath(u.EscapedPath()) {
 		return errDestination
@@ -48,9 +51,10 @@ type destination struct {
 }
 
 // newDestination returns the destination of requests with a key; upstream replaces the key's own base URL unless it is nil.
+// Where the name of a custom provider's host leads is checked when the connection is made.
 func newDestination(key *dataplane.Key, upstream *url.URL) (destination, error) {
 	own, err := key.Base()
-	if err != nil || upstream == nil && checkDestination(own) != nil { // New has checked upstreams
+	if err != nil || upstream == nil && checkBase(own, key.IsCustom()) != nil { // New has checked upstreams
 		return destination{}, errDestination
 	}
 	d := destination{key: key, own: own, base: own}
@@ -124,8 +128,8 @@ func overlap(base, rest string) int {
 
 // CheckUpstreams returns everything that is wrong with a value for Config.Upstreams, in the order of the slugs, including
 // unknown providers. New accepts those, because no request can go to them, and checks only the URLs. The error repeats no
-// URL, because one may hold a password.
-func CheckUpstreams(upstreams map[string]*url.URL) error {
+// URL, because one may hold a password. inClear is Config.Insecure.
+func CheckUpstreams(upstreams map[string]*url.URL, inClear bool) error {
 	if len(upstreams) == 0 {
 		return nil
 	}
@@ -143,7 +147,7 @@ func CheckUpstreams(upstreams map[string]*url.URL) error {
 			wrong = append(wrong, fmt.Errorf("there is no provider %s; this release knows %s", name, strings.Join(known, ", ")))
 			continue
 		}
-		if upstream := upstreams[provider]; upstream == nil || checkDestination(upstream) != nil {
+		if upstream := upstreams[provider]; upstream == nil || checkBase(upstream, inClear) != nil {
 			wrong = append(wrong, fmt.Errorf("the URL of %s %s", name, destinationRule))
 		}
 	}

@@ -188,25 +188,29 @@ func TestProvidersAreTheCatalogue(t *testing.T) {
 }
 
 func TestCheckUpstreams(t *testing.T) {
-	require.NoError(t, CheckUpstreams(nil))
+	require.NoError(t, CheckUpstreams(nil, false))
 	require.NoError(t, CheckUpstreams(map[string]*url.URL{
 		"openai": mustURL(t, "https://llm.internal/v1/"), "anthropic": mustURL(t, "http://127.0.0.1:1"), "groq": mustURL(t, "http://[::1]:1/a/b"),
-	}))
+	}, false))
+	inClear := map[string]*url.URL{"openai": mustURL(t, "http://llm.internal/v1")}
+	require.NoError(t, CheckUpstreams(inClear, true), "the operator has said so, by --insecure")
+	_, err := New(Config{Resolver: dataplanetest.Refusing(nil), Upstreams: inClear, Insecure: true})
+	require.NoError(t, err)
 	for _, bad := range []string{
 		"http://llm.internal", "https://u:hunter2@x.example", "https://x.example?hunter2", "https://x.example?", "https://x.example#a",
 		"https://x.example/a//b", "https://x.example/../v1", "https://x.example/%2e%2e/v1", "https://x.example:0", "https://x.example:65536",
 		"ftp://x.example", "https:x.example", "https://",
 	} {
-		err := CheckUpstreams(map[string]*url.URL{"openai": mustURL(t, bad)})
+		err := CheckUpstreams(map[string]*url.URL{"openai": mustURL(t, bad)}, false)
 		require.ErrorContains(t, err, "the URL of openai must be https", bad)
 		require.NotContains(t, err.Error(), "hunter2")
 		_, err = New(Config{Resolver: dataplanetest.Refusing(nil), Upstreams: map[string]*url.URL{"openai": mustURL(t, bad)}})
 		require.Error(t, err, bad)
 	}
-	err := CheckUpstreams(map[string]*url.URL{
+	err = CheckUpstreams(map[string]*url.URL{
 		"OpenAI": mustURL(t, "https://x.example"), "https://u:hunter2@x": mustURL(t, "https://x.example"), "openai": nil,
 		"opnai": mustURL(t, "https://x.example"),
-	})
+	}, false)
 	require.Len(t, strings.Split(err.Error(), "\n"), 4)
 	require.ErrorContains(t, err, "there is no provider opnai; this release knows openai, anthropic, ")
 	require.NotContains(t, err.Error(), "hunter2")

@@ -61,6 +61,10 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// Transport sends requests to providers; nil is NewTransport's default.
 	Transport http.RoundTripper
+	// CustomTransport sends requests to custom providers; nil is NewGuardedTransport's default.
+	CustomTransport http.RoundTripper
+	// Insecure allows Upstreams that are http beyond this machine.
+	Insecure bool
 	// Upstreams replace the base URLs of providers, by slug, for private deployments and tests. They must be https, or
 	// http to this machine. Providers' keys are sent to them.
 	Upstreams map[string]*url.URL
@@ -94,7 +98,7 @@ type Gateway struct {
 	guard                    *Guard
 	proxies                  []netip.Prefix // whose X-Forwarded-For is believed
 	slots                    chan struct{}  // holds a value for each request being proxied; nil is no bound
-	transport                http.RoundTripper
+	transport, custom        http.RoundTripper
 	proxy                    httputil.ReverseProxy
 }
 
@@ -112,11 +116,11 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		resolver: cfg.Resolver, log: cfg.Log, metrics: metrics,
-		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, proxies: cfg.TrustedProxies,
+		upstreams: maps.Clone(cfg.Upstreams), transport: cfg.Transport, custom: cfg.CustomTransport, proxies: cfg.TrustedProxies,
 		streamGrace: cfg.StreamGrace, upgradeLife: cfg.UpgradeLife,
 	}
 	for provider, upstream := range g.upstreams {
-		if upstream == nil || checkDestination(upstream) != nil {
+		if upstream == nil || checkBase(upstream, cfg.Insecure) != nil {
 			return nil, fmt.Errorf("gateway: upstream of %s: %w", provider, errDestination)
 		}
 	}
@@ -127,12 +131,15 @@ func New(cfg Config) (*Gateway, error) {
 	if g.transport == nil {
 		g.transport = NewTransport(TransportConfig{})
 	}
+	if g.custom == nil {
+		g.custom = NewGuardedTransport(TransportConfig{})
+	}
 	if cfg.MaxConcurrent > 0 {
 		g.slots = make(chan struct{}, cfg.MaxConcurrent)
 	}
 	g.proxy = httputil.ReverseProxy{
 		Rewrite:        g.rewrite,
-		Transport:      outbound{g.transport},
+		Transport:      outbound{g.transport, g.custom},
 		BufferPool:     new(bufferPool),
 		ModifyResponse: g.modifyResponse,
 		ErrorHandler:   g.handleError,
@@ -143,8 +150,10 @@ func New(cfg Config) (*Gateway, error) {
 
 // Close closes the idle connections to providers.
 func (g *Gateway) Close() {
-	if t, ok := g.transport.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
+	for _, transport := range []http.RoundTripper{g.transport, g.custom} {
+		if t, ok := transport.(interface{ CloseIdleConnections() }); ok {
+			t.CloseIdleConnections()
+		}
 	}
 }
 
@@ -231,7 +240,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 }
 
 // outbound sends requests to providers.
-type outbound struct{ transport http.RoundTripper }
+type outbound struct{ transport, custom http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -243,6 +252,9 @@ func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, p.err
 	}
 	p.sentAt = time.Now()
+	if p.key.IsCustom() {
+		return o.custom.RoundTrip(r)
+	}
 	return o.transport.RoundTrip(r)
 }
 
@@ -250,7 +262,7 @@ func (o outbound) RoundTrip(r *http.Request) (*http.Response, error) {
 func (g *Gateway) modifyResponse(res *http.Response) error {
 	p := proxiedRequestOf(res.Request.Context())
 	p.status, p.responseStarted, p.answeredAt = res.StatusCode, true, time.Now()
-	g.metrics.upstream.WithLabelValues(p.provider).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
+	g.metrics.upstream.WithLabelValues(countedProvider(p.provider)).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
 	needsBody := p.key.Answers.NeedBody(res.StatusCode)
 	if !needsBody {
 		g.resolver.ReportAnswer(p.key, res.StatusCode, nil)
@@ -331,6 +343,9 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, p *proxiedReque
 	problem := ProblemOf(err, p.id)
 	provider, path, _ := splitPath(r.URL.EscapedPath())
 	problem.Dialect = dialectOf(provider, path, r.Header)
+	if p.key != nil && p.key.IsCustom() {
+		problem.Dialect = Dialect(p.key.Dialect)
+	}
 	p.err, p.status, p.responseStarted = err, problem.Status, true
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		p.status = statusClientGone

@@ -48,11 +48,19 @@ func loggedProvider(slug string, err error) string {
 	return noProvider
 }
 
+// countedProvider returns the provider's label in metrics. All custom providers have one, since customers may have any number of them.
+func countedProvider(slug string) string {
+	if dataplane.IsCustom(slug) {
+		return "custom"
+	}
+	return slug
+}
+
 // record logs a request and counts it. Its attributes are an allow-list: paths, queries, headers and bodies can hold
 // anything and are never logged.
 func (g *Gateway) record(r *http.Request, p *proxiedRequest) {
 	ctx := r.Context()
-	g.metrics.requests.WithLabelValues(p.provider, strconv.Itoa(p.status)).Inc()
+	g.metrics.requests.WithLabelValues(countedProvider(p.provider), strconv.Itoa(p.status)).Inc()
 	if !p.sentAt.IsZero() {
 		g.metrics.added.Observe(p.sentAt.Sub(p.receivedAt).Seconds())
 	}

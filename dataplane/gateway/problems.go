@@ -32,6 +32,8 @@ var (
 	errTimeout         = errors.New("provider timed out")
 	errTooManyFailures = errors.New("too many failures from this address")
 
+	// errCustomByProxy: a proxy asked about a custom provider, whose requests it may send anywhere.
+	errCustomByProxy = errors.New("custom provider asked about by a proxy")
 	// ErrNoProvider: a proxy asked without naming the provider. Its configuration is wrong, not the caller's request.
 	ErrNoProvider = errors.New("no provider named")
 	// errNoPath: a proxy asked without naming the path, or named two that take the key in different ways. Its configuration is wrong, too.
@@ -144,6 +146,14 @@ var problems = problem.Table{
 	{
 		Err: errNoPath, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "no-path", Title: "Path not configured",
 		Detail: "The proxy in front must name the request's path in X-Forwarded-Uri or X-Original-Uri, and remove the other of the two; its operator can set both.",
+	},
+	{
+		Err: errAddress, Status: http.StatusForbidden, Code: codeDenied, Slug: "address-not-allowed", Title: "Address not allowed",
+		Detail: "The gateway's operator does not let it connect to this provider's address; they can allow a network with --upstream-allow.",
+	},
+	{
+		Err: errCustomByProxy, Status: http.StatusForbidden, Code: codeDenied, Slug: "custom-provider-not-served", Title: "Custom provider not served",
+		Detail: "Requests for this provider go through the gateway's own proxy: where another proxy sends them is not known here.",
 	},
 	{
 		Err: errDestination, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "unsafe-destination", Title: "Unsafe destination",

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"sync"
@@ -29,6 +30,12 @@ type TransportConfig struct {
 	Proxy func(*http.Request) (*url.URL, error)
 	// RootCAs are the trusted authorities; nil is the machine's own.
 	RootCAs *x509.CertPool
+
+	// The following are for NewGuardedTransport alone. Allowed are the networks to which it connects beside public addresses, and also
+	// in clear text. Insecure lets it connect to public addresses in clear text, too. Resolver resolves names; nil is the machine's.
+	Allowed  []netip.Prefix
+	Insecure bool
+	Resolver *net.Resolver
 }
 
 // NewTransport returns a transport that passes requests and answers unchanged and keeps connections alive. It closes idle
@@ -93,18 +100,21 @@ func (b *bufferPool) Put(buffer []byte) {
 // upstreamError is a failure between the gateway and the provider. Its text is one of a fixed set: the network's own text
 // may quote the provider's answer, and so anything.
 type upstreamError struct {
-	kind  error // errUnreachable or errTimeout
+	kind  error // errUnreachable, errTimeout or errAddress
 	cause string
 }
 
 // Error returns the kind and the cause.
 func (e *upstreamError) Error() string { return e.kind.Error() + ": " + e.cause }
 
-// Unwrap returns errUnreachable or errTimeout.
+// Unwrap returns the kind.
 func (e *upstreamError) Unwrap() error { return e.kind }
 
 // newUpstreamError classifies an error of the transport.
 func newUpstreamError(err error) error {
+	if errors.Is(err, errAddress) {
+		return &upstreamError{errAddress, "custom provider"}
+	}
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return &upstreamError{errTimeout, "timeout"}

@@ -415,7 +415,9 @@ type Event struct {
 	// request was made; absent if there was none.
 	TokenID *string `json:"token_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
@@ -557,7 +559,9 @@ type Key struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Name Its label.
@@ -851,11 +855,15 @@ type Provider struct {
 	// SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 	SecretFormat string `json:"secret_format"`
 
-	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Slug ProviderSlug `json:"slug"`
 }
 
-// ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+// ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+// secret is the word `none`.
 type ProviderSlug = string
 
 // Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -909,7 +917,9 @@ type RegisterRequest struct {
 	// invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
 	Name string `json:"name"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
@@ -953,7 +963,9 @@ type ResolveResponse struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
@@ -1146,7 +1158,9 @@ type EventOutcomeFilter string
 // EventPageSize defines model for EventPageSize.
 type EventPageSize = int
 
-// EventProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+// EventProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+// secret is the word `none`.
 type EventProviderFilter = ProviderSlug
 
 // EventTo defines model for EventTo.
@@ -1170,7 +1184,9 @@ type FetchKeyFilter = string
 // FetchPageSize defines model for FetchPageSize.
 type FetchPageSize = int
 
-// FetchProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+// FetchProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+// secret is the word `none`.
 type FetchProviderFilter = ProviderSlug
 
 // FetchTo defines model for FetchTo.
@@ -1197,7 +1213,9 @@ type PageToken = string
 // ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type ProjectID = OpaqueID
 
-// ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+// ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+// secret is the word `none`.
 type ProviderFilter = ProviderSlug
 
 // StateFilter defines model for StateFilter.
@@ -1209,7 +1227,9 @@ type UsageFrom = time.Time
 // UsageKeyFilter defines model for UsageKeyFilter.
 type UsageKeyFilter = string
 
-// UsageProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+// UsageProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+// secret is the word `none`.
 type UsageProviderFilter = ProviderSlug
 
 // UsageTo defines model for UsageTo.

@@ -64,6 +64,10 @@ type FetchRequest struct {
 	// Credential A caller's API key or session token, without the scheme.
 	Credential *Credential `json:"credential,omitempty"`
 
+	// CustomProviders Whether the data plane serves custom providers, whose slugs begin with `x-`: it checks each address that it connects to
+	// for one, as its own operator allows. Without it, their slugs are unknown, and their keys are not found.
+	CustomProviders *bool `json:"custom_providers,omitempty"`
+
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID *OpaqueID `json:"customer_id,omitempty"`
 
@@ -73,7 +77,8 @@ type FetchRequest struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID *OpaqueID `json:"project_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
+	// a server of one customer.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
@@ -98,8 +103,8 @@ type FetchResponse struct {
 	AsOf Position `json:"as_of"`
 
 	// AuthStyle How the provider takes it. `bearer`: `Authorization: Bearer KEY`. `x_api_key`: `x-api-key: KEY`.
-	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4`, `gcp_oauth` and `azure_entra`:
-	// as `inject` says.
+	// `x_goog_api_key`: `x-goog-api-key: KEY`. `api_key`: `api-key: KEY`. `aws_sigv4`, `gcp_oauth`, `azure_entra` and
+	// `header`: as `inject` says. `none`: not at all; `secret` is a word without meaning then.
 	AuthStyle string `json:"auth_style"`
 
 	// BaseURL The only address that the key may be sent to; request paths are appended.
@@ -110,6 +115,9 @@ type FetchResponse struct {
 
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID OpaqueID `json:"customer_id"`
+
+	// Dialect The form of the errors that callers of a custom provider expect. Absent for a provider of the catalogue.
+	Dialect *string `json:"dialect,omitempty"`
 
 	// EndsInMs How long until the key's `expires_at`, in milliseconds from when the fetch was sent: uses that are in progress then
 	// must end, unless another fetch of the key says that it serves longer. Absent for a key without that time.
@@ -132,7 +140,8 @@ type FetchResponse struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
+	// a server of one customer.
 	Provider ProviderSlug `json:"provider"`
 
 	// Reason Which rule chose it: `user_key`, `project_key` and `user_keys_forbidden` as in the public API's `resolve`;
@@ -253,7 +262,8 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
-// ProviderSlug A provider's slug. The catalogue lists the known slugs, and will grow.
+// ProviderSlug A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
+// a server of one customer.
 type ProviderSlug = string
 
 // ReportRequest A report on the use of some keys.
@@ -313,7 +323,8 @@ type StreamMessage struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID *OpaqueID `json:"project_id,omitempty"`
 
-	// Provider A provider's slug. The catalogue lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue lists the known slugs, and will grow. Slugs that begin with `x-` are of custom providers, each
+	// a server of one customer.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// ReplicaID In a hello: the replica of the service that answers.

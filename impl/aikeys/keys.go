@@ -32,13 +32,17 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 		return nil, err
 	}
 	now := s.now()
-	displaySuffix, err := s.checkRegistration(req.Body, now)
+	provider, err := s.findProvider(ctx, caller, req.Body.Provider)
+	if err != nil {
+		return nil, err
+	}
+	displaySuffix, err := s.checkRegistration(provider, req.Body, now)
 	if err != nil {
 		return nil, err
 	}
 	key := models.Key{
 		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
-		Provider: req.Body.Provider, Name: norm.NFC.String(req.Body.Name), DisplaySuffix: displaySuffix, Version: 1,
+		Provider: provider.Slug, Destination: provider.Destination, Name: norm.NFC.String(req.Body.Name), DisplaySuffix: displaySuffix, Version: 1,
 		CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
 	}
 	if at := req.Body.ExpiresAt; at != nil {
@@ -66,6 +70,9 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if errors.Is(err, models.ErrAlreadyExists) {
 		return nil, errNameTaken(err)
 	}
+	if errors.Is(err, models.ErrDestinationGone) {
+		return nil, problem.Invalid("provider", s.providers.UnknownReason())
+	}
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
@@ -76,8 +83,8 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 }
 
 // checkRegistration checks what the OpenAPI document can't express, and returns the end of the secret that may be displayed.
-func (s *server) checkRegistration(body *gen.RegisterRequest, now time.Time) (displaySuffix string, err error) {
-	displaySuffix, err = s.providers.CheckKey(body.Provider, body.Name, body.Secret.Reveal())
+func (s *server) checkRegistration(provider providers.Provider, body *gen.RegisterRequest, now time.Time) (displaySuffix string, err error) {
+	displaySuffix, err = s.providers.CheckKey(provider, body.Name, body.Secret.Reveal())
 	if refusal := (*providers.Refusal)(nil); errors.As(err, &refusal) {
 		return "", problem.Invalid(refusal.Field, refusal.Reason)
 	}
@@ -173,7 +180,7 @@ func (s *server) sealSecret(ctx context.Context, key models.Key, plaintext strin
 	secret := sealer.NewSecret([]byte(plaintext))
 	defer secret.Wipe()
 	sealed, err := s.keyset.Seal(ctx, sealer.Binding{
-		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
+		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(key.Provider, key.Destination), Version: key.Version,
 	}, secret)
 	return sealed.Bytes, sealed.KEKID, err
 }

@@ -100,8 +100,31 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	return reply, nil
 }
 
-// parseProvider returns a provider's slug if the catalogue has it.
+// findProvider returns a provider of the catalogue, or a custom one of the caller's customer, which only members learn of.
+func (s *server) findProvider(ctx context.Context, caller models.Caller, slug string) (providers.Provider, error) {
+	if found, known := s.providers.Lookup(slug); known {
+		return found, nil
+	}
+	unknown := problem.Invalid("provider", s.providers.UnknownReason())
+	if !s.customProviders || !providers.IsCustom(slug) {
+		return providers.Provider{}, unknown
+	}
+	if _, err := s.store.Role(ctx, caller, s.now().UnixMicro()); err != nil {
+		return providers.Provider{}, err
+	}
+	found, err := s.store.CustomProvider(ctx, caller.CustomerID, slug)
+	if errors.Is(err, models.ErrNotFound) {
+		return providers.Provider{}, unknown
+	}
+	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
+}
+
+// parseProvider returns a provider's slug if the catalogue has it, or if it has the form of a custom one's: whether the customer has that
+// is not asked, so that lists show what was done with one that is gone.
 func (s *server) parseProvider(slug string) (string, error) {
+	if s.customProviders && providers.IsCustom(slug) {
+		return slug, nil
+	}
 	if _, known := s.providers.Lookup(slug); !known {
 		return "", problem.Invalid("provider", s.providers.UnknownReason())
 	}
@@ -127,7 +150,7 @@ func (s *server) SetPolicy(ctx context.Context, req gen.SetPolicyRequestObject) 
 	if err != nil {
 		return nil, err
 	}
-	policy, err := s.parsePolicy(caller, req.Body)
+	policy, err := s.parsePolicy(ctx, caller, req.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +163,7 @@ func (s *server) SetPolicy(ctx context.Context, req gen.SetPolicyRequestObject) 
 }
 
 // parsePolicy returns the policy of a request, with defaults for what it leaves out.
-func (s *server) parsePolicy(caller models.Caller, body *gen.PolicyRequest) (models.Policy, error) {
+func (s *server) parsePolicy(ctx context.Context, caller models.Caller, body *gen.PolicyRequest) (models.Policy, error) {
 	policy := models.DefaultPolicy(caller.CustomerID, caller.ProjectID)
 	policy.UserKeysByProvider = map[string]models.UserKeys{} // a nil map would be stored as NULL, which the column refuses
 	if body.UserKeys != nil {
@@ -156,9 +179,13 @@ func (s *server) parsePolicy(caller models.Caller, body *gen.PolicyRequest) (mod
 		return policy, nil
 	}
 	for slug, choice := range *body.UserKeysByProvider {
-		if _, known := s.providers.Lookup(slug); !known {
+		_, err := s.findProvider(ctx, caller, slug)
+		if errors.Is(err, problem.ErrInvalid) {
 			return policy, problem.Invalid("user_keys_by_provider",
 				"names a provider that we don't know; known are "+strings.Join(s.providers.Slugs(), ", "))
+		}
+		if err != nil {
+			return policy, err
 		}
 		policy.UserKeysByProvider[slug] = models.UserKeys(choice)
 	}

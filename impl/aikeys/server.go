@@ -33,6 +33,8 @@ type Config struct {
 	Verifier Verifier
 	// Tests tests stored keys.
 	Tests *verification.Keys
+	// CustomProviders is whether the customers' own servers take keys.
+	CustomProviders bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part; its Document is set here.
@@ -70,6 +72,8 @@ type server struct {
 	verifier  Verifier
 	tests     *verification.Keys
 	waits     waits
+	// customProviders is whether the customers' own servers take keys.
+	customProviders bool
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -89,7 +93,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
 	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
-		denials: cfg.Denials, verifier: cfg.Verifier, tests: cfg.Tests}
+		denials: cfg.Denials, verifier: cfg.Verifier, tests: cfg.Tests, customProviders: cfg.CustomProviders}
 	if s.denials == nil {
 		s.denials = &Denials{store: cfg.Store}
 	}

@@ -124,7 +124,11 @@ type found struct {
 // find finds what a data plane asks for.
 func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now time.Time) (found, error) {
 	if l.keyID != "" {
-		return s.findByID(ctx, dataPlaneID, l.keyID, now)
+		f, err := s.findByID(ctx, dataPlaneID, l.keyID, now)
+		if err == nil && providers.IsCustom(f.provider) && !l.custom {
+			err = fmt.Errorf("%w: the data plane does not serve custom providers", models.ErrNotFound)
+		}
+		return f, err
 	}
 	f := found{provider: l.provider, caller: models.Caller{CustomerID: l.customerID, ProjectID: l.projectID, UserID: l.userID}}
 	if l.userID != "" {
@@ -193,12 +197,12 @@ type plaintextKey struct {
 
 // open unseals a key, and exchanges it for a token if its provider's cloud requires that. From here on its plaintext is in the answer, and nowhere else.
 func (s *server) open(ctx context.Context, key models.Key, now time.Time) (plaintextKey, error) {
-	provider, known := s.providers.Lookup(key.Provider)
-	if !known {
-		return plaintextKey{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
+	provider, err := s.findProvider(ctx, key)
+	if err != nil {
+		return plaintextKey{}, err
 	}
 	credential, err := provider.Open(ctx, s.sealer, sealer.Binding{
-		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: key.Provider, Version: key.Version,
+		CustomerID: key.CustomerID, ProjectID: key.ProjectID, KeyID: key.ID, Provider: sealer.ProviderAt(provider.Slug, provider.Destination), Version: key.Version,
 	}, key.Envelope, now)
 	switch {
 	case err != nil && (errors.Is(err, sealer.ErrUnavailable) || ctx.Err() != nil):
@@ -210,6 +214,21 @@ func (s *server) open(ctx context.Context, key models.Key, now time.Time) (plain
 		return plaintextKey{}, err
 	}
 	return plaintextKey{credential, provider}, nil
+}
+
+// findProvider returns the provider of a key. Of a custom one, the key opens only if its base URL is that for which the key was sealed.
+func (s *server) findProvider(ctx context.Context, key models.Key) (providers.Provider, error) {
+	if found, known := s.providers.Lookup(key.Provider); known {
+		return found, nil
+	}
+	if !providers.IsCustom(key.Provider) {
+		return providers.Provider{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
+	}
+	found, err := s.store.CustomProvider(ctx, key.CustomerID, key.Provider)
+	if errors.Is(err, models.ErrNotFound) {
+		return providers.Provider{}, fmt.Errorf("%w: its provider is gone", errUnreadable)
+	}
+	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
 }
 
 // The fields of a request that say which key it asks for. A request has exactly one of them.
@@ -233,6 +252,7 @@ var lookupModes = []struct {
 // the bearer of credential, or else a customer's project, with a user if one is named.
 type lookup struct {
 	keyID                         string
+	custom                        bool // whether the key may be one for a custom provider
 	credential                    string
 	customerID, projectID, userID string
 	provider                      string
@@ -251,7 +271,7 @@ func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
 	}
 	l := lookup{
 		keyID: text(body.KeyID), customerID: text(body.CustomerID), projectID: text(body.ProjectID), userID: text(body.UserID),
-		provider: text(body.Provider),
+		provider: text(body.Provider), custom: s.servesCustom(body),
 	}
 	if body.Credential != nil {
 		l.credential = body.Credential.Reveal()
@@ -289,20 +309,27 @@ func (s *server) checkLookup(body *gen.FetchRequest) error {
 		if len(fields) > 0 {
 			return &problem.Error{Kind: problem.ErrInvalid, Fields: fields}
 		}
-		return s.checkProvider(body.Provider)
+		return s.checkProvider(body)
 	}
 	return problem.Invalid("body", "must have one of credential, customer_id and key_id")
 }
 
-// checkProvider refuses a provider that is not in the catalogue.
-func (s *server) checkProvider(slug *string) error {
-	if slug == nil {
+// checkProvider refuses a provider that is not in the catalogue, and of custom ones all if the data plane does not say that it serves
+// them: an older one connects wherever a base URL leads.
+func (s *server) checkProvider(body *gen.FetchRequest) error {
+	slug := body.Provider
+	if slug == nil || s.servesCustom(body) && providers.IsCustom(*slug) {
 		return nil
 	}
 	if _, known := s.providers.Lookup(*slug); !known {
 		return problem.Invalid("provider", "is not a provider that we know; known are "+strings.Join(s.providers.Slugs(), ", "))
 	}
 	return nil
+}
+
+// servesCustom reports whether custom providers may serve a request.
+func (s *server) servesCustom(body *gen.FetchRequest) bool {
+	return s.customProviders && body.CustomProviders != nil && *body.CustomProviders
 }
 
 // reasons are the codes under which refusals are on record. Any other failure is on record as "failed".
@@ -384,6 +411,12 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
 		Scope: scope, Reason: string(f.Reason), Secret: gensecret.New(p.Secret), BaseURL: p.BaseURL, AuthStyle: string(p.Style), Routes: routes, Answers: answers,
 		AsOf: f.AsOf, Caller: f.wireCaller, Administration: p.provider.Administration, Operations: new(string(f.Operations)),
+	}
+	if p.provider.Destination != "" {
+		answer.Dialect = new(string(p.provider.Dialect))
+	}
+	if p.Style == providers.AuthHeader {
+		answer.Inject = []gen.InjectedHeader{{Name: p.provider.Header, Value: gensecret.New(p.Secret), Mode: "set"}}
 	}
 	if p.Life > 0 {
 		answer.Inject = []gen.InjectedHeader{{Name: "Authorization", Value: gensecret.New("Bearer " + p.Secret), Mode: "set"}}

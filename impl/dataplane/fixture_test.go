@@ -108,7 +108,7 @@ func start(t testing.TB, e modelstest.Engine, opts options) *service {
 	s.Service = s.public.Also("dataplane", contract(), func(observer *httpapi.Observer) http.Handler {
 		authenticate := auth.Middleware(auth.MiddlewareConfig{Sessions: auth.New(auth.Config{DataPlanes: store})})
 		cfg := dataplane.Config{
-			Store: store, Sealer: s.public.Sealer, Providers: catalogue, Feed: s.feed, Tests: s.public.Tests, MaxStale: 20 * time.Second,
+			Store: store, Sealer: s.public.Sealer, Providers: catalogue, Feed: s.feed, Tests: s.public.Tests, MaxStale: 20 * time.Second, CustomProviders: true,
 			Sessions: auth.New(auth.Config{Tokens: store, OIDC: opts.oidc}),
 			API:      httpapi.Config{Observer: observer, Ready: opts.ready, Authenticate: authenticate},
 		}

@@ -34,6 +34,7 @@ type Store interface {
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
+	CustomProvider(ctx context.Context, customerID, slug string) (models.CustomProvider, error)
 	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, newEvent models.NewKeyEvent) (failing []models.Key, err error)
 	AddUsage(ctx context.Context, d models.DataPlane, b models.UsageBatch) error
 }
@@ -44,7 +45,7 @@ type Feed interface {
 	Acknowledge(ctx context.Context, dataPlaneID, streamID string, at position.Position, inFlight map[string]int) error
 }
 
-// Config is what the data planes' API needs. All fields but Tests, Exchanger, MaxStale and Now are required.
+// Config is what the data planes' API needs. All fields but Tests, Exchanger, CustomProviders, MaxStale and Now are required.
 type Config struct {
 	Store     Store
 	Sealer    sealer.Sealer
@@ -56,6 +57,8 @@ type Config struct {
 	Tests *verification.Keys
 	// Exchanger exchanges the credentials of clouds for tokens; nil is one of the handler's own.
 	Exchanger *exchange.Exchanger
+	// CustomProviders is whether the customers' own servers are served.
+	CustomProviders bool
 	// MaxStale is the longest grace that a data plane may declare. It bounds how long receipts are pending. Zero allows no grace.
 	MaxStale time.Duration
 	// Now is the clock; nil means time.Now.
@@ -66,16 +69,17 @@ type Config struct {
 
 // server implements the operations of the document.
 type server struct {
-	store     Store
-	sealer    sealer.Sealer
-	providers *providers.Catalogue
-	callers   auth.Sessions
-	feed      Feed
-	tests     *verification.Keys
-	exchanger *exchange.Exchanger
-	maxStale  time.Duration
-	now       func() time.Time
-	ids       models.IDs
+	store           Store
+	sealer          sealer.Sealer
+	providers       *providers.Catalogue
+	customProviders bool
+	callers         auth.Sessions
+	feed            Feed
+	tests           *verification.Keys
+	exchanger       *exchange.Exchanger
+	maxStale        time.Duration
+	now             func() time.Time
+	ids             models.IDs
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -93,7 +97,8 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	}
 	s := &server{
 		store: cfg.Store, sealer: cfg.Sealer, providers: cfg.Providers, callers: cfg.Sessions,
-		feed: cfg.Feed, tests: cfg.Tests, exchanger: cfg.Exchanger, maxStale: cfg.MaxStale, now: cfg.Now,
+		customProviders: cfg.CustomProviders, feed: cfg.Feed, tests: cfg.Tests, exchanger: cfg.Exchanger,
+		maxStale: cfg.MaxStale, now: cfg.Now,
 	}
 	if s.exchanger == nil {
 		s.exchanger = exchange.New(nil)

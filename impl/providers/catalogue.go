@@ -317,6 +317,10 @@ type Provider struct {
 	Verify  *Verify `yaml:"verify"`
 	KeyPage string  `yaml:"key_page"`
 	Example string  `yaml:"example"` // an invented secret of the right shape
+
+	// Header and Destination are of custom providers alone: the header of AuthHeader, and what the envelopes of keys are bound to.
+	Header      string `yaml:"-"`
+	Destination string `yaml:"-"`
 }
 
 // Dialect is the form of an API's errors.

@@ -75,19 +75,22 @@ var (
 // byteOrderMark is U+FEFF, with which some editors and shells begin a file.
 const byteOrderMark = "\ufeff"
 
-// CheckKey checks a key that is to be registered: the provider must be known, the secret must have the form of the provider's
-// secrets (see CheckSecret), and the name, which is shown to people, must not reveal a secret. It returns the end of the
-// secret that may be displayed (see DisplaySuffix), or a *[Refusal].
-func (c *Catalogue) CheckKey(slug, name, secret string) (displaySuffix string, err error) {
-	provider, known := c.Lookup(slug)
-	if !known {
-		return "", &Refusal{"provider", c.UnknownReason()}
-	}
-	if err := c.CheckSecret(provider, secret); err != nil {
+// CheckKey checks a key that is to be registered: the secret must have the form of the provider's secrets (see CheckSecret), and
+// the name, which is shown to people, must not reveal a secret. It returns the end of the secret that may be displayed (see
+// DisplaySuffix), or a *[Refusal].
+func (c *Catalogue) CheckKey(provider Provider, name, secret string) (displaySuffix string, err error) {
+	if provider.AuthStyle == AuthNone {
+		if secret != NoSecret {
+			return "", &Refusal{"secret", "The provider takes no key: give the word " + NoSecret + " as the secret."}
+		}
+	} else if err := c.CheckSecret(provider, secret); err != nil {
 		return "", err
 	}
 	if c.Reveals(name, provider, secret) {
 		return "", &Refusal{"name", "looks like a secret; names are shown to people, choose another"}
+	}
+	if provider.AuthStyle == AuthNone {
+		return "", nil
 	}
 	return DisplaySuffix(secret), nil
 }

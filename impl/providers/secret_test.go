@@ -602,12 +602,12 @@ func TestRevealsNothing(t *testing.T) {
 // People name keys after the cloud's project or resource.
 func TestNamesMayHoldPublicMembers(t *testing.T) {
 	c := load(t)
-	_, err := c.CheckKey("azure_openai", "contoso-openai-eastus2", `{"resource":"contoso-openai-eastus2","api_key":"`+fakeKey+`"}`)
+	_, err := c.CheckKey(lookup(t, c, "azure_openai"), "contoso-openai-eastus2", `{"resource":"contoso-openai-eastus2","api_key":"`+fakeKey+`"}`)
 	require.NoError(t, err)
 	vertex := withMember(t, lookup(t, c, "vertex"), "project_id", `"contoso-models-prod"`)
-	_, err = c.CheckKey("vertex", "contoso-models-prod of gateway@example-project.iam.gserviceaccount.com", vertex)
+	_, err = c.CheckKey(lookup(t, c, "vertex"), "contoso-models-prod of gateway@example-project.iam.gserviceaccount.com", vertex)
 	require.NoError(t, err)
-	_, err = c.CheckKey("azure_openai", "our "+fakeKey, `{"resource":"contoso-openai-eastus2","api_key":"`+fakeKey+`"}`)
+	_, err = c.CheckKey(lookup(t, c, "azure_openai"), "our "+fakeKey, `{"resource":"contoso-openai-eastus2","api_key":"`+fakeKey+`"}`)
 	require.Error(t, err)
 }
 

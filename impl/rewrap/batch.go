@@ -169,7 +169,7 @@ func (j *Job) readBack(ctx context.Context, c change) error {
 }
 
 func bindingOf(k models.Key) sealer.Binding {
-	return sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: k.Provider, Version: k.Version}
+	return sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: sealer.ProviderAt(k.Provider, k.Destination), Version: k.Version}
 }
 
 // verify returns the changes whose new envelope is as good as the old one, or ErrUnsound. The new data key must unwrap under

@@ -197,7 +197,7 @@ func (v *Verifier) request(ctx context.Context, p providers.Provider, secret str
 		r.Header.Set("X-Goog-Api-Key", key.Secret)
 	case providers.AuthAPIKey:
 		r.Header.Set("Api-Key", key.Secret)
-	case providers.AuthAWSSigV4, providers.AuthGCPOAuth, providers.AuthAzureEntra:
+	case providers.AuthAWSSigV4, providers.AuthGCPOAuth, providers.AuthAzureEntra, providers.AuthHeader, providers.AuthNone:
 		return nil, errors.New("the provider takes no key as it is")
 	}
 	return r, nil

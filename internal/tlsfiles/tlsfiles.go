@@ -70,6 +70,19 @@ func ReadPool(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// AddToSystemPool returns the authorities that this machine trusts, and those of a file, which it reads once.
+func AddToSystemPool(file string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(file)
+	if err == nil && !pool.AppendCertsFromPEM(text) {
+		err = fmt.Errorf("%s holds no certificate in PEM", file)
+	}
+	return pool, err
+}
+
 // ServerConfig returns the TLS configuration of a server that asks clients for no certificate.
 func ServerConfig(own *Pair) *tls.Config {
 	return &tls.Config{

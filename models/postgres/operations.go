@@ -100,7 +100,8 @@ LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_i
 // role suffices, stores the key, its event and its idempotency record. Three statements in a transaction take five round trips.
 func registerStatement(c models.Caller, needs models.Role, r models.Registration, now int64) (string, models.Params) {
 	params := models.CallerParams(c, now)
-	allowed := ` FROM caller, quota WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `) AND active < ` + strconv.Itoa(max(r.Quota, 1))
+	allowed := ` FROM caller, quota WHERE live AND (role = 'owner' OR role = ` + params.Add(string(needs)) + `) AND active < ` + strconv.Itoa(max(r.Quota, 1)) +
+		` AND ` + r.IsDestinationKept(&params, " FOR SHARE")
 	statement := `WITH caller AS (` + lockedCaller + `), quota AS (SELECT ` + r.ActiveKeys(&params) + ` AS active),
 `
 	source := allowed

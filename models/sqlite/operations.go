@@ -33,6 +33,16 @@ func (e *engine) Register(
 				return nil
 			}
 		}
+		if r.Key.Destination != "" {
+			var (
+				params models.Params
+				isKept bool
+			)
+			statement := `SELECT ` + r.IsDestinationKept(&params, "")
+			if err := e.writer.queryRow(statement, params, &isKept); err != nil || !isKept {
+				return err
+			}
+		}
 		if r.Idempotency != nil {
 			claimed, err := e.writer.insert(models.IdempotencyRow(*r.Idempotency), " ON CONFLICT DO NOTHING")
 			if err != nil || claimed == 0 {

@@ -62,6 +62,9 @@ func closeSchema(ref *openapi3.SchemaRef, closed map[*openapi3.Schema]bool) {
 	if known, ok := s.Extensions["x-extensible-enum"].([]any); ok {
 		s.Enum = known
 	}
+	if slices.Contains(s.Enum, any("openai")) && slices.Contains(s.Enum, any("bedrock")) { // beside the catalogue's, there are customers' own
+		s.Pattern, s.Enum = "^("+strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Enum), " ", "|"), "[]")+"|x-[a-z0-9-]+)$", nil
+	}
 	if s.Type.Is("object") && s.AdditionalProperties.Schema == nil {
 		none := false
 		s.AdditionalProperties.Has = &none

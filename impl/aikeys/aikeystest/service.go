@@ -160,7 +160,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	})
 	handler, err := aikeys.NewHandler(aikeys.Config{
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Receipts: receipts,
-		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests,
+		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests, CustomProviders: true,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{

@@ -705,7 +705,9 @@ type Event struct {
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
 	Outcome EventOutcome `json:"outcome"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Provider Provider `json:"provider,omitempty,omitzero"`
 
 	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
@@ -918,7 +920,9 @@ type Key struct {
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Provider Provider `json:"provider"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1167,7 +1171,9 @@ type ProviderInfo struct {
 	// SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 	SecretFormat SecretFormat `json:"secret_format"`
 
-	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Slug Provider `json:"slug"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1182,7 +1188,9 @@ type AuthStyle string
 // SecretFormat `token` for one line of visible ASCII, `json` for a credential document.
 type SecretFormat string
 
-// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+// secret is the word `none`.
 type Provider string
 
 // Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1255,7 +1263,9 @@ type ResolveResponse struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
-	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
 	Provider Provider `json:"provider"`
 
 	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has

@@ -30,7 +30,9 @@ ProviderSlug = Union[
     ],
     str,
 ]
-"""A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow."""
+"""A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+`x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+secret is the word `none`."""
 
 KeyState = Union[Literal["active", "revoked"], str]
 """`active` until the key is revoked, and `revoked` from then on."""

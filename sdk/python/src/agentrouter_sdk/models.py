@@ -225,7 +225,10 @@ class Event(Model):
         ]
     ] = None
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+    secret is the word `none`.
+
     """
 
     member_id: Optional[str] = None
@@ -495,7 +498,10 @@ class Key(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+    secret is the word `none`.
+
     """
 
     name: str
@@ -890,7 +896,10 @@ class Provider(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+    secret is the word `none`.
+
     """
 
     display_name: str
@@ -1060,7 +1069,10 @@ class ResolveResponse(Model):
         str,
     ]
     """
-    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow.
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+    secret is the word `none`.
+
     """
 
     serves: Optional[bool] = None

@@ -475,7 +475,11 @@ export interface components {
     schemas: {
         /** @description An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`. */
         OpaqueID: string;
-        /** @description A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. */
+        /**
+         * @description A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+         *     `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+         *     secret is the word `none`.
+         */
         ProviderSlug: "openai" | "anthropic" | "gemini" | "groq" | "xai" | "deepinfra" | "mistral" | "cohere" | "together" | "fireworks" | "deepseek" | "perplexity" | "openrouter" | "azure_openai" | "bedrock" | "vertex" | "vertexanthropic" | (string & {});
         /**
          * Format: password

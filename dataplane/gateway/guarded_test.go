@@ -1,0 +1,183 @@
+package gateway_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+)
+
+// allowing lets a gateway connect to custom providers in some networks.
+func allowing(networks ...string) func(*gateway.Config) {
+	cfg := gateway.TransportConfig{}
+	for _, network := range networks {
+		cfg.Allowed = append(cfg.Allowed, netip.MustParsePrefix(network))
+	}
+	return func(g *gateway.Config) { g.CustomTransport = gateway.NewGuardedTransport(cfg) }
+}
+
+// custom starts a gateway before a custom provider at a base URL.
+func custom(t testing.TB, style dataplane.AuthStyle, base string, change ...func(*gateway.Config)) *testGateway {
+	t.Helper()
+	key := *dataplanetest.NewKey(t, "openai", style, base, secret)
+	key.Provider, key.Dialect = "x-llm", "openai"
+	return start(t, dataplanetest.Serving(callersKey, &key), change...)
+}
+
+func TestVLLMAndOllamaAreServed(t *testing.T) {
+	for _, style := range []dataplane.AuthStyle{dataplane.AuthBearer, dataplane.AuthNone} { // as vLLM with --api-key, and as Ollama
+		server := provider(t, func(w http.ResponseWriter, r *http.Request) {
+			want := map[dataplane.AuthStyle]string{dataplane.AuthBearer: "Bearer " + secret}[style]
+			if r.Header.Get("Authorization") != want || strings.Contains(fmt.Sprint(r.Header), callersKey) {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			switch r.URL.Path {
+			case "/v1/models":
+				_, _ = io.WriteString(w, `{"object":"list","data":[{"id":"llama3","object":"model"},{"id":"none","object":"model"}]}`)
+			case "/v1/chat/completions":
+				w.Header().Set("Content-Type", "text/event-stream")
+				for _, word := range []string{"none ", "of it"} {
+					_, _ = fmt.Fprintf(w, "data: {\"choices\":[{\"delta\":{\"content\":%q}}]}\n\n", word)
+					_ = http.NewResponseController(w).Flush()
+				}
+				_, _ = io.WriteString(w, "data: [DONE]\n\n")
+			}
+		})
+		gw := custom(t, style, server+"/v1", allowing("127.0.0.0/8"))
+		res, body := do(t, request(t, "GET", gw.URL+"/x-llm/models", nil))
+		require.Equal(t, 200, res.StatusCode, body)
+		require.Contains(t, body, `"id":"none"`)
+		res, body = do(t, request(t, "POST", gw.URL+"/x-llm/v1/chat/completions", strings.NewReader(`{"model":"llama3","stream":true}`)))
+		require.Equal(t, 200, res.StatusCode)
+		require.Contains(t, body, `"content":"none "`, "the word that stands for no key is not masked")
+		require.Contains(t, body, "[DONE]")
+	}
+}
+
+func TestOwnServersAreReachedOnlyWhereAllowed(t *testing.T) {
+	var reached atomic.Int32
+	server := provider(t, func(http.ResponseWriter, *http.Request) { reached.Add(1) })
+	port := mustParse(t, server).Port()
+	for base, networks := range map[string][]string{
+		server:                              nil,
+		"http://localhost:" + port:          nil,
+		"http://[::ffff:127.0.0.1]:" + port: {"10.0.0.0/8"},
+		"https://10.1.2.3":                  nil,
+		"https://100.64.0.1":                nil,
+		"https://[fd12::7]":                 nil,
+		"https://[64:ff9b::7f00:1]":         {"64:ff9b::/96"},
+		"https://[2002:7f00:1::]":           nil,
+		"http://93.184.215.14":              nil, // in clear text
+		"http://169.254.169.254":            {"0.0.0.0/0", "::/0"},
+		"http://[::ffff:a9fe:a9fe]":         {"0.0.0.0/0", "::/0"},
+		"http://[fd00:ec2::254]":            {"0.0.0.0/0", "::/0"},
+		"http://[64:ff9b::a9fe:a9fe]":       {"0.0.0.0/0", "::/0"},
+		"http://[fe80::1]":                  {"0.0.0.0/0", "::/0"},
+		"http://0.0.0.0:" + port:            {"0.0.0.0/0", "::/0"},
+		"http://100.100.100.200":            {"100.64.0.0/10"},
+	} {
+		gw := custom(t, dataplane.AuthBearer, base, allowing(networks...))
+		res, body := do(t, request(t, "GET", gw.URL+"/x-llm/models", nil))
+		require.Equal(t, "address_not_allowed", problemOf(t, res, body).Error.Code, base)
+		require.Equal(t, 403, res.StatusCode, base)
+	}
+	require.Zero(t, reached.Load())
+	gw := custom(t, dataplane.AuthBearer, "http://[::ffff:127.0.0.1]:"+port, allowing("127.0.0.1/32"))
+	res, body := do(t, request(t, "GET", gw.URL+"/x-llm/models", nil))
+	require.Equal(t, 200, res.StatusCode, body)
+}
+
+func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
+	var reached atomic.Int32
+	server := provider(t, func(http.ResponseWriter, *http.Request) { reached.Add(1) })
+	var answers atomic.Pointer[netip.Addr]
+	resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return answeringDNS(t, &answers), nil
+	}}
+	transport := gateway.NewGuardedTransport(gateway.TransportConfig{Resolver: resolver, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
+	gw := custom(t, dataplane.AuthBearer, "http://llm.example:"+mustParse(t, server).Port(), func(cfg *gateway.Config) { cfg.CustomTransport = transport })
+	for address, want := range map[string]int{"127.0.0.1": 200, "127.0.0.2": 403, "10.0.0.1": 403, "169.254.169.254": 403} {
+		answers.Store(new(netip.MustParseAddr(address)))
+		transport.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+		res, body := do(t, request(t, "GET", gw.URL+"/x-llm/models", nil))
+		require.Equal(t, want, res.StatusCode, address+body)
+	}
+	require.EqualValues(t, 1, reached.Load())
+}
+
+// answeringDNS returns a connection to a name server that knows one address, for every name.
+func answeringDNS(t testing.TB, address *atomic.Pointer[netip.Addr]) net.Conn {
+	t.Helper()
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Close() })
+	go func() {
+		buffer := make([]byte, 512)
+		for {
+			n, from, err := server.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buffer[:n]) != nil {
+				continue
+			}
+			m.Response, m.Additionals = true, nil
+			if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class},
+					Body:   &dnsmessage.AResource{A: address.Load().As4()},
+				}}
+			}
+			if packed, err := m.Pack(); err == nil {
+				_, _ = server.WriteTo(packed, from)
+			}
+		}
+	}()
+	conn, err := net.Dial("udp", server.LocalAddr().String())
+	require.NoError(t, err)
+	return conn
+}
+
+func mustParse(t testing.TB, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	require.NoError(t, err)
+	return u
+}
+
+func TestRedirectsToMetadataAreNotFollowed(t *testing.T) {
+	server := httptest.NewServer(http.RedirectHandler("http://169.254.169.254/latest/meta-data/", http.StatusTemporaryRedirect))
+	t.Cleanup(server.Close)
+	gw := custom(t, dataplane.AuthBearer, server.URL, allowing("127.0.0.0/8"))
+	res, err := http.DefaultTransport.RoundTrip(request(t, "GET", gw.URL+"/x-llm/models", nil))
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, http.StatusTemporaryRedirect, res.StatusCode, "it is the caller's to follow, from where the caller is")
+}
+
+func TestOtherProxiesGetNoKeyOfACustomProvider(t *testing.T) {
+	key := *dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://llm.example/v1", secret)
+	key.Provider = "x-llm"
+	gw := startHandler(t, dataplanetest.Serving(callersKey, &key), gateway.NewForwardAuth)
+	r := request(t, "GET", gw.URL+"/auth/x-llm", nil)
+	r.Header.Set("X-Forwarded-Uri", "/x-llm/models")
+	res, body := do(t, r)
+	require.Equal(t, "custom_provider_not_served", problemOf(t, res, body).Error.Code)
+	require.NotContains(t, fmt.Sprint(res.Header)+body, secret)
+}

@@ -1,0 +1,139 @@
+package providers
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// CustomPrefix begins the slugs of custom providers. No slug of the catalogue has a hyphen.
+const CustomPrefix = "x-"
+
+// The styles that only custom providers have.
+const (
+	AuthHeader AuthStyle = "header" // a header that the provider names: KEY
+	AuthNone   AuthStyle = "none"   // no key at all
+)
+
+// NoSecret is the secret of a key for a provider that takes none: the key says only that the provider may be used.
+const NoSecret = "none"
+
+// Custom describes a provider that is a server of a customer's own.
+type Custom struct {
+	Slug, Name, BaseURL string
+	Dialect             Dialect
+	Auth                AuthStyle
+	Header              string // for AuthHeader
+}
+
+var (
+	customPattern = regexp.MustCompile(`^x-[a-z0-9](?:[a-z0-9-]{0,60}[a-z0-9])?$`)
+	headerPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,62}$`)
+	// unfitHeaders are the headers that carry no key: they frame or route a request, or gateways read or remove them.
+	unfitHeaders = regexp.MustCompile(`^(?i:host|content-.*|transfer-.*|te|trailer|connection|keep-alive|upgrade|expect|accept.*|cookie|date|via|forwarded|x-forwarded-.*|x-envoy-.*|proxy-.*|agentrouter-.*|sec-.*|range|if-.*|origin|referer|user-agent)$`)
+	pathPattern  = regexp.MustCompile(`^(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)
+	namePattern  = regexp.MustCompile(`^[!-~](?:[ -~]{0,62}[!-~])?$`)
+)
+
+// IsCustom reports whether a slug has the form of a custom provider's.
+func IsCustom(slug string) bool { return customPattern.MatchString(slug) }
+
+// CustomOf returns the description of a custom provider, as it is stored.
+func CustomOf(slug, name, baseURL, dialect, auth, header string) Custom {
+	return Custom{Slug: slug, Name: name, BaseURL: baseURL, Dialect: Dialect(dialect), Auth: AuthStyle(auth), Header: header}
+}
+
+// Check returns everything that is wrong with the description.
+func (c Custom) Check() error {
+	checks := []struct {
+		bad  bool
+		text string
+	}{
+		{!IsCustom(c.Slug), "slug: must be x- and 1 to 62 characters of a-z, 0-9 and dash, such as x-vllm"},
+		{!namePattern.MatchString(c.Name), "name: must be 1 to 64 characters of printable ASCII, without spaces around it"},
+		{c.Dialect != DialectOpenAI && c.Dialect != DialectAnthropic, "dialect: must be openai or anthropic"},
+		{c.Auth != AuthBearer && c.Auth != AuthHeader && c.Auth != AuthNone, "auth: must be bearer, header or none"},
+		{(c.Auth == AuthHeader) != (c.Header != ""), "header: is for auth header, which needs it"},
+		{c.Header != "" && (!headerPattern.MatchString(c.Header) || unfitHeaders.MatchString(c.Header)),
+			"header: must be the name of a header for keys, such as X-Api-Key"},
+	}
+	errs := []error{checkCustomURL(c.BaseURL)}
+	for _, check := range checks {
+		if check.bad {
+			errs = append(errs, errors.New(check.text))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkCustomURL refuses a URL that is not the plain base of an API. Gateways decide where they connect to; what no gateway connects to is
+// refused here already. The error does not repeat the URL, which may hold a password.
+func checkCustomURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Opaque != "" || len(text) > maxBaseURL:
+		return errors.New("base_url: must be an http or https URL of at most 512 bytes, such as https://llm.example.com/v1")
+	case u.User != nil:
+		return errors.New("base_url: must hold no user and password; a key is registered, and sealed")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(text, "#"):
+		return errors.New("base_url: must have no query and no fragment")
+	case !pathPattern.MatchString(u.EscapedPath()):
+		return errors.New("base_url: must end without a slash, and have a plain path: no escapes, no empty and no dot segments")
+	case u.Port() == "" && strings.HasSuffix(u.Host, ":"):
+		return errors.New("base_url: must have a port behind the colon")
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || port == 0) {
+		return errors.New("base_url: must have a port from 1 to 65535")
+	}
+	return checkHost(u.Hostname())
+}
+
+const maxBaseURL = 512
+
+func checkHost(host string) error {
+	if address, err := netip.ParseAddr(host); err == nil {
+		address = address.Unmap()
+		if address.Zone() != "" || address.IsLinkLocalUnicast() || address.IsMulticast() || address.IsUnspecified() {
+			return errors.New("base_url: must not be an address of a link, of a group, or of a cloud's metadata; no gateway connects there")
+		}
+		return nil
+	}
+	labels := strings.Split(host, ".")
+	last := labels[len(labels)-1]
+	// Some resolvers read names that end in a number as addresses: 0x7f.1 and 2130706433.
+	if len(host) > 253 || last == "" || last[0] >= '0' && last[0] <= '9' || slices.ContainsFunc(labels, func(l string) bool { return !customLabel.MatchString(l) }) {
+		return errors.New("base_url: must have a host's name of ASCII letters, digits and hyphens (others as xn--…), or an IP address")
+	}
+	return nil
+}
+
+var customLabel = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)
+
+// Digest identifies where and how the provider gets its keys. The envelopes of keys are bound to it, so that a key opens for nothing else.
+func (c Custom) Digest() string {
+	hash := sha256.New()
+	for _, part := range []string{"aikeys/v1/custom-provider", c.BaseURL, string(c.Dialect), string(c.Auth), http.CanonicalHeaderKey(c.Header)} {
+		_ = binary.Write(hash, binary.BigEndian, uint64(len(part))) // a hash never fails to write
+		hash.Write([]byte(part))
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:16])
+}
+
+// shortestCustom is the length in bytes of the shortest key that a custom provider may have: servers of one's own have short ones.
+const shortestCustom = 6
+
+// Provider returns the provider as the catalogue has others. It has no request that tests keys: only gateways connect to it.
+func (c Custom) Provider() Provider {
+	return Provider{
+		Slug: c.Slug, DisplayName: c.Name, BaseURL: c.BaseURL, AuthStyle: c.Auth, Header: c.Header, Dialect: c.Dialect,
+		SecretFormat: FormatToken, MinLength: shortestCustom, Destination: c.Digest(),
+	}
+}
