@@ -42,7 +42,7 @@ var (
 	// errIssuer: a session token can't be checked. It says nothing about the control plane; otherwise strangers with
 	// made-up tokens could mark it as down for every caller.
 	errIssuer = fmt.Errorf("%w: the issuer of the caller's token can't be reached", ErrUnavailable)
-	// ErrTokenUnavailable: the token service of a key's cloud gives no token. It says nothing about the control plane, either.
+	// ErrTokenUnavailable says that the token service of a key's cloud gives no token. It says nothing about the control plane, either.
 	ErrTokenUnavailable = fmt.Errorf("%w: the token service of the key's cloud can't be reached", ErrUnavailable)
 	// errOutdated: every answer to a fetch was older than an event that had arrived by then.
 	errOutdated = fmt.Errorf("%w: each answer was older than what is known to have changed since", ErrUnavailable)

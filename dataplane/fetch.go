@@ -37,7 +37,7 @@ const (
 const issuerUnavailable = "issuer-unavailable"
 
 // tokenUnavailable is the problem type for keys whose cloud gives no token.
-const tokenUnavailable = "token-unavailable"
+const tokenUnavailable = "token-unavailable" //nolint:gosec // G101: a name
 
 // runFetch fetches an answer for all callers that share the fetch. It ends within FetchTimeout.
 func (r *Resolver) runFetch(ctx context.Context, p *pendingFetch, req Request) {

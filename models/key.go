@@ -536,22 +536,26 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 		s.Wake()
 		err = outcome.UserKeys.set(&r.Key)
 		return r.Key, err
-	case r.Idempotency == nil && outcome.Full:
-		return Key{}, ErrQuotaExceeded
-	case r.Idempotency == nil && r.Key.Destination != "":
-		return Key{}, ErrDestinationGone
 	case r.Idempotency == nil:
-		return Key{}, errors.New("register: nothing was stored, without a reason")
+		return Key{}, r.refusal(outcome)
 	}
 	// A retry is answered in a full scope too: its key may be the last that fitted.
 	key, err := s.findReplayed(ctx, c, *r.Idempotency, now)
-	if outcome.Full && errors.Is(err, ErrNotFound) {
-		return Key{}, ErrQuotaExceeded
-	}
-	if r.Key.Destination != "" && errors.Is(err, ErrNotFound) {
-		return Key{}, ErrDestinationGone
+	if errors.Is(err, ErrNotFound) && (outcome.Full || r.Key.Destination != "") {
+		return Key{}, r.refusal(outcome)
 	}
 	return key, err
+}
+
+// refusal returns why a registration that repeats no other was not stored.
+func (r Registration) refusal(outcome RegisterOutcome) error {
+	switch {
+	case outcome.Full:
+		return ErrQuotaExceeded
+	case r.Key.Destination != "":
+		return ErrDestinationGone
+	}
+	return errors.New("register: nothing was stored, without a reason")
 }
 
 // RegisterOutcome is what became of a registration by a caller who may make it. If it is neither Stored nor kept out by a Full

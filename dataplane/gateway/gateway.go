@@ -9,6 +9,9 @@
 // time: the provider's answer is final, and the resolver is told its status.
 //
 // NewServer serves a handler on a listener, with limits that do not affect streams.
+//
+// A program that embeds New must send the standard logger's output nowhere, with log.SetOutput(io.Discard): net/http prints
+// there what a server sends unasked, which may be the request with the provider's key.
 package gateway
 
 import (

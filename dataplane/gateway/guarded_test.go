@@ -113,7 +113,7 @@ func TestANameThatLeadsElsewhereLaterIsRefused(t *testing.T) {
 	gw := custom(t, dataplane.AuthBearer, "http://llm.example:"+mustParse(t, server).Port(), func(cfg *gateway.Config) { cfg.CustomTransport = transport })
 	for address, want := range map[string]int{"127.0.0.1": 200, "127.0.0.2": 403, "10.0.0.1": 403, "169.254.169.254": 403} {
 		answers.Store(new(netip.MustParseAddr(address)))
-		transport.(interface{ CloseIdleConnections() }).CloseIdleConnections()
+		(&http.Client{Transport: transport}).CloseIdleConnections()
 		res, body := do(t, request(t, "GET", gw.URL+"/x-llm/models", nil))
 		require.Equal(t, want, res.StatusCode, address+body)
 	}

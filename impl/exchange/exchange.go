@@ -222,7 +222,7 @@ func (x *Exchanger) slots(host string) chan struct{} {
 }
 
 var (
-	tokenPattern = regexp.MustCompile(`^[!-~]+$`)
+	tokenPattern = regexp.MustCompile(`^[\x21-\x7e]+$`)
 	codePattern  = regexp.MustCompile(`^[a-z_]{1,40}$`)
 )
 

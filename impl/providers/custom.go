@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -40,7 +41,7 @@ var (
 	// unfitHeaders are the headers that carry no key: they frame or route a request, or gateways read or remove them.
 	unfitHeaders = regexp.MustCompile(`^(?i:host|content-.*|transfer-.*|te|trailer|connection|keep-alive|upgrade|expect|accept.*|cookie|date|via|forwarded|x-forwarded-.*|x-envoy-.*|proxy-.*|agentrouter-.*|sec-.*|range|if-.*|origin|referer|user-agent)$`)
 	pathPattern  = regexp.MustCompile(`^(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)
-	namePattern  = regexp.MustCompile(`^[!-~](?:[ -~]{0,62}[!-~])?$`)
+	namePattern  = regexp.MustCompile(`^[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?$`)
 )
 
 // IsCustom reports whether a slug has the form of a custom provider's.
@@ -87,13 +88,19 @@ func checkCustomURL(text string) error {
 		return errors.New("base_url: must have no query and no fragment")
 	case !pathPattern.MatchString(u.EscapedPath()):
 		return errors.New("base_url: must end without a slash, and have a plain path: no escapes, no empty and no dot segments")
+	}
+	return cmp.Or(checkPort(u), checkHost(u.Hostname()))
+}
+
+func checkPort(u *url.URL) error {
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	switch {
 	case u.Port() == "" && strings.HasSuffix(u.Host, ":"):
 		return errors.New("base_url: must have a port behind the colon")
-	}
-	if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || port == 0) {
+	case u.Port() != "" && (err != nil || port == 0):
 		return errors.New("base_url: must have a port from 1 to 65535")
 	}
-	return checkHost(u.Hostname())
+	return nil
 }
 
 const maxBaseURL = 512

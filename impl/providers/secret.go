@@ -477,7 +477,7 @@ func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 		text, _ := textOf(members[name])
 		return text
 	}
-	cloud := Cloud{}
+	var cloud Cloud
 	if got.BaseURL, cloud, err = p.destination(field); err != nil {
 		return Credential{}, err
 	}

@@ -169,6 +169,7 @@ func (s service) request(op operations.Operation, params ...string) *request {
 			r.setError(p[0], "is not a parameter of this method")
 		}
 	}
+	r.checkOptions()
 	r.setIdempotencyKey()
 	return r
 }
@@ -192,20 +193,23 @@ func (r *request) setPathParameter(name, value string) {
 	r.path = strings.Replace(r.path, "{"+name+"}", url.PathEscape(value), 1)
 }
 
-func (r *request) setIdempotencyKey() {
-	takes := slices.Contains(r.op.Header, idempotencyHeader)
-	if !takes && (r.verify || r.force) {
+// checkOptions refuses options that the method does not take, and an If-Match that is no entity tag.
+func (r *request) checkOptions() {
+	registers := slices.Contains(r.op.Header, idempotencyHeader)
+	switch {
+	case !registers && (r.verify || r.force):
 		r.setError("verify", "is not a parameter of this method")
-	}
-	if !takes && !r.expiresAt.IsZero() {
+	case !registers && !r.expiresAt.IsZero():
 		r.setError("expires_at", "is not a parameter of this method")
-	}
-	if r.hasIfMatch && !slices.Contains(r.op.Header, ifMatchHeader) {
+	case r.hasIfMatch && !slices.Contains(r.op.Header, ifMatchHeader):
 		r.setError(ifMatchHeader, "is not a parameter of this method")
-	}
-	if r.hasIfMatch && (r.ifMatch == "" || strings.ContainsFunc(r.ifMatch, func(c rune) bool { return c < ' ' || c > '~' })) {
+	case r.hasIfMatch && (r.ifMatch == "" || strings.ContainsFunc(r.ifMatch, func(c rune) bool { return c < ' ' || c > '~' })):
 		r.setError(ifMatchHeader, "must be a key's Etag")
 	}
+}
+
+func (r *request) setIdempotencyKey() {
+	takes := slices.Contains(r.op.Header, idempotencyHeader)
 	switch {
 	case takes && !r.hasIdempotencyKey:
 		r.idempotencyKey = newUUID()

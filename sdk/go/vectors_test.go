@@ -354,7 +354,8 @@ func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
 	case given && at == nil:
 		changes = append(changes, agentrouter.ClearExpiry())
 	case given:
-		end, _ := time.Parse(time.RFC3339, at.(string))
+		text, _ := at.(string)
+		end, _ := time.Parse(time.RFC3339, text)
 		changes = append(changes, agentrouter.SetExpiry(end))
 	}
 	return changes
