@@ -84,8 +84,8 @@ function RequestBounds() {
   const missing = (schema) => {
     if (schema.enum) return undefined;
     switch (schema.type) {
-      case 'string':
-        return schema.maxLength === undefined && 'maxLength';
+      case 'string': // the form of a time bounds its length, and generators of clients take no other bound on one
+        return schema.maxLength === undefined && schema.format !== 'date-time' && 'maxLength';
       case 'integer':
       case 'number':
         return (schema.minimum === undefined || schema.maximum === undefined) && 'minimum and maximum';
