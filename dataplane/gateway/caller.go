@@ -127,9 +127,10 @@ func splitPath(path string) (provider, rest string, ok bool) {
 }
 
 // CallerOf reads the caller's credential and the project from the head of a request to a provider. The credential may be among the
-// protocols of a WebSocket, as OpenAI's clients in browsers send it. rawQuery is
-// read for QueryKeyProvider only. The same credential may be sent twice. Of different ones, an API key of ours counts, because clients add
-// what they find in their environment; all others are removed from the request. Without one, or with two, they are refused.
+// protocols of a WebSocket, as OpenAI's clients in browsers send it. rawQuery is read for QueryKeyProvider only.
+//
+// The same credential may be sent twice. If a request has several, CallerOf takes the AgentRouter API key, because clients add what they
+// find in their environment, and the others are removed. Two AgentRouter keys, or several credentials without one, are refused.
 func CallerOf(header http.Header, rawQuery, provider string) (dataplane.Request, error) {
 	if !isName(provider, false) {
 		return dataplane.Request{}, errNoRoute
@@ -195,8 +196,7 @@ func credentialOf(header http.Header, rawQuery, provider string) (string, error)
 	return counts.value, nil
 }
 
-// foundCredentials are the API keys of ours in a request, and what else is in the places of credentials: session tokens, and those of
-// providers.
+// foundCredentials holds the credentials of a request: ours are AgentRouter API keys; others are session tokens and providers' keys.
 type foundCredentials struct{ ours, others singleValue }
 
 func (f *foundCredentials) add(value string) {

@@ -299,8 +299,8 @@ func stripResponse(header http.Header) {
 // answerWriter is what the reverse proxy writes an answer to. It cleans the headers of 1xx answers, which net/http/httputil passes on when
 // they arrive. After each it clears all headers, so those that handlers around the gateway have set are added again to the answer.
 //
-// It sends each piece of the body at once. The reverse proxy's own setting for that starts a goroutine for each answer, which sends the
-// head alone in a packet of its own.
+// It sends each piece of the body at once. The reverse proxy's FlushInterval would do that too, but it starts a goroutine for each answer
+// that often sends the head in a packet of its own.
 type answerWriter struct {
 	http.ResponseWriter
 	request *proxiedRequest

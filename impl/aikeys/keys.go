@@ -106,7 +106,7 @@ func errName() error {
 	return problem.Invalid("name", "must not begin or end with a space, nor hold control or invisible characters")
 }
 
-// checkExpiry refuses a time that is not in the future, and one that JSON can't hold in UTC.
+// checkExpiry refuses a time that has passed, and a time after the year 9999, which JSON can't hold.
 func checkExpiry(at, now time.Time) error {
 	switch {
 	case at.UnixMicro() <= now.UnixMicro():

@@ -119,8 +119,8 @@ func (s *server) findProvider(ctx context.Context, caller models.Caller, slug st
 	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
 }
 
-// parseProvider returns a provider's slug if the catalogue has it, or if it has the form of a custom one's: whether the customer has that
-// is not asked, so that lists show what was done with one that is gone.
+// parseProvider returns a provider's slug if the catalogue has it, or if it has the form of a custom provider's slug. It does not check
+// that the customer has that provider, so that lists can be filtered by one that was deleted.
 func (s *server) parseProvider(slug string) (string, error) {
 	if s.customProviders && providers.IsCustom(slug) {
 		return slug, nil

@@ -46,7 +46,7 @@ func TestAnOwnServersKeyGoesThereAlone(t *testing.T) {
 		requireRefused(t, fetch(t, dp, forUser(web, "", "x-llm")), http.StatusBadRequest, "invalid-argument")
 		requireRefused(t, fetch(t, dp, forKey(key.ID)), http.StatusNotFound, "not-found")
 
-		// Whoever can write to the database can't send the key elsewhere.
+		// A writer to the database can't send the key elsewhere.
 		for _, change := range []string{`base_url = 'https://evil.example/v1'`, `auth = 'bearer'`, `header = 'X-Echoed'`} {
 			s.exec(t, `UPDATE custom_providers SET `+change)
 			require.Equal(t, http.StatusInternalServerError, fetch(t, dp, declared(forUser(web, "", "x-llm"))).StatusCode(), change)

@@ -276,7 +276,7 @@ func TestFetchNeverAnswersACloudsCredential(t *testing.T) {
 	require.Equal(t, []int64{3_600_000, 2_880_000}, []int64{*got.ExpiresInMs, *got.RefreshInMs})
 }
 
-// tokenService answers in the place of a cloud's token service.
+// tokenService is a double of a cloud's token service.
 type tokenService func(*http.Request) *http.Response
 
 // RoundTrip implements http.RoundTripper.

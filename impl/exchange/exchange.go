@@ -2,7 +2,7 @@
 // than [maxWait], and a service that hangs or fails is not asked again for a while, so that it holds up nothing but the keys that need
 // it. Tokens are kept in memory, for each version of a key, and all fetches of it share one exchange.
 //
-// The package may import impl/providers, and nothing else of ours. No error of it holds any part of a credential or of an answer but
+// The package may import impl/providers, and nothing else of ours. Its errors repeat no part of a credential, and of an answer only
 // the code of a refusal.
 package exchange
 
@@ -58,7 +58,7 @@ type Exchanger struct {
 	services map[string]chan struct{} // by URL's host; a channel holds a value for each exchange under way
 }
 
-// New returns an Exchanger. A nil transport is one of its own, which uses HTTPS_PROXY and NO_PROXY.
+// New returns an Exchanger. With a nil transport it makes its own, which uses HTTPS_PROXY and NO_PROXY.
 func New(transport http.RoundTripper) *Exchanger {
 	if transport == nil {
 		transport = &http.Transport{
@@ -116,7 +116,7 @@ func (x *Exchanger) Complete(ctx context.Context, key string, c *providers.Crede
 	}
 }
 
-// complete sets the token of a credential, or returns why there is none.
+// complete sets the token of a credential. The error says why the exchange gave no token.
 func (o outcome) complete(c *providers.Credential) error {
 	now := time.Now()
 	life := o.expires.Sub(now)
@@ -161,7 +161,7 @@ func (x *Exchanger) renew(ctx context.Context, key string, grant providers.Grant
 	return x.hold(key, failed)
 }
 
-// hold keeps what is known of a key's token, in the place of what has expired or of another's if there are too many.
+// hold stores the outcome for a key. It drops expired outcomes, and another key's if there are too many.
 func (x *Exchanger) hold(key string, o outcome) outcome {
 	x.mu.Lock()
 	defer x.mu.Unlock()
