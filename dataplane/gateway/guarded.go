@@ -23,6 +23,8 @@ var neverReached = []netip.Prefix{
 	netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("168.63.129.16/32"), netip.MustParsePrefix("192.0.0.192/32"), // Alibaba's, Azure's, Oracle's
 	netip.MustParsePrefix("::/128"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
 	netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32"), // AWS's, Google's
+	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), netip.MustParsePrefix("fd00:42::42/128"), // Oracle's, Scaleway's
+	netip.MustParsePrefix("64:ff9b:1::/48"), // a site's own translation, which only the site can read (RFC 8215)
 }
 
 // embedding are networks of IPv6 in which an address stands for the IPv4 address at an offset.
@@ -31,7 +33,7 @@ var embedding = []struct {
 	offset  int
 }{
 	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, {netip.MustParsePrefix("::/96"), 12}, // translated, and compatible
-	{netip.MustParsePrefix("64:ff9b::/96"), 12}, {netip.MustParsePrefix("64:ff9b:1::/48"), 12}, {netip.MustParsePrefix("2002::/16"), 2},
+	{netip.MustParsePrefix("64:ff9b::/96"), 12}, {netip.MustParsePrefix("2002::/16"), 2},
 }
 
 // guard decides where connections to custom providers go.

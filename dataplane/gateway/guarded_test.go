@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -88,6 +87,12 @@ func TestOwnServersAreReachedOnlyWhereAllowed(t *testing.T) {
 		"http://[fd00:ec2::254]":            {"0.0.0.0/0", "::/0"},
 		"http://[64:ff9b::a9fe:a9fe]":       {"0.0.0.0/0", "::/0"},
 		"http://[fe80::1]":                  {"0.0.0.0/0", "::/0"},
+		"http://[fd00:c1::a9fe:a9fe]":       {"0.0.0.0/0", "::/0"},
+		"http://[fd00:42::42]":              {"0.0.0.0/0", "::/0"},
+		"http://[64:ff9b:1:a9fe:a9:fe00::]": {"0.0.0.0/0", "::/0"},
+		"http://[::a9fe:a9fe]":              {"0.0.0.0/0", "::/0"},
+		"http://[::ffff:0:a9fe:a9fe]":       {"0.0.0.0/0", "::/0"},
+		"http://[2002:a9fe:a9fe::1]":        {"0.0.0.0/0", "::/0"},
 		"http://0.0.0.0:" + port:            {"0.0.0.0/0", "::/0"},
 		"http://100.100.100.200":            {"100.64.0.0/10"},
 	} {
@@ -161,14 +166,43 @@ func mustParse(t testing.TB, text string) *url.URL {
 	return u
 }
 
-func TestRedirectsToMetadataAreNotFollowed(t *testing.T) {
-	server := httptest.NewServer(http.RedirectHandler("http://169.254.169.254/latest/meta-data/", http.StatusTemporaryRedirect))
-	t.Cleanup(server.Close)
-	gw := custom(t, dataplane.AuthBearer, server.URL, allowing("127.0.0.0/8"))
-	res, err := http.DefaultTransport.RoundTrip(request(t, "GET", gw.URL+"/x-llm/models", nil))
-	require.NoError(t, err)
-	require.NoError(t, res.Body.Close())
-	require.Equal(t, http.StatusTemporaryRedirect, res.StatusCode, "it is the caller's to follow, from where the caller is")
+// Many clients follow a redirect with the caller's credential: Anthropic's SDK for Python sends x-api-key to the other host.
+func TestOwnServersRedirectNobodyElsewhere(t *testing.T) {
+	location := make(chan string, 1)
+	server := provider(t, func(w http.ResponseWriter, _ *http.Request) {
+		for _, name := range []string{"Location", "Content-Location", "Operation-Location"} {
+			w.Header().Set(name, <-location)
+		}
+		w.Header().Set("Agentrouter-Error", "{}")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	})
+	gw := custom(t, dataplane.AuthBearer, server+"/v1", allowing("127.0.0.0/8"))
+	for target, want := range map[string]string{
+		"http://169.254.169.254/latest/meta-data/":                          "",
+		"https://evil.example/v1/messages":                                  "",
+		"//evil.example/":                                                   "",
+		"https://user@evil.example/":                                        "",
+		strings.Replace(server, "127.0.0.1", "localhost", 1) + "/v1/models": "",
+		"/admin":                  "",
+		"/v1/models?a=b":          gw.URL + "/x-llm/models?a=b",
+		server + "/v1/models":     gw.URL + "/x-llm/models",
+		"/v1/../../etc":           "",
+		server + "@evil.example/": "",
+	} {
+		go func() {
+			for range 3 {
+				location <- target
+			}
+		}()
+		res, err := http.DefaultTransport.RoundTrip(request(t, "GET", gw.URL+"/x-llm/models", nil))
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusTemporaryRedirect, res.StatusCode, "it is not followed here")
+		for _, name := range []string{"Location", "Content-Location", "Operation-Location"} {
+			require.Equal(t, want, res.Header.Get(name), "%s: %s", name, target)
+		}
+		require.Empty(t, res.Header.Get("Agentrouter-Error"))
+	}
 }
 
 func TestOtherProxiesGetNoKeyOfACustomProvider(t *testing.T) {

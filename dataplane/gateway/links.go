@@ -26,7 +26,8 @@ var linkTarget = regexp.MustCompile(`<[^<>]*>`)
 
 // rewriteLinks makes links to the provider's own host lead back through the gateway, at its origin: there, the caller has a credential,
 // which must not go to the provider. A link to a place on that host that the gateway does not reach is removed. Links to other hosts,
-// such as signed ones to a store of files, stay.
+// such as signed ones to a store of files, stay, unless a custom provider has sent them: many clients follow a redirect with the
+// caller's credential, and the people who run such a server may want it.
 func (p *proxiedRequest) rewriteLinks(header http.Header, sent *url.URL) {
 	for _, name := range linkHeaders {
 		for i, value := range header[name] {
@@ -60,6 +61,9 @@ func (p *proxiedRequest) rewriteLink(link string, sent *url.URL) string {
 	base, onHost := d.base, d.pathOnHost(target)
 	if !isSameHost(target, d.base) && !isSameHost(target, sent) {
 		if !isSameHost(target, d.own) { // an upstream may name the provider that it stands before
+			if d.key.IsCustom() {
+				return ""
+			}
 			return link
 		}
 		base, onHost = d.own, target.EscapedPath()

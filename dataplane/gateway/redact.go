@@ -290,7 +290,7 @@ func stripResponse(header http.Header) {
 	delete(header, "Alt-Svc")
 	delete(header, "Strict-Transport-Security")
 	for name := range header {
-		if strings.HasPrefix(name, "Access-Control-") {
+		if strings.HasPrefix(name, "Access-Control-") || strings.HasPrefix(name, ownPrefix) {
 			delete(header, name)
 		}
 	}

@@ -38,8 +38,9 @@ type Custom struct {
 var (
 	customPattern = regexp.MustCompile(`^x-[a-z0-9](?:[a-z0-9-]{0,60}[a-z0-9])?$`)
 	headerPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,62}$`)
-	// unfitHeaders are the headers that carry no key: they frame or route a request, or gateways read or remove them.
-	unfitHeaders = regexp.MustCompile(`^(?i:host|content-.*|transfer-.*|te|trailer|connection|keep-alive|upgrade|expect|accept.*|cookie|date|via|forwarded|x-forwarded-.*|x-envoy-.*|proxy-.*|agentrouter-.*|sec-.*|range|if-.*|origin|referer|user-agent)$`)
+	// unfitHeaders are the headers that carry no key: they frame or route a request, replace its path or method on some servers, or
+	// gateways read or remove them.
+	unfitHeaders = regexp.MustCompile(`^(?i:host|content-.*|transfer-.*|te|trailer|connection|keep-alive|upgrade|expect|accept.*|cookie|date|via|forwarded|x-forwarded-.*|x-envoy-.*|proxy-.*|agentrouter-.*|sec-.*|range|if-.*|origin|referer|user-agent|x-original-.*|x-rewrite-.*|x-http-method.*|x-method-override|x-real-ip|.*-client-ip|cf-connecting-ip)$`)
 	pathPattern  = regexp.MustCompile(`^(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$`)
 	namePattern  = regexp.MustCompile(`^[\x21-\x7e](?:[\x20-\x7e]{0,62}[\x21-\x7e])?$`)
 )

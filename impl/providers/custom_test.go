@@ -38,6 +38,18 @@ func TestCustomProvidersAreDescribedPlainly(t *testing.T) {
 	}
 }
 
+// The value of a header for keys is the caller's secret: on some servers it would replace the path, below the base URL or not.
+func TestNoKeyGoesIntoAHeaderThatRoutes(t *testing.T) {
+	for name, fit := range map[string]bool{
+		"X-Api-Key": true, "Ocp-Apim-Subscription-Key": true, "Authorization": true, "Client-Id": true,
+		"X-Original-URL": false, "x-rewrite-url": false, "X-HTTP-Method-Override": false, "X-Method-Override": false, "Host": false,
+		"X-Forwarded-For": false, "X-Real-IP": false, "True-Client-Ip": false, "Cookie": false, "Agentrouter-Project": false, "X_Api_Key": false,
+	} {
+		c := Custom{Slug: "x-vllm", Name: "vLLM", BaseURL: "https://llm.example/v1", Dialect: DialectOpenAI, Auth: AuthHeader, Header: name}
+		require.Equal(t, fit, c.Check() == nil, name)
+	}
+}
+
 func TestNoCataloguedSlugIsACustomOne(t *testing.T) {
 	catalogue, err := Load()
 	require.NoError(t, err)
