@@ -124,6 +124,7 @@ func (s *service) protectMemory(ctx context.Context) error {
 func (s *service) openAudit() error {
 	if s.cfg.AuditLog == standardOutput {
 		s.audit = secrets.NewAudit(&wholeLines{to: s.stdout})
+		s.closers.Add(s.audit.Close)
 		return nil
 	}
 	file, err := openAudit(s.cfg.AuditLog)
@@ -132,6 +133,7 @@ func (s *service) openAudit() error {
 	}
 	s.closers.Add(file.Close)
 	s.audit = secrets.NewAudit(file)
+	s.closers.Add(s.audit.Close)
 	return nil
 }
 

@@ -2,9 +2,13 @@ package secrets
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/agentrouter/aikeys/internal/identity"
@@ -12,11 +16,43 @@ import (
 )
 
 // Audit writes one line of JSON for each open that reaches the namespace's keys, for each that the client is not allowed to do, and
-// for each change of the keys themselves. A line holds ids and fixed words, never a secret.
-type Audit struct{ lines slog.Handler }
+// for each change of the keys themselves. A line holds ids and fixed words, never a secret. A client that is refused again and again
+// gets one line a minute, which counts them, so that it can't fill the disk.
+type Audit struct {
+	lines slog.Handler
+
+	mu       sync.Mutex
+	refusals map[string]*refusals // by client and peer: those since the last line about them
+}
+
+// refusals are what one client was refused within a minute of a line about it.
+type refusals struct {
+	client  []slog.Attr
+	count   int
+	firstAt time.Time
+	end     *time.Timer
+}
+
+// refusalsPerLine is for how long the refusals of a client are counted before a line about them is written.
+const refusalsPerLine = time.Minute
 
 // NewAudit returns an Audit that writes each line with one Write, whose error refuses the open.
-func NewAudit(to io.Writer) *Audit { return &Audit{slog.NewJSONHandler(to, nil)} }
+func NewAudit(to io.Writer) *Audit {
+	return &Audit{lines: slog.NewJSONHandler(to, nil), refusals: map[string]*refusals{}}
+}
+
+// Close writes the lines about refusals that were counted and not yet written.
+func (a *Audit) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var errs []error
+	for key, r := range a.refusals {
+		r.end.Stop()
+		delete(a.refusals, key)
+		errs = append(errs, a.writeCounted(r))
+	}
+	return errors.Join(errs...)
+}
 
 // The outcomes that are not the slug of a problem.
 const (
@@ -35,14 +71,57 @@ func (a *Audit) opened(ctx context.Context, requestID string, client Client, ite
 		slog.String("outcome", outcome), slog.String("request_id", requestID))
 }
 
-// refused records an open that the client is not allowed to do. Its body was not read.
+// refused records an open that the client is not allowed to do. Its body was not read. The first one is written at once, those
+// that follow within a minute as one line at its end.
 func (a *Audit) refused(ctx context.Context, client Client, identities []identity.Identity, requestID string) error {
 	names := make([]string, len(identities))
 	for i, identity := range identities {
 		names[i] = identity.String()
 	}
-	return a.write(ctx, "open", slog.String("client", client.Name), slog.String("namespace", client.Namespace), slog.Any("peer", names),
-		slog.String("outcome", "client-not-allowed"), slog.String("request_id", requestID))
+	key := strings.Join(append(names, client.Namespace, client.Name), "\x00")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.refusals[key]; r != nil {
+		if r.count++; r.count == 1 {
+			r.firstAt = time.Now()
+		}
+		return nil
+	}
+	r := &refusals{client: []slog.Attr{
+		slog.String("client", client.Name), slog.String("namespace", client.Namespace), slog.Any("peer", names),
+		slog.String("outcome", "client-not-allowed"),
+	}}
+	if err := a.write(ctx, "open", append(slices.Clone(r.client), slog.String("request_id", requestID))...); err != nil {
+		return err
+	}
+	a.refusals[key] = r
+	r.end = time.AfterFunc(refusalsPerLine, func() { a.endCount(key, r) })
+	return nil
+}
+
+// endCount writes the line about counted refusals and counts on, as long as there are any.
+func (a *Audit) endCount(key string, r *refusals) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.refusals[key] != r: // closed
+		return
+	case r.count == 0:
+		delete(a.refusals, key)
+		return
+	case a.writeCounted(r) == nil:
+		r.count = 0
+	}
+	r.end.Reset(refusalsPerLine)
+}
+
+// writeCounted writes a line about counted refusals, if there are any. The caller holds mu.
+func (a *Audit) writeCounted(r *refusals) error {
+	if r.count == 0 {
+		return nil
+	}
+	return a.write(context.Background(), "open", append(slices.Clone(r.client),
+		slog.Int("repeated", r.count), slog.Time("first_at", r.firstAt))...)
 }
 
 // KeysChanged records that an operator's command changed the key-encryption keys of a namespace.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -78,6 +80,36 @@ func TestNoOpenWithoutAuditLine(t *testing.T) {
 	lost = false
 	s.requireOpens(envelope, plain)
 	require.Contains(t, audit.String(), `"outcome":"opened"`)
+}
+
+func TestAuditCountsRepeatedRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		written := make(chan string, 8)
+		audit := secrets.NewAudit(writerFunc(func(line []byte) (int, error) {
+			written <- string(line)
+			return len(line), nil
+		}))
+		s := start(t, func(cfg *secrets.Config) { cfg.Audit = audit })
+		s.clients.ClientList = clientsOf(t, "main", `["seal"]`)
+		refuse := func(times int) {
+			for range times {
+				requireRefused(t, s.open("AAAA"), http.StatusForbidden, "client-not-allowed")
+			}
+		}
+		refuse(100)
+		require.NotContains(t, <-written, "repeated")
+		require.Empty(t, written)
+
+		time.Sleep(time.Minute)
+		line := <-written
+		require.Contains(t, line, `"outcome":"client-not-allowed","repeated":99,"first_at":`)
+		require.Contains(t, line, `"peer":["`)
+
+		refuse(2)
+		require.Empty(t, written)
+		require.NoError(t, audit.Close())
+		require.Contains(t, <-written, `"repeated":2`)
+	})
 }
 
 func TestAuditIsCompleteUnderLoad(t *testing.T) {
