@@ -402,7 +402,8 @@ type Event struct {
 	// Actor Who did it.
 	Actor Actor `json:"actor"`
 
-	// SourceIP The address that the request came from. Empty for an operator's command.
+	// SourceIP The address that the request came from. Empty for an operator's command, and for members who are not owners
+	// where another user did it.
 	SourceIP string `json:"source_ip"`
 
 	// RequestID The request's id, as in its `X-Request-Id`. Empty for an operator's command.

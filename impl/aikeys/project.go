@@ -271,7 +271,11 @@ func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject
 	if err != nil {
 		return nil, err
 	}
-	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
 	if err != nil {
 		return nil, err
 	}
@@ -280,6 +284,11 @@ func (s *server) ListEvents(ctx context.Context, req gen.ListEventsRequestObject
 		return nil, err
 	}
 	events, next := cut(page, events, func(e models.Event) string { return e.ID })
+	for i := range events {
+		if role != models.RoleOwner && events[i].ActorUserID != caller.UserID {
+			events[i].SourceIP = ""
+		}
+	}
 	return gen.ListEvents200JSONResponse{Events: convert(events, wireEvent), NextPageToken: next}, nil
 }
 

@@ -257,6 +257,22 @@ func TestEventFields(t *testing.T) {
 	})
 }
 
+func TestMembersSeeNoAddressesOfOthers(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		s.As(owner).Register(t, s.Shared("shared"))
+		require.Equal(t, 403, post(t, s, member, project+"/aikeys", s.Shared("denied")).Status)
+		addresses := func(user string) (found []string) {
+			for _, e := range events(t, s, user) {
+				found = append(found, e.Actor.UserID+" "+e.SourceIP)
+			}
+			return found
+		}
+		require.Equal(t, []string{member + " 127.0.0.1", owner + " 127.0.0.1"}, addresses(owner))
+		require.Equal(t, []string{member + " 127.0.0.1", owner + " "}, addresses(member))
+		require.Equal(t, []string{member + " ", owner + " "}, addresses(other))
+	})
+}
+
 // What the operator does by command has no user, no address and no request.
 func TestEventsOfOperators(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {

@@ -722,7 +722,8 @@ type Event struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
 
-	// SourceIP The address that the request came from. Empty for an operator's command.
+	// SourceIP The address that the request came from. Empty for an operator's command, and for members who are not owners
+	// where another user did it.
 	SourceIP string `json:"source_ip"`
 
 	// TokenID The id of the API key that was created or revoked. In `key.failing` and `key.exposed`, the one with which the

@@ -179,7 +179,9 @@ class Event(Model):
     actor: Actor
     source_ip: str
     """
-    The address that the request came from. Empty for an operator's command.
+    The address that the request came from. Empty for an operator's command, and for members who are not owners
+    where another user did it.
+
     """
 
     request_id: str

@@ -972,7 +972,10 @@ export interface components {
              */
             at: string;
             actor: components["schemas"]["Actor"];
-            /** @description The address that the request came from. Empty for an operator's command. */
+            /**
+             * @description The address that the request came from. Empty for an operator's command, and for members who are not owners
+             *     where another user did it.
+             */
             source_ip: string;
             /** @description The request's id, as in its `X-Request-Id`. Empty for an operator's command. */
             request_id: string;
