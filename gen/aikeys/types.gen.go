@@ -478,8 +478,8 @@ type EventState struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
 	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-	// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-	// many made). Absent where the verdict says all.
+	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
@@ -1083,8 +1083,8 @@ type Verdict = string
 // VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 // `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
 // `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-// many made). Absent where the verdict says all.
+// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 type VerdictReason = string
 
 // Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -1096,8 +1096,8 @@ type Verification struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
 	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-	// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-	// many made). Absent where the verdict says all.
+	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.

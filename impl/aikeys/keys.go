@@ -154,7 +154,7 @@ var errSecretRejected = errors.New("secret is rejected by the provider")
 func (s *server) verifySecret(
 	ctx context.Context, caller models.Caller, key *models.Key, body *gen.RegisterRequest,
 ) (*models.EventState, error) {
-	if s.verifier == nil || body.Verify == nil || !*body.Verify {
+	if body.Verify == nil || !*body.Verify {
 		return nil, nil
 	}
 	role, err := s.store.Role(ctx, caller, s.now().UnixMicro())
@@ -165,7 +165,10 @@ func (s *server) verifySecret(
 		return nil, models.ErrForbidden
 	}
 	provider, _ := s.providers.Lookup(key.Provider) // checkRegistration has found it
-	result := s.verifier.Verify(ctx, caller.CustomerID+"/"+caller.UserID, provider, body.Secret.Reveal())
+	result := verification.TurnedOff()
+	if s.verifier != nil {
+		result = s.verifier.Verify(ctx, caller.CustomerID+"/"+caller.UserID, provider, body.Secret.Reveal())
+	}
 	isForced := body.Force != nil && *body.Force
 	rejected := result.Outcome == verification.Rejected
 	if rejected && !isForced {

@@ -116,6 +116,14 @@ func (x *Exchanger) Complete(ctx context.Context, key string, c *providers.Crede
 	}
 }
 
+// Try makes an exchange whose token nobody gets: ErrRefused, ErrUnavailable. It is for a credential that is not a key's yet.
+func (x *Exchanger) Try(ctx context.Context, grant providers.Grant) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, _, err := x.exchange(ctx, grant)
+	return err
+}
+
 // complete sets the token of a credential. The error says why the exchange gave no token.
 func (o outcome) complete(c *providers.Credential) error {
 	now := time.Now()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -396,6 +397,16 @@ func refusePEM(text string) string {
 		return "must be ASCII text"
 	case !pemPattern.MatchString(text):
 		return "must be whole, from the line that begins with -----BEGIN to the one that begins with -----END"
+	}
+	block, _ := pem.Decode([]byte(text))
+	if block == nil { // as in the catalogue's examples
+		return ""
+	}
+	if len(block.Bytes) > maxPrivateKey {
+		return "is longer than an RSA key of 4096 bits, the most that can sign here: make a key of 2048 bits, as Google does"
+	}
+	if _, err := parsePrivateKey(text); err != nil {
+		return "is not an RSA key, or was cut off: give the file as it was downloaded"
 	}
 	return ""
 }

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -134,4 +135,22 @@ func BenchmarkSign(b *testing.B) {
 			}
 		})
 	}
+}
+
+// What can't sign is refused when it is registered, rather than at each request.
+func TestPrivateKeysThatCannotSignAreRefused(t *testing.T) {
+	c := load(t)
+	vertex := lookup(t, c, "vertex")
+	key, err := newRSAKey()
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	inPEM := func(der []byte) string {
+		return withMember(t, vertex, "private_key", strconv.Quote(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))))
+	}
+	require.NoError(t, c.CheckSecret(vertex, inPEM(der)))
+	require.NoError(t, c.CheckSecret(vertex, inPEM(x509.MarshalPKCS1PrivateKey(key))))
+	require.Contains(t, refusal(t, c, vertex, inPEM(make([]byte, 4700))), "private_key is longer than an RSA key of 4096 bits", "as one of 8192 is")
+	require.Contains(t, refusal(t, c, vertex, inPEM(der[:len(der)-10])), "private_key is not an RSA key, or was cut off")
+	require.Contains(t, refusal(t, c, vertex, withMember(t, vertex, "private_key", strconv.Quote(pemOf(t, ecKey(t))))), "private_key is not an RSA key")
 }

@@ -2,7 +2,7 @@
 // registered, and Keys a stored key. Requests go to the catalogue's hosts alone, follow no redirects, and are short. No error, log or
 // verdict holds any part of a secret or of an answer.
 //
-// The package may import impl/providers, models, sealer and internal.
+// The package may import impl/exchange, impl/providers, models, sealer and internal.
 package verification
 
 import (
@@ -14,8 +14,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/agentrouter/aikeys/impl/exchange"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/internal/verdict"
@@ -49,7 +51,11 @@ const (
 	reasonUnknown        = "unknown_answer"
 	reasonUnsupported    = "unsupported"
 	reasonBusy           = "busy"
+	reasonOff            = "off"
 )
+
+// TurnedOff is the result for a secret that was to be tested where the operator allows no tests.
+func TurnedOff() Result { return Result{Unreachable, reasonOff} }
 
 const (
 	// timeout bounds a test.
@@ -57,8 +63,9 @@ const (
 	dialTimeout = 5 * time.Second
 	// maxBody is how much of an answer is read.
 	maxBody = 64 << 10
-	// maxTests is how many tests a process has under way. Further ones are not made.
-	maxTests = 32
+	// maxTests is how many tests a process has under way. Further ones are not made. Of these, one user and the users of one customer may
+	// have fewer, so that others can have theirs, and all users leave room for the tests that the service makes by itself.
+	maxTests, maxOfUsers, maxOfCustomer, maxOfUser = 32, maxTests - retesters, 12, 4
 )
 
 // perUser is how often a user may have secrets tested, so that nobody uses the service to try secrets out.
@@ -70,18 +77,26 @@ type Config struct {
 	Upstreams map[string]*url.URL
 	// Transport sends the requests; nil is one of its own, which uses HTTPS_PROXY and NO_PROXY.
 	Transport http.RoundTripper
+	// Exchanger exchanges client secrets for tokens, which is their test; nil is one that uses Transport.
+	Exchanger *exchange.Exchanger
 }
 
 // Verifier tests secrets. It is safe for concurrent use.
 type Verifier struct {
 	client    *http.Client
 	upstreams map[string]*url.URL
-	slots     chan struct{} // holds a value for each test under way
+	exchanger *exchange.Exchanger
 	users     *ratelimit.Limiter[string]
+
+	mu       sync.Mutex
+	underWay map[string]int // tests of each user, of each customer, and under "" of all; guarded by mu
 }
 
 // New returns a Verifier.
 func New(cfg Config) *Verifier {
+	if cfg.Exchanger == nil {
+		cfg.Exchanger = exchange.New(cfg.Transport)
+	}
 	if cfg.Transport == nil {
 		cfg.Transport = &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
@@ -98,11 +113,11 @@ func New(cfg Config) *Verifier {
 			Transport: cfg.Transport, Timeout: timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		upstreams: cfg.Upstreams, slots: make(chan struct{}, maxTests), users: ratelimit.New[string](perUser),
+		upstreams: cfg.Upstreams, exchanger: cfg.Exchanger, users: ratelimit.New[string](perUser), underWay: map[string]int{},
 	}
 }
 
-// Verify tests a secret of the provider's form for a user.
+// Verify tests a secret of the provider's form for a user, who is named as customer/user.
 func (v *Verifier) Verify(ctx context.Context, user string, p providers.Provider, secret string) Result {
 	if p.Verify == nil {
 		return Result{Unreachable, reasonUnsupported}
@@ -118,22 +133,47 @@ func (v *Verifier) Verify(ctx context.Context, user string, p providers.Provider
 // admit takes a place for a test that a user asks for, or with an empty user the service itself, and reports whether there is one. An
 // admitted test calls release.
 func (v *Verifier) admit(user string) (release func(), admitted bool) {
+	bounds := map[string]int{"": maxTests}
+	if user != "" {
+		customer, _, _ := strings.Cut(user, "/")
+		bounds = map[string]int{"": maxOfUsers, customer: maxOfCustomer, user: maxOfUser}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for who, most := range bounds {
+		if v.underWay[who] >= most {
+			return nil, false
+		}
+	}
 	if user != "" && !v.users.Allow(user) {
 		return nil, false
 	}
-	select {
-	case v.slots <- struct{}{}:
-		return func() { <-v.slots }, true
-	default:
-		return nil, false
+	for who := range bounds {
+		v.underWay[who]++
 	}
+	return func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		for who := range bounds {
+			if v.underWay[who]--; v.underWay[who] == 0 {
+				delete(v.underWay, who)
+			}
+		}
+	}, true
 }
 
 // test tests a secret of a provider that has a test.
 func (v *Verifier) test(ctx context.Context, p providers.Provider, secret string) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	r, err := v.request(ctx, p, secret)
+	key, err := p.Credential(secret, time.Now())
+	if err != nil {
+		return Result{Unreachable, reasonUnsupported}
+	}
+	if key.Grant != nil {
+		return v.tryExchange(ctx, *key.Grant)
+	}
+	r, err := v.request(ctx, p, key)
 	if err != nil {
 		return Result{Unreachable, reasonUnsupported}
 	}
@@ -149,6 +189,20 @@ func (v *Verifier) test(ctx context.Context, p providers.Provider, secret string
 	return judge(p, res.StatusCode, body)
 }
 
+// tryExchange tests a client secret by an exchange for a token, which nobody gets.
+func (v *Verifier) tryExchange(ctx context.Context, grant providers.Grant) Result {
+	err := v.exchanger.Try(ctx, grant)
+	switch {
+	case err == nil:
+		return Result{Valid, ""}
+	case errors.Is(err, exchange.ErrRefused):
+		return Result{Rejected, ""}
+	case ctx.Err() != nil:
+		return Result{Unreachable, reasonTimeout}
+	}
+	return Result{Unreachable, reasonNoConnection}
+}
+
 // unanswered returns the result for a request that got no answer. The error may quote the request, so nothing of it is kept.
 func unanswered(err error) Result {
 	var timedOut net.Error
@@ -158,12 +212,8 @@ func unanswered(err error) Result {
 	return Result{Unreachable, reasonNoConnection}
 }
 
-// request returns the request that tests the secret.
-func (v *Verifier) request(ctx context.Context, p providers.Provider, secret string) (*http.Request, error) {
-	key, err := p.Credential(secret, time.Now())
-	if err != nil {
-		return nil, err
-	}
+// request returns the request that tests a key.
+func (v *Verifier) request(ctx context.Context, p providers.Provider, key providers.Credential) (*http.Request, error) {
 	target, err := url.Parse(key.BaseURL)
 	if err != nil {
 		return nil, err

@@ -209,3 +209,41 @@ func TestEveryKnownProviderCanBeTested(t *testing.T) {
 		require.Equal(t, !signs, p.Verify != nil, p.Slug)
 	}
 }
+
+// exchanging answers as Microsoft's token service does, for any tenant.
+type exchanging func(form string) (status int, body string)
+
+// RoundTrip implements http.RoundTripper.
+func (e exchanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	form, err := io.ReadAll(r.Body)
+	if err != nil || r.URL.Host != "login.microsoftonline.com" {
+		return nil, fmt.Errorf("the test asks %s", r.URL.Host)
+	}
+	status, body := e(string(form))
+	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+}
+
+// The exchange alone says whether a client secret is good, and costs nothing.
+func TestClientSecretsAreTestedByAnExchange(t *testing.T) {
+	catalogue, err := providers.Load()
+	require.NoError(t, err)
+	azure, _ := catalogue.Lookup("azure_openai")
+	const secret = `{"endpoint": "https://r.openai.azure.com", "tenant_id": "t", "client_id": "c", "client_secret": "EXAMPLE-CLIENT-SECRET"}`
+	for answer, want := range map[string]verification.Result{
+		`200 {"access_token": "token", "expires_in": 3599}`: {Outcome: verification.Valid},
+		`401 {"error": "invalid_client"}`:                   {Outcome: verification.Rejected},
+		`400 {"error": "unauthorized_client"}`:              {Outcome: verification.Rejected},
+		`400 <html>`:                                        {Outcome: verification.Unreachable, Reason: "no_connection"},
+		`503 {"error": "temporarily_unavailable"}`:          {Outcome: verification.Unreachable, Reason: "no_connection"},
+		`302 `: {Outcome: verification.Unreachable, Reason: "no_connection"},
+	} {
+		v := verification.New(verification.Config{Transport: exchanging(func(form string) (status int, body string) {
+			if !strings.Contains(form, "client_secret=EXAMPLE-CLIENT-SECRET") {
+				return http.StatusBadRequest, ""
+			}
+			_, _ = fmt.Sscan(answer, &status)
+			return status, answer[4:]
+		})})
+		require.Equal(t, want, v.Verify(t.Context(), "acme/alice", azure, secret), answer)
+	}
+}

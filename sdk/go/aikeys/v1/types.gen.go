@@ -550,6 +550,7 @@ const (
 	VerdictReasonBusy           VerdictReason = "busy"
 	VerdictReasonLeaked         VerdictReason = "leaked"
 	VerdictReasonNoConnection   VerdictReason = "no_connection"
+	VerdictReasonOff            VerdictReason = "off"
 	VerdictReasonQuotaExhausted VerdictReason = "quota_exhausted"
 	VerdictReasonRateLimited    VerdictReason = "rate_limited"
 	VerdictReasonRestricted     VerdictReason = "restricted"
@@ -568,6 +569,8 @@ func (e VerdictReason) Valid() bool {
 	case VerdictReasonLeaked:
 		return true
 	case VerdictReasonNoConnection:
+		return true
+	case VerdictReasonOff:
 		return true
 	case VerdictReasonQuotaExhausted:
 		return true
@@ -779,8 +782,8 @@ type EventState struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
 	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-	// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-	// many made). Absent where the verdict says all.
+	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
@@ -1375,8 +1378,8 @@ type Verdict string
 // VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 // `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
 // `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-// many made). Absent where the verdict says all.
+// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 type VerdictReason string
 
 // Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -1388,8 +1391,8 @@ type Verification struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
 	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-	// `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-	// many made). Absent where the verdict says all.
+	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.

@@ -301,6 +301,7 @@ class EventState(Model):
                 "unknown_answer",
                 "unsupported",
                 "busy",
+                "off",
             ],
             str,
         ]
@@ -309,8 +310,8 @@ class EventState(Model):
     Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
     `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
     `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-    `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-    many made). Absent where the verdict says all.
+    `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+    many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 
     """
 
@@ -1220,6 +1221,7 @@ class Verification(Model):
                 "unknown_answer",
                 "unsupported",
                 "busy",
+                "off",
             ],
             str,
         ]
@@ -1228,8 +1230,8 @@ class Verification(Model):
     Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
     `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
     `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-    `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-    many made). Absent where the verdict says all.
+    `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+    many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 
     """
 

@@ -786,10 +786,10 @@ export interface components {
          * @description Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
          *     `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
          *     `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
-         *     `unsupported` (no test is known for the provider), and `busy` (too many tests are under way, or the user had too
-         *     many made). Absent where the verdict says all.
+         *     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
+         *     many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
          */
-        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | (string & {});
+        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | "off" | (string & {});
         /**
          * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
          *     `last_used_at` is later, the key has served successfully since.
