@@ -30,6 +30,7 @@ type cataloguedProvider struct {
 	byRoute    map[string]Dialect // by the paths of its routes
 	requests   destination        // where requests would go with a key of the provider
 	namedByURL *regexp.Regexp     // the paths of URLs that callers give back in later requests; nil for none
+	unserved   []unservedAPI
 }
 
 // cataloguedProviders returns the providers of this release's catalogue by slug. They are known without the control plane, because most
@@ -41,7 +42,9 @@ var cataloguedProviders = sync.OnceValue(func() map[string]cataloguedProvider {
 			BaseURL string  `yaml:"base_url"`
 			Dialect Dialect `yaml:"dialect"`
 			Named   string  `yaml:"named_by_url"`
-			Routes  []struct {
+
+			Unserved []unservedAPI `yaml:"unserved"`
+			Routes   []struct {
 				Path    string  `yaml:"path"`
 				Dialect Dialect `yaml:"dialect"`
 			} `yaml:"routes"`
@@ -52,7 +55,7 @@ var cataloguedProviders = sync.OnceValue(func() map[string]cataloguedProvider {
 	}
 	catalogue := make(map[string]cataloguedProvider, len(file.Providers))
 	for _, p := range file.Providers {
-		known := cataloguedProvider{dialect: p.Dialect, byRoute: map[string]Dialect{}}
+		known := cataloguedProvider{dialect: p.Dialect, byRoute: map[string]Dialect{}, unserved: p.Unserved}
 		key := &dataplane.Key{BaseURL: strings.NewReplacer("{", "", "}", "").Replace(p.BaseURL)} // a field's name stands for its value
 		for _, r := range p.Routes {
 			key.Routes = append(key.Routes, dataplane.Route{Path: r.Path})

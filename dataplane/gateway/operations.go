@@ -12,10 +12,24 @@ const (
 	operationAdministration = "administration"
 )
 
-// checkOperation returns the class of an operation, by the path of its URL, and errAdministration for what the key lists as
-// administration, however it is spelled, unless the policy lets the key serve all operations.
+// unservedAPI is a part of a provider's API that no gateway can serve. As an error, it says so by name.
+type unservedAPI struct {
+	Path string `yaml:"path"`
+	What string `yaml:"what"`
+	Why  string `yaml:"why"`
+}
+
+// Error returns the sentence for the caller.
+func (u *unservedAPI) Error() string { return u.What + ": " + u.Why + "." }
+
+// Unwrap returns errUnserved.
+func (u *unservedAPI) Unwrap() error { return errUnserved }
+
+// checkOperation returns the class of an operation, by the path of its URL. It returns errAdministration for what the key lists as
+// administration, however it is spelled, unless the policy lets the key serve all operations, and *unservedAPI for what can't be served.
 func checkOperation(d destination, target *url.URL) (class string, err error) {
-	if len(d.key.Administration) == 0 {
+	unserved := cataloguedProviders()[d.key.Provider].unserved
+	if len(d.key.Administration) == 0 && len(unserved) == 0 {
 		return operationInference, nil
 	}
 	segments, first := segmentsOf(target.EscapedPath()), len(segmentsOf(d.base.EscapedPath()))
@@ -27,6 +41,11 @@ func checkOperation(d destination, target *url.URL) (class string, err error) {
 		// An upstream's URL may have less of the provider's own base path than the catalogue has, and callers send the rest; or more.
 		if path := segmentsOf(d.own.EscapedPath()); !slices.EqualFunc(path, segments[max(0, first-len(path)):first], strings.EqualFold) {
 			last += len(path)
+		}
+	}
+	for i := range unserved {
+		if hasBelow(segments, strings.Trim(unserved[i].Path, "/"), first, last) {
+			return operationInference, &unserved[i]
 		}
 	}
 	for _, pattern := range d.key.Administration {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -67,5 +68,35 @@ func TestRoutesServeNoAdministration(t *testing.T) {
 			class, _ := checkOperation(to, to.join(safePath(path)))
 			require.Equal(t, want, class, "%s at %s", path, base)
 		}
+	}
+}
+
+// An SDK shows the sentence. Nothing is sent.
+func TestWhatCannotBeServedIsRefusedByName(t *testing.T) {
+	for _, test := range []struct{ provider, base, path, want string }{
+		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/model/amazon.nova-sonic-v1%3A0/invoke-with-bidirectional-stream", "InvokeModelWithBidirectionalStream is not served: "},
+		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/MODEL/m/invoke-with-bidirectional-stream/", "InvokeModelWithBidirectionalStream is not served: "},
+		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/agents/a/agentAliases/b/sessions/c/text", "Bedrock's agents are not served: "},
+		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/knowledgebases/k/retrieve", "Bedrock's knowledge bases are not served: "},
+		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/model/agents/converse", ""},
+		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/model/m/invoke-with-response-stream", ""},
+		{"bedrock", "https://bedrock-runtime.us-east-1.amazonaws.com", "/async-invoke", ""},
+		{"vertex", "https://aiplatform.googleapis.com/v1", "/ws/google.cloud.aiplatform.v1beta1.LlmBidiService/BidiGenerateContent", "Vertex AI's Live API (BidiGenerateContent) is not served: "},
+		{"vertex", "https://aiplatform.googleapis.com/v1", "/v1/projects/p/locations/eu/publishers/google/models/ws:generateContent", ""},
+		{"azure_openai", "https://r.services.ai.azure.com", "/api/projects/p/agents", "Foundry's projects and their agents are not served: "},
+		{"gemini", "https://generativelanguage.googleapis.com/v1beta", "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent", ""},
+	} {
+		key := &dataplane.Key{Provider: test.provider, BaseURL: test.base, AllOperations: true}
+		to, err := newDestination(key, nil)
+		require.NoError(t, err)
+		_, err = checkOperation(to, to.join(safePath(test.path)))
+		if test.want == "" {
+			require.NoError(t, err, test.path)
+			continue
+		}
+		problem := ProblemOf(err, "id")
+		require.Equal(t, []any{501, "api_not_served"}, []any{problem.Status, problem.Error.Code})
+		require.True(t, strings.HasPrefix(problem.Detail, test.want), problem.Detail)
+		require.Equal(t, problem.Detail, problem.Error.Message)
 	}
 }

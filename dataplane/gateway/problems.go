@@ -27,6 +27,7 @@ var (
 	errTwoCredentials  = errors.New("two credentials")
 	errForwardAuth     = errors.New("forward-auth secret is missing or wrong")
 	errAdministration  = errors.New("administration of the provider's account")
+	errUnserved        = errors.New("API can't be served")
 	errOverloaded      = errors.New("too many requests at once")
 	errUnreachable     = errors.New("provider unreachable")
 	errTimeout         = errors.New("provider timed out")
@@ -164,6 +165,10 @@ var problems = problem.Table{
 		Detail: "This provider takes its key in a way that this gateway does not know; its operator can upgrade it.",
 	},
 	{
+		Err: errUnserved, Status: http.StatusNotImplemented, Code: codeUnimplemented, Slug: "api-not-served", Title: "API not served",
+		Detail: "This part of the provider's API can't be served by a gateway; call the provider itself for it, with a credential of your own.",
+	},
+	{
 		Err: errUnreachable, Status: http.StatusBadGateway, Code: codeUnavailable, Slug: "provider-unreachable", Title: "Provider unreachable",
 		Detail: "The provider can't be reached, or broke off before it answered; the gateway does not try again by itself.",
 	},
@@ -232,6 +237,9 @@ func ProblemOf(err error, requestID string) Problem {
 	doc := row.Document(requestID)
 	if refused := (*dataplane.Refusal)(nil); errors.As(err, &refused) {
 		doc.Detail = cmp.Or(refused.Detail, doc.Detail)
+	}
+	if unserved := (*unservedAPI)(nil); errors.As(err, &unserved) {
+		doc.Detail = unserved.Error() + " " + doc.Detail
 	}
 	return Problem{
 		Type: doc.Type, Title: doc.Title, Status: doc.Status, Detail: doc.Detail, Code: doc.Code, RequestID: requestID,

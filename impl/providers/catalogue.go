@@ -143,6 +143,10 @@ func (p Provider) validate() error {
 		{!slices.Contains(dialects, p.Dialect), "dialect is unknown"},
 		{slices.Contains(p.KnownPrefixes(), ""), "a prefix is empty"},
 		{slices.ContainsFunc(p.Administration, func(path string) bool { return !administrationPattern.MatchString(path) }), "administration has what is no path"},
+		{slices.ContainsFunc(p.Unserved, func(u Unserved) bool {
+			return !administrationPattern.MatchString(u.Path) || u.What == "" || u.Why == ""
+		}),
+			"unserved has what is no path, or no sentence"},
 		{!isPattern(p.NamedByURL), "named_by_url is no regular expression for a whole path"},
 		{p.Answers.Validate() != nil, "answers has a rule without sense"},
 		{!isHTTPS(p.KeyPage), "key_page is not an https URL"},
@@ -309,6 +313,8 @@ type Provider struct {
 	KeyField     string       `yaml:"key_field"`    // the field that goes into the header; empty: the credential signs
 	// Administration lists the paths below BaseURL that are not inference; * is one segment.
 	Administration []string `yaml:"administration"`
+	// Unserved is what no gateway can serve; gateways read it.
+	Unserved []Unserved `yaml:"unserved"`
 	// NamedByURL matches the paths of URLs in answers that later requests give back; gateways read it.
 	NamedByURL string `yaml:"named_by_url"`
 	// Answers are the rules for what the provider's answers say of a key.
@@ -321,6 +327,13 @@ type Provider struct {
 	// Header and Destination are of custom providers alone: the header of AuthHeader, and what the envelopes of keys are bound to.
 	Header      string `yaml:"-"`
 	Destination string `yaml:"-"`
+}
+
+// Unserved is a part of a provider's API, and the sentence of its refusal.
+type Unserved struct {
+	Path string `yaml:"path"`
+	What string `yaml:"what"`
+	Why  string `yaml:"why"`
 }
 
 // Dialect is the form of an API's errors.
@@ -384,6 +397,8 @@ type Field struct {
 	Public    bool     `yaml:"public"`    // no secret: people may name a key after it
 	Pattern   string   `yaml:"pattern"`   // what the whole value matches; empty: anything
 	Like      string   `yaml:"like"`      // a value that matches Pattern
+	// Unserved has the reasons why values that begin in some way are not served.
+	Unserved map[string]string `yaml:"unserved"`
 }
 
 // fieldEndpoint is the field with a URL on one of the hosts of Provider.Clouds.
@@ -450,6 +465,7 @@ func (p Provider) clone() Provider {
 	p.Prefixes = slices.Clone(p.Prefixes)
 	p.Routes = slices.Clone(p.Routes)
 	p.Administration = slices.Clone(p.Administration)
+	p.Unserved = slices.Clone(p.Unserved)
 	p.Answers = slices.Clone(p.Answers)
 	p.Alternatives = slices.Clone(p.Alternatives)
 	for i := range p.Alternatives {
@@ -463,6 +479,7 @@ func (p Provider) clone() Provider {
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {
 		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)
+		p.Fields[i].Unserved = maps.Clone(p.Fields[i].Unserved)
 	}
 	p.Clouds = slices.Clone(p.Clouds)
 	for i := range p.Clouds {

@@ -376,14 +376,26 @@ func (p Provider) refuseMember(f Field, value jsontext.Value) string {
 		return "must be " + strings.Join(f.OneOf, " or ")
 	case f.Name == fieldEndpoint && len(p.Clouds) > 0 && !p.isEndpoint(text):
 		return "must be a URL without a path, such as https://my-resource" + p.Clouds[0].Hosts[0][1:] + ", on one of " + strings.Join(p.CloudHosts(), ", ")
-	case !f.matches(text):
-		return "must be like " + f.Like
 	case strings.Contains(p.BaseURL, "{"+f.Name+"}") && !hostLabelPattern.MatchString(text):
 		return "must be a name of letters, digits and hyphens, not a URL or a host"
+	case !f.matches(text):
+		return "must be like " + f.Like
+	case f.reasonUnserved(text) != "":
+		return f.reasonUnserved(text)
 	case f.Multiline:
 		return refusePEM(text)
 	case !isVisibleASCII(text):
 		return "must be visible ASCII without spaces"
+	}
+	return ""
+}
+
+// reasonUnserved returns why a value is not served as the end of a sentence, or "".
+func (f Field) reasonUnserved(value string) string {
+	for beginning, reason := range f.Unserved {
+		if strings.HasPrefix(value, beginning) {
+			return reason
+		}
 	}
 	return ""
 }

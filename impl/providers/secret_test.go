@@ -372,6 +372,19 @@ func TestCheckSecretMemberTypes(t *testing.T) {
 	}
 }
 
+func TestRegionsThatAreNotServedAreRefused(t *testing.T) {
+	c := load(t)
+	bedrock := lookup(t, c, "bedrock")
+	for region, want := range map[string]string{
+		"us-east-1": "", "ap-southeast-12": "", "us-gov-west-1": "",
+		"cn-north-1": "The credential's region is in China's partition, which is not served.",
+		"Frankfurt":  "The credential's region must be like us-east-1.",
+		"eu-central": "The credential's region must be like us-east-1.",
+	} {
+		require.Equal(t, want, refusal(t, c, bedrock, withMember(t, bedrock, "region", `"`+region+`"`)), region)
+	}
+}
+
 // What a credential says may choose among a provider's hosts, never lead away from them.
 func TestCheckSecretCannotRedirectTheKey(t *testing.T) {
 	c := load(t)
