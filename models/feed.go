@@ -85,6 +85,8 @@ type Event struct {
 type EventState struct {
 	Name               string              `json:"name,omitempty"`
 	ExpiresAt          int64               `json:"expires_at,omitempty"`
+	Order              *int                `json:"order,omitempty"`
+	Weight             *int                `json:"weight,omitempty"`
 	Role               Role                `json:"role,omitempty"`
 	UserKeys           UserKeys            `json:"user_keys,omitempty"`
 	UserKeysByProvider map[string]UserKeys `json:"user_keys_by_provider,omitempty"`

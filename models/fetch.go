@@ -1,8 +1,12 @@
 package models
 
 import (
+	"cmp"
 	"context"
+	"encoding/hex"
 	"encoding/json"
+	"slices"
+	"strconv"
 
 	"github.com/agentrouter/aikeys/internal/position"
 )
@@ -10,8 +14,8 @@ import (
 // Fetched is what one statement found for a fetch, all as of one position.
 type Fetched struct {
 	Policy Policy
-	// Own and Project are the newest keys that may serve, with their envelopes. An ID is empty where there is none.
-	Own, Project Key
+	// Serving are the keys that may serve, with their envelopes: the newest ones, and all others only if any key is arranged.
+	Serving
 	// AsOf is the position, in text.
 	AsOf string
 }
@@ -25,11 +29,12 @@ type FetchRow struct {
 	policy       Policy
 	byProvider   string
 	own, project Key
+	arranged     string
 	AsOf         position.Position
 }
 
 // FetchColumns and FetchTables are what every engine's statement for a fetch has: the data plane, the caller, the policy, and
-// the keys o and k, the newest Usable ones of the user and of the project, which the engine's statement joins. It is
+// the keys o and k, the newest Usable ones of the user and of the project, which the engine's statement joins. ArrangedKeys follow. It is
 // hand-written because a fetch is a request that waits for its key, and because all of it must be of one snapshot. The
 // parameters are FetchParams.
 const (
@@ -57,7 +62,84 @@ func (r *FetchRow) Dest() []any {
 		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey, &r.policy.Operations,
 		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.ExpiresAt, &r.own.Envelope,
 		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.ExpiresAt, &r.project.Envelope,
+		&r.arranged,
 	}
+}
+
+// ArrangedKeys is what follows FetchColumns: empty unless a key of the provider in one of the two scopes is arranged, and otherwise the keys
+// of both that may serve, as an array of arrangedKey in JSON. It is a column, and not rows, so that all fetches are one row, and so that
+// those of projects that arrange nothing pay for one look into an index that has none of their keys. The arguments are the engine's names for
+// an array of rows, for an object, and for an envelope in hexadecimal digits.
+func ArrangedKeys(array, object, hexEnvelope string) string {
+	scope := func(user string) string {
+		return `SELECT * FROM (SELECT * FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id = ` + user + ` AND ` + Usable + `
+ORDER BY serve_order, seq DESC LIMIT ` + strconv.Itoa(maxCandidates) + `) AS s`
+	}
+	return `CASE WHEN EXISTS (SELECT 1 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id IN ('', $5) AND arranged
+AND revoked_at = 0) THEN COALESCE(CAST((SELECT ` + array + `(` + object + `('id', id, 'own', user_id <> '', 'version', version, 'last_used_at', last_used_at,
+'last_failure_at', last_failure_at, 'last_failure_status', last_failure_status, 'expires_at', expires_at, 'serve_order', serve_order, 'weight', weight,
+'seq', seq, 'envelope', ` + hexEnvelope + `)) FROM (` + scope("''") + ` UNION ALL ` + scope("$5") + ` WHERE $5 <> '') AS a) AS text), '') ELSE '' END`
+}
+
+// arrangedKey is a key in ArrangedKeys.
+type arrangedKey struct {
+	ID                string `json:"id"`
+	Own               truth  `json:"own"`
+	Version           int64  `json:"version"`
+	LastUsedAt        int64  `json:"last_used_at"`
+	LastFailureAt     int64  `json:"last_failure_at"`
+	LastFailureStatus int    `json:"last_failure_status"`
+	ExpiresAt         int64  `json:"expires_at"`
+	Order             int    `json:"serve_order"`
+	Weight            int    `json:"weight"`
+	Seq               int64  `json:"seq"`
+	Envelope          string `json:"envelope"`
+}
+
+// truth is a truth value, which SQLite has as a number.
+type truth bool
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *truth) UnmarshalJSON(text []byte) error {
+	*t = string(text) == "true" || string(text) == "1"
+	return nil
+}
+
+// serving returns the keys of the row.
+func (r *FetchRow) serving(c Caller, provider string) (found Serving, err error) {
+	if r.arranged == "" {
+		r.own.setScope(c, provider, c.UserID)
+		r.project.setScope(c, provider, "")
+		if r.own.ID != "" {
+			found.Own = []Key{r.own}
+		}
+		if r.project.ID != "" {
+			found.Project = []Key{r.project}
+		}
+		return found, nil
+	}
+	var all []arrangedKey
+	if err := json.Unmarshal([]byte(r.arranged), &all); err != nil {
+		return found, err
+	}
+	slices.SortFunc(all, func(a, b arrangedKey) int { return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(b.Seq, a.Seq)) })
+	found.All = true
+	for _, a := range all {
+		k := Key{ID: a.ID, LastUsedAt: a.LastUsedAt, LastFailureAt: a.LastFailureAt, LastFailureStatus: a.LastFailureStatus, ExpiresAt: a.ExpiresAt,
+			Order: a.Order, Weight: a.Weight}
+		_ = version{&k.Version}.Scan(a.Version) // it never fails
+		if k.Envelope, err = hex.DecodeString(a.Envelope); err != nil {
+			return found, err
+		}
+		if a.Own {
+			k.setScope(c, provider, c.UserID)
+			found.Own = append(found.Own, k)
+		} else {
+			k.setScope(c, provider, "")
+			found.Project = append(found.Project, k)
+		}
+	}
+	return found, nil
 }
 
 // Fetch returns what could serve a user's requests to a provider through a data plane, or with an empty UserID the project's.
@@ -82,9 +164,8 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 			return Fetched{}, err
 		}
 	}
-	row.own.setScope(c, provider, c.UserID)
-	row.project.setScope(c, provider, "")
-	return Fetched{Policy: policy, Own: row.own, Project: row.project, AsOf: row.AsOf.String()}, nil
+	serving, err := row.serving(c, provider)
+	return Fetched{Policy: policy, Serving: serving, AsOf: row.AsOf.String()}, err
 }
 
 // setScope fills in whose key it is, which the statement was given and does not select.
@@ -161,21 +242,10 @@ func (d dataPlaneStatus) check(customerID string) error {
 	return nil
 }
 
-// maxCandidates bounds how many keys are searched for one that is not bad.
-const maxCandidates = 50
-
-// Candidates returns the keys of a provider that may serve, with their envelopes, newest first: the user's own, and the project's. A fetch
-// needs them only if the newest key is bad, so its own statement leaves them out.
-func (s *Store) Candidates(ctx context.Context, c Caller, provider string, now int64) (own, project []Key, err error) {
-	ctx, cancel := s.bounded(ctx)
-	defer cancel()
-	if c.UserID != "" {
-		if own, err = s.usableKeys(ctx, c, c.UserID, provider, now, maxCandidates); err != nil {
-			return nil, nil, err
-		}
-	}
-	project, err = s.usableKeys(ctx, c, "", provider, now, maxCandidates)
-	return own, project, err
+// Candidates returns all keys of a provider that may serve, with their envelopes. A fetch needs them only if the newest key is bad, so its
+// own statement leaves them out.
+func (s *Store) Candidates(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
+	return s.servingKeys(ctx, c, provider, now)
 }
 
 // ControlPlane is the DataPlaneID of the record of a key that the control plane opened for itself.

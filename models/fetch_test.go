@@ -115,7 +115,7 @@ func TestAFetchIsForAMemberWhoseSessionIsLive(t *testing.T) {
 func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)
-		require.Empty(t, f.fetch(d, mia).Project.ID)
+		require.Empty(t, firstID(f.fetch(d, mia).Project))
 		backwards := func(r *models.Registration) { // a replica whose clock is behind
 			r.Key.ID, r.Key.CreatedAt = models.KeyIDPrefix+"0000000000000000000000000"+r.Key.UserID, r.Key.CreatedAt-time.Hour.Microseconds()
 		}
@@ -133,28 +133,29 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		requireFound := func(own, shared models.Key) {
 			t.Helper()
 			found := f.fetch(d, mia)
-			require.Equal(t, servingPart(own), found.Own)
-			require.Equal(t, servingPart(shared), found.Project)
-			owns, shareds, err := f.Candidates(t.Context(), mia, "openai", now())
+			all, err := f.Candidates(t.Context(), mia, "openai", now())
 			require.NoError(t, err)
 			if own.ID != "" {
-				require.Equal(t, own, owns[0])
+				require.Equal(t, []models.Key{servingPart(own)}, found.Own)
+				require.Equal(t, own, all.Own[0])
+			} else {
+				require.Empty(t, found.Own)
 			}
-			require.Equal(t, shared, shareds[0])
+			require.Equal(t, []models.Key{servingPart(shared)}, found.Project)
+			require.Equal(t, shared, all.Project[0])
 		}
 		requireFound(own2, shared2)
-		require.Equal(t, models.Key{}, f.fetch(d, project).Own, "without a user, none's own")
-		require.Equal(t, servingPart(shared2), f.fetch(d, project).Project)
-		require.Equal(t, models.Key{}, f.fetch(d, olga).Own)
+		require.Empty(t, f.fetch(d, project).Own, "without a user, none's own")
+		require.Equal(t, []models.Key{servingPart(shared2)}, f.fetch(d, project).Project)
+		require.Empty(t, f.fetch(d, olga).Own)
 
-		owns, shareds, err := f.Candidates(t.Context(), mia, "openai", now())
+		all, err := f.Candidates(t.Context(), mia, "openai", now())
 		require.NoError(t, err)
-		require.Equal(t, []models.Key{own2, own1}, owns)
-		require.Equal(t, []models.Key{shared2, shared1}, shareds)
-		owns, shareds, err = f.Candidates(t.Context(), project, "openai", now())
+		require.Equal(t, models.Serving{Own: []models.Key{own2, own1}, Project: []models.Key{shared2, shared1}, All: true}, all)
+		all, err = f.Candidates(t.Context(), project, "openai", now())
 		require.NoError(t, err)
-		require.Empty(t, owns)
-		require.Len(t, shareds, 2)
+		require.Empty(t, all.Own)
+		require.Len(t, all.Project, 2)
 
 		f.revoke(&own2)
 		requireFound(own1, shared2)
@@ -244,7 +245,7 @@ func TestAFetchThatFoundAKeyIsNotAsOfItsRevocation(t *testing.T) {
 		}
 		byCaller := func() (bool, string, error) {
 			found, err := f.Fetch(t.Context(), d.ID, mia, "openai", now())
-			return found.Project.ID != "", found.AsOf, err
+			return len(found.Project) > 0, found.AsOf, err
 		}
 		const fetches = 200
 		type outcome struct {
@@ -305,10 +306,10 @@ func TestARevocationUnderWayIsInNoFetch(t *testing.T) {
 		during := f.fetch(d, mia)
 		close(finish)
 		require.NoError(t, <-done)
-		require.Equal(t, key.ID, during.Project.ID)
+		require.Equal(t, key.ID, firstID(during.Project))
 		require.False(t, parsed(t, during.AsOf).Contains(key.RevocationTx))
 		after := f.fetch(d, mia)
-		require.Empty(t, after.Project.ID)
+		require.Empty(t, firstID(after.Project))
 		require.True(t, parsed(t, after.AsOf).Contains(key.RevocationTx))
 	})
 }

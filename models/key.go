@@ -52,6 +52,10 @@ type Key struct {
 	ExpiryDueAt int64
 	// Revision counts what people have changed of it, from 1 for its registration.
 	Revision int64
+	// Order is its place among the keys of its scope, the lowest first. Weight is its share of the callers among keys of the same
+	// order; zero for none.
+	Order  int `gorm:"column:serve_order"`
+	Weight int
 	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
 	// LastFailureStatus; zero for never. LastFailureReason is empty if the data plane did not say.
 	LastUsedAt        int64
@@ -99,6 +103,9 @@ func (r *UserKeysRow) set(k *Key) error {
 	return nil
 }
 
+// IsArranged reports whether anything but the age of the key decides whom it serves. The column `arranged` has it.
+func (k Key) IsArranged() bool { return k.Order != 0 || k.Weight != 0 }
+
 // badFor is how long a refusal by the provider counts against a key that has not been used with success since.
 const badFor = 5 * time.Minute
 
@@ -130,7 +137,8 @@ func KeyRow(k Key) *Insert {
 		set("provider", k.Provider).set("name", k.Name).set("display_suffix", k.DisplaySuffix).set("version", k.Version).
 		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy).
 		set("verdict", k.Verdict).set("verdict_reason", k.VerdictReason).set("verified_at", k.VerifiedAt).
-		set("destination", k.Destination).set("expires_at", k.ExpiresAt).set("expiry_due_at", k.ExpiryDueAt)
+		set("destination", k.Destination).set("expires_at", k.ExpiresAt).set("expiry_due_at", k.ExpiryDueAt).
+		set("serve_order", k.Order).set("weight", k.Weight).set("arranged", k.IsArranged())
 }
 
 // keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
@@ -139,14 +147,15 @@ COALESCE(k.provider, ''), COALESCE(k.name, ''), COALESCE(k.display_suffix, ''), 
 COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0), COALESCE(k.revoked_by, ''),
 COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.last_failure_reason, ''),
 COALESCE(k.verdict, ''), COALESCE(k.verdict_reason, ''), COALESCE(k.verified_at, 0),
-COALESCE(k.disabled_at, 0), COALESCE(k.disabled_by, ''), COALESCE(k.disabled_tx, 0), COALESCE(k.expires_at, 0), COALESCE(k.revision, 0)`
+COALESCE(k.disabled_at, 0), COALESCE(k.disabled_by, ''), COALESCE(k.disabled_tx, 0), COALESCE(k.expires_at, 0), COALESCE(k.revision, 0),
+COALESCE(k.serve_order, 0), COALESCE(k.weight, 0)`
 
 func keyFields(k *Key) []any {
 	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.DisplaySuffix, version{&k.Version},
 		&k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
 		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.LastFailureReason,
 		&k.Verdict, &k.VerdictReason, &k.VerifiedAt,
-		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision}
+		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision, &k.Order, &k.Weight}
 }
 
 // GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
@@ -235,7 +244,7 @@ func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	page := func(userID string) string {
 		return `SELECT * FROM (SELECT id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by,
 revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason, verdict, verdict_reason, verified_at,
-disabled_at, disabled_by, disabled_tx, expires_at, revision
+disabled_at, disabled_by, disabled_tx, expires_at, revision, serve_order, weight
 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
 	}
 	return `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `
@@ -288,47 +297,58 @@ func (s *Store) ListAllKeys(ctx context.Context, customerID, projectID, before s
 	return page, s.classify(err)
 }
 
-// Serving are the newest keys of a provider that may serve a user: active, enabled and not expired. An ID is empty where there is none.
+// Serving are the keys of a provider that may serve a user, whatever the policy says: active, enabled and not expired. They come by their
+// order, and of the same order newest first. Which of two keys is newer is the order in which they were stored, which does not depend on a
+// clock.
 type Serving struct {
-	Own     Key
-	Project Key
+	Own, Project []Key
+	// All reports whether these are all there are, up to 50 of each, and not the newest ones alone. Those suffice unless a key is arranged.
+	All bool
 }
 
-// ServingKeys returns what could serve the user's requests to provider, without regard to policy. Which of two keys is newer is
-// the order in which they were stored, which does not depend on a clock.
+// ServingKeys returns all keys of a provider that may serve a user, without their envelopes.
 func (s *Store) ServingKeys(ctx context.Context, c Caller, provider string, now int64) (Serving, error) {
+	return s.servingKeys(ctx, c, provider, now, "envelope")
+}
+
+// maxCandidates bounds how many keys of a scope are searched for the one that serves.
+const maxCandidates = 50
+
+// servingKeys returns all keys of a provider that may serve a user, without the omitted columns.
+func (s *Store) servingKeys(ctx context.Context, c Caller, provider string, now int64, omit ...string) (Serving, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	own, err := s.usableKeys(ctx, c, c.UserID, provider, now, 1, "envelope")
-	if err != nil {
-		return Serving{}, err
+	found := Serving{All: true}
+	usable := strings.ReplaceAll(Usable, "$2", "?")
+	err := s.scopeKeys(ctx, c, "", provider).Omit(omit...).Where(usable, now).Find(&found.Project).Error
+	if err == nil && c.UserID != "" {
+		err = s.scopeKeys(ctx, c, c.UserID, provider).Omit(omit...).Where(usable, now).Find(&found.Own).Error
 	}
-	project, err := s.usableKeys(ctx, c, "", provider, now, 1, "envelope")
-	if err != nil {
-		return Serving{}, err
+	return found, s.classify(err)
+}
+
+// HeldKeys returns the keys of a provider that are disabled or have expired, up to 50 of the user's own and 50 of the project's, without
+// their envelopes.
+func (s *Store) HeldKeys(ctx context.Context, c Caller, provider string, now int64) (found Serving, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	const held = "revoked_at = 0 AND (disabled_at <> 0 OR (expires_at <> 0 AND expires_at <= ?))"
+	err = s.scopeKeys(ctx, c, "", provider).Omit("envelope").Where(held, now).Find(&found.Project).Error
+	if err == nil && c.UserID != "" {
+		err = s.scopeKeys(ctx, c, c.UserID, provider).Omit("envelope").Where(held, now).Find(&found.Own).Error
 	}
-	var found Serving
-	for _, k := range own {
-		found.Own = k
-	}
-	for _, k := range project {
-		found.Project = k
-	}
-	return found, nil
+	return found, s.classify(err)
+}
+
+// scopeKeys begins a query of the keys of one scope, in the order in which they may serve.
+func (s *Store) scopeKeys(ctx context.Context, c Caller, userID, provider string) *gorm.DB {
+	return s.orm(ctx).
+		Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider).
+		Order("serve_order, seq DESC").Limit(maxCandidates)
 }
 
 // Usable is the condition that a key may serve at the time $2: it is neither revoked nor disabled, and has not expired.
 const Usable = `revoked_at = 0 AND disabled_at = 0 AND (expires_at = 0 OR expires_at > $2)`
-
-// usableKeys returns the keys of one scope that may serve, newest first, without the omitted columns.
-func (s *Store) usableKeys(ctx context.Context, c Caller, userID, provider string, now int64, limit int, omit ...string) ([]Key, error) {
-	var keys []Key
-	err := s.orm(ctx).Omit(omit...).
-		Where("customer_id = ? AND project_id = ? AND user_id = ? AND provider = ?", c.CustomerID, c.ProjectID, userID, provider).
-		Where(strings.ReplaceAll(Usable, "$2", "?"), now).
-		Order("seq DESC").Limit(limit).Find(&keys).Error
-	return keys, s.classify(err)
-}
 
 // LastStopped returns the key of a provider that stopped last in the given scopes, each a user's id or "" for the project's keys: it
 // was revoked or disabled, or has expired. Its ID is empty if no key stopped there.

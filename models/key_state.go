@@ -93,12 +93,15 @@ type KeyChange struct {
 	Disabled *bool
 	// ExpiresAt is zero for never.
 	ExpiresAt *int64
+	// Weight is zero for none.
+	Order, Weight *int
 }
 
 // IsMade reports whether the key is as the change would have it.
 func (c KeyChange) IsMade(k Key) bool {
 	return (c.Name == nil || *c.Name == k.Name) && (c.Disabled == nil || *c.Disabled == (k.DisabledAt != 0)) &&
-		(c.ExpiresAt == nil || *c.ExpiresAt == k.ExpiresAt)
+		(c.ExpiresAt == nil || *c.ExpiresAt == k.ExpiresAt) &&
+		(c.Order == nil || *c.Order == k.Order) && (c.Weight == nil || *c.Weight == k.Weight)
 }
 
 // LockKey is Key, of a key that no other transaction can change until this one ends.
@@ -128,7 +131,8 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 		columns["expires_at"], before.ExpiresAt, after.ExpiresAt = *change.ExpiresAt, k.ExpiresAt, *change.ExpiresAt
 		columns["expiry_due_at"] = nextExpiryNotice(*change.ExpiresAt, tx.Now)
 	}
-	if before.Name != "" || before.ExpiresAt != after.ExpiresAt {
+	isArranged := change.arrange(k, columns, &before, &after)
+	if before.Name != "" || before.ExpiresAt != after.ExpiresAt || isArranged {
 		event := newEvent(EventKeyUpdated)
 		event.Before, event.After = &before, &after
 		events = append(events, event)
@@ -146,6 +150,23 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 		}
 	}
 	return nil
+}
+
+// arrange adds what changes of whom the key serves to the columns to write, and to the states of the event. It reports whether there is any.
+func (c KeyChange) arrange(k Key, columns map[string]any, before, after *EventState) bool {
+	if c.Order != nil && *c.Order != k.Order {
+		columns["serve_order"], before.Order, after.Order = *c.Order, new(k.Order), c.Order
+		k.Order = *c.Order
+	}
+	if c.Weight != nil && *c.Weight != k.Weight {
+		columns["weight"], before.Weight, after.Weight = *c.Weight, new(k.Weight), c.Weight
+		k.Weight = *c.Weight
+	}
+	if before.Order == nil && before.Weight == nil {
+		return false
+	}
+	columns["arranged"] = k.IsArranged()
+	return true
 }
 
 // expiryNotices are how long before a key's end its events are due: EventKeyExpiring, and at the end EventKeyExpired.

@@ -64,13 +64,13 @@ func (f *fixture) requireServing(at int64, d models.DataPlane, want string) {
 	f.t.Helper()
 	serving, err := f.ServingKeys(f.t.Context(), olga, "openai", at)
 	require.NoError(f.t, err)
-	require.Equal(f.t, want, serving.Project.ID)
+	require.Equal(f.t, want, firstID(serving.Project))
 	fetched, err := f.Fetch(f.t.Context(), d.ID, olga, "openai", at)
 	require.NoError(f.t, err)
-	require.Equal(f.t, want, fetched.Project.ID)
-	_, candidates, err := f.Candidates(f.t.Context(), olga, "openai", at)
+	require.Equal(f.t, want, firstID(fetched.Project))
+	candidates, err := f.Candidates(f.t.Context(), olga, "openai", at)
 	require.NoError(f.t, err)
-	require.Equal(f.t, want, append(ids(candidates), "")[0])
+	require.Equal(f.t, want, firstID(candidates.Project))
 }
 
 func TestADisabledKeyServesNobodyUntilItIsEnabled(t *testing.T) {
@@ -113,7 +113,7 @@ func TestAKeyServesUntilItsExpiry(t *testing.T) {
 		f.requireServing(end-1, d, newer.ID)
 		fetched, err := f.Fetch(t.Context(), d.ID, olga, "openai", end-1)
 		require.NoError(t, err)
-		require.Equal(t, end, fetched.Project.ExpiresAt)
+		require.Equal(t, end, fetched.Project[0].ExpiresAt)
 		f.requireServing(end, d, older.ID)
 		byID, _, err := f.FetchByID(t.Context(), d.ID, newer.ID, now())
 		require.NoError(t, err)

@@ -423,10 +423,10 @@ func TestNoReadOfMetadataCarriesAnEnvelope(t *testing.T) {
 		own, shared := f.register(f.own(mia)), f.register(f.shared(olga))
 		serving, err := f.ServingKeys(t.Context(), mia, "openai", now())
 		require.NoError(t, err)
-		require.Equal(t, own.ID, serving.Own.ID)
-		require.Equal(t, shared.ID, serving.Project.ID)
-		require.Empty(t, serving.Own.Envelope)
-		require.Empty(t, serving.Project.Envelope)
+		require.Equal(t, own.ID, serving.Own[0].ID)
+		require.Equal(t, shared.ID, serving.Project[0].ID)
+		require.Empty(t, serving.Own[0].Envelope)
+		require.Empty(t, serving.Project[0].Envelope)
 		var read models.Key
 		f.transact(func(tx *models.Tx) (err error) {
 			read, err = tx.Key(mia, own.ID)
@@ -463,11 +463,14 @@ func TestTextSortsByItsBytesInADatabaseThatSortsEnglish(t *testing.T) {
 	})
 }
 
+// firstID returns the id of the first key, or "" if there is none.
+func firstID(keys []models.Key) string { return append(ids(keys), "")[0] }
+
 func (f *fixture) serving(c models.Caller, provider string) (own, project string) {
 	f.t.Helper()
 	s, err := f.ServingKeys(f.t.Context(), c, provider, now())
 	require.NoError(f.t, err)
-	return s.Own.ID, s.Project.ID
+	return firstID(s.Own), firstID(s.Project)
 }
 
 func TestTheKeyStoredLastServesThoughClocksStepBack(t *testing.T) {

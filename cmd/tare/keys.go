@@ -59,6 +59,8 @@ type addOptions struct {
 	verify, noVerify   bool
 	force              bool
 	expires            string
+	order, weight      int
+	hasOrder           bool
 	hasSecret          bool
 }
 
@@ -78,7 +80,8 @@ The service tests the secret at its provider first, if its operator allows that,
 rejects. --force stores it even so; --no-verify makes no test.
 
 The key belongs to the project, which takes an owner, or with --user-scope to you. A provider's newest active key
-serves, so registering a second key replaces the first without a gap.`,
+serves, so registering a second key replaces the first without a gap. With --order 1 it is in reserve: it serves when no
+key of a lower order may. Keys of the same order that have a --weight share the callers.`,
 		Example: `  tare api byok add --provider openai --name openai-prod
   printf %s "$OPENAI_API_KEY" | tare api byok add --provider openai --name openai-prod
   tare api byok add --provider vertex --name gcp --secret-file service-account.json
@@ -95,11 +98,13 @@ serves, so registering a second key replaces the first without a gap.`,
 	flags.BoolVar(&a.noVerify, "no-verify", false, "do not test the secret; the same as --verify=false")
 	flags.BoolVar(&a.force, "force", false, "store the key even if its provider rejects it")
 	flags.StringVar(&a.expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, or a time, such as 2099-06-30T09:00:00Z")
+	flags.IntVar(&a.order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
+	flags.IntVar(&a.weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
 	flags.StringVar(&a.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
-	completeNothingFor(cmd, "name", "secret", "expires", "idempotency-key")
+	completeNothingFor(cmd, "name", "secret", "expires", "order", "weight", "idempotency-key")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
-		a.hasSecret = flags.Changed("secret")
+		a.hasSecret, a.hasOrder = flags.Changed("secret"), flags.Changed("order")
 		return p.addKey(ctx, s, a)
 	})
 	return cmd
@@ -135,6 +140,12 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	}
 	if !end.IsZero() {
 		calls = calls.With(agentrouter.ExpiresAt(end))
+	}
+	if a.hasOrder {
+		calls = calls.With(agentrouter.AtOrder(a.order))
+	}
+	if a.weight != 0 {
+		calls = calls.With(agentrouter.WithWeight(a.weight))
 	}
 	callCtx, cancel := p.withTimeout(ctx)
 	defer cancel()
@@ -406,6 +417,12 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 	if !k.ExpiresAt.IsZero() {
 		details = append(details, detail{"Expires", cell{formatTime(k.ExpiresAt, now), plain}})
 	}
+	if k.Order != 0 {
+		details = append(details, detail{"Order", cell{strconv.Itoa(k.Order), plain}})
+	}
+	if k.Weight != 0 {
+		details = append(details, detail{"Weight", cell{strconv.Itoa(k.Weight), plain}})
+	}
 	if !k.StaleSince.IsZero() {
 		details = append(details, detail{"Unused", cell{"stale since " + formatTime(k.StaleSince, now), yellow}})
 	}
@@ -433,84 +450,4 @@ func verificationCell(v *aikeysv1.Verification, now time.Time) cell {
 	case aikeysv1.VerdictUnreachable:
 	}
 	return cell{text + ", " + formatTime(v.CheckedAt, now), look}
-}
-
-func (p *program) resolveCommand() *cobra.Command {
-	var provider string
-	cmd := &cobra.Command{
-		Use:   "resolve",
-		Short: "Show which key would serve you now, and why",
-		Long:  "Shows which key would serve your request to a provider now, and why. This does not count as a use.",
-		Example: `  tare api byok resolve --provider openai
-  tare api byok resolve --provider openai -o json`,
-		Args: cli.NoArguments("--provider"),
-	}
-	cmd.Flags().StringVar(&provider, "provider", "", "the provider's `slug` (required)")
-	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
-	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ResolveResponse, error) {
-		if provider == "" {
-			return nil, cli.Usagef("--provider is required; tare api providers lists them")
-		}
-		p.providers = []string{provider}
-		return s.AIKeys().Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
-	}, p.printResolved)
-	return cmd
-}
-
-func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
-	served := cell{"no key", red}
-	details := []detail{{"Provider", cell{string(r.Provider), plain}}}
-	if k := r.Key; k != nil {
-		served = cell{k.Name + " " + formatSuffix(k), green}
-		details = append(details, detail{"Served by", served}, detail{"ID", cell{k.ID, plain}}, detail{"Scope", cell{formatScope(k), plain}})
-	} else {
-		details = append(details, detail{"Served by", served})
-	}
-	why := explainReason(r.Reason)
-	if k := r.RevokedKey; k != nil {
-		why = explainStop(k)
-	}
-	if k := r.StoppedKey; k != nil {
-		why = explainStop(k)
-	}
-	return p.printDetails(append(details,
-		detail{"Why", cell{why, plain}},
-		detail{"Policy", cell{"own keys: " + string(r.UserKeys) + "; a key that the provider refuses: " + string(r.OnBadKey), plain}},
-	))
-}
-
-// explainStop says which key was revoked or disabled or has expired, so that none serves.
-func explainStop(k *aikeysv1.Key) string {
-	whose := "the project's key "
-	if k.UserScope {
-		whose = "your own key "
-	}
-	name, at := whose+k.Name+" "+formatSuffix(k), func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-	switch {
-	case !k.RevokedAt.IsZero():
-		return name + " was revoked at " + at(k.RevokedAt) + " by " + k.RevokedBy
-	case !k.DisabledAt.IsZero():
-		return name + " was disabled at " + at(k.DisabledAt) + " by " + k.DisabledBy
-	}
-	return name + " expired at " + at(k.ExpiresAt)
-}
-
-// explainReason returns a reason that this version does not know as it is.
-func explainReason(reason aikeysv1.Reason) string {
-	switch reason {
-	case aikeysv1.ReasonUserKey:
-		return "it is your own newest key"
-	case aikeysv1.ReasonProjectKey:
-		return "it is the project's newest key, and you have none of your own"
-	case aikeysv1.ReasonUserKeysForbidden:
-		return "it is the project's newest key; the policy forbids members' own"
-	case aikeysv1.ReasonUserKeyRequired:
-		return "the policy requires a key of your own: tare api byok add --user-scope"
-	case aikeysv1.ReasonNoKey:
-		return "there is no active key that the policy lets serve you"
-	case aikeysv1.ReasonNextKey:
-		return "the provider has just refused the newer key, and the policy is to try the next"
-	default:
-		return string(reason)
-	}
 }

@@ -85,25 +85,36 @@ has expired needs a later time too: see "update --expires".`,
 }
 
 func (p *program) updateCommand() *cobra.Command {
-	var name, expires, ifMatch string
+	var (
+		name, expires, ifMatch string
+		order, weight          int
+	)
 	cmd := &cobra.Command{
 		Use:   "update <id>",
-		Short: "Give a key another name, or a time at which it stops serving",
+		Short: "Give a key another name, place among the keys, or time at which it stops serving",
 		Long: `Changes what the flags name, and leaves the rest of the key as it is. A key that has expired serves again once it has a
 later time.
+
+Of several keys, the one of the lowest --order serves, and of the same order the newest. If that one has a --weight, it
+shares the callers with all others of its order that have one; each caller stays with one key. "resolve --explain" shows
+the outcome.
 
 With --if-match, the key's etag, nothing is changed if others have changed the key since: the exit code is 6 then.`,
 		Example: `  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --name openai-2027
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires 2099-06-30
-  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never`,
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 1
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 0 --weight 3`,
 		Args:              oneArgument("the key's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&name, "name", "", "the new `label`")
 	flags.StringVar(&expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
+	flags.IntVar(&order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
+	flags.IntVar(&weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
 	flags.StringVar(&ifMatch, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
-	completeNothingFor(cmd, "name", "expires", "if-match")
+	completeNothingFor(cmd, "name", "expires", "order", "weight", "if-match")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		var changes []agentrouter.KeyChange
 		if flags.Changed("name") {
@@ -117,8 +128,18 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 		case !at.IsZero():
 			changes = append(changes, agentrouter.SetExpiry(at))
 		}
+		if flags.Changed("order") {
+			changes = append(changes, agentrouter.SetOrder(order))
+		}
+		switch {
+		case !flags.Changed("weight"):
+		case weight == 0:
+			changes = append(changes, agentrouter.ClearWeight())
+		default:
+			changes = append(changes, agentrouter.SetWeight(weight))
+		}
 		if len(changes) == 0 {
-			return cli.Usagef("give --name or --expires: what to change")
+			return cli.Usagef("give --name, --expires, --order or --weight: what to change")
 		}
 		var options []agentrouter.CallOption
 		if ifMatch != "" {

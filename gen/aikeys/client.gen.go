@@ -181,6 +181,10 @@ type ClientInterface interface {
 	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 	// expired key serve again.
 	//
+	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 	// not undo each other's changes, and a key can be disabled at once.
@@ -207,6 +211,10 @@ type ClientInterface interface {
 	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
 	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 	// expired key serve again.
+	//
+	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -327,6 +335,9 @@ type ClientInterface interface {
 	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
 	// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
 	// recorded as used.
+	//
+	// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
+	// owner sees what would serve another member, whose own keys are listed without saying which they are.
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 	ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -503,6 +514,10 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 // refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 // expired key serve again.
 //
+// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+//
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 // not undo each other's changes, and a key can be disabled at once.
@@ -539,6 +554,10 @@ func (c *Client) UpdateKeyWithBody(ctx context.Context, customerID CustomerID, p
 // `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
 // refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 // expired key serve again.
+//
+// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 //
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -769,6 +788,9 @@ func (c *Client) SetPolicy(ctx context.Context, customerID CustomerID, projectID
 // Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
 // serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
 // recorded as used.
+//
+// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
+// owner sees what would serve another member, whose own keys are listed without saying which they are.
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/resolve (the `ResolveKey` operationId).
 func (c *Client) ResolveKey(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1952,6 +1974,30 @@ func NewResolveKeyRequest(server string, customerID CustomerID, projectID Projec
 			}
 		}
 
+		if params.Explain != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "explain", *params.Explain, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.UserID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "user_id", *params.UserID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -2301,6 +2347,10 @@ type ClientWithResponsesInterface interface {
 	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 	// expired key serve again.
 	//
+	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 	// not undo each other's changes, and a key can be disabled at once.
@@ -2327,6 +2377,10 @@ type ClientWithResponsesInterface interface {
 	// `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
 	// refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 	// expired key serve again.
+	//
+	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -2459,6 +2513,9 @@ type ClientWithResponsesInterface interface {
 	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
 	// serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
 	// recorded as used.
+	//
+	// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
+	// owner sees what would serve another member, whose own keys are listed without saying which they are.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4545,6 +4602,10 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 // refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 // expired key serve again.
 //
+// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+//
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 // not undo each other's changes, and a key can be disabled at once.
@@ -4577,6 +4638,10 @@ func (c *ClientWithResponses) UpdateKeyWithBodyWithResponse(ctx context.Context,
 // `expires_at` is when the key stops serving, to the second; `null` takes it away. A time that has passed is
 // refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
 // expired key serve again.
+//
+// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 //
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -4775,6 +4840,9 @@ func (c *ClientWithResponses) SetPolicyWithResponse(ctx context.Context, custome
 // Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
 // serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
 // recorded as used.
+//
+// With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
+// owner sees what would serve another member, whose own keys are listed without saying which they are.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -344,6 +344,24 @@ type Actor struct {
 // the clock.
 type AuthMethod = string
 
+// Candidate A key that could serve, and why it does or does not.
+type Candidate struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key *Key `json:"key,omitempty"`
+
+	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
+	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
+	// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+	// `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+	Reason string `json:"reason"`
+
+	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
+	Scope Scope `json:"scope"`
+
+	// Serves Whether it is the one that serves. At most one does.
+	Serves bool `json:"serves"`
+}
+
 // DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 // disabled key that is read by its id has it; keys in lists do not.
 type DisableReceipt struct {
@@ -387,8 +405,8 @@ type Event struct {
 
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
-	// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
+	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`.
 	Type string `json:"type"`
@@ -431,14 +449,14 @@ type Event struct {
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
 	// `after`. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
 	// `after`. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
@@ -455,7 +473,7 @@ type Event struct {
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 // (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 // `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
 // `after`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
@@ -474,6 +492,10 @@ type EventState struct {
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
+
+	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+	// Every key has 0 unless it is given another.
+	Order *KeyOrder `json:"order,omitempty"`
 
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
@@ -494,6 +516,9 @@ type EventState struct {
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
 	Verdict *Verdict `json:"verdict,omitempty"`
+
+	// Weight The key's weight, 0 for none. Absent if it did not change.
+	Weight *int `json:"weight,omitempty"`
 }
 
 // Fetch That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
@@ -625,6 +650,13 @@ type Key struct {
 	// Absent until then, and for a revoked key.
 	StaleSince *time.Time `json:"stale_since,omitempty"`
 
+	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+	// Every key has 0 unless it is given another.
+	Order *KeyOrder `json:"order,omitempty"`
+
+	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+	Weight *KeyWeight `json:"weight,omitempty"`
+
 	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
 	// `last_used_at` is later, the key has served successfully since.
 	LastFailure *KeyFailure `json:"last_failure,omitempty"`
@@ -657,8 +689,15 @@ type KeyFailure struct {
 	Status int `json:"status"`
 }
 
+// KeyOrder The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+// Every key has 0 unless it is given another.
+type KeyOrder = int
+
 // KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState = string
+
+// KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+type KeyWeight = int
 
 // ListEventsResponse A page of the audit trail.
 type ListEventsResponse struct {
@@ -918,6 +957,10 @@ type RegisterRequest struct {
 	// invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
 	Name string `json:"name"`
 
+	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+	// Every key has 0 unless it is given another.
+	Order *KeyOrder `json:"order,omitempty"`
+
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
 	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
 	// secret is the word `none`.
@@ -941,6 +984,9 @@ type RegisterRequest struct {
 	// Verify Whether to test the secret at the provider before it is stored. The test takes up to 8 seconds. The key's
 	// `verification` has the verdict; it is absent if the operator allows no tests. Absent is false.
 	Verify *bool `json:"verify,omitempty"`
+
+	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+	Weight *KeyWeight `json:"weight,omitempty"`
 }
 
 // RegisterResponse The key just registered.
@@ -955,8 +1001,12 @@ type RemoveMemberResponse = map[string]interface{}
 // ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
 // provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
 // revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-// has expired.
+// has expired. An owner who asks for another member is not shown which of that member's own keys it is.
 type ResolveResponse struct {
+	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
+	// the order in which they come, then the others. Absent without it.
+	Candidates []Candidate `json:"candidates,omitempty"`
+
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
@@ -975,7 +1025,9 @@ type ResolveResponse struct {
 	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
 	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
 	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-	// provider refused the newer one within the last five minutes and the policy says `next_key`.
+	// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
+	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 	Reason string `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -1036,6 +1088,14 @@ type UpdateRequest struct {
 
 	// Name The new label, as for a register.
 	Name *string `json:"name,omitempty"`
+
+	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+	// Every key has 0 unless it is given another.
+	Order *KeyOrder `json:"order,omitempty"`
+
+	// Weight The key's share of the callers among keys of its order that have a weight. `null` takes it away: the key
+	// shares with none.
+	Weight nullable.Nullable[int] `json:"weight,omitempty"`
 }
 
 // UpdateResponse The key as it is after the change.
@@ -1422,6 +1482,12 @@ type ListMembersParams struct {
 type ResolveKeyParams struct {
 	// Provider The provider's slug, as in the catalogue (`GET /v1/providers`). Any other is refused with 400.
 	Provider ProviderSlug `form:"provider" json:"provider"`
+
+	// Explain Whether to list all keys that could serve, and why each does or does not. Absent is false.
+	Explain *bool `form:"explain,omitempty" json:"explain,omitempty"`
+
+	// UserID Whom the key would serve, if not the caller. Only owners may ask for others.
+	UserID *OpaqueID `form:"user_id,omitempty" json:"user_id,omitempty"`
 }
 
 // ListUsageParams defines parameters for ListUsage.

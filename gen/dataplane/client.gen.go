@@ -150,8 +150,8 @@ type ClientInterface interface {
 	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes any type of body and a specified content type.
@@ -166,8 +166,8 @@ type ClientInterface interface {
 	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes a body of the `application/json` content type.
@@ -328,8 +328,8 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 // for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 // count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes any type of body and a specified content type.
@@ -354,8 +354,8 @@ func (c *Client) FetchKeyWithBody(ctx context.Context, contentType string, body 
 // for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 // count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes a body of the `application/json` content type.
@@ -822,8 +822,8 @@ type ClientWithResponsesInterface interface {
 	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -838,8 +838,8 @@ type ClientWithResponsesInterface interface {
 	// for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 	// count. Or by `key_id` alone.
 	//
-	// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-	// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+	// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -1531,8 +1531,8 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 // for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 // count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -1553,8 +1553,8 @@ func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, 
 // for no user in particular: `customer_id`, `project_id` and `provider`, with `user_id` if that user's own keys
 // count. Or by `key_id` alone.
 //
-// For a caller and for a user, the project's policy decides: the user's own newest active key if it may serve,
-// otherwise the project's. `reason` names the rule. Every fetch is recorded before it is answered, including
+// For a caller and for a user, the project's policy decides: the user's own active key if one may serve, otherwise
+// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).

@@ -145,7 +145,7 @@ type FetchResponse struct {
 	Provider ProviderSlug `json:"provider"`
 
 	// Reason Which rule chose it: `user_key`, `project_key` and `user_keys_forbidden` as in the public API's `resolve`;
-	// `next_key` if a newer key is bad and the policy allows the next one; or `by_id`.
+	// `order` and `weight` too; `next_key` if the first key is bad and the policy allows the next one; or `by_id`.
 	Reason string `json:"reason"`
 
 	// RefreshInMs When to fetch again, in the same way, so that no request has to wait for it. Present with `expires_in_ms`.

@@ -48,6 +48,12 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if at := req.Body.ExpiresAt; at != nil {
 		key.ExpiresAt = at.UnixMicro()
 	}
+	if req.Body.Order != nil {
+		key.Order = *req.Body.Order
+	}
+	if req.Body.Weight != nil {
+		key.Weight = *req.Body.Weight
+	}
 	quota := s.quotas.Project
 	if userScope := req.Body.UserScope; userScope != nil && *userScope {
 		key.UserID, quota = caller.UserID, s.quotas.User
@@ -134,6 +140,9 @@ func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.K
 	parts := []string{key.Provider, key.Name, key.UserID, secret}
 	if key.ExpiresAt != 0 { // without one, the fingerprint is as it was before there were any
 		parts = append(parts, strconv.FormatInt(key.ExpiresAt, 10))
+	}
+	if key.IsArranged() {
+		parts = append(parts, fmt.Sprintf("order %d, weight %d", key.Order, key.Weight))
 	}
 	for _, part := range parts {
 		_ = binary.Write(mac, binary.BigEndian, uint64(len(part))) // a hash never fails to write
@@ -465,6 +474,7 @@ func (s *server) wireKey(k models.Key) gen.Key {
 		RevokedAt: optionalTime(k.RevokedAt), RevokedBy: optional(k.RevokedBy), State: string(models.KeyActive),
 		LastUsedAt: optionalTime(k.LastUsedAt), StaleSince: optionalTime(k.StaleSince(now)), ExpiresAt: optionalTime(k.ExpiresAt),
 		Etag: new(etag(k)), Disabled: new(k.DisabledAt != 0), DisabledAt: optionalTime(k.DisabledAt), DisabledBy: optional(k.DisabledBy),
+		Order: new(k.Order), Weight: optional(k.Weight),
 	}
 	key.NotServingReason = optional(notServing(k, now))
 	key.Serves = new(key.NotServingReason == nil)

@@ -227,7 +227,7 @@ func TestRegisterKey(t *testing.T) {
 				require.Equal(t, gen.Key{
 					ID: key.ID, CustomerID: "acme", ProjectID: "web", Provider: "openai", Name: name, DisplaySuffix: suffix,
 					UserScope: name == "own", CreatedAt: key.CreatedAt, CreatedBy: owner, State: "active", Serves: new(true),
-					Disabled: new(false), Etag: new(`"1"`),
+					Order: new(0), Disabled: new(false), Etag: new(`"1"`),
 				}, key)
 				require.Equal(t, `"1"`, reply.Header.Get("ETag"))
 				at := get(t, s, owner, reply.Header.Get("Location"))

@@ -23,6 +23,7 @@ var (
 	errSetMember    = fmt.Errorf("set a member: %w", models.ErrForbidden)
 	errRemoveMember = fmt.Errorf("remove a member: %w", models.ErrForbidden)
 	errReadFetches  = fmt.Errorf("read the records of fetches: %w", models.ErrForbidden)
+	errResolveOther = fmt.Errorf("resolve for others: %w", models.ErrForbidden)
 	errReadUsage    = fmt.Errorf("read the usage of others: %w", models.ErrForbidden)
 )
 
@@ -66,6 +67,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	ownersOnly(errSetMember, "Only an owner of the project may add members and change their roles."),
 	ownersOnly(errRemoveMember, "Only an owner of the project may remove members."),
 	ownersOnly(errReadFetches, "Only an owner of the project may read its records of fetches."),
+	ownersOnly(errResolveOther, "Only an owner of the project may see which key serves another user. A member may see their own, without user_id."),
 	ownersOnly(errReadUsage, "Only an owner of the project may read the usage of others. A member may read their own, without user_id."),
 	ownersOnly(models.ErrForbidden, "Only an owner of the project may do this."),
 	{Err: models.ErrNotFound, Status: http.StatusNotFound, Code: "not_found", Slug: "not-found", Title: "Not found",

@@ -11,7 +11,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
-	"github.com/agentrouter/aikeys/impl/resolution"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
@@ -52,52 +51,6 @@ func (s *server) ownRole(ctx context.Context) (models.Role, error) {
 		return "", nil
 	}
 	return role, err
-}
-
-// ResolveKey returns which key would serve the caller, and why.
-func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject) (gen.ResolveKeyResponseObject, error) {
-	provider, err := s.parseProvider(req.Params.Provider)
-	if err != nil {
-		return nil, err
-	}
-	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	policy, err := s.store.Policy(ctx, caller)
-	if err != nil {
-		return nil, err
-	}
-	now := s.now().UnixMicro()
-	newest, err := s.store.ServingKeys(ctx, caller, provider, now)
-	if err != nil {
-		return nil, err
-	}
-	choice, err := resolution.Resolve(ctx, s.store, caller, provider, policy, newest, now)
-	if err != nil {
-		return nil, err
-	}
-	reply := gen.ResolveKey200JSONResponse{
-		Provider: provider, Serves: new(false), Reason: string(choice.Reason),
-		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey),
-	}
-	if choice.Stopped.ID != "" {
-		stopped := s.wireKey(choice.Stopped)
-		if choice.Reason == resolution.KeyRevoked {
-			reply.RevokedKey = &stopped
-		} else {
-			reply.StoppedKey = &stopped
-		}
-	}
-	if choice.Key.ID != "" {
-		choice.Key.UserKeys = policy.For(provider)
-		reply.Key, reply.Scope = new(s.wireKey(choice.Key)), new("project")
-		reply.Serves = reply.Key.Serves
-		if choice.Key.UserID != "" {
-			reply.Scope = new("user")
-		}
-	}
-	return reply, nil
 }
 
 // findProvider returns a provider of the catalogue, or a custom one of the caller's customer, which only members learn of.
@@ -370,7 +323,7 @@ func wireState(s *models.EventState) *gen.EventState {
 		return nil
 	}
 	state := &gen.EventState{
-		Name: optional(s.Name), ExpiresAt: optionalTime(s.ExpiresAt),
+		Name: optional(s.Name), ExpiresAt: optionalTime(s.ExpiresAt), Order: s.Order, Weight: s.Weight,
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
 		Operations: optional(gen.Operations(s.Operations)),
 		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced),

@@ -102,6 +102,12 @@ func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, 
 		}
 		change.ExpiresAt = new(at.UnixMicro())
 	}
+	change.Order = body.Order
+	if body.Weight.IsNull() {
+		change.Weight = new(0)
+	} else if body.Weight.IsSpecified() {
+		change.Weight = new(body.Weight.MustGet())
+	}
 	return change, nil
 }
 

@@ -46,8 +46,8 @@ func newValidator(item *openapi3.PathItem, op *openapi3.Operation) (*validator, 
 	v := &validator{query: map[string]parameter{}}
 	for _, ref := range slices.Concat(item.Parameters, op.Parameters) {
 		p := parameter{name: ref.Value.Name, required: ref.Value.Required, schema: ref.Value.Schema.Value}
-		if !p.schema.Type.Is("string") && !p.schema.Type.Is("integer") {
-			return nil, fmt.Errorf("operation %s: parameter %s: only strings and integers are supported", op.OperationID, p.name)
+		if !p.schema.Type.Is("string") && !p.schema.Type.Is("integer") && !p.schema.Type.Is("boolean") {
+			return nil, fmt.Errorf("operation %s: parameter %s: only strings, integers and booleans are supported", op.OperationID, p.name)
 		}
 		switch ref.Value.In {
 		case openapi3.ParameterInPath:
@@ -148,7 +148,13 @@ func listNames[V any](members map[string]V) string {
 
 func (p parameter) check(text string) []problem.Field {
 	var value any = text
-	if p.schema.Type.Is("integer") {
+	switch {
+	case p.schema.Type.Is("boolean"):
+		if text != "true" && text != "false" {
+			return []problem.Field{{Field: p.name, Message: "must be true or false"}}
+		}
+		value = text == "true"
+	case p.schema.Type.Is("integer"):
 		n, err := strconv.ParseInt(text, 10, 32)
 		if err != nil || strconv.FormatInt(n, 10) != text {
 			return []problem.Field{{Field: p.name, Message: "must be a whole number"}}

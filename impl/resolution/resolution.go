@@ -6,7 +6,11 @@ package resolution
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"math"
+	"slices"
 
 	"github.com/agentrouter/aikeys/models"
 )
@@ -34,6 +38,8 @@ const (
 	UserKey           Reason = "user_key"
 	ProjectKey        Reason = "project_key"
 	UserKeysForbidden Reason = "user_keys_forbidden"
+	ByOrder           Reason = "order"
+	ByWeight          Reason = "weight"
 	NextKey           Reason = "next_key"
 	ByID              Reason = "by_id"
 	UserKeyRequired   Reason = "user_key_required"
@@ -84,8 +90,8 @@ func Stop(k models.Key, now int64) (Reason, error) {
 
 // Keys finds the keys of a provider; *models.Store is one.
 type Keys interface {
-	// Candidates returns the keys that may serve, newest first.
-	Candidates(ctx context.Context, c models.Caller, provider string, now int64) (own, project []models.Key, err error)
+	// Candidates returns all keys that may serve.
+	Candidates(ctx context.Context, c models.Caller, provider string, now int64) (models.Serving, error)
 	// LastStopped returns the key that stopped last in some scopes: users' ids, or "" for the project's keys.
 	LastStopped(ctx context.Context, c models.Caller, provider string, scopes []string, now int64) (models.Key, error)
 }
@@ -113,24 +119,28 @@ func Fetch(
 	if err != nil {
 		return Fetched{}, err
 	}
-	choice, err := Resolve(ctx, store, c, provider, found.Policy, models.Serving{Own: found.Own, Project: found.Project}, now)
+	choice, err := Resolve(ctx, store, c, provider, found.Policy, found.Serving, now)
 	return Fetched{choice, found.Policy.Operations, found.AsOf}, cmp.Or(err, choice.Err())
 }
 
-// Resolve applies the policy to the newest key of each scope. If the chosen key is bad and the policy says next_key, it reads
-// all that may serve and applies the policy to those. They are read later than the newest ones, so a key that was revoked in
-// between is not among them. If no key serves, it looks for one that stopped.
+// Resolve applies the policy to what was found. If the first key is bad, the policy says next_key and there may be others, it reads all that
+// may serve and applies the policy to those. They are read later than the first ones, so a key that was revoked in between is not among
+// them. If no key serves, it looks for one that stopped.
 func Resolve(
-	ctx context.Context, keys Keys, c models.Caller, provider string, policy models.Policy, newest models.Serving, now int64,
+	ctx context.Context, keys Keys, c models.Caller, provider string, policy models.Policy, found models.Serving, now int64,
 ) (Choice, error) {
 	userKeys := policy.For(provider)
-	choice := choose(userKeys, newest.Own, newest.Project)
+	ranked := rank(userKeys, c.UserID, found)
+	choice := ranked.first()
 	if policy.OnBadKey == models.OnBadKeyNextKey && choice.Key.Bad(now) {
-		own, project, err := keys.Candidates(ctx, c, provider, now)
-		if err != nil {
-			return Choice{}, err
+		if !found.All {
+			all, err := keys.Candidates(ctx, c, provider, now)
+			if err != nil {
+				return Choice{}, err
+			}
+			ranked = rank(userKeys, c.UserID, all)
 		}
-		choice = chooseAmongAll(userKeys, own, project, now)
+		choice = ranked.firstGood(now)
 	}
 	if choice.Key.ID != "" {
 		return choice, nil
@@ -154,46 +164,108 @@ func scopesOf(policy models.UserKeys, userID string) []string {
 	return scopes
 }
 
-// choose applies the policy on users' own keys to the user's newest key and the project's.
-func choose(policy models.UserKeys, own, project models.Key) Choice {
-	switch {
-	case policy == models.UserKeysForbid && project.ID != "":
-		return Choice{Key: project, Reason: UserKeysForbidden}
-	case policy != models.UserKeysForbid && own.ID != "":
-		return Choice{Key: own, Reason: UserKey}
-	case policy == models.UserKeysRequire:
-		return Choice{Reason: UserKeyRequired}
-	case policy == models.UserKeysAllow && project.ID != "":
-		return Choice{Key: project, Reason: ProjectKey}
-	}
-	return Choice{Reason: NoKey}
+// ranked are the keys that the policy lets serve a user, in the order in which they come, and why the first of them serves. Without any,
+// the reason says what is missing. The first `+"`sharing`"+` keys share callers by weight.
+type ranked struct {
+	keys    []models.Key
+	reason  Reason
+	sharing int
 }
 
-// chooseAmongAll returns the first key that is not bad, in the order in which they may serve. If all are bad, the first one
-// serves anyway: badness is a guess from the last use, and the provider decides.
-func chooseAmongAll(policy models.UserKeys, own, project []models.Key, now int64) Choice {
-	first := choose(policy, newestOf(own), newestOf(project))
-	if first.Key.ID == "" || !first.Key.Bad(now) {
-		return first
-	}
-	var inOrder []models.Key
+// rank puts the keys that the policy lets serve a user into their order: the user's own before the project's.
+func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked) {
 	if policy != models.UserKeysForbid {
-		inOrder = append(inOrder, own...)
+		r = rankScope(userID, found.Own, UserKey)
 	}
 	if policy != models.UserKeysRequire {
-		inOrder = append(inOrder, project...)
-	}
-	for _, key := range inOrder {
-		if !key.Bad(now) {
-			return Choice{Key: key, Reason: NextKey}
+		reason := ProjectKey
+		if policy == models.UserKeysForbid {
+			reason = UserKeysForbidden
+		}
+		project := rankScope(userID, found.Project, reason)
+		if len(r.keys) == 0 {
+			r = project
+		} else {
+			r.keys = append(r.keys, project.keys...)
 		}
 	}
-	return first
+	switch {
+	case len(r.keys) > 0:
+	case policy == models.UserKeysRequire:
+		r.reason = UserKeyRequired
+	default:
+		r.reason = NoKey
+	}
+	return r
 }
 
-func newestOf(keys []models.Key) models.Key {
+// rankScope puts the keys of one scope, which come by their order and newest first, into the order in which they serve a user. If the newest
+// of an order has a weight, all of that order that have one share the callers, and come before the others of it.
+func rankScope(userID string, keys []models.Key, reason Reason) (r ranked) {
 	if len(keys) == 0 {
-		return models.Key{}
+		return r
 	}
-	return keys[0]
+	if r.reason = reason; keys[0].Order != keys[len(keys)-1].Order {
+		r.reason = ByOrder
+	}
+	r.keys = make([]models.Key, 0, len(keys))
+	for rest := keys; len(rest) > 0; {
+		end := slices.IndexFunc(rest, func(k models.Key) bool { return k.Order != rest[0].Order })
+		if end < 0 {
+			end = len(rest)
+		}
+		sharing := 0
+		if rest[0].Weight > 0 {
+			var weighted, others []models.Key
+			for _, k := range rest[:end] {
+				if k.Weight > 0 {
+					weighted = append(weighted, k)
+				} else {
+					others = append(others, k)
+				}
+			}
+			slices.SortFunc(weighted, func(a, b models.Key) int { return cmp.Compare(score(b, userID), score(a, userID)) })
+			sharing = len(weighted)
+			r.keys = append(append(r.keys, weighted...), others...)
+		} else {
+			r.keys = append(r.keys, rest[:end]...)
+		}
+		if len(rest) == len(keys) && sharing > 1 {
+			r.reason, r.sharing = ByWeight, sharing
+		}
+		rest = rest[end:]
+	}
+	return r
+}
+
+// score returns how well a key suits a user: the highest score of the keys that share callers decides. Each user has the same key wherever
+// and whenever it is computed, keys serve users in proportion to their weights, and a key that comes or goes moves only the users that it
+// serves (weighted rendezvous hashing).
+func score(k models.Key, userID string) float64 {
+	sum := sha256.Sum256([]byte(k.ID + "\x00" + userID))
+	const resolution = 1 << 53 // of a float64
+	uniform := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 0.5) / resolution
+	return -float64(k.Weight) / math.Log(uniform)
+}
+
+// first returns the choice of the first key, whether it is bad or not.
+func (r ranked) first() Choice {
+	if len(r.keys) == 0 {
+		return Choice{Reason: r.reason}
+	}
+	return Choice{Key: r.keys[0], Reason: r.reason}
+}
+
+// firstGood returns the choice of the first key that is not bad. If all are bad, the first one serves anyway: badness is a guess from the
+// last use, and the provider decides.
+func (r ranked) firstGood(now int64) Choice {
+	for i, key := range r.keys {
+		if !key.Bad(now) && i > 0 {
+			return Choice{Key: key, Reason: NextKey}
+		}
+		if !key.Bad(now) {
+			break
+		}
+	}
+	return r.first()
 }

@@ -39,18 +39,17 @@ func (k *keys) LastStopped(_ context.Context, _ models.Caller, _ string, scopes 
 }
 
 // Candidates implements resolution.Keys.
-func (k *keys) Candidates(_ context.Context, _ models.Caller, asked string, _ int64) (own, project []models.Key, err error) {
+func (k *keys) Candidates(_ context.Context, _ models.Caller, asked string, _ int64) (models.Serving, error) {
 	k.reads++
 	if asked != provider {
-		return nil, nil, fmt.Errorf("asked for %s", asked)
+		return models.Serving{}, fmt.Errorf("asked for %s", asked)
 	}
-	return k.own, k.project, k.err
+	return models.Serving{Own: k.own, Project: k.project, All: true}, k.err
 }
 
 // newest returns the newest key of each scope.
-func (k *keys) newest() (found models.Serving) {
-	found.Own, found.Project = append(k.own, models.Key{})[0], append(k.project, models.Key{})[0]
-	return found
+func (k *keys) newest() models.Serving {
+	return models.Serving{Own: k.own[:min(1, len(k.own))], Project: k.project[:min(1, len(k.project))]}
 }
 
 // newKeys returns keys that are good or bad, newest first.

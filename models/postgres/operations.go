@@ -182,12 +182,13 @@ const (
 	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, expires_at, envelope FROM ai_keys
 WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usable + ` AND user_id = `
 
-	fetchStatement = `SELECT ` + models.FetchColumns + `, ` + currentPosition + ` FROM ` + models.FetchTables + `
-LEFT JOIN LATERAL (` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) o ON $5 <> ''
-LEFT JOIN LATERAL (` + newestKey + `'' ORDER BY seq DESC LIMIT 1) k ON true`
-
 	fetchByIDStatement = `SELECT ` + models.FetchByIDColumns + `, ` + currentPosition + ` FROM ` + models.FetchByIDTables
 )
+
+var fetchStatement = `SELECT ` + models.FetchColumns + `, ` + models.ArrangedKeys(`json_agg`, `json_build_object`, `encode(envelope, 'hex')`) + `, ` +
+	currentPosition + ` FROM ` + models.FetchTables + `
+LEFT JOIN LATERAL (` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) o ON $5 <> ''
+LEFT JOIN LATERAL (` + newestKey + `'' ORDER BY seq DESC LIMIT 1) k ON true`
 
 // Fetch implements models.Engine.
 func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (row models.FetchRow, err error) {

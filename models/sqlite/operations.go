@@ -100,12 +100,13 @@ func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]strin
 const (
 	newestKey = `(SELECT id FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usable + ` AND user_id = `
 
-	fetchStatement = `SELECT ` + models.FetchColumns + `, ` + currentPosition + ` FROM ` + models.FetchTables + `
-LEFT JOIN ai_keys o ON o.id = ` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) AND $5 <> ''
-LEFT JOIN ai_keys k ON k.id = ` + newestKey + `'' ORDER BY seq DESC LIMIT 1)`
-
 	fetchByIDStatement = `SELECT ` + models.FetchByIDColumns + `, ` + currentPosition + ` FROM ` + models.FetchByIDTables
 )
+
+var fetchStatement = `SELECT ` + models.FetchColumns + `, ` + models.ArrangedKeys(`json_group_array`, `json_object`, `hex(envelope)`) + `, ` +
+	currentPosition + ` FROM ` + models.FetchTables + `
+LEFT JOIN ai_keys o ON o.id = ` + newestKey + `$5 ORDER BY seq DESC LIMIT 1) AND $5 <> ''
+LEFT JOIN ai_keys k ON k.id = ` + newestKey + `'' ORDER BY seq DESC LIMIT 1)`
 
 // Fetch implements models.Engine.
 func (e *engine) Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (row models.FetchRow, err error) {

@@ -12,8 +12,9 @@ import (
 // AIKeysClient registers, reads, changes, tests and revokes provider keys.
 type AIKeysClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force and ExpiresAt for Register; OfProvider,
-// InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke and Update; IfMatch for Update.
+// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder and WithWeight for
+// Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke and Update;
+// IfMatch for Update; Explained and OfUser for Resolve.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
 }
@@ -27,6 +28,8 @@ type registerRequest struct {
 	Verify    bool              `json:"verify,omitempty"`
 	Force     bool              `json:"force,omitempty"`
 	ExpiresAt time.Time         `json:"expires_at,omitzero"`
+	Order     *int              `json:"order,omitempty"`
+	Weight    *int              `json:"weight,omitempty"`
 }
 
 // Register seals a provider's key and stores it under a project. With userScope the key is the caller's own; otherwise it
@@ -38,7 +41,8 @@ func (a *AIKeysClient) Register(
 	r.checkText("provider", string(provider))
 	r.checkText("name", name)
 	r.checkText("secret", secret)
-	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope, Verify: r.verify, Force: r.force, ExpiresAt: r.expiresAt}
+	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope, Verify: r.verify, Force: r.force, ExpiresAt: r.expiresAt,
+		Order: r.order, Weight: r.weight}
 	return send(ctx, r, func(r *aikeysv1.RegisterResponse) bool { return r.Key.ID != "" })
 }
 
@@ -82,6 +86,15 @@ func SetExpiry(t time.Time) KeyChange { return func(c map[string]any) { c["expir
 // ClearExpiry has the key serve without end.
 func ClearExpiry() KeyChange { return func(c map[string]any) { c["expires_at"] = nil } }
 
+// SetOrder gives the key another place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+func SetOrder(order int) KeyChange { return func(c map[string]any) { c["order"] = order } }
+
+// SetWeight has the key share the callers with the others of its order that have a weight, in proportion to their weights.
+func SetWeight(weight int) KeyChange { return func(c map[string]any) { c["weight"] = weight } }
+
+// ClearWeight has the key share the callers with none.
+func ClearWeight() KeyChange { return func(c map[string]any) { c["weight"] = nil } }
+
 // Update changes a key as told and leaves the rest of it as it is. A key that is disabled by then comes with its DisableReceipt; with
 // Wait, the service answers when that is complete. With IfMatch, nothing is changed that others have changed since.
 func (a *AIKeysClient) Update(
@@ -118,7 +131,8 @@ func (a *AIKeysClient) Verify(ctx context.Context, customerID, projectID, id str
 	return send(ctx, r, func(r *aikeysv1.VerifyResponse) bool { return r.Verification.Verdict != "" && r.Key.ID != "" })
 }
 
-// Resolve returns which key would serve the caller's request to a provider now, and why. It does not count as a use.
+// Resolve returns which key would serve the caller's request to a provider now, and why. It does not count as a use. With
+// Explained, it lists every key that could serve; with OfUser, an owner sees what serves another member.
 func (a *AIKeysClient) Resolve(
 	ctx context.Context, customerID, projectID string, provider aikeysv1.Provider,
 ) (*aikeysv1.ResolveResponse, error) {

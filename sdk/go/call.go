@@ -41,6 +41,15 @@ func ExpiresAt(t time.Time) CallOption {
 	return func(s *service) { s.expiresAt = t.UTC() }
 }
 
+// AtOrder has Register give the key a place among the keys of its scope and provider: the lowest serves. Every key has 0 otherwise.
+func AtOrder(order int) CallOption { return func(s *service) { s.order = &order } }
+
+// WithWeight has Register make a key that shares the callers with the others of its order that have a weight, in proportion.
+func WithWeight(weight int) CallOption { return func(s *service) { s.weight = &weight } }
+
+// Explained has Resolve list every key that could serve as Candidates, and why each does or does not.
+func Explained() CallOption { return func(s *service) { s.setQuery("explain", "true") } }
+
 // IfMatch has Update change nothing if the key's Etag is another one by now: the error has status 412 then.
 func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
@@ -80,7 +89,7 @@ func InState(state aikeysv1.KeyState) CallOption {
 // OfKey lists what is about that key only.
 func OfKey(id string) CallOption { return func(s *service) { s.setQuery("key_id", id) } }
 
-// OfUser lists what is about that user only.
+// OfUser lists what is about that user only. It has Resolve show what serves that user, which takes an owner.
 func OfUser(id string) CallOption { return func(s *service) { s.setQuery("user_id", id) } }
 
 // OfDataPlane lists the fetches of that data plane only, by its name or its id.
@@ -124,6 +133,7 @@ type service struct {
 	hasIdempotencyKey bool
 	verify, force     bool
 	expiresAt         time.Time
+	order, weight     *int
 	ifMatch           string
 	hasIfMatch        bool
 	wait              time.Duration
@@ -201,6 +211,8 @@ func (r *request) checkOptions() {
 		r.setError("verify", "is not a parameter of this method")
 	case !registers && !r.expiresAt.IsZero():
 		r.setError("expires_at", "is not a parameter of this method")
+	case !registers && (r.order != nil || r.weight != nil):
+		r.setError("order", "is not a parameter of this method")
 	case r.hasIfMatch && !slices.Contains(r.op.Header, ifMatchHeader):
 		r.setError(ifMatchHeader, "is not a parameter of this method")
 	case r.hasIfMatch && (r.ifMatch == "" || strings.ContainsFunc(r.ifMatch, func(c rune) bool { return c < ' ' || c > '~' })):

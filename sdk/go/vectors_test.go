@@ -301,7 +301,7 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 	case "aikeys.verify":
 		result, err = keys.Verify(ctx, customer, project, text("id"))
 	case "aikeys.resolve":
-		result, err = c.AIKeys().Resolve(ctx, customer, project, aikeysv1.Provider(text("provider")))
+		result, err = keys.Resolve(ctx, customer, project, aikeysv1.Provider(text("provider")))
 	case "policy.get":
 		result, err = c.Policy().Get(ctx, customer, project)
 	case "policy.set":
@@ -358,6 +358,16 @@ func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
 		end, _ := time.Parse(time.RFC3339, text)
 		changes = append(changes, agentrouter.SetExpiry(end))
 	}
+	if order, ok := args["order"].(float64); ok {
+		changes = append(changes, agentrouter.SetOrder(int(order)))
+	}
+	switch weight, given := args["weight"]; {
+	case given && weight == nil:
+		changes = append(changes, agentrouter.ClearWeight())
+	case given:
+		number, _ := weight.(float64)
+		changes = append(changes, agentrouter.SetWeight(int(number)))
+	}
 	return changes
 }
 
@@ -369,6 +379,18 @@ func callOptions(v vector) []agentrouter.CallOption {
 		}
 		if end, err := time.Parse(time.RFC3339, fmt.Sprint(v.Args["expires_at"])); err == nil {
 			options = append(options, agentrouter.ExpiresAt(end))
+		}
+		if order, ok := v.Args["order"].(float64); ok {
+			options = append(options, agentrouter.AtOrder(int(order)))
+		}
+		if weight, ok := v.Args["weight"].(float64); ok {
+			options = append(options, agentrouter.WithWeight(int(weight)))
+		}
+		if v.Args["explain"] == true {
+			options = append(options, agentrouter.Explained())
+		}
+		if user, ok := v.Args["user_id"].(string); ok {
+			options = append(options, agentrouter.OfUser(user))
 		}
 		return options
 	}

@@ -86,6 +86,8 @@ export class AIKeys {
     if (options.verify) body.verify = true;
     if (options.force) body.force = true;
     if (options.expiresAt !== undefined) body.expires_at = timeText(options.expiresAt);
+    if (options.order !== undefined) body.order = options.order;
+    if (options.weight !== undefined) body.weight = options.weight;
     const path = `${project(customerId, projectId)}/aikeys`;
     const headers = { 'content-type': 'application/json', 'idempotency-key': idempotencyKey };
     return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);
@@ -135,11 +137,13 @@ export class AIKeys {
     if (ifMatch !== undefined && !/^[ -~]{1,256}$/.test(ifMatch)) {
       throw new ArgumentError("ifMatch must be a key's etag");
     }
-    const { name, disabled, expiresAt } = changes;
+    const { name, disabled, expiresAt, order, weight } = changes;
     const body: t.UpdateRequest = {};
     if (name !== undefined) body.name = name;
     if (disabled !== undefined) body.disabled = disabled;
     if (expiresAt !== undefined) body.expires_at = expiresAt === null ? null : timeText(expiresAt);
+    if (order !== undefined) body.order = order;
+    if (weight !== undefined) body.weight = weight;
     if (Object.keys(body).length === 0) {
       throw new ArgumentError('changes must name what to change');
     }
@@ -172,15 +176,16 @@ export class AIKeys {
     return this.#transport.send({ method: 'POST', path, expect: ['verification', 'object'] }, options);
   }
 
-  /** Shows which key would serve the caller's requests to a provider now, and why. */
+  /** Shows which key would serve the caller's requests to a provider now, and why: with `userId`, another member's. */
   async resolve(
     customerId: string,
     projectId: string,
     provider: t.AIKeyProvider,
-    options?: Options,
+    options: t.ResolveOptions = {},
   ): Promise<t.ResolveResponse> {
     const path = `${project(customerId, projectId)}/resolve`;
-    const query = { provider } satisfies t.ResolveQuery;
+    const query = { provider, explain: options.explain ? 'true' : undefined, user_id: options.userId };
+    query satisfies Record<keyof t.ResolveQuery, unknown>;
     return this.#transport.send({ method: 'GET', path, query, expect: ['reason', 'string'] }, options);
   }
 }

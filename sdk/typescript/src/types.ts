@@ -89,6 +89,10 @@ export interface RegisterOptions extends CallOptions {
   force?: boolean | undefined;
   /** When the key stops serving; it must be in the future. */
   expiresAt?: string | Date | undefined;
+  /** Its place among the keys of its scope and provider: the lowest serves, and of the same order the newest. It is 0 otherwise. */
+  order?: number | undefined;
+  /** Its share of the callers among keys of its order that have a weight. */
+  weight?: number | undefined;
 }
 
 /** What to change of a key. What is `undefined` stays as it is. */
@@ -99,6 +103,17 @@ export interface KeyChanges {
   disabled?: boolean | undefined;
   /** When it stops serving; `null` is never. */
   expiresAt?: string | Date | null | undefined;
+  /** Its place among the keys of its scope and provider: the lowest serves, and of the same order the newest. */
+  order?: number | undefined;
+  /** Its share of the callers among keys of its order that have a weight; `null` takes it away. */
+  weight?: number | null | undefined;
+}
+
+export interface ResolveOptions extends CallOptions {
+  /** Lists every key that could serve as `candidates`, and why each does or does not. */
+  explain?: boolean | undefined;
+  /** Whom the key would serve, if not the caller. It takes an owner. */
+  userId?: string | undefined;
 }
 
 export interface UpdateOptions extends CallOptions {

@@ -51,6 +51,8 @@ export interface Key {
   disabled_by?: string;
   expires_at?: string;
   stale_since?: string;
+  order?: number;
+  weight?: number;
   disable_receipt?: DisableReceipt;
   state: string;
 }

@@ -34,6 +34,54 @@ func (e AuthMethod) Valid() bool {
 	}
 }
 
+// Defines values for CandidateReason.
+const (
+	CandidateReasonKeyDisabled       CandidateReason = "key_disabled"
+	CandidateReasonKeyExpired        CandidateReason = "key_expired"
+	CandidateReasonNextKey           CandidateReason = "next_key"
+	CandidateReasonNotFirst          CandidateReason = "not_first"
+	CandidateReasonOrder             CandidateReason = "order"
+	CandidateReasonOtherCallers      CandidateReason = "other_callers"
+	CandidateReasonProjectKey        CandidateReason = "project_key"
+	CandidateReasonRefusedByProvider CandidateReason = "refused_by_provider"
+	CandidateReasonUserKey           CandidateReason = "user_key"
+	CandidateReasonUserKeyRequired   CandidateReason = "user_key_required"
+	CandidateReasonUserKeysForbidden CandidateReason = "user_keys_forbidden"
+	CandidateReasonWeight            CandidateReason = "weight"
+)
+
+// Valid indicates whether the value is a known member of the CandidateReason enum.
+func (e CandidateReason) Valid() bool {
+	switch e {
+	case CandidateReasonKeyDisabled:
+		return true
+	case CandidateReasonKeyExpired:
+		return true
+	case CandidateReasonNextKey:
+		return true
+	case CandidateReasonNotFirst:
+		return true
+	case CandidateReasonOrder:
+		return true
+	case CandidateReasonOtherCallers:
+		return true
+	case CandidateReasonProjectKey:
+		return true
+	case CandidateReasonRefusedByProvider:
+		return true
+	case CandidateReasonUserKey:
+		return true
+	case CandidateReasonUserKeyRequired:
+		return true
+	case CandidateReasonUserKeysForbidden:
+		return true
+	case CandidateReasonWeight:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventOutcome.
 const (
 	EventOutcomeAllowed EventOutcome = "allowed"
@@ -139,6 +187,7 @@ const (
 	FetchReasonNextKey           FetchReason = "next_key"
 	FetchReasonNoKey             FetchReason = "no_key"
 	FetchReasonNotAMember        FetchReason = "not_a_member"
+	FetchReasonOrder             FetchReason = "order"
 	FetchReasonProjectKey        FetchReason = "project_key"
 	FetchReasonTokenUnavailable  FetchReason = "token_unavailable"
 	FetchReasonUnreadable        FetchReason = "unreadable"
@@ -146,6 +195,7 @@ const (
 	FetchReasonUserKeyRequired   FetchReason = "user_key_required"
 	FetchReasonUserKeysForbidden FetchReason = "user_keys_forbidden"
 	FetchReasonVerification      FetchReason = "verification"
+	FetchReasonWeight            FetchReason = "weight"
 )
 
 // Valid indicates whether the value is a known member of the FetchReason enum.
@@ -171,6 +221,8 @@ func (e FetchReason) Valid() bool {
 		return true
 	case FetchReasonNotAMember:
 		return true
+	case FetchReasonOrder:
+		return true
 	case FetchReasonProjectKey:
 		return true
 	case FetchReasonTokenUnavailable:
@@ -184,6 +236,8 @@ func (e FetchReason) Valid() bool {
 	case FetchReasonUserKeysForbidden:
 		return true
 	case FetchReasonVerification:
+		return true
+	case FetchReasonWeight:
 		return true
 	default:
 		return false
@@ -434,10 +488,13 @@ const (
 	ReasonKeyRevoked        Reason = "key_revoked"
 	ReasonNextKey           Reason = "next_key"
 	ReasonNoKey             Reason = "no_key"
+	ReasonNotAMember        Reason = "not_a_member"
+	ReasonOrder             Reason = "order"
 	ReasonProjectKey        Reason = "project_key"
 	ReasonUserKey           Reason = "user_key"
 	ReasonUserKeyRequired   Reason = "user_key_required"
 	ReasonUserKeysForbidden Reason = "user_keys_forbidden"
+	ReasonWeight            Reason = "weight"
 )
 
 // Valid indicates whether the value is a known member of the Reason enum.
@@ -453,6 +510,10 @@ func (e Reason) Valid() bool {
 		return true
 	case ReasonNoKey:
 		return true
+	case ReasonNotAMember:
+		return true
+	case ReasonOrder:
+		return true
 	case ReasonProjectKey:
 		return true
 	case ReasonUserKey:
@@ -460,6 +521,8 @@ func (e Reason) Valid() bool {
 	case ReasonUserKeyRequired:
 		return true
 	case ReasonUserKeysForbidden:
+		return true
+	case ReasonWeight:
 		return true
 	default:
 		return false
@@ -631,6 +694,33 @@ type Actor struct {
 // the clock.
 type AuthMethod string
 
+// Candidate A key that could serve, and why it does or does not.
+type Candidate struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key *Key `json:"key,omitempty"`
+
+	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
+	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
+	// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+	// `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+	Reason CandidateReason `json:"reason"`
+
+	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
+	Scope Scope `json:"scope"`
+
+	// Serves Whether it is the one that serves. At most one does.
+	Serves bool `json:"serves"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// CandidateReason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
+// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
+// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+// `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+type CandidateReason string
+
 // DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 // disabled key that is read by its id has it; keys in lists do not.
 type DisableReceipt struct {
@@ -678,7 +768,7 @@ type Event struct {
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
 	// `after`. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
@@ -688,7 +778,7 @@ type Event struct {
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
 	// `after`. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
@@ -735,8 +825,8 @@ type Event struct {
 
 	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
-	// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
+	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`.
 	Type EventType `json:"type"`
@@ -750,8 +840,8 @@ type EventOutcome string
 
 // EventType What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
 // report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
-// `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
+// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 // `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 // `key.failing`.
 type EventType string
@@ -759,7 +849,7 @@ type EventType string
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 // (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 // `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-// `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
 // `after`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
@@ -778,6 +868,10 @@ type EventState struct {
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations Operations `json:"operations,omitempty,omitzero"`
+
+	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+	// Every key has 0 unless it is given another.
+	Order *KeyOrder `json:"order,omitempty"`
 
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
@@ -798,6 +892,9 @@ type EventState struct {
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
 	Verdict Verdict `json:"verdict,omitempty,omitzero"`
+
+	// Weight The key's weight, 0 for none. Absent if it did not change.
+	Weight *int `json:"weight,omitempty"`
 }
 
 // Fetch That a data plane asked for a key, or that the service opened one to test it. The record is stored before the data
@@ -921,6 +1018,10 @@ type Key struct {
 	// still go to the provider, which refuses them.
 	NotServingReason NotServingReason `json:"not_serving_reason,omitempty,omitzero"`
 
+	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+	// Every key has 0 unless it is given another.
+	Order KeyOrder `json:"order,omitempty,omitzero"`
+
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID OpaqueID `json:"project_id"`
 
@@ -959,6 +1060,9 @@ type Key struct {
 	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
 	// refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
+
+	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+	Weight KeyWeight `json:"weight,omitempty,omitzero"`
 }
 
 // NotServingReason Why the key can't serve; absent if it can. `revoked`: it was revoked. `disabled`: it was disabled. `expired`: its
@@ -991,8 +1095,15 @@ type KeyFailure struct {
 // provider's. Absent if the data plane did not say.
 type KeyFailureReason string
 
+// KeyOrder The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+// Every key has 0 unless it is given another.
+type KeyOrder = int
+
 // KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState string
+
+// KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
+type KeyWeight = int
 
 // ListEventsResponse A page of the audit trail.
 type ListEventsResponse struct {
@@ -1258,8 +1369,12 @@ type RemoveMemberResponse struct {
 // ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
 // provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
 // revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-// has expired.
+// has expired. An owner who asks for another member is not shown which of that member's own keys it is.
 type ResolveResponse struct {
+	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
+	// the order in which they come, then the others. Absent without it.
+	Candidates []Candidate `json:"candidates,omitempty,omitzero"`
+
 	// Key A key's metadata. No answer contains the secret.
 	Key *Key `json:"key,omitempty"`
 
@@ -1278,7 +1393,9 @@ type ResolveResponse struct {
 	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
 	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
 	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-	// provider refused the newer one within the last five minutes and the policy says `next_key`.
+	// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
+	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 	Reason Reason `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -1308,7 +1425,9 @@ type ResolveResponse struct {
 // the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
 // been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
 // them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-// provider refused the newer one within the last five minutes and the policy says `next_key`.
+// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
+// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 type Reason string
 
 // RevokeResponse The result of the revocation.

@@ -126,6 +126,13 @@ class Unchanged(Enum):
 UNCHANGED = Unchanged.UNCHANGED
 
 
+def changed(value: Any) -> Any:
+    """Return a value to send: None is sent as null, and UNCHANGED not at all."""
+    if value is UNCHANGED:
+        return None
+    return _NULL if value is None else value
+
+
 def changed_time(name: str, when: Union[str, datetime, None, Unchanged]) -> Any:
     """Write a time as time_text does; None is sent as null, and UNCHANGED not at all."""
     if when is UNCHANGED:

@@ -57,7 +57,7 @@ REGISTER_KEY = Operation(
     "POST",
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys",
     models.RegisterResponse,
-    body=("provider", "name", "secret", "user_scope", "verify", "force", "expires_at"),
+    body=("provider", "name", "secret", "user_scope", "verify", "force", "expires_at", "order", "weight"),
     idempotent_by_key=True,
 )
 LIST_KEYS = Operation(
@@ -76,7 +76,7 @@ UPDATE_KEY = Operation(
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}",
     models.UpdateResponse,
     query=("wait",),
-    body=("name", "disabled", "expires_at"),
+    body=("name", "disabled", "expires_at", "order", "weight"),
 )
 REVOKE_KEY = Operation(
     "revokeKey",
@@ -93,7 +93,7 @@ RESOLVE_KEY = Operation(
     "GET",
     "/v1/customers/{customer_id}/projects/{project_id}/resolve",
     models.ResolveResponse,
-    query=("provider",),
+    query=("provider", "explain", "user_id"),
 )
 GET_POLICY = Operation(
     "getPolicy", "GET", "/v1/customers/{customer_id}/projects/{project_id}/policy", models.PolicyResponse

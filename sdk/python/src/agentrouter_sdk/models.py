@@ -64,6 +64,49 @@ class Actor(Model):
     """
 
 
+class Candidate(Model):
+    """
+    A key that could serve, and why it does or does not.
+    """
+
+    scope: Union[Literal["user", "project"], str]
+    """
+    Whose key it is: the caller's own (`user`) or the project's (`project`).
+    """
+
+    serves: bool
+    """
+    Whether it is the one that serves. At most one does.
+    """
+
+    reason: Union[
+        Literal[
+            "user_key",
+            "project_key",
+            "user_keys_forbidden",
+            "order",
+            "weight",
+            "next_key",
+            "not_first",
+            "other_callers",
+            "refused_by_provider",
+            "key_disabled",
+            "key_expired",
+            "user_key_required",
+        ],
+        str,
+    ]
+    """
+    Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
+    `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
+    the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+    `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+
+    """
+
+    key: Optional[Key] = None
+
+
 class DisableReceipt(Model):
     """
     The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
@@ -159,8 +202,8 @@ class Event(Model):
     """
     What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-    key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
-    `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+    key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
+    `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
     `key.failing`.
 
@@ -267,7 +310,7 @@ class EventState(Model):
     What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
     (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
     `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-    `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+    `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
     `after`. Both are absent in other events.
 
     """
@@ -280,6 +323,18 @@ class EventState(Model):
     expires_at: Optional[AwareDatetime] = None
     """
     When the key stops serving. Absent for never, and if it did not change.
+    """
+
+    order: Optional[int] = None
+    """
+    The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+    Every key has 0 unless it is given another.
+
+    """
+
+    weight: Optional[int] = None
+    """
+    The key's weight, 0 for none. Absent if it did not change.
     """
 
     verdict: Optional[Union[Literal["valid", "rejected", "unreachable"], str]] = None
@@ -380,6 +435,8 @@ class Fetch(Model):
             "user_key",
             "project_key",
             "user_keys_forbidden",
+            "order",
+            "weight",
             "next_key",
             "by_id",
             "verification",
@@ -605,6 +662,19 @@ class Key(Model):
     """
     Since when it counts as unused: 90 days after its last use, or after its registration if it was never used.
     Absent until then, and for a revoked key.
+
+    """
+
+    order: Optional[int] = None
+    """
+    The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+    Every key has 0 unless it is given another.
+
+    """
+
+    weight: Optional[int] = None
+    """
+    The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
 
     """
 
@@ -1045,7 +1115,7 @@ class ResolveResponse(Model):
     Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
     provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
     revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-    has expired.
+    has expired. An owner who asks for another member is not shown which of that member's own keys it is.
 
     """
 
@@ -1090,12 +1160,15 @@ class ResolveResponse(Model):
             "user_key",
             "project_key",
             "user_keys_forbidden",
+            "order",
+            "weight",
             "next_key",
             "user_key_required",
             "key_revoked",
             "key_disabled",
             "key_expired",
             "no_key",
+            "not_a_member",
         ],
         str,
     ]
@@ -1106,7 +1179,9 @@ class ResolveResponse(Model):
     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
     been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
     them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-    provider refused the newer one within the last five minutes and the policy says `next_key`.
+    provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+    scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
+    `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 
     """
 
@@ -1132,6 +1207,12 @@ class ResolveResponse(Model):
     key: Optional[Key] = None
     revoked_key: Optional[Key] = None
     stopped_key: Optional[Key] = None
+    candidates: Optional[list[Candidate]] = Field(None, max_length=200)
+    """
+    With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
+    the order in which they come, then the others. Absent without it.
+
+    """
 
 
 class RevokeResponse(Model):

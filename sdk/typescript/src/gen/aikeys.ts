@@ -112,6 +112,10 @@ export interface paths {
          *     refused. The audit trail gets a `key.expiring` 30, 7 and 1 days ahead, and a `key.expired`. A later time lets an
          *     expired key serve again.
          *
+         *     `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
+         *     the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
+         *     proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+         *
          *     With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
          *     made to the key as it is. Members that the body does not name stay, so callers who change different ones do
          *     not undo each other's changes, and a key can be disabled at once.
@@ -191,6 +195,9 @@ export interface paths {
          * @description Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
          *     serve, the answer is still 200: `key` and `scope` are absent, and `reason` says what is missing. Nothing is
          *     recorded as used.
+         *
+         *     With `explain`, `candidates` lists every key that could serve, and why it does or does not. With `user_id`, an
+         *     owner sees what would serve another member, whose own keys are listed without saying which they are.
          */
         get: operations["resolveKey"];
         put?: never;
@@ -558,6 +565,8 @@ export interface components {
              *     Absent is never.
              */
             expires_at?: string;
+            order?: components["schemas"]["KeyOrder"];
+            weight?: components["schemas"]["KeyWeight"];
         };
         /** @description What to change. At least one member. */
         UpdateRequest: {
@@ -570,7 +579,20 @@ export interface components {
              * @description When the key stops serving. It must be in the future. `null` is never.
              */
             expires_at?: string | null;
+            order?: components["schemas"]["KeyOrder"];
+            /**
+             * @description The key's share of the callers among keys of its order that have a weight. `null` takes it away: the key
+             *     shares with none.
+             */
+            weight?: number | null;
         };
+        /**
+         * @description The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
+         *     Every key has 0 unless it is given another.
+         */
+        KeyOrder: number;
+        /** @description The key's share of the callers among keys of its order that have a weight. Without one, it shares with none. */
+        KeyWeight: number;
         /** @description The key as it is after the change. */
         UpdateResponse: {
             key: components["schemas"]["Key"];
@@ -762,6 +784,8 @@ export interface components {
              *     Absent until then, and for a revoked key.
              */
             stale_since?: string;
+            order?: components["schemas"]["KeyOrder"];
+            weight?: components["schemas"]["KeyWeight"];
             last_failure?: components["schemas"]["KeyFailure"];
             verification?: components["schemas"]["Verification"];
             receipt?: components["schemas"]["Receipt"];
@@ -813,7 +837,7 @@ export interface components {
          * @description Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
          *     provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
          *     revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-         *     has expired.
+         *     has expired. An owner who asks for another member is not shown which of that member's own keys it is.
          */
         ResolveResponse: {
             provider: components["schemas"]["ProviderSlug"];
@@ -829,15 +853,36 @@ export interface components {
              *     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
              *     been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
              *     them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-             *     provider refused the newer one within the last five minutes and the policy says `next_key`.
+             *     provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+             *     scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
+             *     `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "no_key" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "no_key" | "not_a_member" | (string & {});
             user_keys: components["schemas"]["UserKeys"];
             on_bad_key: components["schemas"]["OnBadKey"];
             scope?: components["schemas"]["Scope"];
             key?: components["schemas"]["Key"];
             revoked_key?: components["schemas"]["Key"];
             stopped_key?: components["schemas"]["Key"];
+            /**
+             * @description With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
+             *     the order in which they come, then the others. Absent without it.
+             */
+            candidates?: components["schemas"]["Candidate"][];
+        };
+        /** @description A key that could serve, and why it does or does not. */
+        Candidate: {
+            scope: components["schemas"]["Scope"];
+            /** @description Whether it is the one that serves. At most one does. */
+            serves: boolean;
+            /**
+             * @description Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
+             *     `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
+             *     the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+             *     `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+             */
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "not_first" | "other_callers" | "refused_by_provider" | "key_disabled" | "key_expired" | "user_key_required" | (string & {});
+            key?: components["schemas"]["Key"];
         };
         /** @description The policy to put in force. A field that is left out gets its default. */
         PolicyRequest: {
@@ -934,7 +979,7 @@ export interface components {
             /** @description Whether it got a key. */
             decision: "allowed" | "denied" | (string & {});
             /** @description The rule that chose the key, or why there was none. `verification` is a test of the key. */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "next_key" | "by_id" | "verification" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
@@ -958,8 +1003,8 @@ export interface components {
             /**
              * @description What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
              *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
-             *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name or
-             *     `expires_at`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+             *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
+             *     `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
              *     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
              *     `key.failing`.
              */
@@ -1013,7 +1058,7 @@ export interface components {
          * @description What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
          *     (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
          *     `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-         *     `key.updated` has what changed, `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+         *     `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
          *     `after`. Both are absent in other events.
          */
         EventState: {
@@ -1024,6 +1069,9 @@ export interface components {
              * @description When the key stops serving. Absent for never, and if it did not change.
              */
             expires_at?: string;
+            order?: components["schemas"]["KeyOrder"];
+            /** @description The key's weight, 0 for none. Absent if it did not change. */
+            weight?: number;
             verdict?: components["schemas"]["Verdict"];
             reason?: components["schemas"]["VerdictReason"];
             /** @description Whether the key was stored although the provider rejected it. Absent if not. */
@@ -1960,6 +2008,13 @@ export interface operations {
                  * @example openai
                  */
                 provider: components["schemas"]["ProviderSlug"];
+                /** @description Whether to list all keys that could serve, and why each does or does not. Absent is false. */
+                explain?: boolean;
+                /**
+                 * @description Whom the key would serve, if not the caller. Only owners may ask for others.
+                 * @example bob
+                 */
+                user_id?: components["schemas"]["OpaqueID"];
             };
             header?: never;
             path: {

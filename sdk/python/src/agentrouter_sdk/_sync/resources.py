@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, TypeV
 
 from .. import _operations, models
 from .._exchange import Listed, as_last_page, next_token
-from .._operation import UNCHANGED, Operation, Unchanged, changed_time, time_text, wait_text
+from .._operation import UNCHANGED, Operation, Unchanged, changed, changed_time, time_text, wait_text
 from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from ..errors import ArgumentError
 from .transport import Transport
@@ -69,13 +69,16 @@ class AIKeys(_Resource):
         verify: Optional[bool] = None,
         force: Optional[bool] = None,
         expires_at: Union[str, datetime, None] = None,
+        order: Optional[int] = None,
+        weight: Optional[int] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.RegisterResponse:
         """Seal a provider's key and store it under a project, or as the caller's own with user_scope.
 
         With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless
-        with force. With expires_at, the key stops serving at that time.
+        with force. With expires_at, the key stops serving at that time. Of several keys, the lowest order
+        serves, or the newest; those of one order that have a weight share the callers.
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
@@ -90,6 +93,8 @@ class AIKeys(_Resource):
                 "verify": verify,
                 "force": force,
                 "expires_at": time_text("expires_at", expires_at),
+                "order": order,
+                "weight": weight,
             },
             idempotency_key=idempotency_key,
             timeout=timeout,
@@ -160,11 +165,16 @@ class AIKeys(_Resource):
         name: Optional[str] = None,
         disabled: Optional[bool] = None,
         expires_at: Union[str, datetime, None, Unchanged] = UNCHANGED,
+        order: Optional[int] = None,
+        weight: Union[int, None, Unchanged] = UNCHANGED,
         if_match: Optional[str] = None,
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
     ) -> models.UpdateResponse:
         """Change what is given of a key, and return the key. An expires_at of None has it serve without end.
+
+        Of several keys, the lowest order serves, or the newest; those of one order that have a weight share the callers,
+        which a weight of None ends.
 
         A key that is disabled by then comes with its disable_receipt, for which wait waits as for a revocation's. With
         if_match, the key's etag, nothing is changed that others have changed since.
@@ -176,10 +186,13 @@ class AIKeys(_Resource):
             "name": name,
             "disabled": disabled,
             "expires_at": changed_time("expires_at", expires_at),
+            "order": order,
+            "weight": changed(weight),
             "wait": wait_text(wait),
         }
-        if name is None and disabled is None and expires_at is UNCHANGED:
-            raise ArgumentError("name, disabled or expires_at must be given")
+        unchanged = name is None and disabled is None and expires_at is UNCHANGED and order is None
+        if unchanged and weight is UNCHANGED:
+            raise ArgumentError("name, disabled, expires_at, order or weight must be given")
         return self._transport.send(_operations.UPDATE_KEY.call(arguments, if_match=if_match, timeout=timeout))
 
     def revoke(
@@ -210,10 +223,27 @@ class AIKeys(_Resource):
         return self._transport.send(_operations.VERIFY_KEY.call(arguments, timeout=timeout))
 
     def resolve(
-        self, customer_id: str, project_id: str, provider: ProviderSlug, *, timeout: Optional[float] = None
+        self,
+        customer_id: str,
+        project_id: str,
+        provider: ProviderSlug,
+        *,
+        explain: Optional[bool] = None,
+        user_id: Optional[str] = None,
+        timeout: Optional[float] = None,
     ) -> models.ResolveResponse:
-        """Show which key would serve the caller's request to a provider now, and why."""
-        arguments = {"customer_id": customer_id, "project_id": project_id, "provider": provider}
+        """Show which key would serve the caller's request to a provider now, and why.
+
+        With explain, candidates lists every key that could serve, and why each does or does not. With user_id, an owner
+        sees what serves another member.
+        """
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "provider": provider,
+            "explain": "true" if explain else None,
+            "user_id": user_id,
+        }
         return self._transport.send(_operations.RESOLVE_KEY.call(arguments, timeout=timeout))
 
 

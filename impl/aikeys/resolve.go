@@ -1,0 +1,107 @@
+package aikeys
+
+import (
+	"context"
+	"errors"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/resolution"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// ResolveKey returns which key would serve the caller, or another member if an owner asks for them, and why.
+func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject) (gen.ResolveKeyResponseObject, error) {
+	provider, err := s.parseProvider(req.Params.Provider)
+	if err != nil {
+		return nil, err
+	}
+	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	now := s.now().UnixMicro()
+	served, isMember, err := s.servedUser(ctx, caller, req.Params.UserID, now)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := s.store.Policy(ctx, caller)
+	if err != nil {
+		return nil, err
+	}
+	reply := gen.ResolveKey200JSONResponse{
+		Provider: provider, Serves: new(false), Reason: notAMember,
+		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey),
+	}
+	if !isMember {
+		return reply, nil
+	}
+	serving, err := s.store.ServingKeys(ctx, served, provider, now)
+	if err != nil {
+		return nil, err
+	}
+	choice, err := resolution.Resolve(ctx, s.store, served, provider, policy, serving, now)
+	if err != nil {
+		return nil, err
+	}
+	show := func(k models.Key) *gen.Key { // what the caller may read of it
+		if k.ID == "" || k.UserID != "" && k.UserID != caller.UserID {
+			return nil
+		}
+		k.UserKeys = policy.For(provider)
+		return new(s.wireKey(k))
+	}
+	reply.Reason, reply.Key = string(choice.Reason), show(choice.Key)
+	if choice.Key.ID != "" {
+		choice.Key.UserKeys = policy.For(provider)
+		reply.Scope, reply.Serves = new(scopeOf(choice.Key)), new(notServing(choice.Key, now) == "")
+	}
+	if choice.Reason == resolution.KeyRevoked {
+		reply.RevokedKey = show(choice.Stopped)
+	} else {
+		reply.StoppedKey = show(choice.Stopped)
+	}
+	if req.Params.Explain == nil || !*req.Params.Explain {
+		return reply, nil
+	}
+	held, err := s.store.HeldKeys(ctx, served, provider, now)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range resolution.Explain(choice, served, provider, policy, serving, held, now) {
+		reply.Candidates = append(reply.Candidates, gen.Candidate{
+			Scope: scopeOf(e.Key), Serves: e.Serves, Reason: string(e.Reason), Key: show(e.Key),
+		})
+	}
+	return reply, nil
+}
+
+// notAMember is the reason for which no key serves a user who is no member of the project.
+const notAMember = "not_a_member"
+
+// servedUser returns for whom a key is resolved, and whether they are a member. For others than the caller, the caller must be an owner.
+func (s *server) servedUser(ctx context.Context, caller models.Caller, userID *string, now int64) (served models.Caller, isMember bool, err error) {
+	if userID == nil || *userID == caller.UserID {
+		return caller, true, nil
+	}
+	role, err := s.store.Role(ctx, caller, now)
+	if err == nil && !role.Covers(models.RoleOwner) {
+		err = errResolveOther
+	}
+	if err != nil {
+		return caller, false, err
+	}
+	served = models.Caller{CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: *userID}
+	_, err = s.store.Role(ctx, served, now)
+	if errors.Is(err, models.ErrNotMember) {
+		return served, false, nil
+	}
+	return served, true, err
+}
+
+// scopeOf returns whose key it is.
+func scopeOf(k models.Key) string {
+	if k.UserID != "" {
+		return "user"
+	}
+	return "project"
+}

@@ -1,0 +1,109 @@
+package aikeys_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
+)
+
+// explain returns what a user reads of the keys that could serve, as the query asks.
+func explain(t *testing.T, s *aikeystest.Service, user, query string) gen.ResolveResponse {
+	t.Helper()
+	reply := get(t, s, user, project+"/resolve?provider=openai&explain=true"+query)
+	require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
+	return decode[gen.ResolveResponse](t, reply)
+}
+
+// reasons are the reasons of the candidates by their names; "" is a key that is not shown.
+func reasons(r gen.ResolveResponse) map[string]string {
+	found := map[string]string{}
+	for _, c := range r.Candidates {
+		name := ""
+		if c.Key != nil {
+			name = c.Key.Name
+		}
+		found[name] = c.Reason
+	}
+	return found
+}
+
+func TestTheKeyOfTheLowestOrderServes(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		first := s.As(owner).Register(t, s.Shared("first"))
+		require.Equal(t, []any{0, (*int)(nil)}, []any{*first.Order, first.Weight})
+		reserve := s.As(owner).Register(t, s.Shared("reserve", func(r *gen.RegisterRequest) { r.Order = new(1) }))
+		got := resolve(t, s, member, "openai")
+		require.Equal(t, []string{"order", first.ID}, []string{got.Reason, got.Key.ID})
+		changed(t, s, first.ID, `{"order":2}`)
+		require.Equal(t, reserve.ID, resolve(t, s, member, "openai").Key.ID)
+		changed(t, s, first.ID, `{"order":1}`)
+		got = resolve(t, s, member, "openai")
+		require.Equal(t, []string{"project_key", reserve.ID}, []string{got.Reason, got.Key.ID}, "the newest of the same order")
+
+		changed(t, s, first.ID, `{"weight":1}`)
+		key := changed(t, s, reserve.ID, `{"weight":1000}`)
+		require.Equal(t, 1000, *key.Weight)
+		require.Equal(t, "weight", resolve(t, s, member, "openai").Reason)
+		key = changed(t, s, reserve.ID, `{"weight":null}`)
+		require.Nil(t, key.Weight)
+		require.Equal(t, "project_key", resolve(t, s, member, "openai").Reason)
+		for _, body := range []string{`{"order":1001}`, `{"order":null}`, `{"order":1.5}`, `{"weight":0}`, `{"weight":1001}`, `{"weight":"1"}`} {
+			require.Equal(t, http.StatusBadRequest, patch(t, s, owner, key.ID, body, "").Status, body)
+		}
+	})
+}
+
+func TestExplainListsEveryKeyAndWhy(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		for _, name := range []string{"first", "last", "disabled", "revoked"} {
+			s.As(owner).Register(t, s.Shared(name))
+		}
+		byName := map[string]string{}
+		for _, k := range list(t, s, owner) {
+			byName[k.Name] = k.ID
+		}
+		changed(t, s, byName["last"], `{"order":5}`)
+		changed(t, s, byName["disabled"], `{"disabled":true}`)
+		s.As(owner).RevokeKey(t, byName["revoked"])
+		require.Empty(t, resolve(t, s, member, "openai").Candidates)
+		want := map[string]string{"first": "order", "last": "not_first", "disabled": "key_disabled"}
+		require.Equal(t, want, reasons(explain(t, s, member, "")))
+
+		own := s.As(member).Register(t, s.Own("mine"))
+		got := explain(t, s, member, "")
+		want["mine"], want["first"] = "user_key", "not_first"
+		require.Equal(t, want, reasons(got))
+		require.Equal(t, own.ID, got.Candidates[0].Key.ID, "they come in their order")
+		require.Equal(t, "last", got.Candidates[2].Key.Name)
+	})
+}
+
+func TestOwnersExplainForOthersWithoutTheirOwnKeys(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		shared, own := s.As(owner).Register(t, s.Shared("shared")), s.As(member).Register(t, s.Own("mine"))
+		got := explain(t, s, owner, "&user_id="+member)
+		require.Nil(t, got.Key)
+		require.Equal(t, []any{"user_key", "user", true}, []any{got.Reason, *got.Scope, *got.Serves})
+		require.Equal(t, map[string]string{"": "user_key", "shared": "not_first"}, reasons(got))
+		s.As(member).RevokeKey(t, own.ID)
+		require.Equal(t, shared.ID, explain(t, s, owner, "&user_id="+member).Key.ID)
+		s.As(owner).RevokeKey(t, shared.ID)
+		require.Equal(t, shared.ID, explain(t, s, owner, "&user_id="+member).RevokedKey.ID)
+		s.SetMember("acme", "web", "dora", "member")
+		own = s.As("dora").Register(t, s.Own("hers"))
+		s.As("dora").RevokeKey(t, own.ID)
+		hidden := explain(t, s, owner, "&user_id=dora")
+		require.Equal(t, "key_revoked", hidden.Reason)
+		require.Nil(t, hidden.RevokedKey)
+
+		require.Equal(t, "not_a_member", explain(t, s, owner, "&user_id=nobody").Reason)
+		require.Equal(t, http.StatusForbidden, get(t, s, member, project+"/resolve?provider=openai&user_id="+owner).Status)
+		require.Equal(t, http.StatusForbidden, get(t, s, member, project+"/resolve?provider=openai&user_id=nobody").Status)
+		require.Equal(t, http.StatusOK, get(t, s, member, project+"/resolve?provider=openai&user_id="+member).Status)
+		require.Equal(t, http.StatusBadRequest, get(t, s, member, project+"/resolve?provider=openai&explain=1").Status)
+	})
+}

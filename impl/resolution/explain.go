@@ -1,0 +1,60 @@
+package resolution
+
+import "github.com/agentrouter/aikeys/models"
+
+// The reasons for which a key that is not the choice does not serve.
+const (
+	// NotFirst says that another key comes before it.
+	NotFirst Reason = "not_first"
+	// OtherCallers says that keys of its order share the callers by weight, and that it serves others.
+	OtherCallers Reason = "other_callers"
+	// RefusedByProvider says that its provider refused it within the last five minutes, and that the policy is to try the next.
+	RefusedByProvider Reason = "refused_by_provider"
+)
+
+// Explanation says of a key whether it serves, and why.
+type Explanation struct {
+	Key    models.Key
+	Serves bool
+	Reason Reason
+}
+
+// Explain says of every key why it serves a caller or not: first those that may serve, in the order in which they come. The choice is what
+// Resolve returned of the keys found; held are those that are disabled or have expired.
+func Explain(choice Choice, c models.Caller, provider string, policy models.Policy, found, held models.Serving, now int64) []Explanation {
+	userKeys := policy.For(provider)
+	var all []Explanation
+	add := func(k models.Key, reason Reason) { all = append(all, Explanation{k, k.ID == choice.Key.ID, reason}) }
+	ranked := rank(userKeys, c.UserID, found)
+	passed := false // whether the choice has been listed
+	for i, k := range ranked.keys {
+		switch {
+		case k.ID == choice.Key.ID:
+			add(k, choice.Reason)
+			passed = true
+		case !passed:
+			add(k, RefusedByProvider)
+		case i < ranked.sharing:
+			add(k, OtherCallers)
+		default:
+			add(k, NotFirst)
+		}
+	}
+	excluded := map[bool]Reason{} // by whether the key is a user's own
+	if userKeys == models.UserKeysForbid {
+		excluded[true] = UserKeysForbidden
+	}
+	if userKeys == models.UserKeysRequire {
+		excluded[false] = UserKeyRequired
+	}
+	for _, keys := range [][]models.Key{found.Own, found.Project, held.Own, held.Project} {
+		for _, k := range keys {
+			if stopped, _ := Stop(k, now); stopped != "" {
+				add(k, stopped)
+			} else if reason, isExcluded := excluded[k.UserID != ""]; isExcluded {
+				add(k, reason)
+			}
+		}
+	}
+	return all
+}
