@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: audit bench-tare help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
+.PHONY: audit bench-tare console console-dev verify-console test-console help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -43,6 +43,18 @@ test-clients: ## Generate clients with others' generators, run the samples and t
 
 test-pages: ## Look at the reference pages in a real browser
 	@impl/docsite/browser.sh
+
+console: ## Build the web console into impl/docsite/console, which aikeysd embeds
+	@console/build.sh
+
+verify-console: ## Check that the console's files in git are what console/ builds
+	@console/build.sh --check
+
+console-dev: ## Serve the console from its source, beside "make run" (SERVICE=http://127.0.0.1:4010 for the mock)
+	@cd console && source ./install.sh && npm run --silent types && npx --no-install vite
+
+test-console: ## Use the console in a real browser
+	@console/browser.sh
 
 test-sdks: ## Run the tests of the Python and TypeScript SDKs alone
 	@tools/test-sdks.sh
@@ -89,7 +101,7 @@ check: ## Run everything that CI runs
 tools: bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules console/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
 
 # These tools are pinned in tools/go.mod and built once: golangci-lint takes a minute. The code generator is a tool of go.mod.
 bin/oasdiff: tool := github.com/oasdiff/oasdiff

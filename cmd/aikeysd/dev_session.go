@@ -169,8 +169,9 @@ func shellQuote(text string) string {
 const summary = `
 AgentRouter AI Keys is ready.
 
+  Console   {{.BaseURL}}/console  (sign in with an API key below)
   API       {{.BaseURL}}
-  Pages     {{.BaseURL}}/docs
+  Docs      {{.BaseURL}}/docs
   Gateway   {{.GatewayURL}}
   Ops       {{.OpsURL}}  (/healthz /readyz /metrics)
   Project   {{.Customer}}/{{.Project}}

@@ -129,7 +129,7 @@ func TestDevServesThePagesAndPackedSDKs(t *testing.T) {
 	t.Chdir(dir)
 	s := startDev(t, filepath.Join(dir, "data"))
 	for path, text := range map[string]string{
-		"/docs": "Register an AI key", "/docs/getting-started": "export AGENTROUTER_BASE_URL=" + s.api, "/docs/sdks": sdk,
+		"/console": "/console/app.js?v=", "/docs": "Register an AI key", "/docs/getting-started": "export AGENTROUTER_BASE_URL=" + s.api, "/docs/sdks": sdk,
 		"/openapi.yaml": "- url: " + s.api, "/problems/not-found": "not_found", "/docs/downloads/" + sdk: "packed",
 	} {
 		got := s.get(s.api+path, "")
@@ -137,6 +137,7 @@ func TestDevServesThePagesAndPackedSDKs(t *testing.T) {
 		require.Contains(t, got.body, text, path)
 	}
 	require.Contains(t, s.stdout.String(), s.api+"/docs")
+	require.Less(t, strings.Index(s.stdout.String(), s.api+"/console"), strings.Index(s.stdout.String(), s.api+"/docs"), "the console comes first")
 	require.Equal(t, exitOK, s.wait())
 }
 

@@ -1,5 +1,5 @@
-// Package docsite is what aikeysd shows to people in a browser: the API reference and its OpenAPI documents, a page to get
-// started with, the SDKs to download, and what each problem type means. All content is embedded and rendered once, at the
+// Package docsite is what aikeysd shows to people in a browser: the console, the API reference and its OpenAPI documents, a page to
+// get started with, the SDKs to download, and what each problem type means. All content is embedded and rendered once, at the
 // start: a request reads no database and runs no template. It may import leaves only.
 //
 // generated holds the API's document in the forms in which it is served. "make generate" writes it.
@@ -59,6 +59,7 @@ type Config struct {
 // Site finds the handlers of its pages and files. It does not change after New.
 type Site struct {
 	handlers map[string]http.Handler // by path
+	console  http.Handler            // of each page of the console
 }
 
 // New renders all pages.
@@ -92,6 +93,9 @@ func New(cfg Config) (*Site, error) {
 	for _, a := range assets {
 		s.handlers[a.path] = a.resource
 	}
+	if err := s.addConsole(); err != nil {
+		return nil, err
+	}
 	pages, err := renderPages(&api, sdks, assets, problem.Types(cfg.Problems...))
 	if err != nil {
 		return nil, err
@@ -103,7 +107,8 @@ func New(cfg Config) (*Site, error) {
 	return s, nil
 }
 
-// Lookup returns the handler for the request, nil if it is not for the site. Paths are compared whole and never name files.
+// Lookup returns the handler for the request, nil if it is not for the site. Paths are compared whole and never name files; the
+// console's pages are all one file.
 // Browsers are redirected from / to the reference; for other clients there is nothing at /.
 func (s *Site) Lookup(r *http.Request) http.Handler {
 	if r.URL.Path == "/" && !isBrowser(r) {
@@ -111,6 +116,9 @@ func (s *Site) Lookup(r *http.Request) http.Handler {
 	}
 	if h, ok := s.handlers[r.URL.Path]; ok {
 		return h
+	}
+	if isConsole(r.URL.Path) {
+		return s.console
 	}
 	return nil
 }

@@ -101,6 +101,7 @@ func everyPath() []string {
 		"/openapi.yaml", "/openapi.json", "/docs", "/docs/getting-started", "/docs/sdks", "/docs/problems", "/docs/assets/site.css",
 		"/docs/assets/site.js", "/docs/assets/reference.css", "/docs/assets/reference.js", "/docs/assets/scalar.js",
 		"/docs/assets/scalar.LICENSE", "/docs/assets/icon.svg",
+		"/console", "/console/keys", "/console/keys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ", "/console/app.js", "/console/app.css",
 	}
 	for _, p := range problem.Types(tables()...) {
 		paths = append(paths, "/problems/"+p.Slug)
@@ -139,6 +140,7 @@ func TestUnknownPathsAreNotFound(t *testing.T) {
 		"/", "/problems/x", "/problems/not-found/", "/problems/../docs", "/docs/x", "/docs/assets", "/docs/assets/", "/docs/downloads",
 		"/docs/downloads/", "/docs/downloads/notes.txt", "/docs/downloads/..%2fsecret", "/docs/downloads/../secret", "/docs/assets/scalar.js.gz",
 		"/docs/downloads/agentrouter-go-0.1.0.tar.gz", "/docs//sdks", "/templates/layout.html", "/DOCS", "/docs%2fsdks%00",
+		"/console/app.map", "/console/index.html", "/console/../secret.txt", "/consoles", "/CONSOLE",
 	} {
 		got := s.get(t, path)
 		require.Equal(t, http.StatusNotFound, got.StatusCode, path)

@@ -1,0 +1,114 @@
+// What events, failures and receipts say, as sentences.
+import type { DisableReceipt, Event, Key, Receipt } from '../api/client.ts';
+
+/** A key's name and the end of its secret. */
+export const titleOf = (key: Key) => (key.display_suffix ? `${key.name} …${key.display_suffix}` : key.name);
+
+const reasons: Record<string, string> = {
+  restricted: 'it may not do everything', quota_exhausted: 'its account has no balance left', leaked: 'the provider has seen it in public',
+  no_connection: 'there was no connection', timeout: 'it took too long', rate_limited: 'the provider limits requests now',
+  blocked: 'the provider refuses this network or region', unknown_answer: 'the answer was not understood',
+  unsupported: 'no test is known for this provider', busy: 'too many tests are under way',
+};
+
+export interface Health { tone: 'ok' | 'quiet' | 'warn' | 'bad'; text: string; remedy?: string }
+
+/** How a key is doing, from its tests and what data planes have reported. */
+export function healthOf(key: Key, providerName: string): Health {
+  const failed = key.last_failure;
+  const failing = failed && !(key.last_used_at && Date.parse(key.last_used_at) > Date.parse(failed.at));
+  const tested = key.verification;
+  if (key.not_serving_reason === 'rejected' || tested?.verdict === 'rejected' && !key.last_used_at) {
+    return { tone: 'bad', text: tested?.reason === 'leaked' ? 'leaked: rejected by its provider' : `rejected by ${providerName}`, remedy: `Make another key at ${providerName} and replace this one.` };
+  }
+  if (failing) {
+    const why = failed.reason === 'leaked' ? 'it was seen in public' : failed.reason === 'quota_exhausted' ? 'no balance left' : failed.reason === 'forbidden' ? 'forbidden' : 'refused';
+    return { tone: 'bad', text: `${why} (${failed.status}) by ${providerName}`, remedy: failed.reason === 'quota_exhausted' ? `Add balance at ${providerName}.` : `Check the key at ${providerName}, or replace it.` };
+  }
+  if (key.stale_since) return { tone: 'warn', text: 'not used for 90 days', remedy: 'Revoke it if nothing needs it.' };
+  if (tested?.verdict === 'unreachable') return { tone: 'quiet', text: `not tested: ${reasons[tested.reason ?? ''] ?? 'unknown'}` };
+  if (tested?.verdict === 'valid' && tested.reason === 'quota_exhausted') return { tone: 'warn', text: 'valid, but its account has no balance left' };
+  if (key.last_used_at) return { tone: 'ok', text: 'healthy' };
+  if (tested?.verdict === 'valid') return { tone: 'ok', text: tested.reason === 'restricted' ? 'valid, with restrictions' : 'valid, not used yet' };
+  return { tone: 'quiet', text: 'never used' };
+}
+
+/** What a test found. */
+export function verdictSentence(verification: NonNullable<Key['verification']>, providerName: string): string {
+  const because = verification.reason ? ` (${reasons[verification.reason] ?? verification.reason})` : '';
+  switch (verification.verdict) {
+    case 'valid': return `${providerName} takes the key${because}.`;
+    case 'rejected': return `${providerName} rejects the key${because}.`;
+    default: return `The test led to nothing${because}. It says nothing about the key.`;
+  }
+}
+
+const acts: Record<string, [done: string, tried: string]> = {
+  'key.registered': ['registered', 'register'], 'key.revoked': ['revoked', 'revoke'], 'key.updated': ['changed', 'change'],
+  'key.disabled': ['disabled', 'disable'], 'key.enabled': ['enabled', 'enable'], 'key.verified': ['tested', 'test'],
+  'key.rotated': ['replaced the secret of', 'replace the secret of'], 'policy.set': ['changed', 'change'],
+  'member.set': ['set the role of', 'set the role of'], 'member.removed': ['removed', 'remove'],
+  'token.created': ['created', 'create'], 'token.revoked': ['revoked', 'revoke'],
+};
+
+/** Who did an event. */
+export function actorOf(event: Event): string {
+  const { user_id, method } = event.actor;
+  if (method === 'admin') return user_id ? `operator ${user_id}` : 'an operator';
+  if (method === 'data_plane') return user_id ? `data plane ${user_id}` : 'a data plane';
+  if (method === 'service') return 'the service';
+  return user_id;
+}
+
+/** An event as a sentence without its actor: "revoked openai-prod …9f3c". */
+export function deed(event: Event, keys: ReadonlyMap<string, Key>): string {
+  const known = event.key_id ? keys.get(event.key_id) : undefined;
+  const provider = event.provider ? ` (${event.provider})` : '';
+  const key = known ? titleOf(known) : event.key_id ? `key ${event.key_id.slice(0, 9)}…${event.key_id.slice(-4)}${provider}` : `a key${provider}`;
+  const denied = event.outcome === 'denied';
+  switch (event.type) {
+    case 'key.failing': return `reported that the provider refuses ${key}`;
+    case 'key.exposed': return `masked ${key} in an answer of its provider`;
+    case 'key.expiring': return `noted that ${key} will expire soon`;
+    case 'key.expired': return `noted that ${key} has expired`;
+  }
+  const act = acts[event.type];
+  const what = event.type.startsWith('key.') ? key
+    : event.type === 'policy.set' ? 'the policy'
+      : event.type.startsWith('member.') ? event.member_id ?? 'a member'
+        : event.type.startsWith('token.') ? `an API key of ${event.member_id ?? 'a user'}` : '';
+  const role = event.type === 'member.set' && event.role ? ` to ${event.role}` : '';
+  if (!act) return `${denied ? 'tried ' : ''}${event.type} ${what}`.trim();
+  const times = event.repeated && event.repeated > 1 ? `, ${event.repeated} times` : '';
+  return denied ? `tried to ${act[1]} ${what}${role}${times}` : `${act[0]} ${what}${role}`;
+}
+
+/** What changed in an event, "policy: allow → forbid". */
+export function changesOf(event: Event): string[] {
+  const before = (event.before ?? {}) as Record<string, unknown>;
+  const after = (event.after ?? {}) as Record<string, unknown>;
+  const show = (v: unknown) => (v === undefined ? 'none' : typeof v === 'object' ? JSON.stringify(v) : String(v));
+  return [...new Set([...Object.keys(before), ...Object.keys(after)])]
+    .filter((name) => show(before[name]) !== show(after[name]))
+    .map((name) => `${name.replaceAll('_', ' ')}: ${event.before ? `${show(before[name])} → ` : ''}${show(after[name])}`);
+}
+
+/** Both kinds of receipt have the same members but for who and when. */
+export type AnyReceipt = Receipt | DisableReceipt;
+export const stoppedAt = (r: AnyReceipt) => ('revoked_at' in r ? r.revoked_at : r.disabled_at);
+export const stoppedBy = (r: AnyReceipt) => ('revoked_by' in r ? r.revoked_by : r.disabled_by);
+
+const planes = (n: number) => `${n} data plane${n === 1 ? '' : 's'}`;
+
+/** What a receipt proves, in one or two sentences. */
+export function receiptSentence(r: AnyReceipt, now: number): string {
+  const missing = r.data_planes - r.acknowledged;
+  if (r.data_planes === 0) return 'No data plane held keys at that time, so none had to confirm.';
+  if (r.state === 'complete') {
+    if (missing > 0) return `${r.acknowledged} of ${planes(r.data_planes)} confirmed. The lease of the other${missing > 1 ? 's' : ''} has ended, so ${missing > 1 ? 'they have' : 'it has'} dropped the key too.`;
+    return r.data_planes === 1 ? 'The data plane has confirmed that it dropped the key.' : `All ${planes(r.data_planes)} have confirmed that they dropped the key.`;
+  }
+  const left = r.complete_by ? Math.max(0, Date.parse(r.complete_by) - now) : 0;
+  const waits = missing === 1 ? 'The last one stops by itself' : `The other ${missing} stop by themselves`;
+  return `${r.acknowledged} of ${planes(r.data_planes)} ${r.data_planes === 1 || r.acknowledged === 1 ? 'has' : 'have'} confirmed. ${waits} in ${left < 60_000 ? `${(left / 1000).toFixed(1)} s` : `${Math.ceil(left / 60_000)} min`} at the latest.`;
+}

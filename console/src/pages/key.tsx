@@ -1,0 +1,261 @@
+import { useState } from 'react';
+import { api, project, Refusal, unwrap, type Key, type Provider } from '../api/client.ts';
+import { forgetKeys, queries, useConnection, useEvents, useFetches, useKey, useKeys, usePolicy, useProviders, useUsage } from '../api/queries.ts';
+import { curl, projectPath, tare } from '../logic/commands.ts';
+import { impactOf, roleOf } from '../logic/ladder.ts';
+import { actorOf, changesOf, deed, healthOf, titleOf, verdictSentence } from '../logic/sentences.ts';
+import { exact, toLocalInput } from '../logic/time.ts';
+import { Await, Copy, CopyAs, Dialog, Fault, Field, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
+import { ReceiptPanel } from '../ui/receipt.tsx';
+import { nameOf } from './keys.tsx';
+import { RevokeDialog } from './revoke.tsx';
+import { Link } from '../ui/router.tsx';
+
+/** How soon a key is read again: at once and then each second while a receipt is pending, less often if that takes long. */
+function interval(key: Key | undefined): number | false {
+  const receipt = key?.receipt ?? key?.disable_receipt;
+  if (receipt?.state !== 'pending') return 30_000;
+  const at = 'revoked_at' in receipt ? receipt.revoked_at : receipt.disabled_at;
+  return Date.now() - Date.parse(at) < 30_000 ? 1_000 : 3_000;
+}
+
+export function KeyPage({ id }: { id: string }) {
+  const query = useKey(id, interval);
+  if (query.error instanceof Refusal && query.error.status === 404) {
+    return <Page title="No such key"><p>It does not exist, or it is another member’s own. <Link href="/keys">All keys</Link></p></Page>;
+  }
+  return <Await query={query}>{(key) => <OneKey item={key} />}</Await>;
+}
+
+type Change = { name: string } | { disabled: boolean } | { expires_at: string | null };
+
+function OneKey({ item }: { item: Key }) {
+  const { who } = useConnection();
+  const keys = useKeys();
+  const policy = usePolicy();
+  const providers = useProviders();
+  const now = useNow();
+  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable'>('');
+  const provider = providers.data?.find((p) => p.slug === item.provider);
+  const display = nameOf(item.provider, providers.data);
+  const mayWrite = item.state !== 'revoked' && (item.user_scope || who?.role === 'owner');
+  const all = keys.data ?? [item];
+  const { role, label } = roleOf(item, all, policy.data, now);
+  const health = healthOf(item, display);
+  const path = projectPath(project(), `/aikeys/${item.id}`);
+  const verifying = useAction(async () => {
+    const { key } = await unwrap(api.POST('/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify', { params: { path: { ...project(), id: item.id } } }));
+    await keep(key);
+  });
+  const enabling = useAction(() => update(item, { disabled: false }));
+  return (
+    <>
+      <p className="crumb"><Link href="/keys">Keys</Link> / <Link href={`/keys?provider=${item.provider}`}>{display}</Link></p>
+      <Page title={<>{item.name} {item.display_suffix && <code className="quiet">…{item.display_suffix}</code>}</>}
+        lead={<><span className={`tag ${role}`}>{label}</span>{item.user_scope && <span className="tag">yours</span>} {item.state !== 'revoked' && <Tone tone={health.tone}>{health.text}</Tone>}</>}
+        tools={mayWrite && (
+          <>
+            {!item.disabled && <button type="button" disabled={verifying.busy} onClick={() => void verifying.run()}>{verifying.busy ? 'Testing…' : 'Test'}</button>}
+            <button type="button" onClick={() => setDialog('rename')}>Rename…</button>
+            <button type="button" onClick={() => setDialog('expiry')}>Expiry…</button>
+            {item.disabled ? <button type="button" disabled={enabling.busy} onClick={() => void enabling.run()}>Enable</button>
+              : <button type="button" onClick={() => setDialog('disable')}>Disable…</button>}
+            <button type="button" className="bad" data-key="r" onClick={() => setDialog('revoke')}>Revoke… <kbd aria-hidden="true">R</kbd></button>
+          </>
+        )}
+        commands={[curl(location.origin, 'GET', path), tare(['byok', 'get', item.id])]}>
+        {verifying.error !== undefined && <Fault error={verifying.error} />}
+        {enabling.error !== undefined && <Fault error={enabling.error} />}
+        {health.remedy && item.state !== 'revoked' && health.tone !== 'ok' && <p className="notice warn">{health.remedy} {provider && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {display} ↗</a>}</p>}
+        {item.receipt && <ReceiptPanel receipt={item.receipt} keyOf={item} />}
+        {item.receipt && <StillThere provider={provider} display={display} />}
+        {!item.receipt && item.disable_receipt && <ReceiptPanel receipt={item.disable_receipt} keyOf={item} />}
+        <Panel title="Facts">
+          <dl className="facts">
+            <dt>Provider</dt><dd>{display}</dd>
+            <dt>Serves</dt><dd>{item.user_scope ? 'only your requests' : 'the project’s requests'}{item.serves === false && <span className="quiet"> · not now: {reasonWords(item.not_serving_reason, display)}</span>}</dd>
+            <dt>Id</dt><dd><code className="id">{item.id}</code> <Copy text={item.id} className="small" /></dd>
+            <dt>Added</dt><dd><When at={item.created_at} now={now} /> by {item.created_by}</dd>
+            <dt>Last used</dt><dd><When at={item.last_used_at} now={now} /></dd>
+            {item.expires_at && <><dt>Expires</dt><dd><When at={item.expires_at} now={now} /> <span className="quiet">({exact(item.expires_at)})</span></dd></>}
+            {item.verification && <><dt>Last test</dt><dd>{verdictSentence(item.verification, display)} <span className="quiet"><When at={item.verification.checked_at} now={now} /></span></dd></>}
+            {item.last_failure && <><dt>Last refusal</dt><dd>{item.last_failure.status}{item.last_failure.reason && ` (${item.last_failure.reason.replaceAll('_', ' ')})`}, <When at={item.last_failure.at} now={now} /></dd></>}
+            {item.disabled && <><dt>Disabled</dt><dd><When at={item.disabled_at} now={now} /> by {item.disabled_by}</dd></>}
+          </dl>
+        </Panel>
+        <WhoUsesIt id={item.id} />
+        {who?.role === 'owner' && <DataPlanesOf id={item.id} />}
+        <History item={item} />
+      </Page>
+      {dialog === 'revoke' && <RevokeDialog target={item} onClose={() => setDialog('')} />}
+      {dialog === 'rename' && <RenameDialog item={item} onClose={() => setDialog('')} />}
+      {dialog === 'expiry' && <ExpiryDialog item={item} onClose={() => setDialog('')} />}
+      {dialog === 'disable' && <DisableDialog item={item} all={all} onClose={() => setDialog('')} />}
+    </>
+  );
+}
+
+function reasonWords(reason: string | undefined, provider: string): string {
+  switch (reason) {
+    case 'user_keys_forbidden': return 'the policy forbids members’ own keys';
+    case 'user_key_required': return 'the policy requires members’ own keys';
+    case 'rejected': return `${provider} rejects it`;
+    default: return reason?.replaceAll('_', ' ') ?? 'unknown';
+  }
+}
+
+async function keep(key: Key) {
+  queries.setQueryData<Key>(['key', key.id], key);
+  await forgetKeys();
+}
+
+/** Changes the key as it is on screen; if it has been changed since, nothing happens and the page shows the new state. */
+async function update(item: Key, body: Change) {
+  try {
+    const { key } = await unwrap(api.PATCH('/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}', {
+      params: { path: { ...project(), id: item.id }, header: 'disabled' in body ? {} : { 'If-Match': item.etag } }, body,
+    }));
+    await keep(key);
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 412) await queries.invalidateQueries({ queryKey: ['key', item.id] });
+    throw error;
+  }
+}
+
+function Changed({ error }: { error: unknown }) {
+  if (error instanceof Refusal && error.status === 412) {
+    return <div className="fault" role="alert"><p><b>Someone else has changed this key in the meantime.</b> Nothing was saved. It is shown as it is now: look at it, and save again if you still want to.</p></div>;
+  }
+  return error === undefined ? null : <Fault error={error} />;
+}
+
+function RenameDialog({ item, onClose }: { item: Key; onClose: () => void }) {
+  const [name, setName] = useState(item.name);
+  const { run, busy, error } = useAction(async () => {
+    await update(item, { name: name.trim() });
+    onClose();
+  });
+  return (
+    <Dialog title={`Rename ${item.name}`} onClose={onClose}>
+      <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
+        <Field label="Name" error={error instanceof Refusal && error.field('name') ? `The name ${error.field('name')}.` : ''} hint="All members see it.">
+          {(ids) => <input {...ids} data-autofocus value={name} maxLength={128} autoComplete="off" onChange={(e) => setName(e.target.value)} />}
+        </Field>
+        <Changed error={error} />
+        <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy || !name.trim() || name.trim() === item.name}>Rename</button></div>
+      </form>
+      <CopyAs commands={[curl(location.origin, 'PATCH', projectPath(project(), `/aikeys/${item.id}`), { name }), tare(['byok', 'update', item.id], { name })]} />
+    </Dialog>
+  );
+}
+
+function ExpiryDialog({ item, onClose }: { item: Key; onClose: () => void }) {
+  const [at, setAt] = useState(item.expires_at ? toLocalInput(new Date(item.expires_at)) : '');
+  const [fault, setFault] = useState('');
+  const { run, busy, error } = useAction(async () => {
+    if (at && Date.parse(at) <= Date.now()) { setFault('Choose a time in the future.'); return; }
+    await update(item, { expires_at: at ? new Date(at).toISOString() : null });
+    onClose();
+  });
+  const days = (n: number) => setAt(toLocalInput(new Date(Date.now() + n * 86_400_000)));
+  return (
+    <Dialog title={`When ${item.name} stops serving`} onClose={onClose}>
+      <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
+        <Field label="Stops serving at" error={fault || (error instanceof Refusal && error.field('expires_at') ? `The time ${error.field('expires_at')}.` : '')} hint="The audit trail warns 30, 7 and 1 days ahead. Empty is never.">
+          {(ids) => <input {...ids} data-autofocus type="datetime-local" value={at} onChange={(e) => { setAt(e.target.value); setFault(''); }} />}
+        </Field>
+        <div className="bar"><button type="button" onClick={() => days(30)}>30 days</button><button type="button" onClick={() => days(90)}>90 days</button><button type="button" onClick={() => days(365)}>1 year</button><button type="button" onClick={() => setAt('')}>Never</button></div>
+        <Changed error={error} />
+        <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy}>Save</button></div>
+      </form>
+      <CopyAs commands={[curl(location.origin, 'PATCH', projectPath(project(), `/aikeys/${item.id}`), { expires_at: at ? new Date(at).toISOString() : null }), tare(['byok', 'update', item.id], { expires: at ? new Date(at).toISOString() : 'never' })]} />
+    </Dialog>
+  );
+}
+
+function DisableDialog({ item, all, onClose }: { item: Key; all: Key[]; onClose: () => void }) {
+  const policy = usePolicy();
+  const now = useNow(1_000);
+  const impact = impactOf(item, all, policy.data, now);
+  const { run, busy, error } = useAction(async () => {
+    await update(item, { disabled: true });
+    onClose();
+  });
+  return (
+    <Dialog title={<>Disable {titleOf(item)}?</>} onClose={onClose}>
+      <ul className="impact">
+        <li>Data planes drop it within a second, as with a revocation, and you get a receipt. It was used last: <b><When at={item.last_used_at} now={now} /></b>.</li>
+        <li className={impact.wasServing && !impact.next ? 'bad' : undefined}>{impact.sentence}</li>
+        <li>You can enable it again at any time.</li>
+      </ul>
+      <Changed error={error} />
+      <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="button" className="primary" data-autofocus disabled={busy} onClick={() => void run()}>{busy ? 'Disabling…' : 'Disable'}</button></div>
+      <CopyAs commands={[curl(location.origin, 'PATCH', projectPath(project(), `/aikeys/${item.id}?wait=5s`), { disabled: true }), tare(['byok', 'disable', item.id])]} />
+    </Dialog>
+  );
+}
+
+function StillThere({ provider, display }: { provider: Provider | undefined; display: string }) {
+  return <p className="notice warn">{display} itself still accepts this key until you delete it there. {provider && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {new URL(provider.key_page_url).host} ↗</a>}</p>;
+}
+
+function WhoUsesIt({ id }: { id: string }) {
+  const usage = useUsage({ key_id: id });
+  const now = useNow();
+  return (
+    <Panel title="Who uses it" note="last 90 days">
+      <Await query={usage} rows={2}>
+        {({ entries }) => {
+          const users = [...Map.groupBy(entries, (e) => e.user_id ?? '')].map(([user, list]) => ({
+            user, requests: sum(list.map((e) => e.requests)), refusals: sum(list.map((e) => e.refusals)),
+            last: list.map((e) => e.last_used_at).sort().at(-1),
+          })).sort((a, b) => b.requests - a.requests);
+          return users.length === 0 ? <p className="panel-body quiet">No request has been served with it. Data planes report every 10 seconds.</p> : (
+            <table><thead><tr><th scope="col">User</th><th scope="col" className="number">Requests</th><th scope="col" className="number">Refused</th><th scope="col">Last</th></tr></thead>
+              <tbody>{users.map((u) => <tr key={u.user}><td>{u.user || <span className="quiet">no particular user</span>}</td><td className="number">{u.requests.toLocaleString()}</td><td className="number">{u.refusals.toLocaleString()}</td><td><When at={u.last} now={now} /></td></tr>)}</tbody></table>
+          );
+        }}
+      </Await>
+    </Panel>
+  );
+}
+
+export const sum = (numbers: number[]) => numbers.reduce((a, b) => a + b, 0);
+
+function DataPlanesOf({ id }: { id: string }) {
+  const fetches = useFetches({ key_id: id }, true, 200);
+  const now = useNow();
+  return (
+    <Panel title="Which data planes fetched it" note="newest 200 records">
+      <Await query={fetches} rows={2}>
+        {({ pages }) => {
+          const all = pages.flatMap((p) => p.fetches);
+          const planes = [...Map.groupBy(all, (f) => (f.data_plane_id === 'control_plane' ? 'a test by the service' : f.data_plane ?? f.data_plane_id))];
+          return planes.length === 0 ? <p className="panel-body quiet">No data plane has fetched it.</p> : (
+            <table><thead><tr><th scope="col">Data plane</th><th scope="col" className="number">Fetched</th><th scope="col" className="number">Refused</th><th scope="col">Last</th></tr></thead>
+              <tbody>{planes.map(([name, list]) => <tr key={name}><td>{name}</td><td className="number">{list.filter((f) => f.decision === 'allowed').length}</td><td className="number">{list.filter((f) => f.decision === 'denied').length}</td><td><When at={list[0]?.at} now={now} /></td></tr>)}</tbody></table>
+          );
+        }}
+      </Await>
+    </Panel>
+  );
+}
+
+function History({ item }: { item: Key }) {
+  const events = useEvents({ key_id: item.id });
+  const now = useNow();
+  const known = new Map([[item.id, item]]);
+  return (
+    <Panel title="History" tools={<Link className="quiet-link" href={`/audit?key=${item.id}`}>In the audit trail</Link>}>
+      <Await query={events} rows={3}>
+        {({ pages }) => (
+          <ol className="timeline">
+            {pages.flatMap((p) => p.events).map((e) => (
+              <li key={e.id}><span className="quiet"><When at={e.at} now={now} /></span><b>{actorOf(e)}</b><span>{deed(e, known)}{e.outcome === 'denied' && <> · <Tone tone="bad">denied</Tone></>}{changesOf(e).map((c) => <span key={c} className="quiet"> · {c}</span>)}</span></li>
+            ))}
+          </ol>
+        )}
+      </Await>
+    </Panel>
+  );
+}

@@ -1,0 +1,54 @@
+import { useRef, useState } from 'react';
+import { NoAnswer, Refusal, signIn, type WhoAmI } from '../api/client.ts';
+import { queries } from '../api/queries.ts';
+import { refuseCredential } from '../logic/credential.ts';
+import { Field, useAction } from '../ui/basics.tsx';
+
+/** Asks for an API key or session token. With `again`, a session has ended and the page below waits. */
+export function SignIn({ again }: { again?: WhoAmI }) {
+  const input = useRef<HTMLInputElement>(null);
+  const [fault, setFault] = useState('');
+  const { run, busy } = useAction(async () => {
+    const given = (input.current?.value ?? '').trim();
+    const refusal = refuseCredential(given);
+    if (refusal) {
+      setFault(refusal);
+      input.current?.focus();
+      return;
+    }
+    setFault('');
+    if (input.current) input.current.value = '';
+    try {
+      const who = await signIn(given);
+      if (again && (again.user_id !== who.user_id || again.project_id !== who.project_id)) queries.clear();
+      else await queries.invalidateQueries();
+    } catch (error) {
+      setFault(error instanceof Refusal && error.status === 401
+        ? 'The service does not take it. It may have been revoked or have expired: ask for another one.'
+        : error instanceof Refusal ? error.message
+          : error instanceof NoAnswer ? 'The service does not answer. Check that it runs, then try again.' : 'This page has failed. Load it again.');
+      input.current?.focus();
+    }
+  });
+  return (
+    <div className="sign-in-box">
+      {!again && <div className="sign-in-brand"><img src="/docs/assets/icon.svg" alt="" width="40" height="40" /><h1>Sign in to AI Keys</h1></div>}
+      {again && <p>The service no longer takes the credential of {again.user_id}. It was revoked, or it has expired. Sign in again to go on where you are.</p>}
+      <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
+        <input type="text" name="username" autoComplete="username" className="unseen" tabIndex={-1} aria-hidden="true" defaultValue={again?.user_id ?? ''} />
+        <Field label="API key or session token" error={fault} hint="It stays in the memory of this tab: it is not stored, and there is no cookie. After a reload you sign in again; a password manager can fill it in.">
+          {(ids) => <input {...ids} ref={input} type="password" name="api-key" autoComplete="current-password" data-autofocus autoFocus spellCheck={false} placeholder="ak_…" />}
+        </Field>
+        <button type="submit" className="primary wide" disabled={busy}>{busy ? 'Signing in…' : 'Sign in'}</button>
+      </form>
+      {!again && (
+        <details className="where">
+          <summary>Where do I get one?</summary>
+          <p><b>On your own machine:</b> <code>aikeysd dev</code> prints the API keys of an owner and a member.</p>
+          <p><b>At work:</b> the operator of this service makes one for you, with <code>aikeysd admin token create</code>. Where the service trusts an OpenID Connect issuer, a session token of yours works too.</p>
+          <p><a href="/docs/getting-started">Getting started</a></p>
+        </details>
+      )}
+    </div>
+  );
+}

@@ -1,0 +1,69 @@
+// The receipt of a revocation or a disabling, live while data planes confirm.
+import { useEffect, useRef, useState } from 'react';
+import type { Key } from '../api/client.ts';
+import { receiptSentence, stoppedAt, stoppedBy, type AnyReceipt } from '../logic/sentences.ts';
+import { relative } from '../logic/time.ts';
+import { Copy, download, Panel, Tone, useNow } from './basics.tsx';
+
+export function ReceiptPanel({ receipt, keyOf }: { receipt: AnyReceipt; keyOf: Key }) {
+  const pending = receipt.state === 'pending';
+  const now = useNow(pending ? 100 : 10_000);
+  const at = stoppedAt(receipt);
+  const what = 'revoked_at' in receipt ? 'Revoked' : 'Disabled';
+  const started = Date.parse(at);
+  const limit = receipt.complete_by ? Date.parse(receipt.complete_by) - started : 0;
+  const elapsed = Math.max(0, now - started);
+  const missing = receipt.data_planes - receipt.acknowledged;
+  const json = () => JSON.stringify({ key_id: keyOf.id, receipt }, null, 2);
+  return (
+    <Panel title="Receipt" note={pending
+      ? <Tone tone="warn">pending · complete by {new Date(receipt.complete_by ?? at).toLocaleTimeString()}</Tone>
+      : <Tone tone="ok">complete</Tone>}>
+      <p className="receipt-sentence">
+        <span aria-hidden="true"><b>{what} {relative(at, now)}</b> by {stoppedBy(receipt)}. {receiptSentence(receipt, now)}</span>
+        <Announce text={`${what} by ${stoppedBy(receipt)}. ${receiptSentence(receipt, started)}`} settled={!pending} />
+      </p>
+      <ol className="timeline">
+        <li><span className="quiet">0 ms</span><b>database</b><span>{what === 'Revoked' ? 'Revocation' : 'Change'} committed. No data plane can fetch the key any more.</span></li>
+        {receipt.acknowledgements?.map((a) => (
+          <li key={a.data_plane}>
+            <span className="quiet">{receipt.slowest_ms !== undefined ? `≤ ${receipt.slowest_ms} ms` : ''}</span>
+            <b>{a.data_plane}{a.acknowledged > 1 ? ` × ${a.acknowledged}` : ''}</b>
+            <span><Tone tone="ok">confirmed</Tone>{a.in_flight ? <span className="quiet"> · ended {a.in_flight} request{a.in_flight === 1 ? '' : 's'} in progress</span> : null}</span>
+          </li>
+        ))}
+        {missing > 0 && (
+          <li>
+            <span className="quiet">{pending ? `${(elapsed / 1000).toFixed(1)} s` : ''}</span>
+            <b>{missing} more</b>
+            <span>
+              {pending ? <Tone tone="warn">no answer yet; {missing === 1 ? 'its lease ends' : 'their leases end'} in {(Math.max(0, limit - elapsed) / 1000).toFixed(1)} s</Tone>
+                : <Tone tone="quiet">did not answer; {missing === 1 ? 'its lease has' : 'their leases have'} ended, and with {missing === 1 ? 'it' : 'them'} the use of the key</Tone>}
+              {pending && <progress max={limit} value={Math.min(elapsed, limit)} aria-label="Time until the lease ends" />}
+            </span>
+          </li>
+        )}
+      </ol>
+      <div className="bar panel-foot">
+        <Copy text={json} label="Copy as JSON" />
+        <button type="button" onClick={() => download(`receipt-${keyOf.id}.json`, 'application/json', json())}>Download</button>
+        <button type="button" className="only-wide" onClick={() => print()}>Print</button>
+      </div>
+    </Panel>
+  );
+}
+
+/** Text for screen readers that changes often: they hear at most one change in two seconds, and the last one. */
+function Announce({ text, settled }: { text: string; settled: boolean }) {
+  const [heard, setHeard] = useState(text);
+  const last = useRef(0);
+  useEffect(() => {
+    const wait = settled ? 0 : Math.max(0, last.current + 2000 - Date.now());
+    const timer = setTimeout(() => {
+      last.current = Date.now();
+      setHeard(text);
+    }, wait);
+    return () => clearTimeout(timer);
+  }, [text, settled]);
+  return <span role="status" className="unseen">{heard}</span>;
+}

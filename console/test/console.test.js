@@ -1,0 +1,324 @@
+// What the console does in a real browser. browser.sh starts the service and the mock, and says where they are.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { chromium } from 'playwright-core';
+
+const { BASE_URL: base, GATEWAY_URL: gateway, OWNER_KEY: owner, MEMBER_KEY: member, MOCK_URL: mock, SHOTS: shots } = process.env;
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const patience = 20_000;
+
+let browser;
+before(async () => {
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM,
+    args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  });
+});
+after(() => browser.close());
+
+/** Calls the API as the owner. */
+async function call(method, path, body, as = owner) {
+  const reply = await fetch(base + path, { method, headers: { Authorization: `Bearer ${as}`, 'Content-Type': 'application/json' }, body: body && JSON.stringify(body) });
+  assert.ok(reply.ok, `${method} ${path}: ${reply.status}`);
+  return reply.json();
+}
+
+let made = 0;
+/** A made-up secret of OpenAI's. It ends with four digits that no other one ends with. */
+const secretOf = () => `sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-${String(++made).padStart(4, '0')}`;
+const register = async (name, extra = {}, as = owner) => (await call('POST', '/v1/aikeys', { provider: 'openai', name, secret: secretOf(), ...extra }, as)).key;
+
+/** Sends a request through the gateway, so that it holds the key. */
+async function infer(as = owner) {
+  const reply = await fetch(`${gateway}/openai/chat/completions`, {
+    method: 'POST', headers: { Authorization: `Bearer ${as}`, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ model: 'gpt-4o-mini', messages: [{ role: 'user', content: 'Hello' }] }),
+  });
+  assert.equal(reply.status, 200);
+  await reply.text();
+}
+
+/** A browser of its own. `faults` gathers what no page may have: messages, errors, broken policies, requests to others. */
+async function visitor({ scheme = 'light', width = 1280, height = 800, expected = [] } = {}) {
+  const context = await browser.newContext({ colorScheme: scheme, viewport: { width, height }, acceptDownloads: true });
+  context.setDefaultTimeout(patience);
+  const faults = [];
+  const heard = [];
+  const sent = [];
+  const watch = (page) => {
+    page.on('console', (m) => { heard.push(m.text()); if (!/status of (4|5)\d\d|ERR_INTERNET_DISCONNECTED/.test(m.text())) faults.push(`console: ${m.text()}`); });
+    page.on('pageerror', (e) => faults.push(`error: ${e.message}`));
+    page.on('request', (r) => { sent.push(r); if (!r.url().startsWith(`${base}/`) && !r.url().startsWith('blob:')) faults.push(`asks ${r.url()}`); });
+    page.on('response', (r) => r.status() >= 400 && !expected.includes(r.status()) && faults.push(`${r.status()} for ${r.url()}`));
+  };
+  context.on('page', watch);
+  const page = await context.newPage();
+  return { context, page, faults, heard, sent, close: async () => { await context.close(); assert.deepEqual(faults, []); } };
+}
+
+async function signIn(page, { as = owner, path = '/keys' } = {}) {
+  await page.goto(`${base}/console${path}`);
+  await page.getByLabel('API key or session token').fill(as);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await page.getByRole('button', { name: 'Sign out', exact: true }).waitFor();
+}
+
+/** Goes to a path as a link does: a reload would end the session, which lives in memory. */
+async function visit(page, path) {
+  await page.evaluate((to) => { history.pushState(null, '', `/console${to}`); dispatchEvent(new PopStateEvent('popstate')); }, path);
+}
+
+const settled = (page) => page.waitForFunction(() => !document.querySelector('.skeleton'), undefined, { timeout: patience });
+
+async function accessible(page, what) {
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  assert.equal(overflow, 0, `${what}: nothing is wider than the window`);
+  const violations = await page.evaluate(`(() => { ${axe}; return axe.run() })()`).then((r) => r.violations);
+  assert.deepEqual(violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`), [], what);
+}
+
+const pages = { keys: '/keys', add: '/keys?add=key', audit: '/audit', denied: '/audit?outcome=denied', access: '/access', missing: '/nothing' };
+
+for (const scheme of ['light', 'dark']) {
+  test(`every page is accessible and asks nobody else, ${scheme}, at each width`, async () => {
+    const key = await register(`look-${scheme}`);
+    await infer();
+    const v = await visitor({ scheme });
+    await v.page.goto(`${base}/console`);
+    await accessible(v.page, 'sign in');
+    await signIn(v.page);
+    for (const [name, path] of Object.entries({ ...pages, key: `/keys/${key.id}` })) {
+      await visit(v.page, path);
+      await settled(v.page);
+      for (const width of [1280, 390, 320]) {
+        await v.page.setViewportSize({ width, height: 800 });
+        await accessible(v.page, `${name}, ${width} pixels wide`);
+        if (shots) await v.page.screenshot({ path: join(shots, `${name}-${scheme}-${width}.png`) });
+      }
+      await v.page.keyboard.press('Escape');
+    }
+    await call('DELETE', `/v1/aikeys/${key.id}`);
+    await v.close();
+  });
+}
+
+test('a key of a provider is not sent as a credential, and a wrong API key says what to do', async () => {
+  const v = await visitor({ expected: [401] });
+  await v.page.goto(`${base}/console/audit?outcome=denied`);
+  await v.page.getByLabel('API key or session token').fill('sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE');
+  await v.page.getByRole('button', { name: 'Sign in' }).click();
+  await v.page.getByText('Nothing was sent').waitFor();
+  await v.page.getByLabel('API key or session token').fill(`${owner.slice(0, -1)}${owner.endsWith('a') ? 'b' : 'a'}`);
+  await v.page.getByRole('button', { name: 'Sign in' }).click();
+  await v.page.getByText('its checksum does not match').waitFor();
+  assert.equal(v.sent.filter((r) => r.url().includes('/v1/')).length, 0);
+  await v.page.getByLabel('API key or session token').fill('eyJhbGciOiJub25lIn0.eyJzdWIiOiJib2IifQ.c2ln');
+  await v.page.getByRole('button', { name: 'Sign in' }).click();
+  await v.page.getByText('The service does not take it').waitFor();
+  await v.page.getByLabel('API key or session token').fill(owner);
+  await v.page.keyboard.press('Enter');
+  await v.page.getByRole('heading', { name: 'Audit' }).waitFor();
+  assert.equal(new URL(v.page.url()).search, '?outcome=denied', 'the page that was asked for');
+  await v.close();
+});
+
+test('a key is added and revoked by keyboard alone, and its secret stays nowhere', async () => {
+  const v = await visitor();
+  const { page } = v;
+  await signIn(page);
+  await settled(page);
+  const secret = secretOf();
+  await page.keyboard.press('a');
+  const dialog = page.getByRole('dialog', { name: 'Add key' });
+  await dialog.waitFor();
+  await page.keyboard.insertText(secret);
+  await page.waitForFunction(() => document.querySelector('dialog select').value === 'openai');
+  await dialog.getByText('It will serve the project’s requests to OpenAI at once.').or(dialog.getByText('It takes over the project’s requests')).waitFor();
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: /^openai-prod/ }).waitFor();
+  await infer();
+  await page.keyboard.press('r');
+  await page.getByRole('dialog', { name: /^Revoke/ }).waitFor();
+  await page.keyboard.insertText(secret.slice(-4));
+  await page.keyboard.press('Enter');
+  await page.getByText('The data plane has confirmed').first().waitFor();
+  const kept = await page.evaluate(() => JSON.stringify([document.documentElement.outerHTML, { ...localStorage }, { ...sessionStorage }, document.cookie, location.href, performance.getEntries().map((e) => e.name),
+    [...document.querySelectorAll('input, textarea')].map((i) => i.value)]));
+  for (const hidden of [secret, owner]) {
+    assert.ok(!kept.includes(hidden), 'in the page');
+    assert.ok(!v.heard.join().includes(hidden), 'in the console');
+    assert.ok(!v.sent.some((r) => r.url().includes(hidden)), 'in a URL');
+  }
+  assert.equal(v.sent.filter((r) => r.postData()?.includes(secret)).length, 1, 'it is sent once');
+  assert.deepEqual(await v.context.cookies(), []);
+  await v.close();
+});
+
+test('a secret that was refused is not in the page, and can be sent again or replaced', async () => {
+  const v = await visitor({ expected: [409] });
+  const { page } = v;
+  await register('taken');
+  await signIn(page, { path: '/keys?add=key' });
+  const dialog = page.getByRole('dialog', { name: 'Add key' });
+  const secret = secretOf();
+  await dialog.getByLabel('The provider’s key').fill(secret);
+  await dialog.getByRole('textbox', { name: 'Name' }).fill('taken');
+  await dialog.getByText('An active key has this name already.').waitFor();
+  await dialog.getByRole('button', { name: 'Add key' }).click();
+  await dialog.getByText('The name is taken by an active key.').waitFor();
+  assert.ok(!(await page.evaluate(() => document.documentElement.outerHTML + [...document.querySelectorAll('input')].map((i) => i.value))).includes(secret));
+  await dialog.getByRole('textbox', { name: 'Name' }).fill('free');
+  await dialog.getByRole('button', { name: 'Add key' }).click();
+  await page.getByRole('heading', { name: /^free/ }).waitFor();
+  await v.close();
+});
+
+test('a revocation with a gateway that hangs is pending, then complete by its lease', async () => {
+  const key = await register('hangs');
+  await infer();
+  const gatewayPid = Number(execFileSync('pgrep', ['-P', process.env.SERVICE_PID, '-f', 'aikeys-gateway']).toString());
+  const v = await visitor();
+  await signIn(v.page, { path: `/keys/${key.id}` });
+  process.kill(gatewayPid, 'SIGSTOP');
+  try {
+    await v.page.getByRole('button', { name: /^Revoke/ }).click();
+    await v.page.getByLabel(/^Type/).fill(key.display_suffix);
+    await v.page.getByRole('dialog').getByRole('button', { name: 'Revoke', exact: true }).click();
+    await v.page.getByText('no answer yet; its lease ends in').waitFor();
+    if (shots) await v.page.screenshot({ path: join(shots, 'receipt-pending.png') });
+    await v.page.getByText('its lease has ended').waitFor();
+    await v.page.locator('.panel', { hasText: 'Receipt' }).getByText(/^● complete$/).waitFor();
+  } finally {
+    process.kill(gatewayPid, 'SIGCONT');
+  }
+  await v.close();
+});
+
+test('a session that ends asks for a sign-in where one is, and goes on', async () => {
+  const admin = (...words) => execFileSync(process.env.AIKEYSD, ['admin', 'token', ...words], {
+    env: { ...process.env, AIKEYS_DATABASE_URL: process.env.DATABASE }, stdio: ['ignore', 'pipe', 'ignore'],
+  }).toString().trim();
+  const token = admin('create', '--customer', 'acme', '--project', 'chat', '--user', 'bob');
+  const v = await visitor({ expected: [401] });
+  await signIn(v.page, { as: token, path: '/audit?actor=alice' });
+  await settled(v.page);
+  admin('revoke', '--customer', 'acme', '--project', 'chat', '--id', token.split('_')[1]);
+  await v.page.getByLabel('Outcome').selectOption('allowed');
+  const dialog = v.page.getByRole('dialog', { name: 'Your session has ended' });
+  await dialog.waitFor();
+  await dialog.getByLabel('API key or session token').fill(member);
+  await dialog.getByRole('button', { name: 'Sign in' }).click();
+  await dialog.waitFor({ state: 'detached' });
+  assert.equal(new URL(v.page.url()).search, '?actor=alice&outcome=allowed');
+  await v.page.locator('.trail li').first().waitFor();
+  await v.close();
+});
+
+test('of two tabs that change a key, the second one is shown what the first one did', async () => {
+  const key = await register('both');
+  const v = await visitor({ expected: [412] });
+  const other = await v.context.newPage();
+  for (const page of [v.page, other]) {
+    await signIn(page, { path: `/keys/${key.id}` });
+    await page.getByRole('button', { name: 'Rename…' }).click();
+  }
+  await v.page.getByRole('textbox', { name: 'Name' }).fill('first');
+  await v.page.getByRole('button', { name: 'Rename', exact: true }).click();
+  await v.page.getByRole('heading', { name: /^first/ }).waitFor();
+  await other.getByRole('textbox', { name: 'Name' }).fill('second');
+  await other.getByRole('button', { name: 'Rename', exact: true }).click();
+  await other.getByText('Someone else has changed this key').waitFor();
+  await other.getByRole('heading', { name: /^first/, includeHidden: true }).waitFor();
+  await other.getByRole('button', { name: 'Rename', exact: true }).click();
+  await other.getByRole('heading', { name: /^second/ }).waitFor();
+  await v.close();
+});
+
+test('without a connection the page keeps what it had, says since when, and recovers by itself', async () => {
+  const v = await visitor();
+  await signIn(v.page);
+  await settled(v.page);
+  await v.context.setOffline(true);
+  await v.page.getByRole('link', { name: 'Audit' }).click();
+  await v.page.getByText('The service does not answer.').first().waitFor();
+  await v.page.getByRole('link', { name: 'Keys', exact: true }).first().click();
+  await v.page.locator('.keys').first().waitFor();
+  await v.context.setOffline(false);
+  await v.page.locator('.notice', { hasText: 'does not answer' }).waitFor({ state: 'detached' });
+  await v.close();
+});
+
+test('a member sees what they may do, and not what they may not', async () => {
+  const key = await register('for-bob');
+  const v = await visitor({ expected: [403] });
+  await signIn(v.page, { as: member });
+  await settled(v.page);
+  assert.equal(await v.page.getByRole('button', { name: 'Revoke for-bob' }).count(), 0);
+  await visit(v.page, `/keys/${key.id}`);
+  await v.page.getByRole('heading', { name: /^for-bob/ }).waitFor();
+  assert.equal(await v.page.getByRole('button', { name: /Disable|Revoke|Rename/ }).count(), 0);
+  await v.page.getByRole('link', { name: 'Keys', exact: true }).first().click();
+  await v.page.getByRole('button', { name: /^Add key/ }).click();
+  assert.ok(await v.page.getByRole('radio', { name: /whole project/ }).isDisabled());
+  await v.close();
+});
+
+test('the audit trail is filtered by the URL and exported whole', async () => {
+  await register('audited');
+  const v = await visitor();
+  await signIn(v.page, { path: '/audit?type=key.registered&actor=alice' });
+  await v.page.locator('.trail li').first().waitFor();
+  for (const text of await v.page.locator('.trail .row').allTextContents()) assert.match(text, /^alice registered/);
+  const [file] = await Promise.all([v.page.waitForEvent('download'), v.page.getByRole('button', { name: 'Export CSV' }).click()]);
+  const lines = readFileSync(await file.path(), 'utf8').trim().split('\r\n');
+  assert.match(lines[0], /^"at","type","outcome"/);
+  assert.ok(lines.slice(1).every((line) => line.includes('"key.registered"')));
+  await v.page.locator('.trail .row').first().click();
+  await v.page.getByRole('dialog', { name: 'Entry' }).getByText('"key.registered"').waitFor();
+  assert.match(v.page.url(), /event=evt_/);
+  await v.page.keyboard.press('Escape');
+  await v.page.getByRole('button', { name: 'Clear' }).click();
+  assert.equal(new URL(v.page.url()).search, '');
+  await v.close();
+});
+
+/** Lets the mock answer the API, as `prefer` says by the method and path. */
+async function onMock(v, prefer) {
+  await v.page.route('**/v1/**', async (route) => {
+    const request = route.request();
+    const { pathname, search } = new URL(request.url());
+    const wish = Object.entries(prefer).find(([path]) => pathname.endsWith(path))?.[1];
+    const response = await route.fetch({ url: mock + pathname + search, headers: { ...await request.allHeaders(), ...(typeof wish === 'string' && { prefer: wish }) } });
+    const body = typeof wish === 'object' && response.ok() ? JSON.stringify({ ...await response.json(), ...wish }) : await response.body();
+    await route.fulfill({ response, body });
+  });
+}
+
+const states = {
+  'an empty project shows the way to the first key': ['/keys', { '/aikeys': { keys: [] } }, 'Three steps to the first answer'],
+  'what a filter leaves out can be shown again': ['/keys?q=nothing', {}, 'Show all active keys'],
+  'a refusal says that one may not, and who one is': ['/keys', { '/aikeys': 'code=403' }, 'You may not see this'],
+  'an error of the service has a request id': ['/audit', { '/events': 'code=500' }, 'give the request_id to its operator'],
+  'a service that is not ready is said to be': ['/audit', { '/events': 'code=503' }, 'try again after'],
+  'a key that is not there leads to those that are': ['/keys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ', { '1XYZ': 'code=404' }, 'No such key'],
+  'nothing denied is good news': ['/audit?outcome=denied', { '/events': { events: [] } }, 'That is good news'],
+  'a user who is no member learns whom to ask': ['/access', { '/whoami': { role: undefined } }, 'Ask one of its owners'],
+};
+
+test('each state of a page says what to do, and is accessible', async (t) => {
+  const v = await visitor({ width: 390, expected: [403, 404, 500, 503] });
+  for (const [name, [path, prefer, text]] of Object.entries(states)) {
+    await t.test(name, async () => {
+      await v.page.unrouteAll({ behavior: 'wait' });
+      await onMock(v, prefer);
+      await signIn(v.page, { path });
+      await v.page.getByText(text).first().waitFor();
+      await accessible(v.page, name);
+    });
+  }
+  await v.close();
+});
