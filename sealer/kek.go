@@ -68,6 +68,11 @@ func RewrapAll(ctx context.Context, s Sealer, items []Item) ([]Result, error) {
 	if batch, ok := s.(BatchRewrapper); ok {
 		return batch.RewrapAll(ctx, items)
 	}
+	return rewrapEach(ctx, s, items)
+}
+
+// rewrapEach re-wraps items one by one.
+func rewrapEach(ctx context.Context, s Sealer, items []Item) ([]Result, error) {
 	results := make([]Result, len(items))
 	for i, item := range items {
 		envelope, err := s.Rewrap(ctx, item.Binding, item.Envelope)

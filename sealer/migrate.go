@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Migrating returns a Sealer to use while envelopes move from old sealers to the current one. It seals only with the current
@@ -83,21 +85,32 @@ func (m *migrating) moveOld(ctx context.Context, binding Binding, envelope []byt
 	return moved, nil
 }
 
+// movesAtOnce is how many secrets RewrapAll has on their way from an old sealer at once: each takes calls of both sealers.
+const movesAtOnce = 16
+
 // RewrapAll implements BatchRewrapper.
 func (m *migrating) RewrapAll(ctx context.Context, items []Item) ([]Result, error) {
 	results, err := RewrapAll(ctx, m.current, items)
 	if err != nil {
 		return nil, err
 	}
+	group, limited := errgroup.WithContext(ctx)
+	group.SetLimit(movesAtOnce)
 	for i, result := range results {
 		if !errors.Is(result.Err, ErrUnknownKEK) {
 			continue
 		}
-		envelope, err := m.moveOld(ctx, items[i].Binding, items[i].Envelope, result.Err)
-		if ctx.Err() != nil || errors.Is(err, ErrUnavailable) {
-			return nil, errors.Join(ctx.Err(), err)
-		}
-		results[i] = Result{Envelope: envelope, Err: err}
+		group.Go(func() error {
+			envelope, err := m.moveOld(limited, items[i].Binding, items[i].Envelope, result.Err)
+			if limited.Err() != nil || errors.Is(err, ErrUnavailable) {
+				return errors.Join(limited.Err(), err)
+			}
+			results[i] = Result{Envelope: envelope, Err: err}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
 	}
 	return results, nil
 }

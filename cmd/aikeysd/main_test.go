@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 	shared, _ = os.MkdirTemp("", "aikeysd-test-") // without it, the first test that needs it fails
 	_ = os.Setenv("PATH", shared+string(os.PathListSeparator)+os.Getenv("PATH"))
 	code := modelstest.Main(m)
+	stopOpenBao()
 	_ = os.RemoveAll(shared)
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,25 +10,34 @@ import (
 	"os"
 	"strings"
 
+	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/kms"
+	"github.com/agentrouter/aikeys/sealer/kmsurl"
 	"github.com/agentrouter/aikeys/sealer/local"
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
-// The schemes of sealers: a keyset file that this process reads, and secrets-svc on this machine or on another.
+// The schemes of sealers: a keyset file that this process reads, and secrets-svc on this machine or on another. sealerKMS stands for
+// the schemes of package kmsurl.
 const (
 	sealerLocal  = "local"
 	sealerSocket = "secrets+unix"
 	sealerTLS    = "secrets+https"
+	sealerKMS    = "kms"
 )
 
 // sealerForms lists the forms of a sealer's setting.
-const sealerForms = "local:<path of a keyset file>, secrets+unix:<path of a socket> or secrets+https://<host>:<port>"
+const sealerForms = "local:<path of a keyset file>, secrets+unix:<path of a socket>, secrets+https://<host>:<port>, or " + kmsurl.Forms
 
-// splitSealer returns a sealer's scheme and the rest. The scheme is empty if the text is not a sealer.
+// splitSealer returns a sealer's scheme and the rest; of a key management service, the rest is the whole URL. The scheme is empty if
+// the text is not a sealer.
 func splitSealer(text string) (scheme, rest string) {
+	if kmsurl.Knows(text) {
+		return sealerKMS, text
+	}
 	scheme, rest, _ = strings.Cut(text, ":")
 	switch scheme {
 	case sealerLocal, sealerSocket:
@@ -50,6 +60,7 @@ func (s *config) checkSealer() (complaints []string) {
 	if scheme == "" {
 		return []string{given.Given() + ": must be " + sealerForms}
 	}
+	complaints = checkKMS(given, s.Sealer)
 	overTLS := scheme == sealerTLS
 	for _, text := range s.SealerOld {
 		scheme, _ := splitSealer(text)
@@ -59,6 +70,7 @@ func (s *config) checkSealer() (complaints []string) {
 		if text == s.Sealer {
 			complaints = append(complaints, old.Given()+": names "+given.Given()+" itself, which needs no mention")
 		}
+		complaints = append(complaints, checkKMS(old, text)...)
 		overTLS = overTLS || scheme == sealerTLS
 	}
 	for _, name := range []string{"sealer-cert", "sealer-key", "sealer-ca"} {
@@ -70,6 +82,17 @@ func (s *config) checkSealer() (complaints []string) {
 	return complaints
 }
 
+// checkKMS returns what is wrong with the URL of a key management service, if a setting has one.
+func checkKMS(setting *settings.Setting, text string) (complaints []string) {
+	if !kmsurl.Knows(text) {
+		return nil
+	}
+	if err := kmsurl.Check(text); err != nil {
+		return []string{setting.Given() + ": " + err.Error()}
+	}
+	return nil
+}
+
 // checkSealerFiles reads the files for TLS, unless checkSealer has complaints already.
 func (s *config) checkSealerFiles() []string {
 	if len(s.checkSealer()) > 0 {
@@ -77,6 +100,13 @@ func (s *config) checkSealerFiles() []string {
 	}
 	for _, text := range append([]string{s.Sealer}, s.SealerOld...) {
 		scheme, rest := splitSealer(text)
+		if scheme == sealerKMS {
+			one, err := s.openKMS(rest, nil)
+			if err != nil { // the error names the files
+				return []string{fmt.Sprintf("%s or %s: %s", s.Of("sealer").Given(), s.Of("sealer-old").Given(), err)}
+			}
+			_ = one.Close() // it has not connected
+		}
 		if scheme != sealerTLS {
 			continue
 		}
@@ -128,6 +158,13 @@ func (s *config) openSealer(log *slog.Logger, closers *lifecycle.Closers) (seale
 // openOne opens one sealer. It does not create a keyset that must exist.
 func (s *config) openOne(text string, mustExist bool, log *slog.Logger, closers *lifecycle.Closers) (sealer.Sealer, error) {
 	scheme, rest := splitSealer(text)
+	if scheme == sealerKMS {
+		one, err := s.openKMS(rest, log)
+		if err == nil {
+			closers.Add(one.Close)
+		}
+		return one, err
+	}
 	if scheme != sealerLocal {
 		one, err := s.openRemote(scheme, rest, log)
 		if err == nil {
@@ -140,6 +177,11 @@ func (s *config) openOne(text string, mustExist bool, log *slog.Logger, closers 
 		err = fmt.Errorf("%s: there is no keyset at %s", s.Of("sealer-old").Given(), absolute(rest))
 	}
 	return one, err
+}
+
+// openKMS returns a client of a key management service. A process of the public role proves nothing, as it may not open.
+func (s *config) openKMS(url string, log *slog.Logger) (kmsurl.Sealer, error) {
+	return kmsurl.Open(context.Background(), url, kms.Options{WrapOnly: s.keysetUse() == keysetcheck.SealOnly}, log)
 }
 
 // openRemote returns a client of secrets-svc. A nil log logs nothing.
@@ -159,7 +201,7 @@ func (s *config) sealerName() string {
 	return s.Sealer
 }
 
-// unreachableSealer adds advice to an error that says that secrets-svc can't be reached or refuses this client.
+// unreachableSealer adds advice to an error that says that the sealer can't be reached or refuses this client.
 func unreachableSealer(cfg *config, err error) error {
 	switch {
 	case errors.Is(err, keysetcheck.ErrUnproven):
@@ -167,6 +209,10 @@ func unreachableSealer(cfg *config, err error) error {
 			"which needs the rights open and status", err, cfg.Of("sealer").Variable(), cfg.Sealer, roleDataplane, roleAll)
 	case errors.Is(err, keysetcheck.ErrNoCanary):
 		return fmt.Errorf("%w; start an aikeysd of the role %s", err, rolePublic)
+	case errors.Is(err, kms.ErrRefused):
+		return fmt.Errorf("%w; then check with: aikeysd check", err)
+	case errors.Is(err, sealer.ErrUnavailable) && kmsurl.Knows(cfg.Sealer):
+		return fmt.Errorf("%w; check that the key management service runs, and %s", err, cfg.Of("sealer").Variable())
 	case errors.Is(err, remote.ErrNotAllowed):
 		return fmt.Errorf("%w; check SECRETS_SVC_CLIENTS there", err)
 	case errors.Is(err, sealer.ErrUnavailable):

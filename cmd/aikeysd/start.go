@@ -13,6 +13,8 @@ import (
 	"github.com/agentrouter/aikeys/impl/telemetry"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/kms"
+	"github.com/agentrouter/aikeys/sealer/kmsurl"
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
@@ -32,6 +34,9 @@ const (
 
 // checkPermission is what a start waits for if secrets-svc answers but refuses this client.
 const checkPermission = "secrets-svc's permission"
+
+// checkKMSRefusal is what a start waits for if the key management service answers but refuses: the error says what and why.
+const checkKMSRefusal = "the key management service's permission"
 
 // state is how far the service has come. The zero value is a service that has just started.
 type state struct {
@@ -95,8 +100,11 @@ func (s *service) becomeReady(ctx context.Context) error {
 	var waitingFor string
 	for pause := firstRetry; ctx.Err() == nil; pause = min(2*pause, lastRetry) {
 		need, err := s.prepare(ctx)
-		if errors.Is(err, remote.ErrNotAllowed) {
+		switch {
+		case errors.Is(err, remote.ErrNotAllowed):
 			need = checkPermission
+		case errors.Is(err, kms.ErrRefused):
+			need = checkKMSRefusal
 		}
 		switch {
 		case err == nil:
@@ -199,7 +207,11 @@ func (s *service) wrongKeyset(err error) error {
 	advice := fmt.Sprintf("check that %s=%s is the keyset that belongs to %s, or restore that keyset from its backup",
 		s.cfg.Of("sealer").Variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL))
 	if _, isFile := s.cfg.keysetPath(); !isFile {
-		advice = fmt.Sprintf("check that %s=%s is the secrets-svc that belongs to %s, and that this client has its own namespace there; "+
+		what := "secrets-svc that belongs to %s, and that this client has its own namespace there; "
+		if kmsurl.Knows(s.cfg.Sealer) {
+			what = "key that belongs to %s, also if an alias names it; "
+		}
+		advice = fmt.Sprintf("check that %s=%s is the "+what+
 			"if the keys were sealed with another sealer, name that one in %s",
 			s.cfg.Of("sealer").Variable(), s.cfg.Sealer, databaseName(s.cfg.DatabaseURL), s.cfg.Of("sealer-old").Variable())
 	}

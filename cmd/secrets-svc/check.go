@@ -13,9 +13,9 @@ import (
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 	"github.com/agentrouter/aikeys/impl/secrets"
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
 	"github.com/agentrouter/aikeys/sealer"
-	"github.com/agentrouter/aikeys/sealer/local"
 )
 
 var errNotInOrder = errors.New("not everything is in order")
@@ -76,7 +76,7 @@ func (p *program) check(ctx context.Context, cfg *config) error {
 				strings.Join(words, ", "), client.Namespace), nil)
 		}
 		for _, name := range list.Namespaces() {
-			detail, err := checkNamespace(ctx, keysetPath(cfg.Keys, name))
+			detail, err := checkNamespace(ctx, cfg, name)
 			row("namespace "+name, detail, err)
 		}
 	}
@@ -89,12 +89,14 @@ func (p *program) check(ctx context.Context, cfg *config) error {
 	return nil
 }
 
-// checkNamespace seals and opens something with the keyset at path.
-func checkNamespace(ctx context.Context, path string) (detail string, err error) {
-	s, err := local.OpenWith(path, local.Options{MustExist: true})
+// checkNamespace seals and opens something in a namespace.
+func checkNamespace(ctx context.Context, cfg *config, name string) (detail string, err error) {
+	var closers lifecycle.Closers
+	s, err := cfg.openSealer(ctx, name, nil, &closers)
 	if err != nil {
 		return "", err
 	}
+	defer func() { err = errors.Join(err, closers.Close()) }()
 	binding := sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "check", Provider: "-", Version: 1}
 	probe := []byte("check")
 	envelope, err := s.Seal(ctx, binding, sealer.NewSecret(bytes.Clone(probe)))

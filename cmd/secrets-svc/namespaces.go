@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/agentrouter/aikeys/internal/lifecycle"
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/local"
 )
@@ -16,19 +19,26 @@ import (
 // keysetPath returns the keyset file of a namespace. The name must have been checked.
 func keysetPath(folder, namespace string) string { return filepath.Join(folder, namespace+".json") }
 
-// namespaces implements secrets.Namespaces with the local backend. A keyset is opened at its first use. It is never created
-// here: what a keyset created by mistake has sealed, no backup opens.
-type namespaces struct {
-	folder string
-	log    *slog.Logger
-
-	mu      sync.Mutex
-	sealers map[string]*local.Sealer
-	failing map[string]string // :: namespace → why it can't be opened; a cause is logged once
+// namespaceSealer is the sealer of one namespace.
+type namespaceSealer interface {
+	sealer.Sealer
+	sealer.KEKLister
 }
 
-func newNamespaces(folder string, log *slog.Logger) *namespaces {
-	return &namespaces{folder: folder, log: log, sealers: map[string]*local.Sealer{}, failing: map[string]string{}}
+// namespaces implements secrets.Namespaces. A namespace's sealer is opened at its first use. A keyset is never created here: what a
+// keyset created by mistake has sealed, no backup opens.
+type namespaces struct {
+	cfg *config
+	log *slog.Logger
+
+	mu      sync.Mutex
+	sealers map[string]namespaceSealer
+	failing map[string]string // :: namespace → why it can't be opened; a cause is logged once
+	closers lifecycle.Closers
+}
+
+func newNamespaces(cfg *config, log *slog.Logger) *namespaces {
+	return &namespaces{cfg: cfg, log: log, sealers: map[string]namespaceSealer{}, failing: map[string]string{}}
 }
 
 // Sealer implements secrets.Namespaces.
@@ -38,7 +48,7 @@ func (n *namespaces) Sealer(ctx context.Context, namespace string) (sealer.Seale
 	if found := n.sealers[namespace]; found != nil {
 		return found, nil
 	}
-	opened, err := local.OpenWith(keysetPath(n.folder, namespace), local.Options{MustExist: true, Log: n.log})
+	opened, err := n.cfg.openSealer(ctx, namespace, n.log, &n.closers)
 	if err != nil {
 		if text := err.Error(); text != n.failing[namespace] {
 			n.failing[namespace] = text
@@ -52,19 +62,34 @@ func (n *namespaces) Sealer(ctx context.Context, namespace string) (sealer.Seale
 	return opened, nil
 }
 
-// opened returns the sealers of the open namespaces.
-func (n *namespaces) opened() map[string]*local.Sealer {
+// Close closes the sealers' connections.
+func (n *namespaces) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	found := make(map[string]*local.Sealer, len(n.sealers))
-	for name, s := range n.sealers {
-		found[name] = s
-	}
-	return found
+	return n.closers.Close()
 }
 
+// opened returns the sealers of the open namespaces.
+func (n *namespaces) opened() map[string]namespaceSealer {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return maps.Clone(n.sealers)
+}
+
+// isReadable reports whether the keys of a sealer can be used now. A file is read again for that if it has changed.
+func isReadable(ctx context.Context, s namespaceSealer) bool {
+	if file, ok := s.(*local.Sealer); ok {
+		return file.Check(ctx) == nil
+	}
+	_, err := s.KEKs(ctx)
+	return err == nil
+}
+
+// collectTimeout bounds how long a scrape waits for key management services.
+const collectTimeout = 3 * time.Second
+
 var keysetReadable = prometheus.NewDesc("secrets_svc_keyset_readable",
-	"1 while the namespace's keyset file can be read; at 0 the keys that were read before serve on, until a restart.",
+	"1 while the namespace's keyset can be read; at 0 of a file, the keys that were read before serve on, until a restart.",
 	[]string{"namespace"}, nil)
 
 // Describe implements prometheus.Collector.
@@ -72,10 +97,12 @@ func (n *namespaces) Describe(to chan<- *prometheus.Desc) { to <- keysetReadable
 
 // Collect implements prometheus.Collector.
 func (n *namespaces) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout) // Collect gets no context
+	defer cancel()
 	for name, s := range n.opened() {
-		readable := 1.0
-		if s.Check(context.Background()) != nil { // Collect gets no context
-			readable = 0
+		readable := 0.0
+		if isReadable(ctx, s) {
+			readable = 1
 		}
 		to <- prometheus.MustNewConstMetric(keysetReadable, prometheus.GaugeValue, readable, name)
 	}

@@ -96,7 +96,8 @@ func (s *service) open(ctx context.Context) (err error) {
 	if err := s.openAudit(); err != nil {
 		return err
 	}
-	s.namespaces = newNamespaces(s.cfg.Keys, s.log)
+	s.namespaces = newNamespaces(s.cfg, s.log)
+	s.closers.Add(s.namespaces.Close)
 	for _, name := range s.clients.List(ctx).Namespaces() {
 		_, _ = s.namespaces.Sealer(ctx, name) // logged: a namespace may get its keyset later
 	}

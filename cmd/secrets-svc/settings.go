@@ -11,6 +11,7 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
+	"github.com/agentrouter/aikeys/sealer/kmsurl"
 )
 
 // config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
@@ -23,6 +24,8 @@ type config struct {
 	OpsListen       string
 	Clients         string
 	Keys            string
+	Sealer          string
+	SealerOld       []string
 	AuditLog        string
 	TLSCert         string
 	TLSKey          string
@@ -67,6 +70,10 @@ func newConfig() *config {
 			Usage: "who may connect, and what each may do; with mode 0600; read again when it changes"},
 		{Name: "keys", Arg: "folder", Default: "data/secrets-keys", Parse: settings.Text(&s.Keys),
 			Usage: "folder with the keyset file of each namespace, <namespace>.json; read again when they change"},
+		{Name: "sealer", Arg: "URL", Default: sealerLocal, Parse: settings.Text(&s.Sealer),
+			Usage: "where the key-encryption keys are: local, in that folder; or in a key management service, with {namespace} in the name of the key: " + kmsurl.Forms},
+		{Name: "sealer-old", Arg: "URLs", Parse: settings.List(&s.SealerOld),
+			Usage: "sealers of before, with commas between, which still open what \"aikeysd rewrap\" has not moved yet; nothing is sealed with them"},
 		{Name: "audit-log", Arg: "file", Default: standardOutput, Parse: settings.Text(&s.AuditLog),
 			Usage: "file to add a line to for each open and each change of keys, in JSON; - is standard output. What can't be written there is not opened"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),
@@ -97,7 +104,7 @@ func (s *config) socketPath() (path string, ok bool) {
 }
 
 // load reads the variables and checks all settings. Flags win. The error lists all complaints.
-func (s *config) load(environ []string) error { return s.Read(environ, s.checkTLS) }
+func (s *config) load(environ []string) error { return s.Read(environ, s.checkTLS, s.checkSealer) }
 
 // checkTLS requires three files for mutual TLS and none for a socket.
 func (s *config) checkTLS() (complaints []string) {

@@ -40,6 +40,10 @@ func TestRefusedSettings(t *testing.T) {
 		"a key in a variable":       {environ: []string{"SECRETS_SVC_KEK=hunter2"}, says: []string{"SECRETS_SVC_KEK: no such setting"}},
 		"no choice":                 {args: []string{"--lock-memory", "yes"}, says: []string{"--lock-memory: must be one of auto, require, off"}},
 		"too much at once":          {args: []string{"--max-concurrent", "10001"}, says: []string{"--max-concurrent: must be a whole number from 0 to 10000"}},
+		"another sealer":            {args: []string{"--sealer", "hunter2"}, says: []string{"--sealer: must be local, or with {namespace} in the name of the key: vault+https://"}},
+		"a key for all namespaces":  {args: []string{"--sealer", "vault+https://h/transit/k?token_file=/t"}, says: []string{"--sealer: must have {namespace} in the name of the key"}},
+		"no way to log in":          {args: []string{"--sealer", "vault+https://h/transit/{namespace}"}, says: []string{"--sealer: needs one way to log in"}},
+		"the old sealer as new":     {args: []string{"--sealer-old", "local"}, says: []string{"--sealer-old: names SECRETS_SVC_SEALER itself"}},
 		"a queue of less than none": {args: []string{"--max-queue", "-1"}, says: []string{"--max-queue: must be a whole number"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -31,6 +31,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/kms"
 	"github.com/agentrouter/aikeys/sealer/remote"
 )
 
@@ -316,13 +317,13 @@ func (j *Job) countLeft(ctx context.Context) (int64, error) {
 }
 
 // retryUnavailable repeats a call while the database or the sealer is unavailable, for as long as the job's Patience lasts.
-// Every call of the job can be repeated safely. A refusal by secrets-svc wraps sealer.ErrUnavailable too, but it is not
-// retried: only an operator can lift it.
+// Every call of the job can be repeated safely. A refusal by secrets-svc or a key management service wraps
+// sealer.ErrUnavailable too, but it is not retried: only an operator can lift it.
 func retryUnavailable[T any](ctx context.Context, j *Job, call func() (T, error)) (T, error) {
 	return backoff.Retry(ctx, func() (T, error) {
 		got, err := call()
 		unavailable := errors.Is(err, models.ErrUnavailable) || errors.Is(err, sealer.ErrUnavailable)
-		if err != nil && (!unavailable || errors.Is(err, remote.ErrNotAllowed)) {
+		if err != nil && (!unavailable || errors.Is(err, remote.ErrNotAllowed) || errors.Is(err, kms.ErrRefused)) {
 			err = backoff.Permanent(err)
 		}
 		return got, err

@@ -8,7 +8,9 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,6 +90,8 @@ func TestLayoutFindsEachProblem(t *testing.T) {
 		"nothing wrong in a program's test":      {"cmd/aikeysd/a_test.go", ours + "sdk", ""},
 		"nothing wrong with a test package":      {"models/modelstest/a.go", ours + "models", ""},
 		"nothing wrong with its use by a test":   {"impl/a_test.go", ours + "models/modelstest", ""},
+		"a key service's client in a gateway":    {"dataplane/a.go", ours + "sealer/vault", "may not import sealer/vault"},
+		"rows beside a key service's client":     {"sealer/vault/a.go", ours + "models", "may not import models"},
 		"nothing wrong with the remote sealer":   {"sealer/remote/a.go", ours + "gen/secrets", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -111,6 +115,18 @@ func TestLayoutFindsEachProblem(t *testing.T) {
 			require.Len(t, problems, 1)
 			require.Contains(t, problems[0], "no package doc")
 		})
+	}
+}
+
+// The clients of key management services are large, and hold credentials. Only the two programs that seal link them.
+func TestClientsOfKeyServicesAreLinkedWhereUsed(t *testing.T) {
+	clients := regexp.MustCompile(`^(github\.com/openbao/|github\.com/aws/aws-sdk-go-v2/service/kms|cloud\.google\.com/go/kms)`)
+	for program, want := range map[string]bool{
+		"aikeysd": true, "secrets-svc": true, "aikeys-gateway": false, "tare": false, "aikeys-demo": false,
+	} {
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "../../cmd/"+program).Output()
+		require.NoError(t, err)
+		require.Equal(t, want, slices.ContainsFunc(strings.Fields(string(out)), clients.MatchString), program)
 	}
 }
 

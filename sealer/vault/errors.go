@@ -1,0 +1,93 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/openbao/openbao/api/v2"
+
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/kms"
+)
+
+// statusOf returns the HTTP status of an answer that is an error, or 0.
+func statusOf(err error) int {
+	var answered *api.ResponseError
+	if errors.As(err, &answered) {
+		return answered.StatusCode
+	}
+	return 0
+}
+
+// badRequests are the answers 400, which only their text tells apart; the first that fits counts. A test makes a real server give each.
+var badRequests = []struct {
+	text string
+	is   error
+}{
+	{"version is disallowed by policy", sealer.ErrUnknownKEK},  // too old
+	{"version is too new", sealer.ErrUnknownKEK},               // also "invalid ciphertext"
+	{"requested version for encryption", sealer.ErrUnknownKEK}, // not a version, or below min_encryption_version
+	{"encryption key not found", sealer.ErrUnknownKEK},
+	{"message authentication failed", sealer.ErrBinding},
+	{"invalid ciphertext", sealer.ErrBinding},
+}
+
+// classify turns the error of a call into one of ours. It quotes nothing of the server's text, which may quote the request.
+func (k *transitKey) classify(operation string, err error) error {
+	var answered *api.ResponseError
+	if !errors.As(err, &answered) {
+		return unreached(err)
+	}
+	switch status := answered.StatusCode; {
+	case status == http.StatusForbidden:
+		return k.refuse("permission denied; the token must be valid, and its policy have %s on %s/%s/%s", capabilityOf(operation), k.cfg.Mount, pathOf(operation), k.cfg.Key)
+	case status == http.StatusNotFound:
+		return k.refuse("there is no key %s in a transit engine at %s", k.cfg.Key, k.cfg.Mount)
+	case status == http.StatusBadRequest:
+		text := strings.Join(answered.Errors, "\n")
+		for _, known := range badRequests {
+			if strings.Contains(text, known.text) {
+				return fmt.Errorf("%w (%s)", known.is, known.text)
+			}
+		}
+		return k.refuse("status 400 to %s", operation)
+	case status == http.StatusServiceUnavailable && strings.Contains(strings.Join(answered.Errors, "\n"), "is sealed"):
+		return fmt.Errorf("%w: the server at %s is sealed; unseal it", sealer.ErrUnavailable, k.cfg.Address)
+	default:
+		return fmt.Errorf("%w: the server at %s answered %d", sealer.ErrUnavailable, k.cfg.Address, status)
+	}
+}
+
+func capabilityOf(operation string) string {
+	if operation == "read" {
+		return "read"
+	}
+	return "update"
+}
+
+func pathOf(operation string) string {
+	if operation == "read" {
+		return "keys"
+	}
+	return operation
+}
+
+// refuse returns a kms.ErrRefused that says what is wrong and what to do.
+func (k *transitKey) refuse(format string, arguments ...any) error {
+	return fmt.Errorf("%w: %s: %s", kms.ErrRefused, k.cfg.Address, fmt.Sprintf(format, arguments...))
+}
+
+// unreached returns the error of a request that was not answered.
+func unreached(err error) error {
+	if status := statusOf(err); status != 0 {
+		return fmt.Errorf("%w: the server answered %d", sealer.ErrUnavailable, status)
+	}
+	return fmt.Errorf("%w: %w", sealer.ErrUnavailable, err)
+}
+
+// garbled returns an error that says what is wrong with an answer and quotes none of it.
+func garbled(what string) error {
+	return fmt.Errorf("%w: the answer is not one of a transit engine: %s", sealer.ErrUnavailable, what)
+}

@@ -1,0 +1,125 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/openbao/openbao/api/v2"
+
+	"github.com/agentrouter/aikeys/internal/secretfile"
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/kms"
+)
+
+// session is the token of this process. It logs in at the first call, renews a token when two thirds of its time are over, and logs in
+// again when that fails or the server refuses the token.
+type session struct {
+	cfg    Config
+	client *api.Client // without a token
+
+	mu      sync.Mutex // held during a login, which others wait for; guards the fields below
+	token   string
+	renewAt time.Time // zero for a token that doesn't expire
+}
+
+// open returns a client with a valid token, as far as is known.
+func (s *session) open(ctx context.Context) (client *api.Client, token string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.cfg.TokenFile != "":
+		text, err := secretfile.Read(s.cfg.TokenFile) // a small file: others renew the token
+		if err != nil {
+			return nil, "", fmt.Errorf("%w: token file: %w", kms.ErrRefused, err)
+		}
+		s.token = strings.TrimSpace(string(text))
+		clear(text)
+		if s.token == "" {
+			return nil, "", fmt.Errorf("%w: token file %s is empty", kms.ErrRefused, s.cfg.TokenFile)
+		}
+	case s.token == "":
+		err = s.login(ctx)
+	case !s.renewAt.IsZero() && time.Now().After(s.renewAt):
+		if s.renew(ctx) != nil {
+			err = s.login(ctx)
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return s.withToken(s.token), s.token, nil
+}
+
+// forget makes the next call log in again, unless another has done so since. It reports whether that may help.
+func (s *session) forget(token string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.TokenFile != "" {
+		text, err := secretfile.Read(s.cfg.TokenFile)
+		return err == nil && strings.TrimSpace(string(text)) != token
+	}
+	if s.token == token {
+		s.token = ""
+	}
+	return true
+}
+
+func (s *session) withToken(token string) *api.Client {
+	client := s.client.WithNamespace(s.cfg.Namespace)
+	client.SetToken(token)
+	return client
+}
+
+// login logs in with AppRole or Kubernetes. The files are read each time: they may have been renewed.
+func (s *session) login(ctx context.Context) error {
+	data := map[string]any{}
+	if s.cfg.KubernetesRole != "" {
+		// Kubernetes mounts it readable by all in the pod, so it is not held to the rule for files of secrets.
+		jwt, err := os.ReadFile(s.cfg.JWTFile)
+		if err != nil {
+			return fmt.Errorf("%w: token of the service account: %w", kms.ErrRefused, err)
+		}
+		data["role"], data["jwt"] = s.cfg.KubernetesRole, strings.TrimSpace(string(jwt))
+	} else {
+		secretID, err := secretfile.Read(s.cfg.SecretIDFile)
+		if err != nil {
+			return fmt.Errorf("%w: secret id: %w", kms.ErrRefused, err)
+		}
+		data["role_id"], data["secret_id"] = s.cfg.RoleID, strings.TrimSpace(string(secretID))
+	}
+	path := "auth/" + s.cfg.AuthMount + "/login"
+	answer, err := s.withToken("").Logical().WriteWithContext(ctx, path, data)
+	if status := statusOf(err); status >= 400 && status < 500 && status != 429 && status != 412 {
+		return fmt.Errorf("%w: login at %s: status %d; check the role and that its credential is valid", kms.ErrRefused, path, status)
+	}
+	if err != nil {
+		return unreached(err)
+	}
+	return s.keep(answer)
+}
+
+func (s *session) renew(ctx context.Context) error {
+	answer, err := s.withToken(s.token).Logical().WriteWithContext(ctx, "auth/token/renew-self", nil)
+	if err != nil {
+		return err
+	}
+	return s.keep(answer)
+}
+
+var errNoToken = errors.New("it answered a login without a token")
+
+func (s *session) keep(answer *api.Secret) error {
+	if answer == nil || answer.Auth == nil || answer.Auth.ClientToken == "" {
+		return fmt.Errorf("%w: %w", sealer.ErrUnavailable, errNoToken)
+	}
+	s.token, s.renewAt = answer.Auth.ClientToken, time.Time{}
+	if lease := time.Duration(answer.Auth.LeaseDuration) * time.Second; lease > 0 {
+		s.renewAt = time.Now().Add(lease * 2 / 3)
+	}
+	return nil
+}
