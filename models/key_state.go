@@ -57,21 +57,22 @@ func (k Key) StaleSince(now int64) int64 {
 	return since
 }
 
-// Stop is a change that ends the use of a key, and of which data planes' acknowledgements are counted: its revocation, or that it was
-// disabled.
+// Stop is a change that ends the use of keys, and of which data planes' acknowledgements are counted: a key was revoked or disabled, an
+// API key was revoked, or a member removed.
 type Stop struct {
-	Type              EventType
-	KeyID, CustomerID string
+	Type EventType
+	// Subject is the id of the key, of the API key or of the user.
+	Subject, CustomerID string
 	// Tx is the number of the transaction; zero for revocations from before there were data planes.
 	Tx int64
 }
 
-// ID returns what identifies the stop among all stops of all keys. A key is revoked once, and may be disabled several times.
+// ID returns what identifies the stop among all stops. A key is revoked once, and what else stops may do so several times.
 func (s Stop) ID() string {
 	if s.Type == EventKeyRevoked {
-		return s.KeyID
+		return s.Subject
 	}
-	return s.KeyID + "/" + strconv.FormatInt(s.Tx, 10)
+	return s.Subject + "/" + strconv.FormatInt(s.Tx, 10)
 }
 
 // Stop returns the key's revocation, or else the change that disabled it.
@@ -82,9 +83,17 @@ func (k Key) Stop() Stop {
 	return Stop{EventKeyDisabled, k.ID, k.CustomerID, k.DisabledTx}
 }
 
-// Stop returns the change as the end of a key's use. ok is false if it is none.
+// Stop returns the change as the end of the use of keys. ok is false if it is none.
 func (c Change) Stop() (stop Stop, ok bool) {
-	return Stop{c.Type, c.KeyID, c.CustomerID, c.Tx}, c.Type == EventKeyRevoked || c.Type == EventKeyDisabled
+	switch c.Type {
+	case EventKeyRevoked, EventKeyDisabled:
+		return Stop{c.Type, c.KeyID, c.CustomerID, c.Tx}, true
+	case EventTokenRevoked:
+		return Stop{c.Type, c.TokenID, c.CustomerID, c.Tx}, true
+	case EventMemberRemoved:
+		return Stop{c.Type, c.UserID, c.CustomerID, c.Tx}, true
+	}
+	return Stop{}, false
 }
 
 // KeyChange is what to change of a key. Nil leaves it as it is.

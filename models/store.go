@@ -268,7 +268,12 @@ const (
 	CallerColumns = `($1 = '' OR t.id IS NOT NULL) AS live, COALESCE(m.role, '') AS role`
 	CallerTables  = `(SELECT 1) AS one
 LEFT JOIN api_tokens t ON t.id = $1 AND t.revoked_at = 0 AND (t.expires_at = 0 OR t.expires_at > $2)
-LEFT JOIN project_members m ON m.customer_id = $3 AND m.project_id = $4 AND m.user_id = $5`
+LEFT JOIN project_members m ON m.customer_id = $3 AND m.project_id = $4 AND m.user_id = $5 AND ` + TokenReaches
+
+	// TokenReaches is the condition that the caller's API key t, if they use one, may act in the project $4. All of it is in t's row, so
+	// that a transaction which locks the row and then reads it has what is true.
+	TokenReaches = `($1 = '' OR (t.projects = '' OR replace(t.projects, ' ' || $4 || ' ', '') <> t.projects)
+AND replace(t.barred, ' ' || $4 || ' ', '') = t.barred)`
 
 	// CallerStatement selects the caller's status alone.
 	CallerStatement = `SELECT ` + CallerColumns + ` FROM ` + CallerTables
@@ -316,8 +321,8 @@ func (s *Store) FindToken(ctx context.Context, id string) (Token, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	var t Token
-	err := s.engine.QueryRow(ctx, `SELECT id, hash, customer_id, project_id, user_id, created_at, expires_at, revoked_at
+	err := s.engine.QueryRow(ctx, `SELECT id, hash, customer_id, project_id, user_id, created_at, expires_at, revoked_at, last_used_at
 FROM api_tokens WHERE id = $1`, []any{id},
-		&t.ID, &t.Hash, &t.CustomerID, &t.ProjectID, &t.UserID, &t.CreatedAt, &t.ExpiresAt, &t.RevokedAt)
+		&t.ID, &t.Hash, &t.CustomerID, &t.ProjectID, &t.UserID, &t.CreatedAt, &t.ExpiresAt, &t.RevokedAt, &t.LastUsedAt)
 	return t, s.classify(err)
 }

@@ -90,6 +90,7 @@ type service struct {
 	denials             *aikeys.Denials
 	issuer              *auth.OIDC // nil accepts no session tokens
 	sessions            *auth.Authenticator
+	uses                *auth.TokenUses
 	tests               *verification.Keys
 	feed                *feed.Feed
 	api, dataplane, ops *lifecycle.Server // api or dataplane is nil if the role does not serve it
@@ -187,7 +188,7 @@ func (s *service) openStore(context.Context) (err error) {
 func (s *service) run(ctx context.Context) error {
 	var addresses []any
 	var public []lifecycle.Part
-	dataPlanes := []lifecycle.Part{s.onceReady(s.feed.Run), lifecycle.Task(s.denials.Run), lifecycle.Task(s.tests.Run)}
+	dataPlanes := []lifecycle.Part{s.onceReady(s.feed.Run), lifecycle.Task(s.denials.Run), lifecycle.Task(s.uses.Run), lifecycle.Task(s.tests.Run)}
 	if s.api != nil {
 		addresses, public = append(addresses, slog.String("api", s.api.URL())), append(public, s.api.Run)
 	}

@@ -121,7 +121,8 @@ func (s *service) newWiring() (w wiring, err error) {
 	if s.issuer, err = s.cfg.oidc(); err != nil {
 		return w, err
 	}
-	s.sessions = auth.New(auth.Config{Tokens: s.store, OIDC: s.issuer, Metrics: w.metrics})
+	s.uses = auth.NewTokenUses(s.store, s.log)
+	s.sessions = auth.New(auth.Config{Tokens: s.store, OIDC: s.issuer, Metrics: w.metrics, Uses: s.uses})
 	if w.cfg.Verify == verifyControlPlane {
 		w.verifier = verification.New(verification.Config{})
 	}

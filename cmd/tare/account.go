@@ -162,8 +162,7 @@ func (p *program) logoutCommand() *cobra.Command {
 		Use:   "logout",
 		Short: "Forget the API key of a profile",
 		Long: `Removes the API key from the current profile, or from the one that --profile names. The profile keeps its address
-for the next "tare login". Logging out does not revoke the API key: an operator does that with
-"aikeysd admin token revoke".`,
+for the next "tare login". Logging out does not revoke the API key: "tare api tokens revoke" does.`,
 		Example: `  tare logout
   tare logout --profile staging`,
 		Args: cli.NoArguments("--profile"),
@@ -188,7 +187,7 @@ func (p *program) logout(ctx context.Context) error {
 		return err
 	}
 	if tokenID != "" {
-		p.printNote("The API key is still valid. An operator can revoke it by its id, " + tokenID + ".")
+		p.printNote("The API key is still valid. Revoke it with: tare api tokens revoke " + tokenID)
 	}
 	return p.printDone(fmt.Sprintf("Logged out of the profile %s.", name), map[string]any{"profile": name, "logged_in": false})
 }

@@ -50,7 +50,7 @@ The types of events:
   key.exposed                    a provider sent a key back in an answer; the gateway masked it
   policy.set                     the policy was changed
   member.set, member.removed     a member was added, got another role, or was removed
-  token.created, token.revoked   an operator created or revoked an AgentRouter API key`,
+  token.created, token.revoked   a user or an operator made or revoked an AgentRouter API key`,
 		Example: `  tare api byok events --limit 20
   tare api byok events --actor bob --outcome denied --from 2026-11-23
   tare api byok events --type policy.set

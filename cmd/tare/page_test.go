@@ -87,11 +87,12 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 			require.Contains(t, all, operation.ID, "every operation has a command")
 		}
 	}
+	folder := t.TempDir()
 	runScript := func(stdin, script string) string {
 		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
-		cmd.Env = u.env
+		cmd.Env, cmd.Dir = u.env, folder
 		var stdout, stderr bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 		require.NoError(t, cmd.Run(), "%s\n%s%s", script, &stdout, &stderr)
@@ -105,14 +106,16 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 		return stdout.String()
 	}
 	commentedCommand := regexp.MustCompile(`(?m)^# +(.*\btare .*)$`)
-	id := ""
+	const sampleToken = "01M7W0BTX000000000000000AK"
+	id, token := "", ""
 	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
 	for _, operation := range []string{
 		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
 		"removeMember", "setMember", "listProviders", "whoAmI", "updateKey", "revokeKey",
+		"listProjects", "createToken", "listTokens", "listProjectTokens", "revokeProjectToken", "revokeToken",
 	} {
 		require.Contains(t, all, operation)
-		source := strings.ReplaceAll(all[operation], sampleID, id)
+		source := strings.ReplaceAll(strings.ReplaceAll(all[operation], sampleID, id), sampleToken, token)
 		if other := commentedCommand.FindStringSubmatch(source); other != nil {
 			id = keyIDPattern.FindString(runScript("", other[1]))
 			u.revokeKey(id)
@@ -123,6 +126,10 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 			id = keyIDPattern.FindString(out)
 			require.NotEmpty(t, id)
 			t.Cleanup(func() { u.revokeKey(id) })
+		}
+		if operation == "createToken" {
+			token = regexp.MustCompile(`[0-7][0-9A-HJKMNP-TV-Z]{25}`).FindString(out)
+			require.NotEmpty(t, token)
 		}
 		delete(all, operation)
 	}

@@ -244,6 +244,9 @@ func (e *pendingError) Error() string {
 
 func (e *pendingError) hints() []string {
 	hints := []string{"Check the receipt with: tare api byok get " + e.id}
+	if !strings.HasPrefix(e.id, keyPrefix) {
+		hints = []string{"Check the receipt with: tare api tokens revoke " + e.id}
+	}
 	if by := e.receipt.CompleteBy; !by.IsZero() {
 		hints = append(hints, "A data plane that does not confirm stops using it by "+by.UTC().Format("15:04:05 UTC")+".")
 	}

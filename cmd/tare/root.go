@@ -42,12 +42,12 @@ Results go to standard output, everything else to standard error. -o json and -o
 	p.addGlobalFlags(root)
 	api := p.group(&cobra.Command{
 		Use:   "api",
-		Short: "Keys, members, the policy and providers",
-		Long:  "The methods of the API, one command each: provider keys, members, the policy, the catalogue of providers.",
+		Short: "Keys, members, projects, API keys, the policy and providers",
+		Long:  "The methods of the API, one command each: provider keys, members, projects, API keys, the policy, the providers.",
 		Example: `  tare api byok list
   tare api members list
   tare api providers`,
-	}, p.byokCommand(), p.membersCommand(), p.policyCommand(), p.providersCommand(), hiddenCommand(p.whoAmICommand()))
+	}, p.byokCommand(), p.membersCommand(), p.projectsCommand(), p.tokensCommand(), p.policyCommand(), p.providersCommand(), hiddenCommand(p.whoAmICommand()))
 	p.group(root, api, p.whoAmICommand(), p.loginCommand(), p.logoutCommand(), p.profilesCommand(), p.completionCommand(),
 		exitCodesTopic(), environmentTopic())
 	return root

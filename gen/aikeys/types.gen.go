@@ -86,6 +86,24 @@ func (e UserKeys) Valid() bool {
 	}
 }
 
+// Defines values for Cascade.
+const (
+	CascadeFalse Cascade = "false"
+	CascadeTrue  Cascade = "true"
+)
+
+// Valid indicates whether the value is a known member of the Cascade enum.
+func (e Cascade) Valid() bool {
+	switch e {
+	case CascadeFalse:
+		return true
+	case CascadeTrue:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventOutcomeFilter.
 const (
 	EventOutcomeFilterAllowed EventOutcomeFilter = "allowed"
@@ -191,6 +209,21 @@ func (e StateFilter) Valid() bool {
 	case StateFilterActive:
 		return true
 	case StateFilterRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TokenStateFilter.
+const (
+	TokenStateFilterActive TokenStateFilter = "active"
+)
+
+// Valid indicates whether the value is a known member of the TokenStateFilter enum.
+func (e TokenStateFilter) Valid() bool {
+	switch e {
+	case TokenStateFilterActive:
 		return true
 	default:
 		return false
@@ -308,6 +341,72 @@ func (e ListFetchesParamsDecision) Valid() bool {
 	}
 }
 
+// Defines values for ListProjectTokensParamsState.
+const (
+	ListProjectTokensParamsStateActive ListProjectTokensParamsState = "active"
+)
+
+// Valid indicates whether the value is a known member of the ListProjectTokensParamsState enum.
+func (e ListProjectTokensParamsState) Valid() bool {
+	switch e {
+	case ListProjectTokensParamsStateActive:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevokeProjectTokenParamsCascade.
+const (
+	RevokeProjectTokenParamsCascadeFalse RevokeProjectTokenParamsCascade = "false"
+	RevokeProjectTokenParamsCascadeTrue  RevokeProjectTokenParamsCascade = "true"
+)
+
+// Valid indicates whether the value is a known member of the RevokeProjectTokenParamsCascade enum.
+func (e RevokeProjectTokenParamsCascade) Valid() bool {
+	switch e {
+	case RevokeProjectTokenParamsCascadeFalse:
+		return true
+	case RevokeProjectTokenParamsCascadeTrue:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListTokensParamsState.
+const (
+	ListTokensParamsStateActive ListTokensParamsState = "active"
+)
+
+// Valid indicates whether the value is a known member of the ListTokensParamsState enum.
+func (e ListTokensParamsState) Valid() bool {
+	switch e {
+	case ListTokensParamsStateActive:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for RevokeTokenParamsCascade.
+const (
+	RevokeTokenParamsCascadeFalse RevokeTokenParamsCascade = "false"
+	RevokeTokenParamsCascadeTrue  RevokeTokenParamsCascade = "true"
+)
+
+// Valid indicates whether the value is a known member of the RevokeTokenParamsCascade enum.
+func (e RevokeTokenParamsCascade) Valid() bool {
+	switch e {
+	case RevokeTokenParamsCascadeFalse:
+		return true
+	case RevokeTokenParamsCascadeTrue:
+		return true
+	default:
+		return false
+	}
+}
+
 // Acknowledgement What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have.
 type Acknowledgement struct {
 	// Acknowledged How many of its copies have confirmed.
@@ -362,6 +461,28 @@ type Candidate struct {
 	Serves bool `json:"serves"`
 }
 
+// CreateTokenRequest The API key to make.
+type CreateTokenRequest struct {
+	// ExpiresAt When it expires; `null` is never. Absent for 90 days from now.
+	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
+
+	// Name A label for people, such as `nightly-eval`. It must not contain a secret, nor invisible characters.
+	Name string `json:"name"`
+
+	// Projects The projects in which it may act, of which the caller must be a member. Absent for every project of the
+	// caller's.
+	Projects []OpaqueID `json:"projects,omitempty"`
+}
+
+// CreateTokenResponse A new API key.
+type CreateTokenResponse struct {
+	// Token What is known of an API key of this service.
+	Token Token `json:"token"`
+
+	// APIKey The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+	APIKey TokenSecret `json:"api_key"`
+}
+
 // DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 // disabled key that is read by its id has it; keys in lists do not.
 type DisableReceipt struct {
@@ -403,7 +524,7 @@ type Event struct {
 	// ID Its id, `evt_<ulid>`.
 	ID string `json:"id"`
 
-	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
 	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
@@ -726,6 +847,15 @@ type ListMembersResponse struct {
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
 }
 
+// ListProjectsResponse The caller's projects, sorted by id.
+type ListProjectsResponse struct {
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
+
+	// Projects The projects.
+	Projects []Project `json:"projects"`
+}
+
 // ListProvidersResponse The catalogue.
 type ListProvidersResponse struct {
 	// Providers The providers, in the catalogue's order.
@@ -739,6 +869,15 @@ type ListResponse struct {
 
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
+}
+
+// ListTokensResponse A page of API keys.
+type ListTokensResponse struct {
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken *NextPageToken `json:"next_page_token,omitempty"`
+
+	// Tokens The API keys, newest first.
+	Tokens []Token `json:"tokens"`
 }
 
 // ListUsageResponse A page of the usage.
@@ -858,6 +997,24 @@ type Problem struct {
 
 	// Type A URI reference that names the kind of problem, such as `/problems/already-exists`. It is finer than `code`.
 	Type string `json:"type"`
+}
+
+// Project A project in which the caller may act.
+type Project struct {
+	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	CustomerID OpaqueID `json:"customer_id"`
+
+	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	ProjectID OpaqueID `json:"project_id"`
+
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
+	Role Role `json:"role"`
+
+	// JoinedAt When the caller joined it.
+	JoinedAt time.Time `json:"joined_at"`
+
+	// SessionDefault Whether it is the project that `-` means.
+	SessionDefault bool `json:"session_default"`
 }
 
 // Provider What the service knows about a provider.
@@ -1055,6 +1212,16 @@ type RevokeResponse struct {
 	Receipt Receipt `json:"receipt"`
 }
 
+// RevokeTokenResponse The API key as it is now, and how many data planes have confirmed.
+type RevokeTokenResponse struct {
+	// Token What is known of an API key of this service.
+	Token Token `json:"token"`
+
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
+	Receipt Receipt `json:"receipt"`
+}
+
 // Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
 
@@ -1077,6 +1244,59 @@ type SetMemberRequest struct {
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role"`
 }
+
+// Token What is known of an API key of this service.
+type Token struct {
+	// TokenID Its id, a ULID, which events and records of fetches have too.
+	TokenID string `json:"token_id"`
+
+	// Name Its label. Absent for one that an operator made, and where the caller may not see it.
+	Name *string `json:"name,omitempty"`
+
+	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	UserID OpaqueID `json:"user_id"`
+
+	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	ProjectID OpaqueID `json:"project_id"`
+
+	// Projects The projects that it is limited to, as far as the caller may see them. Absent if it is not limited.
+	Projects []OpaqueID `json:"projects,omitempty"`
+
+	// BarredProjects The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
+	// Absent if there are none.
+	BarredProjects []OpaqueID `json:"barred_projects,omitempty"`
+
+	// ReachesBeyond Whether it may act in other projects, too. Only in the list of a project; absent elsewhere.
+	ReachesBeyond *bool `json:"reaches_beyond,omitempty"`
+
+	// MadeWith The id of the API key that it was made with. Absent for a session token, and for an operator.
+	MadeWith *string `json:"made_with,omitempty"`
+
+	// State `active`, `expired`, or `revoked`.
+	State string `json:"state"`
+
+	// CreatedAt When it was made.
+	CreatedAt time.Time `json:"created_at"`
+
+	// ExpiresAt When it expires. Absent for never.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
+	// LastUsedAt When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
+	// once in a while, so it may have been used with them since. Absent if it was not used.
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+
+	// RevokedAt When it was revoked. Absent while it is not.
+	RevokedAt *time.Time `json:"revoked_at,omitempty"`
+
+	// RevokedBy The user, or the operator, who revoked it. Absent while it is not revoked.
+	RevokedBy *string `json:"revoked_by,omitempty"`
+
+	// Current Whether it is the one in use. Absent if not.
+	Current *bool `json:"current,omitempty"`
+}
+
+// TokenSecret The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+type TokenSecret = secret.Text
 
 // UpdateRequest What to change. At least one member.
 type UpdateRequest struct {
@@ -1201,6 +1421,9 @@ type WhoAmIResponse struct {
 	UserID OpaqueID `json:"user_id"`
 }
 
+// Cascade defines model for Cascade.
+type Cascade string
+
 // CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type CustomerID = OpaqueID
 
@@ -1282,6 +1505,12 @@ type ProviderFilter = ProviderSlug
 // StateFilter defines model for StateFilter.
 type StateFilter string
 
+// TokenID defines model for TokenID.
+type TokenID = string
+
+// TokenStateFilter defines model for TokenStateFilter.
+type TokenStateFilter string
+
 // UsageFrom defines model for UsageFrom.
 type UsageFrom = time.Time
 
@@ -1340,6 +1569,9 @@ type RegistrationRefused = Problem
 
 // ResourceExhausted An RFC 9457 problem document.
 type ResourceExhausted = Problem
+
+// TokenQuotaExceeded An RFC 9457 problem document.
+type TokenQuotaExceeded = Problem
 
 // TooManyTests An RFC 9457 problem document.
 type TooManyTests = Problem
@@ -1490,6 +1722,35 @@ type ResolveKeyParams struct {
 	UserID *OpaqueID `form:"user_id,omitempty" json:"user_id,omitempty"`
 }
 
+// ListProjectTokensParams defines parameters for ListProjectTokens.
+type ListProjectTokensParams struct {
+	// State Only API keys in this state. Without it, API keys in any.
+	State *ListProjectTokensParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
+
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+}
+
+// ListProjectTokensParamsState defines parameters for ListProjectTokens.
+type ListProjectTokensParamsState string
+
+// RevokeProjectTokenParams defines parameters for RevokeProjectToken.
+type RevokeProjectTokenParams struct {
+	// Cascade `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+	Cascade *RevokeProjectTokenParamsCascade `form:"cascade,omitempty" json:"cascade,omitempty"`
+
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
+// RevokeProjectTokenParamsCascade defines parameters for RevokeProjectToken.
+type RevokeProjectTokenParamsCascade string
+
 // ListUsageParams defines parameters for ListUsage.
 type ListUsageParams struct {
 	// KeyID Only the usage of this key. Without it, of all keys.
@@ -1515,6 +1776,44 @@ type ListUsageParams struct {
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
 }
 
+// ListProjectsParams defines parameters for ListProjects.
+type ListProjectsParams struct {
+	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
+
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+}
+
+// ListTokensParams defines parameters for ListTokens.
+type ListTokensParams struct {
+	// State Only API keys in this state. Without it, API keys in any.
+	State *ListTokensParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
+	PageSize *PageSize `form:"page_size,omitempty" json:"page_size,omitempty"`
+
+	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+}
+
+// ListTokensParamsState defines parameters for ListTokens.
+type ListTokensParamsState string
+
+// RevokeTokenParams defines parameters for RevokeToken.
+type RevokeTokenParams struct {
+	// Cascade `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+	Cascade *RevokeTokenParamsCascade `form:"cascade,omitempty" json:"cascade,omitempty"`
+
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
+// RevokeTokenParamsCascade defines parameters for RevokeToken.
+type RevokeTokenParamsCascade string
+
 // RegisterKeyJSONRequestBody defines body for RegisterKey for application/json ContentType.
 type RegisterKeyJSONRequestBody = RegisterRequest
 
@@ -1526,3 +1825,6 @@ type SetMemberJSONRequestBody = SetMemberRequest
 
 // SetPolicyJSONRequestBody defines body for SetPolicy for application/json ContentType.
 type SetPolicyJSONRequestBody = PolicyRequest
+
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = CreateTokenRequest

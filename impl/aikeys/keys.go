@@ -315,7 +315,12 @@ func (s *server) enterWait(caller models.Caller, wait time.Duration) (allowed ti
 
 // awaitReceipt returns the receipt of a key that was stopped, as requested. If it can't be read, it claims nothing.
 func (s *server) awaitReceipt(ctx context.Context, key models.Key, wait time.Duration) feed.Receipt {
-	receipt, err := s.receipts.WaitForReceipt(ctx, key.Stop(), wait)
+	return s.awaitStop(ctx, key.Stop(), wait)
+}
+
+// awaitStop is awaitReceipt of any stop.
+func (s *server) awaitStop(ctx context.Context, stop models.Stop, wait time.Duration) feed.Receipt {
+	receipt, err := s.receipts.WaitForReceipt(ctx, stop, wait)
 	if err != nil {
 		return feed.Receipt{Remaining: unknownRemaining}
 	}
@@ -497,8 +502,13 @@ func wireVerification(k models.Key) *gen.Verification {
 }
 
 func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {
+	return s.receiptOf(k.RevokedAt, k.RevokedBy, r)
+}
+
+// receiptOf returns the receipt of what was revoked at a time, by a user.
+func (s *server) receiptOf(at int64, by string, r feed.Receipt) gen.Receipt {
 	receipt := gen.Receipt{
-		State: "complete", RevokedAt: wireTime(k.RevokedAt), RevokedBy: k.RevokedBy,
+		State: "complete", RevokedAt: wireTime(at), RevokedBy: by,
 		DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged,
 	}
 	if r.Slowest > 0 {

@@ -24,8 +24,14 @@ var (
 	errRemoveMember = fmt.Errorf("remove a member: %w", models.ErrForbidden)
 	errReadFetches  = fmt.Errorf("read the records of fetches: %w", models.ErrForbidden)
 	errResolveOther = fmt.Errorf("resolve for others: %w", models.ErrForbidden)
+	errCreateToken  = fmt.Errorf("make an API key: %w", models.ErrForbidden)
+	errRevokeToken  = fmt.Errorf("revoke the API key of another: %w", models.ErrForbidden)
+	errReadTokens   = fmt.Errorf("read the API keys of others: %w", models.ErrForbidden)
 	errReadUsage    = fmt.Errorf("read the usage of others: %w", models.ErrForbidden)
 )
+
+// errTokenQuota is a models.ErrQuotaExceeded of API keys.
+var errTokenQuota = fmt.Errorf("API keys of a user: %w", models.ErrQuotaExceeded)
 
 // refusalOf returns the error for a write that takes an owner, by the event of the write.
 func refusalOf(write models.EventType) error {
@@ -44,6 +50,10 @@ func refusalOf(write models.EventType) error {
 		return errSetMember
 	case models.EventMemberRemoved:
 		return errRemoveMember
+	case models.EventTokenCreated:
+		return errCreateToken
+	case models.EventTokenRevoked:
+		return errRevokeToken
 	default:
 		return models.ErrForbidden
 	}
@@ -66,6 +76,9 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	ownersOnly(errSetPolicy, "Only an owner of the project may change its policy."),
 	ownersOnly(errSetMember, "Only an owner of the project may add members and change their roles."),
 	ownersOnly(errRemoveMember, "Only an owner of the project may remove members."),
+	ownersOnly(errCreateToken, "An API key can't make one that acts in more projects, or lives longer, than itself; name fewer projects or an earlier time, or use a session token."),
+	ownersOnly(errRevokeToken, "Only an owner of the project may revoke the API keys of its members. A user may revoke their own."),
+	ownersOnly(errReadTokens, "Only an owner of the project may list the API keys of its members. A user may list their own."),
 	ownersOnly(errReadFetches, "Only an owner of the project may read its records of fetches."),
 	ownersOnly(errResolveOther, "Only an owner of the project may see which key serves another user. A member may see their own, without user_id."),
 	ownersOnly(errReadUsage, "Only an owner of the project may read the usage of others. A member may read their own, without user_id."),
@@ -80,6 +93,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "The key has been changed since you read it; read it again, and send its etag in If-Match."},
 	{Err: models.ErrLastOwner, Status: http.StatusConflict, Code: "failed_precondition", Slug: "failed-precondition", Title: "Failed precondition",
 		Detail: "A project must have an owner; make another member an owner first."},
+	{Err: errTokenQuota, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
+		Detail: "You have 100 API keys that are neither revoked nor expired; revoke one that is not needed."},
 	{Err: models.ErrQuotaExceeded, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
 		Detail: "The project's keys, or your own keys in it, have reached the operator's limit; revoke one that is not needed, or ask the operator for a higher quota."},
 	{Err: models.ErrIdempotencyReuse, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "idempotency-key-reused", Title: "Idempotency key reused",

@@ -663,7 +663,9 @@ func TestBadBodyMember(t *testing.T) {
 			if !schema.Nullable {
 				with("null", nil)
 			}
-			with("a list", []any{secret})
+			if !schema.Type.Is("array") {
+				with("a list", []any{secret})
+			}
 			with("a number", 1234567)
 			if !schema.Type.Is("object") {
 				with("an object", map[string]any{secret: secret})
@@ -1349,7 +1351,7 @@ func TestDocumentSecretFields(t *testing.T) {
 		}
 	}
 	slices.Sort(found)
-	require.Equal(t, []string{"request registerKey.secret"}, found)
+	require.Equal(t, []string{"request registerKey.secret", "response createToken 201.api_key"}, found)
 }
 
 // Every field that the document marks secret has a type that prints nothing.

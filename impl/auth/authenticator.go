@@ -105,6 +105,8 @@ type Config struct {
 	OIDC *OIDC
 	// Metrics counts the look-ups in the database; nil counts nothing.
 	Metrics *Metrics
+	// Uses notes when API keys are used; nil notes nothing.
+	Uses *TokenUses
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// CacheSize is the number of sessions to keep; 0 means 10,000.
@@ -120,6 +122,7 @@ type Authenticator struct {
 	dataPlanes DataPlaneFinder
 	oidc       *OIDC
 	metrics    *Metrics
+	uses       *TokenUses
 	now        func() time.Time
 	ttl        time.Duration
 	cache      *otter.Cache[cacheKey, session]
@@ -140,6 +143,7 @@ func New(cfg Config) *Authenticator {
 		dataPlanes: cfg.DataPlanes,
 		oidc:       cfg.OIDC,
 		metrics:    cfg.Metrics,
+		uses:       cfg.Uses,
 		now:        cfg.Now,
 		ttl:        min(cmp.Or(max(cfg.CacheTTL, 0), defaultCacheTTL), maxCacheTTL),
 		cache:      otter.Must(&otter.Options[cacheKey, session]{MaximumSize: cmp.Or(max(cfg.CacheSize, 0), defaultCacheSize)}),
@@ -154,6 +158,14 @@ func New(cfg Config) *Authenticator {
 // headers. Errors wrap ErrUnauthenticated when the header opens no session, models.ErrUnavailable or ErrIssuerUnavailable
 // when that can't be decided now, and ctx's error when ctx ended first.
 func (a *Authenticator) Authenticate(ctx context.Context, authorization string) (Principal, error) {
+	p, err := a.authenticate(ctx, authorization)
+	if err == nil {
+		a.uses.note(p.TokenID, a.now())
+	}
+	return p, err
+}
+
+func (a *Authenticator) authenticate(ctx context.Context, authorization string) (Principal, error) {
 	token, err := bearerToken(authorization)
 	if err != nil {
 		return Principal{}, unauthenticated(err)

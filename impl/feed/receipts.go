@@ -164,7 +164,7 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 			continue
 		}
 		t.slowest = max(t.slowest, now-t.seenAt)
-		requests, counts := inFlight[t.stop.KeyID]
+		requests, counts := inFlight[t.stop.Subject]
 		t.count(s.dataPlane.Name, requests, counts)
 		f.unsaved[t.id] = t
 		if t.acknowledged == t.dataPlanes {

@@ -93,8 +93,8 @@ func (p *pool) query(ctx context.Context, statement string, args []any, scan fun
 // lockedCaller selects what models.CallerStatement does, and locks it: who removes the caller or revokes their API key waits for
 // the end of this transaction. Otherwise a register that waits, for another one of the same name, could outlive its right.
 const lockedCaller = `SELECT ` + models.CallerColumns + ` FROM (SELECT 1) AS one
-LEFT JOIN (SELECT id FROM api_tokens WHERE id = $1 AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2) FOR SHARE) t ON true
-LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 FOR SHARE) m ON true`
+LEFT JOIN (SELECT id, projects, barred FROM api_tokens WHERE id = $1 AND revoked_at = 0 AND (expires_at = 0 OR expires_at > $2) FOR SHARE) t ON true
+LEFT JOIN (SELECT role FROM project_members WHERE customer_id = $3 AND project_id = $4 AND user_id = $5 FOR SHARE) m ON ` + models.TokenReaches
 
 // registerStatement is one statement, and so one round trip and one transaction: it finds out who the caller is and, if their
 // role suffices, stores the key, its event and its idempotency record. Three statements in a transaction take five round trips.

@@ -72,6 +72,12 @@ func (c *Client) Fetches() *FetchesClient { return &FetchesClient{service{client
 // Members reads and writes the project's members.
 func (c *Client) Members() *MembersClient { return &MembersClient{service{client: c}} }
 
+// Projects reads in which projects the caller may act.
+func (c *Client) Projects() *ProjectsClient { return &ProjectsClient{service{client: c}} }
+
+// Tokens makes, lists and revokes API keys of the service.
+func (c *Client) Tokens() *TokensClient { return &TokensClient{service{client: c}} }
+
 // Providers reads the catalogue of providers.
 func (c *Client) Providers() *ProvidersClient { return &ProvidersClient{service{client: c}} }
 

@@ -55,7 +55,7 @@ func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
 }
 
-// Wait has Revoke, or an Update that disables a key, return when every data plane has confirmed or the time is up. It is sent in whole
+// Wait has a revocation, or an Update that disables a key, return when every data plane has confirmed or the time is up. It is sent in whole
 // milliseconds; at most 30 seconds are allowed.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
@@ -137,6 +137,7 @@ type service struct {
 	ifMatch           string
 	hasIfMatch        bool
 	wait              time.Duration
+	token             tokenOptions
 }
 
 func (s *service) setQuery(name, value string) {
@@ -213,6 +214,8 @@ func (r *request) checkOptions() {
 		r.setError("expires_at", "is not a parameter of this method")
 	case !registers && (r.order != nil || r.weight != nil):
 		r.setError("order", "is not a parameter of this method")
+	case len(r.token) > 0 && r.op.ID != operations.CreateToken().ID:
+		r.setError("projects", "is not a parameter of this method")
 	case r.hasIfMatch && !slices.Contains(r.op.Header, ifMatchHeader):
 		r.setError(ifMatchHeader, "is not a parameter of this method")
 	case r.hasIfMatch && (r.ifMatch == "" || strings.ContainsFunc(r.ifMatch, func(c rune) bool { return c < ' ' || c > '~' })):

@@ -332,6 +332,18 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = members.Set(ctx, customer, project, text("user_id"), aikeysv1.Role(text("role")))
 	case "members.remove":
 		result, err = members.Remove(ctx, customer, project, text("user_id"))
+	case "projects.list":
+		result, err = c.Projects().With(options...).List(ctx)
+	case "tokens.list":
+		result, err = c.Tokens().With(options...).List(ctx)
+	case "tokens.list_in_project":
+		result, err = c.Tokens().With(options...).ListInProject(ctx, customer, project)
+	case "tokens.create":
+		result, err = createToken(ctx, c, v)
+	case "tokens.revoke":
+		result, err = c.Tokens().With(options...).Revoke(ctx, text("id"))
+	case "tokens.revoke_in_project":
+		result, err = c.Tokens().With(options...).RevokeInProject(ctx, customer, project, text("id"))
 	case "providers.list":
 		result, err = c.Providers().List(ctx)
 	case "whoami":
@@ -340,6 +352,28 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		err = errors.New("no such call: " + v.Call)
 	}
 	return result, nil, err
+}
+
+// createToken returns a new API key, with its text as the service has sent it.
+func createToken(ctx context.Context, c *agentrouter.Client, v vector) (any, error) {
+	var options []agentrouter.CallOption
+	if given, ok := v.Args["projects"].([]any); ok {
+		var ids []string
+		for _, id := range given {
+			ids = append(ids, fmt.Sprint(id))
+		}
+		options = append(options, agentrouter.ForProjects(ids...))
+	}
+	if at, given := v.Args["expires_at"]; given && at == nil {
+		options = append(options, agentrouter.TokenNeverExpires())
+	} else if end, err := time.Parse(time.RFC3339, fmt.Sprint(at)); err == nil {
+		options = append(options, agentrouter.TokenExpiresAt(end))
+	}
+	made, err := c.Tokens().With(options...).Create(ctx, fmt.Sprint(v.Args["name"]))
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()}, nil
 }
 
 // changesOf returns what an update changes.
@@ -419,6 +453,8 @@ func callOptions(v vector) []agentrouter.CallOption {
 		case "from", "to":
 			at, _ := time.Parse(time.RFC3339, text)
 			options = append(options, map[string]func(time.Time) agentrouter.CallOption{"from": agentrouter.From, "to": agentrouter.To}[name](at))
+		case "cascade":
+			options = append(options, agentrouter.Cascade())
 		case "if_match":
 			options = append(options, agentrouter.IfMatch(text))
 		case "wait":

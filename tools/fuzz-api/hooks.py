@@ -35,6 +35,7 @@ schemathesis.openapi.format("password", st.integers(0, 9999).map(lambda n: f"{CA
 
 # What earlier answers told.
 keys: list[str] = list(FACTS["keys"])
+tokens: list[str] = ["01M7W0BTX000000000000000AK"]  # that the session made; its own would end it
 pages: dict[str, dict[str, Any]] = {}
 positions: list[str] = list(FACTS["positions"])
 revoked: set[str] = set()
@@ -92,6 +93,8 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
         path["id"] = one_of(case, "key", keys[-40:])
         if pick(case, "bare", 4) == 0:
             path["id"] = path["id"].removeprefix("byok_")
+    if "token_id" in path:
+        path["token_id"] = one_of(case, "token", tokens[-20:])
     if "user_id" in path:
         # The caller stays an owner of the project that everything else needs, and the only one of the other.
         if path.get("project_id") == "solo":
@@ -141,6 +144,13 @@ def fit_expiry(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 def fit_update(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     if "name" in body:
         body["name"] = f"renamed {pick(case, 'name', 1000)}"
+    return fit_expiry(case, body)
+
+
+def fit_token(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    body["name"] = f"token {pick(case, 'name', 1000)}"
+    if "projects" in body:
+        body["projects"] = one_of(case, "projects", [["chat"], ["chat", "solo"], ["solo", "solo"]])
     return fit_expiry(case, body)
 
 
@@ -214,6 +224,7 @@ def mark(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 FITS = {
     "registerKey": fit_register,
     "updateKey": fit_update,
+    "createToken": fit_token,
     "setPolicy": fit_policy,
     "fetchKey": fit_fetch,
     "reportKeys": fit_report,
@@ -239,6 +250,8 @@ def learn(operation: str, case: Any, response: Any) -> None:
         revoked.add(case.path_parameters["id"].removeprefix("byok_"))
     elif operation == "streamEvents":
         positions.extend(line.removeprefix("id: ") for line in response.text.splitlines() if line.startswith("id: "))
+    elif operation == "createToken":
+        tokens.append(response.json()["token"]["token_id"])
     elif operation == "registerKey" or operation.startswith("list"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             body = response.json()

@@ -14,6 +14,8 @@ import yaml
 
 SECRET = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001"
 PLACEHOLDER = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"
+TOKEN = "01M7W0BTX000000000000000AK"
+ULID = r"[0-7][0-9A-HJKMNP-TV-Z]{25}"
 KEY_ID = r"byok_[0-9A-Z]{26}"
 
 # In the order in which they run, what each must show, whichever the language: the key is there to be read before it is
@@ -33,6 +35,12 @@ WANT = {
     "removeMember": [],
     "updateKey": ["complete|pending"],
     "revokeKey": ["complete|pending"],
+    "listProjects": ["chat", "owner"],
+    "createToken": [ULID],
+    "listTokens": ["nightly-eval", "active"],
+    "listProjectTokens": [ULID, "alice", "active"],
+    "revokeProjectToken": ["complete|pending"],
+    "revokeToken": ["complete|pending"],
     "listFetches": [],
     "listUsage": [],  # no data plane serves here
     "listEvents": [r"key\.registered", r"key\.verified", r"key\.revoked", r"member\.removed", "allowed"],
@@ -79,7 +87,7 @@ def go(root: Path, folder: Path, samples: dict[str, str]) -> Callable[[str, str]
         imports = re.findall(r"(?m)^// import (.+)$", source)
         imports += [f'"{package}"' for package in ("context", "fmt", "log", "os") if f"{package}." in source]
         # The key's id is known when the sample runs.
-        body = source.replace(f'"{PLACEHOLDER}"', "id")
+        body = source.replace(f'"{PLACEHOLDER}"', "id").replace(f'"{TOKEN}"', "id")
         text = "package main\n\nimport (\n" + "\n".join(imports) + f"\n)\n\nfunc {name}(id string) {{\n{body}}}\n"
         (folder / f"{name}.go").write_text(text)
     os.environ.update(GOPROXY="off", GOFLAGS="", GOWORK="off", CGO_ENABLED="0")
@@ -112,7 +120,7 @@ def typescript(root: Path, folder: Path, samples: dict[str, str]) -> Callable[[s
 
 
 def current_id(source: str) -> str:
-    return re.findall(KEY_ID, source)[0] if re.search(KEY_ID, source) else ""
+    return (re.findall(KEY_ID, source) or re.findall(ULID, source) or [""])[0]
 
 
 def main() -> None:
@@ -121,11 +129,13 @@ def main() -> None:
     samples = samples_of(root / "spec/aikeys.yaml", language)
     prepare = {"curl": curl, "Go": go, "Python": python, "TypeScript": typescript}[language]
     command = prepare(root, folder, samples)
-    key_id = ""
+    key_id = token = ""
     for name, want in WANT.items():
-        output = execute(command(name, samples[name].replace(PLACEHOLDER, key_id)), folder)
+        output = execute(command(name, samples[name].replace(PLACEHOLDER, key_id).replace(TOKEN, token)), folder)
         if name == "registerKey" and (found := re.search(KEY_ID, output)):
             key_id = found[0]
+        if name == "createToken" and (found := re.search(rf"(?<!_){ULID}", output)):
+            token = found[0]
         missing = [pattern for pattern in want if not re.search(pattern, output)]
         if missing or SECRET in output or (language == "curl" and "code" in json.loads(output)):
             sys.exit(f"{language} {name} does not show {missing} but:\n{output}")

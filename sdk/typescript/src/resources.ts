@@ -385,6 +385,95 @@ export class Members {
   }
 }
 
+/** The projects in which the caller may act. */
+export class Projects {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Lists the projects with the caller's role, sorted by id; all of them, unless a page is asked for. */
+  async list(options: t.PageOptions = {}): Promise<t.ListProjectsResponse> {
+    return collect<t.ListProjectsResponse>(
+      options,
+      (page) => {
+        const query = pageQuery(page);
+        return this.#transport.send({ method: 'GET', path: '/v1/projects', query, expect: ['projects', 'array'] }, options);
+      },
+      (page) => page.projects,
+    );
+  }
+}
+
+/** API keys of the service. */
+export class Tokens {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Lists the caller's own API keys, newest first; all of them, unless a page is asked for. */
+  async list(options: t.TokenListOptions = {}): Promise<t.ListTokensResponse> {
+    return this.#list('/v1/tokens', options);
+  }
+
+  /** Lists the API keys with which members may act in a project, for its owners. */
+  async listInProject(
+    customerId: string,
+    projectId: string,
+    options: t.TokenListOptions = {},
+  ): Promise<t.ListTokensResponse> {
+    return this.#list(`${project(customerId, projectId)}/tokens`, options);
+  }
+
+  #list(path: string, options: t.TokenListOptions): Promise<t.ListTokensResponse> {
+    return collect<t.ListTokensResponse>(
+      options,
+      (page) => {
+        const query = { state: options.state, ...pageQuery(page) };
+        query satisfies Record<keyof t.TokenQuery, unknown>;
+        return this.#transport.send({ method: 'GET', path, query, expect: ['tokens', 'array'] }, options);
+      },
+      (page) => page.tokens,
+    );
+  }
+
+  /** Makes an API key of the caller's. Its `api_key` is shown this once; a repeat makes another API key. */
+  async create(name: string, options: t.CreateTokenOptions = {}): Promise<t.CreateTokenResponse> {
+    const { projects, expiresAt } = options;
+    const body: t.CreateTokenRequest = { name };
+    if (projects !== undefined) body.projects = projects;
+    if (expiresAt !== undefined) body.expires_at = expiresAt === null ? null : timeText(expiresAt);
+    const headers = { 'content-type': 'application/json' };
+    return this.#transport.send({ method: 'POST', path: '/v1/tokens', body, headers, expect: ['api_key', 'string'] }, options);
+  }
+
+  /** Revokes an API key of the caller's, which may be the one in use. The receipt says how many data planes have confirmed. */
+  async revoke(id: string, options: t.RevokeTokenOptions = {}): Promise<t.RevokeTokenResponse> {
+    return this.#revoke(`/v1/tokens/${segment('id', id)}`, options);
+  }
+
+  /** Keeps a member's API key from acting in a project, for its owners. */
+  async revokeInProject(
+    customerId: string,
+    projectId: string,
+    id: string,
+    options: t.RevokeTokenOptions = {},
+  ): Promise<t.RevokeTokenResponse> {
+    return this.#revoke(`${project(customerId, projectId)}/tokens/${segment('id', id)}`, options);
+  }
+
+  #revoke(path: string, options: t.RevokeTokenOptions): Promise<t.RevokeTokenResponse> {
+    const wait = waitText(options.wait);
+    const query = { cascade: options.cascade ? ('true' as const) : undefined, wait };
+    query satisfies Record<keyof t.RevokeTokenQuery, unknown>;
+    const extraMs = waitMs(wait);
+    return this.#transport.send({ method: 'DELETE', path, query, extraMs, expect: ['receipt', 'object'] }, options);
+  }
+}
+
 /** The catalogue of providers whose keys can be registered. */
 export class Providers {
   readonly #transport: Transport;

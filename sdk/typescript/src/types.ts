@@ -28,6 +28,9 @@ export type Fetch = Schemas['Fetch'];
 export type UsageEntry = Schemas['Usage'];
 export type Actor = Schemas['Actor'];
 export type Member = Schemas['Member'];
+export type Project = Schemas['Project'];
+/** What is known of an API key of the service. */
+export type Token = Schemas['Token'];
 export type Provider = Schemas['Provider'];
 export type FieldError = Schemas['FieldError'];
 
@@ -45,6 +48,11 @@ export type ListUsageResponse = Schemas['ListUsageResponse'];
 export type ListMembersResponse = Schemas['ListMembersResponse'];
 export type MemberResponse = Schemas['MemberResponse'];
 export type RemoveMemberResponse = Schemas['RemoveMemberResponse'];
+export type ListProjectsResponse = Schemas['ListProjectsResponse'];
+export type ListTokensResponse = Schemas['ListTokensResponse'];
+/** A new API key. Its `api_key` is a secret, and shown this once. */
+export type CreateTokenResponse = Schemas['CreateTokenResponse'];
+export type RevokeTokenResponse = Schemas['RevokeTokenResponse'];
 export type ListProvidersResponse = Schemas['ListProvidersResponse'];
 export type WhoAmIResponse = Schemas['WhoAmIResponse'];
 
@@ -55,6 +63,7 @@ export type ErrorCode = Schemas['Problem']['code'];
 export type RegisterRequest = Schemas['RegisterRequest'];
 export type UpdateRequest = Schemas['UpdateRequest'];
 export type PolicyRequest = Schemas['PolicyRequest'];
+export type CreateTokenRequest = Schemas['CreateTokenRequest'];
 export type SetMemberRequest = Schemas['SetMemberRequest'];
 
 /** The query parameters that the methods send. */
@@ -63,6 +72,8 @@ export type EventQuery = NonNullable<operations['listEvents']['parameters']['que
 export type FetchQuery = NonNullable<operations['listFetches']['parameters']['query']>;
 export type UsageQuery = NonNullable<operations['listUsage']['parameters']['query']>;
 export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
+export type TokenQuery = NonNullable<operations['listTokens']['parameters']['query']>;
+export type RevokeTokenQuery = NonNullable<operations['revokeToken']['parameters']['query']>;
 export type UpdateQuery = NonNullable<operations['updateKey']['parameters']['query']>;
 export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
 export type ResolveQuery = operations['resolveKey']['parameters']['query'];
@@ -187,4 +198,21 @@ export interface UsageOptions extends PageOptions {
   from?: string | Date | undefined;
   /** Only what was counted before this time; the whole hour that it falls into is included. */
   to?: string | Date | undefined;
+}
+
+export interface TokenListOptions extends PageOptions {
+  /** `active` leaves out API keys that are revoked or have expired. */
+  state?: TokenQuery['state'];
+}
+
+export interface CreateTokenOptions extends CallOptions {
+  /** The projects in which it may act; all of the caller's if it is left out. */
+  projects?: string[] | undefined;
+  /** When it expires, instead of after 90 days; `null` is never. */
+  expiresAt?: string | Date | null | undefined;
+}
+
+export interface RevokeTokenOptions extends RevokeOptions {
+  /** Whether to end the API keys that were made with it, too. */
+  cascade?: boolean | undefined;
 }

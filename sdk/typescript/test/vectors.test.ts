@@ -121,6 +121,14 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
     'members.iterate': () => collect(client.members.iterate(...at(), page())),
     'members.set': () => client.members.set(...at(), take('user_id'), take('role')),
     'members.remove': () => client.members.remove(...at(), take('user_id')),
+    'projects.list': () => client.projects.list(page()),
+    'tokens.list': () => client.tokens.list({ ...page(), state: take('state') }),
+    'tokens.list_in_project': () => client.tokens.listInProject(...at(), { ...page(), state: take('state') }),
+    'tokens.create': () =>
+      client.tokens.create(take('name'), { projects: take('projects'), expiresAt: take('expires_at') }),
+    'tokens.revoke': () => client.tokens.revoke(take('id'), { cascade: take('cascade'), wait: take('wait') }),
+    'tokens.revoke_in_project': () =>
+      client.tokens.revokeInProject(...at(), take('id'), { cascade: take('cascade'), wait: take('wait') }),
     'providers.list': () => client.providers.list(),
     whoami: () => client.whoAmI(),
   };

@@ -88,6 +88,21 @@ func (l ListProvidersResponse) String() string { return text(l) }
 // String returns the value as JSON, with the API's names.
 func (w WhoAmIResponse) String() string { return text(w) }
 
+// String returns the value as JSON, with the API's names.
+func (t Token) String() string { return text(t) }
+
+// String returns the value as JSON, with the API's names.
+func (p Project) String() string { return text(p) }
+
+// String returns the value as JSON, with the API's names.
+func (l ListTokensResponse) String() string { return text(l) }
+
+// String returns the value as JSON, with the API's names.
+func (l ListProjectsResponse) String() string { return text(l) }
+
+// String returns the value as JSON, with the API's names.
+func (r RevokeTokenResponse) String() string { return text(r) }
+
 func text(value any) string {
 	encoded, err := json.Marshal(value)
 	if err != nil {

@@ -565,6 +565,27 @@ func (e Scope) Valid() bool {
 	}
 }
 
+// Defines values for TokenState.
+const (
+	TokenStateActive  TokenState = "active"
+	TokenStateExpired TokenState = "expired"
+	TokenStateRevoked TokenState = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the TokenState enum.
+func (e TokenState) Valid() bool {
+	switch e {
+	case TokenStateActive:
+		return true
+	case TokenStateExpired:
+		return true
+	case TokenStateRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for UserKeys.
 const (
 	UserKeysAllow   UserKeys = "allow"
@@ -823,7 +844,7 @@ type Event struct {
 	// request was made; absent if there was none.
 	TokenID string `json:"token_id,omitempty,omitzero"`
 
-	// Type What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
 	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
@@ -838,7 +859,7 @@ type Event struct {
 // EventOutcome Whether it was carried out. A denied attempt changed nothing.
 type EventOutcome string
 
-// EventType What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+// EventType What was done. A token is an AgentRouter API key. `key.failing` is a
 // report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 // key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
 // `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
@@ -1141,6 +1162,18 @@ type ListMembersResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// ListProjectsResponse The caller's projects, sorted by id.
+type ListProjectsResponse struct {
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
+
+	// Projects The projects.
+	Projects []Project `json:"projects"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
 // ListProvidersResponse The catalogue.
 type ListProvidersResponse struct {
 	// Providers The providers, in the catalogue's order.
@@ -1157,6 +1190,18 @@ type ListResponse struct {
 
 	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
 	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// ListTokensResponse A page of API keys.
+type ListTokensResponse struct {
+	// NextPageToken An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+	NextPageToken NextPageToken `json:"next_page_token,omitempty,omitzero"`
+
+	// Tokens The API keys, newest first.
+	Tokens []Token `json:"tokens"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
@@ -1246,6 +1291,27 @@ type Policy struct {
 type PolicyResponse struct {
 	// Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
 	Policy Policy `json:"policy"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// Project A project in which the caller may act.
+type Project struct {
+	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	CustomerID OpaqueID `json:"customer_id"`
+
+	// JoinedAt When the caller joined it.
+	JoinedAt time.Time `json:"joined_at"`
+
+	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	ProjectID OpaqueID `json:"project_id"`
+
+	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
+	Role Role `json:"role"`
+
+	// SessionDefault Whether it is the project that `-` means.
+	SessionDefault bool `json:"session_default"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
@@ -1440,11 +1506,80 @@ type RevokeResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// RevokeTokenResponse The API key as it is now, and how many data planes have confirmed.
+type RevokeTokenResponse struct {
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
+	Receipt Receipt `json:"receipt"`
+
+	// Token What is known of an API key of this service.
+	Token Token `json:"token"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
 // Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
 
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope string
+
+// Token What is known of an API key of this service.
+type Token struct {
+	// BarredProjects The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
+	// Absent if there are none.
+	BarredProjects []OpaqueID `json:"barred_projects,omitempty,omitzero"`
+
+	// CreatedAt When it was made.
+	CreatedAt time.Time `json:"created_at"`
+
+	// Current Whether it is the one in use. Absent if not.
+	Current bool `json:"current,omitempty,omitzero"`
+
+	// ExpiresAt When it expires. Absent for never.
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
+
+	// LastUsedAt When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
+	// once in a while, so it may have been used with them since. Absent if it was not used.
+	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
+
+	// MadeWith The id of the API key that it was made with. Absent for a session token, and for an operator.
+	MadeWith string `json:"made_with,omitempty,omitzero"`
+
+	// Name Its label. Absent for one that an operator made, and where the caller may not see it.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	ProjectID OpaqueID `json:"project_id"`
+
+	// Projects The projects that it is limited to, as far as the caller may see them. Absent if it is not limited.
+	Projects []OpaqueID `json:"projects,omitempty,omitzero"`
+
+	// ReachesBeyond Whether it may act in other projects, too. Only in the list of a project; absent elsewhere.
+	ReachesBeyond bool `json:"reaches_beyond,omitempty,omitzero"`
+
+	// RevokedAt When it was revoked. Absent while it is not.
+	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
+
+	// RevokedBy The user, or the operator, who revoked it. Absent while it is not revoked.
+	RevokedBy string `json:"revoked_by,omitempty,omitzero"`
+
+	// State `active`, `expired`, or `revoked`.
+	State TokenState `json:"state"`
+
+	// TokenID Its id, a ULID, which events and records of fetches have too.
+	TokenID string `json:"token_id"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	UserID OpaqueID `json:"user_id"`
+}
+
+// TokenState `active`, `expired`, or `revoked`.
+type TokenState string
 
 // UpdateResponse The key as it is after the change.
 type UpdateResponse struct {

@@ -156,6 +156,28 @@ func ResolveKey() Operation {
 	}
 }
 
+// ListProjectTokens is the operation "List the API keys of a project".
+func ListProjectTokens() Operation {
+	return Operation{
+		ID:     "listProjectTokens",
+		Method: "GET",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/tokens",
+		Query:  []string{"state", "page_size", "page_token"},
+		Header: []string{},
+	}
+}
+
+// RevokeProjectToken is the operation "Revoke a member's API key in a project".
+func RevokeProjectToken() Operation {
+	return Operation{
+		ID:     "revokeProjectToken",
+		Method: "DELETE",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id}",
+		Query:  []string{"cascade", "wait"},
+		Header: []string{},
+	}
+}
+
 // ListUsage is the operation "Read the usage of keys".
 func ListUsage() Operation {
 	return Operation{
@@ -167,6 +189,17 @@ func ListUsage() Operation {
 	}
 }
 
+// ListProjects is the operation "List my projects".
+func ListProjects() Operation {
+	return Operation{
+		ID:     "listProjects",
+		Method: "GET",
+		Path:   "/v1/projects",
+		Query:  []string{"page_size", "page_token"},
+		Header: []string{},
+	}
+}
+
 // ListProviders is the operation "List the providers".
 func ListProviders() Operation {
 	return Operation{
@@ -174,6 +207,39 @@ func ListProviders() Operation {
 		Method: "GET",
 		Path:   "/v1/providers",
 		Query:  []string{},
+		Header: []string{},
+	}
+}
+
+// ListTokens is the operation "List my API keys".
+func ListTokens() Operation {
+	return Operation{
+		ID:     "listTokens",
+		Method: "GET",
+		Path:   "/v1/tokens",
+		Query:  []string{"state", "page_size", "page_token"},
+		Header: []string{},
+	}
+}
+
+// CreateToken is the operation "Make an API key".
+func CreateToken() Operation {
+	return Operation{
+		ID:     "createToken",
+		Method: "POST",
+		Path:   "/v1/tokens",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
+// RevokeToken is the operation "Revoke an API key of mine".
+func RevokeToken() Operation {
+	return Operation{
+		ID:     "revokeToken",
+		Method: "DELETE",
+		Path:   "/v1/tokens/{token_id}",
+		Query:  []string{"cascade", "wait"},
 		Header: []string{},
 	}
 }
@@ -191,5 +257,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), VerifyKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListUsage(), ListProviders(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), VerifyKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
 }

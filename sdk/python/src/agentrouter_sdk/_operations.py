@@ -146,5 +146,31 @@ REMOVE_MEMBER = Operation(
     "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}",
     models.RemoveMemberResponse,
 )
+LIST_PROJECT_TOKENS = Operation(
+    "listProjectTokens",
+    "GET",
+    "/v1/customers/{customer_id}/projects/{project_id}/tokens",
+    models.ListTokensResponse,
+    query=("state", "page_size", "page_token"),
+)
+REVOKE_PROJECT_TOKEN = Operation(
+    "revokeProjectToken",
+    "DELETE",
+    "/v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id}",
+    models.RevokeTokenResponse,
+    query=("cascade", "wait"),
+)
+LIST_PROJECTS = Operation(
+    "listProjects", "GET", "/v1/projects", models.ListProjectsResponse, query=("page_size", "page_token")
+)
+LIST_TOKENS = Operation(
+    "listTokens", "GET", "/v1/tokens", models.ListTokensResponse, query=("state", "page_size", "page_token")
+)
+CREATE_TOKEN = Operation(
+    "createToken", "POST", "/v1/tokens", models.CreateTokenResponse, body=("name", "projects", "expires_at")
+)
+REVOKE_TOKEN = Operation(
+    "revokeToken", "DELETE", "/v1/tokens/{token_id}", models.RevokeTokenResponse, query=("cascade", "wait")
+)
 LIST_PROVIDERS = Operation("listProviders", "GET", "/v1/providers", models.ListProvidersResponse)
 WHO_AM_I = Operation("whoAmI", "GET", "/v1/whoami", models.WhoAmIResponse)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Literal, Optional, Union
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, SecretStr
 
 from ._model import Model
 
@@ -107,6 +107,19 @@ class Candidate(Model):
     key: Optional[Key] = None
 
 
+class CreateTokenResponse(Model):
+    """
+    A new API key.
+    """
+
+    token: Token
+    api_key: SecretStr
+    """
+    The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+
+    """
+
+
 class DisableReceipt(Model):
     """
     The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
@@ -200,7 +213,7 @@ class Event(Model):
         str,
     ]
     """
-    What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+    What was done. A token is an AgentRouter API key. `key.failing` is a
     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
     `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
@@ -758,6 +771,22 @@ class ListMembersResponse(Model):
     """
 
 
+class ListProjectsResponse(Model):
+    """
+    The caller's projects, sorted by id.
+    """
+
+    projects: list[Project]
+    """
+    The projects.
+    """
+
+    next_page_token: Optional[str] = None
+    """
+    An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+    """
+
+
 class ListProvidersResponse(Model):
     """
     The catalogue.
@@ -777,6 +806,22 @@ class ListResponse(Model):
     keys: list[Key]
     """
     The keys' metadata.
+    """
+
+    next_page_token: Optional[str] = None
+    """
+    An opaque token. Send it as `page_token` for the next page. Absent on the last page.
+    """
+
+
+class ListTokensResponse(Model):
+    """
+    A page of API keys.
+    """
+
+    tokens: list[Token]
+    """
+    The API keys, newest first.
     """
 
     next_page_token: Optional[str] = None
@@ -938,6 +983,37 @@ class Problem(Model):
     errors: Optional[list[FieldError]] = None
     """
     The fields that are wrong, each once. Absent if no field is.
+    """
+
+
+class Project(Model):
+    """
+    A project in which the caller may act.
+    """
+
+    customer_id: str
+    """
+    An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+    """
+
+    project_id: str
+    """
+    An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+    """
+
+    role: Union[Literal["owner", "member"], str]
+    """
+    What a member may do. Only an owner may write project-level keys, the policy and the members.
+    """
+
+    joined_at: AwareDatetime
+    """
+    When the caller joined it.
+    """
+
+    session_default: bool
+    """
+    Whether it is the project that `-` means.
     """
 
 
@@ -1221,6 +1297,100 @@ class RevokeResponse(Model):
     """
 
     receipt: Receipt
+
+
+class RevokeTokenResponse(Model):
+    """
+    The API key as it is now, and how many data planes have confirmed.
+    """
+
+    token: Token
+    receipt: Receipt
+
+
+class Token(Model):
+    """
+    What is known of an API key of this service.
+    """
+
+    token_id: str
+    """
+    Its id, a ULID, which events and records of fetches have too.
+    """
+
+    name: Optional[str] = None
+    """
+    Its label. Absent for one that an operator made, and where the caller may not see it.
+    """
+
+    user_id: str
+    """
+    An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+    """
+
+    project_id: str
+    """
+    An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+    """
+
+    projects: Optional[list[str]] = None
+    """
+    The projects that it is limited to, as far as the caller may see them. Absent if it is not limited.
+    """
+
+    barred_projects: Optional[list[str]] = None
+    """
+    The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
+    Absent if there are none.
+
+    """
+
+    reaches_beyond: Optional[bool] = None
+    """
+    Whether it may act in other projects, too. Only in the list of a project; absent elsewhere.
+    """
+
+    made_with: Optional[str] = None
+    """
+    The id of the API key that it was made with. Absent for a session token, and for an operator.
+    """
+
+    state: Union[Literal["active", "expired", "revoked"], str]
+    """
+    `active`, `expired`, or `revoked`.
+    """
+
+    created_at: AwareDatetime
+    """
+    When it was made.
+    """
+
+    expires_at: Optional[AwareDatetime] = None
+    """
+    When it expires. Absent for never.
+    """
+
+    last_used_at: Optional[AwareDatetime] = None
+    """
+    When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
+    once in a while, so it may have been used with them since. Absent if it was not used.
+
+    """
+
+    revoked_at: Optional[AwareDatetime] = None
+    """
+    When it was revoked. Absent while it is not.
+    """
+
+    revoked_by: Optional[str] = None
+    """
+    The user, or the operator, who revoked it. Absent while it is not revoked.
+    """
+
+    current: Optional[bool] = None
+    """
+    Whether it is the one in use. Absent if not.
+    """
 
 
 class UpdateResponse(Model):

@@ -434,6 +434,169 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/customers/{customer_id}/projects/{project_id}/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * List the API keys of a project
+         * @description Lists the API keys with which members may act in the project now, newest first, in pages of at most 1,000. Only owners
+         *     may read it. Of an API key that acts elsewhere too, `projects` has this project alone and `reaches_beyond` is true; one
+         *     that is neither limited to this project nor has it as its default is shown without its name and last use.
+         */
+        get: operations["listProjectTokens"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @example 01M7W0BTX000000000000000AK
+                 */
+                token_id: components["parameters"]["TokenID"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke a member's API key in a project
+         * @description Keeps a member's API key from acting in the project, permanently: the service refuses it there from then on, data planes
+         *     within a second. One that acts in no other project is revoked; any other goes on there, since an owner decides about
+         *     their own project alone. The receipt, `wait` and `cascade` are as for the caller's own API keys. Only owners may do it.
+         */
+        delete: operations["revokeProjectToken"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/projects": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List my projects
+         * @description Lists the projects in which the caller may act, with their role, sorted by id, in pages of at most 1,000. With an API key
+         *     that is limited to projects, these alone are listed.
+         */
+        get: operations["listProjects"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List my API keys
+         * @description Lists the caller's API keys of this service, newest first, in pages of at most 1,000; without what they are used with,
+         *     which is not stored. An API key that is limited to projects lists itself and those that were made with it.
+         */
+        get: operations["listTokens"];
+        put?: never;
+        /**
+         * Make an API key
+         * @description Makes an API key with which the caller, or a program of theirs, calls this service and data planes. The answer has the
+         *     API key itself, this once: a hash of it is stored. It may do what the caller may by their role in each project.
+         *
+         *     With `projects`, it acts in these alone, and the first one by name is what `-` means, unless the session's is among
+         *     them. Without, it acts in every project of the caller's, also in those that they join later. It expires after 90 days,
+         *     unless `expires_at` names another time, or is `null`, which means never.
+         *
+         *     An API key can't make one that reaches further or lives longer than itself. One that expires before 90 days are over
+         *     makes API keys that expire when it does, and one that is limited to projects makes API keys for these, unless the
+         *     request says less. A user may have 100 API keys that are neither revoked nor expired.
+         *
+         *     A repeat makes another API key. If an answer was lost, list your API keys and revoke the one that you don't have.
+         */
+        post: operations["createToken"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tokens/{token_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @example 01M7W0BTX000000000000000AK
+                 */
+                token_id: components["parameters"]["TokenID"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke an API key of mine
+         * @description Revokes an API key of the caller's permanently, which may be the one in use. The service refuses it from then on, data
+         *     planes within a second, and streams that were opened with it end. The receipt says how many data planes have confirmed;
+         *     with `wait`, the answer is delayed until it is complete or that time is over. Revoking again is safe: the first
+         *     revocation stays in force.
+         *
+         *     With `cascade`, the API keys that were made with it are revoked too: of one that has leaked, also those that a thief
+         *     may have made. The receipt is that of all of them. An API key that is limited to projects can revoke itself and those
+         *     that were made with it.
+         */
+        delete: operations["revokeToken"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/providers": {
         parameters: {
             query?: never;
@@ -1001,7 +1164,7 @@ export interface components {
             /** @description Its id, `evt_<ulid>`. */
             id: string;
             /**
-             * @description What was done. A token is an AgentRouter API key, which operators create and revoke. `key.failing` is a
+             * @description What was done. A token is an AgentRouter API key. `key.failing` is a
              *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
              *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
              *     `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
@@ -1124,6 +1287,108 @@ export interface components {
              * @description When their role was last set.
              */
             updated_at: string;
+        };
+        /** @description The caller's projects, sorted by id. */
+        ListProjectsResponse: {
+            /** @description The projects. */
+            projects: components["schemas"]["Project"][];
+            next_page_token?: components["schemas"]["NextPageToken"];
+        };
+        /** @description A project in which the caller may act. */
+        Project: {
+            customer_id: components["schemas"]["OpaqueID"];
+            project_id: components["schemas"]["OpaqueID"];
+            role: components["schemas"]["Role"];
+            /**
+             * Format: date-time
+             * @description When the caller joined it.
+             */
+            joined_at: string;
+            /** @description Whether it is the project that `-` means. */
+            session_default: boolean;
+        };
+        /** @description The API key to make. */
+        CreateTokenRequest: {
+            /** @description A label for people, such as `nightly-eval`. It must not contain a secret, nor invisible characters. */
+            name: string;
+            /**
+             * @description The projects in which it may act, of which the caller must be a member. Absent for every project of the
+             *     caller's.
+             */
+            projects?: components["schemas"]["OpaqueID"][];
+            /**
+             * Format: date-time
+             * @description When it expires; `null` is never. Absent for 90 days from now.
+             */
+            expires_at?: string | null;
+        };
+        /** @description A new API key. */
+        CreateTokenResponse: {
+            token: components["schemas"]["Token"];
+            api_key: components["schemas"]["TokenSecret"];
+        };
+        /**
+         * Format: password
+         * @description The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
+         */
+        TokenSecret: string;
+        /** @description A page of API keys. */
+        ListTokensResponse: {
+            /** @description The API keys, newest first. */
+            tokens: components["schemas"]["Token"][];
+            next_page_token?: components["schemas"]["NextPageToken"];
+        };
+        /** @description The API key as it is now, and how many data planes have confirmed. */
+        RevokeTokenResponse: {
+            token: components["schemas"]["Token"];
+            receipt: components["schemas"]["Receipt"];
+        };
+        /** @description What is known of an API key of this service. */
+        Token: {
+            /** @description Its id, a ULID, which events and records of fetches have too. */
+            token_id: string;
+            /** @description Its label. Absent for one that an operator made, and where the caller may not see it. */
+            name?: string;
+            user_id: components["schemas"]["OpaqueID"];
+            project_id: components["schemas"]["OpaqueID"];
+            /** @description The projects that it is limited to, as far as the caller may see them. Absent if it is not limited. */
+            projects?: components["schemas"]["OpaqueID"][];
+            /**
+             * @description The projects in which it no longer acts, because their owners have revoked it there or its user was removed.
+             *     Absent if there are none.
+             */
+            barred_projects?: components["schemas"]["OpaqueID"][];
+            /** @description Whether it may act in other projects, too. Only in the list of a project; absent elsewhere. */
+            reaches_beyond?: boolean;
+            /** @description The id of the API key that it was made with. Absent for a session token, and for an operator. */
+            made_with?: string;
+            /** @description `active`, `expired`, or `revoked`. */
+            state: "active" | "expired" | "revoked" | (string & {});
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created_at: string;
+            /**
+             * Format: date-time
+             * @description When it expires. Absent for never.
+             */
+            expires_at?: string;
+            /**
+             * Format: date-time
+             * @description When it was last used with this service, to within five minutes. Data planes ask for what it may do at most
+             *     once in a while, so it may have been used with them since. Absent if it was not used.
+             */
+            last_used_at?: string;
+            /**
+             * Format: date-time
+             * @description When it was revoked. Absent while it is not.
+             */
+            revoked_at?: string;
+            /** @description The user, or the operator, who revoked it. Absent while it is not revoked. */
+            revoked_by?: string;
+            /** @description Whether it is the one in use. Absent if not. */
+            current?: boolean;
         };
         /** @description The catalogue. */
         ListProvidersResponse: {
@@ -1347,6 +1612,26 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description The caller has as many API keys as a user may have. */
+        TokenQuotaExceeded: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "type": "/problems/quota-exceeded",
+                 *       "title": "Quota exceeded",
+                 *       "status": 409,
+                 *       "detail": "You have 100 API keys that are neither revoked nor expired; revoke one that is not needed.",
+                 *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
+                 *       "code": "failed_precondition",
+                 *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description The body is larger than 64 KiB. */
         BodyTooLarge: {
             headers: {
@@ -1502,6 +1787,21 @@ export interface components {
          * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
          */
         KeyID: string;
+        /**
+         * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+         * @example 01M7W0BTX000000000000000AK
+         */
+        TokenID: string;
+        /**
+         * @description Only API keys in this state. Without it, API keys in any.
+         * @example active
+         */
+        TokenStateFilter: "active";
+        /**
+         * @description `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+         * @example true
+         */
+        Cascade: "true" | "false";
         /**
          * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
          *     same request with the same value again, no second key is made, and the answer has the key that the first one
@@ -2008,7 +2308,10 @@ export interface operations {
                  * @example openai
                  */
                 provider: components["schemas"]["ProviderSlug"];
-                /** @description Whether to list all keys that could serve, and why each does or does not. Absent is false. */
+                /**
+                 * @description Whether to list all keys that could serve, and why each does or does not. Absent is false.
+                 * @example true
+                 */
                 explain?: boolean;
                 /**
                  * @description Whom the key would serve, if not the caller. Only owners may ask for others.
@@ -2517,6 +2820,272 @@ export interface operations {
             403: components["responses"]["PermissionDenied"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["FailedPrecondition"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listProjectTokens: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only API keys in this state. Without it, API keys in any.
+                 * @example active
+                 */
+                state?: components["parameters"]["TokenStateFilter"];
+                /**
+                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @example 50
+                 */
+                page_size?: components["parameters"]["PageSize"];
+                /**
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
+                 */
+                page_token?: components["parameters"]["PageToken"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The API keys. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListTokensResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    revokeProjectToken: {
+        parameters: {
+            query?: {
+                /**
+                 * @description `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+                 * @example true
+                 */
+                cascade?: components["parameters"]["Cascade"];
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @example 01M7W0BTX000000000000000AK
+                 */
+                token_id: components["parameters"]["TokenID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The API key no longer acts in the project, even if the receipt is not complete yet. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RevokeTokenResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listProjects: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @example 50
+                 */
+                page_size?: components["parameters"]["PageSize"];
+                /**
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
+                 */
+                page_token?: components["parameters"]["PageToken"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The projects. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListProjectsResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listTokens: {
+        parameters: {
+            query?: {
+                /**
+                 * @description Only API keys in this state. Without it, API keys in any.
+                 * @example active
+                 */
+                state?: components["parameters"]["TokenStateFilter"];
+                /**
+                 * @description Return at most this many. Without it, a page has up to 1,000 entries.
+                 * @example 50
+                 */
+                page_size?: components["parameters"]["PageSize"];
+                /**
+                 * @description The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
+                 * @example Ynlva18wMU04M1ZWQUhWOE0yVDVLN045UjRXMVhZWg
+                 */
+                page_token?: components["parameters"]["PageToken"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The API keys. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListTokensResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    createToken: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreateTokenRequest"];
+            };
+        };
+        responses: {
+            /** @description The API key, and what it is used with. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreateTokenResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            409: components["responses"]["TokenQuotaExceeded"];
+            413: components["responses"]["BodyTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    revokeToken: {
+        parameters: {
+            query?: {
+                /**
+                 * @description `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
+                 * @example true
+                 */
+                cascade?: components["parameters"]["Cascade"];
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The API key's id, a ULID. It is no secret; never send the API key itself.
+                 * @example 01M7W0BTX000000000000000AK
+                 */
+                token_id: components["parameters"]["TokenID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The API key is revoked, even if the receipt is not complete yet. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RevokeTokenResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            404: components["responses"]["NotFound"];
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];

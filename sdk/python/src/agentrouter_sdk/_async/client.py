@@ -10,7 +10,17 @@ import httpx
 from .. import _operations as operations
 from .._config import configure
 from ..models import WhoAmIResponse
-from .resources import AsyncAIKeys, AsyncEvents, AsyncFetches, AsyncMembers, AsyncPolicy, AsyncProviders, AsyncUsage
+from .resources import (
+    AsyncAIKeys,
+    AsyncEvents,
+    AsyncFetches,
+    AsyncMembers,
+    AsyncPolicy,
+    AsyncProjects,
+    AsyncProviders,
+    AsyncTokens,
+    AsyncUsage,
+)
 from .transport import AsyncTransport
 
 
@@ -38,6 +48,10 @@ class AsyncClient:
     """How often which key served whom."""
     members: AsyncMembers
     """The project's members."""
+    projects: AsyncProjects
+    """The projects in which the caller may act."""
+    tokens: AsyncTokens
+    """Make, list and revoke API keys of the service."""
     providers: AsyncProviders
     """The catalogue of providers."""
 
@@ -60,6 +74,8 @@ class AsyncClient:
         self.fetches = AsyncFetches(self._transport)
         self.usage = AsyncUsage(self._transport)
         self.members = AsyncMembers(self._transport)
+        self.projects = AsyncProjects(self._transport)
+        self.tokens = AsyncTokens(self._transport)
         self.providers = AsyncProviders(self._transport)
 
     async def whoami(self, *, timeout: Optional[float] = None) -> WhoAmIResponse:

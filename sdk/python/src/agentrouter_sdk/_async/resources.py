@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Mapping, Optional, TypeVar, Union
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Mapping, Optional, Sequence, TypeVar, Union
 
 from .. import _operations, models
 from .._exchange import Listed, as_last_page, next_token
@@ -532,6 +532,115 @@ class AsyncMembers(_Resource):
         """Take a member out of the project."""
         arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
         return await self._transport.send(_operations.REMOVE_MEMBER.call(arguments, timeout=timeout))
+
+
+class AsyncProjects(_Resource):
+    """The projects in which the caller may act."""
+
+    async def list(
+        self,
+        *,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListProjectsResponse:
+        """List the projects with the caller's role, by id: all of them, or a page where one is asked for."""
+        arguments = {"page_size": page_size, "page_token": page_token}
+        return await self._list(_operations.LIST_PROJECTS, arguments, timeout, lambda page: page.projects)
+
+
+class AsyncTokens(_Resource):
+    """API keys of the service."""
+
+    async def list(
+        self,
+        *,
+        state: Optional[str] = None,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListTokensResponse:
+        """List the caller's own API keys, newest first: all of them, or a page where one is asked for.
+
+        With the state "active", only those that are neither revoked nor expired.
+        """
+        arguments = {"state": state, "page_size": page_size, "page_token": page_token}
+        return await self._list(_operations.LIST_TOKENS, arguments, timeout, lambda page: page.tokens)
+
+    async def list_in_project(
+        self,
+        customer_id: str,
+        project_id: str,
+        *,
+        state: Optional[str] = None,
+        page_size: Optional[int] = None,
+        page_token: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.ListTokensResponse:
+        """List the API keys with which members may act in a project, for its owners."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "state": state,
+            "page_size": page_size,
+            "page_token": page_token,
+        }
+        return await self._list(_operations.LIST_PROJECT_TOKENS, arguments, timeout, lambda page: page.tokens)
+
+    async def create(
+        self,
+        name: str,
+        *,
+        projects: Optional[Sequence[str]] = None,
+        expires_at: Union[str, datetime, None, Unchanged] = UNCHANGED,
+        timeout: Optional[float] = None,
+    ) -> models.CreateTokenResponse:
+        """Make an API key of the caller's. Its api_key is shown this once; a repeat makes another API key.
+
+        Without projects it acts in all of the caller's. It expires after 90 days unless expires_at is another time, or
+        None for never.
+        """
+        arguments = {
+            "name": name,
+            "projects": None if projects is None else list(projects),
+            "expires_at": changed_time("expires_at", expires_at),
+        }
+        return await self._transport.send(_operations.CREATE_TOKEN.call(arguments, timeout=timeout))
+
+    async def revoke(
+        self,
+        id: str,
+        *,
+        cascade: bool = False,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RevokeTokenResponse:
+        """End an API key of the caller's, which may be the one in use; with cascade also those that were made with it.
+
+        The receipt is that of all of them; wait waits for it as for a key's.
+        """
+        arguments = {"token_id": id, "cascade": "true" if cascade else None, "wait": wait_text(wait)}
+        return await self._transport.send(_operations.REVOKE_TOKEN.call(arguments, timeout=timeout))
+
+    async def revoke_in_project(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        *,
+        cascade: bool = False,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RevokeTokenResponse:
+        """Keep a member's API key from acting in a project, for its owners."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "token_id": id,
+            "cascade": "true" if cascade else None,
+            "wait": wait_text(wait),
+        }
+        return await self._transport.send(_operations.REVOKE_PROJECT_TOKEN.call(arguments, timeout=timeout))
 
 
 class AsyncProviders(_Resource):

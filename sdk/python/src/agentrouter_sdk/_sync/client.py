@@ -11,7 +11,17 @@ import httpx
 from .. import _operations as operations
 from .._config import configure
 from ..models import WhoAmIResponse
-from .resources import AIKeys, Events, Fetches, Members, Policy, Providers, Usage
+from .resources import (
+    AIKeys,
+    Events,
+    Fetches,
+    Members,
+    Policy,
+    Projects,
+    Providers,
+    Tokens,
+    Usage,
+)
 from .transport import Transport
 
 
@@ -39,6 +49,10 @@ class Client:
     """How often which key served whom."""
     members: Members
     """The project's members."""
+    projects: Projects
+    """The projects in which the caller may act."""
+    tokens: Tokens
+    """Make, list and revoke API keys of the service."""
     providers: Providers
     """The catalogue of providers."""
 
@@ -61,6 +75,8 @@ class Client:
         self.fetches = Fetches(self._transport)
         self.usage = Usage(self._transport)
         self.members = Members(self._transport)
+        self.projects = Projects(self._transport)
+        self.tokens = Tokens(self._transport)
         self.providers = Providers(self._transport)
 
     def whoami(self, *, timeout: Optional[float] = None) -> WhoAmIResponse:

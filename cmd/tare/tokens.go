@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+)
+
+func (p *program) projectsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "projects",
+		Short:   "List your projects",
+		Long:    "Lists the projects in which you may act, and your role in each.",
+		Example: "  tare api projects",
+		Args:    cli.NoArguments(),
+		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListProjectsResponse, error) {
+			return s.Projects().List(ctx)
+		}, p.printProjects),
+	}
+}
+
+func (p *program) printProjects(reply *aikeysv1.ListProjectsResponse) error {
+	if len(reply.Projects) == 0 {
+		p.printNote("You may act in no project; an owner can add you.")
+		return nil
+	}
+	t := &table{columns: []column{{head: "PROJECT", canShrink: true}, {head: "ROLE"}, {head: "JOINED", dropRank: 1}, {head: "DEFAULT", dropRank: 2}}}
+	now := time.Now()
+	for i := range reply.Projects {
+		each, isDefault := &reply.Projects[i], ""
+		if each.SessionDefault {
+			isDefault = "yes"
+		}
+		t.addRow(cell{each.CustomerID + "/" + each.ProjectID, bold}, cell{string(each.Role), plain}, cell{relativeTime(each.JoinedAt, now), plain}, cell{isDefault, plain})
+	}
+	return p.printTable(t)
+}
+
+func (p *program) tokensCommand() *cobra.Command {
+	return p.group(&cobra.Command{
+		Use:   "tokens",
+		Short: "Make, list and revoke API keys of this service",
+		Long: `The API keys of this service: with one, you or a program of yours calls it, and data planes. An API key may do what you
+may, and no more. It can be limited to projects.`,
+		Example: `  tare api tokens create nightly-eval --projects chat --out nightly-eval.key
+  tare api tokens list
+  tare api tokens revoke 01M7W0BTX000000000000000AK`,
+	}, p.tokensListCommand(), p.tokensCreateCommand(), p.tokensRevokeCommand())
+}
+
+func (p *program) tokensListCommand() *cobra.Command {
+	inProject, all := false, false
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List your API keys, or those of a project",
+		Long: `Lists your API keys that are neither revoked nor expired; with --all, every one. With --in-project it lists the API keys
+with which members may act in the project, which takes an owner of it.`,
+		Example: `  tare api tokens list
+  tare api tokens list --in-project --all`,
+		Args: cli.NoArguments("--in-project"),
+	}
+	cmd.Flags().BoolVar(&inProject, "in-project", false, "list the API keys that reach the project")
+	cmd.Flags().BoolVar(&all, "all", false, "list revoked and expired ones, too")
+	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListTokensResponse, error) {
+		calls := s.Tokens()
+		if !all {
+			calls = calls.With(agentrouter.ActiveTokens())
+		}
+		if inProject {
+			return calls.ListInProject(ctx, s.customer, s.project)
+		}
+		return calls.List(ctx)
+	}, p.printTokens)
+	return cmd
+}
+
+func (p *program) printTokens(reply *aikeysv1.ListTokensResponse) error {
+	if len(reply.Tokens) == 0 {
+		p.printNote("There is no such API key.")
+		return nil
+	}
+	t := &table{columns: []column{
+		{head: "ID"}, {head: "NAME", canShrink: true}, {head: "USER", dropRank: 3}, {head: "PROJECTS", dropRank: 2, canShrink: true}, {head: "STATE"},
+		{head: "EXPIRES", dropRank: 1}, {head: "LAST USED", dropRank: 4},
+	}}
+	now := time.Now()
+	for i := range reply.Tokens {
+		each := &reply.Tokens[i]
+		look := green
+		if each.State != aikeysv1.TokenStateActive {
+			look = red
+		}
+		t.addRow(cell{each.TokenID, plain}, cell{each.Name, bold}, cell{each.UserID, plain}, cell{formatReach(each), plain},
+			cell{string(each.State), look}, cell{formatRelative(each.ExpiresAt, now), plain}, cell{formatRelative(each.LastUsedAt, now), plain})
+	}
+	return p.printTable(t)
+}
+
+// formatReach formats in which projects an API key may act.
+func formatReach(t *aikeysv1.Token) string {
+	text := "all"
+	if len(t.Projects) > 0 {
+		text = strings.Join(t.Projects, " ")
+	}
+	if len(t.BarredProjects) > 0 {
+		text += ", not " + strings.Join(t.BarredProjects, " ")
+	}
+	return text
+}
+
+// formatRelative formats a time that may be none.
+func formatRelative(at, now time.Time) string {
+	if at.IsZero() {
+		return "never"
+	}
+	return relativeTime(at, now)
+}
+
+// newTokenOptions are the flags of "tokens create".
+type newTokenOptions struct {
+	projects     []string
+	expires, out string
+}
+
+func (p *program) tokensCreateCommand() *cobra.Command {
+	var o newTokenOptions
+	cmd := &cobra.Command{
+		Use:   "create <name>",
+		Short: "Make an API key",
+		Long: `Makes an API key of yours. It is shown this once, on standard output, or with --out in a
+new file that only you can read.
+
+It acts in every project of yours, or with --projects in these alone, and expires after 90 days unless --expires says
+otherwise. An API key can't make one that reaches further or lives longer than itself.`,
+		Example: `  tare api tokens create nightly-eval --projects chat --out nightly-eval.key
+  tare api tokens create laptop --expires never
+  tare api tokens create ci --projects chat,search --expires 2099-06-30 | vault-put ci`,
+		Args:              oneArgument("a name for the API key"),
+		ValidArgsFunction: completeNothing,
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&o.projects, "projects", nil, "the `ids` of projects, with commas between: it may act in these alone")
+	flags.StringVar(&o.expires, "expires", "", "when it expires: never, a day (2099-06-30), or a `time` (2099-06-30T09:00:00Z)")
+	flags.StringVar(&o.out, "out", "", "write the API key to this new `file` instead of standard output")
+	completeNothingFor(cmd, "projects", "expires")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error { return p.createToken(ctx, s, args[0], o) })
+	return cmd
+}
+
+func (p *program) createToken(ctx context.Context, s *session, name string, o newTokenOptions) error {
+	calls := s.Tokens()
+	if len(o.projects) > 0 {
+		calls = calls.With(agentrouter.ForProjects(o.projects...))
+	}
+	if o.expires == "never" {
+		calls = calls.With(agentrouter.TokenNeverExpires())
+	} else if o.expires != "" {
+		end, err := parseTime("--expires", o.expires)
+		if err != nil {
+			return err
+		}
+		calls = calls.With(agentrouter.TokenExpiresAt(end))
+	}
+	var file *os.File
+	if o.out != "" { // before the API key is made, so that none is made in vain
+		var err error
+		if file, err = os.OpenFile(filepath.Clean(o.out), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+			return cli.Usagef("--out: %s", describeFileError(err))
+		}
+	}
+	callCtx, cancel := p.withTimeout(ctx)
+	defer cancel()
+	made, err := calls.Create(callCtx, name)
+	if err == nil && file != nil {
+		_, err = file.WriteString(made.APIKey.Reveal() + "\n")
+	}
+	if file != nil {
+		err = errors.Join(err, file.Close())
+		if err != nil {
+			_ = os.Remove(o.out) // what it says of the API key is not whole
+		}
+	}
+	switch {
+	case err != nil && made != nil:
+		return hintedError{err, "The API key was made, and nobody has it: revoke it with tare api tokens revoke " + made.Token.TokenID + "."}
+	case err != nil:
+		return hintIfSent(ctx, err, "The API key may have been made anyway; tare api tokens list shows it. Revoke it and make another.")
+	case file != nil && p.flags.output != formatTable:
+		return p.printValue(made.Token)
+	case file != nil:
+		return p.printDetails(tokenDetails(&made.Token))
+	case p.flags.output != formatTable:
+		return p.printValue(map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()})
+	}
+	p.printNote(fmt.Sprintf("API key %s, for %s; expires: %s. It is shown this once.", made.Token.TokenID, formatReach(&made.Token), formatRelative(made.Token.ExpiresAt, time.Now())))
+	return p.printLine(made.APIKey.Reveal())
+}
+
+// describeFileError returns what is wrong with a file, without its name, which the user has given.
+func describeFileError(err error) string {
+	var of *os.PathError
+	if errors.As(err, &of) {
+		return of.Err.Error()
+	}
+	return err.Error()
+}
+
+func tokenDetails(t *aikeysv1.Token) []detail {
+	now := time.Now()
+	return []detail{
+		{"ID", cell{t.TokenID, plain}}, {"Name", cell{t.Name, bold}}, {"State", cell{string(t.State), plain}},
+		{"Projects", cell{formatReach(t), plain}}, {"Expires", cell{formatTimeOrNever(t.ExpiresAt, now), plain}},
+	}
+}
+
+func formatTimeOrNever(at, now time.Time) string {
+	if at.IsZero() {
+		return "never"
+	}
+	return formatTime(at, now)
+}
+
+func (p *program) tokensRevokeCommand() *cobra.Command {
+	yes, inProject, cascade, wait := false, false, false, 5*time.Second
+	cmd := &cobra.Command{
+		Use:   "revoke <id>",
+		Short: "Revoke an API key, and wait until every data plane has dropped it",
+		Long: `Revokes an API key of yours permanently; with --cascade also those that were made with it. With --in-project it keeps a
+member's API key from acting in the project, which takes an owner of it; one that acts in no other is revoked.
+
+tare waits for the receipt, which is complete when every data plane has confirmed. If it is not complete within --wait,
+the exit code is 8; the API key is revoked in any case. Revoking again is safe, and shows the receipt.
+
+On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
+		Example: `  tare api tokens revoke 01M7W0BTX000000000000000AK
+  tare api tokens revoke 01M7W0BTX000000000000000AK --in-project --cascade --yes`,
+		Args:              oneArgument("the API key's id"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeTokens)),
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	flags.BoolVar(&inProject, "in-project", false, "a member's API key, in the project alone")
+	flags.BoolVar(&cascade, "cascade", false, "also the API keys that were made with it")
+	flags.Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
+	completeNothingFor(cmd, "wait")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := keyID(args[0])
+		if err != nil || strings.HasPrefix(strings.ToLower(args[0]), keyPrefix) {
+			return cli.Usagef("an API key's id is 26 letters and digits; tare api tokens list shows the ids; never give the API key itself")
+		}
+		id = strings.TrimPrefix(id, keyPrefix)
+		if prompt := p.newPrompter(); prompt != nil && !yes {
+			if err := prompt.confirm(ctx, fmt.Sprintf("Revoke the API key %s? It can't be undone.", id)); err != nil {
+				return err
+			}
+		}
+		calls := s.Tokens()
+		if cascade {
+			calls = calls.With(agentrouter.Cascade())
+		}
+		return p.awaitStop(ctx, stop{id: id, done: "revoked", wait: wait, request: p.tokenStop(s, calls, id, inProject)})
+	})
+	return cmd
+}
+
+// tokenStop returns a stop's request for an API key. One that has revoked the API key in use can't ask again.
+func (p *program) tokenStop(s *session, calls *agentrouter.TokensClient, id string, inProject bool,
+) func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
+	return func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
+		ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+		defer cancel()
+		calls := calls
+		if held > 0 {
+			calls = calls.With(agentrouter.Wait(held))
+		}
+		revoke := func() (*aikeysv1.RevokeTokenResponse, error) { return calls.Revoke(ctx, id) }
+		if inProject {
+			revoke = func() (*aikeysv1.RevokeTokenResponse, error) {
+				return calls.RevokeInProject(ctx, s.customer, s.project, id)
+			}
+		}
+		reply, err := revoke()
+		if err != nil {
+			return nil, nil, err
+		}
+		return &reply.Receipt, func() error {
+			return p.printResponse(s, func() error {
+				now := time.Now()
+				return p.printDetails(append(tokenDetails(&reply.Token), receiptDetails(&reply.Receipt, now)...))
+			})
+		}, nil
+	}
+}
+
+func completeTokens(ctx context.Context, s *session) ([]string, error) {
+	reply, err := s.Tokens().With(agentrouter.ActiveTokens(), agentrouter.PageSize(maxCompletedKeys)).List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for i := range reply.Tokens {
+		found = append(found, completionItem(reply.Tokens[i].TokenID, reply.Tokens[i].Name)...)
+	}
+	return found, nil
+}

@@ -1,0 +1,23 @@
+-- +goose Up
+-- projects and barred are lists of project ids, each with a space before and after it: where an API key may act, empty for every project of
+-- its user's, and where it may not although it did. parent_id is the API key that it was made with. revocation_tx and bar_tx are the tx of
+-- the token.revoked event that ended it, or barred it from a project last.
+ALTER TABLE api_tokens
+    ADD COLUMN name          text   COLLATE "C" NOT NULL DEFAULT '',
+    ADD COLUMN projects      text   COLLATE "C" NOT NULL DEFAULT '',
+    ADD COLUMN barred        text   COLLATE "C" NOT NULL DEFAULT '',
+    ADD COLUMN parent_id     text   COLLATE "C" NOT NULL DEFAULT '',
+    ADD COLUMN last_used_at  bigint NOT NULL DEFAULT 0,
+    ADD COLUMN revoked_by    text   COLLATE "C" NOT NULL DEFAULT '',
+    ADD COLUMN revocation_tx bigint NOT NULL DEFAULT 0,
+    ADD COLUMN barred_at     bigint NOT NULL DEFAULT 0,
+    ADD COLUMN barred_by     text   COLLATE "C" NOT NULL DEFAULT '',
+    ADD COLUMN bar_tx        bigint NOT NULL DEFAULT 0;
+CREATE INDEX api_tokens_by_user ON api_tokens (customer_id, user_id, id);
+CREATE INDEX project_members_by_user ON project_members (customer_id, user_id, project_id);
+
+-- +goose Down
+DROP INDEX project_members_by_user;
+DROP INDEX api_tokens_by_user;
+ALTER TABLE api_tokens DROP COLUMN name, DROP COLUMN projects, DROP COLUMN barred, DROP COLUMN parent_id, DROP COLUMN last_used_at,
+    DROP COLUMN revoked_by, DROP COLUMN revocation_tx, DROP COLUMN barred_at, DROP COLUMN barred_by, DROP COLUMN bar_tx;

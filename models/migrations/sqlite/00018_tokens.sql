@@ -1,0 +1,30 @@
+-- +goose Up
+-- projects and barred are lists of project ids, each with a space before and after it: where an API key may act, empty for every project of
+-- its user's, and where it may not although it did. parent_id is the API key that it was made with. revocation_tx and bar_tx are the tx of
+-- the token.revoked event that ended it, or barred it from a project last.
+ALTER TABLE api_tokens ADD COLUMN name text NOT NULL DEFAULT '';
+ALTER TABLE api_tokens ADD COLUMN projects text NOT NULL DEFAULT '';
+ALTER TABLE api_tokens ADD COLUMN barred text NOT NULL DEFAULT '';
+ALTER TABLE api_tokens ADD COLUMN parent_id text NOT NULL DEFAULT '';
+ALTER TABLE api_tokens ADD COLUMN last_used_at integer NOT NULL DEFAULT 0;
+ALTER TABLE api_tokens ADD COLUMN revoked_by text NOT NULL DEFAULT '';
+ALTER TABLE api_tokens ADD COLUMN revocation_tx integer NOT NULL DEFAULT 0;
+ALTER TABLE api_tokens ADD COLUMN barred_at integer NOT NULL DEFAULT 0;
+ALTER TABLE api_tokens ADD COLUMN barred_by text NOT NULL DEFAULT '';
+ALTER TABLE api_tokens ADD COLUMN bar_tx integer NOT NULL DEFAULT 0;
+CREATE INDEX api_tokens_by_user ON api_tokens (customer_id, user_id, id);
+CREATE INDEX project_members_by_user ON project_members (customer_id, user_id, project_id);
+
+-- +goose Down
+DROP INDEX project_members_by_user;
+DROP INDEX api_tokens_by_user;
+ALTER TABLE api_tokens DROP COLUMN name;
+ALTER TABLE api_tokens DROP COLUMN projects;
+ALTER TABLE api_tokens DROP COLUMN barred;
+ALTER TABLE api_tokens DROP COLUMN parent_id;
+ALTER TABLE api_tokens DROP COLUMN last_used_at;
+ALTER TABLE api_tokens DROP COLUMN revoked_by;
+ALTER TABLE api_tokens DROP COLUMN revocation_tx;
+ALTER TABLE api_tokens DROP COLUMN barred_at;
+ALTER TABLE api_tokens DROP COLUMN barred_by;
+ALTER TABLE api_tokens DROP COLUMN bar_tx;
