@@ -592,7 +592,9 @@ class Tokens(_Resource):
         expires_at: Union[str, datetime, None, Unchanged] = UNCHANGED,
         timeout: Optional[float] = None,
     ) -> models.CreateTokenResponse:
-        """Make an API key of the caller's. Its api_key is shown this once; a repeat makes another API key.
+        """Make an API key of the caller's. Its api_key, whose get_secret_value() is the text, is shown this once.
+
+        A repeat makes another API key.
 
         Without projects it acts in all of the caller's. It expires after 90 days unless expires_at is another time, or
         None for never.
