@@ -59,6 +59,7 @@ type config struct {
 	ShutdownTimeout   time.Duration
 	Verify            string
 	CustomProviders   string
+	AWSRoles          string
 	Migrate           string
 	Role              string
 }
@@ -70,6 +71,12 @@ const maxQuota = 100_000
 const (
 	customByOperator = "operator"
 	customOff        = "off"
+)
+
+// The choices of AWS_ROLES.
+const (
+	rolesOff    = "off"
+	rolesAssume = "assume"
 )
 
 // The choices of VERIFY.
@@ -156,6 +163,8 @@ func newConfig() *config {
 			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
 		{Name: "custom-providers", Arg: "who", Default: customByOperator, Parse: settings.Choice(&s.CustomProviders, customByOperator, customOff),
 			Usage: "who may add servers of customers' own as providers: operator, by \"aikeysd admin provider\"; off takes no keys for them, and serves none"},
+		{Name: "aws-roles", Arg: "how", Default: rolesOff, Parse: settings.Choice(&s.AWSRoles, rolesOff, rolesAssume),
+			Usage: "assume takes keys of Bedrock that name a role, which this process assumes with the identity that it has in AWS, found as AWS's own tools find it; off takes none"},
 		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyOff),
 			Usage: "control_plane has this process test a secret at its provider if a request asks for that, or if its provider has begun to refuse it; it uses HTTPS_PROXY and NO_PROXY; off makes no tests"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),

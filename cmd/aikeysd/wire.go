@@ -14,8 +14,10 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/awsroles"
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/docsite"
+	"github.com/agentrouter/aikeys/impl/exchange"
 	"github.com/agentrouter/aikeys/impl/feed"
 	"github.com/agentrouter/aikeys/impl/httpapi"
 	"github.com/agentrouter/aikeys/impl/providers"
@@ -43,12 +45,13 @@ type wiring struct {
 	guesses   *ratelimit.Guesses // of both APIs
 	catalogue *providers.Catalogue
 	verifier  *verification.Verifier // nil if secrets are not tested
+	roles     *awsroles.Roles        // nil if none are assumed
 	tracer    trace.Tracer           // nil if no traces are exported
 }
 
 // makeServers makes the servers of the role.
-func (s *service) makeServers(context.Context) error {
-	w, err := s.newWiring()
+func (s *service) makeServers(ctx context.Context) error {
+	w, err := s.newWiring(ctx)
 	if err != nil {
 		return err
 	}
@@ -104,7 +107,7 @@ func (s *service) tlsConfigs() (public, dataPlane *tls.Config, err error) {
 	return public, tlsfiles.MutualConfig(own, clients, tls.VerifyClientCertIfGiven, tls.VersionTLS12, "h2", "http/1.1"), nil
 }
 
-func (s *service) newWiring() (w wiring, err error) {
+func (s *service) newWiring(ctx context.Context) (w wiring, err error) {
 	w = wiring{service: s, registry: telemetry.NewRegistry(
 		telemetry.NewPoolCollector(func() telemetry.PoolStats { return telemetry.PoolStats(s.store.Stats()) }), s.notified)}
 	if w.metrics, err = auth.NewMetrics(w.registry); err != nil {
@@ -115,6 +118,13 @@ func (s *service) newWiring() (w wiring, err error) {
 	if w.catalogue, err = providers.Load(); err != nil {
 		return w, err
 	}
+	if w.cfg.AWSRoles == rolesAssume {
+		if w.roles, err = awsroles.New(ctx); err != nil {
+			return w, err
+		}
+	} else {
+		w.catalogue = w.catalogue.WithoutRoles()
+	}
 	if s.traces != nil {
 		w.tracer = s.traces.Tracer("github.com/agentrouter/aikeys")
 	}
@@ -124,11 +134,21 @@ func (s *service) newWiring() (w wiring, err error) {
 	s.uses = auth.NewTokenUses(s.store, s.log)
 	s.sessions = auth.New(auth.Config{Tokens: s.store, OIDC: s.issuer, Metrics: w.metrics, Uses: s.uses})
 	if w.cfg.Verify == verifyControlPlane {
-		w.verifier = verification.New(verification.Config{})
+		w.verifier = verification.New(verification.Config{Exchanger: w.newExchanger()})
 	}
 	s.tests = w.newTests()
 	s.feed, err = feed.New(feed.Config{Store: s.store, Log: s.log, Metrics: w.registry})
 	return w, err
+}
+
+// newExchanger returns what exchanges credentials. Those that users have tested and those that serve have one each, so that tests hold up
+// no request.
+func (w wiring) newExchanger() *exchange.Exchanger {
+	exchanger := exchange.New(nil)
+	if w.roles != nil {
+		exchanger.SetRoles(w.roles)
+	}
+	return exchanger
 }
 
 // newTests returns what tests stored keys: nothing if tests are off, or if this process may open no secrets.
@@ -180,6 +200,7 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 	}
 	return dataplane.NewHandler(dataplane.Config{
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, Tests: w.tests, API: api,
+		Exchanger:       w.newExchanger(),
 		MaxStale:        w.cfg.MaxStaleLimit,
 		CustomProviders: w.cfg.CustomProviders == customByOperator,
 	})

@@ -619,8 +619,9 @@ type EventState struct {
 	Order *KeyOrder `json:"order,omitempty"`
 
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
@@ -1039,6 +1040,13 @@ type Provider struct {
 	// of a name. Absent if there are none.
 	EndpointHosts []string `json:"endpoint_hosts,omitempty"`
 
+	// ExternalID The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
+	// `role_arn` must require it. Absent where a credential can't name a role.
+	//
+	//
+	// Example: aikeys:acme
+	ExternalID *string `json:"external_id,omitempty"`
+
 	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`
 
@@ -1361,8 +1369,9 @@ type UserKeysByProvider map[string]UserKeys
 type Verdict = string
 
 // VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 // many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 type VerdictReason = string
@@ -1374,8 +1383,9 @@ type Verification struct {
 	CheckedAt time.Time `json:"checked_at"`
 
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`

@@ -37,7 +37,13 @@ func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestOb
 	if _, err := s.ownRole(ctx); err != nil {
 		return nil, err
 	}
-	return gen.ListProviders200JSONResponse{Providers: convert(s.providers.All(), wireProvider)}, nil
+	reply := gen.ListProviders200JSONResponse{Providers: convert(s.providers.All(), wireProvider)}
+	for i, p := range s.providers.All() {
+		if p.HasRoles() {
+			reply.Providers[i].ExternalID = new(providers.ExternalID(auth.PrincipalFrom(ctx).CustomerID))
+		}
+	}
+	return reply, nil
 }
 
 // ownRole returns the caller's role in the default project of their session, or an empty role if they are not a member.

@@ -493,10 +493,14 @@ func TestListProviders(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, reply.JSON200.Providers, len(catalogue.All()))
 	for i, p := range catalogue.All() {
+		var externalID *string
+		if p.Slug == "bedrock" {
+			externalID = new("aikeys:" + aikeystest.Customer)
+		}
 		require.Equal(t, gen.Provider{
 			Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle), SecretFormat: string(p.SecretFormat),
 			Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(), AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage,
-			EndpointHosts: p.CloudHosts(),
+			EndpointHosts: p.CloudHosts(), ExternalID: externalID,
 		}, reply.JSON200.Providers[i])
 	}
 }

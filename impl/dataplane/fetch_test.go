@@ -28,6 +28,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/dataplane"
 	"github.com/agentrouter/aikeys/impl/exchange"
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
+	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
 	"github.com/agentrouter/aikeys/internal/position"
 	gensecret "github.com/agentrouter/aikeys/internal/secret"
@@ -324,6 +325,49 @@ func TestFetchExchangesClientSecrets(t *testing.T) {
 		records := s.records(acme, web)
 		require.Equal(t, []string{"token_unavailable", "credential_refused", "by_id"}, []string{records[0].Reason, records[1].Reason, records[2].Reason})
 	}, exchanging)
+}
+
+// roleKeeper is a double of what assumes roles.
+type roleKeeper func(providers.Role) (token string, life time.Duration, err error)
+
+// Assume implements exchange.Roles.
+func (k roleKeeper) Assume(_ context.Context, role providers.Role) (token string, life time.Duration, err error) {
+	return k(role)
+}
+
+// The external id is the customer's whose key it is, whatever the credential and the request say.
+func TestFetchAssumesARoleForTheKeysCustomer(t *testing.T) {
+	assumed := make(chan providers.Role, 10)
+	exchanger := exchange.New(nil)
+	exchanger.SetRoles(roleKeeper(func(role providers.Role) (string, time.Duration, error) {
+		assumed <- role
+		if strings.HasSuffix(role.ARN, "/open") {
+			return "", 0, exchange.ErrOpenRole
+		}
+		return "bedrock-api-key-EXAMPLE", 50 * time.Minute, nil
+	}))
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		register := func(name string) pub.Key {
+			return s.public.As(owner).Register(t, pub.RegisterRequest{Provider: "bedrock", Name: name, Secret: gensecret.New(
+				`{"role_arn":"arn:aws:iam::123456789012:role/` + name + `","region":"eu-west-1","external_id":"aikeys:globex"}`)})
+		}
+		key := register("bedrock")
+		for range 2 {
+			got := fetch(t, dp, forKey(key.ID)).JSON200
+			require.Equal(t, []string{"https://bedrock-runtime.eu-west-1.amazonaws.com", "aws_sigv4", "Bearer bedrock-api-key-EXAMPLE"},
+				[]string{got.BaseURL, got.AuthStyle, got.Inject[0].Value.Reveal()})
+			require.InDelta(t, 3_000_000, *got.ExpiresInMs, 60_000)
+		}
+		require.Len(t, assumed, 1, "all fetches share it")
+		require.Equal(t, providers.Role{
+			ARN: "arn:aws:iam::123456789012:role/bedrock", Region: "eu-west-1", ExternalID: "aikeys:" + acme, Session: key.ID,
+		}, <-assumed)
+		open := register("open")
+		requireRefused(t, fetch(t, dp, forKey(open.ID)), http.StatusForbidden, "credential-refused")
+		require.Equal(t, http.StatusUnauthorized, s.row(open.ID).LastFailureStatus)
+		<-assumed
+	}, func(o *options) { o.config = func(c *dataplane.Config) { c.Exchanger = exchanger } })
 }
 
 func TestFetchOfACredentialThatCannotSign(t *testing.T) {

@@ -27,6 +27,8 @@ import (
 var (
 	// ErrRefused says that a token service does not accept the credential.
 	ErrRefused = errors.New("the cloud's token service refuses the credential")
+	// ErrOpenRole says that a role can be assumed without the customer's external id. It wraps ErrRefused.
+	ErrOpenRole = fmt.Errorf("%w: the role's trust policy does not require the external id", ErrRefused)
 	// ErrUnavailable says that a token service gives no token at the moment.
 	ErrUnavailable = errors.New("the cloud's token service does not answer")
 )
@@ -48,14 +50,20 @@ const (
 	maxBody, maxToken = 64 << 10, 15 << 10
 )
 
+// Roles assumes roles in AWS, and returns a token made with them, which is valid for life. Errors: ErrRefused, ErrUnavailable.
+type Roles interface {
+	Assume(ctx context.Context, role providers.Role) (token string, life time.Duration, err error)
+}
+
 // Exchanger exchanges credentials for tokens. It is safe for concurrent use.
 type Exchanger struct {
 	client  *http.Client
+	roles   Roles
 	flights singleflight.Group
 
 	mu       sync.Mutex // guards what follows
 	held     map[string]outcome
-	services map[string]chan struct{} // by URL's host; a channel holds a value for each exchange under way
+	services map[string]chan struct{} // by their names; a channel holds a value for each exchange under way
 }
 
 // New returns an Exchanger. With a nil transport it makes its own, which uses HTTPS_PROXY and NO_PROXY.
@@ -78,6 +86,9 @@ func New(transport http.RoundTripper) *Exchanger {
 		held: map[string]outcome{}, services: map[string]chan struct{}{},
 	}
 }
+
+// SetRoles has the Exchanger assume roles. Without it, credentials that name a role get ErrUnavailable. It must come before the first use.
+func (x *Exchanger) SetRoles(roles Roles) { x.roles = roles }
 
 // outcome is what is known of a key's token. A token from before serves while the service is unavailable.
 type outcome struct {
@@ -193,17 +204,34 @@ func (x *Exchanger) hold(key string, o outcome) outcome {
 
 // exchange sends a grant to its service, once there is room for it.
 func (x *Exchanger) exchange(ctx context.Context, grant providers.Grant) (token string, life time.Duration, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, grant.URL, strings.NewReader(grant.Form.Reveal()))
-	if err != nil {
-		return "", 0, ErrRefused // the error quotes the URL
+	var service string
+	var request *http.Request
+	switch {
+	case grant.Role != nil && x.roles == nil:
+		return "", 0, ErrUnavailable
+	case grant.Role != nil:
+		service = "AWS in " + grant.Role.Region
+	default:
+		if request, err = http.NewRequestWithContext(ctx, http.MethodPost, grant.URL, strings.NewReader(grant.Form.Reveal())); err != nil {
+			return "", 0, ErrRefused // the error quotes the URL
+		}
+		service = request.URL.Host
 	}
-	slots := x.slots(request.URL.Host)
+	slots := x.slots(service)
 	select {
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
 	case <-ctx.Done():
 		return "", 0, ErrUnavailable
 	}
+	if grant.Role != nil {
+		return x.roles.Assume(ctx, *grant.Role)
+	}
+	return x.send(request)
+}
+
+// send sends a request to a token service, and reads the answer.
+func (x *Exchanger) send(request *http.Request) (token string, life time.Duration, err error) {
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "agentrouter-aikeys")
@@ -220,13 +248,13 @@ func (x *Exchanger) exchange(ctx context.Context, grant providers.Grant) (token 
 }
 
 // slots returns the channel that bounds the exchanges with a service.
-func (x *Exchanger) slots(host string) chan struct{} {
+func (x *Exchanger) slots(service string) chan struct{} {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.services[host] == nil {
-		x.services[host] = make(chan struct{}, maxAtOnce)
+	if x.services[service] == nil {
+		x.services[service] = make(chan struct{}, maxAtOnce)
 	}
-	return x.services[host]
+	return x.services[service]
 }
 
 var (

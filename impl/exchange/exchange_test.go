@@ -220,3 +220,8 @@ func TestTokensOfTooManyKeysAreDropped(t *testing.T) {
 	require.Len(t, x.held, maxHeld)
 	require.Equal(t, "t", x.recall(fmt.Sprint(maxHeld+9)).token)
 }
+
+func TestRolesNeedOneWhoAssumesThem(t *testing.T) {
+	role := &providers.Credential{Grant: &providers.Grant{Role: &providers.Role{ARN: "arn:aws:iam::123456789012:role/a", Region: "us-east-1"}}}
+	require.ErrorIs(t, New(nil).Complete(t.Context(), "k:1", role), ErrUnavailable)
+}

@@ -58,6 +58,16 @@ func parse(document []byte) (*Catalogue, error) {
 	return c, nil
 }
 
+// WithoutRoles returns the catalogue without the credentials that name a role to assume, for a service that assumes none.
+func (c *Catalogue) WithoutRoles() *Catalogue {
+	without := &Catalogue{providers: c.All()}
+	for i := range without.providers {
+		p := &without.providers[i]
+		p.Alternatives = slices.DeleteFunc(p.Alternatives, func(group []string) bool { return slices.Contains(group, fieldRole) })
+	}
+	return without
+}
+
 // All returns every provider, in the file's order.
 func (c *Catalogue) All() []Provider {
 	all := make([]Provider, 0, len(c.providers))

@@ -68,7 +68,7 @@ func TestRequiredFieldsArePinned(t *testing.T) {
 		{"resource", "api_key"}, {"endpoint", "api_key"}, {"endpoint", "tenant_id", "client_id", "client_secret"},
 	}, lookup(t, c, "azure_openai").Alternatives)
 	require.Equal(t, []string{"region"}, lookup(t, c, "bedrock").RequiredFields())
-	require.Equal(t, [][]string{{"api_key"}, {"access_key_id", "secret_access_key"}}, lookup(t, c, "bedrock").Alternatives)
+	require.Equal(t, [][]string{{"api_key"}, {"access_key_id", "secret_access_key"}, {"role_arn"}}, lookup(t, c, "bedrock").Alternatives)
 	require.Equal(t, serviceAccount, lookup(t, c, "vertex").RequiredFields())
 	require.Equal(t, serviceAccount, lookup(t, c, "vertexanthropic").RequiredFields())
 }

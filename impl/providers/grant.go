@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"cmp"
 	"net/url"
 	"regexp"
 	"strings"
@@ -14,7 +15,46 @@ type Grant struct {
 	URL string
 	// Form is the request's body, as application/x-www-form-urlencoded.
 	Form secret.Text
+	// Role is what is assumed instead of a request to URL; nil for that.
+	Role *Role
 }
+
+// Role is a role in a customer's AWS account, which the service assumes for them.
+type Role struct {
+	ARN, Region string
+	// ExternalID is the customer's, which the role's trust policy must require; Session says for which key the role is assumed.
+	ExternalID, Session string
+}
+
+// fieldRole is the field with a role's name.
+const fieldRole = "role_arn"
+
+// ExternalID returns the external id with which roles are assumed for a customer. It is no secret: it keeps one customer from naming
+// another's role (docs.aws.amazon.com/IAM/latest/UserGuide/confused-deputy.html).
+func ExternalID(customerID string) string { return "aikeys:" + customerID }
+
+// SetHolder says whose credential it is; keyID is empty for one that is not a key's yet. A role is assumed for no other customer.
+func (c *Credential) SetHolder(customerID, keyID string) {
+	if c.Grant != nil && c.Grant.Role != nil {
+		c.Grant.Role.ExternalID, c.Grant.Role.Session = ExternalID(customerID), cmp.Or(keyID, "aikeys-verification")
+	}
+}
+
+// grantOfRole returns what a role is assumed with. Its name was checked at registration, and is again here.
+func (p Provider) grantOfRole(field func(name string) string) (*Grant, error) {
+	for _, f := range p.Fields {
+		if value := field(f.Name); value != "" && !f.matches(value) {
+			return nil, ErrCredential
+		}
+	}
+	return &Grant{Role: &Role{ARN: field(fieldRole), Region: field("region")}}, nil
+}
+
+// HasRoles reports whether a credential of the provider may name a role to assume.
+func (p Provider) HasRoles() bool { return p.hasAlternative(fieldRole) }
+
+// HasExchanges reports whether a credential of the provider may be one that is exchanged for a token.
+func (p Provider) HasExchanges() bool { return len(p.Clouds) > 0 || p.HasRoles() }
 
 // grant returns the request for a token of an application in Microsoft Entra
 // (learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow). What the credential's values must look like is

@@ -515,20 +515,29 @@ func (p Provider) Credential(secret string, now time.Time) (Credential, error) {
 		return got, nil
 	}
 	got.Secret = ""
+	return p.derive(got, cloud, field, now)
+}
+
+// derive adds to a credential the token that is signed with it, or what has to be exchanged for one.
+func (p Provider) derive(got Credential, cloud Cloud, field func(name string) string, now time.Time) (Credential, error) {
+	var err error
 	switch {
+	case p.signs() && field(fieldRole) != "":
+		got.Grant, err = p.grantOfRole(field)
 	case p.signs():
-		token, life, err := p.sign(field, now)
-		if err != nil {
-			return Credential{}, err
+		var token string
+		var life time.Duration
+		if token, life, err = p.sign(field, now); err == nil {
+			got.SetToken(token, life)
 		}
-		got.SetToken(token, life)
 	case cloud.TokenURL != "":
 		got.Style = AuthAzureEntra
-		if got.Grant, err = p.grant(cloud, field); err != nil {
-			return Credential{}, err
-		}
+		got.Grant, err = p.grant(cloud, field)
 	default:
-		return Credential{}, ErrCredential
+		err = ErrCredential
+	}
+	if err != nil {
+		return Credential{}, err
 	}
 	return got, nil
 }
@@ -581,7 +590,9 @@ func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Bind
 		return Credential{}, err
 	}
 	defer plain.Wipe()
-	return p.Credential(string(plain.Reveal()), now)
+	opened, err := p.Credential(string(plain.Reveal()), now)
+	opened.SetHolder(binding.CustomerID, binding.KeyID)
+	return opened, err
 }
 
 // textOf returns the text of a member's value; ok is false unless it is a non-empty string.

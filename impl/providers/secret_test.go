@@ -330,7 +330,7 @@ func TestCheckSecretMissingMembers(t *testing.T) {
 	require.Equal(t, "The credential's type must be service_account.",
 		refusal(t, c, lookup(t, c, "vertex"), `{"type": "authorized_user", "client_id": "x", "refresh_token": "y"}`))
 	azure, bedrock := lookup(t, c, "azure_openai"), lookup(t, c, "bedrock")
-	require.Equal(t, "The secret must be a JSON object with the member region, and either api_key, or access_key_id and secret_access_key.",
+	require.Equal(t, "The secret must be a JSON object with the member region, and either api_key, or access_key_id and secret_access_key, or role_arn.",
 		refusal(t, c, lookup(t, c, "bedrock"), "EXAMPLE-EXAMPLE-EXAMPLE"))
 	for _, credential := range []string{
 		`{"Resource": "r", "apikey": "k"}`, `{"resource": "r"}`, `{"resource": "r", "endpoint": "https://r.openai.azure.com", "api_key": "k"}`,
@@ -345,7 +345,7 @@ func TestCheckSecretMissingMembers(t *testing.T) {
 		`{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE", "secret_access_key": "k", "api_key": "ABSK-EXAMPLE"}`,
 		`{"region": "us-east-1", "access_key_id": "AKIA-EXAMPLE", "api_key": "ABSK-EXAMPLE"}`,
 	} {
-		require.Equal(t, "The credential needs either api_key, or access_key_id and secret_access_key.", refusal(t, c, bedrock, credential))
+		require.Equal(t, "The credential needs either api_key, or access_key_id and secret_access_key, or role_arn.", refusal(t, c, bedrock, credential))
 	}
 	require.Empty(t, refusal(t, c, bedrock, `{"region": "us-east-1", "api_key": "ABSK-EXAMPLE"}`))
 	for _, p := range c.All() {
@@ -370,6 +370,32 @@ func TestCheckSecretMemberTypes(t *testing.T) {
 				refusal(t, c, p, withMember(t, p, f.Name, `"****"`)), p.Slug)
 		}
 	}
+}
+
+func TestRolesAreNamedPlainly(t *testing.T) {
+	c := load(t)
+	bedrock := lookup(t, c, "bedrock")
+	credential := func(arn string) string { return `{"role_arn":` + strconv.Quote(arn) + `,"region":"us-east-1"}` }
+	require.Empty(t, refusal(t, c, bedrock, credential("arn:aws:iam::123456789012:role/team/bedrock")))
+	got, err := bedrock.Credential(credential("arn:aws:iam::123456789012:role/team/bedrock"), time.Now())
+	require.NoError(t, err)
+	require.Empty(t, got.Secret)
+	got.SetHolder("acme", "byok_1")
+	require.Equal(t, Role{ARN: "arn:aws:iam::123456789012:role/team/bedrock", Region: "us-east-1", ExternalID: "aikeys:acme", Session: "byok_1"}, *got.Grant.Role)
+	for _, arn := range []string{
+		"arn:aws:iam::123456789012:user/eve", "arn:aws:sts::123456789012:assumed-role/a/b", "arn:aws-cn:iam::123456789012:role/a", "role/a",
+		"arn:aws:iam::123456789012:role/a&Action=GetSessionToken", "arn:aws:iam::123456789012:role/", "arn:aws:iam::12:role/a",
+	} {
+		require.Contains(t, refusal(t, c, bedrock, credential(arn)), "role_arn must be like arn:aws:iam::", arn)
+		_, err := bedrock.Credential(credential(arn), time.Now())
+		require.ErrorIs(t, err, ErrCredential, arn)
+	}
+	require.Contains(t, refusal(t, c, bedrock, `{"role_arn":"arn:aws:iam::123456789012:role/a","api_key":"k","region":"us-east-1"}`), "needs either")
+	without := c.WithoutRoles()
+	require.Equal(t, "The credential needs either api_key, or access_key_id and secret_access_key.",
+		refusal(t, without, lookup(t, without, "bedrock"), credential("arn:aws:iam::123456789012:role/a")))
+	require.False(t, lookup(t, without, "bedrock").HasRoles())
+	require.True(t, bedrock.HasRoles(), "it is a copy")
 }
 
 func TestRegionsThatAreNotServedAreRefused(t *testing.T) {

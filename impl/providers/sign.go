@@ -43,17 +43,15 @@ func (p Provider) sign(field func(name string) string, now time.Time) (token str
 		token, err = signGoogleJWT(field, now)
 		return token, googleLife, err
 	}
-	token, err = signBedrockKey(field, now)
+	token, err = SignBedrockKey(aws.Credentials{
+		AccessKeyID: field("access_key_id"), SecretAccessKey: field("secret_access_key"), SessionToken: field("session_token"),
+	}, field("region"), now)
 	return token, bedrockLife, err
 }
 
-// signBedrockKey returns a short-term Bedrock API key: a presigned URL of the action CallWithBearerToken, in base64. It is made as in
-// AWS's own generator (github.com/aws/aws-bedrock-token-generator-python).
-func signBedrockKey(field func(name string) string, now time.Time) (string, error) {
-	credentials := aws.Credentials{
-		AccessKeyID: field("access_key_id"), SecretAccessKey: field("secret_access_key"), SessionToken: field("session_token"),
-	}
-	region := field("region")
+// SignBedrockKey returns a short-term Bedrock API key: a presigned URL of the action CallWithBearerToken, in base64. It is valid for an
+// hour, or until the credentials end. It is made as in AWS's own generator (github.com/aws/aws-bedrock-token-generator-python).
+func SignBedrockKey(credentials aws.Credentials, region string, now time.Time) (string, error) {
 	if credentials.AccessKeyID == "" || credentials.SecretAccessKey == "" || region == "" {
 		return "", ErrCannotSign
 	}

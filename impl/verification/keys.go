@@ -192,7 +192,7 @@ func (k *Keys) leave(id string) {
 // canTest reports whether a test is known for a provider.
 func (k *Keys) canTest(slug string) bool {
 	provider, known := k.Providers.Lookup(slug)
-	return known && provider.Verify != nil
+	return known && canTest(provider)
 }
 
 // open unseals a key's secret, tests it and wipes it.
@@ -210,7 +210,7 @@ func (k *Keys) open(ctx context.Context, key models.Key) (Result, error) {
 		return Result{}, fmt.Errorf("open a key to test it: %w", err)
 	}
 	defer plain.Wipe()
-	return k.Verifier.test(ctx, provider, string(plain.Reveal())), nil
+	return k.Verifier.test(ctx, provider, key.CustomerID, key.ID, string(plain.Reveal())), nil
 }
 
 // Enqueue has a key tested soon, unless it was tested within the last ten minutes. It does not wait. Without a test for the key's

@@ -44,6 +44,7 @@ const (
 	reasonRestricted     = "restricted"
 	reasonQuotaExhausted = "quota_exhausted"
 	reasonLeaked         = "leaked"
+	reasonExternalID     = "external_id"
 	reasonRateLimited    = "rate_limited"
 	reasonBlocked        = "blocked"
 	reasonNoConnection   = "no_connection"
@@ -77,7 +78,7 @@ type Config struct {
 	Upstreams map[string]*url.URL
 	// Transport sends the requests; nil is one of its own, which uses HTTPS_PROXY and NO_PROXY.
 	Transport http.RoundTripper
-	// Exchanger exchanges client secrets for tokens, which is their test; nil is one that uses Transport.
+	// Exchanger exchanges client secrets and roles for tokens, which is their test; nil is one that uses Transport.
 	Exchanger *exchange.Exchanger
 }
 
@@ -119,7 +120,7 @@ func New(cfg Config) *Verifier {
 
 // Verify tests a secret of the provider's form for a user, who is named as customer/user.
 func (v *Verifier) Verify(ctx context.Context, user string, p providers.Provider, secret string) Result {
-	if p.Verify == nil {
+	if !canTest(p) {
 		return Result{Unreachable, reasonUnsupported}
 	}
 	release, admitted := v.admit(user)
@@ -127,8 +128,12 @@ func (v *Verifier) Verify(ctx context.Context, user string, p providers.Provider
 		return Result{Unreachable, reasonBusy}
 	}
 	defer release()
-	return v.test(ctx, p, secret)
+	customer, _, _ := strings.Cut(user, "/")
+	return v.test(ctx, p, customer, "", secret)
 }
+
+// canTest reports whether some credentials of a provider can be tested.
+func canTest(p providers.Provider) bool { return p.Verify != nil || p.HasExchanges() }
 
 // admit takes a place for a test that a user asks for, or with an empty user the service itself, and reports whether there is one. An
 // admitted test calls release.
@@ -162,16 +167,20 @@ func (v *Verifier) admit(user string) (release func(), admitted bool) {
 	}, true
 }
 
-// test tests a secret of a provider that has a test.
-func (v *Verifier) test(ctx context.Context, p providers.Provider, secret string) Result {
+// test tests a secret of a customer's; keyID is empty for one that is not a key's yet.
+func (v *Verifier) test(ctx context.Context, p providers.Provider, customerID, keyID, secret string) Result {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	key, err := p.Credential(secret, time.Now())
 	if err != nil {
 		return Result{Unreachable, reasonUnsupported}
 	}
-	if key.Grant != nil {
+	key.SetHolder(customerID, keyID)
+	switch {
+	case key.Grant != nil:
 		return v.tryExchange(ctx, *key.Grant)
+	case p.Verify == nil:
+		return Result{Unreachable, reasonUnsupported}
 	}
 	r, err := v.request(ctx, p, key)
 	if err != nil {
@@ -189,12 +198,14 @@ func (v *Verifier) test(ctx context.Context, p providers.Provider, secret string
 	return judge(p, res.StatusCode, body)
 }
 
-// tryExchange tests a client secret by an exchange for a token, which nobody gets.
+// tryExchange tests a client secret or a role by an exchange for a token, which nobody gets.
 func (v *Verifier) tryExchange(ctx context.Context, grant providers.Grant) Result {
 	err := v.exchanger.Try(ctx, grant)
 	switch {
 	case err == nil:
 		return Result{Valid, ""}
+	case errors.Is(err, exchange.ErrOpenRole):
+		return Result{Rejected, reasonExternalID}
 	case errors.Is(err, exchange.ErrRefused):
 		return Result{Rejected, ""}
 	case ctx.Err() != nil:

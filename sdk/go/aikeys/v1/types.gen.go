@@ -632,6 +632,7 @@ func (e Verdict) Valid() bool {
 const (
 	VerdictReasonBlocked        VerdictReason = "blocked"
 	VerdictReasonBusy           VerdictReason = "busy"
+	VerdictReasonExternalID     VerdictReason = "external_id"
 	VerdictReasonLeaked         VerdictReason = "leaked"
 	VerdictReasonNoConnection   VerdictReason = "no_connection"
 	VerdictReasonOff            VerdictReason = "off"
@@ -649,6 +650,8 @@ func (e VerdictReason) Valid() bool {
 	case VerdictReasonBlocked:
 		return true
 	case VerdictReasonBusy:
+		return true
+	case VerdictReasonExternalID:
 		return true
 	case VerdictReasonLeaked:
 		return true
@@ -895,8 +898,9 @@ type EventState struct {
 	Order *KeyOrder `json:"order,omitempty"`
 
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
@@ -1339,6 +1343,13 @@ type ProviderInfo struct {
 	// of a name. Absent if there are none.
 	EndpointHosts []string `json:"endpoint_hosts,omitempty,omitzero"`
 
+	// ExternalID The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
+	// `role_arn` must require it. Absent where a credential can't name a role.
+	//
+	//
+	// Example: aikeys:acme
+	ExternalID string `json:"external_id,omitempty,omitzero"`
+
 	// KeyPageURL The page on which its keys are created.
 	KeyPageURL string `json:"key_page_url"`
 
@@ -1630,8 +1641,9 @@ type UserKeysByProvider map[string]UserKeys
 type Verdict string
 
 // VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 // many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 type VerdictReason string
@@ -1643,8 +1655,9 @@ type Verification struct {
 	CheckedAt time.Time `json:"checked_at"`
 
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-	// `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-	// `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`

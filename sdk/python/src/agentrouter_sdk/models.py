@@ -362,6 +362,7 @@ class EventState(Model):
                 "restricted",
                 "quota_exhausted",
                 "leaked",
+                "external_id",
                 "no_connection",
                 "timeout",
                 "rate_limited",
@@ -376,8 +377,9 @@ class EventState(Model):
     ] = None
     """
     Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-    `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-    `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+    `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+    customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+    `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
     many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 
@@ -1102,6 +1104,13 @@ class Provider(Model):
 
     """
 
+    external_id: Optional[str] = Field(None, examples=["aikeys:acme"])
+    """
+    The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
+    `role_arn` must require it. Absent where a credential can't name a role.
+
+    """
+
     key_page_url: str
     """
     The page on which its keys are created.
@@ -1465,6 +1474,7 @@ class Verification(Model):
                 "restricted",
                 "quota_exhausted",
                 "leaked",
+                "external_id",
                 "no_connection",
                 "timeout",
                 "rate_limited",
@@ -1479,8 +1489,9 @@ class Verification(Model):
     ] = None
     """
     Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-    `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-    `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+    `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+    customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+    `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
     many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
 

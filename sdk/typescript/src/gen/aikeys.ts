@@ -971,12 +971,13 @@ export interface components {
         Verdict: "valid" | "rejected" | "unreachable" | (string & {});
         /**
          * @description Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
-         *     `rejected`: `leaked`, the provider has seen it in public. Of `unreachable`: `no_connection`, `timeout`,
-         *     `rate_limited`, `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+         *     `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
+         *     customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
+         *     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
          *     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
          *     many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
          */
-        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | "off" | (string & {});
+        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | "off" | (string & {});
         /**
          * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
          *     `last_used_at` is later, the key has served successfully since.
@@ -1430,6 +1431,12 @@ export interface components {
              *     groups.
              */
             alternative_fields?: string[][];
+            /**
+             * @description The external ID with which the service assumes roles for the session's customer. The trust policy of a role in
+             *     `role_arn` must require it. Absent where a credential can't name a role.
+             * @example aikeys:acme
+             */
+            external_id?: string;
             /** @description The page on which its keys are created. */
             key_page_url: string;
         };
