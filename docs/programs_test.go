@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 )
@@ -120,8 +121,8 @@ func TestDocsNameOnlyExistingCommandsAndFlags(t *testing.T) {
 	require.Greater(t, len(helps), 12)
 }
 
-// TestHelpOfEveryCommand requires that the help of each command explains and shows by examples what it does, in lines of at
-// most 120 columns.
+// TestHelpOfEveryCommand requires that the help of each command explains and shows by examples what it does. Its descriptions
+// fit a terminal of 80 columns; commands to copy have at most 120.
 func TestHelpOfEveryCommand(t *testing.T) {
 	examples := regexp.MustCompile(`(?s)\nExamples:\n(.*?)\n\n[A-Z][^\n]*:\n`)
 	subcommand := regexp.MustCompile(`(?m)^  ([a-z][a-z-]*) {2,}\S`) // a line that lists a command
@@ -138,6 +139,9 @@ func TestHelpOfEveryCommand(t *testing.T) {
 		}
 		about, usage, found := strings.Cut(text, "\nUsage:\n")
 		require.True(t, found, name)
+		for line := range strings.Lines(about) {
+			require.LessOrEqual(t, utf8.RuneCountInString(line), 81, name)
+		}
 		require.NotEmpty(t, about, name)
 		if m := examples.FindStringSubmatch(usage); m != nil {
 			about += m[1]

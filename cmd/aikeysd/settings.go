@@ -109,7 +109,7 @@ func newConfig() *config {
 	names := settings.Names{Prefix: variablePrefix, Others: []string{gatewayPrefix}, Program: "aikeysd"}
 	s.Set = settings.New(names, slices.Concat([]*settings.Setting{
 		{Name: "database-url", Arg: "URL", Default: "sqlite:data/aikeys.db", Parse: settings.Text(&s.DatabaseURL),
-			Usage: "database: sqlite:<path>, or postgres://<user>@<host>/<database>; a URL with a password is taken from the variable or a file only"},
+			Usage: "database: sqlite:<path>, or postgres://<user>@<host>/<name>; a URL with a password is taken from the variable or a file only"},
 		{Name: "database-url-file", Arg: "file", Parse: settings.File,
 			Usage: "file that holds the database's URL, in place of the setting above"},
 		{Name: "database-direct-url", Arg: "URL", Parse: settings.Text(&s.DatabaseDirectURL),

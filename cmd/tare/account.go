@@ -48,7 +48,7 @@ func formatRole(me *aikeysv1.WhoAmIResponse) string {
 }
 
 func (p *program) loginCommand() *cobra.Command {
-	keyFile := ""
+	keyFile, gateway := "", ""
 	cmd := &cobra.Command{
 		Use:   "login",
 		Short: "Log in to a service and remember it",
@@ -56,19 +56,21 @@ func (p *program) loginCommand() *cobra.Command {
 file that only you can read. An operator creates API keys with "aikeysd admin token create".
 
 On a terminal tare asks for what is missing and does not show the key. Otherwise it reads the key from standard input.
-The profile is named "default" unless --profile names it, and becomes the current one. It also stores --customer and
---project, if given.`,
+The profile is named "default" unless --profile names it, and becomes the current one. It also stores --customer,
+--project and --gateway, if given.`,
 		Example: `  tare login
   tare login --base-url https://aikeys.example.com --profile prod
   tare login --base-url https://aikeys.example.com --api-key-file /run/secrets/aikeys < /dev/null`,
 		Args: cli.NoArguments("--base-url", "--api-key-file"),
-		RunE: func(cmd *cobra.Command, _ []string) error { return p.login(cmd.Context(), keyFile) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.login(cmd.Context(), keyFile, gateway) },
 	}
 	cmd.Flags().StringVar(&keyFile, "api-key-file", "", "the `file` with the API key; - is standard input")
+	cmd.Flags().StringVar(&gateway, "gateway", "", "the `URL` of the gateway, for \"tare run\"")
+	completeNothingFor(cmd, "gateway")
 	return cmd
 }
 
-func (p *program) login(ctx context.Context, keyFile string) error {
+func (p *program) login(ctx context.Context, keyFile, gateway string) error {
 	known, err := p.loadProfiles()
 	if err != nil {
 		return err
@@ -78,6 +80,15 @@ func (p *program) login(ctx context.Context, keyFile string) error {
 		return err
 	}
 	a, err := p.loginAddress(ctx, known.Profiles[name])
+	if err != nil {
+		return err
+	}
+	switch before := known.Profiles[name]; {
+	case gateway != "":
+		gateway, err = normalizeURL("the gateway's URL", gateway, a.insecure)
+	case isSameAddress(before.BaseURL, a.baseURL): // another service's key must not go to this gateway
+		gateway = before.Gateway
+	}
 	if err != nil {
 		return err
 	}
@@ -102,6 +113,7 @@ func (p *program) login(ctx context.Context, keyFile string) error {
 		all.Current = name
 		all.Profiles[name] = profile{
 			BaseURL: a.baseURL, APIKey: a.apiKey, Insecure: a.insecure, Customer: p.flags.customer, Project: p.flags.project,
+			Gateway:    gateway,
 			CustomerID: me.CustomerID, ProjectID: me.ProjectID, UserID: me.UserID, TokenID: me.TokenID,
 		}
 		return nil

@@ -33,7 +33,7 @@ func TestCompletionFromTheService(t *testing.T) {
 	require.Equal(t, []string{"member", "owner"}, u.completions("api", "members", "set", "bob", "--role", ""))
 	require.Contains(t, u.completions("api", "policy", "set", "--user-keys-for", ""), "openai=forbid")
 	require.Equal(t, []string{"table", "json", "yaml"}, u.completions("api", "byok", "list", "-o", ""))
-	u.runOK("api", "byok", "remove", id)
+	u.runOK("api", "byok", "remove", "--yes", id)
 	require.NotContains(t, strings.Join(u.completions("api", "byok", "remove", ""), " "), id, "what is revoked is not offered")
 	require.Contains(t, strings.Join(u.completions("api", "byok", "get", ""), " "), id)
 

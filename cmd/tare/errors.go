@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"slices"
@@ -54,6 +56,9 @@ func exitCodes() []exitCode {
 	}
 }
 
+// errNoSuchKey means that no active key has the name that an argument gives.
+var errNoSuchKey = errors.New("no active key has that id or name")
+
 // hintedError is an error with a hint at what to do next.
 type hintedError struct {
 	error
@@ -86,6 +91,9 @@ func (p *program) reportError(ctx context.Context, err error) int {
 	if hinted := (hintedError{}); errors.As(err, &hinted) {
 		d.hints = append([]string{hinted.hint}, d.hints...)
 	}
+	if !p.isForPeople() && p.printErrorDocument(d, err) == nil {
+		return d.code
+	}
 	for line := range strings.Lines(d.message) {
 		p.printNote("tare: " + strings.TrimSpace(line))
 	}
@@ -93,6 +101,38 @@ func (p *program) reportError(ctx context.Context, err error) int {
 		p.printNote("  " + hint)
 	}
 	return d.code
+}
+
+// errorDocument is an error for programs, as -o json and -o yaml print it on standard error. If the service has refused the call,
+// it has the members of the service's problem document.
+type errorDocument struct {
+	Type      string                `json:"type,omitempty"`
+	Title     string                `json:"title,omitempty"`
+	Status    int                   `json:"status,omitempty"`
+	Code      string                `json:"code,omitempty"`
+	Detail    string                `json:"detail"`
+	Errors    []aikeysv1.FieldError `json:"errors,omitempty"`
+	RequestID string                `json:"request_id,omitempty"`
+	Hints     []string              `json:"hints,omitempty"`
+	ExitCode  int                   `json:"exit_code"`
+}
+
+func (p *program) printErrorDocument(d diagnosis, err error) error {
+	document := errorDocument{Detail: d.message, Hints: d.hints, ExitCode: d.code}
+	if problem := (*agentrouter.Error)(nil); errors.As(err, &problem) {
+		document.Type, document.Title, document.Status, document.Code = problem.Type, problem.Title, problem.Status, problem.Code
+		document.Detail, document.Errors, document.RequestID = problem.Detail, problem.Fields, problem.RequestID
+	}
+	encoded, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
+	text, err := p.formatDocument(p.redactJSON(encoded))
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(p.Stderr, text)
+	return err
 }
 
 func (p *program) diagnose(ctx context.Context, err error) diagnosis {
@@ -112,6 +152,8 @@ func (p *program) diagnose(ctx context.Context, err error) diagnosis {
 		return diagnosis{exitStopped, "stopped", nil}
 	case errors.As(err, &usage):
 		return diagnosis{exitUsage, err.Error(), nil}
+	case errors.Is(err, errNoSuchKey):
+		return diagnosis{exitNotFound, err.Error(), nil}
 	case errors.Is(err, errDeclined):
 		return diagnosis{exitDeclined, err.Error(), nil}
 	case errors.Is(err, errNotLoggedIn):
@@ -140,7 +182,11 @@ func (p *program) diagnoseProblem(ctx context.Context, e *agentrouter.Error) dia
 	numbered := fmt.Sprintf("%d from %s: %s", e.Status, p.address(), detail)
 	switch {
 	case errors.Is(e, agentrouter.ErrUnauthenticated):
-		return diagnosis{exitUnauthenticated, p.address() + " does not accept the API key: " + detail, p.hintAtLogin()}
+		message := p.address() + " does not accept the API key"
+		if !strings.Contains(detail, "Authorization:") { // a text about headers is for people who write requests
+			message += ": " + detail
+		}
+		return diagnosis{exitUnauthenticated, message, p.hintAtLogin()}
 	case errors.Is(e, agentrouter.ErrPermissionDenied):
 		return diagnosis{exitDenied, detail, p.hintAtRole(ctx)}
 	case errors.Is(e, agentrouter.ErrNotFound):

@@ -25,7 +25,7 @@ func TestEventsInPages(t *testing.T) {
 func TestEventsByFilter(t *testing.T) {
 	u := alice(t)
 	id := u.addKey("filtered")
-	u.runOK("api byok remove " + id)
+	u.runOK("api byok remove --yes " + id)
 	rows := func(flags string) int { return strings.Count(u.runOK("api byok events "+flags), "\n") - 1 }
 	require.Equal(t, 2, rows("--key "+id))
 	require.Equal(t, 1, rows("--key "+id+" --type key.revoked --outcome allowed --actor alice --provider openai --from 2020-01-01"))
@@ -67,7 +67,7 @@ func TestEventsSayWhatAChangeChanged(t *testing.T) {
 	require.Contains(t, last("member.set"), "dora: member → owner")
 	u.runOK("api members set dora --role owner")
 	require.Contains(t, last("member.set"), "dora: owner")
-	u.runOK("api members remove dora")
+	u.runOK("api members remove --yes dora")
 	require.Contains(t, last("member.removed"), "dora: owner → no member")
 }
 

@@ -15,9 +15,10 @@ import (
 	"github.com/agentrouter/aikeys/internal/secret"
 )
 
-func (p *program) byokCommand() *cobra.Command {
+// keysCommand returns the commands for provider keys. They are under "api byok", as published, and under "keys".
+func (p *program) keysCommand(use string) *cobra.Command {
 	return p.group(&cobra.Command{
-		Use:   "byok",
+		Use:   use,
 		Short: "Register, list, change, test, revoke and explain provider keys",
 		Long: `Provider keys. A provider's newest active key serves the project's inference. A member's own key serves that member
 first, unless the policy says otherwise.`,
@@ -27,7 +28,7 @@ first, unless the policy says otherwise.`,
   tare api byok resolve --provider openai
   tare api byok events --limit 20
   tare api byok usage --from 2026-11-23`,
-	}, p.addCommand(), p.listCommand(), p.getCommand(), p.updateCommand(), p.disableCommand(), p.enableCommand(),
+	}, p.addCommand(), p.listCommand(), p.getCommand(), p.watchCommand(), p.updateCommand(), p.disableCommand(), p.enableCommand(),
 		p.removeCommand(), p.verifyCommand(), p.resolveCommand(), p.eventsCommand(),
 		p.usageCommand(), p.fetchesCommand(),
 		hiddenCommand(p.policyCommand()))
@@ -50,6 +51,35 @@ func keyID(text string) (string, error) {
 	return keyPrefix + id, nil
 }
 
+// findKey returns the id of the key that an argument names by its id, by its name, or by its provider and name: openai/prod. Names are
+// of active keys. The argument gets neither into a URL nor into an error: it may be a secret.
+func (p *program) findKey(ctx context.Context, s *session, text string) (string, error) {
+	if id, err := keyID(text); err == nil {
+		return id, nil
+	}
+	ctx, cancel := p.withTimeout(ctx)
+	defer cancel()
+	reply, err := s.AIKeys().With(agentrouter.InState(aikeysv1.KeyStateActive)).List(ctx, s.customer, s.project)
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for i := range reply.Keys {
+		k := &reply.Keys[i]
+		if text == k.Name || text == string(k.Provider)+"/"+k.Name {
+			found = append(found, k.ID)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "", hintedError{errNoSuchKey, "List the keys with: tare api byok list"}
+	}
+	return "", cli.Usagef("%d active keys have that name: give one of their ids, %s, or put the provider before it, as in openai/prod",
+		len(found), strings.Join(found, ", "))
+}
+
 // addOptions are the flags of "add".
 type addOptions struct {
 	provider, name     string
@@ -69,7 +99,7 @@ const secretFileFlag = "--secret-file"
 func (p *program) addCommand() *cobra.Command {
 	var a addOptions
 	cmd := &cobra.Command{
-		Use:   "add",
+		Use: "add", Aliases: []string{"register", "create"},
 		Short: "Register a provider's key",
 		Long: `Registers a provider's key. It is sealed at once, serves from then on, and is never shown again.
 
@@ -337,14 +367,14 @@ func lastUseCell(k *aikeysv1.Key, now time.Time) cell {
 
 func (p *program) getCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:               "get <id>",
+		Use:               "get <key>",
 		Short:             "Show a key",
 		Long:              "Shows everything about an active or revoked key except its secret. For a revoked key, that includes the receipt.",
 		Example:           "  tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
-		Args:              oneArgument("the key's id"),
+		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
 		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.GetResponse, error) {
-			id, err := keyID(args[0])
+			id, err := p.findKey(ctx, s, args[0])
 			if err != nil {
 				return nil, err
 			}
@@ -355,17 +385,17 @@ func (p *program) getCommand() *cobra.Command {
 
 func (p *program) verifyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "verify <id>",
+		Use:   "verify <key>",
 		Short: "Test a key at its provider",
 		Long: `Tests a registered key at its provider, by a request that costs nothing, and shows the key with the verdict, which stays
 on it. A verdict of "rejected" changes nothing else: the key serves, and the provider refuses it, until it is revoked.
 
 A key is tested at most once in 10 seconds. A verdict of "rejected" is an answer: the exit code is 0.`,
 		Example:           "  tare api byok verify byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
-		Args:              oneArgument("the key's id"),
+		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.VerifyResponse, error) {
-			id, err := keyID(args[0])
+			id, err := p.findKey(ctx, s, args[0])
 			if err != nil {
 				return nil, err
 			}

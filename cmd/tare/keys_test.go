@@ -23,9 +23,9 @@ func TestKeyLifecycle(t *testing.T) {
 
 	require.Contains(t, u.runOK("api", "byok", "get", id), "…ter2")
 	require.Contains(t, u.runOK("api", "byok", "list"), id)
-	require.Regexp(t, `complete: 1 of 1 data planes confirmed, slowest \d+ ms`, u.runOK("api", "byok", "remove", id))
+	require.Regexp(t, `complete: 1 of 1 data planes confirmed, slowest \d+ ms`, u.runOK("api", "byok", "remove", "--yes", id))
 	require.Regexp(t, `State +revoked`, u.runOK("api", "byok", "get", id))
-	require.Contains(t, u.runOK("api", "byok", "remove", id), "complete", "revoking again is safe")
+	require.Contains(t, u.runOK("api", "byok", "remove", "--yes", id), "complete", "revoking again is safe")
 }
 
 func TestCredentialDocumentFromAFile(t *testing.T) {

@@ -84,7 +84,7 @@ func (p *program) membersRemoveCommand() *cobra.Command {
 		Long: `Removes a member from the project: their sessions lose access at once, and their own keys stop serving. If you add them
 again, both work again. Takes an owner of the project; the last owner can't be removed.
 
-On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
+tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Example:           "  tare api members remove bob",
 		Args:              oneArgument("the user's id"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
@@ -92,7 +92,11 @@ On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		user := args[0]
-		if prompt := p.newPrompter(); prompt != nil && !yes {
+		if !yes {
+			prompt, err := p.requirePrompter()
+			if err != nil {
+				return err
+			}
 			if err := prompt.confirm(ctx, fmt.Sprintf("Remove %q from the project?", user)); err != nil {
 				return err
 			}

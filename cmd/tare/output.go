@@ -2,11 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 
+	"github.com/itchyny/gojq"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 // outputFormat is how results are printed.
@@ -19,9 +25,12 @@ const (
 	formatYAML  outputFormat = "yaml"
 )
 
+// isForPeople reports whether results are printed for people, rather than as documents.
+func (p *program) isForPeople() bool { return p.flags.output == formatTable && p.flags.jq.query == nil }
+
 // printResponse prints the service's last response as it came, or with printTable for people.
 func (p *program) printResponse(s *session, printTable func() error) error {
-	if p.flags.output == formatTable {
+	if p.isForPeople() {
 		return printTable()
 	}
 	document, err := s.responses.document()
@@ -33,7 +42,7 @@ func (p *program) printResponse(s *session, printTable func() error) error {
 
 // printDone prints what a command did to the profiles: a line for people, or a value.
 func (p *program) printDone(line string, value any) error {
-	if p.flags.output == formatTable {
+	if p.isForPeople() {
 		return p.printLine(line)
 	}
 	return p.printValue(value)
@@ -48,25 +57,97 @@ func (p *program) printValue(value any) error {
 	return p.printDocument(document)
 }
 
-// printDocument prints a JSON document as JSON or YAML. Names and values keep their order.
+// printDocument prints a JSON document, or what --jq makes of it.
 func (p *program) printDocument(document []byte) error {
 	if nestingDepth(document) > maxNesting {
 		return fmt.Errorf("the answer is nested more than %d deep, which the service's answers are not", maxNesting)
 	}
 	document = p.redactJSON(document)
+	if p.flags.jq.query != nil {
+		return p.printFiltered(document)
+	}
+	text, err := p.formatDocument(document)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(p.Stdout, text)
+	return err
+}
+
+// formatDocument returns a JSON document as YAML if --output asks for that, else as JSON. Names and values keep their order.
+func (p *program) formatDocument(document []byte) (string, error) {
 	if p.flags.output == formatYAML {
 		text, err := jsonToYAML(document)
-		if err != nil {
-			return err
-		}
-		_, err = p.Stdout.Write([]byte(escapeUnsafe(text, escapeRune)))
-		return err
+		return escapeUnsafe(text, escapeRune), err
 	}
 	var b bytes.Buffer
 	if err := json.Indent(&b, bytes.ToValidUTF8(bytes.TrimSpace(document), []byte("\ufffd")), "", "  "); err != nil {
+		return "", err
+	}
+	return escapeUnsafe(b.String(), escapeJSONRune) + "\n", nil
+}
+
+// jqFlag is --jq: a program of the jq language.
+type jqFlag struct{ query *gojq.Query }
+
+// String implements pflag.Value.
+func (f *jqFlag) String() string {
+	if f.query == nil {
+		return ""
+	}
+	return f.query.String()
+}
+
+// Set implements pflag.Value.
+func (f *jqFlag) Set(text string) (err error) {
+	if f.query, err = gojq.Parse(text); err != nil {
+		return errors.New("must be a jq expression, such as '.keys[].id'")
+	}
+	return nil
+}
+
+// Type implements pflag.Value. Help shows it as the flag's argument.
+func (f *jqFlag) Type() string { return "expression" }
+
+// printFiltered prints each result of --jq on a line: strings as they are, anything else as JSON.
+func (p *program) printFiltered(document []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(document))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
 		return err
 	}
-	return p.Say("%s", escapeUnsafe(b.String(), escapeJSONRune))
+	ctx := context.Background()
+	if p.command != nil {
+		ctx = p.command.Context()
+	}
+	results := p.flags.jq.query.RunWithContext(ctx, value)
+	for {
+		result, ok := results.Next()
+		if !ok {
+			return nil
+		}
+		if err := p.printResult(result); err != nil {
+			return err
+		}
+	}
+}
+
+// printResult prints a result of --jq, which may be an error.
+func (p *program) printResult(result any) error {
+	switch result := result.(type) {
+	case *gojq.HaltError:
+		return nil
+	case error:
+		return cli.Usagef("--jq: %s", cli.OneLine(result.Error()))
+	case string:
+		return p.printLine(result)
+	}
+	text, err := gojq.Marshal(result)
+	if err != nil {
+		return err
+	}
+	return p.Say("%s", escapeUnsafe(string(text), escapeJSONRune))
 }
 
 // maxNesting limits how deeply arrays and objects are nested. Each level indents its lines further, so without a limit a

@@ -66,13 +66,13 @@ func TestWritesPrintEveryFormat(t *testing.T) {
 	id, _ := key["id"].(string)
 	require.Contains(t, u.runOK("api byok get "+id), "alice's own")
 
-	receipt, _ := decodeJSON(t, u.runOK("api", "byok", "remove", id, "-o", "json"))["receipt"].(map[string]any)
+	receipt, _ := decodeJSON(t, u.runOK("api", "byok", "remove", "--yes", id, "-o", "json"))["receipt"].(map[string]any)
 	require.Equal(t, "complete", receipt["state"])
-	require.Contains(t, u.runOK("api", "byok", "remove", id, "--wait", "0", "-o", "yaml"), "receipt:\n")
+	require.Contains(t, u.runOK("api", "byok", "remove", "--yes", id, "--wait", "0", "-o", "yaml"), "receipt:\n")
 
 	require.Contains(t, u.runOK("api members set carol --role owner"), "owner")
-	require.JSONEq(t, `{}`, u.runOK("api members remove carol -o json"))
-	require.Equal(t, exitNotFound, u.run("api members remove carol").code)
+	require.JSONEq(t, `{}`, u.runOK("api members remove --yes carol -o json"))
+	require.Equal(t, exitNotFound, u.run("api members remove --yes carol").code)
 }
 
 func TestProfileCommandsPrintEveryFormat(t *testing.T) {

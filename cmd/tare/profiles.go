@@ -30,6 +30,7 @@ type profile struct {
 	BaseURL  string      `json:"base_url"`
 	APIKey   secret.Text `json:"api_key,omitzero"`
 	Insecure bool        `json:"insecure,omitempty"` // http:// to another machine is allowed
+	Gateway  string      `json:"gateway,omitempty"`  // where "tare run" sends requests
 
 	// The defaults of --customer and --project. Empty means the session's own.
 	Customer string `json:"customer,omitempty"`
@@ -219,7 +220,7 @@ func (p *program) profilesListCommand() *cobra.Command {
 				UserID: each.UserID, LoggedIn: each.APIKey.Reveal() != "",
 			})
 		}
-		if p.flags.output != formatTable {
+		if !p.isForPeople() {
 			return p.printValue(map[string]any{"profiles": listed})
 		}
 		return p.printProfiles(listed)

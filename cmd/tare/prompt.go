@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 var (
@@ -33,6 +35,14 @@ func (p *program) newPrompter() *prompter {
 		return &prompter{p, in}
 	}
 	return nil
+}
+
+// requirePrompter is newPrompter for a command that asks before it does what can't be undone.
+func (p *program) requirePrompter() (*prompter, error) {
+	if prompt := p.newPrompter(); prompt != nil {
+		return prompt, nil
+	}
+	return nil, cli.Usagef("there is no terminal to ask on: %s needs --yes", p.command.CommandPath())
 }
 
 func (a *prompter) writeQuestion(question string) {

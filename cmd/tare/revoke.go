@@ -23,28 +23,28 @@ const (
 func (p *program) removeCommand() *cobra.Command {
 	yes, wait := false, 5*time.Second
 	cmd := &cobra.Command{
-		Use:   "remove <id>",
+		Use: "remove <key>", Aliases: []string{"revoke"},
 		Short: "Revoke a key, and wait until every data plane has dropped it",
 		Long: `Revokes a key permanently. No new request is served with it, and data planes that have it cached drop it within a
 second. tare waits for the receipt, which is complete when all of them have confirmed. If it is not complete within
 --wait, the exit code is 8; the key is revoked in any case. Revoking again is safe, and shows the receipt.
 
-On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
+tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Example: `  tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ --yes --wait 30s`,
-		Args:              oneArgument("the key's id"),
+		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
 	completeNothingFor(cmd, "wait")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := keyID(args[0])
+		id, err := p.findKey(ctx, s, args[0])
 		if err != nil {
 			return err
 		}
-		if prompt := p.newPrompter(); prompt != nil && !yes {
-			if err := p.confirmRemoval(ctx, s, prompt, id); err != nil {
+		if !yes {
+			if err := p.confirmRemoval(ctx, s, id); err != nil {
 				return err
 			}
 		}
@@ -54,7 +54,11 @@ On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
 }
 
 // confirmRemoval shows the key and asks. It does not ask about a revoked key.
-func (p *program) confirmRemoval(ctx context.Context, s *session, prompt *prompter, id string) error {
+func (p *program) confirmRemoval(ctx context.Context, s *session, id string) error {
+	prompt, err := p.requirePrompter()
+	if err != nil {
+		return err
+	}
 	callCtx, cancel := p.withTimeout(ctx)
 	reply, err := s.AIKeys().Get(callCtx, s.customer, s.project, id)
 	cancel()

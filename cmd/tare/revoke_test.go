@@ -16,19 +16,19 @@ func TestPendingReceipt(t *testing.T) {
 		holdResponse(r)
 		writeJSON(w, http.StatusOK, receiptDocument(1))
 	})
-	got := s.user(t).run("api", "byok", "remove", sampleID, "--wait", "150ms")
+	got := s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "150ms")
 	require.Equal(t, exitPending, got.code)
 	require.Contains(t, got.stdout, "pending: 1 of 3 data planes confirmed, slowest 10 ms, the rest in ")
 	require.Contains(t, got.stderr, "the key is revoked, and its receipt is pending: 1 of 3")
 	require.Contains(t, got.stderr, "tare api byok get "+sampleID)
 
-	got = s.user(t).run("api", "byok", "remove", sampleID, "--wait", "150ms", "-o", "json")
+	got = s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "150ms", "-o", "json")
 	require.Equal(t, exitPending, got.code)
 	pending, _ := decodeJSON(t, got.stdout)["receipt"].(map[string]any)
 	require.Equal(t, "pending", pending["state"])
 
 	before := len(s.requestsSoFar())
-	got = s.user(t).run("api", "byok", "remove", sampleID, "--wait", "0")
+	got = s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "0")
 	require.Equal(t, exitOK, got.code, "who does not wait is not told off")
 	require.Len(t, s.requestsSoFar(), before+1)
 }
@@ -58,7 +58,7 @@ func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
 			key["state"], key["receipt"] = "revoked", receipt
 			writeJSON(w, http.StatusOK, map[string]any{"key": key})
 		})
-		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "remove", sampleID).stdout), " "),
+		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "remove", "--yes", sampleID).stdout), " "),
 			strings.Join(strings.Fields(want), " "))
 		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "get", sampleID).stdout), " "),
 			strings.Join(strings.Fields(want), " "))
@@ -84,7 +84,7 @@ func TestProgress(t *testing.T) {
 	require.NotContains(t, last, "waiting")
 
 	calls.Store(3)
-	got := s.user(t).run("api", "byok", "remove", "--wait", "10s", sampleID)
+	got := s.user(t).run("api", "byok", "remove", "--yes", "--wait", "10s", sampleID)
 	require.Equal(t, exitOK, got.code)
 	require.Empty(t, got.stderr, "no progress without a terminal")
 }
@@ -98,7 +98,7 @@ func TestReceiptIsPendingIfTheServiceFails(t *testing.T) {
 		}
 		writeProblem(w, http.StatusInternalServerError, "internal", "x")
 	})
-	got := s.user(t).run("api", "byok", "remove", sampleID)
+	got := s.user(t).run("api", "byok", "remove", "--yes", sampleID)
 	require.Equal(t, exitPending, got.code)
 	require.Contains(t, got.stderr, "2 of 3 data planes confirmed, slowest 20 ms; then the service stopped answering")
 }
@@ -107,7 +107,7 @@ func TestWaitIsPacedIfTheServiceDoesNotHold(t *testing.T) {
 	s := newFakeService(t, func(_ string, w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, receiptDocument(1))
 	})
-	require.Equal(t, exitPending, s.user(t).run("api", "byok", "remove", sampleID, "--wait", "350ms").code)
+	require.Equal(t, exitPending, s.user(t).run("api", "byok", "remove", "--yes", sampleID, "--wait", "350ms").code)
 	require.LessOrEqual(t, len(s.requestsSoFar()), 6)
 }
 

@@ -17,6 +17,7 @@ import (
 type globalFlags struct {
 	profile, customer, project, baseURL string
 	output                              outputFormat
+	jq                                  jqFlag
 	noColor, insecure                   bool
 	timeout                             time.Duration
 }
@@ -34,9 +35,9 @@ and the environment wins over the profile that you logged in to.
 
 Results go to standard output, everything else to standard error. -o json and -o yaml print the API's response.`,
 		Example: `  tare login
-  tare api byok add --provider openai --name openai-prod
-  tare api byok list
-  tare api byok remove byok_01M83VVAHV8M2T5K7N9R4W1XYZ`,
+  tare keys add --provider openai --name openai-prod
+  tare keys list
+  tare keys remove openai-prod`,
 		Args: cobra.ArbitraryArgs, // group reports unknown commands
 	}
 	p.addGlobalFlags(root)
@@ -47,8 +48,9 @@ Results go to standard output, everything else to standard error. -o json and -o
 		Example: `  tare api byok list
   tare api members list
   tare api providers`,
-	}, p.byokCommand(), p.membersCommand(), p.projectsCommand(), p.tokensCommand(), p.policyCommand(), p.providersCommand(), hiddenCommand(p.whoAmICommand()))
-	p.group(root, api, p.whoAmICommand(), p.loginCommand(), p.logoutCommand(), p.profilesCommand(), p.completionCommand(),
+	}, p.keysCommand("byok"), p.membersCommand(), p.projectsCommand(), p.tokensCommand(), p.policyCommand(), p.providersCommand(), hiddenCommand(p.whoAmICommand()))
+	p.group(root, p.keysCommand("keys"), api, p.runCommand(), p.whoAmICommand(), p.loginCommand(), p.logoutCommand(), p.profilesCommand(),
+		p.completionCommand(), p.versionCommand(),
 		exitCodesTopic(), environmentTopic())
 	return root
 }
@@ -57,6 +59,7 @@ func (p *program) addGlobalFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	p.flags.output, p.flags.timeout = formatTable, 30*time.Second
 	addChoice(flags, root, &p.flags.output, "output", "o", "how to print results", formatTable, formatJSON, formatYAML)
+	flags.Var(&p.flags.jq, "jq", "print what this jq `expression` makes of the JSON result, such as '.keys[].id'")
 	flags.StringVar(&p.flags.profile, "profile", "", "the `name` of the profile to use; wins over the environment")
 	flags.StringVar(&p.flags.baseURL, "base-url", "", "the `URL` of the service, such as https://aikeys.example.com [AGENTROUTER_BASE_URL]")
 	flags.StringVar(&p.flags.customer, "customer", "", "the customer's `id` (default: your session's)")
@@ -65,13 +68,19 @@ func (p *program) addGlobalFlags(root *cobra.Command) {
 	flags.BoolVar(&p.flags.noColor, "no-color", false, "print no colours [NO_COLOR]")
 	flags.BoolVar(&p.flags.insecure, "insecure", false, "allow http:// to another machine; keys can be read on the way")
 	setCompletion(root, "profile", p.completeProfiles)
-	completeNothingFor(root, "base-url", "customer", "project", "timeout")
+	completeNothingFor(root, "base-url", "customer", "project", "timeout", "jq")
 	root.SetFlagErrorFunc(flagError)
 }
+
+// aliases are other names of commands, which people know from other programs.
+var aliases = map[string][]string{"list": {"ls"}, "remove": {"rm", "delete"}, "get": {"show"}}
 
 // group makes cmd a command that only holds others, and suggests one of them for a misspelt word. Unlike cli.Group it does
 // not repeat the word, which may be a secret.
 func (p *program) group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
+	for _, child := range children {
+		child.Aliases = append(child.Aliases, aliases[child.Name()]...)
+	}
 	cmd.AddCommand(children...)
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -108,6 +117,19 @@ func oneArgument(what string) cobra.PositionalArgs {
 	}
 }
 
+func (p *program) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Long:    "Prints the version, the commit and the version of Go that tare was built with.",
+		Example: "  tare version",
+		Args:    cli.NoArguments(),
+		RunE: func(*cobra.Command, []string) error {
+			return p.printDone("tare version "+cli.Version(), map[string]string{"version": cli.Version()})
+		},
+	}
+}
+
 // Topics are commands that do nothing: "tare help NAME" shows them.
 
 func exitCodesTopic() *cobra.Command {
@@ -126,6 +148,8 @@ func environmentTopic() *cobra.Command {
 		Long: `The environment variables that tare reads:
 
   AGENTROUTER_BASE_URL   where the service is; wins over the profile, and --base-url wins over it
+  AGENTROUTER_GATEWAY_URL
+                         where the gateway is, for "tare run"
   AGENTROUTER_API_KEY    the API key or session token; wins over the profile, and --profile wins over it. There is no
                          flag for the key
   TARE_CONFIG_DIR        the folder of profiles.json, instead of the system's

@@ -39,6 +39,7 @@ type access struct {
 	customer, project string // empty means the session's own
 	keyFrom           string // where the key was found, for people
 	profile           string // the profile that the key is from, empty for other keys
+	gateway           string // where the profile says that the gateway is
 }
 
 // session is a client of the service that remembers the last response.
@@ -90,7 +91,7 @@ func (p *program) fillFromProfile(a *access) error {
 	a.baseURL = cmp.Or(a.baseURL, used.BaseURL)
 	isOwnAddress := isSameAddress(a.baseURL, used.BaseURL)
 	if isOwnAddress {
-		a.insecure = a.insecure || used.Insecure
+		a.insecure, a.gateway = a.insecure || used.Insecure, used.Gateway
 	}
 	if a.apiKey.Reveal() != "" || used.APIKey.Reveal() == "" {
 		return nil
@@ -110,17 +111,22 @@ func isSameAddress(a, b string) bool {
 	return a == b || errA == nil && errB == nil && first == second
 }
 
-// normalizeBaseURL returns the base URL without a trailing slash. Errors do not repeat it: it may contain a password.
+// normalizeBaseURL returns the base URL without a trailing slash.
 func normalizeBaseURL(address string, insecure bool) (string, error) {
+	return normalizeURL("the base URL", address, insecure)
+}
+
+// normalizeURL returns a URL without a trailing slash. Errors say what it is and do not repeat it: it may contain a password.
+func normalizeURL(what, address string, insecure bool) (string, error) {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil || u.Host == "" || u.Opaque != "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return "", cli.Usagef("the base URL must be like https://aikeys.example.com")
+		return "", cli.Usagef("%s must be like https://aikeys.example.com", what)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return "", cli.Usagef("the base URL must have no user, query or fragment")
+		return "", cli.Usagef("%s must have no user, query or fragment", what)
 	case u.Scheme == "http" && !insecure && !netaddr.IsLoopback(u.Hostname()):
-		return "", cli.Usagef("the base URL is http:// to another machine, so your API key and the provider keys could be read " +
-			"on the way; use https://, or --insecure on a network that nobody else can reach")
+		return "", cli.Usagef("%s is http:// to another machine, so your API key and the provider keys could be read "+
+			"on the way; use https://, or --insecure on a network that nobody else can reach", what)
 	}
 	return strings.TrimRight(u.String(), "/"), nil
 }

@@ -17,20 +17,20 @@ const never = "never"
 func (p *program) disableCommand() *cobra.Command {
 	wait := 5 * time.Second
 	cmd := &cobra.Command{
-		Use:   "disable <id>",
+		Use:   "disable <key>",
 		Short: "Stop a key for now, and wait until every data plane has dropped it",
 		Long: `Stops a key until it is enabled. No new request is served with it, data planes that have it cached drop it within a
 second, and streams that it serves end. tare waits for the receipt, as "remove" does. Disabling again is safe, and shows
 the receipt.`,
 		Example: `  tare api byok disable byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok disable byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 30s`,
-		Args:              oneArgument("the key's id"),
+		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
 	completeNothingFor(cmd, "wait")
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
-		id, err := keyID(args[0])
+		id, err := p.findKey(ctx, s, args[0])
 		if err != nil {
 			return err
 		}
@@ -71,12 +71,12 @@ func (p *program) update(
 
 func (p *program) enableCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "enable <id>",
+		Use:   "enable <key>",
 		Short: "Let a disabled key serve again",
 		Long: `Lets a disabled key serve again. Data planes learn of it within a second. A revoked key can't be enabled, and one that
 has expired needs a later time too: see "update --expires".`,
 		Example:           "  tare api byok enable byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
-		Args:              oneArgument("the key's id"),
+		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 		RunE: p.withSession(func(ctx context.Context, s *session, args []string) error {
 			return p.updateKey(ctx, s, args[0], nil, agentrouter.SetDisabled(false))
@@ -90,7 +90,7 @@ func (p *program) updateCommand() *cobra.Command {
 		order, weight          int
 	)
 	cmd := &cobra.Command{
-		Use:   "update <id>",
+		Use:   "update <key>",
 		Short: "Give a key another name, place among the keys, or time at which it stops serving",
 		Long: `Changes what the flags name, and leaves the rest of the key as it is. A key that has expired serves again once it has a
 later time.
@@ -105,7 +105,7 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 1
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 0 --weight 3`,
-		Args:              oneArgument("the key's id"),
+		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
 	flags := cmd.Flags()
@@ -152,7 +152,7 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 
 // updateKey changes a key and prints it.
 func (p *program) updateKey(ctx context.Context, s *session, text string, options []agentrouter.CallOption, changes ...agentrouter.KeyChange) error {
-	id, err := keyID(text)
+	id, err := p.findKey(ctx, s, text)
 	if err != nil {
 		return err
 	}

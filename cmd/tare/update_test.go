@@ -68,7 +68,7 @@ func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
 	got := changed.user(t).run("api byok update " + sampleID + ` --name n --if-match '"1"'`)
 	require.Equal(t, exitConflict, got.code, got.stderr)
 	before := len(s.requestsSoFar())
-	for _, command := range []string{"api byok update " + sampleID, "api byok update " + sampleID + " --expires tomorrow", "api byok update", "api byok enable x"} {
+	for _, command := range []string{"api byok update " + sampleID, "api byok update " + sampleID + " --expires tomorrow", "api byok update"} {
 		require.Equal(t, exitUsage, u.run(command).code, command)
 	}
 	require.Len(t, s.requestsSoFar(), before)

@@ -7,9 +7,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// HelpWidth is the width of help texts, in columns.
-const HelpWidth = 120
-
 // NoArguments refuses arguments, and names the flags to use instead. It doesn't repeat the argument, which may be an API key.
 func NoArguments(flags ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

@@ -72,8 +72,7 @@ func (p *Program) configure(root *cobra.Command) {
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
 	strictHelp(root)
-	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(),
-		"LocalFlags.FlagUsages", fmt.Sprintf("LocalFlags.FlagUsagesWrapped %d", HelpWidth)))
+	wrapHelp(root, helpWidth(p.Stdout))
 }
 
 // Getenv returns a variable that is not one of the program's settings.

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+)
+
+func (p *program) watchCommand() *cobra.Command {
+	every := 2 * time.Second
+	cmd := &cobra.Command{
+		Use:   "watch",
+		Short: "Show each change of the keys' states",
+		Long: `Shows the active keys, and then a line for each one that is registered, stopped, enabled, revoked, refused by its
+provider or accepted again, until Ctrl-C. It waits while the service does not answer. With -o json or -o yaml it prints each
+change as a document.`,
+		Example: `  tare keys watch
+  tare keys watch --every 500ms --jq '.name + " is " + .to'`,
+		Args: cli.NoArguments("--every"),
+	}
+	cmd.Flags().Var(&durationFlag{&every, 100 * time.Millisecond}, "every", "how often to look")
+	completeNothingFor(cmd, "every")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, _ []string) error {
+		reply, err := p.listAll(ctx, s)
+		if err != nil {
+			return err
+		}
+		shown := watchedStates(reply.Keys)
+		if p.isForPeople() {
+			active := slices.DeleteFunc(reply.Keys, func(k aikeysv1.Key) bool { return k.State == aikeysv1.KeyStateRevoked })
+			if err := p.printKeys(active, false); err != nil {
+				return err
+			}
+		}
+		return p.watch(ctx, s, every, shown)
+	})
+	return cmd
+}
+
+// watch prints the changes since what was shown, until ctx ends.
+func (p *program) watch(ctx context.Context, s *session, every time.Duration, shown map[string]keyChange) error {
+	isWaiting := false
+	for {
+		sleep(ctx, every)
+		if ctx.Err() != nil {
+			return errStopped
+		}
+		reply, err := p.listAll(ctx, s)
+		if err != nil && (ctx.Err() != nil || p.diagnose(ctx, err).code != exitUnavailable) {
+			return err
+		}
+		if wasWaiting := isWaiting; wasWaiting != (err != nil) {
+			isWaiting = !wasWaiting
+			p.printNote(map[bool]string{true: "The service does not answer. Waiting for it.", false: "The service answers again."}[isWaiting])
+		}
+		if err != nil {
+			continue
+		}
+		found := watchedStates(reply.Keys)
+		for _, id := range slices.Sorted(maps.Keys(found)) {
+			change := found[id]
+			if change.From = shown[id].To; change.From == change.To {
+				continue
+			}
+			if err := p.printChange(change); err != nil {
+				return err
+			}
+		}
+		shown = found
+	}
+}
+
+func (p *program) listAll(ctx context.Context, s *session) (*aikeysv1.ListResponse, error) {
+	ctx, cancel := p.withTimeout(ctx)
+	defer cancel()
+	return s.AIKeys().List(ctx, s.customer, s.project)
+}
+
+// keyChange is a change of a key's state.
+type keyChange struct {
+	At       time.Time `json:"at"`
+	ID       string    `json:"id"`
+	Provider string    `json:"provider"`
+	Name     string    `json:"name"`
+	From     string    `json:"from"` // empty for a new key
+	To       string    `json:"to"`
+}
+
+// watchedStates returns the states of keys by their ids, as changes from nothing.
+func watchedStates(keys []aikeysv1.Key) map[string]keyChange {
+	states := make(map[string]keyChange, len(keys))
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	for i := range keys {
+		k := &keys[i]
+		state := formatState(k)
+		if isFailing(k) {
+			state += ", refused by its provider with " + formatRefusal(k.LastFailure)
+		}
+		states[k.ID] = keyChange{At: now, ID: k.ID, Provider: string(k.Provider), Name: k.Name, To: state}
+	}
+	return states
+}
+
+func (p *program) printChange(c keyChange) error {
+	if !p.isForPeople() {
+		document, err := json.Marshal(c)
+		if err != nil {
+			return err
+		}
+		return p.printDocument(document)
+	}
+	text := c.At.Format("15:04:05 UTC") + "  " + c.Provider + "/" + c.Name + "  "
+	if c.From != "" {
+		text += c.From + " → "
+	}
+	return p.printLine(text + c.To)
+}
