@@ -468,7 +468,10 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 // verificationCell returns the verdict of a test with its reason, such as "valid (restricted)".
 func verificationCell(v *aikeysv1.Verification, now time.Time) cell {
 	text := string(v.Verdict)
-	if v.Reason != "" {
+	switch {
+	case v.Reason == aikeysv1.VerdictReasonOff:
+		return cell{"no: the service makes no tests", plain}
+	case v.Reason != "":
 		text += " (" + strings.ReplaceAll(string(v.Reason), "_", " ") + ")"
 	}
 	look := plain
