@@ -93,11 +93,7 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		user := args[0]
 		if !yes {
-			prompt, err := p.requirePrompter()
-			if err != nil {
-				return err
-			}
-			if err := prompt.confirm(ctx, fmt.Sprintf("Remove %q from the project?", user)); err != nil {
+			if err := p.confirm(ctx, fmt.Sprintf("Remove %q from the project?", user)); err != nil {
 				return err
 			}
 		}

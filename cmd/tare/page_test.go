@@ -116,7 +116,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 	} {
 		require.Contains(t, all, operation)
 		source := strings.ReplaceAll(strings.ReplaceAll(all[operation], sampleID, id), sampleToken, token)
-		source = strings.Replace(source, " remove ", " remove --yes ", 1) // there is no terminal to confirm on
+		source = regexp.MustCompile(` (remove|revoke) `).ReplaceAllString(source, " $1 --yes ") // there is no terminal to confirm on
 		if other := commentedCommand.FindStringSubmatch(source); other != nil {
 			id = keyIDPattern.FindString(runScript("", other[1]))
 			u.revokeKey(id)

@@ -37,12 +37,13 @@ func (p *program) newPrompter() *prompter {
 	return nil
 }
 
-// requirePrompter is newPrompter for a command that asks before it does what can't be undone.
-func (p *program) requirePrompter() (*prompter, error) {
-	if prompt := p.newPrompter(); prompt != nil {
-		return prompt, nil
+// confirm asks for a yes to what can't be undone. Without a terminal the command needs --yes.
+func (p *program) confirm(ctx context.Context, question string) error {
+	prompt := p.newPrompter()
+	if prompt == nil {
+		return cli.Usagef("there is no terminal to ask on: %s needs --yes", p.command.CommandPath())
 	}
-	return nil, cli.Usagef("there is no terminal to ask on: %s needs --yes", p.command.CommandPath())
+	return prompt.confirm(ctx, question)
 }
 
 func (a *prompter) writeQuestion(question string) {

@@ -55,10 +55,6 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 
 // confirmRemoval shows the key and asks. It does not ask about a revoked key.
 func (p *program) confirmRemoval(ctx context.Context, s *session, id string) error {
-	prompt, err := p.requirePrompter()
-	if err != nil {
-		return err
-	}
 	callCtx, cancel := p.withTimeout(ctx)
 	reply, err := s.AIKeys().Get(callCtx, s.customer, s.project, id)
 	cancel()
@@ -74,7 +70,7 @@ func (p *program) confirmRemoval(ctx context.Context, s *session, id string) err
 	if !k.LastUsedAt.IsZero() {
 		lastUse = "last used " + relativeTime(k.LastUsedAt, time.Now())
 	}
-	return prompt.confirm(ctx, fmt.Sprintf("Revoke %s %q (%s, %s)? It can't be undone.", what, k.Name, formatSuffix(k), lastUse))
+	return p.confirm(ctx, fmt.Sprintf("Revoke %s %q (%s, %s)? It can't be undone.", what, k.Name, formatSuffix(k), lastUse))
 }
 
 // removeKey revokes the key and waits for its receipt.

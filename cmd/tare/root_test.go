@@ -88,7 +88,7 @@ func TestWrongCommandLines(t *testing.T) {
 	for line, says := range map[string]string{
 		"api byok lst":                            "Did you mean list?",
 		"lgin":                                    "Did you mean login?",
-		"api frobnicate":                          "tare api has no such command; it has byok, members, policy, providers",
+		"api frobnicate":                          "tare api has no such command; it has byok, members, projects, tokens, policy, providers",
 		"api byok list --provder openai":          "unknown flag: --provder; see tare api byok list --help",
 		"api byok list -o xml":                    "--output must be one of table, json, yaml",
 		"api byok list --state gone":              "--state must be one of active, revoked",

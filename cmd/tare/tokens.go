@@ -241,7 +241,7 @@ member's API key from acting in the project, which takes an owner of it; one tha
 tare waits for the receipt, which is complete when every data plane has confirmed. If it is not complete within --wait,
 the exit code is 8; the API key is revoked in any case. Revoking again is safe, and shows the receipt.
 
-On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
+tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Example: `  tare api tokens revoke 01M7W0BTX000000000000000AK
   tare api tokens revoke 01M7W0BTX000000000000000AK --in-project --cascade --yes`,
 		Args:              oneArgument("the API key's id"),
@@ -259,8 +259,8 @@ On a terminal tare asks first, unless --yes is given. Scripts are not asked.`,
 			return cli.Usagef("an API key's id is 26 letters and digits; tare api tokens list shows the ids; never give the API key itself")
 		}
 		id = strings.TrimPrefix(id, keyPrefix)
-		if prompt := p.newPrompter(); prompt != nil && !yes {
-			if err := prompt.confirm(ctx, fmt.Sprintf("Revoke the API key %s? It can't be undone.", id)); err != nil {
+		if !yes {
+			if err := p.confirm(ctx, fmt.Sprintf("Revoke the API key %s? It can't be undone.", id)); err != nil {
 				return err
 			}
 		}
