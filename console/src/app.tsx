@@ -8,6 +8,11 @@ import { AccessPage } from './pages/access.tsx';
 import { AuditPage } from './pages/audit.tsx';
 import { KeyPage } from './pages/key.tsx';
 import { KeysPage } from './pages/keys.tsx';
+import { MembersPage } from './pages/members.tsx';
+import { PlanesPage } from './pages/planes.tsx';
+import { PolicyPage } from './pages/policy.tsx';
+import { ResolvePage } from './pages/resolve.tsx';
+import { UsagePage } from './pages/usage.tsx';
 import { SignIn } from './pages/signin.tsx';
 import { span } from './logic/time.ts';
 import { Link, go, usePath } from './ui/router.tsx';
@@ -16,7 +21,12 @@ interface Section { path: string; label: string; letter: string; page: Component
 
 export const places: Section[] = [
   { path: '/keys', label: 'Keys', letter: 'k', page: KeysPage },
+  { path: '/resolve', label: 'Resolve', letter: 'r', page: ResolvePage },
+  { path: '/policy', label: 'Policy', letter: 'p', page: PolicyPage },
+  { path: '/members', label: 'Members', letter: 'm', page: MembersPage },
+  { path: '/usage', label: 'Usage', letter: 'u', page: UsagePage },
   { path: '/audit', label: 'Audit', letter: 'a', page: AuditPage },
+  { path: '/planes', label: 'Data planes', letter: 'd', page: PlanesPage },
   { path: '/access', label: 'My access', letter: 'i', page: AccessPage },
 ];
 

@@ -75,36 +75,37 @@ async function visit(page, path) {
 const settled = (page) => page.waitForFunction(() => !document.querySelector('.skeleton'), undefined, { timeout: patience });
 
 async function accessible(page, what) {
+  await page.evaluate(() => Promise.all(document.getAnimations().filter((a) => a.effect.getTiming().iterations !== Infinity).map((a) => a.finished)));
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.equal(overflow, 0, `${what}: nothing is wider than the window`);
-  const violations = await page.evaluate(`(() => { ${axe}; return axe.run() })()`).then((r) => r.violations);
+  if (!await page.evaluate(() => 'axe' in window)) await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => axe.run({ resultTypes: ['violations'] }));
   assert.deepEqual(violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.target).join(' ')}`), [], what);
 }
 
-const pages = { keys: '/keys', add: '/keys?add=key', audit: '/audit', denied: '/audit?outcome=denied', access: '/access', missing: '/nothing' };
+const pages = { keys: '/keys', add: '/keys?add=key', audit: '/audit', denied: '/audit?outcome=denied', resolve: '/resolve?provider=openai', policy: '/policy', members: '/members', remove: '/members?remove=bob', usage: '/usage', planes: '/planes', access: '/access', missing: '/nothing' };
 
-for (const scheme of ['light', 'dark']) {
-  test(`every page is accessible and asks nobody else, ${scheme}, at each width`, async () => {
-    const key = await register(`look-${scheme}`);
-    await infer();
-    const v = await visitor({ scheme });
-    await v.page.goto(`${base}/console`);
-    await accessible(v.page, 'sign in');
-    await signIn(v.page);
-    for (const [name, path] of Object.entries({ ...pages, key: `/keys/${key.id}` })) {
-      await visit(v.page, path);
-      await settled(v.page);
-      for (const width of [1280, 390, 320]) {
-        await v.page.setViewportSize({ width, height: 800 });
-        await accessible(v.page, `${name}, ${width} pixels wide`);
-        if (shots) await v.page.screenshot({ path: join(shots, `${name}-${scheme}-${width}.png`) });
-      }
-      await v.page.keyboard.press('Escape');
+test('every page is accessible and asks nobody else, in each theme and at each width', async () => {
+  const key = await register('look');
+  await infer();
+  const v = await visitor();
+  await v.page.goto(`${base}/console`);
+  await accessible(v.page, 'sign in');
+  await signIn(v.page);
+  for (const [name, path] of Object.entries({ ...pages, key: `/keys/${key.id}` })) {
+    await visit(v.page, path);
+    await settled(v.page);
+    for (const [scheme, width] of [['light', 1280], ['dark', 1280], ['dark', 390], ['light', 320]]) {
+      await v.page.emulateMedia({ colorScheme: scheme });
+      await v.page.setViewportSize({ width, height: 800 });
+      await accessible(v.page, `${name}, ${scheme}, ${width} pixels wide`);
+      if (shots) await v.page.screenshot({ path: join(shots, `${name}-${scheme}-${width}.png`) });
     }
-    await call('DELETE', `/v1/aikeys/${key.id}`);
-    await v.close();
-  });
-}
+    await v.page.keyboard.press('Escape');
+  }
+  await call('DELETE', `/v1/aikeys/${key.id}`);
+  await v.close();
+});
 
 test('a key of a provider is not sent as a credential, and a wrong API key says what to do', async () => {
   const v = await visitor({ expected: [401] });
@@ -183,6 +184,13 @@ test('a revocation with a gateway that hangs is pending, then complete by its le
   const gatewayPid = Number(execFileSync('pgrep', ['-P', process.env.SERVICE_PID, '-f', 'aikeys-gateway']).toString());
   const v = await visitor();
   await signIn(v.page, { path: `/keys/${key.id}` });
+  // The page reads no newer state before the pending one has been seen, however slow the machine is.
+  let release;
+  const seen = new Promise((resolve) => { release = resolve; });
+  await v.page.route(/\/aikeys\/byok_/, async (route) => {
+    if (route.request().method() === 'GET') await seen;
+    await route.continue();
+  });
   process.kill(gatewayPid, 'SIGSTOP');
   try {
     await v.page.getByRole('button', { name: /^Revoke/ }).click();
@@ -190,6 +198,7 @@ test('a revocation with a gateway that hangs is pending, then complete by its le
     await v.page.getByRole('dialog').getByRole('button', { name: 'Revoke', exact: true }).click();
     await v.page.getByText('no answer yet; its lease ends in').waitFor();
     if (shots) await v.page.screenshot({ path: join(shots, 'receipt-pending.png') });
+    release();
     await v.page.getByText('its lease has ended').waitFor();
     await v.page.locator('.panel', { hasText: 'Receipt' }).getByText(/^● complete$/).waitFor();
   } finally {
@@ -286,6 +295,57 @@ test('the audit trail is filtered by the URL and exported whole', async () => {
   await v.close();
 });
 
+test('the ladder says which key serves a member, and why not the others', async () => {
+  const [first, reserve] = [await register('ladder'), await register('reserve')];
+  await call('PATCH', `/v1/aikeys/${reserve.id}`, { order: 5 });
+  await call('PATCH', `/v1/aikeys/${first.id}`, { order: -5 });
+  const v = await visitor();
+  await signIn(v.page, { path: '/resolve?provider=openai' });
+  await v.page.getByText(/its order is the lowest/).waitFor();
+  await v.page.locator('.ladder li', { hasText: 'reserve' }).getByText('another key comes before it').waitFor();
+  await v.page.getByLabel('Whose request').selectOption('bob');
+  await v.page.getByText('serves the requests of bob').waitFor();
+  assert.match(v.page.url(), /user=bob/);
+  for (const key of [first, reserve]) await call('DELETE', `/v1/aikeys/${key.id}`);
+  await v.close();
+});
+
+test('the policy says what a change does before it is saved, and overwrites nobody else’s', async () => {
+  const key = await register('policy-key');
+  await infer(member);
+  const v = await visitor();
+  await signIn(v.page, { path: '/policy' });
+  await v.page.getByRole('radio', { name: /must use keys of their own/ }).check();
+  await v.page.getByText('What this changes').waitFor();
+  await call('PUT', '/v1/customers/-/projects/-/policy', { on_bad_key: 'next_key' });
+  await v.page.getByRole('button', { name: 'Save' }).click();
+  await v.page.getByText('The policy has been changed in the meantime').waitFor();
+  await v.page.getByRole('button', { name: 'Show the new one' }).click();
+  await v.page.getByRole('radio', { name: /Try the next key/ }).and(v.page.locator(':checked')).waitFor();
+  await v.page.getByRole('radio', { name: /Return the provider’s error/ }).check();
+  await v.page.getByRole('button', { name: 'Save' }).click();
+  await v.page.getByText('What this changes').waitFor({ state: 'detached' });
+  const { policy } = await call('GET', '/v1/customers/-/projects/-/policy');
+  assert.equal(policy.on_bad_key, 'fail');
+  await call('DELETE', `/v1/aikeys/${key.id}`);
+  await v.close();
+});
+
+test('a member is added and removed, and the last owner stays', async () => {
+  const v = await visitor();
+  await signIn(v.page, { path: '/members' });
+  await v.page.getByText('the last owner').waitFor();
+  await v.page.getByRole('button', { name: /^Add member/ }).click();
+  await v.page.getByLabel('User id').fill('dora');
+  await v.page.getByRole('dialog').getByRole('button', { name: 'Add', exact: true }).click();
+  await v.page.getByRole('button', { name: 'Remove dora' }).click();
+  const dialog = v.page.getByRole('dialog', { name: 'Remove dora?' });
+  await dialog.getByText('has registered no project key').waitFor();
+  await dialog.getByRole('button', { name: 'Remove dora' }).click();
+  await v.page.getByRole('button', { name: 'Remove dora' }).waitFor({ state: 'detached' });
+  await v.close();
+});
+
 /** Lets the mock answer the API, as `prefer` says by the method and path. */
 async function onMock(v, prefer) {
   await v.page.route('**/v1/**', async (route) => {
@@ -306,6 +366,8 @@ const states = {
   'a service that is not ready is said to be': ['/audit', { '/events': 'code=503' }, 'try again after'],
   'a key that is not there leads to those that are': ['/keys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ', { '1XYZ': 'code=404' }, 'No such key'],
   'nothing denied is good news': ['/audit?outcome=denied', { '/events': { events: [] } }, 'That is good news'],
+  'usage without a request says when it shows': ['/usage', { '/usage': { usage: [] } }, 'Nothing was served'],
+  'without a data plane a receipt proves little, and the page says so': ['/planes', { '/fetches': { fetches: [] } }, 'No data plane has fetched a key'],
   'a user who is no member learns whom to ask': ['/access', { '/whoami': { role: undefined } }, 'Ask one of its owners'],
 };
 

@@ -18,6 +18,8 @@ var (
 	consoleJS []byte
 	//go:embed console/app.css
 	consoleCSS []byte
+	//go:embed console/licences.txt
+	consoleLicences []byte
 )
 
 // consolePolicy has no exception: only the console's own script runs, no text becomes HTML, and only our own server is asked.
@@ -45,6 +47,7 @@ func (s *Site) addConsole() error {
 		}
 		page = bytes.ReplaceAll(page, []byte(path), []byte(path+"?v="+res.version))
 	}
+	s.handlers[consolePath+"/licences.txt"] = resource{contentType: "text/plain; charset=utf-8", body: newContent(consoleLicences)}
 	s.console = resource{contentType: "text/html; charset=utf-8", body: newContent(page), policy: consolePolicy}
 	return nil
 }

@@ -68,11 +68,11 @@ export const useMembers = () => useQuery({
   }))).members,
 });
 
-export const useResolve = (provider: string) => useQuery({
-  queryKey: ['resolve', provider],
+export const useResolve = (provider: string, user_id?: string) => useQuery({
+  queryKey: ['resolve', provider, user_id],
   enabled: provider !== '',
   queryFn: ({ signal }) => unwrap(api.GET('/v1/customers/{customer_id}/projects/{project_id}/resolve', {
-    params: { path: project(), query: { provider } }, signal,
+    params: { path: project(), query: { provider, explain: true, user_id } }, signal,
   })),
 });
 

@@ -10,12 +10,13 @@ export function ruleFor(policy: Policy | undefined, provider: string): UserKeys 
 
 export interface Rung {
   key: Key;
-  verdict: 'serves' | 'standby' | 'out';
+  verdict: 'serves' | 'shares' | 'standby' | 'out';
   /** Why, as a sentence without a full stop. */
   why: string;
 }
 
-const newestFirst = (a: Key, b: Key) => b.created_at.localeCompare(a.created_at) || b.id.localeCompare(a.id);
+/** The lowest order first, and of the same order the newest. */
+const inOrder = (a: Key, b: Key) => (a.order ?? 0) - (b.order ?? 0) || b.created_at.localeCompare(a.created_at) || b.id.localeCompare(a.id);
 
 /** How long a key that its provider refuses is passed over, where the policy says next_key. */
 const badFor = 5 * 60_000;
@@ -35,13 +36,14 @@ export function stoppedBecause(key: Key, now: number): string {
 }
 
 /**
- * All keys of a provider in the order in which they are asked: the caller's own before the project's, the newest first. The
- * first that nothing rules out serves; if all that are left have just been refused, the first of these.
+ * All keys of a provider in the order in which they come: the caller's own before the project's, then by order and age. The first
+ * that nothing rules out serves; if all that are left have just been refused, the first of these. If it has a weight, it shares
+ * the callers with the others of its order that have one; which of them serves whom is for the service to say.
  */
 export function ladder(keys: readonly Key[], policy: Policy | undefined, provider: string, now: number): Rung[] {
   const rule = ruleFor(policy, provider);
   const ours = keys.filter((k) => k.provider === provider && k.state !== 'revoked');
-  const ordered = [...ours.filter((k) => k.user_scope).sort(newestFirst), ...ours.filter((k) => !k.user_scope).sort(newestFirst)];
+  const ordered = [...ours.filter((k) => k.user_scope).sort(inOrder), ...ours.filter((k) => !k.user_scope).sort(inOrder)];
   const rungs = ordered.map((key): Rung => {
     const stopped = stoppedBecause(key, now);
     if (stopped) return { key, verdict: 'out', why: stopped };
@@ -52,22 +54,25 @@ export function ladder(keys: readonly Key[], policy: Policy | undefined, provide
   const able = rungs.filter((r) => r.verdict === 'standby');
   const skipped = policy?.on_bad_key === 'next_key' ? able.filter((r) => isBad(r.key, now)) : [];
   const serving = able.find((r) => !skipped.includes(r)) ?? able[0];
+  const sharers = serving?.key.weight
+    ? able.filter((r) => r.key.weight && r.key.user_scope === serving.key.user_scope && (r.key.order ?? 0) === (serving.key.order ?? 0) && !skipped.includes(r)) : [];
   for (const rung of able) {
-    if (rung === serving) {
+    if (sharers.length > 1 && sharers.includes(rung)) {
+      rung.verdict = 'shares';
+    } else if (rung === serving) {
       rung.verdict = 'serves';
-      rung.why = rung.key.user_scope ? 'your own newest key' : 'the project’s newest key';
     } else if (skipped.includes(rung)) {
       rung.why = 'refused by the provider a moment ago, so the next key is used';
     } else {
-      rung.why = serving && serving.key.user_scope && !rung.key.user_scope ? 'your own key goes first' : 'a newer key goes first';
+      rung.why = serving && serving.key.user_scope && !rung.key.user_scope ? 'your own key goes first' : 'another key goes first';
     }
   }
   return rungs;
 }
 
-/** The key that serves the caller's requests to a provider, if one does. */
+/** The key that serves the caller's requests to a provider, or one of those that share them. */
 export function servingKey(keys: readonly Key[], policy: Policy | undefined, provider: string, now: number): Key | undefined {
-  return ladder(keys, policy, provider, now).find((r) => r.verdict === 'serves')?.key;
+  return ladder(keys, policy, provider, now).find((r) => r.verdict === 'serves' || r.verdict === 'shares')?.key;
 }
 
 export type RoleOf = 'serves' | 'serves-you' | 'standby' | 'out';
@@ -78,6 +83,10 @@ export function roleOf(key: Key, keys: readonly Key[], policy: Policy | undefine
   const rule = ruleFor(policy, key.provider);
   const scope = ladder(keys.filter((k) => k.user_scope === key.user_scope), policy, key.provider, now);
   const rung = scope.find((r) => r.key.id === key.id);
+  if (rung?.verdict === 'shares') {
+    const all = scope.filter((r) => r.verdict === 'shares').reduce((sum, r) => sum + (r.key.weight ?? 0), 0);
+    return { role: key.user_scope ? 'serves-you' : 'serves', label: `serves ${Math.round(100 * (key.weight ?? 0) / all)} % of ${key.user_scope ? 'your requests' : 'the callers'}` };
+  }
   if (rung?.verdict === 'serves') {
     return key.user_scope ? { role: 'serves-you', label: 'serves you' } : { role: 'serves', label: 'serves the project' };
   }

@@ -6,6 +6,7 @@ import { curl, quote, tare } from './commands.ts';
 import { checksum, refuseCredential } from './credential.ts';
 import { cell, toCSV } from './csv.ts';
 import { endingOf, looksSecret, ownerOf, ownersOf, refuseSecret } from './detect.ts';
+import { effectOf } from './policy.ts';
 import { impactOf, ladder, roleOf, servingKey } from './ladder.ts';
 import { changesOf, deed, healthOf, receiptSentence } from './sentences.ts';
 import { relative, span } from './time.ts';
@@ -30,6 +31,29 @@ test('the newest key of one’s own serves before the project’s newest', () =>
   assert.equal(servingKey([old, fresh], policy(), 'openai', now), fresh);
   assert.equal(servingKey([old, fresh, own], policy(), 'openai', now), own);
   assert.deepEqual(ladder([old, fresh, own], policy(), 'openai', now).map((r) => [r.key.id, r.verdict]), [[own.id, 'serves'], [fresh.id, 'standby'], [old.id, 'standby']]);
+});
+
+test('the lowest order goes first, and weights share the callers', () => {
+  const [first, reserve] = [key(), key({ order: 1 })];
+  assert.equal(servingKey([first, reserve], policy(), 'openai', now), first);
+  assert.equal(roleOf(reserve, [first, reserve], policy(), now).label, 'standby');
+  const [three, one] = [key({ weight: 3 }), key({ weight: 1 })];
+  assert.deepEqual(ladder([three, one, reserve], policy(), 'openai', now).map((r) => r.verdict), ['shares', 'shares', 'standby']);
+  assert.equal(roleOf(three, [three, one], policy(), now).label, 'serves 75 % of the callers');
+  assert.equal(roleOf(three, [three, first], policy(), now).label, 'serves the project', 'a weight without another one shares with none');
+});
+
+test('a change of the policy says whom it moves, and whom it leaves without a key', () => {
+  const project = key();
+  const use = (user_id: string, key_id: string, provider = 'openai') => ({ day: '2026-11-29', key_id, provider, user_id, requests: 4, refusals: 0, last_used_at: ago(9) });
+  const usage = [use('bob', 'byok_own'), use('carol', project.id), use('carol', project.id)];
+  const effect = (before: Policy, after: Policy, keys = [project]) => effectOf(before, after, keys, usage, (slug) => slug, now).map((e) => `${e.tone}: ${e.text}`);
+  assert.deepEqual(effect(policy(), policy()), []);
+  assert.deepEqual(effect(policy(), policy({ user_keys: 'forbid' })), [`warn: bob: own keys stop serving; ${project.name} …0001 serves instead.`]);
+  assert.deepEqual(effect(policy(), policy({ user_keys: 'forbid' }), []), ['bad: bob, carol: own keys stop serving, and the project has no key: their requests are refused.']);
+  assert.deepEqual(effect(policy(), policy({ user_keys: 'require' })), ['bad: carol: the project’s key stops serving; requests are refused until each adds a key of their own.']);
+  assert.deepEqual(effect(policy({ user_keys: 'forbid' }), policy({ user_keys: 'forbid', user_keys_by_provider: { openai: 'forbid' } })), []);
+  assert.match(effect(policy(), policy({ on_bad_key: 'next_key' }))[0]!, /^ok: .*next key/);
 });
 
 test('the policy decides between own keys and the project’s, by provider too', () => {

@@ -168,7 +168,7 @@ function AddForm({ providers, onClose }: { providers: Provider[]; onClose: () =>
     if (!own && rule === 'require') return `It will be stored, and serve nobody: the policy requires that members use keys of their own for ${display}.${collides}`;
     const replaced = servingKey(taken, { ...(policy.data ?? { user_keys_by_provider: {}, on_bad_key: 'fail' }), user_keys: 'allow', user_keys_by_provider: {} }, slug, now);
     const whom = own ? 'your requests' : 'the project’s requests';
-    return `${replaced ? `It takes over ${whom} to ${display} from ${titleOf(replaced)} at once; that key stays as standby.` : `It will serve ${whom} to ${display} at once.`}${collides}`;
+    return `${replaced ? `${replaced.weight || (replaced.order ?? 0) < 0 ? `It stays behind ${titleOf(replaced)}, which serves ${whom} to ${display}.` : `It takes over ${whom} to ${display} from ${titleOf(replaced)} at once; that key stays as standby.`}` : `It will serve ${whom} to ${display} at once.`}${collides}`;
   }
 }
 

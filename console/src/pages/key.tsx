@@ -27,7 +27,7 @@ export function KeyPage({ id }: { id: string }) {
   return <Await query={query}>{(key) => <OneKey item={key} />}</Await>;
 }
 
-type Change = { name: string } | { disabled: boolean } | { expires_at: string | null };
+type Change = { order: number; weight: number | null } | { name: string } | { disabled: boolean } | { expires_at: string | null };
 
 function OneKey({ item }: { item: Key }) {
   const { who } = useConnection();
@@ -35,7 +35,7 @@ function OneKey({ item }: { item: Key }) {
   const policy = usePolicy();
   const providers = useProviders();
   const now = useNow();
-  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable'>('');
+  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable' | 'order'>('');
   const provider = providers.data?.find((p) => p.slug === item.provider);
   const display = nameOf(item.provider, providers.data);
   const mayWrite = item.state !== 'revoked' && (item.user_scope || who?.role === 'owner');
@@ -58,6 +58,7 @@ function OneKey({ item }: { item: Key }) {
             {!item.disabled && <button type="button" disabled={verifying.busy} onClick={() => void verifying.run()}>{verifying.busy ? 'Testing…' : 'Test'}</button>}
             <button type="button" onClick={() => setDialog('rename')}>Rename…</button>
             <button type="button" onClick={() => setDialog('expiry')}>Expiry…</button>
+            <button type="button" onClick={() => setDialog('order')}>Order…</button>
             {item.disabled ? <button type="button" disabled={enabling.busy} onClick={() => void enabling.run()}>Enable</button>
               : <button type="button" onClick={() => setDialog('disable')}>Disable…</button>}
             <button type="button" className="bad" data-key="r" onClick={() => setDialog('revoke')}>Revoke… <kbd aria-hidden="true">R</kbd></button>
@@ -74,6 +75,7 @@ function OneKey({ item }: { item: Key }) {
           <dl className="facts">
             <dt>Provider</dt><dd>{display}</dd>
             <dt>Serves</dt><dd>{item.user_scope ? 'only your requests' : 'the project’s requests'}{item.serves === false && <span className="quiet"> · not now: {reasonWords(item.not_serving_reason, display)}</span>}</dd>
+            <dt>Order</dt><dd>{item.order ?? 0}{item.weight ? `, weight ${item.weight}` : ''}</dd>
             <dt>Id</dt><dd><code className="id">{item.id}</code> <Copy text={item.id} className="small" /></dd>
             <dt>Added</dt><dd><When at={item.created_at} now={now} /> by {item.created_by}</dd>
             <dt>Last used</dt><dd><When at={item.last_used_at} now={now} /></dd>
@@ -90,6 +92,7 @@ function OneKey({ item }: { item: Key }) {
       {dialog === 'revoke' && <RevokeDialog target={item} onClose={() => setDialog('')} />}
       {dialog === 'rename' && <RenameDialog item={item} onClose={() => setDialog('')} />}
       {dialog === 'expiry' && <ExpiryDialog item={item} onClose={() => setDialog('')} />}
+      {dialog === 'order' && <OrderDialog item={item} onClose={() => setDialog('')} />}
       {dialog === 'disable' && <DisableDialog item={item} all={all} onClose={() => setDialog('')} />}
     </>
   );
@@ -173,6 +176,32 @@ function ExpiryDialog({ item, onClose }: { item: Key; onClose: () => void }) {
   );
 }
 
+function OrderDialog({ item, onClose }: { item: Key; onClose: () => void }) {
+  const [order, setOrder] = useState(String(item.order ?? 0));
+  const [weight, setWeight] = useState(String(item.weight ?? ''));
+  const { run, busy, error } = useAction(async () => {
+    await update(item, { order: Number(order) || 0, weight: Number(weight) || null });
+    onClose();
+  });
+  return (
+    <Dialog title={`When ${item.name} comes`} onClose={onClose}>
+      <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
+        <div className="pair">
+          <Field label="Order" hint="The lowest serves, and of the same order the newest. 1 or more makes it a reserve.">
+            {(ids) => <input {...ids} data-autofocus type="number" min={-1000} max={1000} step={1} value={order} onChange={(e) => setOrder(e.target.value)} />}
+          </Field>
+          <Field label="Weight" hint="Its share of the callers, among keys of its order that have one. Empty shares with none.">
+            {(ids) => <input {...ids} type="number" min={1} max={1000} step={1} value={weight} onChange={(e) => setWeight(e.target.value)} />}
+          </Field>
+        </div>
+        <Changed error={error} />
+        <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy}>Save</button></div>
+      </form>
+      <CopyAs commands={[curl(location.origin, 'PATCH', projectPath(project(), `/aikeys/${item.id}`), { order: Number(order) || 0, weight: Number(weight) || null }), tare(['byok', 'update', item.id], { order, weight: weight || '0' })]} />
+    </Dialog>
+  );
+}
+
 function DisableDialog({ item, all, onClose }: { item: Key; all: Key[]; onClose: () => void }) {
   const policy = usePolicy();
   const now = useNow(1_000);
@@ -203,7 +232,7 @@ function WhoUsesIt({ id }: { id: string }) {
   const usage = useUsage({ key_id: id });
   const now = useNow();
   return (
-    <Panel title="Who uses it" note="last 90 days">
+    <Panel title="Who uses it" note="last 90 days" tools={<Link className="quiet-link" href={`/usage?key=${id}`}>All usage</Link>}>
       <Await query={usage} rows={2}>
         {({ entries }) => {
           const users = [...Map.groupBy(entries, (e) => e.user_id ?? '')].map(([user, list]) => ({

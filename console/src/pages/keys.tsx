@@ -89,11 +89,11 @@ interface GroupProps { provider: string; keys: Key[]; all: Key[]; policy: Policy
 function Group({ provider, keys, all, policy, providers, now, isOwner, onRevoke }: GroupProps) {
   const name = nameOf(provider, providers);
   const active = all.filter((k) => k.provider === provider && k.state !== 'revoked').length;
-  const serving = ladder(all, policy, provider, now).find((r) => r.verdict === 'serves')?.key;
+  const serving = ladder(all, policy, provider, now).filter((r) => r.verdict === 'serves' || r.verdict === 'shares').map((r) => r.key);
   return (
-    <Panel title={name} note={<>{active} active{active > 0 && <> · {serving
-      ? <>your requests are served by <b>{titleOf(serving)}</b></>
-      : <Tone tone="warn">your requests are refused{ruleFor(policy, provider) === 'require' ? ': the policy requires a key of your own' : ''}</Tone>}</>}</>}>
+    <Panel title={name} note={<>{active} active{active > 0 && <> · {serving[0]
+      ? <>your requests are served by {serving.length > 1 ? `one of ${serving.length} keys that share the callers` : <b>{titleOf(serving[0])}</b>}</>
+      : <Tone tone="warn">your requests are refused{ruleFor(policy, provider) === 'require' ? ': the policy requires a key of your own' : ''}</Tone>}</>}</>} tools={<Link className="quiet-link" href={`/resolve?provider=${provider}`}>Why?</Link>}>
       <table className="keys">
         <thead><tr><th scope="col">Name</th><th scope="col">Ends in</th><th scope="col">Health</th><th scope="col" className="wide-only">Last used</th><th scope="col" className="wide-only">Added</th><th scope="col"><span className="unseen">Actions</span></th></tr></thead>
         <tbody>

@@ -1,0 +1,128 @@
+import { useMemo, useState } from 'react';
+import { api, project, Refusal, unwrap, type Member, type Role } from '../api/client.ts';
+import { queries, useConnection, useKeys, useMembers, useUsage } from '../api/queries.ts';
+import { curl, projectPath, tare } from '../logic/commands.ts';
+import { titleOf } from '../logic/sentences.ts';
+import { Await, CopyAs, Dialog, Fault, Field, Page, Panel, useAction, useNow, When } from '../ui/basics.tsx';
+import { Link, useFilters } from '../ui/router.tsx';
+
+export function MembersPage() {
+  const { who } = useConnection();
+  const isOwner = who?.role === 'owner';
+  const members = useMembers();
+  const usage = useUsage({}, isOwner);
+  const now = useNow();
+  const [f, setFilters] = useFilters(['add', 'remove']);
+  const lastUse = useMemo(() => {
+    const last = new Map<string, string>();
+    for (const u of usage.data?.entries ?? []) if (u.user_id && u.last_used_at > (last.get(u.user_id) ?? '')) last.set(u.user_id, u.last_used_at);
+    return last;
+  }, [usage.data]);
+  const owners = members.data?.filter((m) => m.role === 'owner').length ?? 0;
+  const setting = useAction((user: string, role: Role) => setRole(user, role));
+  const leaving = members.data?.find((m) => m.user_id === f.remove);
+  return (
+    <Page title="Members" lead="Who may use the project’s keys, and who may change them."
+      tools={isOwner && <button type="button" className="primary" data-key="a" onClick={() => setFilters({ add: 'member' })}>Add member <kbd aria-hidden="true">A</kbd></button>}
+      commands={[curl(location.origin, 'GET', projectPath(project(), '/members')), tare(['members', 'list'])]}>
+      {setting.error !== undefined && <LastOwner error={setting.error} />}
+      <Panel>
+        <Await query={members}>
+          {(all) => (
+            <table className="stack">
+              <thead><tr><th scope="col">User</th><th scope="col">Role</th><th scope="col">Joined</th>{isOwner && <><th scope="col">Last request</th><th scope="col"><span className="unseen">Actions</span></th></>}</tr></thead>
+              <tbody>
+                {all.map((m) => (
+                  <tr key={m.user_id}>
+                    <td><b>{m.user_id}</b>{m.user_id === who?.user_id && <> <span className="tag">you</span></>}</td>
+                    <td>{isOwner
+                      ? <select aria-label={`Role of ${m.user_id}`} value={m.role} disabled={setting.busy || m.role === 'owner' && owners === 1} onChange={(e) => void setting.run(m.user_id, e.target.value as Role)}><option>owner</option><option>member</option></select>
+                      : m.role}</td>
+                    <td data-label="Joined"><When at={m.created_at} now={now} /></td>
+                    {isOwner && <>
+                      <td data-label="Last request"><When at={lastUse.get(m.user_id)} now={now} /></td>
+                      <td className="do">{m.role === 'owner' && owners === 1 ? <span className="quiet">the last owner</span> : <button type="button" className="bad" aria-label={`Remove ${m.user_id}`} onClick={() => setFilters({ remove: m.user_id })}>Remove…</button>}</td>
+                    </>}
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          )}
+        </Await>
+      </Panel>
+      {f.add && <AddMember onClose={() => setFilters({ add: '' })} />}
+      {leaving && isOwner && <RemoveMember member={leaving} onClose={() => setFilters({ remove: '' })} />}
+    </Page>
+  );
+}
+
+async function setRole(user_id: string, role: Role) {
+  await unwrap(api.PUT('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}', { params: { path: { ...project(), user_id } }, body: { role } }));
+  await Promise.all([queries.invalidateQueries({ queryKey: ['members'] }), queries.invalidateQueries({ queryKey: ['events'] })]);
+}
+
+function LastOwner({ error }: { error: unknown }) {
+  if (error instanceof Refusal && error.status === 409) return <div className="fault" role="alert"><p><b>A project must have an owner.</b> Make another member an owner first.</p></div>;
+  return <Fault error={error} />;
+}
+
+function AddMember({ onClose }: { onClose: () => void }) {
+  const [user, setUser] = useState('');
+  const [role, setNewRole] = useState<Role>('member');
+  const { run, busy, error } = useAction(async () => {
+    await setRole(user.trim(), role);
+    onClose();
+  });
+  return (
+    <Dialog title="Add member" onClose={onClose}>
+      <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
+        <Field label="User id" error={error instanceof Refusal && error.field('user_id') ? `The user id ${error.field('user_id')}.` : ''} hint="As your issuer or the operator names the user. They need not have been here before.">
+          {(ids) => <input {...ids} data-autofocus value={user} maxLength={64} autoComplete="off" autoCapitalize="none" spellCheck={false} onChange={(e) => setUser(e.target.value)} />}
+        </Field>
+        <fieldset>
+          <legend>Role</legend>
+          <label className="check"><input type="radio" name="role" checked={role === 'member'} onChange={() => setNewRole('member')} /><span>member <span className="quiet">uses the project’s keys, adds their own</span></span></label>
+          <label className="check"><input type="radio" name="role" checked={role === 'owner'} onChange={() => setNewRole('owner')} /><span>owner <span className="quiet">also changes the project’s keys, the policy and the members</span></span></label>
+        </fieldset>
+        {error !== undefined && <Fault error={error} />}
+        <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy || !user.trim()}>Add</button></div>
+      </form>
+      <CopyAs commands={[curl(location.origin, 'PUT', projectPath(project(), `/members/${user || 'USER'}`), { role }), tare(['members', 'set', user || 'USER'], { role })]} />
+    </Dialog>
+  );
+}
+
+/** What a removal stops and what it leaves, before it is done. */
+function RemoveMember({ member, onClose }: { member: Member; onClose: () => void }) {
+  const user = member.user_id;
+  const keys = useKeys();
+  const usage = useUsage({ user_id: user });
+  const now = useNow();
+  const brought = (keys.data ?? []).filter((k) => !k.user_scope && k.state !== 'revoked' && k.created_by === user);
+  const shared = new Set((keys.data ?? []).filter((k) => !k.user_scope).map((k) => k.id));
+  const own = [...new Set((usage.data?.entries ?? []).filter((u) => !shared.has(u.key_id)).map((u) => u.provider))];
+  const last = (usage.data?.entries ?? []).map((u) => u.last_used_at).sort().at(-1);
+  const { run, busy, error } = useAction(async () => {
+    await unwrap(api.DELETE('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}', { params: { path: { ...project(), user_id: user } } }));
+    onClose();
+    await queries.invalidateQueries();
+  });
+  return (
+    <Dialog title={`Remove ${user}?`} onClose={onClose} wide>
+      <h3>Stops at once</h3>
+      <ul className="impact">
+        <li>All sessions and API keys of {user} lose this project. Their last request was: <b><When at={last} now={now} /></b>.</li>
+        <li>Keys of {user}’s own serve nobody here{own.length > 0 && <> (they served requests to {own.join(', ')} in the last 90 days)</>}. They are not revoked: if {user} is added again, they serve again.</li>
+      </ul>
+      <h3>Stays as it is</h3>
+      <ul className="impact">
+        {brought.length > 0
+          ? <li><b>{brought.length} project key{brought.length === 1 ? '' : 's'}</b> that {user} registered keep{brought.length === 1 ? 's' : ''} serving: {brought.map((k, i) => <span key={k.id}>{i > 0 && ', '}<Link href={`/keys/${k.id}`}>{titleOf(k)}</Link></span>)}. {user} may still know {brought.length === 1 ? 'this secret' : 'these secrets'}: replace {brought.length === 1 ? 'it' : 'them'} at the provider.</li>
+          : <li>{user} has registered no project key that is active.</li>}
+      </ul>
+      {error !== undefined && <LastOwner error={error} />}
+      <div className="bar end"><button type="button" data-autofocus onClick={onClose}>Cancel</button><button type="button" className="danger" disabled={busy} onClick={() => void run()}>{busy ? 'Removing…' : `Remove ${user}`}</button></div>
+      <CopyAs commands={[curl(location.origin, 'DELETE', projectPath(project(), `/members/${user}`)), tare(['members', 'remove', user])]} />
+    </Dialog>
+  );
+}
