@@ -3,25 +3,29 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: audit bench-tare console console-dev verify-console test-console help run run-split demo mock build dist fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
+.PHONY: announce audit bench-tare console console-dev verify-console test-console help run run-split demo mock build dist hooks fuzz-api test test-clients test-go test-mock test-pages test-sdks bench fuzz lint lint-spec lock-python breaking generate verify-generate check tools clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
-run: build ## Start everything on this machine: SQLite, a local keyset, a gateway, a ready session
+run: announce build ## Start everything on this machine: SQLite, a local keyset, a gateway, a ready session
 	@bin/aikeysd dev
 
-run-split: build ## The same with the secrets service in a process of its own
+run-split: announce build ## The same with the secrets service in a process of its own
 	@tools/run-split.sh
 
 demo: build ## Watch a key being shared, used and revoked, in a few seconds
 	@bin/aikeys-demo
 
+# "make run" says what it waits for: without a cache the compiler is silent for minutes.
+announce:
+	@echo 'building the programs: minutes the first time, seconds from then on' >&2
+
 build: ## Build the programs into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/...
 
-dist: bin/cyclonedx-gomod tools/audit/node_modules/.package-lock.json ## Pack the SDKs and the lint rules into dist/, with checksums and lists of their parts
-	@tools/dist.sh dist
+dist: bin/cyclonedx-gomod bin/nfpm tools/audit/node_modules/.package-lock.json ## Pack programs and SDKs into dist/ (PLATFORMS='linux/amd64 darwin/arm64', all by default; VERSION)
+	@tools/dist.sh dist $(PLATFORMS)
 
 mock: ## Serve the contract from its examples, with no backend (MOCK_PORT=4010)
 	@tools/mock/run.sh
@@ -95,10 +99,13 @@ audit: tools ## Look up all dependencies in the databases of known vulnerabiliti
 lock-python: ## Write the Python requirements with versions and hashes (LOCKFLAGS=--upgrade)
 	@tools/lock-python.sh $(LOCKFLAGS)
 
+hooks: ## Run the fast checks before each commit in this checkout
+	git config core.hooksPath .githooks
+
 check: ## Run everything that CI runs
 	@.ci/run
 
-tools: bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod tools/lint/node_modules/.package-lock.json ## Build the pinned tools
+tools: bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod bin/nfpm tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
 	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules console/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
@@ -109,6 +116,10 @@ bin/golangci-lint: tool := github.com/golangci/golangci-lint/v2/cmd/golangci-lin
 bin/gotestsum: tool := gotest.tools/gotestsum
 bin/govulncheck: tool := golang.org/x/vuln/cmd/govulncheck
 bin/cyclonedx-gomod: tool := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+bin/nfpm: tools/nfpm/go.mod tools/nfpm/go.sum
+	go -C tools/nfpm build -o ../../bin/ github.com/goreleaser/nfpm/v2/cmd/nfpm
+	@touch $@
+
 bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod: tools/go.mod tools/go.sum
 	go -C tools build -o ../bin/ $(tool)
 	@touch $@

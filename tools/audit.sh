@@ -78,6 +78,7 @@ done
 for tool in govulncheck cyclonedx-gomod oasdiff golangci-lint gotestsum; do
   audit_go "tools/go.mod, bin/$tool" -mode=binary "bin/$tool"
 done
+audit_go 'tools/nfpm/go.mod, bin/nfpm' -mode=binary bin/nfpm
 while read -r lock; do audit_npm "$(dirname "$lock")"; done < <(git ls-files '*package-lock.json')
 while read -r list; do audit_python "$list"; done < <(git ls-files '*requirements*.txt' | grep -vE '/(examples|fixtures)/')
 

@@ -22,6 +22,8 @@ packages_of() {
     etcd) echo etcd-server ;;
     node) echo nodejs npm ;;
     python) echo python3 python3-venv ;;
+    dpkg-deb) echo dpkg ;;
+    systemd-analyze) echo systemd ;;
     *) echo "$1" ;;
   esac
 }

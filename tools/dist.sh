@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Packs the SDKs and the lint rules into OUTDIR. Beside each archive it leaves NAME.sha256, and NAME.cdx.json, which lists what
-# the archive needs (CycloneDX); aikeys.cdx.json lists the Go modules of the programs. The same sources make the same bytes.
-#   tools/dist.sh OUTDIR
+# Packs the SDKs, the lint rules and the programs into OUTDIR. Beside each file it leaves NAME.sha256, and beside each archive
+# NAME.cdx.json, which lists what it needs or has linked (CycloneDX); aikeys.cdx.json lists the Go modules of the programs. The
+# same sources make the same bytes. PLATFORMS are those of tools/dist-programs.sh; "none" leaves the programs out.
+#   tools/dist.sh OUTDIR [PLATFORM...]
 set -euo pipefail
-out=$(mkdir -p "${1:?usage: dist.sh OUTDIR}" && cd "$1" && pwd)
+out=$(mkdir -p "${1:?usage: dist.sh OUTDIR [PLATFORM...]}" && cd "$1" && pwd)
+shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 tools/venv.sh tools/audit
@@ -50,13 +52,15 @@ with open(target, "w", encoding="utf-8") as file:
 PYTHON
 }
 
+write_hash() { (cd "$out" && sha256sum "$1" >"$1.sha256"); }
+
 for kind in go python typescript lint; do
   mkdir "$work/$kind"
   if [[ $kind == lint ]]; then spec/lint/dist.sh "$work/$kind"; else "sdk/$kind/dist.sh" "$work/$kind" >/dev/null; fi
   archive=$(basename "$work/$kind"/*.tar.gz)
   stem=${archive%.tar.gz}
   cp "$work/$kind/$archive" "$out/"
-  (cd "$out" && sha256sum "$archive" >"$archive.sha256")
+  write_hash "$archive"
   tar -xzf "$out/$archive" -C "$work"
   list_parts "$kind" "$work/$stem"
   finish "$out/$archive.cdx.json" "$out/$archive" "${stem##*-}"
@@ -65,3 +69,17 @@ done
 modules application .
 finish "$out/aikeys.cdx.json"
 echo "$out/aikeys.cdx.json"
+
+[[ ${1-} != none ]] || exit 0
+version=$(tools/version.sh)
+tools/dist-programs.sh "$out" "$@" | while read -r file os arch main; do
+  write_hash "${file##*/}"
+  if [[ -n $main ]]; then
+    GOOS=$os GOARCH=$arch bin/cyclonedx-gomod app -json -std -noserial -notimestamp -main "$main" -output "$work/sbom" . 2>/dev/null
+    finish "$file.cdx.json" "$file" "$version"
+  elif [[ -n $os ]]; then
+    modules application .
+    finish "$file.cdx.json" "$file" "$version"
+  fi
+  echo "$file"
+done

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts=(
-  tools/fuzz-api/run.sh sdk/python/test.sh tools/clients/run.sh sdk/typescript/test.sh tools/samples/run.sh
+  tools/fuzz-api/run.sh deploy/test.sh sdk/python/test.sh tools/clients/run.sh sdk/typescript/test.sh tools/samples/run.sh
   tools/reference/run.sh console/browser.sh impl/docsite/browser.sh tools/mock/test.sh tools/audit/test.sh
 )
 

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	_ "golang.org/x/crypto/x509roots/fallback" // the public authorities, for a machine that has none: the container images
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )

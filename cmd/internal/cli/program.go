@@ -10,6 +10,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -72,6 +73,7 @@ func (p *Program) configure(root *cobra.Command) {
 	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
 	strictHelp(root)
+	addManual(root)
 	wrapHelp(root, helpWidth(p.Stdout))
 }
 
@@ -110,8 +112,15 @@ func UntilSignal() context.Context {
 	return ctx
 }
 
-// Version returns what the Go toolchain recorded in the program: the module's version, the commit and the Go version.
+// release is the version and the commit that "make dist" links into a program; empty in other builds. Only the linker sets it.
+var release string
+
+// Version returns the release and the Go version. Without a release, it returns what the Go toolchain recorded in the program: the
+// module's version, the commit and the Go version.
 func Version() string {
+	if release != "" {
+		return release + " " + runtime.Version()
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
