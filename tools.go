@@ -11,6 +11,7 @@
 //	cmd        the programs
 //	docs       pages for users, operators and contributors
 //	tools      scripts, and the tools that are not pinned here
+//	deploy     what Debian packages are made of, and their test
 //
 // A test in internal/layout enforces which folder may import which.
 //

@@ -56,6 +56,7 @@ for program in aikeysd aikeys-gateway secrets-svc tare; do
   check "/usr/bin/$program" test -x "$work/root/usr/bin/$program"
   check "man $program" test -s "$work/root/usr/share/man/man1/$program.1.gz"
   [[ $program != tare ]] || continue
+  mkdir -p "$work/control"
   dpkg-deb --control "$package" "$work/control/$program"
   for script in postinst prerm postrm; do check "$program: $script" sh -n "$work/control/$program/$script"; done
   unit=$work/root/lib/systemd/system/$program.service

@@ -168,7 +168,7 @@ func newConfig() *config {
 		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyOff),
 			Usage: "control_plane has this process test a secret at its provider if a request asks for that, or if its provider has begun to refuse it; it uses HTTPS_PROXY and NO_PROXY; off makes no tests"},
 		{Name: "downloads", Arg: "folder", Parse: settings.Text(&s.Downloads),
-			Usage: "folder with the packed SDKs that the page /docs/sdks offers, as \"make dist\" leaves them; read at the start; empty offers none"},
+			Usage: "folder with the packed SDKs and programs that the pages /docs/sdks and /docs/downloads offer, as \"make dist\" leaves them; looked through at the start; empty offers none"},
 		{Name: "log-level", Arg: "level", Default: "info", Parse: settings.Choice(&s.LogLevel, "debug", "info", "warn", "error"),
 			Usage: "least level to log: debug, info, warn or error; debug logs every read"},
 		{Name: "log-format", Arg: "format", Default: cli.LogAuto, Parse: settings.Choice(&s.LogFormat, cli.LogAuto, cli.LogJSON, cli.LogText),

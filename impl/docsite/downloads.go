@@ -88,11 +88,14 @@ func (s sdk) Stem() string { return strings.TrimSuffix(s.File, ".tar.gz") }
 // Size returns the archive's size as people read it.
 func (s sdk) Size() string { return fmt.Sprintf("%.1f KiB", float64(len(s.body))/1024) }
 
-// compareVersions compares versions of three numbers.
+// compareVersions compares versions of three numbers, and the numbers of commits since, as in 1.2.3+4.gabc1234567.
 func compareVersions(a, b string) int {
-	return slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), func(x, y string) int {
-		m, _ := strconv.Atoi(x) // archiveName lets digits through only
+	numbers := func(version string) []string { return append(strings.FieldsFunc(version, isSeparator), "0")[:4] }
+	return slices.CompareFunc(numbers(a), numbers(b), func(x, y string) int {
+		m, _ := strconv.Atoi(x) // "dirty" is 0; the rest is digits, as the patterns of names require
 		n, _ := strconv.Atoi(y)
 		return cmp.Compare(m, n)
 	})
 }
+
+func isSeparator(r rune) bool { return r == '.' || r == '+' }

@@ -3,10 +3,13 @@ package docsite_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"html"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -58,6 +61,74 @@ func TestPageWithoutDownloads(t *testing.T) {
 		require.Contains(t, page, "make dist")
 		require.Contains(t, page, "AIKEYS_DOWNLOADS")
 		require.NotContains(t, page, "curl -sSfO")
+	}
+}
+
+// addProgram writes a file as "make dist" names it, with its hash beside it.
+func addProgram(t *testing.T, dir, name string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("is "+name), 0o600))
+	sum := fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte("is "+name)), name)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name+".sha256"), []byte(sum), 0o600))
+}
+
+func TestNewestProgramsAreServed(t *testing.T) {
+	dir := packed(t)
+	newest := []string{
+		"aikeys-1.10.0-linux-amd64.tar.gz", "aikeys-1.10.0-darwin-arm64.tar.gz", "tare-1.2.0+12.gabc1234567-windows-amd64.zip",
+		"tare-1.10.0-linux-amd64.tar.gz", "aikeysd_1.10.0_amd64.deb", "tare_1.10.0_arm64.deb",
+	}
+	other := []string{
+		"aikeys-1.9.0-linux-amd64.tar.gz", "tare-1.2.0+9.gabc1234567-windows-amd64.zip", "tare-1.2.0-windows-amd64.zip",
+		"aikeys-1.10.0-plan9-amd64.tar.gz", "aikeys-latest-linux-amd64.tar.gz", "other_1.10.0_amd64.deb",
+	}
+	for _, name := range append(slices.Clone(newest), other...) {
+		addProgram(t, dir, name)
+	}
+	s := start(t, docsite.Config{Downloads: dir})
+	page := s.get(t, "/docs/downloads").body
+	for _, name := range newest {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			got := s.ask(t, method, "/docs/downloads/"+name)
+			require.Equal(t, http.StatusOK, got.StatusCode, name)
+			require.Equal(t, method == http.MethodGet, got.body == "is "+name)
+			require.Equal(t, `attachment; filename="`+name+`"`, got.Header.Get("Content-Disposition"))
+			require.Equal(t, "nosniff", got.Header.Get("X-Content-Type-Options"))
+		}
+		require.Equal(t, "is", s.get(t, "/docs/downloads/"+name, "Range", "bytes=0-1").body, "a download can be resumed")
+		require.Contains(t, html.UnescapeString(page), s.URL+"/docs/downloads/"+name)
+		require.Contains(t, page, fmt.Sprintf("%x", sha256.Sum256([]byte("is "+name))))
+	}
+	for _, name := range append(other, newest[0]+".sha256") {
+		require.Equal(t, http.StatusNotFound, s.get(t, "/docs/downloads/"+name).StatusCode, name)
+	}
+	require.Contains(t, page, "tare login --base-url "+s.URL)
+
+	addProgram(t, dir, newest[0])
+	require.NoError(t, os.WriteFile(filepath.Join(dir, newest[0]), []byte("another file"), 0o600))
+	require.Equal(t, http.StatusNotFound, s.get(t, "/docs/downloads/"+newest[0]).StatusCode, "it is not the file of the hash")
+}
+
+func TestInvalidProgramsFailNew(t *testing.T) {
+	const name = "tare-9.9.9-linux-amd64.tar.gz"
+	for what, spoil := range map[string]func(dir string) error{
+		"no hash": func(dir string) error { return os.Remove(filepath.Join(dir, name+".sha256")) },
+		"another file's hash": func(dir string) error {
+			return os.Rename(filepath.Join(dir, "tare-0.1.0-linux-arm64.tar.gz.sha256"), filepath.Join(dir, name+".sha256"))
+		},
+		"an empty file": func(dir string) error { return os.Truncate(filepath.Join(dir, name), 0) },
+		"a link out of the folder": func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, name)), os.Symlink("../secret", filepath.Join(dir, name)))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := packed(t)
+			addProgram(t, dir, name)
+			addProgram(t, dir, "tare-0.1.0-linux-arm64.tar.gz")
+			require.NoError(t, spoil(dir))
+			_, err := docsite.New(docsite.Config{Downloads: dir})
+			require.ErrorIs(t, err, docsite.ErrDownloads)
+		})
 	}
 }
 

@@ -29,6 +29,7 @@ type view struct {
 	Assets      map[string]asset
 	API         *summary
 	SDKs        []sdk
+	Programs    []program
 	Problems    []problemPage
 	Problem     *problemPage // on the page of a problem type
 }
@@ -92,7 +93,7 @@ func proseToHTML(text string) template.HTML {
 }
 
 // renderPages returns the pages by their paths.
-func renderPages(api *summary, sdks []sdk, assets map[string]asset, types []problem.Type) (map[string]resource, error) {
+func renderPages(api *summary, sdks []sdk, programs []program, assets map[string]asset, types []problem.Type) (map[string]resource, error) {
 	templates, err := template.New("pages").Funcs(templateFunctions()).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("docsite: %w", err)
@@ -103,7 +104,7 @@ func renderPages(api *summary, sdks []sdk, assets map[string]asset, types []prob
 	}
 	pages := map[string]resource{}
 	add := func(name string, v view) error {
-		v.Base, v.Assets, v.API, v.SDKs, v.Problems = baseURLPlaceholder, assets, api, sdks, problems
+		v.Base, v.Assets, v.API, v.SDKs, v.Programs, v.Problems = baseURLPlaceholder, assets, api, sdks, programs, problems
 		var out bytes.Buffer
 		if err := templates.ExecuteTemplate(&out, name, v); err != nil {
 			return fmt.Errorf("docsite: %s: %w", v.Path, err)
@@ -122,6 +123,8 @@ func renderPages(api *summary, sdks []sdk, assets map[string]asset, types []prob
 			Description: "Register a provider's key, see it serve, revoke it: in five minutes."},
 		"sdks.html": {Path: "/docs/sdks", Section: "/docs/sdks", Title: "SDKs",
 			Description: "The SDKs for Go, Python and TypeScript, and how to install them."},
+		"downloads.html": {Path: "/docs/downloads", Section: "/docs/downloads", Title: "Downloads",
+			Description: "The programs to install: tare, and the servers."},
 		"problems.html": {Path: "/docs/problems", Section: "/docs/problems", Title: "Problems",
 			Description: "Every problem that the API answers with, what it means, and what to do."},
 	} {

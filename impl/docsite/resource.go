@@ -71,14 +71,19 @@ func (f resource) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	header.Set("Content-Type", f.contentType)
 	header.Set("ETag", body.etag)
-	header.Set("Content-Security-Policy", cmp.Or(f.policy, filePolicy))
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Referrer-Policy", "no-referrer")
-	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	setSafetyHeaders(header, cmp.Or(f.policy, filePolicy))
 	if f.attachment != "" {
 		header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", f.attachment))
 	}
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body.bytes))
+}
+
+// setSafetyHeaders sets what every page and file of the site is served with.
+func setSafetyHeaders(header http.Header, policy string) {
+	header.Set("Content-Security-Policy", policy)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
 }
 
 // acceptsGzip reports whether Accept-Encoding names gzip with a weight above 0 (RFC 9110, section 12.5.3).

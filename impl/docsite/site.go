@@ -48,7 +48,7 @@ type operation struct {
 
 // Config is what a Site needs. The zero value is a site without downloads.
 type Config struct {
-	// Downloads is the folder with the packed SDKs, read once; empty means no downloads.
+	// Downloads is the folder with what "make dist" has packed, looked through once; empty means no downloads.
 	Downloads string
 	// Problems are the tables of the APIs whose problem types have a page.
 	Problems []problem.Table
@@ -72,6 +72,10 @@ func New(cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
+	programs, err := loadPrograms(cfg.Downloads)
+	if err != nil {
+		return nil, err
+	}
 	assets, err := loadAssets()
 	if err != nil {
 		return nil, err
@@ -90,13 +94,16 @@ func New(cfg Config) (*Site, error) {
 			s.handlers[sdk.Path()] = resource{contentType: "application/gzip", body: newContent(sdk.body), attachment: sdk.File}
 		}
 	}
+	for _, p := range programs {
+		s.handlers[p.Path()] = p
+	}
 	for _, a := range assets {
 		s.handlers[a.path] = a.resource
 	}
 	if err := s.addConsole(); err != nil {
 		return nil, err
 	}
-	pages, err := renderPages(&api, sdks, assets, problem.Types(cfg.Problems...))
+	pages, err := renderPages(&api, sdks, programs, assets, problem.Types(cfg.Problems...))
 	if err != nil {
 		return nil, err
 	}

@@ -98,7 +98,8 @@ func (s service) get(t *testing.T, path string, header ...string) reply {
 // everyPath returns all paths of the site except redirects and downloads.
 func everyPath() []string {
 	paths := []string{
-		"/openapi.yaml", "/openapi.json", "/docs", "/docs/getting-started", "/docs/sdks", "/docs/problems", "/docs/assets/site.css",
+		"/openapi.yaml", "/openapi.json", "/docs", "/docs/getting-started", "/docs/sdks", "/docs/downloads", "/docs/problems",
+		"/docs/assets/site.css",
 		"/docs/assets/site.js", "/docs/assets/reference.css", "/docs/assets/reference.js", "/docs/assets/scalar.js",
 		"/docs/assets/scalar.LICENSE", "/docs/assets/icon.svg",
 		"/console", "/console/keys", "/console/keys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ", "/console/app.js", "/console/app.css", "/console/licences.txt",
@@ -137,7 +138,7 @@ func TestSiteNeedsNoSessionAndNoDatabase(t *testing.T) {
 func TestUnknownPathsAreNotFound(t *testing.T) {
 	s := start(t, docsite.Config{Downloads: packed(t)})
 	for _, path := range []string{
-		"/", "/problems/x", "/problems/not-found/", "/problems/../docs", "/docs/x", "/docs/assets", "/docs/assets/", "/docs/downloads",
+		"/", "/problems/x", "/problems/not-found/", "/problems/../docs", "/docs/x", "/docs/assets", "/docs/assets/",
 		"/docs/downloads/", "/docs/downloads/notes.txt", "/docs/downloads/..%2fsecret", "/docs/downloads/../secret", "/docs/assets/scalar.js.gz",
 		"/docs/downloads/agentrouter-go-0.1.0.tar.gz", "/docs//sdks", "/templates/layout.html", "/DOCS", "/docs%2fsdks%00",
 		"/console/app.map", "/console/index.html", "/console/../secret.txt", "/consoles", "/CONSOLE",

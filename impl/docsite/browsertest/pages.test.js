@@ -9,7 +9,7 @@ import { chromium } from 'playwright-core';
 const base = process.env.BASE_URL;
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
-const paths = ['/docs', '/docs/getting-started', '/docs/sdks', '/docs/problems', '/problems/invalid-argument'];
+const paths = ['/docs', '/docs/getting-started', '/docs/sdks', '/docs/downloads', '/docs/problems', '/problems/invalid-argument'];
 const views = ['light', 'dark'].flatMap((scheme) => [1280, 390].map((width) => ({ scheme, width })));
 
 let browser;
