@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Images of the programs, from an archive that "make dist" has made: nothing in them but a static program. They run as user 65532,
-# with a read-only root file system if you like. docs/compose.md shows how.
+# with a read-only root file system if you like. docs/compose.md and docs/kubernetes.md show how.
 #   docker build --target=aikeysd --build-arg VERSION="$(tools/version.sh)" --tag registry.example.com/aikeysd .
 
 FROM scratch AS archive

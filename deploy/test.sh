@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Packs the programs for this machine's architecture, as "make dist" does, and tries the result: the archive runs where there is
-# no Go, a Debian package has what its service needs, and the services are confined.
+# no Go, a Debian package has what its service needs, and the services are confined. Then it tests the Dockerfile and the chart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools/deps.sh dpkg-deb systemd-analyze curl
+tools/venv.sh tools/deploy
 make --no-print-directory bin/nfpm
 work=$(mktemp -d) server=
 trap 'trap "" TERM; [[ -z $server ]] || { kill -TERM "$server" && wait "$server"; } || true; rm -rf "$work"' EXIT
@@ -69,3 +70,7 @@ for program in aikeysd aikeys-gateway secrets-svc tare; do
   # 0 is confined, 100 is not at all.
   check "$program is confined" systemd-analyze security --offline=true --no-pager --threshold=20 "$unit" >"$work/security"
 done
+
+echo 'the Dockerfile and the chart are in order'
+tools/deploy/.venv/bin/hadolint Dockerfile
+deploy/helm/test.sh

@@ -179,7 +179,11 @@ func TestDocsListEverySetting(t *testing.T) {
 		require.Equal(t, defaults, documented, file)
 	}
 	all["AIKEYS_USER"], all["AIKEYS_VERSION"] = "", "" // of compose.yaml itself
-	for _, p := range append(readPages(t), page{"compose.yaml", readFile(t, "compose.yaml")}) {
+	pages := readPages(t)
+	for _, file := range []string{"compose.yaml", "deploy/helm/aikeys/templates/aikeysd.yaml", "deploy/helm/aikeys/templates/gateway.yaml"} {
+		pages = append(pages, page{file, readFile(t, file)})
+	}
+	for _, p := range pages {
 		for _, name := range settingName.FindAllString(p.text, -1) {
 			require.Contains(t, all, name, p.file)
 		}

@@ -57,6 +57,7 @@ func rules() []rule {
 		{folder: "cmd/tare/", mayImport: append(client, programs, "cmd/tare/"), anyInTests: true},
 		{folder: "docs/", anyInTests: true},
 		{folder: "tools/"},
+		{folder: "deploy/"},
 	}
 }
 
