@@ -29,7 +29,7 @@ const (
 // outcome is what providers answered to a key since its last report. Times are the Clock's, or never.
 type outcome struct {
 	used, refused, exposed time.Duration
-	status                 int // of the refusal
+	status, version        int // of the refusal, and of the key that was refused
 	reason                 verdict.Verdict
 	refusedFor, exposedFor *Caller // whose requests it were; nil for no particular user
 }
@@ -87,7 +87,7 @@ func (r *Resolver) ReportAnswer(key *Key, status int, body []byte) {
 		return // it says nothing of the key
 	}
 	r.reports.addUrgent(key.ID, outcome{
-		used: never, refused: now, exposed: never, status: status, reason: judged, refusedFor: key.Caller,
+		used: never, refused: now, exposed: never, status: status, version: key.Version, reason: judged, refusedFor: key.Caller,
 	})
 }
 
@@ -132,7 +132,7 @@ func (p *reports) addSuccess(keyID string, now time.Duration) {
 	p.add(keyID, outcome{used: now, refused: never, exposed: never})
 }
 
-// add merges an outcome into the one that waits for the same key; later times win.
+// add merges an outcome into the one that waits for the same key; later times win, and refusals of later versions.
 func (p *reports) add(keyID string, o outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,8 +144,8 @@ func (p *reports) add(keyID string, o outcome) {
 		return
 	}
 	have.used = max(have.used, o.used)
-	if o.refused > have.refused {
-		have.refused, have.status, have.reason, have.refusedFor = o.refused, o.status, o.reason, o.refusedFor
+	if o.version > have.version || o.version == have.version && o.refused > have.refused {
+		have.refused, have.status, have.version, have.reason, have.refusedFor = o.refused, o.status, o.version, o.reason, o.refusedFor
 	}
 	if o.exposed > have.exposed {
 		have.exposed, have.exposedFor = o.exposed, o.exposedFor
@@ -220,12 +220,24 @@ func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int 
 		report := gen.KeyReport{KeyID: keyID, UsedMsAgo: millisecondsAgo(now, o.used), FailedMsAgo: millisecondsAgo(now, o.refused)}
 		if report.FailedMsAgo != nil {
 			report.FailureStatus, report.FailureReason, report.FailedFor = &o.status, new(string(o.reason)), reportedCaller(o.refusedFor)
+			report.FailedVersion = optionalNumber(o.version)
 		}
 		if report.ExposedMsAgo = millisecondsAgo(now, o.exposed); report.ExposedMsAgo != nil {
 			report.ExposedFor = reportedCaller(o.exposedFor)
 		}
 		body.Keys = append(body.Keys, report)
 	}
+	status := r.sendReport(ctx, body)
+	if status == http.StatusBadRequest { // a replica of an older release does not know versions
+		for i := range body.Keys {
+			body.Keys[i].FailedVersion = nil
+		}
+		status = r.sendReport(ctx, body)
+	}
+	return status
+}
+
+func (r *Resolver) sendReport(ctx context.Context, body gen.ReportRequest) int {
 	status, _, err := r.send(ctx, func(ctx context.Context) (*http.Response, error) {
 		return r.client.ReportKeys(ctx, body)
 	})
@@ -233,6 +245,13 @@ func (r *Resolver) sendBatch(ctx context.Context, batch map[string]outcome) int 
 		return 0
 	}
 	return status
+}
+
+func optionalNumber(n int) *int {
+	if n <= 0 {
+		return nil
+	}
+	return &n
 }
 
 func reportedCaller(c *Caller) *gen.ReportedCaller {

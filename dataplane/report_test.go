@@ -26,7 +26,7 @@ func TestRefusedKeyIsReportedSoon(t *testing.T) {
 	dataplanetest.Eventually(t, "a report", func() bool { return len(s.Reports()) > 0 })
 	used, failed, status := 500, 0, http.StatusUnauthorized
 	require.Equal(t, []gen.KeyReport{
-		{KeyID: id, UsedMsAgo: &used, FailedMsAgo: &failed, FailureStatus: &status, FailureReason: new("rejected")},
+		{KeyID: id, UsedMsAgo: &used, FailedMsAgo: &failed, FailureStatus: &status, FailureReason: new("rejected"), FailedVersion: new(1)},
 	}, s.Reports())
 }
 

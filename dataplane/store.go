@@ -75,7 +75,7 @@ type store struct {
 // maxInFlight is the most counts that wait to be acknowledged, as many as one acknowledgement may have.
 const maxInFlight = 500
 
-// inFlight is how many uses of a key were in progress when it was dropped, by the transaction that revoked or disabled it.
+// inFlight is how many uses of a key were in progress when it was dropped, by the transaction that revoked, disabled or rotated it.
 type inFlight struct {
 	tx   int64
 	uses int
@@ -93,11 +93,11 @@ func (s *store) watchKey(key *Key, ended func(certain bool)) (stop func()) {
 	defer s.mu.Unlock()
 	w := &watch{key, ended}
 	s.watches[w] = struct{}{}
+	if counted, ok := s.inFlight[key.ID]; ok && !key.asOf.Contains(counted.tx) { // the use began right before the key was dropped
+		counted.uses++
+		s.inFlight[key.ID] = counted
+	}
 	if key.ended != nil && key.ended.Load() {
-		if counted, ok := s.inFlight[key.ID]; ok { // the use began right before the key was dropped
-			counted.uses++
-			s.inFlight[key.ID] = counted
-		}
 		ended(true)
 	}
 	return func() {
@@ -107,16 +107,23 @@ func (s *store) watchKey(key *Key, ended func(certain bool)) (stop func()) {
 	}
 }
 
-// endWatches ends the uses that an event ends, and counts them if it revokes or disables their key. The caller holds mu.
+// endWatches ends the uses that an event ends, and counts them if it revokes, disables or rotates their key. The caller holds mu.
 func (s *store) endWatches(ev *event) {
 	uses := 0
 	for w := range s.watches {
 		if ev.ends(w.key) {
 			uses++
 			w.ended(true)
+		} else if ev.replaces(w.key) {
+			uses++
 		}
 	}
-	if ev.kind != typeKeyRevoked && ev.kind != typeKeyDisabled || ev.key == "" || ev.tx == unknownTx {
+	switch ev.kind {
+	case typeKeyRevoked, typeKeyDisabled, typeKeyRotated, typeKeyRolledBack:
+	default:
+		return
+	}
+	if ev.key == "" || ev.tx == unknownTx {
 		return
 	}
 	// An event that comes again finds the uses that are left: the first count stands.
@@ -125,7 +132,7 @@ func (s *store) endWatches(ev *event) {
 	}
 }
 
-// inFlightAt returns the counts of the revocations and disablings within a position.
+// inFlightAt returns the counts of the revocations, disablings and rotations within a position.
 func (s *store) inFlightAt(at position.Position) (counts []gen.InFlight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -393,6 +400,12 @@ const (
 	typeKeyVerified   = "key.verified"
 	typeKeyFailing    = "key.failing"
 	typeKeyExposed    = "key.exposed"
+	// typeKeyRotated and typeKeyRolledBack say that another version of a key serves from now on; the other two are for people.
+	typeKeyRotated       = "key.rotated"
+	typeKeyRolledBack    = "key.rotation_rolled_back"
+	typeVersionAdded     = "key.version_added"
+	typeVersionDestroyed = "key.version_destroyed"
+
 	typePolicySet     = "policy.set"
 	typeMemberSet     = "member.set"
 	typeMemberRemoved = "member.removed"
@@ -425,13 +438,18 @@ func newEvent(m *gen.StreamMessage) event {
 	return ev
 }
 
-// isUrgent reports whether the event may end uses, and a person or a program may be waiting for its receipt.
+// isUrgent reports whether the event may end uses or replace a key's version, and a person or a program may be waiting for its receipt.
 func (ev *event) isUrgent() bool {
 	switch ev.kind {
-	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeMemberRemoved, typeTokenRevoked:
+	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeMemberRemoved, typeTokenRevoked, typeKeyRotated, typeKeyRolledBack:
 		return true
 	}
 	return false
+}
+
+// replaces reports whether another version of a key serves from the event on. Uses of the one before go on.
+func (ev *event) replaces(key *Key) bool {
+	return (ev.kind == typeKeyRotated || ev.kind == typeKeyRolledBack) && ev.key == key.ID && !key.asOf.Contains(ev.tx)
 }
 
 // ends reports whether a key may no longer be used for its caller, whatever a new fetch would answer.
@@ -452,7 +470,7 @@ func (ev *event) ends(key *Key) bool {
 // touches reports whether the answer to an entry's request may have changed with the event. In doubt it returns true.
 func (ev *event) touches(e *entry) bool {
 	switch ev.kind {
-	case typeKeyExposed, typeKeyExpiring, typeKeyVerified:
+	case typeKeyExposed, typeKeyExpiring, typeKeyVerified, typeVersionAdded, typeVersionDestroyed:
 		return false // they are for people
 	case typeTokenCreated:
 		return errors.Is(e.err, ErrCallerUnauthenticated)
@@ -468,7 +486,7 @@ func (ev *event) touches(e *entry) bool {
 		return false
 	}
 	switch ev.kind {
-	case typeKeyRegistered, typeKeyEnabled, typeKeyUpdated:
+	case typeKeyRegistered, typeKeyEnabled, typeKeyUpdated, typeKeyRotated, typeKeyRolledBack:
 		return ev.mayServe(e)
 	case typeKeyRevoked, typeKeyDisabled, typeKeyExpired, typeKeyFailing:
 		return ev.key == "" || e.key != nil && e.key.ID == ev.key
@@ -487,7 +505,7 @@ func (ev *event) mayServe(e *entry) bool {
 // mayLiftRefusal reports whether the event may end a refusal that does not name the project.
 func (ev *event) mayLiftRefusal(e *entry) bool {
 	switch ev.kind {
-	case typeKeyRegistered, typeKeyEnabled, typeKeyUpdated:
+	case typeKeyRegistered, typeKeyEnabled, typeKeyUpdated, typeKeyRotated, typeKeyRolledBack:
 		if e.keyID != "" {
 			return matches(ev.key, e.keyID)
 		}
@@ -505,7 +523,8 @@ func matches(field, value string) bool { return field == "" || field == value }
 // label returns the event's type for the metric. It is one of a fixed set, whatever the stream sends.
 func (ev *event) label() string {
 	switch ev.kind {
-	case typeKeyRegistered, typeKeyRevoked, typeKeyUpdated, typeKeyDisabled, typeKeyEnabled, typeKeyExpiring, typeKeyExpired, typeKeyFailing, typePolicySet, typeMemberSet, typeMemberRemoved,
+	case typeKeyRegistered, typeKeyRevoked, typeKeyUpdated, typeKeyDisabled, typeKeyEnabled, typeKeyExpiring, typeKeyExpired, typeKeyFailing,
+		typeKeyRotated, typeKeyRolledBack, typePolicySet, typeMemberSet, typeMemberRemoved,
 		typeTokenCreated, typeTokenRevoked:
 		return ev.kind
 	default:

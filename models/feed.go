@@ -31,6 +31,12 @@ const (
 	EventKeyVerified   EventType = "key.verified"
 	EventKeyFailing    EventType = "key.failing"
 	EventKeyExposed    EventType = "key.exposed"
+	// EventKeyRotated and EventKeyRotationRolledBack are that another version became active.
+	EventKeyRotated            EventType = "key.rotated"
+	EventKeyRotationRolledBack EventType = "key.rotation_rolled_back"
+	EventKeyVersionAdded       EventType = "key.version_added"
+	EventKeyVersionDestroyed   EventType = "key.version_destroyed"
+
 	EventPolicySet     EventType = "policy.set"
 	EventMemberSet     EventType = "member.set"
 	EventMemberRemoved EventType = "member.removed"
@@ -95,6 +101,7 @@ type EventState struct {
 	Verdict            string              `json:"verdict,omitempty"`
 	Reason             string              `json:"reason,omitempty"`
 	Forced             bool                `json:"forced,omitempty"`
+	Version            uint32              `json:"version,omitempty"`
 }
 
 // text returns the state as the column holds it.

@@ -30,8 +30,19 @@ type Key struct {
 	// Destination is the digest of the custom provider that the secret was sealed for; empty for a provider of the catalogue. Only reads
 	// for re-wrapping fill it in: where a key may be sent is for the provider to say.
 	Destination string
-	// Version counts the secrets that the key has had, from 1.
-	Version uint32
+	// Version is the number of the active version, and LastVersion the highest that was given out; the first is 1.
+	Version, LastVersion uint32
+	// VersionAt and VersionBy are when and by whom the active version was handed in, ActivatedAt when it became active; zero and empty for
+	// the first. RotatedAt, RotatedBy and RotationTx are of the change that made it active in place of ReplacedVersion; zero and empty for
+	// none. RotatedBy is also empty for a version that the service rolled back to. Until ProbationUntil, a refusal by the provider rolls it back.
+	VersionAt       int64
+	VersionBy       string
+	ActivatedAt     int64
+	RotatedAt       int64
+	RotatedBy       string
+	RotationTx      int64
+	ReplacedVersion uint32
+	ProbationUntil  int64
 	// Envelope is the sealed secret, opaque here. KEKID names the key-encryption key it needs.
 	Envelope  []byte
 	KEKID     string `gorm:"column:kek_id"`
@@ -378,7 +389,8 @@ func (s *Store) LastStopped(ctx context.Context, c Caller, provider string, scop
 	return last, nil
 }
 
-// KeysByKEK counts the keys, revoked ones included, that are sealed with each key-encryption key.
+// KeysByKEK counts the envelopes that are sealed with each key-encryption key: those of all keys, revoked ones included, and of their
+// pending and retiring versions.
 func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -386,7 +398,8 @@ func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
 		KEKID string `gorm:"column:kek_id"`
 		Keys  int64
 	}
-	err := s.orm(ctx).Model(&Key{}).Select("kek_id, COUNT(*) AS keys").Group("kek_id").Scan(&rows).Error
+	err := s.orm(ctx).Raw(`SELECT kek_id, COUNT(*) AS keys FROM (SELECT kek_id FROM ai_keys
+UNION ALL SELECT kek_id FROM key_versions WHERE state <> ?) AS sealed GROUP BY kek_id`, string(VersionDestroyed)).Scan(&rows).Error
 	counts := make(map[string]int64, len(rows))
 	for _, row := range rows {
 		counts[row.KEKID] = row.Keys
@@ -427,6 +440,9 @@ WHERE id = $3 AND revoked_at = 0`, []any{tx.Now, by, k.ID})
 	}
 	err = tx.db.Select("customer_id", "revoked_at", "revoked_by", "revocation_tx", "revision").Where("id = ?", k.ID).Take(k).Error
 	if err != nil || done == 0 {
+		return false, err
+	}
+	if err := tx.eraseVersions("key_id = ?", k.ID); err != nil {
 		return false, err
 	}
 	return true, tx.AppendEvent(event)
@@ -517,7 +533,17 @@ type IdempotencyRecord struct {
 	// Fingerprint is a MAC over the request, to tell a retry from a reuse.
 	Fingerprint []byte
 	KeyID       string
-	CreatedAt   int64 `gorm:"autoCreateTime:false"`
+	// Version is the version that a rotation made; zero for a registration.
+	Version   uint32
+	CreatedAt int64 `gorm:"autoCreateTime:false"`
+}
+
+// match returns nil if a request that has the same Idempotency-Key is the same request, or ErrIdempotencyReuse.
+func (r IdempotencyRecord) match(repeated IdempotencyRecord) error {
+	if !bytes.Equal(r.Fingerprint, repeated.Fingerprint) {
+		return ErrIdempotencyReuse
+	}
+	return nil
 }
 
 // IdempotencyLife is how long an Idempotency-Key is remembered.
@@ -596,8 +622,8 @@ func (s *Store) findReplayed(ctx context.Context, c Caller, repeated Idempotency
 	if err != nil {
 		return Key{}, s.classify(err)
 	}
-	if !bytes.Equal(first.Fingerprint, repeated.Fingerprint) {
-		return Key{}, ErrIdempotencyReuse
+	if err := first.match(repeated); err != nil {
+		return Key{}, err
 	}
 	return s.GetKey(ctx, c, first.KeyID, now)
 }

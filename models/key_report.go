@@ -3,6 +3,7 @@ package models
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ type KeyReport struct {
 	FailureStatus int
 	FailureReason string // empty if the data plane does not say
 	FailedFor     ReportedCaller
+	FailedVersion uint32 // zero if the data plane does not say
 	ExposedAt     int64
 	ExposedFor    ReportedCaller
 }
@@ -31,7 +33,8 @@ const usedStep = 5_000_000
 
 // ReportKeys stores how keys fare, and ignores keys of customers that the data plane does not serve. When a key begins to be
 // bad, it stores the EventKeyFailing that newEvent makes; when a key was sent back, an EventKeyExposed, one for a key and hour.
-// It returns the keys that have begun to be bad: of several reports at a time, one does.
+// It returns the keys that have begun to be bad: of several reports at a time, one does. A refusal of another version than the active one
+// says nothing of the key; one of an active version that is on probation rolls it back.
 func (s *Store) ReportKeys(ctx context.Context, d DataPlane, reports []KeyReport, newEvent NewKeyEvent) (failing []Key, err error) {
 	// In one order, so that two data planes that report the same keys don't deadlock.
 	reports = slices.SortedFunc(slices.Values(reports), func(a, b KeyReport) int { return cmp.Compare(a.KeyID, b.KeyID) })
@@ -98,8 +101,12 @@ func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) err
 		k.LastUsedAt = r.UsedAt
 		changed["last_used_at"] = r.UsedAt
 	}
-	if r.FailedAt > k.LastFailureAt {
-		k.LastFailureAt = r.FailedAt
+	isActive := r.FailedVersion == 0 || r.FailedVersion == k.Version
+	if !isActive && r.FailedVersion == k.ReplacedVersion && k.ProbationUntil != 0 { // a rollback would lead to a version that is refused, too
+		changed["probation_until"] = 0
+	}
+	if r.FailedAt > k.LastFailureAt && isActive {
+		k.LastFailureAt, k.LastFailureStatus, k.LastFailureReason = r.FailedAt, r.FailureStatus, r.FailureReason
 		changed["last_failure_at"], changed["last_failure_status"], changed["last_failure_reason"] = r.FailedAt, r.FailureStatus, r.FailureReason
 	}
 	if len(changed) == 0 {
@@ -108,11 +115,33 @@ func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) err
 	if err := tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(changed).Error; err != nil {
 		return err
 	}
+	if r.FailedVersion != 0 && isActive && k.LastFailureAt > before[0].LastFailureAt && k.ProbationUntil > tx.Now {
+		if rolledBack, err := tx.rollBackRefused(k.ID, r, newEvent); err != nil || rolledBack {
+			return err
+		}
+	}
 	if k.Bad(tx.Now) && !before[0].Bad(tx.Now) {
 		*failing = append(*failing, k)
 		return tx.AppendEvent(newEvent(EventKeyFailing, k, r.FailedFor))
 	}
 	return nil
+}
+
+// rollBackRefused has the version before serve again, if it is there and may serve, and reports whether it does.
+func (tx *Tx) rollBackRefused(id string, r KeyReport, newEvent NewKeyEvent) (rolledBack bool, err error) {
+	k, err := tx.KeyToOpen(id)
+	if err != nil || k.StopReason(tx.Now) != "" {
+		return false, err
+	}
+	earlier, err := tx.earlierVersion(k)
+	if errors.Is(err, ErrNoRollback) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, tx.activate(k, earlier, "", EventKeyRotationRolledBack, func(kind EventType) Event { return newEvent(kind, k, r.FailedFor) },
+		&EventState{Reason: r.FailureReason})
 }
 
 // storeExposure stores the event, unless the key has one of the same hour. The transaction has locked the key.

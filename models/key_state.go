@@ -57,8 +57,8 @@ func (k Key) StaleSince(now int64) int64 {
 	return since
 }
 
-// Stop is a change that ends the use of keys, and of which data planes' acknowledgements are counted: a key was revoked or disabled, an
-// API key was revoked, or a member removed.
+// Stop is a change that ends the use of keys or of a version, and of which data planes' acknowledgements are counted: a key was revoked,
+// disabled or rotated, an API key was revoked, or a member removed.
 type Stop struct {
 	Type EventType
 	// Subject is the id of the key, of the API key or of the user.
@@ -86,7 +86,7 @@ func (k Key) Stop() Stop {
 // Stop returns the change as the end of the use of keys. ok is false if it is none.
 func (c Change) Stop() (stop Stop, ok bool) {
 	switch c.Type {
-	case EventKeyRevoked, EventKeyDisabled:
+	case EventKeyRevoked, EventKeyDisabled, EventKeyRotated, EventKeyRotationRolledBack:
 		return Stop{c.Type, c.KeyID, c.CustomerID, c.Tx}, true
 	case EventTokenRevoked:
 		return Stop{c.Type, c.TokenID, c.CustomerID, c.Tx}, true

@@ -2,14 +2,24 @@ package models
 
 import (
 	"context"
+	"slices"
+	"strconv"
 
 	"gorm.io/gorm"
 )
 
-// Rewrapping is a new envelope for a key.
+// SealedName names an envelope: by its key's id, and but for the first version by its number, too.
+func SealedName(keyID string, version uint32) string {
+	if version == 1 {
+		return keyID
+	}
+	return keyID + "/" + strconv.FormatUint(uint64(version), 10)
+}
+
+// Rewrapping is a new envelope for a version of a key.
 type Rewrapping struct {
 	KeyID string
-	// Version and Old are what the new envelope was made from. A key that no longer has them keeps what it has.
+	// Version and Old are what the new envelope was made from. A version that no longer has it keeps what it has.
 	Version  uint32
 	Old, New []byte
 	// KEKID is the key-encryption key that New needs.
@@ -17,7 +27,7 @@ type Rewrapping struct {
 }
 
 // SealedKeys returns at most limit keys of all customers with their envelopes, revoked ones too, in the order of their ids,
-// after the given id. An empty one begins.
+// after the given id. An empty one begins. Beside each key, it returns it with the envelopes of its other versions that have one.
 func (s *Store) SealedKeys(ctx context.Context, after string, limit int) ([]Key, error) {
 	return s.sealedKeys(ctx, limit, func(db *gorm.DB) *gorm.DB { return db.Where("id > ?", after) })
 }
@@ -31,14 +41,26 @@ func (s *Store) SealedKeysOf(ctx context.Context, customerID, projectID, after s
 
 // SealedKey returns one key with its envelope: ErrNotFound.
 func (s *Store) SealedKey(ctx context.Context, id string) (Key, error) {
+	return s.sealedVersion(ctx, id, 0)
+}
+
+// SealedVersion returns one key with the envelope of one of its versions: ErrNotFound where that is destroyed, too.
+func (s *Store) SealedVersion(ctx context.Context, id string, version uint32) (Key, error) {
+	return s.sealedVersion(ctx, id, version)
+}
+
+// sealedVersion returns a version of a key; zero is the active one.
+func (s *Store) sealedVersion(ctx context.Context, id string, version uint32) (Key, error) {
 	keys, err := s.sealedKeys(ctx, 1, func(db *gorm.DB) *gorm.DB { return db.Where("id = ?", id) })
-	if err == nil && len(keys) == 0 {
-		err = ErrNotFound
-	}
 	if err != nil {
 		return Key{}, err
 	}
-	return keys[0], nil
+	for _, k := range keys { // the active one is the first
+		if version == 0 || k.Version == version {
+			return k, nil
+		}
+	}
+	return Key{}, ErrNotFound
 }
 
 func (s *Store) sealedKeys(ctx context.Context, limit int, where func(*gorm.DB) *gorm.DB) ([]Key, error) {
@@ -61,10 +83,31 @@ func (s *Store) sealedKeys(ctx context.Context, limit int, where func(*gorm.DB) 
 		}
 		keys = append(keys, k)
 	}
-	return keys, s.classify(rows.Err())
+	if err := rows.Err(); err != nil {
+		return nil, s.classify(err)
+	}
+	err = s.addKeptVersions(ctx, &keys)
+	return keys, s.classify(err)
 }
 
-// Rewrap stores new envelopes in one short transaction, and returns the ids of the keys that have theirs. The other keys were
+// addKeptVersions adds, after each key, the key with the envelope of each of its other versions that have one.
+func (s *Store) addKeptVersions(ctx context.Context, keys *[]Key) error {
+	ids := make([]string, len(*keys))
+	for i, k := range *keys {
+		ids[i] = k.ID
+	}
+	var kept []KeyVersion
+	err := s.orm(ctx).Where("key_id IN ? AND state <> ?", ids, string(VersionDestroyed)).Order("version DESC").Find(&kept).Error
+	for _, v := range kept {
+		i := slices.IndexFunc(*keys, func(k Key) bool { return k.ID == v.KeyID })
+		k := (*keys)[i]
+		k.Version, k.Envelope, k.KEKID = v.Version, v.Envelope, v.KEKID
+		*keys = slices.Insert(*keys, i+1, k)
+	}
+	return err
+}
+
+// Rewrap stores new envelopes in one short transaction, and returns the SealedNames of those that are stored. The other keys were
 // changed since, or another transaction is changing them: Rewrap does not wait for it.
 func (s *Store) Rewrap(ctx context.Context, batch []Rewrapping) ([]string, error) {
 	if len(batch) == 0 {

@@ -90,7 +90,7 @@ type Engine interface {
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (FetchByIDRow, error)
 	// RecordFetch stores the record of a fetch, in one commit with others that wait.
 	RecordFetch(ctx context.Context, r FetchRecord) error
-	// Rewrap stores new envelopes of keys that still have the old ones, and returns the ids of these keys.
+	// Rewrap stores new envelopes in place of the old ones where these are still there, and returns the SealedNames of those.
 	Rewrap(ctx context.Context, batch []Rewrapping) ([]string, error)
 	// Changes returns what was committed since a position, up to limit or more, and what is committed now.
 	Changes(ctx context.Context, since position.Position, limit int) ([]Change, position.Position, error)

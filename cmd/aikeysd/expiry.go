@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -9,14 +10,15 @@ import (
 )
 
 const (
-	// expiryInterval is the time between two looks for keys whose expiry is due to be announced. Data planes end the streams of a key whose
+	// expiryInterval is the time between two looks for keys whose expiry is due to be announced, and for versions that are due. Data planes end the streams of a key whose
 	// time was cut short by that announcement.
 	expiryInterval = 500 * time.Millisecond
 	// expiryBatch is how many keys' expiries are announced after one look.
 	expiryBatch = 100
 )
 
-// announceExpiries adds to the audit trails that keys will expire and have expired, until ctx is done. Every process does so.
+// announceExpiries adds to the audit trails that keys will expire and have expired, and destroys the versions whose overlap has ended, until
+// ctx is done. Every process does so.
 func (s *service) announceExpiries(ctx context.Context) error {
 	var ids models.IDs
 	newEvent := func(what models.EventType, k models.Key) models.Event {
@@ -30,11 +32,12 @@ func (s *service) announceExpiries(ctx context.Context) error {
 	defer ticker.Stop()
 	for failing := false; ; {
 		found, err := s.store.AnnounceExpiries(ctx, time.Now().UnixMicro(), expiryBatch, newEvent)
-		if err != nil && !failing && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "expiries of keys can't be announced; keys stop serving in time even so", slog.String("error", err.Error()))
+		retired, notDestroyed := s.store.DestroyRetired(ctx, time.Now().UnixMicro(), expiryBatch, newEvent)
+		if err = errors.Join(err, notDestroyed); err != nil && !failing && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "expiries of keys can't be announced, nor replaced versions destroyed; keys stop serving in time even so", slog.String("error", err.Error()))
 		}
 		failing = err != nil
-		if found == expiryBatch {
+		if found == expiryBatch || retired == expiryBatch {
 			continue // there are more
 		}
 		select {

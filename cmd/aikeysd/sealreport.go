@@ -22,6 +22,8 @@ type keyReport struct {
 	SealState string `json:"seal_state"`
 	KEKID     string `json:"kek_id"`
 	Reason    string `json:"reason,omitempty"`
+	// Version is left out for the first. A rotated key has a report for each version that has an envelope.
+	Version uint32 `json:"version,omitempty"`
 }
 
 func newKeyReport(k models.Key, seal rewrap.EnvelopeStatus) keyReport {
@@ -29,7 +31,11 @@ func newKeyReport(k models.Key, seal rewrap.EnvelopeStatus) keyReport {
 	if k.RevokedAt != 0 {
 		state = models.KeyRevoked
 	}
-	return keyReport{ID: k.ID, UserScope: k.UserID, Provider: k.Provider, Name: k.Name, State: string(state),
+	number := k.Version
+	if number == 1 {
+		number = 0
+	}
+	return keyReport{ID: k.ID, Version: number, UserScope: k.UserID, Provider: k.Provider, Name: k.Name, State: string(state),
 		SealState: string(seal.State), KEKID: seal.KEKID, Reason: seal.Reason()}
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
 )
 
 // pingTimeout bounds a probe of the database. pingInterval is the minimum time between two probes.
@@ -183,8 +184,13 @@ func (w wiring) publicAPI() (http.Handler, error) {
 	if w.verifier != nil {
 		verifier = w.verifier
 	}
+	var opener sealer.Sealer
+	if w.cfg.Role != rolePublic {
+		opener = w.sealer
+	}
 	return aikeys.NewHandler(aikeys.Config{
 		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, Tests: w.tests,
+		Opener:          opener,
 		API:             api,
 		CustomProviders: w.cfg.CustomProviders == customByOperator,
 	})

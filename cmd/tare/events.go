@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,8 @@ func eventTypes() []aikeysv1.EventType {
 	return []aikeysv1.EventType{
 		aikeysv1.EventTypeKeyRegistered, aikeysv1.EventTypeKeyRevoked, aikeysv1.EventTypeKeyUpdated, aikeysv1.EventTypeKeyDisabled,
 		aikeysv1.EventTypeKeyEnabled, aikeysv1.EventTypeKeyExpiring, aikeysv1.EventTypeKeyExpired, aikeysv1.EventTypeKeyVerified,
-		aikeysv1.EventTypeKeyFailing, aikeysv1.EventTypeKeyExposed,
+		aikeysv1.EventTypeKeyFailing, aikeysv1.EventTypeKeyExposed, aikeysv1.EventTypeKeyRotated, aikeysv1.EventTypeKeyRotationRolledBack,
+		aikeysv1.EventTypeKeyVersionAdded, aikeysv1.EventTypeKeyVersionDestroyed,
 		aikeysv1.EventTypePolicySet, aikeysv1.EventTypeMemberSet, aikeysv1.EventTypeMemberRemoved,
 		aikeysv1.EventTypeTokenCreated, aikeysv1.EventTypeTokenRevoked,
 	}
@@ -48,6 +50,10 @@ The types of events:
   key.verified                   a stored key was tested at its provider
   key.failing                    a provider has begun to refuse a key
   key.exposed                    a provider sent a key back in an answer; the gateway masked it
+  key.rotated                    another version of a key serves
+  key.rotation_rolled_back       the version before serves again
+  key.version_added              a version waits to be activated
+  key.version_destroyed          the secret of a version is gone
   policy.set                     the policy was changed
   member.set, member.removed     a member was added, got another role, or was removed
   token.created, token.revoked   a user or an operator made or revoked an AgentRouter API key`,
@@ -168,6 +174,15 @@ func formatObjects(e *aikeysv1.Event) []string {
 
 // formatKeyChanges returns a line for each part of a key that changed, with the names of the flags of "update".
 func formatKeyChanges(before, after aikeysv1.EventState) (lines []string) {
+	if before.Version != after.Version {
+		number := func(n int) string {
+			if n == 0 {
+				return ""
+			}
+			return strconv.Itoa(n)
+		}
+		lines = append(lines, formatChange("version", number(before.Version), number(after.Version), "none"))
+	}
 	if before.Name != after.Name {
 		lines = append(lines, formatChange("name", before.Name, after.Name, ""))
 	}

@@ -19,7 +19,7 @@ import (
 func (p *program) keysCommand(use string) *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   use,
-		Short: "Register, list, change, test, revoke and explain provider keys",
+		Short: "Register, list, change, rotate, test, revoke and explain provider keys",
 		Long: `Provider keys. A provider's newest active key serves the project's inference. A member's own key serves that member
 first, unless the policy says otherwise.`,
 		Example: `  tare api byok add --provider openai --name openai-prod
@@ -29,6 +29,7 @@ first, unless the policy says otherwise.`,
   tare api byok events --limit 20
   tare api byok usage --from 2026-11-23`,
 	}, p.addCommand(), p.listCommand(), p.getCommand(), p.watchCommand(), p.updateCommand(), p.disableCommand(), p.enableCommand(),
+		p.rotateCommand(), p.versionsCommand(), p.activateCommand(), p.rollbackCommand(), p.destroyCommand(),
 		p.removeCommand(), p.verifyCommand(), p.resolveCommand(), p.eventsCommand(),
 		p.usageCommand(), p.fetchesCommand(),
 		hiddenCommand(p.policyCommand()))

@@ -86,7 +86,7 @@ func (p *program) removeKey(ctx context.Context, s *session, id string, wait tim
 	}})
 }
 
-// stop is a revocation, or that a key is disabled.
+// stop is a revocation, or that a key is disabled or rotated.
 type stop struct {
 	id, done string // done is what the key is then
 	wait     time.Duration
@@ -94,7 +94,7 @@ type stop struct {
 	request func(ctx context.Context, held time.Duration) (r *aikeysv1.Receipt, show func() error, err error)
 }
 
-// awaitStop stops a key and waits for its receipt. To wait, it stops the key again: that changes nothing, and the service
+// awaitStop stops a key and waits for its receipt. To wait, it requests the same again: that changes nothing, and the service
 // responds when the receipt changes. If tare has waited and the receipt is still pending, it returns a pendingError.
 func (p *program) awaitStop(ctx context.Context, s stop) error {
 	progress := p.newProgress(s.done)
@@ -225,7 +225,7 @@ func formatConfirmed(r *aikeysv1.Receipt) string {
 	return text
 }
 
-// pendingError means that the key is revoked or disabled, as done says, and not every data plane has confirmed.
+// pendingError means that the key is revoked, disabled or rotated, as done says, and not every data plane has confirmed.
 type pendingError struct {
 	id      string
 	done    string
@@ -243,7 +243,11 @@ func (e *pendingError) Error() string {
 }
 
 func (e *pendingError) hints() []string {
-	hints := []string{"Check the receipt with: tare api byok get " + e.id}
+	command := "get"
+	if e.done == rotatedDone {
+		command = "versions"
+	}
+	hints := []string{"Check the receipt with: tare api byok " + command + " " + e.id}
 	if !strings.HasPrefix(e.id, keyPrefix) {
 		hints = []string{"Check the receipt with: tare api tokens revoke " + e.id}
 	}

@@ -54,6 +54,7 @@ type key struct {
 	Key
 	id                     string
 	revoked, disabled, bad bool
+	version                int
 	endsAt                 time.Duration // 0 is never
 }
 
@@ -140,7 +141,7 @@ func (cp *ControlPlane) RegisterKey(k Key) (id string) {
 	cp.commit(cp.Begin(), func() gen.StreamMessage {
 		id = "byok_" + cp.mint()
 		k.Secret = cmp.Or(k.Secret, "sk-EXAMPLE-"+id)
-		cp.keys = append(cp.keys, &key{Key: k, id: id, endsAt: cp.later(k.Ends)})
+		cp.keys = append(cp.keys, &key{Key: k, id: id, version: 1, endsAt: cp.later(k.Ends)})
 		return cp.key(id).message("key.registered")
 	})
 	return id
@@ -162,6 +163,15 @@ func (cp *ControlPlane) SetDisabledIn(tx int64, id string, disabled bool) int64 
 			return cp.key(id).message("key.disabled")
 		}
 		return cp.key(id).message("key.enabled")
+	})
+}
+
+// RotateKey has a key serve with another secret, as its next version.
+func (cp *ControlPlane) RotateKey(id, secret string) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage {
+		k := cp.key(id)
+		k.Secret, k.version = secret, k.version+1
+		return k.message("key.rotated")
 	})
 }
 
@@ -369,7 +379,7 @@ func scopeOf(k *key) string {
 
 func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen.FetchResponse {
 	response := &gen.FetchResponse{
-		KeyID: k.id, Version: 1, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
+		KeyID: k.id, Version: k.version, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
 		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes, Answers: k.Answers,
 		AsOf: cp.position(), Caller: caller, Inject: k.Inject,
 	}

@@ -228,6 +228,76 @@ type ClientInterface interface {
 	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
 	UpdateKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// RollbackKey Roll an AI key back
+	//
+	// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
+	// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback (the `RollbackKey` operationId).
+	RollbackKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RollbackKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateKeyWithBody Rotate an AI key
+	//
+	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	//
+	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	//
+	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	//
+	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	//
+	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+	// absent leaves it, and `null` takes it away.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+	// may rotate a project-level key, and only the member a key of their own.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+	RotateKeyWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateKey Rotate an AI key
+	//
+	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	//
+	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	//
+	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	//
+	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	//
+	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+	// absent leaves it, and `null` takes it away.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+	// may rotate a project-level key, and only the member a key of their own.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+	RotateKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, body RotateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// VerifyKey Test an AI key
 	//
 	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
@@ -242,6 +312,32 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
 	VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListKeyVersions List the versions of an AI key
+	//
+	// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
+	// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions (the `ListKeyVersions` operationId).
+	ListKeyVersions(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *ListKeyVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DestroyKeyVersion Destroy a version of an AI key
+	//
+	// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
+	// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
+	// version can't be destroyed. Destroying a destroyed version changes nothing.
+	//
+	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version} (the `DestroyKeyVersion` operationId).
+	DestroyKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ActivateKeyVersion Have a version of an AI key serve
+	//
+	// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
+	// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
+	// the receipt of the time when it became active.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate (the `ActivateKeyVersion` operationId).
+	ActivateKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *ActivateKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListEvents Read the audit trail
 	//
@@ -669,6 +765,106 @@ func (c *Client) UpdateKey(ctx context.Context, customerID CustomerID, projectID
 	return c.Client.Do(req)
 }
 
+// RollbackKey Roll an AI key back
+//
+// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
+// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback (the `RollbackKey` operationId).
+func (c *Client) RollbackKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RollbackKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRollbackKeyRequest(c.Server, customerID, projectID, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateKeyWithBody Rotate an AI key
+//
+// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+//
+// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+// `now`: at once, without a test. `manual`: it waits until it is activated.
+//
+// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+//
+// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+//
+// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+// absent leaves it, and `null` takes it away.
+//
+// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+// may rotate a project-level key, and only the member a key of their own.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+func (c *Client) RotateKeyWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateKeyRequestWithBody(c.Server, customerID, projectID, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateKey Rotate an AI key
+//
+// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+//
+// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+// `now`: at once, without a test. `manual`: it waits until it is activated.
+//
+// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+//
+// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+//
+// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+// absent leaves it, and `null` takes it away.
+//
+// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+// may rotate a project-level key, and only the member a key of their own.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+func (c *Client) RotateKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, body RotateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateKeyRequest(c.Server, customerID, projectID, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // VerifyKey Test an AI key
 //
 // Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
@@ -684,6 +880,62 @@ func (c *Client) UpdateKey(ctx context.Context, customerID CustomerID, projectID
 // Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
 func (c *Client) VerifyKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewVerifyKeyRequest(c.Server, customerID, projectID, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListKeyVersions List the versions of an AI key
+//
+// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
+// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions (the `ListKeyVersions` operationId).
+func (c *Client) ListKeyVersions(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *ListKeyVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeyVersionsRequest(c.Server, customerID, projectID, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DestroyKeyVersion Destroy a version of an AI key
+//
+// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
+// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
+// version can't be destroyed. Destroying a destroyed version changes nothing.
+//
+// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version} (the `DestroyKeyVersion` operationId).
+func (c *Client) DestroyKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDestroyKeyVersionRequest(c.Server, customerID, projectID, id, version, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ActivateKeyVersion Have a version of an AI key serve
+//
+// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
+// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
+// the receipt of the time when it became active.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate (the `ActivateKeyVersion` operationId).
+func (c *Client) ActivateKeyVersion(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *ActivateKeyVersionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewActivateKeyVersionRequest(c.Server, customerID, projectID, id, version, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1510,6 +1762,210 @@ func NewUpdateKeyRequestWithBody(server string, customerID CustomerID, projectID
 	return req, nil
 }
 
+// NewRollbackKeyRequest constructs an http.Request for the RollbackKey method
+func NewRollbackKeyRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID, params *RollbackKeyParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/aikeys/%s/rollback", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRotateKeyRequest calls the generic RotateKey builder with application/json body
+func NewRotateKeyRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, body RotateKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRotateKeyRequestWithBody(server, customerID, projectID, id, params, "application/json", bodyReader)
+}
+
+// NewRotateKeyRequestWithBody constructs an http.Request for the RotateKey method, with any body, and a specified content type
+func NewRotateKeyRequestWithBody(server string, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/aikeys/%s/rotate", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IdempotencyKey != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewVerifyKeyRequest constructs an http.Request for the VerifyKey method
 func NewVerifyKeyRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID) (*http.Request, error) {
 	var err error
@@ -1553,6 +2009,248 @@ func NewVerifyKeyRequest(server string, customerID CustomerID, projectID Project
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListKeyVersionsRequest constructs an http.Request for the ListKeyVersions method
+func NewListKeyVersionsRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID, params *ListKeyVersionsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/aikeys/%s/versions", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDestroyKeyVersionRequest constructs an http.Request for the DestroyKeyVersion method
+func NewDestroyKeyVersionRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam3 string
+
+	pathParam3, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/aikeys/%s/versions/%s", pathParam0, pathParam1, pathParam2, pathParam3)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewActivateKeyVersionRequest constructs an http.Request for the ActivateKeyVersion method
+func NewActivateKeyVersionRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *ActivateKeyVersionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam3 string
+
+	pathParam3, err = runtime.StyleParamWithOptions("simple", false, "version", version, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/aikeys/%s/versions/%s/activate", pathParam0, pathParam1, pathParam2, pathParam3)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -3076,6 +3774,78 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `UpdateKey` operationId).
 	UpdateKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateKeyResult, error)
 
+	// RollbackKeyWithResponse Roll an AI key back
+	//
+	// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
+	// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback (the `RollbackKey` operationId).
+	RollbackKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RollbackKeyParams, reqEditors ...RequestEditorFn) (*RollbackKeyResult, error)
+
+	// RotateKeyWithBodyWithResponse Rotate an AI key
+	//
+	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	//
+	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	//
+	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	//
+	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	//
+	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+	// absent leaves it, and `null` takes it away.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+	// may rotate a project-level key, and only the member a key of their own.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+	RotateKeyWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateKeyResult, error)
+
+	// RotateKeyWithResponse Rotate an AI key
+	//
+	// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+	// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+	//
+	// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+	// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+	// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+	// `now`: at once, without a test. `manual`: it waits until it is activated.
+	//
+	// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+	// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+	// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+	// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+	//
+	// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+	// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+	//
+	// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+	// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+	// absent leaves it, and `null` takes it away.
+	//
+	// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+	// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+	// may rotate a project-level key, and only the member a key of their own.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+	RotateKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, body RotateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateKeyResult, error)
+
 	// VerifyKeyWithResponse Test an AI key
 	//
 	// Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
@@ -3092,6 +3862,38 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify (the `VerifyKey` operationId).
 	VerifyKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*VerifyKeyResult, error)
+
+	// ListKeyVersionsWithResponse List the versions of an AI key
+	//
+	// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
+	// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions (the `ListKeyVersions` operationId).
+	ListKeyVersionsWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *ListKeyVersionsParams, reqEditors ...RequestEditorFn) (*ListKeyVersionsResult, error)
+
+	// DestroyKeyVersionWithResponse Destroy a version of an AI key
+	//
+	// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
+	// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
+	// version can't be destroyed. Destroying a destroyed version changes nothing.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version} (the `DestroyKeyVersion` operationId).
+	DestroyKeyVersionWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams, reqEditors ...RequestEditorFn) (*DestroyKeyVersionResult, error)
+
+	// ActivateKeyVersionWithResponse Have a version of an AI key serve
+	//
+	// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
+	// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
+	// the receipt of the time when it became active.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate (the `ActivateKeyVersion` operationId).
+	ActivateKeyVersionWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *ActivateKeyVersionParams, reqEditors ...RequestEditorFn) (*ActivateKeyVersionResult, error)
 
 	// ListEventsWithResponse Read the audit trail
 	//
@@ -3958,6 +4760,291 @@ func (r UpdateKeyResult) ContentType() string {
 	return ""
 }
 
+// RollbackKeyResult200Headers the declared response headers of an HTTP 200 response for RollbackKey
+type RollbackKeyResult200Headers struct {
+	ETag *string
+}
+
+// RollbackKeyResult401Headers the declared response headers of an HTTP 401 response for RollbackKey
+type RollbackKeyResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// RollbackKeyResult429Headers the declared response headers of an HTTP 429 response for RollbackKey
+type RollbackKeyResult429Headers struct {
+	RetryAfter *int
+}
+
+// RollbackKeyResult503Headers the declared response headers of an HTTP 503 response for RollbackKey
+type RollbackKeyResult503Headers struct {
+	RetryAfter *int
+}
+
+type RollbackKeyResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RotateResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *NoRollback
+	// ApplicationProblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationProblemJSON412 *PreconditionFailed
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *RollbackKeyResult200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RollbackKeyResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RollbackKeyResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *RollbackKeyResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RollbackKeyResult) GetJSON200() *RotateResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON409() *NoRollback {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON412() *PreconditionFailed {
+	return r.ApplicationProblemJSON412
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RollbackKeyResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RollbackKeyResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RollbackKeyResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RollbackKeyResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RollbackKeyResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RotateKeyResult200Headers the declared response headers of an HTTP 200 response for RotateKey
+type RotateKeyResult200Headers struct {
+	ETag *string
+}
+
+// RotateKeyResult401Headers the declared response headers of an HTTP 401 response for RotateKey
+type RotateKeyResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// RotateKeyResult429Headers the declared response headers of an HTTP 429 response for RotateKey
+type RotateKeyResult429Headers struct {
+	RetryAfter *int
+}
+
+// RotateKeyResult503Headers the declared response headers of an HTTP 503 response for RotateKey
+type RotateKeyResult503Headers struct {
+	RetryAfter *int
+}
+
+type RotateKeyResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RotateResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *RotationRefused
+	// ApplicationProblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationProblemJSON412 *PreconditionFailed
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *BodyTooLarge
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *UnsupportedMediaType
+	// ApplicationProblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationProblemJSON422 *RotationUnprocessable
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *RotateKeyResult200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RotateKeyResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RotateKeyResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *RotateKeyResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RotateKeyResult) GetJSON200() *RotateResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON409() *RotationRefused {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON412() *PreconditionFailed {
+	return r.ApplicationProblemJSON412
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON413() *BodyTooLarge {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON415() *UnsupportedMediaType {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON422() *RotationUnprocessable {
+	return r.ApplicationProblemJSON422
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RotateKeyResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RotateKeyResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotateKeyResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotateKeyResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotateKeyResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // VerifyKeyResult401Headers the declared response headers of an HTTP 401 response for VerifyKey
 type VerifyKeyResult401Headers struct {
 	WWWAuthenticate *string
@@ -4070,6 +5157,388 @@ func (r VerifyKeyResult) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r VerifyKeyResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListKeyVersionsResult200Headers the declared response headers of an HTTP 200 response for ListKeyVersions
+type ListKeyVersionsResult200Headers struct {
+	ETag *string
+}
+
+// ListKeyVersionsResult401Headers the declared response headers of an HTTP 401 response for ListKeyVersions
+type ListKeyVersionsResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListKeyVersionsResult429Headers the declared response headers of an HTTP 429 response for ListKeyVersions
+type ListKeyVersionsResult429Headers struct {
+	RetryAfter *int
+}
+
+// ListKeyVersionsResult503Headers the declared response headers of an HTTP 503 response for ListKeyVersions
+type ListKeyVersionsResult503Headers struct {
+	RetryAfter *int
+}
+
+type ListKeyVersionsResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *VersionsResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ListKeyVersionsResult200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListKeyVersionsResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListKeyVersionsResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListKeyVersionsResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListKeyVersionsResult) GetJSON200() *VersionsResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListKeyVersionsResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListKeyVersionsResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListKeyVersionsResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ListKeyVersionsResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListKeyVersionsResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListKeyVersionsResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListKeyVersionsResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListKeyVersionsResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListKeyVersionsResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListKeyVersionsResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListKeyVersionsResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DestroyKeyVersionResult200Headers the declared response headers of an HTTP 200 response for DestroyKeyVersion
+type DestroyKeyVersionResult200Headers struct {
+	ETag *string
+}
+
+// DestroyKeyVersionResult401Headers the declared response headers of an HTTP 401 response for DestroyKeyVersion
+type DestroyKeyVersionResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// DestroyKeyVersionResult429Headers the declared response headers of an HTTP 429 response for DestroyKeyVersion
+type DestroyKeyVersionResult429Headers struct {
+	RetryAfter *int
+}
+
+// DestroyKeyVersionResult503Headers the declared response headers of an HTTP 503 response for DestroyKeyVersion
+type DestroyKeyVersionResult503Headers struct {
+	RetryAfter *int
+}
+
+type DestroyKeyVersionResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DestroyVersionResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *VersionActive
+	// ApplicationProblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationProblemJSON412 *PreconditionFailed
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *DestroyKeyVersionResult200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DestroyKeyVersionResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *DestroyKeyVersionResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *DestroyKeyVersionResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DestroyKeyVersionResult) GetJSON200() *DestroyVersionResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON409() *VersionActive {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON412() *PreconditionFailed {
+	return r.ApplicationProblemJSON412
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r DestroyKeyVersionResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r DestroyKeyVersionResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DestroyKeyVersionResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DestroyKeyVersionResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DestroyKeyVersionResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ActivateKeyVersionResult200Headers the declared response headers of an HTTP 200 response for ActivateKeyVersion
+type ActivateKeyVersionResult200Headers struct {
+	ETag *string
+}
+
+// ActivateKeyVersionResult401Headers the declared response headers of an HTTP 401 response for ActivateKeyVersion
+type ActivateKeyVersionResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ActivateKeyVersionResult429Headers the declared response headers of an HTTP 429 response for ActivateKeyVersion
+type ActivateKeyVersionResult429Headers struct {
+	RetryAfter *int
+}
+
+// ActivateKeyVersionResult503Headers the declared response headers of an HTTP 503 response for ActivateKeyVersion
+type ActivateKeyVersionResult503Headers struct {
+	RetryAfter *int
+}
+
+type ActivateKeyVersionResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RotateResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *VersionGone
+	// ApplicationProblemJSON412 the response for an HTTP 412 `application/problem+json` response
+	ApplicationProblemJSON412 *PreconditionFailed
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *ActivateKeyVersionResult200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ActivateKeyVersionResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ActivateKeyVersionResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ActivateKeyVersionResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ActivateKeyVersionResult) GetJSON200() *RotateResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON409() *VersionGone {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON412 returns the response for an HTTP 412 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON412() *PreconditionFailed {
+	return r.ApplicationProblemJSON412
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ActivateKeyVersionResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ActivateKeyVersionResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ActivateKeyVersionResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ActivateKeyVersionResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ActivateKeyVersionResult) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -6079,6 +7548,96 @@ func (c *ClientWithResponses) UpdateKeyWithResponse(ctx context.Context, custome
 	return ParseUpdateKeyResult(rsp)
 }
 
+// RollbackKeyWithResponse Roll an AI key back
+//
+// Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
+// is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback (the `RollbackKey` operationId).
+func (c *ClientWithResponses) RollbackKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RollbackKeyParams, reqEditors ...RequestEditorFn) (*RollbackKeyResult, error) {
+	rsp, err := c.RollbackKey(ctx, customerID, projectID, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRollbackKeyResult(rsp)
+}
+
+// RotateKeyWithBodyWithResponse Rotate an AI key
+//
+// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+//
+// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+// `now`: at once, without a test. `manual`: it waits until it is activated.
+//
+// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+//
+// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+//
+// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+// absent leaves it, and `null` takes it away.
+//
+// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+// may rotate a project-level key, and only the member a key of their own.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+func (c *ClientWithResponses) RotateKeyWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateKeyResult, error) {
+	rsp, err := c.RotateKeyWithBody(ctx, customerID, projectID, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateKeyResult(rsp)
+}
+
+// RotateKeyWithResponse Rotate an AI key
+//
+// Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+// request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+//
+// `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+// serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+// of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+// `now`: at once, without a test. `manual`: it waits until it is activated.
+//
+// An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+// then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+// that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+// `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+//
+// The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+// secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+//
+// A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+// the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+// absent leaves it, and `null` takes it away.
+//
+// With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+// A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+// may rotate a project-level key, and only the member a key of their own.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate (the `RotateKey` operationId).
+func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *RotateKeyParams, body RotateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateKeyResult, error) {
+	rsp, err := c.RotateKey(ctx, customerID, projectID, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateKeyResult(rsp)
+}
+
 // VerifyKeyWithResponse Test an AI key
 //
 // Opens the stored secret and tests it at its provider, by a request that costs nothing. The verdict stays on the
@@ -6100,6 +7659,56 @@ func (c *ClientWithResponses) VerifyKeyWithResponse(ctx context.Context, custome
 		return nil, err
 	}
 	return ParseVerifyKeyResult(rsp)
+}
+
+// ListKeyVersionsWithResponse List the versions of an AI key
+//
+// Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
+// are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions (the `ListKeyVersions` operationId).
+func (c *ClientWithResponses) ListKeyVersionsWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *ListKeyVersionsParams, reqEditors ...RequestEditorFn) (*ListKeyVersionsResult, error) {
+	rsp, err := c.ListKeyVersions(ctx, customerID, projectID, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListKeyVersionsResult(rsp)
+}
+
+// DestroyKeyVersionWithResponse Destroy a version of an AI key
+//
+// Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
+// delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
+// version can't be destroyed. Destroying a destroyed version changes nothing.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version} (the `DestroyKeyVersion` operationId).
+func (c *ClientWithResponses) DestroyKeyVersionWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *DestroyKeyVersionParams, reqEditors ...RequestEditorFn) (*DestroyKeyVersionResult, error) {
+	rsp, err := c.DestroyKeyVersion(ctx, customerID, projectID, id, version, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDestroyKeyVersionResult(rsp)
+}
+
+// ActivateKeyVersionWithResponse Have a version of an AI key serve
+//
+// Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
+// from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
+// the receipt of the time when it became active.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate (the `ActivateKeyVersion` operationId).
+func (c *ClientWithResponses) ActivateKeyVersionWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, version Version, params *ActivateKeyVersionParams, reqEditors ...RequestEditorFn) (*ActivateKeyVersionResult, error) {
+	rsp, err := c.ActivateKeyVersion(ctx, customerID, projectID, id, version, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseActivateKeyVersionResult(rsp)
 }
 
 // ListEventsWithResponse Read the audit trail
@@ -7086,6 +8695,291 @@ func ParseUpdateKeyResult(rsp *http.Response) (*UpdateKeyResult, error) {
 	return response, nil
 }
 
+// ParseRollbackKeyResult parses an HTTP response from a RollbackKeyWithResponse call
+func ParseRollbackKeyResult(rsp *http.Response) (*RollbackKeyResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RollbackKeyResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RotateResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest NoRollback
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers RollbackKeyResult200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers RollbackKeyResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers RollbackKeyResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers RollbackKeyResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRotateKeyResult parses an HTTP response from a RotateKeyWithResponse call
+func ParseRotateKeyResult(rsp *http.Response) (*RotateKeyResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotateKeyResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RotateResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest RotationRefused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest BodyTooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest RotationUnprocessable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers RotateKeyResult200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers RotateKeyResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers RotateKeyResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers RotateKeyResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseVerifyKeyResult parses an HTTP response from a VerifyKeyWithResponse call
 func ParseVerifyKeyResult(rsp *http.Response) (*VerifyKeyResult, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -7188,6 +9082,388 @@ func ParseVerifyKeyResult(rsp *http.Response) (*VerifyKeyResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers VerifyKeyResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListKeyVersionsResult parses an HTTP response from a ListKeyVersionsWithResponse call
+func ParseListKeyVersionsResult(rsp *http.Response) (*ListKeyVersionsResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListKeyVersionsResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest VersionsResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ListKeyVersionsResult200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers ListKeyVersionsResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListKeyVersionsResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListKeyVersionsResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDestroyKeyVersionResult parses an HTTP response from a DestroyKeyVersionWithResponse call
+func ParseDestroyKeyVersionResult(rsp *http.Response) (*DestroyKeyVersionResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DestroyKeyVersionResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DestroyVersionResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest VersionActive
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers DestroyKeyVersionResult200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers DestroyKeyVersionResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers DestroyKeyVersionResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers DestroyKeyVersionResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseActivateKeyVersionResult parses an HTTP response from a ActivateKeyVersionWithResponse call
+func ParseActivateKeyVersionResult(rsp *http.Response) (*ActivateKeyVersionResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ActivateKeyVersionResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RotateResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest VersionGone
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers ActivateKeyVersionResult200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers ActivateKeyVersionResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ActivateKeyVersionResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ActivateKeyVersionResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -65,6 +65,27 @@ func (e Role) Valid() bool {
 	}
 }
 
+// Defines values for RotateRequestActivate.
+const (
+	RotateRequestActivateManual   RotateRequestActivate = "manual"
+	RotateRequestActivateNow      RotateRequestActivate = "now"
+	RotateRequestActivateVerified RotateRequestActivate = "verified"
+)
+
+// Valid indicates whether the value is a known member of the RotateRequestActivate enum.
+func (e RotateRequestActivate) Valid() bool {
+	switch e {
+	case RotateRequestActivateManual:
+		return true
+	case RotateRequestActivateNow:
+		return true
+	case RotateRequestActivateVerified:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for UserKeys.
 const (
 	UserKeysAllow   UserKeys = "allow"
@@ -124,21 +145,25 @@ func (e EventOutcomeFilter) Valid() bool {
 
 // Defines values for EventTypeFilter.
 const (
-	EventTypeFilterKeyDisabled   EventTypeFilter = "key.disabled"
-	EventTypeFilterKeyEnabled    EventTypeFilter = "key.enabled"
-	EventTypeFilterKeyExpired    EventTypeFilter = "key.expired"
-	EventTypeFilterKeyExpiring   EventTypeFilter = "key.expiring"
-	EventTypeFilterKeyExposed    EventTypeFilter = "key.exposed"
-	EventTypeFilterKeyFailing    EventTypeFilter = "key.failing"
-	EventTypeFilterKeyRegistered EventTypeFilter = "key.registered"
-	EventTypeFilterKeyRevoked    EventTypeFilter = "key.revoked"
-	EventTypeFilterKeyUpdated    EventTypeFilter = "key.updated"
-	EventTypeFilterKeyVerified   EventTypeFilter = "key.verified"
-	EventTypeFilterMemberRemoved EventTypeFilter = "member.removed"
-	EventTypeFilterMemberSet     EventTypeFilter = "member.set"
-	EventTypeFilterPolicySet     EventTypeFilter = "policy.set"
-	EventTypeFilterTokenCreated  EventTypeFilter = "token.created"
-	EventTypeFilterTokenRevoked  EventTypeFilter = "token.revoked"
+	EventTypeFilterKeyDisabled           EventTypeFilter = "key.disabled"
+	EventTypeFilterKeyEnabled            EventTypeFilter = "key.enabled"
+	EventTypeFilterKeyExpired            EventTypeFilter = "key.expired"
+	EventTypeFilterKeyExpiring           EventTypeFilter = "key.expiring"
+	EventTypeFilterKeyExposed            EventTypeFilter = "key.exposed"
+	EventTypeFilterKeyFailing            EventTypeFilter = "key.failing"
+	EventTypeFilterKeyRegistered         EventTypeFilter = "key.registered"
+	EventTypeFilterKeyRevoked            EventTypeFilter = "key.revoked"
+	EventTypeFilterKeyRotated            EventTypeFilter = "key.rotated"
+	EventTypeFilterKeyRotationRolledBack EventTypeFilter = "key.rotation_rolled_back"
+	EventTypeFilterKeyUpdated            EventTypeFilter = "key.updated"
+	EventTypeFilterKeyVerified           EventTypeFilter = "key.verified"
+	EventTypeFilterKeyVersionAdded       EventTypeFilter = "key.version_added"
+	EventTypeFilterKeyVersionDestroyed   EventTypeFilter = "key.version_destroyed"
+	EventTypeFilterMemberRemoved         EventTypeFilter = "member.removed"
+	EventTypeFilterMemberSet             EventTypeFilter = "member.set"
+	EventTypeFilterPolicySet             EventTypeFilter = "policy.set"
+	EventTypeFilterTokenCreated          EventTypeFilter = "token.created"
+	EventTypeFilterTokenRevoked          EventTypeFilter = "token.revoked"
 )
 
 // Valid indicates whether the value is a known member of the EventTypeFilter enum.
@@ -160,9 +185,17 @@ func (e EventTypeFilter) Valid() bool {
 		return true
 	case EventTypeFilterKeyRevoked:
 		return true
+	case EventTypeFilterKeyRotated:
+		return true
+	case EventTypeFilterKeyRotationRolledBack:
+		return true
 	case EventTypeFilterKeyUpdated:
 		return true
 	case EventTypeFilterKeyVerified:
+		return true
+	case EventTypeFilterKeyVersionAdded:
+		return true
+	case EventTypeFilterKeyVersionDestroyed:
 		return true
 	case EventTypeFilterMemberRemoved:
 		return true
@@ -250,21 +283,25 @@ func (e ListKeysParamsState) Valid() bool {
 
 // Defines values for ListEventsParamsType.
 const (
-	ListEventsParamsTypeKeyDisabled   ListEventsParamsType = "key.disabled"
-	ListEventsParamsTypeKeyEnabled    ListEventsParamsType = "key.enabled"
-	ListEventsParamsTypeKeyExpired    ListEventsParamsType = "key.expired"
-	ListEventsParamsTypeKeyExpiring   ListEventsParamsType = "key.expiring"
-	ListEventsParamsTypeKeyExposed    ListEventsParamsType = "key.exposed"
-	ListEventsParamsTypeKeyFailing    ListEventsParamsType = "key.failing"
-	ListEventsParamsTypeKeyRegistered ListEventsParamsType = "key.registered"
-	ListEventsParamsTypeKeyRevoked    ListEventsParamsType = "key.revoked"
-	ListEventsParamsTypeKeyUpdated    ListEventsParamsType = "key.updated"
-	ListEventsParamsTypeKeyVerified   ListEventsParamsType = "key.verified"
-	ListEventsParamsTypeMemberRemoved ListEventsParamsType = "member.removed"
-	ListEventsParamsTypeMemberSet     ListEventsParamsType = "member.set"
-	ListEventsParamsTypePolicySet     ListEventsParamsType = "policy.set"
-	ListEventsParamsTypeTokenCreated  ListEventsParamsType = "token.created"
-	ListEventsParamsTypeTokenRevoked  ListEventsParamsType = "token.revoked"
+	ListEventsParamsTypeKeyDisabled           ListEventsParamsType = "key.disabled"
+	ListEventsParamsTypeKeyEnabled            ListEventsParamsType = "key.enabled"
+	ListEventsParamsTypeKeyExpired            ListEventsParamsType = "key.expired"
+	ListEventsParamsTypeKeyExpiring           ListEventsParamsType = "key.expiring"
+	ListEventsParamsTypeKeyExposed            ListEventsParamsType = "key.exposed"
+	ListEventsParamsTypeKeyFailing            ListEventsParamsType = "key.failing"
+	ListEventsParamsTypeKeyRegistered         ListEventsParamsType = "key.registered"
+	ListEventsParamsTypeKeyRevoked            ListEventsParamsType = "key.revoked"
+	ListEventsParamsTypeKeyRotated            ListEventsParamsType = "key.rotated"
+	ListEventsParamsTypeKeyRotationRolledBack ListEventsParamsType = "key.rotation_rolled_back"
+	ListEventsParamsTypeKeyUpdated            ListEventsParamsType = "key.updated"
+	ListEventsParamsTypeKeyVerified           ListEventsParamsType = "key.verified"
+	ListEventsParamsTypeKeyVersionAdded       ListEventsParamsType = "key.version_added"
+	ListEventsParamsTypeKeyVersionDestroyed   ListEventsParamsType = "key.version_destroyed"
+	ListEventsParamsTypeMemberRemoved         ListEventsParamsType = "member.removed"
+	ListEventsParamsTypeMemberSet             ListEventsParamsType = "member.set"
+	ListEventsParamsTypePolicySet             ListEventsParamsType = "policy.set"
+	ListEventsParamsTypeTokenCreated          ListEventsParamsType = "token.created"
+	ListEventsParamsTypeTokenRevoked          ListEventsParamsType = "token.revoked"
 )
 
 // Valid indicates whether the value is a known member of the ListEventsParamsType enum.
@@ -286,9 +323,17 @@ func (e ListEventsParamsType) Valid() bool {
 		return true
 	case ListEventsParamsTypeKeyRevoked:
 		return true
+	case ListEventsParamsTypeKeyRotated:
+		return true
+	case ListEventsParamsTypeKeyRotationRolledBack:
+		return true
 	case ListEventsParamsTypeKeyUpdated:
 		return true
 	case ListEventsParamsTypeKeyVerified:
+		return true
+	case ListEventsParamsTypeKeyVersionAdded:
+		return true
+	case ListEventsParamsTypeKeyVersionDestroyed:
 		return true
 	case ListEventsParamsTypeMemberRemoved:
 		return true
@@ -483,6 +528,12 @@ type CreateTokenResponse struct {
 	APIKey TokenSecret `json:"api_key"`
 }
 
+// DestroyVersionResponse The version as it is now.
+type DestroyVersionResponse struct {
+	// Version One of the secrets that a key has had, or is to have.
+	Version KeyVersion `json:"version"`
+}
+
 // DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 // disabled key that is read by its id has it; keys in lists do not.
 type DisableReceipt struct {
@@ -529,7 +580,9 @@ type Event struct {
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
 	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-	// `key.failing`.
+	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
+	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
+	// that waits, and `key.version_destroyed` that the secret of one is gone.
 	Type string `json:"type"`
 
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
@@ -571,14 +624,18 @@ type Event struct {
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
 	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-	// `after`. Both are absent in other events.
+	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+	// `key.version_destroyed` in `before`. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
 	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-	// `after`. Both are absent in other events.
+	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+	// `key.version_destroyed` in `before`. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
 	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
@@ -595,7 +652,9 @@ type Event struct {
 // (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 // `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
 // `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-// `after`. Both are absent in other events.
+// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+// `key.version_destroyed` in `before`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
@@ -623,7 +682,8 @@ type EventState struct {
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+	// Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
@@ -638,6 +698,9 @@ type EventState struct {
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
 	Verdict *Verdict `json:"verdict,omitempty"`
+
+	// Version A version of the key. Absent in events that are about none.
+	Version *int `json:"version,omitempty"`
 
 	// Weight The key's weight, 0 for none. Absent if it did not change.
 	Weight *int `json:"weight,omitempty"`
@@ -664,7 +727,8 @@ type Fetch struct {
 	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
 	Provider string `json:"provider"`
 
-	// Reason The rule that chose the key, or why there was none. `verification` is a test of the key.
+	// Reason The rule that chose the key, or why there was none. `verification` is a test of the
+	// key, and `rotation` the comparison of a secret that it is rotated to.
 	Reason string `json:"reason"`
 
 	// RequestID The id of the request that led to it, which the service's log has too.
@@ -794,6 +858,10 @@ type Key struct {
 	// DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 	// disabled key that is read by its id has it; keys in lists do not.
 	DisableReceipt *DisableReceipt `json:"disable_receipt,omitempty"`
+
+	// Version The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
+	// leaves it out.
+	Version *int `json:"version,omitempty"`
 }
 
 // KeyFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
@@ -817,6 +885,41 @@ type KeyOrder = int
 
 // KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState = string
+
+// KeyVersion One of the secrets that a key has had, or is to have.
+type KeyVersion struct {
+	// Version Its number. The first is 1; numbers are not used twice.
+	Version int `json:"version"`
+
+	// State `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
+	// `destroyed`: its secret is gone.
+	State string `json:"state"`
+
+	// DisplaySuffix The secret's last four characters, as of a key.
+	DisplaySuffix string `json:"display_suffix"`
+
+	// CreatedAt When it was handed in.
+	CreatedAt time.Time `json:"created_at"`
+
+	// CreatedBy The user who handed it in.
+	CreatedBy string `json:"created_by"`
+
+	// ActivatedAt When it last began to serve. Absent if it never did.
+	ActivatedAt *time.Time `json:"activated_at,omitempty"`
+
+	// RetiresAt When a retiring version is destroyed. Absent in other states.
+	RetiresAt *time.Time `json:"retires_at,omitempty"`
+
+	// DestroyedAt When it was destroyed. Absent if it was not.
+	DestroyedAt *time.Time `json:"destroyed_at,omitempty"`
+
+	// ExpiresAt The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+	// refuse it. Absent if it was never tested.
+	Verification *Verification `json:"verification,omitempty"`
+}
 
 // KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
 type KeyWeight = int
@@ -1233,6 +1336,91 @@ type RevokeTokenResponse struct {
 // Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
 
+// RotateRequest Another secret for a key.
+type RotateRequest struct {
+	// Activate When the new version serves. Absent is `verified`.
+	Activate *RotateRequestActivate `json:"activate,omitempty"`
+
+	// ExpiresAt When the key stops serving, from the activation on, such as the time at which the new secret expires at the
+	// provider. It must be in the future. `null` is never, and absent leaves the key's `expires_at`.
+	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
+
+	// Overlap For how long the replaced version stays, from the activation on: a whole number of `s`, `m` or `h`, such as
+	// `15m` or `24h`, at most 30 days. Absent is `15m`; `0s` destroys it at once.
+	Overlap *string `json:"overlap,omitempty"`
+
+	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
+	// For a provider whose `secret_format` is `json`, it is the credential document as a string.
+	//
+	// It is sealed exactly as it is sent. So a secret that can't be a key of the provider is refused with 400 rather than
+	// changed: one with white space, a byte order mark or quotes around it, with a name or `Bearer` before it
+	// (`OPENAI_API_KEY=sk-…`), a masked value or placeholder (`sk-...abcd`), one that is too short, one with the prefix
+	// of another provider, an API key or session token of AgentRouter's own, a token with characters other than visible
+	// ASCII, and a credential document without a required field. The answer says which, and repeats nothing of the
+	// secret. Whether the provider accepts the key shows when it is first used.
+	Secret Secret `json:"secret"`
+}
+
+// RotateRequestActivate When the new version serves. Absent is `verified`.
+type RotateRequestActivate string
+
+// RotateResponse The key, the version that the request was about, and if that serves the receipt.
+type RotateResponse struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key Key `json:"key"`
+
+	// Version One of the secrets that a key has had, or is to have.
+	Version KeyVersion `json:"version"`
+
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	Receipt *RotationReceipt `json:"receipt,omitempty"`
+}
+
+// RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+type RotationReceipt struct {
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+	State string `json:"state"`
+
+	// Version The version that serves.
+	Version int `json:"version"`
+
+	// ReplacedVersion The version that served before. It is the higher one after a rollback.
+	ReplacedVersion int `json:"replaced_version"`
+
+	// RotatedAt When the version became active.
+	RotatedAt time.Time `json:"rotated_at"`
+
+	// RotatedBy The user who made it so. Absent if the service rolled back by itself.
+	RotatedBy *string `json:"rotated_by,omitempty"`
+
+	// OldVersionSafeToDelete Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
+	// the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
+	// While a rollback is possible, destroy the version here first.
+	OldVersionSafeToDelete bool `json:"old_version_safe_to_delete"`
+
+	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
+	DataPlanes int `json:"data_planes"`
+
+	// Acknowledged How many have confirmed.
+	Acknowledged int `json:"acknowledged"`
+
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	SlowestMs *int `json:"slowest_ms,omitempty"`
+
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
+	CompleteBy *time.Time `json:"complete_by,omitempty"`
+
+	// InFlight How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
+	// ends none of them. Absent while no data plane has said so.
+	InFlight *int `json:"in_flight,omitempty"`
+
+	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	InFlightFrom *int `json:"in_flight_from,omitempty"`
+
+	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
+}
+
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope = string
 
@@ -1373,7 +1561,8 @@ type Verdict = string
 // customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+// Absent where the verdict says all.
 type VerdictReason = string
 
 // Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -1387,7 +1576,8 @@ type Verification struct {
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+	// Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
@@ -1402,6 +1592,15 @@ type VerifyResponse struct {
 	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
 	// refuse it. Absent if it was never tested.
 	Verification Verification `json:"verification"`
+}
+
+// VersionsResponse A key's versions, newest first, and the receipt of its last rotation or rollback.
+type VersionsResponse struct {
+	// Versions The versions.
+	Versions []KeyVersion `json:"versions"`
+
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	Receipt *RotationReceipt `json:"receipt,omitempty"`
 }
 
 // WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
@@ -1541,6 +1740,9 @@ type UsageUserFilter = OpaqueID
 // UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type UserID = OpaqueID
 
+// Version defines model for Version.
+type Version = int
+
 // Wait defines model for Wait.
 type Wait = string
 
@@ -1562,6 +1764,9 @@ type Internal = Problem
 // InvalidArgument An RFC 9457 problem document.
 type InvalidArgument = Problem
 
+// NoRollback An RFC 9457 problem document.
+type NoRollback = Problem
+
 // NotFound An RFC 9457 problem document.
 type NotFound = Problem
 
@@ -1580,6 +1785,12 @@ type RegistrationRefused = Problem
 // ResourceExhausted An RFC 9457 problem document.
 type ResourceExhausted = Problem
 
+// RotationRefused An RFC 9457 problem document.
+type RotationRefused = Problem
+
+// RotationUnprocessable An RFC 9457 problem document.
+type RotationUnprocessable = Problem
+
 // TokenQuotaExceeded An RFC 9457 problem document.
 type TokenQuotaExceeded = Problem
 
@@ -1594,6 +1805,12 @@ type Unavailable = Problem
 
 // UnsupportedMediaType An RFC 9457 problem document.
 type UnsupportedMediaType = Problem
+
+// VersionActive An RFC 9457 problem document.
+type VersionActive = Problem
+
+// VersionGone An RFC 9457 problem document.
+type VersionGone = Problem
 
 // ListKeysParams defines parameters for ListKeys.
 type ListKeysParams struct {
@@ -1631,6 +1848,66 @@ type RevokeKeyParams struct {
 
 // UpdateKeyParams defines parameters for UpdateKey.
 type UpdateKeyParams struct {
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+	// so that a request may be sent again.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// RollbackKeyParams defines parameters for RollbackKey.
+type RollbackKeyParams struct {
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+	// so that a request may be sent again.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// RotateKeyParams defines parameters for RotateKey.
+type RotateKeyParams struct {
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+	// so that a request may be sent again.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+
+	// IdempotencyKey A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
+	// same request with the same value again, no second key is made, and the answer has the key that the first one
+	// made. Another body with the same value is refused with 422. A refused request does not use the value up.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListKeyVersionsParams defines parameters for ListKeyVersions.
+type ListKeyVersionsParams struct {
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
+// DestroyKeyVersionParams defines parameters for DestroyKeyVersion.
+type DestroyKeyVersionParams struct {
+	// IfMatch The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+	// has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+	// so that a request may be sent again.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ActivateKeyVersionParams defines parameters for ActivateKeyVersion.
+type ActivateKeyVersionParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
 	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
 	// wait.
@@ -1829,6 +2106,9 @@ type RegisterKeyJSONRequestBody = RegisterRequest
 
 // UpdateKeyJSONRequestBody defines body for UpdateKey for application/json ContentType.
 type UpdateKeyJSONRequestBody = UpdateRequest
+
+// RotateKeyJSONRequestBody defines body for RotateKey for application/json ContentType.
+type RotateKeyJSONRequestBody = RotateRequest
 
 // SetMemberJSONRequestBody defines body for SetMember for application/json ContentType.
 type SetMemberJSONRequestBody = SetMemberRequest

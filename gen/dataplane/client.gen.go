@@ -130,12 +130,14 @@ type ClientInterface interface {
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
+	// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
 	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
 	// event's project from the cache.
 	//
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-	// unless the answer that the use began with has a position that contains the event.
+	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
+	// `key.rotation_rolled_back` end none: another version of the key serves from then on.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -298,12 +300,14 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 // as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
+// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
 // `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
 // event's project from the cache.
 //
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-// unless the answer that the use began with has a position that contains the event.
+// unless the answer that the use began with has a position that contains the event. `key.rotated` and
+// `key.rotation_rolled_back` end none: another version of the key serves from then on.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.
@@ -800,12 +804,14 @@ type ClientWithResponsesInterface interface {
 	// `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 	// cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
+	// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
 	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
 	// event's project from the cache.
 	//
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-	// unless the answer that the use began with has a position that contains the event.
+	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
+	// `key.rotation_rolled_back` end none: another version of the key serves from then on.
 	//
 	// The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 	// too slowly, and after some minutes in any case. Connect again and resume.
@@ -1503,12 +1509,14 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 // `hello` has the stream's `session_id`, the terms of the lease, and `clock_ms`. `reset`: drop everything from the
 // cache. `heartbeat`: everything that was committed up to `clock_ms` has been sent. All others are changes, named
 // as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
-// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `policy.set`, `member.set`,
+// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
+// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
 // `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
 // event's project from the cache.
 //
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
-// unless the answer that the use began with has a position that contains the event.
+// unless the answer that the use began with has a position that contains the event. `key.rotated` and
+// `key.rotation_rolled_back` end none: another version of the key serves from then on.
 //
 // The stream ends when the service stops, when the data plane's credential is revoked, when the data plane reads
 // too slowly, and after some minutes in any case. Connect again and resume.

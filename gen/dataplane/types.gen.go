@@ -216,6 +216,11 @@ type KeyReport struct {
 	// FailedMsAgo The time since the provider last refused it. Absent if it did not.
 	FailedMsAgo *int `json:"failed_ms_ago,omitempty"`
 
+	// FailedVersion The version that the provider refused. A refusal of the active version within the overlap of its rotation has
+	// the version before serve again; one of another version than the active one is ignored. Absent if that is not
+	// known.
+	FailedVersion *int `json:"failed_version,omitempty"`
+
 	// FailureReason Why: what the `answers` of the key say, or `forbidden`. Absent if that is not known.
 	FailureReason *string `json:"failure_reason,omitempty"`
 

@@ -297,7 +297,7 @@ func (s *server) RevokeKey(ctx context.Context, req gen.RevokeKeyRequestObject) 
 	if err != nil {
 		return nil, s.recordDenied(ctx, err, event)
 	}
-	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, s.awaitReceipt(ctx, key, wait))}, nil
+	return gen.RevokeKey200JSONResponse{Receipt: s.wireReceipt(key, s.awaitReceipt(ctx, key.Stop(), wait))}, nil
 }
 
 // enterWait returns how long the user may wait for a receipt: not at all while they wait for many others, since a key is never left in
@@ -313,13 +313,8 @@ func (s *server) enterWait(caller models.Caller, wait time.Duration) (allowed ti
 	return wait, leave
 }
 
-// awaitReceipt returns the receipt of a key that was stopped, as requested. If it can't be read, it claims nothing.
-func (s *server) awaitReceipt(ctx context.Context, key models.Key, wait time.Duration) feed.Receipt {
-	return s.awaitStop(ctx, key.Stop(), wait)
-}
-
-// awaitStop is awaitReceipt of any stop.
-func (s *server) awaitStop(ctx context.Context, stop models.Stop, wait time.Duration) feed.Receipt {
+// awaitReceipt returns the receipt of a stop, as requested. If it can't be read, it claims nothing.
+func (s *server) awaitReceipt(ctx context.Context, stop models.Stop, wait time.Duration) feed.Receipt {
 	receipt, err := s.receipts.WaitForReceipt(ctx, stop, wait)
 	if err != nil {
 		return feed.Receipt{Remaining: unknownRemaining}
@@ -480,6 +475,7 @@ func (s *server) wireKey(k models.Key) gen.Key {
 		LastUsedAt: optionalTime(k.LastUsedAt), StaleSince: optionalTime(k.StaleSince(now)), ExpiresAt: optionalTime(k.ExpiresAt),
 		Etag: new(etag(k)), Disabled: new(k.DisabledAt != 0), DisabledAt: optionalTime(k.DisabledAt), DisabledBy: optional(k.DisabledBy),
 		Order: new(k.Order), Weight: optional(k.Weight),
+		Version: optional(int(k.Version)),
 	}
 	key.NotServingReason = optional(notServing(k, now))
 	key.Serves = new(key.NotServingReason == nil)
@@ -501,6 +497,9 @@ func wireVerification(k models.Key) *gen.Verification {
 	return &gen.Verification{Verdict: k.Verdict, Reason: optional(k.VerdictReason), CheckedAt: wireTime(k.VerifiedAt)}
 }
 
+// receiptComplete is the state of a receipt that proves that its stop has reached all data planes.
+const receiptComplete = "complete"
+
 func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {
 	return s.receiptOf(k.RevokedAt, k.RevokedBy, r)
 }
@@ -508,7 +507,7 @@ func (s *server) wireReceipt(k models.Key, r feed.Receipt) gen.Receipt {
 // receiptOf returns the receipt of what was revoked at a time, by a user.
 func (s *server) receiptOf(at int64, by string, r feed.Receipt) gen.Receipt {
 	receipt := gen.Receipt{
-		State: "complete", RevokedAt: wireTime(at), RevokedBy: by,
+		State: receiptComplete, RevokedAt: wireTime(at), RevokedBy: by,
 		DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged,
 	}
 	if r.Slowest > 0 {

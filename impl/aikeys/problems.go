@@ -18,6 +18,7 @@ var (
 	errRegister     = fmt.Errorf("register a project-level key: %w", models.ErrForbidden)
 	errUpdate       = fmt.Errorf("change a project-level key: %w", models.ErrForbidden)
 	errRevoke       = fmt.Errorf("revoke a project-level key: %w", models.ErrForbidden)
+	errRotate       = fmt.Errorf("change the versions of a project-level key: %w", models.ErrForbidden)
 	errVerify       = fmt.Errorf("test a project-level key: %w", models.ErrForbidden)
 	errSetPolicy    = fmt.Errorf("set the policy: %w", models.ErrForbidden)
 	errSetMember    = fmt.Errorf("set a member: %w", models.ErrForbidden)
@@ -42,6 +43,8 @@ func refusalOf(write models.EventType) error {
 		return errRevoke
 	case models.EventKeyUpdated, models.EventKeyDisabled, models.EventKeyEnabled:
 		return errUpdate
+	case models.EventKeyRotated, models.EventKeyRotationRolledBack, models.EventKeyVersionDestroyed:
+		return errRotate
 	case models.EventKeyVerified:
 		return errVerify
 	case models.EventPolicySet:
@@ -72,6 +75,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	ownersOnly(errRegister, "Only an owner of the project may register a project-level key. A member may register a key of their own, with user_scope."),
 	ownersOnly(errUpdate, "Only an owner of the project may change a project-level key. A member may change keys of their own."),
 	ownersOnly(errRevoke, "Only an owner of the project may revoke a project-level key. A member may revoke keys of their own."),
+	ownersOnly(errRotate, "Only an owner of the project may rotate a project-level key. A member may rotate keys of their own."),
 	ownersOnly(errVerify, "Only an owner of the project may have a project-level key tested. A member may have keys of their own tested."),
 	ownersOnly(errSetPolicy, "Only an owner of the project may change its policy."),
 	ownersOnly(errSetMember, "Only an owner of the project may add members and change their roles."),
@@ -101,6 +105,18 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "This Idempotency-Key was used for another request; send a new one."},
 	{Err: errSecretRejected, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "secret-rejected", Title: "Secret rejected",
 		Detail: "The provider does not take this secret, so nothing was stored; check that it is whole and not revoked there, or send force."},
+	{Err: errRotationRejected, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "secret-rejected", Title: "Secret rejected",
+		Detail: "The provider does not take this secret, so nothing was stored; check that it is whole and not revoked there."},
+	{Err: errSameSecret, Status: http.StatusConflict, Code: "already_exists", Slug: "same-secret", Title: "Same secret",
+		Detail: "The key has this secret already, as a version that is not destroyed; nothing was changed."},
+	{Err: models.ErrVersionGone, Status: http.StatusConflict, Code: "failed_precondition", Slug: "version-gone", Title: "Version gone",
+		Detail: "The version is destroyed or has expired; rotate the key to another secret."},
+	{Err: models.ErrVersionActive, Status: http.StatusConflict, Code: "failed_precondition", Slug: "version-active", Title: "Version active",
+		Detail: "The active version can't be destroyed; activate another one first, or revoke the key."},
+	{Err: models.ErrVersionTaken, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
+		Detail: "The key is being rotated by others at this moment; try again after the time in Retry-After."},
+	{Err: models.ErrNoRollback, Status: http.StatusConflict, Code: "failed_precondition", Slug: "no-rollback", Title: "No rollback",
+		Detail: "No earlier version is kept that could serve; it was destroyed when its overlap ended, or has expired."},
 	{Err: verification.ErrStopped, Status: http.StatusConflict, Code: "failed_precondition", Slug: "not-testable", Title: "Not testable",
 		Detail: "The key is revoked, disabled or expired, so its secret is not opened."},
 	{Err: verification.ErrOff, Status: http.StatusConflict, Code: "failed_precondition", Slug: "not-testable", Title: "Not testable",

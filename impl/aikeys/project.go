@@ -332,7 +332,7 @@ func wireState(s *models.EventState) *gen.EventState {
 		Name: optional(s.Name), ExpiresAt: optionalTime(s.ExpiresAt), Order: s.Order, Weight: s.Weight,
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
 		Operations: optional(gen.Operations(s.Operations)),
-		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced),
+		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
 	}
 	if s.UserKeys != "" {
 		state.UserKeysByProvider = new(wireExceptions(s.UserKeysByProvider))

@@ -17,6 +17,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/models"
+	"github.com/agentrouter/aikeys/sealer"
 )
 
 // Config is what the public API needs.
@@ -31,6 +32,8 @@ type Config struct {
 	Denials *Denials
 	// Verifier tests secrets that are to be registered at their providers; nil makes no tests.
 	Verifier Verifier
+	// Opener opens the secrets of a key that is rotated, to compare them with the new one; nil where this process may open none.
+	Opener sealer.Sealer
 	// Tests tests stored keys.
 	Tests *verification.Keys
 	// CustomProviders is whether the customers' own servers take keys.
@@ -59,7 +62,7 @@ type Receipts interface {
 	WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error)
 }
 
-// server holds the handlers. Those of keys are in keys.go, all others in project.go.
+// server holds the handlers. Those of keys are in keys.go, update.go and rotate.go, all others in project.go.
 type server struct {
 	store     *models.Store
 	keyset    *keysetcheck.Checker
@@ -70,6 +73,7 @@ type server struct {
 	quotas    Quotas
 	denials   *Denials
 	verifier  Verifier
+	opener    sealer.Sealer
 	tests     *verification.Keys
 	waits     waits
 	// customProviders is whether the customers' own servers take keys.
@@ -93,7 +97,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
 	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
-		denials: cfg.Denials, verifier: cfg.Verifier, tests: cfg.Tests, customProviders: cfg.CustomProviders}
+		denials: cfg.Denials, verifier: cfg.Verifier, opener: cfg.Opener, tests: cfg.Tests, customProviders: cfg.CustomProviders}
 	if s.denials == nil {
 		s.denials = &Denials{store: cfg.Store}
 	}

@@ -1351,7 +1351,7 @@ func TestDocumentSecretFields(t *testing.T) {
 		}
 	}
 	slices.Sort(found)
-	require.Equal(t, []string{"request registerKey.secret", "response createToken 201.api_key"}, found)
+	require.Equal(t, []string{"request registerKey.secret", "request rotateKey.secret", "response createToken 201.api_key"}, found)
 }
 
 // Every field that the document marks secret has a type that prints nothing.

@@ -188,7 +188,7 @@ func (s *server) RevokeToken(ctx context.Context, req gen.RevokeTokenRequestObje
 	if err != nil {
 		return nil, err
 	}
-	receipt := s.receiptOf(token.RevokedAt, token.RevokedBy, s.awaitStop(ctx, stop, wait))
+	receipt := s.receiptOf(token.RevokedAt, token.RevokedBy, s.awaitReceipt(ctx, stop, wait))
 	return gen.RevokeToken200JSONResponse{Token: s.wireToken(caller, token), Receipt: receipt}, nil
 }
 
@@ -217,7 +217,7 @@ func (s *server) RevokeProjectToken(ctx context.Context, req gen.RevokeProjectTo
 	if err != nil {
 		return nil, err
 	}
-	receipt := s.receiptOf(cmp.Or(token.RevokedAt, token.BarredAt), cmp.Or(token.RevokedBy, token.BarredBy), s.awaitStop(ctx, stop, wait))
+	receipt := s.receiptOf(cmp.Or(token.RevokedAt, token.BarredAt), cmp.Or(token.RevokedBy, token.BarredBy), s.awaitReceipt(ctx, stop, wait))
 	return gen.RevokeProjectToken200JSONResponse{Token: s.wireProjectToken(caller, token), Receipt: receipt}, nil
 }
 

@@ -73,7 +73,7 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 	}
 	wire := s.wireKey(key)
 	if key.DisabledAt != 0 {
-		s.setReceipt(&wire, key, s.awaitReceipt(ctx, key, wait))
+		s.setReceipt(&wire, key, s.awaitReceipt(ctx, key.Stop(), wait))
 	}
 	return gen.UpdateKey200JSONResponse{
 		Body:    gen.UpdateResponse{Key: wire},

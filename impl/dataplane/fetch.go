@@ -56,7 +56,8 @@ func (s *server) reportRefusal(ctx context.Context, f found, now time.Time) erro
 	}
 	report := models.KeyReport{
 		KeyID: f.Key.ID, FailedAt: now.UnixMicro(), FailureStatus: http.StatusUnauthorized, FailureReason: string(verdict.Rejected),
-		FailedFor: models.ReportedCaller{UserID: f.caller.UserID, TokenID: f.caller.TokenID},
+		FailedVersion: f.Key.Version,
+		FailedFor:     models.ReportedCaller{UserID: f.caller.UserID, TokenID: f.caller.TokenID},
 	}
 	_, err = s.store.ReportKeys(ctx, d, []models.KeyReport{report}, func(kind models.EventType, k models.Key, caller models.ReportedCaller) models.Event {
 		return s.keyEvent(ctx, kind, d, k, caller)

@@ -50,8 +50,8 @@ func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error)
 		if (r.FailedMsAgo == nil) != (r.FailureStatus == nil) || r.FailureReason != nil && r.FailureStatus == nil {
 			return nil, problem.Invalid("keys", "has one of failed_ms_ago, failure_status and failure_reason without the others")
 		}
-		if r.FailedFor != nil && r.FailedMsAgo == nil || r.ExposedFor != nil && r.ExposedMsAgo == nil {
-			return nil, problem.Invalid("keys", "has a failed_for or an exposed_for without its time")
+		if (r.FailedFor != nil || r.FailedVersion != nil) && r.FailedMsAgo == nil || r.ExposedFor != nil && r.ExposedMsAgo == nil {
+			return nil, problem.Invalid("keys", "has a failed_for, a failed_version or an exposed_for without its time")
 		}
 		seen[r.KeyID] = true
 		reports[i] = models.KeyReport{
@@ -60,6 +60,9 @@ func keyReports(from []gen.KeyReport, now time.Time) ([]models.KeyReport, error)
 		}
 		if r.FailureStatus != nil {
 			reports[i].FailureStatus = *r.FailureStatus
+		}
+		if r.FailedVersion != nil {
+			reports[i].FailedVersion = uint32(*r.FailedVersion) //nolint:gosec // the document bounds it
 		}
 		if r.FailureReason != nil {
 			reports[i].FailureReason = *r.FailureReason

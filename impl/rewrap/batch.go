@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 
 	"github.com/agentrouter/aikeys/models"
@@ -19,14 +20,15 @@ func (j *Job) selectOutdated(ctx context.Context, keys []models.Key) ([]models.K
 	}
 	var todo []models.Key
 	for _, k := range keys {
+		delete(j.unseen, nameOf(k))
 		if named, err := sealer.KEKIDOf(k.Envelope); err != nil || named != primary || k.KEKID != primary {
 			todo = append(todo, k)
 			continue
 		}
 		// Another job, with a sealer that this one lacks, may have re-wrapped a key that is unreadable here.
-		if _, unreadable := j.unreadable[k.ID]; unreadable || j.postponed[k.ID] {
-			delete(j.unreadable, k.ID)
-			delete(j.postponed, k.ID)
+		if _, unreadable := j.unreadable[nameOf(k)]; unreadable || j.postponed[nameOf(k)] {
+			delete(j.unreadable, nameOf(k))
+			delete(j.postponed, nameOf(k))
 			j.progress.Elsewhere++
 		}
 	}
@@ -52,7 +54,7 @@ func (j *Job) rewrapInBatches(ctx context.Context, todo []models.Key) error {
 
 // change replaces one envelope by another.
 type change struct {
-	name     string // the key's id, or "the canary"
+	name     string // nameOf a key, or "the canary"
 	binding  sealer.Binding
 	old      []byte
 	envelope sealer.Envelope
@@ -69,7 +71,7 @@ func (j *Job) rewrapBatch(ctx context.Context, keys []models.Key) error {
 		return err
 	}
 	j.at("verified")
-	stored, err := j.store(ctx, keys, changes)
+	stored, err := j.store(ctx, changes)
 	if err != nil {
 		return err
 	}
@@ -95,37 +97,36 @@ func (j *Job) askSealer(ctx context.Context, keys []models.Key) ([]change, error
 	}
 	changes := make([]change, 0, len(keys))
 	for i, result := range results {
-		delete(j.unreadable, keys[i].ID)
+		name := nameOf(keys[i])
+		delete(j.unreadable, name)
 		switch {
 		case isUnreadable(result.Err):
-			j.unreadable[keys[i].ID] = unreadableFor(keys[i], result.Err)
-			delete(j.postponed, keys[i].ID)
+			j.unreadable[name] = unreadableFor(keys[i], result.Err)
+			delete(j.postponed, name)
 		case result.Err != nil:
-			return nil, fmt.Errorf("key %s: %w", keys[i].ID, result.Err)
+			return nil, fmt.Errorf("key %s: %w", name, result.Err)
 		default:
-			changes = append(changes, change{keys[i].ID, items[i].Binding, keys[i].Envelope, result.Envelope})
+			changes = append(changes, change{name, items[i].Binding, keys[i].Envelope, result.Envelope})
 		}
 	}
 	return changes, nil
 }
 
-// store writes the changes whose rows are still as they were read, and returns the ids of those.
-func (j *Job) store(ctx context.Context, keys []models.Key, changes []change) (map[string]bool, error) {
-	versions := make(map[string]uint32, len(keys))
-	for _, k := range keys {
-		versions[k.ID] = k.Version
-	}
+// store writes the changes whose rows are still as they were read, and returns the names of those.
+func (j *Job) store(ctx context.Context, changes []change) (map[string]bool, error) {
 	batch := make([]models.Rewrapping, len(changes))
 	for i, c := range changes {
-		batch[i] = models.Rewrapping{KeyID: c.name, Version: versions[c.name], Old: c.old, New: c.envelope.Bytes, KEKID: c.envelope.KEKID}
+		batch[i] = models.Rewrapping{
+			KeyID: c.binding.KeyID, Version: c.binding.Version, Old: c.old, New: c.envelope.Bytes, KEKID: c.envelope.KEKID,
+		}
 	}
-	ids, err := retryUnavailable(ctx, j, func() ([]string, error) { return j.Store.Rewrap(ctx, batch) })
+	names, err := retryUnavailable(ctx, j, func() ([]string, error) { return j.Store.Rewrap(ctx, batch) })
 	if err != nil {
 		return nil, err
 	}
-	stored := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		stored[id] = true
+	stored := make(map[string]bool, len(names))
+	for _, name := range names {
+		stored[name] = true
 	}
 	return stored, nil
 }
@@ -133,20 +134,24 @@ func (j *Job) store(ctx context.Context, keys []models.Key, changes []change) (m
 // recordBatch records the outcome of a batch. Keys that were neither stored nor unreadable come again in the next pass.
 func (j *Job) recordBatch(keys []models.Key, stored map[string]bool) {
 	for _, k := range keys {
-		_, unreadable := j.unreadable[k.ID]
+		name := nameOf(k)
+		_, unreadable := j.unreadable[name]
 		switch {
-		case stored[k.ID]:
-			delete(j.postponed, k.ID)
+		case stored[name]:
+			delete(j.postponed, name)
 			j.progress.Rewrapped++
 		case !unreadable:
-			j.postponed[k.ID] = true
+			j.postponed[name] = true
 		}
 	}
 }
 
 // readBack reads a stored envelope again. It must be sound, even if another job has written it since.
 func (j *Job) readBack(ctx context.Context, c change) error {
-	k, err := retryUnavailable(ctx, j, func() (models.Key, error) { return j.Store.SealedKey(ctx, c.name) })
+	k, err := retryUnavailable(ctx, j, func() (models.Key, error) { return j.Store.SealedVersion(ctx, c.binding.KeyID, c.binding.Version) })
+	if errors.Is(err, models.ErrNotFound) {
+		return nil // the version was destroyed since
+	}
 	if err != nil {
 		return err
 	}
@@ -160,13 +165,16 @@ func (j *Job) readBack(ctx context.Context, c change) error {
 	}
 	same, sameKEK := bytes.Equal(k.Envelope, c.envelope.Bytes), k.KEKID == c.envelope.KEKID
 	switch {
-	case same != sameKEK && k.Version == c.binding.Version:
+	case same != sameKEK:
 		return fmt.Errorf("%w: key %s", ErrNotStored, c.name)
 	case !same:
-		return nil // the key has a new secret, or was re-wrapped again
+		return nil // it was re-wrapped again
 	}
 	return j.checkSameSecret(ctx, now, true)
 }
+
+// nameOf names an envelope among all that the job works on.
+func nameOf(k models.Key) string { return models.SealedName(k.ID, k.Version) }
 
 func bindingOf(k models.Key) sealer.Binding {
 	return sealer.Binding{CustomerID: k.CustomerID, ProjectID: k.ProjectID, KeyID: k.ID, Provider: sealer.ProviderAt(k.Provider, k.Destination), Version: k.Version}

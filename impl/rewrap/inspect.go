@@ -129,7 +129,7 @@ func (i *Inspector) Sample(ctx context.Context, perKEK int64) ([]KEKKeys, []Unre
 				if status.Err != nil {
 					u := unreadableFor(batch[n], status.Err)
 					u.KEKID = status.KEKID
-					unreadable[u.KeyID] = u
+					unreadable[nameOf(batch[n])] = u
 				}
 			}
 		}
@@ -244,7 +244,7 @@ func (i *Inspector) inOrder(counts map[string]*KEKKeys) []KEKKeys {
 	return all
 }
 
-// Unreadable is a key whose envelope can't be read.
+// Unreadable is a key of which an envelope can't be read.
 type Unreadable struct {
 	KeyID      string `json:"id"`
 	CustomerID string `json:"customer_id"`

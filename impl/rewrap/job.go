@@ -11,6 +11,8 @@
 //     alone and looked at again in the next pass.
 //  4. A sample is read back and must be sound.
 //
+// Beside its active version, a key may have a pending and a retiring one, whose envelopes are re-wrapped as if each were a key's.
+//
 // The canary (see impl/keysetcheck) goes last: while it needs an old KEK, other envelopes may need it too. Unreadable
 // envelopes are listed and never written. Revoked keys are re-wrapped like all others, so that the old KEK can be retired.
 //
@@ -50,7 +52,7 @@ var (
 // Store is what the job needs of models.Store.
 type Store interface {
 	KeysByKEK(ctx context.Context) (map[string]int64, error)
-	SealedKey(ctx context.Context, id string) (models.Key, error)
+	SealedVersion(ctx context.Context, id string, version uint32) (models.Key, error)
 	SealedKeys(ctx context.Context, after string, limit int) ([]models.Key, error)
 	Rewrap(ctx context.Context, batch []models.Rewrapping) ([]string, error)
 	Canary(ctx context.Context) (models.Canary, error)
@@ -118,8 +120,10 @@ type Job struct {
 	batch   int
 	// The goroutine of Run owns these fields.
 	progress   Progress
-	unreadable map[string]Unreadable // :: key id → why it can't be read
-	postponed  map[string]bool       // :: key id → its row changed under the job, which comes back to it in the next pass
+	unreadable map[string]Unreadable // :: nameOf a key → why it can't be read
+	postponed  map[string]bool       // :: nameOf a key → its row changed under the job, which comes back to it in the next pass
+	// unseen has those of them that this pass has not come to.
+	unseen map[string]bool
 	// cantOpen is set once the sealer has refused to open any envelope; no more samples are opened then.
 	cantOpen bool
 	// pause is the time between the first two passes.
@@ -202,6 +206,13 @@ func (j *Job) runPasses(ctx context.Context) error {
 
 // runPass scans the table once, in the order of ids. A key that is registered during the scan has a later id, so it is seen.
 func (j *Job) runPass(ctx context.Context) error {
+	j.unseen = map[string]bool{}
+	for name := range j.postponed {
+		j.unseen[name] = true
+	}
+	for name := range j.unreadable {
+		j.unseen[name] = true
+	}
 	for after := ""; ; {
 		keys, err := retryUnavailable(ctx, j, func() ([]models.Key, error) { return j.Store.SealedKeys(ctx, after, windowSize) })
 		if err != nil {
@@ -216,6 +227,10 @@ func (j *Job) runPass(ctx context.Context) error {
 			return err
 		}
 		if len(keys) < windowSize {
+			for name := range j.unseen { // versions that were destroyed since
+				delete(j.postponed, name)
+				delete(j.unreadable, name)
+			}
 			return nil
 		}
 		after = keys[len(keys)-1].ID

@@ -139,9 +139,17 @@ const rewrapStatement = `WITH given AS (
 ), held AS MATERIALIZED (
   SELECT k.id FROM given g JOIN ai_keys k ON k.id = g.id AND k.version = g.version AND k.envelope = g.old
   FOR NO KEY UPDATE OF k SKIP LOCKED
+), held_versions AS MATERIALIZED (
+  SELECT v.key_id, v.version FROM given g JOIN key_versions v ON v.key_id = g.id AND v.version = g.version AND v.envelope = g.old
+  FOR NO KEY UPDATE OF v SKIP LOCKED
+), moved AS (
+  UPDATE ai_keys k SET envelope = g.new, kek_id = g.kek_id FROM held h JOIN given g ON g.id = h.id
+  WHERE k.id = h.id AND k.version = g.version AND k.envelope = g.old RETURNING k.id, k.version
+), moved_versions AS (
+  UPDATE key_versions v SET envelope = g.new, kek_id = g.kek_id FROM held_versions h JOIN given g ON g.id = h.key_id AND g.version = h.version
+  WHERE v.key_id = h.key_id AND v.version = h.version AND v.envelope = g.old RETURNING v.key_id, v.version
 )
-UPDATE ai_keys k SET envelope = g.new, kek_id = g.kek_id FROM held h JOIN given g ON g.id = h.id
-WHERE k.id = h.id AND k.version = g.version AND k.envelope = g.old RETURNING k.id`
+SELECT * FROM moved UNION ALL SELECT * FROM moved_versions`
 
 // Rewrap implements models.Engine.
 func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]string, error) {
@@ -153,9 +161,12 @@ func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]strin
 	}
 	stored := make([]string, 0, n)
 	err := e.Query(ctx, rewrapStatement, []any{ids, versions, olds, news, keks}, func(row models.Row) error {
-		var id string
-		err := row.Scan(&id)
-		stored = append(stored, id)
+		var (
+			id      string
+			version uint32
+		)
+		err := row.Scan(&id, &version)
+		stored = append(stored, models.SealedName(id, version))
 		return err
 	})
 	return stored, err

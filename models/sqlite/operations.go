@@ -76,20 +76,26 @@ func (w *writer) insert(row *models.Insert, onConflict string) (int64, error) {
 	return done.RowsAffected()
 }
 
+// rewrapStatements store a new envelope of a key's active version, and of another one.
+var rewrapStatements = [...]string{
+	`UPDATE ai_keys SET envelope = ?, kek_id = ? WHERE id = ? AND version = ? AND envelope = ?`,
+	`UPDATE key_versions SET envelope = ?, kek_id = ? WHERE key_id = ? AND version = ? AND envelope = ?`,
+}
+
 // Rewrap implements models.Engine. It shares a commit with the writes of requests that wait.
 func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]string, error) {
 	stored := make([]string, 0, len(batch))
 	err := e.writer.do(ctx, func(*models.Tx) error {
 		for _, r := range batch {
-			done, err := e.writer.exec(`UPDATE ai_keys SET envelope = ?, kek_id = ? WHERE id = ? AND version = ? AND envelope = ?`,
-				r.New, r.KEKID, r.KeyID, r.Version, r.Old)
-			if err != nil {
-				return err
+			for _, statement := range rewrapStatements {
+				done, err := e.writer.exec(statement, r.New, r.KEKID, r.KeyID, r.Version, r.Old)
+				if err != nil {
+					return err
+				}
+				if n, err := done.RowsAffected(); err == nil && n > 0 {
+					stored = append(stored, models.SealedName(r.KeyID, r.Version))
+				}
 			}
-			if n, err := done.RowsAffected(); err != nil || n == 0 {
-				continue
-			}
-			stored = append(stored, r.KeyID)
 		}
 		return nil
 	})

@@ -9,12 +9,13 @@ import (
 	"github.com/tetrateio/agentrouter-go/internal/operations"
 )
 
-// AIKeysClient registers, reads, changes, tests and revokes provider keys.
+// AIKeysClient registers, reads, changes, rotates, tests and revokes provider keys.
 type AIKeysClient struct{ service service }
 
 // With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder and WithWeight for
-// Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke and Update;
-// IfMatch for Update; Explained and OfUser for Resolve.
+// Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke, Update, Rotate,
+// Versions, ActivateVersion and Rollback; IfMatch for these but Revoke and Versions, and for DestroyVersion; IdempotencyKey for Rotate;
+// Explained and OfUser for Resolve.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
 }

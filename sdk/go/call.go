@@ -23,8 +23,8 @@ const (
 // CallOption is an optional parameter of calls, for With. Methods that do not take it return an ArgumentError.
 type CallOption func(*service)
 
-// IdempotencyKey makes a Register safe to repeat within 24 hours, also from another process: the same request with the
-// same idempotency key registers one provider key only. Without it each call has a new one, which covers its own retries.
+// IdempotencyKey makes a Register or a Rotate safe to repeat within 24 hours, also from another process: the same request with the
+// same idempotency key registers one provider key, or makes one version, only. Without it each call has a new one, which covers its own retries.
 func IdempotencyKey(key string) CallOption {
 	return func(s *service) { s.idempotencyKey, s.hasIdempotencyKey = key, true }
 }
@@ -50,12 +50,12 @@ func WithWeight(weight int) CallOption { return func(s *service) { s.weight = &w
 // Explained has Resolve list every key that could serve as Candidates, and why each does or does not.
 func Explained() CallOption { return func(s *service) { s.setQuery("explain", "true") } }
 
-// IfMatch has Update change nothing if the key's Etag is another one by now: the error has status 412 then.
+// IfMatch has Update, and what changes versions, change nothing if the key's Etag is another one by now: the error has status 412 then.
 func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
 }
 
-// Wait has a revocation, or an Update that disables a key, return when every data plane has confirmed or the time is up. It is sent in whole
+// Wait has a revocation, an Update that disables a key, and what makes or shows a rotation return when every data plane has confirmed or the time is up. It is sent in whole
 // milliseconds; at most 30 seconds are allowed.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"

@@ -298,6 +298,18 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = keys.Update(ctx, customer, project, text("id"), changesOf(v.Args)...)
 	case "aikeys.revoke":
 		result, err = keys.Revoke(ctx, customer, project, text("id"))
+	case "aikeys.rotate":
+		result, err = keys.Rotate(ctx, customer, project, text("id"), text("secret"), rotateOptions(v.Args)...)
+	case "aikeys.versions":
+		result, err = keys.Versions(ctx, customer, project, text("id"))
+	case "aikeys.activate_version":
+		number, _ := v.Args["version"].(float64)
+		result, err = keys.ActivateVersion(ctx, customer, project, text("id"), int(number))
+	case "aikeys.rollback":
+		result, err = keys.Rollback(ctx, customer, project, text("id"))
+	case "aikeys.destroy_version":
+		number, _ := v.Args["version"].(float64)
+		result, err = keys.DestroyVersion(ctx, customer, project, text("id"), int(number))
 	case "aikeys.verify":
 		result, err = keys.Verify(ctx, customer, project, text("id"))
 	case "aikeys.resolve":
@@ -405,6 +417,28 @@ func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
 	return changes
 }
 
+// rotateOptions returns what a rotation is told beside the secret.
+func rotateOptions(args map[string]any) (options []agentrouter.RotateOption) {
+	switch args["activate"] {
+	case "now":
+		options = append(options, agentrouter.ActivateNow())
+	case "manual":
+		options = append(options, agentrouter.ActivateLater())
+	}
+	if text, ok := args["overlap"].(string); ok {
+		d, _ := time.ParseDuration(text)
+		options = append(options, agentrouter.Overlap(d))
+	}
+	if at, given := args["expires_at"]; given {
+		text, _ := at.(string)
+		if end, err := time.Parse(time.RFC3339, text); err == nil {
+			return append(options, agentrouter.NewExpiry(end))
+		}
+		options = append(options, agentrouter.NoExpiry())
+	}
+	return options
+}
+
 func callOptions(v vector) []agentrouter.CallOption {
 	var options []agentrouter.CallOption
 	if v.Call == "aikeys.register" || v.Call == "aikeys.resolve" {
@@ -455,6 +489,8 @@ func callOptions(v vector) []agentrouter.CallOption {
 			options = append(options, map[string]func(time.Time) agentrouter.CallOption{"from": agentrouter.From, "to": agentrouter.To}[name](at))
 		case "cascade":
 			options = append(options, agentrouter.Cascade())
+		case "idempotency_key":
+			options = append(options, agentrouter.IdempotencyKey(text))
 		case "if_match":
 			options = append(options, agentrouter.IfMatch(text))
 		case "wait":

@@ -109,7 +109,8 @@ function PathParameterPattern() {
     Parameter(parameter, ctx) {
       if (parameter.in !== 'path') return;
       const schema = ctx.resolve(parameter.schema ?? {}).node ?? {};
-      if (!schema.enum && !schema.pattern?.match(/^\^.*\$$/)) {
+      const isBounded = schema.type === 'integer' && schema.minimum !== undefined && schema.maximum !== undefined;
+      if (!isBounded && !schema.enum && !schema.pattern?.match(/^\^.*\$$/)) {
         ctx.report({
           message: `Path parameter ${parameter.name} must have an enum, or a pattern anchored at both ends.`,
           location: ctx.location.child('schema'),

@@ -95,6 +95,8 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
             path["id"] = path["id"].removeprefix("byok_")
     if "token_id" in path:
         path["token_id"] = one_of(case, "token", tokens[-20:])
+    if "version" in path:
+        path["version"] = 1 + pick(case, "version", 5)
     if "user_id" in path:
         # The caller stays an owner of the project that everything else needs, and the only one of the other.
         if path.get("project_id") == "solo":
@@ -154,6 +156,14 @@ def fit_token(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     return fit_expiry(case, body)
 
 
+def fit_rotate(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """A secret of some provider, which may be another than the key's, and an overlap of at most 30 days."""
+    body["secret"] = one_of(case, "secret", list(examples().values()))
+    if "overlap" in body:
+        body["overlap"] = one_of(case, "overlap", ["0s", "1s", "15m", "720h"])
+    return fit_expiry(case, body)
+
+
 def fit_policy(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     if "user_keys_by_provider" in body:
         exceptions = body["user_keys_by_provider"].values()
@@ -183,6 +193,7 @@ def fit_report(case: Any, body: dict[str, Any]) -> dict[str, Any]:
             report |= {"failed_ms_ago": 1200, "failure_status": 403}
         if "failure_status" not in report:
             report.pop("failure_reason", None)
+            report.pop("failed_version", None)
         for what in ("failed", "exposed"):
             caller = report.get(f"{what}_for")
             if caller and caller.get("user_id") in ("-", ".", ".."):
@@ -225,6 +236,7 @@ FITS = {
     "registerKey": fit_register,
     "updateKey": fit_update,
     "createToken": fit_token,
+    "rotateKey": fit_rotate,
     "setPolicy": fit_policy,
     "fetchKey": fit_fetch,
     "reportKeys": fit_report,
@@ -277,7 +289,7 @@ def no_secret_shows(ctx: Any, response: Any, case: Any) -> None:
 @schemathesis.check
 def revoked_for_good(ctx: Any, response: Any, case: Any) -> None:
     """A key that was revoked is there to be read, as revoked, and not to be changed."""
-    if operation_id(case) in ("getKey", "updateKey") and response.status_code == 200:
+    if operation_id(case) in ("getKey", "updateKey", "rotateKey", "activateKeyVersion", "rollbackKey") and response.status_code == 200:
         key = response.json()["key"]
         if key["id"].removeprefix("byok_") in revoked:
             assert key["state"] == "revoked", "a revoked key is active again"

@@ -159,7 +159,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 		Store: opts.Store, Sealer: opts.Sealer, Providers: catalogue, Verifier: opts.Tester, Off: verification.ErrOff, Log: s.Evidence.Logger(), Now: opts.Now,
 	})
 	handler, err := aikeys.NewHandler(aikeys.Config{
-		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Receipts: receipts,
+		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Opener: opts.Sealer, Receipts: receipts,
 		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests, CustomProviders: true,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,

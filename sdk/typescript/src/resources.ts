@@ -78,10 +78,6 @@ export class AIKeys {
     userScope: boolean,
     options: t.RegisterOptions = {},
   ): Promise<t.RegisterResponse> {
-    const idempotencyKey = options.idempotencyKey || freshKey();
-    if (!/^[!-~]{1,255}$/.test(idempotencyKey)) {
-      throw new ArgumentError('idempotencyKey must be 1 to 255 visible ASCII characters without spaces');
-    }
     const body: t.RegisterRequest = { provider, name, secret, user_scope: userScope };
     if (options.verify) body.verify = true;
     if (options.force) body.force = true;
@@ -89,7 +85,7 @@ export class AIKeys {
     if (options.order !== undefined) body.order = options.order;
     if (options.weight !== undefined) body.weight = options.weight;
     const path = `${project(customerId, projectId)}/aikeys`;
-    const headers = { 'content-type': 'application/json', 'idempotency-key': idempotencyKey };
+    const headers = { 'content-type': 'application/json', ...idempotencyHeader(options.idempotencyKey) };
     return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);
   }
 
@@ -133,10 +129,6 @@ export class AIKeys {
     changes: t.KeyChanges,
     options: t.UpdateOptions = {},
   ): Promise<t.UpdateResponse> {
-    const { ifMatch } = options;
-    if (ifMatch !== undefined && !/^[ -~]{1,256}$/.test(ifMatch)) {
-      throw new ArgumentError("ifMatch must be a key's etag");
-    }
     const { name, disabled, expiresAt, order, weight } = changes;
     const body: t.UpdateRequest = {};
     if (name !== undefined) body.name = name;
@@ -148,8 +140,7 @@ export class AIKeys {
       throw new ArgumentError('changes must name what to change');
     }
     const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}`;
-    const headers: Record<string, string> = { 'content-type': 'application/json' };
-    if (ifMatch !== undefined) headers['if-match'] = ifMatch;
+    const headers = { 'content-type': 'application/json', ...ifMatchHeader(options.ifMatch) };
     const wait = waitText(options.wait);
     const query = { wait } satisfies Record<keyof t.UpdateQuery, unknown>;
     const call = { path, query, body, headers, extraMs: waitMs(wait) };
@@ -170,6 +161,89 @@ export class AIKeys {
     return this.#transport.send({ method: 'DELETE', path, query, extraMs, expect: ['receipt', 'object'] }, options);
   }
 
+  /**
+   * Seals another secret as the key's next version. The receipt of an active one, for which `wait` waits, says when the old secret
+   * may be deleted at the provider. Safe to repeat: see `idempotencyKey`.
+   */
+  async rotate(
+    customerId: string,
+    projectId: string,
+    id: string,
+    secret: string,
+    options: t.RotateOptions = {},
+  ): Promise<t.RotateResponse> {
+    const { activate, expiresAt } = options;
+    const body: t.RotateRequest = { secret };
+    if (activate !== undefined) body.activate = activate;
+    const overlap = overlapText(options.overlap);
+    if (overlap !== undefined) body.overlap = overlap;
+    if (expiresAt !== undefined) body.expires_at = expiresAt === null ? null : timeText(expiresAt);
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}/rotate`;
+    const headers = {
+      'content-type': 'application/json',
+      ...idempotencyHeader(options.idempotencyKey),
+      ...ifMatchHeader(options.ifMatch),
+    };
+    const wait = waitText(options.wait);
+    const query = { wait } satisfies Record<keyof t.RotateQuery, unknown>;
+    const call = { path, query, body, headers, secret, extraMs: waitMs(wait) };
+    return this.#transport.send({ method: 'POST', ...call, expect: ['version', 'object'] }, options);
+  }
+
+  /** Lists a key's versions, newest first, with the receipt of its last rotation or rollback, for which `wait` waits. */
+  async versions(
+    customerId: string,
+    projectId: string,
+    id: string,
+    options: t.RevokeOptions = {},
+  ): Promise<t.VersionsResponse> {
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}/versions`;
+    const wait = waitText(options.wait);
+    const call = { path, query: { wait }, extraMs: waitMs(wait) };
+    return this.#transport.send({ method: 'GET', ...call, expect: ['versions', 'array'] }, options);
+  }
+
+  /** Has a pending version serve, or a retiring one again. */
+  async activateVersion(
+    customerId: string,
+    projectId: string,
+    id: string,
+    version: number,
+    options: t.ChangeVersionOptions = {},
+  ): Promise<t.RotateResponse> {
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}/versions/${versionText(version)}/activate`;
+    return this.#change(path, options);
+  }
+
+  /** Has the version serve again that the active one replaced, while it is retiring. */
+  async rollback(
+    customerId: string,
+    projectId: string,
+    id: string,
+    options: t.ChangeVersionOptions = {},
+  ): Promise<t.RotateResponse> {
+    return this.#change(`${project(customerId, projectId)}/aikeys/${segment('id', id)}/rollback`, options);
+  }
+
+  async #change(path: string, options: t.ChangeVersionOptions): Promise<t.RotateResponse> {
+    const wait = waitText(options.wait);
+    const call = { path, query: { wait }, headers: ifMatchHeader(options.ifMatch), extraMs: waitMs(wait) };
+    return this.#transport.send({ method: 'POST', ...call, expect: ['version', 'object'] }, options);
+  }
+
+  /** Destroys a version that is not active: there is no rollback to it after that. */
+  async destroyVersion(
+    customerId: string,
+    projectId: string,
+    id: string,
+    version: number,
+    options: Omit<t.ChangeVersionOptions, 'wait'> = {},
+  ): Promise<t.DestroyVersionResponse> {
+    const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}/versions/${versionText(version)}`;
+    const headers = ifMatchHeader(options.ifMatch);
+    return this.#transport.send({ method: 'DELETE', path, headers, expect: ['version', 'object'] }, options);
+  }
+
   /** Tests a stored key at its provider. The verdict stays on the key, which is used as before. At most once in ten seconds. */
   async verify(customerId: string, projectId: string, id: string, options?: Options): Promise<t.VerifyResponse> {
     const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}/verify`;
@@ -188,6 +262,36 @@ export class AIKeys {
     query satisfies Record<keyof t.ResolveQuery, unknown>;
     return this.#transport.send({ method: 'GET', path, query, expect: ['reason', 'string'] }, options);
   }
+}
+
+function idempotencyHeader(given: string | undefined): Record<string, string> {
+  const idempotencyKey = given || freshKey();
+  if (!/^[!-~]{1,255}$/.test(idempotencyKey)) {
+    throw new ArgumentError('idempotencyKey must be 1 to 255 visible ASCII characters without spaces');
+  }
+  return { 'idempotency-key': idempotencyKey };
+}
+
+function ifMatchHeader(ifMatch: string | undefined): Record<string, string> {
+  if (ifMatch === undefined) {
+    return {};
+  }
+  if (!/^[ -~]{1,256}$/.test(ifMatch)) {
+    throw new ArgumentError("ifMatch must be a key's etag");
+  }
+  return { 'if-match': ifMatch };
+}
+
+function versionText(version: number): string {
+  if (!Number.isInteger(version) || version < 1) {
+    throw new ArgumentError('version must be a positive integer');
+  }
+  return String(version);
+}
+
+/** How long a version stays, as the service takes it; a number is of milliseconds. */
+function overlapText(overlap: string | number | undefined): string | undefined {
+  return typeof overlap === 'number' ? `${Math.ceil(overlap / 1_000)}s` : overlap;
 }
 
 /** A time as the service takes it; a number is of milliseconds. */

@@ -15,6 +15,8 @@ export type KeyFailure = Schemas['KeyFailure'];
 export type Verification = Schemas['Verification'];
 export type Receipt = Schemas['Receipt'];
 export type DisableReceipt = Schemas['DisableReceipt'];
+export type RotationReceipt = Schemas['RotationReceipt'];
+export type KeyVersion = Schemas['KeyVersion'];
 export type Scope = Schemas['Scope'];
 export type Role = Schemas['Role'];
 export type AuthMethod = Schemas['AuthMethod'];
@@ -40,6 +42,9 @@ export type ListResponse = Schemas['ListResponse'];
 export type VerifyResponse = Schemas['VerifyResponse'];
 export type RevokeResponse = Schemas['RevokeResponse'];
 export type UpdateResponse = Schemas['UpdateResponse'];
+export type RotateResponse = Schemas['RotateResponse'];
+export type VersionsResponse = Schemas['VersionsResponse'];
+export type DestroyVersionResponse = Schemas['DestroyVersionResponse'];
 export type ResolveResponse = Schemas['ResolveResponse'];
 export type PolicyResponse = Schemas['PolicyResponse'];
 export type ListEventsResponse = Schemas['ListEventsResponse'];
@@ -62,6 +67,7 @@ export type ErrorCode = Schemas['Problem']['code'];
 /** The bodies that the methods send. */
 export type RegisterRequest = Schemas['RegisterRequest'];
 export type UpdateRequest = Schemas['UpdateRequest'];
+export type RotateRequest = Schemas['RotateRequest'];
 export type PolicyRequest = Schemas['PolicyRequest'];
 export type CreateTokenRequest = Schemas['CreateTokenRequest'];
 export type SetMemberRequest = Schemas['SetMemberRequest'];
@@ -76,6 +82,7 @@ export type TokenQuery = NonNullable<operations['listTokens']['parameters']['que
 export type RevokeTokenQuery = NonNullable<operations['revokeToken']['parameters']['query']>;
 export type UpdateQuery = NonNullable<operations['updateKey']['parameters']['query']>;
 export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
+export type RotateQuery = NonNullable<operations['rotateKey']['parameters']['query']>;
 export type ResolveQuery = operations['resolveKey']['parameters']['query'];
 
 /** The items of all pages, for `for await`. */
@@ -137,6 +144,24 @@ export interface UpdateOptions extends CallOptions {
 export interface RevokeOptions extends CallOptions {
   /** How long to wait for the receipt to be complete, such as `2s`, or in milliseconds. At most 30 seconds. */
   wait?: string | number | undefined;
+}
+
+export interface ChangeVersionOptions extends CallOptions {
+  /** The key's `etag` as you know it: nothing is changed if it is another one by now. */
+  ifMatch?: string | undefined;
+  /** How long to wait for the receipt to be complete, such as `2s`, or in milliseconds. At most 30 seconds. */
+  wait?: string | number | undefined;
+}
+
+export interface RotateOptions extends ChangeVersionOptions {
+  /** When the new version serves. Left out, its secret is tested first, and it serves if that is valid. */
+  activate?: RotateRequest['activate'];
+  /** How long the replaced version stays, such as `15m`, or in milliseconds, of which whole seconds count. */
+  overlap?: string | number | undefined;
+  /** When the key stops serving, from the activation on; `null` is never. Left out, that stays as it is. */
+  expiresAt?: string | Date | null | undefined;
+  /** Makes a repeat safe for 24 hours. Left out, it is a fresh UUID, the same over the call's own retries. */
+  idempotencyKey?: string | undefined;
 }
 
 export interface PageOptions extends CallOptions {

@@ -105,6 +105,22 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
         { ifMatch: take('if_match'), wait: take('wait') },
       ),
     'aikeys.revoke': () => client.aikeys.revoke(...at(), take('id'), { wait: take('wait') }),
+    'aikeys.rotate': () =>
+      client.aikeys.rotate(...at(), take('id'), take('secret'), {
+        activate: take('activate'),
+        overlap: take('overlap'),
+        expiresAt: take('expires_at'),
+        idempotencyKey: take('idempotency_key'),
+        ifMatch: take('if_match'),
+        wait: take('wait'),
+      }),
+    'aikeys.versions': () => client.aikeys.versions(...at(), take('id'), { wait: take('wait') }),
+    'aikeys.activate_version': () =>
+      client.aikeys.activateVersion(...at(), take('id'), take('version'), { ifMatch: take('if_match'), wait: take('wait') }),
+    'aikeys.rollback': () =>
+      client.aikeys.rollback(...at(), take('id'), { ifMatch: take('if_match'), wait: take('wait') }),
+    'aikeys.destroy_version': () =>
+      client.aikeys.destroyVersion(...at(), take('id'), take('version'), { ifMatch: take('if_match') }),
     'aikeys.verify': () => client.aikeys.verify(...at(), take('id')),
     'aikeys.resolve': () =>
       client.aikeys.resolve(...at(), take('provider'), { explain: take('explain'), userId: take('user_id') }),

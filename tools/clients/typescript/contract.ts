@@ -54,6 +54,7 @@ export interface Key {
   order?: number;
   weight?: number;
   disable_receipt?: DisableReceipt;
+  version?: number;
   state: string;
 }
 

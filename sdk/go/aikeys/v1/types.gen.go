@@ -102,21 +102,25 @@ func (e EventOutcome) Valid() bool {
 
 // Defines values for EventType.
 const (
-	EventTypeKeyDisabled   EventType = "key.disabled"
-	EventTypeKeyEnabled    EventType = "key.enabled"
-	EventTypeKeyExpired    EventType = "key.expired"
-	EventTypeKeyExpiring   EventType = "key.expiring"
-	EventTypeKeyExposed    EventType = "key.exposed"
-	EventTypeKeyFailing    EventType = "key.failing"
-	EventTypeKeyRegistered EventType = "key.registered"
-	EventTypeKeyRevoked    EventType = "key.revoked"
-	EventTypeKeyUpdated    EventType = "key.updated"
-	EventTypeKeyVerified   EventType = "key.verified"
-	EventTypeMemberRemoved EventType = "member.removed"
-	EventTypeMemberSet     EventType = "member.set"
-	EventTypePolicySet     EventType = "policy.set"
-	EventTypeTokenCreated  EventType = "token.created"
-	EventTypeTokenRevoked  EventType = "token.revoked"
+	EventTypeKeyDisabled           EventType = "key.disabled"
+	EventTypeKeyEnabled            EventType = "key.enabled"
+	EventTypeKeyExpired            EventType = "key.expired"
+	EventTypeKeyExpiring           EventType = "key.expiring"
+	EventTypeKeyExposed            EventType = "key.exposed"
+	EventTypeKeyFailing            EventType = "key.failing"
+	EventTypeKeyRegistered         EventType = "key.registered"
+	EventTypeKeyRevoked            EventType = "key.revoked"
+	EventTypeKeyRotated            EventType = "key.rotated"
+	EventTypeKeyRotationRolledBack EventType = "key.rotation_rolled_back"
+	EventTypeKeyUpdated            EventType = "key.updated"
+	EventTypeKeyVerified           EventType = "key.verified"
+	EventTypeKeyVersionAdded       EventType = "key.version_added"
+	EventTypeKeyVersionDestroyed   EventType = "key.version_destroyed"
+	EventTypeMemberRemoved         EventType = "member.removed"
+	EventTypeMemberSet             EventType = "member.set"
+	EventTypePolicySet             EventType = "policy.set"
+	EventTypeTokenCreated          EventType = "token.created"
+	EventTypeTokenRevoked          EventType = "token.revoked"
 )
 
 // Valid indicates whether the value is a known member of the EventType enum.
@@ -138,9 +142,17 @@ func (e EventType) Valid() bool {
 		return true
 	case EventTypeKeyRevoked:
 		return true
+	case EventTypeKeyRotated:
+		return true
+	case EventTypeKeyRotationRolledBack:
+		return true
 	case EventTypeKeyUpdated:
 		return true
 	case EventTypeKeyVerified:
+		return true
+	case EventTypeKeyVersionAdded:
+		return true
+	case EventTypeKeyVersionDestroyed:
 		return true
 	case EventTypeMemberRemoved:
 		return true
@@ -189,6 +201,7 @@ const (
 	FetchReasonNotAMember        FetchReason = "not_a_member"
 	FetchReasonOrder             FetchReason = "order"
 	FetchReasonProjectKey        FetchReason = "project_key"
+	FetchReasonRotation          FetchReason = "rotation"
 	FetchReasonTokenUnavailable  FetchReason = "token_unavailable"
 	FetchReasonUnreadable        FetchReason = "unreadable"
 	FetchReasonUserKey           FetchReason = "user_key"
@@ -224,6 +237,8 @@ func (e FetchReason) Valid() bool {
 	case FetchReasonOrder:
 		return true
 	case FetchReasonProjectKey:
+		return true
+	case FetchReasonRotation:
 		return true
 	case FetchReasonTokenUnavailable:
 		return true
@@ -310,6 +325,30 @@ func (e KeyState) Valid() bool {
 	case KeyStateActive:
 		return true
 	case KeyStateRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for VersionState.
+const (
+	VersionStateActive    VersionState = "active"
+	VersionStateDestroyed VersionState = "destroyed"
+	VersionStatePending   VersionState = "pending"
+	VersionStateRetiring  VersionState = "retiring"
+)
+
+// Valid indicates whether the value is a known member of the VersionState enum.
+func (e VersionState) Valid() bool {
+	switch e {
+	case VersionStateActive:
+		return true
+	case VersionStateDestroyed:
+		return true
+	case VersionStatePending:
+		return true
+	case VersionStateRetiring:
 		return true
 	default:
 		return false
@@ -638,6 +677,7 @@ const (
 	VerdictReasonOff            VerdictReason = "off"
 	VerdictReasonQuotaExhausted VerdictReason = "quota_exhausted"
 	VerdictReasonRateLimited    VerdictReason = "rate_limited"
+	VerdictReasonRejected       VerdictReason = "rejected"
 	VerdictReasonRestricted     VerdictReason = "restricted"
 	VerdictReasonTimeout        VerdictReason = "timeout"
 	VerdictReasonUnknownAnswer  VerdictReason = "unknown_answer"
@@ -662,6 +702,8 @@ func (e VerdictReason) Valid() bool {
 	case VerdictReasonQuotaExhausted:
 		return true
 	case VerdictReasonRateLimited:
+		return true
+	case VerdictReasonRejected:
 		return true
 	case VerdictReasonRestricted:
 		return true
@@ -745,6 +787,15 @@ type Candidate struct {
 // `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 type CandidateReason string
 
+// DestroyVersionResponse The version as it is now.
+type DestroyVersionResponse struct {
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Version One of the secrets that a key has had, or is to have.
+	Version KeyVersion `json:"version"`
+}
+
 // DisableReceipt The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
 // disabled key that is read by its id has it; keys in lists do not.
 type DisableReceipt struct {
@@ -793,7 +844,9 @@ type Event struct {
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
 	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-	// `after`. Both are absent in other events.
+	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+	// `key.version_destroyed` in `before`. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
@@ -803,7 +856,9 @@ type Event struct {
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
 	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-	// `after`. Both are absent in other events.
+	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+	// `key.version_destroyed` in `before`. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -852,7 +907,9 @@ type Event struct {
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
 	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-	// `key.failing`.
+	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
+	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
+	// that waits, and `key.version_destroyed` that the secret of one is gone.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -867,14 +924,18 @@ type EventOutcome string
 // key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
 // `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 // `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-// `key.failing`.
+// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
+// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
+// that waits, and `key.version_destroyed` that the secret of one is gone.
 type EventType string
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 // (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 // `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
 // `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-// `after`. Both are absent in other events.
+// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+// `key.version_destroyed` in `before`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
@@ -902,7 +963,8 @@ type EventState struct {
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+	// Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
@@ -917,6 +979,9 @@ type EventState struct {
 
 	// Verdict `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
 	Verdict Verdict `json:"verdict,omitempty,omitzero"`
+
+	// Version A version of the key. Absent in events that are about none.
+	Version int `json:"version,omitempty,omitzero"`
 
 	// Weight The key's weight, 0 for none. Absent if it did not change.
 	Weight *int `json:"weight,omitempty"`
@@ -943,7 +1008,8 @@ type Fetch struct {
 	// Provider The provider for which a key was asked. Empty if the key was asked for by an id that no key has.
 	Provider string `json:"provider"`
 
-	// Reason The rule that chose the key, or why there was none. `verification` is a test of the key.
+	// Reason The rule that chose the key, or why there was none. `verification` is a test of the
+	// key, and `rotation` the comparison of a secret that it is rotated to.
 	Reason FetchReason `json:"reason"`
 
 	// RequestID The id of the request that led to it, which the service's log has too.
@@ -965,7 +1031,8 @@ type Fetch struct {
 // FetchDecision Whether it got a key.
 type FetchDecision string
 
-// FetchReason The rule that chose the key, or why there was none. `verification` is a test of the key.
+// FetchReason The rule that chose the key, or why there was none. `verification` is a test of the
+// key, and `rotation` the comparison of a secret that it is rotated to.
 type FetchReason string
 
 // FieldError A field that is wrong. Its value is never repeated.
@@ -1086,6 +1153,10 @@ type Key struct {
 	// refuse it. Absent if it was never tested.
 	Verification *Verification `json:"verification,omitempty"`
 
+	// Version The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
+	// leaves it out.
+	Version int `json:"version,omitempty,omitzero"`
+
 	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
 	Weight KeyWeight `json:"weight,omitempty,omitzero"`
 }
@@ -1126,6 +1197,48 @@ type KeyOrder = int
 
 // KeyState `active` until the key is revoked, and `revoked` from then on.
 type KeyState string
+
+// KeyVersion One of the secrets that a key has had, or is to have.
+type KeyVersion struct {
+	// ActivatedAt When it last began to serve. Absent if it never did.
+	ActivatedAt time.Time `json:"activated_at,omitempty,omitzero"`
+
+	// CreatedAt When it was handed in.
+	CreatedAt time.Time `json:"created_at"`
+
+	// CreatedBy The user who handed it in.
+	CreatedBy string `json:"created_by"`
+
+	// DestroyedAt When it was destroyed. Absent if it was not.
+	DestroyedAt time.Time `json:"destroyed_at,omitempty,omitzero"`
+
+	// DisplaySuffix The secret's last four characters, as of a key.
+	DisplaySuffix string `json:"display_suffix"`
+
+	// ExpiresAt The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
+
+	// RetiresAt When a retiring version is destroyed. Absent in other states.
+	RetiresAt time.Time `json:"retires_at,omitempty,omitzero"`
+
+	// State `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
+	// `destroyed`: its secret is gone.
+	State VersionState `json:"state"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
+	// refuse it. Absent if it was never tested.
+	Verification *Verification `json:"verification,omitempty"`
+
+	// Version Its number. The first is 1; numbers are not used twice.
+	Version int `json:"version"`
+}
+
+// VersionState `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
+// `destroyed`: its secret is gone.
+type VersionState string
 
 // KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
 type KeyWeight = int
@@ -1533,6 +1646,69 @@ type RevokeTokenResponse struct {
 // Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 type Role string
 
+// RotateResponse The key, the version that the request was about, and if that serves the receipt.
+type RotateResponse struct {
+	// Key A key's metadata. No answer contains the secret.
+	Key Key `json:"key"`
+
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	Receipt *RotationReceipt `json:"receipt,omitempty"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Version One of the secrets that a key has had, or is to have.
+	Version KeyVersion `json:"version"`
+}
+
+// RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+type RotationReceipt struct {
+	// Acknowledged How many have confirmed.
+	Acknowledged int `json:"acknowledged"`
+
+	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty,omitzero"`
+
+	// CompleteBy The time by which a `pending` receipt must be complete. Absent once it is complete.
+	CompleteBy time.Time `json:"complete_by,omitempty,omitzero"`
+
+	// DataPlanes How many data planes had to confirm. Zero if no data plane held keys.
+	DataPlanes int `json:"data_planes"`
+
+	// InFlight How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
+	// ends none of them. Absent while no data plane has said so.
+	InFlight *int `json:"in_flight,omitempty"`
+
+	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
+
+	// OldVersionSafeToDelete Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
+	// the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
+	// While a rollback is possible, destroy the version here first.
+	OldVersionSafeToDelete bool `json:"old_version_safe_to_delete"`
+
+	// ReplacedVersion The version that served before. It is the higher one after a rollback.
+	ReplacedVersion int `json:"replaced_version"`
+
+	// RotatedAt When the version became active.
+	RotatedAt time.Time `json:"rotated_at"`
+
+	// RotatedBy The user who made it so. Absent if the service rolled back by itself.
+	RotatedBy string `json:"rotated_by,omitempty,omitzero"`
+
+	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+	SlowestMs *int `json:"slowest_ms,omitempty"`
+
+	// State `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+	State ReceiptState `json:"state"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Version The version that serves.
+	Version int `json:"version"`
+}
+
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
 type Scope string
 
@@ -1645,7 +1821,8 @@ type Verdict string
 // customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+// Absent where the verdict says all.
 type VerdictReason string
 
 // Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -1659,7 +1836,8 @@ type Verification struct {
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+	// Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1680,6 +1858,18 @@ type VerifyResponse struct {
 	// Verification The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
 	// refuse it. Absent if it was never tested.
 	Verification Verification `json:"verification"`
+}
+
+// VersionsResponse A key's versions, newest first, and the receipt of its last rotation or rollback.
+type VersionsResponse struct {
+	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+	Receipt *RotationReceipt `json:"receipt,omitempty"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// Versions The versions.
+	Versions []KeyVersion `json:"versions"`
 }
 
 // WhoAmIResponse The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and

@@ -57,6 +57,28 @@ func UpdateKey() Operation {
 	}
 }
 
+// RollbackKey is the operation "Roll an AI key back".
+func RollbackKey() Operation {
+	return Operation{
+		ID:     "rollbackKey",
+		Method: "POST",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback",
+		Query:  []string{"wait"},
+		Header: []string{"If-Match"},
+	}
+}
+
+// RotateKey is the operation "Rotate an AI key".
+func RotateKey() Operation {
+	return Operation{
+		ID:     "rotateKey",
+		Method: "POST",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate",
+		Query:  []string{"wait"},
+		Header: []string{"If-Match", "Idempotency-Key"},
+	}
+}
+
 // VerifyKey is the operation "Test an AI key".
 func VerifyKey() Operation {
 	return Operation{
@@ -65,6 +87,39 @@ func VerifyKey() Operation {
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify",
 		Query:  []string{},
 		Header: []string{},
+	}
+}
+
+// ListKeyVersions is the operation "List the versions of an AI key".
+func ListKeyVersions() Operation {
+	return Operation{
+		ID:     "listKeyVersions",
+		Method: "GET",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions",
+		Query:  []string{"wait"},
+		Header: []string{},
+	}
+}
+
+// DestroyKeyVersion is the operation "Destroy a version of an AI key".
+func DestroyKeyVersion() Operation {
+	return Operation{
+		ID:     "destroyKeyVersion",
+		Method: "DELETE",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}",
+		Query:  []string{},
+		Header: []string{"If-Match"},
+	}
+}
+
+// ActivateKeyVersion is the operation "Have a version of an AI key serve".
+func ActivateKeyVersion() Operation {
+	return Operation{
+		ID:     "activateKeyVersion",
+		Method: "POST",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate",
+		Query:  []string{"wait"},
+		Header: []string{"If-Match"},
 	}
 }
 
@@ -257,5 +312,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), VerifyKey(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
 }

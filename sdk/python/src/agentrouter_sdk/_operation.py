@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ class Operation(Generic[T]):
 
 
 def _segment(name: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return str(value)
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str")
     if not value and name in _DEFAULTED:
@@ -138,6 +141,14 @@ def changed_time(name: str, when: Union[str, datetime, None, Unchanged]) -> Any:
     if when is UNCHANGED:
         return None
     return _NULL if when is None else time_text(name, when)
+
+
+def overlap_text(overlap: Union[str, float, timedelta, None]) -> Optional[str]:
+    """Write a time as the contract does, such as 15m or 0s. A number is one of seconds, rounded up."""
+    if overlap is None or isinstance(overlap, str):
+        return overlap
+    seconds = overlap.total_seconds() if isinstance(overlap, timedelta) else overlap
+    return f"{math.ceil(seconds)}s"
 
 
 def wait_text(wait: Union[str, float, timedelta, None]) -> Optional[str]:

@@ -88,6 +88,42 @@ REVOKE_KEY = Operation(
 VERIFY_KEY = Operation(
     "verifyKey", "POST", "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/verify", models.VerifyResponse
 )
+ROTATE_KEY = Operation(
+    "rotateKey",
+    "POST",
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate",
+    models.RotateResponse,
+    query=("wait",),
+    body=("secret", "activate", "overlap", "expires_at"),
+    idempotent_by_key=True,
+)
+LIST_KEY_VERSIONS = Operation(
+    "listKeyVersions",
+    "GET",
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions",
+    models.VersionsResponse,
+    query=("wait",),
+)
+DESTROY_KEY_VERSION = Operation(
+    "destroyKeyVersion",
+    "DELETE",
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}",
+    models.DestroyVersionResponse,
+)
+ACTIVATE_KEY_VERSION = Operation(
+    "activateKeyVersion",
+    "POST",
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate",
+    models.RotateResponse,
+    query=("wait",),
+)
+ROLLBACK_KEY = Operation(
+    "rollbackKey",
+    "POST",
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback",
+    models.RotateResponse,
+    query=("wait",),
+)
 RESOLVE_KEY = Operation(
     "resolveKey",
     "GET",

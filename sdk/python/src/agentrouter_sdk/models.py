@@ -120,6 +120,14 @@ class CreateTokenResponse(Model):
     """
 
 
+class DestroyVersionResponse(Model):
+    """
+    The version as it is now.
+    """
+
+    version: KeyVersion
+
+
 class DisableReceipt(Model):
     """
     The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
@@ -204,6 +212,10 @@ class Event(Model):
             "key.verified",
             "key.failing",
             "key.exposed",
+            "key.rotated",
+            "key.rotation_rolled_back",
+            "key.version_added",
+            "key.version_destroyed",
             "policy.set",
             "member.set",
             "member.removed",
@@ -218,7 +230,9 @@ class Event(Model):
     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
     `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-    `key.failing`.
+    `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
+    does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
+    that waits, and `key.version_destroyed` that the secret of one is gone.
 
     """
 
@@ -324,7 +338,9 @@ class EventState(Model):
     (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
     `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
     `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-    `after`. Both are absent in other events.
+    `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+    test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+    `key.version_destroyed` in `before`. Both are absent in other events.
 
     """
 
@@ -371,6 +387,7 @@ class EventState(Model):
                 "unsupported",
                 "busy",
                 "off",
+                "rejected",
             ],
             str,
         ]
@@ -381,7 +398,8 @@ class EventState(Model):
     customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-    many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+    many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+    Absent where the verdict says all.
 
     """
 
@@ -415,6 +433,11 @@ class EventState(Model):
     Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
     account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 
+    """
+
+    version: Optional[int] = None
+    """
+    A version of the key. Absent in events that are about none.
     """
 
 
@@ -455,6 +478,7 @@ class Fetch(Model):
             "next_key",
             "by_id",
             "verification",
+            "rotation",
             "no_key",
             "user_key_required",
             "key_revoked",
@@ -470,7 +494,9 @@ class Fetch(Model):
         str,
     ]
     """
-    The rule that chose the key, or why there was none. `verification` is a test of the key.
+    The rule that chose the key, or why there was none. `verification` is a test of the
+    key, and `rotation` the comparison of a secret that it is rotated to.
+
     """
 
     provider: str
@@ -697,6 +723,12 @@ class Key(Model):
     verification: Optional[Verification] = None
     receipt: Optional[Receipt] = None
     disable_receipt: Optional[DisableReceipt] = None
+    version: Optional[int] = None
+    """
+    The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
+    leaves it out.
+
+    """
 
 
 class KeyFailure(Model):
@@ -723,6 +755,61 @@ class KeyFailure(Model):
     provider's. Absent if the data plane did not say.
 
     """
+
+
+class KeyVersion(Model):
+    """
+    One of the secrets that a key has had, or is to have.
+    """
+
+    version: int
+    """
+    Its number. The first is 1; numbers are not used twice.
+    """
+
+    state: Union[Literal["pending", "active", "retiring", "destroyed"], str]
+    """
+    `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
+    `destroyed`: its secret is gone.
+
+    """
+
+    display_suffix: str
+    """
+    The secret's last four characters, as of a key.
+    """
+
+    created_at: AwareDatetime
+    """
+    When it was handed in.
+    """
+
+    created_by: str
+    """
+    The user who handed it in.
+    """
+
+    activated_at: Optional[AwareDatetime] = None
+    """
+    When it last began to serve. Absent if it never did.
+    """
+
+    retires_at: Optional[AwareDatetime] = None
+    """
+    When a retiring version is destroyed. Absent in other states.
+    """
+
+    destroyed_at: Optional[AwareDatetime] = None
+    """
+    When it was destroyed. Absent if it was not.
+    """
+
+    expires_at: Optional[AwareDatetime] = None
+    """
+    The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+    """
+
+    verification: Optional[Verification] = None
 
 
 class ListEventsResponse(Model):
@@ -1317,6 +1404,93 @@ class RevokeTokenResponse(Model):
     receipt: Receipt
 
 
+class RotateResponse(Model):
+    """
+    The key, the version that the request was about, and if that serves the receipt.
+    """
+
+    key: Key
+    version: KeyVersion
+    receipt: Optional[RotationReceipt] = None
+
+
+class RotationReceipt(Model):
+    """
+    The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
+
+    """
+
+    state: Union[Literal["pending", "complete"], str]
+    """
+    `complete` once every data plane has confirmed or lost its lease, `pending` until then.
+    """
+
+    version: int
+    """
+    The version that serves.
+    """
+
+    replaced_version: int
+    """
+    The version that served before. It is the higher one after a rollback.
+    """
+
+    rotated_at: AwareDatetime
+    """
+    When the version became active.
+    """
+
+    rotated_by: Optional[str] = None
+    """
+    The user who made it so. Absent if the service rolled back by itself.
+    """
+
+    old_version_safe_to_delete: bool
+    """
+    Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
+    the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
+    While a rollback is possible, destroy the version here first.
+
+    """
+
+    data_planes: int
+    """
+    How many data planes had to confirm. Zero if no data plane held keys.
+    """
+
+    acknowledged: int
+    """
+    How many have confirmed.
+    """
+
+    slowest_ms: Optional[int] = None
+    """
+    How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
+    """
+
+    complete_by: Optional[AwareDatetime] = None
+    """
+    The time by which a `pending` receipt must be complete. Absent once it is complete.
+    """
+
+    in_flight: Optional[int] = None
+    """
+    How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
+    ends none of them. Absent while no data plane has said so.
+
+    """
+
+    in_flight_from: Optional[int] = None
+    """
+    How many of `acknowledged` are counted in `in_flight`. Absent if none is.
+    """
+
+    acknowledgements: Optional[list[Acknowledgement]] = Field(None, max_length=100)
+    """
+    What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+    """
+
+
 class Token(Model):
     """
     What is known of an API key of this service.
@@ -1483,6 +1657,7 @@ class Verification(Model):
                 "unsupported",
                 "busy",
                 "off",
+                "rejected",
             ],
             str,
         ]
@@ -1493,7 +1668,8 @@ class Verification(Model):
     customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-    many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+    many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+    Absent where the verdict says all.
 
     """
 
@@ -1510,6 +1686,19 @@ class VerifyResponse(Model):
 
     verification: Verification
     key: Key
+
+
+class VersionsResponse(Model):
+    """
+    A key's versions, newest first, and the receipt of its last rotation or rollback.
+    """
+
+    versions: list[KeyVersion] = Field(..., max_length=101)
+    """
+    The versions.
+    """
+
+    receipt: Optional[RotationReceipt] = None
 
 
 class WhoAmIResponse(Model):

@@ -171,6 +171,229 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rotate an AI key
+         * @description Seals another secret as the key's next *version*. The key stays what it is: its id, name, policy and callers. No
+         *     request fails because of it: a data plane serves the old version until it knows of the new one, then the new one.
+         *
+         *     `activate` says when the new version serves. `verified`, as if absent: the secret is tested at the provider, and
+         *     serves if it is valid. If the provider rejects it, the answer is 422 and nothing is stored. If nothing is known
+         *     of it, the version is stored and waits as `pending`; its `verification` says why, and `activate` has it serve.
+         *     `now`: at once, without a test. `manual`: it waits until it is activated.
+         *
+         *     An active version replaces the one before, which stays as `retiring` for the time `overlap` and is destroyed
+         *     then. Until then `rollback` brings it back. It comes back by itself if a data plane reports within the overlap
+         *     that the provider refuses the new version; the audit trail has `key.rotation_rolled_back`. With an overlap of
+         *     `0s` the old version is destroyed at once, and never comes back: the choice for a secret that has leaked.
+         *
+         *     The `receipt` says how far data planes have got, and `old_version_safe_to_delete` when to delete the old
+         *     secret at the provider. With `wait`, the answer is delayed until then, or until the time is over.
+         *
+         *     A key has at most one pending and one retiring version: a rotation takes the place of a pending version, and
+         *     the activation of one destroys the version that is retiring. `expires_at` is the key's from the activation on;
+         *     absent leaves it, and `null` takes it away.
+         *
+         *     With `If-Match`, nothing is changed if the key has been changed since. An `Idempotency-Key` makes a repeat safe.
+         *     A disabled key can be rotated, and stays disabled. A revoked key can't be rotated. Only an owner of the project
+         *     may rotate a project-level key, and only the member a key of their own.
+         */
+        post: operations["rotateKey"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * List the versions of an AI key
+         * @description Lists the key's versions, newest first, and the receipt of the last change of the one that serves. Of those that
+         *     are destroyed, the last 100 at most. With `wait`, the answer is delayed until that receipt is complete.
+         */
+        get: operations["listKeyVersions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+                /**
+                 * @description The number of the version.
+                 * @example 2
+                 */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Destroy a version of an AI key
+         * @description Destroys our copy of a pending or retiring version. There is no rollback to it after that. Do it before you
+         *     delete a retiring secret at its provider, so that nothing rolls back to a secret that is gone. The active
+         *     version can't be destroyed. Destroying a destroyed version changes nothing.
+         */
+        delete: operations["destroyKeyVersion"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/versions/{version}/activate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+                /**
+                 * @description The number of the version.
+                 * @example 2
+                 */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Have a version of an AI key serve
+         * @description Has a pending version serve, without a test, or a retiring one again. The version that it replaces is retiring
+         *     from then on, for the overlap of the rotation. Activating the active version changes nothing, and answers with
+         *     the receipt of the time when it became active.
+         */
+        post: operations["activateKeyVersion"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}/rollback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Roll an AI key back
+         * @description Has the version serve again that the active one replaced, while it is retiring. The version that is rolled back
+         *     is retiring from then on. Rolling back twice changes nothing: to undo it, activate the other version.
+         */
+        post: operations["rollbackKey"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/customers/{customer_id}/projects/{project_id}/resolve": {
         parameters: {
             query?: never;
@@ -872,6 +1095,124 @@ export interface components {
             /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
         };
+        /** @description The proof that data planes serve another version: how many have confirmed that they no longer use the one before. */
+        RotationReceipt: {
+            /** @description `complete` once every data plane has confirmed or lost its lease, `pending` until then. */
+            state: "pending" | "complete" | (string & {});
+            /** @description The version that serves. */
+            version: number;
+            /** @description The version that served before. It is the higher one after a rollback. */
+            replaced_version: number;
+            /**
+             * Format: date-time
+             * @description When the version became active.
+             */
+            rotated_at: string;
+            /** @description The user who made it so. Absent if the service rolled back by itself. */
+            rotated_by?: string;
+            /**
+             * @description Whether no data plane begins a request with `replaced_version` any more, so that its secret may be deleted at
+             *     the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
+             *     While a rollback is possible, destroy the version here first.
+             */
+            old_version_safe_to_delete: boolean;
+            /** @description How many data planes had to confirm. Zero if no data plane held keys. */
+            data_planes: number;
+            /** @description How many have confirmed. */
+            acknowledged: number;
+            /** @description How long the slowest confirmation took, in milliseconds. Absent until one has confirmed. */
+            slowest_ms?: number;
+            /**
+             * Format: date-time
+             * @description The time by which a `pending` receipt must be complete. Absent once it is complete.
+             */
+            complete_by?: string;
+            /**
+             * @description How many requests with the replaced version were in progress at data planes when they dropped it. A rotation
+             *     ends none of them. Absent while no data plane has said so.
+             */
+            in_flight?: number;
+            /** @description How many of `acknowledged` are counted in `in_flight`. Absent if none is. */
+            in_flight_from?: number;
+            /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
+            acknowledgements?: components["schemas"]["Acknowledgement"][];
+        };
+        /** @description One of the secrets that a key has had, or is to have. */
+        KeyVersion: {
+            /** @description Its number. The first is 1; numbers are not used twice. */
+            version: number;
+            /**
+             * @description `pending`: it waits to be activated. `active`: it serves. `retiring`: it served, and can be brought back.
+             *     `destroyed`: its secret is gone.
+             */
+            state: "pending" | "active" | "retiring" | "destroyed" | (string & {});
+            /** @description The secret's last four characters, as of a key. */
+            display_suffix: string;
+            /**
+             * Format: date-time
+             * @description When it was handed in.
+             */
+            created_at: string;
+            /** @description The user who handed it in. */
+            created_by: string;
+            /**
+             * Format: date-time
+             * @description When it last began to serve. Absent if it never did.
+             */
+            activated_at?: string;
+            /**
+             * Format: date-time
+             * @description When a retiring version is destroyed. Absent in other states.
+             */
+            retires_at?: string;
+            /**
+             * Format: date-time
+             * @description When it was destroyed. Absent if it was not.
+             */
+            destroyed_at?: string;
+            /**
+             * Format: date-time
+             * @description The key's `expires_at` while the version is active. Absent for never, and if it leaves the key's.
+             */
+            expires_at?: string;
+            verification?: components["schemas"]["Verification"];
+        };
+        /** @description The key, the version that the request was about, and if that serves the receipt. */
+        RotateResponse: {
+            key: components["schemas"]["Key"];
+            version: components["schemas"]["KeyVersion"];
+            receipt?: components["schemas"]["RotationReceipt"];
+        };
+        /** @description A key's versions, newest first, and the receipt of its last rotation or rollback. */
+        VersionsResponse: {
+            /** @description The versions. */
+            versions: components["schemas"]["KeyVersion"][];
+            receipt?: components["schemas"]["RotationReceipt"];
+        };
+        /** @description The version as it is now. */
+        DestroyVersionResponse: {
+            version: components["schemas"]["KeyVersion"];
+        };
+        /** @description Another secret for a key. */
+        RotateRequest: {
+            secret: components["schemas"]["Secret"];
+            /**
+             * @description When the new version serves. Absent is `verified`.
+             * @enum {string}
+             */
+            activate?: "verified" | "now" | "manual";
+            /**
+             * @description For how long the replaced version stays, from the activation on: a whole number of `s`, `m` or `h`, such as
+             *     `15m` or `24h`, at most 30 days. Absent is `15m`; `0s` destroys it at once.
+             */
+            overlap?: string;
+            /**
+             * Format: date-time
+             * @description When the key stops serving, from the activation on, such as the time at which the new secret expires at the
+             *     provider. It must be in the future. `null` is never, and absent leaves the key's `expires_at`.
+             */
+            expires_at?: string | null;
+        };
         /** @description A key's metadata. No answer contains the secret. */
         Key: {
             /** @description Its id, `byok_<ulid>`. */
@@ -953,6 +1294,11 @@ export interface components {
             verification?: components["schemas"]["Verification"];
             receipt?: components["schemas"]["Receipt"];
             disable_receipt?: components["schemas"]["DisableReceipt"];
+            /**
+             * @description The number of the version that serves: 1 until the key is rotated. The answer of a service of an earlier version
+             *     leaves it out.
+             */
+            version?: number;
         };
         /**
          * @description The last test of the key at its provider: when it was registered, on request, or after its provider had begun to
@@ -975,9 +1321,10 @@ export interface components {
          *     customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
          *     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
          *     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-         *     many made), and `off` (the service's operator allows no tests). Absent where the verdict says all.
+         *     many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+         *     Absent where the verdict says all.
          */
-        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | "off" | (string & {});
+        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | "off" | "rejected" | (string & {});
         /**
          * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
          *     `last_used_at` is later, the key has served successfully since.
@@ -1142,8 +1489,11 @@ export interface components {
             data_plane?: string;
             /** @description Whether it got a key. */
             decision: "allowed" | "denied" | (string & {});
-            /** @description The rule that chose the key, or why there was none. `verification` is a test of the key. */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
+            /**
+             * @description The rule that chose the key, or why there was none. `verification` is a test of the
+             *     key, and `rotation` the comparison of a secret that it is rotated to.
+             */
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
@@ -1170,9 +1520,11 @@ export interface components {
              *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
              *     `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
              *     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
-             *     `key.failing`.
+             *     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
+             *     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
+             *     that waits, and `key.version_destroyed` that the secret of one is gone.
              */
-            type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
+            type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
             outcome: "allowed" | "denied" | (string & {});
             /**
@@ -1223,7 +1575,9 @@ export interface components {
          *     (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
          *     `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
          *     `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
-         *     `after`. Both are absent in other events.
+         *     `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
+         *     test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
+         *     `key.version_destroyed` in `before`. Both are absent in other events.
          */
         EventState: {
             /** @description The key's label. Absent if it did not change. */
@@ -1245,6 +1599,8 @@ export interface components {
             user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
             on_bad_key?: components["schemas"]["OnBadKey"];
             operations?: components["schemas"]["Operations"];
+            /** @description A version of the key. Absent in events that are about none. */
+            version?: number;
         };
         /** @description Who did it. */
         Actor: {
@@ -1579,6 +1935,51 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description The key is revoked, or has this secret already. */
+        RotationRefused: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The key is revoked, or the version is destroyed or expired. */
+        VersionGone: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The version serves. */
+        VersionActive: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The key is revoked, or there is no earlier version to serve again. */
+        NoRollback: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The provider rejects the secret, or the `Idempotency-Key` was used for another request. */
+        RotationUnprocessable: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description The key has been changed since; its `etag` is none of `If-Match`. */
         PreconditionFailed: {
             headers: {
@@ -1824,6 +2225,11 @@ export interface components {
          */
         IfMatch: string;
         /**
+         * @description The number of the version.
+         * @example 2
+         */
+        Version: number;
+        /**
          * @description Only keys of this provider. Without it, keys of all providers.
          * @example openai
          */
@@ -1847,7 +2253,7 @@ export interface components {
          * @description Only events of this type.
          * @example key.revoked
          */
-        EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
+        EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
         /**
          * @description Only events with this outcome.
          * @example denied
@@ -2303,6 +2709,327 @@ export interface operations {
             404: components["responses"]["NotFound"];
             409: components["responses"]["NotTestable"];
             429: components["responses"]["TooManyTests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    rotateKey: {
+        parameters: {
+            query?: {
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: {
+                /**
+                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+                 *     so that a request may be sent again.
+                 * @example "1"
+                 */
+                "If-Match"?: components["parameters"]["IfMatch"];
+                /**
+                 * @description A value of your choice, preferably a UUID, that makes a repeat safe for 24 hours. If the same user sends the
+                 *     same request with the same value again, no second key is made, and the answer has the key that the first one
+                 *     made. Another body with the same value is refused with 422. A refused request does not use the value up.
+                 * @example 7b0f2c1e-6f0b-4f4e-9a57-0f5f3c1d2e3a
+                 */
+                "Idempotency-Key"?: components["parameters"]["IdempotencyKey"];
+            };
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RotateRequest"];
+            };
+        };
+        responses: {
+            /** @description The key as it is now, its new version, and if that serves the receipt. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["KeyETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RotateResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["RotationRefused"];
+            412: components["responses"]["PreconditionFailed"];
+            413: components["responses"]["BodyTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            422: components["responses"]["RotationUnprocessable"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listKeyVersions: {
+        parameters: {
+            query?: {
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The versions and the receipt. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["KeyETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VersionsResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    destroyKeyVersion: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+                 *     so that a request may be sent again.
+                 * @example "1"
+                 */
+                "If-Match"?: components["parameters"]["IfMatch"];
+            };
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+                /**
+                 * @description The number of the version.
+                 * @example 2
+                 */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The version as it is now. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["KeyETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DestroyVersionResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["VersionActive"];
+            412: components["responses"]["PreconditionFailed"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    activateKeyVersion: {
+        parameters: {
+            query?: {
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: {
+                /**
+                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+                 *     so that a request may be sent again.
+                 * @example "1"
+                 */
+                "If-Match"?: components["parameters"]["IfMatch"];
+            };
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+                /**
+                 * @description The number of the version.
+                 * @example 2
+                 */
+                version: components["parameters"]["Version"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The key as it is now, its active version, and the receipt. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["KeyETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RotateResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["VersionGone"];
+            412: components["responses"]["PreconditionFailed"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    rollbackKey: {
+        parameters: {
+            query?: {
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: {
+                /**
+                 * @description The `etag` of the key as you know it, in its quotes; several with commas between them; or `*` for any. If the key
+                 *     has another one by now, nothing is changed, and the answer is 412; unless the key is as the change would have it,
+                 *     so that a request may be sent again.
+                 * @example "1"
+                 */
+                "If-Match"?: components["parameters"]["IfMatch"];
+            };
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The key's id, `byok_<ulid>`, or its bare ULID.
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                id: components["parameters"]["KeyID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The key as it is now, its active version, and the receipt. */
+            200: {
+                headers: {
+                    ETag: components["headers"]["KeyETag"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RotateResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["NoRollback"];
+            412: components["responses"]["PreconditionFailed"];
+            429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };

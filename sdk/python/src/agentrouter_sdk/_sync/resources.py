@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 from .. import _operations, models
 from .._exchange import Listed, as_last_page, next_token
-from .._operation import UNCHANGED, Operation, Unchanged, changed, changed_time, time_text, wait_text
+from .._operation import UNCHANGED, Operation, Unchanged, changed, changed_time, overlap_text, time_text, wait_text
 from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from ..errors import ArgumentError
 from .transport import Transport
@@ -211,6 +211,112 @@ class AIKeys(_Resource):
         """
         arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
         return self._transport.send(_operations.REVOKE_KEY.call(arguments, timeout=timeout))
+
+    def rotate(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        secret: str,
+        *,
+        activate: Optional[str] = None,
+        overlap: Union[str, float, timedelta, None] = None,
+        expires_at: Union[str, datetime, None, Unchanged] = UNCHANGED,
+        if_match: Optional[str] = None,
+        idempotency_key: Optional[str] = None,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RotateResponse:
+        """Seal another secret as the key's next version.
+
+        It is tested at its provider first, and serves if it is valid; if nothing is known of it, the version is
+        pending. With activate "now" it serves at once, and with "manual" once it is activated. The replaced version
+        stays for overlap, in seconds or such as "15m", so that a rollback is possible. The receipt, for which wait
+        waits, says when the old secret may be deleted at the provider.
+
+        The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
+        """
+        call = _operations.ROTATE_KEY.call(
+            {
+                "customer_id": customer_id,
+                "project_id": project_id,
+                "id": id,
+                "secret": secret,
+                "activate": activate,
+                "overlap": overlap_text(overlap),
+                "expires_at": changed_time("expires_at", expires_at),
+                "wait": wait_text(wait),
+            },
+            idempotency_key=idempotency_key,
+            if_match=if_match,
+            timeout=timeout,
+        )
+        del secret  # An error's traceback holds this frame.
+        return self._transport.send(call)
+
+    def versions(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        *,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.VersionsResponse:
+        """List the key's versions, newest first, with the receipt of its last rotation, for which wait waits."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
+        return self._transport.send(_operations.LIST_KEY_VERSIONS.call(arguments, timeout=timeout))
+
+    def activate_version(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        version: int,
+        *,
+        if_match: Optional[str] = None,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RotateResponse:
+        """Have a pending version serve, or a retiring one again."""
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "id": id,
+            "version": version,
+            "wait": wait_text(wait),
+        }
+        call = _operations.ACTIVATE_KEY_VERSION.call(arguments, if_match=if_match, timeout=timeout)
+        return self._transport.send(call)
+
+    def rollback(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        *,
+        if_match: Optional[str] = None,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RotateResponse:
+        """Have the version serve again that the active one replaced, while it is retiring."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
+        return self._transport.send(_operations.ROLLBACK_KEY.call(arguments, if_match=if_match, timeout=timeout))
+
+    def destroy_version(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        version: int,
+        *,
+        if_match: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.DestroyVersionResponse:
+        """Destroy a version that is not active: there is no rollback to it after that."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "version": version}
+        call = _operations.DESTROY_KEY_VERSION.call(arguments, if_match=if_match, timeout=timeout)
+        return self._transport.send(call)
 
     def verify(
         self, customer_id: str, project_id: str, id: str, *, timeout: Optional[float] = None

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
+	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
+
+	"github.com/agentrouter/aikeys/cmd/internal/cli"
+)
+
+// rotateOptions are the flags of "rotate".
+type rotateOptions struct {
+	secretFile, activate, expires string
+	overlap, wait                 time.Duration
+	ifMatch, idempotencyKey       string
+}
+
+func (p *program) rotateCommand() *cobra.Command {
+	o := rotateOptions{wait: 5 * time.Second, overlap: 15 * time.Minute}
+	cmd := &cobra.Command{
+		Use:   "rotate <key>",
+		Short: "Give a key another secret, and wait until every data plane serves it",
+		Long: `Gives a key another secret, as its next version. The key keeps its id, name and callers, and no request fails.
+
+The secret is tested at its provider first, and serves if it is valid. If nothing is known of it, it waits: see "activate".
+With --activate now it serves at once, and with --activate manual it waits. The version that it replaces stays for
+--overlap, so that "rollback" brings it back; the service does that by itself if the provider refuses the new one. Use
+--overlap 0s for a secret that has leaked.
+
+tare waits for the receipt, which is complete when all data planes serve the new version: then the old secret may be
+deleted at the provider. If it is not complete within --wait, the exit code is 8; "versions" shows it.`,
+		Example: `  tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+  tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --secret-file new.key --expires 2099-06-30
+  tare api byok rotate byok_01M83VVAHV8M2T5K7N9R4W1XYZ --activate now --overlap 0s`,
+		Args:              oneArgument("the key's id or name"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.secretFile, "secret-file", "", "the `file` with the new secret; - is standard input")
+	flags.StringVar(&o.activate, "activate", "verified", "when the new version serves: verified, now or manual")
+	flags.Var(&durationFlag{target: &o.overlap}, "overlap", "how long the replaced version stays; 0s destroys it at once")
+	flags.StringVar(&o.expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
+	flags.StringVar(&o.ifMatch, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
+	flags.StringVar(&o.idempotencyKey, "idempotency-key", "", "any `value`; with it, running this again within 24 hours is safe")
+	addReceiptWait(cmd, &o.wait)
+	setCompletion(cmd, "activate", cobra.FixedCompletions([]string{"verified", "now", "manual"}, cobra.ShellCompDirectiveNoFileComp))
+	completeNothingFor(cmd, "overlap", "expires", "if-match", "idempotency-key")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := p.findKey(ctx, s, args[0])
+		if err != nil {
+			return err
+		}
+		return p.rotateKey(ctx, s, id, o)
+	})
+	return cmd
+}
+
+func addReceiptWait(cmd *cobra.Command, wait *time.Duration) {
+	cmd.Flags().Var(&durationFlag{target: wait}, "wait", "how long to wait for the receipt; with 0 tare does not wait, and the exit code is 0")
+	completeNothingFor(cmd, "wait")
+}
+
+// rotateKey reads the secret, rotates the key and waits for the receipt.
+func (p *program) rotateKey(ctx context.Context, s *session, id string, o rotateOptions) error {
+	options := []agentrouter.RotateOption{agentrouter.Overlap(o.overlap)}
+	switch o.activate {
+	case "verified":
+	case "now":
+		options = append(options, agentrouter.ActivateNow())
+	case "manual":
+		options = append(options, agentrouter.ActivateLater())
+	default:
+		return cli.Usagef("--activate is verified, now or manual")
+	}
+	if o.overlap%time.Second != 0 {
+		return cli.Usagef("--overlap is a whole number of seconds, minutes or hours")
+	}
+	switch at, err := parseTime("--expires", o.expires); {
+	case o.expires == never:
+		options = append(options, agentrouter.NoExpiry())
+	case err != nil:
+		return err
+	case !at.IsZero():
+		options = append(options, agentrouter.NewExpiry(at))
+	}
+	text, err := p.readSecret(ctx, secretSource{file: o.secretFile, flag: secretFileFlag, what: "secret", question: "New secret of the key (not shown):"})
+	if err != nil {
+		return err
+	}
+	calls := s.AIKeys()
+	if o.ifMatch != "" {
+		calls = calls.With(agentrouter.IfMatch(o.ifMatch))
+	}
+	if o.idempotencyKey != "" {
+		calls = calls.With(agentrouter.IdempotencyKey(o.idempotencyKey))
+	}
+	return p.awaitRotation(ctx, s, id, o.wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
+		return calls.Rotate(ctx, s.customer, s.project, id, text.Reveal(), options...)
+	})
+}
+
+// awaitRotation makes a change once and waits for its receipt.
+func (p *program) awaitRotation(
+	ctx context.Context, s *session, id string, wait time.Duration, change func(context.Context) (*aikeysv1.RotateResponse, error),
+) error {
+	var reply *aikeysv1.RotateResponse
+	return p.awaitStop(ctx, stop{id: id, done: rotatedDone, wait: wait, request: func(ctx context.Context, held time.Duration) (*aikeysv1.Receipt, func() error, error) {
+		ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+		defer cancel()
+		if reply == nil {
+			changed, err := change(ctx)
+			if err != nil {
+				return nil, nil, err
+			}
+			reply = changed
+		} else {
+			calls := s.AIKeys()
+			if held > 0 {
+				calls = calls.With(agentrouter.Wait(held))
+			}
+			current, err := calls.Versions(ctx, s.customer, s.project, id)
+			if err != nil {
+				return nil, nil, err
+			}
+			reply.Receipt = current.Receipt
+		}
+		return rotationReceipt(reply.Receipt), func() error {
+			return p.printResponse(s, func() error { return p.printRotation(reply) })
+		}, nil
+	}})
+}
+
+// rotatedDone is what a key is whose rotation or rollback has a receipt.
+const rotatedDone = "rotated"
+
+// rotationReceipt returns the receipt of a rotation in the form of a revocation's. A version that waits has none to wait for.
+func rotationReceipt(r *aikeysv1.RotationReceipt) *aikeysv1.Receipt {
+	if r == nil {
+		return &aikeysv1.Receipt{State: aikeysv1.ReceiptStateComplete}
+	}
+	return &aikeysv1.Receipt{
+		State: r.State, RevokedAt: r.RotatedAt, RevokedBy: r.RotatedBy, DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged,
+		SlowestMs: r.SlowestMs, CompleteBy: r.CompleteBy, InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements,
+	}
+}
+
+func (p *program) printRotation(reply *aikeysv1.RotateResponse) error {
+	if err := p.printKey(&reply.Key); err != nil {
+		return err
+	}
+	now := time.Now()
+	v := &reply.Version
+	details := []detail{{"Version", cell{strconv.Itoa(v.Version) + " is " + string(v.State), plain}}}
+	if v.Verification != nil {
+		details = append(details, detail{"Its test", verificationCell(v.Verification, now)})
+	}
+	if v.State == aikeysv1.VersionStatePending {
+		details = append(details, detail{"Next", cell{fmt.Sprintf("tare api byok activate %s %d", reply.Key.ID, v.Version), plain}})
+	}
+	return p.printDetails(append(details, p.rotationDetails(reply.Receipt, now)...))
+}
+
+// rotationDetails are the receipt of a rotation, and whether the old secret may be deleted.
+func (p *program) rotationDetails(r *aikeysv1.RotationReceipt, now time.Time) []detail {
+	if r == nil {
+		return nil
+	}
+	old := cell{fmt.Sprintf("version %d may still be in use: do not delete it at the provider yet", r.ReplacedVersion), yellow}
+	if r.OldVersionSafeToDelete {
+		old = cell{fmt.Sprintf("version %d may be deleted at the provider", r.ReplacedVersion), green}
+	}
+	return append(receiptDetails(rotationReceipt(r), now), detail{"Old secret", old})
+}
+
+func (p *program) versionsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "versions <key>",
+		Short:             "List a key's versions, and whether the old secret may be deleted",
+		Long:              `Lists the versions of a key, newest first, and how many data planes serve the one that is active.`,
+		Example:           "  tare api byok versions byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
+		Args:              oneArgument("the key's id or name"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
+		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.VersionsResponse, error) {
+			id, err := p.findKey(ctx, s, args[0])
+			if err != nil {
+				return nil, err
+			}
+			return s.AIKeys().Versions(ctx, s.customer, s.project, id)
+		}, p.printVersions),
+	}
+}
+
+func (p *program) printVersions(reply *aikeysv1.VersionsResponse) error {
+	now := time.Now()
+	t := &table{columns: []column{
+		{head: "VERSION"}, {head: "STATE"}, {head: "SECRET"}, {head: "CREATED", dropRank: 2}, {head: "BY", dropRank: 3}, {head: "UNTIL", dropRank: 1},
+	}}
+	for _, v := range reply.Versions {
+		look, until := plain, ""
+		switch v.State {
+		case aikeysv1.VersionStateActive:
+			look = green
+		case aikeysv1.VersionStateRetiring:
+			until = relativeTime(v.RetiresAt, now)
+		case aikeysv1.VersionStateDestroyed:
+			look, until = dim, relativeTime(v.DestroyedAt, now)
+		case aikeysv1.VersionStatePending:
+		}
+		t.addRow(cell{strconv.Itoa(v.Version), look}, cell{string(v.State), look}, cell{formatSuffix(&aikeysv1.Key{DisplaySuffix: v.DisplaySuffix}), look},
+			cell{relativeTime(v.CreatedAt, now), look}, cell{v.CreatedBy, look}, cell{until, look})
+	}
+	if err := p.printTable(t); err != nil || reply.Receipt == nil {
+		return err
+	}
+	return p.printDetails(p.rotationDetails(reply.Receipt, now))
+}
+
+// findVersion returns what the arguments name of what changes one version.
+func (p *program) findVersion(ctx context.Context, s *session, args []string) (id string, version int, err error) {
+	if version, err = strconv.Atoi(args[1]); err != nil || version < 1 {
+		return "", 0, cli.Usagef("a version is a number from 1; tare api byok versions shows them")
+	}
+	id, err = p.findKey(ctx, s, args[0])
+	return id, version, err
+}
+
+// idAndVersion are the arguments of what changes one version.
+func idAndVersion(cmd *cobra.Command, args []string) error {
+	if len(args) == 2 {
+		return nil
+	}
+	return cli.Usagef("%s takes two arguments, the key's id or name and the version's number", cmd.CommandPath())
+}
+
+func (p *program) activateCommand() *cobra.Command {
+	wait := 5 * time.Second
+	cmd := &cobra.Command{
+		Use:   "activate <key> <version>",
+		Short: "Have a waiting version of a key serve, or an earlier one again",
+		Long: `Has a pending version of a key serve, without a test, or a retiring one again. tare waits for the receipt, as "rotate"
+does.`,
+		Example:           "  tare api byok activate byok_01M83VVAHV8M2T5K7N9R4W1XYZ 2",
+		Args:              idAndVersion,
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+	}
+	addReceiptWait(cmd, &wait)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, version, err := p.findVersion(ctx, s, args)
+		if err != nil {
+			return err
+		}
+		return p.awaitRotation(ctx, s, id, wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
+			return s.AIKeys().ActivateVersion(ctx, s.customer, s.project, id, version)
+		})
+	})
+	return cmd
+}
+
+func (p *program) rollbackCommand() *cobra.Command {
+	wait := 5 * time.Second
+	cmd := &cobra.Command{
+		Use:   "rollback <key>",
+		Short: "Have the version serve again that the last rotation replaced",
+		Long: `Has the version of a key serve again that the active one replaced, as long as it is retiring. tare waits for the
+receipt, as "rotate" does. To undo it, activate the other version.`,
+		Example:           "  tare api byok rollback byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
+		Args:              oneArgument("the key's id or name"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+	}
+	addReceiptWait(cmd, &wait)
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := p.findKey(ctx, s, args[0])
+		if err != nil {
+			return err
+		}
+		return p.awaitRotation(ctx, s, id, wait, func(ctx context.Context) (*aikeysv1.RotateResponse, error) {
+			return s.AIKeys().Rollback(ctx, s.customer, s.project, id)
+		})
+	})
+	return cmd
+}
+
+func (p *program) destroyCommand() *cobra.Command {
+	yes := false
+	cmd := &cobra.Command{
+		Use:   "destroy <key> <version>",
+		Short: "Destroy a version of a key that does not serve",
+		Long: `Destroys a pending or retiring version of a key. There is no rollback to it after that: do it before you delete the old
+secret at its provider. tare asks first. Without a terminal to ask on, it needs --yes.`,
+		Example:           "  tare api byok destroy byok_01M83VVAHV8M2T5K7N9R4W1XYZ 1 --yes",
+		Args:              idAndVersion,
+		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, version, err := p.findVersion(ctx, s, args)
+		if err != nil {
+			return err
+		}
+		if !yes {
+			if err := p.confirm(ctx, fmt.Sprintf("Destroy version %d of %s? It can't be undone.", version, id)); err != nil {
+				return err
+			}
+		}
+		ctx, cancel := p.withTimeout(ctx)
+		defer cancel()
+		reply, err := s.AIKeys().DestroyVersion(ctx, s.customer, s.project, id, version)
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error {
+			return p.printVersions(&aikeysv1.VersionsResponse{Versions: []aikeysv1.KeyVersion{reply.Version}})
+		})
+	})
+	return cmd
+}

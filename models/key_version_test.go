@@ -1,0 +1,411 @@
+package models_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+const quarter = int64(15 * time.Minute / time.Microsecond)
+
+// change makes a change to a key's versions as olga, unless it is revoked.
+func (f *fixture) change(id string, change func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error) error {
+	return f.Transact(f.t.Context(), func(tx *models.Tx) error {
+		if _, err := tx.LockKey(olga, id); err != nil {
+			return err
+		}
+		k, err := tx.KeyToOpen(id)
+		if err != nil {
+			return err
+		}
+		if k.RevokedAt != 0 {
+			return errIsRevoked
+		}
+		return change(tx, k, func(kind models.EventType) models.Event { return f.event(kind, about(id)) })
+	})
+}
+
+// rotate adds a version, sealed for its number, with an overlap; a negative one leaves it pending.
+func (f *fixture) rotate(id string, number uint32, overlap int64) error {
+	return f.change(id, func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error {
+		return tx.AddVersion(k, models.NewVersion{KeyVersion: models.KeyVersion{
+			KeyID: id, Version: number, DisplaySuffix: "abcd", Envelope: sealedAs(id, number), KEKID: "kek-1", CreatedAt: tx.Now, CreatedBy: "olga",
+			Overlap: max(overlap, -overlap), ExpiresAt: models.KeepExpiry,
+		}, Activate: overlap >= 0}, "olga", newEvent)
+	})
+}
+
+func sealedAs(id string, number uint32) []byte {
+	if number == 1 {
+		return []byte("sealed " + id)
+	}
+	return fmt.Appendf(nil, "sealed %s %d", id, number)
+}
+
+func (f *fixture) activate(id string, number uint32) error {
+	return f.change(id, func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error {
+		return tx.ActivateVersion(k, number, "olga", newEvent)
+	})
+}
+
+func (f *fixture) rollBack(id string) error {
+	return f.change(id, func(tx *models.Tx, k models.Key, newEvent func(models.EventType) models.Event) error {
+		return tx.RollBack(k, "olga", newEvent)
+	})
+}
+
+// requireVersions requires the state of each version, from the first, and that exactly those that are not destroyed have their envelopes.
+func (f *fixture) requireVersions(id string, want ...models.VersionState) {
+	f.t.Helper()
+	var got []models.VersionState
+	f.transact(func(tx *models.Tx) error {
+		k, err := tx.KeyToOpen(id)
+		require.NoError(f.t, err)
+		kept, err := tx.KeptVersions(id)
+		require.NoError(f.t, err)
+		all, err := tx.Versions(id)
+		require.NoError(f.t, err)
+		active := k.ActiveVersion()
+		for _, v := range append(kept, active) {
+			require.Equal(f.t, sealedAs(id, v.Version), v.Envelope)
+		}
+		all = append(all, active)
+		slices.SortFunc(all, func(a, b models.KeyVersion) int { return int(a.Version) - int(b.Version) })
+		for i, v := range all {
+			require.Equal(f.t, uint32(i+1), v.Version, "each version is there once")
+			require.Equal(f.t, v.State == models.VersionDestroyed, v.KEKID == "" && v.DestroyedAt != 0)
+			got = append(got, v.State)
+		}
+		return nil
+	})
+	require.Equal(f.t, want, got)
+}
+
+// destroyDue destroys what is due at a time, as a process does.
+func (f *fixture) destroyDue(at int64) error {
+	return failure(f.DestroyRetired(f.t.Context(), at, 10, func(kind models.EventType, k models.Key) models.Event {
+		return f.event(kind, about(k.ID))
+	}))
+}
+
+const (
+	pending   = models.VersionPending
+	active    = models.VersionActive
+	retiring  = models.VersionRetiring
+	destroyed = models.VersionDestroyed
+)
+
+func TestARotatedKeyServesItsNewVersion(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("all", nil), f.register(f.shared(olga))
+		f.requireVersions(key.ID, active)
+		at := f.position()
+		require.NoError(t, f.rotate(key.ID, 2, quarter))
+		f.requireVersions(key.ID, retiring, active)
+		changes := f.changes(&at)
+		require.Len(t, changes, 1)
+		stop, ok := changes[0].Stop()
+		require.True(t, ok)
+		fetched, err := f.Fetch(t.Context(), d.ID, olga, "openai", now())
+		require.NoError(t, err)
+		byID, _, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
+		require.NoError(t, err)
+		for _, k := range append(fetched.Project, byID) {
+			require.Equal(t, []any{uint32(2), sealedAs(key.ID, 2)}, []any{k.Version, k.Envelope})
+		}
+		f.transact(func(tx *models.Tx) error {
+			k, err := tx.LockKey(olga, key.ID)
+			require.NoError(t, err)
+			require.Equal(t, stop.ID(), k.Rotation().ID(), "the row has the number of its event")
+			require.Equal(t, []any{uint32(1), "olga", int64(2), "abcd"}, []any{k.ReplacedVersion, k.RotatedBy, k.Revision, k.DisplaySuffix})
+			return nil
+		})
+		require.ErrorIs(t, f.rotate(key.ID, 2, quarter), models.ErrVersionTaken)
+		require.NoError(t, f.rotate(key.ID, 3, -quarter))
+		f.requireVersions(key.ID, retiring, active, pending)
+		require.NoError(t, f.rotate(key.ID, 4, -quarter))
+		f.requireVersions(key.ID, retiring, active, destroyed, pending)
+		require.NoError(t, f.activate(key.ID, 4))
+		f.requireVersions(key.ID, destroyed, retiring, destroyed, active)
+		require.NoError(t, f.activate(key.ID, 4), "it is active")
+		require.ErrorIs(t, f.activate(key.ID, 3), models.ErrVersionGone)
+		require.ErrorIs(t, f.activate(key.ID, 9), models.ErrNotFound)
+		require.NoError(t, f.rotate(key.ID, 5, 0))
+		f.requireVersions(key.ID, destroyed, destroyed, destroyed, destroyed, active)
+		require.ErrorIs(t, f.rollBack(key.ID), models.ErrNoRollback)
+	})
+}
+
+func TestARollbackHasTheEarlierVersionServe(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key := f.register(f.shared(olga))
+		require.NoError(t, f.rotate(key.ID, 2, quarter))
+		for range 2 { // the second finds it made
+			require.NoError(t, f.rollBack(key.ID))
+			f.requireVersions(key.ID, active, retiring)
+		}
+		require.NoError(t, f.activate(key.ID, 2))
+		f.requireVersions(key.ID, retiring, active)
+		require.NoError(t, f.activate(key.ID, 1), "that is a rollback, too")
+		require.NoError(t, f.rotate(key.ID, 3, quarter))
+		f.requireVersions(key.ID, retiring, destroyed, active)
+		require.Equal(t, []models.EventType{models.EventKeyRegistered, models.EventKeyRotated, models.EventKeyRotationRolledBack, models.EventKeyRotated,
+			models.EventKeyRotationRolledBack, models.EventKeyRotated, models.EventKeyVersionDestroyed}, f.kinds(key.ID))
+	})
+}
+
+func TestARetiringVersionIsDestroyedWhenItIsDue(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key, other := f.register(f.shared(olga)), f.register(f.shared(olga))
+		require.NoError(t, f.rotate(key.ID, 2, quarter))
+		require.NoError(t, f.rotate(other.ID, 2, -1))
+		require.NoError(t, f.destroyDue(now()))
+		f.requireVersions(key.ID, retiring, active)
+		var together sync.WaitGroup
+		for range 4 { // processes
+			together.Go(func() { require.NoError(t, f.destroyDue(now()+quarter)) }) //nolint:testifylint // it is the test's own
+		}
+		together.Wait()
+		f.requireVersions(key.ID, destroyed, active)
+		f.requireVersions(other.ID, active, pending)
+		require.Equal(t, []models.EventType{models.EventKeyRegistered, models.EventKeyRotated, models.EventKeyVersionDestroyed}, f.kinds(key.ID))
+		require.ErrorIs(t, f.rollBack(key.ID), models.ErrNoRollback)
+	})
+}
+
+func TestARevokedKeysVersionsAreErased(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key := f.register(f.shared(olga))
+		require.NoError(t, f.rotate(key.ID, 2, quarter))
+		require.NoError(t, f.rotate(key.ID, 3, -quarter))
+		f.revoke(&key)
+		f.requireVersions(key.ID, destroyed, active, destroyed)
+		require.ErrorIs(t, f.rotate(key.ID, 4, 0), errIsRevoked)
+		if !f.isSQLite() { // a replica of an earlier release erases nothing
+			_, err := f.past().ExecContext(t.Context(), "UPDATE key_versions SET state = 'pending', kek_id = 'k', envelope = 'e', destroyed_at = 0 WHERE version = 3")
+			require.NoError(t, err)
+			require.NoError(t, f.destroyDue(1))
+			f.requireVersions(key.ID, destroyed, active, destroyed)
+		}
+	})
+}
+
+func TestARefusalOnProbationRollsBack(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d := f.dataPlane("all", nil)
+		for name, c := range map[string]struct {
+			overlap  int64
+			before   models.KeyReport // of the first version
+			report   models.KeyReport
+			wantBack bool
+		}{
+			"refused": {quarter, models.KeyReport{}, models.KeyReport{FailedVersion: 2}, true},
+			"refused, of a release that does not say which": {quarter, models.KeyReport{}, models.KeyReport{}, false},
+			"the version before, late":                      {quarter, models.KeyReport{}, models.KeyReport{FailedVersion: 1}, false},
+			"without an overlap":                            {0, models.KeyReport{}, models.KeyReport{FailedVersion: 2}, false},
+			"both refused":                                  {quarter, models.KeyReport{FailedAt: now(), FailureStatus: 401}, models.KeyReport{FailedVersion: 2}, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				key := f.register(f.shared(olga))
+				c.before.KeyID = key.ID
+				require.NoError(t, f.report(d, c.before))
+				require.NoError(t, f.rotate(key.ID, 2, c.overlap))
+				c.report.KeyID, c.report.FailedAt, c.report.FailureStatus, c.report.FailureReason = key.ID, now()+1, 401, "rejected"
+				for range 2 { // two data planes
+					require.NoError(t, f.report(d, c.report))
+				}
+				got, err := f.GetKey(t.Context(), olga, key.ID, now())
+				require.NoError(t, err)
+				require.Equal(t, c.wantBack, got.Version == 1)
+				require.Equal(t, c.wantBack, slices.Contains(f.kinds(key.ID), models.EventKeyRotationRolledBack))
+				require.Equal(t, !c.wantBack && c.report.FailedVersion != 1, got.LastFailureAt != 0, "of the version that serves")
+			})
+		}
+	})
+}
+
+func TestARolledBackVersionIsOnProbationOnce(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("all", nil), f.register(f.shared(olga))
+		refused := func(number uint32) {
+			t.Helper()
+			require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() + 1, FailureStatus: 401, FailedVersion: number}))
+		}
+		require.NoError(t, f.rotate(key.ID, 2, quarter))
+		refused(2)
+		f.requireVersions(key.ID, active, retiring)
+		refused(1)
+		f.requireVersions(key.ID, active, retiring)
+		require.NoError(t, f.activate(key.ID, 2))
+		refused(2)
+		f.requireVersions(key.ID, retiring, active)
+		require.NoError(t, f.rotate(key.ID, 3, quarter))
+		refused(2)
+		refused(3)
+		f.requireVersions(key.ID, destroyed, retiring, active)
+	})
+}
+
+func TestVersionsKeepTheirExpiry(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		end := now() + day
+		key := f.register(f.shared(olga, func(r *models.Registration) { r.Key.ExpiresAt = end }))
+		expiry := func() int64 {
+			k, err := f.GetKey(t.Context(), olga, key.ID, now())
+			require.NoError(t, err)
+			return k.ExpiresAt
+		}
+		require.NoError(t, f.rotate(key.ID, 2, quarter))
+		require.Equal(t, end, expiry(), "kept")
+		require.NoError(t, failure(f.update(key.ID, expireAt(0))))
+		require.NoError(t, f.rollBack(key.ID))
+		require.Equal(t, end, expiry(), "that of the version")
+		require.NoError(t, failure(f.update(key.ID, expireAt(1))), "it has expired meanwhile")
+		require.NoError(t, f.activate(key.ID, 2))
+		require.Zero(t, expiry())
+		require.ErrorIs(t, f.activate(key.ID, 1), models.ErrVersionGone)
+		require.ErrorIs(t, f.change(key.ID, func(tx *models.Tx, k models.Key, _ func(models.EventType) models.Event) error {
+			return tx.DestroyVersion(k, 2, nil)
+		}), models.ErrVersionActive)
+	})
+}
+
+func TestRacesOfRotationsLeaveOneOfEach(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("all", nil), f.register(f.shared(olga))
+		stopped := make(chan struct{})
+		var writers, rewraps sync.WaitGroup
+		rewraps.Go(func() {
+			for {
+				select {
+				case <-stopped:
+					return
+				default:
+				}
+				keys, err := f.SealedKeys(context.WithoutCancel(t.Context()), "", 10)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, k := range keys {
+					_, err := f.Rewrap(context.WithoutCancel(t.Context()), []models.Rewrapping{{KeyID: k.ID, Version: k.Version, Old: k.Envelope, New: k.Envelope, KEKID: "kek-2"}})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+		for writer := range 4 {
+			writers.Go(func() {
+				for i := range 12 {
+					var next uint32
+					_ = f.change(key.ID, func(_ *models.Tx, k models.Key, _ func(models.EventType) models.Event) error {
+						next = k.LastVersion
+						return nil
+					})
+					switch (i + writer) % 6 {
+					case 0, 1:
+						_ = f.rotate(key.ID, next+1, quarter)
+					case 2:
+						_ = f.rotate(key.ID, next+1, -quarter)
+					case 3:
+						_ = f.activate(key.ID, next)
+					case 4:
+						_ = f.rollBack(key.ID)
+					default:
+						_ = f.report(d, models.KeyReport{KeyID: key.ID, FailedAt: now() + 1, FailureStatus: 401, FailedVersion: next})
+						_ = f.destroyDue(now() + 2*quarter)
+					}
+				}
+			})
+		}
+		writers.Wait()
+		close(stopped)
+		rewraps.Wait()
+		states := map[models.VersionState]int{}
+		f.transact(func(tx *models.Tx) error {
+			kept, err := tx.KeptVersions(key.ID)
+			for _, v := range kept {
+				states[v.State]++
+				require.Equal(t, sealedAs(key.ID, v.Version), v.Envelope)
+			}
+			return err
+		})
+		require.LessOrEqual(t, states[pending], 1)
+		require.LessOrEqual(t, states[retiring], 1)
+		sealed, err := f.SealedKey(t.Context(), key.ID)
+		require.NoError(t, err)
+		require.Equal(t, sealedAs(key.ID, sealed.Version), sealed.Envelope)
+		f.revoke(&key)
+		counts, err := f.KeysByKEK(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, int64(1), counts["kek-1"]+counts["kek-2"], "the active version's alone")
+	})
+}
+
+func TestRewrapCoversAllEnvelopes(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key, other := f.register(f.shared(olga)), f.register(f.shared(olga))
+		for number := uint32(2); number <= 4; number++ {
+			require.NoError(t, f.rotate(key.ID, number, []int64{quarter, quarter, -quarter}[number-2]))
+		}
+		counts, err := f.KeysByKEK(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[string]int64{"kek-1": 4}, counts)
+		page, err := f.SealedKeys(t.Context(), "", 1)
+		require.NoError(t, err)
+		var batch []models.Rewrapping
+		for i, k := range page {
+			require.Equal(t, []any{key.ID, acme, []uint32{3, 2, 4}[i], sealedAs(key.ID, k.Version)}, []any{k.ID, k.CustomerID, k.Version, k.Envelope})
+			batch = append(batch, models.Rewrapping{KeyID: k.ID, Version: k.Version, Old: k.Envelope, New: []byte("new"), KEKID: "kek-2"})
+		}
+		stale := batch[0]
+		stale.Version = 2 // whose envelope is another
+		stored, err := f.Rewrap(t.Context(), append(batch, stale))
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{key.ID + "/2", key.ID + "/3", key.ID + "/4"}, stored)
+		counts, err = f.KeysByKEK(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[string]int64{"kek-1": 1, "kek-2": 3}, counts)
+		next, err := f.SealedKeys(t.Context(), page[len(page)-1].ID, 10)
+		require.NoError(t, err)
+		require.Equal(t, []string{other.ID}, ids(next))
+		moved, err := f.SealedVersion(t.Context(), key.ID, 4)
+		require.NoError(t, err)
+		require.Equal(t, []any{"new", "kek-2"}, []any{string(moved.Envelope), moved.KEKID})
+		_, err = f.SealedVersion(t.Context(), key.ID, 1)
+		require.ErrorIs(t, err, models.ErrNotFound)
+	})
+}
+
+func TestARepeatedRotationFindsItsVersion(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key := f.register(f.shared(olga))
+		record := models.IdempotencyRecord{CustomerID: acme, ProjectID: web, UserID: "olga", KeyHash: []byte("k"), Fingerprint: []byte("f"),
+			KeyID: key.ID, Version: 2, CreatedAt: now()}
+		claim := func(r models.IdempotencyRecord) (made uint32, err error) {
+			err = f.Transact(t.Context(), func(tx *models.Tx) error {
+				made, err = tx.ClaimIdempotency(r)
+				return err
+			})
+			return made, err
+		}
+		for _, want := range []uint32{0, 2, 2} {
+			made, err := claim(record)
+			require.NoError(t, err)
+			require.Equal(t, want, made)
+			record.Version = 3
+		}
+		record.Fingerprint = []byte("other")
+		require.ErrorIs(t, failure(claim(record)), models.ErrIdempotencyReuse)
+		_, err := f.RegisterKey(t.Context(), olga, models.RoleOwner, f.shared(olga, retryable("k", "g")), now())
+		require.ErrorIs(t, err, models.ErrIdempotencyReuse, "nor does it serve for a registration")
+	})
+}
