@@ -346,6 +346,26 @@ test('a member is added and removed, and the last owner stays', async () => {
   await v.close();
 });
 
+test('an API key is made without being shown, and revoked', async () => {
+  const v = await visitor();
+  await v.context.grantPermissions(['clipboard-read', 'clipboard-write']);
+  await signIn(v.page, { path: '/access?add=api-key' });
+  await v.page.getByRole('textbox', { name: 'Name' }).fill('laptop');
+  await v.page.getByRole('button', { name: 'Make it' }).click();
+  await v.page.getByRole('button', { name: 'Copy the API key' }).click();
+  await v.page.getByText('Copied').waitFor();
+  const made = await v.page.evaluate(() => navigator.clipboard.readText());
+  assert.match(made, /^ak_/);
+  assert.ok(!(await v.page.content()).includes(made));
+  assert.equal((await call('GET', '/v1/whoami', undefined, made)).user_id, 'alice');
+  await v.page.getByRole('button', { name: 'Done' }).click();
+  await v.page.getByRole('button', { name: 'Revoke laptop' }).click();
+  await v.page.getByRole('dialog').getByRole('button', { name: 'Revoke', exact: true }).click();
+  await v.page.getByRole('button', { name: 'Revoke laptop' }).waitFor({ state: 'detached' });
+  assert.equal((await fetch(`${base}/v1/whoami`, { headers: { Authorization: `Bearer ${made}` } })).status, 401);
+  await v.close();
+});
+
 /** Lets the mock answer the API, as `prefer` says by the method and path. */
 async function onMock(v, prefer) {
   await v.page.route('**/v1/**', async (route) => {

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
+	"html"
 	"html/template"
 	"maps"
 	"net/http"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/agentrouter/aikeys/internal/problem"
 )
+
+// missingPath is the path under which renderPages returns the page for browsers that ask for what is not there. No request has it.
+const missingPath = ""
 
 //go:embed templates
 var templateFiles embed.FS
@@ -94,7 +98,7 @@ func proseToHTML(text string) template.HTML {
 
 // renderPages returns the pages by their paths.
 func renderPages(api *summary, sdks []sdk, programs []program, assets map[string]asset, types []problem.Type) (map[string]resource, error) {
-	templates, err := template.New("pages").Funcs(templateFunctions()).ParseFS(templateFiles, "templates/*.html")
+	templates, err := template.New("pages").Funcs(templateFunctions()).ParseFS(templateFiles, "templates/*.html", "templates/llms.txt")
 	if err != nil {
 		return nil, fmt.Errorf("docsite: %w", err)
 	}
@@ -109,11 +113,15 @@ func renderPages(api *summary, sdks []sdk, programs []program, assets map[string
 		if err := templates.ExecuteTemplate(&out, name, v); err != nil {
 			return fmt.Errorf("docsite: %s: %w", v.Path, err)
 		}
-		policy := pagePolicy
-		if name == "reference.html" {
-			policy = referencePolicy
+		page := resource{contentType: "text/html; charset=utf-8", body: newContent(out.Bytes()), policy: pagePolicy}
+		switch name {
+		case "reference.html":
+			page.policy = referencePolicy
+		case "llms.txt":
+			page.contentType, page.policy = "text/plain; charset=utf-8", filePolicy
+			page.body = newContent([]byte(html.UnescapeString(out.String()))) // html/template has escaped it
 		}
-		pages[v.Path] = resource{contentType: "text/html; charset=utf-8", body: newContent(out.Bytes()), policy: policy}
+		pages[v.Path] = page
 		return nil
 	}
 	for name, v := range map[string]view{
@@ -127,6 +135,8 @@ func renderPages(api *summary, sdks []sdk, programs []program, assets map[string
 			Description: "The programs to install: tare, and the servers."},
 		"problems.html": {Path: "/docs/problems", Section: "/docs/problems", Title: "Problems",
 			Description: "Every problem that the API answers with, what it means, and what to do."},
+		"missing.html": {Path: missingPath, Title: "No such page", Description: "There is no such page."},
+		"llms.txt":     {Path: "/llms.txt"},
 	} {
 		if err := add(name, v); err != nil {
 			return nil, err

@@ -8,6 +8,7 @@ package docsite
 import (
 	"github.com/agentrouter/aikeys/internal/problem"
 
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -60,6 +61,7 @@ type Config struct {
 type Site struct {
 	handlers map[string]http.Handler // by path
 	console  http.Handler            // of each page of the console
+	missing  http.Handler            // of what browsers ask for and is not there
 }
 
 // New renders all pages.
@@ -107,6 +109,8 @@ func New(cfg Config) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.missing = notFoundPage(bytes.ReplaceAll(pages[missingPath].body.bytes, []byte(baseURLPlaceholder), nil))
+	delete(pages, missingPath)
 	for path, page := range pages {
 		page.base = base
 		s.handlers[path] = page
@@ -116,7 +120,7 @@ func New(cfg Config) (*Site, error) {
 
 // Lookup returns the handler for the request, nil if it is not for the site. Paths are compared whole and never name files; the
 // console's pages are all one file.
-// Browsers are redirected from / to the reference; for other clients there is nothing at /.
+// Browsers are redirected from / to the reference, and get a page where there is nothing; other clients get the API's answer.
 func (s *Site) Lookup(r *http.Request) http.Handler {
 	if r.URL.Path == "/" && !isBrowser(r) {
 		return nil
@@ -127,11 +131,32 @@ func (s *Site) Lookup(r *http.Request) http.Handler {
 	if isConsole(r.URL.Path) {
 		return s.console
 	}
+	if isBrowser(r) && r.URL.Path != "/v1" && !strings.HasPrefix(r.URL.Path, "/v1/") {
+		return s.missing
+	}
 	return nil
 }
 
 func isBrowser(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+// notFoundPage answers with a page, and the status 404.
+func notFoundPage(page []byte) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("Content-Type", "text/html; charset=utf-8")
+		header.Set("Cache-Control", "no-store")
+		header.Set("Vary", "Accept")
+		header.Set("Content-Security-Policy", pagePolicy)
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Referrer-Policy", "no-referrer")
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		w.WriteHeader(http.StatusNotFound)
+		if r.Method != http.MethodHead {
+			_, _ = w.Write(page) // a reader who has gone needs no answer
+		}
+	})
 }
 
 // redirect answers with a redirect that is not cached: the next release may lead elsewhere.

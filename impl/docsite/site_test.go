@@ -98,7 +98,7 @@ func (s service) get(t *testing.T, path string, header ...string) reply {
 // everyPath returns all paths of the site except redirects and downloads.
 func everyPath() []string {
 	paths := []string{
-		"/openapi.yaml", "/openapi.json", "/docs", "/docs/getting-started", "/docs/sdks", "/docs/downloads", "/docs/problems",
+		"/llms.txt", "/openapi.yaml", "/openapi.json", "/docs", "/docs/getting-started", "/docs/sdks", "/docs/downloads", "/docs/problems",
 		"/docs/assets/site.css",
 		"/docs/assets/site.js", "/docs/assets/reference.css", "/docs/assets/reference.js", "/docs/assets/scalar.js",
 		"/docs/assets/scalar.LICENSE", "/docs/assets/icon.svg",
@@ -147,6 +147,28 @@ func TestUnknownPathsAreNotFound(t *testing.T) {
 		require.Equal(t, http.StatusNotFound, got.StatusCode, path)
 		require.Equal(t, problem.ContentType, got.Header.Get("Content-Type"))
 		require.Equal(t, "no-store", got.Header.Get("Cache-Control"))
+	}
+}
+
+func TestLLMsTextListsEveryOperation(t *testing.T) {
+	s := start(t, docsite.Config{})
+	got := s.get(t, "/llms.txt")
+	require.Equal(t, "text/plain; charset=utf-8", got.Header.Get("Content-Type"))
+	require.Contains(t, got.body, "- Register an AI key: POST /v1/customers/{customer_id}/projects/{project_id}/aikeys\n")
+	require.Contains(t, got.body, "("+s.URL+"/openapi.yaml)")
+	require.NotRegexp(t, `&#?\w+;|<no value>`, got.body)
+}
+
+func TestBrowsersGetAPageWhereThereIsNothing(t *testing.T) {
+	s := start(t, docsite.Config{})
+	got := s.get(t, "/dosc", "Accept", "text/html")
+	require.Equal(t, http.StatusNotFound, got.StatusCode)
+	require.Contains(t, got.body, "There is no such page")
+	require.NotContains(t, got.body, "reader.invalid")
+	require.Contains(t, got.Header.Get("Content-Security-Policy"), "default-src 'none'")
+	for _, path := range []string{"/v1", "/v1/nothing"} {
+		got := s.get(t, path, "Accept", "text/html")
+		require.Equal(t, problem.ContentType, got.Header.Get("Content-Type"), "the API answers as it does: %s", path)
 	}
 }
 

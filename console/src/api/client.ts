@@ -16,6 +16,7 @@ export type Fetch = Schemas['Fetch'];
 export type WhoAmI = Schemas['WhoAmIResponse'];
 export type Problem = Schemas['Problem'];
 export type ResolveReply = Schemas['ResolveResponse'];
+export type Token = Schemas['Token'];
 export type Role = Schemas['Role'];
 
 /** A refusal by the service, with its problem document. */
@@ -131,6 +132,11 @@ export async function signIn(given: string): Promise<WhoAmI> {
     change({ who: before });
     throw error;
   }
+}
+
+/** Shows another project of the user's; the role is the one that they have there. */
+export function switchProject(project_id: string, role: Role) {
+  if (connection.who) change({ who: { ...connection.who, project_id, role } });
 }
 
 /** Forgets the credential. */

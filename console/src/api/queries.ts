@@ -68,6 +68,16 @@ export const useMembers = () => useQuery({
   }))).members,
 });
 
+export const useProjects = () => useQuery({
+  queryKey: ['projects'],
+  queryFn: async ({ signal }) => (await unwrap(api.GET('/v1/projects', { signal }))).projects,
+});
+
+export const useTokens = () => useQuery({
+  queryKey: ['tokens'],
+  queryFn: async ({ signal }) => (await unwrap(api.GET('/v1/tokens', { params: { query: { state: 'active' } }, signal }))).tokens,
+});
+
 export const useResolve = (provider: string, user_id?: string) => useQuery({
   queryKey: ['resolve', provider, user_id],
   enabled: provider !== '',

@@ -50,7 +50,8 @@ test('a change of the policy says whom it moves, and whom it leaves without a ke
   const effect = (before: Policy, after: Policy, keys = [project]) => effectOf(before, after, keys, usage, (slug) => slug, now).map((e) => `${e.tone}: ${e.text}`);
   assert.deepEqual(effect(policy(), policy()), []);
   assert.deepEqual(effect(policy(), policy({ user_keys: 'forbid' })), [`warn: bob: own keys stop serving; ${project.name} …0001 serves instead.`]);
-  assert.deepEqual(effect(policy(), policy({ user_keys: 'forbid' }), []), ['bad: bob, carol: own keys stop serving, and the project has no key: their requests are refused.']);
+  const gone = { ...project, state: 'revoked' };
+  assert.deepEqual(effect(policy(), policy({ user_keys: 'forbid' }), [gone]), ['bad: bob: own keys stop serving, and the project has no key: their requests are refused.']);
   assert.deepEqual(effect(policy(), policy({ user_keys: 'require' })), ['bad: carol: the project’s key stops serving; requests are refused until each adds a key of their own.']);
   assert.deepEqual(effect(policy({ user_keys: 'forbid' }), policy({ user_keys: 'forbid', user_keys_by_provider: { openai: 'forbid' } })), []);
   assert.match(effect(policy(), policy({ on_bad_key: 'next_key' }))[0]!, /^ok: .*next key/);

@@ -20,8 +20,9 @@ export function effectOf(before: Policy, after: Policy, keys: readonly Key[], us
     const add = (tone: Effect['tone'], who: string[], text: string) => effects.push({ provider: nameOf(provider), tone, text: who.length > 0 ? `${who.join(', ')}: ${text}` : text });
     const owners = users(true);
     if (is === 'forbid') {
-      if (project) add(owners.length > 0 ? 'warn' : 'ok', owners, owners.length > 0 ? `own keys stop serving; ${titleOf(project)} serves instead.` : 'nobody was served by a key of their own lately.');
-      else add('bad', [...new Set([...owners, ...users(false)])].sort(), 'own keys stop serving, and the project has no key: their requests are refused.');
+      if (owners.length === 0) add('ok', [], 'nobody was served by a key of their own lately.');
+      else if (project) add('warn', owners, `own keys stop serving; ${titleOf(project)} serves instead.`);
+      else add('bad', owners, 'own keys stop serving, and the project has no key: their requests are refused.');
     } else if (is === 'require') {
       const left = users(false).filter((u) => !owners.includes(u));
       add(left.length > 0 ? 'bad' : 'ok', left, left.length > 0 ? 'the project’s key stops serving; requests are refused until each adds a key of their own.' : 'nobody was served by the project’s key alone lately.');

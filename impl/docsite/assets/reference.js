@@ -33,6 +33,7 @@
       hiddenClients: true,
       documentDownloadType: 'none',
       defaultOpenAllTags: true,
+      hideModels: true, // a search finds operations, each of which shows its models
     });
   } catch {
     place.replaceChildren(state);
