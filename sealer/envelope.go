@@ -304,6 +304,28 @@ func dataKeyContext(kekID string, bound []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
+// ParseDataKeyContext returns the KEK id and the binding that the associated data of a wrapped data key encodes, for a key management
+// service that takes names and values in place of bytes. It returns ErrMalformed for other bytes.
+func ParseDataKeyContext(associatedData []byte) (kekID string, binding Binding, err error) {
+	var (
+		rest   = cryptobyte.String(associatedData)
+		label  []byte
+		parts  [5]cryptobyte.String // the KEK id and the texts of a binding
+		format uint8
+	)
+	ok := rest.ReadBytes(&label, len(dataKeyLabel)) && string(label) == dataKeyLabel && rest.ReadUint8LengthPrefixed(&parts[0]) &&
+		rest.ReadUint8(&format) && format == bindingFormat
+	for i := 1; i < len(parts); i++ {
+		ok = ok && rest.ReadUint8LengthPrefixed(&parts[i])
+	}
+	if ok = ok && rest.ReadUint32(&binding.Version) && rest.Empty(); !ok {
+		return "", Binding{}, fmt.Errorf("%w: not the associated data of a data key", ErrMalformed)
+	}
+	binding.CustomerID, binding.ProjectID = string(parts[1]), string(parts[2])
+	binding.KeyID, binding.Provider = string(parts[3]), string(parts[4])
+	return string(parts[0]), binding, nil
+}
+
 // secretContext returns the associated data of an encrypted secret.
 func secretContext(bound []byte) []byte { return append([]byte(secretLabel), bound...) }
 

@@ -22,6 +22,8 @@ for module in . sdk/go; do
     check go mod tidy -diff
   fi
 done
-cd "$root/tools"
-check go mod tidy -diff
+for module in tools tools/localkms; do
+  cd "$root/$module"
+  check go mod tidy -diff
+done
 exit "$status"

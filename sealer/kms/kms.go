@@ -47,6 +47,9 @@ type Options struct {
 	WrapOnly bool
 	// Timeout is the longest that a call may take, waiting included; 0 means 2 s.
 	Timeout time.Duration
+	// ListTTL is how long the list of KEKs is cached; 0 means 1 s. Within it, new secrets may still be sealed under the primary KEK of
+	// before.
+	ListTTL time.Duration
 	// MaxCalls is how many calls are under way at once; others wait. 0 means 64.
 	MaxCalls int
 }
@@ -57,8 +60,8 @@ const (
 	// maxFailures is how many calls in a row fail before no more are sent; trialAfter is when one more is sent as a trial.
 	maxFailures = 5
 	trialAfter  = time.Second
-	// listTTL is how long the list of KEKs is cached. Within it, new secrets may still be sealed under the primary KEK of before.
-	listTTL = time.Second
+	// defaultListTTL is also how long the error of listing KEKs is cached.
+	defaultListTTL = time.Second
 	// rewrapCalls is how many calls a re-wrap has under way at once, if the service takes no batches.
 	rewrapCalls = 16
 )
@@ -78,7 +81,10 @@ var (
 // New returns a Sealer that has not asked its service yet.
 func New(key Key, options Options) *Sealer {
 	timeout, calls := cmp.Or(max(options.Timeout, 0), defaultTimeout), cmp.Or(max(options.MaxCalls, 0), defaultMaxCalls)
-	keks := &guard{key: key, wrapOnly: options.WrapOnly, timeout: timeout, slots: make(chan struct{}, calls), asked: make(chan struct{}, 1)}
+	keks := &guard{
+		key: key, wrapOnly: options.WrapOnly, timeout: timeout, listTTL: cmp.Or(max(options.ListTTL, 0), defaultListTTL),
+		slots: make(chan struct{}, calls), asked: make(chan struct{}, 1),
+	}
 	keks.circuit = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 		Timeout:      trialAfter,
 		ReadyToTrip:  func(counts gobreaker.Counts) bool { return counts.ConsecutiveFailures >= maxFailures },
@@ -88,7 +94,7 @@ func New(key Key, options Options) *Sealer {
 	return &Sealer{Sealer: sealer.NewEnvelopeSealer(keks), keks: keks}
 }
 
-// KEKs implements sealer.KEKLister. It asks the service at most once a second.
+// KEKs implements sealer.KEKLister. It asks the service at most once in Options.ListTTL.
 func (s *Sealer) KEKs(ctx context.Context) ([]sealer.KEK, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("list KEKs: %w", err)
@@ -118,6 +124,7 @@ type guard struct {
 	key      Key
 	wrapOnly bool
 	timeout  time.Duration
+	listTTL  time.Duration
 	circuit  *gobreaker.CircuitBreaker[any]
 	slots    chan struct{}
 
@@ -163,7 +170,11 @@ func (g *guard) list(ctx context.Context) ([]sealer.KEK, error) {
 	if ctx.Err() != nil {
 		return nil, err // not cached: it concerns this caller only
 	}
-	g.listed.Store(&listing{keks: keks, err: err, until: time.Now().Add(listTTL)})
+	ttl := g.listTTL
+	if err != nil {
+		ttl = min(ttl, defaultListTTL)
+	}
+	g.listed.Store(&listing{keks: keks, err: err, until: time.Now().Add(ttl)})
 	return keks, err
 }
 

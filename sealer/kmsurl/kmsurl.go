@@ -1,4 +1,4 @@
-// Package kmsurl opens the sealer that a URL names, among those of key management services: OpenBao and Vault. Programs that import
+// Package kmsurl opens the sealer that a URL names, among those of key management services: OpenBao and Vault, AWS KMS, Google Cloud KMS. Programs that import
 // it link the clients of these services.
 //
 // Of our packages it imports those under sealer.
@@ -12,12 +12,14 @@ import (
 	"strings"
 
 	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/awskms"
+	"github.com/agentrouter/aikeys/sealer/gcpkms"
 	"github.com/agentrouter/aikeys/sealer/kms"
 	"github.com/agentrouter/aikeys/sealer/vault"
 )
 
 // Forms lists the forms of the URLs, for messages.
-const Forms = vault.Forms
+const Forms = vault.Forms + ", " + awskms.Forms + " or " + gcpkms.Forms
 
 // Sealer is the sealer of a key management service.
 type Sealer interface {
@@ -39,6 +41,14 @@ func backends() []backend {
 		{vault.Schemes(), func(url string) error { _, err := vault.ParseURL(url); return err },
 			func(_ context.Context, url string, options kms.Options, log *slog.Logger) (Sealer, error) {
 				return vault.Open(url, options, log)
+			}},
+		{awskms.Schemes(), func(url string) error { _, err := awskms.ParseURL(url); return err },
+			func(ctx context.Context, url string, options kms.Options, _ *slog.Logger) (Sealer, error) {
+				return awskms.Open(ctx, url, options)
+			}},
+		{gcpkms.Schemes(), func(url string) error { _, err := gcpkms.ParseURL(url); return err },
+			func(ctx context.Context, url string, options kms.Options, _ *slog.Logger) (Sealer, error) {
+				return gcpkms.Open(ctx, url, options)
 			}},
 	}
 }

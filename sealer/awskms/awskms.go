@@ -1,0 +1,239 @@
+// Package awskms is the sealer backend whose key-encryption key (KEK) is a symmetric key of AWS KMS, which never leaves it.
+//
+// The id of the KEK is "awskms:" and the key's ARN. An alias is resolved once, at the first call: a process keeps using the key that
+// the alias named then. AWS KMS chooses among the generations of key material that it makes when it rotates a key; they share an ARN,
+// and nothing can be told or chosen about them. Of a multi-Region key, each replica opens what another has sealed.
+//
+// The binding goes with each call as encryption context, which CloudTrail records and policies can test.
+//
+// The package imports package sealer and sealer/kms, and no other package of ours.
+package awskms
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	service "github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/agentrouter/aikeys/sealer"
+	"github.com/agentrouter/aikeys/sealer/kms"
+)
+
+const (
+	idPrefix = scheme + ":"
+	// listTTL is long, because AWS counts each call and records it, and the KEK never changes.
+	listTTL = time.Minute
+	// attempts is how often a call is sent that is throttled or not answered.
+	attempts = 2
+	// checksumLen is the length of the checksum of a blob in bytes.
+	checksumLen = 4
+)
+
+// Open returns a Sealer for the key of a URL, which ParseURL describes. It reads AWS's configuration files, and connects to nothing.
+func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error) {
+	cfg, err := ParseURL(text)
+	if err != nil {
+		return nil, fmt.Errorf("awskms: %w", err)
+	}
+	client := awshttp.NewBuildableClient()
+	loaded, err := config.LoadDefaultConfig(ctx,
+		config.WithRegion(cfg.Region), config.WithSharedConfigProfile(cfg.Profile), config.WithHTTPClient(client),
+		config.WithRetryer(func() aws.Retryer { return retry.AddWithMaxAttempts(retry.NewStandard(), attempts) }),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("awskms: %w", err)
+	}
+	key := &symmetricKey{cfg: cfg, client: service.NewFromConfig(loaded, func(o *service.Options) {
+		if cfg.Endpoint != "" {
+			o.BaseEndpoint = &cfg.Endpoint
+		}
+	})}
+	options.ListTTL = listTTL
+	return &Sealer{Sealer: kms.New(key, options), client: client}, nil
+}
+
+// Sealer is a kms.Sealer with a key of AWS KMS.
+type Sealer struct {
+	*kms.Sealer
+	client *awshttp.BuildableClient
+}
+
+var _ io.Closer = (*Sealer)(nil)
+
+// Close closes the connections that no call is using.
+func (s *Sealer) Close() error {
+	if transport, ok := any(s.client.GetTransport()).(*http.Transport); ok {
+		transport.CloseIdleConnections()
+	}
+	return nil
+}
+
+// symmetricKey implements kms.Key.
+type symmetricKey struct {
+	cfg    Config
+	client *service.Client
+	arn    atomic.Pointer[string] // what the alias or id was resolved to; nil before
+}
+
+// Owns implements kms.Key. Before the key is known by its ARN, only an ARN with the same end can be its.
+func (k *symmetricKey) Owns(kekID string) bool {
+	arn, isOurs := strings.CutPrefix(kekID, idPrefix)
+	switch own := k.arn.Load(); {
+	case !isOurs || !strings.HasPrefix(arn, "arn:"):
+		return false
+	case own != nil:
+		return isSameKey(arn, *own)
+	case strings.HasPrefix(k.cfg.Key, "arn:") && !strings.Contains(k.cfg.Key, ":alias/"):
+		return isSameKey(arn, k.cfg.Key)
+	}
+	return true // Unwrap resolves it first
+}
+
+// isSameKey reports whether two ARNs are of one key, or of replicas of one multi-Region key.
+func isSameKey(a, b string) bool {
+	if a == b {
+		return true
+	}
+	first, second := strings.SplitN(a, ":", 6), strings.SplitN(b, ":", 6)
+	if len(first) != 6 || len(second) != 6 || !strings.HasPrefix(first[5], "key/mrk-") {
+		return false
+	}
+	first[3], second[3] = "", "" // the region
+	return strings.Join(first, ":") == strings.Join(second, ":")
+}
+
+// KEKs implements sealer.KEKLister. It checks that the key can be used as KEK.
+func (k *symmetricKey) KEKs(ctx context.Context) ([]sealer.KEK, error) {
+	name := k.cfg.Key
+	if own := k.arn.Load(); own != nil {
+		name = *own
+	}
+	answer, err := k.client.DescribeKey(ctx, &service.DescribeKeyInput{KeyId: &name})
+	if err != nil {
+		return nil, k.classify("DescribeKey", err)
+	}
+	found := answer.KeyMetadata
+	switch {
+	case found == nil || found.Arn == nil || !strings.Contains(*found.Arn, ":key/"):
+		return nil, garbled("a key without an ARN")
+	case found.KeyUsage != types.KeyUsageTypeEncryptDecrypt || found.KeySpec != types.KeySpecSymmetricDefault:
+		return nil, refuse("the key %s is of the kind %s for %s, which does not authenticate an encryption context; make a symmetric one for ENCRYPT_DECRYPT",
+			*found.Arn, found.KeySpec, found.KeyUsage)
+	case found.KeyState != types.KeyStateEnabled:
+		return nil, refuse("the key %s is in the state %s; enable it, or cancel its deletion", *found.Arn, found.KeyState)
+	case len(idPrefix+*found.Arn) > 255:
+		return nil, refuse("the ARN %s is too long for an envelope", *found.Arn)
+	}
+	if own := k.arn.Load(); own != nil && *own != *found.Arn {
+		return nil, garbled("the metadata of another key")
+	}
+	k.arn.Store(found.Arn)
+	return []sealer.KEK{{ID: idPrefix + *found.Arn, State: sealer.KEKPrimary}}, nil
+}
+
+// Wrap implements kms.Key.
+func (k *symmetricKey) Wrap(ctx context.Context, kekID string, dataKey, associatedData []byte) ([]byte, error) {
+	arn, err := k.resolve(ctx, kekID)
+	if err != nil {
+		return nil, err
+	}
+	binding, err := encryptionContext(associatedData)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := k.client.Encrypt(ctx, &service.EncryptInput{KeyId: &arn, Plaintext: dataKey, EncryptionContext: binding})
+	switch err = k.classify("Encrypt", err); {
+	case errors.Is(err, sealer.ErrUnknownKEK):
+		return nil, refuse("the key %s is disabled or deleted; enable it, or cancel its deletion", arn)
+	case err != nil:
+		return nil, err
+	case answer.KeyId == nil || *answer.KeyId != arn:
+		return nil, garbled("a ciphertext of another key")
+	}
+	return addChecksum(answer.CiphertextBlob), nil
+}
+
+// Unwrap implements kms.Key.
+func (k *symmetricKey) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
+	arn, err := k.resolve(ctx, kekID)
+	if err != nil {
+		return nil, err
+	}
+	binding, err := encryptionContext(associatedData)
+	if err != nil {
+		return nil, err
+	}
+	blob, err := cutChecksum(wrapped)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := k.client.Decrypt(ctx, &service.DecryptInput{KeyId: &arn, CiphertextBlob: blob, EncryptionContext: binding})
+	if err := k.classify("Decrypt", err); err != nil {
+		return nil, err
+	}
+	if answer.KeyId == nil || *answer.KeyId != arn {
+		return nil, garbled("a plaintext of another key")
+	}
+	return answer.Plaintext, nil
+}
+
+// addChecksum puts a CRC-32C before a ciphertext blob, whose form is AWS's affair. Damage is found by it without a call, and told apart
+// from a key that may not be used: a blob names its key, and a changed one may name somebody else's.
+func addChecksum(blob []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, checksum(blob)), blob...)
+}
+
+func cutChecksum(wrapped []byte) (blob []byte, err error) {
+	if len(wrapped) <= checksumLen || binary.BigEndian.Uint32(wrapped) != checksum(wrapped[checksumLen:]) {
+		return nil, fmt.Errorf("%w (checksum)", sealer.ErrBinding)
+	}
+	return wrapped[checksumLen:], nil
+}
+
+func checksum(blob []byte) uint32 { return crc32.Checksum(blob, crc32.MakeTable(crc32.Castagnoli)) }
+
+// resolve returns the ARN to call for a KEK id: this Region's, if the key has replicas.
+func (k *symmetricKey) resolve(ctx context.Context, kekID string) (string, error) {
+	if k.arn.Load() == nil {
+		if _, err := k.KEKs(ctx); err != nil {
+			return "", err
+		}
+	}
+	if !k.Owns(kekID) {
+		return "", fmt.Errorf("%w: it is not the configured key", sealer.ErrUnknownKEK)
+	}
+	return *k.arn.Load(), nil
+}
+
+// encryptionContext returns the binding of a data key as names and values. Nothing in it is secret: CloudTrail shows it.
+func encryptionContext(associatedData []byte) (map[string]string, error) {
+	_, binding, err := sealer.ParseDataKeyContext(associatedData)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{
+		"aikeys:customer": binding.CustomerID, "aikeys:project": binding.ProjectID, "aikeys:key": binding.KeyID,
+		"aikeys:provider": binding.Provider, "aikeys:version": strconv.FormatUint(uint64(binding.Version), 10),
+	}
+	for _, value := range values {
+		if !utf8.ValidString(value) { // JSON would make different ones equal
+			return nil, fmt.Errorf("%w: a part is not UTF-8", sealer.ErrInvalidBinding)
+		}
+	}
+	return values, nil
+}
