@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -111,6 +112,9 @@ func play(ctx context.Context, p *cli.Program, d *programs) error {
 		}
 	}
 
+	if err := playRotation(ctx, p, sdk, key.ID, callers); err != nil {
+		return err
+	}
 	var load errgroup.Group
 	loading, stopLoad := context.WithCancel(ctx)
 	defer stopLoad()
@@ -253,7 +257,7 @@ func (d *programs) startProvider(ctx context.Context) (string, error) {
 		return "", err
 	}
 	d.group.Go(func() error {
-		return serveProvider(d.running, listener, answer, fakeprovider.Options{Secrets: []string{providerSecret}})
+		return serveProvider(d.running, listener, answer, fakeprovider.Options{Secrets: []string{providerSecret, nextSecret}})
 	})
 	return "http://" + listener.Addr().String() + "/v1", nil
 }
@@ -263,6 +267,8 @@ type caller struct {
 	name, gateway, apiKey string
 	client                *http.Client
 	attempts              []attempt
+	// body is that of sendRequests; empty is one that is not streamed.
+	body string
 }
 
 // attempt is one request: when it was sent, when its answer was complete, and with which status.
@@ -329,7 +335,7 @@ func (c *caller) sendRequests(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		a := attempt{sent: time.Now()}
-		response, err := c.send(context.WithoutCancel(ctx), `{"model":"demo","messages":[{"role":"user","content":"And now?"}]}`)
+		response, err := c.send(context.WithoutCancel(ctx), cmp.Or(c.body, `{"model":"demo","messages":[{"role":"user","content":"And now?"}]}`))
 		if err != nil {
 			return err
 		}

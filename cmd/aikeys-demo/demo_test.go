@@ -34,6 +34,9 @@ func TestDemo(t *testing.T) {
 	require.Equal(t, cli.ExitOK, run(t.Context(), nil, environ, &stdout, &stderr), "%s\n%s", &stderr, &stdout)
 	require.Empty(t, stderr.String())
 	require.NotContains(t, stdout.String(), providerSecret)
+	require.NotContains(t, stdout.String(), nextSecret)
+	require.Contains(t, stdout.String(), "old_version_safe_to_delete: true")
+	require.Regexp(t, `[1-9]\d* requests were served, and none failed\.`, stdout.String())
 	require.Equal(t, gateways, strings.Count(stdout.String(), answer))
 	at, last := map[string]float64{}, -1e9
 	for _, m := range eventLine.FindAllStringSubmatch(stdout.String(), -1) {
