@@ -53,6 +53,9 @@ type Config struct {
 	// CustomProviders has custom providers' keys fetched, too. Set it only if the program checks each address that it connects to for
 	// one: their base URLs come from people who do not run its network. An older control plane then refuses fetches by a key's id.
 	CustomProviders bool
+	// Restrictions says that the program refuses what a key's Restrictions do not allow. Without it, keys that are restricted to models or
+	// operations are not found.
+	Restrictions bool
 	// Clock measures leases and expiry. If nil, it is the system's monotonic clock.
 	Clock Clock
 	// Metrics is where the metrics aikeys_dataplane_… are registered; if nil, nowhere.

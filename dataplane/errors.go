@@ -16,6 +16,8 @@ var (
 	// ErrKeyDisabled and ErrKeyExpired: the same of a key that is disabled for now, or whose time is over. See Refusal.
 	ErrKeyDisabled = errors.New("the key is disabled")
 	ErrKeyExpired  = errors.New("the key has expired")
+	// ErrKeyRestricted: the keys that could serve the caller are restricted to other users.
+	ErrKeyRestricted = errors.New("the keys are restricted to other users")
 	// ErrCredentialRefused: the cloud's token service refuses the key's credential.
 	ErrCredentialRefused = errors.New("the cloud refuses the key's credential")
 	// ErrNotMember: the user may not use the project.
@@ -79,6 +81,8 @@ func refusalOf(status int, problem string) error {
 		return ErrKeyDisabled
 	case problemAnswer{403, "key-expired"}:
 		return ErrKeyExpired
+	case problemAnswer{403, "key-restricted"}:
+		return ErrKeyRestricted
 	case problemAnswer{403, "credential-refused"}:
 		return ErrCredentialRefused
 	case problemAnswer{403, "permission-denied"}:
@@ -112,7 +116,7 @@ func (r *Refusal) Unwrap() error { return r.Kind }
 // isCacheable reports whether a refusal is about the request itself, and so may be cached for NegativeTTL.
 func isCacheable(refusal error) bool {
 	for _, cacheable := range []error{
-		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired, ErrCredentialRefused, ErrNotMember, ErrCallerUnauthenticated,
+		ErrNoKey, ErrUserKeyRequired, ErrKeyRevoked, ErrKeyDisabled, ErrKeyExpired, ErrKeyRestricted, ErrCredentialRefused, ErrNotMember, ErrCallerUnauthenticated,
 		ErrCustomerNotServed,
 	} {
 		if errors.Is(refusal, cacheable) {

@@ -75,13 +75,17 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 	if r.cfg.CustomProviders && (IsCustom(req.Provider) || req.KeyID != "") {
 		body.CustomProviders = new(true)
 	}
+	var params gen.FetchKeyParams
+	if r.cfg.Restrictions {
+		params.AgentrouterEnforces = new("restrictions")
+	}
 	sent := r.clock.Now()
 	r.health.requestSent(sent)
 	var status int
 	var answer []byte
 	for range 2 {
 		status, answer, err = r.send(ctx, func(ctx context.Context) (*http.Response, error) {
-			return r.client.FetchKey(ctx, body)
+			return r.client.FetchKey(ctx, &params, body)
 		})
 		if err == nil || ctx.Err() != nil {
 			break
@@ -185,6 +189,9 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 		injected = append(injected, injectedHeader{h.Name, h.Value.Reveal(), h.Mode == "append"})
 	}
 	key.Dialect = valueOf(got.Dialect)
+	if got.Restrict != nil {
+		key.Restrictions = &Restrictions{Models: got.Restrict.Models, Operations: got.Restrict.Operations}
+	}
 	if key.AuthStyle == AuthNone {
 		got.Secret, injected = secret.Text{}, nil // it is a word that answers may have in them
 	}

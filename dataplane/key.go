@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -161,6 +162,8 @@ type Key struct {
 	AllOperations bool
 	// Administration lists the paths below BaseURL that are not inference, with everything below them; * is one segment.
 	Administration []string
+	// Restrictions are what the key may be used for; nil for anything.
+	Restrictions *Restrictions
 	// Answers are the rules for what the provider's answers say of the key.
 	Answers verdict.Rules
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.
@@ -175,6 +178,23 @@ type Key struct {
 	endsAt time.Duration
 	// headers returns the headers that carry the key in a style; there are none if it can't be carried. It is nil for a key made elsewhere.
 	headers func(AuthStyle) []injectedHeader
+}
+
+// Restrictions are what a key may be used for. Refuse every other request, and every request of which you can't tell. An empty list restricts
+// nothing.
+type Restrictions struct {
+	// Models are the names of models, of which * at the end stands for any rest.
+	Models []string
+	// Operations are paths below BaseURL, or of its host, each with everything below it. * is one segment, and *:name one that ends so.
+	Operations []string
+}
+
+// AllowsModel reports whether the key may serve a model.
+func (r *Restrictions) AllowsModel(name string) bool {
+	return slices.ContainsFunc(r.Models, func(allowed string) bool {
+		prefix, isPrefix := strings.CutSuffix(allowed, "*")
+		return name == allowed || isPrefix && strings.HasPrefix(name, prefix)
+	})
 }
 
 // injectedHeader is a header that carries a key. It replaces what the caller sent, or follows it.

@@ -93,6 +93,7 @@ type EventState struct {
 	ExpiresAt          int64               `json:"expires_at,omitempty"`
 	Order              *int                `json:"order,omitempty"`
 	Weight             *int                `json:"weight,omitempty"`
+	Restrict           *Restrictions       `json:"restrict,omitempty"`
 	Role               Role                `json:"role,omitempty"`
 	UserKeys           UserKeys            `json:"user_keys,omitempty"`
 	UserKeysByProvider map[string]UserKeys `json:"user_keys_by_provider,omitempty"`

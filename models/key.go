@@ -67,6 +67,8 @@ type Key struct {
 	// order; zero for none.
 	Order  int `gorm:"column:serve_order"`
 	Weight int
+	// Restrictions are what it may be used for.
+	Restrictions Restrictions
 	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
 	// LastFailureStatus; zero for never. LastFailureReason is empty if the data plane did not say.
 	LastUsedAt        int64
@@ -115,7 +117,7 @@ func (r *UserKeysRow) set(k *Key) error {
 }
 
 // IsArranged reports whether anything but the age of the key decides whom it serves. The column `arranged` has it.
-func (k Key) IsArranged() bool { return k.Order != 0 || k.Weight != 0 }
+func (k Key) IsArranged() bool { return k.Order != 0 || k.Weight != 0 || len(k.Restrictions.Users) > 0 }
 
 // badFor is how long a refusal by the provider counts against a key that has not been used with success since.
 const badFor = 5 * time.Minute
@@ -149,7 +151,8 @@ func KeyRow(k Key) *Insert {
 		set("envelope", k.Envelope).set("kek_id", k.KEKID).set("created_at", k.CreatedAt).set("created_by", k.CreatedBy).
 		set("verdict", k.Verdict).set("verdict_reason", k.VerdictReason).set("verified_at", k.VerifiedAt).
 		set("destination", k.Destination).set("expires_at", k.ExpiresAt).set("expiry_due_at", k.ExpiryDueAt).
-		set("serve_order", k.Order).set("weight", k.Weight).set("arranged", k.IsArranged())
+		set("serve_order", k.Order).set("weight", k.Weight).set("arranged", k.IsArranged()).
+		set("restrictions", k.Restrictions)
 }
 
 // keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
@@ -159,14 +162,14 @@ COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0)
 COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.last_failure_reason, ''),
 COALESCE(k.verdict, ''), COALESCE(k.verdict_reason, ''), COALESCE(k.verified_at, 0),
 COALESCE(k.disabled_at, 0), COALESCE(k.disabled_by, ''), COALESCE(k.disabled_tx, 0), COALESCE(k.expires_at, 0), COALESCE(k.revision, 0),
-COALESCE(k.serve_order, 0), COALESCE(k.weight, 0)`
+COALESCE(k.serve_order, 0), COALESCE(k.weight, 0), COALESCE(k.restrictions, '')`
 
 func keyFields(k *Key) []any {
 	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.DisplaySuffix, version{&k.Version},
 		&k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
 		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.LastFailureReason,
 		&k.Verdict, &k.VerdictReason, &k.VerifiedAt,
-		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision, &k.Order, &k.Weight}
+		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision, &k.Order, &k.Weight, &k.Restrictions}
 }
 
 // GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
@@ -255,7 +258,7 @@ func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	page := func(userID string) string {
 		return `SELECT * FROM (SELECT id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by,
 revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason, verdict, verdict_reason, verified_at,
-disabled_at, disabled_by, disabled_tx, expires_at, revision, serve_order, weight
+disabled_at, disabled_by, disabled_tx, expires_at, revision, serve_order, weight, restrictions
 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
 	}
 	return `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `

@@ -13,7 +13,7 @@ func ordered(order, weight int) models.KeyChange {
 }
 
 // Whichever way keys are asked for, they come in their order. Without an arranged key, a fetch reads the newest of each scope alone.
-func TestAFetchFindsAllKeysInTheirOrderIfAnyIsArranged(t *testing.T) {
+func TestAFetchFindsAllKeysInOrderIfAnyIsArranged(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d := f.dataPlane("all", nil)
 		first, second, third := f.register(f.shared(olga)), f.register(f.shared(olga)), f.register(f.shared(olga))
@@ -75,5 +75,30 @@ func TestAChangeOfOrderIsInItsEvent(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, &models.EventState{Order: new(2), Weight: new(0)}, events[0].Before)
 		require.Equal(t, &models.EventState{Order: new(0), Weight: new(5)}, events[0].After)
+	})
+}
+
+func TestRestrictionsComeWithEveryRead(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("all", nil), f.register(f.shared(olga))
+		require.True(t, f.list(olga, models.KeyFilter{})[0].Restrictions.IsZero())
+		for _, want := range []models.Restrictions{
+			{Models: []string{"gpt-4o*"}, Operations: []string{"/chat/completions"}},
+			{Users: []string{"mia"}, Models: []string{"gpt-4o*"}, Operations: []string{"/chat/completions"}}, // an arranged key
+			{Users: []string{"mia"}},
+			{},
+		} {
+			changed, err := f.update(key.ID, models.KeyChange{Restrict: &models.RestrictionsChange{Users: &want.Users, Models: &want.Models, Operations: &want.Operations}})
+			require.NoError(t, err)
+			fetched := f.fetch(d, mia)
+			byID, _, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
+			require.NoError(t, err)
+			candidates, err := f.Candidates(t.Context(), mia, "openai", now())
+			require.NoError(t, err)
+			for _, got := range []models.Key{changed, byID, fetched.Project[0], candidates.Project[0], f.list(olga, models.KeyFilter{})[0]} {
+				require.True(t, want.Equal(got.Restrictions), "%+v", got.Restrictions)
+			}
+			require.Equal(t, len(want.Users) > 0, fetched.All)
+		}
 	})
 }

@@ -104,13 +104,15 @@ type KeyChange struct {
 	ExpiresAt *int64
 	// Weight is zero for none.
 	Order, Weight *int
+	Restrict      *RestrictionsChange
 }
 
 // IsMade reports whether the key is as the change would have it.
 func (c KeyChange) IsMade(k Key) bool {
 	return (c.Name == nil || *c.Name == k.Name) && (c.Disabled == nil || *c.Disabled == (k.DisabledAt != 0)) &&
 		(c.ExpiresAt == nil || *c.ExpiresAt == k.ExpiresAt) &&
-		(c.Order == nil || *c.Order == k.Order) && (c.Weight == nil || *c.Weight == k.Weight)
+		(c.Order == nil || *c.Order == k.Order) && (c.Weight == nil || *c.Weight == k.Weight) &&
+		(c.Restrict == nil || c.Restrict.apply(k.Restrictions).Equal(k.Restrictions))
 }
 
 // LockKey is Key, of a key that no other transaction can change until this one ends.
@@ -171,7 +173,11 @@ func (c KeyChange) arrange(k Key, columns map[string]any, before, after *EventSt
 		columns["weight"], before.Weight, after.Weight = *c.Weight, new(k.Weight), c.Weight
 		k.Weight = *c.Weight
 	}
-	if before.Order == nil && before.Weight == nil {
+	if restricted := c.Restrict.apply(k.Restrictions); !restricted.Equal(k.Restrictions) {
+		columns["restrictions"], before.Restrict, after.Restrict = restricted, new(k.Restrictions), &restricted
+		k.Restrictions = restricted
+	}
+	if before.Order == nil && before.Weight == nil && before.Restrict == nil {
 		return false
 	}
 	columns["arranged"] = k.IsArranged()

@@ -454,6 +454,16 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 	if k.Weight != 0 {
 		details = append(details, detail{"Weight", cell{strconv.Itoa(k.Weight), plain}})
 	}
+	if r := k.Restrict; r != nil {
+		for _, list := range []struct {
+			head   string
+			values []string
+		}{{"Users", r.Users}, {"Models", r.Models}, {"Operations", r.Operations}} {
+			if len(list.values) > 0 {
+				details = append(details, detail{list.head, cell{"only " + strings.Join(list.values, ", "), plain}})
+			}
+		}
+	}
 	if !k.StaleSince.IsZero() {
 		details = append(details, detail{"Unused", cell{"stale since " + formatTime(k.StaleSince, now), yellow}})
 	}

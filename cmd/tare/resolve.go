@@ -117,6 +117,8 @@ func explainCandidate(reason aikeysv1.CandidateReason) string {
 		return "it serves other callers, by weight"
 	case aikeysv1.CandidateReasonRefusedByProvider:
 		return "the provider has just refused it"
+	case aikeysv1.CandidateReasonOtherUsers:
+		return "it is restricted to other users"
 	case aikeysv1.CandidateReasonKeyDisabled:
 		return "it is disabled"
 	case aikeysv1.CandidateReasonKeyExpired:
@@ -166,6 +168,8 @@ func explainReason(reason aikeysv1.Reason) string {
 		return "it has the lowest order of its scope"
 	case aikeysv1.ReasonWeight:
 		return "it shares the callers with other keys by weight, and serves this one"
+	case aikeysv1.ReasonKeyRestricted:
+		return "the keys that could serve are restricted to other users"
 	case aikeysv1.ReasonNotAMember:
 		return "the user is no member of the project"
 	case aikeysv1.ReasonNextKey:

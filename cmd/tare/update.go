@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	agentrouter "github.com/tetrateio/agentrouter-go"
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 
@@ -88,6 +89,7 @@ func (p *program) updateCommand() *cobra.Command {
 	var (
 		name, expires, ifMatch string
 		order, weight          int
+		restrictions           restrictionFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "update <key>",
@@ -99,12 +101,17 @@ Of several keys, the one of the lowest --order serves, and of the same order the
 shares the callers with all others of its order that have one; each caller stays with one key. "resolve --explain" shows
 the outcome.
 
+A key may be restricted to users, models and operations (paths of the provider's API). Each --restrict flag can be repeated
+and takes commas, replaces that list, and takes it away if it is empty: --restrict-models=. Data planes refuse requests
+whose model they can't read.
+
 With --if-match, the key's etag, nothing is changed if others have changed the key since: the exit code is 6 then.`,
 		Example: `  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --name openai-2027
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires 2099-06-30
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 1
-  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 0 --weight 3`,
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 0 --weight 3
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --restrict-models gpt-4o-mini,o4-* --restrict-operations /chat/completions`,
 		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
@@ -113,8 +120,10 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 	flags.StringVar(&expires, "expires", "", "stop serving at this `time`: a day, such as 2099-06-30, which begins in UTC, a time, such as 2099-06-30T09:00:00Z, or never")
 	flags.IntVar(&order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
 	flags.IntVar(&weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
+	restrictions.add(flags)
 	flags.StringVar(&ifMatch, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
-	completeNothingFor(cmd, "name", "expires", "order", "weight", "if-match")
+	completeNothingFor(cmd, "name", "expires", "order", "weight", "restrict-models", "restrict-operations", "if-match")
+	setCompletion(cmd, "restrict-users", p.completeOnline(completeMembers))
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		var changes []agentrouter.KeyChange
 		if flags.Changed("name") {
@@ -138,8 +147,9 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 		default:
 			changes = append(changes, agentrouter.SetWeight(weight))
 		}
+		changes = append(changes, restrictions.changes(flags)...)
 		if len(changes) == 0 {
-			return cli.Usagef("give --name, --expires, --order or --weight: what to change")
+			return cli.Usagef("give --name, --expires, --order, --weight or a --restrict flag: what to change")
 		}
 		var options []agentrouter.CallOption
 		if ifMatch != "" {
@@ -161,4 +171,31 @@ func (p *program) updateKey(ctx context.Context, s *session, text string, option
 		return hintIfSent(ctx, err, "The key may have been changed anyway. Running this again is safe.")
 	}
 	return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
+}
+
+// restrictionFlags are the lists of what a key may be used for.
+type restrictionFlags struct{ users, models, operations []string }
+
+func (r *restrictionFlags) add(flags *pflag.FlagSet) {
+	flags.StringSliceVar(&r.users, "restrict-users", nil, "serve these `users` alone; only for the project's keys")
+	flags.StringSliceVar(&r.models, "restrict-models", nil, "serve these `models` alone; * at the end is any rest")
+	flags.StringSliceVar(&r.operations, "restrict-operations", nil, "serve these `paths` of the provider's API alone, with what is below: /chat/completions")
+}
+
+// changes returns what the flags that were given change.
+func (r *restrictionFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.KeyChange) {
+	for _, list := range []struct {
+		flag   string
+		values []string
+		change func(...string) agentrouter.KeyChange
+	}{
+		{"restrict-users", r.users, agentrouter.RestrictUsers},
+		{"restrict-models", r.models, agentrouter.RestrictModels},
+		{"restrict-operations", r.operations, agentrouter.RestrictOperations},
+	} {
+		if flags.Changed(list.flag) {
+			changes = append(changes, list.change(list.values...))
+		}
+	}
+	return changes
 }

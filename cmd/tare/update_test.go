@@ -47,12 +47,13 @@ func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
 	})
 	u := s.user(t)
 	for command, want := range map[string]string{
-		"api byok enable " + sampleID:                                                           `{"disabled":false}`,
-		"api byok update " + sampleID + " --order -1 --weight 3":                                `{"order":-1,"weight":3}`,
-		"api byok update " + sampleID + " --weight 0":                                           `{"weight":null}`,
-		"api byok update " + sampleID + " --expires never":                                      `{"expires_at":null}`,
-		"api byok update " + sampleID + " --expires 2099-06-30 --name n":                        `{"expires_at":"2099-06-30T00:00:00Z","name":"n"}`,
-		"api byok update " + sampleID + ` --expires 2099-06-30T02:00:00+02:00 --if-match '"1"'`: `{"expires_at":"2099-06-30T00:00:00Z"}`,
+		"api byok enable " + sampleID:                                                                    `{"disabled":false}`,
+		"api byok update " + sampleID + " --order -1 --weight 3":                                         `{"order":-1,"weight":3}`,
+		"api byok update " + sampleID + " --restrict-models a,b-* --restrict-models c --restrict-users=": `{"restrict":{"models":["a","b-*","c"],"users":null}}`,
+		"api byok update " + sampleID + " --weight 0":                                                    `{"weight":null}`,
+		"api byok update " + sampleID + " --expires never":                                               `{"expires_at":null}`,
+		"api byok update " + sampleID + " --expires 2099-06-30 --name n":                                 `{"expires_at":"2099-06-30T00:00:00Z","name":"n"}`,
+		"api byok update " + sampleID + ` --expires 2099-06-30T02:00:00+02:00 --if-match '"1"'`:          `{"expires_at":"2099-06-30T00:00:00Z"}`,
 	} {
 		got := u.run(command)
 		require.Equal(t, exitOK, got.code, got.stderr)

@@ -46,6 +46,8 @@ type Key struct {
 	// Inject and Life are those of a key that is made for a while.
 	Inject []gen.InjectedHeader
 	Life   time.Duration
+	// Restrict is what it is restricted to; data planes that do not enforce that get no such key.
+	Restrict *gen.Restrictions
 	// Ends is after how long the key expires; 0 is never.
 	Ends time.Duration
 }
@@ -298,6 +300,9 @@ func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {
 	cp.mu.Lock()
 	answer, refused := cp.answer(&request)
 	cp.mu.Unlock()
+	if answer != nil && answer.Restrict != nil && r.Header.Get("Agentrouter-Enforces") != "restrictions" {
+		refused = &refusal{status: http.StatusNotFound, problem: "no-key", code: "not_found"}
+	}
 	if !after.keep(r.Context()) {
 		return
 	}
@@ -381,7 +386,7 @@ func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen
 	response := &gen.FetchResponse{
 		KeyID: k.id, Version: k.version, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
 		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes, Answers: k.Answers,
-		AsOf: cp.position(), Caller: caller, Inject: k.Inject,
+		AsOf: cp.position(), Caller: caller, Inject: k.Inject, Restrict: k.Restrict,
 	}
 	if k.Life > 0 {
 		response.ExpiresInMs, response.RefreshInMs = new(k.Life.Milliseconds()), new(k.Life.Milliseconds()*8/10)

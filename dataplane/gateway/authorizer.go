@@ -137,6 +137,13 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 		if _, err := checkOperation(to, target); err != nil {
 			return key, header, "", err
 		}
+		inBody, err := checkRestrictions(to, target, head.Header, head.RawQuery)
+		if err == nil && inBody {
+			err = errModelInBody
+		}
+		if err != nil {
+			return key, header, "", err
+		}
 		var atThis keyHeader
 		if atThis.name, atThis.value, err = key.HeaderAt(to.pathOnHost(target)); err != nil {
 			return key, header, "", err

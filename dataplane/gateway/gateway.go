@@ -333,12 +333,13 @@ func (g *Gateway) handleError(w http.ResponseWriter, r *http.Request, err error)
 	p := proxiedRequestOf(r.Context())
 	switch {
 	case p.err != nil: // rewrite has failed
+	case errors.Is(err, errModelUnreadable): // of the rest of the body
 	case r.Context().Err() != nil:
 		err = context.Canceled
 	default:
 		err = newUpstreamError(err)
 	}
-	g.refuse(w, r, p, err)
+	g.refuse(w, p.incoming, p, err) // r has the provider's URL
 }
 
 // refuse answers a request with the problem for an error.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/base64"
+	"errors"
 	"io"
 	"iter"
 	"net/http"
@@ -35,15 +36,18 @@ func parsePath(rest string) (safePath, error) {
 // key among them. Hop-by-hop headers have been removed by then. An error goes to p.err, which RoundTrip returns.
 func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	p := proxiedRequestOf(pr.In.Context())
+	p.incoming = pr.In
 	if p.destination, p.err = newDestination(p.key, g.upstreams[p.key.Provider]); p.err != nil {
 		return
 	}
-	p.incoming = pr.In
 	if pr.Out.URL, p.err = p.destination.target(p.path); p.err != nil {
 		return
 	}
 	p.sentTo = pr.Out.URL
 	if p.operation, p.err = checkOperation(p.destination, pr.Out.URL); p.err != nil {
+		return
+	}
+	if p.err = p.checkRestrictions(pr); p.err != nil {
 		return
 	}
 	pr.Out.URL.RawQuery = withoutCredential(pr.In.URL.RawQuery, p.caller.Provider, p.caller.Credential)
@@ -66,6 +70,15 @@ func (g *Gateway) rewrite(pr *httputil.ProxyRequest) {
 	p.err = p.key.AuthorizeAt(pr.Out.Header, p.destination.pathOnHost(pr.Out.URL))
 }
 
+// checkRestrictions refuses a request that its key may not be used for.
+func (p *proxiedRequest) checkRestrictions(pr *httputil.ProxyRequest) error {
+	inBody, err := checkRestrictions(p.destination, pr.Out.URL, pr.In.Header, pr.In.URL.RawQuery)
+	if inBody {
+		pr.Out.Body, err = checkModel(p.destination, pr.In.Header, pr.Out.Body)
+	}
+	return err
+}
+
 // requestBody is a request's body on its way to the provider. When it ends, it strips the trailers, which are known only
 // then.
 type requestBody struct {
@@ -79,7 +92,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		stripRequest(b.trailer, b.request.caller.Credential)
-		b.request.bodyRead.Store(true)
+		b.request.bodyRead.Store(!errors.Is(err, errModelUnreadable))
 	}
 	return n, err
 }

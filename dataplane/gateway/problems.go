@@ -109,6 +109,26 @@ var problems = problem.Table{
 		Detail: "The provider key for this request has expired, and no other may serve you; extend it, or register another.",
 	},
 	{
+		Err: dataplane.ErrKeyRestricted, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
+		Detail: "The project's keys of this provider serve other users only; its owners can change that, or register another.",
+	},
+	{
+		Err: errModelRestricted, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
+		Detail: "The provider key for this request may not be used for this model; the owner of the key can change that.",
+	},
+	{
+		Err: errOperationRestricted, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
+		Detail: "The provider key for this request may not be used for this operation; the owner of the key can change that.",
+	},
+	{
+		Err: errModelUnreadable, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
+		Detail: "The provider key for this request may be used for some models only, and which one the request is for can't be read: send `model` once, early in plain JSON. WebSockets, forms, files and batches are refused.",
+	},
+	{
+		Err: errModelInBody, Status: http.StatusForbidden, Code: codeDenied, Slug: "key-restricted", Title: "Key restricted",
+		Detail: "The provider key for this request may be used for some models only, and the proxy in front does not say which one the request is for; send it through the gateway's own proxy.",
+	},
+	{
 		Err: dataplane.ErrCredentialRefused, Status: http.StatusForbidden, Code: codeDenied, Slug: "credential-refused", Title: "Credential refused",
 		Detail: "The cloud's token service refuses the credential of the provider key for this request; check it there, and register another.",
 	},

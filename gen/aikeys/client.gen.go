@@ -185,6 +185,10 @@ type ClientInterface interface {
 	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 	//
+	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 	// not undo each other's changes, and a key can be disabled at once.
@@ -215,6 +219,10 @@ type ClientInterface interface {
 	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
 	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	//
+	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -702,6 +710,10 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 // the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 // proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 //
+// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+//
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 // not undo each other's changes, and a key can be disabled at once.
@@ -742,6 +754,10 @@ func (c *Client) UpdateKeyWithBody(ctx context.Context, customerID CustomerID, p
 // `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
 // the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 // proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+//
+// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 //
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -3731,6 +3747,10 @@ type ClientWithResponsesInterface interface {
 	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 	//
+	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 	// not undo each other's changes, and a key can be disabled at once.
@@ -3761,6 +3781,10 @@ type ClientWithResponsesInterface interface {
 	// `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
 	// the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 	// proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+	//
+	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -7493,6 +7517,10 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 // the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 // proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
 //
+// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+//
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 // not undo each other's changes, and a key can be disabled at once.
@@ -7529,6 +7557,10 @@ func (c *ClientWithResponses) UpdateKeyWithBodyWithResponse(ctx context.Context,
 // `order` and `weight` say which of several keys serves whom: the key of the lowest `order`, and of the same order
 // the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
 // proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
+//
+// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 //
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do

@@ -496,7 +496,7 @@ type Candidate struct {
 	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
 	// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-	// `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+	// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 	Reason string `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
@@ -578,7 +578,7 @@ type Event struct {
 	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+	// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -685,6 +685,9 @@ type EventState struct {
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
 	// Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
+
+	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
@@ -842,6 +845,9 @@ type Key struct {
 
 	// Weight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
 	Weight *KeyWeight `json:"weight,omitempty"`
+
+	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
 	// `last_used_at` is later, the key has served successfully since.
@@ -1234,6 +1240,9 @@ type RegisterRequest struct {
 	// secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
+	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	Restrict *Restrictions `json:"restrict,omitempty"`
+
 	// Secret The provider's key in plain text, at most 16 KiB. It is sealed before anything is stored, and never returned.
 	// For a provider whose `secret_format` is `json`, it is the credential document as a string.
 	//
@@ -1296,6 +1305,7 @@ type ResolveResponse struct {
 	// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
 	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
 	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
+	// `key_restricted`: no key, because those that the policy allows are restricted to other users.
 	Reason string `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -1314,6 +1324,32 @@ type ResolveResponse struct {
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 	// project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
+}
+
+// Restrictions What a key may be used for. Absent, or empty, restricts nothing.
+type Restrictions struct {
+	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all.
+	Models []string `json:"models,omitempty"`
+
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+	Operations []string `json:"operations,omitempty"`
+
+	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all.
+	Users []OpaqueID `json:"users,omitempty"`
+}
+
+// RestrictionsChange What to change of what the key may be used for. `null` takes all restrictions away.
+type RestrictionsChange struct {
+	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null` restricts none.
+	Models nullable.Nullable[[]string] `json:"models,omitempty"`
+
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
+	Operations nullable.Nullable[[]string] `json:"operations,omitempty"`
+
+	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none.
+	Users nullable.Nullable[[]OpaqueID] `json:"users,omitempty"`
 }
 
 // RevokeResponse The result of the revocation.
@@ -1508,6 +1544,9 @@ type UpdateRequest struct {
 	// Order The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
 	// Every key has 0 unless it is given another.
 	Order *KeyOrder `json:"order,omitempty"`
+
+	// Restrict What to change of what the key may be used for. `null` takes all restrictions away.
+	Restrict nullable.Nullable[RestrictionsChange] `json:"restrict,omitempty"`
 
 	// Weight The key's share of the callers among keys of its order that have a weight. `null` takes it away: the key
 	// shares with none.

@@ -156,10 +156,13 @@ type ClientInterface interface {
 	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
+	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+	// in `Agentrouter-Enforces`.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-	FetchKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	FetchKeyWithBody(ctx context.Context, params *FetchKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// FetchKey Fetch the key that serves a request
 	//
@@ -172,10 +175,13 @@ type ClientInterface interface {
 	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
+	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+	// in `Agentrouter-Enforces`.
+	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-	FetchKey(ctx context.Context, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	FetchKey(ctx context.Context, params *FetchKeyParams, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ReportKeysWithBody Report on the use of keys
 	//
@@ -336,11 +342,14 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 // the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
+// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+// in `Agentrouter-Enforces`.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-func (c *Client) FetchKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewFetchKeyRequestWithBody(c.Server, contentType, body)
+func (c *Client) FetchKeyWithBody(ctx context.Context, params *FetchKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFetchKeyRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -362,11 +371,14 @@ func (c *Client) FetchKeyWithBody(ctx context.Context, contentType string, body 
 // the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
+// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+// in `Agentrouter-Enforces`.
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-func (c *Client) FetchKey(ctx context.Context, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewFetchKeyRequest(c.Server, body)
+func (c *Client) FetchKey(ctx context.Context, params *FetchKeyParams, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFetchKeyRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -601,18 +613,18 @@ func NewStreamEventsRequest(server string, params *StreamEventsParams) (*http.Re
 }
 
 // NewFetchKeyRequest calls the generic FetchKey builder with application/json body
-func NewFetchKeyRequest(server string, body FetchKeyJSONRequestBody) (*http.Request, error) {
+func NewFetchKeyRequest(server string, params *FetchKeyParams, body FetchKeyJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewFetchKeyRequestWithBody(server, "application/json", bodyReader)
+	return NewFetchKeyRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewFetchKeyRequestWithBody constructs an http.Request for the FetchKey method, with any body, and a specified content type
-func NewFetchKeyRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewFetchKeyRequestWithBody(server string, params *FetchKeyParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -636,6 +648,21 @@ func NewFetchKeyRequestWithBody(server string, contentType string, body io.Reade
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.AgentrouterEnforces != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Agentrouter-Enforces", *params.AgentrouterEnforces, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Agentrouter-Enforces", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -832,10 +859,13 @@ type ClientWithResponsesInterface interface {
 	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
+	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+	// in `Agentrouter-Enforces`.
+	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-	FetchKeyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FetchKeyResult, error)
+	FetchKeyWithBodyWithResponse(ctx context.Context, params *FetchKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FetchKeyResult, error)
 
 	// FetchKeyWithResponse Fetch the key that serves a request
 	//
@@ -848,10 +878,13 @@ type ClientWithResponsesInterface interface {
 	// the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
+	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+	// in `Agentrouter-Enforces`.
+	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-	FetchKeyWithResponse(ctx context.Context, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*FetchKeyResult, error)
+	FetchKeyWithResponse(ctx context.Context, params *FetchKeyParams, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*FetchKeyResult, error)
 
 	// ReportKeysWithBodyWithResponse Report on the use of keys
 	//
@@ -1543,11 +1576,14 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 // the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
+// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+// in `Agentrouter-Enforces`.
+//
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FetchKeyResult, error) {
-	rsp, err := c.FetchKeyWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, params *FetchKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FetchKeyResult, error) {
+	rsp, err := c.FetchKeyWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -1565,11 +1601,14 @@ func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, 
 // the project's; of several, the one of the lowest `order`, or the newest. `reason` names the rule. Every fetch is recorded before it is answered, including
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
+// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
+// in `Agentrouter-Enforces`.
+//
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/fetch (the `FetchKey` operationId).
-func (c *ClientWithResponses) FetchKeyWithResponse(ctx context.Context, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*FetchKeyResult, error) {
-	rsp, err := c.FetchKey(ctx, body, reqEditors...)
+func (c *ClientWithResponses) FetchKeyWithResponse(ctx context.Context, params *FetchKeyParams, body FetchKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*FetchKeyResult, error) {
+	rsp, err := c.FetchKey(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}

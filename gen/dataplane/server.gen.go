@@ -25,7 +25,7 @@ type ServerInterface interface {
 	StreamEvents(ctx echo.Context, params StreamEventsParams) error
 	// FetchKey Fetch the key that serves a request
 	// (POST /v1/fetch)
-	FetchKey(ctx echo.Context) error
+	FetchKey(ctx echo.Context, params FetchKeyParams) error
 	// ReportKeys Report on the use of keys
 	// (POST /v1/reports)
 	ReportKeys(ctx echo.Context) error
@@ -94,8 +94,28 @@ func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
 func (w *ServerInterfaceWrapper) FetchKey(ctx echo.Context) error {
 	var err error
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params FetchKeyParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Agentrouter-Enforces" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Agentrouter-Enforces")]; found {
+		var AgentrouterEnforces string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Agentrouter-Enforces, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Agentrouter-Enforces", valueList[0], &AgentrouterEnforces, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Agentrouter-Enforces: %s", err))
+		}
+
+		params.AgentrouterEnforces = &AgentrouterEnforces
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.FetchKey(ctx)
+	err = w.Handler.FetchKey(ctx, params)
 	return err
 }
 
@@ -509,7 +529,8 @@ func (response StreamEvents503ApplicationProblemPlusJSONResponse) VisitStreamEve
 }
 
 type FetchKeyRequestObject struct {
-	Body *FetchKeyJSONRequestBody
+	Params FetchKeyParams
+	Body   *FetchKeyJSONRequestBody
 }
 
 type FetchKeyResponseObject interface {
@@ -1076,8 +1097,10 @@ func (sh *strictHandler) StreamEvents(ctx echo.Context, params StreamEventsParam
 }
 
 // FetchKey operation middleware
-func (sh *strictHandler) FetchKey(ctx echo.Context) error {
+func (sh *strictHandler) FetchKey(ctx echo.Context, params FetchKeyParams) error {
 	var request FetchKeyRequestObject
+
+	request.Params = params
 
 	var body FetchKeyJSONRequestBody
 	var err error

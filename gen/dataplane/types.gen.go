@@ -151,6 +151,10 @@ type FetchResponse struct {
 	// RefreshInMs When to fetch again, in the same way, so that no request has to wait for it. Present with `expires_in_ms`.
 	RefreshInMs *int64 `json:"refresh_in_ms,omitempty"`
 
+	// Restrict What the key may be used for. Refuse every other request, and every request of which you can't tell, such as one
+	// whose model you can't read. Absent restricts nothing.
+	Restrict *Restrictions `json:"restrict,omitempty"`
+
 	// Routes What else of the host of `base_url` is served. A request whose path begins with a route's goes to the same path of that
 	// host; the longest one decides `auth_style`, also for what is below `base_url`. Absent if there are none.
 	Routes []Route `json:"routes,omitempty"`
@@ -284,6 +288,17 @@ type ReportedCaller struct {
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
+}
+
+// Restrictions What the key may be used for. Refuse every other request, and every request of which you can't tell, such as one
+// whose model you can't read. Absent restricts nothing.
+type Restrictions struct {
+	// Models The models that it serves, as requests name them. `*` at the end is any rest. Absent for all.
+	Models []string `json:"models,omitempty"`
+
+	// Operations The paths that it serves, below `base_url` or of its host, each with everything below it. `*` is one segment, and
+	// `*:name` one that ends so. Absent for all.
+	Operations []string `json:"operations,omitempty"`
 }
 
 // Route Another part of what a provider serves.
@@ -431,6 +446,14 @@ type StreamEventsParams struct {
 	// LastEventID The position to resume from. Without it, the stream starts now, and nothing that was cached before may be
 	// used.
 	LastEventID *Position `json:"Last-Event-ID,omitempty"`
+}
+
+// FetchKeyParams defines parameters for FetchKey.
+type FetchKeyParams struct {
+	// AgentrouterEnforces What the data plane enforces of what its answers say, with commas between: `restrictions`, the member `restrict`.
+	// Words that the service does not know are ignored. Without the word, a fetch of a key that is so restricted is
+	// refused with `no-key`, whose detail says why. A service of an earlier version ignores the header.
+	AgentrouterEnforces *string `json:"Agentrouter-Enforces,omitempty"`
 }
 
 // AcknowledgeJSONRequestBody defines body for Acknowledge for application/json ContentType.

@@ -54,9 +54,15 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if req.Body.Weight != nil {
 		key.Weight = *req.Body.Weight
 	}
+	if r := req.Body.Restrict; r != nil {
+		key.Restrictions = models.Restrictions{Users: r.Users, Models: r.Models, Operations: r.Operations}
+	}
 	quota := s.quotas.Project
 	if userScope := req.Body.UserScope; userScope != nil && *userScope {
 		key.UserID, quota = caller.UserID, s.quotas.User
+		if len(key.Restrictions.Users) > 0 {
+			return nil, errOwnKeyUsers()
+		}
 	}
 	var idempotency *models.IdempotencyRecord
 	if req.Params.IdempotencyKey != nil {
@@ -112,6 +118,10 @@ func errName() error {
 	return problem.Invalid("name", "must not begin or end with a space, nor hold control or invisible characters")
 }
 
+func errOwnKeyUsers() error {
+	return problem.Invalid("restrict.users", "can't be given for a user's own key, which serves that user alone")
+}
+
 // checkExpiry refuses a time that has passed, and a time after the year 9999, which JSON can't hold.
 func checkExpiry(at, now time.Time) error {
 	switch {
@@ -140,6 +150,9 @@ func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.K
 	parts := []string{key.Provider, key.Name, key.UserID, secret}
 	if key.ExpiresAt != 0 { // without one, the fingerprint is as it was before there were any
 		parts = append(parts, strconv.FormatInt(key.ExpiresAt, 10))
+	}
+	if restrictions, err := key.Restrictions.Value(); err == nil && restrictions != "" {
+		parts = append(parts, fmt.Sprint(restrictions))
 	}
 	if key.IsArranged() {
 		parts = append(parts, fmt.Sprintf("order %d, weight %d", key.Order, key.Weight))
@@ -474,7 +487,7 @@ func (s *server) wireKey(k models.Key) gen.Key {
 		RevokedAt: optionalTime(k.RevokedAt), RevokedBy: optional(k.RevokedBy), State: string(models.KeyActive),
 		LastUsedAt: optionalTime(k.LastUsedAt), StaleSince: optionalTime(k.StaleSince(now)), ExpiresAt: optionalTime(k.ExpiresAt),
 		Etag: new(etag(k)), Disabled: new(k.DisabledAt != 0), DisabledAt: optionalTime(k.DisabledAt), DisabledBy: optional(k.DisabledBy),
-		Order: new(k.Order), Weight: optional(k.Weight),
+		Order: new(k.Order), Weight: optional(k.Weight), Restrict: wireRestrictions(k.Restrictions),
 		Version: optional(int(k.Version)),
 	}
 	key.NotServingReason = optional(notServing(k, now))
@@ -487,6 +500,14 @@ func (s *server) wireKey(k models.Key) gen.Key {
 	}
 	key.Verification = wireVerification(k)
 	return key
+}
+
+// wireRestrictions returns what a key may be used for, or nil for anything.
+func wireRestrictions(r models.Restrictions) *gen.Restrictions {
+	if r.IsZero() {
+		return nil
+	}
+	return &gen.Restrictions{Users: r.Users, Models: r.Models, Operations: r.Operations}
 }
 
 // wireVerification returns what the last test of a key found, or nil if there was none.

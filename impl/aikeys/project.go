@@ -334,6 +334,9 @@ func wireState(s *models.EventState) *gen.EventState {
 		Operations: optional(gen.Operations(s.Operations)),
 		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
 	}
+	if s.Restrict != nil {
+		state.Restrict = &gen.Restrictions{Users: s.Restrict.Users, Models: s.Restrict.Models, Operations: s.Restrict.Operations}
+	}
 	if s.UserKeys != "" {
 		state.UserKeysByProvider = new(wireExceptions(s.UserKeysByProvider))
 	}

@@ -107,3 +107,31 @@ func TestOwnersExplainForOthersWithoutTheirOwnKeys(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, get(t, s, member, project+"/resolve?provider=openai&explain=1").Status)
 	})
 }
+
+func TestRestrictionsAreMergedAndChecked(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(owner).Register(t, s.Shared("n", func(r *gen.RegisterRequest) { r.Restrict = &gen.Restrictions{Users: []string{member}} }))
+		require.Equal(t, &gen.Restrictions{Users: []string{member}}, key.Restrict)
+		require.Equal(t, key.ID, resolve(t, s, member, "openai").Key.ID)
+		got := explain(t, s, owner, "")
+		require.Equal(t, []any{"key_restricted", false}, []any{got.Reason, *got.Serves})
+		require.Equal(t, map[string]string{"n": "other_users"}, reasons(got))
+
+		key = changed(t, s, key.ID, `{"restrict":{"models":["gpt-4o*"],"operations":["/chat/completions"]}}`)
+		require.Equal(t, &gen.Restrictions{Users: []string{member}, Models: []string{"gpt-4o*"}, Operations: []string{"/chat/completions"}}, key.Restrict)
+		key = changed(t, s, key.ID, `{"restrict":{"users":null,"models":["o3"]}}`)
+		require.Equal(t, &gen.Restrictions{Models: []string{"o3"}, Operations: []string{"/chat/completions"}}, key.Restrict)
+		state := events(t, s, owner)[0]
+		require.Equal(t, []any{"key.updated", []string{"gpt-4o*"}, []string{"o3"}}, []any{state.Type, state.Before.Restrict.Models, state.After.Restrict.Models})
+		require.Nil(t, changed(t, s, key.ID, `{"restrict":null}`).Restrict)
+		for _, body := range []string{
+			`{"restrict":{}}`, `{"restrict":{"models":[]}}`, `{"restrict":{"models":["a*b"]}}`, `{"restrict":{"models":["a b"]}}`, `{"restrict":{"operations":["chat"]}}`,
+			`{"restrict":{"operations":["/chat/"]}}`, `{"restrict":{"operations":["/a//b"]}}`, `{"restrict":{"operations":["/a?b"]}}`, `{"restrict":{"users":["a/b"]}}`, `{"restrict":{"paths":["/a"]}}`,
+		} {
+			require.Equal(t, http.StatusBadRequest, patch(t, s, owner, key.ID, body, "").Status, body)
+		}
+		own := s.As(member).Register(t, s.Own("mine"))
+		require.Equal(t, http.StatusBadRequest, patch(t, s, member, own.ID, `{"restrict":{"users":["`+member+`"]}}`, "").Status)
+		require.Equal(t, http.StatusOK, patch(t, s, member, own.ID, `{"restrict":{"models":["gpt-4o"]}}`, "").Status)
+	})
+}

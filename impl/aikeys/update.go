@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/oapi-codegen/nullable"
 	"golang.org/x/text/unicode/norm"
 
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
@@ -56,6 +57,8 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 			return models.ErrForbidden
 		case key.RevokedAt != 0:
 			return errRevoked
+		case key.UserID != "" && change.Restrict != nil && change.Restrict.Users != nil && len(*change.Restrict.Users) > 0:
+			return errOwnKeyUsers()
 		case req.Params.IfMatch != nil && !matchesETag(*req.Params.IfMatch, etag(key)) && !change.IsMade(key):
 			return errPrecondition // a change that is made already may be this request's own, sent again (RFC 9110, section 13.1.1)
 		}
@@ -108,7 +111,29 @@ func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, 
 	} else if body.Weight.IsSpecified() {
 		change.Weight = new(body.Weight.MustGet())
 	}
+	change.Restrict = changedRestrictions(body.Restrict)
 	return change, nil
+}
+
+// changedRestrictions returns what a request changes of a key's restrictions; nil changes nothing.
+func changedRestrictions(given nullable.Nullable[gen.RestrictionsChange]) *models.RestrictionsChange {
+	switch {
+	case !given.IsSpecified():
+		return nil
+	case given.IsNull():
+		return &models.RestrictionsChange{Users: &[]string{}, Models: &[]string{}, Operations: &[]string{}}
+	}
+	list := func(given nullable.Nullable[[]string]) *[]string {
+		switch {
+		case !given.IsSpecified():
+			return nil
+		case given.IsNull():
+			return &[]string{}
+		}
+		return new(given.MustGet())
+	}
+	body := given.MustGet()
+	return &models.RestrictionsChange{Users: list(body.Users), Models: list(body.Models), Operations: list(body.Operations)}
 }
 
 // eventOf returns the type of the event of an attempt to make a change.

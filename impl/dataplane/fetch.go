@@ -30,6 +30,10 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	}
 	now := s.now()
 	found, err := s.find(ctx, auth.PrincipalFrom(ctx).DataPlaneID, lookup, now)
+	enforces := enforcesRestrictions(req.Params.AgentrouterEnforces)
+	if err == nil && found.Key.Restrictions.NeedsDataPlane() && !enforces {
+		err = errNotEnforced
+	}
 	var key plaintextKey
 	if err == nil {
 		key, err = s.open(ctx, found.Key, now)
@@ -43,9 +47,32 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		}
 	}
 	if err != nil {
+		if !enforces && errors.Is(err, resolution.ErrKeyRestricted) {
+			err = errOtherUsers
+		}
 		return nil, explainStop(found, lookup.hideOthers(err))
 	}
 	return wireFetch(found, key, now), nil
+}
+
+var (
+	// errNotEnforced says that a key is restricted in a way that the data plane does not enforce, as those of earlier releases.
+	errNotEnforced = errors.New("the data plane does not enforce the key's restrictions")
+	// errOtherUsers is resolution.ErrKeyRestricted for such a data plane.
+	errOtherUsers = errors.New("the keys are restricted to other users")
+)
+
+// enforcesRestrictions reports whether a data plane says that it enforces restrictions.
+func enforcesRestrictions(given *string) bool {
+	if given == nil {
+		return false
+	}
+	for word := range strings.SplitSeq(*given, ",") {
+		if strings.TrimSpace(word) == "restrictions" {
+			return true
+		}
+	}
+	return false
 }
 
 // reportRefusal stores that a cloud refuses the credential of a key, as data planes report it of those that they send.
@@ -343,6 +370,8 @@ var reasons = []struct {
 	{resolution.ErrKeyRevoked, string(resolution.KeyRevoked)},
 	{resolution.ErrKeyDisabled, string(resolution.KeyDisabled)},
 	{resolution.ErrKeyExpired, string(resolution.KeyExpired)},
+	{resolution.ErrKeyRestricted, string(resolution.KeyRestricted)},
+	{errNotEnforced, "restrictions_not_enforced"},
 	{resolution.ErrUserKeyRequired, string(resolution.UserKeyRequired)},
 	{resolution.ErrNoKey, string(resolution.NoKey)},
 	{models.ErrNotFound, string(resolution.NoKey)},
@@ -412,6 +441,9 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
 		Scope: scope, Reason: string(f.Reason), Secret: gensecret.New(p.Secret), BaseURL: p.BaseURL, AuthStyle: string(p.Style), Routes: routes, Answers: answers,
 		AsOf: f.AsOf, Caller: f.wireCaller, Administration: p.provider.Administration, Operations: new(string(f.Operations)),
+	}
+	if r := key.Restrictions; r.NeedsDataPlane() {
+		answer.Restrict = &gen.Restrictions{Models: r.Models, Operations: r.Operations}
 	}
 	if p.provider.Destination != "" {
 		answer.Dialect = new(string(p.provider.Dialect))

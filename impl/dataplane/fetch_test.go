@@ -808,7 +808,7 @@ func TestAsOfExcludesRevocationOfFetchedKey(t *testing.T) {
 					if round == 3 {
 						asking <- struct{}{}
 					}
-					reply, err := dp.FetchKeyWithResponse(t.Context(), body)
+					reply, err := dp.FetchKeyWithResponse(t.Context(), nil, body)
 					if err != nil || reply.JSON200 == nil || reply.JSON200.KeyID != key.ID {
 						return // revoked
 					}

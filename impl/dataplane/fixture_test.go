@@ -227,7 +227,7 @@ func forUser(project, user, provider string) gen.FetchRequest {
 
 func fetch(t testing.TB, dp *dataPlane, body gen.FetchRequest) *gen.FetchKeyResult {
 	t.Helper()
-	reply, err := dp.FetchKeyWithResponse(t.Context(), body)
+	reply, err := dp.FetchKeyWithResponse(t.Context(), nil, body)
 	require.NoError(t, err)
 	return reply
 }

@@ -10,6 +10,8 @@ const (
 	OtherCallers Reason = "other_callers"
 	// RefusedByProvider says that its provider refused it within the last five minutes, and that the policy is to try the next.
 	RefusedByProvider Reason = "refused_by_provider"
+	// OtherUsers says that it is restricted to other users.
+	OtherUsers Reason = "other_users"
 )
 
 // Explanation says of a key whether it serves, and why.
@@ -53,6 +55,8 @@ func Explain(choice Choice, c models.Caller, provider string, policy models.Poli
 				add(k, stopped)
 			} else if reason, isExcluded := excluded[k.UserID != ""]; isExcluded {
 				add(k, reason)
+			} else if !k.Restrictions.Allows(c.UserID) {
+				add(k, OtherUsers)
 			}
 		}
 	}

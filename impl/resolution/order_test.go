@@ -127,3 +127,15 @@ func TestOrderInvariants(t *testing.T) {
 		}
 	})
 }
+
+func TestAKeyOfOtherUsersIsPassedOver(t *testing.T) {
+	fail, found := policyOf(models.UserKeysAllow, models.OnBadKeyFail), arranged([2]int{0, 0}, [2]int{0, 0})
+	found.Project[0].Restrictions.Users = []string{"moe"}
+	require.Equal(t, outcome{"project-0", resolution.ProjectKey}, choose(t, "moe", fail, found))
+	require.Equal(t, outcome{"project-1", resolution.ProjectKey}, choose(t, "mia", fail, found))
+	require.Equal(t, outcome{"project-1", resolution.ProjectKey}, choose(t, "", fail, found), "nobody in particular is none of its users")
+	found.Project = found.Project[:1]
+	require.Equal(t, outcome{"", resolution.KeyRestricted}, choose(t, "mia", fail, found))
+	require.Equal(t, outcome{"", resolution.UserKeyRequired}, choose(t, "mia", policyOf(models.UserKeysRequire, models.OnBadKeyFail), found))
+	require.ErrorIs(t, resolution.Choice{Reason: resolution.KeyRestricted}.Err(), resolution.ErrKeyRestricted)
+}

@@ -26,6 +26,8 @@ var (
 	ErrKeyRevoked  = errors.New("key is revoked")
 	ErrKeyDisabled = errors.New("key is disabled")
 	ErrKeyExpired  = errors.New("key has expired")
+	// ErrKeyRestricted says that the keys that the policy would let serve are all restricted to other users.
+	ErrKeyRestricted = errors.New("keys are restricted to other users")
 	// ErrCallerUnauthenticated says that the credential of the caller on whose behalf a data plane asks opens no session.
 	ErrCallerUnauthenticated = errors.New("caller unauthenticated")
 )
@@ -46,6 +48,7 @@ const (
 	KeyRevoked        Reason = "key_revoked"
 	KeyDisabled       Reason = "key_disabled"
 	KeyExpired        Reason = "key_expired"
+	KeyRestricted     Reason = "key_restricted"
 	NoKey             Reason = "no_key"
 )
 
@@ -71,6 +74,8 @@ func (c Choice) Err() error {
 		return ErrKeyDisabled
 	case c.Reason == KeyExpired:
 		return ErrKeyExpired
+	case c.Reason == KeyRestricted:
+		return ErrKeyRestricted
 	}
 	return ErrNoKey
 }
@@ -142,7 +147,7 @@ func Resolve(
 		}
 		choice = ranked.firstGood(now)
 	}
-	if choice.Key.ID != "" {
+	if choice.Key.ID != "" || choice.Reason == KeyRestricted {
 		return choice, nil
 	}
 	stopped, err := keys.LastStopped(ctx, c, provider, scopesOf(userKeys, c.UserID), now)
@@ -172,8 +177,10 @@ type ranked struct {
 	sharing int
 }
 
-// rank puts the keys that the policy lets serve a user into their order: the user's own before the project's.
+// rank puts the keys that the policy lets serve a user into their order: the user's own before the project's. Keys that are restricted to
+// other users are left out.
 func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked) {
+	project := slices.DeleteFunc(slices.Clone(found.Project), func(k models.Key) bool { return !k.Restrictions.Allows(userID) })
 	if policy != models.UserKeysForbid {
 		r = rankScope(userID, found.Own, UserKey)
 	}
@@ -182,7 +189,7 @@ func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked
 		if policy == models.UserKeysForbid {
 			reason = UserKeysForbidden
 		}
-		project := rankScope(userID, found.Project, reason)
+		project := rankScope(userID, project, reason)
 		if len(r.keys) == 0 {
 			r = project
 		} else {
@@ -193,6 +200,8 @@ func rank(policy models.UserKeys, userID string, found models.Serving) (r ranked
 	case len(r.keys) > 0:
 	case policy == models.UserKeysRequire:
 		r.reason = UserKeyRequired
+	case len(found.Project) > 0:
+		r.reason = KeyRestricted
 	default:
 		r.reason = NoKey
 	}

@@ -12,8 +12,8 @@ import (
 // AIKeysClient registers, reads, changes, rotates, tests and revokes provider keys.
 type AIKeysClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder and WithWeight for
-// Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke, Update, Rotate,
+// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder, WithWeight and Restricted
+// for Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke, Update, Rotate,
 // Versions, ActivateVersion and Rollback; IfMatch for these but Revoke and Versions, and for DestroyVersion; IdempotencyKey for Rotate;
 // Explained and OfUser for Resolve.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
@@ -31,6 +31,8 @@ type registerRequest struct {
 	ExpiresAt time.Time         `json:"expires_at,omitzero"`
 	Order     *int              `json:"order,omitempty"`
 	Weight    *int              `json:"weight,omitempty"`
+
+	Restrict *aikeysv1.Restrictions `json:"restrict,omitempty"`
 }
 
 // Register seals a provider's key and stores it under a project. With userScope the key is the caller's own; otherwise it
@@ -43,7 +45,7 @@ func (a *AIKeysClient) Register(
 	r.checkText("name", name)
 	r.checkText("secret", secret)
 	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope, Verify: r.verify, Force: r.force, ExpiresAt: r.expiresAt,
-		Order: r.order, Weight: r.weight}
+		Order: r.order, Weight: r.weight, Restrict: r.restrict}
 	return send(ctx, r, func(r *aikeysv1.RegisterResponse) bool { return r.Key.ID != "" })
 }
 
@@ -95,6 +97,31 @@ func SetWeight(weight int) KeyChange { return func(c map[string]any) { c["weight
 
 // ClearWeight has the key share the callers with none.
 func ClearWeight() KeyChange { return func(c map[string]any) { c["weight"] = nil } }
+
+// RestrictUsers has a project-level key serve these users alone; without any, all.
+func RestrictUsers(users ...string) KeyChange { return restrict("users", users) }
+
+// RestrictModels has the key serve these models alone, or those that begin so if one ends with *; without any, all.
+func RestrictModels(models ...string) KeyChange { return restrict("models", models) }
+
+// RestrictOperations has the key serve these paths of the provider's API alone, with what is below; without any, all.
+func RestrictOperations(paths ...string) KeyChange { return restrict("operations", paths) }
+
+// ClearRestrictions has the key serve everybody and everything.
+func ClearRestrictions() KeyChange { return func(c map[string]any) { c["restrict"] = nil } }
+
+func restrict(list string, to []string) KeyChange {
+	return func(c map[string]any) {
+		lists, ok := c["restrict"].(map[string]any)
+		if !ok {
+			lists = map[string]any{}
+			c["restrict"] = lists
+		}
+		if lists[list] = to; len(to) == 0 {
+			lists[list] = nil
+		}
+	}
+}
 
 // Update changes a key as told and leaves the rest of it as it is. A key that is disabled by then comes with its DisableReceipt; with
 // Wait, the service answers when that is complete. With IfMatch, nothing is changed that others have changed since.

@@ -47,6 +47,9 @@ func AtOrder(order int) CallOption { return func(s *service) { s.order = &order 
 // WithWeight has Register make a key that shares the callers with the others of its order that have a weight, in proportion.
 func WithWeight(weight int) CallOption { return func(s *service) { s.weight = &weight } }
 
+// Restricted has Register make a key that may be used only so.
+func Restricted(r aikeysv1.Restrictions) CallOption { return func(s *service) { s.restrict = &r } }
+
 // Explained has Resolve list every key that could serve as Candidates, and why each does or does not.
 func Explained() CallOption { return func(s *service) { s.setQuery("explain", "true") } }
 
@@ -134,6 +137,7 @@ type service struct {
 	verify, force     bool
 	expiresAt         time.Time
 	order, weight     *int
+	restrict          *aikeysv1.Restrictions
 	ifMatch           string
 	hasIfMatch        bool
 	wait              time.Duration
@@ -212,6 +216,8 @@ func (r *request) checkOptions() {
 		r.setError("verify", "is not a parameter of this method")
 	case !registers && !r.expiresAt.IsZero():
 		r.setError("expires_at", "is not a parameter of this method")
+	case !registers && r.restrict != nil:
+		r.setError("restrict", "is not a parameter of this method")
 	case !registers && (r.order != nil || r.weight != nil):
 		r.setError("order", "is not a parameter of this method")
 	case len(r.token) > 0 && r.op.ID != operations.CreateToken().ID:

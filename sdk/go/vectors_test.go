@@ -388,6 +388,14 @@ func createToken(ctx context.Context, c *agentrouter.Client, v vector) (any, err
 	return map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()}, nil
 }
 
+func texts(list any) (found []string) {
+	values, _ := list.([]any)
+	for _, value := range values {
+		found = append(found, fmt.Sprint(value))
+	}
+	return found
+}
+
 // changesOf returns what an update changes.
 func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
 	if name, ok := args["name"].(string); ok {
@@ -403,6 +411,20 @@ func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
 		text, _ := at.(string)
 		end, _ := time.Parse(time.RFC3339, text)
 		changes = append(changes, agentrouter.SetExpiry(end))
+	}
+	switch lists, given := args["restrict"].(map[string]any); {
+	case given:
+		for name, change := range map[string]func(...string) agentrouter.KeyChange{
+			"users": agentrouter.RestrictUsers, "models": agentrouter.RestrictModels, "operations": agentrouter.RestrictOperations,
+		} {
+			if list, ok := lists[name]; ok {
+				changes = append(changes, change(texts(list)...))
+			}
+		}
+	default:
+		if _, ok := args["restrict"]; ok {
+			changes = append(changes, agentrouter.ClearRestrictions())
+		}
 	}
 	if order, ok := args["order"].(float64); ok {
 		changes = append(changes, agentrouter.SetOrder(int(order)))
@@ -453,6 +475,11 @@ func callOptions(v vector) []agentrouter.CallOption {
 		}
 		if weight, ok := v.Args["weight"].(float64); ok {
 			options = append(options, agentrouter.WithWeight(int(weight)))
+		}
+		if lists, ok := v.Args["restrict"].(map[string]any); ok {
+			options = append(options, agentrouter.Restricted(aikeysv1.Restrictions{
+				Users: texts(lists["users"]), Models: texts(lists["models"]), Operations: texts(lists["operations"]),
+			}))
 		}
 		if v.Args["explain"] == true {
 			options = append(options, agentrouter.Explained())

@@ -24,6 +24,7 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 	t.Cleanup(provider.Close)
 	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider.URL+"/v1", secret)
 	key.Administration = []string{"/organization", "/tuned/*/permissions"}
+	key.Restrictions = &dataplane.Restrictions{Operations: []string{"/chat", "/organization", "/organizations", "/organization:batch", "/tuned", "/admin"}}
 	resolver := dataplanetest.Serving(callersKey, key)
 	conn, _, _, _ := start(t, resolver)
 	proxy, err := gateway.New(gateway.Config{Resolver: resolver})
@@ -52,6 +53,7 @@ func TestOneCheckBehindThreeFaces(t *testing.T) {
 		"a method of administration":           {"GET", "/v1/organization:batch", nil, 403},
 		"administration below any one segment": {"GET", "/v1/tuned/m1/permissions/p", nil, 403},
 		"what only begins as administration":   {"GET", "/v1/organizations", nil, 200},
+		"an operation that the key is not for": {"POST", "/v1/embeddings", nil, 403},
 		"two API keys":                         {"POST", "/v1/chat", map[string]string{"x-api-key": "ak_01M8H8236WYX8787KJMGSKFAWB_x_y"}, 401},
 		"a provider's key beside ours":         {"POST", "/v1/chat", map[string]string{"x-api-key": "another", "api-key": "a third"}, 200},
 		"a project that is no id":              {"POST", "/v1/chat", map[string]string{"agentrouter-project": "a b"}, 400},

@@ -84,6 +84,7 @@ export class AIKeys {
     if (options.expiresAt !== undefined) body.expires_at = timeText(options.expiresAt);
     if (options.order !== undefined) body.order = options.order;
     if (options.weight !== undefined) body.weight = options.weight;
+    if (options.restrict !== undefined) body.restrict = options.restrict;
     const path = `${project(customerId, projectId)}/aikeys`;
     const headers = { 'content-type': 'application/json', ...idempotencyHeader(options.idempotencyKey) };
     return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);
@@ -129,13 +130,14 @@ export class AIKeys {
     changes: t.KeyChanges,
     options: t.UpdateOptions = {},
   ): Promise<t.UpdateResponse> {
-    const { name, disabled, expiresAt, order, weight } = changes;
+    const { name, disabled, expiresAt, order, weight, restrict } = changes;
     const body: t.UpdateRequest = {};
     if (name !== undefined) body.name = name;
     if (disabled !== undefined) body.disabled = disabled;
     if (expiresAt !== undefined) body.expires_at = expiresAt === null ? null : timeText(expiresAt);
     if (order !== undefined) body.order = order;
     if (weight !== undefined) body.weight = weight;
+    if (restrict !== undefined) body.restrict = restrict;
     if (Object.keys(body).length === 0) {
       throw new ArgumentError('changes must name what to change');
     }

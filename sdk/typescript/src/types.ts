@@ -45,6 +45,7 @@ export type UpdateResponse = Schemas['UpdateResponse'];
 export type RotateResponse = Schemas['RotateResponse'];
 export type VersionsResponse = Schemas['VersionsResponse'];
 export type DestroyVersionResponse = Schemas['DestroyVersionResponse'];
+export type Restrictions = Schemas['Restrictions'];
 export type ResolveResponse = Schemas['ResolveResponse'];
 export type PolicyResponse = Schemas['PolicyResponse'];
 export type ListEventsResponse = Schemas['ListEventsResponse'];
@@ -111,6 +112,8 @@ export interface RegisterOptions extends CallOptions {
   order?: number | undefined;
   /** Its share of the callers among keys of its order that have a weight. */
   weight?: number | undefined;
+  /** What it may be used for: by which users, with which models, for which operations. */
+  restrict?: Restrictions | undefined;
 }
 
 /** What to change of a key. What is `undefined` stays as it is. */
@@ -125,6 +128,8 @@ export interface KeyChanges {
   order?: number | undefined;
   /** Its share of the callers among keys of its order that have a weight; `null` takes it away. */
   weight?: number | null | undefined;
+  /** What it may be used for. A list replaces the one before, `null` takes one away, or all of them. */
+  restrict?: Schemas['RestrictionsChange'] | null | undefined;
 }
 
 export interface ResolveOptions extends CallOptions {

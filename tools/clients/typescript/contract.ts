@@ -53,6 +53,7 @@ export interface Key {
   stale_since?: string;
   order?: number;
   weight?: number;
+  restrict?: { users?: string[]; models?: string[]; operations?: string[] };
   disable_receipt?: DisableReceipt;
   version?: number;
   state: string;

@@ -42,6 +42,7 @@ const (
 	CandidateReasonNotFirst          CandidateReason = "not_first"
 	CandidateReasonOrder             CandidateReason = "order"
 	CandidateReasonOtherCallers      CandidateReason = "other_callers"
+	CandidateReasonOtherUsers        CandidateReason = "other_users"
 	CandidateReasonProjectKey        CandidateReason = "project_key"
 	CandidateReasonRefusedByProvider CandidateReason = "refused_by_provider"
 	CandidateReasonUserKey           CandidateReason = "user_key"
@@ -64,6 +65,8 @@ func (e CandidateReason) Valid() bool {
 	case CandidateReasonOrder:
 		return true
 	case CandidateReasonOtherCallers:
+		return true
+	case CandidateReasonOtherUsers:
 		return true
 	case CandidateReasonProjectKey:
 		return true
@@ -189,26 +192,28 @@ func (e FetchDecision) Valid() bool {
 
 // Defines values for FetchReason.
 const (
-	FetchReasonByID              FetchReason = "by_id"
-	FetchReasonCredentialRefused FetchReason = "credential_refused"
-	FetchReasonCustomerNotServed FetchReason = "customer_not_served"
-	FetchReasonFailed            FetchReason = "failed"
-	FetchReasonKeyDisabled       FetchReason = "key_disabled"
-	FetchReasonKeyExpired        FetchReason = "key_expired"
-	FetchReasonKeyRevoked        FetchReason = "key_revoked"
-	FetchReasonNextKey           FetchReason = "next_key"
-	FetchReasonNoKey             FetchReason = "no_key"
-	FetchReasonNotAMember        FetchReason = "not_a_member"
-	FetchReasonOrder             FetchReason = "order"
-	FetchReasonProjectKey        FetchReason = "project_key"
-	FetchReasonRotation          FetchReason = "rotation"
-	FetchReasonTokenUnavailable  FetchReason = "token_unavailable"
-	FetchReasonUnreadable        FetchReason = "unreadable"
-	FetchReasonUserKey           FetchReason = "user_key"
-	FetchReasonUserKeyRequired   FetchReason = "user_key_required"
-	FetchReasonUserKeysForbidden FetchReason = "user_keys_forbidden"
-	FetchReasonVerification      FetchReason = "verification"
-	FetchReasonWeight            FetchReason = "weight"
+	FetchReasonByID                    FetchReason = "by_id"
+	FetchReasonCredentialRefused       FetchReason = "credential_refused"
+	FetchReasonCustomerNotServed       FetchReason = "customer_not_served"
+	FetchReasonFailed                  FetchReason = "failed"
+	FetchReasonKeyDisabled             FetchReason = "key_disabled"
+	FetchReasonKeyExpired              FetchReason = "key_expired"
+	FetchReasonKeyRestricted           FetchReason = "key_restricted"
+	FetchReasonKeyRevoked              FetchReason = "key_revoked"
+	FetchReasonNextKey                 FetchReason = "next_key"
+	FetchReasonNoKey                   FetchReason = "no_key"
+	FetchReasonNotAMember              FetchReason = "not_a_member"
+	FetchReasonOrder                   FetchReason = "order"
+	FetchReasonProjectKey              FetchReason = "project_key"
+	FetchReasonRestrictionsNotEnforced FetchReason = "restrictions_not_enforced"
+	FetchReasonRotation                FetchReason = "rotation"
+	FetchReasonTokenUnavailable        FetchReason = "token_unavailable"
+	FetchReasonUnreadable              FetchReason = "unreadable"
+	FetchReasonUserKey                 FetchReason = "user_key"
+	FetchReasonUserKeyRequired         FetchReason = "user_key_required"
+	FetchReasonUserKeysForbidden       FetchReason = "user_keys_forbidden"
+	FetchReasonVerification            FetchReason = "verification"
+	FetchReasonWeight                  FetchReason = "weight"
 )
 
 // Valid indicates whether the value is a known member of the FetchReason enum.
@@ -226,6 +231,8 @@ func (e FetchReason) Valid() bool {
 		return true
 	case FetchReasonKeyExpired:
 		return true
+	case FetchReasonKeyRestricted:
+		return true
 	case FetchReasonKeyRevoked:
 		return true
 	case FetchReasonNextKey:
@@ -237,6 +244,8 @@ func (e FetchReason) Valid() bool {
 	case FetchReasonOrder:
 		return true
 	case FetchReasonProjectKey:
+		return true
+	case FetchReasonRestrictionsNotEnforced:
 		return true
 	case FetchReasonRotation:
 		return true
@@ -524,6 +533,7 @@ func (e ReceiptState) Valid() bool {
 const (
 	ReasonKeyDisabled       Reason = "key_disabled"
 	ReasonKeyExpired        Reason = "key_expired"
+	ReasonKeyRestricted     Reason = "key_restricted"
 	ReasonKeyRevoked        Reason = "key_revoked"
 	ReasonNextKey           Reason = "next_key"
 	ReasonNoKey             Reason = "no_key"
@@ -542,6 +552,8 @@ func (e Reason) Valid() bool {
 	case ReasonKeyDisabled:
 		return true
 	case ReasonKeyExpired:
+		return true
+	case ReasonKeyRestricted:
 		return true
 	case ReasonKeyRevoked:
 		return true
@@ -768,7 +780,7 @@ type Candidate struct {
 	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
 	// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-	// `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+	// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 	Reason CandidateReason `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
@@ -784,7 +796,7 @@ type Candidate struct {
 // CandidateReason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 // `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
 // the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-// `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 type CandidateReason string
 
 // DestroyVersionResponse The version as it is now.
@@ -905,7 +917,7 @@ type Event struct {
 	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-	// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+	// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -922,7 +934,7 @@ type EventOutcome string
 // EventType What was done. A token is an AgentRouter API key. `key.failing` is a
 // report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 // key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-// `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
 // `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 // `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 // does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -966,6 +978,9 @@ type EventState struct {
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
 	// Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
+
+	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
@@ -1125,6 +1140,9 @@ type Key struct {
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 	// that is read by its id has it too; keys in lists do not.
 	Receipt *Receipt `json:"receipt,omitempty"`
+
+	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
+	Restrict *Restrictions `json:"restrict,omitempty"`
 
 	// RevokedAt When it was revoked. Absent while the key is active.
 	RevokedAt time.Time `json:"revoked_at,omitempty,omitzero"`
@@ -1586,6 +1604,7 @@ type ResolveResponse struct {
 	// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
 	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
 	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
+	// `key_restricted`: no key, because those that the policy allows are restricted to other users.
 	Reason Reason `json:"reason"`
 
 	// RevokedKey A key's metadata. No answer contains the secret.
@@ -1618,7 +1637,34 @@ type ResolveResponse struct {
 // provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
 // scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
 // `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
+// `key_restricted`: no key, because those that the policy allows are restricted to other users.
 type Reason string
+
+// Restrictions What a key may be used for. Absent, or empty, restricts nothing.
+type Restrictions struct {
+	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all.
+	Models []string `json:"models,omitempty,omitzero"`
+
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+	Operations []string `json:"operations,omitempty,omitzero"`
+
+	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all.
+	Users []OpaqueID `json:"users,omitempty,omitzero"`
+}
+
+// RestrictionsChange What to change of what the key may be used for. `null` takes all restrictions away.
+type RestrictionsChange struct {
+	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null` restricts none.
+	Models []string `json:"models,omitempty,omitzero"`
+
+	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+	// with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
+	Operations []string `json:"operations,omitempty,omitzero"`
+
+	// Users Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none.
+	Users []OpaqueID `json:"users,omitempty,omitzero"`
+}
 
 // RevokeResponse The result of the revocation.
 type RevokeResponse struct {

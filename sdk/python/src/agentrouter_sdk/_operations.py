@@ -57,7 +57,7 @@ REGISTER_KEY = Operation(
     "POST",
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys",
     models.RegisterResponse,
-    body=("provider", "name", "secret", "user_scope", "verify", "force", "expires_at", "order", "weight"),
+    body=("provider", "name", "secret", "user_scope", "verify", "force", "expires_at", "order", "weight", "restrict"),
     idempotent_by_key=True,
 )
 LIST_KEYS = Operation(
@@ -76,7 +76,7 @@ UPDATE_KEY = Operation(
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}",
     models.UpdateResponse,
     query=("wait",),
-    body=("name", "disabled", "expires_at", "order", "weight"),
+    body=("name", "disabled", "expires_at", "order", "weight", "restrict"),
 )
 REVOKE_KEY = Operation(
     "revokeKey",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Literal, Optional, Union
 
-from pydantic import AwareDatetime, Field, SecretStr
+from pydantic import AwareDatetime, ConfigDict, Field, SecretStr
 
 from ._model import Model
 
@@ -90,6 +90,7 @@ class Candidate(Model):
             "not_first",
             "other_callers",
             "refused_by_provider",
+            "other_users",
             "key_disabled",
             "key_expired",
             "user_key_required",
@@ -100,7 +101,7 @@ class Candidate(Model):
     Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
     `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
     the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-    `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+    `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 
     """
 
@@ -228,7 +229,7 @@ class Event(Model):
     What was done. A token is an AgentRouter API key. `key.failing` is a
     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-    `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+    `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -366,6 +367,7 @@ class EventState(Model):
     The key's weight, 0 for none. Absent if it did not change.
     """
 
+    restrict: Optional[Restrictions] = None
     verdict: Optional[Union[Literal["valid", "rejected", "unreachable"], str]] = None
     """
     `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
@@ -484,6 +486,8 @@ class Fetch(Model):
             "key_revoked",
             "key_disabled",
             "key_expired",
+            "key_restricted",
+            "restrictions_not_enforced",
             "not_a_member",
             "customer_not_served",
             "unreadable",
@@ -719,6 +723,7 @@ class Key(Model):
 
     """
 
+    restrict: Optional[Restrictions] = None
     last_failure: Optional[KeyFailure] = None
     verification: Optional[Verification] = None
     receipt: Optional[Receipt] = None
@@ -1339,6 +1344,7 @@ class ResolveResponse(Model):
             "key_revoked",
             "key_disabled",
             "key_expired",
+            "key_restricted",
             "no_key",
             "not_a_member",
         ],
@@ -1354,6 +1360,7 @@ class ResolveResponse(Model):
     provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
     scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
     `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
+    `key_restricted`: no key, because those that the policy allows are restricted to other users.
 
     """
 
@@ -1383,6 +1390,58 @@ class ResolveResponse(Model):
     """
     With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
     the order in which they come, then the others. Absent without it.
+
+    """
+
+
+class Restrictions(Model):
+    """
+    What a key may be used for. Absent, or empty, restricts nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    users: Optional[list[str]] = Field(None, max_length=100, min_length=1)
+    """
+    Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all.
+
+    """
+
+    models: Optional[list[str]] = Field(None, max_length=50, min_length=1)
+    """
+    The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all.
+
+    """
+
+    operations: Optional[list[str]] = Field(None, max_length=50, min_length=1)
+    """
+    The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+    with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+
+    """
+
+
+class RestrictionsChange(Model):
+    """
+    What to change of what the key may be used for. `null` takes all restrictions away.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    users: Optional[list[str]] = Field(None, max_length=100, min_length=1)
+    """
+    Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none.
+
+    """
+
+    models: Optional[list[str]] = Field(None, max_length=50, min_length=1)
+    """
+    The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null` restricts none.
+
+    """
+
+    operations: Optional[list[str]] = Field(None, max_length=50, min_length=1)
+    """
+    The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+    with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
 
     """
 

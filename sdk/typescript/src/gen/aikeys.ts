@@ -116,6 +116,10 @@ export interface paths {
          *     the newest. If that one has a `weight`, it shares the callers with all other keys of its order that have one, in
          *     proportion to their weights; each caller always gets the same of them. `resolve` shows the outcome.
          *
+         *     `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
+         *     refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
+         *     replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+         *
          *     With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
          *     made to the key as it is. Members that the body does not name stay, so callers who change different ones do
          *     not undo each other's changes, and a key can be disabled at once.
@@ -953,6 +957,7 @@ export interface components {
             expires_at?: string;
             order?: components["schemas"]["KeyOrder"];
             weight?: components["schemas"]["KeyWeight"];
+            restrict?: components["schemas"]["Restrictions"];
         };
         /** @description What to change. At least one member. */
         UpdateRequest: {
@@ -971,7 +976,32 @@ export interface components {
              *     shares with none.
              */
             weight?: number | null;
+            restrict?: components["schemas"]["RestrictionsChange"];
         };
+        /** @description What a key may be used for. Absent, or empty, restricts nothing. */
+        Restrictions: {
+            /** @description Whom a project-level key serves: users' ids. Others are served as if the key were not there. Absent: all. */
+            users?: components["schemas"]["OpaqueID"][];
+            /** @description The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. Absent: all. */
+            models?: string[];
+            /**
+             * @description The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+             *     with everything below it. `*` is one segment, and `*:generateContent` one that ends so. Absent: all.
+             */
+            operations?: string[];
+        };
+        /** @description What to change of what the key may be used for. `null` takes all restrictions away. */
+        RestrictionsChange: {
+            /** @description Whom a project-level key serves: users' ids. Others are served as if the key were not there. `null` restricts none. */
+            users?: components["schemas"]["OpaqueID"][] | null;
+            /** @description The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null` restricts none. */
+            models?: string[] | null;
+            /**
+             * @description The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
+             *     with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
+             */
+            operations?: string[] | null;
+        } | null;
         /**
          * @description The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
          *     Every key has 0 unless it is given another.
@@ -1290,6 +1320,7 @@ export interface components {
             stale_since?: string;
             order?: components["schemas"]["KeyOrder"];
             weight?: components["schemas"]["KeyWeight"];
+            restrict?: components["schemas"]["Restrictions"];
             last_failure?: components["schemas"]["KeyFailure"];
             verification?: components["schemas"]["Verification"];
             receipt?: components["schemas"]["Receipt"];
@@ -1367,8 +1398,9 @@ export interface components {
              *     provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
              *     scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
              *     `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
+             *     `key_restricted`: no key, because those that the policy allows are restricted to other users.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "no_key" | "not_a_member" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "no_key" | "not_a_member" | (string & {});
             user_keys: components["schemas"]["UserKeys"];
             on_bad_key: components["schemas"]["OnBadKey"];
             scope?: components["schemas"]["Scope"];
@@ -1390,9 +1422,9 @@ export interface components {
              * @description Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
              *     `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
              *     the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-             *     `key_expired`: it serves nobody for now. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+             *     `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "not_first" | "other_callers" | "refused_by_provider" | "key_disabled" | "key_expired" | "user_key_required" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "not_first" | "other_callers" | "refused_by_provider" | "other_users" | "key_disabled" | "key_expired" | "user_key_required" | (string & {});
             key?: components["schemas"]["Key"];
         };
         /** @description The policy to put in force. A field that is left out gets its default. */
@@ -1493,7 +1525,7 @@ export interface components {
              * @description The rule that chose the key, or why there was none. `verification` is a test of the
              *     key, and `rotation` the comparison of a secret that it is rotated to.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "restrictions_not_enforced" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
@@ -1518,7 +1550,7 @@ export interface components {
              * @description What was done. A token is an AgentRouter API key. `key.failing` is a
              *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
              *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-             *     `expires_at`, `order` or `weight`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+             *     `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
              *     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
              *     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
              *     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -1590,6 +1622,7 @@ export interface components {
             order?: components["schemas"]["KeyOrder"];
             /** @description The key's weight, 0 for none. Absent if it did not change. */
             weight?: number;
+            restrict?: components["schemas"]["Restrictions"];
             verdict?: components["schemas"]["Verdict"];
             reason?: components["schemas"]["VerdictReason"];
             /** @description Whether the key was stored although the provider rejected it. Absent if not. */

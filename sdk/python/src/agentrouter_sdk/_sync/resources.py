@@ -71,6 +71,7 @@ class AIKeys(_Resource):
         expires_at: Union[str, datetime, None] = None,
         order: Optional[int] = None,
         weight: Optional[int] = None,
+        restrict: Optional[Mapping[str, Sequence[str]]] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.RegisterResponse:
@@ -78,7 +79,8 @@ class AIKeys(_Resource):
 
         With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless
         with force. With expires_at, the key stops serving at that time. Of several keys, the lowest order
-        serves, or the newest; those of one order that have a weight share the callers.
+        serves, or the newest; those of one order that have a weight share the callers. With restrict, it may be used
+        only by these users, with these models, for these operations.
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
@@ -95,6 +97,7 @@ class AIKeys(_Resource):
                 "expires_at": time_text("expires_at", expires_at),
                 "order": order,
                 "weight": weight,
+                "restrict": None if restrict is None else {name: [*each] for name, each in restrict.items()},
             },
             idempotency_key=idempotency_key,
             timeout=timeout,
@@ -167,6 +170,7 @@ class AIKeys(_Resource):
         expires_at: Union[str, datetime, None, Unchanged] = UNCHANGED,
         order: Optional[int] = None,
         weight: Union[int, None, Unchanged] = UNCHANGED,
+        restrict: Union[Mapping[str, Optional[Sequence[str]]], None, Unchanged] = UNCHANGED,
         if_match: Optional[str] = None,
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
@@ -174,7 +178,8 @@ class AIKeys(_Resource):
         """Change what is given of a key, and return the key. An expires_at of None has it serve without end.
 
         Of several keys, the lowest order serves, or the newest; those of one order that have a weight share the callers,
-        which a weight of None ends.
+        which a weight of None ends. The lists of restrict, users, models and operations, replace those of the key: None
+        takes one away, and a restrict of None all.
 
         A key that is disabled by then comes with its disable_receipt, for which wait waits as for a revocation's. With
         if_match, the key's etag, nothing is changed that others have changed since.
@@ -188,11 +193,12 @@ class AIKeys(_Resource):
             "expires_at": changed_time("expires_at", expires_at),
             "order": order,
             "weight": changed(weight),
+            "restrict": changed(restrict),
             "wait": wait_text(wait),
         }
         unchanged = name is None and disabled is None and expires_at is UNCHANGED and order is None
-        if unchanged and weight is UNCHANGED:
-            raise ArgumentError("name, disabled, expires_at, order or weight must be given")
+        if unchanged and weight is UNCHANGED and restrict is UNCHANGED:
+            raise ArgumentError("name, disabled, expires_at, order, weight or restrict must be given")
         return self._transport.send(_operations.UPDATE_KEY.call(arguments, if_match=if_match, timeout=timeout))
 
     def revoke(

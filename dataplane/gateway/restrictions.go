@@ -1,0 +1,187 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+var (
+	errModelRestricted     = errors.New("model not allowed for the key")
+	errOperationRestricted = errors.New("operation not allowed for the key")
+	// errModelUnreadable: the key is restricted to models, and which one the request is for can't be read, or not by the proxy that asks.
+	errModelUnreadable = errors.New("model can't be read")
+	errModelInBody     = errors.New("model is in the body, which the proxy does not send")
+)
+
+// modelHeadLimit is how much of a body may come before the model's name has been read.
+const modelHeadLimit = 64 << 10
+
+// checkRestrictions refuses a request that its key may not be used for, as far as its head says it. inBody reports whether the model is
+// in the body, which checkModel reads.
+func checkRestrictions(d destination, target *url.URL, header http.Header, rawQuery string) (inBody bool, err error) {
+	allowed := d.key.Restrictions
+	if allowed == nil {
+		return false, nil
+	}
+	path := d.pathOnHost(target)
+	below := strings.TrimPrefix(path, strings.TrimRight(d.own.EscapedPath(), "/"))
+	if len(allowed.Operations) > 0 && !slices.ContainsFunc(allowed.Operations, func(pattern string) bool {
+		return isBelow(path, pattern) || isBelow(below, pattern)
+	}) {
+		return false, errOperationRestricted
+	}
+	if len(allowed.Models) == 0 {
+		return false, nil
+	}
+	if header["Upgrade"] != nil || namesModel(rawQuery) {
+		return false, errModelUnreadable // frames can switch the model
+	}
+	if model, ok := modelInPath(d.key.Provider, strings.Split(strings.Trim(path, "/"), "/")); ok {
+		if !allowed.AllowsModel(model) {
+			return false, errModelRestricted
+		}
+		return false, nil
+	}
+	if !hasModelInBody(path) {
+		return false, errModelUnreadable
+	}
+	return true, nil
+}
+
+// isBelow reports whether an escaped path is that of the pattern, or below it, literally: a lenient reading would allow more.
+func isBelow(path, pattern string) bool {
+	path = strings.TrimPrefix(path, "/")
+	for part := range strings.SplitSeq(strings.TrimPrefix(pattern, "/"), "/") {
+		segment, rest, _ := strings.Cut(path, "/")
+		if suffix, isAny := strings.CutPrefix(part, "*"); segment == "" || part != segment && !(isAny && strings.HasSuffix(segment, suffix)) {
+			return false
+		}
+		path = rest
+	}
+	return true
+}
+
+// namesModel reports whether a query has a parameter for the model, or can't be read.
+func namesModel(rawQuery string) bool {
+	parameters, err := url.ParseQuery(rawQuery)
+	for name := range parameters {
+		if strings.EqualFold(name, "model") {
+			return true
+		}
+	}
+	return err != nil
+}
+
+// modelInPath returns the model that the segments of a path on the provider's host name. ok is false if they name none, and for batches,
+// whose requests have models of their own.
+func modelInPath(provider string, segments []string) (model string, ok bool) {
+	escaped, last := "", len(segments)-1
+	switch {
+	case provider == "bedrock" && last == 2 && segments[0] == "model":
+		escaped = segments[1]
+	case provider == "azure_openai" && last > 2 && segments[0] == "openai" && segments[1] == "deployments":
+		escaped = segments[2]
+	case provider == "gemini" && last == 2 && segments[1] == "models",
+		(provider == "vertex" || provider == "vertexanthropic") && last > 3 && segments[last-3] == "publishers" && segments[last-1] == "models":
+		colon := strings.LastIndexByte(segments[last], ':')
+		if colon < 0 || strings.HasPrefix(strings.ToLower(segments[last][colon:]), ":batch") {
+			return "", false
+		}
+		escaped = segments[last][:colon]
+	}
+	model, err := url.PathUnescape(escaped)
+	return model, err == nil && model != ""
+}
+
+// modelOperations are the ends of the paths at which the member `model` of a request's body decides which model serves it.
+var modelOperations = []string{
+	"/chat/completions", "/completions", "/fim/completions", "/responses", "/messages", "/messages/count_tokens",
+	"/embeddings", "/moderations", "/chat/moderations", "/classifications", "/images/generations", "/video/generations", "/audio/speech",
+	"/rerank", "/chat", "/embed", "/generate", "/classify", "/tokenize", "/ocr",
+}
+
+// hasModelInBody reports whether the model of a request for a path on the provider's host is in its body.
+func hasModelInBody(path string) bool {
+	return strings.IndexByte(path, '%') < 0 && slices.ContainsFunc(modelOperations, func(end string) bool { return strings.HasSuffix(path, end) })
+}
+
+// checkModel reads the model in the body of a request, and returns the body to send: it fails where it turns out to name the model in another
+// way than was read. Nothing of a refused body has been sent.
+func checkModel(d destination, header http.Header, body io.ReadCloser) (io.ReadCloser, error) {
+	if body == nil || !isPlainJSON(header) {
+		return body, errModelUnreadable
+	}
+	checked := &modelBody{ReadCloser: body}
+	head := make([]byte, 0, 4<<10)
+	for !checked.scanner.hasModel() {
+		if len(head) == cap(head) {
+			head = slices.Grow(head, len(head))
+		}
+		n, err := body.Read(head[len(head):min(cap(head), modelHeadLimit)])
+		head = head[:len(head)+n]
+		if !checked.scanner.feed(head[len(head)-n:]) || err != nil && !checked.scanner.hasModel() || len(head) == modelHeadLimit && !checked.scanner.hasModel() {
+			return body, errModelUnreadable
+		}
+		if err != nil {
+			checked.err = err
+			if err == io.EOF && !checked.scanner.isWhole() { //nolint:errorlint // io.Reader's own
+				return body, errModelUnreadable
+			}
+		}
+	}
+	name := checked.scanner.name()
+	if strings.HasPrefix(name, "models/") && d.key.Provider == "gemini" {
+		name = strings.TrimPrefix(name, "models/")
+	}
+	if !d.key.Restrictions.AllowsModel(name) {
+		return body, errModelRestricted
+	}
+	checked.head = head
+	return checked, nil
+}
+
+// isPlainJSON reports whether a body is JSON in UTF-8 that is not packed.
+func isPlainJSON(header http.Header) bool {
+	if encoding := header["Content-Encoding"]; len(encoding) > 1 || len(encoding) == 1 && !strings.EqualFold(encoding[0], "identity") {
+		return false
+	}
+	types := header["Content-Type"]
+	if len(types) != 1 {
+		return false
+	}
+	media, parameters, err := mime.ParseMediaType(types[0])
+	charset, hasCharset := parameters["charset"]
+	return err == nil && media == "application/json" && (!hasCharset || strings.EqualFold(charset, "utf-8"))
+}
+
+// modelBody is a body whose model was read. It reads on along with the transport, and fails before it passes on anything that names the model
+// a second time, or that is not JSON.
+type modelBody struct {
+	io.ReadCloser
+	scanner modelScanner
+	head    []byte // read already, and not passed on yet
+	err     error  // what came with it
+}
+
+// Read implements io.Reader.
+func (b *modelBody) Read(p []byte) (int, error) {
+	if len(b.head) > 0 {
+		n := copy(p, b.head)
+		b.head = b.head[n:]
+		return n, nil
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.ReadCloser.Read(p)
+	if !b.scanner.feed(p[:n]) || err == io.EOF && !b.scanner.isWhole() { //nolint:errorlint // io.Reader's own
+		b.err = errModelUnreadable
+		return 0, b.err
+	}
+	return n, err
+}

@@ -1,0 +1,163 @@
+package gateway_test
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+)
+
+// restrictedGateway starts a gateway before one provider, with a key that is restricted. Bodies that arrive whole are sent to the channel.
+func restrictedGateway(t *testing.T, provider0, base string, allowed dataplane.Restrictions) (g *testGateway, arrived chan string) {
+	t.Helper()
+	arrived = make(chan string, 100)
+	upstream := provider(t, func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			arrived <- string(body)
+		}
+	})
+	key := dataplanetest.NewKey(t, provider0, dataplane.AuthBearer, upstream+base, secret)
+	key.Restrictions = &allowed
+	return start(t, dataplanetest.Serving(callersKey, key)), arrived
+}
+
+func TestAKeyServesTheModelsItIsRestrictedTo(t *testing.T) {
+	const json = "application/json"
+	for _, test := range []struct {
+		provider, base, path, contentType, body string
+		status                                  int
+	}{
+		{"openai", "/v1", "/chat/completions", json, `{"model":"gpt-4o-mini","messages":[]}`, 200},
+		{"openai", "/v1", "/chat/completions", json + "; charset=UTF-8", `{"messages":["` + strings.Repeat("x", 60_000) + `"],"model":"gpt-4o-mini"}`, 200},
+		{"openai", "/v1", "/chat/completions", json, `{"model":"gpt-4o-mini","messages":["` + strings.Repeat("x", 1_000_000) + `"]}`, 200},
+		{"openai", "/v1", "/v1/responses", json, `{"model":"o-anything"}`, 200},
+		{"openai", "/v1", "/chat/completions", json, `{"model":"gpt-4o"}`, 403},
+		{"openai", "/v1", "/chat/completions", json, `{"messages":["` + strings.Repeat("x", 70_000) + `"],"model":"gpt-4o-mini"}`, 403},
+		{"openai", "/v1", "/chat/completions", json, `{"model":"gpt-4o-mini","model":"gpt-4o"}`, 403},
+		{"openai", "/v1", "/chat/completions", json, `{"model":"gpt-4o-mini","a":"` + strings.Repeat("x", 1_000_000) + `","model":"gpt-4o"}`, 403},
+		{"openai", "/v1", "/chat/completions", json, `{"messages":[]}`, 403},
+		{"openai", "/v1", "/chat/completions", json, ``, 403},
+		{"openai", "/v1", "/chat/completions", json + "; charset=utf-16", `{"model":"gpt-4o-mini"}`, 403},
+		{"openai", "/v1", "/chat/completions?model=gpt-4o", json, `{"model":"gpt-4o-mini"}`, 403},
+		{"openai", "/v1", "/chat/completions", "text/plain", `{"model":"gpt-4o-mini"}`, 403},
+		{"openai", "/v1", "/audio/transcriptions", "multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ngpt-4o-mini\r\n--b--\r\n", 403},
+		{"openai", "/v1", "/batches", json, `{"model":"gpt-4o-mini","input_file_id":"f"}`, 403},
+		{"openai", "/v1", "/files", json, `{"model":"gpt-4o-mini"}`, 403},
+		{"openai", "/v1", "/models", json, ``, 403},
+		{"anthropic", "", "/v1/messages", json, `{"model":"gpt-4o-mini"}`, 200},
+		{"anthropic", "", "/v1/messages/batches", json, `{"model":"gpt-4o-mini","requests":[]}`, 403},
+		{"gemini", "/v1beta", "/v1beta/models/gpt-4o-mini:streamGenerateContent", json, `{}`, 200},
+		{"gemini", "/v1beta", "/models/gpt-4o:generateContent", json, `{"model":"gpt-4o-mini"}`, 403},
+		{"gemini", "/v1beta", "/models/gpt-4o-mini:batchGenerateContent", json, `{}`, 403},
+		{"gemini", "/v1beta", "/v1beta/openai/chat/completions", json, `{"model":"models/gpt-4o-mini"}`, 200},
+		{"bedrock", "", "/model/o-us.anthropic%3A0/converse", json, `{}`, 200},
+		{"bedrock", "", "/model/amazon.titan/converse", json, `{}`, 403},
+		{"bedrock", "", "/async-invoke", json, `{"model":"gpt-4o-mini"}`, 403},
+		{"vertex", "/v1", "/projects/p/locations/eu/publishers/google/models/gpt-4o-mini:generateContent", json, `{}`, 200},
+		{"vertex", "/v1", "/projects/p/locations/eu/publishers/google/models/gemini:generateContent", json, `{}`, 403},
+		{"vertex", "/v1", "/projects/p/locations/eu/endpoints/7:predict", json, `{}`, 403},
+		{"azure_openai", "", "/openai/deployments/gpt-4o-mini/chat/completions", json, `{}`, 200},
+		{"azure_openai", "", "/openai/deployments/gpt-4o/chat/completions", json, `{"model":"gpt-4o-mini"}`, 403},
+		{"azure_openai", "", "/openai/v1/responses", json, `{"model":"gpt-4o-mini"}`, 200},
+	} {
+		g, arrived := restrictedGateway(t, test.provider, test.base, dataplane.Restrictions{Models: []string{"gpt-4o-mini", "o-*"}})
+		r := request(t, http.MethodPost, g.URL+"/"+test.provider+test.path, strings.NewReader(test.body))
+		r.Header.Set("Content-Type", test.contentType)
+		head, body := do(t, r)
+		name := test.provider + test.path + " " + test.body[:min(60, len(test.body))]
+		require.Equal(t, test.status, head.StatusCode, "%s: %s", name, body)
+		if test.status == http.StatusOK {
+			require.Equal(t, test.body, <-arrived, name)
+		} else {
+			require.Contains(t, body, "key", name)
+			require.Empty(t, arrived, name)
+		}
+	}
+}
+
+func TestRefusedModelsAreSaidInTheDialectOfTheAPI(t *testing.T) {
+	g, _ := restrictedGateway(t, "anthropic", "", dataplane.Restrictions{Models: []string{"claude-*"}})
+	r := request(t, http.MethodPost, g.URL+"/anthropic/v1/messages", strings.NewReader(`{"model":"other"}`))
+	r.Header.Set("Content-Type", "application/json")
+	head, body := do(t, r)
+	require.Equal(t, http.StatusForbidden, head.StatusCode)
+	require.Contains(t, body, `"permission_error"`)
+	require.Contains(t, body, "/problems/key-restricted")
+	require.NotContains(t, body, "other")
+
+	packed := request(t, http.MethodPost, g.URL+"/anthropic/v1/messages", strings.NewReader(`{"model":"claude-x"}`))
+	packed.Header.Set("Content-Type", "application/json")
+	packed.Header.Set("Content-Encoding", "gzip")
+	head, _ = do(t, packed)
+	require.Equal(t, http.StatusForbidden, head.StatusCode)
+
+	socket := request(t, http.MethodGet, g.URL+"/anthropic/v1/messages", http.NoBody)
+	socket.Header.Set("Connection", "Upgrade")
+	socket.Header.Set("Upgrade", "websocket")
+	head, _ = do(t, socket)
+	require.Equal(t, http.StatusForbidden, head.StatusCode)
+}
+
+func TestAKeyServesTheOperationsItIsRestrictedTo(t *testing.T) {
+	for path, status := range map[string]int{
+		"/chat/completions": 200, "/v1/chat/completions": 200, "/chat/completions/x": 200, "/fine/job/cancel": 200,
+		"/chat": 403, "/chat/completionsx": 403, "/Chat/completions": 403, "/ch%61t/completions": 403, "/chat;a=b/completions": 403,
+		"/x/chat/completions": 403, "/fine//cancel": 400, "/fine/job": 403, "/models/m:embed": 200, "/models/m:generate": 403,
+	} {
+		g, _ := restrictedGateway(t, "openai", "/v1", dataplane.Restrictions{Operations: []string{"/chat/completions", "/fine/*/cancel", "/models/*:embed"}})
+		head, body := do(t, request(t, http.MethodPost, g.URL+"/openai"+path, strings.NewReader("any body")))
+		require.Equal(t, status, head.StatusCode, "%s: %s", path, body)
+	}
+}
+
+// slowBody has a second model in a piece that comes once the first has been sent on.
+type slowBody struct {
+	pieces  [][]byte
+	release chan struct{}
+	sent    atomic.Int32
+}
+
+// Read implements io.Reader.
+func (b *slowBody) Read(p []byte) (int, error) {
+	i := int(b.sent.Load())
+	if i == len(b.pieces) {
+		return 0, io.EOF
+	}
+	if i > 0 {
+		<-b.release
+	}
+	b.sent.Add(1)
+	return copy(p, b.pieces[i]), nil
+}
+
+func TestASecondModelThatComesLaterReachesNobody(t *testing.T) {
+	received, body := make(chan []byte, 1), &slowBody{
+		pieces: [][]byte{[]byte(`{"model":"m","messages":[`), []byte(`],"model":"stolen"}`)}, release: make(chan struct{}),
+	}
+	upstream := provider(t, func(_ http.ResponseWriter, r *http.Request) {
+		first := make([]byte, len(body.pieces[0]))
+		_, _ = io.ReadFull(r.Body, first)
+		close(body.release) // it has the first piece
+		rest, err := io.ReadAll(r.Body)
+		if err == nil {
+			rest = append(rest, " and the end"...)
+		}
+		received <- append(first, rest...)
+	})
+	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, upstream+"/v1", secret)
+	key.Restrictions = &dataplane.Restrictions{Models: []string{"m"}}
+	g := start(t, dataplanetest.Serving(callersKey, key))
+	r := request(t, http.MethodPost, g.URL+"/openai/chat/completions", body)
+	r.Header.Set("Content-Type", "application/json")
+	head, answered := do(t, r)
+	require.Equal(t, http.StatusForbidden, head.StatusCode, answered)
+	require.True(t, bytes.Equal(body.pieces[0], <-received), "the provider never gets a whole body")
+}

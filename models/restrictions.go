@@ -1,0 +1,77 @@
+package models
+
+import (
+	"database/sql/driver"
+	"encoding/json"
+	"fmt"
+	"slices"
+)
+
+// Restrictions are what a key may be used for. An empty list restricts nothing.
+type Restrictions struct {
+	// Users are whom a project-level key serves.
+	Users []string `json:"users,omitempty"`
+	// Models are the names of models, of which * at the end stands for any rest.
+	Models []string `json:"models,omitempty"`
+	// Operations are paths of the provider's API, each with everything below it.
+	Operations []string `json:"operations,omitempty"`
+}
+
+// IsZero reports whether nothing is restricted.
+func (r Restrictions) IsZero() bool { return len(r.Users)+len(r.Models)+len(r.Operations) == 0 }
+
+// NeedsDataPlane reports whether there is anything that data planes enforce. Users are for the resolution.
+func (r Restrictions) NeedsDataPlane() bool { return len(r.Models)+len(r.Operations) > 0 }
+
+// Allows reports whether the key may serve a user; an empty one is nobody in particular.
+func (r Restrictions) Allows(userID string) bool {
+	return len(r.Users) == 0 || slices.Contains(r.Users, userID)
+}
+
+// Equal reports whether both are the same.
+func (r Restrictions) Equal(other Restrictions) bool {
+	return slices.Equal(r.Users, other.Users) && slices.Equal(r.Models, other.Models) && slices.Equal(r.Operations, other.Operations)
+}
+
+// Scan implements sql.Scanner.
+func (r *Restrictions) Scan(value any) error {
+	*r = Restrictions{}
+	var text []byte
+	switch v := value.(type) {
+	case string:
+		text = []byte(v)
+	case []byte:
+		text = v
+	default:
+		return fmt.Errorf("restrictions are a %T", value)
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	return json.Unmarshal(text, r)
+}
+
+// Value implements driver.Valuer: an empty text for none.
+func (r Restrictions) Value() (driver.Value, error) {
+	if r.IsZero() {
+		return "", nil
+	}
+	text, err := json.Marshal(r)
+	return string(text), err
+}
+
+// RestrictionsChange is what to change of a key's restrictions. Nil leaves a list as it is, and an empty one takes it away.
+type RestrictionsChange struct{ Users, Models, Operations *[]string }
+
+// apply returns the restrictions after the change; a nil change changes nothing.
+func (c *RestrictionsChange) apply(r Restrictions) Restrictions {
+	if c == nil {
+		return r
+	}
+	for _, change := range []struct{ from, to *[]string }{{c.Users, &r.Users}, {c.Models, &r.Models}, {c.Operations, &r.Operations}} {
+		if change.from != nil {
+			*change.to = *change.from
+		}
+	}
+	return r
+}
