@@ -106,7 +106,7 @@ func (p *program) readFacts(root *os.Root) error {
 		return err
 	}
 	m := regexp.MustCompile(`^([0-9a-f]{64})  (\S+)\n$`).FindSubmatch(line)
-	if m == nil || string(m[2]) != p.File {
+	if len(m) != 3 || string(m[2]) != p.File {
 		return errNoHash
 	}
 	p.SHA256 = string(m[1])
