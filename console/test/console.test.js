@@ -346,6 +346,22 @@ test('a member is added and removed, and the last owner stays', async () => {
   await v.close();
 });
 
+test('a key gets another secret, which stays nowhere in the page', async () => {
+  const key = await register('rotated');
+  const v = await visitor();
+  await signIn(v.page, { path: `/keys/${key.id}` });
+  await v.page.getByRole('button', { name: 'Rotate…' }).click();
+  const secret = secretOf();
+  await v.page.getByLabel('The new secret').fill(secret);
+  await v.page.getByRole('checkbox', { name: /Test the new one/ }).uncheck();
+  await v.page.getByRole('button', { name: 'Change the secret' }).click();
+  await v.page.getByText('Version 2 of rotated is active.').waitFor();
+  assert.ok(!(await v.page.content()).includes(secret));
+  await v.page.getByRole('button', { name: 'Done' }).click();
+  await v.page.getByRole('heading', { name: `rotated …${secret.slice(-4)}` }).waitFor();
+  await v.close();
+});
+
 test('an API key is made without being shown, and revoked', async () => {
   const v = await visitor();
   await v.context.grantPermissions(['clipboard-read', 'clipboard-write']);

@@ -8,6 +8,7 @@ import { exact, toLocalInput } from '../logic/time.ts';
 import { Await, Copy, CopyAs, Dialog, Fault, Field, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
 import { ReceiptPanel } from '../ui/receipt.tsx';
 import { nameOf } from './keys.tsx';
+import { RotateDialog } from './rotate.tsx';
 import { RevokeDialog } from './revoke.tsx';
 import { Link } from '../ui/router.tsx';
 
@@ -35,7 +36,7 @@ function OneKey({ item }: { item: Key }) {
   const policy = usePolicy();
   const providers = useProviders();
   const now = useNow();
-  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable' | 'order'>('');
+  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable' | 'order' | 'rotate'>('');
   const provider = providers.data?.find((p) => p.slug === item.provider);
   const display = nameOf(item.provider, providers.data);
   const mayWrite = item.state !== 'revoked' && (item.user_scope || who?.role === 'owner');
@@ -56,6 +57,7 @@ function OneKey({ item }: { item: Key }) {
         tools={mayWrite && (
           <>
             {!item.disabled && <button type="button" disabled={verifying.busy} onClick={() => void verifying.run()}>{verifying.busy ? 'Testing…' : 'Test'}</button>}
+            <button type="button" onClick={() => setDialog('rotate')}>Rotate…</button>
             <button type="button" onClick={() => setDialog('rename')}>Rename…</button>
             <button type="button" onClick={() => setDialog('expiry')}>Expiry…</button>
             <button type="button" onClick={() => setDialog('order')}>Order…</button>
@@ -92,6 +94,7 @@ function OneKey({ item }: { item: Key }) {
       {dialog === 'revoke' && <RevokeDialog target={item} onClose={() => setDialog('')} />}
       {dialog === 'rename' && <RenameDialog item={item} onClose={() => setDialog('')} />}
       {dialog === 'expiry' && <ExpiryDialog item={item} onClose={() => setDialog('')} />}
+      {dialog === 'rotate' && <RotateDialog item={item} provider={provider} onClose={() => setDialog('')} />}
       {dialog === 'order' && <OrderDialog item={item} onClose={() => setDialog('')} />}
       {dialog === 'disable' && <DisableDialog item={item} all={all} onClose={() => setDialog('')} />}
     </>
