@@ -38,9 +38,10 @@ func (p *program) devCommand() *cobra.Command {
 and a gateway that serves inference requests with the project's keys. Then it prints commands to try. The gateway is
 the program aikeys-gateway, which must be in the same folder as aikeysd, or in PATH.
 
-Requests to OpenAI, Anthropic and Gemini go to a stand-in on this machine, which answers with a sentence whatever the
-key is, so that everything works without a network or a real key. With --stand-in=false they go to the providers. The
-stand-in is the program aikeys-demo, in the same folder or in PATH.
+Requests to the providers of the catalogue go to a stand-in on this machine, which answers with a sentence whatever the
+key is, so that everything works without a network or a real key, and no request leaves the machine. With
+--stand-in=false they go to the providers, and with --upstream those to one. The stand-in is the program aikeys-demo, in
+the same folder or in PATH. Custom providers may be on this machine, too.
 
 All data is in the folder --data, and the next start uses it again; delete the folder to start from nothing. With
 --sealer secrets+unix:<path>, the keyset is that of a secrets-svc on this machine; "make run-split" starts both.
@@ -61,7 +62,7 @@ It is for development only: it listens on this machine only, and refuses product
 	cmd.Flags().StringVar(&options.data, "data", "data", "`folder` of the database, the keyset and the session; made if it is missing")
 	cmd.Flags().StringVar(&options.gatewayListen, "gateway-listen", "127.0.0.1:8090", "`host:port` of the gateway, where inference requests go")
 	cmd.Flags().StringArrayVar(&options.upstreams, "upstream", nil, "`provider=URL`: send a provider's requests, and keys, elsewhere; give it again for more")
-	cmd.Flags().BoolVar(&options.standIn, "stand-in", true, "answer requests to OpenAI, Anthropic and Gemini on this machine, for any key")
+	cmd.Flags().BoolVar(&options.standIn, "stand-in", true, "answer requests to all providers on this machine, for any key")
 	cfg.AddFlags(cmd.Flags(), devSettings()...)
 	return cmd
 }

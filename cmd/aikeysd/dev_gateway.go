@@ -38,6 +38,7 @@ func newDevGateway(p *program, cfg *config, options devOptions) (*devGateway, er
 		level = "info"
 	}
 	args := []string{"serve", "--listen", options.gatewayListen, "--ops-listen", "127.0.0.1:0", "--log-level", level,
+		"--upstream-allow", "127.0.0.0/8,::1", // an Ollama or a vLLM on the developer's own machine
 		"--log-format", cfg.LogFormat, "--shutdown-timeout", cfg.ShutdownTimeout.String()}
 	g.process = child.Process{Path: path, Args: args, Environ: childEnviron(p.Environ), Drain: cfg.ShutdownTimeout, Log: g.readLog}
 	return g, nil

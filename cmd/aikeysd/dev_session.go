@@ -194,7 +194,7 @@ Try it in another terminal. The secret is made up.
   curl -sS "$AGENTROUTER_BASE_URL/v1/aikeys/$KEY_ID" --oauth2-bearer "$AGENTROUTER_MEMBER_API_KEY"
 
   # Use it through the gateway: send the request that a provider's SDK sends, with your API key instead of the provider's.
-  # {{if .StandIn}}A stand-in on this machine answers. For the real OpenAI, Anthropic and Gemini: bin/aikeysd dev --stand-in=false{{else}}The secret is made up, so {{.Display}} answers 401.{{end}}
+  # {{if .StandIn}}A stand-in on this machine answers. For the real providers: bin/aikeysd dev --stand-in=false{{else}}The secret is made up, so {{.Display}} answers 401.{{end}}
   curl -sSN "$AGENTROUTER_GATEWAY_URL/{{.Provider}}/chat/completions" --oauth2-bearer "$AGENTROUTER_API_KEY" -H 'Content-Type: application/json' -d '{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
 
   # Revoke it, and wait until every gateway has confirmed that it no longer uses it

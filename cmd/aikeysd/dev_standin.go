@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/agentrouter/aikeys/cmd/internal/child"
+	"github.com/agentrouter/aikeys/impl/providers"
 )
 
 // devStandIn is the stand-in for providers that runs as a child process of "aikeysd dev", so that the made-up keys of the
@@ -22,9 +23,22 @@ type devStandIn struct {
 	url       string
 }
 
-// standInPaths are the providers that have a stand-in, with the paths of their base URLs.
-func standInPaths() map[string]string {
-	return map[string]string{"openai": "/v1", "anthropic": "", "gemini": "/v1beta"}
+// standInPaths returns the paths of all providers' base URLs, by slug: no request of a made-up key leaves the machine.
+func standInPaths() (map[string]string, error) {
+	catalogue, err := providers.Load()
+	if err != nil {
+		return nil, err
+	}
+	paths := map[string]string{}
+	for _, p := range catalogue.All() {
+		_, rest, _ := strings.Cut(p.BaseURL, "://") // it is no URL before the fields of a credential are filled in
+		_, path, hasPath := strings.Cut(rest, "/")
+		if hasPath {
+			path = "/" + path
+		}
+		paths[p.Slug] = path
+	}
+	return paths, nil
 }
 
 func newDevStandIn(p *program, options devOptions) *devStandIn {
@@ -66,10 +80,9 @@ func (s *devStandIn) readLog(to io.Writer, line string) {
 	_, _ = fmt.Fprintln(to, line) // a log that can't be written stops nothing
 }
 
-// serves reports whether the stand-in answers for a provider.
+// serves reports whether the stand-in answers for a provider of the catalogue.
 func (s *devStandIn) serves(provider string) bool {
-	_, ok := standInPaths()[provider]
-	return ok && s.isRunning &&
+	return s.isRunning &&
 		!slices.ContainsFunc(s.options.upstreams, func(u string) bool { return strings.HasPrefix(u, provider+"=") })
 }
 
@@ -81,8 +94,12 @@ func (s *devStandIn) upstreams(ctx context.Context) ([]string, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	paths, err := standInPaths()
+	if err != nil {
+		return nil, err
+	}
 	upstreams := slices.Clone(s.options.upstreams)
-	for provider, path := range standInPaths() {
+	for provider, path := range paths {
 		if s.serves(provider) {
 			upstreams = append(upstreams, provider+"="+s.url+path)
 		}

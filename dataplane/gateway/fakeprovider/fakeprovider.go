@@ -1,5 +1,6 @@
 // Package fakeprovider imitates LLM providers for demonstrations and tests: an http.Handler that implements enough of the
-// APIs of OpenAI, Azure OpenAI, Anthropic and Gemini for their own SDKs to work with it, streaming and not.
+// APIs of OpenAI, Azure OpenAI, Anthropic, Gemini, Vertex AI and Bedrock for their own SDKs to work with it, streaming and not. Providers
+// with OpenAI's or Anthropic's API are imitated below the paths of their base URLs.
 //
 // It looks for the credential where the imitated provider does, and accepts the secrets it was given, which can change
 // while it serves. Any other credential is refused in that provider's own error format. It stores nothing of a request and
@@ -10,9 +11,10 @@ package fakeprovider
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -76,12 +78,24 @@ func New(options Options) *Handler {
 
 // routes registers each path with and without the version in the provider's base URL, so that either base URL works.
 func (h *Handler) routes() {
-	for _, base := range []string{"", "/v1", "/openai/v1"} {
+	// The bases of OpenAI and others, Groq and Azure, DeepInfra, Fireworks, OpenRouter, and Cohere.
+	for _, base := range []string{"", "/v1", "/openai/v1", "/v1/openai", "/inference/v1", "/api/v1", "/compatibility/v1"} {
 		h.mux.HandleFunc("POST "+base+"/chat/completions", h.completion(openAI()))
 		h.mux.HandleFunc("GET "+base+"/models", h.models(openAI()))
 	}
 	h.mux.HandleFunc("POST /openai/deployments/{deployment}/chat/completions", h.completion(azure()))
-	h.mux.HandleFunc("POST /v1/messages", h.completion(anthropic()))
+	for _, base := range []string{"", "/anthropic"} {
+		h.mux.HandleFunc("POST "+base+"/v1/messages", h.completion(anthropic()))
+	}
+	for _, version := range []string{"/v1", "/v1beta1"} {
+		publishers := "POST " + version + "/projects/{project}/locations/{location}/publishers"
+		h.mux.HandleFunc(publishers+"/google/models/{call}", h.completion(vertex()))
+		h.mux.HandleFunc(publishers+"/anthropic/models/{call}", h.completion(vertexAnthropic()))
+	}
+	h.mux.HandleFunc("POST /model/{model}/invoke", h.completion(invoke(false)))
+	h.mux.HandleFunc("POST /model/{model}/invoke-with-response-stream", h.completion(invoke(true)))
+	h.mux.HandleFunc("POST /model/{model}/converse", h.completion(converse(false)))
+	h.mux.HandleFunc("POST /model/{model}/converse-stream", h.completion(converse(true)))
 	for _, base := range []string{"", "/v1", "/v1alpha", "/v1beta"} {
 		h.mux.HandleFunc("POST "+base+"/models/{call}", h.completion(gemini()))
 	}
@@ -138,6 +152,9 @@ type dialect struct {
 	begin func(c completionRequest) []event
 	piece func(c completionRequest, text string) event
 	end   func(c completionRequest, pieces int) []event
+	// write writes an event, and media is the type of a streamed answer; nil and empty are for server-sent events.
+	write func(w io.Writer, e event) error
+	media string
 }
 
 // completionRequest is a request for a completion.
@@ -181,20 +198,24 @@ func (h *Handler) completion(api dialect) http.HandlerFunc {
 
 // stream sends the answer as server-sent events, each piece when pace allows it.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request, api dialect, c completionRequest) {
-	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Content-Type", cmp.Or(api.media, "text/event-stream"))
 	w.Header().Set("Cache-Control", "no-cache")
-	if send(w, api.begin(c)...) != nil {
+	write := api.write
+	if write == nil {
+		write = writeEvent
+	}
+	if send(w, write, api.begin(c)...) != nil {
 		return // the client is gone
 	}
 	for i, text := range h.pieces {
 		if h.pace(r.Context(), i) != nil {
 			panic(http.ErrAbortHandler) // cuts the connection, so that no client takes this for the end
 		}
-		if send(w, api.piece(c, text)) != nil {
+		if send(w, write, api.piece(c, text)) != nil {
 			return
 		}
 	}
-	_ = send(w, api.end(c, len(h.pieces))...)
+	_ = send(w, write, api.end(c, len(h.pieces))...)
 }
 
 // models returns the handler for the list of models.
@@ -218,7 +239,7 @@ func reply(w http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(w).Encode(body) // the client may be gone
 }
 
-// event is a server-sent event: a name, which some providers omit, and data, which is sent as JSON, or unchanged if it is
+// event is an event of a stream: a name, which some providers omit, and data, which is sent as JSON, or unchanged if it is
 // a string.
 type event struct {
 	name string
@@ -226,24 +247,33 @@ type event struct {
 }
 
 // send writes events and flushes them.
-func send(w http.ResponseWriter, events ...event) error {
+func send(w http.ResponseWriter, write func(io.Writer, event) error, events ...event) error {
 	var out bytes.Buffer
 	for _, e := range events {
-		if e.name != "" {
-			fmt.Fprintf(&out, "event: %s\n", e.name)
-		}
-		if text, ok := e.data.(string); ok {
-			fmt.Fprintf(&out, "data: %s\n\n", text)
-			continue
-		}
-		data, err := json.Marshal(e.data)
-		if err != nil {
+		if err := write(&out, e); err != nil {
 			return err
 		}
-		fmt.Fprintf(&out, "data: %s\n\n", data)
 	}
 	if _, err := w.Write(out.Bytes()); err != nil {
 		return err
 	}
 	return http.NewResponseController(w).Flush()
+}
+
+// writeEvent writes a server-sent event.
+func writeEvent(w io.Writer, e event) error {
+	name := ""
+	if e.name != "" {
+		name = "event: " + e.name + "\n"
+	}
+	data, isText := e.data.(string)
+	if !isText {
+		encoded, err := json.Marshal(e.data)
+		if err != nil {
+			return err
+		}
+		data = string(encoded)
+	}
+	_, err := io.WriteString(w, name+"data: "+data+"\n\n")
+	return err
 }

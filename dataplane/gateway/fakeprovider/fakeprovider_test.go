@@ -42,6 +42,18 @@ func calls() map[string]call {
 		"gemini upload":           {"POST", "/upload/v1beta/files", "x-goog-api-key", secret, "{}"},
 		"azure streaming":         {"POST", "/openai/deployments/d/chat/completions", "api-key", secret, stream},
 		"gemini without version":  {"POST", "/models/m:generateContent", "x-goog-api-key", secret, "{}"},
+		"deepinfra":               {"POST", "/v1/openai/chat/completions", "Authorization", "Bearer " + secret, chat},
+		"fireworks streaming":     {"POST", "/inference/v1/chat/completions", "Authorization", "Bearer " + secret, stream},
+		"openrouter":              {"POST", "/api/v1/chat/completions", "Authorization", "Bearer " + secret, chat},
+		"foundry":                 {"POST", "/anthropic/v1/messages", "x-api-key", secret, claude},
+		"vertex":                  {"POST", "/v1/projects/p/locations/l/publishers/google/models/m:generateContent", "Authorization", "Bearer " + secret, "{}"},
+		"vertex streaming":        {"POST", "/v1beta1/projects/p/locations/l/publishers/google/models/m:streamGenerateContent", "Authorization", "Bearer " + secret, "{}"},
+		"vertexanthropic":         {"POST", "/v1/projects/p/locations/l/publishers/anthropic/models/m:rawPredict", "Authorization", "Bearer " + secret, claude},
+		"vertexanthropic stream":  {"POST", "/v1/projects/p/locations/l/publishers/anthropic/models/m:streamRawPredict", "Authorization", "Bearer " + secret, flow},
+		"bedrock converse":        {"POST", "/model/us.m-v1%3A0/converse", "Authorization", "Bearer " + secret, "{}"},
+		"bedrock invoke":          {"POST", "/model/us.m-v1%3A0/invoke", "Authorization", "Bearer " + secret, claude},
+		"bedrock invoke, events":  {"POST", "/model/m/invoke-with-response-stream", "Authorization", "Bearer " + secret, claude},
+		"bedrock events":          {"POST", "/model/m/converse-stream", "Authorization", "Bearer " + secret, "{}"},
 		"openai models, no v1":    {"GET", "/models", "Authorization", "Bearer " + secret, ""},
 		"deepseek, no v1, stream": {"POST", "/chat/completions", "Authorization", "Bearer " + secret, stream},
 	}
@@ -74,6 +86,7 @@ func TestCredentialHeaderOfEachProvider(t *testing.T) {
 			status, contentType, _ := do(t, server.URL, c, map[string]string{c.header: c.value})
 			require.Equal(t, http.StatusOK, status)
 			require.Equal(t, strings.Contains(name, "stream"), contentType == "text/event-stream")
+			require.Equal(t, strings.Contains(name, "events"), contentType == "application/vnd.amazon.eventstream")
 
 			delete(everyHeader, strings.ToLower(c.header))
 			defer func() { everyHeader[strings.ToLower(c.header)] = c.value }()
@@ -118,7 +131,9 @@ func TestRefusalsInTheProvidersFormat(t *testing.T) {
 		"azure": `{"error": {"code": "401", "message": "Incorrect API key provided."}}`,
 		"anthropic": `{"type": "error", "error": {"type": "authentication_error", "message": "invalid x-api-key"},
 			"request_id": "req_fake"}`,
-		"gemini": `{"error": {"code": 401, "message": "Incorrect API key provided.", "status": "UNAUTHENTICATED"}}`,
+		"gemini":         `{"error": {"code": 401, "message": "Incorrect API key provided.", "status": "UNAUTHENTICATED"}}`,
+		"vertex":         `{"error": {"code": 401, "message": "Incorrect API key provided.", "status": "UNAUTHENTICATED"}}`,
+		"bedrock invoke": `{"message": "Incorrect API key provided."}`,
 	} {
 		_, _, body := do(t, server.URL, calls()[name], nil)
 		require.JSONEq(t, want, body, name)
@@ -150,6 +165,12 @@ func TestStreamsInTheProvidersFormat(t *testing.T) {
 	}, names)
 
 	require.Equal(t, 3, strings.Count(stream("gemini streaming"), `data: {"candidates":`))
+	require.Equal(t, 3, strings.Count(stream("vertex streaming"), `data: {"candidates":`))
+	text = stream("bedrock events")
+	for _, part := range []string{"messageStart", `{"contentBlockIndex":0,"delta":{"text":"a"}}`, "contentBlockStop", `{"stopReason":"end_turn"}`, "metadata"} {
+		require.Contains(t, text, part)
+	}
+	require.Equal(t, 8, strings.Count(stream("bedrock invoke, events"), `{"bytes":"`))
 }
 
 func TestInvalidRequests(t *testing.T) {
