@@ -61,6 +61,8 @@ type Key struct {
 	// ExpiresAt is until when it serves, and ExpiryDueAt when its next EventKeyExpiring or EventKeyExpired is due; zero for never.
 	ExpiresAt   int64
 	ExpiryDueAt int64
+	// RemovalID is the removal of its user that has suspended it; empty for none. Only LockKey and its like fill it in.
+	RemovalID string
 	// Revision counts what people have changed of it, from 1 for its registration.
 	Revision int64
 	// Order is its place among the keys of its scope, the lowest first. Weight is its share of the callers among keys of the same
@@ -401,7 +403,7 @@ func (s *Store) KeysByKEK(ctx context.Context) (map[string]int64, error) {
 		KEKID string `gorm:"column:kek_id"`
 		Keys  int64
 	}
-	err := s.orm(ctx).Raw(`SELECT kek_id, COUNT(*) AS keys FROM (SELECT kek_id FROM ai_keys
+	err := s.orm(ctx).Raw(`SELECT kek_id, COUNT(*) AS keys FROM (SELECT kek_id FROM ai_keys WHERE kek_id <> ''
 UNION ALL SELECT kek_id FROM key_versions WHERE state <> ?) AS sealed GROUP BY kek_id`, string(VersionDestroyed)).Scan(&rows).Error
 	counts := make(map[string]int64, len(rows))
 	for _, row := range rows {

@@ -68,6 +68,7 @@ func (s *Store) sealedKeys(ctx context.Context, limit int, where func(*gorm.DB) 
 	defer cancel()
 	rows, err := where(s.orm(ctx).Model(&Key{})).
 		Select("id, customer_id, project_id, user_id, provider, destination, name, version, revoked_at, envelope, kek_id").
+		Where("length(envelope) > 0"). // those of keys that were destroyed are empty
 		Order("id").Limit(limit).Rows()
 	if err != nil {
 		return nil, s.classify(err)

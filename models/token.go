@@ -25,9 +25,9 @@ type Token struct {
 	// Name is for people. It is empty for the API keys that operators make.
 	Name string
 	// Projects are those that it may act in, its user's role in them allowing; empty for every project.
-	Projects ProjectSet
+	Projects IDSet
 	// Barred are projects that it may not act in any longer.
-	Barred ProjectSet
+	Barred IDSet
 	// ParentID is the API key that it was made with; empty if it was made with a session token or by an operator.
 	ParentID string
 	// CreatedAt, ExpiresAt, LastUsedAt and RevokedAt are microseconds since the Unix epoch; zero means never for the last three.
@@ -83,30 +83,30 @@ func (t Token) Stop() Stop {
 	return Stop{EventTokenRevoked, t.ID, t.CustomerID, number}
 }
 
-// ProjectSet is a set of project ids as its column holds it: each has a space before and after it.
-type ProjectSet string
+// IDSet is a set of ids as its column holds it: each has a space before and after it.
+type IDSet string
 
-// NewProjectSet returns the set of some ids, sorted.
-func NewProjectSet(ids ...string) ProjectSet {
+// NewIDSet returns the set of some ids, sorted.
+func NewIDSet(ids ...string) IDSet {
 	if len(ids) == 0 {
 		return ""
 	}
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	return ProjectSet(" " + strings.Join(ids, " ") + " ")
+	return IDSet(" " + strings.Join(ids, " ") + " ")
 }
 
 // List returns the ids.
-func (p ProjectSet) List() []string { return strings.Fields(string(p)) }
+func (p IDSet) List() []string { return strings.Fields(string(p)) }
 
 // Has reports whether the set has an id.
-func (p ProjectSet) Has(id string) bool { return strings.Contains(string(p), " "+id+" ") }
+func (p IDSet) Has(id string) bool { return strings.Contains(string(p), " "+id+" ") }
 
 // With returns the set with an id.
-func (p ProjectSet) With(id string) ProjectSet { return NewProjectSet(append(p.List(), id)...) }
+func (p IDSet) With(id string) IDSet { return NewIDSet(append(p.List(), id)...) }
 
 // Without returns the set without an id.
-func (p ProjectSet) Without(id string) ProjectSet {
-	return NewProjectSet(slices.DeleteFunc(p.List(), func(s string) bool { return s == id })...)
+func (p IDSet) Without(id string) IDSet {
+	return NewIDSet(slices.DeleteFunc(p.List(), func(s string) bool { return s == id })...)
 }
 
 // ListTokens returns a project's API keys by age, without hashes, those of one user unless userID is empty.
@@ -255,7 +255,7 @@ func (tx *Tx) FitToken(c Caller, t *Token, hasEnd bool) error {
 		return err
 	}
 	if t.Projects == "" && mine.Projects != "" {
-		t.Projects = NewProjectSet(slices.DeleteFunc(mine.Projects.List(), func(id string) bool { return !mine.Reaches(id) })...)
+		t.Projects = NewIDSet(slices.DeleteFunc(mine.Projects.List(), func(id string) bool { return !mine.Reaches(id) })...)
 	}
 	if t.Projects != "" && !t.Projects.Has(t.ProjectID) {
 		t.ProjectID = t.Projects.List()[0]
@@ -346,7 +346,12 @@ func (tx *Tx) RevokeProjectToken(c Caller, id string, cascade bool, newEvent fun
 	if err != nil {
 		return Token{}, Stop{}, err
 	}
-	return tx.endTokens(t, cascade, func(t *Token) error { return tx.barToken(t, c.ProjectID, newEvent(*t)) })
+	return tx.endTokens(t, cascade, func(t *Token) error {
+		if err := tx.keepBarred(*t, c.ProjectID); err != nil {
+			return err
+		}
+		return tx.barToken(t, c.ProjectID, newEvent(*t))
+	})
 }
 
 // endTokens ends a token and, with cascade, those that were made with it, in turn. It returns the token, and of the ends the one that came
@@ -394,7 +399,7 @@ func (tx *Tx) barToken(t *Token, projectID string, event Event) error {
 	if !t.Reaches(projectID) {
 		return nil
 	}
-	if t.Projects == NewProjectSet(projectID) {
+	if t.Projects == NewIDSet(projectID) {
 		return tx.endToken(t, event)
 	}
 	return tx.stopToken(t, map[string]any{"barred": t.Barred.With(projectID), "barred_at": tx.Now, "barred_by": event.ActorUserID,

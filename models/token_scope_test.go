@@ -15,7 +15,7 @@ func (f *fixture) token(parent, id string, expires int64, projects ...string) (m
 	c := models.Caller{CustomerID: acme, ProjectID: web, UserID: "mia", TokenID: parent}
 	err := f.Transact(f.t.Context(), func(tx *models.Tx) error {
 		return tx.CreateOwnToken(c, models.Token{ID: id, Hash: []byte{1}, CustomerID: acme, ProjectID: web, UserID: "mia", ParentID: parent,
-			Projects: models.NewProjectSet(projects...), ExpiresAt: expires, CreatedAt: tx.Now}, 5)
+			Projects: models.NewIDSet(projects...), ExpiresAt: expires, CreatedAt: tx.Now}, 5)
 	})
 	c.TokenID = id
 	return c, err

@@ -84,6 +84,8 @@ func TestSamplesCallThePublishedNames(t *testing.T) {
 		"listMembers":        {"client.Members().List(ctx, ", "client.members.list(", "client.members.list(", "tare api members list\n"},
 		"setMember":          {"client.Members().Set(ctx, ", "client.members.set(", "client.members.set(", "tare api members set bob "},
 		"removeMember":       {"client.Members().Remove(ctx, ", "client.members.remove(", "client.members.remove(", "tare api members remove bob\n"},
+		"getMemberImpact":    {"client.Members().Impact(ctx, ", "client.members.impact(", "client.members.impact(", "tare api members impact bob\n"},
+		"restoreMember":      {"client.Members().Restore(ctx, ", "client.members.restore(", "client.members.restore(", "tare api members restore bob\n"},
 		"listProjects":       {"client.Projects().List(ctx)", "client.projects.list()", "client.projects.list()", "tare api projects\n"},
 		"listTokens":         {"client.Tokens().List(ctx)", "client.tokens.list()", "client.tokens.list()", "tare api tokens list\n"},
 		"createToken":        {".Create(ctx, ", "client.tokens.create(", "client.tokens.create(", "tare api tokens create "},

@@ -21,13 +21,7 @@ const (
 // ctx is done. Every process does so.
 func (s *service) announceExpiries(ctx context.Context) error {
 	var ids models.IDs
-	newEvent := func(what models.EventType, k models.Key) models.Event {
-		now := time.Now()
-		return models.Event{
-			ID: ids.Next(models.EventIDPrefix, now), CustomerID: k.CustomerID, ProjectID: k.ProjectID, ScopeUserID: k.UserID,
-			Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(), ActorMethod: models.MethodService, KeyID: k.ID, Provider: k.Provider,
-		}
-	}
+	newEvent := newServiceEvent(&ids)
 	ticker := time.NewTicker(expiryInterval)
 	defer ticker.Stop()
 	for failing := false; ; {
@@ -44,6 +38,17 @@ func (s *service) announceExpiries(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		}
+	}
+}
+
+// newServiceEvent returns a function that makes the events of what the service does to keys by the clock.
+func newServiceEvent(ids *models.IDs) func(models.EventType, models.Key) models.Event {
+	return func(what models.EventType, k models.Key) models.Event {
+		now := time.Now()
+		return models.Event{
+			ID: ids.Next(models.EventIDPrefix, now), CustomerID: k.CustomerID, ProjectID: k.ProjectID, ScopeUserID: k.UserID,
+			Type: what, Outcome: models.OutcomeAllowed, At: now.UnixMicro(), ActorMethod: models.MethodService, KeyID: k.ID, Provider: k.Provider,
 		}
 	}
 }

@@ -201,7 +201,7 @@ func (s *service) run(ctx context.Context) error {
 		Stages: [][]lifecycle.Part{
 			{
 				lifecycle.Task(s.start), lifecycle.Task(s.probeIssuer), s.onceReady(s.checkNotifications), s.onceReady(s.watchKeyset),
-				s.onceReady(s.recordKEKs), s.onceReady(s.announceExpiries),
+				s.onceReady(s.recordKEKs), s.onceReady(s.announceExpiries), s.onceReady(s.destroyRemoved),
 			},
 			public,     // before the feed: a revocation may be waiting for data planes to acknowledge it
 			dataPlanes, // together: data planes' streams last as long as the feed; after the API, which counts denied attempts

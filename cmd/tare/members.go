@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,7 +20,7 @@ func (p *program) membersCommand() *cobra.Command {
 		Example: `  tare api members list
   tare api members set bob --role member
   tare api members remove bob`,
-	}, p.membersListCommand(), p.membersSetCommand(), p.membersRemoveCommand())
+	}, p.membersListCommand(), p.membersSetCommand(), p.membersRemoveCommand(), p.membersImpactCommand(), p.membersRestoreCommand())
 }
 
 func (p *program) membersListCommand() *cobra.Command {
@@ -81,8 +82,9 @@ func (p *program) membersRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove <user>",
 		Short: "Remove a member from the project",
-		Long: `Removes a member from the project: their sessions lose access at once, and their own keys stop serving. If you add them
-again, both work again. Takes an owner of the project; the last owner can't be removed.
+		Long: `Removes a member from the project: their sessions lose access at once, and their own keys and API keys stop serving in it.
+For 30 days "tare api members restore" undoes that; then their own keys are destroyed. Adding them again brings nothing
+back. "tare api members impact" shows beforehand what stops. Takes an owner; the last owner can't be removed.
 
 tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Example:           "  tare api members remove bob",
@@ -99,10 +101,70 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 		}
 		ctx, cancel := p.withTimeout(ctx)
 		defer cancel()
-		if _, err := s.Members().Remove(ctx, s.customer, s.project, user); err != nil {
+		reply, err := s.Members().Remove(ctx, s.customer, s.project, user)
+		if err != nil {
 			return err
 		}
-		return p.printResponse(s, func() error { return p.printLine("Removed " + user + " from the project.") })
+		return p.printResponse(s, func() error { return p.printRemoval(user, reply) })
 	})
 	return cmd
+}
+
+func (p *program) printRemoval(user string, r *aikeysv1.RemoveMemberResponse) error {
+	line := "Removed " + user + " from the project."
+	if r.Receipt != nil {
+		line += fmt.Sprintf(" Suspended: %d keys of their own, %d API keys; until %s, tare api members restore %s undoes it. Receipt: %s.",
+			r.SuspendedKeys, r.SuspendedTokens, formatTime(r.RestoreUntil, time.Now()), user, r.Receipt.State)
+	}
+	return p.printLine(line)
+}
+
+func (p *program) membersImpactCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "impact <user>",
+		Short: "Show what the removal of a member would do",
+		Long: `Shows what stops at once if a member is removed, what stays, and what is left to do at the providers: a person who registered a
+key may still have its secret. Takes an owner of the project.`,
+		Example:           "  tare api members impact bob",
+		Args:              oneArgument("the user's id"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
+		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.MemberImpactResponse, error) {
+			return s.Members().Impact(ctx, s.customer, s.project, args[0])
+		}, p.printImpact),
+	}
+}
+
+func (p *program) printImpact(i *aikeysv1.MemberImpactResponse) error {
+	stops := fmt.Sprintf("%d keys of their own, %d API keys in this project", i.Stops.OwnKeys, i.Stops.Tokens)
+	stays := fmt.Sprintf("%d of the project's keys that they registered, %d API keys in other projects", i.Stays.ProjectKeys, i.Stays.TokensElsewhere)
+	details := []detail{{"Member", cell{i.Member.UserID + ", " + string(i.Member.Role), bold}}, {"Stops", cell{stops, plain}}, {"Stays", cell{stays, plain}}}
+	if i.LastOwner {
+		details = append(details, detail{"Note", cell{"the last owner can't be removed", yellow}})
+	}
+	for _, at := range i.AtProviders {
+		text := fmt.Sprintf("delete %d keys of their own", at.OwnKeys)
+		if len(at.ReplaceKeys) > 0 {
+			text += ", replace " + strings.Join(at.ReplaceKeys, " ")
+		}
+		details = append(details, detail{"At " + string(at.Provider), cell{text + "  " + at.KeyPageURL, plain}})
+	}
+	return p.printDetails(details)
+}
+
+func (p *program) membersRestoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore <user>",
+		Short: "Undo the removal of a member",
+		Long: `Undoes the last removal of a user, if that is still possible: they are a member again, and what the removal suspended works
+again, unless it was revoked since. Takes an owner of the project.`,
+		Example:           "  tare api members restore bob",
+		Args:              oneArgument("the user's id"),
+		ValidArgsFunction: completeNothing,
+		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.RestoreMemberResponse, error) {
+			return s.Members().Restore(ctx, s.customer, s.project, args[0])
+		}, func(r *aikeysv1.RestoreMemberResponse) error {
+			return p.printLine(fmt.Sprintf("%s is %s of the project again. Restored: %d keys of their own, %d API keys.",
+				r.Member.UserID, r.Member.Role, r.RestoredKeys, r.RestoredTokens))
+		}),
+	}
 }

@@ -111,7 +111,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
 	for _, operation := range []string{
 		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
-		"removeMember", "setMember", "listProviders", "whoAmI", "updateKey", "revokeKey",
+		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "whoAmI", "updateKey", "revokeKey",
 		"listProjects", "createToken", "listTokens", "listProjectTokens", "revokeProjectToken", "revokeToken",
 	} {
 		require.Contains(t, all, operation)

@@ -377,12 +377,16 @@ type ClientInterface interface {
 
 	// RemoveMember Remove a member
 	//
-	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
-	// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
-	// can't be removed.
+	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
+	// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
+	// or that time is over.
+	//
+	// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
+	// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
+	// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
-	RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// SetMemberWithBody Add a member or change their role
 	//
@@ -403,6 +407,24 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `SetMember` operationId).
 	SetMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, body SetMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetMemberImpact Show what a removal would do
+	//
+	// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
+	// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact (the `GetMemberImpact` operationId).
+	GetMemberImpact(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RestoreMember Undo the removal of a member
+	//
+	// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
+	// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
+	// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
+	// may do this.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
+	RestoreMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetPolicy Read the project's policy
 	//
@@ -1022,13 +1044,17 @@ func (c *Client) ListMembers(ctx context.Context, customerID CustomerID, project
 
 // RemoveMember Remove a member
 //
-// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
-// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
-// can't be removed.
+// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
+// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
+// or that time is over.
+//
+// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
+// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
+// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
-func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRemoveMemberRequest(c.Server, customerID, projectID, userID)
+func (c *Client) RemoveMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveMemberRequest(c.Server, customerID, projectID, userID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1069,6 +1095,44 @@ func (c *Client) SetMemberWithBody(ctx context.Context, customerID CustomerID, p
 // Corresponds with PUT /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `SetMember` operationId).
 func (c *Client) SetMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, body SetMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSetMemberRequest(c.Server, customerID, projectID, userID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetMemberImpact Show what a removal would do
+//
+// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
+// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact (the `GetMemberImpact` operationId).
+func (c *Client) GetMemberImpact(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMemberImpactRequest(c.Server, customerID, projectID, userID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RestoreMember Undo the removal of a member
+//
+// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
+// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
+// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
+// may do this.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
+func (c *Client) RestoreMember(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRestoreMemberRequest(c.Server, customerID, projectID, userID)
 	if err != nil {
 		return nil, err
 	}
@@ -2681,7 +2745,7 @@ func NewListMembersRequest(server string, customerID CustomerID, projectID Proje
 }
 
 // NewRemoveMemberRequest constructs an http.Request for the RemoveMember method
-func NewRemoveMemberRequest(server string, customerID CustomerID, projectID ProjectID, userID UserID) (*http.Request, error) {
+func NewRemoveMemberRequest(server string, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2718,6 +2782,45 @@ func NewRemoveMemberRequest(server string, customerID CustomerID, projectID Proj
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.GraceDays != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "grace_days", *params.GraceDays, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
@@ -2785,6 +2888,102 @@ func NewSetMemberRequestWithBody(server string, customerID CustomerID, projectID
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetMemberImpactRequest constructs an http.Request for the GetMemberImpact method
+func NewGetMemberImpactRequest(server string, customerID CustomerID, projectID ProjectID, userID UserID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "user_id", userID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/members/%s/impact", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRestoreMemberRequest constructs an http.Request for the RestoreMember method
+func NewRestoreMemberRequest(server string, customerID CustomerID, projectID ProjectID, userID UserID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "user_id", userID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/members/%s/restore", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -3955,14 +4154,18 @@ type ClientWithResponsesInterface interface {
 
 	// RemoveMemberWithResponse Remove a member
 	//
-	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
-	// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
-	// can't be removed.
+	// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
+	// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
+	// or that time is over.
+	//
+	// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
+	// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
+	// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
-	RemoveMemberWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*RemoveMemberResult, error)
+	RemoveMemberWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*RemoveMemberResult, error)
 
 	// SetMemberWithBodyWithResponse Add a member or change their role
 	//
@@ -3983,6 +4186,28 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `SetMember` operationId).
 	SetMemberWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, body SetMemberJSONRequestBody, reqEditors ...RequestEditorFn) (*SetMemberResult, error)
+
+	// GetMemberImpactWithResponse Show what a removal would do
+	//
+	// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
+	// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact (the `GetMemberImpact` operationId).
+	GetMemberImpactWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*GetMemberImpactResult, error)
+
+	// RestoreMemberWithResponse Undo the removal of a member
+	//
+	// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
+	// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
+	// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
+	// may do this.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
+	RestoreMemberWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*RestoreMemberResult, error)
 
 	// GetPolicyWithResponse Read the project's policy
 	//
@@ -6124,6 +6349,235 @@ func (r SetMemberResult) ContentType() string {
 	return ""
 }
 
+// GetMemberImpactResult401Headers the declared response headers of an HTTP 401 response for GetMemberImpact
+type GetMemberImpactResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// GetMemberImpactResult429Headers the declared response headers of an HTTP 429 response for GetMemberImpact
+type GetMemberImpactResult429Headers struct {
+	RetryAfter *int
+}
+
+// GetMemberImpactResult503Headers the declared response headers of an HTTP 503 response for GetMemberImpact
+type GetMemberImpactResult503Headers struct {
+	RetryAfter *int
+}
+
+type GetMemberImpactResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *MemberImpactResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetMemberImpactResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetMemberImpactResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetMemberImpactResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetMemberImpactResult) GetJSON200() *MemberImpactResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetMemberImpactResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetMemberImpactResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetMemberImpactResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetMemberImpactResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetMemberImpactResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetMemberImpactResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetMemberImpactResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetMemberImpactResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetMemberImpactResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetMemberImpactResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetMemberImpactResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RestoreMemberResult401Headers the declared response headers of an HTTP 401 response for RestoreMember
+type RestoreMemberResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// RestoreMemberResult429Headers the declared response headers of an HTTP 429 response for RestoreMember
+type RestoreMemberResult429Headers struct {
+	RetryAfter *int
+}
+
+// RestoreMemberResult503Headers the declared response headers of an HTTP 503 response for RestoreMember
+type RestoreMemberResult503Headers struct {
+	RetryAfter *int
+}
+
+type RestoreMemberResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RestoreMemberResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *FailedPrecondition
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RestoreMemberResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RestoreMemberResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *RestoreMemberResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RestoreMemberResult) GetJSON200() *RestoreMemberResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON409() *FailedPrecondition {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RestoreMemberResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RestoreMemberResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RestoreMemberResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RestoreMemberResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RestoreMemberResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetPolicyResult401Headers the declared response headers of an HTTP 401 response for GetPolicy
 type GetPolicyResult401Headers struct {
 	WWWAuthenticate *string
@@ -7797,15 +8251,19 @@ func (c *ClientWithResponses) ListMembersWithResponse(ctx context.Context, custo
 
 // RemoveMemberWithResponse Remove a member
 //
-// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
-// Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
-// can't be removed.
+// Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
+// planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
+// or that time is over.
+//
+// Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
+// `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
+// destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
 //
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id} (the `RemoveMember` operationId).
-func (c *ClientWithResponses) RemoveMemberWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*RemoveMemberResult, error) {
-	rsp, err := c.RemoveMember(ctx, customerID, projectID, userID, reqEditors...)
+func (c *ClientWithResponses) RemoveMemberWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, params *RemoveMemberParams, reqEditors ...RequestEditorFn) (*RemoveMemberResult, error) {
+	rsp, err := c.RemoveMember(ctx, customerID, projectID, userID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -7842,6 +8300,40 @@ func (c *ClientWithResponses) SetMemberWithResponse(ctx context.Context, custome
 		return nil, err
 	}
 	return ParseSetMemberResult(rsp)
+}
+
+// GetMemberImpactWithResponse Show what a removal would do
+//
+// Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
+// registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact (the `GetMemberImpact` operationId).
+func (c *ClientWithResponses) GetMemberImpactWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*GetMemberImpactResult, error) {
+	rsp, err := c.GetMemberImpact(ctx, customerID, projectID, userID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetMemberImpactResult(rsp)
+}
+
+// RestoreMemberWithResponse Undo the removal of a member
+//
+// Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
+// they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
+// were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
+// may do this.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore (the `RestoreMember` operationId).
+func (c *ClientWithResponses) RestoreMemberWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, userID UserID, reqEditors ...RequestEditorFn) (*RestoreMemberResult, error) {
+	rsp, err := c.RestoreMember(ctx, customerID, projectID, userID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRestoreMemberResult(rsp)
 }
 
 // GetPolicyWithResponse Read the project's policy
@@ -10036,6 +10528,229 @@ func ParseSetMemberResult(rsp *http.Response) (*SetMemberResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers SetMemberResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetMemberImpactResult parses an HTTP response from a GetMemberImpactWithResponse call
+func ParseGetMemberImpactResult(rsp *http.Response) (*GetMemberImpactResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetMemberImpactResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest MemberImpactResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetMemberImpactResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetMemberImpactResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetMemberImpactResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRestoreMemberResult parses an HTTP response from a RestoreMemberWithResponse call
+func ParseRestoreMemberResult(rsp *http.Response) (*RestoreMemberResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RestoreMemberResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RestoreMemberResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest FailedPrecondition
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers RestoreMemberResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers RestoreMemberResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers RestoreMemberResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -60,10 +60,16 @@ type ServerInterface interface {
 	ListMembers(ctx echo.Context, customerID CustomerID, projectID ProjectID, params ListMembersParams) error
 	// RemoveMember Remove a member
 	// (DELETE /v1/customers/{customer_id}/projects/{project_id}/members/{user_id})
-	RemoveMember(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID) error
+	RemoveMember(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID, params RemoveMemberParams) error
 	// SetMember Add a member or change their role
 	// (PUT /v1/customers/{customer_id}/projects/{project_id}/members/{user_id})
 	SetMember(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID) error
+	// GetMemberImpact Show what a removal would do
+	// (GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact)
+	GetMemberImpact(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID) error
+	// RestoreMember Undo the removal of a member
+	// (POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore)
+	RestoreMember(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID) error
 	// GetPolicy Read the project's policy
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/policy)
 	GetPolicy(ctx echo.Context, customerID CustomerID, projectID ProjectID) error
@@ -911,8 +917,24 @@ func (w *ServerInterfaceWrapper) RemoveMember(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter user_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveMemberParams
+	// ------------- Optional query parameter "grace_days" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "grace_days", ctx.QueryParams(), &params.GraceDays, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter grace_days: %s", err))
+	}
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", ctx.QueryParams(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter wait: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.RemoveMember(ctx, customerID, projectID, userID)
+	err = w.Handler.RemoveMember(ctx, customerID, projectID, userID, params)
 	return err
 }
 
@@ -945,6 +967,70 @@ func (w *ServerInterfaceWrapper) SetMember(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.SetMember(ctx, customerID, projectID, userID)
+	return err
+}
+
+// GetMemberImpact converts echo context to params.
+func (w *ServerInterfaceWrapper) GetMemberImpact(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "customer_id" -------------
+	var customerID CustomerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "customer_id", ctx.Param("customer_id"), &customerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter customer_id: %s", err))
+	}
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", ctx.Param("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter project_id: %s", err))
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", ctx.Param("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter user_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetMemberImpact(ctx, customerID, projectID, userID)
+	return err
+}
+
+// RestoreMember converts echo context to params.
+func (w *ServerInterfaceWrapper) RestoreMember(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "customer_id" -------------
+	var customerID CustomerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "customer_id", ctx.Param("customer_id"), &customerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter customer_id: %s", err))
+	}
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", ctx.Param("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter project_id: %s", err))
+	}
+
+	// ------------- Path parameter "user_id" -------------
+	var userID UserID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "user_id", ctx.Param("user_id"), &userID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter user_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RestoreMember(ctx, customerID, projectID, userID)
 	return err
 }
 
@@ -1392,6 +1478,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members", wrapper.ListMembers, options.OperationMiddlewares["listMembers"]...)
 	router.DELETE(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members/:user_id", wrapper.RemoveMember, options.OperationMiddlewares["removeMember"]...)
 	router.PUT(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members/:user_id", wrapper.SetMember, options.OperationMiddlewares["setMember"]...)
+	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members/:user_id/impact", wrapper.GetMemberImpact, options.OperationMiddlewares["getMemberImpact"]...)
+	router.POST(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members/:user_id/restore", wrapper.RestoreMember, options.OperationMiddlewares["restoreMember"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/policy", wrapper.GetPolicy, options.OperationMiddlewares["getPolicy"]...)
 	router.PUT(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/policy", wrapper.SetPolicy, options.OperationMiddlewares["setPolicy"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/resolve", wrapper.ResolveKey, options.OperationMiddlewares["resolveKey"]...)
@@ -3849,6 +3937,7 @@ type RemoveMemberRequestObject struct {
 	CustomerID CustomerID `json:"customer_id"`
 	ProjectID  ProjectID  `json:"project_id"`
 	UserID     UserID     `json:"user_id"`
+	Params     RemoveMemberParams
 }
 
 type RemoveMemberResponseObject interface {
@@ -4170,6 +4259,312 @@ type SetMember503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response SetMember503ApplicationProblemPlusJSONResponse) VisitSetMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpactRequestObject struct {
+	CustomerID CustomerID `json:"customer_id"`
+	ProjectID  ProjectID  `json:"project_id"`
+	UserID     UserID     `json:"user_id"`
+}
+
+type GetMemberImpactResponseObject interface {
+	VisitGetMemberImpactResponse(w http.ResponseWriter) error
+}
+
+type GetMemberImpact200JSONResponse MemberImpactResponse
+
+func (response GetMemberImpact200JSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpact400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response GetMemberImpact400ApplicationProblemPlusJSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpact401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response GetMemberImpact401ApplicationProblemPlusJSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpact403ApplicationProblemPlusJSONResponse struct {
+	PermissionDeniedApplicationProblemPlusJSONResponse
+}
+
+func (response GetMemberImpact403ApplicationProblemPlusJSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpact404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetMemberImpact404ApplicationProblemPlusJSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpact429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response GetMemberImpact429ApplicationProblemPlusJSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpact500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetMemberImpact500ApplicationProblemPlusJSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMemberImpact503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetMemberImpact503ApplicationProblemPlusJSONResponse) VisitGetMemberImpactResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMemberRequestObject struct {
+	CustomerID CustomerID `json:"customer_id"`
+	ProjectID  ProjectID  `json:"project_id"`
+	UserID     UserID     `json:"user_id"`
+}
+
+type RestoreMemberResponseObject interface {
+	VisitRestoreMemberResponse(w http.ResponseWriter) error
+}
+
+type RestoreMember200JSONResponse RestoreMemberResponse
+
+func (response RestoreMember200JSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember400ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember401ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember403ApplicationProblemPlusJSONResponse struct {
+	PermissionDeniedApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember403ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember404ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember409ApplicationProblemPlusJSONResponse struct {
+	FailedPreconditionApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember409ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember429ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember500ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreMember503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response RestoreMember503ApplicationProblemPlusJSONResponse) VisitRestoreMemberResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5801,6 +6196,12 @@ type StrictServerInterface interface {
 	// SetMember Add a member or change their role
 	// (PUT /v1/customers/{customer_id}/projects/{project_id}/members/{user_id})
 	SetMember(ctx context.Context, request SetMemberRequestObject) (SetMemberResponseObject, error)
+	// GetMemberImpact Show what a removal would do
+	// (GET /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact)
+	GetMemberImpact(ctx context.Context, request GetMemberImpactRequestObject) (GetMemberImpactResponseObject, error)
+	// RestoreMember Undo the removal of a member
+	// (POST /v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore)
+	RestoreMember(ctx context.Context, request RestoreMemberRequestObject) (RestoreMemberResponseObject, error)
 	// GetPolicy Read the project's policy
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/policy)
 	GetPolicy(ctx context.Context, request GetPolicyRequestObject) (GetPolicyResponseObject, error)
@@ -6308,12 +6709,13 @@ func (sh *strictHandler) ListMembers(ctx echo.Context, customerID CustomerID, pr
 }
 
 // RemoveMember operation middleware
-func (sh *strictHandler) RemoveMember(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID) error {
+func (sh *strictHandler) RemoveMember(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID, params RemoveMemberParams) error {
 	var request RemoveMemberRequestObject
 
 	request.CustomerID = customerID
 	request.ProjectID = projectID
 	request.UserID = userID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.RemoveMember(ctx.Request().Context(), request.(RemoveMemberRequestObject))
@@ -6378,6 +6780,60 @@ func (sh *strictHandler) SetMember(ctx echo.Context, customerID CustomerID, proj
 		return err
 	} else if validResponse, ok := response.(SetMemberResponseObject); ok {
 		return validResponse.VisitSetMemberResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetMemberImpact operation middleware
+func (sh *strictHandler) GetMemberImpact(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID) error {
+	var request GetMemberImpactRequestObject
+
+	request.CustomerID = customerID
+	request.ProjectID = projectID
+	request.UserID = userID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetMemberImpact(ctx.Request().Context(), request.(GetMemberImpactRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetMemberImpact")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetMemberImpactResponseObject); ok {
+		return validResponse.VisitGetMemberImpactResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RestoreMember operation middleware
+func (sh *strictHandler) RestoreMember(ctx echo.Context, customerID CustomerID, projectID ProjectID, userID UserID) error {
+	var request RestoreMemberRequestObject
+
+	request.CustomerID = customerID
+	request.ProjectID = projectID
+	request.UserID = userID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RestoreMember(ctx.Request().Context(), request.(RestoreMemberRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RestoreMember")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RestoreMemberResponseObject); ok {
+		return validResponse.VisitRestoreMemberResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

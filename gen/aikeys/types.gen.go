@@ -763,6 +763,41 @@ type GetResponse struct {
 	Key Key `json:"key"`
 }
 
+// ImpactAtProvider What is left to do at a provider.
+type ImpactAtProvider struct {
+	// KeyPageURL The page on which its keys are made and deleted. Absent for a server of your own.
+	KeyPageURL *string `json:"key_page_url,omitempty"`
+
+	// OwnKeys How many keys of their own they registered here.
+	OwnKeys int `json:"own_keys"`
+
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
+	Provider ProviderSlug `json:"provider"`
+
+	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know.
+	ReplaceKeys []string `json:"replace_keys"`
+}
+
+// ImpactStays What stays.
+type ImpactStays struct {
+	// ProjectKeys How many project-level keys they registered, which go on serving.
+	ProjectKeys int `json:"project_keys"`
+
+	// TokensElsewhere How many of their API keys may go on to act in other projects.
+	TokensElsewhere int `json:"tokens_elsewhere"`
+}
+
+// ImpactStops What stops at once.
+type ImpactStops struct {
+	// OwnKeys How many keys of their own they have in the project.
+	OwnKeys int `json:"own_keys"`
+
+	// Tokens How many API keys of theirs act in the project, here alone or elsewhere too.
+	Tokens int `json:"tokens"`
+}
+
 // Key A key's metadata. No answer contains the secret.
 type Key struct {
 	// ID Its id, `byok_<ulid>`.
@@ -1012,6 +1047,25 @@ type Member struct {
 
 	// UserID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	UserID OpaqueID `json:"user_id"`
+}
+
+// MemberImpactResponse What the removal of a member would do.
+type MemberImpactResponse struct {
+	// AtProviders What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
+	// secrets they may know.
+	AtProviders []ImpactAtProvider `json:"at_providers"`
+
+	// LastOwner Whether they are the last owner, who can't be removed.
+	LastOwner bool `json:"last_owner"`
+
+	// Member A user's membership of the project.
+	Member Member `json:"member"`
+
+	// Stays What stays.
+	Stays ImpactStays `json:"stays"`
+
+	// Stops What stops at once.
+	Stops ImpactStops `json:"stops"`
 }
 
 // MemberResponse One member.
@@ -1272,8 +1326,21 @@ type RegisterResponse struct {
 	Key Key `json:"key"`
 }
 
-// RemoveMemberResponse An empty object. Fields may be added.
-type RemoveMemberResponse = map[string]interface{}
+// RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and nothing is suspended.
+type RemoveMemberResponse struct {
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
+	Receipt *Receipt `json:"receipt,omitempty"`
+
+	// RestoreUntil Until when it can be undone. Then what is suspended is destroyed.
+	RestoreUntil *time.Time `json:"restore_until,omitempty"`
+
+	// SuspendedKeys How many of the user's own keys it has suspended.
+	SuspendedKeys *int `json:"suspended_keys,omitempty"`
+
+	// SuspendedTokens How many of the user's API keys no longer act in the project.
+	SuspendedTokens *int `json:"suspended_tokens,omitempty"`
+}
 
 // ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
 // provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
@@ -1324,6 +1391,18 @@ type ResolveResponse struct {
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 	// project's, and `forbid` uses only the project's.
 	UserKeys UserKeys `json:"user_keys"`
+}
+
+// RestoreMemberResponse The member, and how much works again.
+type RestoreMemberResponse struct {
+	// Member A user's membership of the project.
+	Member Member `json:"member"`
+
+	// RestoredKeys How many of their own keys serve again, as far as nothing else stops them.
+	RestoredKeys int `json:"restored_keys"`
+
+	// RestoredTokens How many of their API keys may act in the project again.
+	RestoredTokens int `json:"restored_tokens"`
 }
 
 // Restrictions What a key may be used for. Absent, or empty, restricts nothing.
@@ -1727,6 +1806,9 @@ type FetchTo = time.Time
 // FetchUserFilter An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type FetchUserFilter = OpaqueID
 
+// GraceDays defines model for GraceDays.
+type GraceDays = int
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
@@ -2034,6 +2116,17 @@ type ListMembersParams struct {
 
 	// PageToken The `next_page_token` of the previous page of the same list. Without it, the list starts at its beginning.
 	PageToken *PageToken `form:"page_token,omitempty" json:"page_token,omitempty"`
+}
+
+// RemoveMemberParams defines parameters for RemoveMember.
+type RemoveMemberParams struct {
+	// GraceDays For how many days the removal can be undone; 0 is not at all. Without it, for 30 days.
+	GraceDays *GraceDays `form:"grace_days,omitempty" json:"grace_days,omitempty"`
+
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
 }
 
 // ResolveKeyParams defines parameters for ResolveKey.

@@ -93,6 +93,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "An active key of this provider and scope already has that name; choose another name, or revoke that key."},
 	{Err: errRevoked, Status: http.StatusConflict, Code: "failed_precondition", Slug: "key-revoked", Title: "Key revoked",
 		Detail: "A revoked key can't be changed, nor made to serve again; register a new one."},
+	{Err: errSuspended, Status: http.StatusConflict, Code: "failed_precondition", Slug: "key-suspended", Title: "Key suspended",
+		Detail: "The key was suspended when you were removed from the project; an owner can undo that removal, or register a new key."},
 	{Err: errPrecondition, Status: http.StatusPreconditionFailed, Code: "failed_precondition", Slug: "precondition-failed", Title: "Precondition failed",
 		Detail: "The key has been changed since you read it; read it again, and send its etag in If-Match."},
 	{Err: models.ErrLastOwner, Status: http.StatusConflict, Code: "failed_precondition", Slug: "failed-precondition", Title: "Failed precondition",

@@ -194,23 +194,6 @@ func (s *server) SetMember(ctx context.Context, req gen.SetMemberRequestObject) 
 	return gen.SetMember200JSONResponse{Member: wireMember(member)}, nil
 }
 
-// RemoveMember removes a member from the project.
-func (s *server) RemoveMember(ctx context.Context, req gen.RemoveMemberRequestObject) (gen.RemoveMemberResponseObject, error) {
-	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	event := s.event(ctx, models.EventMemberRemoved, caller)
-	event.MemberID = req.UserID
-	err = s.asOwner(ctx, caller, event, func(tx *models.Tx) error {
-		return tx.RemoveMember(caller.CustomerID, caller.ProjectID, req.UserID, event)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return gen.RemoveMember200JSONResponse{}, nil
-}
-
 // defaultEvents is the default of page_size for events, as the OpenAPI document states it.
 const defaultEvents = 50
 

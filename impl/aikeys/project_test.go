@@ -538,8 +538,10 @@ func TestMembershipChangesApplyAtOnce(t *testing.T) {
 		t.Run("removing them again finds nobody", func(t *testing.T) {
 			require.Equal(t, http.StatusNotFound, del(t, s, owner, project+"/members/"+member).Status)
 		})
-		t.Run("back again, they have what they had", func(t *testing.T) {
+		t.Run("back again, they have what they had once the removal is undone", func(t *testing.T) {
 			setRole(member, "member")
+			require.Equal(t, http.StatusForbidden, get(t, s, member, project+"/aikeys/"+own.ID).Status)
+			require.Equal(t, http.StatusOK, post(t, s, owner, project+"/members/"+member+"/restore", nil).Status)
 			require.Equal(t, http.StatusOK, get(t, s, member, project+"/aikeys/"+own.ID).Status)
 		})
 	})

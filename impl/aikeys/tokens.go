@@ -147,7 +147,7 @@ func (s *server) parseToken(caller models.Caller, body *gen.CreateTokenRequest, 
 	}
 	t = models.Token{
 		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, UserID: caller.UserID, Name: norm.NFC.String(body.Name),
-		Projects: models.NewProjectSet(body.Projects...), ParentID: caller.TokenID, CreatedAt: now.UnixMicro(), ExpiresAt: now.Add(tokenLife).UnixMicro(),
+		Projects: models.NewIDSet(body.Projects...), ParentID: caller.TokenID, CreatedAt: now.UnixMicro(), ExpiresAt: now.Add(tokenLife).UnixMicro(),
 	}
 	if body.ExpiresAt.IsNull() {
 		t.ExpiresAt = 0

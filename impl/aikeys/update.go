@@ -59,6 +59,8 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 			return errRevoked
 		case key.UserID != "" && change.Restrict != nil && change.Restrict.Users != nil && len(*change.Restrict.Users) > 0:
 			return errOwnKeyUsers()
+		case key.RemovalID != "" && change.Disabled != nil && !*change.Disabled:
+			return errSuspended
 		case req.Params.IfMatch != nil && !matchesETag(*req.Params.IfMatch, etag(key)) && !change.IsMade(key):
 			return errPrecondition // a change that is made already may be this request's own, sent again (RFC 9110, section 13.1.1)
 		}

@@ -206,7 +206,7 @@ func TestEndedAccessIsRefusedAtOnce(t *testing.T) {
 		t.Run("a membership", func(t *testing.T) {
 			key, token := s.own(member, "openai"), s.credential(member)
 			requireKey(t, fetch(t, dp, forCaller(token, "openai")), key, "user_key")
-			removed, err := s.public.As(owner).RemoveMemberWithResponse(t.Context(), acme, web, member)
+			removed, err := s.public.As(owner).RemoveMemberWithResponse(t.Context(), acme, web, member, nil)
 			require.NoError(t, err)
 			require.Equal(t, http.StatusOK, removed.StatusCode())
 			requireRefused(t, fetch(t, dp, forCaller(token, "openai")), http.StatusForbidden, "permission-denied")

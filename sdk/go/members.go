@@ -3,6 +3,7 @@ package agentrouter
 import (
 	"context"
 	"iter"
+	"strconv"
 
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 	"github.com/tetrateio/agentrouter-go/internal/operations"
@@ -11,7 +12,8 @@ import (
 // MembersClient reads and writes the project's members.
 type MembersClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: PageSize and PageToken for List, PageSize for All.
+// With returns a client whose calls take these optional parameters: PageSize and PageToken for List, PageSize for All, Wait
+// and GraceDays for Remove.
 func (m *MembersClient) With(options ...CallOption) *MembersClient {
 	return &MembersClient{m.service.with(options)}
 }
@@ -52,7 +54,29 @@ func (m *MembersClient) Set(
 	return send(ctx, r, func(r *aikeysv1.MemberResponse) bool { return r.Member.UserID != "" })
 }
 
-// Remove removes a member from the project. Owners only. If they are not a member, it returns an ErrNotFound.
+// GraceDays has Remove make a removal that can be undone for so many days, instead of 30; after 0 it can't.
+func GraceDays(days int) CallOption {
+	return func(s *service) { s.setQuery("grace_days", strconv.Itoa(days)) }
+}
+
+// Impact returns what the removal of a member would do. Owners only.
+func (m *MembersClient) Impact(
+	ctx context.Context, customerID, projectID, userID string,
+) (*aikeysv1.MemberImpactResponse, error) {
+	r := m.service.inProject(operations.GetMemberImpact(), customerID, projectID, "user_id", userID)
+	return send(ctx, r, func(r *aikeysv1.MemberImpactResponse) bool { return r.Member.UserID != "" })
+}
+
+// Restore undoes the last removal of a user, if that is still possible. Owners only.
+func (m *MembersClient) Restore(
+	ctx context.Context, customerID, projectID, userID string,
+) (*aikeysv1.RestoreMemberResponse, error) {
+	r := m.service.inProject(operations.RestoreMember(), customerID, projectID, "user_id", userID)
+	return send(ctx, r, func(r *aikeysv1.RestoreMemberResponse) bool { return r.Member.UserID != "" })
+}
+
+// Remove removes a member from the project, and suspends their own keys and API keys there. The receipt says how many data planes have
+// confirmed; with Wait, the service answers when all have. Owners only. If they are not a member, it returns an ErrNotFound.
 func (m *MembersClient) Remove(
 	ctx context.Context, customerID, projectID, userID string,
 ) (*aikeysv1.RemoveMemberResponse, error) {

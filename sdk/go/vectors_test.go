@@ -344,6 +344,10 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = members.Set(ctx, customer, project, text("user_id"), aikeysv1.Role(text("role")))
 	case "members.remove":
 		result, err = members.Remove(ctx, customer, project, text("user_id"))
+	case "members.impact":
+		result, err = members.Impact(ctx, customer, project, text("user_id"))
+	case "members.restore":
+		result, err = members.Restore(ctx, customer, project, text("user_id"))
 	case "projects.list":
 		result, err = c.Projects().With(options...).List(ctx)
 	case "tokens.list":
@@ -514,6 +518,8 @@ func callOptions(v vector) []agentrouter.CallOption {
 		case "from", "to":
 			at, _ := time.Parse(time.RFC3339, text)
 			options = append(options, map[string]func(time.Time) agentrouter.CallOption{"from": agentrouter.From, "to": agentrouter.To}[name](at))
+		case "grace_days":
+			options = append(options, agentrouter.GraceDays(int(number)))
 		case "cascade":
 			options = append(options, agentrouter.Cascade())
 		case "idempotency_key":

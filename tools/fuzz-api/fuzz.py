@@ -20,7 +20,7 @@ import selftest
 from runs import BRIEF, Run, fuzz, reached
 from server import Server
 
-OWNER_ONLY = {"setPolicy", "setMember", "removeMember", "listFetches", "listProjectTokens", "revokeProjectToken"}
+OWNER_ONLY = {"setPolicy", "setMember", "removeMember", "restoreMember", "getMemberImpact", "listFetches", "listProjectTokens", "revokeProjectToken"}
 
 
 def operations(document: dict[str, Any]) -> list[str]:

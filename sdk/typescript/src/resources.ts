@@ -479,15 +479,39 @@ export class Members {
     return this.#transport.send({ method: 'PUT', path, body, headers, expect: ['member', 'object'] }, options);
   }
 
-  /** Takes a member out of the project. Nothing of theirs is revoked. */
+  /** Takes a member out of the project, and suspends their own keys and API keys there. `restore` undoes it for a time. */
   async remove(
     customerId: string,
     projectId: string,
     userId: string,
-    options?: Options,
+    options: t.RemoveMemberOptions = {},
   ): Promise<t.RemoveMemberResponse> {
     const path = `${project(customerId, projectId)}/members/${segment('user_id', userId)}`;
-    return this.#transport.send({ method: 'DELETE', path }, options);
+    const wait = waitText(options.wait);
+    const query = { grace_days: options.graceDays, wait } satisfies Record<keyof t.RemoveMemberQuery, unknown>;
+    return this.#transport.send({ method: 'DELETE', path, query, extraMs: waitMs(wait) }, options);
+  }
+
+  /** Shows what the removal of a member would do, for owners. */
+  async impact(
+    customerId: string,
+    projectId: string,
+    userId: string,
+    options?: Options,
+  ): Promise<t.MemberImpactResponse> {
+    const path = `${project(customerId, projectId)}/members/${segment('user_id', userId)}/impact`;
+    return this.#transport.send({ method: 'GET', path, expect: ['member', 'object'] }, options);
+  }
+
+  /** Undoes the last removal of a user, if that is still possible. */
+  async restore(
+    customerId: string,
+    projectId: string,
+    userId: string,
+    options?: Options,
+  ): Promise<t.RestoreMemberResponse> {
+    const path = `${project(customerId, projectId)}/members/${segment('user_id', userId)}/restore`;
+    return this.#transport.send({ method: 'POST', path, expect: ['member', 'object'] }, options);
   }
 }
 

@@ -54,6 +54,8 @@ export type ListUsageResponse = Schemas['ListUsageResponse'];
 export type ListMembersResponse = Schemas['ListMembersResponse'];
 export type MemberResponse = Schemas['MemberResponse'];
 export type RemoveMemberResponse = Schemas['RemoveMemberResponse'];
+export type RestoreMemberResponse = Schemas['RestoreMemberResponse'];
+export type MemberImpactResponse = Schemas['MemberImpactResponse'];
 export type ListProjectsResponse = Schemas['ListProjectsResponse'];
 export type ListTokensResponse = Schemas['ListTokensResponse'];
 /** A new API key. Its `api_key` is a secret, and shown this once. */
@@ -79,6 +81,7 @@ export type EventQuery = NonNullable<operations['listEvents']['parameters']['que
 export type FetchQuery = NonNullable<operations['listFetches']['parameters']['query']>;
 export type UsageQuery = NonNullable<operations['listUsage']['parameters']['query']>;
 export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
+export type RemoveMemberQuery = NonNullable<operations['removeMember']['parameters']['query']>;
 export type TokenQuery = NonNullable<operations['listTokens']['parameters']['query']>;
 export type RevokeTokenQuery = NonNullable<operations['revokeToken']['parameters']['query']>;
 export type UpdateQuery = NonNullable<operations['updateKey']['parameters']['query']>;
@@ -228,6 +231,11 @@ export interface UsageOptions extends PageOptions {
   from?: string | Date | undefined;
   /** Only what was counted before this time; the whole hour that it falls into is included. */
   to?: string | Date | undefined;
+}
+
+export interface RemoveMemberOptions extends RevokeOptions {
+  /** For how many days the removal can be undone, instead of 30. */
+  graceDays?: number | undefined;
 }
 
 export interface TokenListOptions extends PageOptions {

@@ -103,6 +103,12 @@ func (l ListProjectsResponse) String() string { return text(l) }
 // String returns the value as JSON, with the API's names.
 func (r RevokeTokenResponse) String() string { return text(r) }
 
+// String returns the value as JSON, with the API's names.
+func (r RestoreMemberResponse) String() string { return text(r) }
+
+// String returns the value as JSON, with the API's names.
+func (m MemberImpactResponse) String() string { return text(m) }
+
 func text(value any) string {
 	encoded, err := json.Marshal(value)
 	if err != nil {

@@ -1069,6 +1069,50 @@ type GetResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
+// ImpactAtProvider What is left to do at a provider.
+type ImpactAtProvider struct {
+	// KeyPageURL The page on which its keys are made and deleted. Absent for a server of your own.
+	KeyPageURL string `json:"key_page_url,omitempty,omitzero"`
+
+	// OwnKeys How many keys of their own they registered here.
+	OwnKeys int `json:"own_keys"`
+
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
+	Provider Provider `json:"provider"`
+
+	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know.
+	ReplaceKeys []string `json:"replace_keys"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// ImpactStays What stays.
+type ImpactStays struct {
+	// ProjectKeys How many project-level keys they registered, which go on serving.
+	ProjectKeys int `json:"project_keys"`
+
+	// TokensElsewhere How many of their API keys may go on to act in other projects.
+	TokensElsewhere int `json:"tokens_elsewhere"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// ImpactStops What stops at once.
+type ImpactStops struct {
+	// OwnKeys How many keys of their own they have in the project.
+	OwnKeys int `json:"own_keys"`
+
+	// Tokens How many API keys of theirs act in the project, here alone or elsewhere too.
+	Tokens int `json:"tokens"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
 // Key A key's metadata. No answer contains the secret.
 type Key struct {
 	// CreatedAt When it was registered.
@@ -1372,6 +1416,28 @@ type Member struct {
 	UserID OpaqueID `json:"user_id"`
 }
 
+// MemberImpactResponse What the removal of a member would do.
+type MemberImpactResponse struct {
+	// AtProviders What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
+	// secrets they may know.
+	AtProviders []ImpactAtProvider `json:"at_providers"`
+
+	// LastOwner Whether they are the last owner, who can't be removed.
+	LastOwner bool `json:"last_owner"`
+
+	// Member A user's membership of the project.
+	Member Member `json:"member"`
+
+	// Stays What stays.
+	Stays ImpactStays `json:"stays"`
+
+	// Stops What stops at once.
+	Stops ImpactStops `json:"stops"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
 // MemberResponse One member.
 type MemberResponse struct {
 	// Member A user's membership of the project.
@@ -1568,8 +1634,21 @@ type RegisterResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
-// RemoveMemberResponse An empty object. Fields may be added.
+// RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and nothing is suspended.
 type RemoveMemberResponse struct {
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
+	Receipt *Receipt `json:"receipt,omitempty"`
+
+	// RestoreUntil Until when it can be undone. Then what is suspended is destroyed.
+	RestoreUntil time.Time `json:"restore_until,omitempty,omitzero"`
+
+	// SuspendedKeys How many of the user's own keys it has suspended.
+	SuspendedKeys int `json:"suspended_keys,omitempty,omitzero"`
+
+	// SuspendedTokens How many of the user's API keys no longer act in the project.
+	SuspendedTokens int `json:"suspended_tokens,omitempty,omitzero"`
+
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 }
@@ -1639,6 +1718,21 @@ type ResolveResponse struct {
 // `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 // `key_restricted`: no key, because those that the policy allows are restricted to other users.
 type Reason string
+
+// RestoreMemberResponse The member, and how much works again.
+type RestoreMemberResponse struct {
+	// Member A user's membership of the project.
+	Member Member `json:"member"`
+
+	// RestoredKeys How many of their own keys serve again, as far as nothing else stops them.
+	RestoredKeys int `json:"restored_keys"`
+
+	// RestoredTokens How many of their API keys may act in the project again.
+	RestoredTokens int `json:"restored_tokens"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
 
 // Restrictions What a key may be used for. Absent, or empty, restricts nothing.
 type Restrictions struct {

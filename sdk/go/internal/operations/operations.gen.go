@@ -162,7 +162,7 @@ func RemoveMember() Operation {
 		ID:     "removeMember",
 		Method: "DELETE",
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}",
-		Query:  []string{},
+		Query:  []string{"grace_days", "wait"},
 		Header: []string{},
 	}
 }
@@ -173,6 +173,28 @@ func SetMember() Operation {
 		ID:     "setMember",
 		Method: "PUT",
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
+// GetMemberImpact is the operation "Show what a removal would do".
+func GetMemberImpact() Operation {
+	return Operation{
+		ID:     "getMemberImpact",
+		Method: "GET",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
+// RestoreMember is the operation "Undo the removal of a member".
+func RestoreMember() Operation {
+	return Operation{
+		ID:     "restoreMember",
+		Method: "POST",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore",
 		Query:  []string{},
 		Header: []string{},
 	}
@@ -312,5 +334,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetMemberImpact(), RestoreMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
 }

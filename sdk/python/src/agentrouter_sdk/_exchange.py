@@ -26,14 +26,23 @@ from .models import (
     ListEventsResponse,
     ListFetchesResponse,
     ListMembersResponse,
+    ListProjectsResponse,
     ListResponse,
+    ListTokensResponse,
     ListUsageResponse,
     Problem,
 )
 
 T = TypeVar("T", bound=Model)
 Listed = TypeVar(
-    "Listed", ListResponse, ListMembersResponse, ListUsageResponse, ListEventsResponse, ListFetchesResponse
+    "Listed",
+    ListResponse,
+    ListMembersResponse,
+    ListProjectsResponse,
+    ListTokensResponse,
+    ListUsageResponse,
+    ListEventsResponse,
+    ListFetchesResponse,
 )
 
 RETRIED_STATUS = frozenset((429, 502, 503, 504))

@@ -181,6 +181,19 @@ REMOVE_MEMBER = Operation(
     "DELETE",
     "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}",
     models.RemoveMemberResponse,
+    query=("grace_days", "wait"),
+)
+GET_MEMBER_IMPACT = Operation(
+    "getMemberImpact",
+    "GET",
+    "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact",
+    models.MemberImpactResponse,
+)
+RESTORE_MEMBER = Operation(
+    "restoreMember",
+    "POST",
+    "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore",
+    models.RestoreMemberResponse,
 )
 LIST_PROJECT_TOKENS = Operation(
     "listProjectTokens",

@@ -560,6 +560,88 @@ class GetResponse(Model):
     key: Key
 
 
+class ImpactAtProvider(Model):
+    """
+    What is left to do at a provider.
+    """
+
+    provider: Union[
+        Literal[
+            "openai",
+            "anthropic",
+            "gemini",
+            "groq",
+            "xai",
+            "deepinfra",
+            "mistral",
+            "cohere",
+            "together",
+            "fireworks",
+            "deepseek",
+            "perplexity",
+            "openrouter",
+            "azure_openai",
+            "bedrock",
+            "vertex",
+            "vertexanthropic",
+        ],
+        str,
+    ]
+    """
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+    secret is the word `none`.
+
+    """
+
+    key_page_url: Optional[str] = None
+    """
+    The page on which its keys are made and deleted. Absent for a server of your own.
+    """
+
+    own_keys: int
+    """
+    How many keys of their own they registered here.
+    """
+
+    replace_keys: list[str]
+    """
+    The project-level keys that they registered, and whose secrets they may know.
+    """
+
+
+class ImpactStays(Model):
+    """
+    What stays.
+    """
+
+    tokens_elsewhere: int
+    """
+    How many of their API keys may go on to act in other projects.
+    """
+
+    project_keys: int
+    """
+    How many project-level keys they registered, which go on serving.
+    """
+
+
+class ImpactStops(Model):
+    """
+    What stops at once.
+    """
+
+    own_keys: int
+    """
+    How many keys of their own they have in the project.
+    """
+
+    tokens: int
+    """
+    How many API keys of theirs act in the project, here alone or elsewhere too.
+    """
+
+
 class Key(Model):
     """
     A key's metadata. No answer contains the secret.
@@ -966,6 +1048,27 @@ class Member(Model):
     """
 
 
+class MemberImpactResponse(Model):
+    """
+    What the removal of a member would do.
+    """
+
+    member: Member
+    last_owner: bool
+    """
+    Whether they are the last owner, who can't be removed.
+    """
+
+    stops: ImpactStops
+    stays: ImpactStays
+    at_providers: list[ImpactAtProvider]
+    """
+    What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
+    secrets they may know.
+
+    """
+
+
 class MemberResponse(Model):
     """
     One member.
@@ -1283,7 +1386,24 @@ class RegisterResponse(Model):
 
 class RemoveMemberResponse(Model):
     """
-    An empty object. Fields may be added.
+    What the removal has done. The answer of a service of an earlier version is an empty object, and nothing is suspended.
+
+    """
+
+    receipt: Optional[Receipt] = None
+    restore_until: Optional[AwareDatetime] = None
+    """
+    Until when it can be undone. Then what is suspended is destroyed.
+    """
+
+    suspended_keys: Optional[int] = None
+    """
+    How many of the user's own keys it has suspended.
+    """
+
+    suspended_tokens: Optional[int] = None
+    """
+    How many of the user's API keys no longer act in the project.
     """
 
 
@@ -1391,6 +1511,23 @@ class ResolveResponse(Model):
     With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
     the order in which they come, then the others. Absent without it.
 
+    """
+
+
+class RestoreMemberResponse(Model):
+    """
+    The member, and how much works again.
+    """
+
+    member: Member
+    restored_keys: int
+    """
+    How many of their own keys serve again, as far as nothing else stops them.
+    """
+
+    restored_tokens: int
+    """
+    How many of their API keys may act in the project again.
     """
 
 

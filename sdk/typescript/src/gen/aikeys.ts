@@ -651,11 +651,95 @@ export interface paths {
         post?: never;
         /**
          * Remove a member
-         * @description Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving.
-         *     Nothing of theirs is revoked: if they are added again, it works again. Only owners may do this. The last owner
-         *     can't be removed.
+         * @description Removes a member from the project. Their sessions lose the project at once, and their own keys stop serving, at data
+         *     planes within a second. The one receipt is for all of that; with `wait`, the answer is delayed until it is complete
+         *     or that time is over.
+         *
+         *     Their API keys are barred from the project, and their own keys disabled: adding the user again brings nothing back.
+         *     `restore` undoes it within `grace_days`. Then their own keys are revoked, and what is stored of their secrets is
+         *     destroyed. Only owners may do this. The last owner can't be removed. `impact` says beforehand what it would do.
          */
         delete: operations["removeMember"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
+                 *     `..`.
+                 * @example bob
+                 */
+                user_id: components["parameters"]["UserID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * Show what a removal would do
+         * @description Shows what stops at once if the member is removed, what stays, and what is left to do at the providers: a person who has
+         *     registered a key may still have its secret. Of their own keys it shows how many there are. Only owners may read it.
+         */
+        get: operations["getMemberImpact"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
+                 *     `..`.
+                 * @example bob
+                 */
+                user_id: components["parameters"]["UserID"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Undo the removal of a member
+         * @description Undoes the last removal of a user that can still be undone. They are a member again, in the role that they had unless
+         *     they have been added since, and what the removal suspended works again: their own keys and API keys, except those that
+         *     were revoked, disabled or barred by others, or have expired. If there is no such removal, the answer is 404. Only owners
+         *     may do this.
+         */
+        post: operations["restoreMember"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1655,8 +1739,64 @@ export interface components {
         MemberResponse: {
             member: components["schemas"]["Member"];
         };
-        /** @description An empty object. Fields may be added. */
-        RemoveMemberResponse: Record<string, never>;
+        /** @description What the removal has done. The answer of a service of an earlier version is an empty object, and nothing is suspended. */
+        RemoveMemberResponse: {
+            receipt?: components["schemas"]["Receipt"];
+            /**
+             * Format: date-time
+             * @description Until when it can be undone. Then what is suspended is destroyed.
+             */
+            restore_until?: string;
+            /** @description How many of the user's own keys it has suspended. */
+            suspended_keys?: number;
+            /** @description How many of the user's API keys no longer act in the project. */
+            suspended_tokens?: number;
+        };
+        /** @description The member, and how much works again. */
+        RestoreMemberResponse: {
+            member: components["schemas"]["Member"];
+            /** @description How many of their own keys serve again, as far as nothing else stops them. */
+            restored_keys: number;
+            /** @description How many of their API keys may act in the project again. */
+            restored_tokens: number;
+        };
+        /** @description What the removal of a member would do. */
+        MemberImpactResponse: {
+            member: components["schemas"]["Member"];
+            /** @description Whether they are the last owner, who can't be removed. */
+            last_owner: boolean;
+            stops: components["schemas"]["ImpactStops"];
+            stays: components["schemas"]["ImpactStays"];
+            /**
+             * @description What to do at the providers, by provider: have the member's own keys deleted there, and replace the project's whose
+             *     secrets they may know.
+             */
+            at_providers: components["schemas"]["ImpactAtProvider"][];
+        };
+        /** @description What stops at once. */
+        ImpactStops: {
+            /** @description How many keys of their own they have in the project. */
+            own_keys: number;
+            /** @description How many API keys of theirs act in the project, here alone or elsewhere too. */
+            tokens: number;
+        };
+        /** @description What stays. */
+        ImpactStays: {
+            /** @description How many of their API keys may go on to act in other projects. */
+            tokens_elsewhere: number;
+            /** @description How many project-level keys they registered, which go on serving. */
+            project_keys: number;
+        };
+        /** @description What is left to do at a provider. */
+        ImpactAtProvider: {
+            provider: components["schemas"]["ProviderSlug"];
+            /** @description The page on which its keys are made and deleted. Absent for a server of your own. */
+            key_page_url?: string;
+            /** @description How many keys of their own they registered here. */
+            own_keys: number;
+            /** @description The project-level keys that they registered, and whose secrets they may know. */
+            replace_keys: string[];
+        };
         /** @description Members, sorted by user id. */
         ListMembersResponse: {
             /** @description The members. */
@@ -2238,6 +2378,11 @@ export interface components {
          * @example active
          */
         TokenStateFilter: "active";
+        /**
+         * @description For how many days the removal can be undone; 0 is not at all. Without it, for 30 days.
+         * @example 30
+         */
+        GraceDays: number;
         /**
          * @description `true` ends the API keys that were made with it too, and those that were made with them. Without it, they stay.
          * @example true
@@ -3548,6 +3693,65 @@ export interface operations {
     };
     removeMember: {
         parameters: {
+            query?: {
+                /**
+                 * @description For how many days the removal can be undone; 0 is not at all. Without it, for 30 days.
+                 * @example 30
+                 */
+                grace_days?: components["parameters"]["GraceDays"];
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
+                 *     `..`.
+                 * @example bob
+                 */
+                user_id: components["parameters"]["UserID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The member is removed, even if the receipt is not complete yet. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RemoveMemberResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["FailedPrecondition"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    getMemberImpact: {
+        parameters: {
             query?: never;
             header?: never;
             path: {
@@ -3573,13 +3777,58 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The member is removed. */
+            /** @description What a removal would do now. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RemoveMemberResponse"];
+                    "application/json": components["schemas"]["MemberImpactResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    restoreMember: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The member's user id, as the session's issuer or the operator names the user. No user has the id `-`, `.` or
+                 *     `..`.
+                 * @example bob
+                 */
+                user_id: components["parameters"]["UserID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The user is a member again. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RestoreMemberResponse"];
                 };
             };
             400: components["responses"]["InvalidArgument"];

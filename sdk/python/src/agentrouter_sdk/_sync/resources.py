@@ -636,11 +636,42 @@ class Members(_Resource):
         return self._transport.send(_operations.SET_MEMBER.call(arguments, timeout=timeout))
 
     def remove(
-        self, customer_id: str, project_id: str, user_id: str, *, timeout: Optional[float] = None
+        self,
+        customer_id: str,
+        project_id: str,
+        user_id: str,
+        *,
+        grace_days: Optional[int] = None,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
     ) -> models.RemoveMemberResponse:
-        """Take a member out of the project."""
-        arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
+        """Take a member out of the project, and suspend their own keys and API keys there.
+
+        For grace_days, 30 unless given, restore undoes it. The receipt is for all of it; wait waits for that as for a
+        key's.
+        """
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "user_id": user_id,
+            "grace_days": grace_days,
+            "wait": wait_text(wait),
+        }
         return self._transport.send(_operations.REMOVE_MEMBER.call(arguments, timeout=timeout))
+
+    def impact(
+        self, customer_id: str, project_id: str, user_id: str, *, timeout: Optional[float] = None
+    ) -> models.MemberImpactResponse:
+        """Show what the removal of a member would do, for owners."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
+        return self._transport.send(_operations.GET_MEMBER_IMPACT.call(arguments, timeout=timeout))
+
+    def restore(
+        self, customer_id: str, project_id: str, user_id: str, *, timeout: Optional[float] = None
+    ) -> models.RestoreMemberResponse:
+        """Undo the last removal of a user, if that is still possible."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "user_id": user_id}
+        return self._transport.send(_operations.RESTORE_MEMBER.call(arguments, timeout=timeout))
 
 
 class Projects(_Resource):

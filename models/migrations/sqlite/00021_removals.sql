@@ -1,0 +1,23 @@
+-- +goose Up
+-- What a removal of a member has suspended: their own keys, whose removal_id names it, and the API keys in tokens, ids with a space before
+-- and after each. tx is that of its member.removed event. It can be undone until restore_until; then the keys are destroyed.
+CREATE TABLE member_removals (
+    id            text   PRIMARY KEY,
+    customer_id   text   NOT NULL,
+    project_id    text   NOT NULL,
+    user_id       text   NOT NULL,
+    role          text   NOT NULL,
+    removed_at    integer NOT NULL,
+    removed_by    text   NOT NULL,
+    tx            integer NOT NULL,
+    tokens        text   NOT NULL,
+    restore_until integer NOT NULL,
+    closed_at     integer NOT NULL DEFAULT 0
+);
+CREATE INDEX member_removals_open ON member_removals (restore_until) WHERE closed_at = 0;
+CREATE INDEX member_removals_by_user ON member_removals (customer_id, project_id, user_id, id);
+ALTER TABLE ai_keys ADD COLUMN removal_id text NOT NULL DEFAULT '';
+
+-- +goose Down
+ALTER TABLE ai_keys DROP COLUMN removal_id;
+DROP TABLE member_removals;

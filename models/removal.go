@@ -1,0 +1,280 @@
+package models
+
+import (
+	"context"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+)
+
+// Removal is that a member was removed, and what that has suspended: their own keys in the project, whose RemovalID names it, and their
+// API keys there. It can be undone until RestoreUntil.
+type Removal struct {
+	// ID is a ULID.
+	ID         string `gorm:"primaryKey"`
+	CustomerID string
+	ProjectID  string
+	UserID     string
+	Role       Role
+	RemovedAt  int64
+	RemovedBy  string
+	// Tx is the number of the transaction.
+	Tx int64
+	// Tokens are the ids of the API keys that may act in the project again when it is undone.
+	Tokens       IDSet
+	RestoreUntil int64
+	// ClosedAt is when it was undone, or the keys destroyed; zero until then.
+	ClosedAt int64
+	// Keys is how many keys it has suspended, as SuspendMember returns it. It is no column.
+	Keys int64 `gorm:"-"`
+}
+
+// TableName is the table's name.
+func (Removal) TableName() string { return "member_removals" }
+
+// Stop returns the removal as the end of the use of keys.
+func (r Removal) Stop() Stop { return Stop{EventMemberRemoved, r.UserID, r.CustomerID, r.Tx} }
+
+// SuspendMember removes a member, with the event from which data planes learn of it, and suspends their own keys and API keys in the
+// project, so that adding them again brings nothing back: ErrNotFound, ErrLastOwner. r has its ID, whom it removes, and until when it can be undone.
+func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
+	if err := tx.lockProject(r.CustomerID, r.ProjectID); err != nil {
+		return r, err
+	}
+	before, err := tx.roleState(r.CustomerID, r.ProjectID, r.UserID)
+	if err != nil {
+		return r, err
+	}
+	if before == nil {
+		return r, ErrNotFound
+	}
+	r.Role, r.RemovedAt, r.RemovedBy = before.Role, tx.Now, event.ActorUserID
+	if err := tx.queryRow(`SELECT `+tx.number, nil, &r.Tx); err != nil {
+		return r, err
+	}
+	// The membership goes first: a transaction that makes an API key or registers a key has locked it, and is waited for.
+	if err := tx.RemoveMember(r.CustomerID, r.ProjectID, r.UserID, event); err != nil {
+		return r, err
+	}
+	if r.Keys, err = tx.suspendKeys(r); err != nil {
+		return r, err
+	}
+	if r.Tokens, err = tx.suspendTokens(r); err != nil {
+		return r, err
+	}
+	return r, tx.db.Create(&r).Error
+}
+
+func (tx *Tx) suspendKeys(r Removal) (int64, error) {
+	const scope = ` WHERE customer_id = $2 AND project_id = $3 AND user_id = $4 AND revoked_at = 0 AND removal_id = ''`
+	of := []any{r.ID, r.CustomerID, r.ProjectID, r.UserID}
+	_, err := tx.exec(`UPDATE ai_keys SET disabled_at = $5, disabled_by = $6, disabled_tx = $7, revision = revision + 1`+scope+` AND disabled_at = 0`+
+		` AND $1 <> ''`, append(of, r.RemovedAt, r.RemovedBy, r.Tx))
+	if err != nil {
+		return 0, err
+	}
+	return tx.exec(`UPDATE ai_keys SET removal_id = $1`+scope, of)
+}
+
+// suspendTokens keeps the user's API keys from acting in the project, and returns the ids of those that could.
+func (tx *Tx) suspendTokens(r Removal) (IDSet, error) {
+	var tokens []Token
+	err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("hash").
+		Where("customer_id = ? AND user_id = ? AND revoked_at = 0", r.CustomerID, r.UserID).Order("id").Find(&tokens).Error
+	if err != nil {
+		return "", err
+	}
+	var ids []string
+	for _, t := range tokens {
+		if !t.Reaches(r.ProjectID) {
+			continue
+		}
+		ids = append(ids, t.ID)
+		columns := map[string]any{"barred": t.Barred.With(r.ProjectID), "barred_at": r.RemovedAt, "barred_by": r.RemovedBy, "bar_tx": r.Tx}
+		if err := tx.db.Model(&Token{}).Where("id = ?", t.ID).Updates(columns).Error; err != nil {
+			return "", err
+		}
+	}
+	return NewIDSet(ids...), nil
+}
+
+// RestoreMember undoes the last removal of a user that can be undone: ErrNotFound. What it suspended works again, unless it was revoked,
+// disabled or barred by others since. A user who is no member becomes one, in their former role.
+func (tx *Tx) RestoreMember(customerID, projectID, userID string, event Event) (Member, Removal, error) {
+	if err := tx.lockProject(customerID, projectID); err != nil {
+		return Member{}, Removal{}, err
+	}
+	var r Removal
+	err := tx.openRemovals(customerID, projectID, userID).Where("restore_until > ?", tx.Now).Order("id DESC").Take(&r).Error
+	if err != nil {
+		return Member{}, r, err
+	}
+	before, err := tx.roleState(customerID, projectID, userID)
+	if err != nil {
+		return Member{}, r, err
+	}
+	role := r.Role
+	if before != nil {
+		role = before.Role
+	}
+	m, err := tx.SetMember(customerID, projectID, userID, role)
+	if err != nil {
+		return Member{}, r, err
+	}
+	r.Keys, err = tx.exec(`UPDATE ai_keys SET disabled_at = 0, disabled_by = '', disabled_tx = 0, revision = revision + 1
+WHERE removal_id = $1 AND revoked_at = 0 AND disabled_tx = $2`, []any{r.ID, r.Tx})
+	if err == nil {
+		_, err = tx.exec(`UPDATE ai_keys SET removal_id = '' WHERE removal_id = $1`, []any{r.ID})
+	}
+	if err != nil {
+		return Member{}, r, err
+	}
+	for _, id := range r.Tokens.List() {
+		t, err := tx.lockToken(customerID, id)
+		if err == nil {
+			err = tx.db.Model(&Token{}).Where("id = ?", id).Update("barred", t.Barred.Without(projectID)).Error
+		}
+		if err != nil {
+			return Member{}, r, err
+		}
+	}
+	if err := tx.closeRemoval(&r); err != nil {
+		return Member{}, r, err
+	}
+	event.Role, event.Before, event.After = m.Role, before, &EventState{Role: m.Role}
+	return m, r, tx.AppendEvent(event)
+}
+
+func (tx *Tx) openRemovals(customerID, projectID, userID string) *gorm.DB {
+	return tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).
+		Where("customer_id = ? AND project_id = ? AND user_id = ? AND closed_at = 0", customerID, projectID, userID)
+}
+
+func (tx *Tx) closeRemoval(r *Removal) error {
+	r.ClosedAt = tx.Now
+	return tx.db.Model(&Removal{}).Where("id = ?", r.ID).Update("closed_at", tx.Now).Error
+}
+
+// keepBarred has no removal's undoing let an API key act in the project again.
+func (tx *Tx) keepBarred(t Token, projectID string) error {
+	var open []Removal
+	if err := tx.openRemovals(t.CustomerID, projectID, t.UserID).Find(&open).Error; err != nil {
+		return err
+	}
+	for _, r := range open {
+		if err := tx.db.Model(&Removal{}).Where("id = ?", r.ID).Update("tokens", r.Tokens.Without(t.ID)).Error; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DestroyRemoved destroys what up to limit removals have suspended that can't be undone any longer: the keys are revoked and their envelopes
+// emptied. It returns how many removals it found. Processes that do so at the same time do each once.
+func (s *Store) DestroyRemoved(ctx context.Context, now int64, limit int, newEvent func(EventType, Key) Event) (int, error) {
+	ids, err := s.removalsDue(ctx, now, limit)
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		if err := s.Transact(ctx, func(tx *Tx) error { return tx.destroyRemoved(id, now, newEvent) }); err != nil {
+			return 0, err
+		}
+	}
+	return len(ids), nil
+}
+
+func (s *Store) removalsDue(ctx context.Context, now int64, limit int) (ids []string, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	err = s.orm(ctx).Model(&Removal{}).Where("closed_at = 0 AND restore_until <= ?", now).Order("restore_until").Limit(limit).Pluck("id", &ids).Error
+	return ids, s.classify(err)
+}
+
+func (tx *Tx) destroyRemoved(id string, now int64, newEvent func(EventType, Key) Event) error {
+	var found Removal
+	if err := tx.db.Where("id = ?", id).Take(&found).Error; err != nil {
+		return err
+	}
+	// As an undoing does, the project first.
+	if err := tx.lockProject(found.CustomerID, found.ProjectID); err != nil {
+		return err
+	}
+	var open []Removal
+	err := tx.openRemovals(found.CustomerID, found.ProjectID, found.UserID).Where("id = ? AND restore_until <= ?", id, now).Find(&open).Error
+	if err != nil || len(open) == 0 { // another process was faster
+		return err
+	}
+	var keys []Key
+	if err := tx.db.Clauses(clause.Locking{Strength: "UPDATE"}).Omit("envelope").Where("removal_id = ?", id).Order("id").Find(&keys).Error; err != nil {
+		return err
+	}
+	for i := range keys {
+		if _, err := tx.RevokeKey(&keys[i], "", newEvent(EventKeyRevoked, keys[i])); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.exec(`UPDATE ai_keys SET envelope = $1, kek_id = '' WHERE removal_id = $2`, []any{[]byte{}, id}); err != nil {
+		return err
+	}
+	return tx.closeRemoval(&open[0])
+}
+
+// RemovalGrace is how long a removal can be undone if the request does not say.
+const RemovalGrace = 30 * 24 * time.Hour
+
+// Impact is what the removal of a member would do.
+type Impact struct {
+	Member    Member
+	LastOwner bool
+	// TokensHere is how many of their live API keys act in the project alone, TokensElsewhere how many in others too.
+	TokensHere, TokensElsewhere int
+	// OwnKeys counts their own keys by provider.
+	OwnKeys map[string]int
+	// Registered are the project-level keys that they registered, whose secrets they may know.
+	Registered []Key
+}
+
+// RemovalImpact returns what the removal of a member would do: ErrNotFound. The caller must check that the user is an owner.
+func (s *Store) RemovalImpact(ctx context.Context, customerID, projectID, userID string, now int64) (Impact, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	i, err := removalImpact(s.orm(ctx), customerID, projectID, userID, now)
+	return i, s.classify(err)
+}
+
+func removalImpact(db *gorm.DB, customerID, projectID, userID string, now int64) (Impact, error) {
+	i := Impact{OwnKeys: map[string]int{}}
+	project := func() *gorm.DB { return db.Where("customer_id = ? AND project_id = ?", customerID, projectID) }
+	if err := project().Where("user_id = ?", userID).Take(&i.Member).Error; err != nil {
+		return i, err
+	}
+	var owners int64
+	if err := project().Model(&Member{}).Where("role = ?", RoleOwner).Count(&owners).Error; err != nil {
+		return i, err
+	}
+	i.LastOwner = i.Member.Role == RoleOwner && owners == 1
+	var tokens []Token
+	if err := db.Omit("hash").Where("customer_id = ? AND user_id = ? AND revoked_at = 0", customerID, userID).Find(&tokens).Error; err != nil {
+		return i, err
+	}
+	for _, t := range tokens {
+		switch {
+		case !t.Live(now) || !t.Reaches(projectID):
+		case t.Projects == NewIDSet(projectID):
+			i.TokensHere++
+		default:
+			i.TokensElsewhere++
+		}
+	}
+	var own []Key
+	if err := project().Omit("envelope").Where("user_id = ? AND revoked_at = 0", userID).Find(&own).Error; err != nil {
+		return i, err
+	}
+	for _, k := range own {
+		i.OwnKeys[k.Provider]++
+	}
+	err := project().Omit("envelope").Where("user_id = '' AND created_by = ? AND revoked_at = 0", userID).Order("id").Find(&i.Registered).Error
+	return i, err
+}

@@ -1,0 +1,166 @@
+package models_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models"
+)
+
+// suspend removes mia from web, so that it can be undone until a time.
+func (f *fixture) suspend(until int64) models.Removal {
+	var r models.Removal
+	f.transact(func(tx *models.Tx) (err error) {
+		r, err = tx.SuspendMember(models.Removal{ID: f.ids.Next("", time.Now()), CustomerID: acme, ProjectID: web, UserID: "mia", RestoreUntil: until},
+			f.event(models.EventMemberRemoved, func(e *models.Event) { e.MemberID = "mia" }))
+		return err
+	})
+	return r
+}
+
+func (f *fixture) restore() (r models.Removal, err error) {
+	err = f.Transact(f.t.Context(), func(tx *models.Tx) (err error) {
+		_, r, err = tx.RestoreMember(acme, web, "mia", f.event(models.EventMemberSet, func(e *models.Event) { e.MemberID = "mia" }))
+		return err
+	})
+	return r, err
+}
+
+func (f *fixture) serves(c models.Caller) bool {
+	_, err := f.Role(f.t.Context(), c, now())
+	if err != nil {
+		return false
+	}
+	found, err := f.ServingKeys(f.t.Context(), c, "openai", now())
+	require.NoError(f.t, err)
+	return len(found.Own) > 0
+}
+
+func TestARemovalSuspendsAndOnlyItsUndoingRestores(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.joins(web, "ios")
+		c, err := f.token("", "01A", 0)
+		require.NoError(t, err)
+		key := f.register(f.own(c))
+		require.True(t, f.serves(c))
+		impact, err := f.RemovalImpact(t.Context(), acme, web, "mia", now())
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{"openai": 1}, impact.OwnKeys)
+		require.Equal(t, []int{0, 1}, []int{impact.TokensHere, impact.TokensElsewhere})
+
+		since := f.position()
+		r := f.suspend(now() + time.Hour.Microseconds())
+		require.Equal(t, int64(1), r.Keys)
+		require.Equal(t, models.IDSet(" 01A "), r.Tokens)
+		changes := f.changes(&since)
+		require.Len(t, changes, 1, "one event, and so one receipt")
+		stop, isStop := changes[0].Stop()
+		require.True(t, isStop)
+		require.Equal(t, r.Stop(), stop)
+		require.Equal(t, []string{"ios"}, f.projectsOf(c))
+
+		require.NoError(t, f.setMember("mia", models.RoleMember))
+		require.False(t, f.serves(c), "added again, the API key stays barred")
+		c.TokenID = ""
+		require.False(t, f.serves(c), "and the key disabled")
+		got, err := f.GetKey(t.Context(), c, key.ID, now())
+		require.NoError(t, err)
+		require.Equal(t, models.StopDisabled, got.StopReason(now()))
+
+		back, err := f.restore()
+		require.NoError(t, err)
+		require.Equal(t, []any{int64(1), r.Tokens}, []any{back.Keys, back.Tokens})
+		c.TokenID = "01A"
+		require.True(t, f.serves(c))
+		_, err = f.restore()
+		require.ErrorIs(t, err, models.ErrNotFound, "it was undone")
+	})
+}
+
+func TestUndoingARemovalResurrectsNothing(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.joins(web, "ios")
+		var callers []models.Caller
+		for _, id := range []string{"01A", "01B", "01C"} { // revoked after the removal, barred before it, and barred after it
+			c, err := f.token("", id, 0)
+			require.NoError(t, err)
+			callers = append(callers, c)
+		}
+		revoked, disabled := f.register(f.own(mia)), f.register(f.own(mia))
+		f.transact(func(tx *models.Tx) error {
+			k, err := tx.LockKey(mia, disabled.ID)
+			if err != nil {
+				return err
+			}
+			yes := true
+			return tx.UpdateKey(k, models.KeyChange{Disabled: &yes}, "mia", func(e models.EventType) models.Event { return f.event(e) })
+		})
+		bar := func(id string) {
+			f.transact(func(tx *models.Tx) error {
+				_, _, err := tx.RevokeProjectToken(models.Caller{CustomerID: acme, ProjectID: web, UserID: "olga"}, id, false, f.tokenEvent)
+				return err
+			})
+		}
+		bar("01B")
+		f.suspend(now() + time.Hour.Microseconds())
+		require.NoError(t, f.setMember("mia", models.RoleMember))
+		bar("01C")
+		f.transact(func(tx *models.Tx) error {
+			_, _, err := tx.RevokeOwnToken(mia, "01A", false, f.tokenEvent)
+			return err
+		})
+		f.revoke(&revoked)
+		_, err := f.restore()
+		require.NoError(t, err)
+		for _, c := range callers {
+			_, err := f.Role(t.Context(), c, now())
+			require.Error(t, err, c.TokenID)
+		}
+		require.False(t, f.serves(mia))
+	})
+}
+
+func TestKeysOfRemovedMembersAreDestroyedOnce(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.joins(web)
+		key := f.register(f.own(mia))
+		destroy := func(at int64) int {
+			n, err := f.DestroyRemoved(t.Context(), at, 10, func(what models.EventType, k models.Key) models.Event {
+				return f.event(what, func(e *models.Event) { e.KeyID, e.ScopeUserID = k.ID, k.UserID })
+			})
+			require.NoError(t, err)
+			return n
+		}
+		until := now() + time.Hour.Microseconds()
+		f.suspend(until)
+		require.Zero(t, destroy(until-1))
+		sealed, err := f.SealedKey(t.Context(), key.ID)
+		require.NoError(t, err)
+		require.NotEmpty(t, sealed.Envelope)
+		require.Equal(t, 1, destroy(until))
+		require.Zero(t, destroy(until))
+		_, err = f.SealedKey(t.Context(), key.ID)
+		require.ErrorIs(t, err, models.ErrNotFound, "there is no envelope left")
+		_, err = f.restore()
+		require.ErrorIs(t, err, models.ErrNotFound)
+		require.NoError(t, f.setMember("mia", models.RoleMember))
+		got, err := f.GetKey(t.Context(), mia, key.ID, now())
+		require.NoError(t, err)
+		require.Equal(t, models.StopRevoked, got.StopReason(now()))
+	})
+}
+
+func TestTheLastOwnerIsNotSuspended(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.joins(web)
+		for user, want := range map[string]error{"olga": models.ErrLastOwner, "absent": models.ErrNotFound} {
+			err := f.Transact(t.Context(), func(tx *models.Tx) error {
+				_, err := tx.SuspendMember(models.Removal{ID: user, CustomerID: acme, ProjectID: web, UserID: user}, f.event(models.EventMemberRemoved))
+				return err
+			})
+			require.ErrorIs(t, err, want)
+		}
+	})
+}
