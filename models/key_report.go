@@ -96,6 +96,27 @@ func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) err
 			return err
 		}
 	}
+	changed := r.apply(&k)
+	if len(changed) == 0 {
+		return nil
+	}
+	if err := tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(changed).Error; err != nil {
+		return err
+	}
+	if r.FailedVersion == k.Version && k.LastFailureAt > before[0].LastFailureAt && k.ProbationUntil > tx.Now {
+		if rolledBack, err := tx.rollBackRefused(k.ID, r, newEvent); err != nil || rolledBack {
+			return err
+		}
+	}
+	if k.Bad(tx.Now) && !before[0].Bad(tx.Now) {
+		*failing = append(*failing, k)
+		return tx.AppendEvent(newEvent(EventKeyFailing, k, r.FailedFor))
+	}
+	return nil
+}
+
+// apply changes a key by the report, and returns the columns that are to change.
+func (r KeyReport) apply(k *Key) map[string]any {
 	changed := map[string]any{}
 	if r.UsedAt > k.LastUsedAt {
 		k.LastUsedAt = r.UsedAt
@@ -109,22 +130,7 @@ func (tx *Tx) storeReport(r KeyReport, newEvent NewKeyEvent, failing *[]Key) err
 		k.LastFailureAt, k.LastFailureStatus, k.LastFailureReason = r.FailedAt, r.FailureStatus, r.FailureReason
 		changed["last_failure_at"], changed["last_failure_status"], changed["last_failure_reason"] = r.FailedAt, r.FailureStatus, r.FailureReason
 	}
-	if len(changed) == 0 {
-		return nil
-	}
-	if err := tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(changed).Error; err != nil {
-		return err
-	}
-	if r.FailedVersion != 0 && isActive && k.LastFailureAt > before[0].LastFailureAt && k.ProbationUntil > tx.Now {
-		if rolledBack, err := tx.rollBackRefused(k.ID, r, newEvent); err != nil || rolledBack {
-			return err
-		}
-	}
-	if k.Bad(tx.Now) && !before[0].Bad(tx.Now) {
-		*failing = append(*failing, k)
-		return tx.AppendEvent(newEvent(EventKeyFailing, k, r.FailedFor))
-	}
-	return nil
+	return changed
 }
 
 // rollBackRefused has the version before serve again, if it is there and may serve, and reports whether it does.

@@ -92,8 +92,9 @@ func (c Change) Stop() (stop Stop, ok bool) {
 		return Stop{c.Type, c.TokenID, c.CustomerID, c.Tx}, true
 	case EventMemberRemoved:
 		return Stop{c.Type, c.UserID, c.CustomerID, c.Tx}, true
+	default:
+		return Stop{}, false
 	}
-	return Stop{}, false
 }
 
 // KeyChange is what to change of a key. Nil leaves it as it is.

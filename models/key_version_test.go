@@ -170,7 +170,7 @@ func TestARetiringVersionIsDestroyedWhenItIsDue(t *testing.T) {
 		f.requireVersions(key.ID, retiring, active)
 		var together sync.WaitGroup
 		for range 4 { // processes
-			together.Go(func() { require.NoError(t, f.destroyDue(now()+quarter)) }) //nolint:testifylint // it is the test's own
+			together.Go(func() { require.NoError(t, f.destroyDue(now()+quarter)) })
 		}
 		together.Wait()
 		f.requireVersions(key.ID, destroyed, active)

@@ -439,6 +439,11 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 		}
 		details = append(details, detail{"Last refused", cell{formatTime(f.At, now) + " with " + formatRefusal(f), look}})
 	}
+	return p.printDetails(append(details, changeDetails(k, now)...))
+}
+
+// changeDetails returns what was done to a key since it was registered, with the receipts.
+func changeDetails(k *aikeysv1.Key, now time.Time) (details []detail) {
 	if !k.RevokedAt.IsZero() {
 		details = append(details, detail{"Revoked", cell{formatTime(k.RevokedAt, now) + " by " + k.RevokedBy, plain}})
 	}
@@ -473,7 +478,7 @@ func (p *program) printKey(k *aikeysv1.Key) error {
 	if r := k.Receipt; r != nil {
 		details = append(details, receiptDetails(r, now)...)
 	}
-	return p.printDetails(details)
+	return details
 }
 
 // verificationCell returns the verdict of a test with its reason, such as "valid (restricted)".

@@ -157,23 +157,28 @@ otherwise. An API key can't make one that reaches further or lives longer than i
 	return cmd
 }
 
-func (p *program) createToken(ctx context.Context, s *session, name string, o newTokenOptions) error {
-	calls := s.Tokens()
+// apply returns the calls with the options.
+func (o newTokenOptions) apply(calls *agentrouter.TokensClient) (*agentrouter.TokensClient, error) {
 	if len(o.projects) > 0 {
 		calls = calls.With(agentrouter.ForProjects(o.projects...))
 	}
-	if o.expires == "never" {
-		calls = calls.With(agentrouter.TokenNeverExpires())
-	} else if o.expires != "" {
-		end, err := parseTime("--expires", o.expires)
-		if err != nil {
-			return err
-		}
-		calls = calls.With(agentrouter.TokenExpiresAt(end))
+	switch o.expires {
+	case "":
+		return calls, nil
+	case never:
+		return calls.With(agentrouter.TokenNeverExpires()), nil
+	}
+	end, err := parseTime("--expires", o.expires)
+	return calls.With(agentrouter.TokenExpiresAt(end)), err
+}
+
+func (p *program) createToken(ctx context.Context, s *session, name string, o newTokenOptions) error {
+	calls, err := o.apply(s.Tokens())
+	if err != nil {
+		return err
 	}
 	var file *os.File
 	if o.out != "" { // before the API key is made, so that none is made in vain
-		var err error
 		if file, err = os.OpenFile(filepath.Clean(o.out), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 			return cli.Usagef("--out: %s", describeFileError(err))
 		}
@@ -195,11 +200,11 @@ func (p *program) createToken(ctx context.Context, s *session, name string, o ne
 		return hintedError{err, "The API key was made, and nobody has it: revoke it with tare api tokens revoke " + made.Token.TokenID + "."}
 	case err != nil:
 		return hintIfSent(ctx, err, "The API key may have been made anyway; tare api tokens list shows it. Revoke it and make another.")
-	case file != nil && p.flags.output != formatTable:
+	case file != nil && !p.isForPeople():
 		return p.printValue(made.Token)
 	case file != nil:
 		return p.printDetails(tokenDetails(&made.Token))
-	case p.flags.output != formatTable:
+	case !p.isForPeople():
 		return p.printValue(map[string]any{"token": made.Token, "api_key": made.APIKey.Reveal()})
 	}
 	p.printNote(fmt.Sprintf("API key %s, for %s; expires: %s. It is shown this once.", made.Token.TokenID, formatReach(&made.Token), formatRelative(made.Token.ExpiresAt, time.Now())))

@@ -43,13 +43,7 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	if err != nil {
 		return nil, err
 	}
-	show := func(k models.Key) *gen.Key { // what the caller may read of it
-		if k.ID == "" || k.UserID != "" && k.UserID != caller.UserID {
-			return nil
-		}
-		k.UserKeys = policy.For(provider)
-		return new(s.wireKey(k))
-	}
+	show := func(k models.Key) *gen.Key { return s.wireIfReadable(k, caller, policy) }
 	reply.Reason, reply.Key = string(choice.Reason), show(choice.Key)
 	if choice.Key.ID != "" {
 		choice.Key.UserKeys = policy.For(provider)
@@ -73,6 +67,15 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 		})
 	}
 	return reply, nil
+}
+
+// wireIfReadable returns a key as the caller may read it, nil if they may not or there is none.
+func (s *server) wireIfReadable(k models.Key, caller models.Caller, policy models.Policy) *gen.Key {
+	if k.ID == "" || k.UserID != "" && k.UserID != caller.UserID {
+		return nil
+	}
+	k.UserKeys = policy.For(k.Provider)
+	return new(s.wireKey(k))
 }
 
 // notAMember is the reason for which no key serves a user who is no member of the project.

@@ -28,6 +28,7 @@ type program struct {
 
 // The names that "make dist" gives to archives and packages.
 var (
+	hash           = regexp.MustCompile(`^[0-9a-f]{64}$`) // SHA-256 in hexadecimal
 	programArchive = regexp.MustCompile(`^(aikeys|tare)-(` + programVersion + `)-(linux|darwin|windows)-(amd64|arm64)\.(?:tar\.gz|zip)$`)
 	programPackage = regexp.MustCompile(`^(aikeysd|aikeys-gateway|secrets-svc|tare)_(` + programVersion + `)_(amd64|arm64)\.deb$`)
 )
@@ -105,11 +106,11 @@ func (p *program) readFacts(root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	m := regexp.MustCompile(`^([0-9a-f]{64})  (\S+)\n$`).FindSubmatch(line)
-	if len(m) != 3 || string(m[2]) != p.File {
+	sum, isOfFile := strings.CutSuffix(string(line), "  "+p.File+"\n")
+	if !isOfFile || !hash.MatchString(sum) {
 		return errNoHash
 	}
-	p.SHA256 = string(m[1])
+	p.SHA256 = sum
 	return nil
 }
 

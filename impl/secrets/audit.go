@@ -78,7 +78,7 @@ func (a *Audit) refused(ctx context.Context, client Client, identities []identit
 	for i, identity := range identities {
 		names[i] = identity.String()
 	}
-	key := strings.Join(append(names, client.Namespace, client.Name), "\x00")
+	key := strings.Join(slices.Concat(names, []string{client.Namespace, client.Name}), "\x00")
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if r := a.refusals[key]; r != nil {

@@ -73,7 +73,7 @@ func root() string {
 }
 
 func (s *Server) start() (err error) {
-	program, err := exec.Command(filepath.Join(root(), "tools", "peers.sh"), "openbao").Output() //nolint:gosec // G204: a script of ours
+	program, err := exec.CommandContext(context.Background(), filepath.Join(root(), "tools", "peers.sh"), "openbao").Output() //nolint:gosec // G204: a script of ours
 	if err != nil {
 		return fmt.Errorf("it is not installed: tools/peers.sh install: %w", err)
 	}
@@ -85,7 +85,7 @@ func (s *Server) start() (err error) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return err
 	}
-	s.cmd = exec.Command(strings.TrimSpace(string(program)), "server", "-config="+config, "-log-level=warn") //nolint:gosec // G204: as installed
+	s.cmd = exec.CommandContext(context.Background(), strings.TrimSpace(string(program)), "server", "-config="+config, "-log-level=warn") //nolint:gosec // G204: as installed
 	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Env = &s.output, &s.output, []string{"HOME=" + s.dir}
 	if err := s.cmd.Start(); err != nil {
 		return err
