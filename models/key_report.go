@@ -146,6 +146,9 @@ func (tx *Tx) rollBackRefused(id string, r KeyReport, newEvent NewKeyEvent) (rol
 	if err != nil {
 		return false, err
 	}
+	if k.ExpiresAt != 0 && (earlier.ExpiresAt == 0 || earlier.ExpiresAt > k.ExpiresAt) { // only people give a key a later end
+		earlier.ExpiresAt = KeepExpiry
+	}
 	return true, tx.activate(k, earlier, "", EventKeyRotationRolledBack, func(kind EventType) Event { return newEvent(kind, k, r.FailedFor) },
 		&EventState{Reason: r.FailureReason})
 }

@@ -277,6 +277,31 @@ func TestVersionsKeepTheirExpiry(t *testing.T) {
 	})
 }
 
+func TestARollbackByAReportGivesNoLaterEnd(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d := f.dataPlane("all", nil)
+		for name, c := range map[string]struct{ before, after, want int64 }{
+			"never, then an end":      {0, day, day},
+			"an end, then an earlier": {2 * day, day, day},
+			"an end, then a later":    {day, 2 * day, day},
+			"an end, then never":      {day, 0, day},
+		} {
+			t.Run(name, func(t *testing.T) {
+				began := now()
+				at := func(span int64) int64 { return min(span, 1) * (began + span) } // zero is never
+				key := f.register(f.shared(olga, func(r *models.Registration) { r.Key.ExpiresAt = at(c.before) }))
+				require.NoError(t, f.rotate(key.ID, 2, quarter))
+				require.NoError(t, failure(f.update(key.ID, expireAt(at(c.after)))))
+				require.NoError(t, f.report(d, models.KeyReport{KeyID: key.ID, FailedVersion: 2, FailedAt: now() + 1, FailureStatus: 401}))
+				got, err := f.GetKey(t.Context(), olga, key.ID, now())
+				require.NoError(t, err)
+				require.Equal(t, uint32(1), got.Version)
+				require.Equal(t, at(c.want), got.ExpiresAt)
+			})
+		}
+	})
+}
+
 func TestRacesOfRotationsLeaveOneOfEach(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		d, key := f.dataPlane("all", nil), f.register(f.shared(olga))
