@@ -126,8 +126,12 @@ func (tx *Tx) LockKey(c Caller, id string) (Key, error) {
 func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventType) Event) error {
 	var events []Event
 	columns := map[string]any{}
+	isDisabled, err := tx.isDisabledByPeople(k)
+	if err != nil {
+		return err
+	}
 	switch {
-	case change.Disabled == nil || *change.Disabled == (k.DisabledAt != 0):
+	case change.Disabled == nil || *change.Disabled == isDisabled:
 	case *change.Disabled: // its event is the first, whose number tx.number is
 		events = append(events, newEvent(EventKeyDisabled))
 		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = tx.Now, by, gorm.Expr(tx.number)
@@ -162,6 +166,16 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 		}
 	}
 	return nil
+}
+
+// isDisabledByPeople reports whether a key is disabled, and not just by the removal of its user, whose undoing enables it.
+func (tx *Tx) isDisabledByPeople(k Key) (bool, error) {
+	if k.RemovalID == "" {
+		return k.DisabledAt != 0, nil
+	}
+	var removals int64
+	err := tx.db.Model(&Removal{}).Where("id = ? AND tx = ?", k.RemovalID, k.DisabledTx).Count(&removals).Error
+	return removals == 0, err
 }
 
 // arrange adds what changes of whom the key serves to the columns to write, and to the states of the event. It reports whether there is any.

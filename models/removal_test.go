@@ -88,15 +88,18 @@ func TestUndoingARemovalResurrectsNothing(t *testing.T) {
 			require.NoError(t, err)
 			callers = append(callers, c)
 		}
-		revoked, disabled := f.register(f.own(mia)), f.register(f.own(mia))
-		f.transact(func(tx *models.Tx) error {
-			k, err := tx.LockKey(mia, disabled.ID)
-			if err != nil {
-				return err
-			}
-			yes := true
-			return tx.UpdateKey(k, models.KeyChange{Disabled: &yes}, "mia", func(e models.EventType) models.Event { return f.event(e) })
-		})
+		revoked, before, after := f.register(f.own(mia)), f.register(f.own(mia)), f.register(f.own(mia))
+		disable := func(id string) {
+			f.transact(func(tx *models.Tx) error {
+				k, err := tx.LockKey(mia, id)
+				if err != nil {
+					return err
+				}
+				yes := true
+				return tx.UpdateKey(k, models.KeyChange{Disabled: &yes}, "mia", func(e models.EventType) models.Event { return f.event(e, about(id)) })
+			})
+		}
+		disable(before.ID)
 		bar := func(id string) {
 			f.transact(func(tx *models.Tx) error {
 				_, _, err := tx.RevokeProjectToken(models.Caller{CustomerID: acme, ProjectID: web, UserID: "olga"}, id, false, f.tokenEvent)
@@ -112,6 +115,9 @@ func TestUndoingARemovalResurrectsNothing(t *testing.T) {
 			return err
 		})
 		f.revoke(&revoked)
+		disable(after.ID)
+		disable(after.ID)
+		require.Equal(t, []models.EventType{models.EventKeyDisabled}, f.kinds(after.ID), "once")
 		_, err := f.restore()
 		require.NoError(t, err)
 		for _, c := range callers {
