@@ -15,6 +15,7 @@ type modelScanner struct {
 	token   []byte // of the literal, the top-level name or the model that is being read
 	isModel bool   // whether the value that comes next is the model
 	escape  int    // how many characters of an escape are missing
+	char    []byte // what has been read of a character of several bytes
 	model   string // in JSON, with quotes; empty until it was read
 }
 
@@ -158,8 +159,11 @@ func (s *modelScanner) close(opened byte) bool {
 // nextInString reads a character of a member's name or of a string. Those that matter are kept as they are written.
 func (s *modelScanner) nextInString(c byte) bool {
 	matters := s.isModel || s.state == inName && len(s.nesting) == 1
+	if (c >= utf8.RuneSelf || len(s.char) > 0) && !s.nextInChar(c) {
+		return false
+	}
 	switch {
-	case c < ' ' || c == 0xC0 || c == 0xC1 || c > 0xF4: // none of these is in any text in UTF-8
+	case c < ' ':
 		return false
 	case s.escape > 1:
 		s.escape--
@@ -181,6 +185,17 @@ func (s *modelScanner) nextInString(c byte) bool {
 		return s.endString(matters)
 	}
 	return !matters || s.keep(c)
+}
+
+// nextInChar reads a byte of a character of several bytes, and returns false if that is not UTF-8: a server that reads it otherwise could
+// take a quote for a part of the character, or a part of the character for a quote.
+func (s *modelScanner) nextInChar(c byte) bool {
+	if s.char = append(s.char, c); !utf8.FullRune(s.char) {
+		return true
+	}
+	_, size := utf8.DecodeRune(s.char)
+	s.char = s.char[:0]
+	return size > 1
 }
 
 // endString ends a member's name or a string.

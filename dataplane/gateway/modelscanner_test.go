@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 )
@@ -33,7 +34,10 @@ func TestTheModelIsReadOnlyIfNothingElseCouldBeIt(t *testing.T) {
 		`{"model":null}`: "", `{"model":["m"]}`: "", `{"model":{"a":"m"}}`: "", `{"model":""}`: "", `{"model":1}`: "",
 		`{'model':'m'}`: "", `{model:"m"}`: "", `{"model":"m",}`: "", `{"model":"m"/**/}`: "", `{"model":"m","a":NaN}`: "", `{"model":"m","a":01}`: "",
 		`{"model":"m","a":tru}`: "", `{"model":"m" "a":1}`: "", `{"model":"m","a":[1,]}`: "", `{"model":"m","a":[}]}`: "", "{\"model\":\"m\n\"}": "",
-		"\xef\xbb\xbf{\"model\":\"m\"}": "", "{\"model\":\"m\",\"a\":\"\xc0\xa2\"}": "", `{"model":"\ud800"}`: "", `{"model":"\x"}`: "", `{"model":"m","a":"\u12g4"}`: "",
+		"\xef\xbb\xbf{\"model\":\"m\"}": "", "{\"model\":\"m\",\"a\":\"\xc0\xa2\"}": "", `{"model":"\ud800"}`: "", "{\"a\":\"\xe2\",\"model\":\"m\"}": "",
+		"{\"a\":\"\xe0\x80\xa2,\",\"model\":\"m\"}": "", "{\"a\":\"\xa2\",\"model\":\"m\"}": "", "{\"a\":\"\xed\xa0\x80\",\"model\":\"m\"}": "",
+		"{\"a\":\"\xf0\x9f\x98\x80\u00e9\u20ac\",\"model\":\"m\u00e9\"}": "m\u00e9",
+		`{"model":"\x"}`: "", `{"model":"m","a":"\u12g4"}`: "",
 		`{"a":` + strings.Repeat("[", maxNesting) + strings.Repeat("]", maxNesting) + `,"model":"m"}`: "",
 	} {
 		require.Equal(t, want, scan(body), "%q", body)
@@ -62,6 +66,7 @@ func FuzzModelScanner(f *testing.F) {
 		}
 		require.Equal(t, model, pieces.name())
 		require.True(t, json.Valid(body))
+		require.True(t, utf8.Valid(body))
 		decoder := json.NewDecoder(bytes.NewReader(body))
 		_, err := decoder.Token() // {
 		require.NoError(t, err)
