@@ -89,7 +89,7 @@ func modelInPath(provider string, segments []string) (model string, ok bool) {
 	case provider == "gemini" && last == 2 && segments[1] == "models",
 		(provider == "vertex" || provider == "vertexanthropic") && last > 3 && segments[last-3] == "publishers" && segments[last-1] == "models":
 		colon := strings.LastIndexByte(segments[last], ':')
-		if colon < 0 || strings.HasPrefix(strings.ToLower(segments[last][colon:]), ":batch") {
+		if colon < 0 || strings.Contains(strings.ToLower(segments[last][colon:]), "batch") {
 			return "", false
 		}
 		escaped = segments[last][:colon]

@@ -57,6 +57,7 @@ func TestAKeyServesTheModelsItIsRestrictedTo(t *testing.T) {
 		{"gemini", "/v1beta", "/v1beta/models/gpt-4o-mini:streamGenerateContent", json, `{}`, 200},
 		{"gemini", "/v1beta", "/models/gpt-4o:generateContent", json, `{"model":"gpt-4o-mini"}`, 403},
 		{"gemini", "/v1beta", "/models/gpt-4o-mini:batchGenerateContent", json, `{}`, 403},
+		{"gemini", "/v1beta", "/models/gpt-4o-mini:asyncBatchEmbedContent", json, `{}`, 403},
 		{"gemini", "/v1beta", "/v1beta/openai/chat/completions", json, `{"model":"models/gpt-4o-mini"}`, 200},
 		{"bedrock", "", "/model/o-us.anthropic%3A0/converse", json, `{}`, 200},
 		{"bedrock", "", "/model/amazon.titan/converse", json, `{}`, 403},
