@@ -137,7 +137,11 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 		if _, err := checkOperation(to, target); err != nil {
 			return key, header, "", err
 		}
-		inBody, err := checkRestrictions(to, target, head.Header, head.RawQuery)
+		rawQuery := head.RawQuery
+		if head.queries != nil {
+			rawQuery = head.queries[i]
+		}
+		inBody, err := checkRestrictions(to, target, head.Header, rawQuery)
 		if err == nil && inBody {
 			err = errModelInBody
 		}

@@ -70,6 +70,9 @@ type Head struct {
 	Methods, Paths []string
 	RawQuery       string
 	Header         http.Header
+
+	// queries are those of the Paths, where a credential in them does not count; nil where RawQuery is.
+	queries []string
 }
 
 // check returns the caller of a request that may be sent to a provider, if they have a key.

@@ -60,8 +60,8 @@ func (f *forwardAuth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	head := Head{Provider: provider, Header: r.Header, Methods: slices.Concat(r.Header["X-Forwarded-Method"], r.Header["X-Original-Method"])}
 	for _, uri := range slices.Concat(r.Header["X-Forwarded-Uri"], r.Header["X-Original-Uri"]) {
-		if path, _, _ := strings.Cut(uri, "?"); path != "" { // an empty header says nothing
-			head.Paths = append(head.Paths, path)
+		if path, query, _ := strings.Cut(uri, "?"); path != "" { // an empty header says nothing
+			head.Paths, head.queries = append(head.Paths, path), append(head.queries, query)
 		}
 	}
 	if head.Header[webSocketProtocols] != nil {

@@ -104,6 +104,22 @@ func TestForwardAuthNeedsOnePath(t *testing.T) {
 	}
 }
 
+// A query does not count as a credential here, but it may name another model than the path.
+func TestForwardAuthReadsTheModelInQueries(t *testing.T) {
+	key := dataplanetest.NewKey(t, "gemini", dataplane.AuthXGoogAPIKey, "https://provider.example/v1beta", secret)
+	key.Restrictions = &dataplane.Restrictions{Models: []string{"m"}}
+	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, key), nil)
+	for uri, status := range map[string]int{
+		"/gemini/models/m:generateContent": 200, "/gemini/models/m:generateContent?alt=sse": 200,
+		"/gemini/models/m:generateContent?Model=x": 403, "/gemini/models/m:generateContent?%zz": 403, "/gemini/models/x:generateContent": 403,
+	} {
+		r := request(t, "POST", gw.URL+"/auth/gemini", nil)
+		r.Header.Set("X-Original-Uri", uri)
+		res, body := do(t, r)
+		require.Equal(t, status, res.StatusCode, "%s: %s", uri, body)
+	}
+}
+
 func TestForwardAuthSecret(t *testing.T) {
 	expected := "hunter2"
 	gw := startForwardAuth(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example", secret)), func() string { return expected })
