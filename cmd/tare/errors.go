@@ -286,7 +286,7 @@ func (p *program) hintAtList(e *agentrouter.Error) []string {
 	if e.Type == "" || e.Type == noSuchPath { // the server is not AI Keys, or the base URL has a path
 		return []string{"Is " + p.address() + " the address of AgentRouter AI Keys, without a path?"}
 	}
-	return []string{"List what there is with: tare api byok list, tare api members list"}
+	return []string{"List what there is with: tare api byok list, tare api byok versions, tare api members list, tare api tokens list"}
 }
 
 // describeFields says what is wrong with each field, by its flag, and suggests a provider for a misspelt one.

@@ -163,7 +163,7 @@ again, unless it was revoked since. Takes an owner of the project.`,
 		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.RestoreMemberResponse, error) {
 			return s.Members().Restore(ctx, s.customer, s.project, args[0])
 		}, func(r *aikeysv1.RestoreMemberResponse) error {
-			return p.printLine(fmt.Sprintf("%s is %s of the project again. Restored: %d keys of their own, %d API keys.",
+			return p.printLine(fmt.Sprintf("%s is in the project again, as %s. Restored: %d keys of their own, %d API keys.",
 				r.Member.UserID, r.Member.Role, r.RestoredKeys, r.RestoredTokens))
 		}),
 	}

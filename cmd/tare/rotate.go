@@ -157,7 +157,7 @@ func (p *program) printRotation(reply *aikeysv1.RotateResponse) error {
 	v := &reply.Version
 	details := []detail{{"Version", cell{strconv.Itoa(v.Version) + " is " + string(v.State), plain}}}
 	if v.Verification != nil {
-		details = append(details, detail{"Its test", verificationCell(v.Verification, now)})
+		details = append(details, detail{"Test", verificationCell(v.Verification, now)})
 	}
 	if v.State == aikeysv1.VersionStatePending {
 		details = append(details, detail{"Next", cell{fmt.Sprintf("tare api byok activate %s %d", reply.Key.ID, v.Version), plain}})

@@ -68,6 +68,14 @@ export const useMembers = () => useQuery({
   }))).members,
 });
 
+/** What the removal of a member would do. */
+export const useImpact = (user_id: string) => useQuery({
+  queryKey: ['impact', user_id],
+  queryFn: ({ signal }) => unwrap(api.GET('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/impact', {
+    params: { path: { ...project(), user_id } }, signal,
+  })),
+});
+
 export const useProjects = () => useQuery({
   queryKey: ['projects'],
   queryFn: async ({ signal }) => (await unwrap(api.GET('/v1/projects', { signal }))).projects,

@@ -5,10 +5,11 @@ import type { DisableReceipt, Event, Key, Receipt } from '../api/client.ts';
 export const titleOf = (key: Key) => (key.display_suffix ? `${key.name} …${key.display_suffix}` : key.name);
 
 const reasons: Record<string, string> = {
-  restricted: 'it may not do everything', quota_exhausted: 'its account has no balance left', leaked: 'the provider has seen it in public',
+  restricted: 'the provider limits what it may do', quota_exhausted: 'its account has no balance left', leaked: 'the provider has seen it in public',
   no_connection: 'there was no connection', timeout: 'it took too long', rate_limited: 'the provider limits requests now',
   blocked: 'the provider refuses this network or region', unknown_answer: 'the answer was not understood',
-  unsupported: 'no test is known for this provider', busy: 'too many tests are under way',
+  unsupported: 'there is no test for this provider', busy: 'too many tests are in progress', off: 'this service makes no tests',
+  external_id: 'the role can be assumed without the external ID',
 };
 
 export interface Health { tone: 'ok' | 'quiet' | 'warn' | 'bad'; text: string; remedy?: string }
@@ -29,7 +30,7 @@ export function healthOf(key: Key, providerName: string): Health {
   if (tested?.verdict === 'unreachable') return { tone: 'quiet', text: `not tested: ${reasons[tested.reason ?? ''] ?? 'unknown'}` };
   if (tested?.verdict === 'valid' && tested.reason === 'quota_exhausted') return { tone: 'warn', text: 'valid, but its account has no balance left' };
   if (key.last_used_at) return { tone: 'ok', text: 'healthy' };
-  if (tested?.verdict === 'valid') return { tone: 'ok', text: tested.reason === 'restricted' ? 'valid, with restrictions' : 'valid, not used yet' };
+  if (tested?.verdict === 'valid') return { tone: 'ok', text: tested.reason === 'restricted' ? 'valid, limited by its provider' : 'valid, not used yet' };
   return { tone: 'quiet', text: 'never used' };
 }
 
@@ -39,14 +40,16 @@ export function verdictSentence(verification: NonNullable<Key['verification']>, 
   switch (verification.verdict) {
     case 'valid': return `${providerName} takes the key${because}.`;
     case 'rejected': return `${providerName} rejects the key${because}.`;
-    default: return `The test led to nothing${because}. It says nothing about the key.`;
+    default: return `Not tested${because}: nothing is known of the key.`;
   }
 }
 
 const acts: Record<string, [done: string, tried: string]> = {
   'key.registered': ['registered', 'register'], 'key.revoked': ['revoked', 'revoke'], 'key.updated': ['changed', 'change'],
   'key.disabled': ['disabled', 'disable'], 'key.enabled': ['enabled', 'enable'], 'key.verified': ['tested', 'test'],
-  'key.rotated': ['replaced the secret of', 'replace the secret of'], 'policy.set': ['changed', 'change'],
+  'key.rotated': ['replaced the secret of', 'replace the secret of'], 'key.version_added': ['stored another secret for', 'store another secret for'],
+  'key.rotation_rolled_back': ['restored the secret before of', 'restore the secret before of'], 'key.version_destroyed': ['destroyed a secret of', 'destroy a secret of'],
+  'policy.set': ['changed', 'change'],
   'member.set': ['set the role of', 'set the role of'], 'member.removed': ['removed', 'remove'],
   'token.created': ['created', 'create'], 'token.revoked': ['revoked', 'revoke'],
 };

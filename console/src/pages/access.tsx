@@ -99,7 +99,7 @@ function NewToken({ onClose }: { onClose: () => void }) {
           <label className="check"><input type="checkbox" checked={here} onChange={(e) => setHere(e.target.checked)} /> Only for {project_id}</label>
           {error !== undefined && <Fault error={error} />}
           <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy || !name.trim()}>Make it</button></div>
-          <CopyAs commands={[curl(location.origin, 'POST', '/v1/tokens', body), tare(['tokens', 'create', name || 'NAME'])]} />
+          <CopyAs commands={[curl(location.origin, 'POST', '/v1/tokens', body), tare(['tokens', 'create', name || 'NAME'], { projects: here ? project_id : undefined, expires: body.expires_at ?? 'never' })]} />
         </form>
       )}
     </Dialog>

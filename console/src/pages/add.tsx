@@ -105,7 +105,7 @@ function AddForm({ providers, onClose }: { providers: Provider[]; onClose: () =>
         : provider?.secret_format === 'json'
           ? <DocumentFields key={provider.slug} provider={provider} input={input} fields={fields} error={faults.secret} />
           : (
-            <Field label="The provider’s key" error={faults.secret} hint={<>Paste it: its beginning tells the provider.{provider && <> <a href={provider.key_page_url} target="_blank" rel="noreferrer">Make one at {provider.display_name} ↗</a></>}</>}>
+            <Field label="The provider’s key" error={faults.secret} hint={<>Paste it: the provider is found by its beginning.{provider?.key_page_url && <> <a href={provider.key_page_url} target="_blank" rel="noreferrer">Make one at {provider.display_name} ↗</a></>}</>}>
               {(ids) => <input {...ids} ref={input as React.RefObject<HTMLInputElement>} type="password" name="provider-key" autoComplete="off" data-autofocus data-1p-ignore spellCheck={false} placeholder={provider?.prefixes[0] ? `${provider.prefixes[0]}…` : undefined} onChange={(e) => detect(e.target.value)} />}
             </Field>
           )}
@@ -230,7 +230,7 @@ function DocumentFields({ provider, input, fields, error }: DocumentProps) {
       {chosen === asFile
         ? (
           <div onDragOver={(e) => e.preventDefault()} onDrop={(e) => { e.preventDefault(); void read(e.dataTransfer.files[0]); }}>
-            <Field label={`The credential document of ${provider.display_name}`} error={error || fileFault} hint={<>Paste the JSON, drop the file here, or choose it. It needs {provider.required_fields.map(words).join(', ')}. <a href={provider.key_page_url} target="_blank" rel="noreferrer">Make one ↗</a></>}>
+            <Field label={`The credential document of ${provider.display_name}`} error={error || fileFault} hint={<>Paste the JSON, drop the file here, or choose it. It needs {provider.required_fields.map(words).join(', ')}.{provider.key_page_url && <> <a href={provider.key_page_url} target="_blank" rel="noreferrer">Make one ↗</a></>}</>}>
               {(ids) => <textarea {...ids} ref={input as React.RefObject<HTMLTextAreaElement>} className="masked" rows={4} autoComplete="off" spellCheck={false} data-autofocus />}
             </Field>
             <input type="file" accept=".json,application/json" aria-label="Choose the file" onChange={(e) => { void read(e.target.files?.[0]); e.target.value = ''; }} />

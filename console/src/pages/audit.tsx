@@ -10,7 +10,7 @@ import { Link, useFilters } from '../ui/router.tsx';
 
 const types = [
   'key.registered', 'key.revoked', 'key.updated', 'key.disabled', 'key.enabled', 'key.expiring', 'key.expired', 'key.verified', 'key.failing',
-  'key.exposed', 'policy.set', 'member.set', 'member.removed', 'token.created', 'token.revoked',
+  'key.exposed', 'key.rotated', 'key.version_added', 'key.rotation_rolled_back', 'key.version_destroyed', 'policy.set', 'member.set', 'member.removed', 'token.created', 'token.revoked',
 ];
 
 const spans: Record<string, number> = { '1h': 3600e3, '24h': 86400e3, '7d': 7 * 86400e3, '30d': 30 * 86400e3 };
@@ -62,7 +62,7 @@ export function AuditPage() {
         <input type="search" data-key="/" aria-label="Who" placeholder="Who" list="actors" value={f.actor} onChange={(e) => setFilters({ actor: e.target.value.replace(/\s/g, '') })} />
         <datalist id="actors">{members.data?.map((m) => <option key={m.user_id} value={m.user_id} />)}</datalist>
         <select aria-label="What" value={f.type} onChange={(e) => setFilters({ type: e.target.value })}>
-          <option value="">Everything</option>{types.map((t) => <option key={t} value={t}>{t.replace('.', ' ').replace('_', ' ')}</option>)}
+          <option value="">Everything</option>{types.map((t) => <option key={t} value={t}>{t.replace('.', ' ').replaceAll('_', ' ')}</option>)}
         </select>
         <select aria-label="Provider" value={f.provider} onChange={(e) => setFilters({ provider: e.target.value })}>
           <option value="">All providers</option>{providers.data?.map((p) => <option key={p.slug} value={p.slug}>{p.display_name}</option>)}

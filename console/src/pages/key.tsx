@@ -69,7 +69,7 @@ function OneKey({ item }: { item: Key }) {
         commands={[curl(location.origin, 'GET', path), tare(['byok', 'get', item.id])]}>
         {verifying.error !== undefined && <Fault error={verifying.error} />}
         {enabling.error !== undefined && <Fault error={enabling.error} />}
-        {health.remedy && item.state !== 'revoked' && health.tone !== 'ok' && <p className="notice warn">{health.remedy} {provider && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {display} ↗</a>}</p>}
+        {health.remedy && item.state !== 'revoked' && health.tone !== 'ok' && <p className="notice warn">{health.remedy} {provider?.key_page_url && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {display} ↗</a>}</p>}
         {item.receipt && <ReceiptPanel receipt={item.receipt} keyOf={item} />}
         {item.receipt && <StillThere provider={provider} display={display} />}
         {!item.receipt && item.disable_receipt && <ReceiptPanel receipt={item.disable_receipt} keyOf={item} />}
@@ -78,6 +78,7 @@ function OneKey({ item }: { item: Key }) {
             <dt>Provider</dt><dd>{display}</dd>
             <dt>Serves</dt><dd>{item.user_scope ? 'only your requests' : 'the project’s requests'}{item.serves === false && <span className="quiet"> · not now: {reasonWords(item.not_serving_reason, display)}</span>}</dd>
             <dt>Order</dt><dd>{item.order ?? 0}{item.weight ? `, weight ${item.weight}` : ''}</dd>
+            {item.restrict && <><dt>Restricted to</dt><dd>{restrictions(item.restrict).map((r) => <div key={r}>{r}</div>)}</dd></>}
             <dt>Id</dt><dd><code className="id">{item.id}</code> <Copy text={item.id} className="small" /></dd>
             <dt>Added</dt><dd><When at={item.created_at} now={now} /> by {item.created_by}</dd>
             <dt>Last used</dt><dd><When at={item.last_used_at} now={now} /></dd>
@@ -109,6 +110,10 @@ function reasonWords(reason: string | undefined, provider: string): string {
     default: return reason?.replaceAll('_', ' ') ?? 'unknown';
   }
 }
+
+/** What a key may be used for, a line for each list. */
+const restrictions = ({ models, users, operations }: NonNullable<Key['restrict']>) =>
+  [models && `models: ${models.join(', ')}`, users && `users: ${users.join(', ')}`, operations && `operations: ${operations.join(', ')}`].filter((r) => r !== undefined);
 
 async function keep(key: Key) {
   queries.setQueryData<Key>(['key', key.id], key);
@@ -187,7 +192,7 @@ function OrderDialog({ item, onClose }: { item: Key; onClose: () => void }) {
     onClose();
   });
   return (
-    <Dialog title={`When ${item.name} comes`} onClose={onClose}>
+    <Dialog title={`Order of ${item.name}`} onClose={onClose}>
       <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
         <div className="pair">
           <Field label="Order" hint="The lowest serves, and of the same order the newest. 1 or more makes it a reserve.">
@@ -228,7 +233,7 @@ function DisableDialog({ item, all, onClose }: { item: Key; all: Key[]; onClose:
 }
 
 function StillThere({ provider, display }: { provider: Provider | undefined; display: string }) {
-  return <p className="notice warn">{display} itself still accepts this key until you delete it there. {provider && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {new URL(provider.key_page_url).host} ↗</a>}</p>;
+  return <p className="notice warn">{display} itself still accepts this key until you delete it there. {provider?.key_page_url && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Open {new URL(provider.key_page_url).host} ↗</a>}</p>;
 }
 
 function WhoUsesIt({ id }: { id: string }) {
@@ -262,7 +267,7 @@ function DataPlanesOf({ id }: { id: string }) {
       <Await query={fetches} rows={2}>
         {({ pages }) => {
           const all = pages.flatMap((p) => p.fetches);
-          const planes = [...Map.groupBy(all, (f) => (f.data_plane_id === 'control_plane' ? 'a test by the service' : f.data_plane ?? f.data_plane_id))];
+          const planes = [...Map.groupBy(all, (f) => (f.data_plane_id === 'control_plane' ? 'the service itself' : f.data_plane ?? f.data_plane_id))];
           return planes.length === 0 ? <p className="panel-body quiet">No data plane has fetched it.</p> : (
             <table><thead><tr><th scope="col">Data plane</th><th scope="col" className="number">Fetched</th><th scope="col" className="number">Refused</th><th scope="col">Last</th></tr></thead>
               <tbody>{planes.map(([name, list]) => <tr key={name}><td>{name}</td><td className="number">{list.filter((f) => f.decision === 'allowed').length}</td><td className="number">{list.filter((f) => f.decision === 'denied').length}</td><td><When at={list[0]?.at} now={now} /></td></tr>)}</tbody></table>

@@ -2,6 +2,7 @@ import { useMemo, useState } from 'react';
 import { project, type Key, type Policy, type Provider } from '../api/client.ts';
 import { useConnection, useKeys, usePolicy, useProviders } from '../api/queries.ts';
 import { curl, projectPath, query, tare } from '../logic/commands.ts';
+import { endingOf, looksSecret } from '../logic/detect.ts';
 import { ladder, roleOf, ruleFor } from '../logic/ladder.ts';
 import { healthOf, titleOf } from '../logic/sentences.ts';
 import { Await, Empty, Page, Panel, Tone, useNow, When } from '../ui/basics.tsx';
@@ -43,7 +44,13 @@ export function KeysPage() {
     <Page title="Keys" tools={<button type="button" className="primary" data-key="a" onClick={() => setFilters({ add: 'key' })}>Add key <kbd aria-hidden="true">A</kbd></button>}
       commands={[curl(location.origin, 'GET', path), tare(['byok', 'list'], { provider: filters.provider, state: state === 'active' || state === 'revoked' ? state : undefined })]}>
       <div className="bar filters">
-        <input type="search" data-key="/" aria-label="Search keys" placeholder="Search name, ending, id" value={filters.q} onChange={(e) => setFilters({ q: e.target.value })} />
+        <input type="search" data-key="/" aria-label="Search keys" placeholder="Search name, ending, id" value={filters.q} onChange={(e) => setFilters({ q: e.target.value })}
+          onPaste={(e) => { // the filters are in the URL, so a secret must not become one: its ending finds the key
+            const pasted = e.clipboardData.getData('text').trim();
+            if (/^[0-9A-Z]{26}$/.test(pasted) || !looksSecret(pasted, providers.data ?? [])) return;
+            e.preventDefault();
+            setFilters({ q: endingOf(pasted) });
+          }} />
         <select aria-label="State" value={state} onChange={(e) => setFilters({ state: e.target.value === 'active' ? '' : e.target.value })}>
           <option value="active">Active</option>
           <option value="attention">Needs attention{attention ? ` (${attention})` : ''}</option>

@@ -1,6 +1,6 @@
 import { useMemo, useState } from 'react';
 import { api, project, Refusal, unwrap, type Member, type Role } from '../api/client.ts';
-import { queries, useConnection, useKeys, useMembers, useUsage } from '../api/queries.ts';
+import { queries, useConnection, useImpact, useKeys, useMembers, useUsage } from '../api/queries.ts';
 import { curl, projectPath, tare } from '../logic/commands.ts';
 import { titleOf } from '../logic/sentences.ts';
 import { Await, CopyAs, Dialog, Fault, Field, Page, Panel, useAction, useNow, When } from '../ui/basics.tsx';
@@ -97,32 +97,44 @@ function RemoveMember({ member, onClose }: { member: Member; onClose: () => void
   const user = member.user_id;
   const keys = useKeys();
   const usage = useUsage({ user_id: user });
+  const impact = useImpact(user);
   const now = useNow();
-  const brought = (keys.data ?? []).filter((k) => !k.user_scope && k.state !== 'revoked' && k.created_by === user);
-  const shared = new Set((keys.data ?? []).filter((k) => !k.user_scope).map((k) => k.id));
-  const own = [...new Set((usage.data?.entries ?? []).filter((u) => !shared.has(u.key_id)).map((u) => u.provider))];
   const last = (usage.data?.entries ?? []).map((u) => u.last_used_at).sort().at(-1);
   const { run, busy, error } = useAction(async () => {
     await unwrap(api.DELETE('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}', { params: { path: { ...project(), user_id: user } } }));
     onClose();
     await queries.invalidateQueries();
   });
+  const titled = (id: string) => keys.data?.find((k) => k.id === id);
   return (
     <Dialog title={`Remove ${user}?`} onClose={onClose} wide>
-      <h3>Stops at once</h3>
-      <ul className="impact">
-        <li>All sessions and API keys of {user} lose this project. Their last request was: <b><When at={last} now={now} /></b>.</li>
-        <li>Keys of {user}’s own serve nobody here{own.length > 0 && <> (they served requests to {own.join(', ')} in the last 90 days)</>}. They are not revoked: if {user} is added again, they serve again.</li>
-      </ul>
-      <h3>Stays as it is</h3>
-      <ul className="impact">
-        {brought.length > 0
-          ? <li><b>{brought.length} project key{brought.length === 1 ? '' : 's'}</b> that {user} registered keep{brought.length === 1 ? 's' : ''} serving: {brought.map((k, i) => <span key={k.id}>{i > 0 && ', '}<Link href={`/keys/${k.id}`}>{titleOf(k)}</Link></span>)}. {user} may still know {brought.length === 1 ? 'this secret' : 'these secrets'}: replace {brought.length === 1 ? 'it' : 'them'} at the provider.</li>
-          : <li>{user} has registered no project key that is active.</li>}
-      </ul>
+      <Await query={impact} rows={3}>
+        {({ stops, stays, at_providers }) => {
+          const brought = at_providers.flatMap((p) => p.replace_keys);
+          return (
+            <>
+              <h3>Stops at once</h3>
+              <ul className="impact">
+                <li>{user} may no longer act in this project: {counted(stops.tokens, 'API key')} of {user} {stops.tokens === 1 ? 'is' : 'are'} barred from it. Their last request was: <b><When at={last} now={now} /></b>.</li>
+                <li>{stops.own_keys === 0 ? `${user} has no keys of their own here.` : `${counted(stops.own_keys, 'key')} of ${user}’s own serve${stops.own_keys === 1 ? 's' : ''} nobody any more. Adding ${user} again does not bring ${stops.own_keys === 1 ? 'it' : 'them'} back.`}</li>
+                <li>You can undo the removal for 30 days: see below. After that, {user}’s own keys are destroyed.</li>
+              </ul>
+              <h3>Stays as it is</h3>
+              <ul className="impact">
+                {stays.project_keys > 0
+                  ? <li><b>{counted(brought.length, 'project key')}</b> that {user} registered keep{brought.length === 1 ? 's' : ''} serving: {brought.map((id, i) => { const key = titled(id); return <span key={id}>{i > 0 && ', '}<Link href={`/keys/${id}`}>{key ? titleOf(key) : id}</Link></span>; })}. {user} may still know {brought.length === 1 ? 'this secret' : 'these secrets'}: replace {brought.length === 1 ? 'it' : 'them'} at the provider.</li>
+                  : <li>{user} has registered no project key that is active.</li>}
+              </ul>
+            </>
+          );
+        }}
+      </Await>
       {error !== undefined && <LastOwner error={error} />}
       <div className="bar end"><button type="button" data-autofocus onClick={onClose}>Cancel</button><button type="button" className="danger" disabled={busy} onClick={() => void run()}>{busy ? 'Removing…' : `Remove ${user}`}</button></div>
       <CopyAs commands={[curl(location.origin, 'DELETE', projectPath(project(), `/members/${user}`)), tare(['members', 'remove', user])]} />
+      <p className="hint">To undo it: <code>tare api members restore {user}</code></p>
     </Dialog>
   );
 }
+
+const counted = (n: number, what: string) => `${n} ${what}${n === 1 ? '' : 's'}`;

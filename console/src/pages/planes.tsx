@@ -15,7 +15,7 @@ export function PlanesPage() {
   const keys = useKeys();
   const providers = useProviders();
   const now = useNow();
-  const names = (id: string, name: string | undefined) => (id === 'control_plane' ? 'a test by the service' : name ?? id);
+  const names = (id: string, name: string | undefined) => (id === 'control_plane' ? 'the service itself' : name ?? id);
   const title = (id: string | undefined) => { const key = keys.data?.find((k) => k.id === id); return key ? titleOf(key) : 'a member’s own key'; };
   return (
     <Page title="Data planes" lead="Which gateway asked for which key, for whom, and what it got. A gateway fetches a key once and then serves from memory."

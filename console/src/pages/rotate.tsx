@@ -46,10 +46,10 @@ export function RotateDialog({ item, provider, onClose }: { item: Key; provider:
     const waits = done.version.state === 'pending';
     return (
       <Dialog title={waits ? 'The new secret waits' : 'The new secret serves'} onClose={onClose}>
-        {waits ? <p><Tone tone="warn">It is stored as version {done.version.version}, and the old one serves on: the test led to nothing.</Tone></p>
+        {waits ? <p><Tone tone="warn">It is stored as version {done.version.version}, and the old one still serves: the new one could not be tested at {display}. If you are sure of it, activate it in a terminal.</Tone></p>
           : <p><Tone tone="ok">Version {done.version.version} of {item.name} is active.</Tone> {overlap === '0s' ? 'The old secret is destroyed here.' : `The old secret stays for ${overlap}, in case ${display} refuses the new one.`} {done.receipt?.old_version_safe_to_delete ? `Every data plane has the new one: delete the old one at ${display} now.` : `Delete the old one at ${display} when every data plane has the new one.`}</p>}
         <div className="bar end"><button type="button" className="primary" onClick={onClose}>Done</button></div>
-        <CopyAs commands={[tare(['byok', 'versions', item.id])]} />
+        <CopyAs commands={[waits ? tare(['byok', 'activate', item.id, String(done.version.version)]) : tare(['byok', 'versions', item.id])]} />
       </Dialog>
     );
   }
@@ -58,7 +58,7 @@ export function RotateDialog({ item, provider, onClose }: { item: Key; provider:
       <form noValidate autoComplete="off" onSubmit={(e) => { e.preventDefault(); void run(); }}>
         {ending !== undefined
           ? <div className="held"><span>The secret is entered{ending && <> and ends in <code>{ending}</code></>}.</span><button type="button" disabled={busy} onClick={() => { enterAnother(); clear(); }}>Enter another</button></div>
-          : <Field label="The new secret" error={fault || (error instanceof Refusal && error.field('secret') ? `The secret ${error.field('secret')}.` : '')} hint={provider && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Make one at {display} ↗</a>}>
+          : <Field label="The new secret" error={fault || (error instanceof Refusal && error.field('secret') ? `The secret ${error.field('secret')}.` : '')} hint={provider?.key_page_url && <a href={provider.key_page_url} target="_blank" rel="noreferrer">Make one at {display} ↗</a>}>
             {(ids) => (isDocument ? <textarea {...ids} ref={input} className="masked" rows={4} autoComplete="off" spellCheck={false} data-autofocus />
               : <input {...ids} ref={input} type="password" autoComplete="off" data-1p-ignore spellCheck={false} data-autofocus />)}
           </Field>}
@@ -70,7 +70,7 @@ export function RotateDialog({ item, provider, onClose }: { item: Key; provider:
         {error !== undefined && <Fault error={error} />}
         <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy}>{busy ? 'Changing…' : 'Change the secret'}</button></div>
       </form>
-      <CopyAs commands={[tare(['byok', 'rotate', item.id])]} />
+      <CopyAs commands={[tare(['byok', 'rotate', item.id], { activate: test ? undefined : 'now', overlap })]} />
     </Dialog>
   );
 }
