@@ -38,15 +38,17 @@ export function stoppedBecause(key: Key, now: number): string {
 /**
  * All keys of a provider in the order in which they come: the caller's own before the project's, then by order and age. The first
  * that nothing rules out serves; if all that are left have just been refused, the first of these. If it has a weight, it shares
- * the callers with the others of its order that have one; which of them serves whom is for the service to say.
+ * the callers with the others of its order that have one; which of them serves whom is for the service to say. Given a user, keys that
+ * are restricted to other users serve nothing.
  */
-export function ladder(keys: readonly Key[], policy: Policy | undefined, provider: string, now: number): Rung[] {
+export function ladder(keys: readonly Key[], policy: Policy | undefined, provider: string, now: number, user?: string): Rung[] {
   const rule = ruleFor(policy, provider);
   const ours = keys.filter((k) => k.provider === provider && k.state !== 'revoked');
   const ordered = [...ours.filter((k) => k.user_scope).sort(inOrder), ...ours.filter((k) => !k.user_scope).sort(inOrder)];
   const rungs = ordered.map((key): Rung => {
     const stopped = stoppedBecause(key, now);
     if (stopped) return { key, verdict: 'out', why: stopped };
+    if (user && key.restrict?.users && !key.restrict.users.includes(user)) return { key, verdict: 'out', why: 'restricted to other users' };
     if (key.user_scope && rule === 'forbid') return { key, verdict: 'out', why: 'the policy forbids members’ own keys' };
     if (!key.user_scope && rule === 'require') return { key, verdict: 'out', why: 'the policy requires a key of your own' };
     return { key, verdict: 'standby', why: '' };
@@ -81,13 +83,16 @@ export type RoleOf = 'serves' | 'serves-you' | 'standby' | 'out';
 export function roleOf(key: Key, keys: readonly Key[], policy: Policy | undefined, now: number): { role: RoleOf; label: string } {
   if (stoppedBecause(key, now)) return { role: 'out', label: stoppedBecause(key, now) };
   const rule = ruleFor(policy, key.provider);
-  const scope = ladder(keys.filter((k) => k.user_scope === key.user_scope), policy, key.provider, now);
+  // A key for certain users takes nothing from the key that serves all others.
+  const scope = ladder(keys.filter((k) => k.user_scope === key.user_scope && (k.id === key.id || !k.restrict?.users)), policy, key.provider, now);
   const rung = scope.find((r) => r.key.id === key.id);
   if (rung?.verdict === 'shares') {
     const all = scope.filter((r) => r.verdict === 'shares').reduce((sum, r) => sum + (r.key.weight ?? 0), 0);
     return { role: key.user_scope ? 'serves-you' : 'serves', label: `serves ${Math.round(100 * (key.weight ?? 0) / all)} % of ${key.user_scope ? 'your requests' : 'the callers'}` };
   }
   if (rung?.verdict === 'serves') {
+    const users = key.restrict?.users;
+    if (users) return { role: 'serves', label: `serves ${users.length === 1 ? users[0] : `${users.length} users`}` };
     return key.user_scope ? { role: 'serves-you', label: 'serves you' } : { role: 'serves', label: 'serves the project' };
   }
   if (rung?.verdict === 'out') {

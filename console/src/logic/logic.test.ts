@@ -43,6 +43,14 @@ test('the lowest order goes first, and weights share the callers', () => {
   assert.equal(roleOf(three, [three, first], policy(), now).label, 'serves the project', 'a weight without another one shares with none');
 });
 
+test('a key for certain users serves these, and nobody else', () => {
+  const all = key();
+  const bobs = key({ restrict: { users: ['bob'] } });
+  const serves = (user: string) => ladder([all, bobs], policy(), 'openai', now, user).filter((r) => r.verdict === 'serves').map((r) => r.key.id);
+  assert.deepEqual([serves('bob'), serves('alice')], [[bobs.id], [all.id]]);
+  assert.deepEqual([all, bobs].map((k) => roleOf(k, [all, bobs], policy(), now).label), ['serves the project', 'serves bob']);
+});
+
 test('a change of the policy says whom it moves, and whom it leaves without a key', () => {
   const project = key();
   const use = (user_id: string, key_id: string, provider = 'openai') => ({ day: '2026-11-29', key_id, provider, user_id, requests: 4, refusals: 0, last_used_at: ago(9) });

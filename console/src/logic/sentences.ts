@@ -48,7 +48,7 @@ const acts: Record<string, [done: string, tried: string]> = {
   'key.registered': ['registered', 'register'], 'key.revoked': ['revoked', 'revoke'], 'key.updated': ['changed', 'change'],
   'key.disabled': ['disabled', 'disable'], 'key.enabled': ['enabled', 'enable'], 'key.verified': ['tested', 'test'],
   'key.rotated': ['replaced the secret of', 'replace the secret of'], 'key.version_added': ['stored another secret for', 'store another secret for'],
-  'key.rotation_rolled_back': ['restored the secret before of', 'restore the secret before of'], 'key.version_destroyed': ['destroyed a secret of', 'destroy a secret of'],
+  'key.rotation_rolled_back': ['restored the previous secret of', 'restore the previous secret of'], 'key.version_destroyed': ['destroyed a secret of', 'destroy a secret of'],
   'policy.set': ['changed', 'change'],
   'member.set': ['set the role of', 'set the role of'], 'member.removed': ['removed', 'remove'],
   'token.created': ['created', 'create'], 'token.revoked': ['revoked', 'revoke'],

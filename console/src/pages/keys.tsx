@@ -96,7 +96,8 @@ interface GroupProps { provider: string; keys: Key[]; all: Key[]; policy: Policy
 function Group({ provider, keys, all, policy, providers, now, isOwner, onRevoke }: GroupProps) {
   const name = nameOf(provider, providers);
   const active = all.filter((k) => k.provider === provider && k.state !== 'revoked').length;
-  const serving = ladder(all, policy, provider, now).filter((r) => r.verdict === 'serves' || r.verdict === 'shares').map((r) => r.key);
+  const { who } = useConnection();
+  const serving = ladder(all, policy, provider, now, who?.user_id).filter((r) => r.verdict === 'serves' || r.verdict === 'shares').map((r) => r.key);
   return (
     <Panel title={name} note={<>{active} active{active > 0 && <> · {serving[0]
       ? <>your requests are served by {serving.length > 1 ? `one of ${serving.length} keys that share the callers` : <b>{titleOf(serving[0])}</b>}</>

@@ -117,7 +117,7 @@ function RemoveMember({ member, onClose }: { member: Member; onClose: () => void
               <ul className="impact">
                 <li>{user} may no longer act in this project: {counted(stops.tokens, 'API key')} of {user} {stops.tokens === 1 ? 'is' : 'are'} barred from it. Their last request was: <b><When at={last} now={now} /></b>.</li>
                 <li>{stops.own_keys === 0 ? `${user} has no keys of their own here.` : `${counted(stops.own_keys, 'key')} of ${user}’s own serve${stops.own_keys === 1 ? 's' : ''} nobody any more. Adding ${user} again does not bring ${stops.own_keys === 1 ? 'it' : 'them'} back.`}</li>
-                <li>You can undo the removal for 30 days: see below. After that, {user}’s own keys are destroyed.</li>
+                <li>You can undo the removal for 30 days: see below.{stops.own_keys > 0 && ` After that, ${user}’s own keys are destroyed.`}</li>
               </ul>
               <h3>Stays as it is</h3>
               <ul className="impact">
