@@ -124,6 +124,9 @@ func TestAFetchFindsTheNewestActiveKeysWithTheirEnvelopes(t *testing.T) {
 		for _, r := range []models.Registration{f.own(moe), f.own(mia, provider("anthropic")), f.shared(olga, provider("anthropic"))} {
 			f.register(r)
 		}
+		for _, k := range []*models.Key{&own1, &shared1, &own2, &shared2} {
+			k.LastVersion = 1 // by the column's default
+		}
 		servingPart := func(k models.Key) models.Key { // what a fetch finds of a key
 			return models.Key{
 				ID: k.ID, CustomerID: k.CustomerID, ProjectID: k.ProjectID, UserID: k.UserID, Provider: k.Provider, Version: k.Version,

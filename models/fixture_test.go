@@ -258,7 +258,7 @@ func (f *fixture) shared(c models.Caller, changes ...func(*models.Registration))
 	id := f.ids.Next(models.KeyIDPrefix, now)
 	r := models.Registration{
 		Key: models.Key{ID: id, CustomerID: c.CustomerID, ProjectID: c.ProjectID, Provider: "openai", Name: id, DisplaySuffix: "wxyz",
-			Version: 1, LastVersion: 1, Envelope: []byte("sealed " + id), KEKID: "kek-1", CreatedAt: now.UnixMicro(), CreatedBy: c.UserID, Revision: 1},
+			Version: 1, Envelope: []byte("sealed " + id), KEKID: "kek-1", CreatedAt: now.UnixMicro(), CreatedBy: c.UserID, Revision: 1},
 		Event: models.Event{CustomerID: c.CustomerID, ProjectID: c.ProjectID, ID: f.ids.Next(models.EventIDPrefix, now),
 			Type: models.EventKeyRegistered, Outcome: models.OutcomeAllowed, At: now.UnixMicro(), ActorUserID: c.UserID, KeyID: id},
 	}

@@ -17,7 +17,6 @@ import (
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/models/database"
-	"github.com/agentrouter/aikeys/sealer/kmsurl"
 )
 
 // config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
@@ -125,7 +124,7 @@ func newConfig() *config {
 		{Name: "ops-listen", Arg: "address", Default: "127.0.0.1:8082", Parse: settings.Address(&s.OpsListen),
 			Usage: "host:port of /healthz, /readyz and /metrics: plain HTTP without authentication, so keep it off the public network"},
 		{Name: "sealer", Arg: "URL", Default: "local:data/keyset.json", Parse: settings.Text(&s.Sealer),
-			Usage: "where the key-encryption keys are: local:<path> of a keyset file, which is made on the first start; in secrets-svc, secrets+unix:<path> of its socket or secrets+https://<host>:<port>; or in a key management service, " + kmsurl.Forms},
+			Usage: "where the key-encryption keys are: local:<path> of a keyset file, which is made on the first start; in secrets-svc, secrets+unix:<path> of its socket or secrets+https://<host>:<port>; or in a key management service, vault+https:, awskms: or gcpkms:, as docs/kms.md shows"},
 		{Name: "sealer-old", Arg: "URLs", Parse: settings.List(&s.SealerOld),
 			Usage: "sealers of before, with commas between, which still open what \"aikeysd rewrap\" has not moved yet; nothing is sealed with them"},
 		{Name: "sealer-cert", Arg: "file", Parse: settings.Text(&s.SealerCert),

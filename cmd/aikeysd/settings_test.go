@@ -114,7 +114,7 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		"a grace that is too long":      {args: []string{"--max-stale-limit", "61m"}, says: []string{"--max-stale-limit: must be a duration from 0s to 1h"}},
 		"a retention that is none":      {args: []string{"--fetch-retention", "1y"}, says: []string{"--fetch-retention: must be hours or days"}},
 		"an address without a port":     {args: []string{"--listen", "127.0.0.1"}, says: []string{"host:port"}},
-		"another sealer":                {args: []string{"--sealer", "awskms://key"}, says: []string{"--sealer: must be local:"}},
+		"another sealer":                {args: []string{"--sealer", "memory:key"}, says: []string{"--sealer: must be local:"}},
 		"a sealer without a path":       {args: []string{"--sealer", "local:"}, says: []string{"--sealer"}},
 		"a socket without a path":       {args: []string{"--sealer", "secrets+unix:"}, says: []string{"--sealer: must be local:"}},
 		"a sealer without a port":       {args: []string{"--sealer", "secrets+https://h"}, says: []string{"--sealer: must be local:"}},

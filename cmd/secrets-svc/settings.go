@@ -11,7 +11,6 @@ import (
 	"github.com/agentrouter/aikeys/cmd/internal/settings"
 	"github.com/agentrouter/aikeys/internal/tlsfiles"
 	"github.com/agentrouter/aikeys/internal/unixsocket"
-	"github.com/agentrouter/aikeys/sealer/kmsurl"
 )
 
 // config has the settings. Each is declared once, in newConfig; its flag, its variable, its default and its help follow from
@@ -71,7 +70,7 @@ func newConfig() *config {
 		{Name: "keys", Arg: "folder", Default: "data/secrets-keys", Parse: settings.Text(&s.Keys),
 			Usage: "folder with the keyset file of each namespace, <namespace>.json; read again when they change"},
 		{Name: "sealer", Arg: "URL", Default: sealerLocal, Parse: settings.Text(&s.Sealer),
-			Usage: "where the key-encryption keys are: local, in that folder; or in a key management service, with {namespace} in the name of the key: " + kmsurl.Forms},
+			Usage: "where the key-encryption keys are: local, in that folder; or in a key management service, vault+https:, awskms: or gcpkms:, with {namespace} in the name of the key, as docs/kms.md shows"},
 		{Name: "sealer-old", Arg: "URLs", Parse: settings.List(&s.SealerOld),
 			Usage: "sealers of before, with commas between, which still open what \"aikeysd rewrap\" has not moved yet; nothing is sealed with them"},
 		{Name: "audit-log", Arg: "file", Default: standardOutput, Parse: settings.Text(&s.AuditLog),

@@ -17,7 +17,7 @@ import (
 
 // keysCommand returns the commands for provider keys. They are under "api byok", as published, and under "keys".
 func (p *program) keysCommand(use string) *cobra.Command {
-	return p.group(&cobra.Command{
+	group := p.group(&cobra.Command{
 		Use:   use,
 		Short: "Register, list, change, rotate, test, revoke and explain provider keys",
 		Long: `Provider keys. A provider's newest active key serves the project's inference. A member's own key serves that member
@@ -33,6 +33,12 @@ first, unless the policy says otherwise.`,
 		p.removeCommand(), p.verifyCommand(), p.resolveCommand(), p.eventsCommand(),
 		p.usageCommand(), p.fetchesCommand(),
 		hiddenCommand(p.policyCommand()))
+	if use != "byok" {
+		for _, cmd := range append(group.Commands(), group) {
+			cmd.Example = strings.ReplaceAll(cmd.Example, "tare api byok ", "tare "+use+" ")
+		}
+	}
+	return group
 }
 
 const (

@@ -111,17 +111,22 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 	t.Cleanup(func() { u.runOK("api members set bob --role member"); u.runOK("api policy set --reset") })
 	for _, operation := range []string{
 		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
-		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "whoAmI", "updateKey", "revokeKey",
+		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "whoAmI", "updateKey", "rotateKey", "listKeyVersions",
+		"rollbackKey", "activateKeyVersion", "destroyKeyVersion", "revokeKey",
 		"listProjects", "createToken", "listTokens", "listProjectTokens", "revokeProjectToken", "revokeToken",
 	} {
 		require.Contains(t, all, operation)
 		source := strings.ReplaceAll(strings.ReplaceAll(all[operation], sampleID, id), sampleToken, token)
-		source = regexp.MustCompile(` (remove|revoke) `).ReplaceAllString(source, " $1 --yes ") // there is no terminal to confirm on
+		source = regexp.MustCompile(` (remove|revoke|destroy) `).ReplaceAllString(source, " $1 --yes ") // there is no terminal to confirm on
 		if other := commentedCommand.FindStringSubmatch(source); other != nil {
 			id = keyIDPattern.FindString(runScript("", other[1]))
 			u.revokeKey(id)
 		}
-		out := runScript(testSecret+"\n", source)
+		input := testSecret
+		if operation == "rotateKey" {
+			input = strings.Replace(testSecret, "EXAMPLE", "ROTATED", 1)
+		}
+		out := runScript(input+"\n", source)
 		require.NotContains(t, out, "hunter2")
 		if operation == "registerKey" {
 			id = keyIDPattern.FindString(out)

@@ -111,7 +111,7 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 1
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 0 --weight 3
-  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --restrict-models gpt-4o-mini,o4-* --restrict-operations /chat/completions`,
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --restrict-models 'gpt-4o-mini,o4-*'`,
 		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}

@@ -42,7 +42,7 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	}
 	key := models.Key{
 		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
-		Provider: provider.Slug, Destination: provider.Destination, Name: norm.NFC.String(req.Body.Name), DisplaySuffix: displaySuffix, Version: 1, LastVersion: 1,
+		Provider: provider.Slug, Destination: provider.Destination, Name: norm.NFC.String(req.Body.Name), DisplaySuffix: displaySuffix, Version: 1,
 		CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
 	}
 	if at := req.Body.ExpiresAt; at != nil {

@@ -227,7 +227,7 @@ func TestRegisterKey(t *testing.T) {
 				require.Equal(t, gen.Key{
 					ID: key.ID, CustomerID: "acme", ProjectID: "web", Provider: "openai", Name: name, DisplaySuffix: suffix,
 					UserScope: name == "own", CreatedAt: key.CreatedAt, CreatedBy: owner, State: "active", Serves: new(true),
-					Order: new(0), Disabled: new(false), Etag: new(`"1"`),
+					Order: new(0), Disabled: new(false), Etag: new(`"1"`), Version: new(1),
 				}, key)
 				require.Equal(t, `"1"`, reply.Header.Get("ETag"))
 				at := get(t, s, owner, reply.Header.Get("Location"))
@@ -598,6 +598,7 @@ func TestAccessTable(t *testing.T) {
 		if user == sam {
 			s.SetMember(aikeystest.Customer, aikeystest.Project, sam, "member")
 			defer func() { require.Equal(t, http.StatusOK, del(t, s, owner, project+"/members/"+sam).Status) }()
+			return s.NewSession(aikeystest.Customer, aikeystest.Project, sam, time.Time{}).Register(t, s.Own(name)) // earlier API keys stay suspended
 		}
 		return s.As(user).Register(t, s.Own(name))
 	}

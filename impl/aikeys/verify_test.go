@@ -2,6 +2,11 @@ package aikeys_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -161,10 +166,18 @@ func TestOperatorMayAllowNoTests(t *testing.T) {
 }
 
 func TestKeyOfAProviderWithoutATestIsNotOpened(t *testing.T) {
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	account, err := json.Marshal(map[string]string{
+		"type": "service_account", "project_id": "chat", "private_key_id": "1", "client_email": "chat@chat.iam.gserviceaccount.com",
+		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
+	})
+	require.NoError(t, err)
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		body := s.Shared("n", func(b *gen.RegisterRequest) {
-			b.Provider = "bedrock"
-			b.Secret = gensecret.New(`{"region": "us-east-1", "access_key_id": "AKIAEXAMPLE000000000", "secret_access_key": "EXAMPLE0123456789EXAMPLE0123456789EXAMPLE"}`)
+			b.Provider, b.Secret = "vertex", gensecret.New(string(account))
 		})
 		key := s.As(owner).Register(t, body)
 		got := decode[gen.VerifyResponse](t, verify(t, s, owner, key.ID))
