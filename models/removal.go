@@ -63,6 +63,12 @@ func (tx *Tx) SuspendMember(r Removal, event Event) (Removal, error) {
 	if r.Tokens, err = tx.suspendTokens(r); err != nil {
 		return r, err
 	}
+	// What an earlier removal has suspended, and nobody has restored, is kept no longer than this one's.
+	err = tx.openRemovals(r.CustomerID, r.ProjectID, r.UserID).Model(&Removal{}).Where("restore_until > ?", r.RestoreUntil).
+		Update("restore_until", r.RestoreUntil).Error
+	if err != nil {
+		return r, err
+	}
 	return r, tx.db.Create(&r).Error
 }
 

@@ -158,6 +158,25 @@ func TestKeysOfRemovedMembersAreDestroyedOnce(t *testing.T) {
 	})
 }
 
+func TestALaterRemovalCanEndAnEarlierOnesGrace(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		key := f.register(f.own(mia))
+		f.suspend(now() + time.Hour.Microseconds())
+		require.NoError(t, f.setMember("mia", models.RoleMember))
+		until := now()
+		f.suspend(until)
+		_, err := f.restore()
+		require.ErrorIs(t, err, models.ErrNotFound)
+		found, err := f.DestroyRemoved(t.Context(), until, 10, func(kind models.EventType, k models.Key) models.Event {
+			return f.event(kind, about(k.ID))
+		})
+		require.NoError(t, err)
+		require.Equal(t, 2, found)
+		_, err = f.SealedKey(t.Context(), key.ID)
+		require.ErrorIs(t, err, models.ErrNotFound)
+	})
+}
+
 func TestTheLastOwnerIsNotSuspended(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.joins(web)
