@@ -124,20 +124,10 @@ func (tx *Tx) LockKey(c Caller, id string) (Key, error) {
 // UpdateKey makes a change to a key that LockKey returned and that is not revoked, and stores the events that newEvent makes: what was as it
 // is to be makes none, and counts as no change. Errors: ErrAlreadyExists for a name that is taken.
 func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventType) Event) error {
-	var events []Event
 	columns := map[string]any{}
-	isDisabled, err := tx.isDisabledByPeople(k)
+	events, err := tx.disable(k, change.Disabled, by, newEvent, columns)
 	if err != nil {
 		return err
-	}
-	switch {
-	case change.Disabled == nil || *change.Disabled == isDisabled:
-	case *change.Disabled: // its event is the first, whose number tx.number is
-		events = append(events, newEvent(EventKeyDisabled))
-		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = tx.Now, by, gorm.Expr(tx.number)
-	default:
-		events = append(events, newEvent(EventKeyEnabled))
-		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = 0, "", 0
 	}
 	var before, after EventState
 	if change.Name != nil && *change.Name != k.Name {
@@ -166,6 +156,20 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 		}
 	}
 	return nil
+}
+
+// disable adds what disables or enables a key to the columns to write, and returns the event. Nil leaves it as it is.
+func (tx *Tx) disable(k Key, disabled *bool, by string, newEvent func(EventType) Event, columns map[string]any) ([]Event, error) {
+	isDisabled, err := tx.isDisabledByPeople(k)
+	switch {
+	case err != nil || disabled == nil || *disabled == isDisabled:
+		return nil, err
+	case *disabled: // its event is the first, whose number tx.number is
+		columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = tx.Now, by, gorm.Expr(tx.number)
+		return []Event{newEvent(EventKeyDisabled)}, nil
+	}
+	columns["disabled_at"], columns["disabled_by"], columns["disabled_tx"] = 0, "", 0
+	return []Event{newEvent(EventKeyEnabled)}, nil
 }
 
 // isDisabledByPeople reports whether a key is disabled, and not just by the removal of its user, whose undoing enables it.

@@ -137,11 +137,7 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 		if _, err := checkOperation(to, target); err != nil {
 			return key, header, "", err
 		}
-		rawQuery := head.RawQuery
-		if head.queries != nil {
-			rawQuery = head.queries[i]
-		}
-		inBody, err := checkRestrictions(to, target, head.Header, rawQuery)
+		inBody, err := checkRestrictions(to, target, head.Header, head.queryOf(i))
 		if err == nil && inBody {
 			err = errModelInBody
 		}

@@ -92,6 +92,14 @@ func (h Head) check() (dataplane.Request, error) {
 // belowProvider returns one of the Paths without the provider's slug, which the proxy takes away, as in the samples.
 func (h Head) belowProvider(path string) string { return strings.TrimPrefix(path, "/"+h.Provider) }
 
+// queryOf returns the query that came with one of the Paths.
+func (h Head) queryOf(path int) string {
+	if h.queries != nil {
+		return h.queries[path]
+	}
+	return h.RawQuery
+}
+
 // dialect returns the dialect of the API that the request is for.
 func (h Head) dialect() Dialect {
 	path := ""

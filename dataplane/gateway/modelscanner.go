@@ -159,12 +159,10 @@ func (s *modelScanner) close(opened byte) bool {
 // nextInString reads a character of a member's name or of a string. Those that matter are kept as they are written.
 func (s *modelScanner) nextInString(c byte) bool {
 	matters := s.isModel || s.state == inName && len(s.nesting) == 1
-	if (c >= utf8.RuneSelf || len(s.char) > 0) && !s.nextInChar(c) {
+	if !s.nextInChar(c) {
 		return false
 	}
 	switch {
-	case c < ' ':
-		return false
 	case s.escape > 1:
 		s.escape--
 		if s.escape == 1 {
@@ -187,9 +185,12 @@ func (s *modelScanner) nextInString(c byte) bool {
 	return !matters || s.keep(c)
 }
 
-// nextInChar reads a byte of a character of several bytes, and returns false if that is not UTF-8: a server that reads it otherwise could
-// take a quote for a part of the character, or a part of the character for a quote.
+// nextInChar reads a byte of a character, and returns false if that is a control or not UTF-8: a server that reads it otherwise could take
+// a quote for a part of a character, or a part of one for a quote.
 func (s *modelScanner) nextInChar(c byte) bool {
+	if len(s.char) == 0 && c < utf8.RuneSelf {
+		return c >= ' '
+	}
 	if s.char = append(s.char, c); !utf8.FullRune(s.char) {
 		return true
 	}
