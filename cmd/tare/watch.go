@@ -21,8 +21,8 @@ func (p *program) watchCommand() *cobra.Command {
 		Long: `Shows the active keys, and then a line for each one that is registered, stopped, enabled, revoked, refused by its
 provider or accepted again, until Ctrl-C. It waits while the service does not answer. With -o json or -o yaml it prints each
 change as a document.`,
-		Example: `  tare keys watch
-  tare keys watch --every 500ms --jq '.name + " is " + .to'`,
+		Example: `  tare api byok watch
+  tare api byok watch --every 500ms --jq '.name + " is " + .to'`,
 		Args: cli.NoArguments("--every"),
 	}
 	cmd.Flags().Var(&durationFlag{&every, 100 * time.Millisecond}, "every", "how often to look")
