@@ -200,17 +200,7 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 		key: key, project: project{got.CustomerID, got.ProjectID}, provider: got.Provider, user: req.UserID,
 		keyID: req.KeyID, validUntil: maxValid, refreshFrom: maxValid,
 	}
-	if ms := got.ExpiresInMs; ms != nil {
-		e.validUntil = milliseconds(*ms, maxValid)
-		e.refreshFrom = e.validUntil
-	}
-	if ms := got.EndsInMs; ms != nil {
-		key.endsAt = milliseconds(*ms, maxValid)
-		e.validUntil = min(e.validUntil, key.endsAt)
-	}
-	if ms := got.RefreshInMs; ms != nil {
-		e.refreshFrom = milliseconds(*ms, maxValid)
-	}
+	e.setValidity(&got)
 	if got.Caller != nil {
 		key.Caller = &Caller{UserID: got.Caller.UserID, TokenID: valueOf(got.Caller.TokenID)}
 		e.user, e.token = key.Caller.UserID, key.Caller.TokenID
@@ -219,6 +209,21 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 		}
 	}
 	return e, asOf, nil
+}
+
+// setValidity sets for how long an entry and its key may be used, counted from the answer.
+func (e *entry) setValidity(got *gen.FetchResponse) {
+	if ms := got.ExpiresInMs; ms != nil {
+		e.validUntil = milliseconds(*ms, maxValid)
+		e.refreshFrom = e.validUntil
+	}
+	if ms := got.EndsInMs; ms != nil {
+		e.key.endsAt = milliseconds(*ms, maxValid)
+		e.validUntil = min(e.validUntil, e.key.endsAt)
+	}
+	if ms := got.RefreshInMs; ms != nil {
+		e.refreshFrom = milliseconds(*ms, maxValid)
+	}
 }
 
 // isComplete reports whether an answer has every field that it must have.

@@ -129,7 +129,7 @@ func (r *FetchRow) serving(c Caller, provider string) (found Serving, err error)
 		k := Key{ID: a.ID, LastUsedAt: a.LastUsedAt, LastFailureAt: a.LastFailureAt, LastFailureStatus: a.LastFailureStatus, ExpiresAt: a.ExpiresAt,
 			Order: a.Order, Weight: a.Weight}
 		_ = version{&k.Version}.Scan(a.Version) // it never fails
-		if err = k.Restrictions.Scan(a.Restrictions); err != nil {
+		if err := k.Restrictions.Scan(a.Restrictions); err != nil {
 			return found, err
 		}
 		if k.Envelope, err = hex.DecodeString(a.Envelope); err != nil {

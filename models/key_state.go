@@ -137,8 +137,7 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 		columns["expires_at"], before.ExpiresAt, after.ExpiresAt = *change.ExpiresAt, k.ExpiresAt, *change.ExpiresAt
 		columns["expiry_due_at"] = nextExpiryNotice(*change.ExpiresAt, tx.Now)
 	}
-	isArranged := change.arrange(k, columns, &before, &after)
-	if before.Name != "" || before.ExpiresAt != after.ExpiresAt || isArranged {
+	if change.arrange(k, columns, &before, &after) || before.Name != "" || before.ExpiresAt != after.ExpiresAt {
 		event := newEvent(EventKeyUpdated)
 		event.Before, event.After = &before, &after
 		events = append(events, event)
@@ -147,15 +146,11 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 		return nil
 	}
 	columns["revision"] = gorm.Expr("revision + 1")
-	if err := tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(columns).Error; err != nil {
-		return err
+	err = tx.db.Model(&Key{}).Where("id = ?", k.ID).Updates(columns).Error
+	for i := 0; err == nil && i < len(events); i++ {
+		err = tx.AppendEvent(events[i])
 	}
-	for _, event := range events {
-		if err := tx.AppendEvent(event); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // disable adds what disables or enables a key to the columns to write, and returns the event. Nil leaves it as it is.

@@ -129,23 +129,9 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 	if len(head.Paths) == 0 {
 		return key, header, "", errNoPath // whether the operation may be served depends on it
 	}
-	for i, sent := range head.Paths {
-		target, err := to.target(safePath(head.belowProvider(sent)))
+	for i := range head.Paths {
+		atThis, err := head.checkPath(i, to)
 		if err != nil {
-			return key, header, "", err
-		}
-		if _, err := checkOperation(to, target); err != nil {
-			return key, header, "", err
-		}
-		inBody, err := checkRestrictions(to, target, head.Header, head.queryOf(i))
-		if err == nil && inBody {
-			err = errModelInBody
-		}
-		if err != nil {
-			return key, header, "", err
-		}
-		var atThis keyHeader
-		if atThis.name, atThis.value, err = key.HeaderAt(to.pathOnHost(target)); err != nil {
 			return key, header, "", err
 		}
 		if i > 0 && atThis != header {
@@ -158,6 +144,26 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 
 // keyHeader is the header that carries a key.
 type keyHeader struct{ name, value string }
+
+// checkPath checks whether a key may serve a request for one of its paths, and returns the header that carries the key there.
+func (h *Head) checkPath(i int, to destination) (header keyHeader, err error) {
+	target, err := to.target(safePath(h.belowProvider(h.Paths[i])))
+	if err != nil {
+		return header, err
+	}
+	if _, err := checkOperation(to, target); err != nil {
+		return header, err
+	}
+	inBody, err := checkRestrictions(to, target, h.Header, h.queryOf(i))
+	if err == nil && inBody {
+		err = errModelInBody
+	}
+	if err != nil {
+		return header, err
+	}
+	header.name, header.value, err = to.key.HeaderAt(to.pathOnHost(target))
+	return header, err
+}
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {
 	a.metrics.authorizations.WithLabelValues(a.face, countedProvider(provider), strconv.Itoa(status)).Inc()

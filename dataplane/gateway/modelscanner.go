@@ -72,10 +72,16 @@ func (s *modelScanner) next(c byte) bool {
 			return false
 		}
 		s.state = afterValue
+	default:
 	}
 	if c == ' ' || c == '\t' || c == '\n' || c == '\r' {
 		return true
 	}
+	return s.nextBetween(c)
+}
+
+// nextBetween reads what is neither in a name or a value nor white space.
+func (s *modelScanner) nextBetween(c byte) bool {
 	switch s.state {
 	case beforeObject:
 		return c == '{' && s.open(c)
@@ -97,8 +103,9 @@ func (s *modelScanner) next(c byte) bool {
 		return s.beginValue(c)
 	case afterValue:
 		return s.nextAfterValue(c)
+	default:
+		return false // after the object
 	}
-	return false // after the object
 }
 
 // nextAfterValue reads what follows a member's or an element's value.
@@ -163,18 +170,8 @@ func (s *modelScanner) nextInString(c byte) bool {
 		return false
 	}
 	switch {
-	case s.escape > 1:
-		s.escape--
-		if s.escape == 1 {
-			s.escape = 0
-		}
-		if !isHex(c) {
-			return false
-		}
-	case s.escape == 1:
-		if s.escape = 0; c == 'u' {
-			s.escape = 5
-		} else if strings.IndexByte(`"\/bfnrt`, c) < 0 {
+	case s.escape > 0:
+		if !s.nextEscaped(c) {
 			return false
 		}
 	case c == '\\':
@@ -183,6 +180,21 @@ func (s *modelScanner) nextInString(c byte) bool {
 		return s.endString(matters)
 	}
 	return !matters || s.keep(c)
+}
+
+// nextEscaped reads what follows a backslash: a letter, or u and four digits.
+func (s *modelScanner) nextEscaped(c byte) bool {
+	if s.escape > 1 {
+		if s.escape--; s.escape == 1 {
+			s.escape = 0
+		}
+		return isHex(c)
+	}
+	if s.escape = 0; c == 'u' {
+		s.escape = 5
+		return true
+	}
+	return strings.IndexByte(`"\/bfnrt`, c) >= 0
 }
 
 // nextInChar reads a byte of a character, and returns false if that is a control or not UTF-8: a server that reads it otherwise could take

@@ -86,16 +86,26 @@ func modelInPath(provider string, segments []string) (model string, ok bool) {
 		escaped = segments[1]
 	case provider == "azure_openai" && last > 2 && segments[0] == "openai" && segments[1] == "deployments":
 		escaped = segments[2]
-	case provider == "gemini" && last == 2 && segments[1] == "models",
-		(provider == "vertex" || provider == "vertexanthropic") && last > 3 && segments[last-3] == "publishers" && segments[last-1] == "models":
-		colon := strings.LastIndexByte(segments[last], ':')
-		if colon < 0 || strings.Contains(strings.ToLower(segments[last][colon:]), "batch") {
-			return "", false
-		}
-		escaped = segments[last][:colon]
+	case provider == "gemini" && last == 2 && segments[1] == "models", strings.HasPrefix(provider, "vertex") && isVertexModel(segments):
+		escaped = modelOfMethod(segments[last])
 	}
 	model, err := url.PathUnescape(escaped)
 	return model, err == nil && model != ""
+}
+
+// isVertexModel reports whether a path is …/publishers/{publisher}/models/{model}:{method}.
+func isVertexModel(segments []string) bool {
+	last := len(segments) - 1
+	return last > 3 && segments[last-3] == "publishers" && segments[last-1] == "models"
+}
+
+// modelOfMethod returns the model of {model}:{method}, empty for a method that serves a batch.
+func modelOfMethod(segment string) string {
+	colon := strings.LastIndexByte(segment, ':')
+	if colon < 0 || strings.Contains(strings.ToLower(segment[colon:]), "batch") {
+		return ""
+	}
+	return segment[:colon]
 }
 
 // modelOperations are the ends of the paths at which the member `model` of a request's body decides which model serves it.
@@ -117,22 +127,8 @@ func checkModel(d destination, header http.Header, body io.ReadCloser) (io.ReadC
 		return body, errModelUnreadable
 	}
 	checked := &modelBody{ReadCloser: body}
-	head := make([]byte, 0, 4<<10)
-	for !checked.scanner.hasModel() {
-		if len(head) == cap(head) {
-			head = slices.Grow(head, len(head))
-		}
-		n, err := body.Read(head[len(head):min(cap(head), modelHeadLimit)])
-		head = head[:len(head)+n]
-		if !checked.scanner.feed(head[len(head)-n:]) || err != nil && !checked.scanner.hasModel() || len(head) == modelHeadLimit && !checked.scanner.hasModel() {
-			return body, errModelUnreadable
-		}
-		if err != nil {
-			checked.err = err
-			if err == io.EOF && !checked.scanner.isWhole() { //nolint:errorlint // io.Reader's own
-				return body, errModelUnreadable
-			}
-		}
+	if !checked.readModel() {
+		return body, errModelUnreadable
 	}
 	name := checked.scanner.name()
 	if strings.HasPrefix(name, "models/") && d.key.Provider == "gemini" {
@@ -141,7 +137,6 @@ func checkModel(d destination, header http.Header, body io.ReadCloser) (io.ReadC
 	if !d.key.Restrictions.AllowsModel(name) {
 		return body, errModelRestricted
 	}
-	checked.head = head
 	return checked, nil
 }
 
@@ -168,6 +163,24 @@ type modelBody struct {
 	err     error  // what came with it
 }
 
+// readModel reads up to the model, and reports whether it was found in what may be sent.
+func (b *modelBody) readModel() bool {
+	head := make([]byte, 0, 4<<10)
+	for !b.scanner.hasModel() {
+		if len(head) == cap(head) {
+			head = slices.Grow(head, len(head))
+		}
+		var n int
+		n, b.err = b.ReadCloser.Read(head[len(head):min(cap(head), modelHeadLimit)])
+		head = head[:len(head)+n]
+		if !b.scanner.feed(head[len(head)-n:]) || !b.scanner.hasModel() && (b.err != nil || len(head) == modelHeadLimit) {
+			return false
+		}
+	}
+	b.head = head
+	return !errors.Is(b.err, io.EOF) || b.scanner.isWhole()
+}
+
 // Read implements io.Reader.
 func (b *modelBody) Read(p []byte) (int, error) {
 	if len(b.head) > 0 {
@@ -179,7 +192,7 @@ func (b *modelBody) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	n, err := b.ReadCloser.Read(p)
-	if !b.scanner.feed(p[:n]) || err == io.EOF && !b.scanner.isWhole() { //nolint:errorlint // io.Reader's own
+	if !b.scanner.feed(p[:n]) || errors.Is(err, io.EOF) && !b.scanner.isWhole() {
 		b.err = errModelUnreadable
 		return 0, b.err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -151,7 +152,7 @@ func TestASecondModelThatComesLaterReachesNobody(t *testing.T) {
 		if err == nil {
 			rest = append(rest, " and the end"...)
 		}
-		received <- append(first, rest...)
+		received <- slices.Concat(first, rest)
 	})
 	key := dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, upstream+"/v1", secret)
 	key.Restrictions = &dataplane.Restrictions{Models: []string{"m"}}

@@ -40,29 +40,11 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	if err != nil {
 		return nil, err
 	}
-	key := models.Key{
-		ID: s.ids.Next(models.KeyIDPrefix, now), CustomerID: caller.CustomerID, ProjectID: caller.ProjectID,
-		Provider: provider.Slug, Destination: provider.Destination, Name: norm.NFC.String(req.Body.Name), DisplaySuffix: displaySuffix, Version: 1,
-		CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
-	}
-	if at := req.Body.ExpiresAt; at != nil {
-		key.ExpiresAt = at.UnixMicro()
-	}
-	if req.Body.Order != nil {
-		key.Order = *req.Body.Order
-	}
-	if req.Body.Weight != nil {
-		key.Weight = *req.Body.Weight
-	}
-	if r := req.Body.Restrict; r != nil {
-		key.Restrictions = models.Restrictions{Users: r.Users, Models: r.Models, Operations: r.Operations}
-	}
+	key := newKey(caller, provider, req.Body, displaySuffix, now)
+	key.ID = s.ids.Next(models.KeyIDPrefix, now)
 	quota := s.quotas.Project
-	if userScope := req.Body.UserScope; userScope != nil && *userScope {
-		key.UserID, quota = caller.UserID, s.quotas.User
-		if len(key.Restrictions.Users) > 0 {
-			return nil, errOwnKeyUsers()
-		}
+	if key.UserID != "" {
+		quota = s.quotas.User
 	}
 	var idempotency *models.IdempotencyRecord
 	if req.Params.IdempotencyKey != nil {
@@ -94,6 +76,30 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	}, nil
 }
 
+// newKey returns the key that a request asks for, without its id and its envelope.
+func newKey(caller models.Caller, provider providers.Provider, body *gen.RegisterRequest, displaySuffix string, now time.Time) models.Key {
+	key := models.Key{
+		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, Provider: provider.Slug, Destination: provider.Destination,
+		Name: norm.NFC.String(body.Name), DisplaySuffix: displaySuffix, Version: 1, CreatedAt: now.UnixMicro(), CreatedBy: caller.UserID,
+	}
+	if at := body.ExpiresAt; at != nil {
+		key.ExpiresAt = at.UnixMicro()
+	}
+	if body.Order != nil {
+		key.Order = *body.Order
+	}
+	if body.Weight != nil {
+		key.Weight = *body.Weight
+	}
+	if r := body.Restrict; r != nil {
+		key.Restrictions = models.Restrictions{Users: r.Users, Models: r.Models, Operations: r.Operations}
+	}
+	if body.UserScope != nil && *body.UserScope {
+		key.UserID = caller.UserID
+	}
+	return key
+}
+
 // checkRegistration checks what the OpenAPI document can't express, and returns the end of the secret that may be displayed.
 func (s *server) checkRegistration(provider providers.Provider, body *gen.RegisterRequest, now time.Time) (displaySuffix string, err error) {
 	displaySuffix, err = s.providers.CheckKey(provider, body.Name, body.Secret.Reveal())
@@ -105,6 +111,9 @@ func (s *server) checkRegistration(provider providers.Provider, body *gen.Regist
 	}
 	if err == nil && body.ExpiresAt != nil {
 		err = checkExpiry(*body.ExpiresAt, now)
+	}
+	if r := body.Restrict; err == nil && r != nil && len(r.Users) > 0 && body.UserScope != nil && *body.UserScope {
+		err = errOwnKeyUsers()
 	}
 	return displaySuffix, err
 }

@@ -52,17 +52,11 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 		}
 		newEvent := func(what models.EventType) models.Event { return s.keyEvent(ctx, what, caller, key) }
 		event = newEvent(eventOf(change))
-		switch {
-		case !role.Covers(roleToWrite(key)):
+		if !role.Covers(roleToWrite(key)) {
 			return models.ErrForbidden
-		case key.RevokedAt != 0:
-			return errRevoked
-		case key.UserID != "" && change.Restrict != nil && change.Restrict.Users != nil && len(*change.Restrict.Users) > 0:
-			return errOwnKeyUsers()
-		case key.RemovalID != "" && change.Disabled != nil && !*change.Disabled:
-			return errSuspended
-		case req.Params.IfMatch != nil && !matchesETag(*req.Params.IfMatch, etag(key)) && !change.IsMade(key):
-			return errPrecondition // a change that is made already may be this request's own, sent again (RFC 9110, section 13.1.1)
+		}
+		if err := checkChange(key, change, req.Params.IfMatch); err != nil {
+			return err
 		}
 		if err := tx.UpdateKey(key, change, caller.UserID, newEvent); err != nil {
 			return err
@@ -84,6 +78,21 @@ func (s *server) UpdateKey(ctx context.Context, req gen.UpdateKeyRequestObject) 
 		Body:    gen.UpdateResponse{Key: wire},
 		Headers: gen.UpdateKey200ResponseHeaders{ETag: wire.Etag},
 	}, nil
+}
+
+// checkChange checks whether a change can be made of a key. ifMatch is nil if the request has none.
+func checkChange(key models.Key, change models.KeyChange, ifMatch *string) error {
+	switch {
+	case key.RevokedAt != 0:
+		return errRevoked
+	case key.UserID != "" && change.Restrict != nil && change.Restrict.Users != nil && len(*change.Restrict.Users) > 0:
+		return errOwnKeyUsers()
+	case key.RemovalID != "" && change.Disabled != nil && !*change.Disabled:
+		return errSuspended
+	case ifMatch != nil && !matchesETag(*ifMatch, etag(key)) && !change.IsMade(key):
+		return errPrecondition // a change that is made already may be this request's own, sent again (RFC 9110, section 13.1.1)
+	}
+	return nil
 }
 
 // parseChange returns what a request changes. It makes the checks that the document can't express.

@@ -49,14 +49,18 @@ func ParseURL(text string) (Config, error) {
 	case strings.HasPrefix(cfg.Key, "alias/aws/") || strings.Contains(cfg.Key, ":alias/aws/"):
 		return Config{}, errors.New("names a key that AWS manages: its policy can't be changed; make one of your own")
 	}
+	return cfg, cfg.setParameters(query)
+}
+
+func (cfg *Config) setParameters(query url.Values) error {
 	for name, values := range query {
 		target, known := map[string]*string{"endpoint": &cfg.Endpoint, "profile": &cfg.Profile}[name]
 		if !known || len(values) != 1 || values[0] == "" {
-			return Config{}, fmt.Errorf("has the parameter %q without one value, or unknown; known are endpoint and profile", name)
+			return fmt.Errorf("has the parameter %q without one value, or unknown; known are endpoint and profile", name)
 		}
 		*target = values[0]
 	}
-	return cfg, checkEndpoint(cfg.Endpoint)
+	return checkEndpoint(cfg.Endpoint)
 }
 
 // checkEndpoint refuses an endpoint that would get data keys in the clear.

@@ -54,7 +54,7 @@ type version struct {
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{keys: map[string]*key{}}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s.address = listener.Addr().String()
 	server := grpc.NewServer(grpc.UnaryInterceptor(s.intercept))
@@ -192,7 +192,7 @@ func (s *Server) Encrypt(_ context.Context, r *kmspb.EncryptRequest) (*kmspb.Enc
 	if err != nil {
 		return nil, status.Error(codes.Internal, "encrypt")
 	}
-	ciphertext = append([]byte{byte(number)}, ciphertext...)
+	ciphertext = append([]byte{byte(number)}, ciphertext...) //nolint:gosec // G115: tests make few versions
 	return &kmspb.EncryptResponse{
 		Name: r.GetName(), Ciphertext: ciphertext, CiphertextCrc32C: checksum(ciphertext),
 		VerifiedPlaintextCrc32C: true, VerifiedAdditionalAuthenticatedDataCrc32C: true,
