@@ -49,7 +49,8 @@ func ParseURL(text string) (Config, error) {
 	case strings.HasPrefix(cfg.Key, "alias/aws/") || strings.Contains(cfg.Key, ":alias/aws/"):
 		return Config{}, errors.New("names a key that AWS manages: its policy can't be changed; make one of your own")
 	}
-	return cfg, cfg.setParameters(query)
+	err = cfg.setParameters(query)
+	return cfg, err
 }
 
 func (cfg *Config) setParameters(query url.Values) error {
