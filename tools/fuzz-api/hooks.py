@@ -35,6 +35,7 @@ schemathesis.openapi.format("password", st.integers(0, 9999).map(lambda n: f"{CA
 
 # What earlier answers told.
 keys: list[str] = list(FACTS["keys"])
+providers: dict[str, str] = {}  # of the keys that the session registered
 tokens: list[str] = ["01M7W0BTX000000000000000AK"]  # that the session made; its own would end it
 pages: dict[str, dict[str, Any]] = {}
 positions: list[str] = list(FACTS["positions"])
@@ -133,7 +134,14 @@ def fit_register(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     selectors = re.compile("[\u180b-\u180f\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f\U000e0000-\U000e0fff]")
     name = selectors.sub("", body["name"])
     body["name"] = "".join(c for c in name if unicodedata.category(c) not in unwelcome).strip() or "n"
-    return fit_expiry(case, body)
+    return fit_restrictions(case, fit_expiry(case, body))
+
+
+def fit_restrictions(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """Own keys are restricted to no users, and operations are paths."""
+    if body.get("restrict") is not None:
+        body["restrict"] = one_of(case, "restrict", [{"models": ["gpt-4o", "o4-*"]}, {"operations": ["/chat/completions"]}])
+    return body
 
 
 def fit_expiry(case: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +154,7 @@ def fit_expiry(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 def fit_update(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     if "name" in body:
         body["name"] = f"renamed {pick(case, 'name', 1000)}"
-    return fit_expiry(case, body)
+    return fit_restrictions(case, fit_expiry(case, body))
 
 
 def fit_token(case: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -157,8 +165,10 @@ def fit_token(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_rotate(case: Any, body: dict[str, Any]) -> dict[str, Any]:
-    """A secret of some provider, which may be another than the key's, and an overlap of at most 30 days."""
-    body["secret"] = one_of(case, "secret", list(examples().values()))
+    """A secret of the key's provider, and an overlap of at most 30 days."""
+    provider = providers.get(case.path_parameters["id"].removeprefix("byok_"), "openai")
+    body["secret"] = examples()[provider].replace(CANARY, f"{CANARY}{pick(case, 'secret', 10000):04}", 1)
+    body["activate"] = one_of(case, "activate", ["now", "now", "manual", "verified"])
     if "overlap" in body:
         body["overlap"] = one_of(case, "overlap", ["0s", "1s", "15m", "720h"])
     return fit_expiry(case, body)
@@ -269,6 +279,7 @@ def learn(operation: str, case: Any, response: Any) -> None:
             body = response.json()
             if operation == "registerKey":
                 keys.append(body["key"]["id"])
+                providers[keys[-1].removeprefix("byok_")] = body["key"]["provider"]
             elif token := body.get("next_page_token"):
                 pages[operation] = dict(case.query) | {"page_token": token}
 

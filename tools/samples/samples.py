@@ -13,6 +13,7 @@ from typing import Callable
 import yaml
 
 SECRET = "sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001"
+NEXT_SECRET = SECRET.replace("EXAMPLE", "ROTATED", 1)
 PLACEHOLDER = "byok_01M83VVAHV8M2T5K7N9R4W1XYZ"
 TOKEN = "01M7W0BTX000000000000000AK"
 ULID = r"[0-7][0-9A-HJKMNP-TV-Z]{25}"
@@ -28,6 +29,11 @@ WANT = {
     "getKey": ["openai-prod", "active"],
     "verifyKey": ["unreachable"],  # run.sh leaves the service no way out
     "resolveKey": ["project_key"],
+    "rotateKey": ["(?i)true|false"],
+    "listKeyVersions": ["active", "retiring"],
+    "rollbackKey": ["1"],
+    "activateKeyVersion": ["complete|pending"],
+    "destroyKeyVersion": ["destroyed"],
     "getPolicy": ["allow", "fail"],
     "setPolicy": ["require", "fail"],
     "setMember": ["member"],
@@ -127,19 +133,19 @@ def current_id(source: str) -> str:
 
 def main() -> None:
     root, language, folder = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    os.environ["OPENAI_API_KEY"] = SECRET
     samples = samples_of(root / "spec/aikeys.yaml", language)
     prepare = {"curl": curl, "Go": go, "Python": python, "TypeScript": typescript}[language]
     command = prepare(root, folder, samples)
     key_id = token = ""
     for name, want in WANT.items():
+        os.environ["OPENAI_API_KEY"] = NEXT_SECRET if name == "rotateKey" else SECRET
         output = execute(command(name, samples[name].replace(PLACEHOLDER, key_id).replace(TOKEN, token)), folder)
         if name == "registerKey" and (found := re.search(KEY_ID, output)):
             key_id = found[0]
         if name == "createToken" and (found := re.search(rf"(?<!_){ULID}", output)):
             token = found[0]
         missing = [pattern for pattern in want if not re.search(pattern, output)]
-        if missing or SECRET in output or (language == "curl" and "code" in json.loads(output)):
+        if missing or SECRET in output or NEXT_SECRET in output or (language == "curl" and "code" in json.loads(output)):
             sys.exit(f"{language} {name} does not show {missing} but:\n{output}")
     print(f"{language}: {len(WANT)} samples ran")
 

@@ -780,7 +780,8 @@ type Candidate struct {
 	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
 	// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-	// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+	// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
+	// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 	Reason CandidateReason `json:"reason"`
 
 	// Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
@@ -796,7 +797,8 @@ type Candidate struct {
 // CandidateReason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 // `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
 // the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
+// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 type CandidateReason string
 
 // DestroyVersionResponse The version as it is now.
@@ -855,7 +857,8 @@ type Event struct {
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
+	// the `expires_at` in
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 	// `key.version_destroyed` in `before`. Both are absent in other events.
@@ -867,7 +870,8 @@ type Event struct {
 	// Before What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 	// (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 	// `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+	// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
+	// the `expires_at` in
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 	// `key.version_destroyed` in `before`. Both are absent in other events.
@@ -917,7 +921,8 @@ type Event struct {
 	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-	// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+	// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+	// `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -934,7 +939,8 @@ type EventOutcome string
 // EventType What was done. A token is an AgentRouter API key. `key.failing` is a
 // report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 // key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+// `expires_at`, and `key.expired` at that time.
 // `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 // `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 // does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -944,7 +950,8 @@ type EventType string
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
 // (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
 // `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+// `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
+// the `expires_at` in
 // `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 // test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 // `key.version_destroyed` in `before`. Both are absent in other events.
@@ -975,7 +982,8 @@ type EventState struct {
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
+	// refused the key.
 	// Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
@@ -1634,7 +1642,8 @@ type RegisterResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
-// RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and nothing is suspended.
+// RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and
+// nothing is suspended.
 type RemoveMemberResponse struct {
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
 	// that is read by its id has it too; keys in lists do not.
@@ -1749,7 +1758,8 @@ type Restrictions struct {
 
 // RestrictionsChange What to change of what the key may be used for. `null` takes all restrictions away.
 type RestrictionsChange struct {
-	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null` restricts none.
+	// Models The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null`
+	// restricts none.
 	Models []string `json:"models,omitempty,omitzero"`
 
 	// Operations The operations that it serves: paths of the provider's API below its base URL, such as `/chat/completions`, each
@@ -1961,7 +1971,8 @@ type Verdict string
 // customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
+// refused the key.
 // Absent where the verdict says all.
 type VerdictReason string
 
@@ -1976,7 +1987,8 @@ type Verification struct {
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
+	// refused the key.
 	// Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 

@@ -101,7 +101,8 @@ class Candidate(Model):
     Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
     `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
     the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
-    `key_expired`: it serves nobody for now. `other_users`: it is restricted to others. `user_keys_forbidden`, `user_key_required`: the policy excludes it.
+    `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
+    `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 
     """
 
@@ -229,7 +230,8 @@ class Event(Model):
     What was done. A token is an AgentRouter API key. `key.failing` is a
     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-    `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's `expires_at`, and `key.expired` at that time.
+    `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+    `expires_at`, and `key.expired` at that time.
     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
@@ -338,7 +340,8 @@ class EventState(Model):
     What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
     (`member.set`, `member.removed`), or the test of a key (`key.registered` and `key.verified`, in `after`).
     `before` is absent for a new member, and `after` for one who was removed and for a key that was not tested.
-    `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have the `expires_at` in
+    `key.updated` has what changed, such as `name` and `expires_at`; `key.expiring` and `key.expired` have
+    the `expires_at` in
     `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
     test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
     `key.version_destroyed` in `before`. Both are absent in other events.
@@ -400,7 +403,8 @@ class EventState(Model):
     customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-    many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+    many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
+    refused the key.
     Absent where the verdict says all.
 
     """
@@ -1386,7 +1390,8 @@ class RegisterResponse(Model):
 
 class RemoveMemberResponse(Model):
     """
-    What the removal has done. The answer of a service of an earlier version is an empty object, and nothing is suspended.
+    What the removal has done. The answer of a service of an earlier version is an empty object, and
+    nothing is suspended.
 
     """
 
@@ -1571,7 +1576,8 @@ class RestrictionsChange(Model):
 
     models: Optional[list[str]] = Field(None, max_length=50, min_length=1)
     """
-    The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null` restricts none.
+    The models that it serves, as requests name them, exactly. `*` at the end stands for any rest. `null`
+    restricts none.
 
     """
 
@@ -1864,7 +1870,8 @@ class Verification(Model):
     customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
-    many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider refused the key.
+    many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
+    refused the key.
     Absent where the verdict says all.
 
     """
