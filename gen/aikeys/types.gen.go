@@ -1724,7 +1724,7 @@ type VerifyResponse struct {
 
 // VersionsResponse A key's versions, newest first, and the receipt of its last rotation or rollback.
 type VersionsResponse struct {
-	// Versions The versions.
+	// Versions The versions, at most 101.
 	Versions []KeyVersion `json:"versions"`
 
 	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.

@@ -78,6 +78,9 @@ export interface RegisterRequest {
   verify?: boolean;
   force?: boolean;
   expires_at?: string;
+  order?: number;
+  weight?: number;
+  restrict?: { users?: string[]; models?: string[]; operations?: string[] };
 }
 
 /**

@@ -2020,7 +2020,7 @@ type VersionsResponse struct {
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
 
-	// Versions The versions.
+	// Versions The versions, at most 101.
 	Versions []KeyVersion `json:"versions"`
 }
 

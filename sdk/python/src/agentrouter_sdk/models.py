@@ -1896,9 +1896,9 @@ class VersionsResponse(Model):
     A key's versions, newest first, and the receipt of its last rotation or rollback.
     """
 
-    versions: list[KeyVersion] = Field(..., max_length=101)
+    versions: list[KeyVersion]
     """
-    The versions.
+    The versions, at most 101.
     """
 
     receipt: Optional[RotationReceipt] = None

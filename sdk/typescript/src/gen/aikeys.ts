@@ -1302,7 +1302,7 @@ export interface components {
         };
         /** @description A key's versions, newest first, and the receipt of its last rotation or rollback. */
         VersionsResponse: {
-            /** @description The versions. */
+            /** @description The versions, at most 101. */
             versions: components["schemas"]["KeyVersion"][];
             receipt?: components["schemas"]["RotationReceipt"];
         };

@@ -180,7 +180,7 @@ class AsyncAIKeys(_Resource):
     ) -> models.UpdateResponse:
         """Change what is given of a key, and return the key. An expires_at of None has it serve without end.
 
-        Of several keys, the lowest order serves, or the newest; those of one order that have a weight share the callers,
+        Of several keys, the lowest order serves, or the newest; those of one order that have a weight share callers,
         which a weight of None ends. The lists of restrict, users, models and operations, replace those of the key: None
         takes one away, and a restrict of None all.
 
