@@ -95,7 +95,7 @@ class Operation(Generic[T]):
 
 
 def _segment(name: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if name == "version" and isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return str(value)
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str")
