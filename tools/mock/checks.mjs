@@ -67,6 +67,12 @@ function checkParameter(parameter, values) {
     }
     value = Number(value);
   }
+  if (parameter.schema.type === 'boolean') {
+    if (value !== 'true' && value !== 'false') {
+      return say('must be true or false');
+    }
+    value = value === 'true';
+  }
   const [error] = parameter.validate(value);
   return error ? say(messageOf(error)) : [];
 }
