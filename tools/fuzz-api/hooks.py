@@ -37,6 +37,8 @@ schemathesis.openapi.format("password", st.integers(0, 9999).map(lambda n: f"{CA
 keys: list[str] = list(FACTS["keys"])
 providers: dict[str, str] = {}  # of the keys that the session registered
 tokens: list[str] = ["01M7W0BTX000000000000000AK"]  # that the session made; its own would end it
+# What rotations of the session made, by their state: keys and versions.
+versions: dict[str, list[tuple[str, int]]] = {"pending": [], "active": []}
 pages: dict[str, dict[str, Any]] = {}
 positions: list[str] = list(FACTS["positions"])
 revoked: set[str] = set()
@@ -73,6 +75,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         case.headers["Last-Event-ID"] = positions[-1]
     if right[ParameterLocation.HEADER] and "If-Match" in case.headers:
         case.headers["If-Match"] = one_of(case, "etag", ["*", '"1"', '"1", "2"', '"999"'])
+    if right[ParameterLocation.HEADER] and operation_id(case) == "rotateKey" and "Idempotency-Key" in case.headers:
+        case.headers["Idempotency-Key"] = f"rotation-{pick(case, 'idempotency', 1_000_000)}"
     if isinstance(case.body, dict):
         fit = FITS.get(operation_id(case)) if right[ParameterLocation.BODY] else mark
         if fit is not None:
@@ -98,11 +102,17 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
         path["token_id"] = one_of(case, "token", tokens[-20:])
     if "version" in path:
         path["version"] = 1 + pick(case, "version", 5)
+    made = versions["active" if operation_id(case) == "rollbackKey" else "pending"]
+    if operation_id(case) in ("rollbackKey", "activateKeyVersion", "destroyKeyVersion") and made and pick(case, "made", 4) > 0:
+        path["customer_id"], path["project_id"] = "acme", "chat"
+        path["id"], version = made[-1 - pick(case, "rotated", min(3, len(made)))]
+        if "version" in path:
+            path["version"] = version
     if "user_id" in path:
-        # The caller stays an owner of the project that everything else needs, and the only one of the other.
+        # The callers stay members of the project that everything else needs: a removal suspends API keys, also of who is added again.
         if path.get("project_id") == "solo":
             path["user_id"] = FACTS["user"]
-        elif path["user_id"] in (FACTS["user"], "-", ".", "..") or pick(case, "user", 4) > 0:
+        elif path["user_id"] in (*FACTS["kept"], "-", ".", "..") or pick(case, "user", 4) > 0:
             path["user_id"] = one_of(case, "member", FACTS["members"])
     return path
 
@@ -166,11 +176,14 @@ def fit_token(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 
 def fit_rotate(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     """A secret of the key's provider, and an overlap of at most 30 days."""
-    provider = providers.get(case.path_parameters["id"].removeprefix("byok_"), "openai")
+    key = "byok_" + case.path_parameters["id"].removeprefix("byok_")
+    provider = providers.get(key, "openai")
+    if key in FACTS["keys"]:  # three keys of each provider
+        provider = list(examples())[FACTS["keys"].index(key) // 3]
     body["secret"] = examples()[provider].replace(CANARY, f"{CANARY}{pick(case, 'secret', 10000):04}", 1)
     body["activate"] = one_of(case, "activate", ["now", "now", "manual", "verified"])
     if "overlap" in body:
-        body["overlap"] = one_of(case, "overlap", ["0s", "1s", "15m", "720h"])
+        body["overlap"] = one_of(case, "overlap", ["0s", "15m", "15m", "720h"])
     return fit_expiry(case, body)
 
 
@@ -272,6 +285,10 @@ def learn(operation: str, case: Any, response: Any) -> None:
         revoked.add(case.path_parameters["id"].removeprefix("byok_"))
     elif operation == "streamEvents":
         positions.extend(line.removeprefix("id: ") for line in response.text.splitlines() if line.startswith("id: "))
+    elif operation == "rotateKey":
+        made = response.json()["version"]
+        if made["state"] in versions:
+            versions[made["state"]].append((case.path_parameters["id"], made["version"]))
     elif operation == "createToken":
         tokens.append(response.json()["token"]["token_id"])
     elif operation == "registerKey" or operation.startswith("list"):
@@ -279,7 +296,7 @@ def learn(operation: str, case: Any, response: Any) -> None:
             body = response.json()
             if operation == "registerKey":
                 keys.append(body["key"]["id"])
-                providers[keys[-1].removeprefix("byok_")] = body["key"]["provider"]
+                providers[keys[-1]] = body["key"]["provider"]
             elif token := body.get("next_page_token"):
                 pages[operation] = dict(case.query) | {"page_token": token}
 

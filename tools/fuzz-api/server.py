@@ -112,6 +112,7 @@ class Server:
             "keys": keys,
             "user": OWNER,
             "members": list(OTHERS),
+            "kept": [OWNER, MEMBER],
             "credentials": [owner, member],
             "tokens": [dataplane],
             "session": "",
