@@ -206,7 +206,7 @@ func TestProcess(t *testing.T) {
 			require.NoError(t, err)
 			kib, err := strconv.Atoi(string(bytes.TrimSpace(output)))
 			require.NoError(t, err)
-			require.Less(t, kib, 96<<10, "it is small when idle")
+			require.Less(t, kib, 80<<10, "it is small when idle")
 			if limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid)); err == nil { // on Linux
 				require.Regexp(t, `Max core file size +0 +0 `, string(limits))
 			}
