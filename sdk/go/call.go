@@ -176,8 +176,8 @@ type request struct {
 // request returns a call of an operation. params are the names and values of the path's parameters in turn.
 func (s service) request(op operations.Operation, params ...string) *request {
 	r := &request{service: s, op: op, path: op.Path}
-	for i := 0; i < len(params); i += 2 {
-		r.setPathParameter(params[i], params[i+1])
+	for pair := range slices.Chunk(params, 2) {
+		r.setPathParameter(pair[0], pair[1])
 	}
 	for _, p := range s.query {
 		if !slices.Contains(op.Query, p[0]) {
@@ -211,22 +211,30 @@ func (r *request) setPathParameter(name, value string) {
 // checkOptions refuses options that the method does not take, and an If-Match that is no entity tag.
 func (r *request) checkOptions() {
 	registers := slices.Contains(r.op.Header, idempotencyHeader)
-	switch {
-	case !registers && (r.verify || r.force):
-		r.setError("verify", "is not a parameter of this method")
-	case !registers && !r.expiresAt.IsZero():
-		r.setError("expires_at", "is not a parameter of this method")
-	case !registers && r.restrict != nil:
-		r.setError("restrict", "is not a parameter of this method")
-	case !registers && (r.order != nil || r.weight != nil):
-		r.setError("order", "is not a parameter of this method")
-	case len(r.token) > 0 && r.op.ID != operations.CreateToken().ID:
-		r.setError("projects", "is not a parameter of this method")
-	case r.hasIfMatch && !slices.Contains(r.op.Header, ifMatchHeader):
-		r.setError(ifMatchHeader, "is not a parameter of this method")
-	case r.hasIfMatch && (r.ifMatch == "" || strings.ContainsFunc(r.ifMatch, func(c rune) bool { return c < ' ' || c > '~' })):
+	takesIfMatch := slices.Contains(r.op.Header, ifMatchHeader)
+	for _, option := range []struct {
+		name         string
+		given, taken bool
+	}{
+		{"verify", r.verify || r.force, registers},
+		{"expires_at", !r.expiresAt.IsZero(), registers},
+		{"restrict", r.restrict != nil, registers},
+		{"order", r.order != nil || r.weight != nil, registers},
+		{"projects", len(r.token) > 0, r.op.ID == operations.CreateToken().ID},
+		{ifMatchHeader, r.hasIfMatch, takesIfMatch},
+	} {
+		if option.given && !option.taken {
+			r.setError(option.name, "is not a parameter of this method")
+		}
+	}
+	if r.hasIfMatch && takesIfMatch && !isEntityTag(r.ifMatch) {
 		r.setError(ifMatchHeader, "must be a key's Etag")
 	}
+}
+
+// isEntityTag reports whether a text may be sent as If-Match: printable ASCII, not empty.
+func isEntityTag(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
 }
 
 func (r *request) setIdempotencyKey() {

@@ -465,34 +465,39 @@ func rotateOptions(args map[string]any) (options []agentrouter.RotateOption) {
 	return options
 }
 
-func callOptions(v vector) []agentrouter.CallOption {
-	var options []agentrouter.CallOption
-	if v.Call == "aikeys.register" || v.Call == "aikeys.resolve" {
-		if key, ok := v.Args["idempotency_key"].(string); ok {
-			options = append(options, agentrouter.IdempotencyKey(key))
-		}
-		if end, err := time.Parse(time.RFC3339, fmt.Sprint(v.Args["expires_at"])); err == nil {
-			options = append(options, agentrouter.ExpiresAt(end))
-		}
-		if order, ok := v.Args["order"].(float64); ok {
-			options = append(options, agentrouter.AtOrder(int(order)))
-		}
-		if weight, ok := v.Args["weight"].(float64); ok {
-			options = append(options, agentrouter.WithWeight(int(weight)))
-		}
-		if lists, ok := v.Args["restrict"].(map[string]any); ok {
-			options = append(options, agentrouter.Restricted(aikeysv1.Restrictions{
-				Users: texts(lists["users"]), Models: texts(lists["models"]), Operations: texts(lists["operations"]),
-			}))
-		}
-		if v.Args["explain"] == true {
-			options = append(options, agentrouter.Explained())
-		}
-		if user, ok := v.Args["user_id"].(string); ok {
-			options = append(options, agentrouter.OfUser(user))
-		}
-		return options
+// registerOptions returns the options of a register or a resolve.
+func registerOptions(v vector) (options []agentrouter.CallOption) {
+	if key, ok := v.Args["idempotency_key"].(string); ok {
+		options = append(options, agentrouter.IdempotencyKey(key))
 	}
+	if end, err := time.Parse(time.RFC3339, fmt.Sprint(v.Args["expires_at"])); err == nil {
+		options = append(options, agentrouter.ExpiresAt(end))
+	}
+	if order, ok := v.Args["order"].(float64); ok {
+		options = append(options, agentrouter.AtOrder(int(order)))
+	}
+	if weight, ok := v.Args["weight"].(float64); ok {
+		options = append(options, agentrouter.WithWeight(int(weight)))
+	}
+	if lists, ok := v.Args["restrict"].(map[string]any); ok {
+		options = append(options, agentrouter.Restricted(aikeysv1.Restrictions{
+			Users: texts(lists["users"]), Models: texts(lists["models"]), Operations: texts(lists["operations"]),
+		}))
+	}
+	if v.Args["explain"] == true {
+		options = append(options, agentrouter.Explained())
+	}
+	if user, ok := v.Args["user_id"].(string); ok {
+		options = append(options, agentrouter.OfUser(user))
+	}
+	return options
+}
+
+func callOptions(v vector) []agentrouter.CallOption {
+	if v.Call == "aikeys.register" || v.Call == "aikeys.resolve" {
+		return registerOptions(v)
+	}
+	var options []agentrouter.CallOption
 	for name, value := range v.Args {
 		text, _ := value.(string)
 		number, _ := value.(float64)
