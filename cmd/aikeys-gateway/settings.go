@@ -74,7 +74,7 @@ func newConfig() *config {
 			Usage: "client certificate chain, in PEM, that is the credential in place of a token: \"aikeysd admin dataplane create --certificate\" names it; needs https; read again when it changes"},
 		{Name: "client-key", Arg: "file", Parse: settings.Text(&s.ClientKey),
 			Usage: "private key of the client certificate, in PEM"},
-		{Name: "max-stale", Arg: "duration", Default: "0s", Parse: settings.Staleness(&s.MaxStale),
+		{Name: "max-stale", Arg: "duration", Default: "0s", Parse: settings.UpToAnHour(&s.MaxStale),
 			Usage: "how long keys go on serving when the control plane does not answer, at most 1h; a revoked one may, too. 0s refuses at once"},
 		{Name: "cache-size", Arg: "number", Default: "10000", Parse: settings.Count(&s.CacheSize, 1, maxCacheSize),
 			Usage: "how many answers of the control plane to keep in memory"},

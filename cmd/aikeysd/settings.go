@@ -32,6 +32,7 @@ type config struct {
 	OpsListen         string
 	Sealer            string
 	SealerOld         []string
+	SealerCache       time.Duration
 	SealerCert        string
 	SealerKey         string
 	SealerCA          string
@@ -127,6 +128,8 @@ func newConfig() *config {
 			Usage: "where the key-encryption keys are: local:<path> of a keyset file, which is made on the first start; in secrets-svc, secrets+unix:<path> of its socket or secrets+https://<host>:<port>; or in a key management service, vault+https:, awskms: or gcpkms:, as docs/kms.md shows"},
 		{Name: "sealer-old", Arg: "URLs", Parse: settings.List(&s.SealerOld),
 			Usage: "sealers of before, with commas between, which still open what \"aikeysd rewrap\" has not moved yet; nothing is sealed with them"},
+		{Name: "sealer-cache", Arg: "duration", Default: "0s", Parse: settings.UpToAnHour(&s.SealerCache),
+			Usage: "how long the data key of a secret that was opened stays in memory, so that it opens again without a call to the key management service; at most 1h, and 0s keeps none"},
 		{Name: "sealer-cert", Arg: "file", Parse: settings.Text(&s.SealerCert),
 			Usage: "certificate chain that tells secrets-svc who calls, in PEM; for secrets+https, and read again when it changes, like the next two"},
 		{Name: "sealer-key", Arg: "file", Parse: settings.Text(&s.SealerKey),
@@ -158,7 +161,7 @@ func newConfig() *config {
 			Usage: "how long records of fetches are kept, in hours or days, such as 720h or 30d; 0 keeps them forever"},
 		{Name: "usage-retention", Arg: "lifetime", Default: "90d", Parse: retention(&s.UsageRetention),
 			Usage: "how long the usage of keys is kept, in hours or days, such as 2160h or 90d; 0 keeps it forever"},
-		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.Staleness(&s.MaxStaleLimit),
+		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.UpToAnHour(&s.MaxStaleLimit),
 			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
 		{Name: "custom-providers", Arg: "who", Default: customByOperator, Parse: settings.Choice(&s.CustomProviders, customByOperator, customOff),
 			Usage: "who may add servers of customers' own as providers: operator, by \"aikeysd admin provider\"; off takes no keys for them, and serves none"},

@@ -76,7 +76,7 @@ func (s *config) openOne(ctx context.Context, text, namespace string, log *slog.
 	if text == sealerLocal {
 		return local.OpenWith(keysetPath(s.Keys, namespace), local.Options{MustExist: true, Log: log})
 	}
-	opened, err := kmsurl.Open(ctx, strings.ReplaceAll(text, placeholder, namespace), kms.Options{}, log)
+	opened, err := kmsurl.Open(ctx, strings.ReplaceAll(text, placeholder, namespace), kms.Options{CacheTTL: s.SealerCache}, log)
 	if err != nil {
 		return nil, err
 	}

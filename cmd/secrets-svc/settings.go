@@ -25,6 +25,7 @@ type config struct {
 	Keys            string
 	Sealer          string
 	SealerOld       []string
+	SealerCache     time.Duration
 	AuditLog        string
 	TLSCert         string
 	TLSKey          string
@@ -73,6 +74,8 @@ func newConfig() *config {
 			Usage: "where the key-encryption keys are: local, in that folder; or in a key management service, vault+https:, awskms: or gcpkms:, with {namespace} in the name of the key, as docs/kms.md shows"},
 		{Name: "sealer-old", Arg: "URLs", Parse: settings.List(&s.SealerOld),
 			Usage: "sealers of before, with commas between, which still open what \"aikeysd rewrap\" has not moved yet; nothing is sealed with them"},
+		{Name: "sealer-cache", Arg: "duration", Default: "0s", Parse: settings.UpToAnHour(&s.SealerCache),
+			Usage: "how long the data key of a secret that was opened stays in memory, so that it opens again without a call to the key management service; at most 1h, and 0s keeps none"},
 		{Name: "audit-log", Arg: "file", Default: standardOutput, Parse: settings.Text(&s.AuditLog),
 			Usage: "file to add a line to for each open and each change of keys, in JSON; - is standard output. What can't be written there is not opened"},
 		{Name: "tls-cert", Arg: "file", Parse: settings.Text(&s.TLSCert),

@@ -26,6 +26,7 @@ import (
 	"github.com/agentrouter/aikeys/models"
 	modelsdb "github.com/agentrouter/aikeys/models/database"
 	"github.com/agentrouter/aikeys/models/modelstest"
+	"github.com/agentrouter/aikeys/sealer/awskms/awskmstest"
 )
 
 const (
@@ -74,7 +75,7 @@ func startAikeysd(b *testing.B, database string, flags ...string) *process {
 	public, dataPlane, ops := freeAddr(b), freeAddr(b), freeAddr(b)
 	cmd := exec.Command(binary, append([]string{"serve", "--verify", "off", "--listen", public, "--dataplane-listen", dataPlane, "--ops-listen", ops,
 		"--rate-limit", "1000000", "--sealer", "local:" + filepath.Join(b.TempDir(), "keyset.json"), "--log-level", "warn"}, flags...)...)
-	cmd.Env = []string{"AIKEYS_DATABASE_URL=" + database, "HOME=" + os.Getenv("HOME")}
+	cmd.Env = append([]string{"AIKEYS_DATABASE_URL=" + database, "HOME=" + os.Getenv("HOME")}, awskmstest.Environ()...)
 	began := time.Now()
 	log := launch(b, cmd)
 	for time.Since(began) < 20*time.Second {

@@ -75,12 +75,12 @@ type Sealer struct {
 
 var _ io.Closer = (*Sealer)(nil)
 
-// Close closes the connections that no call is using.
+// Close closes the connections that no call is using, and drops what is cached.
 func (s *Sealer) Close() error {
 	if transport, ok := any(s.client.GetTransport()).(*http.Transport); ok {
 		transport.CloseIdleConnections()
 	}
-	return nil
+	return s.Sealer.Close()
 }
 
 // symmetricKey implements kms.Key.

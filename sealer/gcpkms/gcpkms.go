@@ -114,8 +114,8 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 	return &Sealer{Sealer: kms.New(&symmetricKey{cfg: cfg, client: client}, options), client: client}, nil
 }
 
-// Close closes the connections.
-func (s *Sealer) Close() error { return s.client.Close() }
+// Close closes the connections, and drops what is cached.
+func (s *Sealer) Close() error { return errors.Join(s.client.Close(), s.Sealer.Close()) }
 
 // symmetricKey implements kms.Key.
 type symmetricKey struct {

@@ -61,10 +61,10 @@ func (g *guard) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([]sealer
 func (g *guard) unwrapOwn(ctx context.Context, items []sealer.KeyItem) ([]sealer.KeyResult, error) {
 	batch, ok := g.key.(BatchKey)
 	if !ok || len(items) < 2 {
-		return g.each(ctx, items, g.Unwrap)
+		return g.each(ctx, items, g.unwrap)
 	}
 	results, err := g.inBatch(ctx, items, batch.UnwrapAll)
-	return g.orEach(ctx, items, results, err, g.Unwrap)
+	return g.orEach(ctx, items, results, err, g.unwrap)
 }
 
 // inBatch handles all items in one call. It returns no results and no error if the service refuses the batch: perhaps for one item.

@@ -52,6 +52,8 @@ type Options struct {
 	ListTTL time.Duration
 	// MaxCalls is how many calls are under way at once; others wait. 0 means 64.
 	MaxCalls int
+	// CacheTTL is how long the data key of an envelope that was opened is cached, so that it opens again without a call. 0 caches none.
+	CacheTTL time.Duration
 }
 
 const (
@@ -83,7 +85,7 @@ func New(key Key, options Options) *Sealer {
 	timeout, calls := cmp.Or(max(options.Timeout, 0), defaultTimeout), cmp.Or(max(options.MaxCalls, 0), defaultMaxCalls)
 	keks := &guard{
 		key: key, wrapOnly: options.WrapOnly, timeout: timeout, listTTL: cmp.Or(max(options.ListTTL, 0), defaultListTTL),
-		slots: make(chan struct{}, calls), asked: make(chan struct{}, 1),
+		slots: make(chan struct{}, calls), asked: make(chan struct{}, 1), cache: newKeyCache(options.CacheTTL),
 	}
 	keks.circuit = gobreaker.NewCircuitBreaker[any](gobreaker.Settings{
 		Timeout:      trialAfter,
@@ -111,6 +113,12 @@ func (s *Sealer) RewrapAll(ctx context.Context, items []sealer.Item) ([]sealer.R
 	return sealer.RewrapAll(ctx, s.Sealer, items)
 }
 
+// Close drops the data keys that are cached.
+func (s *Sealer) Close() error {
+	s.keks.cache.close()
+	return nil
+}
+
 // errAbandoned marks the error of a call whose caller has gone, which says nothing about the service.
 var errAbandoned = errors.New("the caller has gone")
 
@@ -127,6 +135,7 @@ type guard struct {
 	listTTL  time.Duration
 	circuit  *gobreaker.CircuitBreaker[any]
 	slots    chan struct{}
+	cache    *keyCache
 
 	listed atomic.Pointer[listing]
 	asked  chan struct{} // holds a token while a goroutine reads listed, and asks the service if that is too old
@@ -197,7 +206,7 @@ func (g *guard) Wrap(ctx context.Context, kekID string, dataKey, associatedData 
 
 // prove returns nil if a wrapped data key unwraps to itself.
 func (g *guard) prove(ctx context.Context, kekID string, dataKey, wrapped, associatedData []byte) error {
-	found, err := g.Unwrap(ctx, kekID, wrapped, associatedData)
+	found, err := g.unwrap(ctx, kekID, wrapped, associatedData)
 	defer clear(found)
 	switch {
 	case errors.Is(err, sealer.ErrUnavailable):
@@ -217,6 +226,19 @@ func isSame(found, dataKey []byte, err error) bool {
 
 // Unwrap implements sealer.KEKs.
 func (g *guard) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
+	digest := digestOf(kekID, wrapped, associatedData)
+	if dataKey := g.cache.get(digest); dataKey != nil {
+		return dataKey, nil
+	}
+	dataKey, err := g.unwrap(ctx, kekID, wrapped, associatedData)
+	if err == nil {
+		g.cache.put(digest, dataKey)
+	}
+	return dataKey, err
+}
+
+// unwrap asks the service, whatever is cached.
+func (g *guard) unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
 	if !g.key.Owns(kekID) {
 		return nil, errForeign
 	}

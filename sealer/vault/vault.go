@@ -74,10 +74,10 @@ func Open(text string, options kms.Options, log *slog.Logger) (*Sealer, error) {
 	return &Sealer{Sealer: kms.New(key, options), transport: transport}, nil
 }
 
-// Close closes the connections that no call is using.
+// Close closes the connections that no call is using, and drops what is cached.
 func (s *Sealer) Close() error {
 	s.transport.CloseIdleConnections()
-	return nil
+	return s.Sealer.Close()
 }
 
 func newTransport(cfg Config, log *slog.Logger) (*http.Transport, error) {

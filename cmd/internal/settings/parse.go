@@ -100,8 +100,8 @@ func Duration(to *time.Duration) func(string) error {
 	})
 }
 
-// Staleness accepts a duration from 0 to one hour, the longest that a data plane may declare in the data-plane API.
-func Staleness(to *time.Duration) func(string) error {
+// UpToAnHour accepts a duration from 0 to one hour.
+func UpToAnHour(to *time.Duration) func(string) error {
 	return store(to, "must be a duration from 0s to 1h, such as 30s", func(text string) (time.Duration, bool) {
 		d, err := time.ParseDuration(text)
 		return d, err == nil && d >= 0 && d <= time.Hour

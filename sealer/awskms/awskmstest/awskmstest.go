@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -76,12 +77,18 @@ func Start(t testing.TB, name string) *Server {
 	return s
 }
 
-// SetCredentials sets the variables that AWS's default chain reads: no emulator looks at the values.
+// Environ returns the variables that AWS's default chain reads: no emulator looks at the values.
+func Environ() []string {
+	return []string{
+		"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_CONFIG_FILE=" + os.DevNull, "AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull,
+	}
+}
+
+// SetCredentials sets the variables of Environ in this process.
 func SetCredentials() {
-	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true",
-		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
-	} {
+	for _, variable := range Environ() {
+		name, value, _ := strings.Cut(variable, "=")
 		_ = os.Setenv(name, value) // fails only for names that are not valid
 	}
 }
