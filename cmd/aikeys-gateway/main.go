@@ -52,7 +52,7 @@ It needs a credential of its own, which the control plane makes:
   (umask 077; aikeysd admin dataplane create --name edge-1 --customer acme > edge-1.token)
 
 It can also answer other proxies that ask which header to set: nginx, Caddy and Traefik (--forward-auth-listen), and
-Envoy (--ext-authz-listen).
+Envoy (--ext-authz-listen). "aikeys-gateway agent" answers programs of this machine on a unix socket.
 
 New here? "aikeysd dev" starts a control plane and a gateway on this machine, and prints commands to try.
 
@@ -62,6 +62,6 @@ Exit codes: 0 all is well, 1 it failed, 2 the command line or a setting is wrong
 		Example: `  aikeys-gateway serve --token-file edge-1.token
   curl http://127.0.0.1:8090/openai/models --oauth2-bearer "$AGENTROUTER_API_KEY"`,
 	}
-	root.AddCommand(p.serveCommand())
+	root.AddCommand(p.serveCommand(), p.agentCommand())
 	return root
 }

@@ -76,6 +76,7 @@ type process struct {
 		Msg, API, Dataplane, Ops, Gateway string
 		ForwardAuth                       string `json:"forward_auth"`
 		ExtAuthz                          string `json:"ext_authz"`
+		Agent                             string
 	}
 }
 
@@ -98,7 +99,12 @@ func startProcess(t *testing.T, program string, environ []string, args ...string
 	t.Helper()
 	cmd := exec.Command(program, append([]string{"serve"}, args...)...)
 	cmd.Env = environ
-	p := launch(t, cmd)
+	return launch(t, cmd).awaitListening()
+}
+
+// awaitListening returns once one of our programs listens.
+func (p *process) awaitListening() *process {
+	p.t.Helper()
 	p.await("listening", func() bool {
 		for line := range strings.Lines(p.log.String()) {
 			if json.Unmarshal([]byte(line), &p.address) == nil && p.address.Msg == "listening" {

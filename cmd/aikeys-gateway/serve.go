@@ -45,18 +45,23 @@ at once.`,
   export AIKEYS_GATEWAY_CONTROL_PLANE=https://aikeys-dataplane.example.com AIKEYS_GATEWAY_TOKEN_FILE=/run/secrets/edge-1
   aikeys-gateway serve --listen 0.0.0.0:8443 --tls-cert /etc/aikeys/tls.crt --tls-key /etc/aikeys/tls.key`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cfg.load(p.Environ); err != nil {
-				return err
-			}
-			s, err := p.newService(cmd.Context(), cfg)
-			if err != nil {
-				return err
-			}
-			return s.run(cmd.Context())
+			return p.serve(cmd.Context(), cfg, "listen", "forward-auth-listen", "ext-authz-listen", "agent-listen")
 		},
 	}
 	cfg.addFlags(cmd.Flags())
 	return cmd
+}
+
+// serve runs a gateway with the named listeners, as far as they are set, and that of its operations.
+func (p *program) serve(ctx context.Context, cfg *config, listeners ...string) error {
+	if err := cfg.load(p.Environ); err != nil {
+		return err
+	}
+	s, err := p.newService(ctx, cfg, append(listeners, "ops-listen"))
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
 }
 
 // service is one running gateway.
@@ -71,6 +76,7 @@ type service struct {
 	proxyTLS    *tls.Config      // of the listeners for other proxies; nil is plain HTTP
 	forwardAuth http.Handler     // nil is off
 	extAuthz    *extauthz.Server // nil is off
+	agent       http.Handler     // nil is off
 
 	listeners map[string]net.Listener // :: name of the setting → listener; those that are off are missing
 	draining  atomic.Bool
@@ -78,7 +84,7 @@ type service struct {
 }
 
 // newService makes the gateway's parts and binds its listeners. It waits for nothing: the control plane may be down.
-func (p *program) newService(ctx context.Context, cfg *config) (*service, error) {
+func (p *program) newService(ctx context.Context, cfg *config, listeners []string) (*service, error) {
 	if err := cli.HideMemory(); err != nil {
 		return nil, err
 	}
@@ -86,14 +92,14 @@ func (p *program) newService(ctx context.Context, cfg *config) (*service, error)
 	if err := s.makeParts(); err != nil {
 		return nil, err
 	}
-	if err := s.listen(ctx); err != nil {
+	if err := s.listen(ctx, listeners); err != nil {
 		return nil, errors.Join(err, s.closers.Close())
 	}
 	return s, nil
 }
 
-func (s *service) listen(ctx context.Context) error {
-	for _, name := range []string{"listen", "forward-auth-listen", "ext-authz-listen", "ops-listen"} {
+func (s *service) listen(ctx context.Context, names []string) error {
+	for _, name := range names {
 		setting := s.cfg.Of(name)
 		if setting.String() == "" {
 			continue
@@ -144,15 +150,21 @@ func (s *service) tlsOf(address string) *tls.Config {
 // resolver that they need.
 func (s *service) run(ctx context.Context) error {
 	s.logListening(ctx)
-	proxy := crossorigin.Allow(s.cfg.CORSOrigins, s.proxy)
-	serving := []lifecycle.Part{gateway.NewServer(s.listeners["listen"], proxy, s.tls, s.cfg.TrustedProxies, s.log).Run}
-	if s.forwardAuth != nil {
-		serving = append(serving,
-			gateway.NewServer(s.listeners["forward-auth-listen"], s.forwardAuth, s.tlsOf(s.cfg.ForwardAuthListen), nil, s.log).Run)
+	var serving []lifecycle.Part
+	if listener := s.listeners["listen"]; listener != nil {
+		proxy := crossorigin.Allow(s.cfg.CORSOrigins, s.proxy)
+		serving = append(serving, gateway.NewServer(listener, proxy, s.tls, s.cfg.TrustedProxies, s.log).Run)
 	}
-	if s.extAuthz != nil {
+	if listener := s.listeners["agent-listen"]; listener != nil {
+		serving = append(serving, gateway.NewServer(listener, s.agent, nil, nil, s.log).Run)
+	}
+	if listener := s.listeners["forward-auth-listen"]; listener != nil {
+		serving = append(serving,
+			gateway.NewServer(listener, s.forwardAuth, s.tlsOf(s.cfg.ForwardAuthListen), nil, s.log).Run)
+	}
+	if listener := s.listeners["ext-authz-listen"]; listener != nil {
 		serving = append(serving, lifecycle.Task(func(ctx context.Context) error {
-			return extauthz.Serve(ctx, s.listeners["ext-authz-listen"], s.extAuthz,
+			return extauthz.Serve(ctx, listener, s.extAuthz,
 				extauthz.ServeConfig{TLS: s.tlsOf(s.cfg.ExtAuthzListen), Drain: s.cfg.ShutdownTimeout})
 		}))
 	}
@@ -177,12 +189,17 @@ func (s *service) logListening(ctx context.Context) {
 		}
 		return scheme + bound.String()
 	}
-	attrs := []slog.Attr{slog.String("gateway", address("listen", "http://", s.tls)), slog.String("ops", address("ops-listen", "http://", nil))}
-	if s.forwardAuth != nil {
-		attrs = append(attrs, slog.String("forward_auth", address("forward-auth-listen", "http://", s.proxyTLS)))
-	}
-	if s.extAuthz != nil {
-		attrs = append(attrs, slog.String("ext_authz", address("ext-authz-listen", "", nil)))
+	var attrs []slog.Attr
+	for _, shown := range []struct {
+		attr, name, scheme string
+		secure             *tls.Config
+	}{
+		{"gateway", "listen", "http://", s.tls}, {"ops", "ops-listen", "http://", nil}, {"forward_auth", "forward-auth-listen", "http://", s.proxyTLS},
+		{"ext_authz", "ext-authz-listen", "", nil}, {"agent", "agent-listen", "", nil},
+	} {
+		if s.listeners[shown.name] != nil {
+			attrs = append(attrs, slog.String(shown.attr, address(shown.name, shown.scheme, shown.secure)))
+		}
 	}
 	s.log.LogAttrs(ctx, slog.LevelInfo, "listening", append(attrs,
 		slog.String("control_plane", s.cfg.ControlPlane), slog.String("version", cli.Version()))...)

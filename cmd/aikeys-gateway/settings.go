@@ -40,6 +40,7 @@ type config struct {
 	ForwardAuthListen string
 	ForwardAuthFile   string
 	ExtAuthzListen    string
+	AgentListen       string
 	OpsListen         string
 	StreamGrace       time.Duration
 	UpgradeLife       time.Duration
@@ -90,8 +91,10 @@ func newConfig() *config {
 			Usage: "file with what those proxies must send as Agentrouter-Forward-Auth; read again when it changes; required for host:port without auth-client-ca"},
 		{Name: "ext-authz-listen", Arg: "address", Parse: settings.Optional(settings.AddressOrSocket(&s.ExtAuthzListen)),
 			Usage: "unix:<path> or host:port that answers Envoy, by gRPC; its answers hold providers' keys, so let nobody else reach it; empty is off"},
+		{Name: "agent-listen", Arg: "socket", Parse: settings.Optional(socket(&s.AgentListen)),
+			Usage: "unix:<path> on which programs of this machine ask which key serves a request; its answers hold providers' keys; empty is off"},
 		{Name: "auth-socket-users", Arg: "users", Parse: settings.List(&s.AuthSocketUsers),
-			Usage: "users, by name or number with commas between, whose proxies may ask on the unix sockets of those two; empty is the gateway's own user"},
+			Usage: "users, by name or number with commas between, whose programs may ask on the unix sockets of those three; empty is the gateway's own user"},
 		{Name: "auth-client-ca", Arg: "file", Parse: settings.Text(&s.AuthClientCA),
 			Usage: "certificates, in PEM, of who may vouch for the proxies that ask on the host:port of those two: they must show a certificate, and get tls-cert; read again when it changes"},
 		{Name: "stream-grace", Arg: "duration", Default: "30s", Parse: settings.Duration(&s.StreamGrace),
@@ -138,6 +141,16 @@ func (a addedTo) Set(text string) error {
 		text = a.String() + "," + text
 	}
 	return a.Setting.Set(text)
+}
+
+// socket accepts unix:<path>.
+func socket(to *string) func(string) error {
+	return func(text string) error {
+		if !isSocket(text) {
+			return errors.New("must be unix:<path>, such as " + agentSocket)
+		}
+		return settings.AddressOrSocket(to)(text)
+	}
 }
 
 // upstreams accepts items of the form provider=URL, separated by commas.
@@ -273,7 +286,7 @@ func (s *config) checkListeners() []string {
 			"%s: beyond this machine, callers' API keys would travel in the clear; set %s and %s, or %s=true behind a proxy that terminates TLS",
 			listen.Given(), s.Of("tls-cert").Beside(listen), s.Of("tls-key").Beside(listen), s.Of("insecure").Beside(listen)))
 	}
-	return append(complaints, s.Distinct("listen", "forward-auth-listen", "ext-authz-listen", "ops-listen")...)
+	return append(complaints, s.Distinct("listen", "forward-auth-listen", "ext-authz-listen", "agent-listen", "ops-listen")...)
 }
 
 func (s *config) checkCertificate() []string {

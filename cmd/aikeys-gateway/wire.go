@@ -64,6 +64,11 @@ func (s *service) makeParts() (err error) {
 			return err
 		}
 	}
+	if s.cfg.AgentListen != "" {
+		if s.agent, err = gateway.NewAgent(cfg, func() time.Duration { return s.resolver.Status().LeaseRemaining }); err != nil {
+			return err
+		}
+	}
 	return s.loadCertificate()
 }
 
@@ -72,7 +77,7 @@ func (s *service) newResolver() (*dataplane.Resolver, error) {
 		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure,
 		CustomProviders: true, Restrictions: true, CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
 		// What other proxies ask for here, they send themselves; nobody says when those requests end.
-		CountInFlight: s.cfg.ForwardAuthListen == "" && s.cfg.ExtAuthzListen == "",
+		CountInFlight: s.cfg.ForwardAuthListen == "" && s.cfg.ExtAuthzListen == "" && s.cfg.AgentListen == "",
 	}
 	var err error
 	if s.cfg.TokenFile != "" {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 // It prints without the key.
 type Grant struct {
 	KeyID, Provider, Reason string
+	// BaseURL is the only place to which the key may be sent, and URL the request's there, without its query.
+	BaseURL, URL *url.URL
 	// Header returns the header to set. The other CredentialHeaders must be removed.
 	Header func() (name, value string)
 	// Private returns the names of the request's headers that are not for the provider, Header's own aside, and Parameters the
@@ -28,12 +31,13 @@ type Grant struct {
 
 // Authorizer decides on requests that other proxies ask about. It is safe for concurrent use.
 type Authorizer struct {
-	face     string // how proxies ask: forward_auth or ext_authz, in the log and the metrics
-	resolver Resolver
-	guard    *Guard
-	proxies  []netip.Prefix // whose X-Forwarded-For is believed
-	log      *slog.Logger
-	metrics  *Metrics
+	face      string // how proxies ask: forward_auth, ext_authz or agent, in the log and the metrics
+	resolver  Resolver
+	upstreams map[string]*url.URL // in place of providers' base URLs; nil where the proxy decides on the destination
+	guard     *Guard
+	proxies   []netip.Prefix // whose X-Forwarded-For is believed
+	log       *slog.Logger
+	metrics   *Metrics
 }
 
 // NewAuthorizer returns an Authorizer; face names it in the log and the metrics. It uses the configuration's Resolver,
@@ -66,7 +70,7 @@ func (a *Authorizer) Authorize(ctx context.Context, peer string, head Head) (Gra
 
 func (a *Authorizer) authorize(ctx context.Context, peer string, head Head) (Grant, *Problem) {
 	started := time.Now()
-	key, header, credential, err := a.resolve(ctx, peer, head)
+	key, send, credential, err := a.resolve(ctx, peer, head)
 	method := ""
 	if len(head.Methods) == 1 {
 		method = head.Methods[0]
@@ -84,11 +88,11 @@ func (a *Authorizer) authorize(ctx context.Context, peer string, head Head) (Gra
 	kept := head.Header.Clone()
 	stripRequest(kept, credential)
 	return Grant{
-		KeyID: key.ID, Provider: head.Provider, Reason: key.Reason, Protocols: kept.Get(webSocketProtocols),
-		Header: func() (string, string) { return header.name, header.value },
+		KeyID: key.ID, Provider: head.Provider, Reason: key.Reason, BaseURL: send.base, URL: send.url, Protocols: kept.Get(webSocketProtocols),
+		Header: func() (string, string) { return send.header, send.value },
 		Private: func() (names []string) {
 			for sent := range head.Header {
-				if _, stays := kept[sent]; !stays && sent != header.name {
+				if _, stays := kept[sent]; !stays && sent != send.header {
 					names = append(names, sent)
 				}
 			}
@@ -107,62 +111,77 @@ func (a *Authorizer) Refuse(ctx context.Context, started time.Time, provider str
 	return &problem
 }
 
-// resolve returns the key for a request and the header that carries it. The key may be returned with an error, for the log.
-func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *dataplane.Key, header keyHeader, credential string, err error) {
+// resolve returns the key for a request and how to send it. The key may be returned with an error, for the log.
+func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *dataplane.Key, send sending, credential string, err error) {
 	if head.Provider == "" {
-		return nil, header, "", ErrNoProvider
+		return nil, send, "", ErrNoProvider
 	}
 	caller, err := head.check()
 	if err != nil {
-		return nil, header, "", err
+		return nil, send, "", err
 	}
 	if key, err = a.guard.resolve(ctx, a.resolver, caller, peer, head.Header); err != nil {
-		return nil, header, "", err
+		return nil, send, "", err
 	}
 	if key.IsCustom() {
-		return key, header, "", errCustomByProxy
+		return key, send, "", errCustomByProxy
 	}
-	to, err := newDestination(key, nil)
+	to, err := newDestination(key, a.upstreams[head.Provider])
 	if err != nil {
-		return key, header, "", err
+		return key, send, "", err
 	}
 	if len(head.Paths) == 0 {
-		return key, header, "", errNoPath // whether the operation may be served depends on it
+		return key, send, "", errNoPath // whether the operation may be served depends on it
 	}
 	for i := range head.Paths {
 		atThis, err := head.checkPath(i, to)
 		if err != nil {
-			return key, header, "", err
+			return key, send, "", err
 		}
-		if i > 0 && atThis != header {
-			return key, header, "", errNoPath // the caller may have chosen one of them
+		if i > 0 && (atThis.header != send.header || atThis.value != send.value) {
+			return key, send, "", errNoPath // the caller may have chosen one of them
 		}
-		header = atThis
+		send = atThis
 	}
-	return key, header, caller.Credential, nil
+	return key, send, caller.Credential, nil
 }
 
-// keyHeader is the header that carries a key.
-type keyHeader struct{ name, value string }
+// sending is how a request is sent: the header that carries the key, and where to.
+type sending struct {
+	header, value string
+	base, url     *url.URL
+}
 
-// checkPath checks whether a key may serve a request for one of its paths, and returns the header that carries the key there.
-func (h *Head) checkPath(i int, to destination) (header keyHeader, err error) {
+// checkPath checks whether a key may serve a request for one of its paths, and returns how to send it there.
+func (h *Head) checkPath(i int, to destination) (send sending, err error) {
 	target, err := to.target(safePath(h.belowProvider(h.Paths[i])))
 	if err != nil {
-		return header, err
+		return send, err
 	}
 	if _, err := checkOperation(to, target); err != nil {
-		return header, err
+		return send, err
 	}
 	inBody, err := checkRestrictions(to, target, h.Header, h.queryOf(i))
 	if err == nil && inBody {
-		err = errModelInBody
+		err = h.checkModel(to)
 	}
 	if err != nil {
-		return header, err
+		return send, err
 	}
-	header.name, header.value, err = to.key.HeaderAt(to.pathOnHost(target))
-	return header, err
+	send.header, send.value, err = to.key.HeaderAt(to.pathOnHost(target))
+	send.base, send.url = to.base, target
+	return send, err
+}
+
+// checkModel checks whether a key that is restricted to models may serve the Model.
+func (h *Head) checkModel(to destination) error {
+	switch {
+	case h.Model == "":
+		return errModelInBody
+	case !to.allowsModel(h.Model):
+		return errModelRestricted
+	}
+	return nil
 }
 
 func (a *Authorizer) record(ctx context.Context, level slog.Level, status int, provider string, more ...slog.Attr) {

@@ -70,6 +70,8 @@ type Head struct {
 	Methods, Paths []string
 	RawQuery       string
 	Header         http.Header
+	// Model is the one that the body names, if the program that asks has read it there.
+	Model string
 
 	// queries are those of the Paths, where a credential in them does not count; nil where RawQuery is.
 	queries []string

@@ -170,7 +170,7 @@ func NewMetrics(registerer prometheus.Registerer) (*Metrics, error) {
 			Name: "aikeys_gateway_requests_total", Help: "Requests proxied, by provider and status; 499 where the caller left.",
 		}, []string{"provider", "status"}),
 		authorizations: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "aikeys_gateway_authorizations_total", Help: "Answers to other proxies, by face (forward_auth or ext_authz), provider and status.",
+			Name: "aikeys_gateway_authorizations_total", Help: "Answers to other proxies, by face (forward_auth, ext_authz or agent), provider and status.",
 		}, []string{"face", "provider", "status"}),
 		added: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "aikeys_gateway_added_seconds", Help: "Time from a request's head until it leaves for the provider.",

@@ -65,6 +65,10 @@ var problems = problem.Table{
 		Detail: "The path must name a location of the provider, in lower case: /projects/{project}/locations/europe-west1/publishers/….",
 	},
 	{
+		Err: errQuestion, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "invalid-question", Title: "Invalid question",
+		Detail: "Send POST /v1/key with one JSON object of at most 32 KiB that has provider, path and credential, and no members that the agent does not know.",
+	},
+	{
 		Err: errProject, Status: http.StatusBadRequest, Code: codeInvalid, Slug: "invalid-project", Title: "Invalid project",
 		Detail: "Send the header Agentrouter-Project once, with a project's id of 1 to 64 characters A-Z, a-z, 0-9, dot, underscore and dash.",
 	},

@@ -130,14 +130,18 @@ func checkModel(d destination, header http.Header, body io.ReadCloser) (io.ReadC
 	if !checked.readModel() {
 		return body, errModelUnreadable
 	}
-	name := checked.scanner.name()
-	if strings.HasPrefix(name, "models/") && d.key.Provider == "gemini" {
-		name = strings.TrimPrefix(name, "models/")
-	}
-	if !d.key.Restrictions.AllowsModel(name) {
+	if !d.allowsModel(checked.scanner.name()) {
 		return body, errModelRestricted
 	}
 	return checked, nil
+}
+
+// allowsModel reports whether the key may serve the model that a body names.
+func (d destination) allowsModel(name string) bool {
+	if d.key.Provider == "gemini" {
+		name = strings.TrimPrefix(name, "models/")
+	}
+	return d.key.Restrictions.AllowsModel(name)
 }
 
 // isPlainJSON reports whether a body is JSON in UTF-8 that is not packed.

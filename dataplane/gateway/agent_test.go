@@ -1,0 +1,152 @@
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/dataplane"
+	"github.com/agentrouter/aikeys/dataplane/dataplanetest"
+	"github.com/agentrouter/aikeys/dataplane/gateway"
+)
+
+func startAgent(t testing.TB, resolver *dataplanetest.FakeResolver, change ...func(*gateway.Config)) *testGateway {
+	t.Helper()
+	return startHandler(t, resolver, func(cfg gateway.Config) (http.Handler, error) {
+		return gateway.NewAgent(cfg, func() time.Duration { return time.Second })
+	}, change...)
+}
+
+// ask asks an agent, and requires that the answer is as the contract says.
+func (r *testGateway) ask(t testing.TB, question string) (answer, string) {
+	t.Helper()
+	asked := request(t, http.MethodPost, r.URL+"/v1/key", strings.NewReader(strings.ReplaceAll(question, "*", callersKey)))
+	asked.Header.Del("Authorization")
+	res, body := do(t, asked)
+	contract, err := openapi3.NewLoader().LoadFromFile("../../docs/agent.openapi.yaml")
+	require.NoError(t, err)
+	require.NoError(t, contract.Validate(t.Context()))
+	schema, media := "Problem", "application/problem+json"
+	if res.StatusCode == http.StatusOK {
+		schema, media = "Key", "application/json"
+	}
+	require.Equal(t, media, res.Header.Get("Content-Type"), body)
+	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
+	var document any
+	require.NoError(t, json.Unmarshal([]byte(body), &document))
+	require.NoError(t, contract.Components.Schemas[schema].Value.VisitJSON(document))
+	return res, body
+}
+
+func TestAgentSaysHowToSendARequest(t *testing.T) {
+	for style, header := range map[dataplane.AuthStyle][2]string{
+		dataplane.AuthBearer:      {"Authorization", "Bearer " + secret},
+		dataplane.AuthXAPIKey:     {"X-Api-Key", secret},
+		dataplane.AuthXGoogAPIKey: {"X-Goog-Api-Key", secret},
+		dataplane.AuthAPIKey:      {"Api-Key", secret},
+	} {
+		gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", style, "https://p.example/v1", secret)))
+		res, body := gw.ask(t, `{"provider": "openai", "path": "/v1/chat/completions?trace=1", "credential": "*", "project_id": "chat", "client_ip": "192.0.2.7"}`)
+		require.Equal(t, http.StatusOK, res.StatusCode, body)
+		var got map[string]any
+		require.NoError(t, json.Unmarshal([]byte(body), &got))
+		require.Equal(t, "https://p.example/v1", got["base_url"])
+		require.Equal(t, "https://p.example/v1/chat/completions", got["url"])
+		require.Equal(t, secret, got["secret"])
+		require.Equal(t, []any{map[string]any{"name": header[0], "value": header[1]}}, got["inject"])
+		require.Equal(t, dataplanetest.NewKeyID, got["key_id"])
+		require.LessOrEqual(t, got["expires_in_ms"], 1000.0)
+		require.Equal(t, "chat", gw.Requests()[0].ProjectID)
+		require.Equal(t, []bool{false}, gw.Uses())
+		requireUnmarked(t, gw.log.String())
+	}
+}
+
+func TestAgentNamesTheOperatorsUpstream(t *testing.T) {
+	upstreams := func(cfg *gateway.Config) {
+		cfg.Upstreams = map[string]*url.URL{"openai": mustURL(t, "https://proxy.example/openai/v1")}
+	}
+	gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, "https://p.example/v1", secret)), upstreams)
+	_, body := gw.ask(t, `{"provider": "openai", "path": "/models", "credential": "*", "method": "GET"}`)
+	require.Contains(t, body, `"url":"https://proxy.example/openai/v1/models"`)
+}
+
+func TestAgentRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		err      error
+		question string
+		status   int
+	}{
+		{dataplane.ErrCallerUnauthenticated, `{"provider": "openai", "path": "/models", "credential": "*"}`, 401},
+		{dataplane.ErrKeyRevoked, `{"provider": "anthropic", "path": "/v1/messages", "credential": "*"}`, 403},
+		{dataplane.ErrUnavailable, `{"provider": "gemini", "path": "/models", "credential": "*"}`, 503},
+		{nil, `{"provider": "openai", "path": "/models"}`, 401},
+		{nil, `{"provider": "openai", "path": "/models?key=*"}`, 401},
+		{nil, `{"provider": "openai", "path": "/../models", "credential": "*"}`, 400},
+		{nil, `{"provider": "openai", "path": "/models", "credential": "*", "method": "TRACE"}`, 405},
+		{nil, `{"provider": "../x", "path": "/models", "credential": "*"}`, 404},
+		{nil, `{"provider": "openai", "path": "", "credential": "*"}`, 400},
+		{nil, `{"path": "/models", "credential": "*"}`, 400},
+		{nil, `{"provider": "openai", "path": "/models", "credential": "*", "models": "m"}`, 400},
+		{nil, `{"provider": "openai", "path": "/models", "credential": "a", "credential": "*"}`, 400},
+		{nil, `{"provider": "openai", "path": "/models", "credential": "*"} {}`, 400},
+		{nil, `{"provider": "openai", "path": "/models", "credential": "` + strings.Repeat("*", 32<<10) + `"}`, 400},
+		{nil, ``, 400},
+	} {
+		gw := startAgent(t, dataplanetest.Refusing(tc.err))
+		res, body := gw.ask(t, tc.question)
+		require.Equal(t, tc.status, res.StatusCode, "%.80s: %s", tc.question, body)
+		require.Equal(t, tc.err != nil, len(gw.Requests()) == 1, "what is refused here costs no lookup")
+		require.NotContains(t, body, "MARKED")
+		requireUnmarked(t, gw.log.String())
+	}
+	gw := startAgent(t, dataplanetest.Refusing(nil))
+	for _, r := range []*http.Request{request(t, "GET", gw.URL+"/v1/key", nil), request(t, "POST", gw.URL+"/", strings.NewReader("{}"))} {
+		res, _ := do(t, r)
+		require.Equal(t, 400, res.StatusCode)
+	}
+}
+
+// The program that asks has read the body, and says which model it names.
+func TestAgentHoldsKeysToTheirModels(t *testing.T) {
+	for provider, model := range map[string]string{"openai": "gpt-5-mini", "gemini": "models/gpt-5-mini"} {
+		key := dataplanetest.NewKey(t, provider, dataplane.AuthBearer, "https://p.example/v1", secret)
+		key.Restrictions = &dataplane.Restrictions{Models: []string{"gpt-5*"}}
+		gw := startAgent(t, dataplanetest.Serving(callersKey, key))
+		for named, status := range map[string]int{model: 200, "gpt-4": 403, "": 403} {
+			res, body := gw.ask(t, fmt.Sprintf(`{"provider": %q, "path": "/chat/completions", "credential": "*", "model": %q}`, provider, named))
+			require.Equal(t, status, res.StatusCode, body)
+		}
+	}
+}
+
+// A key of a custom provider may be sent only where each address is checked when the connection is made.
+func TestAgentNamesNoKeyOfACustomProvider(t *testing.T) {
+	gw := startAgent(t, dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "x-mine", dataplane.AuthBearer, "https://p.example/v1", secret)))
+	res, body := gw.ask(t, `{"provider": "x-mine", "path": "/models", "credential": "*"}`)
+	require.Equal(t, 403, res.StatusCode)
+	require.Contains(t, body, "custom-provider-not-served")
+}
+
+// A program that never ends its question holds nothing for longer than a few seconds.
+func TestAgentEndsSlowQuestions(t *testing.T) {
+	gw := startAgent(t, dataplanetest.Refusing(nil))
+	body, write := io.Pipe()
+	defer func() { _ = write.Close() }()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, gw.URL+"/v1/key", body)
+	require.NoError(t, err)
+	go func() { _, _ = io.WriteString(write, `{"provider": `) }() // fails once the agent has closed the connection
+	res, err := http.DefaultClient.Do(r)
+	if err == nil { // the client may see the end of the connection first
+		require.Equal(t, http.StatusBadRequest, res.StatusCode)
+		require.NoError(t, res.Body.Close())
+	}
+}
