@@ -42,6 +42,8 @@ type Resolver struct {
 	leaseEnd  atomic.Int64
 	leaseTerm atomic.Int64
 	running   atomic.Bool
+	// acknowledgeWithin is the control plane's limit, a time.Duration. It spreads what all data planes do after an event.
+	acknowledgeWithin atomic.Int64
 
 	streamMu    sync.Mutex
 	streamState streamState // guarded by streamMu
@@ -77,11 +79,12 @@ func (r *Resolver) Run(ctx context.Context) error {
 		return ErrRunning
 	}
 	defer r.running.Store(false)
-	var reporting sync.WaitGroup
-	reporting.Go(func() { r.sendReports(ctx) })
-	reporting.Go(func() { r.sendUsage(ctx) })
+	var others sync.WaitGroup
+	others.Go(func() { r.sendReports(ctx) })
+	others.Go(func() { r.sendUsage(ctx) })
+	others.Go(func() { r.fetchReplacements(ctx) })
 	r.followStream(ctx)
-	reporting.Wait()
+	others.Wait()
 	r.closeIdle()
 	return nil
 }

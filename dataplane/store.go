@@ -40,6 +40,8 @@ type entry struct {
 	// refreshFrom is from when a use of the entry, which is still fresh, has it fetched again, once.
 	refreshFrom time.Duration
 	refreshing  atomic.Bool
+	// replaced is the rotation that has replaced the key's version, which serves only until the next one is here; nil for none.
+	replaced *replacement
 }
 
 // store holds the cached answers, the indexes by which events find them, and the fetches in flight.
@@ -70,6 +72,11 @@ type store struct {
 	watches map[*watch]struct{}
 	// inFlight has the counts to acknowledge, by key id. Guarded by mu.
 	inFlight map[string]inFlight
+
+	// replacements has the rotations whose old versions still serve, by key id. Guarded by mu.
+	replacements map[string]*replacement
+	replaced     chan *replacement // those whose new versions are to be fetched
+	settled      chan struct{}     // signals that one may be acknowledged
 }
 
 // maxInFlight is the most counts that wait to be acknowledged, as many as one acknowledgement may have.
@@ -161,6 +168,10 @@ func newStore(size int) (*store, error) {
 		pending:   map[digest]*pendingFetch{},
 		watches:   map[*watch]struct{}{},
 		inFlight:  map[string]inFlight{},
+
+		replacements: map[string]*replacement{},
+		replaced:     make(chan *replacement, maxReplaced),
+		settled:      make(chan struct{}, 1),
 	}
 	cache, err := otter.New(&otter.Options[digest, *entry]{
 		MaximumSize: size,
@@ -230,6 +241,9 @@ func (s *store) commitFetch(p *pendingFetch, e *entry, asOf position.Position, l
 	if !outdated && (!passed || e.project.customer != "") {
 		s.insert(e)
 	}
+	if !outdated {
+		s.switchVersion(e, asOf)
+	}
 	s.endFetch(p, e.key, e.err)
 	return true
 }
@@ -268,7 +282,7 @@ func (s *store) endFetch(p *pendingFetch, key *Key, err error) {
 	close(p.done)
 }
 
-// apply drops the entries that an event touches, and keeps the event for the fetches in flight.
+// apply drops the entries that an event touches, or has them serve until they are fetched again, and keeps the event for the fetches in flight.
 func (s *store) apply(ev event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -283,9 +297,14 @@ func (s *store) apply(ev event) {
 	if ev.isUrgent() {
 		s.endWatches(&ev)
 	}
+	var kept []*entry
 	for _, entries := range s.candidates(&ev) {
 		for e := range entries {
-			if ev.touches(e) {
+			if ev.touches(e) && !ev.isReflectedIn(e) {
+				if s.mayKeep(&ev, e) {
+					kept = append(kept, e)
+					continue
+				}
 				if e.key != nil && e.key.ended != nil && ev.ends(e.key) {
 					e.key.ended.Store(true)
 				}
@@ -293,6 +312,9 @@ func (s *store) apply(ev event) {
 				s.cache.Invalidate(e.id)
 			}
 		}
+	}
+	if len(kept) > 0 {
+		s.keep(&ev, kept)
 	}
 }
 
@@ -329,6 +351,7 @@ func (s *store) dropAll(certain bool) {
 	clear(s.byProject)
 	clear(s.byToken)
 	clear(s.unscoped)
+	clear(s.replacements)
 	clear(s.inFlight) // of a database that was restored, numbers of transactions mean others
 	s.cache.InvalidateAll()
 	for w := range s.watches {
@@ -368,6 +391,9 @@ func (s *store) unindex(e *entry) {
 	removeFrom(s.byProject, e.project, e)
 	removeFrom(s.byToken, e.token, e)
 	delete(s.unscoped, e)
+	if e.replaced != nil {
+		s.removeReplaced(e)
+	}
 }
 
 func addTo[K comparable](index map[K]map[*entry]struct{}, k K, e *entry) {
@@ -422,6 +448,11 @@ type event struct {
 	tx                         int64
 	project                    project
 	provider, key, user, token string // key and token are ids
+
+	// version is the one that a rotation replaced, or that was destroyed; 0 if the event does not say. retiresIn is how long the version that
+	// was replaced is still kept, and keepUntil the Clock's time until which it may serve here. Zero is not at all.
+	version              int
+	retiresIn, keepUntil time.Duration
 }
 
 // project names a customer's project.
@@ -431,6 +462,7 @@ func newEvent(m *gen.StreamMessage) event {
 	ev := event{
 		kind: m.Type, tx: unknownTx, project: project{valueOf(m.CustomerID), valueOf(m.ProjectID)},
 		provider: valueOf(m.Provider), key: valueOf(m.KeyID), user: valueOf(m.UserID), token: valueOf(m.TokenID),
+		version: valueOf(m.Version), retiresIn: milliseconds(valueOf(m.RetiresInMs), maxValid),
 	}
 	if m.Tx != nil && *m.Tx >= 0 {
 		ev.tx = *m.Tx
@@ -470,8 +502,10 @@ func (ev *event) ends(key *Key) bool {
 // touches reports whether the answer to an entry's request may have changed with the event. In doubt it returns true.
 func (ev *event) touches(e *entry) bool {
 	switch ev.kind {
-	case typeKeyExposed, typeKeyExpiring, typeKeyVerified, typeVersionAdded, typeVersionDestroyed:
+	case typeKeyExposed, typeKeyExpiring, typeKeyVerified, typeVersionAdded:
 		return false // they are for people
+	case typeVersionDestroyed:
+		return ev.destroys(e)
 	case typeTokenCreated:
 		return errors.Is(e.err, ErrCallerUnauthenticated)
 	case typeTokenRevoked:

@@ -161,7 +161,7 @@ func (r *Resolver) openStream(
 ) (response *http.Response, sent time.Duration, err error) {
 	maxStale := int((r.cfg.MaxStale + time.Millisecond - 1).Milliseconds()) // rounded up: never less than what is used
 	params := gen.StreamEventsParams{
-		PreviousSessionID: optional(last.session), LastEventID: optional(last.position), MaxStaleMs: &maxStale,
+		PreviousSessionID: optional(last.session), LastEventID: optional(r.positionActedOn(last.position)), MaxStaleMs: &maxStale,
 	}
 	var sentAt atomic.Int64
 	stamp := func() { sentAt.Store(int64(r.clock.Now())) }
@@ -267,7 +267,7 @@ func (s *session) handle(m *gen.StreamMessage, id string) error {
 		s.urgent = true
 	default:
 		ev := newEvent(m)
-		s.r.store.apply(ev)
+		s.r.applyEvent(ev)
 		s.r.metrics.events.WithLabelValues(ev.label()).Inc()
 		s.urgent = s.urgent || ev.isUrgent()
 	}
@@ -411,7 +411,6 @@ const (
 type acker struct {
 	r       *Resolver
 	session string        // set before the first position
-	within  atomic.Int64  // the control plane's limit, a time.Duration
 	urgent  chan struct{} // signals a position whose receipt may be awaited
 
 	mu       sync.Mutex
@@ -421,7 +420,7 @@ type acker struct {
 func newAcker(r *Resolver) *acker { return &acker{r: r, urgent: make(chan struct{}, 1)} }
 
 func (a *acker) setLimit(ms int) {
-	a.within.Store(int64(milliseconds(int64(ms), time.Minute)))
+	a.r.acknowledgeWithin.Store(int64(milliseconds(int64(ms), time.Minute)))
 }
 
 // setPosition records a position that has been acted on.
@@ -450,15 +449,21 @@ func (a *acker) run(ctx context.Context, endStream context.CancelCauseFunc) {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
 	soon := false // whether the timer is set to an urgent acknowledgement or a retry
+	hurry := func() {
+		if !soon {
+			soon = true
+			timer.Reset(randomInSecondHalf(time.Duration(a.r.acknowledgeWithin.Load())))
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-a.urgent:
-			if !soon {
-				soon = true
-				timer.Reset(randomInSecondHalf(time.Duration(a.within.Load())))
-			}
+			hurry()
+			continue
+		case <-a.r.store.settled:
+			hurry()
 			continue
 		case <-timer.C:
 		}
@@ -484,6 +489,7 @@ func (a *acker) run(ctx context.Context, endStream context.CancelCauseFunc) {
 
 // acknowledge acknowledges a position, with the counts within it, and returns the status of the answer, or 0 if there was none.
 func (a *acker) acknowledge(ctx context.Context, at string) int {
+	at = a.r.positionActedOn(at)
 	request := gen.AcknowledgeRequest{SessionID: a.session, Position: at}
 	var counts []gen.InFlight
 	if p, err := position.Parse(at); err == nil {

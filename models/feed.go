@@ -103,6 +103,8 @@ type EventState struct {
 	Reason             string              `json:"reason,omitempty"`
 	Forced             bool                `json:"forced,omitempty"`
 	Version            uint32              `json:"version,omitempty"`
+	// RetireAt is when the version is due to be destroyed; zero if that is at once.
+	RetireAt int64 `json:"retire_at,omitempty"`
 }
 
 // text returns the state as the column holds it.
@@ -191,26 +193,38 @@ type Change struct {
 	KeyID    string
 	TokenID  string
 	Provider string
+	// Version is the version that was replaced or destroyed, and RetireAt when the one that was replaced is due to be destroyed. Zero in
+	// other changes.
+	Version  uint32
+	RetireAt int64
 }
 
 // ChangeColumns select a Change from an event. An event is about the user of its scope, else about its member.
 const ChangeColumns = `tx, type, customer_id, project_id, CASE WHEN scope_user_id <> '' THEN scope_user_id ELSE member_id END AS user_id,
-key_id, token_id, provider`
+key_id, token_id, provider, CASE WHEN type IN ('` + string(EventKeyRotated) + `', '` + string(EventKeyRotationRolledBack) + `', '` + string(EventKeyVersionDestroyed) + `')
+THEN "before" ELSE '' END AS old`
 
 // ChangesStatement returns a statement that selects the expression now once, and beside it the changes that unseen selects. A row
 // with an empty Change comes even when there are none. Both are of one snapshot. It is hand-written since every heartbeat and
 // every resumed stream runs it, and since GORM has no words for it.
 func ChangesStatement(now, unseen string) string {
 	return `SELECT ` + now + `, COALESCE(c.tx, 0), COALESCE(c.type, ''), COALESCE(c.customer_id, ''), COALESCE(c.project_id, ''),
-COALESCE(c.user_id, ''), COALESCE(c.key_id, ''), COALESCE(c.token_id, ''), COALESCE(c.provider, '')
+COALESCE(c.user_id, ''), COALESCE(c.key_id, ''), COALESCE(c.token_id, ''), COALESCE(c.provider, ''), COALESCE(c.old, '')
 FROM (SELECT 1) AS one LEFT JOIN (` + unseen + `) AS c ON 1 = 1`
 }
 
 // ScanChange reads a row of ChangesStatement.
 func ScanChange(row Row, now *string, changes *[]Change) error {
-	var c Change
-	if err := row.Scan(now, &c.Tx, &c.Type, &c.CustomerID, &c.ProjectID, &c.UserID, &c.KeyID, &c.TokenID, &c.Provider); err != nil {
+	var (
+		c   Change
+		old string
+	)
+	if err := row.Scan(now, &c.Tx, &c.Type, &c.CustomerID, &c.ProjectID, &c.UserID, &c.KeyID, &c.TokenID, &c.Provider, &old); err != nil {
 		return err
+	}
+	var before EventState
+	if json.Unmarshal([]byte(old), &before) == nil { // what can't be read must not keep data planes from their leases
+		c.Version, c.RetireAt = before.Version, before.RetireAt
 	}
 	if c.Type != "" {
 		*changes = append(*changes, c)

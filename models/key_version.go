@@ -191,6 +191,9 @@ func (tx *Tx) earlierVersion(k Key) (KeyVersion, error) {
 func (tx *Tx) activate(k Key, next KeyVersion, by string, kind EventType, newEvent func(EventType) Event, found *EventState) error {
 	event := newEvent(kind)
 	event.Before, event.After = &EventState{Version: k.Version}, withVersion(found, next.Version)
+	if next.Overlap > 0 {
+		event.Before.RetireAt = tx.Now + next.Overlap
+	}
 	expiresAt, probation := k.ExpiresAt, int64(0)
 	if next.ExpiresAt != KeepExpiry {
 		expiresAt = next.ExpiresAt

@@ -113,6 +113,8 @@ func TestARotatedKeyServesItsNewVersion(t *testing.T) {
 		require.Len(t, changes, 1)
 		stop, ok := changes[0].Stop()
 		require.True(t, ok)
+		require.Equal(t, uint32(1), changes[0].Version, "it names the version before")
+		require.InDelta(t, now()+quarter, changes[0].RetireAt, float64(time.Minute.Microseconds()))
 		fetched, err := f.Fetch(t.Context(), d.ID, olga, "openai", now())
 		require.NoError(t, err)
 		byID, _, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
@@ -137,8 +139,15 @@ func TestARotatedKeyServesItsNewVersion(t *testing.T) {
 		require.NoError(t, f.activate(key.ID, 4), "it is active")
 		require.ErrorIs(t, f.activate(key.ID, 3), models.ErrVersionGone)
 		require.ErrorIs(t, f.activate(key.ID, 9), models.ErrNotFound)
+		f.changes(&at)
 		require.NoError(t, f.rotate(key.ID, 5, 0))
 		f.requireVersions(key.ID, destroyed, destroyed, destroyed, destroyed, active)
+		var gone []uint32
+		for _, change := range f.changes(&at) {
+			require.Zero(t, change.RetireAt, "nothing is kept")
+			gone = append(gone, change.Version)
+		}
+		require.Equal(t, []uint32{4, 2, 4}, gone, "replaced, destroyed before it, destroyed")
 		require.ErrorIs(t, f.rollBack(key.ID), models.ErrNoRollback)
 	})
 }

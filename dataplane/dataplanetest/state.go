@@ -168,12 +168,31 @@ func (cp *ControlPlane) SetDisabledIn(tx int64, id string, disabled bool) int64 
 	})
 }
 
-// RotateKey has a key serve with another secret, as its next version.
+// RotateKey has a key serve with another secret, as its next version. The version before is gone at once.
 func (cp *ControlPlane) RotateKey(id, secret string) (tx int64) {
+	return cp.RotateKeyWithin(id, secret, 0)
+}
+
+// RotateKeyWithin has a key serve with another secret, as its next version. The version before is kept for the overlap.
+func (cp *ControlPlane) RotateKeyWithin(id, secret string, overlap time.Duration) (tx int64) {
 	return cp.commit(cp.Begin(), func() gen.StreamMessage {
 		k := cp.key(id)
+		m := k.message("key.rotated")
+		m.Version = new(k.version)
+		if overlap > 0 {
+			m.RetiresInMs = new(overlap.Milliseconds())
+		}
 		k.Secret, k.version = secret, k.version+1
-		return k.message("key.rotated")
+		return m
+	})
+}
+
+// DestroyVersion announces that a version of a key is destroyed.
+func (cp *ControlPlane) DestroyVersion(id string, version int) (tx int64) {
+	return cp.commit(cp.Begin(), func() gen.StreamMessage {
+		m := cp.key(id).message("key.version_destroyed")
+		m.Version = &version
+		return m
 	})
 }
 

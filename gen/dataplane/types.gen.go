@@ -350,6 +350,12 @@ type StreamMessage struct {
 	// ReplicaID In a hello: the replica of the service that answers.
 	ReplicaID *string `json:"replica_id,omitempty"`
 
+	// RetiresInMs In `key.rotated` and `key.rotation_rolled_back`: how long the replaced version is still kept. A data plane that
+	// has it cached may serve it until it has fetched the new one, at most for that time, and for the rest of the lease
+	// that it has when the event arrives, with its grace. It acknowledges the event afterwards. Absent if the version
+	// was destroyed at once: drop it.
+	RetiresInMs *int64 `json:"retires_in_ms,omitempty"`
+
 	// SessionID The id of a stream, a ULID.
 	SessionID *SessionID `json:"session_id,omitempty"`
 
@@ -364,6 +370,10 @@ type StreamMessage struct {
 
 	// UserID In a change: the user whose own key, membership or API key it is about. Absent if it is about the project.
 	UserID *string `json:"user_id,omitempty"`
+
+	// Version In `key.rotated` and `key.rotation_rolled_back`, the version of the key that was replaced; in
+	// `key.version_destroyed`, the one that was destroyed.
+	Version *int `json:"version,omitempty"`
 }
 
 // UsageCount The requests with a key for a user since the last count. They count in the hour of the last of them, by the

@@ -479,10 +479,17 @@ func heartbeatFrame(position position.Position, at time.Duration, within int) []
 }
 
 func changeFrame(c models.Change) []byte {
-	return frame(gen.StreamMessage{
+	message := gen.StreamMessage{
 		Type: string(c.Type), Tx: &c.Tx, CustomerID: &c.CustomerID, ProjectID: &c.ProjectID,
 		Provider: optional(c.Provider), KeyID: optional(c.KeyID), UserID: optional(c.UserID), TokenID: optional(c.TokenID),
-	})
+	}
+	if c.Version > 0 {
+		message.Version = new(int(c.Version))
+	}
+	if left := time.Until(time.UnixMicro(c.RetireAt)).Milliseconds(); c.RetireAt > 0 && left > 0 {
+		message.RetiresInMs = &left
+	}
+	return frame(message)
 }
 
 // resetFrame has the data plane drop its cache.

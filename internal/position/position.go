@@ -103,3 +103,11 @@ func (p Position) Before(tx int64) Position {
 	open := slices.DeleteFunc(slices.Clone(p.Open), func(open int64) bool { return open >= tx })
 	return Position{Xmin: min(p.Xmin, tx), Xmax: tx, Open: open}
 }
+
+// Without returns the set without tx.
+func (p Position) Without(tx int64) Position {
+	if !p.Contains(tx) {
+		return p
+	}
+	return Position{Xmin: min(p.Xmin, tx), Xmax: p.Xmax, Open: append(slices.Clone(p.Open), tx)}
+}

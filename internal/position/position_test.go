@@ -58,6 +58,19 @@ func TestBefore(t *testing.T) {
 	}
 }
 
+func TestWithout(t *testing.T) {
+	for range 200 {
+		p := random()
+		for tx := range int64(20) {
+			without, err := position.Parse(p.Without(tx).String())
+			require.NoError(t, err)
+			for other := range int64(20) {
+				require.Equal(t, other != tx && p.Contains(other), without.Contains(other), "%d in %s without %d", other, p, tx)
+			}
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	numbers := func(n int) string { return strings.TrimSuffix(strings.Repeat("5,", n), ",") }
 	for _, text := range []string{

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/agentrouter/aikeys/models/modelstest"
+)
+
+// The control plane has announced a rotation, and dies before the gateway has the new version.
+func TestARotationOutlivesItsControlPlane(t *testing.T) {
+	t.Parallel()
+	const second = "sk-EXAMPLE-EXAMPLE-0002"
+	e := newEnv(t)
+	e.provider.Accept(second)
+	p := e.start("--max-stale", "1h").awaitReady()
+	require.Equal(t, http.StatusOK, p.models().status)
+	hold := e.control.HoldRequests()
+	tx := e.control.RotateKeyWithin(e.key, second, time.Hour)
+	hold.Wait() // the gateway has read the event
+	e.control.Down()
+	for range 3 {
+		require.Equal(t, http.StatusOK, p.models().status)
+	}
+	require.False(t, e.control.Acknowledged(tx))
+	hold.Release()
+	e.control.Up()
+	p.await("acknowledged", func() bool { return e.control.Acknowledged(tx) })
+	e.provider.Reject(providerSecret, http.StatusUnauthorized)
+	require.Equal(t, http.StatusOK, p.models().status)
+}
+
+// Each time the link to the control plane breaks otherwise: before the rotation, right after it, and for fetches alone. The provider refuses
+// a secret as soon as the receipt says that it may be deleted.
+func TestRotationsUnderLoadWhileTheLinkIsCut(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		target, err := url.Parse(replica.address.Dataplane)
+		require.NoError(t, err)
+		var broken atomic.Pointer[string] // the beginning of the paths that are not served
+		proxy := &httputil.ReverseProxy{FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
+		link := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if paths := broken.Load(); paths != nil && strings.HasPrefix(r.URL.Path, *paths) {
+				panic(http.ErrAbortHandler) // cuts the connection
+			}
+			proxy.ServeHTTP(w, r)
+		}))
+		link.Config.ErrorLog = log.New(io.Discard, "", 0)
+		t.Cleanup(link.Close)
+		cut := func(paths string) {
+			broken.Store(&paths)
+			link.CloseClientConnections()
+		}
+
+		key := c.register(replica)
+		gateway := startProcess(t, os.Args[0], gatewayEnviron(t, link.URL, c.run("admin dataplane create --customer acme --name edge")),
+			"--max-stale", "20s", "--upstream", "openai="+c.provider.URL+"/v1").awaitReady()
+		ctx, stop := context.WithCancel(t.Context())
+		var load sync.WaitGroup
+		var answered [4]atomic.Int64
+		failures := make(chan reply, len(answered))
+		for i := range answered {
+			load.Go(func() {
+				for ctx.Err() == nil {
+					if got := send(http.MethodGet, gateway.address.Gateway+"/openai/models", c.alice, ""); got.status != http.StatusOK {
+						failures <- got
+						return
+					}
+					answered[i].Add(1)
+				}
+			})
+		}
+		defer load.Wait()
+		defer stop()
+		settle := func() { // waits until each request that has begun is answered
+			for i := range answered {
+				from := answered[i].Load()
+				gateway.await("answered", func() bool { return answered[i].Load() > from || len(failures) > 0 })
+			}
+		}
+		settle()
+
+		old := ""
+		for round, paths := range []string{"/", "/", "/v1/fetch"} {
+			secret := fmt.Sprintf("sk-EXAMPLE-rotated-%d-%d", round, time.Now().UnixNano())
+			c.provider.Accept(secret)
+			if round != 1 {
+				cut(paths)
+			}
+			pending := c.call(replica, http.MethodPost, "/"+key+"/rotate", `{"activate":"now","secret":"`+secret+`"}`)
+			cut(paths)
+			settle()
+			if round == 0 {
+				require.Equal(t, "pending", pending.Receipt.State)
+			}
+			cut("nothing")
+			done := c.call(replica, http.MethodPost, fmt.Sprintf("/%s/versions/%d/activate?wait=30s", key, round+2), "").Receipt
+			require.Equal(t, []any{"complete", 1, 1}, []any{done.State, done.DataPlanes, done.Acknowledged})
+			settle()
+			if old != "" {
+				c.provider.Reject(old, http.StatusUnauthorized)
+			}
+			old = secret
+			settle()
+		}
+		require.Empty(t, failures)
+	})
+}
