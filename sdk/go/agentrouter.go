@@ -2,23 +2,28 @@
 // serves the project's inference from then on. Nobody can read it back.
 //
 //	client, err := agentrouter.New(ctx) // reads AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY
-//	reply, err := client.AIKeys().Register(ctx, "", "", "openai", "openai-prod", secret, false)
+//	reply, err := client.AIKeys().RegisterKey(ctx, agentrouter.RegisterParams{
+//		Provider: aikeysv1.ProviderOpenai, Name: "openai-prod", Secret: agentrouter.Secret(key),
+//	})
 //
-// An empty customer or project means the session's own. With sets optional parameters:
+// An empty customer or project means the session's own. With sets optional parameters, of one group of calls or of all:
 //
 //	client.AIKeys().With(agentrouter.Wait(2*time.Second)).Revoke(ctx, "", "", id)
+//	client.With(agentrouter.Timeout(5*time.Second)).WhoAmI(ctx)
 //
 // A failed call returns an *Error (the service answered with an error; distinguish them with errors.Is: ErrNotFound,
-// ErrPermissionDenied, …), a *ConnectionError (no answer) or an *ArgumentError (nothing was sent). The client retries; see
-// WithMaxRetries. Nothing in this package prints an API key or a provider's secret.
+// ErrPermissionDenied, …), a *ConnectionError (no answer), an *ArgumentError (nothing was sent), or a *CredentialError (WithAPIKeySource
+// gave no API key). The client retries; see WithMaxRetries. Nothing in this package prints an API key or a provider's secret.
 //
 // It imports the standard library, the API's types in aikeys/v1 and the generated operations.
 package agentrouter
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"time"
 
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
@@ -27,12 +32,14 @@ import (
 
 // Client calls one installation with one credential. It is safe for concurrent use and need not be closed.
 type Client struct {
-	base       string            // the base URL without a trailing slash
-	authorize  func(http.Header) // a closure over the API key, so that printing a Client can't show it
+	base       string                                            // the base URL without a trailing slash
+	apiKey     func(ctx context.Context) (key string, err error) // a closure, so that printing a Client can't show the API key
 	http       *http.Client
 	userAgent  string
 	timeout    time.Duration // for one attempt
 	maxRetries int
+	log        *slog.Logger // nil logs nothing
+	options    []CallOption // of all calls
 	sleep      func(ctx context.Context, d time.Duration) error
 }
 
@@ -54,36 +61,46 @@ func (c *Client) String() string { return "agentrouter.Client(" + c.base + ")" }
 // GoString returns the same as String.
 func (c *Client) GoString() string { return c.String() }
 
+// With returns a client all of whose calls take these optional parameters: Timeout, MaxRetries, Header and ResponseInto.
+func (c *Client) With(options ...CallOption) *Client {
+	copied := *c
+	copied.options = slices.Concat(c.options, options)
+	return &copied
+}
+
+// service returns a client's service with the client's own options.
+func (c *Client) service() service { return service{client: c}.with(c.options) }
+
 // AIKeys registers, reads and revokes provider keys.
-func (c *Client) AIKeys() *AIKeysClient { return &AIKeysClient{service{client: c}} }
+func (c *Client) AIKeys() *AIKeysClient { return &AIKeysClient{c.service()} }
 
 // Policy reads and writes the project's policy on whose keys serve whom.
-func (c *Client) Policy() *PolicyClient { return &PolicyClient{service{client: c}} }
+func (c *Client) Policy() *PolicyClient { return &PolicyClient{c.service()} }
 
 // Events reads the audit trail.
-func (c *Client) Events() *EventsClient { return &EventsClient{service{client: c}} }
+func (c *Client) Events() *EventsClient { return &EventsClient{c.service()} }
 
 // Usage reads how often which key served whom.
-func (c *Client) Usage() *UsageClient { return &UsageClient{service{client: c}} }
+func (c *Client) Usage() *UsageClient { return &UsageClient{c.service()} }
 
 // Fetches reads which data planes fetched which keys.
-func (c *Client) Fetches() *FetchesClient { return &FetchesClient{service{client: c}} }
+func (c *Client) Fetches() *FetchesClient { return &FetchesClient{c.service()} }
 
 // Members reads and writes the project's members.
-func (c *Client) Members() *MembersClient { return &MembersClient{service{client: c}} }
+func (c *Client) Members() *MembersClient { return &MembersClient{c.service()} }
 
 // Projects reads in which projects the caller may act.
-func (c *Client) Projects() *ProjectsClient { return &ProjectsClient{service{client: c}} }
+func (c *Client) Projects() *ProjectsClient { return &ProjectsClient{c.service()} }
 
 // Tokens makes, lists and revokes API keys of the service.
-func (c *Client) Tokens() *TokensClient { return &TokensClient{service{client: c}} }
+func (c *Client) Tokens() *TokensClient { return &TokensClient{c.service()} }
 
 // Providers reads the catalogue of providers.
-func (c *Client) Providers() *ProvidersClient { return &ProvidersClient{service{client: c}} }
+func (c *Client) Providers() *ProvidersClient { return &ProvidersClient{c.service()} }
 
 // WhoAmI returns the session: the credential's user, and the customer and project that "" means.
 func (c *Client) WhoAmI(ctx context.Context) (*aikeysv1.WhoAmIResponse, error) {
-	request := service{client: c}.request(operations.WhoAmI())
+	request := c.service().request(operations.WhoAmI())
 	return send(ctx, request, func(r *aikeysv1.WhoAmIResponse) bool { return r.UserID != "" })
 }
 

@@ -35,6 +35,23 @@ type registerRequest struct {
 	Restrict *aikeysv1.Restrictions `json:"restrict,omitempty"`
 }
 
+// RegisterParams says which key to register. Its Secret prints as [redacted].
+type RegisterParams struct {
+	// CustomerID and ProjectID say where; empty means the session's own.
+	CustomerID, ProjectID string
+	Provider              aikeysv1.Provider
+	// Name tells people which key it is. It is not secret.
+	Name   string
+	Secret Secret
+	// UserScope makes it the caller's own key; otherwise it is the project's, and the caller must be an owner.
+	UserScope bool
+}
+
+// RegisterKey is Register with its arguments by name, so that a name and a secret can't be exchanged by mistake.
+func (a *AIKeysClient) RegisterKey(ctx context.Context, params RegisterParams) (*aikeysv1.RegisterResponse, error) {
+	return a.Register(ctx, params.CustomerID, params.ProjectID, params.Provider, params.Name, string(params.Secret), params.UserScope)
+}
+
 // Register seals a provider's key and stores it under a project. With userScope the key is the caller's own; otherwise it
 // is the project's, and the caller must be an owner. Each call sends an idempotency key, so retries register one key only.
 func (a *AIKeysClient) Register(

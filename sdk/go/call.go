@@ -2,7 +2,10 @@ package agentrouter
 
 import (
 	"cmp"
+	"fmt"
 	"iter"
+	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -19,6 +22,9 @@ const (
 	idempotencyHeader = "Idempotency-Key"
 	ifMatchHeader     = "If-Match"
 )
+
+// requestIDHeader is the header of responses that names the request.
+const requestIDHeader = "X-Request-Id"
 
 // CallOption is an optional parameter of calls, for With. Methods that do not take it return an ArgumentError.
 type CallOption func(*service)
@@ -128,6 +134,47 @@ func To(t time.Time) CallOption {
 	return func(s *service) { s.setQuery("to", t.UTC().Format(time.RFC3339Nano)) }
 }
 
+// Timeout sets how long one attempt of these calls may take, in place of WithTimeout. Wait is added.
+func Timeout(d time.Duration) CallOption { return func(s *service) { s.timeout = d } }
+
+// MaxRetries sets how often these calls are repeated, in place of WithMaxRetries.
+func MaxRetries(n int) CallOption { return func(s *service) { s.retries = &n } }
+
+// Header sends a header of your own with these calls, such as one that a proxy asks for. The SDK's own headers win.
+func Header(name, value string) CallOption {
+	return func(s *service) {
+		s.headers = maps.Clone(s.headers)
+		if s.headers == nil {
+			s.headers = map[string]string{}
+		}
+		s.headers[name] = value
+	}
+}
+
+// ResponseInto stores the last response of these calls, be it an error's: status, headers, request id and body.
+func ResponseInto(into *Response) CallOption { return func(s *service) { s.into = into } }
+
+// Response is what the service sent. It prints without headers and body: the body of Tokens().Create has an API key.
+type Response struct {
+	Status int
+	Header http.Header
+	// RequestID names the request in the service's log.
+	RequestID string
+
+	body []byte
+}
+
+// Body returns the body as it came.
+func (r *Response) Body() []byte { return r.body }
+
+// String returns the status and the request id.
+func (r Response) String() string {
+	return fmt.Sprintf("agentrouter.Response(%d, request %s)", r.Status, r.RequestID)
+}
+
+// GoString returns the same as String.
+func (r Response) GoString() string { return r.String() }
+
 // service is a client with the optional parameters of its calls. It is copied, not changed.
 type service struct {
 	client            *Client
@@ -142,6 +189,17 @@ type service struct {
 	hasIfMatch        bool
 	wait              time.Duration
 	token             tokenOptions
+	timeout           time.Duration
+	retries           *int
+	headers           map[string]string
+	into              *Response
+}
+
+func (s *service) maxRetries() int {
+	if s.retries != nil {
+		return *s.retries
+	}
+	return s.client.maxRetries
 }
 
 func (s *service) setQuery(name, value string) {
@@ -185,6 +243,7 @@ func (s service) request(op operations.Operation, params ...string) *request {
 		}
 	}
 	r.checkOptions()
+	r.checkSendOptions()
 	r.setIdempotencyKey()
 	return r
 }
@@ -227,14 +286,29 @@ func (r *request) checkOptions() {
 			r.setError(option.name, "is not a parameter of this method")
 		}
 	}
-	if r.hasIfMatch && takesIfMatch && !isEntityTag(r.ifMatch) {
+	if r.hasIfMatch && takesIfMatch && !isPrintableASCII(r.ifMatch) {
 		r.setError(ifMatchHeader, "must be a key's Etag")
 	}
 }
 
-// isEntityTag reports whether a text may be sent as If-Match: printable ASCII, not empty.
-func isEntityTag(s string) bool {
+// isPrintableASCII reports whether a text has printable ASCII characters only, and at least one.
+func isPrintableASCII(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' })
+}
+
+// checkSendOptions refuses what no request can be sent with.
+func (r *request) checkSendOptions() {
+	if r.timeout < 0 {
+		r.setError("timeout", "must not be negative")
+	}
+	if r.maxRetries() < 0 {
+		r.setError("max_retries", "must be zero or more")
+	}
+	for name, value := range r.headers {
+		if name == "" || !isVisibleASCII(name) || !isPrintableASCII(value) {
+			r.setError("header", "must have a name and a value of printable ASCII")
+		}
+	}
 }
 
 func (r *request) setIdempotencyKey() {

@@ -82,6 +82,17 @@ func (e *ConnectionError) Unwrap() error { return e.Err }
 // Timeout reports whether the time was up.
 func (e *ConnectionError) Timeout() bool { return e.timeout }
 
+// CredentialError says that WithAPIKeySource gave no API key. Nothing was sent.
+type CredentialError struct {
+	Err error // the source's
+}
+
+// Error implements error.
+func (e *CredentialError) Error() string { return "agentrouter: no API key: " + e.Err.Error() }
+
+// Unwrap returns the source's error.
+func (e *CredentialError) Unwrap() error { return e.Err }
+
 // ArgumentError means that a call was not sent because an argument can't be valid. It wraps ErrInvalidArgument.
 type ArgumentError struct {
 	Field   string // the parameter's name in the API
@@ -107,7 +118,7 @@ type problem struct {
 }
 
 func newError(status int, header http.Header, body []byte) *Error {
-	e := &Error{Status: status, RequestID: header.Get("X-Request-Id")}
+	e := &Error{Status: status, RequestID: header.Get(requestIDHeader)}
 	e.RetryAfter, _ = retryAfter(header)
 	e.kind = kindOfStatus(status)
 	if e.kind == ErrResponse { //nolint:errorlint // the sentinel itself, not an error that may wrap it
@@ -138,7 +149,7 @@ func newError(status int, header http.Header, body []byte) *Error {
 
 // responseError is for a successful response that the API does not have. It does not repeat the response.
 func responseError(status int, header http.Header, detail string) *Error {
-	return &Error{Status: status, RequestID: header.Get("X-Request-Id"), Detail: detail, kind: ErrResponse}
+	return &Error{Status: status, RequestID: header.Get(requestIDHeader), Detail: detail, kind: ErrResponse}
 }
 
 func kindOfCode(code string) error {

@@ -2,7 +2,9 @@ package agentrouter
 
 import (
 	"cmp"
+	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -23,6 +25,8 @@ type Option func(*settings)
 type settings struct {
 	baseURL      string
 	apiKey       func() string // a closure, so that nothing prints the key
+	keySource    func(context.Context) (string, error)
+	log          *slog.Logger
 	http         *http.Client
 	timeout      time.Duration
 	maxRetries   int
@@ -45,6 +49,16 @@ func WithBaseURL(address string) Option { return func(s *settings) { s.baseURL =
 func WithAPIKey(key string) Option {
 	return func(s *settings) { s.apiKey = func() string { return key } }
 }
+
+// WithAPIKeySource has each attempt of a call ask for the credential, in place of WithAPIKey: for session tokens that are replaced while
+// the program runs. The source must be safe for concurrent use, and cache what takes time to get.
+func WithAPIKeySource(source func(ctx context.Context) (string, error)) Option {
+	return func(s *settings) { s.keySource = source }
+}
+
+// WithLogger logs each attempt of a call at the level debug: method, path, status, request id and time. It logs no body and no
+// header.
+func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
 
 // WithHTTPClient sets the client that sends the requests, for proxies, private certificates and instrumentation. It is
 // copied, and the copy follows no redirects: they could send the credential elsewhere.
@@ -69,7 +83,7 @@ func (s *settings) newClient() (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	authorization, err := s.authorizationHeader()
+	apiKey, err := s.validAPIKey()
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +98,12 @@ func (s *settings) newClient() (*Client, error) {
 	}
 	return &Client{
 		base:       base,
-		authorize:  func(h http.Header) { h["Authorization"] = authorization() },
+		apiKey:     apiKey,
 		http:       s.httpClient(),
 		userAgent:  agent,
 		timeout:    s.timeout,
 		maxRetries: s.maxRetries,
+		log:        s.log,
 		sleep:      sleep,
 	}, nil
 }
@@ -120,17 +135,22 @@ func isLoopback(host string) bool {
 	return err == nil && address.IsLoopback()
 }
 
-// authorizationHeader returns the header's value as a closure, which can't be printed.
-func (s *settings) authorizationHeader() (func() []string, error) {
+// validAPIKey returns what gives the API key: a closure, which can't be printed.
+func (s *settings) validAPIKey() (func(context.Context) (string, error), error) {
+	if s.keySource != nil {
+		return s.keySource, nil
+	}
 	key := cmp.Or(s.apiKey(), os.Getenv("AGENTROUTER_API_KEY"))
 	if key == "" {
 		return nil, errors.New("agentrouter: no API key: set AGENTROUTER_API_KEY, or use WithAPIKey")
 	}
 	if !isVisibleASCII(key) {
-		return nil, errors.New("agentrouter: the API key has spaces, line ends or other characters that API keys don't have")
+		return nil, errInvalidAPIKey
 	}
-	return func() []string { return []string{"Bearer " + key} }, nil
+	return func(context.Context) (string, error) { return key, nil }, nil
 }
+
+var errInvalidAPIKey = errors.New("agentrouter: the API key has spaces, line ends or other characters that API keys don't have")
 
 // isVisibleASCII reports whether a text has visible ASCII characters only.
 func isVisibleASCII(text string) bool {

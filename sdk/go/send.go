@@ -2,12 +2,14 @@ package agentrouter
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"math/big"
 	"net/http"
 	"os"
@@ -38,6 +40,9 @@ func send[T any](ctx context.Context, r *request, isComplete func(*T) bool) (*T,
 	if err != nil {
 		return nil, err
 	}
+	if r.into != nil {
+		*r.into = Response{Status: a.status, Header: a.header, RequestID: a.header.Get(requestIDHeader), body: a.body}
+	}
 	if a.status < 200 || a.status > 299 {
 		return nil, newError(a.status, a.header, a.body)
 	}
@@ -63,7 +68,10 @@ func (r *request) payload() ([]byte, error) {
 func (r *request) sendWithRetries(ctx context.Context, payload []byte) (response, error) {
 	for retry := 0; ; retry++ {
 		a, err := r.sendOnce(ctx, payload)
-		last := retry >= r.client.maxRetries || ctx.Err() != nil
+		if _, ok := errors.AsType[*CredentialError](err); ok {
+			return response{}, err
+		}
+		last := retry >= r.maxRetries() || ctx.Err() != nil
 		if last || (err == nil && !isRepeatable(a.status)) {
 			return a, err
 		}
@@ -78,16 +86,35 @@ func (r *request) sendWithRetries(ctx context.Context, payload []byte) (response
 }
 
 func (r *request) sendOnce(ctx context.Context, payload []byte) (response, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.client.timeout+r.wait)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(r.timeout, r.client.timeout)+r.wait)
 	defer cancel()
+	began := time.Now()
 	a, err := r.roundTrip(ctx, payload)
+	r.logAttempt(ctx, a, err, time.Since(began))
 	if err == nil {
 		return a, nil
+	}
+	if _, ok := errors.AsType[*CredentialError](err); ok {
+		return response{}, err
 	}
 	return response{}, &ConnectionError{
 		Err:     err,
 		timeout: errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded),
 	}
+}
+
+// logAttempt logs an attempt with the path's template, which holds no id.
+func (r *request) logAttempt(ctx context.Context, a response, err error, took time.Duration) {
+	if r.client.log == nil {
+		return
+	}
+	fields := []slog.Attr{slog.String("method", r.op.Method), slog.String("path", r.op.Path), slog.Duration("took", took)}
+	if err != nil {
+		fields = append(fields, slog.String("error", err.Error()))
+	} else {
+		fields = append(fields, slog.Int("status", a.status), slog.String("request_id", a.header.Get(requestIDHeader)))
+	}
+	r.client.log.LogAttrs(ctx, slog.LevelDebug, "agentrouter: call", fields...)
 }
 
 func (r *request) roundTrip(ctx context.Context, payload []byte) (response, error) {
@@ -99,7 +126,17 @@ func (r *request) roundTrip(ctx context.Context, payload []byte) (response, erro
 	if err != nil {
 		return response{}, err
 	}
-	r.client.authorize(req.Header)
+	for name, value := range r.headers {
+		req.Header.Set(name, value)
+	}
+	key, err := r.client.apiKey(ctx)
+	if err == nil && (key == "" || !isVisibleASCII(key)) {
+		err = errInvalidAPIKey
+	}
+	if err != nil {
+		return response{}, &CredentialError{Err: err}
+	}
+	req.Header["Authorization"] = []string{"Bearer " + key}
 	req.Header["Accept"] = []string{"application/json, application/problem+json"}
 	req.Header["User-Agent"] = []string{r.client.userAgent}
 	if payload != nil {

@@ -124,8 +124,6 @@ func (k *APIKey) UnmarshalJSON(wire []byte) error {
 	return err
 }
 
-const redacted = "[redacted]"
-
 // Create makes an API key of the caller's. The service shows it this once; a repeat makes another. Without ForProjects it acts in every
 // project of the caller's, and it expires after 90 days unless TokenExpiresAt or TokenNeverExpires says otherwise.
 func (t *TokensClient) Create(ctx context.Context, name string) (*NewToken, error) {
