@@ -1,12 +1,16 @@
 /** Reads and checks what a client is made from. */
 
 import { ArgumentError } from './errors.js';
+import type { Attempt } from './types.js';
 
 export interface ClientOptions {
   /** Where the service is. Left out, `AGENTROUTER_BASE_URL` of the environment. */
   baseUrl?: string | undefined;
-  /** An API key or a session token. Left out, `AGENTROUTER_API_KEY` of the environment. */
-  apiKey?: string | undefined;
+  /**
+   * An API key or a session token, or what gives one: it is asked for each attempt, so that session tokens can be replaced while
+   * the program runs. Left out, `AGENTROUTER_API_KEY` of the environment.
+   */
+  apiKey?: string | (() => string | Promise<string>) | undefined;
   /** Used instead of the platform's `fetch`. */
   fetch?: typeof globalThis.fetch | undefined;
   /** How long one attempt may take: 30 000 unless given. */
@@ -17,15 +21,18 @@ export interface ClientOptions {
   allowInsecureHttp?: boolean | undefined;
   /** Further headers of every request, such as those that a proxy asks for. */
   headers?: Record<string, string> | undefined;
+  /** Gets each attempt of each call, to log it. */
+  log?: ((attempt: Attempt) => void) | undefined;
 }
 
 export interface Config {
   baseUrl: string;
-  apiKey: string;
+  apiKey: string | (() => string | Promise<string>);
   fetch: typeof globalThis.fetch | undefined;
   timeoutMs: number;
   maxRetries: number;
   headers: Record<string, string>;
+  log: ((attempt: Attempt) => void) | undefined;
 }
 
 interface Runtime {
@@ -80,7 +87,7 @@ function checkBaseUrl(text: string | undefined, insecureAllowed: boolean): strin
   return url.origin + url.pathname.replace(/\/+$/, '');
 }
 
-function checkApiKey(key: string | undefined): string {
+export function checkApiKey(key: string | undefined): string {
   if (!key) {
     throw new ArgumentError('no API key: give apiKey, or set AGENTROUTER_API_KEY');
   }
@@ -91,7 +98,7 @@ function checkApiKey(key: string | undefined): string {
 }
 
 /** A header's value may be a secret, so the error does not repeat it. */
-function checkHeaders(headers: Record<string, string>): Record<string, string> {
+export function checkHeaders(headers: Record<string, string>): Record<string, string> {
   for (const [name, value] of Object.entries(headers)) {
     if (!/^[!#$%&'*+.^_`|~\w-]+$/.test(name) || !/^[\t\x20-\x7e\x80-\xff]*$/.test(value)) {
       throw new ArgumentError(`headers must have names and values that HTTP allows: see ${JSON.stringify(name)}`);
@@ -121,10 +128,14 @@ export function checkRetries(maxRetries: number): number {
 export function readConfig(options: ClientOptions): Config {
   return {
     baseUrl: checkBaseUrl(options.baseUrl || fromEnvironment('AGENTROUTER_BASE_URL'), !!options.allowInsecureHttp),
-    apiKey: checkApiKey(options.apiKey || fromEnvironment('AGENTROUTER_API_KEY')),
+    apiKey:
+      typeof options.apiKey === 'function'
+        ? options.apiKey
+        : checkApiKey(options.apiKey || fromEnvironment('AGENTROUTER_API_KEY')),
     fetch: options.fetch,
     timeoutMs: checkTimeout(options.timeoutMs ?? 30_000),
     maxRetries: checkRetries(options.maxRetries ?? 2),
     headers: checkHeaders(options.headers ?? {}),
+    log: options.log,
   };
 }

@@ -69,15 +69,34 @@ export class AIKeys {
   }
 
   /** Seals a provider's key and stores it. Safe to repeat: see `idempotencyKey`. */
-  async register(
+  register(params: t.RegisterParams, options?: t.RegisterOptions): Promise<t.RegisterResponse>;
+  /** The same by position. */
+  register(
     customerId: string,
     projectId: string,
     provider: t.AIKeyProvider,
     name: string,
     secret: string,
     userScope: boolean,
-    options: t.RegisterOptions = {},
+    options?: t.RegisterOptions,
+  ): Promise<t.RegisterResponse>;
+  async register(
+    first: t.RegisterParams | string,
+    second?: t.RegisterOptions | string,
+    provider: t.AIKeyProvider = '',
+    name = '',
+    secret = '',
+    userScope = false,
+    options?: t.RegisterOptions,
   ): Promise<t.RegisterResponse> {
+    if (typeof first === 'object') {
+      return this.#register(first, second as t.RegisterOptions | undefined);
+    }
+    return this.#register({ customerId: first, projectId: second as string, provider, name, secret, userScope }, options);
+  }
+
+  async #register(params: t.RegisterParams, options: t.RegisterOptions = {}): Promise<t.RegisterResponse> {
+    const { customerId = '', projectId = '', provider, name, secret, userScope = false } = params;
     const body: t.RegisterRequest = { provider, name, secret, user_scope: userScope };
     if (options.verify) body.verify = true;
     if (options.force) body.force = true;

@@ -1,6 +1,6 @@
 /** Sends a call until it has an answer: attempts, waits between them, and what counts as a good answer. */
 
-import { checkRetries, checkTimeout, type Config, runtimeVersion } from './config.js';
+import { checkApiKey, checkHeaders, checkRetries, checkTimeout, type Config, runtimeVersion } from './config.js';
 import { ArgumentError, ConnectionError, ResponseError, TimeoutError } from './errors.js';
 import { type Answer, errorOf, isObject, parseObject, requestIdOf, retryAfterOf } from './problem.js';
 import type { CallOptions } from './types.js';
@@ -32,10 +32,7 @@ export class Transport {
   constructor(config: Config) {
     this.#config = config;
     const runtime = runtimeVersion();
-    const own: Record<string, string> = {
-      accept: 'application/json',
-      authorization: `Bearer ${config.apiKey}`,
-    };
+    const own: Record<string, string> = { accept: 'application/json' };
     if (runtime) {
       own['user-agent'] = `agentrouter-typescript/${version} (${runtime})`;
     }
@@ -48,20 +45,25 @@ export class Transport {
     const timeoutMs = checkTimeout(options.timeoutMs ?? this.#config.timeoutMs) + (call.extraMs ?? 0);
     const retries = checkRetries(options.maxRetries ?? this.#config.maxRetries);
     const url = this.#config.baseUrl + call.path + queryOf(call.query);
-    const init: RequestInit = { method: call.method, headers: this.#headers, redirect: 'manual' };
-    if (call.headers) {
-      init.headers = merge(this.#headers, call.headers);
-    }
+    const init: RequestInit = { method: call.method, redirect: 'manual' };
     if (call.body) {
       init.body = JSON.stringify(call.body);
     }
-    const hide = (text: string): string => redact(text, [this.#config.apiKey, call.secret]);
+    const headers = merge(checkHeaders(options.headers ?? {}), this.#headers, call.headers ?? {});
     for (let attempt = 0; ; attempt++) {
       signal?.throwIfAborted();
+      const { apiKey } = this.#config;
+      const key = typeof apiKey === 'function' ? checkApiKey(await apiKey()) : apiKey;
+      const hide = (text: string): string => redact(text, [key, call.secret]);
+      init.headers = merge(headers, { authorization: `Bearer ${key}` });
       let answer: Answer | undefined;
       let failure: Error;
+      const began = Date.now();
       try {
         answer = await this.#attempt(url, init, timeoutMs, signal, hide);
+        this.#log(call, began, answer);
+        const { status, headers, text } = answer;
+        options.onResponse?.({ status, headers, requestId: requestIdOf(headers), body: text });
         if (answer.status >= 200 && answer.status < 300) {
           return accept(answer, call.expect) as T;
         }
@@ -70,6 +72,7 @@ export class Transport {
         if (!(error instanceof ConnectionError)) {
           throw error;
         }
+        this.#log(call, began, undefined, error.message);
         failure = error;
       }
       const retryAfter = answer && retryAfterOf(answer.headers);
@@ -80,6 +83,12 @@ export class Transport {
       const backoff = Math.random() * Math.min(maxBackoffMs, firstBackoffMs * 2 ** attempt);
       await sleep(Math.max(backoff, (retryAfter ?? 0) * 1_000), signal);
     }
+  }
+
+  #log({ method, path }: Call, began: number, answer?: Answer, error?: string): void {
+    const ms = Date.now() - began;
+    const outcome = answer ? { status: answer.status, requestId: requestIdOf(answer.headers) } : { error: error ?? '' };
+    this.#config.log?.({ method, path, ms, ...outcome });
   }
 
   async #attempt(

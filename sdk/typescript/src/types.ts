@@ -100,6 +100,46 @@ export interface CallOptions {
   timeoutMs?: number | undefined;
   /** How many times a failed attempt is repeated, instead of the client's. */
   maxRetries?: number | undefined;
+  /** Further headers of this call. The SDK's own win. */
+  headers?: Record<string, string> | undefined;
+  /** Gets each response of this call, be it an error's: for its headers, its request id, and its body as it came. */
+  onResponse?: ((response: RawResponse) => void) | undefined;
+}
+
+/** A response as it came. */
+export interface RawResponse {
+  status: number;
+  headers: Headers;
+  /** Names the request in the service's log. */
+  requestId: string | undefined;
+  body: string;
+}
+
+/** One attempt of a call. It holds no secret. */
+export interface Attempt {
+  method: string;
+  path: string;
+  /** How long it took. */
+  ms: number;
+  /** Absent if there was no response. */
+  status?: number;
+  requestId?: string | undefined;
+  /** Why there was no response. */
+  error?: string;
+}
+
+/** What `register` takes by names, so that a name and a secret can't be exchanged by mistake. */
+export interface RegisterParams {
+  provider: AIKeyProvider;
+  /** Tells people which key it is. It is not secret. */
+  name: string;
+  secret: string;
+  /** Makes it the caller's own key. Left out, it is the project's, and the caller must be an owner. */
+  userScope?: boolean | undefined;
+  /** Left out, the session's. */
+  customerId?: string | undefined;
+  /** Left out, the session's. */
+  projectId?: string | undefined;
 }
 
 export interface RegisterOptions extends CallOptions {

@@ -2,10 +2,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
   ArgumentError,
+  type Attempt,
   Client,
   type ClientOptions,
   ConnectionError,
   NotFoundError,
+  type RawResponse,
   ResponseError,
   TimeoutError,
   UnavailableError,
@@ -247,4 +249,72 @@ test('errors tell what went wrong', async (t) => {
   });
   const refused = new Client({ baseUrl: 'http://127.0.0.1:1', apiKey, maxRetries: 0 });
   await assert.rejects(refused.whoAmI(), { name: 'ConnectionError', message: /^GET http:\/\/127.0.0.1:1: ./ });
+});
+
+test('register takes its arguments by name', async (t) => {
+  const { baseUrl, seen } = await answering(t, { key });
+  const { aikeys } = new Client({ baseUrl, apiKey });
+  const options = { idempotencyKey: 'once' };
+  await aikeys.register({ provider: 'openai', name: 'openai-prod', secret: 'sk-example', projectId: 'chat' }, options);
+  await aikeys.register('', 'chat', 'openai', 'openai-prod', 'sk-example', false, options);
+  const [byName, byPosition] = seen.map(({ request, body }) => [request.url, request.headers['idempotency-key'], body]);
+  assert.equal(byName?.[0], '/v1/customers/-/projects/chat/aikeys');
+  assert.deepEqual(byName, byPosition);
+});
+
+test('an API key that changes is asked for at each attempt', async (t) => {
+  const { baseUrl, seen } = await answering(t, {}, 503);
+  let asked = 0;
+  const client = new Client({ baseUrl, apiKey: () => Promise.resolve(`ak_${++asked}`), maxRetries: 1 });
+  await assert.rejects(client.whoAmI(), UnavailableError);
+  assert.deepEqual(
+    seen.map(({ request }) => request.headers.authorization),
+    ['Bearer ak_1', 'Bearer ak_2'],
+  );
+  await assert.rejects(
+    new Client({ baseUrl, apiKey: () => 'marked secret' }).whoAmI(),
+    (error) => error instanceof ArgumentError && !error.message.includes('marked'),
+  );
+  await assert.rejects(new Client({ baseUrl, apiKey: () => Promise.reject(new Error('log in')) }).whoAmI(), /log in/);
+  assert.equal(seen.length, 2);
+});
+
+test('a call shows its responses, and each attempt can be logged', async (t) => {
+  const seen: (string | undefined)[] = [];
+  const baseUrl = await serve(t, (request, response) => {
+    seen.push(String(request.headers['x-tenant']), request.headers.authorization);
+    const status = seen.length > 2 ? 200 : 503;
+    response.writeHead(status, { 'x-request-id': `req-${status}`, 'retry-after': '0' });
+    response.end('{"user_id":"alice"}');
+  });
+  const attempts: Attempt[] = [];
+  const responses: RawResponse[] = [];
+  const client = new Client({ baseUrl, apiKey, log: (attempt) => attempts.push(attempt) });
+  const headers = { 'X-Tenant': 'acme', Authorization: 'mine' };
+  await client.whoAmI({ headers, onResponse: (response) => responses.push(response) });
+  assert.deepEqual(
+    attempts.map(({ method, path, status, requestId }) => [method, path, status, requestId]),
+    [
+      ['GET', '/v1/whoami', 503, 'req-503'],
+      ['GET', '/v1/whoami', 200, 'req-200'],
+    ],
+  );
+  assert.deepEqual(
+    responses.map(({ status, requestId, body }) => [status, requestId, body]),
+    [
+      [503, 'req-503', '{"user_id":"alice"}'],
+      [200, 'req-200', '{"user_id":"alice"}'],
+    ],
+  );
+  assert.deepEqual(seen.slice(0, 2), ['acme', `Bearer ${apiKey}`]);
+  await assert.rejects(client.whoAmI({ headers: { 'x a': '1' } }), ArgumentError);
+});
+
+test('an attempt without a response is logged with its reason', async () => {
+  const attempts: Attempt[] = [];
+  const fetch = () => Promise.reject(new Error(`no route for ${apiKey}`));
+  const log = (attempt: Attempt) => attempts.push(attempt);
+  const client = new Client({ baseUrl: 'http://127.0.0.1:9', apiKey, fetch, maxRetries: 0, log });
+  await assert.rejects(client.whoAmI(), ConnectionError);
+  assert.match(attempts[0]?.error ?? '', /no route for \[redacted\]/);
 });
