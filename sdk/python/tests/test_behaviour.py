@@ -26,6 +26,8 @@ from agentrouter_sdk import (
     Client,
     ConfigurationError,
     NotFoundError,
+    RawResponse,
+    UnavailableError,
     UnexpectedResponseError,
     _exchange,
 )
@@ -271,3 +273,71 @@ def test_an_id_that_is_no_text_is_refused(value: Any) -> None:
 def test_a_timeout_that_cannot_be_is_refused() -> None:
     with Client(base_url="http://127.0.0.1:1", api_key="ak_test_key") as client, pytest.raises(ConfigurationError):
         client.whoami(timeout=-1)
+
+
+@both
+def test_register_takes_its_arguments_by_name(call: Caller) -> None:
+    names = {"provider": "openai", "name": "openai-prod", "secret": "sk-example"}
+    with playing(always(200, {"key": KEY})) as player:
+        assert call(settings(player), "aikeys.register", {**names, "project_id": "chat"}).error is None
+    (seen,) = player.seen
+    assert seen.path == "/v1/customers/-/projects/chat/aikeys"
+    assert json.loads(seen.body) == {**names, "user_scope": False}
+
+
+def test_each_attempt_asks_for_an_api_key_that_changes() -> None:
+    keys = iter(["ak_1", "ak_2", "ak_3", "ak_4"])
+
+    async def next_key() -> str:
+        return next(keys)
+
+    async def main(url: str) -> None:
+        async with AsyncClient(base_url=url, api_key=next_key, max_retries=1) as client:
+            with pytest.raises(UnavailableError):
+                await client.whoami()
+
+    with playing(always(503, {}, {"Retry-After": "0"})) as player:
+        with Client(base_url=player.url, api_key=lambda: next(keys), max_retries=1) as client:
+            with pytest.raises(UnavailableError):
+                client.whoami()
+        anyio.run(main, player.url)
+        assert [seen.headers["authorization"] for seen in player.seen] == [f"Bearer ak_{n}" for n in range(1, 5)]
+        with Client(base_url=player.url, api_key=lambda: "ak_MARKED\n") as client:
+            with pytest.raises(ConfigurationError) as caught:
+                client.whoami()
+    assert "MARKED" not in str(caught.value)
+    assert len(player.seen) == 4
+
+
+def test_with_options_applies_to_its_own_calls() -> None:
+    responses: List[RawResponse] = []
+    with playing(always(503, {"secret": "MARKED"}, {"Retry-After": "0", "X-Request-Id": "req-1"})) as player:
+        with Client(**settings(player)) as client:
+            other = client.with_options(
+                max_retries=0, headers={"X-Tenant": "acme", "authorization": "mine"}, on_response=responses.append
+            )
+            with pytest.raises(UnavailableError):
+                other.policy.get("", "")
+            other.close()
+            with pytest.raises(UnavailableError):
+                client.with_options(timeout=5, max_retries=1).whoami()
+            for wrong in ({"timeout": 0}, {"max_retries": -1}, {"headers": {"x a": "1"}}, {"headers": {"x": "a\r\nb"}}):
+                with pytest.raises(ConfigurationError):
+                    client.with_options(**wrong)
+    assert [(seen.headers.get("x-tenant"), seen.headers["authorization"]) for seen in player.seen] == [
+        ("acme", "Bearer ak_test_key"),
+        (None, "Bearer ak_test_key"),
+        (None, "Bearer ak_test_key"),
+    ]
+    (response,) = responses
+    assert (response.status, response.request_id, json.loads(response.body)) == (503, "req-1", {"secret": "MARKED"})
+    assert "MARKED" not in repr(response)
+
+
+def test_attempts_are_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="agentrouter_sdk")
+    with playing(always(200, {"key": KEY}, {"X-Request-Id": "req-1"})) as player, Client(**settings(player)) as client:
+        client.aikeys.register("", "", "openai", "openai-prod", "sk-MARKED-SECRET")
+    assert "(request req-1)" in caplog.text
+    assert "MARKED" not in caplog.text
+    assert "ak_test_key" not in caplog.text

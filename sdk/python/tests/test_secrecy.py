@@ -120,7 +120,7 @@ def texts_of(error: BaseException) -> List[str]:
 def test_no_client_shows_its_key(client: Any) -> None:
     made = client(base_url="http://127.0.0.1:1", api_key=API_KEY)
     transport = made._transport
-    shown = [made, vars(made), transport, vars(transport), transport._config, vars(transport._config), transport._http]
+    shown = [made, vars(made), transport, vars(transport), transport.config, vars(transport.config), transport._http]
     for thing in shown:
         for text in (str(thing), repr(thing), f"{thing}", pprint.pformat(thing), json.dumps(thing, default=repr)):
             assert "MARKED" not in text

@@ -9,6 +9,7 @@ agentrouter_sdk.errors.
 """
 
 from ._async.client import AsyncClient
+from ._config import RawResponse
 from ._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
 from ._sync.client import Client
 from ._version import __version__
@@ -50,6 +51,7 @@ __all__ = [
     "Operations",
     "PermissionDeniedError",
     "ProviderSlug",
+    "RawResponse",
     "ResourceExhaustedError",
     "Role",
     "UnauthenticatedError",

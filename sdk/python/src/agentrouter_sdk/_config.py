@@ -7,8 +7,8 @@ import math
 import os
 import platform
 import re
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping, Optional, Union
 from urllib.parse import urlsplit
 
 from ._secret import Secret
@@ -21,6 +21,19 @@ ENV_API_KEY = "AGENTROUTER_API_KEY"
 USER_AGENT = f"agentrouter-python/{__version__} ({platform.python_implementation()} {platform.python_version()})"
 
 _VISIBLE = re.compile(r"[!-~]+\Z")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_HEADER_VALUE = re.compile(r"[\t -~]*\Z")
+
+
+@dataclass(frozen=True)
+class RawResponse:
+    """A response as it came. It prints without headers and body."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    request_id: str
+    """Names the request in the service's log."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +41,17 @@ class Config:
     """A client's settings."""
 
     base_url: str
-    api_key: Secret[str]
+    api_key: Union[Secret[str], Callable[[], Any]]
+    """The API key, or what returns one for each attempt; for an async client, an awaitable of one."""
     timeout: float
     max_retries: int
+    headers: Mapping[str, str]
+    on_response: Optional[Callable[[RawResponse], object]] = None
 
 
 def configure(
     base_url: Optional[str],
-    api_key: Optional[str],
+    api_key: Union[str, Callable[[], Any], None],
     timeout: float,
     max_retries: int,
     allow_insecure_http: bool,
@@ -44,14 +60,38 @@ def configure(
     key = api_key or os.environ.get(ENV_API_KEY, "")
     if not key:
         raise ConfigurationError(f"no API key: pass api_key, or set {ENV_API_KEY}")
-    if not isinstance(key, str) or not _VISIBLE.match(key):
-        raise ConfigurationError("the API key is malformed: it may hold visible ASCII alone, and no space or line end")
     url = base_url or os.environ.get(ENV_BASE_URL, "")
     if not url:
         raise ConfigurationError(f"no base URL: pass base_url, or set {ENV_BASE_URL}")
+    return Config(
+        base_url=_checked_url(url, allow_insecure_http),
+        api_key=key if callable(key) else checked_key(key),
+        timeout=checked_timeout(timeout),
+        max_retries=checked_retries(max_retries),
+        headers={},
+    )
+
+
+def checked_key(key: object) -> Secret[str]:
+    """Return an API key, if it can be one."""
+    if not isinstance(key, str) or not _VISIBLE.match(key):
+        raise ConfigurationError("the API key is malformed: it may hold visible ASCII alone, and no space or line end")
+    return Secret(key)
+
+
+def checked_retries(max_retries: int) -> int:
+    """Return a number of retries as it is, if it can be one."""
     if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
         raise ConfigurationError("max_retries must be a whole number, 0 or more")
-    return Config(_checked_url(url, allow_insecure_http), Secret(key), checked_timeout(timeout), max_retries)
+    return max_retries
+
+
+def checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a copy of headers, if HTTP allows them. An error names no value: it may be a secret."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.match(name) or not _HEADER_VALUE.match(value):
+            raise ConfigurationError(f"a header that HTTP does not allow: {name!r}")
+    return dict(headers)
 
 
 def checked_timeout(timeout: float) -> float:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ._config import USER_AGENT, Config
 from ._model import Model
 from ._operation import Call
-from ._secret import REDACTED
+from ._secret import REDACTED, Secret
 from .errors import (
     AgentRouterError,
     APIConnectionError,
@@ -54,14 +54,17 @@ LONGEST_PAUSE = 4.0
 SHORTEST_SCRUBBED = 8
 
 
-def headers_of(config: Config, call: Call[Any]) -> Dict[str, str]:
+def headers_of(config: Config, key: Secret[str], call: Call[Any]) -> Dict[str, str]:
     """Return the headers of every attempt of a call."""
-    headers = {
-        "Authorization": "Bearer " + config.api_key.reveal(),
+    own = {
+        "Authorization": "Bearer " + key.reveal(),
         "Accept": "application/json, application/problem+json",
         "User-Agent": USER_AGENT,
         **call.headers,
     }
+    taken = {name.lower() for name in own}
+    headers = {name: value for name, value in config.headers.items() if name.lower() not in taken}
+    headers.update(own)
     if call.body is not None:
         headers["Content-Type"] = "application/json"
     return headers
@@ -72,11 +75,11 @@ def timeout_of(config: Config, call: Call[Any]) -> float:
     return (config.timeout if call.timeout is None else call.timeout) + call.hold
 
 
-def read(config: Config, call: Call[T], response: httpx.Response, body: bytes) -> Union[T, AgentRouterError]:
+def read(key: Secret[str], call: Call[T], response: httpx.Response, body: bytes) -> Union[T, AgentRouterError]:
     """Return an answer's meaning: the result or an error, which is not raised here so that no frame is in it."""
     status = response.status_code
     if status >= 400:
-        return _problem(config, call, response, body)
+        return _problem(key, call, response, body)
     message = f"{status} is no answer of the API; is the base URL right?"
     if 200 <= status < 300:
         try:
@@ -84,16 +87,16 @@ def read(config: Config, call: Call[T], response: httpx.Response, body: bytes) -
         except ValidationError as invalid:
             first = invalid.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or "body"
-        message = f"{status} with an answer that is not of the API: {where}: {_scrubbed(config, call, first['msg'])}"
+        message = f"{status} with an answer that is not of the API: {where}: {_scrubbed(key, call, first['msg'])}"
     return UnexpectedResponseError(message, status, response.headers.get("X-Request-Id", ""))
 
 
-def _problem(config: Config, call: Call[Any], response: httpx.Response, body: bytes) -> APIError:
+def _problem(key: Secret[str], call: Call[Any], response: httpx.Response, body: bytes) -> APIError:
     status = response.status_code
     retry_after = _retry_after(response.headers)
     try:
         # A service never repeats what it was sent. Something in between might.
-        problem = Problem.model_validate_json(_scrubbed(config, call, body.decode("utf-8", "replace")))
+        problem = Problem.model_validate_json(_scrubbed(key, call, body.decode("utf-8", "replace")))
     except ValidationError:
         code, request_id = code_of_status(status), response.headers.get("X-Request-Id", "")
         title = response.reason_phrase or "an error without a problem document"
@@ -111,12 +114,12 @@ def _problem(config: Config, call: Call[Any], response: httpx.Response, body: by
     )
 
 
-def connection_error(config: Config, call: Call[Any], cause: Exception, timeout: float) -> APIConnectionError:
+def connection_error(key: Secret[str], call: Call[Any], cause: Exception, timeout: float) -> APIConnectionError:
     """Return the error for an exchange that failed. The cause stays out of it: it holds the request."""
     name = f"{call.operation.method} {call.operation.path}"
     if isinstance(cause, httpx.TimeoutException):
         return APITimeoutError(f"{name}: no answer within {timeout:g} s ({type(cause).__name__})")
-    text = _scrubbed(config, call, str(cause))
+    text = _scrubbed(key, call, str(cause))
     return APIConnectionError(f"{name}: {type(cause).__name__}" + (f": {text}" if text else ""))
 
 
@@ -154,8 +157,8 @@ def _retry_after(headers: Mapping[str, str]) -> Optional[int]:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def _scrubbed(config: Config, call: Call[Any], text: str) -> str:
-    for secret in (config.api_key, call.secret):
+def _scrubbed(key: Secret[str], call: Call[Any], text: str) -> str:
+    for secret in (key, call.secret):
         value = secret.reveal() if secret else ""
         if len(value) < SHORTEST_SCRUBBED:
             continue

@@ -9,7 +9,7 @@ from typing import List, Optional, TypeVar, Union
 import anyio
 import httpx
 
-from .._config import Config
+from .._config import Config, RawResponse, checked_key
 from .._exchange import connection_error, headers_of, pause_before_retry, read, timeout_of
 from .._model import Model
 from .._operation import Call
@@ -24,10 +24,14 @@ class AsyncTransport:
     """Sends calls over an HTTP client, its own unless it was given one."""
 
     def __init__(self, config: Config, http_client: Optional[httpx.AsyncClient]) -> None:
-        self._config = config
+        self.config = config
         self._timeout = httpx.Timeout(config.timeout)
         self._owned = http_client is None
         self._http = httpx.AsyncClient() if http_client is None else http_client
+
+    def with_config(self, config: Config) -> AsyncTransport:
+        """Return a transport with other settings, over the same connections. Its close closes nothing."""
+        return AsyncTransport(config, self._http)
 
     async def close(self) -> None:
         """Close the connections, unless they are somebody else's."""
@@ -41,7 +45,7 @@ class AsyncTransport:
             outcome = await self._attempt(call)
             if not isinstance(outcome, AgentRouterError):
                 return outcome
-            pause = pause_before_retry(self._config, outcome, attempt)
+            pause = pause_before_retry(self.config, outcome, attempt)
             if pause is None:
                 raise outcome
             attempt += 1
@@ -50,14 +54,17 @@ class AsyncTransport:
 
     async def _attempt(self, call: Call[T]) -> Union[T, AgentRouterError]:
         """Return the result or the error. The HTTP client's errors end here: they and their frames hold the request."""
-        timeout = timeout_of(self._config, call)
+        source = self.config.api_key
+        key = checked_key(await source()) if callable(source) else source
+        timeout = timeout_of(self.config, call)
+        began = time.monotonic()
         try:
             request = self._http.build_request(
                 call.operation.method,
-                self._config.base_url + call.target,
-                headers=headers_of(self._config, call),
+                self.config.base_url + call.target,
+                headers=headers_of(self.config, key, call),
                 content=None if call.body is None else call.body.reveal(),
-                timeout=self._timeout if timeout == self._config.timeout else timeout,
+                timeout=self._timeout if timeout == self.config.timeout else timeout,
             )
             response = await self._http.send(request, stream=True, follow_redirects=False)
             try:
@@ -65,8 +72,13 @@ class AsyncTransport:
             finally:
                 await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as cause:
-            return connection_error(self._config, call, cause, timeout)
-        return read(self._config, call, response, body)
+            return connection_error(key, call, cause, timeout)
+        seen = RawResponse(response.status_code, response.headers, body, response.headers.get("X-Request-Id", ""))
+        took = time.monotonic() - began
+        _log.debug("%s: %d after %.3f s (request %s)", call.operation.id, seen.status, took, seen.request_id)
+        if self.config.on_response is not None:
+            self.config.on_response(seen)
+        return read(key, call, response, body)
 
     async def _body(self, response: httpx.Response, deadline: float) -> bytes:
         # The HTTP client bounds the wait for each piece, and not that for all of them.

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
-from typing import Optional, Type
+from typing import Callable, Mapping, Optional, Type, Union
 
 import httpx
 
 from .. import _operations as operations
-from .._config import configure
+from .._config import RawResponse, checked_headers, checked_retries, checked_timeout, configure
 from ..models import WhoAmIResponse
 from .resources import (
     AIKeys,
@@ -30,7 +31,8 @@ class Client:
 
     It may be used by many threads at a time. Close it after use, or use it as a context manager.
 
-    - base_url and api_key: where they are not given, AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY are read.
+    - base_url and api_key: where they are not given, AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY are read. An api_key
+      may be a function that returns it: each attempt asks it, so that session tokens can be replaced meanwhile.
     - timeout: how many seconds one attempt may take.
     - max_retries: how often to try again what failed for a reason that may pass. 0: never.
     - allow_insecure_http: whether the API key may go in clear to another machine, with a base URL of http://.
@@ -60,15 +62,18 @@ class Client:
         self,
         *,
         base_url: Optional[str] = None,
-        api_key: Optional[str] = None,
+        api_key: Union[str, Callable[[], str], None] = None,
         timeout: float = 30.0,
         max_retries: int = 2,
         allow_insecure_http: bool = False,
         http_client: Optional[httpx.Client] = None,
     ) -> None:
         config = configure(base_url, api_key, timeout, max_retries, allow_insecure_http)
-        self._base_url = config.base_url
-        self._transport = Transport(config, http_client)
+        self._use(Transport(config, http_client))
+
+    def _use(self, transport: Transport) -> None:
+        self._base_url = transport.config.base_url
+        self._transport = transport
         self.aikeys = AIKeys(self._transport)
         self.policy = Policy(self._transport)
         self.events = Events(self._transport)
@@ -78,6 +83,32 @@ class Client:
         self.projects = Projects(self._transport)
         self.tokens = Tokens(self._transport)
         self.providers = Providers(self._transport)
+
+    def with_options(
+        self,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        on_response: Optional[Callable[[RawResponse], object]] = None,
+    ) -> Client:
+        """Return a client with other settings for some calls. It shares this one's connections and need not be closed.
+
+        - headers: further headers of each request. The SDK's own win.
+        - on_response: gets each response, be it an error's, with its request_id and its body as it came.
+        """
+        config = self._transport.config
+        if timeout is not None:
+            config = replace(config, timeout=checked_timeout(timeout))
+        if max_retries is not None:
+            config = replace(config, max_retries=checked_retries(max_retries))
+        if headers is not None:
+            config = replace(config, headers={**config.headers, **checked_headers(headers)})
+        if on_response is not None:
+            config = replace(config, on_response=on_response)
+        client = Client.__new__(Client)
+        client._use(self._transport.with_config(config))
+        return client
 
     def whoami(self, *, timeout: Optional[float] = None) -> WhoAmIResponse:
         """Show whom the API key stands for, and the customer and project that "" means."""

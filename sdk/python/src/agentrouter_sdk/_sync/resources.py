@@ -4,7 +4,19 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    TypeVar,
+    Union,
+    overload,
+)
 
 from .. import _operations, models
 from .._exchange import Listed, as_last_page, next_token
@@ -57,6 +69,7 @@ def _each(page_at: Callable[[Optional[str]], Listed], items_of: Callable[[Listed
 class AIKeys(_Resource):
     """Provider keys, and which of them serves."""
 
+    @overload
     def register(
         self,
         customer_id: str,
@@ -74,8 +87,49 @@ class AIKeys(_Resource):
         restrict: Optional[Mapping[str, Sequence[str]]] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
+    ) -> models.RegisterResponse: ...
+
+    @overload
+    def register(
+        self,
+        *,
+        provider: ProviderSlug,
+        name: str,
+        secret: str,
+        user_scope: bool = False,
+        customer_id: str = "",
+        project_id: str = "",
+        verify: Optional[bool] = None,
+        force: Optional[bool] = None,
+        expires_at: Union[str, datetime, None] = None,
+        order: Optional[int] = None,
+        weight: Optional[int] = None,
+        restrict: Optional[Mapping[str, Sequence[str]]] = None,
+        idempotency_key: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.RegisterResponse: ...
+
+    def register(
+        self,
+        customer_id: str = "",
+        project_id: str = "",
+        provider: ProviderSlug = "",
+        name: str = "",
+        secret: str = "",
+        user_scope: bool = False,
+        *,
+        verify: Optional[bool] = None,
+        force: Optional[bool] = None,
+        expires_at: Union[str, datetime, None] = None,
+        order: Optional[int] = None,
+        weight: Optional[int] = None,
+        restrict: Optional[Mapping[str, Sequence[str]]] = None,
+        idempotency_key: Optional[str] = None,
+        timeout: Optional[float] = None,
     ) -> models.RegisterResponse:
         """Seal a provider's key and store it under a project, or as the caller's own with user_scope.
+
+        Give provider, name and secret by name, so that no two of them can be exchanged by mistake.
 
         With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless
         with force. With expires_at, the key stops serving at that time. Of several keys, the lowest order
