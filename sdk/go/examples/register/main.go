@@ -25,10 +25,12 @@ func main() {
 
 	name := "example-" + rand.Text()[:8]
 	secret := cmp.Or(os.Getenv("OPENAI_API_KEY"), "sk-proj-"+rand.Text()+rand.Text())
-	const customerID, projectID = "", "" // the session's own
-	const userScope = true               // serves my requests alone
-
-	reply, err := client.AIKeys().Register(ctx, customerID, projectID, aikeysv1.ProviderOpenai, name, secret, userScope)
+	reply, err := client.AIKeys().RegisterKey(ctx, agentrouter.RegisterParams{
+		Provider:  aikeysv1.ProviderOpenai,
+		Name:      name,
+		Secret:    agentrouter.Secret(secret),
+		UserScope: true, // serves my requests alone
+	})
 	switch {
 	case errors.Is(err, agentrouter.ErrAlreadyExists):
 		log.Fatalf("an active key is called %s already: choose another name, or revoke that one", name)

@@ -15,7 +15,7 @@ secret = os.environ.get("OPENAI_API_KEY") or getpass.getpass("OpenAI key (not sh
 
 try:
     with Client() as client:
-        result = client.aikeys.register("", "", provider="openai", name="openai-prod", secret=secret, user_scope=False)
+        result = client.aikeys.register(provider="openai", name="openai-prod", secret=secret)
 except AlreadyExistsError as error:
     sys.exit(f"{error}\nTo replace that key, register this one under another name: the newest serves.")
 except AgentRouterError as error:

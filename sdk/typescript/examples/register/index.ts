@@ -8,8 +8,7 @@ const name = `example-${Date.now().toString(36)}`;
 
 const client = new Client(); // reads the environment
 try {
-  // '' stands for your session's customer and project.
-  const { key } = await client.aikeys.register('', '', 'openai', name, secret, true);
+  const { key } = await client.aikeys.register({ provider: 'openai', name, secret, userScope: true });
   console.log(key);
 } catch (error) {
   if (!(error instanceof AlreadyExistsError)) {

@@ -9,7 +9,7 @@ const client = new Client(); // reads the environment
 async function madeUp(): Promise<string> {
   const name = `example-${Date.now().toString(36)}`;
   const secret = 'sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0001';
-  const { key } = await client.aikeys.register('', '', 'openai', name, secret, true);
+  const { key } = await client.aikeys.register({ provider: 'openai', name, secret, userScope: true });
   return key.id;
 }
 
