@@ -139,6 +139,14 @@ type KEKs interface {
 	Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) (dataKey []byte, err error)
 }
 
+// UntrustedKEKs are KEKs of a service that may return another data key than it should. With them, a re-wrap decrypts the secret as well,
+// and wipes it: under a wrong data key that was wrapped once more, no secret could be read again.
+type UntrustedKEKs interface {
+	KEKs
+	// Reject drops whatever is kept of a data key that was unwrapped and does not decrypt its secret.
+	Reject(kekID string, wrapped, associatedData []byte)
+}
+
 // NewEnvelopeSealer returns a Sealer whose data keys are wrapped by keks. It has no other state, so its envelopes open in every
 // process with the same KEKs.
 func NewEnvelopeSealer(keks KEKs) Sealer { return &envelopeSealer{keks: keks} }
@@ -186,15 +194,43 @@ func (s *envelopeSealer) Open(ctx context.Context, binding Binding, envelope []b
 	}
 	defer clear(dataKey)
 
-	cipher, err := subtle.NewAESGCM(dataKey)
+	plaintext, err := decryptSecret(s.keks, parts, bound, dataKey)
 	if err != nil {
 		return Secret{}, fmt.Errorf("open: %w", err)
 	}
-	plaintext, err := cipher.Decrypt(parts.payload, secretContext(bound))
-	if err != nil {
-		return Secret{}, fmt.Errorf("open: %w", ErrBinding)
-	}
 	return NewSecret(plaintext), nil
+}
+
+// decryptSecret returns the secret of an envelope, or ErrBinding, of which it informs UntrustedKEKs.
+func decryptSecret(keks KEKs, parts envelopeParts, bound, dataKey []byte) ([]byte, error) {
+	cipher, err := subtle.NewAESGCM(dataKey)
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := cipher.Decrypt(parts.payload, secretContext(bound))
+	if err == nil {
+		return plaintext, nil
+	}
+	reject(keks, parts, bound)
+	return nil, ErrBinding
+}
+
+func reject(keks KEKs, parts envelopeParts, bound []byte) {
+	if untrusted, ok := keks.(UntrustedKEKs); ok {
+		if associatedData, err := dataKeyContext(parts.kekID, bound); err == nil {
+			untrusted.Reject(parts.kekID, parts.wrapped, associatedData)
+		}
+	}
+}
+
+// checkDataKey returns ErrBinding if a data key of UntrustedKEKs does not decrypt its secret. It asks nothing of other KEKs.
+func checkDataKey(keks KEKs, parts envelopeParts, bound, dataKey []byte) error {
+	if _, ok := keks.(UntrustedKEKs); !ok {
+		return nil
+	}
+	plaintext, err := decryptSecret(keks, parts, bound, dataKey)
+	clear(plaintext)
+	return err
 }
 
 // Rewrap implements Sealer.
@@ -209,6 +245,9 @@ func (s *envelopeSealer) Rewrap(ctx context.Context, binding Binding, envelope [
 	}
 	defer clear(dataKey)
 
+	if err := checkDataKey(s.keks, parts, bound, dataKey); err != nil {
+		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
+	}
 	primary, err := s.keks.Primary(ctx)
 	if err != nil {
 		return Envelope{}, fmt.Errorf("re-wrap: %w", err)
@@ -281,6 +320,7 @@ func (s *envelopeSealer) unwrap(ctx context.Context, bound, envelope []byte) (en
 	}
 	if n := len(dataKey); n != dataKeyLen {
 		clear(dataKey)
+		reject(s.keks, parts, bound)
 		return envelopeParts{}, nil, fmt.Errorf("%w: data key has %d bytes, want %d", ErrMalformed, n, dataKeyLen)
 	}
 	return parts, dataKey, nil

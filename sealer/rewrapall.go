@@ -102,6 +102,9 @@ func unwrapAll(ctx context.Context, keks BatchKEKs, items []Item, results []Resu
 		if r.dataKey = key.Key; key.Err == nil && len(r.dataKey) != dataKeyLen {
 			key.Err = fmt.Errorf("%w: data key has %d bytes, want %d", ErrMalformed, len(r.dataKey), dataKeyLen)
 		}
+		if key.Err == nil {
+			key.Err = checkDataKey(keks, r.parts, r.bound, r.dataKey)
+		}
 		if results[r.place].Err = key.Err; key.Err == nil {
 			opened = append(opened, r)
 		}

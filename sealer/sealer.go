@@ -61,8 +61,8 @@ type Sealer interface {
 	Open(ctx context.Context, binding Binding, envelope []byte) (Secret, error)
 
 	// Rewrap returns the envelope with its data key wrapped by the primary KEK. If it already is, the bytes are unchanged,
-	// but a wrong binding is still refused. The secret is neither decrypted nor checked: an envelope with a damaged
-	// ciphertext is re-wrapped and still does not open. Errors are those of Open.
+	// but a wrong binding is still refused. Unless the data key comes from a service (UntrustedKEKs), the secret is
+	// neither decrypted nor checked: an envelope with a damaged ciphertext is re-wrapped and still does not open. Errors are those of Open.
 	Rewrap(ctx context.Context, binding Binding, envelope []byte) (Envelope, error)
 
 	// PrimaryKEK returns the id of the KEK that Seal currently uses. Error: ErrUnavailable.

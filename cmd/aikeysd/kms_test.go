@@ -130,6 +130,13 @@ func TestServeWaitsForTheKeyManagementService(t *testing.T) {
 	require.Equal(t, exitOK, s.wait())
 	require.Contains(t, mustAikeysd(t, environ, "check"), " opens this database")
 
+	bao.Call(t, http.MethodPut, "sys/policies/acl/"+policy,
+		map[string]any{"policy": strings.ReplaceAll(vaulttest.Policy(t, key), `"update"`, `"create", "update"`)})
+	s = begin(t, environ, "serve")
+	s.awaitLog(`"msg":"new secrets can't be sealed"`)
+	require.Contains(t, s.stderr.String(), says)
+	require.Equal(t, exitOK, s.wait(), "what was sealed opens")
+
 	url, _ := bao.Sealer(t)
 	wrong := begin(t, with(environ, "AIKEYS_SEALER="+url), "serve")
 	require.Equal(t, exitFailure, wrong.end(), "another key is refused")

@@ -90,6 +90,9 @@ func (s *service) start(ctx context.Context) error {
 	close(s.prepared)
 	s.state.ready.Store(true)
 	s.log.InfoContext(ctx, "ready", slog.Duration("after", time.Since(began).Round(time.Millisecond)))
+	if err := s.keyset.Recheck(ctx); errors.Is(err, kms.ErrRefused) { // what was sealed opens, so fetches are served
+		s.log.WarnContext(ctx, "new secrets can't be sealed", slog.String("error", cli.OneLine(err.Error())))
+	}
 	s.deleteOldRecords(ctx, cleanupInterval)
 	return nil
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	service "github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/kms"
@@ -58,13 +59,32 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 	if err != nil {
 		return nil, fmt.Errorf("awskms: %w", err)
 	}
+	loaded.Credentials = credentials{loaded.Credentials}
 	key := &symmetricKey{cfg: cfg, client: service.NewFromConfig(loaded, func(o *service.Options) {
 		if cfg.Endpoint != "" {
 			o.BaseEndpoint = &cfg.Endpoint
 		}
 	})}
+	if base := key.client.Options().BaseEndpoint; base != nil { // AWS_ENDPOINT_URL and the configuration files may name one, too
+		if err := checkEndpoint(*base); err != nil {
+			return nil, fmt.Errorf("awskms: AWS's configuration %w", err)
+		}
+	}
 	options.ListTTL = listTTL
 	return &Sealer{Sealer: kms.New(key, options), client: client}, nil
+}
+
+// credentials are refused if there are none. AWS's client does not tell that from a call that failed.
+type credentials struct{ aws.CredentialsProvider }
+
+// Retrieve implements aws.CredentialsProvider.
+func (c credentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	found, err := c.CredentialsProvider.Retrieve(ctx)
+	var answered smithy.APIError
+	if err == nil || ctx.Err() != nil || errors.As(err, &answered) {
+		return found, err
+	}
+	return found, refuse("AWS's default chain finds no credentials: %s", err)
 }
 
 // Sealer is a kms.Sealer with a key of AWS KMS.

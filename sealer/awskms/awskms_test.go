@@ -305,6 +305,25 @@ func TestAServiceThatHangs(t *testing.T) {
 	require.ErrorContains(t, err, "did not answer within 200ms")
 }
 
+func TestMissingCredentialsAreRefused(t *testing.T) {
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"} {
+		t.Setenv(name, "")
+	}
+	for _, name := range []string{"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"} {
+		t.Setenv(name, os.DevNull)
+	}
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	_, err := seal(t, mustOpen(t, localKMS.Sealer("alias/any"), generous))
+	require.ErrorIs(t, err, kms.ErrRefused)
+	require.ErrorContains(t, err, "AWS's default chain finds no credentials: ")
+}
+
+func TestNoConfigurationSendsDataKeysInTheClear(t *testing.T) {
+	t.Setenv("AWS_ENDPOINT_URL_KMS", "http://kms.internal")
+	_, err := awskms.Open(t.Context(), "awskms://eu-central-1/alias/any", generous)
+	require.ErrorContains(t, err, "AWS's configuration has an endpoint without https")
+}
+
 func TestParseURL(t *testing.T) {
 	const arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 	for text, want := range map[string]awskms.Config{

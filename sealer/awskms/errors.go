@@ -35,6 +35,8 @@ func (k *symmetricKey) classify(operation string, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, kms.ErrRefused):
+		return err
 	case !errors.As(err, &answered):
 		return fmt.Errorf("%w: %s: %w", sealer.ErrUnavailable, operation, err)
 	}

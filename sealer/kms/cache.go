@@ -74,6 +74,13 @@ func (c *keyCache) put(digest keyDigest, dataKey []byte) {
 	}
 }
 
+// drop drops one data key.
+func (c *keyCache) drop(digest keyDigest) {
+	if c != nil {
+		c.keys.Invalidate(digest)
+	}
+}
+
 // close drops all data keys.
 func (c *keyCache) close() {
 	if c != nil {

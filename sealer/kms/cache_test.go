@@ -60,6 +60,19 @@ func TestAProofIsNotTakenFromTheCache(t *testing.T) {
 	require.EqualValues(t, 3, key.calls.Load(), "a list, a wrap and an unwrap")
 }
 
+func TestAWrongDataKeyIsNotCached(t *testing.T) {
+	key := wrongKeys{inBatches{newService()}, new(bool)}
+	envelope := mustSeal(t, kms.New(key.service, kms.Options{}), 1)
+	s := kms.New(key, kms.Options{CacheTTL: time.Hour})
+	defer func() { require.NoError(t, s.Close()) }()
+	_, err := s.Open(t.Context(), binding(1), envelope.Bytes)
+	require.ErrorIs(t, err, sealer.ErrBinding)
+	*key.isRight = true
+	secret, err := s.Open(t.Context(), binding(1), envelope.Bytes)
+	require.NoError(t, err)
+	require.Equal(t, canary, string(secret.Reveal()))
+}
+
 func TestCachedDataKeysAreDroppedWhileTheyAreUsed(t *testing.T) {
 	s := kms.New(newService(), kms.Options{CacheTTL: time.Minute})
 	envelope := mustSeal(t, s, 1)

@@ -78,6 +78,7 @@ var (
 	_ sealer.KEKLister      = (*Sealer)(nil)
 	_ sealer.BatchRewrapper = (*Sealer)(nil)
 	_ sealer.BatchKEKs      = (*guard)(nil)
+	_ sealer.UntrustedKEKs  = (*guard)(nil)
 )
 
 // New returns a Sealer that has not asked its service yet.
@@ -235,6 +236,11 @@ func (g *guard) Unwrap(ctx context.Context, kekID string, wrapped, associatedDat
 		g.cache.put(digest, dataKey)
 	}
 	return dataKey, err
+}
+
+// Reject implements sealer.UntrustedKEKs.
+func (g *guard) Reject(kekID string, wrapped, associatedData []byte) {
+	g.cache.drop(digestOf(kekID, wrapped, associatedData))
 }
 
 // unwrap asks the service, whatever is cached.

@@ -369,6 +369,49 @@ func TestAWrongAnswerToABatchSealsNothing(t *testing.T) {
 	require.ErrorContains(t, err, "nothing was sealed")
 }
 
+// Otherwise the wrong data key would take the place of the right one, and the secret be lost.
+func TestAWrongDataKeyIsNotWrappedOnceMore(t *testing.T) {
+	for name, backend := range map[string]func(*service) kms.Key{
+		"in a batch": func(s *service) kms.Key { return wrongKeys{inBatches{s}, new(bool)} },
+		"alone":      func(s *service) kms.Key { return struct{ kms.Key }{wrongKeys{inBatches{s}, new(bool)}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			key := newService()
+			items := make([]sealer.Item, 3)
+			for i := range items {
+				items[i] = sealer.Item{Binding: binding(i), Envelope: mustSeal(t, kms.New(key, kms.Options{}), i).Bytes}
+			}
+			key.primary.Store(2)
+			s := kms.New(backend(key), kms.Options{CacheTTL: time.Minute})
+			results, err := s.RewrapAll(t.Context(), items)
+			require.NoError(t, err)
+			for i, result := range results {
+				require.ErrorIs(t, result.Err, sealer.ErrBinding)
+				_, err = s.Rewrap(t.Context(), items[i].Binding, items[i].Envelope)
+				require.ErrorIs(t, err, sealer.ErrBinding)
+			}
+		})
+	}
+}
+
+// wrongKeys unwraps what version 1 has wrapped to other data keys, until it is right.
+type wrongKeys struct {
+	inBatches
+	isRight *bool
+}
+
+func (w wrongKeys) Unwrap(ctx context.Context, kekID string, wrapped, associatedData []byte) ([]byte, error) {
+	dataKey, err := w.inBatches.Unwrap(ctx, kekID, wrapped, associatedData)
+	if err == nil && kekID == "fake:v1" && !*w.isRight {
+		dataKey[0] ^= 1
+	}
+	return dataKey, err
+}
+
+func (w wrongKeys) UnwrapAll(ctx context.Context, items []sealer.KeyItem) ([][]byte, error) {
+	return w.all(ctx, items, w.Unwrap)
+}
+
 // wrongBatches mixes the results of a batch up.
 type wrongBatches struct{ inBatches }
 

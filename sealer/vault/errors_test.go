@@ -216,6 +216,21 @@ func TestAServerThatHangs(t *testing.T) {
 	require.ErrorContains(t, err, "not asked, as the last 5 calls failed")
 }
 
+func TestAThrottledCallDoesNotWaitForRetryAfter(t *testing.T) {
+	url, _ := bao.Sealer(t)
+	s := mustOpen(t, url, kms.Options{Timeout: time.Minute})
+	envelope := mustSeal(t, s)
+	bao.Intercept(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "3600")
+			w.WriteHeader(http.StatusTooManyRequests)
+		})
+	})
+	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	require.ErrorContains(t, err, "answered 429")
+}
+
 func TestAServerOfAnotherAuthority(t *testing.T) {
 	url, _ := bao.Sealer(t)
 	other := tlsfilestest.WriteCertificate(t, t.TempDir(), 1)

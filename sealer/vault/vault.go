@@ -65,7 +65,9 @@ func Open(text string, options kms.Options, log *slog.Logger) (*Sealer, error) {
 			Transport:     limitedAnswers{transport},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		MaxRetries: 1, MinRetryWait: retryWait, MaxRetryWait: retryWait,
+		MaxRetries: 1,
+		// The client's own would wait for as long as Retry-After says, which is longer than a call may take.
+		Backoff: func(time.Duration, time.Duration, int, *http.Response) time.Duration { return retryWait },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
