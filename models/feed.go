@@ -87,7 +87,7 @@ type Event struct {
 	Repeated, FirstAt int64
 }
 
-// EventState is a member's role, a policy, what was changed of a key, or what a test of it found.
+// EventState is a member's role, a policy, what was changed of a key, what a test of it found, or why and from where it was found to have leaked.
 type EventState struct {
 	Name               string              `json:"name,omitempty"`
 	ExpiresAt          int64               `json:"expires_at,omitempty"`
@@ -104,7 +104,8 @@ type EventState struct {
 	Forced             bool                `json:"forced,omitempty"`
 	Version            uint32              `json:"version,omitempty"`
 	// RetireAt is when the version is due to be destroyed; zero if that is at once.
-	RetireAt int64 `json:"retire_at,omitempty"`
+	RetireAt int64  `json:"retire_at,omitempty"`
+	Source   string `json:"source,omitempty"`
 }
 
 // text returns the state as the column holds it.

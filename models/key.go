@@ -80,6 +80,8 @@ type Key struct {
 	// UserKeys is the written policy's choice on members' own keys of the provider, in what GetKey, ListKeys and RegisterKey return;
 	// empty without a written policy.
 	UserKeys UserKeys `gorm:"-"`
+	// Duplicates are the ids of other keys within the caller's reach that have a secret of this one, in what RegisterKey returns.
+	Duplicates []string `gorm:"-"`
 	// Verdict and VerdictReason are what the last test at the provider found, at VerifiedAt; zero for none.
 	Verdict       string
 	VerdictReason string
@@ -475,6 +477,8 @@ func (tx *Tx) StoreVerdict(k Key, event Event) error {
 type Registration struct {
 	Key   Key
 	Event Event
+	// Fingerprints are of the key's secret; none if they can't be made.
+	Fingerprints [][]byte
 	// Idempotency is nil when the request has no Idempotency-Key.
 	Idempotency *IdempotencyRecord
 	// Quota is how many active keys the key's scope may have: the project, or the user in it. 0 is no limit. Registers that run at
@@ -585,6 +589,7 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 			s.quotas.set(r.scope(), quota-outcome.Active)
 		}
 		s.Wake()
+		r.Key.Duplicates = outcome.Duplicates
 		err = outcome.UserKeys.set(&r.Key)
 		return r.Key, err
 	case r.Idempotency == nil:
@@ -615,6 +620,8 @@ type RegisterOutcome struct {
 	Stored, Full bool
 	// Active counts the active keys of the scope before, up to the quota; zero without a quota.
 	Active int
+	// Duplicates are the ids of keys within the caller's reach that have one of the fingerprints.
+	Duplicates []string
 	// UserKeys is what the policy says on members' own keys.
 	UserKeys UserKeysRow
 }

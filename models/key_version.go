@@ -105,12 +105,17 @@ type NewVersion struct {
 	Activate bool
 	// Verified is what its test at the provider found; nil for none.
 	Verified *EventState
+	// Fingerprints are of its secret; none if they can't be made.
+	Fingerprints [][]byte
 }
 
 // AddVersion adds the next version to a key from KeyToOpen, in place of one that is pending. Errors: ErrVersionTaken.
 func (tx *Tx) AddVersion(k Key, v NewVersion, by string, newEvent func(EventType) Event) error {
 	if v.Version != k.LastVersion+1 {
 		return ErrVersionTaken
+	}
+	if err := tx.AddFingerprints(k.CustomerID, k.ID, v.Version, v.Fingerprints); err != nil {
+		return err
 	}
 	if v.Activate {
 		if err := tx.activate(k, v.KeyVersion, by, EventKeyRotated, newEvent, v.Verified); err != nil {

@@ -22,6 +22,7 @@ const (
 	EventKEKsChanged      EventType = "keks.changed"
 	EventRewrapStarted    EventType = "rewrap.started"
 	EventRewrapEnded      EventType = "rewrap.ended"
+	EventFingerprintsMade EventType = "fingerprints.made"
 	EventSchemaMigrated   EventType = "schema.migrated"
 	// EventProjectRead is that an operator read a project's members, API keys, keys or fetches.
 	EventProjectRead EventType = "project.read"

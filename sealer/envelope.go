@@ -389,6 +389,12 @@ type Binding struct {
 	Version uint32
 }
 
+// CanaryBinding returns the binding of a database's canary, a random value that shows whether a keyset is the database's. It belongs to no
+// tenant: "-" means the session's default in paths and is not valid as an id.
+func CanaryBinding() Binding {
+	return Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 1}
+}
+
 // AssociatedData encodes the binding as the associated data of an AEAD. Two different bindings never have the same
 // encoding, because each part is preceded by its length:
 //

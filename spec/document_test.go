@@ -108,7 +108,7 @@ func TestSecretFieldsArePinned(t *testing.T) {
 	})
 	require.ElementsMatch(t, []string{"$.components.schemas.Secret", "$.components.schemas.TokenSecret"}, marked)
 	require.Equal(t, []string{"$.components.schemas.CreateTokenResponse.properties.api_key"}, shown)
-	require.Equal(t, []string{"$.components.schemas.RegisterRequest.properties.secret", "$.components.schemas.RotateRequest.properties.secret"}, uses)
+	require.Equal(t, []string{"$.components.schemas.LeaksRequest.properties.values.items", "$.components.schemas.RegisterRequest.properties.secret", "$.components.schemas.RotateRequest.properties.secret"}, uses)
 	require.Equal(t, true, load(t, publicDocument).Components.Schemas["Secret"].Value.Extensions["x-secret"])
 }
 

@@ -86,6 +86,7 @@ func TestSamplesCallThePublishedNames(t *testing.T) {
 		"removeMember":       {"client.Members().Remove(ctx, ", "client.members.remove(", "client.members.remove(", "tare api members remove bob\n"},
 		"getMemberImpact":    {"client.Members().Impact(ctx, ", "client.members.impact(", "client.members.impact(", "tare api members impact bob\n"},
 		"restoreMember":      {"client.Members().Restore(ctx, ", "client.members.restore(", "client.members.restore(", "tare api members restore bob\n"},
+		"findLeaks":          {"client.Leaks().Find(ctx, ", "client.leaks.find(", "client.leaks.find(", "tare leaks\n"},
 		"listProjects":       {"client.Projects().List(ctx)", "client.projects.list()", "client.projects.list()", "tare api projects\n"},
 		"listTokens":         {"client.Tokens().List(ctx)", "client.tokens.list()", "client.tokens.list()", "tare api tokens list\n"},
 		"createToken":        {".Create(ctx, ", "client.tokens.create(", "client.tokens.create(", "tare api tokens create "},

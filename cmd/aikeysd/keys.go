@@ -14,12 +14,13 @@ import (
 func (p *program) keysCommand() *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:     "keys",
-		Short:   "Find out whether a key-encryption key is still in use",
+		Short:   "Find out whether a key-encryption key is in use; make fingerprints",
 		GroupID: groupOperate,
 		Long: `Answers questions about the key-encryption keys (KEKs) under which the database's secrets are sealed. The KEKs
-themselves are managed with "secrets-svc keys".`,
-		Example: `  aikeysd keys in-use --kek local:5f0c1a2b`,
-	}, p.keysInUseCommand())
+themselves are managed with "secrets-svc keys". Or makes the fingerprints by which leaked secrets are found.`,
+		Example: `  aikeysd keys in-use --kek local:5f0c1a2b
+  aikeysd keys fingerprint`,
+	}, p.keysInUseCommand(), p.keysFingerprintCommand())
 }
 
 func (p *program) keysInUseCommand() *cobra.Command {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,8 @@ func TestThePublicRoleNeedsNoRightToOpen(t *testing.T) {
 		}
 		require.True(t, received)
 		require.Equal(t, http.StatusForbidden, planes.fetch(plane, id).status)
+		leaks := call(t, http.MethodPost, public.api+"/v1/customers/-/projects/-/leaks", owner, `{"values":["`+fakeSecret+`"],"revoke":false}`)
+		require.Contains(t, leaks.body, id)
 
 		require.Empty(t, public.dataplane)
 		require.Empty(t, planes.api)
@@ -88,7 +91,9 @@ func TestThePublicRoleNeedsNoRightToOpen(t *testing.T) {
 		audit, err := os.ReadFile(filepath.Join(service.dir, "audit.log"))
 		require.NoError(t, err)
 		require.Contains(t, string(audit), `"client":"planes"`)
-		require.NotContains(t, string(audit), `"client":"public"`, "it never asked for an open, and was never refused one")
+		opens := regexp.MustCompile(`"client":"public".*"key_id":"(.*?)".*"outcome":"(.*?)"`).FindAllStringSubmatch(string(audit), -1)
+		require.Len(t, opens, 1, "it opens the canary for the key of fingerprints, and was never refused anything")
+		require.Equal(t, []string{"canary", "opened"}, opens[0][1:])
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -190,7 +191,19 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	if err != nil {
 		return hintIfSent(ctx, err, "The key may have been registered anyway; if so, tare api byok list shows it.")
 	}
-	return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
+	return p.printResponse(s, func() error {
+		return errors.Join(p.printKey(&reply.Key), p.printDetails(warningDetails(reply.Warnings)))
+	})
+}
+
+// warningDetails names the keys that have the secret of one that was stored.
+func warningDetails(warnings []aikeysv1.KeyWarning) (details []detail) {
+	for _, w := range warnings {
+		if w.Code == aikeysv1.KeyWarningCodeDuplicateSecret {
+			details = append(details, detail{"Warning", cell{"the key " + w.KeyID + " has the same secret", yellow}})
+		}
+	}
+	return details
 }
 
 func (p *program) readProviderSecret(ctx context.Context, s *session, a addOptions) (secret.Text, error) {

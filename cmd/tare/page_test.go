@@ -112,7 +112,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 	for _, operation := range []string{
 		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
 		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "whoAmI", "updateKey", "rotateKey", "listKeyVersions",
-		"rollbackKey", "activateKeyVersion", "destroyKeyVersion", "revokeKey",
+		"rollbackKey", "activateKeyVersion", "destroyKeyVersion", "findLeaks", "revokeKey",
 		"listProjects", "createToken", "listTokens", "listProjectTokens", "revokeProjectToken", "revokeToken",
 	} {
 		require.Contains(t, all, operation)

@@ -162,6 +162,7 @@ func (p *program) printRotation(reply *aikeysv1.RotateResponse) error {
 	if v.State == aikeysv1.VersionStatePending {
 		details = append(details, detail{"Next", cell{fmt.Sprintf("tare api byok activate %s %d", reply.Key.ID, v.Version), plain}})
 	}
+	details = append(details, warningDetails(reply.Warnings)...)
 	return p.printDetails(append(details, p.rotationDetails(reply.Receipt, now)...))
 }
 

@@ -368,6 +368,54 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 	ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// FindLeaksWithBody Find and revoke what has leaked
+	//
+	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+	//
+	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+	// customer it acts.
+	//
+	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+	// complete, or until the time is over.
+	//
+	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+	// request. A user may ask 10 times a minute.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+	FindLeaksWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// FindLeaks Find and revoke what has leaked
+	//
+	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+	//
+	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+	// customer it acts.
+	//
+	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+	// complete, or until the time is over.
+	//
+	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+	// request. A user may ask 10 times a minute.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+	FindLeaks(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, body FindLeaksJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListMembers List the project's members
 	//
 	// Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
@@ -1015,6 +1063,74 @@ func (c *Client) ListEvents(ctx context.Context, customerID CustomerID, projectI
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 func (c *Client) ListFetches(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListFetchesRequest(c.Server, customerID, projectID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// FindLeaksWithBody Find and revoke what has leaked
+//
+// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+//
+// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+// customer it acts.
+//
+// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+// complete, or until the time is over.
+//
+// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+// request. A user may ask 10 times a minute.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+func (c *Client) FindLeaksWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFindLeaksRequestWithBody(c.Server, customerID, projectID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// FindLeaks Find and revoke what has leaked
+//
+// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+//
+// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+// customer it acts.
+//
+// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+// complete, or until the time is over.
+//
+// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+// request. A user may ask 10 times a minute.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+func (c *Client) FindLeaks(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, body FindLeaksJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFindLeaksRequest(c.Server, customerID, projectID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2664,6 +2780,87 @@ func NewListFetchesRequest(server string, customerID CustomerID, projectID Proje
 	return req, nil
 }
 
+// NewFindLeaksRequest calls the generic FindLeaks builder with application/json body
+func NewFindLeaksRequest(server string, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, body FindLeaksJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewFindLeaksRequestWithBody(server, customerID, projectID, params, "application/json", bodyReader)
+}
+
+// NewFindLeaksRequestWithBody constructs an http.Request for the FindLeaks method, with any body, and a specified content type
+func NewFindLeaksRequestWithBody(server string, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/leaks", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListMembersRequest constructs an http.Request for the ListMembers method
 func NewListMembersRequest(server string, customerID CustomerID, projectID ProjectID, params *ListMembersParams) (*http.Request, error) {
 	var err error
@@ -4142,6 +4339,54 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/fetches (the `ListFetches` operationId).
 	ListFetchesWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *ListFetchesParams, reqEditors ...RequestEditorFn) (*ListFetchesResult, error)
+
+	// FindLeaksWithBodyWithResponse Find and revoke what has leaked
+	//
+	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+	//
+	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+	// customer it acts.
+	//
+	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+	// complete, or until the time is over.
+	//
+	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+	// request. A user may ask 10 times a minute.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+	FindLeaksWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FindLeaksResult, error)
+
+	// FindLeaksWithResponse Find and revoke what has leaked
+	//
+	// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+	// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+	// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+	//
+	// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+	// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+	// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+	// customer it acts.
+	//
+	// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+	// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+	// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+	// complete, or until the time is over.
+	//
+	// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+	// request. A user may ask 10 times a minute.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+	FindLeaksWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, body FindLeaksJSONRequestBody, reqEditors ...RequestEditorFn) (*FindLeaksResult, error)
 
 	// ListMembersWithResponse List the project's members
 	//
@@ -5996,6 +6241,124 @@ func (r ListFetchesResult) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListFetchesResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// FindLeaksResult401Headers the declared response headers of an HTTP 401 response for FindLeaks
+type FindLeaksResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// FindLeaksResult429Headers the declared response headers of an HTTP 429 response for FindLeaks
+type FindLeaksResult429Headers struct {
+	RetryAfter *int
+}
+
+// FindLeaksResult503Headers the declared response headers of an HTTP 503 response for FindLeaks
+type FindLeaksResult503Headers struct {
+	RetryAfter *int
+}
+
+type FindLeaksResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *LeaksResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *BodyTooLarge
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *UnsupportedMediaType
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *FindLeaksResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *FindLeaksResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *FindLeaksResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r FindLeaksResult) GetJSON200() *LeaksResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON413() *BodyTooLarge {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON415() *UnsupportedMediaType {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r FindLeaksResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r FindLeaksResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r FindLeaksResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r FindLeaksResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r FindLeaksResult) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8234,6 +8597,66 @@ func (c *ClientWithResponses) ListFetchesWithResponse(ctx context.Context, custo
 	return ParseListFetchesResult(rsp)
 }
 
+// FindLeaksWithBodyWithResponse Find and revoke what has leaked
+//
+// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+//
+// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+// customer it acts.
+//
+// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+// complete, or until the time is over.
+//
+// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+// request. A user may ask 10 times a minute.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+func (c *ClientWithResponses) FindLeaksWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*FindLeaksResult, error) {
+	rsp, err := c.FindLeaksWithBody(ctx, customerID, projectID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFindLeaksResult(rsp)
+}
+
+// FindLeaksWithResponse Find and revoke what has leaked
+//
+// Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+// credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+// `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+//
+// The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+// and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+// the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+// customer it acts.
+//
+// With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+// is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+// with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+// complete, or until the time is over.
+//
+// Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+// request. A user may ask 10 times a minute.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/leaks (the `FindLeaks` operationId).
+func (c *ClientWithResponses) FindLeaksWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, params *FindLeaksParams, body FindLeaksJSONRequestBody, reqEditors ...RequestEditorFn) (*FindLeaksResult, error) {
+	rsp, err := c.FindLeaks(ctx, customerID, projectID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFindLeaksResult(rsp)
+}
+
 // ListMembersWithResponse List the project's members
 //
 // Lists members and their roles, sorted by user id, in pages of at most 1,000. Every member may read it.
@@ -10190,6 +10613,121 @@ func ParseListFetchesResult(rsp *http.Response) (*ListFetchesResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers ListFetchesResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseFindLeaksResult parses an HTTP response from a FindLeaksWithResponse call
+func ParseFindLeaksResult(rsp *http.Response) (*FindLeaksResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &FindLeaksResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest LeaksResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest BodyTooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers FindLeaksResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers FindLeaksResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers FindLeaksResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

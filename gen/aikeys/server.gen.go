@@ -55,6 +55,9 @@ type ServerInterface interface {
 	// ListFetches Read the records of fetches
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/fetches)
 	ListFetches(ctx echo.Context, customerID CustomerID, projectID ProjectID, params ListFetchesParams) error
+	// FindLeaks Find and revoke what has leaked
+	// (POST /v1/customers/{customer_id}/projects/{project_id}/leaks)
+	FindLeaks(ctx echo.Context, customerID CustomerID, projectID ProjectID, params FindLeaksParams) error
 	// ListMembers List the project's members
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/members)
 	ListMembers(ctx echo.Context, customerID CustomerID, projectID ProjectID, params ListMembersParams) error
@@ -850,6 +853,39 @@ func (w *ServerInterfaceWrapper) ListFetches(ctx echo.Context) error {
 	return err
 }
 
+// FindLeaks converts echo context to params.
+func (w *ServerInterfaceWrapper) FindLeaks(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "customer_id" -------------
+	var customerID CustomerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "customer_id", ctx.Param("customer_id"), &customerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter customer_id: %s", err))
+	}
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", ctx.Param("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter project_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params FindLeaksParams
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", ctx.QueryParams(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter wait: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.FindLeaks(ctx, customerID, projectID, params)
+	return err
+}
+
 // ListMembers converts echo context to params.
 func (w *ServerInterfaceWrapper) ListMembers(ctx echo.Context) error {
 	var err error
@@ -1475,6 +1511,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/aikeys/:id/versions/:version/activate", wrapper.ActivateKeyVersion, options.OperationMiddlewares["activateKeyVersion"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/events", wrapper.ListEvents, options.OperationMiddlewares["listEvents"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/fetches", wrapper.ListFetches, options.OperationMiddlewares["listFetches"]...)
+	router.POST(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/leaks", wrapper.FindLeaks, options.OperationMiddlewares["findLeaks"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members", wrapper.ListMembers, options.OperationMiddlewares["listMembers"]...)
 	router.DELETE(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members/:user_id", wrapper.RemoveMember, options.OperationMiddlewares["removeMember"]...)
 	router.PUT(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members/:user_id", wrapper.SetMember, options.OperationMiddlewares["setMember"]...)
@@ -3790,6 +3827,168 @@ type ListFetches503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListFetches503ApplicationProblemPlusJSONResponse) VisitListFetchesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaksRequestObject struct {
+	CustomerID CustomerID `json:"customer_id"`
+	ProjectID  ProjectID  `json:"project_id"`
+	Params     FindLeaksParams
+	Body       *FindLeaksJSONRequestBody
+}
+
+type FindLeaksResponseObject interface {
+	VisitFindLeaksResponse(w http.ResponseWriter) error
+}
+
+type FindLeaks200JSONResponse LeaksResponse
+
+func (response FindLeaks200JSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks400ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks401ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks403ApplicationProblemPlusJSONResponse struct {
+	PermissionDeniedApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks403ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks413ApplicationProblemPlusJSONResponse struct {
+	BodyTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks413ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks415ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks429ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks500ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FindLeaks503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response FindLeaks503ApplicationProblemPlusJSONResponse) VisitFindLeaksResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -6187,6 +6386,9 @@ type StrictServerInterface interface {
 	// ListFetches Read the records of fetches
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/fetches)
 	ListFetches(ctx context.Context, request ListFetchesRequestObject) (ListFetchesResponseObject, error)
+	// FindLeaks Find and revoke what has leaked
+	// (POST /v1/customers/{customer_id}/projects/{project_id}/leaks)
+	FindLeaks(ctx context.Context, request FindLeaksRequestObject) (FindLeaksResponseObject, error)
 	// ListMembers List the project's members
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/members)
 	ListMembers(ctx context.Context, request ListMembersRequestObject) (ListMembersResponseObject, error)
@@ -6675,6 +6877,56 @@ func (sh *strictHandler) ListFetches(ctx echo.Context, customerID CustomerID, pr
 		return err
 	} else if validResponse, ok := response.(ListFetchesResponseObject); ok {
 		return validResponse.VisitListFetchesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// FindLeaks operation middleware
+func (sh *strictHandler) FindLeaks(ctx echo.Context, customerID CustomerID, projectID ProjectID, params FindLeaksParams) error {
+	var request FindLeaksRequestObject
+
+	request.CustomerID = customerID
+	request.ProjectID = projectID
+	request.Params = params
+
+	var body FindLeaksJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.FindLeaks(ctx.Request().Context(), request.(FindLeaksRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "FindLeaks")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(FindLeaksResponseObject); ok {
+		return validResponse.VisitFindLeaksResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

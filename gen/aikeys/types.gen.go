@@ -629,7 +629,8 @@ type Event struct {
 	// the `expires_at` in
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. Both are absent in other events.
+	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+	// `leaked` in `after`, with the `source`. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
@@ -639,7 +640,8 @@ type Event struct {
 	// the `expires_at` in
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. Both are absent in other events.
+	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+	// `leaked` in `after`, with the `source`. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
 	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
@@ -659,7 +661,8 @@ type Event struct {
 // the `expires_at` in
 // `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 // test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-// `key.version_destroyed` in `before`. Both are absent in other events.
+// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+// `leaked` in `after`, with the `source`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
@@ -688,7 +691,7 @@ type EventState struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-	// refused the key.
+	// refused the key. Of a revocation: `leaked`.
 	// Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
@@ -697,6 +700,9 @@ type EventState struct {
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role *Role `json:"role,omitempty"`
+
+	// Source Where the leaked value was found, as the request said. Absent if it did not.
+	Source *string `json:"source,omitempty"`
 
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 	// project's, and `forbid` uses only the project's.
@@ -968,8 +974,78 @@ type KeyVersion struct {
 	Verification *Verification `json:"verification,omitempty"`
 }
 
+// KeyWarning Something to know of a key that was stored.
+type KeyWarning struct {
+	// Code `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+	Code string `json:"code"`
+
+	// KeyID The other key. Only keys that the caller may read are named.
+	KeyID string `json:"key_id"`
+}
+
 // KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
 type KeyWeight = int
+
+// LeakMatch A key or an API key that has leaked.
+type LeakMatch struct {
+	// Index The place of the value in the request, from 0.
+	Index int `json:"index"`
+
+	// Kind `key` for a provider's key, and `api_key` for an API key of this service.
+	Kind string `json:"kind"`
+
+	// KeyID The key. Absent for an API key.
+	KeyID *string `json:"key_id,omitempty"`
+
+	// Version The version of the key whose secret it is. Absent for an API key.
+	Version *int `json:"version,omitempty"`
+
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
+	Provider *ProviderSlug `json:"provider,omitempty"`
+
+	// Name The key's label. Absent for another member's own key, and for an API key.
+	Name *string `json:"name,omitempty"`
+
+	// TokenID The id of the API key. Absent for a key.
+	TokenID *string `json:"token_id,omitempty"`
+
+	// UserID The member whose own key it is, or the user whose API key. Absent for a key of the project.
+	UserID *string `json:"user_id,omitempty"`
+
+	// State What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
+	// key that has expired is `expired`.
+	State string `json:"state"`
+
+	// Action What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+	Action string `json:"action"`
+
+	// LastUsedAt When a data plane last used the key with success, or the API key was last used. Absent for never.
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
+	Receipt *Receipt `json:"receipt,omitempty"`
+}
+
+// LeaksRequest What has leaked, and whether to revoke it.
+type LeaksRequest struct {
+	// Revoke Whether what matches is to be revoked.
+	Revoke bool `json:"revoke"`
+
+	// Source Where the values were found, for the audit trail. It must not contain a secret, nor invisible characters.
+	Source *string `json:"source,omitempty"`
+
+	// Values What was found, at most 100 values.
+	Values []Secret `json:"values"`
+}
+
+// LeaksResponse What matches the values of the request.
+type LeaksResponse struct {
+	// Matches The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
+	Matches []LeakMatch `json:"matches"`
+}
 
 // ListEventsResponse A page of the audit trail.
 type ListEventsResponse struct {
@@ -1330,6 +1406,9 @@ type RegisterRequest struct {
 type RegisterResponse struct {
 	// Key A key's metadata. No answer contains the secret.
 	Key Key `json:"key"`
+
+	// Warnings What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	Warnings []KeyWarning `json:"warnings,omitempty"`
 }
 
 // RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and
@@ -1497,6 +1576,9 @@ type RotateResponse struct {
 
 	// Receipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
 	Receipt *RotationReceipt `json:"receipt,omitempty"`
+
+	// Warnings What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	Warnings []KeyWarning `json:"warnings,omitempty"`
 }
 
 // RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
@@ -1688,7 +1770,7 @@ type Verdict = string
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 // many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-// refused the key.
+// refused the key. Of a revocation: `leaked`.
 // Absent where the verdict says all.
 type VerdictReason = string
 
@@ -1704,7 +1786,7 @@ type Verification struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-	// refused the key.
+	// refused the key. Of a revocation: `leaked`.
 	// Absent where the verdict says all.
 	Reason *VerdictReason `json:"reason,omitempty"`
 
@@ -2119,6 +2201,14 @@ type ListFetchesParams struct {
 // ListFetchesParamsDecision defines parameters for ListFetches.
 type ListFetchesParamsDecision string
 
+// FindLeaksParams defines parameters for FindLeaks.
+type FindLeaksParams struct {
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
 // ListMembersParams defines parameters for ListMembers.
 type ListMembersParams struct {
 	// PageSize Return at most this many. Without it, a page has up to 1,000 entries.
@@ -2251,6 +2341,9 @@ type UpdateKeyJSONRequestBody = UpdateRequest
 
 // RotateKeyJSONRequestBody defines body for RotateKey for application/json ContentType.
 type RotateKeyJSONRequestBody = RotateRequest
+
+// FindLeaksJSONRequestBody defines body for FindLeaks for application/json ContentType.
+type FindLeaksJSONRequestBody = LeaksRequest
 
 // SetMemberJSONRequestBody defines body for SetMember for application/json ContentType.
 type SetMemberJSONRequestBody = SetMemberRequest

@@ -101,7 +101,8 @@ type ClientInterface interface {
 	// OpenEnvelopeWithBody Open an envelope
 	//
 	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -111,7 +112,8 @@ type ClientInterface interface {
 	// OpenEnvelope Open an envelope
 	//
 	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -182,7 +184,8 @@ func (c *Client) ListKEKs(ctx context.Context, reqEditors ...RequestEditorFn) (*
 // OpenEnvelopeWithBody Open an envelope
 //
 // Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -202,7 +205,8 @@ func (c *Client) OpenEnvelopeWithBody(ctx context.Context, contentType string, b
 // OpenEnvelope Open an envelope
 //
 // Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -505,7 +509,8 @@ type ClientWithResponsesInterface interface {
 	// OpenEnvelopeWithBodyWithResponse Open an envelope
 	//
 	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -515,7 +520,8 @@ type ClientWithResponsesInterface interface {
 	// OpenEnvelopeWithResponse Open an envelope
 	//
 	// Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+	// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+	// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -937,7 +943,8 @@ func (c *ClientWithResponses) ListKEKsWithResponse(ctx context.Context, reqEdito
 // OpenEnvelopeWithBodyWithResponse Open an envelope
 //
 // Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -953,7 +960,8 @@ func (c *ClientWithResponses) OpenEnvelopeWithBodyWithResponse(ctx context.Conte
 // OpenEnvelopeWithResponse Open an envelope
 //
 // Returns the secret of an envelope that was sealed under the same binding, in the namespace of this client. The
-// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why.
+// call is logged before it is answered. An envelope that does not open gets a 422, whose `type` says why. A client
+// that may seal and not open may open the canary: the binding of the key `canary` in the customer and project `-`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -60,7 +60,10 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 	// The store checks the caller's role and writes key, event and idempotency record in one statement, or nothing. For a retry
 	// it returns the key of the first request.
 	key, err = s.store.RegisterKey(ctx, caller, roleToWrite(key),
-		models.Registration{Key: key, Event: event, Idempotency: idempotency, Quota: quota}, s.now().UnixMicro())
+		models.Registration{
+			Key: key, Event: event, Idempotency: idempotency, Quota: quota,
+			Fingerprints: s.fingerprints(ctx, key.CustomerID, provider, req.Body.Secret.Reveal()),
+		}, s.now().UnixMicro())
 	if errors.Is(err, models.ErrAlreadyExists) {
 		return nil, errNameTaken(err)
 	}
@@ -71,7 +74,7 @@ func (s *server) RegisterKey(ctx context.Context, req gen.RegisterKeyRequestObje
 		return nil, s.recordDenied(ctx, err, event)
 	}
 	return gen.RegisterKey201JSONResponse{
-		Body:    gen.RegisterResponse{Key: s.wireKey(key)},
+		Body:    gen.RegisterResponse{Key: s.wireKey(key), Warnings: wireWarnings(key.Duplicates)},
 		Headers: gen.RegisterKey201ResponseHeaders{Location: new(keyPath(key)), ETag: new(etag(key))},
 	}, nil
 }

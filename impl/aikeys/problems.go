@@ -7,6 +7,7 @@ import (
 
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
+	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/verification"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
@@ -28,6 +29,7 @@ var (
 	errCreateToken  = fmt.Errorf("make an API key: %w", models.ErrForbidden)
 	errRevokeToken  = fmt.Errorf("revoke the API key of another: %w", models.ErrForbidden)
 	errReadTokens   = fmt.Errorf("read the API keys of others: %w", models.ErrForbidden)
+	errFindLeaks    = fmt.Errorf("find leaks: %w", models.ErrForbidden)
 	errReadUsage    = fmt.Errorf("read the usage of others: %w", models.ErrForbidden)
 )
 
@@ -85,6 +87,7 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	ownersOnly(errReadTokens, "Only an owner of the project may list the API keys of its members. A user may list their own."),
 	ownersOnly(errReadFetches, "Only an owner of the project may read its records of fetches."),
 	ownersOnly(errResolveOther, "Only an owner of the project may see which key serves another user. A member may see their own, without user_id."),
+	ownersOnly(errFindLeaks, "Only an owner of the project may find out what has leaked. A member may revoke keys of their own."),
 	ownersOnly(errReadUsage, "Only an owner of the project may read the usage of others. A member may read their own, without user_id."),
 	ownersOnly(models.ErrForbidden, "Only an owner of the project may do this."),
 	{Err: models.ErrNotFound, Status: http.StatusNotFound, Code: "not_found", Slug: "not-found", Title: "Not found",
@@ -131,6 +134,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "Too many keys are being tested, or you have had too many tested; try again after the time in Retry-After."},
 	{Err: models.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
 		Detail: "The database can't serve this at the moment; try again after the time in Retry-After."},
+	{Err: keysetcheck.ErrNoFingerprints, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
+		Detail: "The service can't compare secrets at the moment; if that lasts, its operator has not allowed it to open the canary."},
 	{Err: sealer.ErrUnavailable, Status: http.StatusServiceUnavailable, Code: "unavailable", Slug: "unavailable", Title: "Unavailable",
 		Detail: "The secrets service can't be reached at the moment; try again after the time in Retry-After."},
 })...)

@@ -316,6 +316,7 @@ func wireState(s *models.EventState) *gen.EventState {
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
 		Operations: optional(gen.Operations(s.Operations)),
 		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
+		Source: optional(s.Source),
 	}
 	if s.Restrict != nil {
 		state.Restrict = &gen.Restrictions{Users: s.Restrict.Users, Models: s.Restrict.Models, Operations: s.Restrict.Operations}

@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,6 +44,8 @@ type rotation struct {
 	// overlap is in microseconds, and expiresAt as in models.KeyVersion.
 	overlap, expiresAt int64
 	idempotency        *models.IdempotencyRecord
+	// fingerprint is of the whole secret; nil if it can't be made.
+	fingerprint []byte
 	// tested is what the test of the secret found, once it was made.
 	tested *verification.Result
 }
@@ -60,6 +63,9 @@ func (s *server) RotateKey(ctx context.Context, req gen.RotateKeyRequestObject) 
 	r, err := s.parseRotation(caller, req)
 	if err != nil {
 		return nil, err
+	}
+	if made := s.fingerprints(ctx, caller.CustomerID, providers.Provider{}, r.secret); len(made) > 0 {
+		r.fingerprint = made[0]
 	}
 	wait, leave := s.enterWait(caller, wait)
 	defer leave()
@@ -139,8 +145,8 @@ func (s *server) rotate(ctx context.Context, caller models.Caller, r *rotation) 
 	}
 }
 
-// beginRotation finds the key, and that the caller may rotate it now. If this process may open its versions, they are on record as opened,
-// and it returns them with their envelopes.
+// beginRotation finds the key, and that the caller may rotate it now. If this process may open its versions, those without fingerprints are
+// on record as opened, and it returns them with their envelopes.
 func (s *server) beginRotation(ctx context.Context, caller models.Caller, r *rotation) (versioned, []models.KeyVersion, error) {
 	var (
 		key      models.Key
@@ -160,13 +166,9 @@ func (s *server) beginRotation(ctx context.Context, caller models.Caller, r *rot
 		if key.RevokedAt != 0 {
 			return errRevoked
 		}
-		if s.opener == nil {
-			return nil
-		}
-		if kept, err = c.tx.KeptVersions(key.ID); err != nil {
+		if kept, err = s.notCompared(c.tx, key, r); err != nil || s.opener == nil {
 			return err
 		}
-		kept = append(kept, key.ActiveVersion())
 		for _, v := range kept {
 			if err := c.tx.RecordFetch(openedForRotation(caller, key, v.Version, c.newEvent(models.EventKeyRotated))); err != nil {
 				return err
@@ -180,6 +182,20 @@ func (s *server) beginRotation(ctx context.Context, caller models.Caller, r *rot
 	}
 	found.key = key // with its envelope
 	return found, kept, err
+}
+
+// notCompared returns errSameSecret if a version of a key has the secret's fingerprint, and otherwise the versions that have none.
+func (s *server) notCompared(tx *models.Tx, key models.Key, r *rotation) ([]models.KeyVersion, error) {
+	kept, err := tx.KeptVersions(key.ID)
+	if err != nil {
+		return nil, err
+	}
+	kept = append(kept, key.ActiveVersion())
+	having, same, err := tx.FingerprintedVersions(key.CustomerID, key.ID, r.fingerprint)
+	if err == nil && slices.ContainsFunc(kept, func(v models.KeyVersion) bool { return same[v.Version] }) {
+		err = errSameSecret
+	}
+	return slices.DeleteFunc(kept, func(v models.KeyVersion) bool { return having[v.Version] }), err
 }
 
 // openedForRotation returns the record of a version that is opened.
@@ -224,6 +240,7 @@ func (s *server) newVersion(
 		next.Verified = &models.EventState{Verdict: next.Verdict, Reason: next.VerdictReason}
 	}
 	key.Version = next.Version
+	next.Fingerprints = s.fingerprints(ctx, key.CustomerID, provider, r.secret)
 	next.Envelope, next.KEKID, err = s.sealSecret(ctx, key, r.secret)
 	return next, err
 }
@@ -266,7 +283,10 @@ func (s *server) testRotation(ctx context.Context, caller models.Caller, provide
 
 // storeVersion adds a version to its key.
 func (s *server) storeVersion(ctx context.Context, caller models.Caller, next models.NewVersion, r *rotation) (versioned, error) {
-	var replayed uint32
+	var (
+		replayed   uint32
+		duplicates []string
+	)
 	done, err := s.changeVersions(ctx, caller, versionChange{r.keyID, r.ifMatch, models.EventKeyRotated}, func(c changing) (err error) {
 		if r.idempotency != nil {
 			record := *r.idempotency
@@ -281,9 +301,12 @@ func (s *server) storeVersion(ctx context.Context, caller models.Caller, next mo
 		if c.key.RevokedAt != 0 {
 			return errRevoked
 		}
+		if duplicates, err = c.tx.Duplicates(caller, c.key.ID, next.Fingerprints); err != nil {
+			return err
+		}
 		return c.tx.AddVersion(c.key, next, caller.UserID, c.newEvent)
 	})
-	done.replayed = replayed
+	done.replayed, done.key.Duplicates = replayed, duplicates
 	return done, err
 }
 
@@ -481,7 +504,7 @@ func (s *server) DestroyKeyVersion(ctx context.Context, req gen.DestroyKeyVersio
 
 // wireRotation returns the answer to what added or activated a version. A version that does not serve has no receipt.
 func (s *server) wireRotation(ctx context.Context, done versioned, version uint32, wait time.Duration) gen.RotateResponse {
-	body := gen.RotateResponse{Key: s.wireKey(done.key), Version: wireVersion(done.find(version))}
+	body := gen.RotateResponse{Key: s.wireKey(done.key), Version: wireVersion(done.find(version)), Warnings: wireWarnings(done.key.Duplicates)}
 	if version == done.key.Version {
 		body.Receipt = s.rotationReceipt(ctx, done.key, wait)
 	}

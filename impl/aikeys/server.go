@@ -16,6 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/keysetcheck"
 	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/impl/verification"
+	"github.com/agentrouter/aikeys/internal/ratelimit"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -76,6 +77,7 @@ type server struct {
 	opener    sealer.Sealer
 	tests     *verification.Keys
 	waits     waits
+	leaks     *ratelimit.Limiter[string]
 	// customProviders is whether the customers' own servers take keys.
 	customProviders bool
 }
@@ -97,7 +99,8 @@ func NewHandler(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("public API: %w", err)
 	}
 	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
-		denials: cfg.Denials, verifier: cfg.Verifier, opener: cfg.Opener, tests: cfg.Tests, customProviders: cfg.CustomProviders}
+		denials: cfg.Denials, verifier: cfg.Verifier, opener: cfg.Opener, tests: cfg.Tests, customProviders: cfg.CustomProviders,
+		leaks: ratelimit.New[string](leakRate)}
 	if s.denials == nil {
 		s.denials = &Denials{store: cfg.Store}
 	}

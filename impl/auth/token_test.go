@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"hash/crc32"
 	"math/big"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -205,4 +206,23 @@ func FuzzAPIKey(f *testing.F) {
 			require.ErrorIs(t, err, auth.ErrUnauthenticated)
 		}
 	})
+}
+
+// The rules for gitleaks match what is minted, in any text, and nothing shorter. Gitleaks uses the same kind of patterns.
+func TestGitleaksRulesMatchWhatIsMinted(t *testing.T) {
+	rules, err := os.ReadFile("../../deploy/gitleaks/agentrouter.toml")
+	require.NoError(t, err)
+	patterns := regexp.MustCompile(`(?m)^regex = '''(.*)'''$`).FindAllSubmatch(rules, -1)
+	require.Len(t, patterns, 2)
+	for i, prefix := range []string{auth.APIKeyPrefix, auth.DataPlanePrefix} {
+		rule := regexp.MustCompile(string(patterns[i][1]))
+		for range 100 {
+			text, _, _, err := auth.Mint(prefix, time.Now())
+			require.NoError(t, err)
+			for _, found := range []string{text, "KEY=" + text + "\n", `{"key":"` + text + `"}`, "ak-" + text, "https://example.com/?key=" + text + "&x=1"} {
+				require.Equal(t, text, rule.FindString(found))
+			}
+			require.Empty(t, rule.FindString(text[:len(text)-1]))
+		}
+	}
 }

@@ -6,7 +6,9 @@
 // A process that may seal and not open can't try that. It trusts the KEKs that a process has listed which may open: beside those,
 // the canary opened, so they are of one keyset.
 //
-// The package may import models and sealer.
+// The keys of fingerprints are derived from the canary's value, too: it is sealed, and stays the same when the KEK changes.
+//
+// The package may import impl/fingerprint, models and sealer.
 package keysetcheck
 
 import (
@@ -15,7 +17,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/agentrouter/aikeys/impl/fingerprint"
 	"github.com/agentrouter/aikeys/models"
 	"github.com/agentrouter/aikeys/sealer"
 )
@@ -40,11 +45,8 @@ const (
 	OpenOnly
 )
 
-// Binding returns the binding of the canary. It belongs to no tenant: "-" means the session's default in paths and is not
-// valid as an id.
-func Binding() sealer.Binding {
-	return sealer.Binding{CustomerID: "-", ProjectID: "-", KeyID: "canary", Provider: "-", Version: 1}
-}
+// Binding returns the binding of the canary.
+func Binding() sealer.Binding { return sealer.CanaryBinding() }
 
 // size is the length of the canary's value in bytes.
 const size = 32
@@ -58,6 +60,9 @@ type Checker struct {
 	mu      sync.Mutex      // guards the fields below
 	isRight bool            // whether Check has succeeded
 	checked map[string]bool // :: KEKs → whether they were found to be of this database's keyset
+
+	fingerprints atomic.Pointer[fingerprint.Key] // nil until the canary was opened
+	asked        atomic.Int64                    // when a process that only seals tried last to open it, in Unix nanoseconds
 }
 
 // New returns a Checker. It seals and opens nothing yet.
@@ -154,6 +159,27 @@ func (c *Checker) Seal(ctx context.Context, binding sealer.Binding, secret seale
 	return envelope, nil
 }
 
+// askInterval is how often a process that only seals tries to open the canary, for which it may have no right.
+const askInterval = time.Minute
+
+// ErrNoFingerprints wraps sealer.ErrUnavailable. It says that this process could not open the canary, so that it has no key of fingerprints.
+var ErrNoFingerprints = fmt.Errorf("%w: the canary, from which the key of fingerprints is derived, could not be opened", sealer.ErrUnavailable)
+
+// Fingerprints returns the key of fingerprints. Errors: ErrNoFingerprints.
+func (c *Checker) Fingerprints(ctx context.Context) (fingerprint.Key, error) {
+	if key := c.fingerprints.Load(); key != nil {
+		return *key, nil
+	}
+	now, last := time.Now().UnixNano(), c.asked.Load()
+	if now-last < askInterval.Nanoseconds() || !c.asked.CompareAndSwap(last, now) {
+		return fingerprint.Key{}, ErrNoFingerprints
+	}
+	if err := c.openAgain(ctx); err != nil {
+		return fingerprint.Key{}, fmt.Errorf("%w: %w", ErrNoFingerprints, err)
+	}
+	return *c.fingerprints.Load(), nil
+}
+
 // openAgain opens the canary also if Check has succeeded.
 func (c *Checker) openAgain(ctx context.Context) error {
 	if err := c.Check(ctx); err != nil { // creates a missing canary
@@ -166,17 +192,19 @@ func (c *Checker) openAgain(ctx context.Context) error {
 	return c.open(ctx, row)
 }
 
-// open returns an error unless the canary opens. It wipes the plaintext.
+// open returns an error unless the canary opens. It keeps what fingerprints are made with, and wipes the plaintext.
 func (c *Checker) open(ctx context.Context, row models.Canary) error {
 	opened, err := c.sealer.Open(ctx, Binding(), row.Envelope)
-	opened.Wipe()
+	defer opened.Wipe()
 	switch {
 	case errors.Is(err, sealer.ErrUnknownKEK), errors.Is(err, sealer.ErrBinding), errors.Is(err, sealer.ErrMalformed):
 		return fmt.Errorf("%w (sealed with %s)", ErrWrongKEK, row.KEKID)
 	case err != nil:
 		return fmt.Errorf("canary: %w", err)
 	}
-	return nil
+	key, err := fingerprint.NewKey(opened.Reveal())
+	c.fingerprints.Store(&key)
+	return err
 }
 
 // trySeal seals a value that nobody needs, to see under which KEK.

@@ -228,3 +228,38 @@ func TestSealingCheckKEKs(t *testing.T) {
 }
 
 type replaceable struct{ sealer.Sealer }
+
+// All processes that may open the canary make the same fingerprints.
+func TestFingerprintsAreOfTheCanary(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		store, backend := modelstest.NewStore(t, e), secretstest.Backend(t)
+		both := keysetcheck.New(store, backend, keysetcheck.SealAndOpen)
+		require.NoError(t, both.Check(t.Context()))
+		require.NoError(t, both.Recheck(t.Context()))
+		made := func(c *keysetcheck.Checker) []byte {
+			key, err := c.Fingerprints(t.Context())
+			require.NoError(t, err)
+			found, err := key.Of("acme", "sk-1")
+			require.NoError(t, err)
+			return found[0]
+		}
+		want := made(both)
+		row, err := store.Canary(t.Context())
+		require.NoError(t, err)
+		canary := sealertest.Fake{SealFunc: backend.Seal, OpenFunc: func(ctx context.Context, b sealer.Binding, envelope []byte) (sealer.Secret, error) {
+			require.Equal(t, sealer.CanaryBinding(), b)
+			return backend.Open(ctx, b, row.Envelope)
+		}}
+		require.Equal(t, want, made(keysetcheck.New(store, canary, keysetcheck.SealOnly)))
+		tries := 0
+		refused := keysetcheck.New(store, sealertest.Fake{SealFunc: backend.Seal, OpenFunc: func(context.Context, sealer.Binding, []byte) (sealer.Secret, error) {
+			tries++
+			return sealer.Secret{}, remote.ErrNotAllowed
+		}}, keysetcheck.SealOnly)
+		for range 3 {
+			_, err := refused.Fingerprints(t.Context())
+			require.ErrorIs(t, err, keysetcheck.ErrNoFingerprints)
+		}
+		require.Equal(t, 1, tries, "a refusal is not asked for again at once")
+	})
+}

@@ -594,9 +594,3 @@ func (p Provider) Open(ctx context.Context, s sealer.Sealer, binding sealer.Bind
 	opened.SetHolder(binding.CustomerID, binding.KeyID)
 	return opened, err
 }
-
-// textOf returns the text of a member's value; ok is false unless it is a non-empty string.
-func textOf(value jsontext.Value) (text string, ok bool) {
-	unquoted, err := jsontext.AppendUnquote(nil, value)
-	return string(unquoted), err == nil && len(unquoted) > 0
-}

@@ -41,6 +41,12 @@ func (s *server) OpenEnvelope(
 		return nil, err
 	}
 	item := sealer.Item{Binding: bindingOf(req.Body.Binding), Envelope: envelope}
+	if client := clientFrom(ctx); !client.May[Open] && item.Binding != sealer.CanaryBinding() {
+		if err := s.audit.refused(ctx, client, Identities(ctx), httpapi.CallFrom(ctx).ID); err != nil {
+			return nil, errors.Join(errClientNotAllowed, httpapi.ErrUnrecorded, err)
+		}
+		return nil, errClientNotAllowed
+	}
 	var secret sealer.Secret
 	outcome := outcomeFailed // if it panics
 	defer func() {

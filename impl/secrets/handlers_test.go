@@ -16,6 +16,7 @@ import (
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/secrets"
 	"github.com/agentrouter/aikeys/impl/secrets/secretstest"
+	"github.com/agentrouter/aikeys/sealer"
 	"github.com/agentrouter/aikeys/sealer/sealertest"
 )
 
@@ -198,5 +199,37 @@ func TestTypesWithSecretsPrintRedacted(t *testing.T) {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 			require.Empty(t, aikeystest.FindIn(fmt.Appendf(nil, verb, value), plain), "%s %s", name, verb)
 		}
+	}
+}
+
+// A client that only seals opens the canary, from which the key of fingerprints is derived, and nothing that is bound to anything else.
+func TestAClientThatSealsOpensTheCanaryAlone(t *testing.T) {
+	s := start(t, nil)
+	canary := sealer.CanaryBinding()
+	binding := gen.Binding{CustomerID: canary.CustomerID, ProjectID: canary.ProjectID, KeyID: canary.KeyID, Provider: canary.Provider, Version: int64(canary.Version)}
+	plain := s.marked()
+	request := sealRequest(plain)
+	request.Binding = binding
+	sealed, err := s.client.SealSecretWithResponse(t.Context(), request)
+	require.NoError(t, err)
+	other := s.seal(s.marked())
+	for _, may := range []string{`["seal"]`, `["rewrap", "status"]`} {
+		s.clients.ClientList = clientsOf(t, "main", may)
+		requireRefused(t, s.open(other.Envelope), http.StatusForbidden, "client-not-allowed")
+		reply, err := s.client.OpenEnvelopeWithResponse(t.Context(), gen.OpenRequest{Binding: binding, Envelope: sealed.JSON200.Envelope})
+		require.NoError(t, err)
+		if may != `["seal"]` {
+			requireRefused(t, reply, http.StatusForbidden, "client-not-allowed")
+			continue
+		}
+		require.Equal(t, http.StatusOK, reply.StatusCode())
+		require.Equal(t, base64.StdEncoding.EncodeToString([]byte(plain)), reply.JSON200.Secret.Reveal())
+		audited := s.audited()
+		require.Equal(t, "client-not-allowed", audited[0]["outcome"])
+		last := audited[len(audited)-1]
+		require.Equal(t, []any{"canary", "opened"}, []any{last["key_id"], last["outcome"]})
+		reply, err = s.client.OpenEnvelopeWithResponse(t.Context(), gen.OpenRequest{Binding: binding, Envelope: other.Envelope})
+		require.NoError(t, err)
+		requireRefused(t, reply, http.StatusUnprocessableEntity, "does-not-open")
 	}
 }

@@ -18,7 +18,7 @@ const (
 func (e *engine) Register(
 	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
 ) (status models.CallerStatus, outcome models.RegisterOutcome, err error) {
-	err = e.writer.do(ctx, func(*models.Tx) error {
+	err = e.writer.do(ctx, func(tx *models.Tx) error {
 		err := e.writer.queryRow(models.CallerStatement, models.CallerParams(c, now), &status.Live, &status.Role)
 		if err != nil || status.Check(needs) != nil {
 			return err
@@ -53,6 +53,12 @@ func (e *engine) Register(
 			return err
 		}
 		outcome.Stored = true
+		if outcome.Duplicates, err = tx.Duplicates(c, r.Key.ID, r.Fingerprints); err != nil {
+			return err
+		}
+		if err := tx.AddFingerprints(r.Key.CustomerID, r.Key.ID, r.Key.Version, r.Fingerprints); err != nil {
+			return err
+		}
 		err = e.writer.queryRow(`SELECT `+models.UserKeysColumns+` FROM (SELECT 1) AS one LEFT JOIN `+models.UserKeysTable,
 			models.CallerParams(c, now), outcome.UserKeys.Dest()...)
 		if err != nil {

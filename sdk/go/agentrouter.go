@@ -89,6 +89,9 @@ func (c *Client) Fetches() *FetchesClient { return &FetchesClient{c.service()} }
 // Members reads and writes the project's members.
 func (c *Client) Members() *MembersClient { return &MembersClient{c.service()} }
 
+// Leaks finds and revokes what has leaked.
+func (c *Client) Leaks() *LeaksClient { return &LeaksClient{service{client: c}} }
+
 // Projects reads in which projects the caller may act.
 func (c *Client) Projects() *ProjectsClient { return &ProjectsClient{c.service()} }
 

@@ -348,6 +348,11 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = members.Impact(ctx, customer, project, text("user_id"))
 	case "members.restore":
 		result, err = members.Restore(ctx, customer, project, text("user_id"))
+	case "leaks.find":
+		result, err = c.Leaks().With(options...).Find(ctx, customer, project, texts(v.Args["values"]))
+	case "leaks.revoke":
+		source, _ := v.Args["source"].(string)
+		result, err = c.Leaks().With(options...).Revoke(ctx, customer, project, texts(v.Args["values"]), source)
 	case "projects.list":
 		result, err = c.Projects().With(options...).List(ctx)
 	case "tokens.list":

@@ -20,7 +20,9 @@ import selftest
 from runs import BRIEF, Run, fuzz, reached
 from server import Server
 
-OWNER_ONLY = {"setPolicy", "setMember", "removeMember", "restoreMember", "getMemberImpact", "listFetches", "listProjectTokens", "revokeProjectToken"}
+OWNER_ONLY = {
+    "setPolicy", "setMember", "removeMember", "restoreMember", "getMemberImpact", "listFetches", "listProjectTokens", "revokeProjectToken", "findLeaks",
+}
 
 
 def operations(document: dict[str, Any]) -> list[str]:

@@ -187,6 +187,15 @@ def fit_rotate(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     return fit_expiry(case, body)
 
 
+def fit_leaks(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """What matches is not revoked: everything else needs the keys."""
+    if "source" in body:
+        body["source"] = f"report {pick(case, 'source', 1000)}"
+    if pick(case, "match", 2) == 0:
+        body["values"][0], body["revoke"] = one_of(case, "value", list(examples().values())), False
+    return body
+
+
 def fit_policy(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     if "user_keys_by_provider" in body:
         exceptions = body["user_keys_by_provider"].values()
@@ -259,6 +268,7 @@ FITS = {
     "registerKey": fit_register,
     "updateKey": fit_update,
     "createToken": fit_token,
+    "findLeaks": fit_leaks,
     "rotateKey": fit_rotate,
     "setPolicy": fit_policy,
     "fetchKey": fit_fetch,

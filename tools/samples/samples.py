@@ -42,6 +42,7 @@ WANT = {
     "removeMember": [],
     "restoreMember": ["member"],
     "updateKey": ["complete|pending"],
+    "findLeaks": ["matches"],
     "revokeKey": ["complete|pending"],
     "listProjects": ["chat", "owner"],
     "createToken": [ULID],
@@ -139,6 +140,7 @@ def main() -> None:
     key_id = token = ""
     for name, want in WANT.items():
         os.environ["OPENAI_API_KEY"] = NEXT_SECRET if name == "rotateKey" else SECRET
+        os.environ["LEAKED_VALUE"] = SECRET
         output = execute(command(name, samples[name].replace(PLACEHOLDER, key_id).replace(TOKEN, token)), folder)
         if name == "registerKey" and (found := re.search(KEY_ID, output)):
             key_id = found[0]

@@ -1,11 +1,11 @@
 import { useId, useRef, useState } from 'react';
-import { api, NoAnswer, project, Refusal, unwrap, type Provider } from '../api/client.ts';
+import { api, NoAnswer, project, Refusal, unwrap, type Provider, type Schemas } from '../api/client.ts';
 import { forgetKeys, queries, useConnection, useKeys, usePolicy, useProviders } from '../api/queries.ts';
 import { curl, projectPath, tare } from '../logic/commands.ts';
 import { endingOf, isSecretField, looksSecret, ownerOf, refuseSecret } from '../logic/detect.ts';
 import { ruleFor, servingKey } from '../logic/ladder.ts';
 import { titleOf } from '../logic/sentences.ts';
-import { Await, CopyAs, Dialog, Fault, Field, useAction, useNow } from '../ui/basics.tsx';
+import { Await, CopyAs, Dialog, Duplicates, Fault, Field, useAction, useNow } from '../ui/basics.tsx';
 import { nameOf } from './keys.tsx';
 import { go } from '../ui/router.tsx';
 
@@ -38,6 +38,7 @@ function AddForm({ providers, onClose }: { providers: Provider[]; onClose: () =>
   const input = useRef<HTMLInputElement | HTMLTextAreaElement>(null);
   const fields = useRef<HTMLDivElement>(null);
   const attempt = useRef({ body: '', key: '' });
+  const [stored, setStored] = useState<Schemas['KeyWarning'][]>(); // the warnings about it
   const provider = providers.find((p) => p.slug === slug);
   const taken = (keys.data ?? []).filter((k) => k.state !== 'revoked' && k.provider === slug && k.user_scope === own);
 
@@ -79,14 +80,17 @@ function AddForm({ providers, onClose }: { providers: Provider[]; onClose: () =>
     const fingerprint = JSON.stringify(body);
     if (attempt.current.body !== fingerprint) attempt.current = { body: fingerprint, key: randomId() };
     try {
-      const { key } = await unwrap(api.POST('/v1/customers/{customer_id}/projects/{project_id}/aikeys', {
+      const { key, warnings } = await unwrap(api.POST('/v1/customers/{customer_id}/projects/{project_id}/aikeys', {
         params: { path: project(), header: { 'Idempotency-Key': attempt.current.key } }, body,
       }));
       held.current = '';
       attempt.current = { body: '', key: '' };
       queries.setQueryData(['key', key.id], key);
-      onClose();
-      go(`/keys/${key.id}`);
+      if (warnings) setStored(warnings);
+      else {
+        onClose();
+        go(`/keys/${key.id}`);
+      }
       await forgetKeys();
     } catch (failure) {
       if (failure instanceof Refusal) {
@@ -98,6 +102,7 @@ function AddForm({ providers, onClose }: { providers: Provider[]; onClose: () =>
   });
   const rejected = error instanceof Refusal && error.kind === 'secret-rejected';
 
+  if (stored) return <Duplicates warnings={stored} />;
   return (
     <form noValidate onSubmit={(e) => { e.preventDefault(); void run(false); }} autoComplete="off">
       {isHeld

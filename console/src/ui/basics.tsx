@@ -1,6 +1,6 @@
 // Parts that all pages share: native elements with our own style.
 import { useEffect, useId, useRef, useState, type ReactNode } from 'react';
-import { NoAnswer, Refusal, clock } from '../api/client.ts';
+import { NoAnswer, Refusal, clock, type Schemas } from '../api/client.ts';
 import { exact, relative } from '../logic/time.ts';
 import type { Command } from '../logic/commands.ts';
 import { Link } from './router.tsx';
@@ -178,6 +178,11 @@ export function download(name: string, type: string, text: string) {
 const marks = { ok: '●', quiet: '○', warn: '▲', bad: '■' };
 export function Tone({ tone, children }: { tone: keyof typeof marks; children: ReactNode }) {
   return <span className={`tone ${tone}`}><span aria-hidden="true">{marks[tone]}</span> {children}</span>;
+}
+
+/** Names the other keys that have the secret of one that was stored. */
+export function Duplicates({ warnings }: { warnings: Schemas['KeyWarning'][] }) {
+  return warnings.map(({ key_id }) => <p key={key_id}>Stored. <Link href={`/keys/${key_id}`}>Another key</Link> has the same secret.</p>);
 }
 
 /** Runs one action at a time and keeps what it failed with. Unlike a query's cache, it keeps nothing that it was given. */

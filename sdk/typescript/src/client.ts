@@ -1,5 +1,5 @@
 import { type ClientOptions, readConfig } from './config.js';
-import { AIKeys, Events, Fetches, Members, PolicyMethods, Projects, Providers, Tokens, Usage } from './resources.js';
+import { AIKeys, Events, Fetches, Leaks, Members, PolicyMethods, Projects, Providers, Tokens, Usage } from './resources.js';
 import { Transport } from './transport.js';
 import type { CallOptions, WhoAmIResponse } from './types.js';
 
@@ -22,6 +22,8 @@ export class Client {
   readonly usage: Usage;
   /** The project's members. */
   readonly members: Members;
+  /** What has leaked. */
+  readonly leaks: Leaks;
   /** The projects in which the caller may act. */
   readonly projects: Projects;
   /** API keys of the service. */
@@ -39,6 +41,7 @@ export class Client {
     this.fetches = new Fetches(transport);
     this.usage = new Usage(transport);
     this.members = new Members(transport);
+    this.leaks = new Leaks(transport);
     this.projects = new Projects(transport);
     this.tokens = new Tokens(transport);
     this.providers = new Providers(transport);

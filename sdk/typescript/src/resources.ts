@@ -534,6 +534,44 @@ export class Members {
   }
 }
 
+/** What has leaked. Its methods take at most 100 values, and an owner of the project as the caller. */
+export class Leaks {
+  readonly #transport: Transport;
+
+  constructor(transport: Transport) {
+    this.#transport = transport;
+  }
+
+  /** Finds the keys and API keys that the values are secrets of. A value may be a line of a file with one. */
+  async find(customerId: string, projectId: string, values: string[], options: Options = {}): Promise<t.LeaksResponse> {
+    return this.#send(customerId, projectId, { values, revoke: false }, options);
+  }
+
+  /**
+   * Finds as `find` does, and revokes what was found: a key by the secret of its active version, and an API key everywhere.
+   * Another version of a key is destroyed.
+   */
+  async revoke(
+    customerId: string,
+    projectId: string,
+    values: string[],
+    options: t.RevokeLeaksOptions = {},
+  ): Promise<t.LeaksResponse> {
+    const body: t.LeaksRequest = { values, revoke: true };
+    if (options.source !== undefined) body.source = options.source;
+    return this.#send(customerId, projectId, body, options);
+  }
+
+  #send(customerId: string, projectId: string, body: t.LeaksRequest, options: t.RevokeLeaksOptions): Promise<t.LeaksResponse> {
+    const path = `${project(customerId, projectId)}/leaks`;
+    const query = { wait: options.wait };
+    query satisfies Record<keyof t.LeaksQuery, unknown>;
+    const headers = { 'content-type': 'application/json' };
+    const call = { path, query, body, headers, secret: body.values, extraMs: waitMs(options.wait) };
+    return this.#transport.send({ method: 'POST', ...call, expect: ['matches', 'array'] }, options);
+  }
+}
+
 /** The projects in which the caller may act. */
 export class Projects {
   readonly #transport: Transport;

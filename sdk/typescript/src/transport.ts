@@ -15,7 +15,7 @@ export interface Call {
   /** The member that a good answer has at its top, and what it is. */
   expect?: [name: string, kind: 'object' | 'array' | 'string'];
   /** What may not show in an error, apart from the API key. */
-  secret?: string;
+  secret?: string | readonly string[];
   /** What the service takes by design, on top of the timeout. */
   extraMs?: number;
 }
@@ -54,7 +54,7 @@ export class Transport {
       signal?.throwIfAborted();
       const { apiKey } = this.#config;
       const key = typeof apiKey === 'function' ? checkApiKey(await apiKey()) : apiKey;
-      const hide = (text: string): string => redact(text, [key, call.secret]);
+      const hide = (text: string): string => redact(text, [key, call.secret].flat());
       init.headers = merge(headers, { authorization: `Bearer ${key}` });
       let answer: Answer | undefined;
       let failure: Error;

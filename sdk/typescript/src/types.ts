@@ -56,6 +56,7 @@ export type MemberResponse = Schemas['MemberResponse'];
 export type RemoveMemberResponse = Schemas['RemoveMemberResponse'];
 export type RestoreMemberResponse = Schemas['RestoreMemberResponse'];
 export type MemberImpactResponse = Schemas['MemberImpactResponse'];
+export type LeaksResponse = Schemas['LeaksResponse'];
 export type ListProjectsResponse = Schemas['ListProjectsResponse'];
 export type ListTokensResponse = Schemas['ListTokensResponse'];
 /** A new API key. Its `api_key` is a secret, and shown this once. */
@@ -73,6 +74,7 @@ export type UpdateRequest = Schemas['UpdateRequest'];
 export type RotateRequest = Schemas['RotateRequest'];
 export type PolicyRequest = Schemas['PolicyRequest'];
 export type CreateTokenRequest = Schemas['CreateTokenRequest'];
+export type LeaksRequest = Schemas['LeaksRequest'];
 export type SetMemberRequest = Schemas['SetMemberRequest'];
 
 /** The query parameters that the methods send. */
@@ -82,6 +84,7 @@ export type FetchQuery = NonNullable<operations['listFetches']['parameters']['qu
 export type UsageQuery = NonNullable<operations['listUsage']['parameters']['query']>;
 export type PageQuery = NonNullable<operations['listMembers']['parameters']['query']>;
 export type RemoveMemberQuery = NonNullable<operations['removeMember']['parameters']['query']>;
+export type LeaksQuery = NonNullable<operations['findLeaks']['parameters']['query']>;
 export type TokenQuery = NonNullable<operations['listTokens']['parameters']['query']>;
 export type RevokeTokenQuery = NonNullable<operations['revokeToken']['parameters']['query']>;
 export type UpdateQuery = NonNullable<operations['updateKey']['parameters']['query']>;
@@ -288,6 +291,13 @@ export interface CreateTokenOptions extends CallOptions {
   projects?: string[] | undefined;
   /** When it expires, instead of after 90 days; `null` is never. */
   expiresAt?: string | Date | null | undefined;
+}
+
+export interface RevokeLeaksOptions extends CallOptions {
+  /** Where the values were found, for the audit trail. */
+  source?: string | undefined;
+  /** How long to wait for the receipts: `2s` or `500ms`, at most 30 seconds. */
+  wait?: string | undefined;
 }
 
 export interface RevokeTokenOptions extends RevokeOptions {

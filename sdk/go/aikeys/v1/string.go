@@ -109,6 +109,15 @@ func (r RestoreMemberResponse) String() string { return text(r) }
 // String returns the value as JSON, with the API's names.
 func (m MemberImpactResponse) String() string { return text(m) }
 
+// String returns the value as JSON, with the API's names.
+func (l LeaksResponse) String() string { return text(l) }
+
+// String returns the value as JSON, with the API's names.
+func (l LeakMatch) String() string { return text(l) }
+
+// String returns the value as JSON, with the API's names.
+func (k KeyWarning) String() string { return text(k) }
+
 func text(value any) string {
 	encoded, err := json.Marshal(value)
 	if err != nil {

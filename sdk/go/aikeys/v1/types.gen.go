@@ -364,6 +364,90 @@ func (e VersionState) Valid() bool {
 	}
 }
 
+// Defines values for KeyWarningCode.
+const (
+	KeyWarningCodeDuplicateSecret KeyWarningCode = "duplicate_secret"
+)
+
+// Valid indicates whether the value is a known member of the KeyWarningCode enum.
+func (e KeyWarningCode) Valid() bool {
+	switch e {
+	case KeyWarningCodeDuplicateSecret:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for LeakMatchAction.
+const (
+	LeakMatchActionDestroyed LeakMatchAction = "destroyed"
+	LeakMatchActionNone      LeakMatchAction = "none"
+	LeakMatchActionRevoked   LeakMatchAction = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the LeakMatchAction enum.
+func (e LeakMatchAction) Valid() bool {
+	switch e {
+	case LeakMatchActionDestroyed:
+		return true
+	case LeakMatchActionNone:
+		return true
+	case LeakMatchActionRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for LeakMatchKind.
+const (
+	LeakMatchKindAPIKey LeakMatchKind = "api_key"
+	LeakMatchKindKey    LeakMatchKind = "key"
+)
+
+// Valid indicates whether the value is a known member of the LeakMatchKind enum.
+func (e LeakMatchKind) Valid() bool {
+	switch e {
+	case LeakMatchKindAPIKey:
+		return true
+	case LeakMatchKindKey:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for LeakMatchState.
+const (
+	LeakMatchStateActive    LeakMatchState = "active"
+	LeakMatchStateDestroyed LeakMatchState = "destroyed"
+	LeakMatchStateExpired   LeakMatchState = "expired"
+	LeakMatchStatePending   LeakMatchState = "pending"
+	LeakMatchStateRetiring  LeakMatchState = "retiring"
+	LeakMatchStateRevoked   LeakMatchState = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the LeakMatchState enum.
+func (e LeakMatchState) Valid() bool {
+	switch e {
+	case LeakMatchStateActive:
+		return true
+	case LeakMatchStateDestroyed:
+		return true
+	case LeakMatchStateExpired:
+		return true
+	case LeakMatchStatePending:
+		return true
+	case LeakMatchStateRetiring:
+		return true
+	case LeakMatchStateRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for OnBadKey.
 const (
 	OnBadKeyFail    OnBadKey = "fail"
@@ -861,7 +945,8 @@ type Event struct {
 	// the `expires_at` in
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. Both are absent in other events.
+	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+	// `leaked` in `after`, with the `source`. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
@@ -874,7 +959,8 @@ type Event struct {
 	// the `expires_at` in
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-	// `key.version_destroyed` in `before`. Both are absent in other events.
+	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+	// `leaked` in `after`, with the `source`. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -954,7 +1040,8 @@ type EventType string
 // the `expires_at` in
 // `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 // test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-// `key.version_destroyed` in `before`. Both are absent in other events.
+// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+// `leaked` in `after`, with the `source`. Both are absent in other events.
 type EventState struct {
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
@@ -983,7 +1070,7 @@ type EventState struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-	// refused the key.
+	// refused the key. Of a revocation: `leaked`.
 	// Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 
@@ -992,6 +1079,9 @@ type EventState struct {
 
 	// Role What a member may do. Only an owner may write project-level keys, the policy and the members.
 	Role Role `json:"role,omitempty,omitzero"`
+
+	// Source Where the leaked value was found, as the request said. Absent if it did not.
+	Source string `json:"source,omitempty,omitzero"`
 
 	// UserKeys Whether members' own keys serve them: `allow` uses a member's own key if there is one, `require` never uses the
 	// project's, and `forbid` uses only the project's.
@@ -1310,8 +1400,88 @@ type KeyVersion struct {
 // `destroyed`: its secret is gone.
 type VersionState string
 
+// KeyWarning Something to know of a key that was stored.
+type KeyWarning struct {
+	// Code `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+	Code KeyWarningCode `json:"code"`
+
+	// KeyID The other key. Only keys that the caller may read are named.
+	KeyID string `json:"key_id"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// KeyWarningCode `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+type KeyWarningCode string
+
 // KeyWeight The key's share of the callers among keys of its order that have a weight. Without one, it shares with none.
 type KeyWeight = int
+
+// LeakMatch A key or an API key that has leaked.
+type LeakMatch struct {
+	// Action What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+	Action LeakMatchAction `json:"action"`
+
+	// Index The place of the value in the request, from 0.
+	Index int `json:"index"`
+
+	// KeyID The key. Absent for an API key.
+	KeyID string `json:"key_id,omitempty,omitzero"`
+
+	// Kind `key` for a provider's key, and `api_key` for an API key of this service.
+	Kind LeakMatchKind `json:"kind"`
+
+	// LastUsedAt When a data plane last used the key with success, or the API key was last used. Absent for never.
+	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
+
+	// Name The key's label. Absent for another member's own key, and for an API key.
+	Name string `json:"name,omitempty,omitzero"`
+
+	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+	// secret is the word `none`.
+	Provider Provider `json:"provider,omitempty,omitzero"`
+
+	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
+	// that is read by its id has it too; keys in lists do not.
+	Receipt Receipt `json:"receipt,omitempty,omitzero"`
+
+	// State What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
+	// key that has expired is `expired`.
+	State LeakMatchState `json:"state"`
+
+	// TokenID The id of the API key. Absent for a key.
+	TokenID string `json:"token_id,omitempty,omitzero"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+
+	// UserID The member whose own key it is, or the user whose API key. Absent for a key of the project.
+	UserID string `json:"user_id,omitempty,omitzero"`
+
+	// Version The version of the key whose secret it is. Absent for an API key.
+	Version int `json:"version,omitempty,omitzero"`
+}
+
+// LeakMatchAction What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+type LeakMatchAction string
+
+// LeakMatchKind `key` for a provider's key, and `api_key` for an API key of this service.
+type LeakMatchKind string
+
+// LeakMatchState What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
+// key that has expired is `expired`.
+type LeakMatchState string
+
+// LeaksResponse What matches the values of the request.
+type LeaksResponse struct {
+	// Matches The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
+	Matches []LeakMatch `json:"matches"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
 
 // ListEventsResponse A page of the audit trail.
 type ListEventsResponse struct {
@@ -1640,6 +1810,9 @@ type RegisterResponse struct {
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
+
+	// Warnings What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	Warnings []KeyWarning `json:"warnings,omitempty,omitzero"`
 }
 
 // RemoveMemberResponse What the removal has done. The answer of a service of an earlier version is an empty object, and
@@ -1809,6 +1982,9 @@ type RotateResponse struct {
 
 	// Version One of the secrets that a key has had, or is to have.
 	Version KeyVersion `json:"version"`
+
+	// Warnings What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat.
+	Warnings []KeyWarning `json:"warnings,omitempty,omitzero"`
 }
 
 // RotationReceipt The proof that data planes serve another version: how many have confirmed that they no longer use the one before.
@@ -1972,7 +2148,7 @@ type Verdict string
 // `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 // many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-// refused the key.
+// refused the key. Of a revocation: `leaked`.
 // Absent where the verdict says all.
 type VerdictReason string
 
@@ -1988,7 +2164,7 @@ type Verification struct {
 	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-	// refused the key.
+	// refused the key. Of a revocation: `leaked`.
 	// Absent where the verdict says all.
 	Reason VerdictReason `json:"reason,omitempty,omitzero"`
 

@@ -145,6 +145,17 @@ func ListFetches() Operation {
 	}
 }
 
+// FindLeaks is the operation "Find and revoke what has leaked".
+func FindLeaks() Operation {
+	return Operation{
+		ID:     "findLeaks",
+		Method: "POST",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/leaks",
+		Query:  []string{"wait"},
+		Header: []string{},
+	}
+}
+
 // ListMembers is the operation "List the project's members".
 func ListMembers() Operation {
 	return Operation{
@@ -334,5 +345,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), ListMembers(), RemoveMember(), SetMember(), GetMemberImpact(), RestoreMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), FindLeaks(), ListMembers(), RemoveMember(), SetMember(), GetMemberImpact(), RestoreMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
 }

@@ -158,7 +158,7 @@ def _retry_after(headers: Mapping[str, str]) -> Optional[int]:
 
 
 def _scrubbed(key: Secret[str], call: Call[Any], text: str) -> str:
-    for secret in (key, call.secret):
+    for secret in (key, *call.secrets):
         value = secret.reveal() if secret else ""
         if len(value) < SHORTEST_SCRUBBED:
             continue

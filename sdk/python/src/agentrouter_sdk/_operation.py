@@ -34,7 +34,7 @@ class Call(Generic[T]):
     target: str
     headers: Mapping[str, str]
     body: Optional[Secret[bytes]]
-    secret: Optional[Secret[str]]
+    secrets: Tuple[Secret[str], ...]
     timeout: Optional[float]
     hold: float = 0.0
 
@@ -70,13 +70,13 @@ class Operation(Generic[T]):
             headers["Idempotency-Key"] = _checked_idempotency_key(idempotency_key)
         if if_match is not None:
             headers["If-Match"] = _checked_etag(if_match)
-        secret = arguments.get("secret")
+        secrets = [arguments.get("secret"), *arguments.get("values", ())]
         return Call(
             operation=self,
             target=self._target(arguments),
             headers=headers,
             body=self._body(arguments),
-            secret=Secret(secret) if isinstance(secret, str) else None,
+            secrets=tuple(Secret(secret) for secret in secrets if isinstance(secret, str)),
             timeout=None if timeout is None else checked_timeout(timeout),
             hold=seconds_of(arguments.get("wait")),
         )

@@ -124,6 +124,14 @@ ROLLBACK_KEY = Operation(
     models.RotateResponse,
     query=("wait",),
 )
+FIND_LEAKS = Operation(
+    "findLeaks",
+    "POST",
+    "/v1/customers/{customer_id}/projects/{project_id}/leaks",
+    models.LeaksResponse,
+    query=("wait",),
+    body=("values", "revoke", "source"),
+)
 RESOLVE_KEY = Operation(
     "resolveKey",
     "GET",

@@ -344,7 +344,8 @@ class EventState(Model):
     the `expires_at` in
     `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
     test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-    `key.version_destroyed` in `before`. Both are absent in other events.
+    `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+    `leaked` in `after`, with the `source`. Both are absent in other events.
 
     """
 
@@ -404,7 +405,7 @@ class EventState(Model):
     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
     many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-    refused the key.
+    refused the key. Of a revocation: `leaked`.
     Absent where the verdict says all.
 
     """
@@ -444,6 +445,11 @@ class EventState(Model):
     version: Optional[int] = None
     """
     A version of the key. Absent in events that are about none.
+    """
+
+    source: Optional[str] = None
+    """
+    Where the leaked value was found, as the request said. Absent if it did not.
     """
 
 
@@ -901,6 +907,125 @@ class KeyVersion(Model):
     """
 
     verification: Optional[Verification] = None
+
+
+class KeyWarning(Model):
+    """
+    Something to know of a key that was stored.
+    """
+
+    code: Union[Literal["duplicate_secret"], str]
+    """
+    `duplicate_secret`: another key that can serve has the same secret, or a field of it.
+    """
+
+    key_id: str
+    """
+    The other key. Only keys that the caller may read are named.
+    """
+
+
+class LeakMatch(Model):
+    """
+    A key or an API key that has leaked.
+    """
+
+    index: int
+    """
+    The place of the value in the request, from 0.
+    """
+
+    kind: Union[Literal["key", "api_key"], str]
+    """
+    `key` for a provider's key, and `api_key` for an API key of this service.
+    """
+
+    key_id: Optional[str] = None
+    """
+    The key. Absent for an API key.
+    """
+
+    version: Optional[int] = None
+    """
+    The version of the key whose secret it is. Absent for an API key.
+    """
+
+    provider: Optional[
+        Union[
+            Literal[
+                "openai",
+                "anthropic",
+                "gemini",
+                "groq",
+                "xai",
+                "deepinfra",
+                "mistral",
+                "cohere",
+                "together",
+                "fireworks",
+                "deepseek",
+                "perplexity",
+                "openrouter",
+                "azure_openai",
+                "bedrock",
+                "vertex",
+                "vertexanthropic",
+            ],
+            str,
+        ]
+    ] = None
+    """
+    A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
+    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
+    secret is the word `none`.
+
+    """
+
+    name: Optional[str] = None
+    """
+    The key's label. Absent for another member's own key, and for an API key.
+    """
+
+    token_id: Optional[str] = None
+    """
+    The id of the API key. Absent for a key.
+    """
+
+    user_id: Optional[str] = None
+    """
+    The member whose own key it is, or the user whose API key. Absent for a key of the project.
+    """
+
+    state: Union[Literal["active", "pending", "retiring", "destroyed", "revoked", "expired"], str]
+    """
+    What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
+    key that has expired is `expired`.
+
+    """
+
+    action: Union[Literal["none", "revoked", "destroyed"], str]
+    """
+    What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`.
+
+    """
+
+    last_used_at: Optional[AwareDatetime] = None
+    """
+    When a data plane last used the key with success, or the API key was last used. Absent for never.
+    """
+
+    receipt: Optional[Receipt] = None
+
+
+class LeaksResponse(Model):
+    """
+    What matches the values of the request.
+    """
+
+    matches: list[LeakMatch]
+    """
+    The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
+    """
 
 
 class ListEventsResponse(Model):
@@ -1386,6 +1511,10 @@ class RegisterResponse(Model):
     """
 
     key: Key
+    warnings: Optional[list[KeyWarning]] = None
+    """
+    What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat.
+    """
 
 
 class RemoveMemberResponse(Model):
@@ -1614,6 +1743,10 @@ class RotateResponse(Model):
     key: Key
     version: KeyVersion
     receipt: Optional[RotationReceipt] = None
+    warnings: Optional[list[KeyWarning]] = None
+    """
+    What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat.
+    """
 
 
 class RotationReceipt(Model):
@@ -1871,7 +2004,7 @@ class Verification(Model):
     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
     many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-    refused the key.
+    refused the key. Of a revocation: `leaked`.
     Absent where the verdict says all.
 
     """

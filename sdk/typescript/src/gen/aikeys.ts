@@ -398,6 +398,53 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/customers/{customer_id}/projects/{project_id}/leaks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Find and revoke what has leaked
+         * @description Finds the keys of the project that have one of these values as their secret, or as a secret field of their
+         *     credential, and the API keys of this service that are one of them. A value may be a line of a file, such as
+         *     `OPENAI_API_KEY=sk-…`, with quotes or `Bearer`. Only owners may do it.
+         *
+         *     The keys are those of the project and of all its members, with all their versions: pending and retiring ones,
+         *     and those that are destroyed, whose secret may still be good at the provider. A key that was registered before
+         *     the service made fingerprints is found once its operator has had them made. An API key is found wherever in the
+         *     customer it acts.
+         *
+         *     With `revoke`, a key whose active version has leaked is revoked, and of another version that is kept the secret
+         *     is destroyed: a key that was rotated since goes on. An API key is revoked everywhere, with those that were made
+         *     with it. The audit trail has the reason `leaked`. With `wait`, the answer is delayed until the receipts are
+         *     complete, or until the time is over.
+         *
+         *     Values are neither stored nor logged, and no answer has one: a match names the place of its value in the
+         *     request. A user may ask 10 times a minute.
+         */
+        post: operations["findLeaks"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/customers/{customer_id}/projects/{project_id}/resolve": {
         parameters: {
             query?: never;
@@ -1103,6 +1150,60 @@ export interface components {
         /** @description The key just registered. */
         RegisterResponse: {
             key: components["schemas"]["Key"];
+            /** @description What to know of it, at most ten. Absent if there is nothing, and in the answer to a repeat. */
+            warnings?: components["schemas"]["KeyWarning"][];
+        };
+        /** @description What has leaked, and whether to revoke it. */
+        LeaksRequest: {
+            /** @description What was found, at most 100 values. */
+            values: components["schemas"]["Secret"][];
+            /** @description Whether what matches is to be revoked. */
+            revoke: boolean;
+            /** @description Where the values were found, for the audit trail. It must not contain a secret, nor invisible characters. */
+            source?: string;
+        };
+        /** @description What matches the values of the request. */
+        LeaksResponse: {
+            /** @description The matches, by the place of their value in the request; at most 1,000 of keys, active ones first. */
+            matches: components["schemas"]["LeakMatch"][];
+        };
+        /** @description A key or an API key that has leaked. */
+        LeakMatch: {
+            /** @description The place of the value in the request, from 0. */
+            index: number;
+            /** @description `key` for a provider's key, and `api_key` for an API key of this service. */
+            kind: "key" | "api_key" | (string & {});
+            /** @description The key. Absent for an API key. */
+            key_id?: string;
+            /** @description The version of the key whose secret it is. Absent for an API key. */
+            version?: number;
+            provider?: components["schemas"]["ProviderSlug"];
+            /** @description The key's label. Absent for another member's own key, and for an API key. */
+            name?: string;
+            /** @description The id of the API key. Absent for a key. */
+            token_id?: string;
+            /** @description The member whose own key it is, or the user whose API key. Absent for a key of the project. */
+            user_id?: string;
+            /**
+             * @description What it is now: `active`, `pending`, `retiring` or `destroyed`, as the version of a key, or `revoked`. An API
+             *     key that has expired is `expired`.
+             */
+            state: "active" | "pending" | "retiring" | "destroyed" | "revoked" | "expired" | (string & {});
+            /** @description What this request did: it `revoked` the key or the API key, it `destroyed` the version, or `none`. */
+            action: "none" | "revoked" | "destroyed" | (string & {});
+            /**
+             * Format: date-time
+             * @description When a data plane last used the key with success, or the API key was last used. Absent for never.
+             */
+            last_used_at?: string;
+            receipt?: components["schemas"]["Receipt"];
+        };
+        /** @description Something to know of a key that was stored. */
+        KeyWarning: {
+            /** @description `duplicate_secret`: another key that can serve has the same secret, or a field of it. */
+            code: "duplicate_secret" | (string & {});
+            /** @description The other key. Only keys that the caller may read are named. */
+            key_id: string;
         };
         /** @description What the test found, and the key that was tested. */
         VerifyResponse: {
@@ -1299,6 +1400,8 @@ export interface components {
             key: components["schemas"]["Key"];
             version: components["schemas"]["KeyVersion"];
             receipt?: components["schemas"]["RotationReceipt"];
+            /** @description What to know of the new version, at most ten. Absent if there is nothing, and in the answer to a repeat. */
+            warnings?: components["schemas"]["KeyWarning"][];
         };
         /** @description A key's versions, newest first, and the receipt of its last rotation or rollback. */
         VersionsResponse: {
@@ -1440,7 +1543,7 @@ export interface components {
          *     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
          *     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
          *     many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
-         *     refused the key.
+         *     refused the key. Of a revocation: `leaked`.
          *     Absent where the verdict says all.
          */
         VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | "off" | "rejected" | (string & {});
@@ -1700,7 +1803,8 @@ export interface components {
          *     the `expires_at` in
          *     `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
          *     test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
-         *     `key.version_destroyed` in `before`. Both are absent in other events.
+         *     `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
+         *     `leaked` in `after`, with the `source`. Both are absent in other events.
          */
         EventState: {
             /** @description The key's label. Absent if it did not change. */
@@ -1725,6 +1829,8 @@ export interface components {
             operations?: components["schemas"]["Operations"];
             /** @description A version of the key. Absent in events that are about none. */
             version?: number;
+            /** @description Where the leaked value was found, as the request said. Absent if it did not. */
+            source?: string;
         };
         /** @description Who did it. */
         Actor: {
@@ -3217,6 +3323,58 @@ export interface operations {
             404: components["responses"]["NotFound"];
             409: components["responses"]["NoRollback"];
             412: components["responses"]["PreconditionFailed"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    findLeaks: {
+        parameters: {
+            query?: {
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LeaksRequest"];
+            };
+        };
+        responses: {
+            /** @description What matches, and what was done about it. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LeaksResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            413: components["responses"]["BodyTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];

@@ -15,6 +15,7 @@ from .resources import (
     AsyncAIKeys,
     AsyncEvents,
     AsyncFetches,
+    AsyncLeaks,
     AsyncMembers,
     AsyncPolicy,
     AsyncProjects,
@@ -50,6 +51,8 @@ class AsyncClient:
     """How often which key served whom."""
     members: AsyncMembers
     """The project's members."""
+    leaks: AsyncLeaks
+    """Find and revoke what has leaked."""
     projects: AsyncProjects
     """The projects in which the caller may act."""
     tokens: AsyncTokens
@@ -79,6 +82,7 @@ class AsyncClient:
         self.fetches = AsyncFetches(self._transport)
         self.usage = AsyncUsage(self._transport)
         self.members = AsyncMembers(self._transport)
+        self.leaks = AsyncLeaks(self._transport)
         self.projects = AsyncProjects(self._transport)
         self.tokens = AsyncTokens(self._transport)
         self.providers = AsyncProviders(self._transport)

@@ -16,6 +16,7 @@ from .resources import (
     AIKeys,
     Events,
     Fetches,
+    Leaks,
     Members,
     Policy,
     Projects,
@@ -51,6 +52,8 @@ class Client:
     """How often which key served whom."""
     members: Members
     """The project's members."""
+    leaks: Leaks
+    """Find and revoke what has leaked."""
     projects: Projects
     """The projects in which the caller may act."""
     tokens: Tokens
@@ -80,6 +83,7 @@ class Client:
         self.fetches = Fetches(self._transport)
         self.usage = Usage(self._transport)
         self.members = Members(self._transport)
+        self.leaks = Leaks(self._transport)
         self.projects = Projects(self._transport)
         self.tokens = Tokens(self._transport)
         self.providers = Providers(self._transport)

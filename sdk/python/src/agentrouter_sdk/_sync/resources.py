@@ -728,6 +728,44 @@ class Members(_Resource):
         return self._transport.send(_operations.RESTORE_MEMBER.call(arguments, timeout=timeout))
 
 
+class Leaks(_Resource):
+    """What has leaked."""
+
+    def find(
+        self, customer_id: str, project_id: str, values: Sequence[str], *, timeout: Optional[float] = None
+    ) -> models.LeaksResponse:
+        """Find the keys and API keys that at most 100 values are secrets of, for owners of the project.
+
+        A value may be a line of a file with a secret.
+        """
+        arguments = {"customer_id": customer_id, "project_id": project_id, "values": list(values), "revoke": False}
+        return self._transport.send(_operations.FIND_LEAKS.call(arguments, timeout=timeout))
+
+    def revoke(
+        self,
+        customer_id: str,
+        project_id: str,
+        values: Sequence[str],
+        *,
+        source: Optional[str] = None,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.LeaksResponse:
+        """Find as find does, and revoke what was found: a key by its active version, and an API key everywhere.
+
+        Another version of a key is destroyed. The source says where the values were found, for the audit trail.
+        """
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "values": list(values),
+            "revoke": True,
+            "source": source,
+            "wait": wait_text(wait),
+        }
+        return self._transport.send(_operations.FIND_LEAKS.call(arguments, timeout=timeout))
+
+
 class Projects(_Resource):
     """The projects in which the caller may act."""
 

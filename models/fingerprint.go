@@ -1,0 +1,131 @@
+package models
+
+import (
+	"bytes"
+	"context"
+	"strings"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+)
+
+// KeyFingerprint is the keyed fingerprint of what is secret in a version of a key, whole or a field of it. It stays when the version is
+// destroyed: its secret may still be good at the provider.
+type KeyFingerprint struct {
+	CustomerID  string `gorm:"primaryKey"`
+	Fingerprint []byte `gorm:"primaryKey"`
+	KeyID       string `gorm:"primaryKey"`
+	Version     uint32 `gorm:"primaryKey;autoIncrement:false"`
+}
+
+// isKept is the condition that the version of a fingerprint f is one of the key k that can serve, or could again.
+const isKept = `k.revoked_at = 0 AND (f.version = k.version OR
+EXISTS (SELECT 1 FROM key_versions v WHERE v.key_id = f.key_id AND v.version = f.version AND v.state <> 'destroyed'))`
+
+// DuplicateKeys selects the ids of up to ten keys within the reach of the caller $3, $4, $5 that have a secret in common with a key: a
+// condition on f.fingerprint follows. Each key's own customer is compared, though ids are unique.
+const DuplicateKeys = `SELECT DISTINCT k.id FROM key_fingerprints f JOIN ai_keys k ON k.id = f.key_id AND k.customer_id = f.customer_id
+WHERE f.customer_id = $3 AND k.project_id = $4 AND (k.user_id = '' OR k.user_id = $5) AND ` + isKept + ` AND f.fingerprint `
+
+// Duplicates returns the ids of up to ten other keys within the caller's reach that have one of the fingerprints.
+func (tx *Tx) Duplicates(c Caller, keyID string, fingerprints [][]byte) (ids []string, err error) {
+	if len(fingerprints) == 0 {
+		return nil, nil
+	}
+	statement := strings.NewReplacer("$3", "?", "$4", "?", "$5", "?").Replace(DuplicateKeys) + `IN ? AND k.id <> ? ORDER BY k.id LIMIT 10`
+	err = tx.db.Raw(statement, c.CustomerID, c.ProjectID, c.UserID, fingerprints, keyID).Scan(&ids).Error
+	return ids, err
+}
+
+// AddFingerprints stores the fingerprints of a version of a key. Those that are stored already stay.
+func (tx *Tx) AddFingerprints(customerID, keyID string, version uint32, fingerprints [][]byte) error {
+	if len(fingerprints) == 0 {
+		return nil
+	}
+	rows := make([]KeyFingerprint, len(fingerprints))
+	for i, fingerprint := range fingerprints {
+		rows[i] = KeyFingerprint{CustomerID: customerID, Fingerprint: fingerprint, KeyID: keyID, Version: version}
+	}
+	return tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(&rows).Error
+}
+
+// FingerprintedVersions returns the numbers of the versions of a key that have fingerprints, and of those that have the given one. Without
+// one, it returns none.
+func (tx *Tx) FingerprintedVersions(customerID, keyID string, fingerprint []byte) (having, same map[uint32]bool, err error) {
+	having, same = map[uint32]bool{}, map[uint32]bool{}
+	if fingerprint == nil {
+		return having, same, nil
+	}
+	var found []KeyFingerprint
+	err = tx.db.Where("customer_id = ? AND key_id = ?", customerID, keyID).Find(&found).Error
+	for _, f := range found {
+		having[f.Version] = true
+		if bytes.Equal(f.Fingerprint, fingerprint) {
+			same[f.Version] = true
+		}
+	}
+	return having, same, err
+}
+
+// WithoutFingerprints returns those keys, as SealedKeys returns them, whose versions have no fingerprints.
+func (s *Store) WithoutFingerprints(ctx context.Context, keys []Key) ([]Key, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var customers, ids []string
+	for _, k := range keys {
+		customers, ids = append(customers, k.CustomerID), append(ids, k.ID)
+	}
+	var found []KeyFingerprint
+	if err := s.orm(ctx).Where("customer_id IN ? AND key_id IN ?", customers, ids).Find(&found).Error; err != nil {
+		return nil, s.classify(err)
+	}
+	having := make(map[string]bool, len(found))
+	for _, f := range found {
+		having[SealedName(f.KeyID, f.Version)] = true
+	}
+	var without []Key
+	for _, k := range keys {
+		if !having[SealedName(k.ID, k.Version)] {
+			without = append(without, k)
+		}
+	}
+	return without, nil
+}
+
+// Leak is a version of a key with a secret of which a fingerprint was searched for.
+type Leak struct {
+	// Key is without its envelope, and its version the active one.
+	Key         Key `gorm:"embedded"`
+	Fingerprint []byte
+	LeakVersion uint32
+	// VersionState is empty for the active version.
+	VersionState VersionState
+}
+
+// maxLeaks bounds how many versions of keys FindLeaks returns.
+const maxLeaks = 1000
+
+// FindLeaks returns the versions of keys in a project, of all its users, that have one of the fingerprints; those of revoked keys come last.
+// The caller must check that the user is an owner.
+func (s *Store) FindLeaks(ctx context.Context, c Caller, fingerprints [][]byte) (found []Leak, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	err = s.orm(ctx).Table("key_fingerprints AS f").
+		Select(`k.id, k.customer_id, k.project_id, k.user_id, k.provider, k.name, k.version, k.revoked_at, k.revoked_by, k.revocation_tx, k.last_used_at,
+f.fingerprint, f.version AS leak_version, COALESCE(v.state, '') AS version_state`).
+		Joins("JOIN ai_keys k ON k.id = f.key_id AND k.customer_id = f.customer_id").
+		Joins("LEFT JOIN key_versions v ON v.key_id = f.key_id AND v.version = f.version").
+		Where("f.customer_id = ? AND k.project_id = ? AND f.fingerprint IN ?", c.CustomerID, c.ProjectID, fingerprints).
+		Order("CASE WHEN k.revoked_at = 0 THEN 0 ELSE 1 END, k.id, f.version").Limit(maxLeaks).Find(&found).Error
+	return found, s.classify(err)
+}
+
+// KeyOf returns a key of the caller's project, another member's own key too, which no other transaction can change until this one ends:
+// ErrNotFound. The caller must check that the user is an owner.
+func (tx *Tx) KeyOf(c Caller, id string) (Key, error) {
+	var k Key
+	err := lockForUpdate(tx.db).Omit("envelope").Where("id = ? AND customer_id = ? AND project_id = ?", id, c.CustomerID, c.ProjectID).Take(&k).Error
+	return k, err
+}
+
+func lockForUpdate(db *gorm.DB) *gorm.DB { return db.Clauses(clause.Locking{Strength: "UPDATE"}) }
