@@ -41,6 +41,8 @@ const (
 	listTTL = time.Minute
 	// attempts is how often a call is sent that is throttled or not answered.
 	attempts = 2
+	// retryWait is the longest pause before it is sent again. AWS's client would wait for up to 2 s, which is all that a call may take.
+	retryWait = 100 * time.Millisecond
 	// checksumLen is the length of the checksum of a blob in bytes.
 	checksumLen = 4
 )
@@ -54,7 +56,7 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 	client := awshttp.NewBuildableClient()
 	loaded, err := config.LoadDefaultConfig(ctx,
 		config.WithRegion(cfg.Region), config.WithSharedConfigProfile(cfg.Profile), config.WithHTTPClient(client),
-		config.WithRetryer(func() aws.Retryer { return retry.AddWithMaxAttempts(retry.NewStandard(), attempts) }),
+		config.WithRetryer(newRetryer),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("awskms: %w", err)
@@ -72,6 +74,10 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 	}
 	options.ListTTL = listTTL
 	return &Sealer{Sealer: kms.New(key, options), client: client}, nil
+}
+
+func newRetryer() aws.Retryer {
+	return retry.AddWithMaxBackoffDelay(retry.AddWithMaxAttempts(retry.NewStandard(), attempts), retryWait)
 }
 
 // credentials are refused if there are none. AWS's client does not tell that from a call that failed.

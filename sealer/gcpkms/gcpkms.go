@@ -42,6 +42,11 @@ const (
 	maxVersions = 1000
 )
 
+// repeatOnce is the configuration by which gRPC sends a call once more that was not answered. Google's client would repeat it until its
+// time is over, and never say why.
+const repeatOnce = `{"methodConfig": [{"name": [{"service": "google.cloud.kms.v1.KeyManagementService"}], "retryPolicy": {
+	"maxAttempts": 2, "initialBackoff": "0.05s", "maxBackoff": "0.05s", "backoffMultiplier": 1, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+
 // Schemes returns what the URL of a key begins with, up to the colon.
 func Schemes() []string { return []string{scheme} }
 
@@ -98,7 +103,7 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 	if err != nil {
 		return nil, fmt.Errorf("gcpkms: %w", err)
 	}
-	var settings []option.ClientOption
+	settings := []option.ClientOption{option.WithGRPCDialOption(grpc.WithDefaultServiceConfig(repeatOnce))}
 	if cfg.Endpoint != "" {
 		settings = append(settings, option.WithEndpoint(cfg.Endpoint))
 	}
@@ -110,6 +115,7 @@ func Open(ctx context.Context, text string, options kms.Options) (*Sealer, error
 	if err != nil {
 		return nil, fmt.Errorf("gcpkms: %w", err)
 	}
+	client.CallOptions = &service.KeyManagementCallOptions{}
 	options.ListTTL = listTTL
 	return &Sealer{Sealer: kms.New(&symmetricKey{cfg: cfg, client: client}, options), client: client}, nil
 }

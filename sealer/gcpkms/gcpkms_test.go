@@ -2,6 +2,7 @@ package gcpkms_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,6 +193,20 @@ func TestChecksumsOfSealing(t *testing.T) {
 			require.NotErrorIs(t, err, sealer.ErrBinding)
 		})
 	}
+}
+
+func TestAFailedCallIsSentOnceMore(t *testing.T) {
+	server, s := start(t)
+	envelope := mustSeal(t, s)
+	var calls atomic.Int64
+	server.Before = func(context.Context, string) error {
+		calls.Add(1)
+		return status.Error(codes.Unavailable, "down")
+	}
+	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
+	require.ErrorIs(t, err, sealer.ErrUnavailable)
+	require.ErrorContains(t, err, "down")
+	require.EqualValues(t, 2, calls.Load())
 }
 
 func TestAServiceThatHangs(t *testing.T) {

@@ -39,8 +39,8 @@ func (s *session) open(ctx context.Context) (client *api.Client, token string, e
 		}
 		s.token = strings.TrimSpace(string(text))
 		clear(text)
-		if s.token == "" {
-			return nil, "", fmt.Errorf("%w: token file %s is empty", kms.ErrRefused, s.cfg.TokenFile)
+		if s.token == "" || strings.ContainsAny(s.token, " \t\r\n") {
+			return nil, "", fmt.Errorf("%w: token file %s has no token, or more than that", kms.ErrRefused, s.cfg.TokenFile)
 		}
 	case s.token == "":
 		err = s.login(ctx)

@@ -45,6 +45,12 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	_, err := s.Open(t.Context(), binding(), envelope.Bytes)
 	require.ErrorIs(t, err, kms.ErrRefused)
 	require.ErrorContains(t, err, "permission denied; the token must be valid")
+	for _, text := range []string{"\n", "VAULT_TOKEN= s.1\n"} {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		_, err = s.Open(t.Context(), binding(), envelope.Bytes)
+		require.ErrorIs(t, err, kms.ErrRefused)
+		require.ErrorContains(t, err, "has no token, or more than that")
+	}
 	next, _ := bao.TokenFile(t, policy, nil)
 	require.NoError(t, os.Rename(next, file))
 	requireOpens(t, s, envelope.Bytes)
