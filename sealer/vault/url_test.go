@@ -38,6 +38,7 @@ func TestParseURL(t *testing.T) {
 		"vault+https://h/t/%2e%2e/k?token_file=/t":                          "must be vault+https://",
 		"vault+https://h/t//k?token_file=/t":                                "must be vault+https://",
 		"vault+http://bao.internal/t/k?token_file=/t":                       "is for 127.0.0.1 and ::1 alone",
+		"vault+http://localhost/t/k?token_file=/t":                          "is for 127.0.0.1 and ::1 alone",
 		"https://h/t/k?token_file=/t":                                       "must be vault+https://",
 		"vault+https://h/t/k?token=hvs.secret":                              `has the parameter "token"`,
 		"vault+https://h/t/k?token_file=":                                   "without a value",
