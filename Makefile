@@ -108,7 +108,7 @@ check: ## Run everything that CI runs
 tools: bin/oasdiff bin/golangci-lint bin/gotestsum bin/govulncheck bin/cyclonedx-gomod bin/nfpm tools/lint/node_modules/.package-lock.json ## Build the pinned tools
 
 clean: ## Remove what was built; data/ stays
-	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules console/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv
+	rm -rf bin dist tools/audit/node_modules tools/audit/.venv impl/docsite/browsertest/node_modules console/node_modules sdk/python/.venv sdk/typescript/node_modules tools/lint/node_modules tools/clients/node_modules tools/clients/.venv tools/fuzz-api/.venv tools/mock/node_modules tools/peers/node_modules tools/peers/.venv tools/litellm/.venv
 
 # These tools are pinned in tools/go.mod and built once: golangci-lint takes a minute. The code generator is a tool of go.mod.
 bin/oasdiff: tool := github.com/oasdiff/oasdiff

