@@ -3,7 +3,6 @@ package models
 import (
 	"bytes"
 	"context"
-	"strings"
 
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
@@ -22,18 +21,28 @@ type KeyFingerprint struct {
 const isKept = `k.revoked_at = 0 AND (f.version = k.version OR
 EXISTS (SELECT 1 FROM key_versions v WHERE v.key_id = f.key_id AND v.version = f.version AND v.state <> 'destroyed'))`
 
-// DuplicateKeys selects the ids of up to ten keys within the reach of the caller $3, $4, $5 that have a secret in common with a key: a
-// condition on f.fingerprint follows. Each key's own customer is compared, though ids are unique.
-const DuplicateKeys = `SELECT DISTINCT k.id FROM key_fingerprints f JOIN ai_keys k ON k.id = f.key_id AND k.customer_id = f.customer_id
-WHERE f.customer_id = $3 AND k.project_id = $4 AND (k.user_id = '' OR k.user_id = $5) AND ` + isKept + ` AND f.fingerprint `
+// FingerprintRow returns a fingerprint as the row to store.
+func FingerprintRow(f KeyFingerprint) *Insert {
+	return newInsert("key_fingerprints").
+		set("customer_id", f.CustomerID).set("fingerprint", f.Fingerprint).set("key_id", f.KeyID).set("version", f.Version)
+}
+
+// SharedFingerprint selects whether the customer $3 has a key with a fingerprint: a condition on it follows. It keeps a register fast, which
+// looks for duplicates only where there is one.
+const SharedFingerprint = `SELECT 1 FROM key_fingerprints WHERE customer_id = $3 AND fingerprint `
 
 // Duplicates returns the ids of up to ten other keys within the caller's reach that have one of the fingerprints.
-func (tx *Tx) Duplicates(c Caller, keyID string, fingerprints [][]byte) (ids []string, err error) {
+func (tx *Tx) Duplicates(c Caller, keyID string, fingerprints [][]byte) ([]string, error) {
+	return duplicates(tx.db, c, keyID, fingerprints)
+}
+
+func duplicates(db *gorm.DB, c Caller, keyID string, fingerprints [][]byte) (ids []string, err error) {
 	if len(fingerprints) == 0 {
 		return nil, nil
 	}
-	statement := strings.NewReplacer("$3", "?", "$4", "?", "$5", "?").Replace(DuplicateKeys) + `IN ? AND k.id <> ? ORDER BY k.id LIMIT 10`
-	err = tx.db.Raw(statement, c.CustomerID, c.ProjectID, c.UserID, fingerprints, keyID).Scan(&ids).Error
+	err = db.Raw(`SELECT DISTINCT k.id FROM key_fingerprints f JOIN ai_keys k ON k.id = f.key_id AND k.customer_id = f.customer_id
+WHERE f.customer_id = ? AND f.fingerprint IN ? AND k.project_id = ? AND (k.user_id = '' OR k.user_id = ?) AND k.id <> ? AND `+isKept+` ORDER BY k.id LIMIT 10`,
+		c.CustomerID, fingerprints, c.ProjectID, c.UserID, keyID).Scan(&ids).Error
 	return ids, err
 }
 

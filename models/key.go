@@ -589,7 +589,9 @@ func (s *Store) RegisterKey(ctx context.Context, c Caller, needs Role, r Registr
 			s.quotas.set(r.scope(), quota-outcome.Active)
 		}
 		s.Wake()
-		r.Key.Duplicates = outcome.Duplicates
+		if outcome.IsShared { // the key is stored: without the names of the others, there is no warning
+			r.Key.Duplicates, _ = duplicates(s.orm(ctx), c, r.Key.ID, r.Fingerprints)
+		}
 		err = outcome.UserKeys.set(&r.Key)
 		return r.Key, err
 	case r.Idempotency == nil:
@@ -620,8 +622,8 @@ type RegisterOutcome struct {
 	Stored, Full bool
 	// Active counts the active keys of the scope before, up to the quota; zero without a quota.
 	Active int
-	// Duplicates are the ids of keys within the caller's reach that have one of the fingerprints.
-	Duplicates []string
+	// IsShared reports whether another key of the customer's has one of the fingerprints.
+	IsShared bool
 	// UserKeys is what the policy says on members' own keys.
 	UserKeys UserKeysRow
 }

@@ -170,10 +170,10 @@ func parseLines(text []byte) (findings []finding, err error) {
 // parseGitleaks reads a report of gitleaks v8. The error repeats nothing of it.
 func parseGitleaks(text []byte) (findings []finding, err error) {
 	var report []struct {
-		Secret    string
-		File      string
-		StartLine int
-		Commit    string
+		Secret    string `json:"Secret"`
+		File      string `json:"File"`
+		StartLine int    `json:"StartLine"`
+		Commit    string `json:"Commit"`
 	}
 	if err := json.Unmarshal(text, &report); err != nil {
 		return nil, cli.Usagef("--from: it is not a report of gitleaks in JSON, as gitleaks --report-format json writes")

@@ -71,14 +71,21 @@ func TestALeakOfAnOldVersionEndsThatAlone(t *testing.T) {
 }
 
 func TestAFieldOfALeakedCredentialIsFound(t *testing.T) {
-	s := aikeystest.Start(t, aikeystest.Options{})
-	access, secret := s.Secret(), s.Secret()
-	key := s.As(owner).Register(t, s.Shared("b", func(r *gen.RegisterRequest) {
-		r.Provider, r.Secret = "bedrock", gensecret.New(`{"region":"us-east-1","access_key_id":"`+access+`","secret_access_key":"`+secret+`"}`)
-	}))
-	_, lines := leaked(t, s, owner, false, access, "export AWS_SECRET_ACCESS_KEY='"+secret+"'", `{"aws":"us-east-1"}`,
-		`{"AccessKeyId": "x", "SecretAccessKey": "`+secret+`"}`)
-	require.Equal(t, [][]any{{0, key.ID, 1, "active", "none"}, {1, key.ID, 1, "active", "none"}, {3, key.ID, 1, "active", "none"}}, lines)
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		access, secret, both := s.Secret(), s.Secret(), s.Secret()
+		register := func(name, access, secret string) gen.Key {
+			return s.As(owner).Register(t, s.Shared(name, func(r *gen.RegisterRequest) {
+				r.Provider, r.Secret = "bedrock", gensecret.New(`{"region":"us-east-1","access_key_id":"`+access+`","secret_access_key":"`+secret+`"}`)
+			}))
+		}
+		key := register("b", access, secret)
+		same := register("same in both fields", both, both)
+		_, lines := leaked(t, s, owner, false, access, "export AWS_SECRET_ACCESS_KEY='"+secret+"'", `{"aws":"us-east-1"}`,
+			`{"AccessKeyId": "x", "SecretAccessKey": "`+secret+`"}`)
+		require.Equal(t, [][]any{{0, key.ID, 1, "active", "none"}, {1, key.ID, 1, "active", "none"}, {3, key.ID, 1, "active", "none"}}, lines)
+		_, lines = leaked(t, s, owner, false, both)
+		require.Equal(t, [][]any{{0, same.ID, 1, "active", "none"}}, lines)
+	})
 }
 
 func TestALeakedAPIKeyIsRevokedEverywhere(t *testing.T) {

@@ -114,16 +114,19 @@ func registerStatement(c models.Caller, needs models.Role, r models.Registration
 	key, event := models.KeyRow(r.Key), models.EventRow(r.Event)
 	statement += `stored AS (` + key.Into() + `SELECT ` + params.Add(key.Values...) + source + ` RETURNING 1),
 recorded AS (` + event.Into("tx") + `SELECT ` + txNumber + `, ` + params.Add(event.Values...) + ` FROM stored)`
-	duplicates := `''`
+	isShared := `false`
 	if len(r.Fingerprints) > 0 {
-		all := params.Add(r.Fingerprints) + `::bytea[]`
+		var all []string
+		for _, fingerprint := range r.Fingerprints {
+			all = append(all, params.Add(fingerprint)+"::bytea")
+		}
 		statement += `,
 fingerprinted AS (INSERT INTO key_fingerprints (customer_id, key_id, version, fingerprint)
-SELECT ` + params.Add(r.Key.CustomerID, r.Key.ID, r.Key.Version) + `, f FROM stored, unnest(` + all + `) AS f)`
-		duplicates = `COALESCE((SELECT string_agg(id, ' ' ORDER BY id) FROM (` + models.DuplicateKeys + `= ANY (` + all + `) LIMIT 10) AS d), '')`
+SELECT ` + params.Add(r.Key.CustomerID, r.Key.ID, r.Key.Version) + `, f FROM stored, (VALUES (` + strings.Join(all, "), (") + `)) AS fs (f) ON CONFLICT DO NOTHING)`
+		isShared = `EXISTS (` + models.SharedFingerprint + `IN (` + strings.Join(all, ", ") + `))`
 	}
 	statement += `
-SELECT live, role, EXISTS (SELECT 1 FROM stored), active, ` + duplicates + `, ` + models.UserKeysColumns + ` FROM caller CROSS JOIN quota LEFT JOIN ` + models.UserKeysTable
+SELECT live, role, EXISTS (SELECT 1 FROM stored), active, ` + isShared + `, ` + models.UserKeysColumns + ` FROM caller CROSS JOIN quota LEFT JOIN ` + models.UserKeysTable
 	return statement, params
 }
 
@@ -133,13 +136,9 @@ func (e *engine) Register(
 ) (status models.CallerStatus, outcome models.RegisterOutcome, err error) {
 	statement, params := registerStatement(c, needs, r, now)
 	// All of the result must be read: its last message says whether the transaction was committed.
-	var duplicates string
 	err = e.Query(ctx, statement, params, func(row models.Row) error {
-		return row.Scan(append([]any{&status.Live, &status.Role, &outcome.Stored, &outcome.Active, &duplicates}, outcome.UserKeys.Dest()...)...)
+		return row.Scan(append([]any{&status.Live, &status.Role, &outcome.Stored, &outcome.Active, &outcome.IsShared}, outcome.UserKeys.Dest()...)...)
 	})
-	if duplicates != "" {
-		outcome.Duplicates = strings.Fields(duplicates)
-	}
 	outcome.Full = r.Quota > 0 && outcome.Active >= r.Quota
 	return status, outcome, err
 }

@@ -18,7 +18,7 @@ const (
 func (e *engine) Register(
 	ctx context.Context, c models.Caller, needs models.Role, r models.Registration, now int64,
 ) (status models.CallerStatus, outcome models.RegisterOutcome, err error) {
-	err = e.writer.do(ctx, func(tx *models.Tx) error {
+	err = e.writer.do(ctx, func(*models.Tx) error {
 		err := e.writer.queryRow(models.CallerStatement, models.CallerParams(c, now), &status.Live, &status.Role)
 		if err != nil || status.Check(needs) != nil {
 			return err
@@ -33,15 +33,8 @@ func (e *engine) Register(
 				return nil
 			}
 		}
-		if r.Key.Destination != "" {
-			var (
-				params models.Params
-				isKept bool
-			)
-			statement := `SELECT ` + r.IsDestinationKept(&params, "")
-			if err := e.writer.queryRow(statement, params, &isKept); err != nil || !isKept {
-				return err
-			}
+		if isKept, err := e.isDestinationKept(r); err != nil || !isKept {
+			return err
 		}
 		if r.Idempotency != nil {
 			claimed, err := e.writer.insert(models.IdempotencyRow(*r.Idempotency), " ON CONFLICT DO NOTHING")
@@ -53,10 +46,7 @@ func (e *engine) Register(
 			return err
 		}
 		outcome.Stored = true
-		if outcome.Duplicates, err = tx.Duplicates(c, r.Key.ID, r.Fingerprints); err != nil {
-			return err
-		}
-		if err := tx.AddFingerprints(r.Key.CustomerID, r.Key.ID, r.Key.Version, r.Fingerprints); err != nil {
+		if outcome.IsShared, err = e.addFingerprints(c, r, now); err != nil {
 			return err
 		}
 		err = e.writer.queryRow(`SELECT `+models.UserKeysColumns+` FROM (SELECT 1) AS one LEFT JOIN `+models.UserKeysTable,
@@ -70,6 +60,35 @@ func (e *engine) Register(
 		return err
 	})
 	return status, outcome, err
+}
+
+// isDestinationKept reports whether the key of a registration may be sent where it was sealed for.
+func (e *engine) isDestinationKept(r models.Registration) (isKept bool, err error) {
+	if r.Key.Destination == "" {
+		return true, nil
+	}
+	var params models.Params
+	statement := `SELECT ` + r.IsDestinationKept(&params, "")
+	err = e.writer.queryRow(statement, params, &isKept)
+	return isKept, err
+}
+
+// addFingerprints stores the fingerprints of a registration, and reports whether another key of the customer's has one of them.
+func (e *engine) addFingerprints(c models.Caller, r models.Registration, now int64) (isShared bool, err error) {
+	for _, fingerprint := range r.Fingerprints {
+		var found bool
+		params := models.CallerParams(c, now)
+		statement := `SELECT EXISTS (` + models.SharedFingerprint + `= ` + params.Add(fingerprint) + `)`
+		if err := e.writer.queryRow(statement, params, &found); err != nil {
+			return false, err
+		}
+		isShared = isShared || found
+		row := models.FingerprintRow(models.KeyFingerprint{CustomerID: r.Key.CustomerID, Fingerprint: fingerprint, KeyID: r.Key.ID, Version: r.Key.Version})
+		if _, err := e.writer.insert(row, " ON CONFLICT DO NOTHING"); err != nil {
+			return false, err
+		}
+	}
+	return isShared, nil
 }
 
 // insert stores a row within a transaction, and returns how many rows it stored.
