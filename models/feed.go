@@ -522,10 +522,15 @@ type Receipt struct {
 
 // DataPlaneReceipt is what the streams of one data plane have acknowledged of one stop.
 type DataPlaneReceipt struct {
-	Name         string `json:"name"`
-	Acknowledged int    `json:"acknowledged"`
-	Counted      int    `json:"counted"`
-	InFlight     int64  `json:"in_flight"`
+	Name string `json:"name"`
+	// Streams is how many had to acknowledge it, and Expired how many had not when their leases ended. Releases before stored neither, nor
+	// SlowestUs, which is zero if it is not known.
+	Streams      int   `json:"streams,omitempty"`
+	Acknowledged int   `json:"acknowledged"`
+	Expired      int   `json:"expired,omitempty"`
+	SlowestUs    int64 `json:"slowest_us,omitempty"`
+	Counted      int   `json:"counted"`
+	InFlight     int64 `json:"in_flight"`
 }
 
 // SaveReceipts stores receipts in place of earlier ones.
@@ -538,13 +543,13 @@ func (s *Store) SaveReceipts(ctx context.Context, receipts []Receipt) error {
 	})
 }
 
-// Receipts returns the receipts of a stop. unheard is how many streams may not have been told of it yet: they began
-// before it, and are at replicas that have made no receipt.
-func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, unheard int, err error) {
+// Receipts returns the receipts of a stop. unheard has the names of the data planes of streams that may not have been told of it yet: they
+// began before it, and are at replicas that have made no receipt.
+func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, unheard []string, err error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	var open []struct{ ReplicaID, Position string }
-	err = s.servedStreams(ctx, stop.CustomerID).Select("streams.replica_id, streams.position").
+	var open []struct{ ReplicaID, Position, Name string }
+	err = s.servedStreams(ctx, stop.CustomerID).Select("streams.replica_id, streams.position, d.name").
 		Where("streams.settled <= ? AND streams.replica_id NOT IN (SELECT replica_id FROM receipts WHERE key_id = ?)", stop.Tx, stop.ID()).
 		Find(&open).Error
 	// The streams first: a receipt that is made between the two reads accounts for them.
@@ -552,13 +557,13 @@ func (s *Store) Receipts(ctx context.Context, stop Stop) (receipts []Receipt, un
 		err = s.orm(ctx).Where("key_id = ?", stop.ID()).Find(&receipts).Error
 	}
 	if err != nil {
-		return nil, 0, s.classify(err)
+		return nil, nil, s.classify(err)
 	}
 	for _, stream := range open {
 		began, invalid := position.Parse(stream.Position)
 		told := invalid == nil && began.Contains(stop.Tx)
 		if !told && !slices.ContainsFunc(receipts, func(r Receipt) bool { return r.ReplicaID == stream.ReplicaID }) {
-			unheard++
+			unheard = append(unheard, stream.Name)
 		}
 	}
 	return receipts, unheard, nil

@@ -391,9 +391,9 @@ func (f *fixture) streams() []string {
 
 func (f *fixture) receipts(k models.Key) (receipts []models.Receipt, unheard int) {
 	f.t.Helper()
-	receipts, unheard, err := f.Receipts(f.t.Context(), k.Stop())
+	receipts, names, err := f.Receipts(f.t.Context(), k.Stop())
 	require.NoError(f.t, err)
-	return receipts, unheard
+	return receipts, len(names)
 }
 
 func TestOpenStreamReplacesItsPrevious(t *testing.T) {

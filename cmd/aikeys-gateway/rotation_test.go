@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -10,14 +11,17 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -123,5 +127,62 @@ func TestRotationsUnderLoadWhileTheLinkIsCut(t *testing.T) {
 			settle()
 		}
 		require.Empty(t, failures)
+	})
+}
+
+// aikeysd is killed while it makes each step of a rotation, and once more after it has answered.
+func TestRotationsSurviveTheKillOfAikeysd(t *testing.T) {
+	t.Parallel()
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		c := newControlPlane(t, e.URL(t))
+		replica := c.start()
+		key := c.register(replica)
+		restart := func() {
+			replica.end(syscall.SIGKILL)
+			replica = c.start()
+		}
+		states := func() (all []string) {
+			var listed pub.VersionsResponse
+			got := send(http.MethodGet, replica.address.API+"/v1/aikeys/"+key+"/versions", c.alice, "")
+			require.NoError(t, json.Unmarshal([]byte(got.body), &listed), got.body)
+			for _, v := range listed.Versions {
+				all = append(all, v.State)
+			}
+			return all
+		}
+		for i, step := range []struct {
+			method, path, body string
+			want               []string
+		}{
+			{http.MethodPost, "/rotate", `{"activate":"manual","secret":"sk-EXAMPLE-EXAMPLE-second"}`, []string{"pending", "active"}},
+			{http.MethodPost, "/versions/2/activate", "", []string{"active", "retiring"}},
+			{http.MethodPost, "/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-third"}`, []string{"active", "retiring", "destroyed"}},
+			{http.MethodPost, "/rollback", "", []string{"retiring", "active", "destroyed"}},
+			{http.MethodDelete, "/versions/3", "", []string{"destroyed", "active", "destroyed"}},
+		} {
+			before := states()
+			ask := func(api string) reply {
+				return send(step.method, api+"/v1/aikeys/"+key+step.path, c.alice, step.body,
+					"Content-Type", "application/json", "Idempotency-Key", fmt.Sprintf("step-%d", i))
+			}
+			answered, api := make(chan reply, 1), replica.address.API
+			go func() { answered <- ask(api) }()
+			restart()
+			if (<-answered).status == http.StatusOK {
+				require.Equal(t, step.want, states(), "it was acknowledged")
+			} else {
+				require.Contains(t, [][]string{before, step.want}, states(), "it was made, or not")
+			}
+			again := ask(replica.address.API)
+			require.Equal(t, http.StatusOK, again.status, again.body)
+			restart()
+			require.Equal(t, step.want, states())
+		}
+		c.call(replica, http.MethodPost, "/"+key+"/rotate", `{"activate":"now","secret":"sk-EXAMPLE-EXAMPLE-fourth","overlap":"1s"}`)
+		restart()
+		replica.await("destroyed when the overlap has ended", func() bool {
+			return slices.Equal([]string{"active", "destroyed", "destroyed", "destroyed"}, states())
+		})
 	})
 }

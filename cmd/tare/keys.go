@@ -386,21 +386,43 @@ func lastUseCell(k *aikeysv1.Key, now time.Time) cell {
 }
 
 func (p *program) getCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:               "get <key>",
-		Short:             "Show a key",
-		Long:              "Shows everything about an active or revoked key except its secret. For a revoked key, that includes the receipt.",
-		Example:           "  tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ",
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "get <key>",
+		Short: "Show a key",
+		Long: `Shows everything about an active or revoked key except its secret. For a revoked or disabled key, that includes the
+receipt, for which --wait waits.`,
+		Example: `  tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+  tare api byok get byok_01M83VVAHV8M2T5K7N9R4W1XYZ --wait 10s`,
 		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(""))),
-		RunE: runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.GetResponse, error) {
-			id, err := p.findKey(ctx, s, args[0])
-			if err != nil {
-				return nil, err
-			}
-			return s.AIKeys().Get(ctx, s.customer, s.project, id)
-		}, func(reply *aikeysv1.GetResponse) error { return p.printKey(&reply.Key) }),
 	}
+	cmd.Flags().Var(&durationFlag{target: &wait}, "wait", "how long to wait for a pending receipt, 30s at the most")
+	completeNothingFor(cmd, "wait")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		id, err := p.findKey(ctx, s, args[0])
+		if err != nil {
+			return err
+		}
+		reply, err := p.getKey(ctx, s, id, wait)
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error { return p.printKey(&reply.Key) })
+	})
+	return cmd
+}
+
+// getKey returns a key. held is how long the service may hold its response while the receipt is pending.
+func (p *program) getKey(ctx context.Context, s *session, id string, held time.Duration) (*aikeysv1.GetResponse, error) {
+	held = min(held, maxHold)
+	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	defer cancel()
+	calls := s.AIKeys()
+	if held > 0 {
+		calls = calls.With(agentrouter.Wait(held))
+	}
+	return calls.Get(ctx, s.customer, s.project, id)
 }
 
 func (p *program) verifyCommand() *cobra.Command {

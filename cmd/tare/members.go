@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
@@ -78,13 +79,16 @@ func (p *program) membersSetCommand() *cobra.Command {
 }
 
 func (p *program) membersRemoveCommand() *cobra.Command {
-	yes := false
+	yes, wait := false, 5*time.Second
 	cmd := &cobra.Command{
 		Use:   "remove <user>",
-		Short: "Remove a member from the project",
+		Short: "Remove a member from the project, and wait until every data plane refuses them",
 		Long: `Removes a member from the project: their sessions lose access at once, and their own keys and API keys stop serving in it.
 For 30 days "tare api members restore" undoes that; then their own keys are destroyed. Adding them again brings nothing
 back. "tare api members impact" shows beforehand what stops. Takes an owner; the last owner can't be removed.
+
+tare waits for the receipt, which is complete when all data planes have confirmed. If it is not complete within --wait, 30s
+at the most, the exit code is 8; the member is removed in any case.
 
 tare asks first. Without a terminal to ask on, it needs --yes.`,
 		Example:           "  tare api members remove bob",
@@ -92,6 +96,7 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 		ValidArgsFunction: completeFirst(p.completeOnline(completeMembers)),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	addReceiptWait(cmd, &wait)
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		user := args[0]
 		if !yes {
@@ -99,24 +104,41 @@ tare asks first. Without a terminal to ask on, it needs --yes.`,
 				return err
 			}
 		}
-		ctx, cancel := p.withTimeout(ctx)
-		defer cancel()
-		reply, err := s.Members().Remove(ctx, s.customer, s.project, user)
-		if err != nil {
-			return err
-		}
-		return p.printResponse(s, func() error { return p.printRemoval(user, reply) })
+		return p.removeMember(ctx, s, user, wait)
 	})
 	return cmd
 }
 
+// removeMember removes a member and waits for the receipt, which the service shows once.
+func (p *program) removeMember(ctx context.Context, s *session, user string, wait time.Duration) error {
+	held, calls := min(wait, maxHold).Truncate(time.Millisecond), s.Members()
+	if held > 0 {
+		calls = calls.With(agentrouter.Wait(held))
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout+held)
+	defer cancel()
+	reply, err := calls.Remove(ctx, s.customer, s.project, user)
+	if err != nil {
+		return err
+	}
+	err = p.printResponse(s, func() error { return p.printRemoval(user, reply) })
+	if err == nil && held > 0 && reply.Receipt != nil && reply.Receipt.State != aikeysv1.ReceiptStateComplete {
+		return &pendingError{id: user, done: removedDone, receipt: *reply.Receipt}
+	}
+	return err
+}
+
 func (p *program) printRemoval(user string, r *aikeysv1.RemoveMemberResponse) error {
 	line := "Removed " + user + " from the project."
-	if r.Receipt != nil {
-		line += fmt.Sprintf(" Suspended: %d keys of their own, %d API keys; until %s, tare api members restore %s undoes it. Receipt: %s.",
-			r.SuspendedKeys, r.SuspendedTokens, formatTime(r.RestoreUntil, time.Now()), user, r.Receipt.State)
+	if r.Receipt == nil {
+		return p.printLine(line)
 	}
-	return p.printLine(line)
+	line += fmt.Sprintf(" Suspended: %d keys of their own, %d API keys; until %s, tare api members restore %s undoes it.",
+		r.SuspendedKeys, r.SuspendedTokens, formatTime(r.RestoreUntil, time.Now()), user)
+	if err := p.printLine(line); err != nil {
+		return err
+	}
+	return p.printDetails(receiptDetails(r.Receipt, time.Now()))
 }
 
 func (p *program) membersImpactCommand() *cobra.Command {

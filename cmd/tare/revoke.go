@@ -157,10 +157,31 @@ func (p *program) printReceipt(id string, r *aikeysv1.Receipt) error {
 
 func receiptDetails(r *aikeysv1.Receipt, now time.Time) []detail {
 	details := []detail{{"Receipt", receiptCell(r, now)}}
+	for i, plane := range r.Planes[:min(len(r.Planes), maxNamed)] {
+		details = append(details, detail{map[bool]string{true: "Data planes"}[i == 0], planeCell(plane)})
+	}
+	if more := len(r.Planes) - maxNamed; more > 0 {
+		details = append(details, detail{"", cell{fmt.Sprintf("and %d more: -o json shows them", more), dim}})
+	}
 	if r.Acknowledged > 0 {
 		details = append(details, detail{"In flight", cell{formatInFlight(r), plain}})
 	}
 	return details
+}
+
+func planeCell(plane aikeysv1.ReceiptPlane) cell {
+	switch plane.State {
+	case aikeysv1.ReceiptPlaneStateWaiting:
+		return cell{plane.Name + ": waiting", yellow}
+	case aikeysv1.ReceiptPlaneStateLeaseExpired:
+		return cell{plane.Name + ": did not confirm, its lease has expired", yellow}
+	case aikeysv1.ReceiptPlaneStateAcknowledged:
+		if plane.Ms != nil {
+			return cell{fmt.Sprintf("%s: confirmed after %d ms", plane.Name, *plane.Ms), plain}
+		}
+		return cell{plane.Name + ": confirmed", plain}
+	}
+	return cell{plane.Name + ": " + string(plane.State), plain} // of a later release
 }
 
 // maxNamed is how many data planes are shown by name.
@@ -225,7 +246,10 @@ func formatConfirmed(r *aikeysv1.Receipt) string {
 	return text
 }
 
-// pendingError means that the key is revoked, disabled or rotated, as done says, and not every data plane has confirmed.
+// removedDone is what a member is whose removal has a receipt.
+const removedDone = "removed"
+
+// pendingError means that the key is revoked, disabled or rotated, or the member removed, as done says, and not every data plane has confirmed.
 type pendingError struct {
 	id      string
 	done    string
@@ -235,7 +259,11 @@ type pendingError struct {
 
 // Error implements error.
 func (e *pendingError) Error() string {
-	text := "the key is " + e.done + ", and its receipt is pending: " + formatConfirmed(&e.receipt)
+	what := "the key is "
+	if e.done == removedDone {
+		what = e.id + " is "
+	}
+	text := what + e.done + ", and its receipt is pending: " + formatConfirmed(&e.receipt)
 	if e.cause != nil && !errors.Is(e.cause, context.Canceled) {
 		text += "; then the service stopped answering"
 	}
@@ -248,7 +276,9 @@ func (e *pendingError) hints() []string {
 		command = "versions"
 	}
 	hints := []string{"Check the receipt with: tare api byok " + command + " " + e.id}
-	if !strings.HasPrefix(e.id, keyPrefix) {
+	if e.done == removedDone {
+		hints = nil
+	} else if !strings.HasPrefix(e.id, keyPrefix) {
 		hints = []string{"Check the receipt with: tare api tokens revoke " + e.id}
 	}
 	if by := e.receipt.CompleteBy; !by.IsZero() {

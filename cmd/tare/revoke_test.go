@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -63,6 +64,52 @@ func TestReceiptShowsTheRequestsInFlight(t *testing.T) {
 		require.Contains(t, strings.Join(strings.Fields(s.user(t).run("api", "byok", "get", sampleID).stdout), " "),
 			strings.Join(strings.Fields(want), " "))
 	}
+}
+
+func TestReceiptShowsEachDataPlane(t *testing.T) {
+	document := receiptDocument(1)
+	receipt, _ := document["receipt"].(map[string]any)
+	planes := []any{map[string]any{"name": "edge-9", "state": "lease_expired"}, map[string]any{"name": "edge-8", "state": "waiting"}}
+	for i := range 8 {
+		planes = append(planes, map[string]any{"name": "edge-" + strconv.Itoa(i), "state": "acknowledged", "ms": i})
+	}
+	receipt["planes"] = planes
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		key := keyDocument("main")
+		key["state"], key["receipt"] = "revoked", receipt
+		if r.URL.Query().Get("wait") == "3s" {
+			receipt["state"] = "complete"
+		}
+		writeJSON(w, http.StatusOK, map[string]any{"key": key})
+	})
+	require.Contains(t, s.user(t).run("api", "byok", "get", sampleID).stdout, "pending")
+	shown := s.user(t).run("api", "byok", "get", sampleID, "--wait", "3s").stdout
+	for _, text := range []string{
+		"Receipt      complete: 1 of 3 data planes", "Data planes  edge-9: did not confirm, its lease has expired\n", "\n             edge-8: waiting\n",
+		"edge-0: confirmed after 0 ms\n", "edge-5: confirmed after 5 ms\n", "and 2 more: -o json shows them",
+	} {
+		require.Contains(t, shown, text)
+	}
+	require.NotContains(t, shown, "edge-6")
+}
+
+func TestRemovingAMemberWaitsForTheReceipt(t *testing.T) {
+	s := newFakeService(t, func(_ string, w http.ResponseWriter, r *http.Request) {
+		acknowledged := 1
+		if r.URL.Query().Get("wait") == "30s" {
+			acknowledged = 3
+		}
+		document := receiptDocument(acknowledged)
+		maps.Copy(document, map[string]any{"suspended_keys": 1, "suspended_tokens": 2, "restore_until": "2026-12-23T09:30:00Z"})
+		writeJSON(w, http.StatusOK, document)
+	})
+	got := s.user(t).run("api", "members", "remove", "--yes", "bob", "--wait", "1h")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stdout, "complete: 3 of 3")
+	got = s.user(t).run("api", "members", "remove", "--yes", "bob")
+	require.Equal(t, exitPending, got.code)
+	require.Contains(t, got.stderr, "bob is removed, and its receipt is pending: 1 of 3 data planes confirmed")
+	require.Equal(t, exitOK, s.user(t).run("api", "members", "remove", "--yes", "bob", "--wait", "0").code)
 }
 
 func TestProgress(t *testing.T) {

@@ -145,7 +145,7 @@ func rotationReceipt(r *aikeysv1.RotationReceipt) *aikeysv1.Receipt {
 	}
 	return &aikeysv1.Receipt{
 		State: r.State, RevokedAt: r.RotatedAt, RevokedBy: r.RotatedBy, DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged,
-		SlowestMs: r.SlowestMs, CompleteBy: r.CompleteBy, InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements,
+		SlowestMs: r.SlowestMs, CompleteBy: r.CompleteBy, InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements, Planes: r.Planes,
 	}
 }
 

@@ -54,7 +54,7 @@ func receiptOf(k *aikeysv1.Key) *aikeysv1.Receipt {
 	}
 	return &aikeysv1.Receipt{
 		State: r.State, RevokedAt: r.DisabledAt, RevokedBy: r.DisabledBy, DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged,
-		SlowestMs: r.SlowestMs, CompleteBy: r.CompleteBy, InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements,
+		SlowestMs: r.SlowestMs, CompleteBy: r.CompleteBy, InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements, Planes: r.Planes,
 	}
 }
 

@@ -69,6 +69,11 @@ func (p *program) watch(ctx context.Context, s *session, every time.Duration, sh
 			if change.From = shown[id].To; change.From == change.To {
 				continue
 			}
+			if isStopped(change) {
+				if reply, err := p.getKey(ctx, s, id, every); err == nil {
+					change.Planes = planesOf(&reply.Key)
+				}
+			}
 			if err := p.printChange(change); err != nil {
 				return err
 			}
@@ -91,6 +96,21 @@ type keyChange struct {
 	Name     string    `json:"name"`
 	From     string    `json:"from"` // empty for a new key
 	To       string    `json:"to"`
+	// Planes says how far data planes have got with what has stopped the key.
+	Planes []aikeysv1.ReceiptPlane `json:"planes,omitempty"`
+}
+
+// isStopped reports whether a change has a receipt.
+func isStopped(c keyChange) bool {
+	return c.To == string(aikeysv1.KeyStateRevoked) || c.To == string(aikeysv1.NotServingReasonDisabled)
+}
+
+// planesOf returns what the receipt of a key says of data planes.
+func planesOf(k *aikeysv1.Key) []aikeysv1.ReceiptPlane {
+	if k.Receipt != nil {
+		return k.Receipt.Planes
+	}
+	return receiptOf(k).Planes
 }
 
 // watchedStates returns the states of keys by their ids, as changes from nothing.
@@ -120,5 +140,13 @@ func (p *program) printChange(c keyChange) error {
 	if c.From != "" {
 		text += c.From + " → "
 	}
-	return p.printLine(text + c.To)
+	if err := p.printLine(text + c.To); err != nil {
+		return err
+	}
+	for _, plane := range c.Planes[:min(len(c.Planes), maxNamed)] {
+		if err := p.printLine("              " + planeCell(plane).text); err != nil {
+			return err
+		}
+	}
+	return nil
 }

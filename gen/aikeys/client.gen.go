@@ -163,8 +163,11 @@ type ClientInterface interface {
 	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
 	// key exists only for that member: all others, including owners, get a 404.
 	//
+	// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
+	// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
-	GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *GetKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// UpdateKeyWithBody Change an AI key
 	//
@@ -748,9 +751,12 @@ func (c *Client) RevokeKey(ctx context.Context, customerID CustomerID, projectID
 // Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
 // key exists only for that member: all others, including owners, get a 404.
 //
+// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
+// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+//
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
-func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGetKeyRequest(c.Server, customerID, projectID, id)
+func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *GetKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetKeyRequest(c.Server, customerID, projectID, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1808,7 +1814,7 @@ func NewRevokeKeyRequest(server string, customerID CustomerID, projectID Project
 }
 
 // NewGetKeyRequest constructs an http.Request for the GetKey method
-func NewGetKeyRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID) (*http.Request, error) {
+func NewGetKeyRequest(server string, customerID CustomerID, projectID ProjectID, id KeyID, params *GetKeyParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1845,6 +1851,33 @@ func NewGetKeyRequest(server string, customerID CustomerID, projectID ProjectID,
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Wait != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", *params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -4119,10 +4152,13 @@ type ClientWithResponsesInterface interface {
 	// Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
 	// key exists only for that member: all others, including owners, get a 404.
 	//
+	// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
+	// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
-	GetKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*GetKeyResult, error)
+	GetKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *GetKeyParams, reqEditors ...RequestEditorFn) (*GetKeyResult, error)
 
 	// UpdateKeyWithBodyWithResponse Change an AI key
 	//
@@ -8304,11 +8340,14 @@ func (c *ClientWithResponses) RevokeKeyWithResponse(ctx context.Context, custome
 // Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
 // key exists only for that member: all others, including owners, get a 404.
 //
+// With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
+// A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
+//
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id} (the `GetKey` operationId).
-func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, reqEditors ...RequestEditorFn) (*GetKeyResult, error) {
-	rsp, err := c.GetKey(ctx, customerID, projectID, id, reqEditors...)
+func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, id KeyID, params *GetKeyParams, reqEditors ...RequestEditorFn) (*GetKeyResult, error) {
+	rsp, err := c.GetKey(ctx, customerID, projectID, id, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}

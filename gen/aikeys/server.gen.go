@@ -27,7 +27,7 @@ type ServerInterface interface {
 	RevokeKey(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID, params RevokeKeyParams) error
 	// GetKey Get an AI key
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id})
-	GetKey(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID) error
+	GetKey(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID, params GetKeyParams) error
 	// UpdateKey Change an AI key
 	// (PATCH /v1/customers/{customer_id}/projects/{project_id}/aikeys/{id})
 	UpdateKey(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID, params UpdateKeyParams) error
@@ -282,8 +282,17 @@ func (w *ServerInterfaceWrapper) GetKey(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetKeyParams
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", ctx.QueryParams(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter wait: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.GetKey(ctx, customerID, projectID, id)
+	err = w.Handler.GetKey(ctx, customerID, projectID, id, params)
 	return err
 }
 
@@ -2091,6 +2100,7 @@ type GetKeyRequestObject struct {
 	CustomerID CustomerID `json:"customer_id"`
 	ProjectID  ProjectID  `json:"project_id"`
 	ID         KeyID      `json:"id"`
+	Params     GetKeyParams
 }
 
 type GetKeyResponseObject interface {
@@ -6560,12 +6570,13 @@ func (sh *strictHandler) RevokeKey(ctx echo.Context, customerID CustomerID, proj
 }
 
 // GetKey operation middleware
-func (sh *strictHandler) GetKey(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID) error {
+func (sh *strictHandler) GetKey(ctx echo.Context, customerID CustomerID, projectID ProjectID, id KeyID, params GetKeyParams) error {
 	var request GetKeyRequestObject
 
 	request.CustomerID = customerID
 	request.ProjectID = projectID
 	request.ID = id
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.GetKey(ctx.Request().Context(), request.(GetKeyRequestObject))

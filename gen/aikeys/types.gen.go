@@ -568,6 +568,10 @@ type DisableReceipt struct {
 
 	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
+
+	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+	// than 100, the rest is left out. Absent if there is none.
+	Planes []ReceiptPlane `json:"planes,omitempty"`
 }
 
 // Event Something that was done or attempted. A change and its event are written in the same transaction, so that
@@ -1351,6 +1355,23 @@ type Receipt struct {
 	// Acknowledgements What each data plane has confirmed, those with most requests in progress first. If there are more than 100,
 	// some are left out. Absent until one has confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
+
+	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+	// than 100, the rest is left out. Absent if there is none.
+	Planes []ReceiptPlane `json:"planes,omitempty"`
+}
+
+// ReceiptPlane How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind.
+type ReceiptPlane struct {
+	// Name The name that the operator gave it.
+	Name string `json:"name"`
+
+	// State `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
+	// from its cache any longer without asking.
+	State string `json:"state"`
+
+	// Ms How many milliseconds after the change it confirmed. Absent unless it has.
+	Ms *int `json:"ms,omitempty"`
 }
 
 // RegisterRequest A provider key to seal and store.
@@ -1624,6 +1645,10 @@ type RotationReceipt struct {
 
 	// Acknowledgements What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
 	Acknowledgements []Acknowledgement `json:"acknowledgements,omitempty"`
+
+	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+	// than 100, the rest is left out. Absent if there is none.
+	Planes []ReceiptPlane `json:"planes,omitempty"`
 }
 
 // Scope Whose key it is: the caller's own (`user`) or the project's (`project`).
@@ -2053,6 +2078,14 @@ type RegisterKeyParams struct {
 
 // RevokeKeyParams defines parameters for RevokeKey.
 type RevokeKeyParams struct {
+	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+	// wait.
+	Wait *Wait `form:"wait,omitempty" json:"wait,omitempty"`
+}
+
+// GetKeyParams defines parameters for GetKey.
+type GetKeyParams struct {
 	// Wait How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
 	// `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
 	// wait.

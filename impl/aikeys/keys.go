@@ -222,8 +222,12 @@ func (s *server) sealSecret(ctx context.Context, key models.Key, plaintext strin
 	return sealed.Bytes, sealed.KEKID, err
 }
 
-// GetKey returns one key's metadata.
+// GetKey returns one key's metadata: at once, or once its receipt is complete if the caller waits for that.
 func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.GetKeyResponseObject, error) {
+	wait, err := parseWait(req.Params.Wait)
+	if err != nil {
+		return nil, err
+	}
 	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
 	if err != nil {
 		return nil, err
@@ -234,7 +238,9 @@ func (s *server) GetKey(ctx context.Context, req gen.GetKeyRequestObject) (gen.G
 	}
 	wire := s.wireKey(key)
 	if key.RevokedAt != 0 || key.DisabledAt != 0 {
-		receipt, err := s.receipts.Receipt(ctx, key.Stop())
+		wait, leave := s.enterWait(caller, wait)
+		defer leave()
+		receipt, err := s.receipts.WaitForReceipt(ctx, key.Stop(), wait)
 		if err != nil {
 			return nil, err
 		}
@@ -256,7 +262,7 @@ func (s *server) setReceipt(wire *gen.Key, k models.Key, r feed.Receipt) {
 	wire.DisableReceipt = &gen.DisableReceipt{
 		State: receipt.State, DisabledAt: wireTime(k.DisabledAt), DisabledBy: k.DisabledBy,
 		DataPlanes: receipt.DataPlanes, Acknowledged: receipt.Acknowledged, SlowestMs: receipt.SlowestMs, CompleteBy: receipt.CompleteBy,
-		InFlight: receipt.InFlight, InFlightFrom: receipt.InFlightFrom, Acknowledgements: receipt.Acknowledgements,
+		InFlight: receipt.InFlight, InFlightFrom: receipt.InFlightFrom, Acknowledgements: receipt.Acknowledgements, Planes: receipt.Planes,
 	}
 }
 
@@ -555,6 +561,13 @@ func (s *server) receiptOf(at int64, by string, r feed.Receipt) gen.Receipt {
 			confirmed.InFlight, confirmed.InFlightFrom = new(int(d.InFlight)), new(d.Counted)
 		}
 		receipt.Acknowledgements = append(receipt.Acknowledgements, confirmed)
+	}
+	for _, p := range r.Planes {
+		plane := gen.ReceiptPlane{Name: p.Name, State: string(p.State)}
+		if p.Took > 0 {
+			plane.Ms = new(int(p.Took.Milliseconds()))
+		}
+		receipt.Planes = append(receipt.Planes, plane)
 	}
 	if !r.Complete {
 		receipt.State = "pending"

@@ -505,6 +505,9 @@ func (s *server) DestroyKeyVersion(ctx context.Context, req gen.DestroyKeyVersio
 // wireRotation returns the answer to what added or activated a version. A version that does not serve has no receipt.
 func (s *server) wireRotation(ctx context.Context, done versioned, version uint32, wait time.Duration) gen.RotateResponse {
 	body := gen.RotateResponse{Key: s.wireKey(done.key), Version: wireVersion(done.find(version)), Warnings: wireWarnings(done.key.Duplicates)}
+	if done.key.RevokedAt != 0 || done.key.DisabledAt != 0 { // revoked since, if the request is repeated
+		s.setReceipt(&body.Key, done.key, s.awaitReceipt(ctx, done.key.Stop(), 0))
+	}
 	if version == done.key.Version {
 		body.Receipt = s.rotationReceipt(ctx, done.key, wait)
 	}
@@ -522,7 +525,7 @@ func (s *server) rotationReceipt(ctx context.Context, k models.Key, wait time.Du
 		State: r.State, Version: int(k.Version), ReplacedVersion: int(k.ReplacedVersion), RotatedAt: wireTime(k.RotatedAt),
 		RotatedBy: optional(k.RotatedBy), OldVersionSafeToDelete: r.State == receiptComplete,
 		DataPlanes: r.DataPlanes, Acknowledged: r.Acknowledged, SlowestMs: r.SlowestMs, CompleteBy: r.CompleteBy,
-		InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements,
+		InFlight: r.InFlight, InFlightFrom: r.InFlightFrom, Acknowledgements: r.Acknowledgements, Planes: r.Planes,
 	}
 }
 

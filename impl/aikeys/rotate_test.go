@@ -198,6 +198,12 @@ func TestARepeatedRotationMakesOneVersion(t *testing.T) {
 		require.Equal(t, []string{"retiring", "active"}, states(t, s, owner, key.ID))
 		reply := versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", rotateBody(newSecret(s), `"activate":"now"`), "Idempotency-Key", "one")
 		require.Equal(t, []any{http.StatusUnprocessableEntity, "/problems/idempotency-key-reused"}, []any{reply.Status, reply.Problem(t).Type})
+		changed(t, s, key.ID, `{"disabled":true}`)
+		for _, change := range []func(){func() {}, func() { s.As(owner).RevokeKey(t, key.ID) }} {
+			change()
+			reply = versionCall(t, s, owner, http.MethodPost, key.ID, "/rotate", body, "Idempotency-Key", "one")
+			require.Equal(t, decode[gen.GetResponse](t, get(t, s, owner, project+"/aikeys/"+key.ID)).Key, decode[gen.RotateResponse](t, reply).Key)
+		}
 	})
 }
 

@@ -61,7 +61,7 @@ func TestAccessOfAnotherCustomersUser(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, []string{mine.ID}, ids(reply.JSON200.Keys))
 			require.Equal(t, []string{key.ID}, ids(list(t, s, owner)))
-			got, err := foreign.GetKeyWithResponse(t.Context(), self, self, key.ID)
+			got, err := foreign.GetKeyWithResponse(t.Context(), self, self, key.ID, nil)
 			require.NoError(t, err)
 			require.Equal(t, http.StatusNotFound, got.StatusCode())
 		})

@@ -3,6 +3,7 @@ package dataplane_test
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/feed/feedtest"
+	"github.com/agentrouter/aikeys/models"
 )
 
 // patch changes a key as the owner and returns it.
@@ -97,13 +99,53 @@ func TestEachDisablingHasAReceipt(t *testing.T) {
 			require.Equal(t, []any{"pending", 1, 0}, []any{pending.State, pending.DataPlanes, pending.Acknowledged}, "the earlier one does not count")
 			waited := make(chan *pub.DisableReceipt, 1)
 			go func() { waited <- s.patch(key.ID, "?wait=30s", `{"disabled":true}`).DisableReceipt }()
+			go func() {
+				read, err := s.public.As(owner).GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, key.ID, &pub.GetKeyParams{Wait: new("30s")})
+				if err != nil || read.JSON200 == nil {
+					waited <- nil
+					return
+				}
+				waited <- read.JSON200.Key.DisableReceipt
+			}()
+			require.Equal(t, []pub.ReceiptPlane{{Name: dp.Name, State: "waiting"}}, pending.Planes)
 			acknowledge(heartbeatAfter("key.disabled", n), n)
-			got := <-waited
-			require.Equal(t, []any{"complete", 1, 1, n}, []any{got.State, got.DataPlanes, got.Acknowledged, *got.InFlight})
+			for range 2 {
+				got := <-waited
+				require.Equal(t, []any{"complete", 1, 1, n}, []any{got.State, got.DataPlanes, got.Acknowledged, *got.InFlight})
+				require.Equal(t, []pub.ReceiptPlane{{Name: dp.Name, State: "acknowledged", Ms: got.SlowestMs}}, got.Planes)
+			}
 			require.Nil(t, s.patch(key.ID, "", `{"disabled":false}`).DisableReceipt)
 			heartbeatAfter("key.enabled", n)
 		}
 		revoked := s.public.As(owner).RevokeKey(t, key.ID)
 		require.Equal(t, []any{"pending", 1, 0}, []any{revoked.State, revoked.DataPlanes, revoked.Acknowledged})
+	})
+}
+
+func TestATokensRevocationHasAReceipt(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.runFeed()
+		dp, token := s.dataPlane(), s.public.As(member).Token
+		stream := s.follow(t, dp, gen.StreamEventsParams{})
+		revoke := aikeystest.Request{Method: http.MethodDelete, Path: "/v1/tokens/" + strings.Split(token, "_")[1], Token: token}
+		reply := s.public.Send(t, revoke)
+		require.Equal(t, http.StatusOK, reply.Status, "%s", reply.Body)
+		var pending pub.RevokeTokenResponse
+		require.NoError(t, json.Unmarshal(reply.Body, &pending))
+		require.Equal(t, []any{"pending", 1, 0}, []any{pending.Receipt.State, pending.Receipt.DataPlanes, pending.Receipt.Acknowledged})
+		require.Equal(t, []pub.ReceiptPlane{{Name: dp.Name, State: "waiting"}}, pending.Receipt.Planes)
+		stop := models.Stop{Type: models.EventTokenRevoked, Subject: pending.Token.TokenID, CustomerID: acme}
+		at := stream.Await("a heartbeat after the revocation", func(m feedtest.Message) bool {
+			if m.Type == "token.revoked" {
+				stop.Tx = *m.Tx
+			}
+			return m.Type == "heartbeat" && stop.Tx != 0
+		})
+		acknowledged, err := dp.AcknowledgeWithResponse(t.Context(), gen.AcknowledgeRequest{SessionID: stream.Session(), Position: at.ID})
+		require.NoError(t, err)
+		require.Equal(t, http.StatusNoContent, acknowledged.StatusCode())
+		got, err := s.feed.WaitForReceipt(t.Context(), stop, 10*time.Second)
+		require.NoError(t, err)
+		require.Equal(t, []any{true, 1, 1}, []any{got.Complete, got.DataPlanes, got.Acknowledged})
 	})
 }

@@ -22,7 +22,7 @@ import (
 // key returns what the public API tells a user of a key.
 func (s *service) key(t *testing.T, user, id string) pub.Key {
 	t.Helper()
-	reply, err := s.public.As(user).GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, id)
+	reply, err := s.public.As(user).GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, id, nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, reply.StatusCode())
 	return reply.JSON200.Key
@@ -134,7 +134,7 @@ func TestReportOfUnservedCustomer(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, http.StatusNoContent, reply.StatusCode())
 		require.NotNil(t, s.key(t, member, ours.ID).LastFailure)
-		got, err := globexOwner.GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, theirs.ID)
+		got, err := globexOwner.GetKeyWithResponse(t.Context(), aikeystest.Self, aikeystest.Self, theirs.ID, nil)
 		require.NoError(t, err)
 		require.Nil(t, got.JSON200.Key.LastFailure)
 	})

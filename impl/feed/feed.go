@@ -64,7 +64,7 @@ type Store interface {
 	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error
 	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)
 	SaveReceipts(ctx context.Context, receipts []models.Receipt) error
-	Receipts(ctx context.Context, stop models.Stop) (receipts []models.Receipt, unheard int, err error)
+	Receipts(ctx context.Context, stop models.Stop) (receipts []models.Receipt, unheard []string, err error)
 	LongestStale(ctx context.Context, customerID string) (int, error)
 }
 

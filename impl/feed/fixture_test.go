@@ -310,7 +310,7 @@ func (r *replica) receipt(k models.Key, wait time.Duration) feed.Receipt {
 func (r *replica) requireComplete(k models.Key, acknowledged, dataPlanes int) {
 	r.env.t.Helper()
 	got := r.receipt(k, feedtest.Patience)
-	got.Slowest, got.ByDataPlane = 0, nil
+	got.Slowest, got.ByDataPlane, got.Planes = 0, nil, nil
 	require.Equal(r.env.t, feed.Receipt{Complete: true, Acknowledged: acknowledged, DataPlanes: dataPlanes}, got)
 }
 

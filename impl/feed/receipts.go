@@ -20,7 +20,7 @@ const (
 	lookPause = 10 * time.Millisecond
 	// tallyLife is how long a stop is remembered: longer than any data plane may serve without asking.
 	tallyLife = time.Hour + time.Minute
-	// maxListed is how many data planes a receipt lists.
+	// maxListed is how many data planes each list of a receipt has.
 	maxListed = 100
 )
 
@@ -31,12 +31,13 @@ type tally struct {
 	id     string        // the stop's
 	seenAt time.Duration // when this replica read the stop
 
-	dataPlanes   int // streams that have to acknowledge it
+	dataPlanes   int                  // streams that have to acknowledge it
+	waiting      map[*Stream]struct{} // those that have not, and may still serve from their caches
 	acknowledged int
-	slowest      time.Duration // the longest time from seenAt to an acknowledgement
-	counted      int           // acknowledgements that said how many requests were in flight
-	inFlight     int64         // what they add up to
-	byDataPlane  []models.DataPlaneReceipt
+	slowest      time.Duration             // the longest time from seenAt to an acknowledgement
+	counted      int                       // acknowledgements that said how many requests were in flight
+	inFlight     int64                     // what they add up to
+	byDataPlane  []models.DataPlaneReceipt // of the streams that are not waiting
 }
 
 // openTallies opens a tally for each stop. It waits for every stream whose data plane serves the customer, those
@@ -58,7 +59,7 @@ func (f *Feed) openTallies(changes []models.Change) {
 }
 
 func (f *Feed) newTally(stop models.Stop, seenAt time.Duration) *tally {
-	t := &tally{stop: stop, id: stop.ID(), seenAt: seenAt}
+	t := &tally{stop: stop, id: stop.ID(), seenAt: seenAt, waiting: map[*Stream]struct{}{}}
 	f.tallies[t.id] = t
 	return t
 }
@@ -66,6 +67,7 @@ func (f *Feed) newTally(stop models.Stop, seenAt time.Duration) *tally {
 // addToTally makes a tally wait for a stream. The caller holds mu.
 func (f *Feed) addToTally(s *Stream, t *tally) {
 	s.pending = append(s.pending, t)
+	t.waiting[s] = struct{}{}
 	t.dataPlanes++
 	f.unsaved[t.id] = t
 }
@@ -73,10 +75,30 @@ func (f *Feed) addToTally(s *Stream, t *tally) {
 // dropFromTallies makes no tally wait for a stream any longer. The caller holds mu.
 func (f *Feed) dropFromTallies(s *Stream) {
 	for _, t := range s.pending {
+		delete(t.waiting, s)
 		t.dataPlanes--
 		f.unsaved[t.id] = t
 	}
 	s.pending = nil
+}
+
+// expirePending records that a stream's lease has ended with what it has yet to acknowledge. The caller holds mu.
+func (f *Feed) expirePending(s *Stream) {
+	for _, t := range s.pending {
+		delete(t.waiting, s)
+		t.byDataPlane = addDataPlane(t.byDataPlane, models.DataPlaneReceipt{Name: s.dataPlane.Name, Streams: 1, Expired: 1})
+		f.unsaved[t.id] = t
+	}
+	s.pending = nil
+}
+
+// movePending has a stream acknowledge what another one of its data plane has yet to acknowledge. The caller holds mu.
+func movePending(from, to *Stream) {
+	for _, t := range from.pending {
+		delete(t.waiting, from)
+		t.waiting[to] = struct{}{}
+	}
+	to.pending, from.pending = append(to.pending, from.pending...), nil
 }
 
 // forgetOldTallies drops stops that are complete by their age.
@@ -163,9 +185,9 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 			waiting = append(waiting, t)
 			continue
 		}
-		t.slowest = max(t.slowest, now-t.seenAt)
+		delete(t.waiting, s)
 		requests, counts := inFlight[t.stop.Subject]
-		t.count(s.dataPlane.Name, requests, counts)
+		t.count(s.dataPlane.Name, now-t.seenAt, requests, counts)
 		f.unsaved[t.id] = t
 		if t.acknowledged == t.dataPlanes {
 			signal(f.saveSignal)
@@ -176,32 +198,45 @@ func (f *Feed) acknowledgeHere(dataPlaneID, streamID string, at position.Positio
 }
 
 // count counts the acknowledgement of one stream. It says how many requests were in flight if counts.
-func (t *tally) count(dataPlane string, requests int, counts bool) {
-	one := models.DataPlaneReceipt{Name: dataPlane, Acknowledged: 1}
+func (t *tally) count(dataPlane string, took time.Duration, requests int, counts bool) {
+	one := models.DataPlaneReceipt{Name: dataPlane, Streams: 1, Acknowledged: 1, SlowestUs: max(1, took.Microseconds())}
 	if counts {
 		one.Counted, one.InFlight = 1, int64(requests)
 	}
+	t.slowest = max(t.slowest, took)
 	t.acknowledged++
 	t.counted += one.Counted
 	t.inFlight += one.InFlight
 	t.byDataPlane = addDataPlane(t.byDataPlane, one)
 }
 
-// addDataPlane adds to the list of data planes. In a full list, data planes with requests in flight replace others.
+// addDataPlane adds to the list of data planes. Of a long list it drops those that no receipt would show.
 func addDataPlane(list []models.DataPlaneReceipt, one models.DataPlaneReceipt) []models.DataPlaneReceipt {
 	if i := slices.IndexFunc(list, func(d models.DataPlaneReceipt) bool { return d.Name == one.Name }); i >= 0 {
+		list[i].Streams += one.Streams
 		list[i].Acknowledged += one.Acknowledged
+		list[i].Expired += one.Expired
+		list[i].SlowestUs = max(list[i].SlowestUs, one.SlowestUs)
 		list[i].Counted += one.Counted
 		list[i].InFlight += one.InFlight
 		return list
 	}
-	if len(list) < maxListed {
-		return append(list, one)
-	}
-	if i := slices.IndexFunc(list, func(d models.DataPlaneReceipt) bool { return d.InFlight == 0 }); i >= 0 && one.InFlight > 0 {
-		list[i] = one
+	if list = append(list, one); len(list) > 4*maxListed {
+		slices.SortFunc(list, byInFlight)
+		slices.SortFunc(list[maxListed:], byProgress)
+		list = list[:2*maxListed]
 	}
 	return list
+}
+
+// byInFlight orders data planes: most requests in flight first.
+func byInFlight(a, b models.DataPlaneReceipt) int {
+	return cmp.Or(cmp.Compare(b.InFlight, a.InFlight), cmp.Compare(a.Name, b.Name))
+}
+
+// byProgress orders data planes: those that have not acknowledged first, then the slowest.
+func byProgress(a, b models.DataPlaneReceipt) int {
+	return cmp.Or(cmp.Compare(min(1, b.Streams-b.Acknowledged), min(1, a.Streams-a.Acknowledged)), cmp.Compare(b.SlowestUs, a.SlowestUs), cmp.Compare(a.Name, b.Name))
 }
 
 // takeForwarded counts the acknowledgements of this replica's streams that reached other replicas.
@@ -248,10 +283,22 @@ func (f *Feed) takeUnsaved() []models.Receipt {
 		delete(f.unsaved, id)
 		rows = append(rows, models.Receipt{
 			StopID: id, ReplicaID: f.replicaID, DataPlanes: t.dataPlanes, Acknowledged: t.acknowledged, SlowestUs: t.slowest.Microseconds(),
-			Counted: t.counted, InFlight: t.inFlight, ByDataPlane: slices.Clone(t.byDataPlane),
+			Counted: t.counted, InFlight: t.inFlight, ByDataPlane: t.listDataPlanes(),
 		})
 	}
 	return rows
+}
+
+// listDataPlanes returns the list of data planes with those that are waiting, of these some where there are many.
+func (t *tally) listDataPlanes() []models.DataPlaneReceipt {
+	list, waiting := slices.Clone(t.byDataPlane), 0
+	for s := range t.waiting {
+		if waiting++; waiting > maxListed {
+			break
+		}
+		list = addDataPlane(list, models.DataPlaneReceipt{Name: s.dataPlane.Name, Streams: 1})
+	}
+	return list
 }
 
 func (f *Feed) markUnsaved(rows []models.Receipt) {
@@ -277,20 +324,41 @@ type Receipt struct {
 	// up to.
 	Counted  int
 	InFlight int64
-	// ByDataPlane has the same by data plane, at most maxListed, most requests first.
+	// ByDataPlane has what data planes have acknowledged, at most maxListed, most requests first.
 	ByDataPlane []models.DataPlaneReceipt
+	// Planes says how far data planes have got, at most maxListed: those that have not acknowledged first, then the slowest.
+	Planes []Plane
 }
+
+// Plane is how far a data plane has got with a stop.
+type Plane struct {
+	Name  string
+	State PlaneState
+	// Took is how long its acknowledgement took; zero if there is none, or if it is not known.
+	Took time.Duration
+}
+
+// PlaneState is whether a data plane has acknowledged a stop.
+type PlaneState string
+
+// The states of a data plane: one whose lease has expired has not acknowledged, and serves nothing without asking.
+const (
+	PlaneWaiting      PlaneState = "waiting"
+	PlaneAcknowledged PlaneState = "acknowledged"
+	PlaneLeaseExpired PlaneState = "lease_expired"
+)
 
 // Receipt returns the receipt of a stop.
 func (f *Feed) Receipt(ctx context.Context, stop models.Stop) (Receipt, error) {
 	if stop.Tx == 0 {
 		return Receipt{Complete: true}, nil
 	}
-	rows, unacknowledged, err := f.store.Receipts(ctx, stop)
+	rows, unheard, err := f.store.Receipts(ctx, stop)
 	if err != nil {
 		return Receipt{}, err
 	}
-	r := Receipt{DataPlanes: unacknowledged}
+	r := Receipt{DataPlanes: len(unheard)}
+	var all []models.DataPlaneReceipt
 	for _, row := range rows {
 		r.DataPlanes += row.DataPlanes
 		r.Acknowledged += row.Acknowledged
@@ -298,25 +366,40 @@ func (f *Feed) Receipt(ctx context.Context, stop models.Stop) (Receipt, error) {
 		r.Counted += row.Counted
 		r.InFlight += row.InFlight
 		for _, d := range row.ByDataPlane {
-			r.ByDataPlane = addDataPlane(r.ByDataPlane, d)
+			all = addDataPlane(all, d)
 		}
 	}
-	slices.SortFunc(r.ByDataPlane, func(a, b models.DataPlaneReceipt) int {
-		return cmp.Or(cmp.Compare(b.InFlight, a.InFlight), cmp.Compare(a.Name, b.Name))
-	})
-	if r.Acknowledged >= r.DataPlanes {
-		r.Complete = true
-		return r, nil
+	for _, name := range unheard[:min(len(unheard), maxListed)] {
+		all = addDataPlane(all, models.DataPlaneReceipt{Name: name, Streams: 1})
 	}
-	longest, err := f.store.LongestStale(ctx, stop.CustomerID)
-	if err != nil {
-		return Receipt{}, err
+	if r.Complete = r.Acknowledged >= r.DataPlanes; !r.Complete {
+		longest, err := f.store.LongestStale(ctx, stop.CustomerID)
+		if err != nil {
+			return Receipt{}, err
+		}
+		r.Remaining = max(0, f.lease+time.Duration(longest)*time.Millisecond-f.age(stop))
+		r.Complete = r.Remaining == 0
 	}
-	r.Remaining = f.lease + time.Duration(longest)*time.Millisecond - f.age(stop)
-	if r.Remaining <= 0 {
-		r.Complete, r.Remaining = true, 0
-	}
+	r.list(all)
 	return r, nil
+}
+
+// list sets the lists of data planes.
+func (r *Receipt) list(all []models.DataPlaneReceipt) {
+	slices.SortFunc(all, byProgress)
+	for _, d := range all[:min(len(all), maxListed)] {
+		plane := Plane{Name: d.Name, State: PlaneAcknowledged, Took: time.Duration(d.SlowestUs) * time.Microsecond}
+		switch {
+		case d.Streams > d.Acknowledged+d.Expired && !r.Complete:
+			plane = Plane{Name: d.Name, State: PlaneWaiting}
+		case d.Streams > d.Acknowledged:
+			plane = Plane{Name: d.Name, State: PlaneLeaseExpired}
+		}
+		r.Planes = append(r.Planes, plane)
+	}
+	all = slices.DeleteFunc(all, func(d models.DataPlaneReceipt) bool { return d.Acknowledged == 0 })
+	slices.SortFunc(all, byInFlight)
+	r.ByDataPlane = all[:min(len(all), maxListed)]
 }
 
 // age returns how long this replica has known that a stop is committed. A stop from before its first read counts from that read; one

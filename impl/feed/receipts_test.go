@@ -3,6 +3,7 @@ package feed_test
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -79,12 +80,67 @@ func TestReceiptHasTheRequestsInFlight(t *testing.T) {
 			got := r.receipt(k, feedtest.Patience)
 			require.True(t, got.Complete)
 			require.Equal(t, []any{4, 3, int64(10)}, []any{got.Acknowledged, got.Counted, got.InFlight})
+			for i := range got.ByDataPlane {
+				require.Positive(t, got.ByDataPlane[i].SlowestUs)
+				got.ByDataPlane[i].SlowestUs = 0
+			}
 			require.Equal(t, []models.DataPlaneReceipt{
-				{Name: elsewhere.Name, Acknowledged: 1, Counted: 1, InFlight: 7},
-				{Name: edge.Name, Acknowledged: 2, Counted: 2, InFlight: 3},
-				{Name: older.Name, Acknowledged: 1},
+				{Name: elsewhere.Name, Streams: 1, Acknowledged: 1, Counted: 1, InFlight: 7},
+				{Name: edge.Name, Streams: 2, Acknowledged: 2, Counted: 2, InFlight: 3},
+				{Name: older.Name, Streams: 1, Acknowledged: 1},
 			}, got.ByDataPlane)
 		}
+	})
+}
+
+// states returns the states of data planes by name, and checks that those that have acknowledged, and no others, say how long it took.
+func states(t *testing.T, r feed.Receipt) map[string]feed.PlaneState {
+	t.Helper()
+	found := map[string]feed.PlaneState{}
+	for _, p := range r.Planes {
+		require.Equal(t, p.State == feed.PlaneAcknowledged, p.Took > 0)
+		found[p.Name] = p.State
+	}
+	return found
+}
+
+func TestReceiptNamesDataPlanes(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		here, there := e.replica(options{lease: time.Minute}), e.replica(options{lease: time.Minute})
+		quick, copied := here.connect(acme), e.dataPlane()
+		first, second := here.subscribe(feed.Subscription{DataPlane: copied}), there.subscribe(feed.Subscription{DataPlane: copied})
+		there.connect("globex")
+		k := e.revoke()
+		require.Equal(t, map[string]feed.PlaneState{quick.Name: feed.PlaneWaiting, copied.Name: feed.PlaneWaiting}, states(t, here.receipt(k, 0)))
+		quick.acknowledge(k, here)
+		first.acknowledge(k, here)
+		e.eventually("one of two copies has acknowledged", func() bool {
+			got := here.receipt(k, 0)
+			return got.Acknowledged == 2 && states(t, got)[copied.Name] == feed.PlaneWaiting && got.Planes[0].Name == copied.Name
+		})
+		second.acknowledge(k, there)
+		got := here.receipt(k, feedtest.Patience)
+		require.True(t, got.Complete)
+		require.Equal(t, map[string]feed.PlaneState{quick.Name: feed.PlaneAcknowledged, copied.Name: feed.PlaneAcknowledged}, states(t, got))
+		require.GreaterOrEqual(t, got.Planes[0].Took, got.Planes[1].Took, "the slowest is first")
+	})
+}
+
+func TestReceiptNamesThoseWhoseLeaseExpired(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		r := e.replica(options{})
+		silent, gone := r.connect(acme), r.connect(acme)
+		k := e.revoke()
+		gone.Leave()
+		got := r.receipt(k, feedtest.Patience)
+		require.True(t, got.Complete)
+		want := map[string]feed.PlaneState{silent.Name: feed.PlaneLeaseExpired, gone.Name: feed.PlaneLeaseExpired}
+		require.Equal(t, want, states(t, got))
+		e.eventually("its stream is dropped", func() bool {
+			ids, err := e.store.StreamIDs(t.Context(), *gone.All()[0].ReplicaID)
+			return err == nil && !slices.Contains(ids, gone.Session())
+		})
+		require.Equal(t, want, states(t, r.receipt(k, 0)))
 	})
 }
 
@@ -102,6 +158,7 @@ func TestReceiptListsABoundedNumberOfDataPlanes(t *testing.T) {
 		got := r.receipt(k, feedtest.Patience)
 		require.Equal(t, []any{103, 103, int64(3)}, []any{got.Acknowledged, got.Counted, got.InFlight})
 		require.Len(t, got.ByDataPlane, 100)
+		require.Len(t, got.Planes, 100)
 		require.Equal(t, []int64{1, 1, 1, 0}, []int64{
 			got.ByDataPlane[0].InFlight, got.ByDataPlane[1].InFlight, got.ByDataPlane[2].InFlight, got.ByDataPlane[3].InFlight,
 		})
@@ -312,7 +369,7 @@ type countingStore struct {
 	active, most, reads atomic.Int64
 }
 
-func (s *countingStore) Receipts(ctx context.Context, stop models.Stop) ([]models.Receipt, int, error) {
+func (s *countingStore) Receipts(ctx context.Context, stop models.Stop) ([]models.Receipt, []string, error) {
 	s.reads.Add(1)
 	if now := s.active.Add(1); now > s.most.Load() {
 		s.most.Store(now)

@@ -154,6 +154,7 @@ func (f *Feed) dropDrainedStreams(ctx context.Context) error {
 	defer f.mu.Unlock()
 	for _, id := range ids {
 		if s := f.streams[id]; s != nil && f.clock() >= s.leaseEnd { // else it drains again: see markPersisted
+			f.expirePending(s)
 			f.dropStream(s)
 		}
 	}

@@ -223,7 +223,7 @@ func (f *Feed) markPersisted(s *Stream, previous string) bool {
 	defer f.mu.Unlock()
 	if old := f.streams[previous]; old != nil && old.dataPlane.ID == s.dataPlane.ID {
 		f.endStream(old, endReplaced)
-		s.pending, old.pending = append(s.pending, old.pending...), nil
+		movePending(old, s)
 		f.dropStream(old)
 	}
 	s.hasRow = true

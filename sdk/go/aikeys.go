@@ -13,8 +13,8 @@ import (
 type AIKeysClient struct{ service service }
 
 // With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder, WithWeight and Restricted
-// for Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Revoke, Update, Rotate,
-// Versions, ActivateVersion and Rollback; IfMatch for these but Revoke and Versions, and for DestroyVersion; IdempotencyKey for Rotate;
+// for Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Get, Revoke, Update, Rotate,
+// Versions, ActivateVersion and Rollback; IfMatch for these but Get, Revoke and Versions, and for DestroyVersion; IdempotencyKey for Rotate;
 // Explained and OfUser for Resolve.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
@@ -66,7 +66,7 @@ func (a *AIKeysClient) Register(
 	return send(ctx, r, func(r *aikeysv1.RegisterResponse) bool { return r.Key.ID != "" })
 }
 
-// Get returns one key's metadata, whether active or revoked.
+// Get returns one key's metadata, whether active or revoked. With Wait, the service answers when the key's Receipt or DisableReceipt is complete.
 func (a *AIKeysClient) Get(ctx context.Context, customerID, projectID, id string) (*aikeysv1.GetResponse, error) {
 	r := a.service.inProject(operations.GetKey(), customerID, projectID, "id", id)
 	return send(ctx, r, func(r *aikeysv1.GetResponse) bool { return r.Key.ID != "" })

@@ -64,7 +64,7 @@ func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
 }
 
-// Wait has a revocation, an Update that disables a key, and what makes or shows a rotation return when every data plane has confirmed or the time is up. It is sent in whole
+// Wait has a revocation, an Update that disables a key, a Get, and what makes or shows a rotation return when every data plane has confirmed or the time is up. It is sent in whole
 // milliseconds; at most 30 seconds are allowed.
 func Wait(d time.Duration) CallOption {
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"

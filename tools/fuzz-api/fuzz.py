@@ -95,8 +95,10 @@ class Fuzzing:
         """The data plane comes last: its streams and their leases make receipts wait."""
         owner, member = self.facts["credentials"]
         api, few = self.server.api, max(self.examples // 4, 1)
+        self.facts["versioned"] = self.server.versioned(self.facts["canary"], owner, own=False)
         self.step(Run("owner", self.public, api, "bearer", owner, examples=self.examples), set())
         self.server.gather()
+        self.facts["versioned"] = self.server.versioned(self.facts["canary"], member, own=True)
         self.step(Run("member", self.public, api, "bearer", member, examples=few), OWNER_ONLY)
         self.step(Run("nobody", self.public, api, phases=BRIEF), None)
         self.server.gather()

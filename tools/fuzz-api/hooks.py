@@ -37,8 +37,6 @@ schemathesis.openapi.format("password", st.integers(0, 9999).map(lambda n: f"{CA
 keys: list[str] = list(FACTS["keys"])
 providers: dict[str, str] = {}  # of the keys that the session registered
 tokens: list[str] = ["01M7W0BTX000000000000000AK"]  # that the session made; its own would end it
-# What rotations of the session made, by their state: keys and versions.
-versions: dict[str, list[tuple[str, int]]] = {"pending": [], "active": []}
 pages: dict[str, dict[str, Any]] = {}
 positions: list[str] = list(FACTS["positions"])
 revoked: set[str] = set()
@@ -102,12 +100,10 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
         path["token_id"] = one_of(case, "token", tokens[-20:])
     if "version" in path:
         path["version"] = 1 + pick(case, "version", 5)
-    made = versions["active" if operation_id(case) == "rollbackKey" else "pending"]
-    if operation_id(case) in ("rollbackKey", "activateKeyVersion", "destroyKeyVersion") and made and pick(case, "made", 4) > 0:
-        path["customer_id"], path["project_id"] = "acme", "chat"
-        path["id"], version = made[-1 - pick(case, "rotated", min(3, len(made)))]
+    if operation_id(case) in FACTS["versioned"] and pick(case, "versioned", 4) > 0:
+        path["customer_id"], path["project_id"], path["id"] = "acme", "chat", FACTS["versioned"][operation_id(case)]
         if "version" in path:
-            path["version"] = version
+            path["version"] = FACTS["pending"]
     if "user_id" in path:
         # The callers stay members of the project that everything else needs: a removal suspends API keys, also of who is added again.
         if path.get("project_id") == "solo":
@@ -295,10 +291,6 @@ def learn(operation: str, case: Any, response: Any) -> None:
         revoked.add(case.path_parameters["id"].removeprefix("byok_"))
     elif operation == "streamEvents":
         positions.extend(line.removeprefix("id: ") for line in response.text.splitlines() if line.startswith("id: "))
-    elif operation == "rotateKey":
-        made = response.json()["version"]
-        if made["state"] in versions:
-            versions[made["state"]].append((case.path_parameters["id"], made["version"]))
     elif operation == "createToken":
         tokens.append(response.json()["token"]["token_id"])
     elif operation == "registerKey" or operation.startswith("list"):

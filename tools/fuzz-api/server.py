@@ -15,6 +15,7 @@ import yaml
 
 CUSTOMER, PROJECT, SOLO = "acme", "chat", "solo"
 OWNER, MEMBER = "alice", "bob"
+PENDING = 3  # the version of the keys that Server.versioned makes
 OTHERS = {"carol": "owner", "dave": "member", "erin": "member", "frank": "member", "grace": "member"}
 
 
@@ -113,11 +114,26 @@ class Server:
             "user": OWNER,
             "members": list(OTHERS),
             "kept": [OWNER, MEMBER],
+            "versioned": {},
+            "pending": PENDING,
             "credentials": [owner, member],
             "tokens": [dataplane],
             "session": "",
             "positions": ["1:1:", "0:1000000:", "1:9:3,5"],
         }
+
+    def versioned(self, canary: str, token: str, own: bool) -> dict[str, str]:
+        """A key for each operation that takes a version that waits or can serve again: 1 is retiring, 2 serves, 3 is pending."""
+        base = f"{self.api}/v1/customers/{CUSTOMER}/projects/{PROJECT}/aikeys"
+        keys = {}
+        for operation in ("rollbackKey", "activateKeyVersion", "destroyKeyVersion"):
+            body = {"provider": "openai", "name": f"for {operation}", "user_scope": own}
+            key = call("POST", base, token, body | {"secret": f"sk-{canary}-{operation}-1"})["key"]["id"]
+            for version, activate in ((2, "now"), (PENDING, "manual")):
+                rotation = {"secret": f"sk-{canary}-{operation}-{version}", "activate": activate, "overlap": "720h"}
+                call("POST", f"{base}/{key}/rotate", token, rotation)
+            keys[operation] = key
+        return keys
 
     def stream(self, token: str) -> Stream:
         """A data plane's stream that lasts, so that there is something to acknowledge to."""

@@ -8,7 +8,7 @@ import { cell, toCSV } from './csv.ts';
 import { endingOf, looksSecret, ownerOf, ownersOf, refuseSecret } from './detect.ts';
 import { effectOf } from './policy.ts';
 import { impactOf, ladder, roleOf, servingKey } from './ladder.ts';
-import { changesOf, deed, healthOf, receiptSentence } from './sentences.ts';
+import { changesOf, confirmedPlanes, deed, healthOf, namesOf, receiptSentence } from './sentences.ts';
 import { relative, span } from './time.ts';
 
 const now = Date.parse('2026-11-29T12:00:00Z');
@@ -166,6 +166,9 @@ test('a receipt says who is missing, and until when', () => {
   assert.match(receiptSentence(r({ complete_by: ago(-0.2) }), now), /^2 of 3 data planes have confirmed. The last one stops by itself in 0.2 s/);
   assert.match(receiptSentence(r({ state: 'complete' }), now), /lease of the other has ended/);
   assert.match(receiptSentence(r({ state: 'complete', acknowledged: 3 }), now), /^All 3 data planes/);
+  const planes = ['a', 'b', 'c', 'd'].map((name) => ({ name, state: 'waiting' })).concat([{ name: 'e', state: 'acknowledged', ms: 9 }, { name: 'f', state: 'acknowledged', ms: 2 }] as never);
+  assert.equal(namesOf(r({ planes } as never), 'waiting'), 'a, b, c and 1 more');
+  assert.deepEqual(confirmedPlanes(r({ planes, acknowledgements: [{ data_plane: 'e', acknowledged: 2 }] } as never)).map((p) => [p.name, p.ms, p.confirmation?.acknowledged]), [['f', 2, undefined], ['e', 9, 2]]);
   assert.match(receiptSentence(r({ state: 'complete', data_planes: 0, acknowledged: 0 }), now), /none had to confirm/);
 });
 

@@ -103,6 +103,18 @@ export const stoppedBy = (r: AnyReceipt) => ('revoked_by' in r ? r.revoked_by : 
 
 const planes = (n: number) => `${n} data plane${n === 1 ? '' : 's'}`;
 
+/** The data planes that have confirmed, the quickest first, each with what else it said. */
+export const confirmedPlanes = (r: AnyReceipt) => (r.planes ?? [])
+  .filter((p) => p.state === 'acknowledged')
+  .toSorted((a, b) => (a.ms ?? 0) - (b.ms ?? 0))
+  .map((p) => ({ ...p, confirmation: r.acknowledgements?.find((a) => a.data_plane === p.name) }));
+
+/** The names of up to three data planes in a state, and how many more there are. */
+export function namesOf(r: AnyReceipt, state: string): string {
+  const names = (r.planes ?? []).filter((p) => p.state === state).map((p) => p.name);
+  return names.length > 3 ? `${names.slice(0, 3).join(', ')} and ${names.length - 3} more` : names.join(', ');
+}
+
 /** What a receipt proves, in one or two sentences. */
 export function receiptSentence(r: AnyReceipt, now: number): string {
   const missing = r.data_planes - r.acknowledged;

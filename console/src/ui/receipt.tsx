@@ -1,7 +1,7 @@
 // The receipt of a revocation or a disabling, live while data planes confirm.
 import { useEffect, useRef, useState } from 'react';
 import type { Key } from '../api/client.ts';
-import { receiptSentence, stoppedAt, stoppedBy, type AnyReceipt } from '../logic/sentences.ts';
+import { confirmedPlanes, namesOf, receiptSentence, stoppedAt, stoppedBy, type AnyReceipt } from '../logic/sentences.ts';
 import { relative } from '../logic/time.ts';
 import { Copy, download, Panel, Tone, useNow } from './basics.tsx';
 
@@ -25,17 +25,17 @@ export function ReceiptPanel({ receipt, keyOf }: { receipt: AnyReceipt; keyOf: K
       </p>
       <ol className="timeline">
         <li><span className="quiet">0 ms</span><b>database</b><span>{what === 'Revoked' ? 'Revocation' : 'Change'} committed. No data plane can fetch the key any more.</span></li>
-        {receipt.acknowledgements?.map((a) => (
-          <li key={a.data_plane}>
-            <span className="quiet">{receipt.slowest_ms !== undefined ? `≤ ${receipt.slowest_ms} ms` : ''}</span>
-            <b>{a.data_plane}{a.acknowledged > 1 ? ` × ${a.acknowledged}` : ''}</b>
-            <span><Tone tone="ok">confirmed</Tone>{a.in_flight ? <span className="quiet"> · ended {a.in_flight} request{a.in_flight === 1 ? '' : 's'} in progress</span> : null}</span>
+        {confirmedPlanes(receipt).map(({ name, ms, confirmation: a }) => (
+          <li key={name}>
+            <span className="quiet">{ms !== undefined ? `${ms} ms` : ''}</span>
+            <b>{name}{a && a.acknowledged > 1 ? ` × ${a.acknowledged}` : ''}</b>
+            <span><Tone tone="ok">confirmed</Tone>{a?.in_flight ? <span className="quiet"> · ended {a.in_flight} request{a.in_flight === 1 ? '' : 's'} in progress</span> : null}</span>
           </li>
         ))}
         {missing > 0 && (
           <li>
             <span className="quiet">{pending ? `${(elapsed / 1000).toFixed(1)} s` : ''}</span>
-            <b>{missing} more</b>
+            <b>{namesOf(receipt, pending ? 'waiting' : 'lease_expired') || `${missing} more`}</b>
             <span>
               {pending ? <Tone tone="warn">no answer yet; {missing === 1 ? 'its lease ends' : 'their leases end'} in {(Math.max(0, limit - elapsed) / 1000).toFixed(1)} s</Tone>
                 : <Tone tone="quiet">did not answer; {missing === 1 ? 'its lease has' : 'their leases have'} ended, and with {missing === 1 ? 'it' : 'them'} the use of the key</Tone>}

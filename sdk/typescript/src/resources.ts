@@ -109,10 +109,13 @@ export class AIKeys {
     return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);
   }
 
-  /** Returns one key's metadata. */
-  async get(customerId: string, projectId: string, id: string, options?: Options): Promise<t.GetResponse> {
+  /** Returns one key's metadata; with `wait`, once its receipt is complete. */
+  async get(customerId: string, projectId: string, id: string, options: t.GetOptions = {}): Promise<t.GetResponse> {
     const path = `${project(customerId, projectId)}/aikeys/${segment('id', id)}`;
-    return this.#transport.send({ method: 'GET', path, expect: ['key', 'object'] }, options);
+    const wait = waitText(options.wait);
+    const query = { wait } satisfies Record<keyof t.GetQuery, unknown>;
+    const extraMs = waitMs(wait);
+    return this.#transport.send({ method: 'GET', path, query, extraMs, expect: ['key', 'object'] }, options);
   }
 
   /** Lists the project's keys and the caller's own, newest first; all of them, unless a page is asked for. */

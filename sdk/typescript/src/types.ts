@@ -16,6 +16,7 @@ export type Verification = Schemas['Verification'];
 export type Receipt = Schemas['Receipt'];
 export type DisableReceipt = Schemas['DisableReceipt'];
 export type RotationReceipt = Schemas['RotationReceipt'];
+export type ReceiptPlane = Schemas['ReceiptPlane'];
 export type KeyVersion = Schemas['KeyVersion'];
 export type Scope = Schemas['Scope'];
 export type Role = Schemas['Role'];
@@ -88,6 +89,7 @@ export type LeaksQuery = NonNullable<operations['findLeaks']['parameters']['quer
 export type TokenQuery = NonNullable<operations['listTokens']['parameters']['query']>;
 export type RevokeTokenQuery = NonNullable<operations['revokeToken']['parameters']['query']>;
 export type UpdateQuery = NonNullable<operations['updateKey']['parameters']['query']>;
+export type GetQuery = NonNullable<operations['getKey']['parameters']['query']>;
 export type RevokeQuery = NonNullable<operations['revokeKey']['parameters']['query']>;
 export type RotateQuery = NonNullable<operations['rotateKey']['parameters']['query']>;
 export type ResolveQuery = operations['resolveKey']['parameters']['query'];
@@ -189,6 +191,11 @@ export interface UpdateOptions extends CallOptions {
   /** The key's `etag` as you know it: nothing is changed if it is another one by now. */
   ifMatch?: string | undefined;
   /** How long to wait until the receipt of a disabled key is complete, such as `2s`, or in milliseconds. At most 30 seconds. */
+  wait?: string | number | undefined;
+}
+
+export interface GetOptions extends CallOptions {
+  /** How long to wait for the key's receipt to be complete, such as `2s`, or in milliseconds. At most 30 seconds. */
   wait?: string | number | undefined;
 }
 

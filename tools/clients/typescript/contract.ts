@@ -12,6 +12,7 @@ export interface Receipt {
   in_flight?: number;
   in_flight_from?: number;
   acknowledgements?: { data_plane: string; acknowledged: number; in_flight?: number; in_flight_from?: number }[];
+  planes?: { name: string; state: string; ms?: number }[];
 }
 
 export interface DisableReceipt {
@@ -25,6 +26,7 @@ export interface DisableReceipt {
   in_flight?: number;
   in_flight_from?: number;
   acknowledgements?: { data_plane: string; acknowledged: number; in_flight?: number; in_flight_from?: number }[];
+  planes?: { name: string; state: string; ms?: number }[];
 }
 
 export interface Key {

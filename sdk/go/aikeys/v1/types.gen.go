@@ -613,6 +613,27 @@ func (e ReceiptState) Valid() bool {
 	}
 }
 
+// Defines values for ReceiptPlaneState.
+const (
+	ReceiptPlaneStateAcknowledged ReceiptPlaneState = "acknowledged"
+	ReceiptPlaneStateLeaseExpired ReceiptPlaneState = "lease_expired"
+	ReceiptPlaneStateWaiting      ReceiptPlaneState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the ReceiptPlaneState enum.
+func (e ReceiptPlaneState) Valid() bool {
+	switch e {
+	case ReceiptPlaneStateAcknowledged:
+		return true
+	case ReceiptPlaneStateLeaseExpired:
+		return true
+	case ReceiptPlaneStateWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Reason.
 const (
 	ReasonKeyDisabled       Reason = "key_disabled"
@@ -921,6 +942,10 @@ type DisableReceipt struct {
 
 	// InFlightFrom How many of `acknowledged` are counted in `in_flight`. Absent if none is.
 	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
+
+	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+	// than 100, the rest is left out. Absent if there is none.
+	Planes []ReceiptPlane `json:"planes,omitempty,omitzero"`
 
 	// SlowestMs How long the slowest confirmation took, in milliseconds. Absent until one has confirmed.
 	SlowestMs *int `json:"slowest_ms,omitempty"`
@@ -1784,6 +1809,10 @@ type Receipt struct {
 	// Absent if none did.
 	InFlightFrom int `json:"in_flight_from,omitempty,omitzero"`
 
+	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+	// than 100, the rest is left out. Absent if there is none.
+	Planes []ReceiptPlane `json:"planes,omitempty,omitzero"`
+
 	// RevokedAt When the key was first revoked.
 	RevokedAt time.Time `json:"revoked_at"`
 
@@ -1802,6 +1831,23 @@ type Receipt struct {
 
 // ReceiptState `complete` once every data plane has confirmed or lost its lease, `pending` until then.
 type ReceiptState string
+
+// ReceiptPlane How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind.
+type ReceiptPlane struct {
+	// Ms How many milliseconds after the change it confirmed. Absent unless it has.
+	Ms *int `json:"ms,omitempty"`
+
+	// Name The name that the operator gave it.
+	Name string `json:"name"`
+
+	// State `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
+	// from its cache any longer without asking.
+	State ReceiptPlaneState `json:"state"`
+}
+
+// ReceiptPlaneState `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
+// from its cache any longer without asking.
+type ReceiptPlaneState string
 
 // RegisterResponse The key just registered.
 type RegisterResponse struct {
@@ -2012,6 +2058,10 @@ type RotationReceipt struct {
 	// the provider. True exactly when the receipt is complete. Requests that were in progress are in `in_flight`.
 	// While a rollback is possible, destroy the version here first.
 	OldVersionSafeToDelete bool `json:"old_version_safe_to_delete"`
+
+	// Planes How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+	// than 100, the rest is left out. Absent if there is none.
+	Planes []ReceiptPlane `json:"planes,omitempty,omitzero"`
 
 	// ReplacedVersion The version that served before. It is the higher one after a rollback.
 	ReplacedVersion int `json:"replaced_version"`

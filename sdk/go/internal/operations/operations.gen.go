@@ -41,7 +41,7 @@ func GetKey() Operation {
 		ID:     "getKey",
 		Method: "GET",
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}",
-		Query:  []string{},
+		Query:  []string{"wait"},
 		Header: []string{},
 	}
 }

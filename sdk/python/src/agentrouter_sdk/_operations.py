@@ -68,7 +68,11 @@ LIST_KEYS = Operation(
     query=("provider", "state", "page_size", "page_token"),
 )
 GET_KEY = Operation(
-    "getKey", "GET", "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}", models.GetResponse
+    "getKey",
+    "GET",
+    "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}",
+    models.GetResponse,
+    query=("wait",),
 )
 UPDATE_KEY = Operation(
     "updateKey",

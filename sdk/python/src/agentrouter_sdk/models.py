@@ -189,6 +189,13 @@ class DisableReceipt(Model):
     What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
     """
 
+    planes: Optional[list[ReceiptPlane]] = None
+    """
+    How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+    than 100, the rest is left out. Absent if there is none.
+
+    """
+
 
 class Event(Model):
     """
@@ -1504,6 +1511,37 @@ class Receipt(Model):
 
     """
 
+    planes: Optional[list[ReceiptPlane]] = None
+    """
+    How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+    than 100, the rest is left out. Absent if there is none.
+
+    """
+
+
+class ReceiptPlane(Model):
+    """
+    How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind.
+
+    """
+
+    name: str
+    """
+    The name that the operator gave it.
+    """
+
+    state: Union[Literal["waiting", "acknowledged", "lease_expired"], str]
+    """
+    `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
+    from its cache any longer without asking.
+
+    """
+
+    ms: Optional[int] = None
+    """
+    How many milliseconds after the change it confirmed. Absent unless it has.
+    """
+
 
 class RegisterResponse(Model):
     """
@@ -1823,6 +1861,13 @@ class RotationReceipt(Model):
     acknowledgements: Optional[list[Acknowledgement]] = Field(None, max_length=100)
     """
     What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed.
+    """
+
+    planes: Optional[list[ReceiptPlane]] = None
+    """
+    How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+    than 100, the rest is left out. Absent if there is none.
+
     """
 
 

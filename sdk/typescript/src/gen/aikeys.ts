@@ -81,6 +81,9 @@ export interface paths {
          * Get an AI key
          * @description Returns the metadata of one key, active or revoked. Every member can read a project-level key. A member's own
          *     key exists only for that member: all others, including owners, get a 404.
+         *
+         *     With `wait`, the answer is delayed until the key's `receipt` or `disable_receipt` is complete, or that time is over.
+         *     A key that has neither is returned at once. The receipt of a rotation is that of the key's versions.
          */
         get: operations["getKey"];
         put?: never;
@@ -1266,6 +1269,11 @@ export interface components {
              *     some are left out. Absent until one has confirmed.
              */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
+            /**
+             * @description How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+             *     than 100, the rest is left out. Absent if there is none.
+             */
+            planes?: components["schemas"]["ReceiptPlane"][];
         };
         /** @description What a data plane has confirmed. Copies of one gateway may share a name; then it is what all of them have. */
         Acknowledgement: {
@@ -1277,6 +1285,18 @@ export interface components {
             in_flight?: number;
             /** @description How many of its `acknowledged` are counted in `in_flight`. Absent if none is. */
             in_flight_from?: number;
+        };
+        /** @description How far a data plane has got. Copies of one gateway may share a name; then it is the one that is furthest behind. */
+        ReceiptPlane: {
+            /** @description The name that the operator gave it. */
+            name: string;
+            /**
+             * @description `waiting` until it has confirmed. `acknowledged` then. `lease_expired` if it has not, and may serve nothing
+             *     from its cache any longer without asking.
+             */
+            state: "waiting" | "acknowledged" | "lease_expired" | (string & {});
+            /** @description How many milliseconds after the change it confirmed. Absent unless it has. */
+            ms?: number;
         };
         /**
          * @description The proof that a disabled key has stopped: how many data planes have confirmed that they no longer use it. A
@@ -1312,6 +1332,11 @@ export interface components {
             in_flight_from?: number;
             /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
+            /**
+             * @description How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+             *     than 100, the rest is left out. Absent if there is none.
+             */
+            planes?: components["schemas"]["ReceiptPlane"][];
         };
         /** @description The proof that data planes serve another version: how many have confirmed that they no longer use the one before. */
         RotationReceipt: {
@@ -1354,6 +1379,11 @@ export interface components {
             in_flight_from?: number;
             /** @description What each data plane has confirmed, as in the receipt of a revocation. Absent until one has confirmed. */
             acknowledgements?: components["schemas"]["Acknowledgement"][];
+            /**
+             * @description How far each data plane has got, those that have not confirmed first, then the slowest ones. If there are more
+             *     than 100, the rest is left out. Absent if there is none.
+             */
+            planes?: components["schemas"]["ReceiptPlane"][];
         };
         /** @description One of the secrets that a key has had, or is to have. */
         KeyVersion: {
@@ -2798,7 +2828,15 @@ export interface operations {
     };
     getKey: {
         parameters: {
-            query?: never;
+            query?: {
+                /**
+                 * @description How long to delay the answer until the receipt is complete: a whole number of `ms` or `s`, such as `500ms` or
+                 *     `2s`, at most 30 seconds. Without it, the answer comes at once; so it does while 20 other requests of the user
+                 *     wait.
+                 * @example 2s
+                 */
+                wait?: components["parameters"]["Wait"];
+            };
             header?: never;
             path: {
                 /**

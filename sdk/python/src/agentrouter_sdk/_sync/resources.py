@@ -159,9 +159,17 @@ class AIKeys(_Resource):
         del secret  # An error's traceback holds this frame.
         return self._transport.send(call)
 
-    def get(self, customer_id: str, project_id: str, id: str, *, timeout: Optional[float] = None) -> models.GetResponse:
-        """Return one key's metadata, active or revoked."""
-        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id}
+    def get(
+        self,
+        customer_id: str,
+        project_id: str,
+        id: str,
+        *,
+        wait: Union[str, float, timedelta, None] = None,
+        timeout: Optional[float] = None,
+    ) -> models.GetResponse:
+        """Return one key's metadata, active or revoked. With wait, the answer comes when its receipt is complete."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "id": id, "wait": wait_text(wait)}
         return self._transport.send(_operations.GET_KEY.call(arguments, timeout=timeout))
 
     def list(
