@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure of programs that tests and benchmarks need beside Go itself, named as arguments: compiler (for the race
-# detector), postgres, pgbouncer, patroni, etcd, haproxy, nginx, node (with npm), python (with venv), curl, wrk. As root on
+# detector), postgres, pgbouncer, patroni, etcd, haproxy, nginx, caddy, node (with npm), python (with venv), curl, wrk. As root on
 # a machine with apt it installs what is missing; elsewhere it says what to. It starts no service.
 set -euo pipefail
 

@@ -33,7 +33,7 @@ import (
 // certifiedName is a name in the certificates of providers that run WithTLS.
 const certifiedName = "example.com"
 
-// startProxy runs nginx or Envoy, as make test installs them, with its sample configuration, and returns its URL. A listener of
+// startProxy runs nginx, Caddy or Envoy, as make test installs them, with its sample configuration, and returns its URL. A listener of
 // the gateway's, and the provider, which runs WithTLS, take the place of those that the sample names. Pairs are further texts to
 // replace.
 func startProxy(t *testing.T, name string, gateway *process, provider *gatewaytest.Provider, pairs ...string) (url string) {
@@ -75,12 +75,21 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 		}
 		pairs = append(pairs, "worker_processes auto", "worker_processes 1") // each would open a socket, and one process serves one
 	}
+	if name == "Caddy" { // it trusts the provider by SSL_CERT_FILE, whose certificate has its address, too
+		found, err := exec.LookPath("caddy")
+		require.NoError(t, err)
+		file, program, args = "Caddyfile", found, []string{"run", "--adapter", "caddyfile", "--config", config}
+		asked, answers, listens = "unix//run/aikeys-gateway/forward-auth.sock", "unix/"+strings.TrimPrefix(gateway.address.ForwardAuth, "unix:"), ""
+		pairs = append(pairs, "https://api.openai.com {", provider.URL+" {", "https://api.anthropic.com {", provider.URL+" {", "{upstream_hostport}", certifiedName)
+	}
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "samples", file))
 	require.NoError(t, err)
 	from := strings.TrimPrefix(provider.URL, "https://")
-	pairs = append(pairs, asked, answers, format("127.0.0.1:8000"), format(address)+listens,
-		format("api.openai.com:443"), format(from), format("api.anthropic.com:443"), format(from),
-		"api.openai.com", certifiedName, "api.anthropic.com", certifiedName, "/etc/ssl/certs/ca-certificates.crt", authorities)
+	pairs = append(pairs, asked, answers, format("127.0.0.1:8000"), format(address)+listens)
+	if name != "Caddy" {
+		pairs = append(pairs, format("api.openai.com:443"), format(from), format("api.anthropic.com:443"), format(from),
+			"api.openai.com", certifiedName, "api.anthropic.com", certifiedName, "/etc/ssl/certs/ca-certificates.crt", authorities)
+	}
 	for pair := range slices.Chunk(pairs, 2) {
 		require.Contains(t, string(text), pair[0])
 		text = bytes.ReplaceAll(text, []byte(pair[0]), []byte(pair[1]))
@@ -88,7 +97,7 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	require.NoError(t, os.WriteFile(config, text, 0o600))
 
 	cmd := exec.Command(program, args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C"}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C", "SSL_CERT_FILE=" + authorities}
 	launch(t, cmd).await("listening", func() bool {
 		conn, err := net.DialTimeout("tcp", address, time.Second)
 		return err == nil && conn.Close() == nil
@@ -96,11 +105,11 @@ func startProxy(t *testing.T, name string, gateway *process, provider *gatewayte
 	return "http://" + address
 }
 
-// eachProxy runs a test on nginx and on Envoy, and gives it a gateway that answers both.
+// eachProxy runs a test on nginx, on Caddy and on Envoy, and gives it a gateway that answers both.
 func eachProxy(t *testing.T, test func(t *testing.T, proxy string, e *env, gateway *process)) {
 	t.Helper()
 	t.Parallel()
-	for _, proxy := range []string{"nginx", "Envoy"} {
+	for _, proxy := range []string{"nginx", "Caddy", "Envoy"} {
 		t.Run(proxy, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t, gatewaytest.WithTLS())
@@ -347,7 +356,7 @@ func TestSampleProxiesForwardRefusals(t *testing.T) {
 		refused("ak_EXAMPLE_unknown", http.StatusServiceUnavailable, "The gateway can't ask at the moment")
 		gateway.end(syscall.SIGKILL)
 		got := send(http.MethodPost, url+"/openai/chat/completions", callerToken, question)
-		require.Equal(t, http.StatusServiceUnavailable, got.status, "nobody passes without a gateway")
+		require.Contains(t, []int{http.StatusServiceUnavailable, http.StatusBadGateway}, got.status, "nobody passes without a gateway")
 		require.Empty(t, e.provider.Requests())
 	})
 }
@@ -383,7 +392,10 @@ func TestSampleProxiesDoNotBufferRequests(t *testing.T) {
 func TestSampleProxiesSendNothingToAnImpostor(t *testing.T) {
 	eachProxy(t, func(t *testing.T, proxy string, e *env, gateway *process) {
 		pairs := []string{"proxy_ssl_name api.openai.com", "proxy_ssl_name example.net", "/_aikeys/anthropic;", "/_aikeys/NONE;"}
-		if proxy == "Envoy" {
+		switch proxy {
+		case "Caddy":
+			pairs = []string{"https://api.openai.com {", "https://api.openai.com {\ntransport http {\ntls_server_name example.net\n}", "uri /auth/anthropic", "uri /auth/NONE"}
+		case "Envoy":
 			pairs = []string{"{exact: api.openai.com}", "{exact: example.net}", "{provider: anthropic}", "{provider: NONE}"}
 		}
 		url := startProxy(t, proxy, gateway, e.provider, pairs...)
