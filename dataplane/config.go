@@ -56,6 +56,9 @@ type Config struct {
 	// Restrictions says that the program refuses what a key's Restrictions do not allow. Without it, keys that are restricted to models or
 	// operations are not found.
 	Restrictions bool
+	// Limits says that the program calls Begin for every use of a key, and refuses the request if that fails. Without it, keys that have
+	// limits are not found.
+	Limits bool
 	// Clock measures leases and expiry. If nil, it is the system's monotonic clock.
 	Clock Clock
 	// Metrics is where the metrics aikeys_dataplane_… are registered; if nil, nowhere.

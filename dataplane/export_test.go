@@ -63,3 +63,13 @@ func StreamTimeout(r *Resolver) (time.Duration, bool) {
 	client, ok := r.stream.Client.(*http.Client)
 	return client.Timeout, ok
 }
+
+// MaxLimited bounds how many keys' requests are counted.
+const MaxLimited = maxLimited
+
+// Limited returns the number of keys whose requests are counted.
+func Limited(r *Resolver) int {
+	r.limiter.mu.Lock()
+	defer r.limiter.mu.Unlock()
+	return len(r.limiter.counted)
+}

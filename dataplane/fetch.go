@@ -76,9 +76,14 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 		body.CustomProviders = new(true)
 	}
 	var params gen.FetchKeyParams
+	var enforces []string
 	if r.cfg.Restrictions {
-		params.AgentrouterEnforces = new("restrictions")
+		enforces = append(enforces, "restrictions")
 	}
+	if r.cfg.Limits {
+		enforces = append(enforces, "limits")
+	}
+	params.AgentrouterEnforces = optional(strings.Join(enforces, ", "))
 	sent := r.clock.Now()
 	r.health.requestSent(sent)
 	var status int
@@ -191,6 +196,9 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	key.Dialect = valueOf(got.Dialect)
 	if got.Restrict != nil {
 		key.Restrictions = &Restrictions{Models: got.Restrict.Models, Operations: got.Restrict.Operations}
+	}
+	if l := got.Limit; l != nil {
+		key.Limits = &Limits{valueOf(l.RequestsPerMinute), valueOf(l.RequestsPerDay), valueOf(l.Concurrent)}
 	}
 	if key.AuthStyle == AuthNone {
 		got.Secret, injected = secret.Text{}, nil // it is a word that answers may have in them

@@ -164,6 +164,8 @@ type Key struct {
 	Administration []string
 	// Restrictions are what the key may be used for; nil for anything.
 	Restrictions *Restrictions
+	// Limits are how many requests the key may serve; nil for any number. See Resolver.Begin.
+	Limits *Limits
 	// Answers are the rules for what the provider's answers say of the key.
 	Answers verdict.Rules
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.

@@ -14,6 +14,7 @@ type metrics struct {
 	events    *prometheus.CounterVec
 	discarded prometheus.Counter
 	uncounted prometheus.Counter
+	limited   *prometheus.CounterVec
 }
 
 // newMetrics returns the metrics, registered unless registerer is nil.
@@ -39,6 +40,12 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 		uncounted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "aikeys_dataplane_usage_lost_total", Help: "Requests that are missing in the usage: too many counts waited, or for too long.",
 		}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "aikeys_dataplane_limited_total", Help: "Requests for which a key was at its limit here, by limit.",
+		}, []string{"limit"}),
+	}
+	for _, limit := range []string{limitPerDay, limitPerMinute, limitConcurrent} {
+		m.limited.WithLabelValues(limit) // is shown before it is reached
 	}
 	if registerer == nil {
 		return m, nil
@@ -48,7 +55,7 @@ func newMetrics(registerer prometheus.Registerer, r *Resolver) (*metrics, error)
 	}
 	var failed []error
 	for _, c := range []prometheus.Collector{
-		resolves, m.fetchTime, m.events, m.discarded, m.uncounted,
+		resolves, m.fetchTime, m.events, m.discarded, m.uncounted, m.limited,
 		gauge("aikeys_dataplane_entries", "Answers in the cache.", func() float64 { return float64(r.store.size()) }),
 		gauge("aikeys_dataplane_lease_seconds", "Time for which the cache may be used without asking.",
 			func() float64 { return r.leaseRemaining(0).Seconds() }),

@@ -41,6 +41,7 @@ func TestMetrics(t *testing.T) {
 		p + "resolves_total fetched": 1, p + "resolves_total hit": 1, p + "resolves_total refused": 1,
 		p + "resolves_total negative": 1, p + "resolves_total stale": 1, p + "resolves_total unavailable": 1,
 		p + "fetch_duration_seconds": 3, p + "entries": 2, p + "lease_seconds": 0, p + "stream_connected": 1,
+		p + "limited_total requests_per_minute": 0, p + "limited_total requests_per_day": 0, p + "limited_total concurrent": 0,
 		p + "events_total key.registered": 1, p + "events_total policy.set": 1, p + "fetches_discarded_total": 0, p + "usage_lost_total": 0,
 	}, values)
 }

@@ -36,6 +36,7 @@ type Resolver struct {
 	credential credentialStatus
 	reports    *reports
 	usage      *usage
+	limiter    limiter
 
 	// leaseEnd is the time at which the lease ends and leaseTerm the length of a lease, both as a time.Duration. The
 	// stream writes them; Resolve reads them without a lock.
@@ -55,7 +56,7 @@ func New(cfg Config) (*Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage()}
+	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage(), limiter: limiter{counted: map[string]*counts{}}}
 	r.leaseEnd.Store(int64(never))
 	r.leaseTerm.Store(int64(initialLeaseTerm))
 	r.credential.refusedAt.Store(int64(never))

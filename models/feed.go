@@ -94,6 +94,7 @@ type EventState struct {
 	Order              *int                `json:"order,omitempty"`
 	Weight             *int                `json:"weight,omitempty"`
 	Restrict           *Restrictions       `json:"restrict,omitempty"`
+	Limit              *Limits             `json:"limit,omitempty"`
 	Role               Role                `json:"role,omitempty"`
 	UserKeys           UserKeys            `json:"user_keys,omitempty"`
 	UserKeysByProvider map[string]UserKeys `json:"user_keys_by_provider,omitempty"`
@@ -461,6 +462,22 @@ func (s *Store) CountStreams(ctx context.Context) (map[string]int, error) {
 	for _, row := range rows {
 		counts[row.DataPlaneID] = row.Streams
 	}
+	return counts, s.classify(err)
+}
+
+// ServingStreams is how many streams there are of the data planes that serve these customers; nil is all of them.
+type ServingStreams struct {
+	Customers []string `gorm:"serializer:json"`
+	Streams   int
+}
+
+// CountServingStreams returns how many streams there are, by whom their data planes serve.
+func (s *Store) CountServingStreams(ctx context.Context) ([]ServingStreams, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var counts []ServingStreams
+	err := s.background(ctx).Model(&Stream{}).Joins("JOIN data_planes d ON d.id = streams.data_plane_id").
+		Select("d.customers, count(*) AS streams").Group("d.customers").Find(&counts).Error
 	return counts, s.classify(err)
 }
 

@@ -40,8 +40,8 @@ type FetchRow struct {
 const (
 	FetchColumns = dataPlaneColumns + `, ` + CallerColumns + `,
 COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''), COALESCE(p.operations, ''),
-COALESCE(o.id, ''), COALESCE(o.version, 0), COALESCE(o.last_used_at, 0), COALESCE(o.last_failure_at, 0), COALESCE(o.last_failure_status, 0), COALESCE(o.expires_at, 0), COALESCE(o.restrictions, ''), o.envelope,
-COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.expires_at, 0), COALESCE(k.restrictions, ''), k.envelope`
+COALESCE(o.id, ''), COALESCE(o.version, 0), COALESCE(o.last_used_at, 0), COALESCE(o.last_failure_at, 0), COALESCE(o.last_failure_status, 0), COALESCE(o.expires_at, 0), COALESCE(o.restrictions, ''), COALESCE(o.limits, ''), o.envelope,
+COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.expires_at, 0), COALESCE(k.restrictions, ''), COALESCE(k.limits, ''), k.envelope`
 	FetchTables = CallerTables + `
 LEFT JOIN data_planes d ON d.id = $7 AND d.revoked_at = 0 AND (d.expires_at = 0 OR d.expires_at > $2)
 LEFT JOIN project_policies p ON p.customer_id = $3 AND p.project_id = $4
@@ -60,8 +60,8 @@ func (r *FetchRow) Dest() []any {
 	return []any{
 		&r.dataPlane.live, &r.dataPlane.customers, &r.caller.Live, &r.caller.Role,
 		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey, &r.policy.Operations,
-		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.ExpiresAt, &r.own.Restrictions, &r.own.Envelope,
-		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.ExpiresAt, &r.project.Restrictions, &r.project.Envelope,
+		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.ExpiresAt, &r.own.Restrictions, &r.own.Limits, &r.own.Envelope,
+		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.ExpiresAt, &r.project.Restrictions, &r.project.Limits, &r.project.Envelope,
 		&r.arranged,
 	}
 }
@@ -81,7 +81,7 @@ ORDER BY serve_order, seq DESC LIMIT ` + strconv.Itoa(maxCandidates) + `) AS s`
 	return `CASE WHEN EXISTS (SELECT 1 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND user_id IN ('', $5) AND arranged
 AND revoked_at = 0) THEN COALESCE(CAST((SELECT ` + array + `(` + object + `('id', id, 'own', user_id <> '', 'version', version, 'last_used_at', last_used_at,
 'last_failure_at', last_failure_at, 'last_failure_status', last_failure_status, 'expires_at', expires_at, 'serve_order', serve_order, 'weight', weight,
-'seq', seq, 'restrictions', restrictions, 'envelope', ` + hexEnvelope + `)) FROM (` + scope("''") + ` UNION ALL ` + scope("(SELECT $5)") + ` WHERE (SELECT $5) <> '') AS a) AS text), '') ELSE '' END`
+'seq', seq, 'restrictions', restrictions, 'limits', limits, 'envelope', ` + hexEnvelope + `)) FROM (` + scope("''") + ` UNION ALL ` + scope("(SELECT $5)") + ` WHERE (SELECT $5) <> '') AS a) AS text), '') ELSE '' END`
 }
 
 // arrangedKey is a key in ArrangedKeys.
@@ -97,6 +97,7 @@ type arrangedKey struct {
 	Weight            int    `json:"weight"`
 	Seq               int64  `json:"seq"`
 	Restrictions      string `json:"restrictions"`
+	Limits            string `json:"limits"`
 	Envelope          string `json:"envelope"`
 }
 
@@ -132,7 +133,7 @@ func (r *FetchRow) serving(c Caller, provider string) (found Serving, err error)
 		k := Key{ID: a.ID, LastUsedAt: a.LastUsedAt, LastFailureAt: a.LastFailureAt, LastFailureStatus: a.LastFailureStatus, ExpiresAt: a.ExpiresAt,
 			Order: a.Order, Weight: a.Weight}
 		_ = version{&k.Version}.Scan(a.Version) // it never fails
-		if err := k.Restrictions.Scan(a.Restrictions); err != nil {
+		if err := cmp.Or(k.Restrictions.Scan(a.Restrictions), k.Limits.Scan(a.Limits)); err != nil {
 			return found, err
 		}
 		if k.Envelope, err = hex.DecodeString(a.Envelope); err != nil {

@@ -71,6 +71,8 @@ type Key struct {
 	Weight int
 	// Restrictions are what it may be used for.
 	Restrictions Restrictions
+	// Limits are how many requests it serves.
+	Limits Limits
 	// LastUsedAt is when a data plane last used it with success, LastFailureAt when its provider last refused it, with
 	// LastFailureStatus; zero for never. LastFailureReason is empty if the data plane did not say.
 	LastUsedAt        int64
@@ -156,7 +158,7 @@ func KeyRow(k Key) *Insert {
 		set("verdict", k.Verdict).set("verdict_reason", k.VerdictReason).set("verified_at", k.VerifiedAt).
 		set("destination", k.Destination).set("expires_at", k.ExpiresAt).set("expiry_due_at", k.ExpiryDueAt).
 		set("serve_order", k.Order).set("weight", k.Weight).set("arranged", k.IsArranged()).
-		set("restrictions", k.Restrictions)
+		set("restrictions", k.Restrictions).set("limits", k.Limits)
 }
 
 // keyColumns select the metadata of a key k, which may be absent: then they are empty. keyFields are where they go.
@@ -166,14 +168,14 @@ COALESCE(k.created_at, 0), COALESCE(k.created_by, ''), COALESCE(k.revoked_at, 0)
 COALESCE(k.revocation_tx, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.last_failure_reason, ''),
 COALESCE(k.verdict, ''), COALESCE(k.verdict_reason, ''), COALESCE(k.verified_at, 0),
 COALESCE(k.disabled_at, 0), COALESCE(k.disabled_by, ''), COALESCE(k.disabled_tx, 0), COALESCE(k.expires_at, 0), COALESCE(k.revision, 0),
-COALESCE(k.serve_order, 0), COALESCE(k.weight, 0), COALESCE(k.restrictions, '')`
+COALESCE(k.serve_order, 0), COALESCE(k.weight, 0), COALESCE(k.restrictions, ''), COALESCE(k.limits, '')`
 
 func keyFields(k *Key) []any {
 	return []any{&k.ID, &k.CustomerID, &k.ProjectID, &k.UserID, &k.Provider, &k.Name, &k.DisplaySuffix, version{&k.Version},
 		&k.CreatedAt, &k.CreatedBy, &k.RevokedAt, &k.RevokedBy,
 		&k.RevocationTx, &k.LastUsedAt, &k.LastFailureAt, &k.LastFailureStatus, &k.LastFailureReason,
 		&k.Verdict, &k.VerdictReason, &k.VerifiedAt,
-		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision, &k.Order, &k.Weight, &k.Restrictions}
+		&k.DisabledAt, &k.DisabledBy, &k.DisabledTx, &k.ExpiresAt, &k.Revision, &k.Order, &k.Weight, &k.Restrictions, &k.Limits}
 }
 
 // GetKeyStatement selects a key and its caller's status. It is hand-written, as it is the most frequent read: one statement
@@ -262,7 +264,7 @@ func ListKeysStatement(c Caller, f KeyFilter, now int64) (string, Params) {
 	page := func(userID string) string {
 		return `SELECT * FROM (SELECT id, customer_id, project_id, user_id, provider, name, display_suffix, version, created_at, created_by,
 revoked_at, revoked_by, revocation_tx, last_used_at, last_failure_at, last_failure_status, last_failure_reason, verdict, verdict_reason, verified_at,
-disabled_at, disabled_by, disabled_tx, expires_at, revision, serve_order, weight, restrictions
+disabled_at, disabled_by, disabled_tx, expires_at, revision, serve_order, weight, restrictions, limits
 FROM ai_keys WHERE customer_id = $3 AND project_id = $4 AND user_id = ` + userID + filter + ` ORDER BY id DESC` + limit + `) AS scope`
 	}
 	return `SELECT ` + CallerColumns + `, ` + UserKeysColumns + `, ` + keyColumns + ` FROM ` + CallerTables + `

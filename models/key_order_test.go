@@ -102,3 +102,33 @@ func TestRestrictionsComeWithEveryRead(t *testing.T) {
 		}
 	})
 }
+
+func TestLimitsComeWithEveryRead(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		d, key := f.dataPlane("all", nil), f.register(f.shared(olga, func(r *models.Registration) { r.Key.Limits.RequestsPerDay = 9 }))
+		require.Equal(t, models.Limits{RequestsPerDay: 9}, f.list(olga, models.KeyFilter{})[0].Limits)
+		require.NoError(t, failure(f.update(key.ID, ordered(1, 0)))) // an arranged key, and another
+		f.register(f.shared(olga, func(r *models.Registration) { r.Key.Order = 2 }))
+		for _, step := range []struct {
+			change models.LimitsChange
+			want   models.Limits
+		}{
+			{models.LimitsChange{RequestsPerMinute: new(5)}, models.Limits{RequestsPerMinute: 5, RequestsPerDay: 9}},
+			{models.LimitsChange{RequestsPerDay: new(0), Concurrent: new(2)}, models.Limits{RequestsPerMinute: 5, Concurrent: 2}},
+			{models.LimitsChange{RequestsPerMinute: new(0), RequestsPerDay: new(0), Concurrent: new(0)}, models.Limits{}},
+		} {
+			changed, err := f.update(key.ID, models.KeyChange{Limit: &step.change})
+			require.NoError(t, err)
+			again, err := f.update(key.ID, models.KeyChange{Limit: &step.change})
+			require.NoError(t, err)
+			require.Equal(t, changed.Revision, again.Revision, "the same again is no change")
+			byID, _, err := f.FetchByID(t.Context(), d.ID, key.ID, now())
+			require.NoError(t, err)
+			candidates, err := f.Candidates(t.Context(), mia, "openai", now())
+			require.NoError(t, err)
+			for _, got := range []models.Key{changed, byID, f.fetch(d, mia).Project[0], candidates.Project[0], f.list(olga, models.KeyFilter{})[1]} {
+				require.Equal(t, step.want, got.Limits)
+			}
+		}
+	})
+}

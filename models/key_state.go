@@ -106,6 +106,7 @@ type KeyChange struct {
 	// Weight is zero for none.
 	Order, Weight *int
 	Restrict      *RestrictionsChange
+	Limit         *LimitsChange
 }
 
 // IsMade reports whether the key is as the change would have it.
@@ -113,7 +114,7 @@ func (c KeyChange) IsMade(k Key) bool {
 	return (c.Name == nil || *c.Name == k.Name) && (c.Disabled == nil || *c.Disabled == (k.DisabledAt != 0)) &&
 		(c.ExpiresAt == nil || *c.ExpiresAt == k.ExpiresAt) &&
 		(c.Order == nil || *c.Order == k.Order) && (c.Weight == nil || *c.Weight == k.Weight) &&
-		(c.Restrict == nil || c.Restrict.apply(k.Restrictions).Equal(k.Restrictions))
+		(c.Restrict == nil || c.Restrict.apply(k.Restrictions).Equal(k.Restrictions)) && c.Limit.apply(k.Limits) == k.Limits
 }
 
 // LockKey is Key, of a key that no other transaction can change until this one ends.
@@ -137,7 +138,10 @@ func (tx *Tx) UpdateKey(k Key, change KeyChange, by string, newEvent func(EventT
 		columns["expires_at"], before.ExpiresAt, after.ExpiresAt = *change.ExpiresAt, k.ExpiresAt, *change.ExpiresAt
 		columns["expiry_due_at"] = nextExpiryNotice(*change.ExpiresAt, tx.Now)
 	}
-	if change.arrange(k, columns, &before, &after) || before.Name != "" || before.ExpiresAt != after.ExpiresAt {
+	if limits := change.Limit.apply(k.Limits); limits != k.Limits {
+		columns["limits"], before.Limit, after.Limit = limits, &k.Limits, &limits
+	}
+	if change.arrange(k, columns, &before, &after) || before.Name != "" || before.ExpiresAt != after.ExpiresAt || before.Limit != nil {
 		event := newEvent(EventKeyUpdated)
 		event.Before, event.After = &before, &after
 		events = append(events, event)

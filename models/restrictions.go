@@ -36,6 +36,11 @@ func (r Restrictions) Equal(other Restrictions) bool {
 // Scan implements sql.Scanner.
 func (r *Restrictions) Scan(value any) error {
 	*r = Restrictions{}
+	return scanJSON(value, r)
+}
+
+// scanJSON reads a column of JSON, which is empty for the zero value.
+func scanJSON(value, into any) error {
 	var text []byte
 	switch v := value.(type) {
 	case string:
@@ -43,12 +48,12 @@ func (r *Restrictions) Scan(value any) error {
 	case []byte:
 		text = v
 	default:
-		return fmt.Errorf("restrictions are a %T", value)
+		return fmt.Errorf("JSON in a %T", value)
 	}
 	if len(text) == 0 {
 		return nil
 	}
-	return json.Unmarshal(text, r)
+	return json.Unmarshal(text, into)
 }
 
 // Value implements driver.Valuer: an empty text for none.

@@ -75,7 +75,7 @@ func (s *service) makeParts() (err error) {
 func (s *service) newResolver() (*dataplane.Resolver, error) {
 	cfg := dataplane.Config{
 		ControlPlane: s.cfg.ControlPlane, Insecure: s.cfg.Insecure,
-		CustomProviders: true, Restrictions: true, CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
+		CustomProviders: true, Restrictions: true, Limits: true, CacheSize: s.cfg.CacheSize, MaxStale: s.cfg.MaxStale, Metrics: s.registry, Log: s.log,
 		// What other proxies ask for here, they send themselves; nobody says when those requests end.
 		CountInFlight: s.cfg.ForwardAuthListen == "" && s.cfg.ExtAuthzListen == "" && s.cfg.AgentListen == "",
 	}

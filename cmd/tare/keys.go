@@ -510,6 +510,16 @@ func changeDetails(k *aikeysv1.Key, now time.Time) (details []detail) {
 			}
 		}
 	}
+	if l := k.Limit; l != nil {
+		for _, limit := range []struct {
+			number int
+			words  string
+		}{{l.RequestsPerMinute, "requests a minute"}, {l.RequestsPerDay, "requests a day"}, {l.Concurrent, "requests at once"}} {
+			if limit.number > 0 {
+				details = append(details, detail{"Limit", cell{fmt.Sprintf("%d %s", limit.number, limit.words), plain}})
+			}
+		}
+	}
 	if !k.StaleSince.IsZero() {
 		details = append(details, detail{"Unused", cell{"stale since " + formatTime(k.StaleSince, now), yellow}})
 	}

@@ -90,6 +90,7 @@ func (p *program) updateCommand() *cobra.Command {
 		name, expires, ifMatch string
 		order, weight          int
 		restrictions           restrictionFlags
+		limits                 limitFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "update <key>",
@@ -105,13 +106,17 @@ A key may be restricted to users, models and operations (paths of the provider's
 and takes commas, replaces that list, and takes it away if it is empty: --restrict-models=. Data planes refuse requests
 whose model they can't read.
 
+A key may have limits: --limit-rpm requests a minute, --limit-rpd requests a day, --limit-concurrent requests at once. Each data
+plane enforces its share; 0 takes a limit away.
+
 With --if-match, the key's etag, nothing is changed if others have changed the key since: the exit code is 6 then.`,
 		Example: `  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --name openai-2027
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires 2099-06-30
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --expires never
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 1
   tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --order 0 --weight 3
-  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --restrict-models 'gpt-4o-mini,o4-*'`,
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --restrict-models 'gpt-4o-mini,o4-*'
+  tare api byok update byok_01M83VVAHV8M2T5K7N9R4W1XYZ --limit-rpm 60 --limit-concurrent 0`,
 		Args:              oneArgument("the key's id or name"),
 		ValidArgsFunction: completeFirst(p.completeOnline(completeKeys(aikeysv1.KeyStateActive))),
 	}
@@ -121,8 +126,9 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 	flags.IntVar(&order, "order", 0, "its place among the keys of its scope: the lowest `number` serves, and of the same one the newest")
 	flags.IntVar(&weight, "weight", 0, "its `share` of the callers among keys of its order that have one; 0 is none")
 	restrictions.add(flags)
+	limits.add(flags)
 	flags.StringVar(&ifMatch, "if-match", "", "change nothing unless the key still has this `etag`, which -o json shows")
-	completeNothingFor(cmd, "name", "expires", "order", "weight", "restrict-models", "restrict-operations", "if-match")
+	completeNothingFor(cmd, "name", "expires", "order", "weight", "restrict-models", "restrict-operations", "limit-rpm", "limit-rpd", "limit-concurrent", "if-match")
 	setCompletion(cmd, "restrict-users", p.completeOnline(completeMembers))
 	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
 		var changes []agentrouter.KeyChange
@@ -148,8 +154,9 @@ With --if-match, the key's etag, nothing is changed if others have changed the k
 			changes = append(changes, agentrouter.SetWeight(weight))
 		}
 		changes = append(changes, restrictions.changes(flags)...)
+		changes = append(changes, limits.changes(flags)...)
 		if len(changes) == 0 {
-			return cli.Usagef("give --name, --expires, --order, --weight or a --restrict flag: what to change")
+			return cli.Usagef("give --name, --expires, --order, --weight, or a --restrict or --limit flag: what to change")
 		}
 		var options []agentrouter.CallOption
 		if ifMatch != "" {
@@ -195,6 +202,33 @@ func (r *restrictionFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.
 	} {
 		if flags.Changed(list.flag) {
 			changes = append(changes, list.change(list.values...))
+		}
+	}
+	return changes
+}
+
+// limitFlags are how many requests a key serves.
+type limitFlags struct{ perMinute, perDay, concurrent int }
+
+func (l *limitFlags) add(flags *pflag.FlagSet) {
+	flags.IntVar(&l.perMinute, "limit-rpm", 0, "serve at most this `number` of requests a minute; 0 is any")
+	flags.IntVar(&l.perDay, "limit-rpd", 0, "serve at most this `number` of requests a day of UTC; 0 is any")
+	flags.IntVar(&l.concurrent, "limit-concurrent", 0, "serve at most this `number` of requests at once; 0 is any")
+}
+
+// changes returns what the flags that were given change.
+func (l *limitFlags) changes(flags *pflag.FlagSet) (changes []agentrouter.KeyChange) {
+	for _, limit := range []struct {
+		flag   string
+		value  int
+		change func(int) agentrouter.KeyChange
+	}{
+		{"limit-rpm", l.perMinute, agentrouter.LimitRequestsPerMinute},
+		{"limit-rpd", l.perDay, agentrouter.LimitRequestsPerDay},
+		{"limit-concurrent", l.concurrent, agentrouter.LimitConcurrent},
+	} {
+		if flags.Changed(limit.flag) {
+			changes = append(changes, limit.change(limit.value))
 		}
 	}
 	return changes

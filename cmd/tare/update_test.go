@@ -50,6 +50,7 @@ func TestUpdateChangesWhatItsFlagsName(t *testing.T) {
 		"api byok enable " + sampleID:                                                                    `{"disabled":false}`,
 		"api byok update " + sampleID + " --order -1 --weight 3":                                         `{"order":-1,"weight":3}`,
 		"api byok update " + sampleID + " --restrict-models a,b-* --restrict-models c --restrict-users=": `{"restrict":{"models":["a","b-*","c"],"users":null}}`,
+		"api byok update " + sampleID + " --limit-rpm 60 --limit-concurrent 0":                           `{"limit":{"concurrent":null,"requests_per_minute":60}}`,
 		"api byok update " + sampleID + " --weight 0":                                                    `{"weight":null}`,
 		"api byok update " + sampleID + " --expires never":                                               `{"expires_at":null}`,
 		"api byok update " + sampleID + " --expires 2099-06-30 --name n":                                 `{"expires_at":"2099-06-30T00:00:00Z","name":"n"}`,

@@ -279,6 +279,9 @@ func (f *FakeResolver) Exposures() int {
 	return f.exposures
 }
 
+// Begin implements gateway.Resolver.
+func (f *FakeResolver) Begin(*dataplane.Key) (func(), error) { return func() {}, nil }
+
 // CountUse implements gateway.Resolver.
 func (f *FakeResolver) CountUse(_ *dataplane.Key, refused bool) {
 	f.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	gen "github.com/agentrouter/aikeys/gen/dataplane"
@@ -48,6 +49,8 @@ type Key struct {
 	Life   time.Duration
 	// Restrict is what it is restricted to; data planes that do not enforce that get no such key.
 	Restrict *gen.Restrictions
+	// Limit are its limits; data planes that do not enforce them get no such key.
+	Limit *gen.KeyLimit
 	// Ends is after how long the key expires; 0 is never.
 	Ends time.Duration
 }
@@ -319,7 +322,8 @@ func (cp *ControlPlane) fetch(w http.ResponseWriter, r *http.Request) {
 	cp.mu.Lock()
 	answer, refused := cp.answer(&request)
 	cp.mu.Unlock()
-	if answer != nil && answer.Restrict != nil && r.Header.Get("Agentrouter-Enforces") != "restrictions" {
+	enforces := r.Header.Get("Agentrouter-Enforces")
+	if answer != nil && (answer.Restrict != nil && !strings.Contains(enforces, "restrictions") || answer.Limit != nil && !strings.Contains(enforces, "limits")) {
 		refused = &refusal{status: http.StatusNotFound, problem: "no-key", code: "not_found"}
 	}
 	if !after.keep(r.Context()) {
@@ -405,7 +409,7 @@ func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen
 	response := &gen.FetchResponse{
 		KeyID: k.id, Version: k.version, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
 		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes, Answers: k.Answers,
-		AsOf: cp.position(), Caller: caller, Inject: k.Inject, Restrict: k.Restrict,
+		AsOf: cp.position(), Caller: caller, Inject: k.Inject, Restrict: k.Restrict, Limit: k.Limit,
 	}
 	if k.Life > 0 {
 		response.ExpiresInMs, response.RefreshInMs = new(k.Life.Milliseconds()), new(k.Life.Milliseconds()*8/10)

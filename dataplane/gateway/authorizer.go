@@ -143,7 +143,19 @@ func (a *Authorizer) resolve(ctx context.Context, peer string, head Head) (key *
 		}
 		send = atThis
 	}
-	return key, send, caller.Credential, nil
+	return key, send, caller.Credential, a.count(key)
+}
+
+// count counts a request against the key's limits. The proxy does not say when it ends.
+func (a *Authorizer) count(key *dataplane.Key) error {
+	if key.Limits != nil && key.Limits.Concurrent > 0 {
+		return errConcurrentByProxy
+	}
+	end, err := a.resolver.Begin(key)
+	if err == nil {
+		end()
+	}
+	return err
 }
 
 // sending is how a request is sent: the header that carries the key, and where to.

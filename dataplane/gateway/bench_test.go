@@ -78,6 +78,8 @@ func (cached) ReportExposed(*dataplane.Key) {}
 
 func (cached) CountUse(*dataplane.Key, bool) {}
 
+func (cached) Begin(*dataplane.Key) (func(), error) { return func() {}, nil }
+
 func (cached) Watch(*dataplane.Key, func(bool)) func() { return func() {} }
 
 func bareProxy(b *testing.B, upstream string) http.Handler {

@@ -30,6 +30,8 @@ const (
 	HeaderKeyID = "Agentrouter-Key-Id"
 	// HeaderReason, in answers, is the rule that chose the key.
 	HeaderReason = "Agentrouter-Reason"
+	// HeaderLimit, in refusals with 429, is the limit of the key that is reached: a provider's 429 does not have it.
+	HeaderLimit = "Agentrouter-Limit"
 	// HeaderRequestID, in answers, is the request's id in the gateway's log. X-Request-Id is the provider's.
 	HeaderRequestID = "Agentrouter-Request-Id"
 

@@ -51,6 +51,8 @@ type Resolver interface {
 	ReportExposed(key *dataplane.Key)
 	// CountUse counts a request with the key of which the provider's answer is not known, or that was refused here.
 	CountUse(key *dataplane.Key, refused bool)
+	// Begin counts a request that a key is about to serve, or fails because of the key's limits. The caller calls end when it has ended.
+	Begin(key *dataplane.Key) (end func(), err error)
 	// Watch calls ended when a use of the key must end, or may have to: see dataplane.Resolver.
 	Watch(key *dataplane.Key, ended func(certain bool)) (stop func())
 }
@@ -235,6 +237,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, p *proxiedReques
 	stopWatching := g.resolver.Watch(p.key, p.ending.request)
 	defer stopWatching()
 	lifecycle.MarkAuthenticated(r.Context())
+	end, err := g.resolver.Begin(p.key)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		p.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 	}

@@ -133,7 +133,7 @@ func levelOf(status int, err error) slog.Level {
 		return slog.LevelError
 	case status > http.StatusInternalServerError:
 		return slog.LevelWarn
-	case status == http.StatusForbidden:
+	case status == http.StatusForbidden, errors.Is(err, dataplane.ErrKeyLimited):
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug
@@ -141,12 +141,17 @@ func levelOf(status int, err error) slog.Level {
 
 // causeOf returns what the log says about why the gateway refused.
 func causeOf(err error) string {
-	var upstream *upstreamError
+	var (
+		upstream *upstreamError
+		limited  *dataplane.LimitError
+	)
 	switch {
 	case errors.As(err, &upstream):
 		return upstream.Error()
 	case errors.Is(err, context.Canceled):
 		return "caller gone"
+	case errors.As(err, &limited):
+		return "key-limited " + limited.Limit
 	}
 	return problems.Find(err).Slug
 }

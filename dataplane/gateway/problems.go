@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/agentrouter/aikeys/dataplane"
@@ -35,6 +37,8 @@ var (
 
 	// errCustomByProxy: a proxy asked about a custom provider, whose requests it may send anywhere.
 	errCustomByProxy = errors.New("custom provider asked about by a proxy")
+	// errConcurrentByProxy: a proxy asked about a key that is limited to some requests at once, of which it does not say when they end.
+	errConcurrentByProxy = errors.New("limit of concurrent requests asked about by a proxy")
 	// ErrNoProvider: a proxy asked without naming the provider. Its configuration is wrong, not the caller's request.
 	ErrNoProvider = errors.New("no provider named")
 	// errNoPath: a proxy asked without naming the path, or named two that take the key in different ways. Its configuration is wrong, too.
@@ -165,6 +169,14 @@ var problems = problem.Table{
 		Detail: "Too many requests from this address had a wrong credential, project or provider; try again after the time in Retry-After.",
 	},
 	{
+		Err: dataplane.ErrKeyLimited, Status: http.StatusTooManyRequests, Code: codeExhausted, Slug: "key-limited", Title: "Key limited",
+		Detail: "The project's provider key for this request has a limit of its own, which is reached at this gateway; it is not the provider's. Try again after the time in Retry-After; the owner of the key can raise the limit.",
+	},
+	{
+		Err: errConcurrentByProxy, Status: http.StatusForbidden, Code: codeDenied, Slug: "limit-not-enforced", Title: "Limit not enforced",
+		Detail: "The provider key for this request has a limit of concurrent requests, and the proxy in front does not say when a request ends; send it through the gateway's own proxy.",
+	},
+	{
 		Err: ErrNoProvider, Status: http.StatusInternalServerError, Code: codeInternal, Slug: "no-provider", Title: "Provider not configured",
 		Detail: "The proxy in front asked without naming the provider; its operator sets context_extensions.provider on the route.",
 	},
@@ -281,6 +293,10 @@ func (p Problem) Header() http.Header {
 		HeaderRequestID:          {p.RequestID},
 	}
 	problem.SetHeader(header, p.Status, p.cause)
+	if limited := (*dataplane.LimitError)(nil); errors.As(p.cause, &limited) {
+		header["Retry-After"] = []string{strconv.Itoa(int(math.Ceil(limited.RetryAfter.Seconds())))}
+		header[HeaderLimit] = []string{limited.Limit}
+	}
 	if !p.Dialect.isProblemDocument() {
 		header["Content-Type"] = []string{"application/json"}
 	}

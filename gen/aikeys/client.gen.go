@@ -192,6 +192,10 @@ type ClientInterface interface {
 	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 	//
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 	// not undo each other's changes, and a key can be disabled at once.
@@ -226,6 +230,10 @@ type ClientInterface interface {
 	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
 	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	//
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
 	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -790,6 +798,10 @@ func (c *Client) GetKey(ctx context.Context, customerID CustomerID, projectID Pr
 // refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 // replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 //
+// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+//
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 // not undo each other's changes, and a key can be disabled at once.
@@ -834,6 +846,10 @@ func (c *Client) UpdateKeyWithBody(ctx context.Context, customerID CustomerID, p
 // `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
 // refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 // replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+//
+// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
 //
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -4183,6 +4199,10 @@ type ClientWithResponsesInterface interface {
 	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 	//
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 	// not undo each other's changes, and a key can be disabled at once.
@@ -4217,6 +4237,10 @@ type ClientWithResponsesInterface interface {
 	// `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
 	// refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 	// replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+	//
+	// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+	// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+	// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
 	//
 	// With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 	// made to the key as it is. Members that the body does not name stay, so callers who change different ones do
@@ -8377,6 +8401,10 @@ func (c *ClientWithResponses) GetKeyWithResponse(ctx context.Context, customerID
 // refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 // replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
 //
+// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+//
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do
 // not undo each other's changes, and a key can be disabled at once.
@@ -8417,6 +8445,10 @@ func (c *ClientWithResponses) UpdateKeyWithBodyWithResponse(ctx context.Context,
 // `restrict` says what the key may be used for: by which users, with which models, for which operations. Data planes
 // refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
 // replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
+//
+// `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+// of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+// with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
 //
 // With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
 // made to the key as it is. Members that the body does not name stay, so callers who change different ones do

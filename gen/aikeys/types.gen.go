@@ -583,7 +583,7 @@ type Event struct {
 	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-	// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+	// `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
 	// `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
@@ -673,6 +673,9 @@ type EventState struct {
 
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
 	Forced *bool `json:"forced,omitempty"`
+
+	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// Name The key's label. Absent if it did not change.
 	Name *string `json:"name,omitempty"`
@@ -900,6 +903,9 @@ type Key struct {
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
 	Restrict *Restrictions `json:"restrict,omitempty"`
 
+	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	Limit *KeyLimit `json:"limit,omitempty"`
+
 	// LastFailure The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
 	// `last_used_at` is later, the key has served successfully since.
 	LastFailure *KeyFailure `json:"last_failure,omitempty"`
@@ -934,6 +940,30 @@ type KeyFailure struct {
 
 	// Status The HTTP status of the refusal.
 	Status int `json:"status"`
+}
+
+// KeyLimit How many requests a key serves. Absent, or empty, limits nothing.
+type KeyLimit struct {
+	// Concurrent How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+	Concurrent *int `json:"concurrent,omitempty"`
+
+	// RequestsPerDay How many requests it serves in a day of UTC. Absent for any number.
+	RequestsPerDay *int `json:"requests_per_day,omitempty"`
+
+	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. Absent for any number.
+	RequestsPerMinute *int `json:"requests_per_minute,omitempty"`
+}
+
+// KeyLimitChange What to change of how many requests the key serves. `null` takes all limits away.
+type KeyLimitChange struct {
+	// Concurrent How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
+	Concurrent nullable.Nullable[int] `json:"concurrent,omitempty"`
+
+	// RequestsPerDay How many requests it serves in a day of UTC. `null` is any number.
+	RequestsPerDay nullable.Nullable[int] `json:"requests_per_day,omitempty"`
+
+	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. `null` is any number.
+	RequestsPerMinute nullable.Nullable[int] `json:"requests_per_minute,omitempty"`
 }
 
 // KeyOrder The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
@@ -1384,6 +1414,9 @@ type RegisterRequest struct {
 	// it means nothing. Absent is false.
 	Force *bool `json:"force,omitempty"`
 
+	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	Limit *KeyLimit `json:"limit,omitempty"`
+
 	// Name A label for people, such as `openai-prod`, which is shown with the key. It must not contain the secret, nor
 	// invisible characters. It is stored in Unicode's form NFC, so two spellings of one name are the same name.
 	Name string `json:"name"`
@@ -1731,6 +1764,9 @@ type UpdateRequest struct {
 
 	// ExpiresAt When the key stops serving. It must be in the future. `null` is never.
 	ExpiresAt nullable.Nullable[time.Time] `json:"expires_at,omitempty"`
+
+	// Limit What to change of how many requests the key serves. `null` takes all limits away.
+	Limit nullable.Nullable[KeyLimitChange] `json:"limit,omitempty"`
 
 	// Name The new label, as for a register.
 	Name *string `json:"name,omitempty"`

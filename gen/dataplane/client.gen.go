@@ -157,7 +157,7 @@ type ClientInterface interface {
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`.
+	// in `Agentrouter-Enforces`. So is a key with limits.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -176,7 +176,7 @@ type ClientInterface interface {
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`.
+	// in `Agentrouter-Enforces`. So is a key with limits.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -343,7 +343,7 @@ func (c *Client) StreamEvents(ctx context.Context, params *StreamEventsParams, r
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`.
+// in `Agentrouter-Enforces`. So is a key with limits.
 //
 // Takes any type of body and a specified content type.
 //
@@ -372,7 +372,7 @@ func (c *Client) FetchKeyWithBody(ctx context.Context, params *FetchKeyParams, c
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`.
+// in `Agentrouter-Enforces`. So is a key with limits.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -860,7 +860,7 @@ type ClientWithResponsesInterface interface {
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`.
+	// in `Agentrouter-Enforces`. So is a key with limits.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -879,7 +879,7 @@ type ClientWithResponsesInterface interface {
 	// refused ones, except those with a credential that is not valid, because they identify no project.
 	//
 	// A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-	// in `Agentrouter-Enforces`.
+	// in `Agentrouter-Enforces`. So is a key with limits.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1577,7 +1577,7 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, para
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`.
+// in `Agentrouter-Enforces`. So is a key with limits.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -1602,7 +1602,7 @@ func (c *ClientWithResponses) FetchKeyWithBodyWithResponse(ctx context.Context, 
 // refused ones, except those with a credential that is not valid, because they identify no project.
 //
 // A key that is restricted to models or operations is given only to a data plane that enforces that, and says so
-// in `Agentrouter-Enforces`.
+// in `Agentrouter-Enforces`. So is a key with limits.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //

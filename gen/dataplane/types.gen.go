@@ -59,6 +59,15 @@ type Caller struct {
 // Credential A caller's API key or session token, without the scheme.
 type Credential = secret.Text
 
+// DataPlanesOfCustomer How many streams there are that a customer's changes are sent to.
+type DataPlanesOfCustomer struct {
+	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
+	CustomerID OpaqueID `json:"customer_id"`
+
+	// DataPlanes Their number, this one included.
+	DataPlanes int `json:"data_planes"`
+}
+
 // FetchRequest Whose key to fetch. Exactly one of `credential`, `customer_id` and `key_id` is given.
 type FetchRequest struct {
 	// Credential A caller's API key or session token, without the scheme.
@@ -133,6 +142,10 @@ type FetchResponse struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID KeyID `json:"key_id"`
 
+	// Limit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes that heartbeats
+	// name, rounded down and at least 1. Absent limits nothing.
+	Limit *KeyLimit `json:"limit,omitempty"`
+
 	// Operations What the project's policy says of its keys. `inference`: refuse what is listed in `administration`. `all`: serve
 	// that, too. Absent means `inference`.
 	Operations *string `json:"operations,omitempty"`
@@ -204,6 +217,20 @@ type InjectedHeader struct {
 
 // KeyID A key's id, `byok_<ulid>`.
 type KeyID = string
+
+// KeyLimit How many requests the key may serve. Enforce your share: each limit divided by the number of data planes that heartbeats
+// name, rounded down and at least 1. Absent limits nothing.
+type KeyLimit struct {
+	// Concurrent At once, streams and upgraded connections until they end. Refuse requests whose end you can't see. Absent for any
+	// number.
+	Concurrent *int `json:"concurrent,omitempty"`
+
+	// RequestsPerDay Within a day of UTC. Absent for any number.
+	RequestsPerDay *int `json:"requests_per_day,omitempty"`
+
+	// RequestsPerMinute Within a minute that begins with the clock's. Absent for any number.
+	RequestsPerMinute *int `json:"requests_per_minute,omitempty"`
+}
 
 // KeyReport The use of one key. Times are given as the milliseconds that have passed since, so that clocks do not matter.
 type KeyReport struct {
@@ -334,6 +361,14 @@ type StreamMessage struct {
 	// CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	CustomerID *OpaqueID `json:"customer_id,omitempty"`
 
+	// DataPlanes In a heartbeat: how many streams there are that the changes of a customer without an entry in
+	// `data_planes_by_customer` are sent to, this one included. A data plane may enforce that part of a limit. Present in
+	// the first heartbeat, and when one of the two has changed; then both replace what was before.
+	DataPlanes *int `json:"data_planes,omitempty"`
+
+	// DataPlanesByCustomer The same for customers that some data planes are limited to. Absent for none.
+	DataPlanesByCustomer []DataPlanesOfCustomer `json:"data_planes_by_customer,omitempty"`
+
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID *KeyID `json:"key_id,omitempty"`
 
@@ -460,9 +495,10 @@ type StreamEventsParams struct {
 
 // FetchKeyParams defines parameters for FetchKey.
 type FetchKeyParams struct {
-	// AgentrouterEnforces What the data plane enforces of what its answers say, with commas between: `restrictions`, the member `restrict`.
-	// Words that the service does not know are ignored. Without the word, a fetch of a key that is so restricted is
-	// refused with `no-key`, whose detail says why. A service of an earlier version ignores the header.
+	// AgentrouterEnforces What the data plane enforces of what its answers say, with commas between: `restrictions`, the member `restrict`,
+	// and `limits`, the member `limit`. Words that the service does not know are ignored. Without the word, a fetch of a
+	// key that is so restricted or limited is refused with `no-key`, whose detail says why. A service of an earlier
+	// version ignores the header.
 	AgentrouterEnforces *string `json:"Agentrouter-Enforces,omitempty"`
 }
 

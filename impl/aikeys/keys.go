@@ -97,6 +97,9 @@ func newKey(caller models.Caller, provider providers.Provider, body *gen.Registe
 	if r := body.Restrict; r != nil {
 		key.Restrictions = models.Restrictions{Users: r.Users, Models: r.Models, Operations: r.Operations}
 	}
+	if l := body.Limit; l != nil {
+		key.Limits = models.Limits{RequestsPerMinute: orZero(l.RequestsPerMinute), RequestsPerDay: orZero(l.RequestsPerDay), Concurrent: orZero(l.Concurrent)}
+	}
 	if body.UserScope != nil && *body.UserScope {
 		key.UserID = caller.UserID
 	}
@@ -165,6 +168,9 @@ func idempotencyRecord(idempotencyKey string, caller models.Caller, key models.K
 	}
 	if restrictions, err := key.Restrictions.Value(); err == nil && restrictions != "" {
 		parts = append(parts, fmt.Sprint(restrictions))
+	}
+	if !key.Limits.IsZero() {
+		parts = append(parts, fmt.Sprintf("%+v", key.Limits))
 	}
 	if key.IsArranged() {
 		parts = append(parts, fmt.Sprintf("order %d, weight %d", key.Order, key.Weight))
@@ -505,7 +511,7 @@ func (s *server) wireKey(k models.Key) gen.Key {
 		RevokedAt: optionalTime(k.RevokedAt), RevokedBy: optional(k.RevokedBy), State: string(models.KeyActive),
 		LastUsedAt: optionalTime(k.LastUsedAt), StaleSince: optionalTime(k.StaleSince(now)), ExpiresAt: optionalTime(k.ExpiresAt),
 		Etag: new(etag(k)), Disabled: new(k.DisabledAt != 0), DisabledAt: optionalTime(k.DisabledAt), DisabledBy: optional(k.DisabledBy),
-		Order: new(k.Order), Weight: optional(k.Weight), Restrict: wireRestrictions(k.Restrictions),
+		Order: new(k.Order), Weight: optional(k.Weight), Restrict: wireRestrictions(k.Restrictions), Limit: wireLimits(k.Limits),
 		Version: optional(int(k.Version)),
 	}
 	key.NotServingReason = optional(notServing(k, now))
@@ -518,6 +524,14 @@ func (s *server) wireKey(k models.Key) gen.Key {
 	}
 	key.Verification = wireVerification(k)
 	return key
+}
+
+// wireLimits returns how many requests a key serves, or nil for any number.
+func wireLimits(l models.Limits) *gen.KeyLimit {
+	if l.IsZero() {
+		return nil
+	}
+	return &gen.KeyLimit{RequestsPerMinute: optional(l.RequestsPerMinute), RequestsPerDay: optional(l.RequestsPerDay), Concurrent: optional(l.Concurrent)}
 }
 
 // wireRestrictions returns what a key may be used for, or nil for anything.
@@ -598,6 +612,13 @@ func optional[T comparable](v T) *T {
 func wireTime(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
 
 // optionalTime is wireTime with nil for 0, which means never.
+func orZero(n *int) int {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
+
 func optionalTime(micros int64) *time.Time {
 	if micros == 0 {
 		return nil

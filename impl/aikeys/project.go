@@ -318,6 +318,9 @@ func wireState(s *models.EventState) *gen.EventState {
 		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
 		Source: optional(s.Source),
 	}
+	if l := s.Limit; l != nil {
+		state.Limit = &gen.KeyLimit{RequestsPerMinute: optional(l.RequestsPerMinute), RequestsPerDay: optional(l.RequestsPerDay), Concurrent: optional(l.Concurrent)}
+	}
 	if s.Restrict != nil {
 		state.Restrict = &gen.Restrictions{Users: s.Restrict.Users, Models: s.Restrict.Models, Operations: s.Restrict.Operations}
 	}

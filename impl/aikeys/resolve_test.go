@@ -135,3 +135,25 @@ func TestRestrictionsAreMergedAndChecked(t *testing.T) {
 		require.Equal(t, http.StatusOK, patch(t, s, member, own.ID, `{"restrict":{"models":["gpt-4o"]}}`, "").Status)
 	})
 }
+
+func TestLimitsAreMergedAndChecked(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		key := s.As(owner).Register(t, s.Shared("n", func(r *gen.RegisterRequest) { r.Limit = &gen.KeyLimit{RequestsPerMinute: new(60)} }))
+		require.Equal(t, &gen.KeyLimit{RequestsPerMinute: new(60)}, key.Limit)
+		key = changed(t, s, key.ID, `{"limit":{"requests_per_day":1000000000,"concurrent":1}}`)
+		require.Equal(t, &gen.KeyLimit{RequestsPerMinute: new(60), RequestsPerDay: new(1_000_000_000), Concurrent: new(1)}, key.Limit)
+		key = changed(t, s, key.ID, `{"limit":{"requests_per_minute":null,"concurrent":null}}`)
+		require.Equal(t, &gen.KeyLimit{RequestsPerDay: new(1_000_000_000)}, key.Limit)
+		state := events(t, s, owner)[0]
+		require.Equal(t, []any{"key.updated", new(60), (*int)(nil)}, []any{state.Type, state.Before.Limit.RequestsPerMinute, state.After.Limit.RequestsPerMinute})
+		require.Equal(t, key.Limit, resolve(t, s, member, "openai").Key.Limit)
+		require.Nil(t, changed(t, s, key.ID, `{"limit":null}`).Limit)
+		for _, body := range []string{
+			`{"limit":{}}`, `{"limit":0}`, `{"limit":{"requests_per_minute":0}}`, `{"limit":{"requests_per_minute":-1}}`, `{"limit":{"requests_per_minute":1.5}}`, `{"limit":{"requests_per_minute":"60"}}`,
+			`{"limit":{"requests_per_minute":1000001}}`, `{"limit":{"requests_per_day":1000000001}}`, `{"limit":{"concurrent":100001}}`, `{"limit":{"concurrent":1e99}}`, `{"limit":{"dollars":5}}`,
+		} {
+			require.Equal(t, http.StatusBadRequest, patch(t, s, owner, key.ID, body, "").Status, body)
+		}
+		require.Equal(t, http.StatusPreconditionFailed, patch(t, s, owner, key.ID, `{"limit":{"concurrent":1}}`, `"0"`).Status)
+	})
+}

@@ -122,7 +122,7 @@ func (s *server) parseChange(body *gen.UpdateRequest) (change models.KeyChange, 
 	} else if body.Weight.IsSpecified() {
 		change.Weight = new(body.Weight.MustGet())
 	}
-	change.Restrict = changedRestrictions(body.Restrict)
+	change.Restrict, change.Limit = changedRestrictions(body.Restrict), changedLimits(body.Limit)
 	return change, nil
 }
 
@@ -145,6 +145,27 @@ func changedRestrictions(given nullable.Nullable[gen.RestrictionsChange]) *model
 	}
 	body := given.MustGet()
 	return &models.RestrictionsChange{Users: list(body.Users), Models: list(body.Models), Operations: list(body.Operations)}
+}
+
+// changedLimits returns what a request changes of a key's limits; nil changes nothing.
+func changedLimits(given nullable.Nullable[gen.KeyLimitChange]) *models.LimitsChange {
+	switch {
+	case !given.IsSpecified():
+		return nil
+	case given.IsNull():
+		return &models.LimitsChange{RequestsPerMinute: new(0), RequestsPerDay: new(0), Concurrent: new(0)}
+	}
+	number := func(given nullable.Nullable[int]) *int {
+		switch {
+		case !given.IsSpecified():
+			return nil
+		case given.IsNull():
+			return new(0)
+		}
+		return new(given.MustGet())
+	}
+	body := given.MustGet()
+	return &models.LimitsChange{RequestsPerMinute: number(body.RequestsPerMinute), RequestsPerDay: number(body.RequestsPerDay), Concurrent: number(body.Concurrent)}
 }
 
 // eventOf returns the type of the event of an attempt to make a change.

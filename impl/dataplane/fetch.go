@@ -30,9 +30,13 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 	}
 	now := s.now()
 	found, err := s.find(ctx, auth.PrincipalFrom(ctx).DataPlaneID, lookup, now)
-	enforces := enforcesRestrictions(req.Params.AgentrouterEnforces)
-	if err == nil && found.Key.Restrictions.NeedsDataPlane() && !enforces {
+	enforcesRestrictions := enforces(req.Params.AgentrouterEnforces, "restrictions")
+	switch {
+	case err != nil:
+	case found.Key.Restrictions.NeedsDataPlane() && !enforcesRestrictions:
 		err = errNotEnforced
+	case !found.Key.Limits.IsZero() && !enforces(req.Params.AgentrouterEnforces, "limits"):
+		err = errLimitsNotEnforced
 	}
 	var key plaintextKey
 	if err == nil {
@@ -47,7 +51,7 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 		}
 	}
 	if err != nil {
-		if !enforces && errors.Is(err, resolution.ErrKeyRestricted) {
+		if !enforcesRestrictions && errors.Is(err, resolution.ErrKeyRestricted) {
 			err = errOtherUsers
 		}
 		return nil, explainStop(found, lookup.hideOthers(err))
@@ -58,17 +62,19 @@ func (s *server) FetchKey(ctx context.Context, req gen.FetchKeyRequestObject) (g
 var (
 	// errNotEnforced says that a key is restricted in a way that the data plane does not enforce, as those of earlier releases.
 	errNotEnforced = errors.New("the data plane does not enforce the key's restrictions")
+	// errLimitsNotEnforced is the same of its limits.
+	errLimitsNotEnforced = errors.New("the data plane does not enforce the key's limits")
 	// errOtherUsers is resolution.ErrKeyRestricted for such a data plane.
 	errOtherUsers = errors.New("the keys are restricted to other users")
 )
 
-// enforcesRestrictions reports whether a data plane says that it enforces restrictions.
-func enforcesRestrictions(given *string) bool {
+// enforces reports whether a data plane says that it enforces something, such as restrictions.
+func enforces(given *string, what string) bool {
 	if given == nil {
 		return false
 	}
 	for word := range strings.SplitSeq(*given, ",") {
-		if strings.TrimSpace(word) == "restrictions" {
+		if strings.TrimSpace(word) == what {
 			return true
 		}
 	}
@@ -372,6 +378,7 @@ var reasons = []struct {
 	{resolution.ErrKeyExpired, string(resolution.KeyExpired)},
 	{resolution.ErrKeyRestricted, string(resolution.KeyRestricted)},
 	{errNotEnforced, "restrictions_not_enforced"},
+	{errLimitsNotEnforced, "limits_not_enforced"},
 	{resolution.ErrUserKeyRequired, string(resolution.UserKeyRequired)},
 	{resolution.ErrNoKey, string(resolution.NoKey)},
 	{models.ErrNotFound, string(resolution.NoKey)},
@@ -445,6 +452,9 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 	if r := key.Restrictions; r.NeedsDataPlane() {
 		answer.Restrict = &gen.Restrictions{Models: r.Models, Operations: r.Operations}
 	}
+	if l := key.Limits; !l.IsZero() {
+		answer.Limit = &gen.KeyLimit{RequestsPerMinute: optional(l.RequestsPerMinute), RequestsPerDay: optional(l.RequestsPerDay), Concurrent: optional(l.Concurrent)}
+	}
 	if p.provider.Destination != "" {
 		answer.Dialect = new(string(p.provider.Dialect))
 	}
@@ -466,11 +476,11 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 }
 
 // optional returns a field of an answer that is absent if it is empty.
-func optional(text string) *string {
-	if text == "" {
+func optional[T comparable](value T) *T {
+	if value == *new(T) {
 		return nil
 	}
-	return &text
+	return &value
 }
 
 // tokenCheck is how long an answer may serve a session token before the token is checked again. No event says that a token has

@@ -37,6 +37,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "The project's keys of this provider serve other users only; its owners can change that, or register another."},
 	{Err: errNotEnforced, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
 		Detail: "The key is restricted to models or operations, which this data plane does not enforce; its operator can upgrade it."},
+	{Err: errLimitsNotEnforced, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
+		Detail: "The key has limits, which this data plane does not enforce; its operator can upgrade it."},
 	{Err: providers.ErrCannotSign, Status: http.StatusNotFound, Code: "not_found", Slug: "no-key", Title: "No key",
 		Detail: "The key's stored credential can't be used with its provider; register it again."},
 	{Err: exchange.ErrRefused, Status: http.StatusForbidden, Code: "permission_denied", Slug: "credential-refused", Title: "Credential refused",

@@ -51,3 +51,19 @@ func TestAKeyServesTheUsersItIsRestrictedTo(t *testing.T) {
 		}
 	})
 }
+
+func TestALimitedKeyGoesOnlyToPlanesThatEnforceIt(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp, key := s.dataPlane(), s.shared("openai")
+		s.patch(key.ID, "", `{"limit":{"requests_per_minute":60,"concurrent":2}}`)
+		for _, ask := range []gen.FetchRequest{forKey(key.ID), forCaller(s.credential(member), "openai"), forUser(web, "", "openai")} {
+			require.Equal(t, &gen.KeyLimit{RequestsPerMinute: new(60), Concurrent: new(2)}, fetchAs(t, dp, "restrictions, limits", ask).JSON200.Limit)
+			for _, refused := range []*gen.FetchKeyResult{fetch(t, dp, ask), fetchAs(t, dp, "restrictions", ask)} {
+				require.Contains(t, requireRefused(t, refused, http.StatusNotFound, "no-key").Detail, "has limits")
+			}
+		}
+		require.Equal(t, "limits_not_enforced", s.records(acme, web)[0].Reason)
+		s.patch(key.ID, "", `{"limit":null}`)
+		require.Nil(t, fetch(t, dp, forKey(key.ID)).JSON200.Limit)
+	})
+}

@@ -62,6 +62,7 @@ type Store interface {
 	DeleteDeadReplica(ctx context.Context, r models.Replica, maxStaleMs int) error
 
 	ForwardAcknowledgement(ctx context.Context, id, dataPlaneID string, at position.Position, inFlight map[string]int) error
+	CountServingStreams(ctx context.Context) ([]models.ServingStreams, error)
 	TakeForwarded(ctx context.Context, replicaID string) ([]models.Stream, error)
 	SaveReceipts(ctx context.Context, receipts []models.Receipt) error
 	Receipts(ctx context.Context, stop models.Stop) (receipts []models.Receipt, unheard []string, err error)
@@ -127,6 +128,8 @@ type Feed struct {
 	// streams holds all streams by id, from joined to draining; open counts those that have not ended.
 	streams map[string]*Stream
 	open    int
+	// serving is how many streams all replicas have, for data planes that share a key's limits. It is replaced when that changes.
+	serving *serving
 	// tallies holds the stops of the last hour by their ids; unsaved holds those whose count is not stored yet.
 	tallies, unsaved map[string]*tally
 }
@@ -138,7 +141,7 @@ func New(cfg Config) (*Feed, error) {
 		readSignal: make(chan struct{}, 1), forwardSignal: make(chan struct{}, 1), saveSignal: make(chan struct{}, 1),
 		backlogSlots: make(chan struct{}, maxBacklogReads), peers: map[string]peer{}, changed: make(chan struct{}),
 		replicaHeartbeatAt: math.MinInt64 / 2, // never
-		streams:            map[string]*Stream{}, tallies: map[string]*tally{}, unsaved: map[string]*tally{},
+		streams:            map[string]*Stream{}, serving: new(serving), tallies: map[string]*tally{}, unsaved: map[string]*tally{},
 	}
 	f.replicaID = f.ids.Next("", f.started)
 	if f.lease == 0 {
@@ -337,12 +340,19 @@ func (f *Feed) publish(changes []models.Change, now position.Position, began tim
 	if len(changes) == 0 && !due {
 		return false
 	}
-	heartbeat := f.nextHeartbeat()
+	heartbeat := f.nextHeartbeat(nil)
 	whole := append(slices.Concat(frames...), heartbeat...) // shared by all streams that may be told everything
 	for _, s := range f.streams {
 		message := whole
-		if s.dataPlane.Customers != nil && len(changes) > 0 {
-			message = append(s.framesServed(changes, frames), heartbeat...)
+		isNews := heartbeat != nil && s.serving != f.serving
+		if isNews || s.dataPlane.Customers != nil && len(changes) > 0 {
+			message = s.framesServed(changes, frames)
+			if isNews {
+				s.serving = f.serving
+				message = append(message, f.nextHeartbeat(s)...)
+			} else {
+				message = append(message, heartbeat...)
+			}
 		}
 		f.send(s, message)
 	}
@@ -362,13 +372,13 @@ func (f *Feed) send(s *Stream, message []byte) {
 	}
 }
 
-// nextHeartbeat returns the heartbeat that extends leases to the last read, or nil while this replica must not extend any.
-// The caller holds mu.
-func (f *Feed) nextHeartbeat() []byte {
+// nextHeartbeat returns the heartbeat that extends leases to the last read, or nil while this replica must not extend any. For a stream,
+// it says how many serve. The caller holds mu.
+func (f *Feed) nextHeartbeat(s *Stream) []byte {
 	if !f.mayExtendLeases() {
 		return nil
 	}
-	return heartbeatFrame(f.position, f.readAt, f.acknowledgeWithin())
+	return heartbeatFrame(f.position, f.readAt, f.acknowledgeWithin(), s)
 }
 
 // acknowledgeWithin returns the time, in milliseconds, over which data planes spread their acknowledgements of a stop:
@@ -472,10 +482,13 @@ func (s *Stream) helloFrame(arrived time.Duration, within int) []byte {
 }
 
 // heartbeatFrame extends a lease to at plus the lease's length, and says from which position to resume.
-func heartbeatFrame(position position.Position, at time.Duration, within int) []byte {
-	return append([]byte("id: "+position.String()+"\n"), frame(gen.StreamMessage{
-		Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within,
-	})...)
+// For a stream, it says how many serve.
+func heartbeatFrame(position position.Position, at time.Duration, within int, s *Stream) []byte {
+	m := gen.StreamMessage{Type: "heartbeat", ClockMs: new(at.Milliseconds()), AcknowledgeWithinMs: &within}
+	if s != nil {
+		m.DataPlanes, m.DataPlanesByCustomer = s.serving.countsFor(s.dataPlane)
+	}
+	return append([]byte("id: "+position.String()+"\n"), frame(m)...)
 }
 
 func changeFrame(c models.Change) []byte {

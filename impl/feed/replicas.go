@@ -86,6 +86,7 @@ func (f *Feed) runMaintenance(ctx context.Context) error {
 		f.dropDrainedStreams(ctx),
 		f.dropReplacedStreams(ctx),
 		f.deleteDeadReplicas(ctx),
+		f.countServing(ctx),
 	)
 }
 

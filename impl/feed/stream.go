@@ -91,6 +91,8 @@ type Stream struct {
 	acknowledgedAt time.Duration
 	// leaseEnd is, of a draining stream, when its lease and grace have run out.
 	leaseEnd time.Duration
+	// serving is what the stream was last told of.
+	serving *serving
 	// pending holds the tallies that wait for this stream to acknowledge.
 	pending []*tally
 }
@@ -112,7 +114,7 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	if err := f.ensureReplicaHeartbeat(ctx); err != nil {
 		return nil, err
 	}
-	start, readAt, within, err := f.join(s)
+	start, within, first, err := f.join(s)
 	if err != nil {
 		return nil, err
 	}
@@ -136,20 +138,21 @@ func (f *Feed) Subscribe(ctx context.Context, sub Subscription) (*Stream, error)
 	if !f.markPersisted(s, sub.Previous) {
 		return nil, fmt.Errorf("%w: the stream ended before it began", models.ErrUnavailable)
 	}
-	s.first = slices.Concat(s.helloFrame(arrived, within), backlog, heartbeatFrame(start, readAt, within))
+	s.first = slices.Concat(s.helloFrame(arrived, within), backlog, first)
 	return s, nil
 }
 
-// join adds a stream to the feed. From then on it is sent all changes that are not in the position returned.
-func (f *Feed) join(s *Stream) (start position.Position, readAt time.Duration, within int, err error) {
+// join adds a stream to the feed. From then on it is sent all changes that are not in the position returned, which its first heartbeat has.
+func (f *Feed) join(s *Stream) (start position.Position, within int, heartbeat []byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.ready || f.stopped {
-		return start, 0, 0, fmt.Errorf("%w: no changes are read", models.ErrUnavailable)
+		return start, 0, nil, fmt.Errorf("%w: no changes are read", models.ErrUnavailable)
 	}
 	f.streams[s.id] = s
 	f.open++
-	return f.position, f.readAt, f.acknowledgeWithin(), nil
+	s.serving, within = f.serving, f.acknowledgeWithin()
+	return f.position, within, heartbeatFrame(f.position, f.readAt, within, s), nil
 }
 
 // readBacklog returns the frames of the changes between the position to resume from and the stream's start: none for a
@@ -279,7 +282,7 @@ func (f *Feed) resetStreams(now position.Position, began time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adoptPosition(now, began)
-	message := append(resetFrame(), f.nextHeartbeat()...)
+	message := append(resetFrame(), f.nextHeartbeat(nil)...)
 	for _, s := range f.streams {
 		f.send(s, message)
 	}
@@ -293,7 +296,7 @@ func (f *Feed) endRestoredStreams(now position.Position, began time.Duration) {
 	f.adoptPosition(now, began)
 	clear(f.tallies)
 	clear(f.unsaved)
-	last := append(resetFrame(), heartbeatFrame(now, 0, 0)...) // a position to resume from, which extends no lease
+	last := append(resetFrame(), heartbeatFrame(now, 0, 0, nil)...) // a position to resume from, which extends no lease
 	for _, s := range f.streams {
 		if s.isOpen() {
 			s.last = last

@@ -202,7 +202,7 @@ func Statements() map[string]string {
 const (
 	// newestKey selects the newest key of a scope that may serve. The planner reads one entry of an index for it, and those of newer keys
 	// that are disabled or have expired.
-	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, expires_at, restrictions, envelope FROM ai_keys
+	newestKey = `SELECT id, version, last_used_at, last_failure_at, last_failure_status, expires_at, restrictions, limits, envelope FROM ai_keys
 WHERE customer_id = $3 AND project_id = $4 AND provider = $6 AND ` + models.Usable + ` AND user_id = `
 
 	fetchByIDStatement = `SELECT ` + models.FetchByIDColumns + `, ` + currentPosition + ` FROM ` + models.FetchByIDTables

@@ -12,8 +12,8 @@ import (
 // AIKeysClient registers, reads, changes, rotates, tests and revokes provider keys.
 type AIKeysClient struct{ service service }
 
-// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder, WithWeight and Restricted
-// for Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Get, Revoke, Update, Rotate,
+// With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder, WithWeight, Restricted
+// and Limited for Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Get, Revoke, Update, Rotate,
 // Versions, ActivateVersion and Rollback; IfMatch for these but Get, Revoke and Versions, and for DestroyVersion; IdempotencyKey for Rotate;
 // Explained and OfUser for Resolve.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
@@ -33,6 +33,7 @@ type registerRequest struct {
 	Weight    *int              `json:"weight,omitempty"`
 
 	Restrict *aikeysv1.Restrictions `json:"restrict,omitempty"`
+	Limit    *aikeysv1.KeyLimit     `json:"limit,omitempty"`
 }
 
 // RegisterParams says which key to register. Its Secret prints as [redacted].
@@ -62,7 +63,7 @@ func (a *AIKeysClient) Register(
 	r.checkText("name", name)
 	r.checkText("secret", secret)
 	r.body = registerRequest{Provider: provider, Name: name, Secret: secret, UserScope: userScope, Verify: r.verify, Force: r.force, ExpiresAt: r.expiresAt,
-		Order: r.order, Weight: r.weight, Restrict: r.restrict}
+		Order: r.order, Weight: r.weight, Restrict: r.restrict, Limit: r.limit}
 	return send(ctx, r, func(r *aikeysv1.RegisterResponse) bool { return r.Key.ID != "" })
 }
 
@@ -127,13 +128,40 @@ func RestrictOperations(paths ...string) KeyChange { return restrict("operations
 // ClearRestrictions has the key serve everybody and everything.
 func ClearRestrictions() KeyChange { return func(c map[string]any) { c["restrict"] = nil } }
 
+// LimitRequestsPerMinute has the key serve at most this many requests in a minute; 0 is any number.
+func LimitRequestsPerMinute(requests int) KeyChange { return limit("requests_per_minute", requests) }
+
+// LimitRequestsPerDay has the key serve at most this many requests in a day of UTC; 0 is any number.
+func LimitRequestsPerDay(requests int) KeyChange { return limit("requests_per_day", requests) }
+
+// LimitConcurrent has the key serve at most this many requests at once; 0 is any number.
+func LimitConcurrent(requests int) KeyChange { return limit("concurrent", requests) }
+
+// ClearLimits has the key serve any number of requests.
+func ClearLimits() KeyChange { return func(c map[string]any) { c["limit"] = nil } }
+
+func limit(name string, to int) KeyChange {
+	return func(c map[string]any) {
+		limits := membersOf(c, "limit")
+		if limits[name] = to; to == 0 {
+			limits[name] = nil
+		}
+	}
+}
+
+// membersOf returns the members that a change has of an object, which may be none yet.
+func membersOf(c map[string]any, object string) map[string]any {
+	members, ok := c[object].(map[string]any)
+	if !ok {
+		members = map[string]any{}
+		c[object] = members
+	}
+	return members
+}
+
 func restrict(list string, to []string) KeyChange {
 	return func(c map[string]any) {
-		lists, ok := c["restrict"].(map[string]any)
-		if !ok {
-			lists = map[string]any{}
-			c["restrict"] = lists
-		}
+		lists := membersOf(c, "restrict")
 		if lists[list] = to; len(to) == 0 {
 			lists[list] = nil
 		}

@@ -56,6 +56,9 @@ func WithWeight(weight int) CallOption { return func(s *service) { s.weight = &w
 // Restricted has Register make a key that may be used only so.
 func Restricted(r aikeysv1.Restrictions) CallOption { return func(s *service) { s.restrict = &r } }
 
+// Limited has Register make a key that serves at most so many requests.
+func Limited(l aikeysv1.KeyLimit) CallOption { return func(s *service) { s.limit = &l } }
+
 // Explained has Resolve list every key that could serve as Candidates, and why each does or does not.
 func Explained() CallOption { return func(s *service) { s.setQuery("explain", "true") } }
 
@@ -185,6 +188,7 @@ type service struct {
 	expiresAt         time.Time
 	order, weight     *int
 	restrict          *aikeysv1.Restrictions
+	limit             *aikeysv1.KeyLimit
 	ifMatch           string
 	hasIfMatch        bool
 	wait              time.Duration
@@ -278,6 +282,7 @@ func (r *request) checkOptions() {
 		{"verify", r.verify || r.force, registers},
 		{"expires_at", !r.expiresAt.IsZero(), registers},
 		{"restrict", r.restrict != nil, registers},
+		{"limit", r.limit != nil, registers},
 		{"order", r.order != nil || r.weight != nil, registers},
 		{"projects", len(r.token) > 0, r.op.ID == operations.CreateToken().ID},
 		{ifMatchHeader, r.hasIfMatch, takesIfMatch},

@@ -435,6 +435,21 @@ func changesOf(args map[string]any) (changes []agentrouter.KeyChange) {
 			changes = append(changes, agentrouter.ClearRestrictions())
 		}
 	}
+	switch limits, given := args["limit"].(map[string]any); {
+	case given:
+		for name, change := range map[string]func(int) agentrouter.KeyChange{
+			"requests_per_minute": agentrouter.LimitRequestsPerMinute, "requests_per_day": agentrouter.LimitRequestsPerDay, "concurrent": agentrouter.LimitConcurrent,
+		} {
+			if limit, ok := limits[name]; ok {
+				number, _ := limit.(float64) // null is 0
+				changes = append(changes, change(int(number)))
+			}
+		}
+	default:
+		if _, ok := args["limit"]; ok {
+			changes = append(changes, agentrouter.ClearLimits())
+		}
+	}
 	if order, ok := args["order"].(float64); ok {
 		changes = append(changes, agentrouter.SetOrder(int(order)))
 	}
@@ -488,6 +503,11 @@ func registerOptions(v vector) (options []agentrouter.CallOption) {
 		options = append(options, agentrouter.Restricted(aikeysv1.Restrictions{
 			Users: texts(lists["users"]), Models: texts(lists["models"]), Operations: texts(lists["operations"]),
 		}))
+	}
+	if limits, ok := v.Args["limit"].(map[string]any); ok {
+		perMinute, _ := limits["requests_per_minute"].(float64)
+		concurrent, _ := limits["concurrent"].(float64)
+		options = append(options, agentrouter.Limited(aikeysv1.KeyLimit{RequestsPerMinute: int(perMinute), Concurrent: int(concurrent)}))
 	}
 	if v.Args["explain"] == true {
 		options = append(options, agentrouter.Explained())

@@ -28,7 +28,7 @@ export function KeyPage({ id }: { id: string }) {
   return <Await query={query}>{(key) => <OneKey item={key} />}</Await>;
 }
 
-type Change = { order: number; weight: number | null } | { name: string } | { disabled: boolean } | { expires_at: string | null };
+type Change = { order: number; weight: number | null } | { name: string } | { disabled: boolean } | { limit: Record<keyof NonNullable<Key['limit']>, number | null> } | { expires_at: string | null };
 
 function OneKey({ item }: { item: Key }) {
   const { who } = useConnection();
@@ -36,7 +36,7 @@ function OneKey({ item }: { item: Key }) {
   const policy = usePolicy();
   const providers = useProviders();
   const now = useNow();
-  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable' | 'order' | 'rotate'>('');
+  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable' | 'order' | 'limits' | 'rotate'>('');
   const provider = providers.data?.find((p) => p.slug === item.provider);
   const display = nameOf(item.provider, providers.data);
   const mayWrite = item.state !== 'revoked' && (item.user_scope || who?.role === 'owner');
@@ -61,6 +61,7 @@ function OneKey({ item }: { item: Key }) {
             <button type="button" onClick={() => setDialog('rename')}>Rename…</button>
             <button type="button" onClick={() => setDialog('expiry')}>Expiry…</button>
             <button type="button" onClick={() => setDialog('order')}>Order…</button>
+            <button type="button" onClick={() => setDialog('limits')}>Limits…</button>
             {item.disabled ? <button type="button" disabled={enabling.busy} onClick={() => void enabling.run()}>Enable</button>
               : <button type="button" onClick={() => setDialog('disable')}>Disable…</button>}
             <button type="button" className="bad" data-key="r" onClick={() => setDialog('revoke')}>Revoke… <kbd aria-hidden="true">R</kbd></button>
@@ -79,6 +80,7 @@ function OneKey({ item }: { item: Key }) {
             <dt>Serves</dt><dd>{item.user_scope ? 'only your requests' : 'the project’s requests'}{item.serves === false && <span className="quiet"> · not now: {reasonWords(item.not_serving_reason, display)}</span>}</dd>
             <dt>Order</dt><dd>{item.order ?? 0}{item.weight ? `, weight ${item.weight}` : ''}</dd>
             {item.restrict && <><dt>Restricted to</dt><dd>{restrictions(item.restrict).map((r) => <div key={r}>{r}</div>)}</dd></>}
+            {item.limit && <><dt>Limits</dt><dd>{limits(item.limit).map((l) => <div key={l}>{l}</div>)}</dd></>}
             <dt>Id</dt><dd><code className="id">{item.id}</code> <Copy text={item.id} className="small" /></dd>
             <dt>Added</dt><dd><When at={item.created_at} now={now} /> by {item.created_by}</dd>
             <dt>Last used</dt><dd><When at={item.last_used_at} now={now} /></dd>
@@ -97,6 +99,7 @@ function OneKey({ item }: { item: Key }) {
       {dialog === 'expiry' && <ExpiryDialog item={item} onClose={() => setDialog('')} />}
       {dialog === 'rotate' && <RotateDialog item={item} provider={provider} onClose={() => setDialog('')} />}
       {dialog === 'order' && <OrderDialog item={item} onClose={() => setDialog('')} />}
+      {dialog === 'limits' && <LimitsDialog item={item} onClose={() => setDialog('')} />}
       {dialog === 'disable' && <DisableDialog item={item} all={all} onClose={() => setDialog('')} />}
     </>
   );
@@ -114,6 +117,10 @@ function reasonWords(reason: string | undefined, provider: string): string {
 /** What a key may be used for, a line for each list. */
 const restrictions = ({ models, users, operations }: NonNullable<Key['restrict']>) =>
   [models && `models: ${models.join(', ')}`, users && `users: ${users.join(', ')}`, operations && `operations: ${operations.join(', ')}`].filter((r) => r !== undefined);
+
+/** How many requests a key serves, a line for each limit. */
+const limits = ({ requests_per_minute: minute, requests_per_day: day, concurrent }: NonNullable<Key['limit']>) =>
+  [minute && `${minute} requests a minute`, day && `${day} requests a day`, concurrent && `${concurrent} requests at once`].filter((l) => l !== undefined);
 
 async function keep(key: Key) {
   queries.setQueryData<Key>(['key', key.id], key);
@@ -206,6 +213,36 @@ function OrderDialog({ item, onClose }: { item: Key; onClose: () => void }) {
         <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy}>Save</button></div>
       </form>
       <CopyAs commands={[curl(location.origin, 'PATCH', projectPath(project(), `/aikeys/${item.id}`), { order: Number(order) || 0, weight: Number(weight) || null }), tare(['byok', 'update', item.id], { order, weight: weight || '0' })]} />
+    </Dialog>
+  );
+}
+
+function LimitsDialog({ item, onClose }: { item: Key; onClose: () => void }) {
+  const [minute, setMinute] = useState(String(item.limit?.requests_per_minute ?? ''));
+  const [day, setDay] = useState(String(item.limit?.requests_per_day ?? ''));
+  const [concurrent, setConcurrent] = useState(String(item.limit?.concurrent ?? ''));
+  const limit = { requests_per_minute: Number(minute) || null, requests_per_day: Number(day) || null, concurrent: Number(concurrent) || null };
+  const { run, busy, error } = useAction(async () => {
+    await update(item, { limit });
+    onClose();
+  });
+  const field = (label: string, value: string, set: (v: string) => void) => (
+    <Field label={label}>
+      {(ids) => <input {...ids} type="number" min={1} step={1} value={value} onChange={(e) => set(e.target.value)} />}
+    </Field>
+  );
+  return (
+    <Dialog title={`Limits of ${item.name}`} onClose={onClose}>
+      <form onSubmit={(e) => { e.preventDefault(); void run(); }}>
+        <div className="pair">
+          {field('Requests a minute', minute, setMinute)}
+          {field('Requests a day', day, setDay)}
+        </div>
+        {field('Requests at once', concurrent, setConcurrent)}
+        <Changed error={error} />
+        <div className="bar end"><button type="button" onClick={onClose}>Cancel</button><button type="submit" className="primary" disabled={busy}>Save</button></div>
+      </form>
+      <CopyAs commands={[curl(location.origin, 'PATCH', projectPath(project(), `/aikeys/${item.id}`), { limit }), tare(['byok', 'update', item.id], { 'limit-rpm': minute || '0', 'limit-rpd': day || '0', 'limit-concurrent': concurrent || '0' })]} />
     </Dialog>
   );
 }

@@ -104,6 +104,7 @@ export class AIKeys {
     if (options.order !== undefined) body.order = options.order;
     if (options.weight !== undefined) body.weight = options.weight;
     if (options.restrict !== undefined) body.restrict = options.restrict;
+    if (options.limit !== undefined) body.limit = options.limit;
     const path = `${project(customerId, projectId)}/aikeys`;
     const headers = { 'content-type': 'application/json', ...idempotencyHeader(options.idempotencyKey) };
     return this.#transport.send({ method: 'POST', path, body, headers, secret, expect: ['key', 'object'] }, options);
@@ -152,7 +153,7 @@ export class AIKeys {
     changes: t.KeyChanges,
     options: t.UpdateOptions = {},
   ): Promise<t.UpdateResponse> {
-    const { name, disabled, expiresAt, order, weight, restrict } = changes;
+    const { name, disabled, expiresAt, order, weight, restrict, limit } = changes;
     const body: t.UpdateRequest = {};
     if (name !== undefined) body.name = name;
     if (disabled !== undefined) body.disabled = disabled;
@@ -160,6 +161,7 @@ export class AIKeys {
     if (order !== undefined) body.order = order;
     if (weight !== undefined) body.weight = weight;
     if (restrict !== undefined) body.restrict = restrict;
+    if (limit !== undefined) body.limit = limit;
     if (Object.keys(body).length === 0) {
       throw new ArgumentError('changes must name what to change');
     }

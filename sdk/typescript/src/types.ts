@@ -47,6 +47,7 @@ export type RotateResponse = Schemas['RotateResponse'];
 export type VersionsResponse = Schemas['VersionsResponse'];
 export type DestroyVersionResponse = Schemas['DestroyVersionResponse'];
 export type Restrictions = Schemas['Restrictions'];
+export type KeyLimit = Schemas['KeyLimit'];
 export type ResolveResponse = Schemas['ResolveResponse'];
 export type PolicyResponse = Schemas['PolicyResponse'];
 export type ListEventsResponse = Schemas['ListEventsResponse'];
@@ -162,6 +163,8 @@ export interface RegisterOptions extends CallOptions {
   weight?: number | undefined;
   /** What it may be used for: by which users, with which models, for which operations. */
   restrict?: Restrictions | undefined;
+  /** How many requests it serves at most. */
+  limit?: KeyLimit | undefined;
 }
 
 /** What to change of a key. What is `undefined` stays as it is. */
@@ -178,6 +181,8 @@ export interface KeyChanges {
   weight?: number | null | undefined;
   /** What it may be used for. A list replaces the one before, `null` takes one away, or all of them. */
   restrict?: Schemas['RestrictionsChange'] | null | undefined;
+  /** How many requests it serves at most. A limit replaces the one before, `null` takes one away, or all of them. */
+  limit?: Schemas['KeyLimitChange'] | null | undefined;
 }
 
 export interface ResolveOptions extends CallOptions {

@@ -56,6 +56,7 @@ export interface Key {
   order?: number;
   weight?: number;
   restrict?: { users?: string[]; models?: string[]; operations?: string[] };
+  limit?: { requests_per_minute?: number; requests_per_day?: number; concurrent?: number };
   disable_receipt?: DisableReceipt;
   version?: number;
   state: string;
@@ -83,6 +84,7 @@ export interface RegisterRequest {
   order?: number;
   weight?: number;
   restrict?: { users?: string[]; models?: string[]; operations?: string[] };
+  limit?: { requests_per_minute?: number; requests_per_day?: number; concurrent?: number };
 }
 
 /**

@@ -200,6 +200,7 @@ const (
 	FetchReasonKeyExpired              FetchReason = "key_expired"
 	FetchReasonKeyRestricted           FetchReason = "key_restricted"
 	FetchReasonKeyRevoked              FetchReason = "key_revoked"
+	FetchReasonLimitsNotEnforced       FetchReason = "limits_not_enforced"
 	FetchReasonNextKey                 FetchReason = "next_key"
 	FetchReasonNoKey                   FetchReason = "no_key"
 	FetchReasonNotAMember              FetchReason = "not_a_member"
@@ -234,6 +235,8 @@ func (e FetchReason) Valid() bool {
 	case FetchReasonKeyRestricted:
 		return true
 	case FetchReasonKeyRevoked:
+		return true
+	case FetchReasonLimitsNotEnforced:
 		return true
 	case FetchReasonNextKey:
 		return true
@@ -1032,7 +1035,7 @@ type Event struct {
 	// Type What was done. A token is an AgentRouter API key. `key.failing` is a
 	// report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 	// key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-	// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+	// `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
 	// `expires_at`, and `key.expired` at that time.
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
@@ -1050,7 +1053,7 @@ type EventOutcome string
 // EventType What was done. A token is an AgentRouter API key. `key.failing` is a
 // report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
 // key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-// `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+// `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
 // `expires_at`, and `key.expired` at that time.
 // `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 // `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
@@ -1073,6 +1076,9 @@ type EventState struct {
 
 	// Forced Whether the key was stored although the provider rejected it. Absent if not.
 	Forced bool `json:"forced,omitempty,omitzero"`
+
+	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	Limit *KeyLimit `json:"limit,omitempty"`
 
 	// Name The key's label. Absent if it did not change.
 	Name string `json:"name,omitempty,omitzero"`
@@ -1282,6 +1288,9 @@ type Key struct {
 	// LastUsedAt When a data plane last served a request with it. Absent until a data plane has reported that.
 	LastUsedAt time.Time `json:"last_used_at,omitempty,omitzero"`
 
+	// Limit How many requests a key serves. Absent, or empty, limits nothing.
+	Limit *KeyLimit `json:"limit,omitempty"`
+
 	// Name Its label.
 	Name string `json:"name"`
 
@@ -1375,6 +1384,30 @@ type KeyFailure struct {
 // `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
 // provider's. Absent if the data plane did not say.
 type KeyFailureReason string
+
+// KeyLimit How many requests a key serves. Absent, or empty, limits nothing.
+type KeyLimit struct {
+	// Concurrent How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+	Concurrent int `json:"concurrent,omitempty,omitzero"`
+
+	// RequestsPerDay How many requests it serves in a day of UTC. Absent for any number.
+	RequestsPerDay int `json:"requests_per_day,omitempty,omitzero"`
+
+	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. Absent for any number.
+	RequestsPerMinute int `json:"requests_per_minute,omitempty,omitzero"`
+}
+
+// KeyLimitChange What to change of how many requests the key serves. `null` takes all limits away.
+type KeyLimitChange struct {
+	// Concurrent How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
+	Concurrent int `json:"concurrent,omitempty,omitzero"`
+
+	// RequestsPerDay How many requests it serves in a day of UTC. `null` is any number.
+	RequestsPerDay int `json:"requests_per_day,omitempty,omitzero"`
+
+	// RequestsPerMinute How many requests it serves in a minute that begins with the clock's. `null` is any number.
+	RequestsPerMinute int `json:"requests_per_minute,omitempty,omitzero"`
+}
 
 // KeyOrder The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
 // Every key has 0 unless it is given another.

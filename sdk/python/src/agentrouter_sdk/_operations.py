@@ -57,7 +57,19 @@ REGISTER_KEY = Operation(
     "POST",
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys",
     models.RegisterResponse,
-    body=("provider", "name", "secret", "user_scope", "verify", "force", "expires_at", "order", "weight", "restrict"),
+    body=(
+        "provider",
+        "name",
+        "secret",
+        "user_scope",
+        "verify",
+        "force",
+        "expires_at",
+        "order",
+        "weight",
+        "restrict",
+        "limit",
+    ),
     idempotent_by_key=True,
 )
 LIST_KEYS = Operation(
@@ -80,7 +92,7 @@ UPDATE_KEY = Operation(
     "/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}",
     models.UpdateResponse,
     query=("wait",),
-    body=("name", "disabled", "expires_at", "order", "weight", "restrict"),
+    body=("name", "disabled", "expires_at", "order", "weight", "restrict", "limit"),
 )
 REVOKE_KEY = Operation(
     "revokeKey",

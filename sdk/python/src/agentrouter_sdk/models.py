@@ -237,7 +237,7 @@ class Event(Model):
     What was done. A token is an AgentRouter API key. `key.failing` is a
     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-    `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+    `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
     `expires_at`, and `key.expired` at that time.
     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
@@ -379,6 +379,7 @@ class EventState(Model):
     """
 
     restrict: Optional[Restrictions] = None
+    limit: Optional[KeyLimit] = None
     verdict: Optional[Union[Literal["valid", "rejected", "unreachable"], str]] = None
     """
     `valid`: the provider took the key. `rejected`: it said that it does not. `unreachable`: it is not known.
@@ -505,6 +506,7 @@ class Fetch(Model):
             "key_expired",
             "key_restricted",
             "restrictions_not_enforced",
+            "limits_not_enforced",
             "not_a_member",
             "customer_not_served",
             "unreadable",
@@ -823,6 +825,7 @@ class Key(Model):
     """
 
     restrict: Optional[Restrictions] = None
+    limit: Optional[KeyLimit] = None
     last_failure: Optional[KeyFailure] = None
     verification: Optional[Verification] = None
     receipt: Optional[Receipt] = None
@@ -858,6 +861,50 @@ class KeyFailure(Model):
     `quota_exhausted`: the key's account has no balance left. `forbidden`: two users got 403 for reasons of the
     provider's. Absent if the data plane did not say.
 
+    """
+
+
+class KeyLimit(Model):
+    """
+    How many requests a key serves. Absent, or empty, limits nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    requests_per_minute: Optional[int] = None
+    """
+    How many requests it serves in a minute that begins with the clock's. Absent for any number.
+    """
+
+    requests_per_day: Optional[int] = None
+    """
+    How many requests it serves in a day of UTC. Absent for any number.
+    """
+
+    concurrent: Optional[int] = None
+    """
+    How many requests it serves at once, streams and WebSockets until they end. Absent for any number.
+    """
+
+
+class KeyLimitChange(Model):
+    """
+    What to change of how many requests the key serves. `null` takes all limits away.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    requests_per_minute: Optional[int] = None
+    """
+    How many requests it serves in a minute that begins with the clock's. `null` is any number.
+    """
+
+    requests_per_day: Optional[int] = None
+    """
+    How many requests it serves in a day of UTC. `null` is any number.
+    """
+
+    concurrent: Optional[int] = None
+    """
+    How many requests it serves at once, streams and WebSockets until they end. `null` is any number.
     """
 
 

@@ -123,6 +123,10 @@ export interface paths {
          *     refuse a request whose model they can't read, among them WebSockets, files and batches. A list that is given
          *     replaces the one before, `null` takes one away, and `restrict: null` all three. It acts as fast as `disabled`.
          *
+         *     `limit` bounds how many requests the key serves. Each data plane enforces its share, the limit divided by the number
+         *     of data planes that are connected and serve the customer, rounded down and at least 1. A request over it is answered
+         *     with 429 by the data plane. A limit that is given replaces the one before, `null` takes one away, and `limit: null` all.
+         *
          *     With `If-Match`, nothing is changed if the key has been changed since: the answer is 412. Without it, the change is
          *     made to the key as it is. Members that the body does not name stay, so callers who change different ones do
          *     not undo each other's changes, and a key can be disabled at once.
@@ -1092,6 +1096,7 @@ export interface components {
             order?: components["schemas"]["KeyOrder"];
             weight?: components["schemas"]["KeyWeight"];
             restrict?: components["schemas"]["Restrictions"];
+            limit?: components["schemas"]["KeyLimit"];
         };
         /** @description What to change. At least one member. */
         UpdateRequest: {
@@ -1111,6 +1116,7 @@ export interface components {
              */
             weight?: number | null;
             restrict?: components["schemas"]["RestrictionsChange"];
+            limit?: components["schemas"]["KeyLimitChange"];
         };
         /** @description What a key may be used for. Absent, or empty, restricts nothing. */
         Restrictions: {
@@ -1138,6 +1144,24 @@ export interface components {
              *     with everything below it. `*` is one segment, and `*:generateContent` one that ends so. `null` restricts none.
              */
             operations?: string[] | null;
+        } | null;
+        /** @description How many requests a key serves. Absent, or empty, limits nothing. */
+        KeyLimit: {
+            /** @description How many requests it serves in a minute that begins with the clock's. Absent for any number. */
+            requests_per_minute?: number;
+            /** @description How many requests it serves in a day of UTC. Absent for any number. */
+            requests_per_day?: number;
+            /** @description How many requests it serves at once, streams and WebSockets until they end. Absent for any number. */
+            concurrent?: number;
+        };
+        /** @description What to change of how many requests the key serves. `null` takes all limits away. */
+        KeyLimitChange: {
+            /** @description How many requests it serves in a minute that begins with the clock's. `null` is any number. */
+            requests_per_minute?: number | null;
+            /** @description How many requests it serves in a day of UTC. `null` is any number. */
+            requests_per_day?: number | null;
+            /** @description How many requests it serves at once, streams and WebSockets until they end. `null` is any number. */
+            concurrent?: number | null;
         } | null;
         /**
          * @description The key's place among the keys of its scope and provider: the lowest serves, and of the same order the newest.
@@ -1541,6 +1565,7 @@ export interface components {
             order?: components["schemas"]["KeyOrder"];
             weight?: components["schemas"]["KeyWeight"];
             restrict?: components["schemas"]["Restrictions"];
+            limit?: components["schemas"]["KeyLimit"];
             last_failure?: components["schemas"]["KeyFailure"];
             verification?: components["schemas"]["Verification"];
             receipt?: components["schemas"]["Receipt"];
@@ -1747,7 +1772,7 @@ export interface components {
              * @description The rule that chose the key, or why there was none. `verification` is a test of the
              *     key, and `rotation` the comparison of a secret that it is rotated to.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "restrictions_not_enforced" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "restrictions_not_enforced" | "limits_not_enforced" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
@@ -1772,7 +1797,7 @@ export interface components {
              * @description What was done. A token is an AgentRouter API key. `key.failing` is a
              *     report by a data plane that a provider has begun to refuse a key, and `key.exposed` that a provider sent a
              *     key back in an answer, where it was masked: at most one for a key and hour. `key.updated` is another name,
-             *     `expires_at`, `order`, `weight` or `restrict`. `key.expiring` comes 30, 7 and 1 days before a key's
+             *     `expires_at`, `order`, `weight`, `restrict` or `limit`. `key.expiring` comes 30, 7 and 1 days before a key's
              *     `expires_at`, and `key.expired` at that time.
              *     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
              *     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
@@ -1848,6 +1873,7 @@ export interface components {
             /** @description The key's weight, 0 for none. Absent if it did not change. */
             weight?: number;
             restrict?: components["schemas"]["Restrictions"];
+            limit?: components["schemas"]["KeyLimit"];
             verdict?: components["schemas"]["Verdict"];
             reason?: components["schemas"]["VerdictReason"];
             /** @description Whether the key was stored although the provider rejected it. Absent if not. */

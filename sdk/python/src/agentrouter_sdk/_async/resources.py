@@ -87,6 +87,7 @@ class AsyncAIKeys(_Resource):
         order: Optional[int] = None,
         weight: Optional[int] = None,
         restrict: Optional[Mapping[str, Sequence[str]]] = None,
+        limit: Optional[Mapping[str, int]] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.RegisterResponse: ...
@@ -107,6 +108,7 @@ class AsyncAIKeys(_Resource):
         order: Optional[int] = None,
         weight: Optional[int] = None,
         restrict: Optional[Mapping[str, Sequence[str]]] = None,
+        limit: Optional[Mapping[str, int]] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.RegisterResponse: ...
@@ -126,6 +128,7 @@ class AsyncAIKeys(_Resource):
         order: Optional[int] = None,
         weight: Optional[int] = None,
         restrict: Optional[Mapping[str, Sequence[str]]] = None,
+        limit: Optional[Mapping[str, int]] = None,
         idempotency_key: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.RegisterResponse:
@@ -136,7 +139,8 @@ class AsyncAIKeys(_Resource):
         With verify, the secret is tested at its provider first. One that the provider rejects is not stored, unless
         with force. With expires_at, the key stops serving at that time. Of several keys, the lowest order
         serves, or the newest; those of one order that have a weight share the callers. With restrict, it may be used
-        only by these users, with these models, for these operations.
+        only by these users, with these models, for these operations; with limit, it serves at most so many
+        requests_per_minute, requests_per_day and concurrent ones.
 
         The call is safe to repeat: it carries an Idempotency-Key, a new one unless one is given.
         """
@@ -154,6 +158,7 @@ class AsyncAIKeys(_Resource):
                 "order": order,
                 "weight": weight,
                 "restrict": None if restrict is None else {name: [*each] for name, each in restrict.items()},
+                "limit": None if limit is None else dict(limit),
             },
             idempotency_key=idempotency_key,
             timeout=timeout,
@@ -235,6 +240,7 @@ class AsyncAIKeys(_Resource):
         order: Optional[int] = None,
         weight: Union[int, None, Unchanged] = UNCHANGED,
         restrict: Union[Mapping[str, Optional[Sequence[str]]], None, Unchanged] = UNCHANGED,
+        limit: Union[Mapping[str, Optional[int]], None, Unchanged] = UNCHANGED,
         if_match: Optional[str] = None,
         wait: Union[str, float, timedelta, None] = None,
         timeout: Optional[float] = None,
@@ -243,7 +249,7 @@ class AsyncAIKeys(_Resource):
 
         Of several keys, the lowest order serves, or the newest; those of one order that have a weight share callers,
         which a weight of None ends. The lists of restrict, users, models and operations, replace those of the key: None
-        takes one away, and a restrict of None all.
+        takes one away, and a restrict of None all. The same goes for limit.
 
         A key that is disabled by then comes with its disable_receipt, for which wait waits as for a revocation's. With
         if_match, the key's etag, nothing is changed that others have changed since.
@@ -258,11 +264,12 @@ class AsyncAIKeys(_Resource):
             "order": order,
             "weight": changed(weight),
             "restrict": changed(restrict),
+            "limit": changed(limit),
             "wait": wait_text(wait),
         }
         unchanged = name is None and disabled is None and expires_at is UNCHANGED and order is None
-        if unchanged and weight is UNCHANGED and restrict is UNCHANGED:
-            raise ArgumentError("name, disabled, expires_at, order, weight or restrict must be given")
+        if unchanged and weight is UNCHANGED and restrict is UNCHANGED and limit is UNCHANGED:
+            raise ArgumentError("name, disabled, expires_at, order, weight, restrict or limit must be given")
         return await self._transport.send(_operations.UPDATE_KEY.call(arguments, if_match=if_match, timeout=timeout))
 
     async def revoke(
