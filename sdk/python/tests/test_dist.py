@@ -39,7 +39,9 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # What the SDK needs comes first, checked by hash, so that the program's own list brings the SDK alone.
     lists = ["-r", str(SDK / "requirements.txt"), "-r", str(SDK / "requirements-dist.txt")]
     subprocess.run([*pip, "--require-hashes", *lists], cwd=program, check=True)
-    subprocess.run([*pip, "--no-index", "--no-build-isolation", "-r", "requirements.txt"], cwd=program, check=True)
+    # pip would take what it once built in a folder of the same name.
+    own = ["--no-index", "--no-build-isolation", "--no-cache-dir", "-r", "requirements.txt"]
+    subprocess.run([*pip, *own], cwd=program, check=True)
     return program
 
 
