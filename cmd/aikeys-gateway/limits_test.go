@@ -26,7 +26,7 @@ func (c *controlPlane) countStreams(gateway *process) (open int) {
 		request, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, gateway.address.Gateway+"/openai/chat", strings.NewReader("{}"))
 		require.NoError(c.t, err)
 		request.Header.Set("Authorization", "Bearer "+c.alice)
-		response, err := http.DefaultClient.Do(request)
+		response, err := http.DefaultClient.Do(request) //nolint:bodyclose // with the other streams
 		require.NoError(c.t, err)
 		streams = append(streams, response.Body)
 		if response.StatusCode != http.StatusOK {

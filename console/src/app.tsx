@@ -1,37 +1,42 @@
 // The frame of all pages: the session, the navigation, the keyboard, and what is wrong with the connection.
-import { useEffect, useRef, useState, type ComponentType } from 'react';
+import { lazy, Suspense, useEffect, useRef, useState, type ComponentType } from 'react';
 import { signOut, type WhoAmI } from './api/client.ts';
 import { queries, useConnection } from './api/queries.ts';
-import { Dialog, Page, useNow } from './ui/basics.tsx';
+import { Dialog, Loading, Page, useNow } from './ui/basics.tsx';
 import { Palette } from './ui/palette.tsx';
-import { AccessPage } from './pages/access.tsx';
-import { AuditPage } from './pages/audit.tsx';
 import { KeyPage } from './pages/key.tsx';
 import { KeysPage } from './pages/keys.tsx';
-import { MembersPage } from './pages/members.tsx';
-import { PlanesPage } from './pages/planes.tsx';
-import { PolicyPage } from './pages/policy.tsx';
 import { ResolvePage } from './pages/resolve.tsx';
-import { UsagePage } from './pages/usage.tsx';
 import { SignIn } from './pages/signin.tsx';
 import { span } from './logic/time.ts';
 import { Link, go, usePath } from './ui/router.tsx';
+
+const more = () => import('./pages/more.ts');
+
+/** A page that is not part of the first script. */
+const later = (name: keyof Awaited<ReturnType<typeof more>>) =>
+  lazy(() => more().then((pages) => ({ default: pages[name] }), () => ({ default: NotLoaded })));
+
+function NotLoaded() {
+  return <Page title="This page could not be loaded"><p>The service did not answer. <button type="button" className="link" onClick={() => location.reload()}>Load it again</button></p></Page>;
+}
 
 interface Section { path: string; label: string; letter: string; page: ComponentType }
 
 export const places: Section[] = [
   { path: '/keys', label: 'Keys', letter: 'k', page: KeysPage },
   { path: '/resolve', label: 'Resolve', letter: 'r', page: ResolvePage },
-  { path: '/policy', label: 'Policy', letter: 'p', page: PolicyPage },
-  { path: '/members', label: 'Members', letter: 'm', page: MembersPage },
-  { path: '/usage', label: 'Usage', letter: 'u', page: UsagePage },
-  { path: '/audit', label: 'Audit', letter: 'a', page: AuditPage },
-  { path: '/planes', label: 'Data planes', letter: 'd', page: PlanesPage },
-  { path: '/access', label: 'My access', letter: 'i', page: AccessPage },
+  { path: '/policy', label: 'Policy', letter: 'p', page: later('PolicyPage') },
+  { path: '/members', label: 'Members', letter: 'm', page: later('MembersPage') },
+  { path: '/usage', label: 'Usage', letter: 'u', page: later('UsagePage') },
+  { path: '/audit', label: 'Audit', letter: 'a', page: later('AuditPage') },
+  { path: '/planes', label: 'Data planes', letter: 'd', page: later('PlanesPage') },
+  { path: '/access', label: 'My access', letter: 'i', page: later('AccessPage') },
 ];
 
 export function App() {
   const { who, ended } = useConnection();
+  useEffect(() => { void more().catch(() => undefined); }, []); // so that they are here when they are opened
   if (!who) return <main className="sign-in"><SignIn /></main>;
   return <Frame who={who} ended={ended} />;
 }
@@ -81,7 +86,7 @@ function Place({ at }: { at: string }) {
   const id = /^\/keys\/([\w-]+)$/.exec(at)?.[1];
   if (id) return <KeyPage key={id} id={id} />;
   const Shown = places.find((p) => p.path === at)?.page;
-  if (Shown) return <Shown />;
+  if (Shown) return <Suspense fallback={<Loading />}><Shown /></Suspense>;
   return at === '/' ? null : <Page title="There is no such page"><p><Link href="/keys">Go to the keys</Link></p></Page>;
 }
 

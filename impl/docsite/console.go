@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	_ "embed"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -16,6 +15,8 @@ var (
 	consoleHTML []byte
 	//go:embed console/app.js
 	consoleJS []byte
+	//go:embed console/app-more.js
+	consoleMoreJS []byte
 	//go:embed console/app.css
 	consoleCSS []byte
 	//go:embed console/licences.txt
@@ -29,27 +30,20 @@ const consolePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 const consolePath = "/console"
 
 // addConsole adds the console's files. Its page is at every path below consolePath that names no file: the script reads the path.
-func (s *Site) addConsole() error {
-	page := consoleHTML
+func (s *Site) addConsole() {
 	for _, file := range []struct {
 		name, contentType string
 		body              []byte
 	}{
+		// The two scripts import each other by these names, so they have no versions: a browser would run one of them twice.
 		{"app.js", "text/javascript; charset=utf-8", consoleJS},
+		{"app-more.js", "text/javascript; charset=utf-8", consoleMoreJS},
 		{"app.css", "text/css; charset=utf-8", consoleCSS},
 	} {
-		path := consolePath + "/" + file.name
-		res := resource{contentType: file.contentType, body: newContent(file.body)}
-		res.version = strings.Trim(res.body.etag, `"`)[:12]
-		s.handlers[path] = compressedOnDemand(res)
-		if bytes.Count(page, []byte(path)) != 1 {
-			return fmt.Errorf("docsite: console/index.html does not name %s once", path)
-		}
-		page = bytes.ReplaceAll(page, []byte(path), []byte(path+"?v="+res.version))
+		s.handlers[consolePath+"/"+file.name] = compressedOnDemand(resource{contentType: file.contentType, body: newContent(file.body)})
 	}
 	s.handlers[consolePath+"/licences.txt"] = resource{contentType: "text/plain; charset=utf-8", body: newContent(consoleLicences)}
-	s.console = resource{contentType: "text/html; charset=utf-8", body: newContent(page), policy: consolePolicy}
-	return nil
+	s.console = resource{contentType: "text/html; charset=utf-8", body: newContent(consoleHTML), policy: consolePolicy}
 }
 
 // isConsole reports whether a path is one of the console's pages. The last part of a page's path has no dot.

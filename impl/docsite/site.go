@@ -102,9 +102,7 @@ func New(cfg Config) (*Site, error) {
 	for _, a := range assets {
 		s.handlers[a.path] = a.resource
 	}
-	if err := s.addConsole(); err != nil {
-		return nil, err
-	}
+	s.addConsole()
 	pages, err := renderPages(&api, sdks, programs, assets, problem.Types(cfg.Problems...))
 	if err != nil {
 		return nil, err

@@ -102,7 +102,7 @@ func everyPath() []string {
 		"/docs/assets/site.css",
 		"/docs/assets/site.js", "/docs/assets/reference.css", "/docs/assets/reference.js", "/docs/assets/scalar.js",
 		"/docs/assets/scalar.LICENSE", "/docs/assets/icon.svg",
-		"/console", "/console/keys", "/console/keys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ", "/console/app.js", "/console/app.css", "/console/licences.txt",
+		"/console", "/console/keys", "/console/keys/byok_01M83VVAHV8M2T5K7N9R4W1XYZ", "/console/app.js", "/console/app-more.js", "/console/app.css", "/console/licences.txt",
 	}
 	for _, p := range problem.Types(tables()...) {
 		paths = append(paths, "/problems/"+p.Slug)
