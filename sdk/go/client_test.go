@@ -187,7 +187,7 @@ func TestWaitIsAddedToTheTimeout(t *testing.T) {
 
 func TestInvalidArgumentsAreNotSent(t *testing.T) {
 	c := client(t, "http://127.0.0.1:1")
-	_, err := c.AIKeys().With(agentrouter.Wait(time.Second)).Get(t.Context(), "", "", "x")
+	_, err := c.AIKeys().With(agentrouter.Wait(time.Second)).List(t.Context(), "", "")
 	equal(t, as[*agentrouter.ArgumentError](t, err).Field, "wait")
 	_, err = c.AIKeys().With(agentrouter.IdempotencyKey("k")).List(t.Context(), "", "")
 	equal(t, as[*agentrouter.ArgumentError](t, err).Field, "Idempotency-Key")
