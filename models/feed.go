@@ -87,7 +87,8 @@ type Event struct {
 	Repeated, FirstAt int64
 }
 
-// EventState is a member's role, a policy, what was changed of a key, what a test of it found, or why and from where it was found to have leaked.
+// EventState is a member's role, a policy, what was changed of a key, what a test of it found, why and from where it was found to have leaked,
+// or a server of a customer's own.
 type EventState struct {
 	Name               string              `json:"name,omitempty"`
 	ExpiresAt          int64               `json:"expires_at,omitempty"`
@@ -104,6 +105,7 @@ type EventState struct {
 	Reason             string              `json:"reason,omitempty"`
 	Forced             bool                `json:"forced,omitempty"`
 	Version            uint32              `json:"version,omitempty"`
+	BaseURL            string              `json:"base_url,omitempty"`
 	// RetireAt is when the version is due to be destroyed; zero if that is at once.
 	RetireAt int64  `json:"retire_at,omitempty"`
 	Source   string `json:"source,omitempty"`

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -59,10 +61,11 @@ says who may use the server, and can be revoked.`,
 			name = slug
 		}
 		custom = providers.CustomOf(slug, name, baseURL, dialect, auth, header)
-		if err := custom.Check(); err != nil {
-			return cli.Usagef("%s", err)
+		var errs []error
+		for _, fault := range custom.Check() {
+			errs = append(errs, cli.Usagef("--%s: %s", strings.ReplaceAll(fault.Field, "_", "-"), fault.Message))
 		}
-		return nil
+		return errors.Join(errs...)
 	}, func(ctx context.Context) error {
 		err := a.store.Transact(ctx, func(tx *models.Tx) error {
 			return tx.CreateCustomProvider(models.CustomProvider{
@@ -85,18 +88,18 @@ func (p *program) providerListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "List a customer's own servers",
-		Long:    `Lists the custom providers of a customer, by slug.`,
+		Long:    `Lists the custom providers of a customer, by slug: those of operators, for all projects, and those of projects' owners.`,
 		Example: `  aikeysd admin provider list --customer acme`,
 	}
 	a := p.newCustomerAdmin(cmd)
 	return a.command(cmd, nil, func(ctx context.Context) error {
-		all, err := a.store.ListCustomProviders(ctx, a.customer)
+		all, err := a.store.ListCustomProviders(ctx, a.customer, "")
 		if err != nil {
 			return err
 		}
-		table := a.NewTable("SLUG", "DIALECT", "AUTH", "HEADER", "CREATED", "CREATED BY", "BASE URL", "NAME")
+		table := a.NewTable("SLUG", "PROJECT", "DIALECT", "AUTH", "HEADER", "CREATED", "CREATED BY", "BASE URL", "NAME")
 		for _, p := range all {
-			table.Row(p.Slug, p.Dialect, p.Auth, orDash(p.Header), formatTime(p.CreatedAt), p.CreatedBy, p.BaseURL, p.Name)
+			table.Row(p.Slug, cmp.Or(p.ProjectID, "all"), p.Dialect, p.Auth, orDash(p.Header), formatTime(p.CreatedAt), p.CreatedBy, p.BaseURL, p.Name)
 		}
 		return table.Flush()
 	})

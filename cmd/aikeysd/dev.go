@@ -102,11 +102,15 @@ func (o devOptions) check() (err error) {
 	return err
 }
 
-// useFolder keeps the database and the keyset in one folder, unless another process has the keyset.
+// useFolder keeps the database and the keyset in one folder, unless another process has the keyset. Who has the folder is both operator and
+// owner.
 func (s *config) useFolder(data string) {
 	s.DatabaseURL = sqlitePrefix + filepath.Join(data, "aikeys.db")
 	if s.Of("sealer").Origin() == settings.FromDefault {
 		s.Sealer = sealerLocal + ":" + filepath.Join(data, "keyset.json")
+	}
+	if s.Of("custom-providers").Origin() == settings.FromDefault {
+		s.CustomProviders = customByOwner
 	}
 }
 

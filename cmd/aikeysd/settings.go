@@ -70,6 +70,7 @@ const maxQuota = 100_000
 // The choices of CUSTOM_PROVIDERS.
 const (
 	customByOperator = "operator"
+	customByOwner    = "owner"
 	customOff        = "off"
 )
 
@@ -163,8 +164,8 @@ func newConfig() *config {
 			Usage: "how long the usage of keys is kept, in hours or days, such as 2160h or 90d; 0 keeps it forever"},
 		{Name: "max-stale-limit", Arg: "duration", Default: "5m", Parse: settings.UpToAnHour(&s.MaxStaleLimit),
 			Usage: "longest --max-stale that a gateway may have, at most 1h: receipts of revocations wait for it; streams that declare more are refused, and 0s allows none"},
-		{Name: "custom-providers", Arg: "who", Default: customByOperator, Parse: settings.Choice(&s.CustomProviders, customByOperator, customOff),
-			Usage: "who may add servers of customers' own as providers: operator, by \"aikeysd admin provider\"; off takes no keys for them, and serves none"},
+		{Name: "custom-providers", Arg: "who", Default: customByOperator, Parse: settings.Choice(&s.CustomProviders, customByOperator, customByOwner, customOff),
+			Usage: "who may add servers of customers' own as providers: operator, by \"aikeysd admin provider\"; owner, also the owners of a project for it; off takes no keys for them, and serves none"},
 		{Name: "aws-roles", Arg: "how", Default: rolesOff, Parse: settings.Choice(&s.AWSRoles, rolesOff, rolesAssume),
 			Usage: "assume takes keys of Bedrock that name a role, which this process assumes with the identity that it has in AWS, found as AWS's own tools find it; off takes none"},
 		{Name: "verify", Arg: "where", Default: verifyControlPlane, Parse: settings.Choice(&s.Verify, verifyControlPlane, verifyOff),

@@ -192,7 +192,7 @@ func (w wiring) publicAPI() (http.Handler, error) {
 		Store: w.store, Keyset: w.keyset, Receipts: w.feed, Providers: w.catalogue, Quotas: w.cfg.Quotas, Denials: w.denials, Verifier: verifier, Tests: w.tests,
 		Opener:          opener,
 		API:             api,
-		CustomProviders: w.cfg.CustomProviders == customByOperator,
+		CustomProviders: w.cfg.CustomProviders != customOff, OwnersAddProviders: w.cfg.CustomProviders == customByOwner,
 	})
 }
 
@@ -208,7 +208,7 @@ func (w wiring) dataPlaneAPI() (http.Handler, error) {
 		Store: w.store, Sealer: w.sealer, Providers: w.catalogue, Sessions: w.sessions, Feed: w.feed, Tests: w.tests, API: api,
 		Exchanger:       w.newExchanger(),
 		MaxStale:        w.cfg.MaxStaleLimit,
-		CustomProviders: w.cfg.CustomProviders == customByOperator,
+		CustomProviders: w.cfg.CustomProviders != customOff,
 	})
 }
 

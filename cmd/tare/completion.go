@@ -124,6 +124,19 @@ func completeProviders(ctx context.Context, s *session) ([]string, error) {
 	for _, each := range reply.Providers {
 		found = append(found, completionItem(string(each.Slug), each.DisplayName)...)
 	}
+	custom, err := completeServers(ctx, s)
+	return append(found, custom...), err
+}
+
+func completeServers(ctx context.Context, s *session) ([]string, error) {
+	reply, err := s.Providers().ListCustom(ctx, s.customer, s.project)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, each := range reply.Providers {
+		found = append(found, completionItem(string(each.Slug), each.DisplayName)...)
+	}
 	return found, nil
 }
 

@@ -56,7 +56,9 @@ The types of events:
   key.version_destroyed          the secret of a version is gone
   policy.set                     the policy was changed
   member.set, member.removed     a member was added, got another role, or was removed
-  token.created, token.revoked   a user or an operator made or revoked an AgentRouter API key`,
+  token.created, token.revoked   a user or an operator made or revoked an AgentRouter API key
+  provider.created               an owner added a server of the project's own
+  provider.deleted               an owner removed one`,
 		Example: `  tare api byok events --limit 20
   tare api byok events --actor bob --outcome denied --from 2026-11-23
   tare api byok events --type policy.set
@@ -165,6 +167,8 @@ func formatObjects(e *aikeysv1.Event) []string {
 		return []string{fmt.Sprintf("%s as %s", e.MemberID, e.Role)}
 	case e.MemberID != "":
 		return []string{e.MemberID}
+	case e.Before.BaseURL != "" || e.After.BaseURL != "":
+		return []string{formatChange("base_url", e.Before.BaseURL, e.After.BaseURL, "none")}
 	case e.After.UserKeys != "":
 		return formatPolicyChanges(e.Before, e.After)
 	default:

@@ -43,6 +43,8 @@ func TestJSONAndYAMLAreTheServicesAnswers(t *testing.T) {
 		"api byok policy get":                           "/policy",
 		"api members list":                              "/members",
 		"api providers":                                 "/v1/providers",
+		"api providers list":                            "/v1/providers",
+		"api providers list --custom":                   "/providers",
 		"whoami":                                        "/v1/whoami",
 		"api whoami":                                    "/v1/whoami",
 		"--customer acme --project chat api byok list":  "/aikeys",

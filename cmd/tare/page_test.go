@@ -113,6 +113,7 @@ func TestSamplesOfTheDocumentRun(t *testing.T) {
 		"registerKey", "listKeys", "getKey", "resolveKey", "getPolicy", "setPolicy", "listEvents", "listUsage", "listFetches", "listMembers",
 		"getMemberImpact", "removeMember", "restoreMember", "setMember", "listProviders", "whoAmI", "updateKey", "rotateKey", "listKeyVersions",
 		"rollbackKey", "activateKeyVersion", "destroyKeyVersion", "findLeaks", "revokeKey",
+		"addCustomProvider", "listCustomProviders", "removeCustomProvider",
 		"listProjects", "createToken", "listTokens", "listProjectTokens", "revokeProjectToken", "revokeToken",
 	} {
 		require.Contains(t, all, operation)

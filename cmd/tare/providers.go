@@ -1,28 +1,175 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
 )
 
 func (p *program) providersCommand() *cobra.Command {
-	return &cobra.Command{
+	list := p.providersListCommand()
+	cmd := p.group(&cobra.Command{
 		Use:   "providers",
-		Short: "List the providers whose keys can be registered",
-		Long:  "Lists the providers whose keys can be registered, how their keys begin, and where to create them.",
+		Short: "List the providers whose keys can be registered, and add servers of your own",
+		Long: `Without a command, lists the providers whose keys can be registered, how their keys begin, and where to create them.
+
+Servers of your own, such as vLLM, Ollama or LiteLLM, can be providers of the project, too. Owners add and remove them
+where the operator of the service lets them.`,
 		Example: `  tare api providers
-  tare api providers -o yaml`,
-		Args: cli.NoArguments(),
-		RunE: runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListProvidersResponse, error) {
-			return s.Providers().List(ctx)
-		}, p.printProviders),
+  tare api providers -o yaml
+  tare api providers add x-vllm --base-url https://llm.acme.example/v1`,
+	}, list, p.providersAddCommand(), p.providersRemoveCommand())
+	refuse := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return refuse(cmd, args)
+		}
+		return list.RunE(cmd, args)
 	}
+	return cmd
+}
+
+func (p *program) providersListCommand() *cobra.Command {
+	custom := false
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the catalogue, or the project's own servers",
+		Long: `Lists the providers whose keys can be registered, how their keys begin, and where to create them. With --custom it lists
+the servers of your own that the project can use.`,
+		Example: `  tare api providers list
+  tare api providers list --custom`,
+		Args: cli.NoArguments("--custom"),
+	}
+	cmd.Flags().BoolVar(&custom, "custom", false, "list the project's own servers")
+	listCatalogue := runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListProvidersResponse, error) {
+		return s.Providers().List(ctx)
+	}, p.printProviders)
+	listCustom := runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ListCustomProvidersResponse, error) {
+		return s.Providers().ListCustom(ctx, s.customer, s.project)
+	}, p.printServers)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if custom {
+			return listCustom(cmd, args)
+		}
+		return listCatalogue(cmd, args)
+	}
+	return cmd
+}
+
+func (p *program) providersAddCommand() *cobra.Command {
+	var (
+		baseURL, name, header string
+		dialect               aikeysv1.Dialect
+		auth                  aikeysv1.CustomAuthStyle
+	)
+	cmd := &cobra.Command{
+		Use:   "add <slug>",
+		Short: "Add a server of your own",
+		Long: `Makes a server of your own a provider of the project; then register keys with --provider <slug>. It never changes: keys
+are sealed for its base URL. To move a server, add another slug. Takes an owner, where the operator of the service lets
+them; a gateway connects to private networks only where its own operator lists them.
+
+With --auth none the server takes no key. Register one nevertheless, with the word none as its secret: it says who may
+use the server, and can be revoked.`,
+		Example: `  tare api providers add x-vllm --base-url https://llm.acme.example/v1
+  tare api providers add x-ollama --base-url http://10.20.0.7:11434/v1 --auth none
+  tare api providers add x-llm --base-url https://llm.acme.example --dialect anthropic --header X-Llm-Key`,
+		Args:              oneArgument("the slug, x- and a name"),
+		ValidArgsFunction: completeNothing,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&baseURL, "base-url", "", "http or https `URL`, to which gateways append the rest of a path (required)")
+	flags.StringVar(&name, "name", "", "a `name` for people, instead of the slug")
+	flags.StringVar(&header, "header", "", "the `header` that takes the key, instead of a bearer token")
+	addChoice(flags, cmd, &dialect, "dialect", "", "whose API it speaks, if not OpenAI's", aikeysv1.DialectOpenai, aikeysv1.DialectAnthropic)
+	addChoice(flags, cmd, &auth, "auth", "", "how it takes its key, if not as a bearer token", aikeysv1.CustomAuthStyleBearer, aikeysv1.CustomAuthStyleNone)
+	completeNothingFor(cmd, "base-url", "name", "header")
+	cmd.RunE = runCall(p, func(ctx context.Context, s *session, args []string) (*aikeysv1.CustomProviderResponse, error) {
+		var options []agentrouter.ProviderOption
+		switch {
+		case baseURL == "":
+			return nil, cli.Usagef("--base-url is required, such as https://llm.acme.example/v1")
+		case header != "" && auth != "":
+			return nil, cli.Usagef("--auth and --header exclude each other")
+		case header != "":
+			options = append(options, agentrouter.KeyInHeader(header))
+		case auth == aikeysv1.CustomAuthStyleNone:
+			options = append(options, agentrouter.WithoutKey())
+		}
+		if name != "" {
+			options = append(options, agentrouter.DisplayName(name))
+		}
+		if dialect != "" {
+			options = append(options, agentrouter.Speaks(dialect))
+		}
+		return s.Providers().AddCustom(ctx, s.customer, s.project, aikeysv1.Provider(args[0]), baseURL, options...)
+	}, func(reply *aikeysv1.CustomProviderResponse) error {
+		return p.printServers(&aikeysv1.ListCustomProvidersResponse{Providers: []aikeysv1.CustomProvider{reply.Provider}})
+	})
+	return cmd
+}
+
+func (p *program) providersRemoveCommand() *cobra.Command {
+	yes := false
+	cmd := &cobra.Command{
+		Use:   "remove <slug>",
+		Short: "Remove a server of your own",
+		Long: `Removes a server that the project's owners added. It is refused while the server has keys that are not revoked. Takes an
+owner, where the operator of the service lets them.
+
+tare asks first. Without a terminal to ask on, it needs --yes.`,
+		Example:           "  tare api providers remove x-vllm",
+		Args:              oneArgument("the server's slug"),
+		ValidArgsFunction: completeFirst(p.completeOnline(completeServers)),
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.RunE = p.withSession(func(ctx context.Context, s *session, args []string) error {
+		slug := args[0]
+		if !yes {
+			if err := p.confirm(ctx, fmt.Sprintf("Remove %q from the project's providers?", slug)); err != nil {
+				return err
+			}
+		}
+		ctx, cancel := p.withTimeout(ctx)
+		defer cancel()
+		reply, err := s.Providers().RemoveCustom(ctx, s.customer, s.project, aikeysv1.Provider(slug))
+		if err != nil {
+			return err
+		}
+		return p.printResponse(s, func() error {
+			return p.printLine("Removed " + string(reply.Provider.Slug) + " from the project's providers.")
+		})
+	})
+	return cmd
+}
+
+func (p *program) printServers(reply *aikeysv1.ListCustomProvidersResponse) error {
+	if len(reply.Providers) == 0 {
+		note := "The project has no servers of its own; an owner can add one: tare api providers add"
+		if !reply.OwnersMayAdd {
+			note = "The project has no servers of its own; the operator of the service can add one."
+		}
+		p.printNote(note)
+		return nil
+	}
+	t := &table{columns: []column{
+		{head: "PROVIDER"}, {head: "NAME", dropRank: 1, canShrink: true}, {head: "SPEAKS", dropRank: 3}, {head: "KEY IN", dropRank: 2},
+		{head: "SENT TO", canShrink: true}, {head: "ADDED BY", dropRank: 4},
+	}}
+	for i := range reply.Providers {
+		each := &reply.Providers[i]
+		t.addRow(cell{string(each.Slug), bold}, cell{each.DisplayName, plain}, cell{string(each.Dialect), plain},
+			cell{cmp.Or(each.Header, string(each.AuthStyle)), plain}, cell{each.BaseURL, plain}, cell{each.CreatedBy, plain})
+	}
+	return p.printTable(t)
 }
 
 func (p *program) printProviders(reply *aikeysv1.ListProvidersResponse) error {

@@ -38,6 +38,7 @@ func serveHostile(request string, w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"providers": []any{map[string]any{
 			"slug": hostileName, "display_name": hostileName, "base_url": hostileName, "auth_style": "bearer",
 			"secret_format": "token", "prefixes": []any{hostileName}, "required_fields": []any{}, "key_page_url": hostileName,
+			"dialect": hostileName, "header": hostileName, "created_at": "2026-11-23T09:30:00Z", "created_by": hostileName,
 		}}})
 	case "GET whoami":
 		me := sessionDocument()
@@ -63,7 +64,7 @@ const testDocument = "{\n  \"type\": \"service_account\",\n  \"private_key\": \"
 func TestHostileTextIsEscaped(t *testing.T) {
 	u := newFakeService(t, serveHostile).user(t)
 	for _, command := range []string{
-		"api byok list", "api byok get " + sampleID, "api members list", "api providers", "whoami", "api byok events", "api byok usage", "api byok fetches", "api policy get",
+		"api byok list", "api byok get " + sampleID, "api members list", "api providers", "api providers list --custom", "whoami", "api byok events", "api byok usage", "api byok fetches", "api policy get",
 	} {
 		for _, format := range []string{"table", "json", "yaml"} {
 			got := u.run(command + " -o " + format)

@@ -515,6 +515,54 @@ type ClientInterface interface {
 	// Corresponds with PUT /v1/customers/{customer_id}/projects/{project_id}/policy (the `SetPolicy` operationId).
 	SetPolicy(ctx context.Context, customerID CustomerID, projectID ProjectID, body SetPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListCustomProviders List the project's own servers
+	//
+	// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
+	// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
+	// providers that the project has. Sorted by slug, all at once.
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
+	ListCustomProviders(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddCustomProviderWithBody Add a server of your own
+	//
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	//
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+	// only where they are listed, and never to the metadata addresses of clouds.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+	AddCustomProviderWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AddCustomProvider Add a server of your own
+	//
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	//
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+	// only where they are listed, and never to the metadata addresses of clouds.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+	AddCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, body AddCustomProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveCustomProvider Remove a server of your own
+	//
+	// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
+	// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
+	// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+	//
+	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
+	RemoveCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ResolveKey Show which key would serve me
 	//
 	// Shows which key a data plane would use now for the caller's request to this provider, and why. If no key would
@@ -1331,6 +1379,94 @@ func (c *Client) SetPolicyWithBody(ctx context.Context, customerID CustomerID, p
 // Corresponds with PUT /v1/customers/{customer_id}/projects/{project_id}/policy (the `SetPolicy` operationId).
 func (c *Client) SetPolicy(ctx context.Context, customerID CustomerID, projectID ProjectID, body SetPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSetPolicyRequest(c.Server, customerID, projectID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListCustomProviders List the project's own servers
+//
+// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
+// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
+// providers that the project has. Sorted by slug, all at once.
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
+func (c *Client) ListCustomProviders(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListCustomProvidersRequest(c.Server, customerID, projectID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddCustomProviderWithBody Add a server of your own
+//
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+// lets them (`owners_may_add`). A project can have 20 that its owners added.
+//
+// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+// only where they are listed, and never to the metadata addresses of clouds.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+func (c *Client) AddCustomProviderWithBody(ctx context.Context, customerID CustomerID, projectID ProjectID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddCustomProviderRequestWithBody(c.Server, customerID, projectID, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AddCustomProvider Add a server of your own
+//
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+// lets them (`owners_may_add`). A project can have 20 that its owners added.
+//
+// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+// only where they are listed, and never to the metadata addresses of clouds.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+func (c *Client) AddCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, body AddCustomProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAddCustomProviderRequest(c.Server, customerID, projectID, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveCustomProvider Remove a server of your own
+//
+// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
+// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
+// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+//
+// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
+func (c *Client) RemoveCustomProvider(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveCustomProviderRequest(c.Server, customerID, projectID, slug)
 	if err != nil {
 		return nil, err
 	}
@@ -3329,6 +3465,149 @@ func NewSetPolicyRequestWithBody(server string, customerID CustomerID, projectID
 	return req, nil
 }
 
+// NewListCustomProvidersRequest constructs an http.Request for the ListCustomProviders method
+func NewListCustomProvidersRequest(server string, customerID CustomerID, projectID ProjectID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/providers", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewAddCustomProviderRequest calls the generic AddCustomProvider builder with application/json body
+func NewAddCustomProviderRequest(server string, customerID CustomerID, projectID ProjectID, body AddCustomProviderJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAddCustomProviderRequestWithBody(server, customerID, projectID, "application/json", bodyReader)
+}
+
+// NewAddCustomProviderRequestWithBody constructs an http.Request for the AddCustomProvider method, with any body, and a specified content type
+func NewAddCustomProviderRequestWithBody(server string, customerID CustomerID, projectID ProjectID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/providers", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRemoveCustomProviderRequest constructs an http.Request for the RemoveCustomProvider method
+func NewRemoveCustomProviderRequest(server string, customerID CustomerID, projectID ProjectID, slug CustomSlug) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "customer_id", customerID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "project_id", projectID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam2 string
+
+	pathParam2, err = runtime.StyleParamWithOptions("simple", false, "slug", slug, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/customers/%s/projects/%s/providers/%s", pathParam0, pathParam1, pathParam2)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewResolveKeyRequest constructs an http.Request for the ResolveKey method
 func NewResolveKeyRequest(server string, customerID CustomerID, projectID ProjectID, params *ResolveKeyParams) (*http.Request, error) {
 	var err error
@@ -4545,6 +4824,58 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /v1/customers/{customer_id}/projects/{project_id}/policy (the `SetPolicy` operationId).
 	SetPolicyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, body SetPolicyJSONRequestBody, reqEditors ...RequestEditorFn) (*SetPolicyResult, error)
+
+	// ListCustomProvidersWithResponse List the project's own servers
+	//
+	// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
+	// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
+	// providers that the project has. Sorted by slug, all at once.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
+	ListCustomProvidersWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*ListCustomProvidersResult, error)
+
+	// AddCustomProviderWithBodyWithResponse Add a server of your own
+	//
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	//
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+	// only where they are listed, and never to the metadata addresses of clouds.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+	AddCustomProviderWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddCustomProviderResult, error)
+
+	// AddCustomProviderWithResponse Add a server of your own
+	//
+	// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+	// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+	// lets them (`owners_may_add`). A project can have 20 that its owners added.
+	//
+	// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+	// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+	// only where they are listed, and never to the metadata addresses of clouds.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+	AddCustomProviderWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, body AddCustomProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*AddCustomProviderResult, error)
+
+	// RemoveCustomProviderWithResponse Remove a server of your own
+	//
+	// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
+	// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
+	// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
+	RemoveCustomProviderWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*RemoveCustomProviderResult, error)
 
 	// ResolveKeyWithResponse Show which key would serve me
 	//
@@ -7223,6 +7554,353 @@ func (r SetPolicyResult) ContentType() string {
 	return ""
 }
 
+// ListCustomProvidersResult401Headers the declared response headers of an HTTP 401 response for ListCustomProviders
+type ListCustomProvidersResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListCustomProvidersResult429Headers the declared response headers of an HTTP 429 response for ListCustomProviders
+type ListCustomProvidersResult429Headers struct {
+	RetryAfter *int
+}
+
+// ListCustomProvidersResult503Headers the declared response headers of an HTTP 503 response for ListCustomProviders
+type ListCustomProvidersResult503Headers struct {
+	RetryAfter *int
+}
+
+type ListCustomProvidersResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ListCustomProvidersResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListCustomProvidersResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListCustomProvidersResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListCustomProvidersResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListCustomProvidersResult) GetJSON200() *ListCustomProvidersResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListCustomProvidersResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListCustomProvidersResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListCustomProvidersResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListCustomProvidersResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListCustomProvidersResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListCustomProvidersResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListCustomProvidersResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListCustomProvidersResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListCustomProvidersResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListCustomProvidersResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// AddCustomProviderResult401Headers the declared response headers of an HTTP 401 response for AddCustomProvider
+type AddCustomProviderResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// AddCustomProviderResult429Headers the declared response headers of an HTTP 429 response for AddCustomProvider
+type AddCustomProviderResult429Headers struct {
+	RetryAfter *int
+}
+
+// AddCustomProviderResult503Headers the declared response headers of an HTTP 503 response for AddCustomProvider
+type AddCustomProviderResult503Headers struct {
+	RetryAfter *int
+}
+
+type AddCustomProviderResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *CustomProviderResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *ProviderRefused
+	// ApplicationProblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationProblemJSON413 *BodyTooLarge
+	// ApplicationProblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationProblemJSON415 *UnsupportedMediaType
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *AddCustomProviderResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *AddCustomProviderResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *AddCustomProviderResult503Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r AddCustomProviderResult) GetJSON201() *CustomProviderResponse {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON409() *ProviderRefused {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON413() *BodyTooLarge {
+	return r.ApplicationProblemJSON413
+}
+
+// GetApplicationProblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON415() *UnsupportedMediaType {
+	return r.ApplicationProblemJSON415
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r AddCustomProviderResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r AddCustomProviderResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AddCustomProviderResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AddCustomProviderResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AddCustomProviderResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RemoveCustomProviderResult401Headers the declared response headers of an HTTP 401 response for RemoveCustomProvider
+type RemoveCustomProviderResult401Headers struct {
+	WWWAuthenticate *string
+}
+
+// RemoveCustomProviderResult429Headers the declared response headers of an HTTP 429 response for RemoveCustomProvider
+type RemoveCustomProviderResult429Headers struct {
+	RetryAfter *int
+}
+
+// RemoveCustomProviderResult503Headers the declared response headers of an HTTP 503 response for RemoveCustomProvider
+type RemoveCustomProviderResult503Headers struct {
+	RetryAfter *int
+}
+
+type RemoveCustomProviderResult struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *CustomProviderResponse
+	// ApplicationProblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationProblemJSON400 *InvalidArgument
+	// ApplicationProblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationProblemJSON401 *Unauthenticated
+	// ApplicationProblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationProblemJSON403 *PermissionDenied
+	// ApplicationProblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationProblemJSON404 *NotFound
+	// ApplicationProblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationProblemJSON409 *ProviderInUse
+	// ApplicationProblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationProblemJSON429 *ResourceExhausted
+	// ApplicationProblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationProblemJSON500 *Internal
+	// ApplicationProblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationProblemJSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RemoveCustomProviderResult401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RemoveCustomProviderResult429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *RemoveCustomProviderResult503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RemoveCustomProviderResult) GetJSON200() *CustomProviderResponse {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON400() *InvalidArgument {
+	return r.ApplicationProblemJSON400
+}
+
+// GetApplicationProblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON401() *Unauthenticated {
+	return r.ApplicationProblemJSON401
+}
+
+// GetApplicationProblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON403() *PermissionDenied {
+	return r.ApplicationProblemJSON403
+}
+
+// GetApplicationProblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON404() *NotFound {
+	return r.ApplicationProblemJSON404
+}
+
+// GetApplicationProblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON409() *ProviderInUse {
+	return r.ApplicationProblemJSON409
+}
+
+// GetApplicationProblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON429() *ResourceExhausted {
+	return r.ApplicationProblemJSON429
+}
+
+// GetApplicationProblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON500() *Internal {
+	return r.ApplicationProblemJSON500
+}
+
+// GetApplicationProblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RemoveCustomProviderResult) GetApplicationProblemJSON503() *Unavailable {
+	return r.ApplicationProblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveCustomProviderResult) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveCustomProviderResult) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveCustomProviderResult) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveCustomProviderResult) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ResolveKeyResult401Headers the declared response headers of an HTTP 401 response for ResolveKey
 type ResolveKeyResult401Headers struct {
 	WWWAuthenticate *string
@@ -8878,6 +9556,82 @@ func (c *ClientWithResponses) SetPolicyWithResponse(ctx context.Context, custome
 		return nil, err
 	}
 	return ParseSetPolicyResult(rsp)
+}
+
+// ListCustomProvidersWithResponse List the project's own servers
+//
+// Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
+// that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
+// providers that the project has. Sorted by slug, all at once.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/customers/{customer_id}/projects/{project_id}/providers (the `ListCustomProviders` operationId).
+func (c *ClientWithResponses) ListCustomProvidersWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, reqEditors ...RequestEditorFn) (*ListCustomProvidersResult, error) {
+	rsp, err := c.ListCustomProviders(ctx, customerID, projectID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListCustomProvidersResult(rsp)
+}
+
+// AddCustomProviderWithBodyWithResponse Add a server of your own
+//
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+// lets them (`owners_may_add`). A project can have 20 that its owners added.
+//
+// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+// only where they are listed, and never to the metadata addresses of clouds.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+func (c *ClientWithResponses) AddCustomProviderWithBodyWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AddCustomProviderResult, error) {
+	rsp, err := c.AddCustomProviderWithBody(ctx, customerID, projectID, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddCustomProviderResult(rsp)
+}
+
+// AddCustomProviderWithResponse Add a server of your own
+//
+// Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+// for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+// lets them (`owners_may_add`). A project can have 20 that its owners added.
+//
+// A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+// the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+// only where they are listed, and never to the metadata addresses of clouds.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/customers/{customer_id}/projects/{project_id}/providers (the `AddCustomProvider` operationId).
+func (c *ClientWithResponses) AddCustomProviderWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, body AddCustomProviderJSONRequestBody, reqEditors ...RequestEditorFn) (*AddCustomProviderResult, error) {
+	rsp, err := c.AddCustomProvider(ctx, customerID, projectID, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAddCustomProviderResult(rsp)
+}
+
+// RemoveCustomProviderWithResponse Remove a server of your own
+//
+// Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
+// revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
+// may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug} (the `RemoveCustomProvider` operationId).
+func (c *ClientWithResponses) RemoveCustomProviderWithResponse(ctx context.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug, reqEditors ...RequestEditorFn) (*RemoveCustomProviderResult, error) {
+	rsp, err := c.RemoveCustomProvider(ctx, customerID, projectID, slug, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveCustomProviderResult(rsp)
 }
 
 // ResolveKeyWithResponse Show which key would serve me
@@ -11576,6 +12330,344 @@ func ParseSetPolicyResult(rsp *http.Response) (*SetPolicyResult, error) {
 		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers SetPolicyResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListCustomProvidersResult parses an HTTP response from a ListCustomProvidersWithResponse call
+func ParseListCustomProvidersResult(rsp *http.Response) (*ListCustomProvidersResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListCustomProvidersResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ListCustomProvidersResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListCustomProvidersResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListCustomProvidersResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListCustomProvidersResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseAddCustomProviderResult parses an HTTP response from a AddCustomProviderWithResponse call
+func ParseAddCustomProviderResult(rsp *http.Response) (*AddCustomProviderResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AddCustomProviderResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest CustomProviderResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest ProviderRefused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest BodyTooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers AddCustomProviderResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers AddCustomProviderResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers AddCustomProviderResult503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRemoveCustomProviderResult parses an HTTP response from a RemoveCustomProviderWithResponse call
+func ParseRemoveCustomProviderResult(rsp *http.Response) (*RemoveCustomProviderResult, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveCustomProviderResult{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest CustomProviderResponse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest InvalidArgument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthenticated
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest PermissionDenied
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest ProviderInUse
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest ResourceExhausted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers RemoveCustomProviderResult401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers RemoveCustomProviderResult429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers RemoveCustomProviderResult503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

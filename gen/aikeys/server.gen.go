@@ -79,6 +79,15 @@ type ServerInterface interface {
 	// SetPolicy Write the project's policy
 	// (PUT /v1/customers/{customer_id}/projects/{project_id}/policy)
 	SetPolicy(ctx echo.Context, customerID CustomerID, projectID ProjectID) error
+	// ListCustomProviders List the project's own servers
+	// (GET /v1/customers/{customer_id}/projects/{project_id}/providers)
+	ListCustomProviders(ctx echo.Context, customerID CustomerID, projectID ProjectID) error
+	// AddCustomProvider Add a server of your own
+	// (POST /v1/customers/{customer_id}/projects/{project_id}/providers)
+	AddCustomProvider(ctx echo.Context, customerID CustomerID, projectID ProjectID) error
+	// RemoveCustomProvider Remove a server of your own
+	// (DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug})
+	RemoveCustomProvider(ctx echo.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug) error
 	// ResolveKey Show which key would serve me
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/resolve)
 	ResolveKey(ctx echo.Context, customerID CustomerID, projectID ProjectID, params ResolveKeyParams) error
@@ -1127,6 +1136,86 @@ func (w *ServerInterfaceWrapper) SetPolicy(ctx echo.Context) error {
 	return err
 }
 
+// ListCustomProviders converts echo context to params.
+func (w *ServerInterfaceWrapper) ListCustomProviders(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "customer_id" -------------
+	var customerID CustomerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "customer_id", ctx.Param("customer_id"), &customerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter customer_id: %s", err))
+	}
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", ctx.Param("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter project_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListCustomProviders(ctx, customerID, projectID)
+	return err
+}
+
+// AddCustomProvider converts echo context to params.
+func (w *ServerInterfaceWrapper) AddCustomProvider(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "customer_id" -------------
+	var customerID CustomerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "customer_id", ctx.Param("customer_id"), &customerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter customer_id: %s", err))
+	}
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", ctx.Param("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter project_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AddCustomProvider(ctx, customerID, projectID)
+	return err
+}
+
+// RemoveCustomProvider converts echo context to params.
+func (w *ServerInterfaceWrapper) RemoveCustomProvider(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "customer_id" -------------
+	var customerID CustomerID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "customer_id", ctx.Param("customer_id"), &customerID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter customer_id: %s", err))
+	}
+
+	// ------------- Path parameter "project_id" -------------
+	var projectID ProjectID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "project_id", ctx.Param("project_id"), &projectID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter project_id: %s", err))
+	}
+
+	// ------------- Path parameter "slug" -------------
+	var slug CustomSlug
+
+	err = runtime.BindStyledParameterWithOptions("simple", "slug", ctx.Param("slug"), &slug, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter slug: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RemoveCustomProvider(ctx, customerID, projectID, slug)
+	return err
+}
+
 // ResolveKey converts echo context to params.
 func (w *ServerInterfaceWrapper) ResolveKey(ctx echo.Context) error {
 	var err error
@@ -1528,6 +1617,9 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/members/:user_id/restore", wrapper.RestoreMember, options.OperationMiddlewares["restoreMember"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/policy", wrapper.GetPolicy, options.OperationMiddlewares["getPolicy"]...)
 	router.PUT(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/policy", wrapper.SetPolicy, options.OperationMiddlewares["setPolicy"]...)
+	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/providers", wrapper.ListCustomProviders, options.OperationMiddlewares["listCustomProviders"]...)
+	router.POST(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/providers", wrapper.AddCustomProvider, options.OperationMiddlewares["addCustomProvider"]...)
+	router.DELETE(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/providers/:slug", wrapper.RemoveCustomProvider, options.OperationMiddlewares["removeCustomProvider"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/resolve", wrapper.ResolveKey, options.OperationMiddlewares["resolveKey"]...)
 	router.GET(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/tokens", wrapper.ListProjectTokens, options.OperationMiddlewares["listProjectTokens"]...)
 	router.DELETE(options.BaseURL+"/v1/customers/:customer_id/projects/:project_id/tokens/:token_id", wrapper.RevokeProjectToken, options.OperationMiddlewares["revokeProjectToken"]...)
@@ -1562,6 +1654,10 @@ type NotTestableApplicationProblemPlusJSONResponse Problem
 type PermissionDeniedApplicationProblemPlusJSONResponse Problem
 
 type PreconditionFailedApplicationProblemPlusJSONResponse Problem
+
+type ProviderInUseApplicationProblemPlusJSONResponse Problem
+
+type ProviderRefusedApplicationProblemPlusJSONResponse Problem
 
 type RegistrationRefusedApplicationProblemPlusJSONResponse Problem
 
@@ -5077,6 +5173,472 @@ func (response SetPolicy503ApplicationProblemPlusJSONResponse) VisitSetPolicyRes
 	return err
 }
 
+type ListCustomProvidersRequestObject struct {
+	CustomerID CustomerID `json:"customer_id"`
+	ProjectID  ProjectID  `json:"project_id"`
+}
+
+type ListCustomProvidersResponseObject interface {
+	VisitListCustomProvidersResponse(w http.ResponseWriter) error
+}
+
+type ListCustomProviders200JSONResponse ListCustomProvidersResponse
+
+func (response ListCustomProviders200JSONResponse) VisitListCustomProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCustomProviders400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response ListCustomProviders400ApplicationProblemPlusJSONResponse) VisitListCustomProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCustomProviders401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response ListCustomProviders401ApplicationProblemPlusJSONResponse) VisitListCustomProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCustomProviders403ApplicationProblemPlusJSONResponse struct {
+	PermissionDeniedApplicationProblemPlusJSONResponse
+}
+
+func (response ListCustomProviders403ApplicationProblemPlusJSONResponse) VisitListCustomProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCustomProviders429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response ListCustomProviders429ApplicationProblemPlusJSONResponse) VisitListCustomProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCustomProviders500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListCustomProviders500ApplicationProblemPlusJSONResponse) VisitListCustomProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListCustomProviders503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListCustomProviders503ApplicationProblemPlusJSONResponse) VisitListCustomProvidersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProviderRequestObject struct {
+	CustomerID CustomerID `json:"customer_id"`
+	ProjectID  ProjectID  `json:"project_id"`
+	Body       *AddCustomProviderJSONRequestBody
+}
+
+type AddCustomProviderResponseObject interface {
+	VisitAddCustomProviderResponse(w http.ResponseWriter) error
+}
+
+type AddCustomProvider201JSONResponse CustomProviderResponse
+
+func (response AddCustomProvider201JSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider400ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider401ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider403ApplicationProblemPlusJSONResponse struct {
+	PermissionDeniedApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider403ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider409ApplicationProblemPlusJSONResponse struct {
+	ProviderRefusedApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider409ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider413ApplicationProblemPlusJSONResponse struct {
+	BodyTooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider413ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider415ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider429ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider500ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AddCustomProvider503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response AddCustomProvider503ApplicationProblemPlusJSONResponse) VisitAddCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProviderRequestObject struct {
+	CustomerID CustomerID `json:"customer_id"`
+	ProjectID  ProjectID  `json:"project_id"`
+	Slug       CustomSlug `json:"slug"`
+}
+
+type RemoveCustomProviderResponseObject interface {
+	VisitRemoveCustomProviderResponse(w http.ResponseWriter) error
+}
+
+type RemoveCustomProvider200JSONResponse CustomProviderResponse
+
+func (response RemoveCustomProvider200JSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider400ApplicationProblemPlusJSONResponse struct {
+	InvalidArgumentApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider400ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider401ApplicationProblemPlusJSONResponse struct {
+	UnauthenticatedApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider401ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider403ApplicationProblemPlusJSONResponse struct {
+	PermissionDeniedApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider403ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider404ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider409ApplicationProblemPlusJSONResponse struct {
+	ProviderInUseApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider409ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider429ApplicationProblemPlusJSONResponse struct {
+	ResourceExhaustedApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider429ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider500ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RemoveCustomProvider503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response RemoveCustomProvider503ApplicationProblemPlusJSONResponse) VisitRemoveCustomProviderResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ResolveKeyRequestObject struct {
 	CustomerID CustomerID `json:"customer_id"`
 	ProjectID  ProjectID  `json:"project_id"`
@@ -6420,6 +6982,15 @@ type StrictServerInterface interface {
 	// SetPolicy Write the project's policy
 	// (PUT /v1/customers/{customer_id}/projects/{project_id}/policy)
 	SetPolicy(ctx context.Context, request SetPolicyRequestObject) (SetPolicyResponseObject, error)
+	// ListCustomProviders List the project's own servers
+	// (GET /v1/customers/{customer_id}/projects/{project_id}/providers)
+	ListCustomProviders(ctx context.Context, request ListCustomProvidersRequestObject) (ListCustomProvidersResponseObject, error)
+	// AddCustomProvider Add a server of your own
+	// (POST /v1/customers/{customer_id}/projects/{project_id}/providers)
+	AddCustomProvider(ctx context.Context, request AddCustomProviderRequestObject) (AddCustomProviderResponseObject, error)
+	// RemoveCustomProvider Remove a server of your own
+	// (DELETE /v1/customers/{customer_id}/projects/{project_id}/providers/{slug})
+	RemoveCustomProvider(ctx context.Context, request RemoveCustomProviderRequestObject) (RemoveCustomProviderResponseObject, error)
 	// ResolveKey Show which key would serve me
 	// (GET /v1/customers/{customer_id}/projects/{project_id}/resolve)
 	ResolveKey(ctx context.Context, request ResolveKeyRequestObject) (ResolveKeyResponseObject, error)
@@ -7172,6 +7743,108 @@ func (sh *strictHandler) SetPolicy(ctx echo.Context, customerID CustomerID, proj
 		return err
 	} else if validResponse, ok := response.(SetPolicyResponseObject); ok {
 		return validResponse.VisitSetPolicyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListCustomProviders operation middleware
+func (sh *strictHandler) ListCustomProviders(ctx echo.Context, customerID CustomerID, projectID ProjectID) error {
+	var request ListCustomProvidersRequestObject
+
+	request.CustomerID = customerID
+	request.ProjectID = projectID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListCustomProviders(ctx.Request().Context(), request.(ListCustomProvidersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListCustomProviders")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListCustomProvidersResponseObject); ok {
+		return validResponse.VisitListCustomProvidersResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// AddCustomProvider operation middleware
+func (sh *strictHandler) AddCustomProvider(ctx echo.Context, customerID CustomerID, projectID ProjectID) error {
+	var request AddCustomProviderRequestObject
+
+	request.CustomerID = customerID
+	request.ProjectID = projectID
+
+	var body AddCustomProviderJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.AddCustomProvider(ctx.Request().Context(), request.(AddCustomProviderRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AddCustomProvider")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AddCustomProviderResponseObject); ok {
+		return validResponse.VisitAddCustomProviderResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RemoveCustomProvider operation middleware
+func (sh *strictHandler) RemoveCustomProvider(ctx echo.Context, customerID CustomerID, projectID ProjectID, slug CustomSlug) error {
+	var request RemoveCustomProviderRequestObject
+
+	request.CustomerID = customerID
+	request.ProjectID = projectID
+	request.Slug = slug
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RemoveCustomProvider(ctx.Request().Context(), request.(RemoveCustomProviderRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RemoveCustomProvider")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RemoveCustomProviderResponseObject); ok {
+		return validResponse.VisitRemoveCustomProviderResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

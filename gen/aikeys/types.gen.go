@@ -11,6 +11,45 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for AddCustomProviderRequestAuthStyle.
+const (
+	AddCustomProviderRequestAuthStyleBearer AddCustomProviderRequestAuthStyle = "bearer"
+	AddCustomProviderRequestAuthStyleHeader AddCustomProviderRequestAuthStyle = "header"
+	AddCustomProviderRequestAuthStyleNone   AddCustomProviderRequestAuthStyle = "none"
+)
+
+// Valid indicates whether the value is a known member of the AddCustomProviderRequestAuthStyle enum.
+func (e AddCustomProviderRequestAuthStyle) Valid() bool {
+	switch e {
+	case AddCustomProviderRequestAuthStyleBearer:
+		return true
+	case AddCustomProviderRequestAuthStyleHeader:
+		return true
+	case AddCustomProviderRequestAuthStyleNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for AddCustomProviderRequestDialect.
+const (
+	AddCustomProviderRequestDialectAnthropic AddCustomProviderRequestDialect = "anthropic"
+	AddCustomProviderRequestDialectOpenai    AddCustomProviderRequestDialect = "openai"
+)
+
+// Valid indicates whether the value is a known member of the AddCustomProviderRequestDialect enum.
+func (e AddCustomProviderRequestDialect) Valid() bool {
+	switch e {
+	case AddCustomProviderRequestDialectAnthropic:
+		return true
+	case AddCustomProviderRequestDialectOpenai:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for OnBadKey.
 const (
 	OnBadKeyFail    OnBadKey = "fail"
@@ -162,6 +201,8 @@ const (
 	EventTypeFilterMemberRemoved         EventTypeFilter = "member.removed"
 	EventTypeFilterMemberSet             EventTypeFilter = "member.set"
 	EventTypeFilterPolicySet             EventTypeFilter = "policy.set"
+	EventTypeFilterProviderCreated       EventTypeFilter = "provider.created"
+	EventTypeFilterProviderDeleted       EventTypeFilter = "provider.deleted"
 	EventTypeFilterTokenCreated          EventTypeFilter = "token.created"
 	EventTypeFilterTokenRevoked          EventTypeFilter = "token.revoked"
 )
@@ -202,6 +243,10 @@ func (e EventTypeFilter) Valid() bool {
 	case EventTypeFilterMemberSet:
 		return true
 	case EventTypeFilterPolicySet:
+		return true
+	case EventTypeFilterProviderCreated:
+		return true
+	case EventTypeFilterProviderDeleted:
 		return true
 	case EventTypeFilterTokenCreated:
 		return true
@@ -300,6 +345,8 @@ const (
 	ListEventsParamsTypeMemberRemoved         ListEventsParamsType = "member.removed"
 	ListEventsParamsTypeMemberSet             ListEventsParamsType = "member.set"
 	ListEventsParamsTypePolicySet             ListEventsParamsType = "policy.set"
+	ListEventsParamsTypeProviderCreated       ListEventsParamsType = "provider.created"
+	ListEventsParamsTypeProviderDeleted       ListEventsParamsType = "provider.deleted"
 	ListEventsParamsTypeTokenCreated          ListEventsParamsType = "token.created"
 	ListEventsParamsTypeTokenRevoked          ListEventsParamsType = "token.revoked"
 )
@@ -340,6 +387,10 @@ func (e ListEventsParamsType) Valid() bool {
 	case ListEventsParamsTypeMemberSet:
 		return true
 	case ListEventsParamsTypePolicySet:
+		return true
+	case ListEventsParamsTypeProviderCreated:
+		return true
+	case ListEventsParamsTypeProviderDeleted:
 		return true
 	case ListEventsParamsTypeTokenCreated:
 		return true
@@ -483,6 +534,35 @@ type Actor struct {
 	UserID string `json:"user_id"`
 }
 
+// AddCustomProviderRequest A server of your own, as it will be for as long as it is a provider.
+type AddCustomProviderRequest struct {
+	// AuthStyle How it takes the key; `bearer` if left out.
+	AuthStyle *AddCustomProviderRequestAuthStyle `json:"auth_style,omitempty"`
+
+	// BaseURL An http or https URL, to which gateways append the rest of a path, such as `https://llm.acme.example/v1`. It has
+	// no user, password, query and fragment, and does not end with a slash.
+	BaseURL string `json:"base_url"`
+
+	// Dialect Whose API it speaks; `openai` if left out.
+	Dialect *AddCustomProviderRequestDialect `json:"dialect,omitempty"`
+
+	// DisplayName Its name for people; the slug if left out. Printable ASCII, without spaces around it.
+	DisplayName *string `json:"display_name,omitempty"`
+
+	// Header The header of `auth_style` `header`, such as `X-Api-Key`. Headers that frame or route requests can't be one.
+	Header *string `json:"header,omitempty"`
+
+	// Slug `x-` and a name, with which the paths at gateways begin: `/x-vllm/chat/completions`. It can't be one that another
+	// server of the customer has.
+	Slug string `json:"slug"`
+}
+
+// AddCustomProviderRequestAuthStyle How it takes the key; `bearer` if left out.
+type AddCustomProviderRequestAuthStyle string
+
+// AddCustomProviderRequestDialect Whose API it speaks; `openai` if left out.
+type AddCustomProviderRequestDialect string
+
 // AuthMethod How the session was authenticated: with an API key, or with a session token (`oidc`). In the audit trail,
 // `admin` is an operator's command, `data_plane` a report of a gateway, and `service` what the service does by
 // the clock.
@@ -527,6 +607,44 @@ type CreateTokenResponse struct {
 
 	// APIKey The API key itself, which is sent in `Authorization: Bearer`. No other answer has it.
 	APIKey TokenSecret `json:"api_key"`
+}
+
+// CustomProvider A server of your own that is a provider. It never changes.
+type CustomProvider struct {
+	// Slug Its slug, which keys are registered for and the paths at gateways begin with.
+	Slug string `json:"slug"`
+
+	// DisplayName Its name for people.
+	DisplayName string `json:"display_name"`
+
+	// BaseURL The only address that its keys are sent to; request paths are appended.
+	BaseURL string `json:"base_url"`
+
+	// Dialect Whose API it speaks.
+	Dialect string `json:"dialect"`
+
+	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
+	// `none` it takes no key; then the secret of its keys is the word `none`.
+	AuthStyle string `json:"auth_style"`
+
+	// Header The header of `auth_style` `header`. Absent otherwise.
+	Header *string `json:"header,omitempty"`
+
+	// ProjectID The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
+	// projects of the customer can use.
+	ProjectID *string `json:"project_id,omitempty"`
+
+	// CreatedAt When it was added.
+	CreatedAt time.Time `json:"created_at"`
+
+	// CreatedBy The user who added it; of those that the operator added, the operator.
+	CreatedBy string `json:"created_by"`
+}
+
+// CustomProviderResponse A server of your own.
+type CustomProviderResponse struct {
+	// Provider A server of your own that is a provider. It never changes.
+	Provider CustomProvider `json:"provider"`
 }
 
 // DestroyVersionResponse The version as it is now.
@@ -588,7 +706,8 @@ type Event struct {
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-	// that waits, and `key.version_destroyed` that the secret of one is gone.
+	// that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
+	// are of a server of your own that an owner added or removed.
 	Type string `json:"type"`
 
 	// Outcome Whether it was carried out. A denied attempt changed nothing.
@@ -615,8 +734,7 @@ type Event struct {
 	TokenID *string `json:"token_id,omitempty"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// MemberID The member that it was done to, or the user whose token it was. In `key.failing` and `key.exposed`, the user
@@ -634,7 +752,8 @@ type Event struct {
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. Both are absent in other events.
+	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+	// `base_url`. Both are absent in other events.
 	Before *EventState `json:"before,omitempty"`
 
 	// After What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
@@ -645,7 +764,8 @@ type Event struct {
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. Both are absent in other events.
+	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+	// `base_url`. Both are absent in other events.
 	After *EventState `json:"after,omitempty"`
 
 	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
@@ -666,8 +786,12 @@ type Event struct {
 // `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 // test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 // `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-// `leaked` in `after`, with the `source`. Both are absent in other events.
+// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+// `base_url`. Both are absent in other events.
 type EventState struct {
+	// BaseURL Where the requests to a server of your own go. Absent in events that are about none.
+	BaseURL *string `json:"base_url,omitempty"`
+
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 
@@ -677,7 +801,7 @@ type EventState struct {
 	// Limit How many requests a key serves. Absent, or empty, limits nothing.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
-	// Name The key's label. Absent if it did not change.
+	// Name The key's label, absent if it did not change; or the name of a server of your own.
 	Name *string `json:"name,omitempty"`
 
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
@@ -791,8 +915,7 @@ type ImpactAtProvider struct {
 	OwnKeys int `json:"own_keys"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know.
@@ -829,8 +952,7 @@ type Key struct {
 	ProjectID OpaqueID `json:"project_id"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Name Its label.
@@ -1035,8 +1157,7 @@ type LeakMatch struct {
 	Version *int `json:"version,omitempty"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider *ProviderSlug `json:"provider,omitempty"`
 
 	// Name The key's label. Absent for another member's own key, and for an API key.
@@ -1079,6 +1200,15 @@ type LeaksRequest struct {
 type LeaksResponse struct {
 	// Matches The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
 	Matches []LeakMatch `json:"matches"`
+}
+
+// ListCustomProvidersResponse The servers of your own that are providers of a project.
+type ListCustomProvidersResponse struct {
+	// Providers The servers, by slug.
+	Providers []CustomProvider `json:"providers"`
+
+	// OwnersMayAdd Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator.
+	OwnersMayAdd bool `json:"owners_may_add"`
 }
 
 // ListEventsResponse A page of the audit trail.
@@ -1340,14 +1470,12 @@ type Provider struct {
 	SecretFormat string `json:"secret_format"`
 
 	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Slug ProviderSlug `json:"slug"`
 }
 
 // ProviderSlug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-// secret is the word `none`.
+// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 type ProviderSlug = string
 
 // Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1426,8 +1554,7 @@ type RegisterRequest struct {
 	Order *KeyOrder `json:"order,omitempty"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Restrict What a key may be used for. Absent, or empty, restricts nothing.
@@ -1499,8 +1626,7 @@ type ResolveResponse struct {
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
 
 	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has
@@ -1904,6 +2030,9 @@ type WhoAmIResponse struct {
 // Cascade defines model for Cascade.
 type Cascade string
 
+// CustomSlug defines model for CustomSlug.
+type CustomSlug = string
+
 // CustomerID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type CustomerID = OpaqueID
 
@@ -1923,8 +2052,7 @@ type EventOutcomeFilter string
 type EventPageSize = int
 
 // EventProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-// secret is the word `none`.
+// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 type EventProviderFilter = ProviderSlug
 
 // EventTo defines model for EventTo.
@@ -1949,8 +2077,7 @@ type FetchKeyFilter = string
 type FetchPageSize = int
 
 // FetchProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-// secret is the word `none`.
+// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 type FetchProviderFilter = ProviderSlug
 
 // FetchTo defines model for FetchTo.
@@ -1981,8 +2108,7 @@ type PageToken = string
 type ProjectID = OpaqueID
 
 // ProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-// secret is the word `none`.
+// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 type ProviderFilter = ProviderSlug
 
 // StateFilter defines model for StateFilter.
@@ -2001,8 +2127,7 @@ type UsageFrom = time.Time
 type UsageKeyFilter = string
 
 // UsageProviderFilter A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-// secret is the word `none`.
+// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 type UsageProviderFilter = ProviderSlug
 
 // UsageTo defines model for UsageTo.
@@ -2052,6 +2177,12 @@ type PermissionDenied = Problem
 
 // PreconditionFailed An RFC 9457 problem document.
 type PreconditionFailed = Problem
+
+// ProviderInUse An RFC 9457 problem document.
+type ProviderInUse = Problem
+
+// ProviderRefused An RFC 9457 problem document.
+type ProviderRefused = Problem
 
 // RegistrationRefused An RFC 9457 problem document.
 type RegistrationRefused = Problem
@@ -2419,6 +2550,9 @@ type SetMemberJSONRequestBody = SetMemberRequest
 
 // SetPolicyJSONRequestBody defines body for SetPolicy for application/json ContentType.
 type SetPolicyJSONRequestBody = PolicyRequest
+
+// AddCustomProviderJSONRequestBody defines body for AddCustomProvider for application/json ContentType.
+type AddCustomProviderJSONRequestBody = AddCustomProviderRequest
 
 // CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
 type CreateTokenJSONRequestBody = CreateTokenRequest

@@ -132,8 +132,8 @@ type ClientInterface interface {
 	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
 	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
 	// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
-	// event's project from the cache.
+	// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
+	// unknown one, drop everything of the event's project from the cache.
 	//
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
@@ -308,8 +308,8 @@ func (c *Client) Acknowledge(ctx context.Context, body AcknowledgeJSONRequestBod
 // as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
 // `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
 // `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
-// event's project from the cache.
+// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
+// unknown one, drop everything of the event's project from the cache.
 //
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 // unless the answer that the use began with has a position that contains the event. `key.rotated` and
@@ -833,8 +833,8 @@ type ClientWithResponsesInterface interface {
 	// as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
 	// `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
 	// `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-	// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
-	// event's project from the cache.
+	// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
+	// unknown one, drop everything of the event's project from the cache.
 	//
 	// `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 	// unless the answer that the use began with has a position that contains the event. `key.rotated` and
@@ -1544,8 +1544,8 @@ func (c *ClientWithResponses) AcknowledgeWithResponse(ctx context.Context, body 
 // as in the audit trail: `key.registered`, `key.revoked`, `key.updated`, `key.disabled`, `key.enabled`,
 // `key.expiring`, `key.expired`, `key.verified`, `key.failing`, `key.exposed`, `key.rotated`,
 // `key.rotation_rolled_back`, `key.version_added`, `key.version_destroyed`, `policy.set`, `member.set`,
-// `member.removed`, `token.created`, `token.revoked`. More may be added: for an unknown one, drop everything of the
-// event's project from the cache.
+// `member.removed`, `token.created`, `token.revoked`, `provider.created`, `provider.deleted`. More may be added: for an
+// unknown one, drop everything of the event's project from the cache.
 //
 // `key.revoked`, `key.disabled` and `key.expired` end the uses of a key that are in progress, such as open streams,
 // unless the answer that the use began with has a position that contains the event. `key.rotated` and

@@ -1,6 +1,7 @@
 package aikeys
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -30,11 +31,19 @@ var (
 	errRevokeToken  = fmt.Errorf("revoke the API key of another: %w", models.ErrForbidden)
 	errReadTokens   = fmt.Errorf("read the API keys of others: %w", models.ErrForbidden)
 	errFindLeaks    = fmt.Errorf("find leaks: %w", models.ErrForbidden)
+	errSetProvider  = fmt.Errorf("add or remove a server: %w", models.ErrForbidden)
 	errReadUsage    = fmt.Errorf("read the usage of others: %w", models.ErrForbidden)
 )
 
 // errTokenQuota is a models.ErrQuotaExceeded of API keys.
 var errTokenQuota = fmt.Errorf("API keys of a user: %w", models.ErrQuotaExceeded)
+
+// The errors of what owners do with servers of their own.
+var (
+	errProviderQuota = fmt.Errorf("servers of a project: %w", models.ErrQuotaExceeded)
+	errSlugTaken     = fmt.Errorf("slug of a server: %w", models.ErrAlreadyExists)
+	errOperatorsAdd  = errors.New("servers are added by operators")
+)
 
 // refusalOf returns the error for a write that takes an owner, by the event of the write.
 func refusalOf(write models.EventType) error {
@@ -59,6 +68,8 @@ func refusalOf(write models.EventType) error {
 		return errCreateToken
 	case models.EventTokenRevoked:
 		return errRevokeToken
+	case models.EventProviderCreated, models.EventProviderDeleted:
+		return errSetProvider
 	default:
 		return models.ErrForbidden
 	}
@@ -84,6 +95,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	ownersOnly(errRemoveMember, "Only an owner of the project may remove members."),
 	ownersOnly(errCreateToken, "An API key can't make one that acts in more projects, or lives longer, than itself; name fewer projects or an earlier time, or use a session token."),
 	ownersOnly(errRevokeToken, "Only an owner of the project may revoke the API keys of its members. A user may revoke their own."),
+	ownersOnly(errSetProvider, "Only an owner of the project may add and remove servers of its own."),
+	ownersOnly(errOperatorsAdd, "The operator of this service adds and removes servers of your own; ask them, or ask them to let owners do it."),
 	ownersOnly(errReadTokens, "Only an owner of the project may list the API keys of its members. A user may list their own."),
 	ownersOnly(errReadFetches, "Only an owner of the project may read its records of fetches."),
 	ownersOnly(errResolveOther, "Only an owner of the project may see which key serves another user. A member may see their own, without user_id."),
@@ -92,6 +105,10 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 	ownersOnly(models.ErrForbidden, "Only an owner of the project may do this."),
 	{Err: models.ErrNotFound, Status: http.StatusNotFound, Code: "not_found", Slug: "not-found", Title: "Not found",
 		Detail: "It does not exist, or you may not see it."},
+	{Err: errSlugTaken, Status: http.StatusConflict, Code: "already_exists", Slug: "already-exists", Title: "Already exists",
+		Detail: "Your customer has a server with that slug, perhaps in another project; choose another slug."},
+	{Err: models.ErrInUse, Status: http.StatusConflict, Code: "failed_precondition", Slug: "provider-in-use", Title: "Provider in use",
+		Detail: "The server has keys that are not revoked; revoke them first. Members revoke keys of their own."},
 	{Err: models.ErrAlreadyExists, Status: http.StatusConflict, Code: "already_exists", Slug: "already-exists", Title: "Already exists",
 		Detail: "An active key of this provider and scope already has that name; choose another name, or revoke that key."},
 	{Err: errRevoked, Status: http.StatusConflict, Code: "failed_precondition", Slug: "key-revoked", Title: "Key revoked",
@@ -104,6 +121,8 @@ var problems = httpapi.Problems(slices.Concat(auth.Problems(), problem.Table{
 		Detail: "A project must have an owner; make another member an owner first."},
 	{Err: errTokenQuota, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
 		Detail: "You have 100 API keys that are neither revoked nor expired; revoke one that is not needed."},
+	{Err: errProviderQuota, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
+		Detail: "The project's owners have added 20 servers; remove one that is not needed."},
 	{Err: models.ErrQuotaExceeded, Status: http.StatusConflict, Code: "failed_precondition", Slug: "quota-exceeded", Title: "Quota exceeded",
 		Detail: "The project's keys, or your own keys in it, have reached the operator's limit; revoke one that is not needed, or ask the operator for a higher quota."},
 	{Err: models.ErrIdempotencyReuse, Status: http.StatusUnprocessableEntity, Code: "failed_precondition", Slug: "idempotency-key-reused", Title: "Idempotency key reused",

@@ -10,7 +10,6 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/auth"
 	"github.com/agentrouter/aikeys/impl/httpapi"
-	"github.com/agentrouter/aikeys/impl/providers"
 	"github.com/agentrouter/aikeys/internal/problem"
 	"github.com/agentrouter/aikeys/models"
 )
@@ -32,20 +31,6 @@ func (s *server) WhoAmI(ctx context.Context, _ gen.WhoAmIRequestObject) (gen.Who
 	return reply, nil
 }
 
-// ListProviders returns the catalogue. It looks up the caller's role only to check that the session is still good.
-func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestObject) (gen.ListProvidersResponseObject, error) {
-	if _, err := s.ownRole(ctx); err != nil {
-		return nil, err
-	}
-	reply := gen.ListProviders200JSONResponse{Providers: convert(s.providers.All(), wireProvider)}
-	for i, p := range s.providers.All() {
-		if p.HasRoles() {
-			reply.Providers[i].ExternalID = new(providers.ExternalID(auth.PrincipalFrom(ctx).CustomerID))
-		}
-	}
-	return reply, nil
-}
-
 // ownRole returns the caller's role in the default project of their session, or an empty role if they are not a member.
 func (s *server) ownRole(ctx context.Context) (models.Role, error) {
 	caller, err := s.caller(ctx, httpapi.SessionDefault, httpapi.SessionDefault)
@@ -57,37 +42,6 @@ func (s *server) ownRole(ctx context.Context) (models.Role, error) {
 		return "", nil
 	}
 	return role, err
-}
-
-// findProvider returns a provider of the catalogue, or a custom one of the caller's customer, which only members learn of.
-func (s *server) findProvider(ctx context.Context, caller models.Caller, slug string) (providers.Provider, error) {
-	if found, known := s.providers.Lookup(slug); known {
-		return found, nil
-	}
-	unknown := problem.Invalid("provider", s.providers.UnknownReason())
-	if !s.customProviders || !providers.IsCustom(slug) {
-		return providers.Provider{}, unknown
-	}
-	if _, err := s.store.Role(ctx, caller, s.now().UnixMicro()); err != nil {
-		return providers.Provider{}, err
-	}
-	found, err := s.store.CustomProvider(ctx, caller.CustomerID, slug)
-	if errors.Is(err, models.ErrNotFound) {
-		return providers.Provider{}, unknown
-	}
-	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
-}
-
-// parseProvider returns a provider's slug if the catalogue has it, or if it has the form of a custom provider's slug. It does not check
-// that the customer has that provider, so that lists can be filtered by one that was deleted.
-func (s *server) parseProvider(slug string) (string, error) {
-	if s.customProviders && providers.IsCustom(slug) {
-		return slug, nil
-	}
-	if _, known := s.providers.Lookup(slug); !known {
-		return "", problem.Invalid("provider", s.providers.UnknownReason())
-	}
-	return slug, nil
 }
 
 // GetPolicy returns the project's policy.
@@ -270,14 +224,6 @@ func parsePeriod(from, to *time.Time) (first, end int64, err error) {
 	return first, end, nil
 }
 
-func wireProvider(p providers.Provider) gen.Provider {
-	return gen.Provider{
-		Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle),
-		SecretFormat: string(p.SecretFormat), Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(),
-		AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage, EndpointHosts: p.CloudHosts(),
-	}
-}
-
 func wirePolicy(p models.Policy) gen.Policy {
 	return gen.Policy{
 		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: wireExceptions(p.UserKeysByProvider), OnBadKey: gen.OnBadKey(p.OnBadKey), Operations: new(gen.Operations(p.Operations)),
@@ -316,7 +262,7 @@ func wireState(s *models.EventState) *gen.EventState {
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
 		Operations: optional(gen.Operations(s.Operations)),
 		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
-		Source: optional(s.Source),
+		Source: optional(s.Source), BaseURL: optional(s.BaseURL),
 	}
 	if l := s.Limit; l != nil {
 		state.Limit = &gen.KeyLimit{RequestsPerMinute: optional(l.RequestsPerMinute), RequestsPerDay: optional(l.RequestsPerDay), Concurrent: optional(l.Concurrent)}

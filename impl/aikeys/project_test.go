@@ -361,7 +361,7 @@ func TestListsRefuseFiltersThatSelectNothing(t *testing.T) {
 			requireField(t, get(t, s, owner, project+list+"?"+query), want)
 		}
 	}
-	types := "must be one of key.registered, key.revoked, key.updated, key.disabled, key.enabled, key.expiring, key.expired, key.verified, key.failing, key.exposed, key.rotated, key.rotation_rolled_back, key.version_added, key.version_destroyed, policy.set, member.set, member.removed, token.created, token.revoked"
+	types := "must be one of key.registered, key.revoked, key.updated, key.disabled, key.enabled, key.expiring, key.expired, key.verified, key.failing, key.exposed, key.rotated, key.rotation_rolled_back, key.version_added, key.version_destroyed, policy.set, member.set, member.removed, token.created, token.revoked, provider.created, provider.deleted"
 	requireField(t, get(t, s, owner, project+"/events?type=key.revokd"), "type "+types)
 	requireField(t, get(t, s, owner, project+"/events?outcome=maybe"), "outcome must be one of allowed, denied")
 	requireField(t, get(t, s, owner, project+"/events?actor="), "actor must not be empty")

@@ -37,8 +37,8 @@ type Config struct {
 	Opener sealer.Sealer
 	// Tests tests stored keys.
 	Tests *verification.Keys
-	// CustomProviders is whether the customers' own servers take keys.
-	CustomProviders bool
+	// CustomProviders is whether the customers' own servers take keys, and OwnersAddProviders whether owners may add them.
+	CustomProviders, OwnersAddProviders bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// API is the shared part; its Document is set here.
@@ -63,7 +63,8 @@ type Receipts interface {
 	WaitForReceipt(ctx context.Context, stop models.Stop, wait time.Duration) (feed.Receipt, error)
 }
 
-// server holds the handlers. Those of keys are in keys.go, update.go and rotate.go, all others in project.go.
+// server holds the handlers. Those of keys are in keys.go, update.go and rotate.go, those of customers' own servers in providers.go,
+// all others in project.go.
 type server struct {
 	store     *models.Store
 	keyset    *keysetcheck.Checker
@@ -78,8 +79,8 @@ type server struct {
 	tests     *verification.Keys
 	waits     waits
 	leaks     *ratelimit.Limiter[string]
-	// customProviders is whether the customers' own servers take keys.
-	customProviders bool
+	// customProviders is whether the customers' own servers take keys, and ownersAddProviders whether owners may add them.
+	customProviders, ownersAddProviders bool
 }
 
 var _ gen.StrictServerInterface = (*server)(nil)
@@ -100,7 +101,7 @@ func NewHandler(cfg Config) (http.Handler, error) {
 	}
 	s := &server{store: cfg.Store, keyset: cfg.Keyset, receipts: cfg.Receipts, providers: cfg.Providers, now: cfg.Now, quotas: cfg.Quotas,
 		denials: cfg.Denials, verifier: cfg.Verifier, opener: cfg.Opener, tests: cfg.Tests, customProviders: cfg.CustomProviders,
-		leaks: ratelimit.New[string](leakRate)}
+		ownersAddProviders: cfg.CustomProviders && cfg.OwnersAddProviders, leaks: ratelimit.New[string](leakRate)}
 	if s.denials == nil {
 		s.denials = &Denials{store: cfg.Store}
 	}

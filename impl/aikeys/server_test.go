@@ -868,7 +868,7 @@ func TestBadQuery(t *testing.T) {
 		{"a token of the keys for events", "/events?page_token=YnlvazY", "page_token"},
 		{"a member's token that is no id", "/members?page_token=IA", "page_token"},
 		{"a page of events too long", "/events?page_size=501", "page_size"},
-		{"an escape in a wait", "/aikeys/" + key.ID + "?wait=2s%0a", "query"},
+		{"an escape in a wait", "/aikeys/" + key.ID + "?wait=2s%0a", "wait"},
 	}
 	for _, size := range []string{"x", secret, "", "0", "-1", "1001", "01", "1.0", "1e2", "%2B5", "+5", "0x10", "9999999999999999999", "null", "1%00", "٣"} {
 		for _, path := range []string{"/aikeys", "/events", "/members"} {

@@ -258,7 +258,7 @@ func (s *server) findProvider(ctx context.Context, key models.Key) (providers.Pr
 	if !providers.IsCustom(key.Provider) {
 		return providers.Provider{}, fmt.Errorf("%w: its provider is not in the catalogue", errUnreadable)
 	}
-	found, err := s.store.CustomProvider(ctx, key.CustomerID, key.Provider)
+	found, err := s.store.CustomProvider(ctx, key.CustomerID, key.ProjectID, key.Provider)
 	if errors.Is(err, models.ErrNotFound) {
 		return providers.Provider{}, fmt.Errorf("%w: its provider is gone", errUnreadable)
 	}

@@ -34,7 +34,7 @@ type Store interface {
 	FetchByID(ctx context.Context, dataPlaneID, id string, now int64) (models.Key, string, error)
 	RecordFetch(ctx context.Context, r models.FetchRecord) error
 	FindDataPlane(ctx context.Context, id string) (models.DataPlane, error)
-	CustomProvider(ctx context.Context, customerID, slug string) (models.CustomProvider, error)
+	CustomProvider(ctx context.Context, customerID, projectID, slug string) (models.CustomProvider, error)
 	ReportKeys(ctx context.Context, d models.DataPlane, reports []models.KeyReport, newEvent models.NewKeyEvent) (failing []models.Key, err error)
 	AddUsage(ctx context.Context, d models.DataPlane, b models.UsageBatch) error
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -13,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/agentrouter/aikeys/internal/problem"
 )
 
 // CustomPrefix begins the slugs of custom providers. No slug of the catalogue has a hyphen.
@@ -53,74 +54,76 @@ func CustomOf(slug, name, baseURL, dialect, auth, header string) Custom {
 	return Custom{Slug: slug, Name: name, BaseURL: baseURL, Dialect: Dialect(dialect), Auth: AuthStyle(auth), Header: header}
 }
 
-// Check returns everything that is wrong with the description.
-func (c Custom) Check() error {
+// Check returns everything that is wrong with the description, by its fields: slug, name, base_url, dialect, auth and header.
+func (c Custom) Check() (faults []problem.Field) {
 	checks := []struct {
-		bad  bool
-		text string
+		bad           bool
+		field, reason string
 	}{
-		{!IsCustom(c.Slug), "slug: must be x- and 1 to 62 characters of a-z, 0-9 and dash, such as x-vllm"},
-		{!namePattern.MatchString(c.Name), "name: must be 1 to 64 characters of printable ASCII, without spaces around it"},
-		{c.Dialect != DialectOpenAI && c.Dialect != DialectAnthropic, "dialect: must be openai or anthropic"},
-		{c.Auth != AuthBearer && c.Auth != AuthHeader && c.Auth != AuthNone, "auth: must be bearer, header or none"},
-		{(c.Auth == AuthHeader) != (c.Header != ""), "header: is for auth header, which needs it"},
-		{c.Header != "" && (!headerPattern.MatchString(c.Header) || unfitHeaders.MatchString(c.Header)),
-			"header: must be the name of a header for keys, such as X-Api-Key"},
+		{!IsCustom(c.Slug), "slug", "must be x- and 1 to 62 characters of a-z, 0-9 and dash, such as x-vllm"},
+		{!namePattern.MatchString(c.Name), "name", "must be 1 to 64 characters of printable ASCII, without spaces around it"},
+		{c.Dialect != DialectOpenAI && c.Dialect != DialectAnthropic, "dialect", "must be openai or anthropic"},
+		{c.Auth != AuthBearer && c.Auth != AuthHeader && c.Auth != AuthNone, "auth", "must be bearer, header or none"},
+		{(c.Auth == AuthHeader) != (c.Header != ""), "header", "is for the authentication by a header, which needs it"},
+		{c.Header != "" && (!headerPattern.MatchString(c.Header) || unfitHeaders.MatchString(c.Header)), "header",
+			"must be the name of a header for keys, such as X-Api-Key"},
 	}
-	errs := []error{checkCustomURL(c.BaseURL)}
+	if reason := checkCustomURL(c.BaseURL); reason != "" {
+		faults = append(faults, problem.Field{Field: "base_url", Message: reason})
+	}
 	for _, check := range checks {
 		if check.bad {
-			errs = append(errs, errors.New(check.text))
+			faults = append(faults, problem.Field{Field: check.field, Message: check.reason})
 		}
 	}
-	return errors.Join(errs...)
+	return faults
 }
 
-// checkCustomURL refuses a URL that is not the plain base of an API. Gateways decide where they connect to; what no gateway connects to is
-// refused here already. The error does not repeat the URL, which may hold a password.
-func checkCustomURL(text string) error {
+// checkCustomURL returns why a URL is not the plain base of an API, or "". Gateways decide where they connect to; what no gateway connects
+// to is refused here already. The reason does not repeat the URL, which may hold a password.
+func checkCustomURL(text string) string {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Opaque != "" || len(text) > maxBaseURL:
-		return errors.New("base_url: must be an http or https URL of at most 512 bytes, such as https://llm.example.com/v1")
+		return "must be an http or https URL of at most 512 bytes, such as https://llm.example.com/v1"
 	case u.User != nil:
-		return errors.New("base_url: must hold no user and password; a key is registered, and sealed")
+		return "must hold no user and password; a key is registered, and sealed"
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(text, "#"):
-		return errors.New("base_url: must have no query and no fragment")
+		return "must have no query and no fragment"
 	case !pathPattern.MatchString(u.EscapedPath()):
-		return errors.New("base_url: must end without a slash, and have a plain path: no escapes, no empty and no dot segments")
+		return "must end without a slash, and have a plain path: no escapes, no empty and no dot segments"
 	}
 	return cmp.Or(checkPort(u), checkHost(u.Hostname()))
 }
 
-func checkPort(u *url.URL) error {
+func checkPort(u *url.URL) string {
 	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	switch {
 	case u.Port() == "" && strings.HasSuffix(u.Host, ":"):
-		return errors.New("base_url: must have a port behind the colon")
+		return "must have a port behind the colon"
 	case u.Port() != "" && (err != nil || port == 0):
-		return errors.New("base_url: must have a port from 1 to 65535")
+		return "must have a port from 1 to 65535"
 	}
-	return nil
+	return ""
 }
 
 const maxBaseURL = 512
 
-func checkHost(host string) error {
+func checkHost(host string) string {
 	if address, err := netip.ParseAddr(host); err == nil {
 		address = address.Unmap()
 		if address.Zone() != "" || address.IsLinkLocalUnicast() || address.IsMulticast() || address.IsUnspecified() {
-			return errors.New("base_url: must not be an address of a link, of a group, or of a cloud's metadata; no gateway connects there")
+			return "must not be an address of a link, of a group, or of a cloud's metadata; no gateway connects there"
 		}
-		return nil
+		return ""
 	}
 	labels := strings.Split(host, ".")
 	last := labels[len(labels)-1]
 	// Some resolvers read names that end in a number as addresses: 0x7f.1 and 2130706433.
 	if len(host) > 253 || last == "" || last[0] >= '0' && last[0] <= '9' || slices.ContainsFunc(labels, func(l string) bool { return !customLabel.MatchString(l) }) {
-		return errors.New("base_url: must have a host's name of ASCII letters, digits and hyphens (others as xn--…), or an IP address")
+		return "must have a host's name of ASCII letters, digits and hyphens (others as xn--…), or an IP address"
 	}
-	return nil
+	return ""
 }
 
 var customLabel = regexp.MustCompile(`^[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?$`)

@@ -367,12 +367,34 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		result, err = c.Tokens().With(options...).RevokeInProject(ctx, customer, project, text("id"))
 	case "providers.list":
 		result, err = c.Providers().List(ctx)
+	case "providers.list_custom":
+		result, err = c.Providers().ListCustom(ctx, customer, project)
+	case "providers.add_custom":
+		result, err = c.Providers().AddCustom(ctx, customer, project, aikeysv1.Provider(text("slug")), text("base_url"), providerOptions(text)...)
+	case "providers.remove_custom":
+		result, err = c.Providers().RemoveCustom(ctx, customer, project, aikeysv1.Provider(text("slug")))
 	case "whoami":
 		result, err = c.WhoAmI(ctx)
 	default:
 		err = errors.New("no such call: " + v.Call)
 	}
 	return result, nil, err
+}
+
+func providerOptions(text func(name string) string) (options []agentrouter.ProviderOption) {
+	if name := text("display_name"); name != "" {
+		options = append(options, agentrouter.DisplayName(name))
+	}
+	if dialect := text("dialect"); dialect != "" {
+		options = append(options, agentrouter.Speaks(aikeysv1.Dialect(dialect)))
+	}
+	switch text("auth_style") {
+	case "header":
+		options = append(options, agentrouter.KeyInHeader(text("header")))
+	case "none":
+		options = append(options, agentrouter.WithoutKey())
+	}
+	return options
 }
 
 // createToken returns a new API key, with its text as the service has sent it.

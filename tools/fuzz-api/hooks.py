@@ -37,6 +37,7 @@ schemathesis.openapi.format("password", st.integers(0, 9999).map(lambda n: f"{CA
 keys: list[str] = list(FACTS["keys"])
 providers: dict[str, str] = {}  # of the keys that the session registered
 tokens: list[str] = ["01M7W0BTX000000000000000AK"]  # that the session made; its own would end it
+servers: list[str] = []  # that the session added
 pages: dict[str, dict[str, Any]] = {}
 positions: list[str] = list(FACTS["positions"])
 revoked: set[str] = set()
@@ -104,6 +105,9 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
         path["customer_id"], path["project_id"], path["id"] = "acme", "chat", FACTS["versioned"][operation_id(case)]
         if "version" in path:
             path["version"] = FACTS["pending"]
+    if "slug" in path and servers:
+        path["customer_id"], path["project_id"] = "acme", "chat"
+        path["slug"] = one_of(case, "server", servers[-5:])
     if "user_id" in path:
         # The callers stay members of the project that everything else needs: a removal suspends API keys, also of who is added again.
         if path.get("project_id") == "solo":
@@ -168,6 +172,18 @@ def fit_token(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     if "projects" in body:
         body["projects"] = one_of(case, "projects", [["chat"], ["chat", "solo"], ["solo", "solo"]])
     return fit_expiry(case, body)
+
+
+def fit_server(case: Any, body: dict[str, Any]) -> dict[str, Any]:
+    """A URL is the plain base of an API, and a header goes with the one way of authentication that has it."""
+    body["slug"] = f"x-{pick(case, 'slug', 1000)}"
+    body["base_url"] = one_of(case, "base", ["https://llm.acme.example/v1", "http://10.20.0.7:11434"])
+    body.pop("header", None)
+    if body.get("auth_style") == "header":
+        body["header"] = "X-Llm-Key"
+    if "display_name" in body:
+        body["display_name"] = "vLLM in Frankfurt"
+    return body
 
 
 def fit_rotate(case: Any, body: dict[str, Any]) -> dict[str, Any]:
@@ -265,6 +281,7 @@ FITS = {
     "updateKey": fit_update,
     "createToken": fit_token,
     "findLeaks": fit_leaks,
+    "addCustomProvider": fit_server,
     "rotateKey": fit_rotate,
     "setPolicy": fit_policy,
     "fetchKey": fit_fetch,
@@ -291,6 +308,8 @@ def learn(operation: str, case: Any, response: Any) -> None:
         revoked.add(case.path_parameters["id"].removeprefix("byok_"))
     elif operation == "streamEvents":
         positions.extend(line.removeprefix("id: ") for line in response.text.splitlines() if line.startswith("id: "))
+    elif operation == "addCustomProvider":
+        servers.append(response.json()["provider"]["slug"])
     elif operation == "createToken":
         tokens.append(response.json()["token"]["token_id"])
     elif operation == "registerKey" or operation.startswith("list"):

@@ -30,6 +30,7 @@ class Server:
         argv = [program, "serve", *self.where(), "--sealer", f"local:{folder / 'keyset.json'}"]
         for listener in ("", "dataplane-", "ops-"):
             argv += [f"--{listener}listen", "127.0.0.1:0"]
+        argv += ["--custom-providers", "owner"]
         argv += ["--rate-limit", "0", "--failed-auth-limit", "0", "--log-level", "debug", "--log-format", "json"]
         with self.log.open("w") as log:
             # Tests of keys end at once, as unreachable: no secret leaves this machine.

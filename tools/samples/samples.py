@@ -24,6 +24,9 @@ KEY_ID = r"byok_[0-9A-Z]{26}"
 WANT = {
     "whoAmI": ["alice", "acme", "chat"],
     "listProviders": ["openai", "vertexanthropic"],
+    "addCustomProvider": ["x-vllm", "bearer"],
+    "listCustomProviders": ["x-vllm", "https://llm.acme.example/v1"],
+    "removeCustomProvider": ["x-vllm"],
     "registerKey": [KEY_ID],
     "listKeys": [KEY_ID, "openai-prod", "active"],
     "getKey": ["openai-prod", "active"],

@@ -1,7 +1,7 @@
 // The reads of the pages. Each is one query with a key, so that a change can say what it makes out of date.
 import { keepPreviousData, QueryClient, useInfiniteQuery, useQuery } from '@tanstack/react-query';
 import { useSyncExternalStore } from 'react';
-import { api, connections, NoAnswer, project, Refusal, unwrap, type Key } from './client.ts';
+import { api, connections, NoAnswer, project, Refusal, unwrap, type Key, type Provider } from './client.ts';
 
 export const queries = new QueryClient({
   defaultOptions: {
@@ -48,10 +48,24 @@ export function useKey(id: string, interval: (key: Key | undefined) => number | 
   });
 }
 
+/** The servers of the project's own, and whether its owners may add some. */
+const readServers = () => unwrap(api.GET('/v1/customers/{customer_id}/projects/{project_id}/providers', { params: { path: project() } }));
+
+export const useServers = () => useQuery({ queryKey: ['servers'], queryFn: readServers });
+
+/**
+ * The providers of the catalogue, and the project's own servers in the same form. The secret of a server that takes no key is the word
+ * none.
+ */
 export const useProviders = () => useQuery({
   queryKey: ['providers'],
   staleTime: 10 * 60_000,
-  queryFn: async ({ signal }) => (await unwrap(api.GET('/v1/providers', { signal }))).providers,
+  queryFn: async ({ signal }) => [
+    ...(await unwrap(api.GET('/v1/providers', { signal }))).providers,
+    ...(await readServers()).providers.map((p): Provider => ({
+      ...p, secret_format: 'token', prefixes: p.auth_style === 'none' ? ['none'] : [], required_fields: [], key_page_url: '',
+    })),
+  ],
 });
 
 export const usePolicy = () => useQuery({

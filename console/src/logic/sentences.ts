@@ -52,6 +52,7 @@ const acts: Record<string, [done: string, tried: string]> = {
   'policy.set': ['changed', 'change'],
   'member.set': ['set the role of', 'set the role of'], 'member.removed': ['removed', 'remove'],
   'token.created': ['created', 'create'], 'token.revoked': ['revoked', 'revoke'],
+  'provider.created': ['added', 'add'], 'provider.deleted': ['removed', 'remove'],
 };
 
 /** Who did an event. */
@@ -79,7 +80,8 @@ export function deed(event: Event, keys: ReadonlyMap<string, Key>): string {
   const what = event.type.startsWith('key.') ? key
     : event.type === 'policy.set' ? 'the policy'
       : event.type.startsWith('member.') ? event.member_id ?? 'a member'
-        : event.type.startsWith('token.') ? `an API key of ${event.member_id ?? 'a user'}` : '';
+        : event.type.startsWith('token.') ? `an API key of ${event.member_id ?? 'a user'}`
+          : event.type.startsWith('provider.') ? `the server ${event.provider ?? ''}` : '';
   const role = event.type === 'member.set' && event.role ? ` to ${event.role}` : '';
   if (!act) return `${denied ? 'tried ' : ''}${event.type} ${what}`.trim();
   const times = event.repeated && event.repeated > 1 ? `, ${event.repeated} times` : '';

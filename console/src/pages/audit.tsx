@@ -11,6 +11,7 @@ import { Link, useFilters } from '../ui/router.tsx';
 const types = [
   'key.registered', 'key.revoked', 'key.updated', 'key.disabled', 'key.enabled', 'key.expiring', 'key.expired', 'key.verified', 'key.failing',
   'key.exposed', 'key.rotated', 'key.version_added', 'key.rotation_rolled_back', 'key.version_destroyed', 'policy.set', 'member.set', 'member.removed', 'token.created', 'token.revoked',
+  'provider.created', 'provider.deleted',
 ];
 
 const spans: Record<string, number> = { '1h': 3600e3, '24h': 86400e3, '7d': 7 * 86400e3, '30d': 30 * 86400e3 };

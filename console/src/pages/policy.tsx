@@ -5,12 +5,14 @@ import { curl, projectPath, tare } from '../logic/commands.ts';
 import { effectOf } from '../logic/policy.ts';
 import { Await, CopyAs, Fault, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
 import { nameOf } from './keys.tsx';
+import { Servers } from './servers.tsx';
 
 export function PolicyPage() {
   const policy = usePolicy();
   return (
     <Page title="Policy" lead="Whose keys serve whom in this project.">
       <Await query={policy} rows={6}>{(now) => <Form key={now.updated_at ?? ''} saved={now} />}</Await>
+      <Servers />
     </Page>
   );
 }

@@ -47,6 +47,8 @@ type Options struct {
 	// Quotas are those of aikeys.Config.
 	Quotas  aikeys.Quotas
 	Denials *aikeys.Denials
+	// OperatorsAddProviders keeps owners from adding servers of their own.
+	OperatorsAddProviders bool
 	// OIDC verifies session tokens; nil accepts only API keys.
 	OIDC *auth.OIDC
 	// Ready and TrustedProxies are those of httpapi.Config, PrincipalRate that of auth.MiddlewareConfig, FailureRate that of auth.NewGuesses.
@@ -160,7 +162,7 @@ func (s *Service) newHandler(opts Options) http.Handler {
 	})
 	handler, err := aikeys.NewHandler(aikeys.Config{
 		Store: opts.Store, Keyset: keysetcheck.New(opts.Store, opts.Sealer, keysetcheck.SealAndOpen), Opener: opts.Sealer, Receipts: receipts,
-		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests, CustomProviders: true,
+		Providers: catalogue, Now: opts.Now, Quotas: opts.Quotas, Denials: opts.Denials, Verifier: opts.Verifier, Tests: s.Tests, CustomProviders: true, OwnersAddProviders: !opts.OperatorsAddProviders,
 		API: httpapi.Config{
 			Observer: s.observer("public"), Ready: opts.Ready, TrustedProxies: opts.TrustedProxies,
 			Authenticate: auth.Middleware(auth.MiddlewareConfig{

@@ -666,7 +666,7 @@ export class Tokens {
   }
 }
 
-/** The catalogue of providers whose keys can be registered. */
+/** The catalogue of providers whose keys can be registered, and servers of a project's own. */
 export class Providers {
   readonly #transport: Transport;
 
@@ -677,5 +677,41 @@ export class Providers {
   /** Returns the catalogue. */
   async list(options?: Options): Promise<t.ListProvidersResponse> {
     return this.#transport.send({ method: 'GET', path: '/v1/providers', expect: ['providers', 'array'] }, options);
+  }
+
+  /** Returns the servers of your own that are providers of a project beside the catalogue's. */
+  async listCustom(customerId: string, projectId: string, options?: Options): Promise<t.ListCustomProvidersResponse> {
+    const path = `${project(customerId, projectId)}/providers`;
+    return this.#transport.send({ method: 'GET', path, expect: ['providers', 'array'] }, options);
+  }
+
+  /** Makes a server of your own a provider of a project. It never changes. */
+  async addCustom(
+    customerId: string,
+    projectId: string,
+    slug: string,
+    baseUrl: string,
+    options: t.AddCustomProviderOptions = {},
+  ): Promise<t.CustomProviderResponse> {
+    const path = `${project(customerId, projectId)}/providers`;
+    const { displayName, dialect, authStyle, header } = options;
+    const body: t.AddCustomProviderRequest = { slug, base_url: baseUrl };
+    if (displayName !== undefined) body.display_name = displayName;
+    if (dialect !== undefined) body.dialect = dialect;
+    if (authStyle !== undefined) body.auth_style = authStyle;
+    if (header !== undefined) body.header = header;
+    const headers = { 'content-type': 'application/json' };
+    return this.#transport.send({ method: 'POST', path, body, headers, expect: ['provider', 'object'] }, options);
+  }
+
+  /** Removes a server that a project's owners added. It is refused while it has keys that are not revoked. */
+  async removeCustom(
+    customerId: string,
+    projectId: string,
+    slug: string,
+    options?: Options,
+  ): Promise<t.CustomProviderResponse> {
+    const path = `${project(customerId, projectId)}/providers/${segment('slug', slug)}`;
+    return this.#transport.send({ method: 'DELETE', path, expect: ['provider', 'object'] }, options);
   }
 }

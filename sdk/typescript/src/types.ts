@@ -65,6 +65,8 @@ export type ListTokensResponse = Schemas['ListTokensResponse'];
 export type CreateTokenResponse = Schemas['CreateTokenResponse'];
 export type RevokeTokenResponse = Schemas['RevokeTokenResponse'];
 export type ListProvidersResponse = Schemas['ListProvidersResponse'];
+export type ListCustomProvidersResponse = Schemas['ListCustomProvidersResponse'];
+export type CustomProviderResponse = Schemas['CustomProviderResponse'];
 export type WhoAmIResponse = Schemas['WhoAmIResponse'];
 
 /** A problem's stable code. */
@@ -77,6 +79,7 @@ export type RotateRequest = Schemas['RotateRequest'];
 export type PolicyRequest = Schemas['PolicyRequest'];
 export type CreateTokenRequest = Schemas['CreateTokenRequest'];
 export type LeaksRequest = Schemas['LeaksRequest'];
+export type AddCustomProviderRequest = Schemas['AddCustomProviderRequest'];
 export type SetMemberRequest = Schemas['SetMemberRequest'];
 
 /** The query parameters that the methods send. */
@@ -310,6 +313,17 @@ export interface RevokeLeaksOptions extends CallOptions {
   source?: string | undefined;
   /** How long to wait for the receipts: `2s` or `500ms`, at most 30 seconds. */
   wait?: string | undefined;
+}
+
+export interface AddCustomProviderOptions extends CallOptions {
+  /** Its name for people, instead of the slug. */
+  displayName?: string | undefined;
+  /** Whose API it speaks, if it is not OpenAI's. */
+  dialect?: AddCustomProviderRequest['dialect'];
+  /** How it takes its key, if it is not a bearer token. */
+  authStyle?: AddCustomProviderRequest['auth_style'];
+  /** The header of the `authStyle` `header`. */
+  header?: string | undefined;
 }
 
 export interface RevokeTokenOptions extends RevokeOptions {

@@ -154,6 +154,12 @@ function invoke(client: sdk.Client, call: string, args: Record<string, unknown>,
     'tokens.revoke_in_project': () =>
       client.tokens.revokeInProject(...at(), take('id'), { cascade: take('cascade'), wait: take('wait') }),
     'providers.list': () => client.providers.list(),
+    'providers.list_custom': () => client.providers.listCustom(...at()),
+    'providers.add_custom': () =>
+      client.providers.addCustom(...at(), take('slug'), take('base_url'), {
+        displayName: take('display_name'), dialect: take('dialect'), authStyle: take('auth_style'), header: take('header'),
+      }),
+    'providers.remove_custom': () => client.providers.removeCustom(...at(), take('slug')),
     whoami: () => client.whoAmI(),
   };
   const made = calls[call]?.();

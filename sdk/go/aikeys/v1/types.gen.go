@@ -85,6 +85,45 @@ func (e CandidateReason) Valid() bool {
 	}
 }
 
+// Defines values for CustomAuthStyle.
+const (
+	CustomAuthStyleBearer CustomAuthStyle = "bearer"
+	CustomAuthStyleHeader CustomAuthStyle = "header"
+	CustomAuthStyleNone   CustomAuthStyle = "none"
+)
+
+// Valid indicates whether the value is a known member of the CustomAuthStyle enum.
+func (e CustomAuthStyle) Valid() bool {
+	switch e {
+	case CustomAuthStyleBearer:
+		return true
+	case CustomAuthStyleHeader:
+		return true
+	case CustomAuthStyleNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Dialect.
+const (
+	DialectAnthropic Dialect = "anthropic"
+	DialectOpenai    Dialect = "openai"
+)
+
+// Valid indicates whether the value is a known member of the Dialect enum.
+func (e Dialect) Valid() bool {
+	switch e {
+	case DialectAnthropic:
+		return true
+	case DialectOpenai:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventOutcome.
 const (
 	EventOutcomeAllowed EventOutcome = "allowed"
@@ -122,6 +161,8 @@ const (
 	EventTypeMemberRemoved         EventType = "member.removed"
 	EventTypeMemberSet             EventType = "member.set"
 	EventTypePolicySet             EventType = "policy.set"
+	EventTypeProviderCreated       EventType = "provider.created"
+	EventTypeProviderDeleted       EventType = "provider.deleted"
 	EventTypeTokenCreated          EventType = "token.created"
 	EventTypeTokenRevoked          EventType = "token.revoked"
 )
@@ -162,6 +203,10 @@ func (e EventType) Valid() bool {
 	case EventTypeMemberSet:
 		return true
 	case EventTypePolicySet:
+		return true
+	case EventTypeProviderCreated:
+		return true
+	case EventTypeProviderDeleted:
 		return true
 	case EventTypeTokenCreated:
 		return true
@@ -909,6 +954,57 @@ type Candidate struct {
 // `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 type CandidateReason string
 
+// CustomProvider A server of your own that is a provider. It never changes.
+type CustomProvider struct {
+	// AuthStyle How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
+	// `none` it takes no key; then the secret of its keys is the word `none`.
+	AuthStyle CustomAuthStyle `json:"auth_style"`
+
+	// BaseURL The only address that its keys are sent to; request paths are appended.
+	BaseURL string `json:"base_url"`
+
+	// CreatedAt When it was added.
+	CreatedAt time.Time `json:"created_at"`
+
+	// CreatedBy The user who added it; of those that the operator added, the operator.
+	CreatedBy string `json:"created_by"`
+
+	// Dialect Whose API it speaks.
+	Dialect Dialect `json:"dialect"`
+
+	// DisplayName Its name for people.
+	DisplayName string `json:"display_name"`
+
+	// Header The header of `auth_style` `header`. Absent otherwise.
+	Header string `json:"header,omitempty,omitzero"`
+
+	// ProjectID The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
+	// projects of the customer can use.
+	ProjectID string `json:"project_id,omitempty,omitzero"`
+
+	// Slug Its slug, which keys are registered for and the paths at gateways begin with.
+	Slug Provider `json:"slug"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// CustomAuthStyle How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
+// `none` it takes no key; then the secret of its keys is the word `none`.
+type CustomAuthStyle string
+
+// Dialect Whose API it speaks.
+type Dialect string
+
+// CustomProviderResponse A server of your own.
+type CustomProviderResponse struct {
+	// Provider A server of your own that is a provider. It never changes.
+	Provider CustomProvider `json:"provider"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
 // DestroyVersionResponse The version as it is now.
 type DestroyVersionResponse struct {
 	// Unknown What the answer holds beyond these fields.
@@ -974,7 +1070,8 @@ type Event struct {
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. Both are absent in other events.
+	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+	// `base_url`. Both are absent in other events.
 	After EventState `json:"after,omitempty,omitzero"`
 
 	// At When it was done.
@@ -988,7 +1085,8 @@ type Event struct {
 	// `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 	// test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 	// `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-	// `leaked` in `after`, with the `source`. Both are absent in other events.
+	// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+	// `base_url`. Both are absent in other events.
 	Before EventState `json:"before,omitempty,omitzero"`
 
 	// FirstAt When the first of the `repeated` attempts was. Absent from an event of one attempt.
@@ -1008,8 +1106,7 @@ type Event struct {
 	Outcome EventOutcome `json:"outcome"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider Provider `json:"provider,omitempty,omitzero"`
 
 	// Repeated How many denied attempts this event stands for, all by this actor: the first attempt has an event of its own, and
@@ -1040,7 +1137,8 @@ type Event struct {
 	// `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-	// that waits, and `key.version_destroyed` that the secret of one is gone.
+	// that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
+	// are of a server of your own that an owner added or removed.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1058,7 +1156,8 @@ type EventOutcome string
 // `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
 // `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 // does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-// that waits, and `key.version_destroyed` that the secret of one is gone.
+// that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
+// are of a server of your own that an owner added or removed.
 type EventType string
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role
@@ -1069,8 +1168,12 @@ type EventType string
 // `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
 // test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
 // `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-// `leaked` in `after`, with the `source`. Both are absent in other events.
+// `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+// `base_url`. Both are absent in other events.
 type EventState struct {
+	// BaseURL Where the requests to a server of your own go. Absent in events that are about none.
+	BaseURL string `json:"base_url,omitempty,omitzero"`
+
 	// ExpiresAt When the key stops serving. Absent for never, and if it did not change.
 	ExpiresAt time.Time `json:"expires_at,omitempty,omitzero"`
 
@@ -1080,7 +1183,7 @@ type EventState struct {
 	// Limit How many requests a key serves. Absent, or empty, limits nothing.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
-	// Name The key's label. Absent if it did not change.
+	// Name The key's label, absent if it did not change; or the name of a server of your own.
 	Name string `json:"name,omitempty,omitzero"`
 
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
@@ -1207,8 +1310,7 @@ type ImpactAtProvider struct {
 	OwnKeys int `json:"own_keys"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider Provider `json:"provider"`
 
 	// ReplaceKeys The project-level keys that they registered, and whose secrets they may know.
@@ -1309,8 +1411,7 @@ type Key struct {
 	ProjectID OpaqueID `json:"project_id"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider Provider `json:"provider"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1497,8 +1598,7 @@ type LeakMatch struct {
 	Name string `json:"name,omitempty,omitzero"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider Provider `json:"provider,omitempty,omitzero"`
 
 	// Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1536,6 +1636,18 @@ type LeakMatchState string
 type LeaksResponse struct {
 	// Matches The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
 	Matches []LeakMatch `json:"matches"`
+
+	// Unknown What the answer holds beyond these fields.
+	Unknown Unknown `json:"-"`
+}
+
+// ListCustomProvidersResponse The servers of your own that are providers of a project.
+type ListCustomProvidersResponse struct {
+	// OwnersMayAdd Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator.
+	OwnersMayAdd bool `json:"owners_may_add"`
+
+	// Providers The servers, by slug.
+	Providers []CustomProvider `json:"providers"`
 
 	// Unknown What the answer holds beyond these fields.
 	Unknown Unknown `json:"-"`
@@ -1797,8 +1909,7 @@ type ProviderInfo struct {
 	SecretFormat SecretFormat `json:"secret_format"`
 
 	// Slug A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Slug Provider `json:"slug"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1814,8 +1925,7 @@ type AuthStyle string
 type SecretFormat string
 
 // Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-// secret is the word `none`.
+// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 type Provider string
 
 // Receipt The proof of a revocation: how many data planes have confirmed that they no longer use the key. A revoked key
@@ -1931,8 +2041,7 @@ type ResolveResponse struct {
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-	// `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-	// secret is the word `none`.
+	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider Provider `json:"provider"`
 
 	// Reason `user_key`: the caller's own newest key. `project_key`: the project's newest key, because the caller has

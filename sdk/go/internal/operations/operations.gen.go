@@ -233,6 +233,39 @@ func SetPolicy() Operation {
 	}
 }
 
+// ListCustomProviders is the operation "List the project's own servers".
+func ListCustomProviders() Operation {
+	return Operation{
+		ID:     "listCustomProviders",
+		Method: "GET",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/providers",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
+// AddCustomProvider is the operation "Add a server of your own".
+func AddCustomProvider() Operation {
+	return Operation{
+		ID:     "addCustomProvider",
+		Method: "POST",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/providers",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
+// RemoveCustomProvider is the operation "Remove a server of your own".
+func RemoveCustomProvider() Operation {
+	return Operation{
+		ID:     "removeCustomProvider",
+		Method: "DELETE",
+		Path:   "/v1/customers/{customer_id}/projects/{project_id}/providers/{slug}",
+		Query:  []string{},
+		Header: []string{},
+	}
+}
+
 // ResolveKey is the operation "Show which key would serve me".
 func ResolveKey() Operation {
 	return Operation{
@@ -345,5 +378,5 @@ func WhoAmI() Operation {
 
 // All returns every operation of the contract.
 func All() []Operation {
-	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), FindLeaks(), ListMembers(), RemoveMember(), SetMember(), GetMemberImpact(), RestoreMember(), GetPolicy(), SetPolicy(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
+	return []Operation{ListKeys(), RegisterKey(), RevokeKey(), GetKey(), UpdateKey(), RollbackKey(), RotateKey(), VerifyKey(), ListKeyVersions(), DestroyKeyVersion(), ActivateKeyVersion(), ListEvents(), ListFetches(), FindLeaks(), ListMembers(), RemoveMember(), SetMember(), GetMemberImpact(), RestoreMember(), GetPolicy(), SetPolicy(), ListCustomProviders(), AddCustomProvider(), RemoveCustomProvider(), ResolveKey(), ListProjectTokens(), RevokeProjectToken(), ListUsage(), ListProjects(), ListProviders(), ListTokens(), CreateToken(), RevokeToken(), WhoAmI()}
 }

@@ -31,8 +31,7 @@ ProviderSlug = Union[
     str,
 ]
 """A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-`x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-secret is the word `none`."""
+`x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`."""
 
 KeyState = Union[Literal["active", "revoked"], str]
 """`active` until the key is revoked, and `revoked` from then on."""
@@ -232,6 +231,25 @@ REVOKE_PROJECT_TOKEN = Operation(
     "/v1/customers/{customer_id}/projects/{project_id}/tokens/{token_id}",
     models.RevokeTokenResponse,
     query=("cascade", "wait"),
+)
+LIST_CUSTOM_PROVIDERS = Operation(
+    "listCustomProviders",
+    "GET",
+    "/v1/customers/{customer_id}/projects/{project_id}/providers",
+    models.ListCustomProvidersResponse,
+)
+ADD_CUSTOM_PROVIDER = Operation(
+    "addCustomProvider",
+    "POST",
+    "/v1/customers/{customer_id}/projects/{project_id}/providers",
+    models.CustomProviderResponse,
+    body=("slug", "base_url", "display_name", "dialect", "auth_style", "header"),
+)
+REMOVE_CUSTOM_PROVIDER = Operation(
+    "removeCustomProvider",
+    "DELETE",
+    "/v1/customers/{customer_id}/projects/{project_id}/providers/{slug}",
+    models.CustomProviderResponse,
 )
 LIST_PROJECTS = Operation(
     "listProjects", "GET", "/v1/projects", models.ListProjectsResponse, query=("page_size", "page_token")

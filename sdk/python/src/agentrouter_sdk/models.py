@@ -122,6 +122,69 @@ class CreateTokenResponse(Model):
     """
 
 
+class CustomProvider(Model):
+    """
+    A server of your own that is a provider. It never changes.
+    """
+
+    slug: str
+    """
+    Its slug, which keys are registered for and the paths at gateways begin with.
+    """
+
+    display_name: str
+    """
+    Its name for people.
+    """
+
+    base_url: str
+    """
+    The only address that its keys are sent to; request paths are appended.
+    """
+
+    dialect: Union[Literal["openai", "anthropic"], str]
+    """
+    Whose API it speaks.
+    """
+
+    auth_style: Union[Literal["bearer", "header", "none"], str]
+    """
+    How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
+    `none` it takes no key; then the secret of its keys is the word `none`.
+
+    """
+
+    header: Optional[str] = None
+    """
+    The header of `auth_style` `header`. Absent otherwise.
+    """
+
+    project_id: Optional[str] = None
+    """
+    The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
+    projects of the customer can use.
+
+    """
+
+    created_at: AwareDatetime
+    """
+    When it was added.
+    """
+
+    created_by: str
+    """
+    The user who added it; of those that the operator added, the operator.
+    """
+
+
+class CustomProviderResponse(Model):
+    """
+    A server of your own.
+    """
+
+    provider: CustomProvider
+
+
 class DestroyVersionResponse(Model):
     """
     The version as it is now.
@@ -230,6 +293,8 @@ class Event(Model):
             "member.removed",
             "token.created",
             "token.revoked",
+            "provider.created",
+            "provider.deleted",
         ],
         str,
     ]
@@ -242,7 +307,8 @@ class Event(Model):
     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-    that waits, and `key.version_destroyed` that the secret of one is gone.
+    that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
+    are of a server of your own that an owner added or removed.
 
     """
 
@@ -308,8 +374,7 @@ class Event(Model):
     ] = None
     """
     A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-    secret is the word `none`.
+    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 
     """
 
@@ -352,13 +417,14 @@ class EventState(Model):
     `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
     test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
     `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-    `leaked` in `after`, with the `source`. Both are absent in other events.
+    `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+    `base_url`. Both are absent in other events.
 
     """
 
     name: Optional[str] = None
     """
-    The key's label. Absent if it did not change.
+    The key's label, absent if it did not change; or the name of a server of your own.
     """
 
     expires_at: Optional[AwareDatetime] = None
@@ -458,6 +524,11 @@ class EventState(Model):
     source: Optional[str] = None
     """
     Where the leaked value was found, as the request said. Absent if it did not.
+    """
+
+    base_url: Optional[str] = None
+    """
+    Where the requests to a server of your own go. Absent in events that are about none.
     """
 
 
@@ -608,8 +679,7 @@ class ImpactAtProvider(Model):
     ]
     """
     A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-    secret is the word `none`.
+    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 
     """
 
@@ -705,8 +775,7 @@ class Key(Model):
     ]
     """
     A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-    secret is the word `none`.
+    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 
     """
 
@@ -1030,8 +1099,7 @@ class LeakMatch(Model):
     ] = None
     """
     A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-    secret is the word `none`.
+    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 
     """
 
@@ -1079,6 +1147,23 @@ class LeaksResponse(Model):
     matches: list[LeakMatch]
     """
     The matches, by the place of their value in the request; at most 1,000 of keys, active ones first.
+    """
+
+
+class ListCustomProvidersResponse(Model):
+    """
+    The servers of your own that are providers of a project.
+    """
+
+    providers: list[CustomProvider]
+    """
+    The servers, by slug.
+    """
+
+    owners_may_add: bool
+    """
+    Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator.
+
     """
 
 
@@ -1426,8 +1511,7 @@ class Provider(Model):
     ]
     """
     A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-    secret is the word `none`.
+    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 
     """
 
@@ -1659,8 +1743,7 @@ class ResolveResponse(Model):
     ]
     """
     A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-    `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-    secret is the word `none`.
+    `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 
     """
 

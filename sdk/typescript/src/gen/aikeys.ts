@@ -872,6 +872,89 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/customers/{customer_id}/projects/{project_id}/providers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        /**
+         * List the project's own servers
+         * @description Returns the servers of your own whose keys can be registered in the project: those that its owners added, and those
+         *     that the operator added for all projects of the customer. With the catalogue (`GET /v1/providers`) they are all
+         *     providers that the project has. Sorted by slug, all at once.
+         */
+        get: operations["listCustomProviders"];
+        put?: never;
+        /**
+         * Add a server of your own
+         * @description Makes a server of your own, such as vLLM, Ollama or LiteLLM, a provider of the project: then keys can be registered
+         *     for its slug, and gateways send requests to it. Only owners may do this, and only where the operator of the service
+         *     lets them (`owners_may_add`). A project can have 20 that its owners added.
+         *
+         *     A provider never changes: its keys are sealed for its base URL, and open for no other. Another project's slug, or
+         *     the operator's, is taken. Whether a gateway connects to the server is for the gateway's operator: to private networks
+         *     only where they are listed, and never to the metadata addresses of clouds.
+         */
+        post: operations["addCustomProvider"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/customers/{customer_id}/projects/{project_id}/providers/{slug}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The slug of a server of your own.
+                 * @example x-vllm
+                 */
+                slug: components["parameters"]["CustomSlug"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Remove a server of your own
+         * @description Removes a server that the project's owners added. It is refused while the server has keys that are not revoked: each
+         *     revocation has its own receipt. A key of a member's own is theirs to revoke, or ends with their removal. Only owners
+         *     may do this, and only where the operator of the service lets them; what the operator added, the operator removes.
+         */
+        delete: operations["removeCustomProvider"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/projects": {
         parameters: {
             query?: never;
@@ -1012,8 +1095,7 @@ export interface components {
         OpaqueID: string;
         /**
          * @description A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
-         *     `x-` are of servers of your own, which the operator has added for your customer. For one that takes no key, the
-         *     secret is the word `none`.
+         *     `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
          */
         ProviderSlug: "openai" | "anthropic" | "gemini" | "groq" | "xai" | "deepinfra" | "mistral" | "cohere" | "together" | "fireworks" | "deepseek" | "perplexity" | "openrouter" | "azure_openai" | "bedrock" | "vertex" | "vertexanthropic" | (string & {});
         /**
@@ -1802,9 +1884,10 @@ export interface components {
              *     `key.verified` is a test of a stored key, on request or, with a data plane as the actor, because it reported
              *     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
              *     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
-             *     that waits, and `key.version_destroyed` that the secret of one is gone.
+             *     that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
+             *     are of a server of your own that an owner added or removed.
              */
-            type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | (string & {});
+            type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | "provider.created" | "provider.deleted" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
             outcome: "allowed" | "denied" | (string & {});
             /**
@@ -1859,10 +1942,11 @@ export interface components {
          *     `after`. `key.rotated` and `key.rotation_rolled_back` have the `version` before and after, and in `after` what a
          *     test of the new one found, or why it was rolled back. `key.version_added` has the `version` in `after`, and
          *     `key.version_destroyed` in `before`. What was revoked or destroyed because it has leaked has the `reason`
-         *     `leaked` in `after`, with the `source`. Both are absent in other events.
+         *     `leaked` in `after`, with the `source`. `provider.created` and `provider.deleted` have the server's `name` and
+         *     `base_url`. Both are absent in other events.
          */
         EventState: {
-            /** @description The key's label. Absent if it did not change. */
+            /** @description The key's label, absent if it did not change; or the name of a server of your own. */
             name?: string;
             /**
              * Format: date-time
@@ -1887,6 +1971,8 @@ export interface components {
             version?: number;
             /** @description Where the leaked value was found, as the request said. Absent if it did not. */
             source?: string;
+            /** @description Where the requests to a server of your own go. Absent in events that are about none. */
+            base_url?: string;
         };
         /** @description Who did it. */
         Actor: {
@@ -2141,6 +2227,74 @@ export interface components {
             /** @description The page on which its keys are created. */
             key_page_url: string;
         };
+        /** @description The servers of your own that are providers of a project. */
+        ListCustomProvidersResponse: {
+            /** @description The servers, by slug. */
+            providers: components["schemas"]["CustomProvider"][];
+            /** @description Whether the operator of the service lets owners of projects add and remove servers. If not, ask the operator. */
+            owners_may_add: boolean;
+        };
+        /** @description A server of your own that is a provider. It never changes. */
+        CustomProvider: {
+            /** @description Its slug, which keys are registered for and the paths at gateways begin with. */
+            slug: string;
+            /** @description Its name for people. */
+            display_name: string;
+            /** @description The only address that its keys are sent to; request paths are appended. */
+            base_url: string;
+            /** @description Whose API it speaks. */
+            dialect: "openai" | "anthropic" | (string & {});
+            /**
+             * @description How it takes the key: `bearer` as `Authorization: Bearer`, `header` in the header that `header` names. With
+             *     `none` it takes no key; then the secret of its keys is the word `none`.
+             */
+            auth_style: "bearer" | "header" | "none" | (string & {});
+            /** @description The header of `auth_style` `header`. Absent otherwise. */
+            header?: string;
+            /**
+             * @description The project whose owners added it, which alone can use it. Absent of those that the operator added, which all
+             *     projects of the customer can use.
+             */
+            project_id?: string;
+            /**
+             * Format: date-time
+             * @description When it was added.
+             */
+            created_at: string;
+            /** @description The user who added it; of those that the operator added, the operator. */
+            created_by: string;
+        };
+        /** @description A server of your own. */
+        CustomProviderResponse: {
+            provider: components["schemas"]["CustomProvider"];
+        };
+        /** @description A server of your own, as it will be for as long as it is a provider. */
+        AddCustomProviderRequest: {
+            /**
+             * @description `x-` and a name, with which the paths at gateways begin: `/x-vllm/chat/completions`. It can't be one that another
+             *     server of the customer has.
+             */
+            slug: string;
+            /**
+             * @description An http or https URL, to which gateways append the rest of a path, such as `https://llm.acme.example/v1`. It has
+             *     no user, password, query and fragment, and does not end with a slash.
+             */
+            base_url: string;
+            /** @description Its name for people; the slug if left out. Printable ASCII, without spaces around it. */
+            display_name?: string;
+            /**
+             * @description Whose API it speaks; `openai` if left out.
+             * @enum {string}
+             */
+            dialect?: "openai" | "anthropic";
+            /**
+             * @description How it takes the key; `bearer` if left out.
+             * @enum {string}
+             */
+            auth_style?: "bearer" | "header" | "none";
+            /** @description The header of `auth_style` `header`, such as `X-Api-Key`. Headers that frame or route requests can't be one. */
+            header?: string;
+        };
         /**
          * @description The session. `role` is the role in its project, and absent if the user is not a member; `token_id` and
          *     `expires_at` are absent if they do not apply.
@@ -2385,6 +2539,35 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description The slug is taken, or the project has as many servers as its owners may add. */
+        ProviderRefused: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The server has keys that are not revoked. */
+        ProviderInUse: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "type": "/problems/provider-in-use",
+                 *       "title": "Provider in use",
+                 *       "status": 409,
+                 *       "detail": "The server has keys that are not revoked; revoke them first. Members revoke keys of their own.",
+                 *       "instance": "urn:request:01M83VVAHQQW2E4R6T8Y0A1S3D",
+                 *       "code": "failed_precondition",
+                 *       "request_id": "01M83VVAHQQW2E4R6T8Y0A1S3D"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description The body is larger than 64 KiB. */
         BodyTooLarge: {
             headers: {
@@ -2536,6 +2719,11 @@ export interface components {
          */
         UserID: components["schemas"]["OpaqueID"];
         /**
+         * @description The slug of a server of your own.
+         * @example x-vllm
+         */
+        CustomSlug: string;
+        /**
          * @description The key's id, `byok_<ulid>`, or its bare ULID.
          * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
          */
@@ -2603,7 +2791,7 @@ export interface components {
          * @description Only events of this type.
          * @example key.revoked
          */
-        EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked";
+        EventTypeFilter: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | "provider.created" | "provider.deleted";
         /**
          * @description Only events with this outcome.
          * @example denied
@@ -4179,6 +4367,134 @@ export interface operations {
             401: components["responses"]["Unauthenticated"];
             403: components["responses"]["PermissionDenied"];
             404: components["responses"]["NotFound"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    listCustomProviders: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The servers. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ListCustomProvidersResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    addCustomProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AddCustomProviderRequest"];
+            };
+        };
+        responses: {
+            /** @description The provider. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CustomProviderResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            409: components["responses"]["ProviderRefused"];
+            413: components["responses"]["BodyTooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            429: components["responses"]["ResourceExhausted"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    removeCustomProvider: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The customer. It can only be the session's own, which `-` also means. Any other gets the answer for a project
+                 *     that the caller is not a member of.
+                 * @example acme
+                 */
+                customer_id: components["parameters"]["CustomerID"];
+                /**
+                 * @description The project. `-` stands for the session's default project.
+                 * @example chat
+                 */
+                project_id: components["parameters"]["ProjectID"];
+                /**
+                 * @description The slug of a server of your own.
+                 * @example x-vllm
+                 */
+                slug: components["parameters"]["CustomSlug"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What the provider was. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CustomProviderResponse"];
+                };
+            };
+            400: components["responses"]["InvalidArgument"];
+            401: components["responses"]["Unauthenticated"];
+            403: components["responses"]["PermissionDenied"];
+            404: components["responses"]["NotFound"];
+            409: components["responses"]["ProviderInUse"];
             429: components["responses"]["ResourceExhausted"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];

@@ -893,8 +893,52 @@ class Tokens(_Resource):
 
 
 class Providers(_Resource):
-    """The catalogue of providers."""
+    """The catalogue of providers, and servers of a project's own."""
 
     def list(self, *, timeout: Optional[float] = None) -> models.ListProvidersResponse:
         """List the providers whose keys can be registered."""
         return self._transport.send(_operations.LIST_PROVIDERS.call({}, timeout=timeout))
+
+    def list_custom(
+        self, customer_id: str, project_id: str, *, timeout: Optional[float] = None
+    ) -> models.ListCustomProvidersResponse:
+        """List the servers of your own that are providers of the project beside the catalogue's."""
+        arguments = {"customer_id": customer_id, "project_id": project_id}
+        return self._transport.send(_operations.LIST_CUSTOM_PROVIDERS.call(arguments, timeout=timeout))
+
+    def add_custom(
+        self,
+        customer_id: str,
+        project_id: str,
+        slug: str,
+        base_url: str,
+        *,
+        display_name: Optional[str] = None,
+        dialect: Optional[str] = None,
+        auth_style: Optional[str] = None,
+        header: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> models.CustomProviderResponse:
+        """Make a server of your own a provider of the project, which it is as it was added.
+
+        It speaks the API of OpenAI unless the dialect is another. Its key goes as a bearer token unless auth_style is
+        header, with the name of one, or none.
+        """
+        arguments = {
+            "customer_id": customer_id,
+            "project_id": project_id,
+            "slug": slug,
+            "base_url": base_url,
+            "display_name": display_name,
+            "dialect": dialect,
+            "auth_style": auth_style,
+            "header": header,
+        }
+        return self._transport.send(_operations.ADD_CUSTOM_PROVIDER.call(arguments, timeout=timeout))
+
+    def remove_custom(
+        self, customer_id: str, project_id: str, slug: str, *, timeout: Optional[float] = None
+    ) -> models.CustomProviderResponse:
+        """Remove a server that the project's owners added. It is refused while it has keys that are not revoked."""
+        arguments = {"customer_id": customer_id, "project_id": project_id, "slug": slug}
+        return self._transport.send(_operations.REMOVE_CUSTOM_PROVIDER.call(arguments, timeout=timeout))

@@ -1,0 +1,181 @@
+package aikeys
+
+import (
+	"context"
+	"errors"
+
+	gen "github.com/agentrouter/aikeys/gen/aikeys"
+	"github.com/agentrouter/aikeys/impl/auth"
+	"github.com/agentrouter/aikeys/impl/providers"
+	"github.com/agentrouter/aikeys/internal/problem"
+	"github.com/agentrouter/aikeys/models"
+)
+
+// maxProviders is how many servers the owners of a project may add.
+const maxProviders = 20
+
+// ListProviders returns the catalogue. It looks up the caller's role only to check that the session is still good.
+func (s *server) ListProviders(ctx context.Context, _ gen.ListProvidersRequestObject) (gen.ListProvidersResponseObject, error) {
+	if _, err := s.ownRole(ctx); err != nil {
+		return nil, err
+	}
+	reply := gen.ListProviders200JSONResponse{Providers: convert(s.providers.All(), wireProvider)}
+	for i, p := range s.providers.All() {
+		if p.HasRoles() {
+			reply.Providers[i].ExternalID = new(providers.ExternalID(auth.PrincipalFrom(ctx).CustomerID))
+		}
+	}
+	return reply, nil
+}
+
+// ListCustomProviders returns the customer's own servers that the project can use.
+func (s *server) ListCustomProviders(ctx context.Context, req gen.ListCustomProvidersRequestObject) (gen.ListCustomProvidersResponseObject, error) {
+	caller, err := s.member(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	var all []models.CustomProvider
+	if s.customProviders {
+		if all, err = s.store.ListCustomProviders(ctx, caller.CustomerID, caller.ProjectID); err != nil {
+			return nil, err
+		}
+	}
+	return gen.ListCustomProviders200JSONResponse{Providers: convert(all, wireCustom), OwnersMayAdd: s.ownersAddProviders}, nil
+}
+
+// AddCustomProvider makes a server a provider of the project.
+func (s *server) AddCustomProvider(ctx context.Context, req gen.AddCustomProviderRequestObject) (gen.AddCustomProviderResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	custom, err := s.parseCustom(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	added := models.CustomProvider{
+		CustomerID: caller.CustomerID, ProjectID: caller.ProjectID, Slug: custom.Slug, Name: custom.Name, BaseURL: custom.BaseURL,
+		Dialect: string(custom.Dialect), Auth: string(custom.Auth), Header: custom.Header, Digest: custom.Digest(), CreatedBy: caller.UserID,
+	}
+	err = s.changeProviders(ctx, caller, models.EventProviderCreated, custom.Slug, func(tx *models.Tx, event models.Event) error {
+		return tx.AddProjectProvider(&added, maxProviders, event)
+	})
+	switch {
+	case errors.Is(err, models.ErrAlreadyExists):
+		return nil, &problem.Error{Kind: errSlugTaken, Fields: []problem.Field{{Field: "slug", Message: "is taken"}}}
+	case errors.Is(err, models.ErrQuotaExceeded):
+		return nil, errProviderQuota
+	case err != nil:
+		return nil, err
+	}
+	return gen.AddCustomProvider201JSONResponse{Provider: wireCustom(added)}, nil
+}
+
+// RemoveCustomProvider removes a server that the project's owners added.
+func (s *server) RemoveCustomProvider(ctx context.Context, req gen.RemoveCustomProviderRequestObject) (gen.RemoveCustomProviderResponseObject, error) {
+	caller, err := s.caller(ctx, req.CustomerID, req.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	var removed models.CustomProvider
+	err = s.changeProviders(ctx, caller, models.EventProviderDeleted, req.Slug, func(tx *models.Tx, event models.Event) (err error) {
+		removed, err = tx.RemoveProjectProvider(caller, req.Slug, event)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return gen.RemoveCustomProvider200JSONResponse{Provider: wireCustom(removed)}, nil
+}
+
+// changeProviders runs a change of the project's own servers, which takes an owner and the operator's leave.
+func (s *server) changeProviders(
+	ctx context.Context, caller models.Caller, what models.EventType, slug string, change func(*models.Tx, models.Event) error,
+) error {
+	event := s.event(ctx, what, caller)
+	event.Provider = slug
+	return s.asOwner(ctx, caller, event, func(tx *models.Tx) error {
+		if !s.ownersAddProviders {
+			return errOperatorsAdd
+		}
+		return change(tx, event)
+	})
+}
+
+// findProvider returns a provider of the catalogue, or a custom one that the caller's project can use, which only members learn of.
+func (s *server) findProvider(ctx context.Context, caller models.Caller, slug string) (providers.Provider, error) {
+	if found, known := s.providers.Lookup(slug); known {
+		return found, nil
+	}
+	unknown := problem.Invalid("provider", s.providers.UnknownReason())
+	if !s.customProviders || !providers.IsCustom(slug) {
+		return providers.Provider{}, unknown
+	}
+	if _, err := s.store.Role(ctx, caller, s.now().UnixMicro()); err != nil {
+		return providers.Provider{}, err
+	}
+	found, err := s.store.CustomProvider(ctx, caller.CustomerID, caller.ProjectID, slug)
+	if errors.Is(err, models.ErrNotFound) {
+		return providers.Provider{}, unknown
+	}
+	return providers.CustomOf(found.Slug, found.Name, found.BaseURL, found.Dialect, found.Auth, found.Header).Provider(), err
+}
+
+// parseProvider returns a provider's slug if the catalogue has it, or if it has the form of a custom provider's slug. It does not check
+// that the customer has that provider, so that lists can be filtered by one that was deleted.
+func (s *server) parseProvider(slug string) (string, error) {
+	if s.customProviders && providers.IsCustom(slug) {
+		return slug, nil
+	}
+	if _, known := s.providers.Lookup(slug); !known {
+		return "", problem.Invalid("provider", s.providers.UnknownReason())
+	}
+	return slug, nil
+}
+
+// parseCustom returns the server that a request describes. It makes the checks that the document can't express.
+func (s *server) parseCustom(body *gen.AddCustomProviderRequest) (providers.Custom, error) {
+	custom := providers.Custom{Slug: body.Slug, Name: body.Slug, BaseURL: body.BaseURL, Dialect: providers.DialectOpenAI, Auth: providers.AuthBearer}
+	if body.DisplayName != nil {
+		custom.Name = *body.DisplayName
+	}
+	if body.Dialect != nil {
+		custom.Dialect = providers.Dialect(*body.Dialect)
+	}
+	if body.AuthStyle != nil {
+		custom.Auth = providers.AuthStyle(*body.AuthStyle)
+	}
+	if body.Header != nil {
+		custom.Header = *body.Header
+	}
+	faults := custom.Check()
+	for i := range faults {
+		if faults[i].Field == "name" {
+			faults[i].Field = "display_name"
+		}
+	}
+	for _, shown := range [...]problem.Field{{Field: "display_name", Message: custom.Name}, {Field: "base_url", Message: custom.BaseURL}} {
+		if s.providers.Reveals(shown.Message, providers.Provider{}, "") {
+			faults = append(faults, problem.Field{Field: shown.Field, Message: "looks like it holds a secret; it is shown to people"})
+		}
+	}
+	if len(faults) > 0 {
+		return custom, &problem.Error{Kind: problem.ErrInvalid, Fields: faults}
+	}
+	return custom, nil
+}
+
+func wireProvider(p providers.Provider) gen.Provider {
+	return gen.Provider{
+		Slug: p.Slug, DisplayName: p.DisplayName, BaseURL: p.BaseURL, AuthStyle: string(p.AuthStyle),
+		SecretFormat: string(p.SecretFormat), Prefixes: p.KnownPrefixes(), RequiredFields: p.RequiredFields(),
+		AlternativeFields: p.Alternatives, KeyPageURL: p.KeyPage, EndpointHosts: p.CloudHosts(),
+	}
+}
+
+func wireCustom(p models.CustomProvider) gen.CustomProvider {
+	return gen.CustomProvider{
+		Slug: p.Slug, DisplayName: p.Name, BaseURL: p.BaseURL, Dialect: p.Dialect, AuthStyle: p.Auth, Header: optional(p.Header),
+		ProjectID: optional(p.ProjectID), CreatedAt: wireTime(p.CreatedAt), CreatedBy: p.CreatedBy,
+	}
+}
