@@ -129,7 +129,7 @@ func TestDevServesThePagesAndPackedSDKs(t *testing.T) {
 	t.Chdir(dir)
 	s := startDev(t, filepath.Join(dir, "data"))
 	for path, text := range map[string]string{
-		"/console": "/console/app.js?v=", "/docs": "Register an AI key", "/docs/getting-started": "export AGENTROUTER_BASE_URL=" + s.api, "/docs/sdks": sdk,
+		"/console": `"/console/app.js"`, "/docs": "Register an AI key", "/docs/getting-started": "export AGENTROUTER_BASE_URL=" + s.api, "/docs/sdks": sdk,
 		"/openapi.yaml": "- url: " + s.api, "/problems/not-found": "not_found", "/docs/downloads/" + sdk: "packed",
 	} {
 		got := s.get(s.api+path, "")
