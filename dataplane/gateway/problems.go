@@ -98,7 +98,7 @@ var problems = problem.Table{
 	},
 	{
 		Err: errAdministration, Status: http.StatusForbidden, Code: codeDenied, Slug: "operation-not-served", Title: "Operation not served",
-		Detail: "This path administers the provider's account or makes further credentials; the gateway serves inference only.",
+		Detail: "This path administers the provider's account, or makes credentials or calls that a revocation does not end; the gateway serves inference only.",
 	},
 	{
 		Err: dataplane.ErrNotMember, Status: http.StatusForbidden, Code: codeDenied, Slug: "not-a-member", Title: "Permission denied",

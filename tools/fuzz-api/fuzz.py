@@ -22,6 +22,7 @@ from server import Server
 
 OWNER_ONLY = {
     "setPolicy", "setMember", "removeMember", "restoreMember", "getMemberImpact", "listFetches", "listProjectTokens", "revokeProjectToken", "findLeaks",
+    "addCustomProvider", "removeCustomProvider",
 }
 
 

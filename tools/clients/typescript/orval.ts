@@ -21,7 +21,7 @@ const calls: Calls = {
     return reply.data.key;
   },
   async get(id) {
-    const reply = await generated.getKey('-', '-', id, options);
+    const reply = await generated.getKey('-', '-', id, {}, options);
     if (reply.status !== 200) throw new Refused(reply.data);
     return reply.data.key;
   },
