@@ -85,8 +85,8 @@ function Place({ at }: { at: string }) {
   useEffect(() => { if (at === '/') go('/keys', { replace: true }); }, [at]);
   const id = /^\/keys\/([\w-]+)$/.exec(at)?.[1];
   if (id) return <KeyPage key={id} id={id} />;
-  const Shown = places.find((p) => p.path === at)?.page;
-  if (Shown) return <Suspense fallback={<Loading />}><Shown /></Suspense>;
+  const place = places.find((p) => p.path === at);
+  if (place) return <Suspense fallback={<Page title={place.label}><Loading /></Page>}><place.page /></Suspense>;
   return at === '/' ? null : <Page title="There is no such page"><p><Link href="/keys">Go to the keys</Link></p></Page>;
 }
 
