@@ -22,7 +22,7 @@ type replacement struct {
 	// until is the Clock's time from which on the old version serves nobody: the overlap has ended, or the lease and the grace that the data
 	// plane had when the event arrived. So the old version serves no longer than if the event had not come.
 	until time.Duration
-	// entries has the entries that serve the old version, each with the one that the event found. Guarded by the store's mu.
+	// entries maps each entry that serves the old version to the entry it was copied from. Guarded by the store's mu.
 	entries map[*entry]*entry
 }
 

@@ -196,7 +196,7 @@ func (p *program) addKey(ctx context.Context, s *session, a addOptions) error {
 	})
 }
 
-// warningDetails names the keys that have the secret of one that was stored.
+// warningDetails names the other keys that have the same secret.
 func warningDetails(warnings []aikeysv1.KeyWarning) (details []detail) {
 	for _, w := range warnings {
 		if w.Code == aikeysv1.KeyWarningCodeDuplicateSecret {

@@ -317,7 +317,7 @@ func (s *server) fingerprints(ctx context.Context, customerID string, provider p
 	return found
 }
 
-// wireWarnings names the keys that have a secret of the one that was stored.
+// wireWarnings names the other keys that have the same secret, or a field of it.
 func wireWarnings(duplicates []string) []gen.KeyWarning {
 	var warnings []gen.KeyWarning
 	for _, id := range duplicates {
