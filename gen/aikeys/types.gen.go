@@ -819,7 +819,8 @@ type EventState struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
+	// what the service signed, and its time is another than the service's),
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
 	// refused the key. Of a revocation: `leaked`.
@@ -1954,7 +1955,8 @@ type Verdict = string
 // VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 // `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
 // customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
+// what the service signed, and its time is another than the service's),
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 // many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
 // refused the key. Of a revocation: `leaked`.
@@ -1970,7 +1972,8 @@ type Verification struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
+	// what the service signed, and its time is another than the service's),
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
 	// refused the key. Of a revocation: `leaked`.

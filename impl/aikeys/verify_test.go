@@ -2,11 +2,6 @@ package aikeys_test
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +15,6 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/verification"
-	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
@@ -166,19 +160,10 @@ func TestOperatorMayAllowNoTests(t *testing.T) {
 }
 
 func TestKeyOfAProviderWithoutATestIsNotOpened(t *testing.T) {
-	private, err := rsa.GenerateKey(rand.Reader, 2048)
-	require.NoError(t, err)
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	require.NoError(t, err)
-	account, err := json.Marshal(map[string]string{
-		"type": "service_account", "project_id": "chat", "private_key_id": "1", "client_email": "chat@chat.iam.gserviceaccount.com",
-		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
-	})
-	require.NoError(t, err)
 	each(t, func(t *testing.T, s *aikeystest.Service) {
-		body := s.Shared("n", func(b *gen.RegisterRequest) {
-			b.Provider, b.Secret = "vertex", gensecret.New(string(account))
-		})
+		added := post(t, s, owner, project+"/providers", map[string]any{"slug": "x-vllm", "base_url": "https://llm.example/v1"})
+		require.Equal(t, http.StatusCreated, added.Status, "%s", added.Body)
+		body := s.Shared("n", func(b *gen.RegisterRequest) { b.Provider = "x-vllm" })
 		key := s.As(owner).Register(t, body)
 		got := decode[gen.VerifyResponse](t, verify(t, s, owner, key.ID))
 		require.Equal(t, []string{"unreachable", "unsupported"}, []string{got.Verification.Verdict, *got.Verification.Reason})

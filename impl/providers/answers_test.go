@@ -53,6 +53,12 @@ var answers = []struct {
 	{"gemini", 402, `{"error": {"code": 402, "message": "Your prepayment credits are depleted.", "status": "RESOURCE_EXHAUSTED"}}`, verdict.QuotaExhausted},
 	{"gemini", 429, `{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}`, verdict.RateLimited},
 
+	{"bedrock", 403, `{"Message": "Authentication failed: Please make sure your API Key is valid."}`, verdict.Rejected},
+	{"bedrock", 403, `{"message": "The security token included in the request is expired"}`, verdict.Rejected},
+	{"bedrock", 403, `{"message": "The security token included in the request is invalid."}`, verdict.Rejected},
+	{"bedrock", 403, `{"message": "You don't have access to the model with the specified model ID."}`, verdict.Unrelated},
+	{"bedrock", 403, `{"Message": "User: arn:aws:iam::123456789012:user/u is not authorized to perform: bedrock:InvokeModel"}`, verdict.Forbidden},
+
 	{"groq", 401, `{"error": {"message": "Invalid API Key", "code": "invalid_api_key"}}`, verdict.Rejected},
 	{"groq", 400, `{"error": {"message": "Organization has been restricted.", "code": "organization_restricted"}}`, verdict.Rejected},
 	{"groq", 403, `{"error": {"message": "…", "code": "model_permission_blocked_org"}}`, verdict.Unrelated},

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -174,7 +173,7 @@ func (p Provider) validate() error {
 	for _, cloud := range p.Clouds {
 		errs = append(errs, cloud.validate())
 	}
-	errs = append(errs, p.Verify.validate(p.AuthStyle), p.validateFields())
+	errs = append(errs, p.validateVerify(), p.validateFields())
 	return errors.Join(errs...)
 }
 
@@ -357,33 +356,6 @@ const (
 	DialectGoogle     Dialect = "google"
 )
 
-// Verify is a request that only a good key may make, and that costs nothing.
-type Verify struct {
-	Method  string            `yaml:"method"` // empty is GET
-	Path    string            `yaml:"path"`   // on the host of the base URL, with a query
-	Headers map[string]string `yaml:"headers"`
-	Body    string            `yaml:"body"` // JSON; empty for none
-	// Answers are the rules that go before the provider's.
-	Answers verdict.Rules `yaml:"answers"`
-}
-
-var verifyPath = regexp.MustCompile(`^(/[A-Za-z0-9_-]+)+(\?[A-Za-z0-9=&.-]+)?$`)
-
-// validate checks a provider's request to test keys.
-func (v *Verify) validate(style AuthStyle) error {
-	switch {
-	case v == nil:
-		return nil
-	case style == AuthAWSSigV4 || style == AuthGCPOAuth:
-		return errors.New("verify can't sign requests")
-	case !verifyPath.MatchString(v.Path):
-		return errors.New("verify's path is not plain")
-	case v.Method != "" && v.Method != http.MethodPost || (v.Method == http.MethodPost) != (v.Body != ""):
-		return errors.New("verify is a GET, or a POST with a body")
-	}
-	return v.Answers.Validate()
-}
-
 // Route is what else of the host of a provider's BaseURL is served. AuthStyle and Dialect are empty where they are the provider's.
 type Route struct {
 	Path      string    `yaml:"path"` // * is one segment
@@ -481,11 +453,7 @@ func (p Provider) clone() Provider {
 	for i := range p.Alternatives {
 		p.Alternatives[i] = slices.Clone(p.Alternatives[i])
 	}
-	if p.Verify != nil {
-		v := *p.Verify
-		v.Headers, v.Answers = maps.Clone(v.Headers), slices.Clone(v.Answers)
-		p.Verify = &v
-	}
+	p.Verify = p.Verify.clone()
 	p.Fields = slices.Clone(p.Fields)
 	for i := range p.Fields {
 		p.Fields[i].OneOf = slices.Clone(p.Fields[i].OneOf)

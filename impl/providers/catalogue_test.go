@@ -117,6 +117,7 @@ providers:
     routes: [{path: /v2, dialect: google}]
     secret_format: token
     prefixes: [{value: one-, distinctive: true}, {value: sk-}]
+    verify: {path: /v1/models}
     key_page: https://one.example/keys
     example: one-EXAMPLE
   - slug: two
@@ -180,6 +181,11 @@ func TestParseInvalid(t *testing.T) {
 		{"prefix twice", "{value: one-, distinctive: true}", "{value: sk-}"},
 		{"distinctive prefix of two", "prefixes: [{value: sk-}]", "prefixes: [{value: one-}]"},
 		{"distinctive after plain", "prefixes: [{value: sk-}]", "prefixes: [{value: sk-, distinctive: true}]"},
+		{"a test's path without a slash", "path: /v1/models", "path: v1/models"},
+		{"a test's path from no field", "path: /v1/models", "path: '/v1/{project}/models'"},
+		{"a test's host with a path", "path: /v1/models", "path: /v1/models, host: one.example/v1"},
+		{"a test that is signed for a header", "path: /v1/models", "path: /v1/models, signed: {path: /, service: sts}"},
+		{"a test that is a GET with a body", "path: /v1/models", "path: /v1/models, body: '{}'"},
 		{"key page not https", "https://one.example/keys", "one.example/keys"},
 		{"no example", "example: one-EXAMPLE", "example: ''"},
 	}

@@ -53,9 +53,6 @@ func (p Provider) grantOfRole(field func(name string) string) (*Grant, error) {
 // HasRoles reports whether a credential of the provider may name a role to assume.
 func (p Provider) HasRoles() bool { return p.hasAlternative(fieldRole) }
 
-// HasExchanges reports whether a credential of the provider may be one that is exchanged for a token.
-func (p Provider) HasExchanges() bool { return len(p.Clouds) > 0 || p.HasRoles() }
-
 // grant returns the request for a token of an application in Microsoft Entra
 // (learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow). What the credential's values must look like is
 // checked again, so that a stored one can't change the path of the request.

@@ -30,6 +30,9 @@ const (
 	maxPrivateKey = 2500
 )
 
+// emptyBody is the SHA-256 of a body without bytes.
+const emptyBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
 // ErrCannotSign says that a credential has nothing that could sign, such as a private key that was cut off. The error holds no part of
 // the credential.
 var ErrCannotSign = fmt.Errorf("%w: it can't sign", ErrCredential)
@@ -43,9 +46,7 @@ func (p Provider) sign(field func(name string) string, now time.Time) (token str
 		token, err = signGoogleJWT(field, now)
 		return token, googleLife, err
 	}
-	token, err = SignBedrockKey(aws.Credentials{
-		AccessKeyID: field("access_key_id"), SecretAccessKey: field("secret_access_key"), SessionToken: field("session_token"),
-	}, field("region"), now)
+	token, err = SignBedrockKey(accessKey(field), field("region"), now)
 	return token, bedrockLife, err
 }
 
@@ -60,7 +61,6 @@ func SignBedrockKey(credentials aws.Credentials, region string, now time.Time) (
 		Method: http.MethodPost, Host: "bedrock.amazonaws.com", Header: http.Header{},
 		URL: &url.URL{Scheme: "https", Host: "bedrock.amazonaws.com", Path: "/", RawQuery: query.Encode()},
 	}
-	const emptyBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // its SHA-256
 	signed, _, err := v4.NewSigner().PresignHTTP(context.Background(), credentials, request, emptyBody, "bedrock", region, now)
 	if err != nil {
 		return "", ErrCannotSign // the error may quote the credential

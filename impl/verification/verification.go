@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,6 +46,7 @@ const (
 	reasonExternalID     = "external_id"
 	reasonRateLimited    = "rate_limited"
 	reasonBlocked        = "blocked"
+	reasonClock          = "clock"
 	reasonNoConnection   = "no_connection"
 	reasonTimeout        = "timeout"
 	reasonUnknown        = "unknown_answer"
@@ -62,6 +62,8 @@ const (
 	// timeout bounds a test.
 	timeout     = 8 * time.Second
 	dialTimeout = 5 * time.Second
+	// maxSkew is how far this clock may be from a provider's that refuses what was signed here, for the refusal to count.
+	maxSkew = 10 * time.Second
 	// maxBody is how much of an answer is read.
 	maxBody = 64 << 10
 	// maxTests is how many tests a process has under way. Further ones are not made. Of these, one user and the users of one customer may
@@ -132,8 +134,8 @@ func (v *Verifier) Verify(ctx context.Context, user string, p providers.Provider
 	return v.test(ctx, p, customer, "", secret)
 }
 
-// canTest reports whether some credentials of a provider can be tested.
-func canTest(p providers.Provider) bool { return p.Verify != nil || p.HasExchanges() }
+// canTest reports whether credentials of a provider can be tested.
+func canTest(p providers.Provider) bool { return p.Verify != nil }
 
 // admit takes a place for a test that a user asks for, or with an empty user the service itself, and reports whether there is one. An
 // admitted test calls release.
@@ -176,16 +178,29 @@ func (v *Verifier) test(ctx context.Context, p providers.Provider, customerID, k
 		return Result{Unreachable, reasonUnsupported}
 	}
 	key.SetHolder(customerID, keyID)
-	switch {
-	case key.Grant != nil:
+	if key.Grant != nil {
 		return v.tryExchange(ctx, *key.Grant)
-	case p.Verify == nil:
-		return Result{Unreachable, reasonUnsupported}
 	}
-	r, err := v.request(ctx, p, key)
+	result := v.ask(ctx, p, key, secret)
+	if key.Style == providers.AuthAWSSigV4 && result.Outcome == Rejected {
+		// For some seconds after a wrong secret for the same access key id, AWS may refuse the right one, once (trufflehog's detector).
+		result = v.ask(ctx, p, key, secret)
+	}
+	return result
+}
+
+// ask sends the request that tests a key, and judges the answer.
+func (v *Verifier) ask(ctx context.Context, p providers.Provider, key providers.Credential, secret string) Result {
+	began := time.Now()
+	r, rules, err := p.NewTest(ctx, secret, key, began)
 	if err != nil {
 		return Result{Unreachable, reasonUnsupported}
 	}
+	if upstream := v.upstreams[p.Slug]; upstream != nil {
+		r.URL.Scheme, r.URL.Host = upstream.Scheme, upstream.Host
+	}
+	isSigned := key.Life > 0
+	r.Close = isSigned // AWS repeats its refusal on the same connection
 	res, err := v.client.Do(r)
 	if err != nil {
 		return unanswered(err)
@@ -195,7 +210,18 @@ func (v *Verifier) test(ctx context.Context, p providers.Provider, customerID, k
 	if err != nil {
 		return unanswered(err)
 	}
-	return judge(p, res.StatusCode, body)
+	result := judge(rules, res.StatusCode, body)
+	if result.Outcome == Rejected && isSigned && !agreesOnTime(res.Header, began, time.Now()) {
+		return Result{Unreachable, reasonClock}
+	}
+	return result
+}
+
+// agreesOnTime reports whether the time of an answer is that of this process, or absent. What is signed here is not valid elsewhere at
+// another time, and the answers to that look like those to a wrong key.
+func agreesOnTime(answer http.Header, began, ended time.Time) bool {
+	at, err := http.ParseTime(answer.Get("Date"))
+	return err != nil || at.After(began.Add(-maxSkew)) && at.Before(ended.Add(maxSkew))
 }
 
 // tryExchange tests a client secret or a role by an exchange for a token, which nobody gets.
@@ -223,50 +249,9 @@ func unanswered(err error) Result {
 	return Result{Unreachable, reasonNoConnection}
 }
 
-// request returns the request that tests a key.
-func (v *Verifier) request(ctx context.Context, p providers.Provider, key providers.Credential) (*http.Request, error) {
-	target, err := url.Parse(key.BaseURL)
-	if err != nil {
-		return nil, err
-	}
-	target.Path, target.RawQuery, _ = strings.Cut(p.Verify.Path, "?")
-	if upstream := v.upstreams[p.Slug]; upstream != nil {
-		target.Scheme, target.Host = upstream.Scheme, upstream.Host
-	}
-	method := http.MethodGet
-	if p.Verify.Method != "" {
-		method = p.Verify.Method
-	}
-	r, err := http.NewRequestWithContext(ctx, method, target.String(), strings.NewReader(p.Verify.Body))
-	if err != nil {
-		return nil, err
-	}
-	r.Header.Set("User-Agent", "agentrouter-aikeys")
-	r.Header.Set("Accept-Encoding", "identity")
-	if p.Verify.Body != "" {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	for name, value := range p.Verify.Headers {
-		r.Header.Set(name, value)
-	}
-	switch key.Style {
-	case providers.AuthBearer:
-		r.Header.Set("Authorization", "Bearer "+key.Secret)
-	case providers.AuthXAPIKey:
-		r.Header.Set("X-Api-Key", key.Secret)
-	case providers.AuthXGoogAPIKey:
-		r.Header.Set("X-Goog-Api-Key", key.Secret)
-	case providers.AuthAPIKey:
-		r.Header.Set("Api-Key", key.Secret)
-	case providers.AuthAWSSigV4, providers.AuthGCPOAuth, providers.AuthAzureEntra, providers.AuthHeader, providers.AuthNone:
-		return nil, errors.New("the provider takes no key as it is")
-	}
-	return r, nil
-}
-
 // judge returns the result for an answer. What is not known to mean that the key is good or bad means neither.
-func judge(p providers.Provider, status int, body []byte) Result {
-	judged, ruled := slices.Concat(p.Verify.Answers, p.Answers).Match(status, body)
+func judge(rules verdict.Rules, status int, body []byte) Result {
+	judged, ruled := rules.Match(status, body)
 	if !ruled {
 		switch {
 		case status == http.StatusOK:

@@ -2,12 +2,17 @@ package verification_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -40,12 +45,33 @@ func start(t *testing.T, handler http.HandlerFunc) fixture {
 	return fixture{verification.New(verification.Config{Upstreams: upstreams}), catalogue}
 }
 
-// verify tests the example secret of a provider.
-func (f fixture) verify(ctx context.Context, t *testing.T, slug string) verification.Result {
+// verify tests the example secret of a provider, or another one that is named with it.
+func (f fixture) verify(ctx context.Context, t *testing.T, name string) verification.Result {
 	t.Helper()
+	slug, kind, _ := strings.Cut(name, " ")
 	p, ok := f.catalogue.Lookup(slug)
 	require.True(t, ok)
-	return f.Verify(ctx, slug, p, p.Example)
+	secret := p.Example
+	switch {
+	case kind != "":
+		secret = `{"api_key": "ABSK-EXAMPLE", "region": "us-east-1"}`
+	case p.AuthStyle == providers.AuthGCPOAuth:
+		secret = serviceAccount(t)
+	}
+	return f.Verify(ctx, slug, p, secret)
+}
+
+var newRSAKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
+// serviceAccount returns a Google service account's key file.
+func serviceAccount(t *testing.T) string {
+	t.Helper()
+	key, err := newRSAKey()
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	return fmt.Sprintf(`{"type": "service_account", "project_id": "p", "client_email": "robot@p.iam.gserviceaccount.com", "private_key": %q}`,
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
 func TestVerdictsOfProviders(t *testing.T) {
@@ -94,7 +120,21 @@ func TestVerdictsOfProviders(t *testing.T) {
 		{"openrouter", 401, ``, result{rejected, ""}},
 		{"azure_openai", 200, `{"data": []}`, result{valid, ""}},
 		{"azure_openai", 403, `{"error": {"message": "Access denied due to Virtual Network/Firewall rules."}}`, result{unreachable, "blocked"}},
-		{"vertex", 200, ``, result{unreachable, "unsupported"}},
+		{"bedrock", 200, `{"GetCallerIdentityResponse": {}}`, result{valid, ""}},
+		{"bedrock", 403, `{"Error": {"Code": "InvalidClientTokenId"}}`, result{rejected, ""}},
+		{"bedrock", 403, `{"Error": {"Code": "SignatureDoesNotMatch"}}`, result{rejected, ""}},
+		{"bedrock", 403, `{"Error": {"Code": "ExpiredToken"}}`, result{rejected, ""}},
+		{"bedrock", 403, `{"Error": {"Code": "AccessDenied"}}`, result{valid, "restricted"}},
+		{"bedrock", 403, `<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>`, result{unreachable, "unknown_answer"}},
+		{"bedrock by API key", 200, `{"modelSummaries": []}`, result{valid, ""}},
+		{"bedrock by API key", 403, `{"Message": "Authentication failed: Please make sure your API Key is valid."}`, result{rejected, ""}},
+		{"bedrock by API key", 403, `{"message": "The security token included in the request is expired"}`, result{rejected, ""}},
+		{"bedrock by API key", 403, `{"Message": "User: arn:aws:iam::1:user/u is not authorized to perform: bedrock:ListFoundationModels"}`, result{valid, "restricted"}},
+		{"vertex", 200, `{"locations": []}`, result{valid, ""}},
+		{"vertex", 401, `{"error": {"status": "UNAUTHENTICATED"}}`, result{rejected, ""}},
+		{"vertex", 403, `{"error": {"status": "PERMISSION_DENIED"}}`, result{valid, "restricted"}},
+		{"vertex", 403, `<html>`, result{unreachable, "unknown_answer"}},
+		{"vertexanthropic", 401, ``, result{rejected, ""}},
 	} {
 		f := start(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(c.status)
@@ -110,25 +150,64 @@ func TestRequestsThatTestKeys(t *testing.T) {
 	f := start(t, func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		for _, name := range []string{"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Api-Key"} {
-			if r.Header.Get(name) != "" {
-				seen <- fmt.Sprintf("%s %s %s: %s %s", r.Method, r.RequestURI, name, r.Header.Get(name), body)
+			if key, _, _ := strings.Cut(r.Header.Get(name), "/"); key != "" {
+				seen <- fmt.Sprintf("%s %s%s %s: %.40s %s", r.Method, r.Host, r.RequestURI, name, key, body)
 			}
 		}
 	})
-	key := func(slug string) string {
-		p, _ := f.catalogue.Lookup(slug)
-		return p.Example
-	}
 	for slug, want := range map[string]string{
-		"openai":       "GET /v1/models Authorization: Bearer " + key("openai") + " ",
-		"anthropic":    "GET /v1/models?limit=1 X-Api-Key: " + key("anthropic") + " ",
-		"gemini":       "GET /v1beta/models?pageSize=1 X-Goog-Api-Key: " + key("gemini") + " ",
-		"cohere":       "POST /v1/check-api-key Authorization: Bearer " + key("cohere") + " {}",
-		"fireworks":    "GET /v1/accounts/fireworks/models?pageSize=1 Authorization: Bearer " + key("fireworks") + " ",
-		"azure_openai": "GET /openai/models?api-version=2024-10-21 Api-Key: EXAMPLEEXAMPLEEXAMPLEEXAMPLE0014 ",
+		"openai":             "GET api.openai.com/v1/models Authorization: Bearer sk-proj-EXAMPLE-EXAMPLE-EXAMPLE-E ",
+		"anthropic":          "GET api.anthropic.com/v1/models?limit=1 X-Api-Key: sk-ant-api03-EXAMPLE-EXAMPLE-EXAMPLE-EXA ",
+		"gemini":             "GET generativelanguage.googleapis.com/v1beta/models?pageSize=1 X-Goog-Api-Key: AQ.EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE-0003 ",
+		"cohere":             "POST api.cohere.com/v1/check-api-key Authorization: Bearer EXAMPLEEXAMPLEEXAMPLEEXAMPLEEXAMP {}",
+		"fireworks":          "GET api.fireworks.ai/v1/accounts/fireworks/models?pageSize=1 Authorization: Bearer fw_EXAMPLEEXAMPLEEXAMPLE0010 ",
+		"azure_openai":       "GET my-resource.openai.azure.com/openai/models?api-version=2024-10-21 Api-Key: EXAMPLEEXAMPLEEXAMPLEEXAMPLE0014 ",
+		"bedrock by API key": "GET bedrock.us-east-1.amazonaws.com/foundation-models Authorization: Bearer ABSK-EXAMPLE ",
+		"bedrock": "GET sts.us-east-1.amazonaws.com/?Action=GetCallerIdentity&Version=2011-06-15 Authorization: " +
+			"AWS4-HMAC-SHA256 Credential=AKIA-EXAMPLE ",
+		"vertex": "GET aiplatform.googleapis.com/v1/projects/p/locations?pageSize=1 Authorization: Bearer eyJ",
 	} {
 		f.verify(t.Context(), t, slug)
-		require.Equal(t, want, <-seen)
+		require.Contains(t, <-seen, want)
+	}
+}
+
+// For some seconds after a wrong secret, AWS refuses the right one for the same access key, once.
+func TestRefusedSignatureIsTestedOnceMore(t *testing.T) {
+	for _, again := range []int{http.StatusOK, http.StatusForbidden} {
+		var asked, connections atomic.Int32
+		f := start(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Close {
+				connections.Add(1)
+			}
+			if asked.Add(1) == 2 && again == http.StatusOK {
+				return
+			}
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `{"Error": {"Code": "SignatureDoesNotMatch"}}`)
+		})
+		got := f.verify(t.Context(), t, "bedrock").Outcome
+		require.Equal(t, again == http.StatusOK, got == verification.Valid, got)
+		require.Equal(t, []int32{2, 2}, []int32{asked.Load(), connections.Load()}, "each on its own connection")
+	}
+}
+
+// What is signed here is refused where it is another time, and that says nothing of the key.
+func TestWrongClockIsNoVerdict(t *testing.T) {
+	for _, name := range []string{"bedrock", "vertex", "openai"} {
+		for _, off := range []time.Duration{-time.Hour, -20 * time.Second, 0, time.Hour} {
+			f := start(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Date", time.Now().Add(off).UTC().Format(http.TimeFormat))
+				status := map[bool]int{true: http.StatusForbidden, false: http.StatusUnauthorized}[name == "bedrock"]
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, `{"Error": {"Code": "SignatureDoesNotMatch"}}`)
+			})
+			want := verification.Result{Outcome: verification.Rejected}
+			if off != 0 && name != "openai" {
+				want = verification.Result{Outcome: verification.Unreachable, Reason: "clock"}
+			}
+			require.Equal(t, want, f.verify(t.Context(), t, name), "%s %v", name, off)
+		}
 	}
 }
 
@@ -205,8 +284,7 @@ func TestEveryKnownProviderCanBeTested(t *testing.T) {
 	catalogue, err := providers.Load()
 	require.NoError(t, err)
 	for _, p := range catalogue.All() {
-		signs := p.AuthStyle == providers.AuthAWSSigV4 || p.AuthStyle == providers.AuthGCPOAuth
-		require.Equal(t, !signs, p.Verify != nil, p.Slug)
+		require.NotNil(t, p.Verify, p.Slug)
 	}
 }
 

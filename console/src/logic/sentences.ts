@@ -8,6 +8,7 @@ const reasons: Record<string, string> = {
   restricted: 'the provider limits what it may do', quota_exhausted: 'its account has no balance left', leaked: 'the provider has seen it in public',
   no_connection: 'there was no connection', timeout: 'it took too long', rate_limited: 'the provider limits requests now',
   blocked: 'the provider refuses this network or region', unknown_answer: 'the answer was not understood',
+  clock: 'the clock of this service is not the provider’s',
   unsupported: 'there is no test for this provider', busy: 'too many tests are in progress', off: 'this service makes no tests',
   external_id: 'the role can be assumed without the external ID',
 };

@@ -836,6 +836,7 @@ func (e Verdict) Valid() bool {
 const (
 	VerdictReasonBlocked        VerdictReason = "blocked"
 	VerdictReasonBusy           VerdictReason = "busy"
+	VerdictReasonClock          VerdictReason = "clock"
 	VerdictReasonExternalID     VerdictReason = "external_id"
 	VerdictReasonLeaked         VerdictReason = "leaked"
 	VerdictReasonNoConnection   VerdictReason = "no_connection"
@@ -855,6 +856,8 @@ func (e VerdictReason) Valid() bool {
 	case VerdictReasonBlocked:
 		return true
 	case VerdictReasonBusy:
+		return true
+	case VerdictReasonClock:
 		return true
 	case VerdictReasonExternalID:
 		return true
@@ -1201,7 +1204,8 @@ type EventState struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
+	// what the service signed, and its time is another than the service's),
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
 	// refused the key. Of a revocation: `leaked`.
@@ -2337,7 +2341,8 @@ type Verdict string
 // VerdictReason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 // `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
 // customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
+// what the service signed, and its time is another than the service's),
 // `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 // many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
 // refused the key. Of a revocation: `leaked`.
@@ -2353,7 +2358,8 @@ type Verification struct {
 	// Reason Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
 	// `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
 	// customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-	// `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+	// `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
+	// what the service signed, and its time is another than the service's),
 	// `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
 	// many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
 	// refused the key. Of a revocation: `leaked`.

@@ -1677,13 +1677,14 @@ export interface components {
          * @description Of `valid`: `restricted`, the key may not do all, and `quota_exhausted`, its account has no balance left. Of
          *     `rejected`: `leaked`, the provider has seen it in public, and `external_id`, the role can be assumed without the
          *     customer's external ID. Of `unreachable`: `no_connection`, `timeout`, `rate_limited`,
-         *     `blocked` (the provider refuses the service's network or region), `unknown_answer`,
+         *     `blocked` (the provider refuses the service's network or region), `unknown_answer`, `clock` (the provider refuses
+         *     what the service signed, and its time is another than the service's),
          *     `unsupported` (no test is known for the provider), `busy` (too many tests are under way, or the user had too
          *     many made), and `off` (the service's operator allows no tests). Of a rollback: `rejected`, the provider
          *     refused the key. Of a revocation: `leaked`.
          *     Absent where the verdict says all.
          */
-        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "unsupported" | "busy" | "off" | "rejected" | (string & {});
+        VerdictReason: "restricted" | "quota_exhausted" | "leaked" | "external_id" | "no_connection" | "timeout" | "rate_limited" | "blocked" | "unknown_answer" | "clock" | "unsupported" | "busy" | "off" | "rejected" | (string & {});
         /**
          * @description The last time the provider refused the key, as a data plane reported it. Absent if no data plane has. If
          *     `last_used_at` is later, the key has served successfully since.

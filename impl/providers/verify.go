@@ -1,0 +1,181 @@
+package providers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/agentrouter/aikeys/internal/verdict"
+)
+
+// Verify is a request that only a good key may make, and that costs nothing.
+type Verify struct {
+	Method  string            `yaml:"method"` // empty is GET
+	Host    string            `yaml:"host"`   // empty is the base URL's; {name} stands for the credential's field
+	Path    string            `yaml:"path"`   // with a query; {name} stands for the credential's field
+	Headers map[string]string `yaml:"headers"`
+	Body    string            `yaml:"body"` // JSON; empty for none
+	// Answers are the rules that go before the provider's.
+	Answers verdict.Rules `yaml:"answers"`
+	// Signed is the request for a credential that signs, and Service what that is signed for; both are of AuthAWSSigV4 alone.
+	Signed  *Verify `yaml:"signed"`
+	Service string  `yaml:"service"`
+}
+
+var (
+	verifyPath = regexp.MustCompile(`^/([A-Za-z0-9_{}-]+(/[A-Za-z0-9_{}-]+)*)?(\?[A-Za-z0-9=&.-]+)?$`)
+	verifyHost = regexp.MustCompile(`^[a-z0-9{}-]+(\.[a-z0-9{}-]+)+$`)
+	// pathFieldPattern is what a credential's field must be to stand in the path of a request.
+	pathFieldPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.:_-]*$`)
+)
+
+// validateVerify checks the requests that test the provider's keys.
+func (p Provider) validateVerify() error {
+	switch {
+	case p.Verify == nil:
+		return nil
+	case p.Verify.Service != "" || (p.Verify.Signed != nil) != (p.AuthStyle == AuthAWSSigV4):
+		return errors.New("verify has a signed request for aws_sigv4, and for nothing else")
+	case p.Verify.Signed != nil && (p.Verify.Signed.Service == "" || p.Verify.Signed.Signed != nil || p.Verify.Signed.Body != ""):
+		return errors.New("a signed request of verify has a service, and no body")
+	}
+	return errors.Join(p.Verify.validate(p), p.Verify.Signed.validate(p))
+}
+
+func (v *Verify) validate(p Provider) error {
+	if v == nil {
+		return nil
+	}
+	for _, field := range placeholderPattern.FindAllStringSubmatch(v.Host+v.Path, -1) {
+		if !p.isRequired(field[1]) {
+			return fmt.Errorf("verify names %q, which is not a required field", field[1])
+		}
+	}
+	switch {
+	case !verifyPath.MatchString(v.Path) || v.Host != "" && !verifyHost.MatchString(v.Host):
+		return errors.New("verify's path or host is not plain")
+	case v.Method != "" && v.Method != http.MethodPost || (v.Method == http.MethodPost) != (v.Body != ""):
+		return errors.New("verify is a GET, or a POST with a body")
+	}
+	return v.Answers.Validate()
+}
+
+func (v *Verify) clone() *Verify {
+	if v == nil {
+		return nil
+	}
+	c := *v
+	c.Headers, c.Answers, c.Signed = maps.Clone(v.Headers), slices.Clone(v.Answers), v.Signed.clone()
+	return &c
+}
+
+// NewTest returns the request that tests a secret, of which c is what Credential returned, and the rules for its answer: ErrCredential. It
+// is to be sent at once, since it may be signed.
+func (p Provider) NewTest(ctx context.Context, secret string, c Credential, now time.Time) (*http.Request, verdict.Rules, error) {
+	test := p.Verify
+	if c.Style == AuthAWSSigV4 {
+		test = test.Signed
+	}
+	field := fieldsOf(secret)
+	base, err := url.Parse(c.BaseURL)
+	if err != nil {
+		return nil, nil, ErrCredential
+	}
+	target := url.URL{Scheme: base.Scheme, Host: base.Host}
+	path, query, _ := strings.Cut(test.Path, "?")
+	target.RawQuery = query
+	if test.Host != "" {
+		if target.Host, err = fill(test.Host, hostLabelPattern, field); err != nil {
+			return nil, nil, err
+		}
+	}
+	if target.Path, err = fill(path, pathFieldPattern, field); err != nil {
+		return nil, nil, err
+	}
+	method := http.MethodGet
+	if test.Method != "" {
+		method = test.Method
+	}
+	r, err := http.NewRequestWithContext(ctx, method, target.String(), strings.NewReader(test.Body))
+	if err != nil {
+		return nil, nil, ErrCredential
+	}
+	r.Header.Set("User-Agent", "agentrouter-aikeys")
+	r.Header.Set("Accept-Encoding", "identity")
+	if test.Body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range test.Headers {
+		r.Header.Set(name, value)
+	}
+	if test.Service != "" {
+		err = signAWS(r, test.Service, field, now)
+	} else {
+		err = c.authorize(r.Header)
+	}
+	return r, slices.Concat(test.Answers, p.Answers), err
+}
+
+// fieldsOf returns what reads the fields of a secret that is a JSON object; of any other, all are empty.
+func fieldsOf(secret string) func(name string) string {
+	members, _ := readMembers(secret)
+	return func(name string) string {
+		text, _ := textOf(members[name])
+		return text
+	}
+}
+
+// fill replaces the names in braces by the fields of a credential, each of which must match.
+func fill(text string, each *regexp.Regexp, field func(name string) string) (string, error) {
+	for _, name := range placeholderPattern.FindAllStringSubmatch(text, -1) {
+		value := field(name[1])
+		if !each.MatchString(value) {
+			return "", ErrCredential
+		}
+		text = strings.ReplaceAll(text, name[0], value)
+	}
+	return text, nil
+}
+
+// authorize puts the key or token into the header that the provider takes it in.
+func (c Credential) authorize(h http.Header) error {
+	switch c.Style {
+	case AuthBearer, AuthGCPOAuth:
+		h.Set("Authorization", "Bearer "+c.Secret)
+	case AuthXAPIKey:
+		h.Set("X-Api-Key", c.Secret)
+	case AuthXGoogAPIKey:
+		h.Set("X-Goog-Api-Key", c.Secret)
+	case AuthAPIKey:
+		h.Set("Api-Key", c.Secret)
+	case AuthAWSSigV4, AuthAzureEntra, AuthHeader, AuthNone:
+		return ErrCredential
+	}
+	return nil
+}
+
+// signAWS signs a request without a body with an access key.
+func signAWS(r *http.Request, service string, field func(name string) string, now time.Time) error {
+	err := v4.NewSigner().SignHTTP(r.Context(), accessKey(field), r, emptyBody, service, field("region"), now)
+	if err != nil {
+		return ErrCannotSign // the error may quote the credential
+	}
+	return nil
+}
+
+// accessKey returns the access key of a credential.
+func accessKey(field func(name string) string) aws.Credentials {
+	return aws.Credentials{
+		AccessKeyID: field("access_key_id"), SecretAccessKey: field("secret_access_key"), SessionToken: field("session_token"),
+	}
+}
