@@ -86,11 +86,28 @@ func (tx *Tx) AddProjectProvider(p *CustomProvider, quota int64, event Event) er
 	return tx.AppendEvent(event)
 }
 
-// DeleteCustomProvider deletes a provider, with a system event: ErrNotFound, and ErrInUse while it has keys that are not revoked.
-func (tx *Tx) DeleteCustomProvider(customerID, slug string) error {
+// DeleteCustomProvider deletes a provider, with a system event, and with the event that newEvent makes in each project that it is taken
+// from: the one whose owners added it, or those that had keys for it. Errors: ErrNotFound, and ErrInUse while it has keys that are not revoked.
+func (tx *Tx) DeleteCustomProvider(customerID, slug string, newEvent func(projectID string) Event) error {
 	p, err := tx.dropProvider(tx.db.Where("customer_id = ? AND slug = ?", customerID, slug))
 	if err != nil {
 		return err
+	}
+	projects := []string{p.ProjectID}
+	if p.ProjectID == "" {
+		projects = nil
+		err := tx.db.Model(&Key{}).Where("customer_id = ? AND provider = ?", customerID, slug).Distinct("project_id").Order("project_id").
+			Pluck("project_id", &projects).Error
+		if err != nil {
+			return err
+		}
+	}
+	for _, project := range projects {
+		event := newEvent(project)
+		event.Provider, event.Before = slug, p.State()
+		if err := tx.appendToProject(event); err != nil {
+			return err
+		}
 	}
 	return tx.AppendSystemEvent(SystemEvent{Type: EventProviderDeleted, CustomerID: customerID, ProjectID: p.ProjectID, Subject: slug, Before: StateInJSON(p)})
 }

@@ -16,7 +16,7 @@ func TestACustomProviderWithKeysStays(t *testing.T) {
 			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.CreateCustomProvider(p) })
 		}
 		remove := func(customer string) error {
-			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.DeleteCustomProvider(customer, "x-vllm") })
+			return f.Transact(t.Context(), func(tx *models.Tx) error { return tx.DeleteCustomProvider(customer, "x-vllm", f.providerDeleted) })
 		}
 		register := func(digest string) (models.Key, error) {
 			r := f.shared(olga, provider("x-vllm"))
@@ -48,6 +48,14 @@ func TestACustomProviderWithKeysStays(t *testing.T) {
 		trail, err := f.ListSystemEvents(t.Context(), models.SystemEventFilter{CustomerID: acme}, 2)
 		require.NoError(t, err)
 		require.Equal(t, []models.EventType{models.EventProviderDeleted, models.EventProviderCreated}, []models.EventType{trail[0].Type, trail[1].Type})
+		events, err := f.ListEvents(t.Context(), olga, models.EventFilter{Type: models.EventProviderDeleted}, "", 10)
+		require.NoError(t, err)
+		require.Len(t, events, 1, "a project that had keys for it learns who took it away")
+		require.Equal(t, []string{"ops@host", models.MethodAdmin, "x-vllm", "https://llm.example/v1"},
+			[]string{events[0].ActorUserID, events[0].ActorMethod, events[0].Provider, events[0].Before.BaseURL})
+		elsewhere, err := f.ListEvents(t.Context(), models.Caller{CustomerID: acme, ProjectID: "other", UserID: "olga"}, models.EventFilter{}, "", 10)
+		require.NoError(t, err)
+		require.Empty(t, elsewhere)
 	})
 }
 
@@ -118,12 +126,19 @@ func TestAProviderIsNeverRemovedFromUnderAKey(t *testing.T) {
 			if errs[0] == nil {
 				require.ErrorIs(t, errs[1], models.ErrInUse)
 				f.revoke(&key)
-				require.NoError(t, f.Transact(t.Context(), func(tx *models.Tx) error { return tx.DeleteCustomProvider(acme, "x-race") }))
+				require.NoError(t, f.Transact(t.Context(), func(tx *models.Tx) error { return tx.DeleteCustomProvider(acme, "x-race", f.providerDeleted) }))
 			} else {
 				require.ErrorIs(t, errs[0], models.ErrDestinationGone)
 				require.NoError(t, errs[1])
 			}
 		}
+	})
+}
+
+// providerDeleted returns the event of an operator who deletes a provider that a project has.
+func (f *fixture) providerDeleted(projectID string) models.Event {
+	return f.event(models.EventProviderDeleted, func(e *models.Event) {
+		e.ProjectID, e.ActorUserID, e.ActorMethod = projectID, "ops@host", models.MethodAdmin
 	})
 }
 

@@ -131,17 +131,22 @@ func EventRow(e Event) *Insert {
 }
 
 // AppendEvent adds to the audit trail, and what an operator did to the system trail too. Data planes are sent the events whose
-// outcome is allowed. It is hand-written because the database computes tx.
+// outcome is allowed.
 func (tx *Tx) AppendEvent(e Event) error {
-	row, params := EventRow(e), Params{}
-	_, err := tx.exec(row.Into("tx")+`VALUES (`+tx.number+`, `+params.Add(row.Values...)+`)`, params)
-	if err != nil || e.ActorMethod != MethodAdmin {
+	if err := tx.appendToProject(e); err != nil || e.ActorMethod != MethodAdmin {
 		return err
 	}
 	return tx.AppendSystemEvent(SystemEvent{
 		Type: e.Type, CustomerID: e.CustomerID, ProjectID: e.ProjectID, Subject: cmp.Or(e.KeyID, e.TokenID, e.MemberID),
 		Before: e.Before.text(), After: e.After.text(),
 	})
+}
+
+// appendToProject adds to the audit trail alone. It is hand-written because the database computes tx.
+func (tx *Tx) appendToProject(e Event) error {
+	row, params := EventRow(e), Params{}
+	_, err := tx.exec(row.Into("tx")+`VALUES (`+tx.number+`, `+params.Add(row.Values...)+`)`, params)
+	return err
 }
 
 // EventFilter selects events. What is zero selects all.

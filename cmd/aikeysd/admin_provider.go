@@ -108,9 +108,10 @@ func (p *program) providerListCommand() *cobra.Command {
 func (p *program) providerDeleteCommand() *cobra.Command {
 	var slug string
 	cmd := &cobra.Command{
-		Use:     "delete",
-		Short:   "Delete a server that has no keys",
-		Long:    `Deletes a custom provider. It is refused while the provider has keys that are not revoked.`,
+		Use:   "delete",
+		Short: "Delete a server that has no keys",
+		Long: `Deletes a custom provider. It is refused while the provider has keys that are not revoked. The projects that lose it, by
+having added it or having had keys for it, get an event that names you.`,
 		Example: `  aikeysd admin provider delete --customer acme --slug x-vllm`,
 	}
 	a := p.newCustomerAdmin(cmd)
@@ -121,7 +122,11 @@ func (p *program) providerDeleteCommand() *cobra.Command {
 		}
 		return nil
 	}, func(ctx context.Context) error {
-		err := a.store.Transact(ctx, func(tx *models.Tx) error { return tx.DeleteCustomProvider(a.customer, slug) })
+		err := a.store.Transact(ctx, func(tx *models.Tx) error {
+			return tx.DeleteCustomProvider(a.customer, slug, func(project string) models.Event {
+				return a.operator.event(tx, models.EventProviderDeleted, models.Caller{CustomerID: a.customer, ProjectID: project})
+			})
+		})
 		switch {
 		case errors.Is(err, models.ErrNotFound):
 			return fmt.Errorf("%s has no provider %s", a.customer, slug)

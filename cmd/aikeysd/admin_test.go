@@ -349,6 +349,27 @@ func TestAdminRevokesAnyKeyAndAwaitsTheReceipt(t *testing.T) {
 	})
 }
 
+// A project that had keys for a server of its customer's own learns which operator took the server away.
+func TestAdminDeletesAProvider(t *testing.T) {
+	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {
+		t.Parallel()
+		environ := with(newEnviron(t), "AIKEYS_DATABASE_URL="+e.MigratedURL(t), "SUDO_USER=olga")
+		owner := newOwner(t, environ)
+		mustAikeysd(t, environ, "admin", "provider", "create", "--customer", "acme", "--slug", "x-vllm", "--base-url", "https://llm.example/v1")
+		s := startReady(t, environ)
+		made := call(t, http.MethodPost, s.api+"/v1/aikeys", owner, `{"provider": "x-vllm", "name": "own", "secret": "EXAMPLE-0001"}`)
+		require.Equal(t, http.StatusCreated, made.status, made.body)
+		remove := []string{"admin", "provider", "delete", "--customer", "acme", "--slug", "x-vllm"}
+		require.Contains(t, aikeysd(t, environ, remove...).stderr, "has keys that are not revoked")
+		mustAikeysd(t, environ, "admin", "key", "revoke", anyKeyID.FindString(made.body), "--wait", "0s")
+		mustAikeysd(t, environ, remove...)
+		require.Regexp(t, `"type":"provider\.deleted"[^{]*"actor":\{"method":"admin","user_id":"olga@[^}]*\}[^}]*"provider":"x-vllm"`,
+			s.get(s.api+"/v1/customers/-/projects/-/events?page_size=1", owner).body)
+		require.Equal(t, 1, strings.Count(mustAikeysd(t, environ, "admin", "events", "-o", "json", "--type", "provider.deleted"), `"provider.deleted"`), "once in the system trail")
+		require.Equal(t, exitOK, s.wait())
+	})
+}
+
 // Rows of credentials are never deleted. They say who created and who revoked each, and whether it is in use.
 func TestAdminDataPlanes(t *testing.T) {
 	modelstest.Each(t, func(t *testing.T, e modelstest.Engine) {

@@ -1141,7 +1141,7 @@ type Event struct {
 	// `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 	// does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
 	// that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-	// are of a server of your own that an owner added or removed.
+	// are of a server of your own that an owner added or removed, or that an operator took away.
 	Type EventType `json:"type"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -1160,7 +1160,7 @@ type EventOutcome string
 // `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
 // does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
 // that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-// are of a server of your own that an owner added or removed.
+// are of a server of your own that an owner added or removed, or that an operator took away.
 type EventType string
 
 // EventState What a change was about, in the event's `before` and `after`: the policy (`policy.set`), a member's role

@@ -308,7 +308,7 @@ class Event(Model):
     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
     that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-    are of a server of your own that an owner added or removed.
+    are of a server of your own that an owner added or removed, or that an operator took away.
 
     """
 

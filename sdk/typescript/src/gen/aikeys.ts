@@ -1886,7 +1886,7 @@ export interface components {
              *     `key.failing`. `key.rotated` is that another version serves, and `key.rotation_rolled_back` that the one before
              *     does again, with a data plane as the actor if the provider refused the new one. `key.version_added` is a version
              *     that waits, and `key.version_destroyed` that the secret of one is gone. `provider.created` and `provider.deleted`
-             *     are of a server of your own that an owner added or removed.
+             *     are of a server of your own that an owner added or removed, or that an operator took away.
              */
             type: "key.registered" | "key.revoked" | "key.updated" | "key.disabled" | "key.enabled" | "key.expiring" | "key.expired" | "key.verified" | "key.failing" | "key.exposed" | "key.rotated" | "key.rotation_rolled_back" | "key.version_added" | "key.version_destroyed" | "policy.set" | "member.set" | "member.removed" | "token.created" | "token.revoked" | "provider.created" | "provider.deleted" | (string & {});
             /** @description Whether it was carried out. A denied attempt changed nothing. */
