@@ -13,12 +13,15 @@ type Params []any
 
 // Add appends values, and returns their places in the statement: "$3, $4".
 func (p *Params) Add(values ...any) string {
-	places := make([]string, len(values))
+	var places []byte
 	for i := range values {
-		places[i] = "$" + strconv.Itoa(len(*p)+1+i)
+		if i > 0 {
+			places = append(places, ", "...)
+		}
+		places = strconv.AppendInt(append(places, '$'), int64(len(*p)+1+i), 10)
 	}
 	*p = append(*p, values...)
-	return strings.Join(places, ", ")
+	return string(places)
 }
 
 // Insert is a row to be stored by a hand-written statement. Columns and values are side by side, so that a column is added in

@@ -52,7 +52,7 @@ func BenchmarkListPostgres(b *testing.B) {
 		func(d time.Duration) float64 { return wrk(b, server.url, list, d) })
 }
 
-// BenchmarkRegisterPostgres: a register over HTTP, of pgbench making the same two inserts in a transaction, with as many
+// BenchmarkRegisterPostgres: a register over HTTP, of pgbench making the same three inserts in a transaction, with as many
 // clients.
 func BenchmarkRegisterPostgres(b *testing.B) {
 	database, tokens := postgres(b, keyCount)
@@ -69,7 +69,9 @@ func BenchmarkRegisterPostgres(b *testing.B) {
 		CustomerID: "acme", Type: models.EventKeyRegistered, Outcome: models.OutcomeAllowed, At: at, ActorUserID: "alice",
 		ActorMethod: string(auth.MethodAPIKey), ActorTokenID: request, Provider: "openai", SourceIP: "127.0.0.1", RequestID: request,
 	}), row)...)
-	script := fmt.Sprintf("\\set r random(1, 1000000000000)\n\\set p random(0, %d)\nBEGIN;\n", usedProjects-1) + key + event + "END;\n"
+	row["fingerprint"] = "sha256((:client_id || '-' || :r)::bytea)"
+	fingerprint := fill(pg.Statements()["insert-fingerprint"], literals(models.FingerprintRow(models.KeyFingerprint{CustomerID: "acme", Version: 1}), row)...)
+	script := fmt.Sprintf("\\set r random(1, 1000000000000)\n\\set p random(0, %d)\nBEGIN;\n", usedProjects-1) + key + event + fingerprint + "END;\n"
 	compare(b, "of-pgbench",
 		func(d time.Duration) float64 { return pgbench(b, database, script, clients, d) },
 		func(d time.Duration) float64 { return wrk(b, server.url, registerScript(tokens), d) })

@@ -258,7 +258,7 @@ func getScript(tokens []string) string {
 		usedProjects, idPrefix, usedProjects, projectCount, usedProjects)))
 }
 
-// registerScript registers keys of names never used before.
+// registerScript registers keys with names and secrets that were never used before.
 func registerScript(tokens []string) string {
 	return tokensLua(tokens) + fmt.Sprintf(`local n = 0
 function request()
@@ -266,7 +266,7 @@ function request()
   local i = n %% #tokens
   return wrk.format("POST", "/v1/customers/acme/projects/p" .. i .. "/aikeys",
     {["Authorization"] = "Bearer " .. tokens[i + 1], ["Content-Type"] = "application/json"},
-    '{"provider":"openai","name":"%x-' .. n .. '","secret":"sk-EXAMPLE-EXAMPLE-EXAMPLE-' .. n .. '"}')
+    '{"provider":"openai","name":"%[1]x-' .. n .. '","secret":"sk-EXAMPLE-EXAMPLE-EXAMPLE-%[1]x-' .. n .. '"}')
 end
 `, time.Now().UnixNano())
 }

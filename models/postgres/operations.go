@@ -184,18 +184,19 @@ func (e *engine) Rewrap(ctx context.Context, batch []models.Rewrapping) ([]strin
 	return stored, err
 }
 
-// Statements returns the hand-written statements of the hot paths by what they do: get, list, insert-key and insert-event. A
-// benchmark measures them without the service.
+// Statements returns the hand-written statements of the hot paths by what they do: get, list, insert-key, insert-event and
+// insert-fingerprint. A benchmark measures them without the service.
 func Statements() map[string]string {
 	insert := func(row *models.Insert, first string, further ...string) string {
 		return row.Into(further...) + `VALUES (` + first + new(models.Params).Add(row.Values...) + `)`
 	}
 	list, _ := models.ListKeysStatement(models.Caller{}, models.KeyFilter{Limit: 51}, 0)
 	return map[string]string{
-		"get":          models.GetKeyStatement,
-		"list":         list,
-		"insert-key":   insert(models.KeyRow(models.Key{}), ""),
-		"insert-event": insert(models.EventRow(models.Event{}), txNumber+", ", "tx"),
+		"get":                models.GetKeyStatement,
+		"list":               list,
+		"insert-key":         insert(models.KeyRow(models.Key{}), ""),
+		"insert-event":       insert(models.EventRow(models.Event{}), txNumber+", ", "tx"),
+		"insert-fingerprint": insert(models.FingerprintRow(models.KeyFingerprint{}), ""),
 	}
 }
 

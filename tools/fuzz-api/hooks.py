@@ -37,7 +37,7 @@ schemathesis.openapi.format("password", st.integers(0, 9999).map(lambda n: f"{CA
 keys: list[str] = list(FACTS["keys"])
 providers: dict[str, str] = {}  # of the keys that the session registered
 tokens: list[str] = ["01M7W0BTX000000000000000AK"]  # that the session made; its own would end it
-servers: list[str] = []  # that the session added
+servers: list[dict[str, Any]] = []  # paths of those that the session added and has not removed
 pages: dict[str, dict[str, Any]] = {}
 positions: list[str] = list(FACTS["positions"])
 revoked: set[str] = set()
@@ -106,8 +106,7 @@ def fit_path(case: Any, path: dict[str, Any]) -> dict[str, Any]:
         if "version" in path:
             path["version"] = FACTS["pending"]
     if "slug" in path and servers:
-        path["customer_id"], path["project_id"] = "acme", "chat"
-        path["slug"] = one_of(case, "server", servers[-5:])
+        path |= next((s for s in servers if s["slug"] == path["slug"]), one_of(case, "server", servers[-5:]))
     if "user_id" in path:
         # The callers stay members of the project that everything else needs: a removal suspends API keys, also of who is added again.
         if path.get("project_id") == "solo":
@@ -309,7 +308,10 @@ def learn(operation: str, case: Any, response: Any) -> None:
     elif operation == "streamEvents":
         positions.extend(line.removeprefix("id: ") for line in response.text.splitlines() if line.startswith("id: "))
     elif operation == "addCustomProvider":
-        servers.append(response.json()["provider"]["slug"])
+        project = {name: case.path_parameters[name] for name in ("customer_id", "project_id")}
+        servers.append(project | {"slug": response.json()["provider"]["slug"]})
+    elif operation == "removeCustomProvider":
+        servers[:] = [s for s in servers if s["slug"] != case.path_parameters["slug"]]
     elif operation == "createToken":
         tokens.append(response.json()["token"]["token_id"])
     elif operation == "registerKey" or operation.startswith("list"):
