@@ -130,12 +130,17 @@ test('a key of a provider is not sent as a credential, and a wrong API key says 
 test('a key is added and revoked by keyboard alone, and its secret stays nowhere', async () => {
   const v = await visitor();
   const { page } = v;
+  let release;
+  const held = new Promise((resolve) => { release = resolve; });
+  await page.route('**/v1/providers', async (route) => { await held; await route.continue(); });
   await signIn(page);
-  await settled(page);
+  await page.getByRole('button', { name: /^Add key/ }).first().waitFor();
   const secret = secretOf();
   await page.keyboard.press('a');
   const dialog = page.getByRole('dialog', { name: 'Add key' });
   await dialog.waitFor();
+  release(); // the field has the focus although it comes after the dialog
+  await dialog.locator('input[name=provider-key]:focus').waitFor();
   await page.keyboard.insertText(secret);
   await page.waitForFunction(() => document.querySelector('dialog select').value === 'openai');
   await dialog.getByText('It will serve the project’s requests to OpenAI at once.').or(dialog.getByText('It takes over the project’s requests')).waitFor();
@@ -143,7 +148,7 @@ test('a key is added and revoked by keyboard alone, and its secret stays nowhere
   await page.getByRole('heading', { name: /^openai-prod/ }).waitFor();
   await infer();
   await page.keyboard.press('r');
-  await page.getByRole('dialog', { name: /^Revoke/ }).waitFor();
+  await page.getByRole('dialog', { name: /^Revoke/ }).locator('input:focus').waitFor();
   await page.keyboard.insertText(secret.slice(-4));
   await page.keyboard.press('Enter');
   await page.getByText('The data plane has confirmed').first().waitFor();

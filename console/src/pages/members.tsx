@@ -103,7 +103,8 @@ function RemoveMember({ member, onClose }: { member: Member; onClose: () => void
   const { run, busy, error } = useAction(async () => {
     await unwrap(api.DELETE('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}', { params: { path: { ...project(), user_id: user } } }));
     onClose();
-    await queries.invalidateQueries();
+    // This dialog may still be there. Who is no member any more has no impact to be read: 404.
+    await queries.invalidateQueries({ predicate: (q) => q.queryKey[0] !== 'impact' });
   });
   const titled = (id: string) => keys.data?.find((k) => k.id === id);
   return (

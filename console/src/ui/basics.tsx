@@ -98,12 +98,18 @@ export function Dialog({ title, onClose, children, wide = false }: { title: Reac
     const element = dialog.current;
     const before = document.activeElement;
     if (element && !element.open) element.showModal();
-    element?.querySelector<HTMLElement>('[data-autofocus]')?.focus();
     return () => {
       element?.close();
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);
+  const isFocused = useRef(false);
+  useEffect(() => { // what has the focus first may come later, with the data that it needs
+    const first = isFocused.current ? null : dialog.current?.querySelector<HTMLElement>('[data-autofocus]');
+    if (!first) return;
+    first.focus();
+    isFocused.current = true;
+  });
   return (
     <dialog ref={dialog} aria-labelledby={heading} className={wide ? 'wide' : undefined}
       onCancel={(e) => { if (e.target === e.currentTarget) { e.preventDefault(); onClose(); } }}>
