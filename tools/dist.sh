@@ -12,7 +12,15 @@ tools/venv.sh tools/audit
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-modules() { "$root/bin/cyclonedx-gomod" mod -json -std -noserial -notimestamp -type "$1" -output "$work/sbom" "$2" 2>/dev/null; }
+# list_modules ARGUMENT...: runs cyclonedx-gomod, whose log is of interest if it fails.
+list_modules() {
+  "$root/bin/cyclonedx-gomod" "$@" 2>"$work/log" || {
+    cat "$work/log" >&2
+    return 1
+  }
+}
+
+modules() { list_modules mod -json -std -noserial -notimestamp -type "$1" -output "$work/sbom" "$2"; }
 
 # list_parts KIND FOLDER: writes what an unpacked archive needs to $work/sbom.
 list_parts() {
@@ -75,7 +83,7 @@ version=$(tools/version.sh)
 tools/dist-programs.sh "$out" "$@" | while read -r file os arch main; do
   write_hash "${file##*/}"
   if [[ -n $main ]]; then
-    GOOS=$os GOARCH=$arch bin/cyclonedx-gomod app -json -std -noserial -notimestamp -main "$main" -output "$work/sbom" . 2>/dev/null
+    GOOS=$os GOARCH=$arch list_modules app -json -std -noserial -notimestamp -main "$main" -output "$work/sbom" .
     finish "$file.cdx.json" "$file" "$version"
   elif [[ -n $os ]]; then
     modules application .

@@ -6,15 +6,14 @@ import { Dialog, Loading, Page, useNow } from './ui/basics.tsx';
 import { Palette } from './ui/palette.tsx';
 import { KeyPage } from './pages/key.tsx';
 import { KeysPage } from './pages/keys.tsx';
+import { more } from './pages/later.ts';
 import { ResolvePage } from './pages/resolve.tsx';
 import { SignIn } from './pages/signin.tsx';
 import { span } from './logic/time.ts';
 import { Link, go, usePath } from './ui/router.tsx';
 
-const more = () => import('./pages/more.ts');
-
 /** A page that is not part of the first script. */
-const later = (name: keyof Awaited<ReturnType<typeof more>>) =>
+const later = (name: 'PolicyPage' | 'MembersPage' | 'UsagePage' | 'AuditPage' | 'PlanesPage' | 'AccessPage') =>
   lazy(() => more().then((pages) => ({ default: pages[name] }), () => ({ default: NotLoaded })));
 
 function NotLoaded() {

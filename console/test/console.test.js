@@ -364,6 +364,12 @@ test('a key gets another secret, which stays nowhere in the page', async () => {
   assert.ok(!(await v.page.content()).includes(secret));
   await v.page.getByRole('button', { name: 'Done' }).click();
   await v.page.getByRole('heading', { name: `rotated …${secret.slice(-4)}` }).waitFor();
+  await v.page.getByText('No data plane uses version 1 any more.').waitFor();
+  await accessible(v.page, 'the versions of a key');
+  await v.page.getByRole('button', { name: 'Roll back to version 1' }).click();
+  await v.page.getByRole('heading', { name: `rotated …${key.display_suffix}` }).waitFor();
+  await v.page.getByRole('button', { name: 'Destroy version 2' }).click();
+  await v.page.getByRole('button', { name: 'Destroy version 2' }).waitFor({ state: 'detached' });
   await v.close();
 });
 

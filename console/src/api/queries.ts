@@ -161,5 +161,5 @@ export const useUsage = (filter: UsageFilter, enabled = true) => useQuery({
 
 /** After a change of keys, what is shown of them is out of date. */
 export async function forgetKeys() {
-  await Promise.all(['keys', 'key', 'resolve', 'events', 'fetches'].map((name) => queries.invalidateQueries({ queryKey: [name] })));
+  await Promise.all(['keys', 'key', 'versions', 'resolve', 'events', 'fetches'].map((name) => queries.invalidateQueries({ queryKey: [name] })));
 }

@@ -1,4 +1,4 @@
-import { useState } from 'react';
+import { lazy, Suspense, useState } from 'react';
 import { api, project, Refusal, unwrap, type Key, type Provider } from '../api/client.ts';
 import { forgetKeys, queries, useConnection, useEvents, useFetches, useKey, useKeys, usePolicy, useProviders, useUsage } from '../api/queries.ts';
 import { curl, projectPath, tare } from '../logic/commands.ts';
@@ -8,6 +8,7 @@ import { exact, toLocalInput } from '../logic/time.ts';
 import { Await, Copy, CopyAs, Dialog, Fault, Field, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
 import { ReceiptPanel } from '../ui/receipt.tsx';
 import { nameOf } from './keys.tsx';
+import { more } from './later.ts';
 import { RotateDialog } from './rotate.tsx';
 import { RevokeDialog } from './revoke.tsx';
 import { Link } from '../ui/router.tsx';
@@ -19,6 +20,8 @@ function interval(key: Key | undefined): number | false {
   const at = 'revoked_at' in receipt ? receipt.revoked_at : receipt.disabled_at;
   return Date.now() - Date.parse(at) < 30_000 ? 1_000 : 3_000;
 }
+
+const VersionsPanel = lazy(() => more().then((all) => ({ default: all.VersionsPanel }), () => ({ default: () => null })));
 
 export function KeyPage({ id }: { id: string }) {
   const query = useKey(id, interval);
@@ -90,6 +93,7 @@ function OneKey({ item }: { item: Key }) {
             {item.disabled && <><dt>Disabled</dt><dd><When at={item.disabled_at} now={now} /> by {item.disabled_by}</dd></>}
           </dl>
         </Panel>
+        <Suspense><VersionsPanel item={item} display={display} mayWrite={mayWrite} /></Suspense>
         <WhoUsesIt id={item.id} />
         {who?.role === 'owner' && <DataPlanesOf id={item.id} />}
         <History item={item} />

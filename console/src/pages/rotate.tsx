@@ -46,7 +46,7 @@ export function RotateDialog({ item, provider, onClose }: { item: Key; provider:
     const waits = done.version.state === 'pending';
     return (
       <Dialog title={waits ? 'The new secret waits' : 'The new secret serves'} onClose={onClose}>
-        {waits ? <p><Tone tone="warn">It is stored as version {done.version.version}, and the old one still serves: the new one could not be tested at {display}. If you are sure of it, activate it in a terminal.</Tone></p>
+        {waits ? <p><Tone tone="warn">It is stored as version {done.version.version}, and the old one still serves: the new one could not be tested at {display}. If you are sure of it, activate it on the key’s page.</Tone></p>
           : <p><Tone tone="ok">Version {done.version.version} of {item.name} is active.</Tone> {overlap === '0s' ? 'The old secret is destroyed here.' : `The old secret stays for ${overlap}, in case ${display} refuses the new one.`} {done.receipt?.old_version_safe_to_delete ? `Every data plane has the new one: delete the old one at ${display} now.` : `Delete the old one at ${display} when every data plane has the new one.`}</p>}
         <Duplicates warnings={done.warnings ?? []} />
         <div className="bar end"><button type="button" className="primary" onClick={onClose}>Done</button></div>
