@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -13,12 +14,15 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
+	pub "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/models/modelstest"
 )
 
@@ -52,7 +56,7 @@ var documentedAPIs = []documented{
 	{"gemini", "/v1beta/models/m:streamGenerateContent?alt=sse", "/v1beta/models/m:streamGenerateContent", "X-Goog-Api-Key", "AQ.", googleChunk,
 		400, `{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}`},
 	{"gemini", "/v1beta/openai/chat/completions", "/v1beta/openai/chat/completions", "Authorization", "Bearer AQ.", openAIChunk,
-		400, `[{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT"}}]`},
+		400, `[{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}]`},
 	{"groq", "/openai/v1/chat/completions", "/openai/v1/chat/completions", "Authorization", "Bearer gsk_", openAIChunk,
 		401, `{"error":{"message":"Invalid API Key","type":"invalid_request_error","code":"invalid_api_key"}}`},
 	{"xai", "/v1/chat/completions", "/v1/chat/completions", "Authorization", "Bearer xai-", openAIChunk,
@@ -100,8 +104,19 @@ var documentedAPIs = []documented{
 		401, `{"error":{"code":401,"message":"Request had invalid authentication credentials.","status":"UNAUTHENTICATED"}}`},
 }
 
+// unrelated is what providers answer with 403 to a request whose model, region or network is at fault.
+var unrelated = map[string]string{
+	"openai":       `{"error":{"message":"Project p does not have access to model m","code":"model_not_found"}}`,
+	"anthropic":    `{"error":{"type":"forbidden","message":"Request not allowed"}}`,
+	"groq":         `{"error":{"message":"The model m is blocked.","code":"model_permission_blocked_org"}}`,
+	"openrouter":   `{"error":{"message":"m requires moderation","code":403,"metadata":{"flagged_input":"x"}}}`,
+	"azure_openai": `{"error":{"code":"403","message":"Access denied due to Virtual Network/Firewall rules."}}`,
+	"bedrock":      `{"message":"You don't have access to the model with the specified model ID."}`,
+}
+
 // double behaves as the documented APIs: it streams two events, the second once the first has arrived, to a request with the one
-// credential that the API takes, and answers a request that has the word "refuse" in its body as it would a key that it does not take.
+// credential that the API takes, and answers a request that has the word "refuse" in its body as it would a key that it does not take, and one
+// with the word "forbid" as it would a model that the key has no access to.
 func double(t *testing.T, provider string, arrived <-chan struct{}) *url.URL {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -123,6 +138,10 @@ func double(t *testing.T, provider string, arrived <-chan struct{}) *url.URL {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(api.status)
 			_, _ = io.WriteString(w, api.refusal)
+		case strings.Contains(string(body), "forbid"):
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, cmp.Or(unrelated[provider], `{"error":{"message":"No access to the model."}}`))
 		default:
 			w.Header().Set("Content-Type", "text/event-stream")
 			_, _ = io.WriteString(w, api.chunk)
@@ -218,9 +237,79 @@ func TestEveryProviderOfTheCatalogueIsServed(t *testing.T) {
 		})
 	}
 	require.Empty(t, secrets, "providers of the catalogue without an API here")
+	c.checkFailures(replica, gateway)
 	for _, call := range []string{"/openai/v1/realtime/calls", "/openai/realtime/calls/c1/accept", "/azure_openai/openai/v1/realtime/calls"} {
 		refused := send(http.MethodPost, gateway.address.Gateway+call, c.alice, "v=0", "Content-Type", "application/sdp")
 		require.Equal(t, http.StatusForbidden, refused.status, "%s goes on beside the gateway", call)
 		require.Contains(t, refused.body, "calls that a revocation does not end")
 	}
+}
+
+// checkFailures has each API of the doubles refuse its key, and then requests of two users for what no key is at fault for, and checks which of
+// these become the keys' failures.
+func (c *controlPlane) checkFailures(replica, gateway *process) {
+	c.t.Helper()
+	ask := func(api documented, token, model string, status int) {
+		c.t.Helper()
+		got := send(http.MethodPost, gateway.address.Gateway+"/"+api.provider+api.path, token, `{"model":"`+model+`"}`, "Content-Type", "application/json")
+		require.Equal(c.t, status, got.status, got.body)
+	}
+	failures := func() map[string]pub.KeyFailure {
+		var page struct{ Keys []pub.Key }
+		got := send(http.MethodGet, replica.address.API+"/v1/aikeys?page_size=100", c.alice, "")
+		require.NoError(c.t, json.Unmarshal([]byte(got.body), &page), got.body)
+		failures := map[string]pub.KeyFailure{}
+		for _, k := range page.Keys {
+			if k.LastFailure != nil {
+				failures[k.Provider] = *k.LastFailure
+			}
+		}
+		return failures
+	}
+	// refuse has keys refused, and returns all failures once those are among them.
+	refuse := func(apis ...documented) (now map[string]pub.KeyFailure) {
+		c.t.Helper()
+		before := failures()
+		for _, api := range apis {
+			ask(api, c.alice, "refuse", api.status)
+		}
+		require.Eventually(c.t, func() bool {
+			now = failures()
+			return !slices.ContainsFunc(apis, func(api documented) bool { return !now[api.provider].At.After(before[api.provider].At) })
+		}, 30*time.Second, 20*time.Millisecond, "refusals are reported")
+		for _, api := range apis {
+			reason := "rejected"
+			if slices.Contains([]int{http.StatusPaymentRequired, http.StatusPreconditionFailed, http.StatusTooManyRequests}, api.status) {
+				reason = "quota_exhausted"
+			}
+			require.Equal(c.t, []any{api.status, reason}, []any{now[api.provider].Status, *now[api.provider].Reason}, api.provider+api.at)
+		}
+		return now
+	}
+	for left := documentedAPIs; len(left) > 0; { // a key's APIs one after another
+		var round, later []documented
+		for _, api := range left {
+			if slices.ContainsFunc(round, func(r documented) bool { return r.provider == api.provider }) {
+				later = append(later, api)
+			} else {
+				round = append(round, api)
+			}
+		}
+		refuse(round...)
+		left = later
+	}
+	before := failures()
+	c.run("admin member set --customer acme --project chat --user bob --role member")
+	bob := c.run("admin token create --customer acme --project chat --user bob")
+	last := documentedAPIs[len(documentedAPIs)-1] // the only API of its provider
+	for _, api := range documentedAPIs[:len(documentedAPIs)-1] {
+		ask(api, c.alice, "forbid", http.StatusForbidden)
+		if unrelated[api.provider] != "" { // what two users get without a rule for it is the key's failure
+			ask(api, bob, "forbid", http.StatusForbidden)
+		}
+	}
+	after := refuse(last) // reports are sent in order, so what there was to report has come
+	delete(before, last.provider)
+	delete(after, last.provider)
+	require.Equal(c.t, before, after, "a model, a region or a network is no key's failure")
 }
