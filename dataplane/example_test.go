@@ -68,8 +68,8 @@ func ExampleRequest() {
 	fmt.Println(dataplane.ForCaller("ak_EXAMPLE", "openai"))
 	fmt.Println(dataplane.ForUser("acme", "chat", "alice", "openai"))
 	// Output:
-	// {Credential:[redacted] CustomerID: ProjectID: UserID: Provider:openai KeyID:}
-	// {Credential: CustomerID:acme ProjectID:chat UserID:alice Provider:openai KeyID:}
+	// {Credential:[redacted] CustomerID: ProjectID: UserID: Provider:openai KeyID: limited:}
+	// {Credential: CustomerID:acme ProjectID:chat UserID:alice Provider:openai KeyID: limited:}
 }
 
 // A proxy that sets headers itself is told which.

@@ -65,16 +65,7 @@ func (r *Resolver) runFetch(ctx context.Context, p *pendingFetch, req Request) {
 // fetchKey sends a fetch and reads the answer. A broken connection is tried once more: the replica may be gone, and
 // another one answers in its place. A refusal is an entry; the error wraps ErrUnavailable and means no answer.
 func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf position.Position, err error) {
-	body := gen.FetchRequest{
-		CustomerID: optional(req.CustomerID), ProjectID: optional(req.ProjectID), UserID: optional(req.UserID),
-		Provider: optional(req.Provider), KeyID: optional(req.KeyID),
-	}
-	if req.Credential != "" {
-		body.Credential = new(secret.New(req.Credential))
-	}
-	if r.cfg.CustomProviders && (IsCustom(req.Provider) || req.KeyID != "") {
-		body.CustomProviders = new(true)
-	}
+	body := r.fetchRequest(req)
 	var params gen.FetchKeyParams
 	var enforces []string
 	if r.cfg.Restrictions {
@@ -113,6 +104,24 @@ func (r *Resolver) fetchKey(ctx context.Context, req Request) (e *entry, asOf po
 	}
 	r.health.requestDone(sent, r.clock.Now(), failure)
 	return e, asOf, err
+}
+
+// fetchRequest returns the body of a fetch.
+func (r *Resolver) fetchRequest(req Request) gen.FetchRequest {
+	body := gen.FetchRequest{
+		CustomerID: optional(req.CustomerID), ProjectID: optional(req.ProjectID), UserID: optional(req.UserID),
+		Provider: optional(req.Provider), KeyID: optional(req.KeyID),
+	}
+	if req.Credential != "" {
+		body.Credential = new(secret.New(req.Credential))
+	}
+	if req.limited != "" {
+		body.Limited = strings.Split(req.limited, ",")
+	}
+	if r.cfg.CustomProviders && (IsCustom(req.Provider) || req.KeyID != "") {
+		body.CustomProviders = new(true)
+	}
+	return body
 }
 
 // send sends a request and reads the whole answer. Errors are of type unreachable.
@@ -177,8 +186,8 @@ func readKey(req Request, body []byte) (*entry, position.Position, error) {
 	key := &Key{
 		ID: got.KeyID, Version: got.Version, CustomerID: got.CustomerID, ProjectID: got.ProjectID,
 		Provider: got.Provider, Scope: got.Scope, Reason: got.Reason, BaseURL: got.BaseURL,
-		AuthStyle: AuthStyle(got.AuthStyle), AllOperations: valueOf(got.Operations) == "all", Administration: got.Administration, ended: new(atomic.Bool),
-		asOf: asOf,
+		AuthStyle: AuthStyle(got.AuthStyle), AllOperations: valueOf(got.Operations) == "all", NextIfLimited: valueOf(got.OnLimited) == "next_key",
+		Administration: got.Administration, ended: new(atomic.Bool), asOf: asOf,
 	}
 	key.base, _ = url.Parse(got.BaseURL) // or Base returns the error
 	for _, r := range got.Routes {

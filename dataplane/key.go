@@ -32,6 +32,9 @@ type Request struct {
 	Provider string
 	// KeyID asks for one key; every other field is empty then.
 	KeyID string
+
+	// limited are the ids of keys that are at a limit, with commas between: see Resolver.resolveNext.
+	limited string
 }
 
 // ForCaller asks for the key that serves the caller with this credential. Set ProjectID to use another project than
@@ -75,7 +78,7 @@ type digest [sha256.Size]byte
 // of the usual length. There are two buffer sizes because clearing the larger one takes as long as hashing an API key.
 func (q *Request) digest() digest {
 	const small = 192
-	if len(q.Credential)+len(q.CustomerID)+len(q.ProjectID)+len(q.UserID)+len(q.Provider)+len(q.KeyID) <= small-6*2 {
+	if len(q.Credential)+len(q.CustomerID)+len(q.ProjectID)+len(q.UserID)+len(q.Provider)+len(q.KeyID)+len(q.limited) <= small-7*2 {
 		var buffer [small]byte
 		return sha256.Sum256(q.encode(buffer[:0]))
 	}
@@ -94,7 +97,8 @@ func (q *Request) encode(b []byte) []byte {
 	b = appendField(b, q.ProjectID)
 	b = appendField(b, q.UserID)
 	b = appendField(b, q.Provider)
-	return appendField(b, q.KeyID)
+	b = appendField(b, q.KeyID)
+	return appendField(b, q.limited)
 }
 
 // appendField puts the length before the field, so that no two requests share an encoding.
@@ -166,6 +170,8 @@ type Key struct {
 	Restrictions *Restrictions
 	// Limits are how many requests the key may serve; nil for any number. See Resolver.Begin.
 	Limits *Limits
+	// NextIfLimited is whether the project's policy has the next key serve while this one is at a limit: see Resolver.SetAside.
+	NextIfLimited bool
 	// Answers are the rules for what the provider's answers say of the key.
 	Answers verdict.Rules
 	// Caller is the user served; nil if the key was requested by its id, or for no particular user.

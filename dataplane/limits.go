@@ -1,9 +1,12 @@
 package dataplane
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"math"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,12 +49,19 @@ func (*LimitError) Unwrap() error { return ErrKeyLimited }
 // maxLimited bounds how many keys' requests are counted, at about 150 bytes each.
 const maxLimited = 50_000
 
-// limiter counts the requests of keys that have limits.
+// limiter counts the requests of keys that have limits, and remembers which keys are left aside.
 type limiter struct {
 	serving atomic.Pointer[serving]
 
 	mu      sync.Mutex
-	counted map[string]*counts // by key id; guarded by mu
+	counted map[string]*counts         // by key id; guarded by mu
+	aside   map[secretID]time.Duration // until when, by the Clock; guarded by mu
+}
+
+// secretID is a version of a key.
+type secretID struct {
+	keyID   string
+	version int
 }
 
 // counts are how many requests a key has served. A minute and a day have the numbers that they have since 1970.
@@ -109,6 +119,21 @@ func (l *limiter) begin(key *Key, now time.Time) (end func(), limited *LimitErro
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.countsOf(key.ID, now)
+	if limited := l.reached(key, c, now); limited != nil {
+		return nil, limited
+	}
+	c.inMinute++
+	c.inDay++
+	c.concurrent++
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		c.concurrent--
+	}), nil
+}
+
+// reached returns which limit of a key is reached, or nil. The caller holds mu.
+func (l *limiter) reached(key *Key, c *counts, now time.Time) *LimitError {
 	nextMinute, nextDay := now.Truncate(time.Minute).Add(time.Minute), now.Truncate(24*time.Hour).Add(24*time.Hour) // in UTC, from the year 1
 	for _, limit := range []struct {
 		name        string
@@ -120,17 +145,10 @@ func (l *limiter) begin(key *Key, now time.Time) (end func(), limited *LimitErro
 		{limitConcurrent, key.Limits.Concurrent, c.concurrent, time.Second},
 	} {
 		if limit.limit > 0 && limit.used >= l.share(limit.limit, key.CustomerID) {
-			return nil, &LimitError{limit.name, max(limit.wait, time.Second)}
+			return &LimitError{limit.name, max(limit.wait, time.Second)}
 		}
 	}
-	c.inMinute++
-	c.inDay++
-	c.concurrent++
-	return sync.OnceFunc(func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		c.concurrent--
-	}), nil
+	return nil
 }
 
 // countsOf returns the counts of a key for the minute and the day of a time. The caller holds mu.
@@ -166,4 +184,71 @@ func (l *limiter) makeRoom(day int64) {
 			delete(l.counted, id)
 		}
 	}
+}
+
+const (
+	// asideTime is how long a key is left aside whose provider does not say for how long it limits the key.
+	asideTime = 30 * time.Second
+	// maxAsideTime bounds how long a key is left aside before it is tried again.
+	maxAsideTime = 5 * time.Minute
+	// maxAside is how many keys may be left aside; of further ones, the limit goes unnoticed.
+	maxAside = 10_000
+	// maxLimitedKeys is how many keys are passed over for one request, as many as a fetch may name.
+	maxLimitedKeys = 20
+)
+
+// SetAside leaves a key aside whose provider has answered that it is at a limit, for as long as the answer says, a second at least and five
+// minutes at most: Resolve returns the next key meanwhile, if the project's policy says so (NextIfLimited). Otherwise it does nothing.
+// Report and ReportAnswer do so after a 429, for 30 seconds, unless the key is aside already.
+func (r *Resolver) SetAside(key *Key, wait time.Duration) {
+	if key == nil || !key.NextIfLimited {
+		return
+	}
+	now := r.clock.Now()
+	r.limiter.setAside(secretID{key.ID, key.Version}, now, now+min(max(wait, time.Second), maxAsideTime))
+}
+
+func (l *limiter) setAside(of secretID, now, until time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.aside) >= maxAside {
+		maps.DeleteFunc(l.aside, func(_ secretID, until time.Duration) bool { return until <= now })
+	}
+	if old, ok := l.aside[of]; ok || len(l.aside) < maxAside {
+		l.aside[of] = max(old, until)
+	}
+}
+
+// isAside reports whether the next key is to serve instead of this one: it was left aside, or has served as many requests as it may here.
+func (r *Resolver) isAside(key *Key) bool {
+	if !key.NextIfLimited {
+		return false
+	}
+	now, wall := r.clock.Now(), time.Now() //nolint:forbidigo // limits are those of UTC's minutes and days
+	l := &r.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if until, ok := l.aside[secretID{key.ID, key.Version}]; ok && now < until {
+		return true
+	}
+	return key.Limits != nil && l.reached(key, l.countsOf(key.ID, wall), wall) != nil
+}
+
+// resolveNext returns the key that serves a request while a key is left aside: the first in order that is not. Each answer is cached beside
+// that of the request itself, which serves again as soon as its key may. If all are left aside, or if there is no answer, the first serves
+// after all; it is asked for again because it may have ended in the meantime.
+func (r *Resolver) resolveNext(ctx context.Context, req Request, first *Key) (*Key, error) {
+	limited, next := []string{first.ID}, req
+	for len(limited) <= maxLimitedKeys {
+		next.limited = strings.Join(limited, ",")
+		key, err := r.resolve(ctx, next)
+		if err != nil || slices.Contains(limited, key.ID) {
+			break
+		}
+		if !r.isAside(key) {
+			return key, nil
+		}
+		limited = append(limited, key.ID)
+	}
+	return r.resolve(ctx, req)
 }

@@ -160,3 +160,118 @@ func TestCountsOfKeysAreBounded(t *testing.T) {
 	_, err = r.Begin(busy)
 	require.ErrorIs(t, err, dataplane.ErrKeyLimited, "what is in use is kept")
 }
+
+// nextIfLimited registers a project's keys, the first of which serves, and returns what serves.
+func nextIfLimited(t *testing.T, s *dataplanetest.Env, keys ...dataplanetest.Key) (ids []string, serves func(id, reason string) *dataplane.Key) {
+	t.Helper()
+	ids = make([]string, len(keys))
+	for i := len(keys) - 1; i >= 0; i-- { // the newest serves
+		keys[i].NextIfLimited = true
+		ids[i] = s.Register(keys[i])
+	}
+	return ids, func(id, reason string) *dataplane.Key {
+		t.Helper()
+		key, err := s.R.Resolve(t.Context(), forNobody)
+		require.NoError(t, err)
+		require.Equal(t, []string{id, reason}, []string{key.ID, key.Reason})
+		return key
+	}
+}
+
+func TestTheNextKeyServesWhileTheFirstIsAside(t *testing.T) {
+	const first, next = "project_key", "next_key_limited"
+	s := dataplanetest.NewEnv(t)
+	pass := func(d time.Duration) {
+		s.Clock.Advance(d)
+		s.AwaitLease()
+	}
+	ids, serves := nextIfLimited(t, s, dataplanetest.Key{}, dataplanetest.Key{}, dataplanetest.Key{})
+	a := serves(ids[0], first)
+	s.R.Report(a, 200)
+	serves(ids[0], first)
+	s.R.SetAside(a, 10*time.Second)
+	s.R.Report(a, 429) // for no longer than the provider said
+	var b *dataplane.Key
+	s.Fetches(1, func() { b = serves(ids[1], next) })
+	s.Fetches(0, func() { serves(ids[1], next) })
+	pass(10 * time.Second)
+	s.Fetches(0, func() { serves(ids[0], first) })
+	for _, aside := range []struct {
+		set   func()
+		lasts time.Duration
+	}{
+		{func() { s.R.Report(a, 429) }, 30 * time.Second},
+		{func() { s.R.SetAside(a, -time.Hour) }, time.Second},
+		{func() { s.R.SetAside(a, 24*time.Hour) }, 5 * time.Minute},
+		{func() { s.R.SetAside(a, time.Minute); s.R.SetAside(a, time.Second) }, time.Minute},
+	} {
+		aside.set()
+		serves(ids[1], next)
+		pass(aside.lasts - time.Millisecond)
+		serves(ids[1], next)
+		pass(time.Millisecond)
+		serves(ids[0], first)
+	}
+	s.AwaitTx(s.RotateKey(ids[0], "sk-EXAMPLE-second"))
+	s.R.SetAside(a, time.Minute) // the old version
+	a = serves(ids[0], first)
+	s.R.SetAside(a, time.Minute)
+	s.R.SetAside(b, time.Minute)
+	c := serves(ids[2], next)
+	s.R.SetAside(c, time.Minute)
+	serves(ids[0], first) // if all are aside
+	s.AwaitTx(s.RevokeKey(ids[0]))
+	serves(ids[1], first) // the first of those that are left, which are aside
+	pass(time.Minute)
+	serves(ids[1], first)
+}
+
+func TestAKeyIsLeftAsideOnlyByAPolicyThatSaysSo(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
+	s.Register(dataplanetest.Key{})
+	id := s.Register(dataplanetest.Key{})
+	key, err := s.R.Resolve(t.Context(), forNobody)
+	require.NoError(t, err)
+	s.R.SetAside(key, time.Minute)
+	s.R.Report(key, 429)
+	s.R.SetAside(nil, time.Minute)
+	s.Fetches(0, func() { s.Serves(forNobody, id) })
+	s.Serves(dataplane.ByID(id), id)
+}
+
+func TestAKeyAtItsOwnLimitIsPassedOver(t *testing.T) {
+	s := dataplanetest.NewEnv(t, func(cfg *dataplane.Config) { cfg.Limits = true })
+	two := &gen.KeyLimit{Concurrent: new(2)}
+	ids, serves := nextIfLimited(t, s, dataplanetest.Key{Limit: two}, dataplanetest.Key{Limit: two})
+	var ends []func()
+	for _, want := range []struct{ id, reason string }{
+		{ids[0], "project_key"}, {ids[0], "project_key"}, {ids[1], "next_key_limited"}, {ids[1], "next_key_limited"},
+	} {
+		end, err := s.R.Begin(serves(want.id, want.reason))
+		require.NoError(t, err)
+		ends = append(ends, end)
+	}
+	_, err := s.R.Begin(serves(ids[0], "project_key"))
+	require.ErrorIs(t, err, dataplane.ErrKeyLimited)
+	ends[3]()
+	serves(ids[1], "next_key_limited")
+	ends[0]()
+	serves(ids[0], "project_key")
+}
+
+func TestWithoutAnAnswerAboutTheNextKeyTheFirstServes(t *testing.T) {
+	s := dataplanetest.NewEnv(t)
+	ids, serves := nextIfLimited(t, s, dataplanetest.Key{}, dataplanetest.Key{})
+	key := serves(ids[0], "project_key")
+	s.R.SetAside(key, time.Minute)
+	s.SetFault(dataplanetest.InternalError, dataplanetest.Fetch)
+	serves(ids[0], "project_key")
+	hold := s.HoldAnswers()
+	s.SetFault(dataplanetest.Healthy)
+	result := s.ResolveAsync(t.Context(), forNobody)
+	hold.Wait()
+	s.AwaitTx(s.RevokeKey(ids[0])) // while the next one is looked for
+	s.AwaitTx(s.RevokeKey(ids[1]))
+	hold.Release()
+	require.ErrorIs(t, (<-result).Err, dataplane.ErrKeyRevoked)
+}

@@ -56,7 +56,7 @@ func New(cfg Config) (*Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage(), limiter: limiter{counted: map[string]*counts{}}}
+	r := &Resolver{cfg: cfg, clock: cfg.Clock, log: cfg.Log, reports: newReports(), usage: newUsage(), limiter: limiter{counted: map[string]*counts{}, aside: map[secretID]time.Duration{}}}
 	r.leaseEnd.Store(int64(never))
 	r.leaseTerm.Store(int64(initialLeaseTerm))
 	r.credential.refusedAt.Store(int64(never))
@@ -90,8 +90,18 @@ func (r *Resolver) Run(ctx context.Context) error {
 	return nil
 }
 
-// Resolve returns the key that serves a request. Errors wrap the package's sentinels, or are ctx's.
+// Resolve returns the key that serves a request. While that key is at a limit, the next one serves if the project's policy says so, with
+// the Reason next_key_limited. Errors wrap the package's sentinels, or are ctx's.
 func (r *Resolver) Resolve(ctx context.Context, req Request) (*Key, error) {
+	key, err := r.resolve(ctx, req)
+	if err == nil && r.isAside(key) {
+		return r.resolveNext(ctx, req, key)
+	}
+	return key, err
+}
+
+// resolve returns the key that serves a request, whether it is at a limit or not.
+func (r *Resolver) resolve(ctx context.Context, req Request) (*Key, error) {
 	id := req.digest()
 	// The lease is read before the cache: an entry that is still cached afterwards was not dropped by any event up to
 	// that time.

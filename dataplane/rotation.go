@@ -39,7 +39,7 @@ func (e *entry) servingUntil(end time.Duration) *entry {
 // withKey returns a copy of an entry that serves the version in another entry of the same key.
 func (e *entry) withKey(other *entry) *entry {
 	next, key := e.servingUntil(other.validUntil), *other.key
-	key.Caller, key.Reason, key.ended = e.key.Caller, e.key.Reason, new(atomic.Bool)
+	key.Caller, key.Reason, key.NextIfLimited, key.ended = e.key.Caller, e.key.Reason, e.key.NextIfLimited, new(atomic.Bool)
 	next.key = &key
 	return next
 }

@@ -100,6 +100,7 @@ type EventState struct {
 	UserKeys           UserKeys            `json:"user_keys,omitempty"`
 	UserKeysByProvider map[string]UserKeys `json:"user_keys_by_provider,omitempty"`
 	OnBadKey           OnBadKey            `json:"on_bad_key,omitempty"`
+	OnLimited          OnLimited           `json:"on_limited,omitempty"`
 	Operations         Operations          `json:"operations,omitempty"`
 	Verdict            string              `json:"verdict,omitempty"`
 	Reason             string              `json:"reason,omitempty"`

@@ -39,7 +39,7 @@ type FetchRow struct {
 // parameters are FetchParams.
 const (
 	FetchColumns = dataPlaneColumns + `, ` + CallerColumns + `,
-COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''), COALESCE(p.operations, ''),
+COALESCE(p.user_keys, ''), COALESCE(p.user_keys_by_provider, ''), COALESCE(p.on_bad_key, ''), COALESCE(p.on_limited, ''), COALESCE(p.operations, ''),
 COALESCE(o.id, ''), COALESCE(o.version, 0), COALESCE(o.last_used_at, 0), COALESCE(o.last_failure_at, 0), COALESCE(o.last_failure_status, 0), COALESCE(o.expires_at, 0), COALESCE(o.restrictions, ''), COALESCE(o.limits, ''), o.envelope,
 COALESCE(k.id, ''), COALESCE(k.version, 0), COALESCE(k.last_used_at, 0), COALESCE(k.last_failure_at, 0), COALESCE(k.last_failure_status, 0), COALESCE(k.expires_at, 0), COALESCE(k.restrictions, ''), COALESCE(k.limits, ''), k.envelope`
 	FetchTables = CallerTables + `
@@ -59,7 +59,7 @@ func FetchParams(dataPlaneID string, c Caller, provider string, now int64) Param
 func (r *FetchRow) Dest() []any {
 	return []any{
 		&r.dataPlane.live, &r.dataPlane.customers, &r.caller.Live, &r.caller.Role,
-		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey, &r.policy.Operations,
+		&r.policy.UserKeys, &r.byProvider, &r.policy.OnBadKey, &r.policy.OnLimited, &r.policy.Operations,
 		&r.own.ID, version{&r.own.Version}, &r.own.LastUsedAt, &r.own.LastFailureAt, &r.own.LastFailureStatus, &r.own.ExpiresAt, &r.own.Restrictions, &r.own.Limits, &r.own.Envelope,
 		&r.project.ID, version{&r.project.Version}, &r.project.LastUsedAt, &r.project.LastFailureAt, &r.project.LastFailureStatus, &r.project.ExpiresAt, &r.project.Restrictions, &r.project.Limits, &r.project.Envelope,
 		&r.arranged,
@@ -167,7 +167,7 @@ func (s *Store) Fetch(ctx context.Context, dataPlaneID string, c Caller, provide
 	}
 	policy := DefaultPolicy(c.CustomerID, c.ProjectID)
 	if row.policy.UserKeys != "" {
-		policy.UserKeys, policy.OnBadKey, policy.Operations = row.policy.UserKeys, row.policy.OnBadKey, row.policy.Operations
+		policy.UserKeys, policy.OnBadKey, policy.OnLimited, policy.Operations = row.policy.UserKeys, row.policy.OnBadKey, row.policy.OnLimited, row.policy.Operations
 		if err := json.Unmarshal([]byte(row.byProvider), &policy.UserKeysByProvider); err != nil {
 			return Fetched{}, err
 		}

@@ -246,10 +246,11 @@ func TestAFetchBringsThePolicyInForce(t *testing.T) {
 		d := f.dataPlane("all", nil)
 		require.Equal(t, models.DefaultPolicy(acme, web), f.fetch(d, mia).Policy)
 		for _, byProvider := range []map[string]models.UserKeys{nil, {"openai": models.UserKeysForbid, "groq": models.UserKeysRequire}} {
-			policy := models.Policy{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysRequire, UserKeysByProvider: byProvider, OnBadKey: models.OnBadKeyNextKey, Operations: models.OperationsAll}
+			policy := models.Policy{CustomerID: acme, ProjectID: web, UserKeys: models.UserKeysRequire, UserKeysByProvider: byProvider, OnBadKey: models.OnBadKeyNextKey, OnLimited: models.OnLimitedNextKey, Operations: models.OperationsAll}
 			f.transact(func(tx *models.Tx) error { return tx.SetPolicy(&policy, "olga", f.event(models.EventPolicySet)) })
 			got := f.fetch(d, mia).Policy
 			require.Equal(t, models.OnBadKeyNextKey, got.OnBadKey)
+			require.Equal(t, models.OnLimitedNextKey, got.OnLimited)
 			require.Equal(t, models.OperationsAll, got.Operations)
 			require.Equal(t, models.UserKeysRequire, got.UserKeys)
 			require.Equal(t, policy.For("openai"), got.For("openai"))

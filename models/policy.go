@@ -25,6 +25,15 @@ const (
 	OnBadKeyNextKey OnBadKey = "next_key"
 )
 
+// OnLimited is what happens when the chosen key is at a limit, its provider's or its own.
+type OnLimited string
+
+// The choices of a policy on keys that are at a limit.
+const (
+	OnLimitedFail    OnLimited = "fail"
+	OnLimitedNextKey OnLimited = "next_key"
+)
+
 // Operations is which operations of providers a project's keys serve.
 type Operations string
 
@@ -41,6 +50,7 @@ type Policy struct {
 	UserKeys           UserKeys
 	UserKeysByProvider map[string]UserKeys `gorm:"serializer:json"`
 	OnBadKey           OnBadKey
+	OnLimited          OnLimited
 	Operations         Operations
 	UpdatedAt          int64 `gorm:"autoUpdateTime:false"`
 	UpdatedBy          string
@@ -59,7 +69,10 @@ func (p Policy) For(provider string) UserKeys {
 
 // DefaultPolicy returns the policy of a project that has not written one.
 func DefaultPolicy(customerID, projectID string) Policy {
-	return Policy{CustomerID: customerID, ProjectID: projectID, UserKeys: UserKeysAllow, OnBadKey: OnBadKeyFail, Operations: OperationsInference}
+	return Policy{
+		CustomerID: customerID, ProjectID: projectID,
+		UserKeys: UserKeysAllow, OnBadKey: OnBadKeyFail, OnLimited: OnLimitedFail, Operations: OperationsInference,
+	}
 }
 
 // Policy returns the project's policy, or the default if it has written none.
@@ -76,7 +89,9 @@ func (s *Store) Policy(ctx context.Context, c Caller) (Policy, error) {
 
 // state returns the policy as an event has it.
 func (p Policy) state() *EventState {
-	return &EventState{UserKeys: p.UserKeys, UserKeysByProvider: p.UserKeysByProvider, OnBadKey: p.OnBadKey, Operations: p.Operations}
+	return &EventState{
+		UserKeys: p.UserKeys, UserKeysByProvider: p.UserKeysByProvider, OnBadKey: p.OnBadKey, OnLimited: p.OnLimited, Operations: p.Operations,
+	}
 }
 
 // SetPolicy puts a policy in force, with the event from which data planes learn of it.

@@ -216,6 +216,7 @@ func formatPolicyChanges(before, after aikeysv1.EventState) (lines []string) {
 		add("user-keys-for "+provider, string(before.UserKeysByProvider[provider]), string(after.UserKeysByProvider[provider]))
 	}
 	add("on-bad-key", string(before.OnBadKey), string(after.OnBadKey))
+	add("on-limited", string(before.OnLimited), string(after.OnLimited))
 	add("operations", string(before.Operations), string(after.Operations))
 	if len(lines) == 0 {
 		return []string{"unchanged"}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	agentrouter "github.com/tetrateio/agentrouter-go"
 	aikeysv1 "github.com/tetrateio/agentrouter-go/aikeys/v1"
 
 	"github.com/agentrouter/aikeys/cmd/internal/cli"
@@ -18,8 +19,8 @@ func (p *program) policyCommand() *cobra.Command {
 	return p.group(&cobra.Command{
 		Use:   "policy",
 		Short: "Show or change whose keys serve whom",
-		Long: "The project's policy: whether members' own keys serve them, what happens when a provider refuses a key, and which\n" +
-			"operations of providers the keys serve.",
+		Long: "The project's policy: whether members' own keys serve them, what happens when a provider refuses a key or a key\n" +
+			"is at a limit, and which operations of providers the keys serve.",
 		Example: `  tare api policy get
   tare api policy set --user-keys forbid --user-keys-for openai=allow`,
 	}, p.policyGetCommand(), p.policySetCommand())
@@ -42,6 +43,7 @@ func (p *program) policyGetCommand() *cobra.Command {
 type policyChange struct {
 	userKeys   aikeysv1.UserKeys
 	onBadKey   aikeysv1.OnBadKey
+	onLimited  aikeysv1.OnLimited
 	operations aikeysv1.Operations
 	exceptions []string // PROVIDER=WORD
 	reset      bool
@@ -66,18 +68,22 @@ an owner of the project.
                    forbid: only the project's keys serve.
   --user-keys-for  the same for one provider, such as openai=forbid; openai=default removes the exception
   --on-bad-key     fail: callers get the provider's refusal. next_key: the next key in order is tried.
+  --on-limited     fail: callers get the 429 of a key that is at a limit, its provider's or its own. next_key: data planes
+                   leave the key aside for a while, and the next key in order serves.
   --operations     inference: what administers the provider's account or makes further credentials is refused.
                    all: that is served, too.`,
 		Example: `  tare api policy set --user-keys require --on-bad-key fail
   tare api policy set --user-keys-for openai=forbid --user-keys-for groq=default
   tare api policy set --operations all
   tare api policy set --reset`,
-		Args: cli.NoArguments("--user-keys", "--user-keys-for", "--on-bad-key", "--operations", "--reset"),
+		Args: cli.NoArguments("--user-keys", "--user-keys-for", "--on-bad-key", "--on-limited", "--operations", "--reset"),
 	}
 	flags := cmd.Flags()
 	addChoice(flags, cmd, &change.userKeys, "user-keys", "", "whether members' own keys serve them", userKeysWords()...)
 	addChoice(flags, cmd, &change.onBadKey, "on-bad-key", "", "what happens when the provider refuses a key",
 		aikeysv1.OnBadKeyFail, aikeysv1.OnBadKeyNextKey)
+	addChoice(flags, cmd, &change.onLimited, "on-limited", "", "what happens when a key is at a limit",
+		aikeysv1.OnLimitedFail, aikeysv1.OnLimitedNextKey)
 	addChoice(flags, cmd, &change.operations, "operations", "", "which operations of providers are served",
 		aikeysv1.OperationsInference, aikeysv1.OperationsAll)
 	flags.StringArrayVar(&change.exceptions, "user-keys-for", nil, "an exception for one provider, `provider=word`; can be repeated")
@@ -102,7 +108,7 @@ func completeExceptions(ctx context.Context, s *session) ([]string, error) {
 }
 
 func (p *program) setPolicy(ctx context.Context, s *session, change policyChange) (*aikeysv1.PolicyResponse, error) {
-	if change.userKeys == "" && change.onBadKey == "" && change.operations == "" && len(change.exceptions) == 0 && !change.reset {
+	if change.isEmpty() {
 		return nil, cli.Usagef("nothing to set; see tare api policy set --help")
 	}
 	policy := aikeysv1.Policy{}
@@ -126,7 +132,12 @@ func (p *program) setPolicy(ctx context.Context, s *session, change policyChange
 			return nil, hintedError{errUnknownProvider(unknown), hint}
 		}
 	}
-	return s.Policy().Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
+	return s.Policy().With(agentrouter.OnLimited(policy.OnLimited)).Set(ctx, s.customer, s.project, policy.UserKeys, policy.UserKeysByProvider, policy.OnBadKey, policy.Operations)
+}
+
+// isEmpty reports whether there is nothing to change.
+func (c *policyChange) isEmpty() bool {
+	return c.userKeys == "" && c.onBadKey == "" && c.onLimited == "" && c.operations == "" && len(c.exceptions) == 0 && !c.reset
 }
 
 // apply changes a policy. It returns the providers whose exception is to be removed although they have none.
@@ -136,6 +147,9 @@ func (c policyChange) apply(policy *aikeysv1.Policy) (removed []string, err erro
 	}
 	if c.onBadKey != "" {
 		policy.OnBadKey = c.onBadKey
+	}
+	if c.onLimited != "" {
+		policy.OnLimited = c.onLimited
 	}
 	if c.operations != "" {
 		policy.Operations = c.operations
@@ -173,5 +187,6 @@ func (p *program) printPolicy(reply *aikeysv1.PolicyResponse) error {
 	}
 	return p.printDetails(append(details,
 		detail{"On a bad key", cell{string(policy.OnBadKey), plain}},
+		detail{"On a limited key", cell{string(cmp.Or(policy.OnLimited, aikeysv1.OnLimitedFail)), plain}},
 		detail{"Operations", cell{string(cmp.Or(policy.Operations, aikeysv1.OperationsInference)), plain}}, detail{"Written", cell{written, plain}}))
 }

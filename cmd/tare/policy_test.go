@@ -9,11 +9,12 @@ import (
 func TestPolicySetKeepsTheRest(t *testing.T) {
 	u := alice(t)
 	t.Cleanup(func() { u.runOK("api policy set --reset") })
-	u.runOK("api policy set --user-keys forbid --on-bad-key next_key --operations all --user-keys-for openai=allow --user-keys-for groq=require")
+	u.runOK("api policy set --user-keys forbid --on-bad-key next_key --on-limited next_key --operations all --user-keys-for openai=allow --user-keys-for groq=require")
 	text := u.runOK("api byok policy set --user-keys-for groq=default")
 	require.Regexp(t, `Own keys +forbid`, text)
 	require.Regexp(t, `of openai +allow`, text)
 	require.Regexp(t, `On a bad key +next_key`, text)
+	require.Regexp(t, `On a limited key +next_key`, text)
 	require.Regexp(t, `Operations +all`, text)
 	require.NotContains(t, text, "groq")
 	text = u.runOK("api policy set --reset")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"time"
@@ -14,8 +15,8 @@ import (
 
 func (p *program) resolveCommand() *cobra.Command {
 	var (
-		provider, user string
-		explain        bool
+		provider, user, limited string
+		explain                 bool
 	)
 	cmd := &cobra.Command{
 		Use:   "resolve",
@@ -23,18 +24,22 @@ func (p *program) resolveCommand() *cobra.Command {
 		Long: `Shows which key would serve your request to a provider now, and why. This does not count as a use.
 
 --explain lists every key that could serve, in the order in which they come, and why each does or does not. With --user,
-an owner sees what would serve another member; which keys of their own these are is not shown.`,
+an owner sees what would serve another member; which keys of their own these are is not shown. --limited
+shows what would serve while a key is at a limit: data planes know that, and the service does not.`,
 		Example: `  tare api byok resolve --provider openai
   tare api byok resolve --provider openai --explain
   tare api byok resolve --provider openai --explain --user bob
+  tare api byok resolve --provider openai --limited byok_01M83VVAHV8M2T5K7N9R4W1XYZ
   tare api byok resolve --provider openai -o json`,
-		Args: cli.NoArguments("--provider", "--user"),
+		Args: cli.NoArguments("--provider", "--user", "--limited"),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&provider, "provider", "", "the provider's `slug` (required)")
 	flags.BoolVar(&explain, "explain", false, "list every key that could serve, and why it does or does not")
 	flags.StringVar(&user, "user", "", "show what serves this `member`; takes an owner")
+	flags.StringVar(&limited, "limited", "", "take the key with this `id` as one that is at a limit")
 	setCompletion(cmd, "provider", p.completeOnline(completeProviders))
+	setCompletion(cmd, "limited", p.completeOnline(completeKeys(aikeysv1.KeyStateActive)))
 	setCompletion(cmd, "user", p.completeOnline(completeMembers))
 	cmd.RunE = runCall(p, func(ctx context.Context, s *session, _ []string) (*aikeysv1.ResolveResponse, error) {
 		if provider == "" {
@@ -47,6 +52,9 @@ an owner sees what would serve another member; which keys of their own these are
 		}
 		if user != "" {
 			calls = calls.With(agentrouter.OfUser(user))
+		}
+		if limited != "" {
+			calls = calls.With(agentrouter.WhileLimited(limited))
 		}
 		return calls.Resolve(ctx, s.customer, s.project, aikeysv1.Provider(provider))
 	}, p.printResolved)
@@ -74,7 +82,8 @@ func (p *program) printResolved(r *aikeysv1.ResolveResponse) error {
 	}
 	err := p.printDetails(append(details,
 		detail{"Why", cell{why, plain}},
-		detail{"Policy", cell{"own keys: " + string(r.UserKeys) + "; a key that the provider refuses: " + string(r.OnBadKey), plain}},
+		detail{"Policy", cell{"own keys: " + string(r.UserKeys) + "; a key that the provider refuses: " + string(r.OnBadKey) +
+			"; a key at a limit: " + string(cmp.Or(r.OnLimited, aikeysv1.OnLimitedFail)), plain}},
 	))
 	if err != nil || len(r.Candidates) == 0 {
 		return err
@@ -117,6 +126,8 @@ func explainCandidate(reason aikeysv1.CandidateReason) string {
 		return "it serves other callers, by weight"
 	case aikeysv1.CandidateReasonRefusedByProvider:
 		return "the provider has just refused it"
+	case aikeysv1.CandidateReasonLimited:
+		return "it is at a limit"
 	case aikeysv1.CandidateReasonOtherUsers:
 		return "it is restricted to other users"
 	case aikeysv1.CandidateReasonKeyDisabled:
@@ -128,7 +139,7 @@ func explainCandidate(reason aikeysv1.CandidateReason) string {
 	case aikeysv1.CandidateReasonUserKeysForbidden:
 		return "the policy forbids members' own keys"
 	case aikeysv1.CandidateReasonUserKey, aikeysv1.CandidateReasonProjectKey, aikeysv1.CandidateReasonOrder, aikeysv1.CandidateReasonWeight,
-		aikeysv1.CandidateReasonNextKey:
+		aikeysv1.CandidateReasonNextKey, aikeysv1.CandidateReasonNextKeyLimited:
 		return explainReason(aikeysv1.Reason(reason))
 	default:
 		return string(reason)
@@ -174,6 +185,8 @@ func explainReason(reason aikeysv1.Reason) string {
 		return "the user is no member of the project"
 	case aikeysv1.ReasonNextKey:
 		return "the provider has just refused the first key, and the policy is to try the next"
+	case aikeysv1.ReasonNextKeyLimited:
+		return "the first key is at a limit, and the policy is to use the next"
 	default:
 		return string(reason)
 	}

@@ -216,6 +216,7 @@ type FakeResolver struct {
 	watches   map[int]func(certain bool) // guarded by mu
 	watched   int                        // guarded by mu
 	exposures int                        // guarded by mu
+	asides    []time.Duration            // guarded by mu
 }
 
 // NewFakeResolver returns a resolver that answers as the function does.
@@ -281,6 +282,20 @@ func (f *FakeResolver) Exposures() int {
 
 // Begin implements gateway.Resolver.
 func (f *FakeResolver) Begin(*dataplane.Key) (func(), error) { return func() {}, nil }
+
+// SetAside implements gateway.Resolver.
+func (f *FakeResolver) SetAside(_ *dataplane.Key, wait time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asides = append(f.asides, wait)
+}
+
+// Asides returns for how long keys were left aside so far.
+func (f *FakeResolver) Asides() []time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.asides)
+}
 
 // CountUse implements gateway.Resolver.
 func (f *FakeResolver) CountUse(_ *dataplane.Key, refused bool) {

@@ -51,6 +51,8 @@ type Key struct {
 	Restrict *gen.Restrictions
 	// Limit are its limits; data planes that do not enforce them get no such key.
 	Limit *gen.KeyLimit
+	// NextIfLimited is whether the policy has the next key serve while this one is at a limit.
+	NextIfLimited bool
 	// Ends is after how long the key expires; 0 is never.
 	Ends time.Duration
 }
@@ -361,19 +363,32 @@ func (cp *ControlPlane) answer(request *gen.FetchRequest) (*gen.FetchResponse, *
 		}
 		owners = []string{caller.UserID, ""}
 	}
-	refused = noKey
+	able, refused := cp.able(project, *request.Provider, owners)
+	if len(able) == 0 {
+		return nil, cmp.Or(refused, noKey)
+	}
+	next := slices.IndexFunc(able, func(k *key) bool { return !k.NextIfLimited || !slices.Contains(request.Limited, k.id) })
+	if next > 0 {
+		return cp.response(able[next], "next_key_limited", caller), nil
+	}
+	return cp.response(able[0], scopeOf(able[0])+"_key", caller), nil
+}
+
+// able returns the keys of the owners that may serve, in the order in which they come, and why the last of the others does not. The caller
+// holds mu.
+func (cp *ControlPlane) able(project, provider string, owners []string) (able []*key, refused *refusal) {
 	for _, owner := range owners {
 		for _, k := range slices.Backward(cp.keys) {
 			switch {
-			case k.ProjectID != project || k.UserID != owner || k.Provider != *request.Provider:
+			case k.ProjectID != project || k.UserID != owner || k.Provider != provider:
 			case cp.stop(k) != nil:
 				refused = cp.stop(k)
 			case !k.bad:
-				return cp.response(k, scopeOf(k)+"_key", caller), nil
+				able = append(able, k)
 			}
 		}
 	}
-	return nil, refused
+	return able, refused
 }
 
 // authenticate returns the project and the user that a request is for; caller is nil if there is none. The caller holds mu.
@@ -410,6 +425,9 @@ func (cp *ControlPlane) response(k *key, reason string, caller *gen.Caller) *gen
 		KeyID: k.id, Version: k.version, CustomerID: customer, ProjectID: k.ProjectID, Provider: k.Provider,
 		Scope: scopeOf(k), Reason: reason, Secret: secret.New(k.Secret), BaseURL: k.BaseURL, AuthStyle: k.AuthStyle, Routes: k.Routes, Answers: k.Answers,
 		AsOf: cp.position(), Caller: caller, Inject: k.Inject, Restrict: k.Restrict, Limit: k.Limit,
+	}
+	if k.NextIfLimited && reason != "by_id" {
+		response.OnLimited = new("next_key")
 	}
 	if k.Life > 0 {
 		response.ExpiresInMs, response.RefreshInMs = new(k.Life.Milliseconds()), new(k.Life.Milliseconds()*8/10)

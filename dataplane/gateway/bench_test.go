@@ -80,6 +80,8 @@ func (cached) CountUse(*dataplane.Key, bool) {}
 
 func (cached) Begin(*dataplane.Key) (func(), error) { return func() {}, nil }
 
+func (cached) SetAside(*dataplane.Key, time.Duration) {}
+
 func (cached) Watch(*dataplane.Key, func(bool)) func() { return func() {} }
 
 func bareProxy(b *testing.B, upstream string) http.Handler {

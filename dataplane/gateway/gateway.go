@@ -53,6 +53,8 @@ type Resolver interface {
 	CountUse(key *dataplane.Key, refused bool)
 	// Begin counts a request that a key is about to serve, or fails because of the key's limits. The caller calls end when it has ended.
 	Begin(key *dataplane.Key) (end func(), err error)
+	// SetAside leaves a key aside that its provider has limited, for as long as the provider says.
+	SetAside(key *dataplane.Key, wait time.Duration)
 	// Watch calls ended when a use of the key must end, or may have to: see dataplane.Resolver.
 	Watch(key *dataplane.Key, ended func(certain bool)) (stop func())
 }
@@ -273,6 +275,7 @@ func (g *Gateway) modifyResponse(res *http.Response) error {
 	p := proxiedRequestOf(res.Request.Context())
 	p.status, p.responseStarted, p.answeredAt = res.StatusCode, true, time.Now()
 	g.metrics.upstream.WithLabelValues(countedProvider(p.provider)).Observe(p.answeredAt.Sub(p.sentAt).Seconds())
+	g.setAside(p.key, res, p.answeredAt) // before the report, which does not know for how long
 	needsBody := p.key.Answers.NeedBody(res.StatusCode)
 	if !needsBody {
 		g.resolver.ReportAnswer(p.key, res.StatusCode, nil)

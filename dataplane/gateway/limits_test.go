@@ -143,3 +143,37 @@ func TestProxiesThatAskShareTheLimits(t *testing.T) {
 	require.Equal(t, []int{403, 403, 403}, statuses)
 	require.Empty(t, last.Header.Get("Authorization"))
 }
+
+func TestALimitedKeyIsAsideAsLongAsItsProviderSays(t *testing.T) {
+	for _, want := range []struct {
+		status     int
+		retryAfter string
+		aside      []time.Duration
+	}{
+		{http.StatusTooManyRequests, "3600", []time.Duration{time.Hour}},
+		{http.StatusTooManyRequests, time.Now().Add(2 * time.Hour).UTC().Format(http.TimeFormat), []time.Duration{2 * time.Hour}},
+		{http.StatusTooManyRequests, "0", []time.Duration{0}},
+		{http.StatusTooManyRequests, "18446744073709551615", []time.Duration{24 * time.Hour}},
+		{http.StatusTooManyRequests, "", nil},
+		{http.StatusTooManyRequests, "soon", nil},
+		{http.StatusTooManyRequests, "-1", nil},
+		{http.StatusServiceUnavailable, "7", nil},
+		{http.StatusOK, "7", nil},
+	} {
+		resolver := dataplanetest.Serving(callersKey, dataplanetest.NewKey(t, "openai", dataplane.AuthBearer, provider(t, func(w http.ResponseWriter, _ *http.Request) {
+			if want.retryAfter != "" {
+				w.Header().Set("Retry-After", want.retryAfter)
+			}
+			w.WriteHeader(want.status)
+		}), secret))
+		g := start(t, resolver)
+		head, _ := do(t, request(t, http.MethodGet, g.URL+"/openai/models", http.NoBody))
+		require.Equal(t, want.status, head.StatusCode)
+		asides := resolver.Asides()
+		for i := range asides {
+			asides[i] = asides[i].Round(time.Hour / 2) // a date is that of a while ago
+		}
+		require.Equal(t, want.aside, asides, want.retryAfter)
+		require.Equal(t, []int{want.status}, resolver.Reports())
+	}
+}

@@ -106,7 +106,8 @@ func appendUse(attrs []slog.Attr, key *dataplane.Key, method string, client neti
 		return attrs
 	}
 	attrs = append(attrs,
-		slog.String("key_id", key.ID), slog.String("customer_id", key.CustomerID), slog.String("project_id", key.ProjectID))
+		slog.String("key_id", key.ID), slog.String("reason", key.Reason),
+		slog.String("customer_id", key.CustomerID), slog.String("project_id", key.ProjectID))
 	if client.IsValid() { // a proxy on a unix socket may not say
 		attrs = append(attrs, slog.String("client", client.String()))
 	}

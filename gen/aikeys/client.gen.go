@@ -3682,6 +3682,18 @@ func NewResolveKeyRequest(server string, customerID CustomerID, projectID Projec
 
 		}
 
+		if params.Limited != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limited", *params.Limited, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}

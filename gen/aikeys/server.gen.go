@@ -1258,6 +1258,13 @@ func (w *ServerInterfaceWrapper) ResolveKey(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter user_id: %s", err))
 	}
 
+	// ------------- Optional query parameter "limited" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limited", ctx.QueryParams(), &params.Limited, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limited: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ResolveKey(ctx, customerID, projectID, params)
 	return err

@@ -68,6 +68,24 @@ func (e OnBadKey) Valid() bool {
 	}
 }
 
+// Defines values for OnLimited.
+const (
+	OnLimitedFail    OnLimited = "fail"
+	OnLimitedNextKey OnLimited = "next_key"
+)
+
+// Valid indicates whether the value is a known member of the OnLimited enum.
+func (e OnLimited) Valid() bool {
+	switch e {
+	case OnLimitedFail:
+		return true
+	case OnLimitedNextKey:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Operations.
 const (
 	OperationsAll       Operations = "all"
@@ -575,7 +593,8 @@ type Candidate struct {
 
 	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-	// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+	// the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
+	// first, but is at a limit, and the policy's `on_limited` says `next_key`. `key_disabled`,
 	// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
 	// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 	Reason string `json:"reason"`
@@ -807,6 +826,11 @@ type EventState struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
+
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+	// requests. There is no silent fallback. Absent is `fail`.
+	OnLimited *OnLimited `json:"on_limited,omitempty"`
 
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
@@ -1328,6 +1352,11 @@ type NextPageToken = string
 // the next key in order. There is no silent fallback.
 type OnBadKey string
 
+// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+// requests. There is no silent fallback. Absent is `fail`.
+type OnLimited string
+
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
@@ -1335,11 +1364,16 @@ type OpaqueID = string
 // account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 type Operations string
 
-// Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
+// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
 type Policy struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
+
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+	// requests. There is no silent fallback. Absent is `fail`.
+	OnLimited *OnLimited `json:"on_limited,omitempty"`
 
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
@@ -1365,6 +1399,11 @@ type PolicyRequest struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey *OnBadKey `json:"on_bad_key,omitempty"`
 
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+	// requests. There is no silent fallback. Absent is `fail`.
+	OnLimited *OnLimited `json:"on_limited,omitempty"`
+
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 	Operations *Operations `json:"operations,omitempty"`
@@ -1379,7 +1418,7 @@ type PolicyRequest struct {
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
+	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
 	Policy Policy `json:"policy"`
 }
 
@@ -1610,10 +1649,11 @@ type RemoveMemberResponse struct {
 	SuspendedTokens *int `json:"suspended_tokens,omitempty"`
 }
 
-// ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
-// provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-// revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-// has expired. An owner who asks for another member is not shown which of that member's own keys it is.
+// ResolveResponse Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
+// for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
+// because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
+// stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
+// keys it is.
 type ResolveResponse struct {
 	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
 	// the order in which they come, then the others. Absent without it.
@@ -1626,6 +1666,11 @@ type ResolveResponse struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+	// requests. There is no silent fallback. Absent is `fail`.
+	OnLimited *OnLimited `json:"on_limited,omitempty"`
+
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
 	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider ProviderSlug `json:"provider"`
@@ -1636,7 +1681,8 @@ type ResolveResponse struct {
 	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
 	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
 	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-	// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+	// provider refused the first one within the last five minutes and the policy says `next_key`.
+	// `next_key_limited`: the same, because the first one is at a limit and `on_limited` says it. `order`: the
 	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
 	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 	// `key_restricted`: no key, because those that the policy allows are restricted to other users.
@@ -2442,6 +2488,9 @@ type ResolveKeyParams struct {
 
 	// UserID Whom the key would serve, if not the caller. Only owners may ask for others.
 	UserID *OpaqueID `form:"user_id,omitempty" json:"user_id,omitempty"`
+
+	// Limited The id of a key to be taken as one that is at a limit, as data planes see it: what would serve then?
+	Limited *string `form:"limited,omitempty" json:"limited,omitempty"`
 }
 
 // ListProjectTokensParams defines parameters for ListProjectTokens.

@@ -83,6 +83,12 @@ type FetchRequest struct {
 	// KeyID A key's id, `byok_<ulid>`.
 	KeyID *KeyID `json:"key_id,omitempty"`
 
+	// Limited The ids of keys that are at a limit at this data plane, or at which the provider has answered 429 a moment ago:
+	// where the policy's `on_limited` is `next_key`, the first key that is none of these serves. If all are, the
+	// first of all serves. Not with `key_id`. Send it only after an answer that had `on_limited`: a service of an
+	// earlier version refuses it.
+	Limited []KeyID `json:"limited,omitempty"`
+
 	// ProjectID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 	ProjectID *OpaqueID `json:"project_id,omitempty"`
 
@@ -146,6 +152,10 @@ type FetchResponse struct {
 	// name, rounded down and at least 1. Absent limits nothing.
 	Limit *KeyLimit `json:"limit,omitempty"`
 
+	// OnLimited What the project's policy says of a key that is at a limit. `next_key`: leave it aside for a while, and fetch again
+	// with its id in `limited`. `fail`: do not. Absent means `fail`.
+	OnLimited *string `json:"on_limited,omitempty"`
+
 	// Operations What the project's policy says of its keys. `inference`: refuse what is listed in `administration`. `all`: serve
 	// that, too. Absent means `inference`.
 	Operations *string `json:"operations,omitempty"`
@@ -158,7 +168,8 @@ type FetchResponse struct {
 	Provider ProviderSlug `json:"provider"`
 
 	// Reason Which rule chose it: `user_key`, `project_key` and `user_keys_forbidden` as in the public API's `resolve`;
-	// `order` and `weight` too; `next_key` if the first key is bad and the policy allows the next one; or `by_id`.
+	// `order` and `weight` too; `next_key` if the first key is bad and the policy allows the next one;
+	// `next_key_limited` if the first one is among `limited` and the policy allows the next one; or `by_id`.
 	Reason string `json:"reason"`
 
 	// RefreshInMs When to fetch again, in the same way, so that no request has to wait for it. Present with `expires_in_ms`.

@@ -85,6 +85,9 @@ func (s *server) parsePolicy(ctx context.Context, caller models.Caller, body *ge
 	if body.OnBadKey != nil {
 		policy.OnBadKey = models.OnBadKey(*body.OnBadKey)
 	}
+	if body.OnLimited != nil {
+		policy.OnLimited = models.OnLimited(*body.OnLimited)
+	}
 	if body.Operations != nil {
 		policy.Operations = models.Operations(*body.Operations)
 	}
@@ -226,7 +229,8 @@ func parsePeriod(from, to *time.Time) (first, end int64, err error) {
 
 func wirePolicy(p models.Policy) gen.Policy {
 	return gen.Policy{
-		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: wireExceptions(p.UserKeysByProvider), OnBadKey: gen.OnBadKey(p.OnBadKey), Operations: new(gen.Operations(p.Operations)),
+		UserKeys: gen.UserKeys(p.UserKeys), UserKeysByProvider: wireExceptions(p.UserKeysByProvider), OnBadKey: gen.OnBadKey(p.OnBadKey),
+		OnLimited: new(gen.OnLimited(p.OnLimited)), Operations: new(gen.Operations(p.Operations)),
 		UpdatedAt: optionalTime(p.UpdatedAt), UpdatedBy: optional(p.UpdatedBy),
 	}
 }
@@ -260,8 +264,8 @@ func wireState(s *models.EventState) *gen.EventState {
 	state := &gen.EventState{
 		Name: optional(s.Name), ExpiresAt: optionalTime(s.ExpiresAt), Order: s.Order, Weight: s.Weight,
 		Role: optional(gen.Role(s.Role)), UserKeys: optional(gen.UserKeys(s.UserKeys)), OnBadKey: optional(gen.OnBadKey(s.OnBadKey)),
-		Operations: optional(gen.Operations(s.Operations)),
-		Verdict:    optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
+		OnLimited: optional(gen.OnLimited(s.OnLimited)), Operations: optional(gen.Operations(s.Operations)),
+		Verdict: optional(s.Verdict), Reason: optional(s.Reason), Forced: optional(s.Forced), Version: optional(int(s.Version)),
 		Source: optional(s.Source), BaseURL: optional(s.BaseURL),
 	}
 	if l := s.Limit; l != nil {

@@ -404,11 +404,11 @@ func TestRefusalsSayWhatTakesAnOwner(t *testing.T) {
 func TestEventsSayWhatAChangeChanged(t *testing.T) {
 	each(t, func(t *testing.T, s *aikeystest.Service) {
 		last := func() gen.Event { return events(t, s, owner)[0] }
-		setPolicy(t, s, map[string]any{"user_keys": "forbid", "user_keys_by_provider": map[string]any{"groq": "allow"}, "operations": "all"})
+		setPolicy(t, s, map[string]any{"user_keys": "forbid", "user_keys_by_provider": map[string]any{"groq": "allow"}, "on_limited": "next_key", "operations": "all"})
 		first := last()
 		none := gen.UserKeysByProvider{}
-		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("allow")), UserKeysByProvider: &none, OnBadKey: new(gen.OnBadKey("fail")), Operations: new(gen.OperationsInference)}, first.Before)
-		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("forbid")), UserKeysByProvider: &gen.UserKeysByProvider{"groq": "allow"}, OnBadKey: new(gen.OnBadKey("fail")), Operations: new(gen.OperationsAll)}, first.After)
+		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("allow")), UserKeysByProvider: &none, OnBadKey: new(gen.OnBadKey("fail")), OnLimited: new(gen.OnLimitedFail), Operations: new(gen.OperationsInference)}, first.Before)
+		require.Equal(t, &gen.EventState{UserKeys: new(gen.UserKeys("forbid")), UserKeysByProvider: &gen.UserKeysByProvider{"groq": "allow"}, OnBadKey: new(gen.OnBadKey("fail")), OnLimited: new(gen.OnLimitedNextKey), Operations: new(gen.OperationsAll)}, first.After)
 		setPolicy(t, s, map[string]any{})
 		require.Equal(t, first.After, last().Before)
 		require.Equal(t, first.Before, last().After)
@@ -601,7 +601,7 @@ func TestResolveKey(t *testing.T) {
 				for presence, reason := range row {
 					t.Run(policy+" "+name+", keys: "+presence, func(t *testing.T) {
 						provider := providers[presence]
-						want := gen.ResolveResponse{Provider: provider, Serves: new(scopes[reason] != ""), Reason: reason, UserKeys: gen.UserKeys(policy), OnBadKey: "fail"}
+						want := gen.ResolveResponse{Provider: provider, Serves: new(scopes[reason] != ""), Reason: reason, UserKeys: gen.UserKeys(policy), OnBadKey: "fail", OnLimited: new(gen.OnLimitedFail)}
 						if scope := scopes[reason]; scope != "" {
 							key := serving[provider+" "+scope]
 							want.Scope, want.Key = &scope, &key
@@ -659,24 +659,25 @@ func TestSetPolicy(t *testing.T) {
 		}
 		none := gen.UserKeysByProvider{}
 		t.Run("the default, before one is written", func(t *testing.T) {
-			require.Equal(t, gen.Policy{UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "fail", Operations: new(gen.OperationsInference)}, read(member))
+			require.Equal(t, gen.Policy{UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "fail", OnLimited: new(gen.OnLimitedFail), Operations: new(gen.OperationsInference)}, read(member))
 		})
 		t.Run("written and read", func(t *testing.T) {
 			before := time.Now().Truncate(time.Microsecond)
 			exceptions := gen.UserKeysByProvider{"anthropic": "require", "openai": "forbid"}
-			set := setPolicy(t, s, map[string]any{"user_keys": "require", "user_keys_by_provider": exceptions, "on_bad_key": "next_key", "operations": "all"})
+			set := setPolicy(t, s, map[string]any{"user_keys": "require", "user_keys_by_provider": exceptions, "on_bad_key": "next_key", "on_limited": "next_key", "operations": "all"})
 			by := owner
 			require.WithinRange(t, *set.UpdatedAt, before, time.Now())
 			require.Equal(t, gen.Policy{
-				UserKeys: "require", UserKeysByProvider: exceptions, OnBadKey: "next_key", Operations: new(gen.OperationsAll), UpdatedAt: set.UpdatedAt, UpdatedBy: &by,
+				UserKeys: "require", UserKeysByProvider: exceptions, OnBadKey: "next_key", OnLimited: new(gen.OnLimitedNextKey), Operations: new(gen.OperationsAll), UpdatedAt: set.UpdatedAt, UpdatedBy: &by,
 			}, set)
 			require.Equal(t, set, read(member))
 			require.Equal(t, gen.OnBadKey("next_key"), resolve(t, s, member, "openai").OnBadKey)
+			require.Equal(t, gen.OnLimitedNextKey, *resolve(t, s, member, "openai").OnLimited)
 		})
 		t.Run("what is left out returns to its default", func(t *testing.T) {
 			set := setPolicy(t, s, map[string]any{"on_bad_key": "next_key"})
 			require.Equal(t, gen.Policy{
-				UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "next_key", Operations: new(gen.OperationsInference), UpdatedAt: set.UpdatedAt, UpdatedBy: set.UpdatedBy,
+				UserKeys: "allow", UserKeysByProvider: none, OnBadKey: "next_key", OnLimited: new(gen.OnLimitedFail), Operations: new(gen.OperationsInference), UpdatedAt: set.UpdatedAt, UpdatedBy: set.UpdatedBy,
 			}, set)
 			require.Equal(t, set, read(member))
 			set = setPolicy(t, s, map[string]any{})
@@ -738,6 +739,31 @@ func TestResolveKeyOnBadKey(t *testing.T) {
 		requireServes(newest, "user_key", "user")
 		refuse(t, s, newest.ID, false)
 		requireServes(newest, "user_key", "user")
+	})
+}
+
+func TestResolveKeyOnLimited(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		reserve, first := s.As(owner).Register(t, s.Shared("reserve")), s.As(owner).Register(t, s.Shared("first"))
+		require.Equal(t, http.StatusBadRequest, put(t, s, owner, project+"/policy", map[string]any{"on_limited": "wait"}).Status)
+		require.Equal(t, http.StatusBadRequest, get(t, s, member, project+"/resolve?provider=openai&limited=first").Status)
+		reasons := func(limited string) (found []string) {
+			t.Helper()
+			reply := get(t, s, member, project+"/resolve?provider=openai&explain=true&limited="+limited)
+			require.Equal(t, http.StatusOK, reply.Status)
+			got := decode[gen.ResolveResponse](t, reply)
+			for _, c := range got.Candidates {
+				found = append(found, c.Reason)
+			}
+			return append(found, got.Key.Name, got.Reason)
+		}
+		unmoved := []string{"project_key", "not_first", "first", "project_key"}
+		require.Equal(t, unmoved, reasons(first.ID), "fail is the default")
+		setPolicy(t, s, map[string]any{"on_limited": "next_key"})
+		want := []string{"limited", "next_key_limited", "reserve", "next_key_limited"}
+		require.Equal(t, want, reasons(first.ID))
+		require.Equal(t, want, reasons(strings.TrimPrefix(first.ID, "byok_")))
+		require.Equal(t, unmoved, reasons(reserve.ID))
 	})
 }
 

@@ -30,7 +30,7 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	}
 	reply := gen.ResolveKey200JSONResponse{
 		Provider: provider, Serves: new(false), Reason: notAMember,
-		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey),
+		UserKeys: gen.UserKeys(policy.For(provider)), OnBadKey: gen.OnBadKey(policy.OnBadKey), OnLimited: new(gen.OnLimited(policy.OnLimited)),
 	}
 	if !isMember {
 		return reply, nil
@@ -39,7 +39,11 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	if err != nil {
 		return nil, err
 	}
-	choice, err := resolution.Resolve(ctx, s.store, served, provider, policy, serving, now)
+	asked := resolution.Request{Caller: served, Provider: provider, Now: now}
+	if req.Params.Limited != nil {
+		asked.Limited = []string{parseKeyID(*req.Params.Limited)}
+	}
+	choice, err := resolution.Resolve(ctx, s.store, asked, policy, serving)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +65,7 @@ func (s *server) ResolveKey(ctx context.Context, req gen.ResolveKeyRequestObject
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range resolution.Explain(choice, served, provider, policy, serving, held, now) {
+	for _, e := range resolution.Explain(choice, asked, policy, serving, held) {
 		reply.Candidates = append(reply.Candidates, gen.Candidate{
 			Scope: scopeOf(e.Key), Serves: e.Serves, Reason: string(e.Reason), Key: show(e.Key),
 		})

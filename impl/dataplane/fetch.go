@@ -178,7 +178,8 @@ func (s *server) find(ctx context.Context, dataPlaneID string, l lookup, now tim
 		f.wireCaller = wireCaller(session, now)
 	}
 	var err error
-	f.Fetched, err = resolution.Fetch(ctx, s.store, dataPlaneID, f.caller, f.provider, now.UnixMicro())
+	f.Fetched, err = resolution.Fetch(ctx, s.store, dataPlaneID,
+		resolution.Request{Caller: f.caller, Provider: f.provider, Limited: l.limited, Now: now.UnixMicro()})
 	if errors.Is(err, models.ErrSessionEnded) {
 		s.callers.Drop(f.caller.TokenID)
 		return f, resolution.ErrCallerUnauthenticated
@@ -277,8 +278,8 @@ var lookupModes = []struct {
 	field              string
 	required, optional []string
 }{
-	{byCredential, []string{"provider"}, []string{"project_id"}},
-	{byCustomer, []string{"project_id", "provider"}, []string{"user_id"}},
+	{byCredential, []string{"provider"}, []string{"project_id", "limited"}},
+	{byCustomer, []string{"project_id", "provider"}, []string{"user_id", "limited"}},
 	{byKeyID, nil, nil},
 }
 
@@ -290,6 +291,7 @@ type lookup struct {
 	credential                    string
 	customerID, projectID, userID string
 	provider                      string
+	limited                       []string // ids of keys that are at a limit at the data plane
 }
 
 // parseLookup returns what a request's body asks for.
@@ -305,7 +307,7 @@ func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
 	}
 	l := lookup{
 		keyID: text(body.KeyID), customerID: text(body.CustomerID), projectID: text(body.ProjectID), userID: text(body.UserID),
-		provider: text(body.Provider), custom: s.servesCustom(body),
+		provider: text(body.Provider), custom: s.servesCustom(body), limited: body.Limited,
 	}
 	if body.Credential != nil {
 		l.credential = body.Credential.Reveal()
@@ -318,7 +320,7 @@ func (s *server) parseLookup(body *gen.FetchRequest) (lookup, error) {
 func (s *server) checkLookup(body *gen.FetchRequest) error {
 	given := map[string]bool{
 		byCredential: body.Credential != nil, byCustomer: body.CustomerID != nil, byKeyID: body.KeyID != nil,
-		"project_id": body.ProjectID != nil, "user_id": body.UserID != nil, "provider": body.Provider != nil,
+		"project_id": body.ProjectID != nil, "user_id": body.UserID != nil, "provider": body.Provider != nil, "limited": len(body.Limited) > 0,
 	}
 	for _, mode := range lookupModes {
 		if !given[mode.field] {
@@ -335,7 +337,7 @@ func (s *server) checkLookup(body *gen.FetchRequest) error {
 		for _, name := range mode.optional {
 			delete(given, name)
 		}
-		for _, name := range []string{byCustomer, byKeyID, "project_id", "provider", "user_id"} {
+		for _, name := range []string{byCustomer, byKeyID, "project_id", "provider", "user_id", "limited"} {
 			if given[name] {
 				fields = append(fields, problem.Field{Field: name, Message: "can't be given together with " + mode.field})
 			}
@@ -448,6 +450,9 @@ func wireFetch(f found, p plaintextKey, now time.Time) gen.FetchKey200JSONRespon
 		KeyID: key.ID, Version: int(key.Version), CustomerID: key.CustomerID, ProjectID: key.ProjectID, Provider: key.Provider,
 		Scope: scope, Reason: string(f.Reason), Secret: gensecret.New(p.Secret), BaseURL: p.BaseURL, AuthStyle: string(p.Style), Routes: routes, Answers: answers,
 		AsOf: f.AsOf, Caller: f.wireCaller, Administration: p.provider.Administration, Operations: new(string(f.Operations)),
+	}
+	if f.OnLimited == models.OnLimitedNextKey {
+		answer.OnLimited = new(string(f.OnLimited))
 	}
 	if r := key.Restrictions; r.NeedsDataPlane() {
 		answer.Restrict = &gen.Restrictions{Models: r.Models, Operations: r.Operations}

@@ -924,6 +924,43 @@ func TestBadKeyByPolicy(t *testing.T) {
 	})
 }
 
+func TestALimitedKeyByPolicy(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		dp := s.dataPlane()
+		project, older, newest := s.shared("openai"), s.own(member, "openai"), s.own(member, "openai")
+		ask := func(limited ...string) (answeredBy, *string) {
+			t.Helper()
+			byName, byToken := forUser(web, member, "openai"), forCaller(s.credential(member), "openai")
+			byName.Limited, byToken.Limited = limited, limited
+			got, same := fetch(t, dp, byName).JSON200, fetch(t, dp, byToken).JSON200
+			require.Equal(t, []string{got.KeyID, got.Reason}, []string{same.KeyID, same.Reason})
+			require.Equal(t, got.Reason, s.records(acme, web)[0].Reason)
+			return answeredBy{got.KeyID, got.Reason}, got.OnLimited
+		}
+		requireServes := func(key pub.Key, reason string, limited ...string) {
+			t.Helper()
+			got, _ := ask(limited...)
+			require.Equal(t, answeredBy{key.ID, reason}, got)
+		}
+		_, policy := ask()
+		require.Nil(t, policy, "fail is the default")
+		requireServes(newest.Key, "user_key", newest.ID)
+		s.setPolicy(pub.PolicyRequest{OnLimited: new(pub.OnLimitedNextKey)})
+		_, policy = ask()
+		require.Equal(t, "next_key", *policy)
+		requireServes(newest.Key, "user_key", older.ID)
+		requireServes(older.Key, "next_key_limited", newest.ID)
+		requireServes(project.Key, "next_key_limited", newest.ID, older.ID)
+		requireServes(newest.Key, "user_key", newest.ID, older.ID, project.ID)
+		s.setPolicy(pub.PolicyRequest{OnLimited: new(pub.OnLimitedNextKey), UserKeys: new(pub.UserKeysRequire)})
+		requireServes(newest.Key, "user_key", newest.ID, older.ID)
+		byID := forKey(newest.ID)
+		require.Nil(t, fetch(t, dp, byID).JSON200.OnLimited)
+		byID.Limited = []string{newest.ID}
+		requireRefused(t, fetch(t, dp, byID), http.StatusBadRequest, "invalid-argument")
+	})
+}
+
 // answeredBy is which key serves, empty for none, and why.
 type answeredBy struct{ keyID, reason string }
 

@@ -10,6 +10,8 @@ const (
 	OtherCallers Reason = "other_callers"
 	// RefusedByProvider says that its provider refused it within the last five minutes, and that the policy is to try the next.
 	RefusedByProvider Reason = "refused_by_provider"
+	// Limited says that it is at a limit where the request is served, and that the policy is to try the next.
+	Limited Reason = "limited"
 	// OtherUsers says that it is restricted to other users.
 	OtherUsers Reason = "other_users"
 )
@@ -23,17 +25,19 @@ type Explanation struct {
 
 // Explain says of every key why it serves a caller or not: first those that may serve, in the order in which they come. The choice is what
 // Resolve returned of the keys found; held are those that are disabled or have expired.
-func Explain(choice Choice, c models.Caller, provider string, policy models.Policy, found, held models.Serving, now int64) []Explanation {
-	userKeys := policy.For(provider)
+func Explain(choice Choice, r Request, policy models.Policy, found, held models.Serving) []Explanation {
+	userKeys := policy.For(r.Provider)
 	var all []Explanation
 	add := func(k models.Key, reason Reason) { all = append(all, Explanation{k, k.ID == choice.Key.ID, reason}) }
-	ranked := rank(userKeys, c.UserID, found)
+	ranked := rank(userKeys, r.UserID, found)
 	passed := false // whether the choice has been listed
 	for i, k := range ranked.keys {
 		switch {
 		case k.ID == choice.Key.ID:
 			add(k, choice.Reason)
 			passed = true
+		case !passed && r.passes(policy, k) == NextKeyLimited:
+			add(k, Limited)
 		case !passed:
 			add(k, RefusedByProvider)
 		case i < ranked.sharing:
@@ -51,11 +55,11 @@ func Explain(choice Choice, c models.Caller, provider string, policy models.Poli
 	}
 	for _, keys := range [][]models.Key{found.Own, found.Project, held.Own, held.Project} {
 		for _, k := range keys {
-			if stopped, _ := Stop(k, now); stopped != "" {
+			if stopped, _ := Stop(k, r.Now); stopped != "" {
 				add(k, stopped)
 			} else if reason, isExcluded := excluded[k.UserID != ""]; isExcluded {
 				add(k, reason)
-			} else if !k.Restrictions.Allows(c.UserID) {
+			} else if !k.Restrictions.Allows(r.UserID) {
 				add(k, OtherUsers)
 			}
 		}

@@ -22,12 +22,12 @@ func arranged(orderAndWeight ...[2]int) models.Serving {
 }
 
 // choose returns what serves a user, and requires that Explain says the same.
-func choose(t require.TestingT, user string, policy models.Policy, found models.Serving) outcome {
-	caller := models.Caller{UserID: user}
-	choice, err := resolution.Resolve(context.Background(), &keys{}, caller, provider, policy, found, now)
+func choose(t require.TestingT, user string, policy models.Policy, found models.Serving, limited ...string) outcome {
+	asked := resolution.Request{Caller: models.Caller{UserID: user}, Provider: provider, Limited: limited, Now: now}
+	choice, err := resolution.Resolve(context.Background(), &keys{}, asked, policy, found)
 	require.NoError(t, err)
 	var serving []string
-	for _, e := range resolution.Explain(choice, caller, provider, policy, found, models.Serving{}, now) {
+	for _, e := range resolution.Explain(choice, asked, policy, found, models.Serving{}) {
 		if e.Serves {
 			require.Equal(t, choice.Reason, e.Reason)
 			serving = append(serving, e.Key.ID)
@@ -77,15 +77,16 @@ func TestWeightsShareCallersAndEachKeepsTheirKey(t *testing.T) {
 }
 
 func TestExplainSaysOfEveryKeyWhyItDoesNotServe(t *testing.T) {
-	policy, caller := policyOf(models.UserKeysForbid, models.OnBadKeyNextKey), models.Caller{UserID: "mia"}
+	policy := policyOf(models.UserKeysForbid, models.OnBadKeyNextKey)
+	asked := resolution.Request{Caller: models.Caller{UserID: "mia"}, Provider: provider, Now: now}
 	found := arranged([2]int{1, 0}, [2]int{2, 1}, [2]int{2, 1}, [2]int{3, 0})
 	found.Project[0].LastFailureAt = now - 1
 	found.Own = []models.Key{{ID: "own", UserID: "mia"}}
 	held := models.Serving{Project: []models.Key{{ID: "disabled", DisabledAt: 1}, {ID: "expired", ExpiresAt: 1}}}
-	choice, err := resolution.Resolve(t.Context(), &keys{}, caller, provider, policy, found, now)
+	choice, err := resolution.Resolve(t.Context(), &keys{}, asked, policy, found)
 	require.NoError(t, err)
 	reasons := map[string]resolution.Reason{}
-	for _, e := range resolution.Explain(choice, caller, provider, policy, found, held, now) {
+	for _, e := range resolution.Explain(choice, asked, policy, found, held) {
 		require.NotContains(t, reasons, e.Key.ID)
 		reasons[e.Key.ID] = e.Reason
 	}
@@ -138,4 +139,78 @@ func TestAKeyOfOtherUsersIsPassedOver(t *testing.T) {
 	require.Equal(t, outcome{"", resolution.KeyRestricted}, choose(t, "mia", fail, found))
 	require.Equal(t, outcome{"", resolution.UserKeyRequired}, choose(t, "mia", policyOf(models.UserKeysRequire, models.OnBadKeyFail), found))
 	require.ErrorIs(t, resolution.Choice{Reason: resolution.KeyRestricted}.Err(), resolution.ErrKeyRestricted)
+}
+
+// badLimited describes keys, in order: b is bad, l is at a limit, x is both, and . is neither.
+func badLimited(states string) (found models.Serving, limited []string) {
+	found = arranged(make([][2]int, len(states))...)
+	for i, state := range states {
+		if k := &found.Project[i]; state == 'b' || state == 'x' {
+			k.LastFailureAt = now - 1
+		}
+		if state == 'l' || state == 'x' {
+			limited = append(limited, found.Project[i].ID)
+		}
+	}
+	return found, limited
+}
+
+func TestTheNextKeyServesWhereTheFirstIsAtALimit(t *testing.T) {
+	const project, next, nextLimited = resolution.ProjectKey, resolution.NextKey, resolution.NextKeyLimited
+	type want struct {
+		key    int
+		reason resolution.Reason
+	}
+	for states, wants := range map[string][4]want{ // on_bad_key and on_limited: fail and fail, next_key and fail, fail and next_key, next_key twice
+		".l":  {{0, project}, {0, project}, {0, project}, {0, project}},
+		"l":   {{0, project}, {0, project}, {0, project}, {0, project}},
+		"l.":  {{0, project}, {0, project}, {1, nextLimited}, {1, nextLimited}},
+		"ll":  {{0, project}, {0, project}, {0, project}, {0, project}},
+		"ll.": {{0, project}, {0, project}, {2, nextLimited}, {2, nextLimited}},
+		"lb":  {{0, project}, {0, project}, {0, project}, {0, project}}, // never from a limit to a key that is refused
+		"lb.": {{0, project}, {0, project}, {2, nextLimited}, {2, nextLimited}},
+		"b.":  {{0, project}, {1, next}, {0, project}, {1, next}},
+		"bl":  {{0, project}, {1, next}, {0, project}, {1, next}}, // a good key at a limit rather than a bad one
+		"bl.": {{0, project}, {1, next}, {0, project}, {2, next}},
+		"x.":  {{0, project}, {1, next}, {1, nextLimited}, {1, next}},
+		"xl":  {{0, project}, {1, next}, {0, project}, {1, next}},
+	} {
+		found, limited := badLimited(states)
+		for i, want := range wants {
+			policy := policyOf(models.UserKeysAllow, []models.OnBadKey{models.OnBadKeyFail, models.OnBadKeyNextKey}[i%2])
+			policy.OnLimited = []models.OnLimited{models.OnLimitedFail, models.OnLimitedNextKey}[i/2]
+			require.Equal(t, outcome{fmt.Sprint("project-", want.key), want.reason}, choose(t, "mia", policy, found, limited...), "%s %d", states, i)
+		}
+	}
+}
+
+func TestALimitLeadsToNoKeyThatThePolicyForbids(t *testing.T) {
+	found := arranged([2]int{0, 0})
+	found.Own = []models.Key{{ID: "own", UserID: "mia"}}
+	for userKeys, want := range map[models.UserKeys]outcome{
+		models.UserKeysAllow: {"project-0", resolution.NextKeyLimited}, models.UserKeysRequire: {"own", resolution.UserKey},
+		models.UserKeysForbid: {"project-0", resolution.UserKeysForbidden},
+	} {
+		policy := models.Policy{UserKeys: userKeys, OnLimited: models.OnLimitedNextKey}
+		require.Equal(t, want, choose(t, "mia", policy, found, "own", "byok_absent"))
+	}
+}
+
+// The callers of a limited key go to the others by weight, each always to the same one; those of other keys stay.
+func TestALimitMovesOnlyTheCallersOfItsKey(t *testing.T) {
+	policy := models.Policy{UserKeys: models.UserKeysAllow, OnLimited: models.OnLimitedNextKey}
+	found, moved := arranged([2]int{0, 2}, [2]int{0, 1}, [2]int{0, 1}), map[string]int{}
+	for i := range 1_000 {
+		user := fmt.Sprint("user-", i)
+		before, now := choose(t, user, policy, found), choose(t, user, policy, found, "project-0")
+		if before.id != "project-0" {
+			require.Equal(t, before, now)
+			continue
+		}
+		moved[now.id]++
+		require.Equal(t, resolution.NextKeyLimited, now.reason)
+		require.Equal(t, now, choose(t, user, policy, found, "project-0"))
+	}
+	require.Len(t, moved, 2)
+	require.Greater(t, min(moved["project-1"], moved["project-2"]), 150)
 }

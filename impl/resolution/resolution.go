@@ -43,6 +43,7 @@ const (
 	ByOrder           Reason = "order"
 	ByWeight          Reason = "weight"
 	NextKey           Reason = "next_key"
+	NextKeyLimited    Reason = "next_key_limited"
 	ByID              Reason = "by_id"
 	UserKeyRequired   Reason = "user_key_required"
 	KeyRevoked        Reason = "key_revoked"
@@ -93,6 +94,15 @@ func Stop(k models.Key, now int64) (Reason, error) {
 	return "", nil
 }
 
+// Request is whom a key is to serve, at which provider.
+type Request struct {
+	models.Caller
+	Provider string
+	// Limited are the ids of keys that are at a limit where the request is served.
+	Limited []string
+	Now     int64
+}
+
 // Keys finds the keys of a provider; *models.Store is one.
 type Keys interface {
 	// Candidates returns all keys that may serve.
@@ -107,51 +117,48 @@ type Store interface {
 	Fetch(ctx context.Context, dataPlaneID string, c models.Caller, provider string, now int64) (models.Fetched, error)
 }
 
-// Fetched is what Fetch returns: the choice, which operations the policy lets it serve, and the statement's position. A key that
-// Resolve reads later is newer than the position says, never older.
+// Fetched is what Fetch returns: the choice, which operations the policy lets it serve, what the policy says of a key at a limit, and the
+// statement's position. A key that Resolve reads later is newer than the position says, never older.
 type Fetched struct {
 	Choice
 	Operations models.Operations
+	OnLimited  models.OnLimited
 	AsOf       string
 }
 
 // Fetch reads in one statement what may serve a caller through a data plane, and returns what Resolve chooses of it. The error is
 // the choice's Err if no key serves; a choice comes with it.
-func Fetch(
-	ctx context.Context, store Store, dataPlaneID string, c models.Caller, provider string, now int64,
-) (Fetched, error) {
-	found, err := store.Fetch(ctx, dataPlaneID, c, provider, now)
+func Fetch(ctx context.Context, store Store, dataPlaneID string, r Request) (Fetched, error) {
+	found, err := store.Fetch(ctx, dataPlaneID, r.Caller, r.Provider, r.Now)
 	if err != nil {
 		return Fetched{}, err
 	}
-	choice, err := Resolve(ctx, store, c, provider, found.Policy, found.Serving, now)
-	return Fetched{choice, found.Policy.Operations, found.AsOf}, cmp.Or(err, choice.Err())
+	choice, err := Resolve(ctx, store, r, found.Policy, found.Serving)
+	return Fetched{choice, found.Policy.Operations, found.Policy.OnLimited, found.AsOf}, cmp.Or(err, choice.Err())
 }
 
-// Resolve applies the policy to what was found. If the first key is bad, the policy says next_key and there may be others, it reads all that
-// may serve and applies the policy to those. They are read later than the first ones, so a key that was revoked in between is not among
-// them. If no key serves, it looks for one that stopped.
-func Resolve(
-	ctx context.Context, keys Keys, c models.Caller, provider string, policy models.Policy, found models.Serving, now int64,
-) (Choice, error) {
-	userKeys := policy.For(provider)
-	ranked := rank(userKeys, c.UserID, found)
+// Resolve applies the policy to what was found. If the first key is bad or at a limit, the policy says next_key of that and there may be
+// others, it reads all that may serve and applies the policy to those. They are read later than the first ones, so a key that was revoked in
+// between is not among them. If no key serves, it looks for one that stopped.
+func Resolve(ctx context.Context, keys Keys, r Request, policy models.Policy, found models.Serving) (Choice, error) {
+	userKeys := policy.For(r.Provider)
+	ranked := rank(userKeys, r.UserID, found)
 	choice := ranked.first()
-	if policy.OnBadKey == models.OnBadKeyNextKey && choice.Key.Bad(now) {
+	if r.passes(policy, choice.Key) != "" {
 		if !found.All {
-			all, err := keys.Candidates(ctx, c, provider, now)
+			all, err := keys.Candidates(ctx, r.Caller, r.Provider, r.Now)
 			if err != nil {
 				return Choice{}, err
 			}
-			ranked = rank(userKeys, c.UserID, all)
+			ranked = rank(userKeys, r.UserID, all)
 		}
-		choice = ranked.firstGood(now)
+		choice = ranked.firstAble(r, policy)
 	}
 	if choice.Key.ID != "" || choice.Reason == KeyRestricted {
 		return choice, nil
 	}
-	stopped, err := keys.LastStopped(ctx, c, provider, scopesOf(userKeys, c.UserID), now)
-	if reason, _ := Stop(stopped, now); err == nil && stopped.ID != "" && reason != "" {
+	stopped, err := keys.LastStopped(ctx, r.Caller, r.Provider, scopesOf(userKeys, r.UserID), r.Now)
+	if reason, _ := Stop(stopped, r.Now); err == nil && stopped.ID != "" && reason != "" {
 		choice = Choice{Stopped: stopped, Reason: reason}
 	}
 	return choice, err
@@ -265,15 +272,38 @@ func (r ranked) first() Choice {
 	return Choice{Key: r.keys[0], Reason: r.reason}
 }
 
-// firstGood returns the choice of the first key that is not bad. If all are bad, the first one serves anyway: badness is a guess from the
-// last use, and the provider decides.
-func (r ranked) firstGood(now int64) Choice {
-	for i, key := range r.keys {
-		if !key.Bad(now) && i > 0 {
-			return Choice{Key: key, Reason: NextKey}
+// passes returns the reason for which the key after this one serves, if the policy says so: this one is bad, or at a limit. It is empty if
+// this one serves.
+func (r Request) passes(policy models.Policy, k models.Key) Reason {
+	switch {
+	case policy.OnBadKey == models.OnBadKeyNextKey && k.Bad(r.Now):
+		return NextKey
+	case policy.OnLimited == models.OnLimitedNextKey && slices.Contains(r.Limited, k.ID):
+		return NextKeyLimited
+	}
+	return ""
+}
+
+// firstAble returns the choice of the first key that is neither passed nor bad. If there is none, a good key at a limit serves rather than
+// a bad one, and otherwise the first of all: badness is a guess from the last use, and the provider decides.
+func (r ranked) firstAble(of Request, policy models.Policy) Choice {
+	if len(r.keys) == 0 {
+		return r.first()
+	}
+	why := of.passes(policy, r.keys[0])
+	if why == "" {
+		return r.first()
+	}
+	for _, k := range r.keys[1:] {
+		if of.passes(policy, k) == "" && !k.Bad(of.Now) {
+			return Choice{Key: k, Reason: why}
 		}
-		if !key.Bad(now) {
-			break
+	}
+	if why == NextKey {
+		for _, k := range r.keys[1:] {
+			if !k.Bad(of.Now) {
+				return Choice{Key: k, Reason: why}
+			}
 		}
 	}
 	return r.first()

@@ -74,7 +74,7 @@ type outcome struct {
 }
 
 func (k *keys) resolve(t require.TestingT, policy models.Policy) outcome {
-	got, err := resolution.Resolve(context.Background(), k, models.Caller{UserID: "mia"}, provider, policy, k.newest(), now)
+	got, err := resolution.Resolve(context.Background(), k, resolution.Request{Caller: models.Caller{UserID: "mia"}, Provider: provider, Now: now}, policy, k.newest())
 	require.NoError(t, err)
 	return outcome{got.Key.ID, got.Reason}
 }
@@ -146,7 +146,7 @@ func TestResolveNamesTheLastStoppedKey(t *testing.T) {
 		models.UserKeysAllow: {"own", "project"}, models.UserKeysRequire: {"own", ""}, models.UserKeysForbid: {"project", "project"},
 	} {
 		resolve := func(k *keys, user string) resolution.Choice {
-			choice, err := resolution.Resolve(t.Context(), k, models.Caller{UserID: user}, provider, policyOf(policy, models.OnBadKeyFail), k.newest(), now)
+			choice, err := resolution.Resolve(t.Context(), k, resolution.Request{Caller: models.Caller{UserID: user}, Provider: provider, Now: now}, policyOf(policy, models.OnBadKeyFail), k.newest())
 			require.NoError(t, err)
 			return choice
 		}
@@ -189,7 +189,7 @@ func TestResolveReadsAllKeysOnlyIfNeeded(t *testing.T) {
 		k := newKeys([]bool{bad, good}, nil)
 		k.err = models.ErrUnavailable
 		policy := policyOf(models.UserKeysAllow, models.OnBadKeyNextKey)
-		_, err := resolution.Resolve(t.Context(), k, models.Caller{}, provider, policy, k.newest(), now)
+		_, err := resolution.Resolve(t.Context(), k, resolution.Request{Provider: provider, Now: now}, policy, k.newest())
 		require.ErrorIs(t, err, models.ErrUnavailable)
 	})
 }
@@ -209,7 +209,7 @@ func TestResolveAfterKeysChanged(t *testing.T) {
 		"the key was used and is good": {newKeys([]bool{good}, []bool{good}), outcome{"own-0", resolution.UserKey}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := resolution.Resolve(t.Context(), tc.later, models.Caller{}, provider, policy, newest, now)
+			got, err := resolution.Resolve(t.Context(), tc.later, resolution.Request{Provider: provider, Now: now}, policy, newest)
 			require.NoError(t, err)
 			require.Equal(t, tc.want, outcome{got.Key.ID, got.Reason})
 		})

@@ -15,7 +15,7 @@ type AIKeysClient struct{ service service }
 // With returns a client whose calls take these optional parameters: IdempotencyKey, Verify, Force, ExpiresAt, AtOrder, WithWeight, Restricted
 // and Limited for Register; OfProvider, InState, PageSize and PageToken for List; OfProvider, InState and PageSize for All; Wait for Get, Revoke, Update, Rotate,
 // Versions, ActivateVersion and Rollback; IfMatch for these but Get, Revoke and Versions, and for DestroyVersion; IdempotencyKey for Rotate;
-// Explained and OfUser for Resolve.
+// Explained, OfUser and WhileLimited for Resolve.
 func (a *AIKeysClient) With(options ...CallOption) *AIKeysClient {
 	return &AIKeysClient{a.service.with(options)}
 }
@@ -205,7 +205,8 @@ func (a *AIKeysClient) Verify(ctx context.Context, customerID, projectID, id str
 }
 
 // Resolve returns which key would serve the caller's request to a provider now, and why. It does not count as a use. With
-// Explained, it lists every key that could serve; with OfUser, an owner sees what serves another member.
+// Explained, it lists every key that could serve; with OfUser, an owner sees what serves another member; with
+// WhileLimited, what serves while a key is at a limit.
 func (a *AIKeysClient) Resolve(
 	ctx context.Context, customerID, projectID string, provider aikeysv1.Provider,
 ) (*aikeysv1.ResolveResponse, error) {

@@ -62,6 +62,14 @@ func Limited(l aikeysv1.KeyLimit) CallOption { return func(s *service) { s.limit
 // Explained has Resolve list every key that could serve as Candidates, and why each does or does not.
 func Explained() CallOption { return func(s *service) { s.setQuery("explain", "true") } }
 
+// WhileLimited has Resolve take a key as one that is at a limit, as data planes see it.
+func WhileLimited(keyID string) CallOption { return func(s *service) { s.setQuery("limited", keyID) } }
+
+// OnLimited has Policy().Set say what happens when a key is at a limit. Without it, the policy has the default.
+func OnLimited(choice aikeysv1.OnLimited) CallOption {
+	return func(s *service) { s.onLimited = choice }
+}
+
 // IfMatch has Update, and what changes versions, change nothing if the key's Etag is another one by now: the error has status 412 then.
 func IfMatch(etag string) CallOption {
 	return func(s *service) { s.ifMatch, s.hasIfMatch = etag, true }
@@ -189,6 +197,7 @@ type service struct {
 	order, weight     *int
 	restrict          *aikeysv1.Restrictions
 	limit             *aikeysv1.KeyLimit
+	onLimited         aikeysv1.OnLimited
 	ifMatch           string
 	hasIfMatch        bool
 	wait              time.Duration
@@ -284,6 +293,7 @@ func (r *request) checkOptions() {
 		{"restrict", r.restrict != nil, registers},
 		{"limit", r.limit != nil, registers},
 		{"order", r.order != nil || r.weight != nil, registers},
+		{"on_limited", r.onLimited != "", r.op.ID == operations.SetPolicy().ID},
 		{"projects", len(r.token) > 0, r.op.ID == operations.CreateToken().ID},
 		{ifMatchHeader, r.hasIfMatch, takesIfMatch},
 	} {

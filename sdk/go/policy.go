@@ -14,7 +14,13 @@ type policyRequest struct {
 	UserKeys           aikeysv1.UserKeys           `json:"user_keys,omitempty"`
 	UserKeysByProvider aikeysv1.UserKeysByProvider `json:"user_keys_by_provider,omitzero"`
 	OnBadKey           aikeysv1.OnBadKey           `json:"on_bad_key,omitempty"`
+	OnLimited          aikeysv1.OnLimited          `json:"on_limited,omitempty"`
 	Operations         aikeysv1.Operations         `json:"operations,omitempty"`
+}
+
+// With returns a client with these parameters as well: OnLimited for Set.
+func (p *PolicyClient) With(options ...CallOption) *PolicyClient {
+	return &PolicyClient{p.service.with(options)}
 }
 
 // Get returns the policy in force. It is the default policy until one is written.
@@ -22,14 +28,14 @@ func (p *PolicyClient) Get(ctx context.Context, customerID, projectID string) (*
 	return sendPolicy(ctx, p.service.inProject(operations.GetPolicy(), customerID, projectID))
 }
 
-// Set replaces the whole policy; empty and nil values mean the defaults, and so does leaving served out. Owners only.
+// Set replaces the whole policy; empty and nil values mean the defaults, and so does leaving served, or OnLimited, out. Owners only.
 func (p *PolicyClient) Set(
 	ctx context.Context, customerID, projectID string,
 	userKeys aikeysv1.UserKeys, userKeysByProvider aikeysv1.UserKeysByProvider, onBadKey aikeysv1.OnBadKey,
 	served ...aikeysv1.Operations,
 ) (*aikeysv1.PolicyResponse, error) {
 	r := p.service.inProject(operations.SetPolicy(), customerID, projectID)
-	body := policyRequest{UserKeys: userKeys, UserKeysByProvider: userKeysByProvider, OnBadKey: onBadKey}
+	body := policyRequest{UserKeys: userKeys, UserKeysByProvider: userKeysByProvider, OnBadKey: onBadKey, OnLimited: r.onLimited}
 	if len(served) > 0 {
 		body.Operations = served[0]
 	}

@@ -322,7 +322,7 @@ func call(ctx context.Context, c *agentrouter.Client, v vector) (result, partial
 		for name, value := range given {
 			byProvider[name] = aikeysv1.UserKeys(fmt.Sprint(value))
 		}
-		result, err = c.Policy().Set(ctx, customer, project,
+		result, err = c.Policy().With(agentrouter.OnLimited(aikeysv1.OnLimited(text("on_limited")))).Set(ctx, customer, project,
 			aikeysv1.UserKeys(text("user_keys")), byProvider, aikeysv1.OnBadKey(text("on_bad_key")))
 	case "events.list":
 		result, err = events.List(ctx, customer, project)
@@ -536,6 +536,9 @@ func registerOptions(v vector) (options []agentrouter.CallOption) {
 	}
 	if user, ok := v.Args["user_id"].(string); ok {
 		options = append(options, agentrouter.OfUser(user))
+	}
+	if key, ok := v.Args["limited"].(string); ok {
+		options = append(options, agentrouter.WhileLimited(key))
 	}
 	return options
 }

@@ -121,6 +121,8 @@ def fit_query(case: Any, query: dict[str, Any]) -> dict[str, Any]:
     after to. No wait lasts that long, since no data plane follows the stream by then."""
     if "provider" in query:
         query["provider"] = one_of(case, "provider", list(examples()))
+    if "limited" in query:
+        query["limited"] = one_of(case, "limited", keys[-40:])
     if "wait" in query:
         query["wait"] = one_of(case, "wait", ["0s", "1ms", "00250ms", "30000ms", "30s", "2s"])
     if "page_token" in query:
@@ -217,15 +219,16 @@ def fit_policy(case: Any, body: dict[str, Any]) -> dict[str, Any]:
 def fit_fetch(case: Any, body: dict[str, Any]) -> dict[str, Any]:
     """One of the three ways to ask, whatever of them came."""
     provider = one_of(case, "provider", list(examples()))
+    limited = {"limited": keys[-len(body["limited"]) :]} if "limited" in body else {}
     way = pick(case, "way", 4)
     if way == 0:
         return {"key_id": one_of(case, "key", keys[-40:])}
     if way == 1:
-        return {"credential": one_of(case, "who", FACTS["credentials"]), "provider": provider}
+        return {"credential": one_of(case, "who", FACTS["credentials"]), "provider": provider} | limited
     if way == 2:
         return {"credential": f"ak_{CANARY}", "provider": provider}
     user = {"user_id": one_of(case, "user", [FACTS["user"], *FACTS["members"]])} if "user_id" in body else {}
-    return {"customer_id": "acme", "project_id": "chat", "provider": provider} | user
+    return {"customer_id": "acme", "project_id": "chat", "provider": provider} | user | limited
 
 
 def fit_report(case: Any, body: dict[str, Any]) -> dict[str, Any]:

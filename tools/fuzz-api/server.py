@@ -103,7 +103,7 @@ class Server:
                 keys.append(answer["key"]["id"])
         for key in keys[1::9]:
             call("DELETE", f"{base}/aikeys/{key}", owner)
-        policy = {"user_keys_by_provider": {"anthropic": "require"}, "on_bad_key": "next_key"}
+        policy = {"user_keys_by_provider": {"anthropic": "require"}, "on_bad_key": "next_key", "on_limited": "next_key"}
         call("PUT", f"{base}/policy", owner, policy)
         used = {"key_id": keys[0], "used_ms_ago": 1200}
         refused = {"key_id": keys[3], "failed_ms_ago": 340, "failure_status": 401}

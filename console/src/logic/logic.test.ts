@@ -63,6 +63,8 @@ test('a change of the policy says whom it moves, and whom it leaves without a ke
   assert.deepEqual(effect(policy(), policy({ user_keys: 'require' })), ['bad: carol: the project’s key stops serving; requests are refused until each adds a key of their own.']);
   assert.deepEqual(effect(policy({ user_keys: 'forbid' }), policy({ user_keys: 'forbid', user_keys_by_provider: { openai: 'forbid' } })), []);
   assert.match(effect(policy(), policy({ on_bad_key: 'next_key' }))[0]!, /^ok: .*next key/);
+  assert.match(effect(policy(), policy({ on_limited: 'next_key' }))[0]!, /^ok: .*at a limit, the next key/);
+  assert.deepEqual(effect(policy(), policy({ on_limited: 'fail' })), []);
 });
 
 test('the policy decides between own keys and the project’s, by provider too', () => {

@@ -33,6 +33,9 @@ export function effectOf(before: Policy, after: Policy, keys: readonly Key[], us
   if (before.on_bad_key !== after.on_bad_key) {
     effects.push({ provider: '', tone: 'ok', text: after.on_bad_key === 'next_key' ? 'When a provider refuses a key, the next key is tried for five minutes.' : 'When a provider refuses a key, the caller gets the provider’s error.' });
   }
+  if ((before.on_limited ?? 'fail') !== (after.on_limited ?? 'fail')) {
+    effects.push({ provider: '', tone: 'ok', text: after.on_limited === 'next_key' ? 'While a key is at a limit, the next key serves.' : 'When a key is at a limit, the caller gets the 429.' });
+  }
   if ((before.operations ?? 'inference') !== (after.operations ?? 'inference')) {
     effects.push(after.operations === 'all'
       ? { provider: '', tone: 'bad', text: 'Requests that administer a provider’s account are served too. Credentials that they make outlive a revocation here.' }

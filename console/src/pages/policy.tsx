@@ -26,12 +26,16 @@ const onBadKey: [Policy['on_bad_key'], string, string][] = [
   ['fail', 'Return the provider’s error', 'A bad key shows at once.'],
   ['next_key', 'Try the next key', 'The refused key is passed over for five minutes.'],
 ];
+const onLimited: [NonNullable<Policy['on_limited']>, string, string][] = [
+  ['fail', 'Return the 429', 'A limit shows at once, the provider’s or the key’s own.'],
+  ['next_key', 'Use the next key', 'Data planes leave the key aside for as long as the provider says, or while it is at its own limit.'],
+];
 const operations: [NonNullable<Policy['operations']>, string, string][] = [
   ['inference', 'Inference only', 'What administers a provider’s account, or makes further credentials, is refused.'],
   ['all', 'Everything', 'Credentials that are made this way outlive a revocation here.'],
 ];
 
-type Draft = Required<Pick<Policy, 'user_keys' | 'user_keys_by_provider' | 'on_bad_key' | 'operations'>>;
+type Draft = Required<Pick<Policy, 'user_keys' | 'user_keys_by_provider' | 'on_bad_key' | 'on_limited' | 'operations'>>;
 
 function Form({ saved }: { saved: Policy }) {
   const { who } = useConnection();
@@ -41,7 +45,7 @@ function Form({ saved }: { saved: Policy }) {
   const now = useNow();
   const since = useMemo(() => new Date(Math.floor((Date.now() - 30 * 86400e3) / 86400e3) * 86400e3).toISOString(), []);
   const usage = useUsage({ from: since }, isOwner);
-  const start: Draft = { user_keys: saved.user_keys, user_keys_by_provider: saved.user_keys_by_provider, on_bad_key: saved.on_bad_key, operations: saved.operations ?? 'inference' };
+  const start: Draft = { user_keys: saved.user_keys, user_keys_by_provider: saved.user_keys_by_provider, on_bad_key: saved.on_bad_key, on_limited: saved.on_limited ?? 'fail', operations: saved.operations ?? 'inference' };
   const [draft, setDraft] = useState(start);
   const [stale, setStale] = useState(false);
   const dirty = JSON.stringify(draft) !== JSON.stringify(start);
@@ -93,6 +97,7 @@ function Form({ saved }: { saved: Policy }) {
         </fieldset>
       </div></Panel>
       <Panel title="When a provider refuses a key"><div className="panel-body">{choice('on_bad_key', 'The caller’s request', onBadKey)}</div></Panel>
+      <Panel title="When a key is at a limit"><div className="panel-body">{choice('on_limited', 'Requests from then on', onLimited)}</div></Panel>
       <Panel title="What the project’s keys may be used for"><div className="panel-body">{choice('operations', 'Requests', operations)}</div></Panel>
       {dirty && (
         <Panel title="What this changes" note="from who was served in the last 30 days">
@@ -117,6 +122,6 @@ function Terminal({ draft }: { draft: Draft }) {
   const words = Object.entries(draft.user_keys_by_provider).map(([slug, rule]) => ` --user-keys-for ${slug}=${rule}`).join('');
   return <CopyAs commands={[
     curl(location.origin, 'PUT', projectPath(project(), '/policy'), draft),
-    { label: 'tare', text: `${tare(['policy', 'set'], { 'user-keys': draft.user_keys, 'on-bad-key': draft.on_bad_key, operations: draft.operations }).text} --reset${words}` },
+    { label: 'tare', text: `${tare(['policy', 'set'], { 'user-keys': draft.user_keys, 'on-bad-key': draft.on_bad_key, 'on-limited': draft.on_limited, operations: draft.operations }).text} --reset${words}` },
   ]} />;
 }

@@ -38,10 +38,11 @@ export function ResolvePage() {
 const because: Record<string, string> = {
   user_key: 'it is the newest own key', project_key: 'there is no own key, and this is the project’s newest', user_keys_forbidden: 'the policy forbids members’ own keys',
   order: 'its order is the lowest', weight: 'the keys of this order share the callers, and this one has this caller', next_key: 'the provider has refused the key before it in the last five minutes',
+  next_key_limited: 'the key before it is at a limit',
 };
 
 const passed: Record<string, string> = {
-  not_first: 'another key comes before it', other_callers: 'it serves other callers', refused_by_provider: 'the provider refused it in the last five minutes',
+  not_first: 'another key comes before it', other_callers: 'it serves other callers', refused_by_provider: 'the provider refused it in the last five minutes', limited: 'at a limit',
   key_disabled: 'disabled', key_expired: 'expired', user_keys_forbidden: 'the policy forbids members’ own keys', user_key_required: 'the policy requires a key of the member’s own',
 };
 
@@ -58,7 +59,7 @@ function Ladder({ answer, whose, display }: { answer: ResolveReply; whose: strin
         {answer.serves === false && answer.key && ' The provider rejects it.'}
       </p>
       {!serves && <Mend answer={answer} whose={whose} display={display} now={now} />}
-      <Panel title="In the order in which they come" note={<>own keys: <b>{answer.user_keys}</b> · on a bad key: <b>{answer.on_bad_key.replace('_', ' ')}</b></>} tools={<Link className="quiet-link" href="/policy">Policy</Link>}>
+      <Panel title="In the order in which they come" note={<>own keys: <b>{answer.user_keys}</b> · on a bad key: <b>{answer.on_bad_key.replace('_', ' ')}</b> · at a limit: <b>{(answer.on_limited ?? 'fail').replace('_', ' ')}</b></>} tools={<Link className="quiet-link" href="/policy">Policy</Link>}>
         {answer.candidates && answer.candidates.length > 0 ? (
           <ol className="ladder">
             {answer.candidates.map((c, i) => (

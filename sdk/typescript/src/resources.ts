@@ -284,7 +284,7 @@ export class AIKeys {
     options: t.ResolveOptions = {},
   ): Promise<t.ResolveResponse> {
     const path = `${project(customerId, projectId)}/resolve`;
-    const query = { provider, explain: options.explain ? 'true' : undefined, user_id: options.userId };
+    const query = { provider, explain: options.explain ? 'true' : undefined, user_id: options.userId, limited: options.limited };
     query satisfies Record<keyof t.ResolveQuery, unknown>;
     return this.#transport.send({ method: 'GET', path, query, expect: ['reason', 'string'] }, options);
   }
@@ -353,10 +353,16 @@ export class PolicyMethods {
     userKeysByProvider?: t.UserKeysByProvider,
     onBadKey?: t.OnBadKey,
     operations?: t.Operations,
-    options?: Options,
+    options: t.SetPolicyOptions = {},
   ): Promise<t.PolicyResponse> {
     const path = `${project(customerId, projectId)}/policy`;
-    const body = { user_keys: userKeys, user_keys_by_provider: userKeysByProvider, on_bad_key: onBadKey, operations };
+    const body = {
+      user_keys: userKeys,
+      user_keys_by_provider: userKeysByProvider,
+      on_bad_key: onBadKey,
+      on_limited: options.onLimited,
+      operations,
+    };
     body satisfies Record<keyof t.PolicyRequest, unknown>;
     const headers = { 'content-type': 'application/json' };
     return this.#transport.send({ method: 'PUT', path, body, headers, expect: ['policy', 'object'] }, options);

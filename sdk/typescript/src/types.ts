@@ -24,6 +24,7 @@ export type AuthMethod = Schemas['AuthMethod'];
 export type UserKeys = Schemas['UserKeys'];
 export type UserKeysByProvider = Schemas['UserKeysByProvider'];
 export type OnBadKey = Schemas['OnBadKey'];
+export type OnLimited = Schemas['OnLimited'];
 export type Operations = Schemas['Operations'];
 export type Policy = Schemas['Policy'];
 export type Event = Schemas['Event'];
@@ -193,6 +194,13 @@ export interface ResolveOptions extends CallOptions {
   explain?: boolean | undefined;
   /** Whom the key would serve, if not the caller. It takes an owner. */
   userId?: string | undefined;
+  /** The id of a key to be taken as one that is at a limit, as data planes see it. */
+  limited?: string | undefined;
+}
+
+export interface SetPolicyOptions extends CallOptions {
+  /** What happens when a key is at a limit; without it, the default. */
+  onLimited?: OnLimited | undefined;
 }
 
 export interface UpdateOptions extends CallOptions {

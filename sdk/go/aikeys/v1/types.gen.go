@@ -38,7 +38,9 @@ func (e AuthMethod) Valid() bool {
 const (
 	CandidateReasonKeyDisabled       CandidateReason = "key_disabled"
 	CandidateReasonKeyExpired        CandidateReason = "key_expired"
+	CandidateReasonLimited           CandidateReason = "limited"
 	CandidateReasonNextKey           CandidateReason = "next_key"
+	CandidateReasonNextKeyLimited    CandidateReason = "next_key_limited"
 	CandidateReasonNotFirst          CandidateReason = "not_first"
 	CandidateReasonOrder             CandidateReason = "order"
 	CandidateReasonOtherCallers      CandidateReason = "other_callers"
@@ -58,7 +60,11 @@ func (e CandidateReason) Valid() bool {
 		return true
 	case CandidateReasonKeyExpired:
 		return true
+	case CandidateReasonLimited:
+		return true
 	case CandidateReasonNextKey:
+		return true
+	case CandidateReasonNextKeyLimited:
 		return true
 	case CandidateReasonNotFirst:
 		return true
@@ -247,6 +253,7 @@ const (
 	FetchReasonKeyRevoked              FetchReason = "key_revoked"
 	FetchReasonLimitsNotEnforced       FetchReason = "limits_not_enforced"
 	FetchReasonNextKey                 FetchReason = "next_key"
+	FetchReasonNextKeyLimited          FetchReason = "next_key_limited"
 	FetchReasonNoKey                   FetchReason = "no_key"
 	FetchReasonNotAMember              FetchReason = "not_a_member"
 	FetchReasonOrder                   FetchReason = "order"
@@ -284,6 +291,8 @@ func (e FetchReason) Valid() bool {
 	case FetchReasonLimitsNotEnforced:
 		return true
 	case FetchReasonNextKey:
+		return true
+	case FetchReasonNextKeyLimited:
 		return true
 	case FetchReasonNoKey:
 		return true
@@ -514,6 +523,24 @@ func (e OnBadKey) Valid() bool {
 	}
 }
 
+// Defines values for OnLimited.
+const (
+	OnLimitedFail    OnLimited = "fail"
+	OnLimitedNextKey OnLimited = "next_key"
+)
+
+// Valid indicates whether the value is a known member of the OnLimited enum.
+func (e OnLimited) Valid() bool {
+	switch e {
+	case OnLimitedFail:
+		return true
+	case OnLimitedNextKey:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Operations.
 const (
 	OperationsAll       Operations = "all"
@@ -689,6 +716,7 @@ const (
 	ReasonKeyRestricted     Reason = "key_restricted"
 	ReasonKeyRevoked        Reason = "key_revoked"
 	ReasonNextKey           Reason = "next_key"
+	ReasonNextKeyLimited    Reason = "next_key_limited"
 	ReasonNoKey             Reason = "no_key"
 	ReasonNotAMember        Reason = "not_a_member"
 	ReasonOrder             Reason = "order"
@@ -711,6 +739,8 @@ func (e Reason) Valid() bool {
 	case ReasonKeyRevoked:
 		return true
 	case ReasonNextKey:
+		return true
+	case ReasonNextKeyLimited:
 		return true
 	case ReasonNoKey:
 		return true
@@ -935,7 +965,8 @@ type Candidate struct {
 
 	// Reason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 	// `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-	// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+	// the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
+	// first, but is at a limit, and the policy's `on_limited` says `next_key`. `key_disabled`,
 	// `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
 	// `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 	Reason CandidateReason `json:"reason"`
@@ -952,7 +983,8 @@ type Candidate struct {
 
 // CandidateReason Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
 // `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-// the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+// the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
+// first, but is at a limit, and the policy's `on_limited` says `next_key`. `key_disabled`,
 // `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
 // `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 type CandidateReason string
@@ -1192,6 +1224,11 @@ type EventState struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key,omitempty,omitzero"`
+
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+	// requests. There is no silent fallback. Absent is `fail`.
+	OnLimited OnLimited `json:"on_limited,omitempty,omitzero"`
 
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
@@ -1806,6 +1843,11 @@ type NextPageToken = string
 // the next key in order. There is no silent fallback.
 type OnBadKey string
 
+// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+// requests. There is no silent fallback. Absent is `fail`.
+type OnLimited string
+
 // OpaqueID An opaque id, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`.
 type OpaqueID = string
 
@@ -1813,11 +1855,16 @@ type OpaqueID = string
 // account or makes further credentials: those would outlive a revocation. `all` serves that, too.
 type Operations string
 
-// Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
+// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
 type Policy struct {
 	// OnBadKey What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
+
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+	// requests. There is no silent fallback. Absent is `fail`.
+	OnLimited OnLimited `json:"on_limited,omitempty,omitzero"`
 
 	// Operations Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
 	// account or makes further credentials: those would outlive a revocation. `all` serves that, too.
@@ -1842,7 +1889,7 @@ type Policy struct {
 
 // PolicyResponse The policy in force.
 type PolicyResponse struct {
-	// Policy The project's policy. A project without a written one has `allow`, `fail` and `inference`.
+	// Policy The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
 	Policy Policy `json:"policy"`
 
 	// Unknown What the answer holds beyond these fields.
@@ -2028,10 +2075,11 @@ type RemoveMemberResponse struct {
 	Unknown Unknown `json:"-"`
 }
 
-// ResolveResponse Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
-// provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-// revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-// has expired. An owner who asks for another member is not shown which of that member's own keys it is.
+// ResolveResponse Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
+// for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
+// because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
+// stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
+// keys it is.
 type ResolveResponse struct {
 	// Candidates With `explain`: the keys of the provider that are not revoked. First those that the policy lets serve, in
 	// the order in which they come, then the others. Absent without it.
@@ -2044,6 +2092,11 @@ type ResolveResponse struct {
 	// the next key in order. There is no silent fallback.
 	OnBadKey OnBadKey `json:"on_bad_key"`
 
+	// OnLimited What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+	// and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+	// requests. There is no silent fallback. Absent is `fail`.
+	OnLimited OnLimited `json:"on_limited,omitempty,omitzero"`
+
 	// Provider A provider's slug. The catalogue (`GET /v1/providers`) lists the known slugs, and will grow. Slugs that begin with
 	// `x-` are of servers of your own (`GET …/providers`). For one that takes no key, the secret is the word `none`.
 	Provider Provider `json:"provider"`
@@ -2054,7 +2107,8 @@ type ResolveResponse struct {
 	// the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
 	// been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
 	// them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-	// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+	// provider refused the first one within the last five minutes and the policy says `next_key`.
+	// `next_key_limited`: the same, because the first one is at a limit and `on_limited` says it. `order`: the
 	// scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
 	// `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 	// `key_restricted`: no key, because those that the policy allows are restricted to other users.
@@ -2087,7 +2141,8 @@ type ResolveResponse struct {
 // the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
 // been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
 // them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-// provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+// provider refused the first one within the last five minutes and the policy says `next_key`.
+// `next_key_limited`: the same, because the first one is at a limit and `on_limited` says it. `order`: the
 // scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
 // `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
 // `key_restricted`: no key, because those that the policy allows are restricted to other users.

@@ -272,7 +272,7 @@ func ResolveKey() Operation {
 		ID:     "resolveKey",
 		Method: "GET",
 		Path:   "/v1/customers/{customer_id}/projects/{project_id}/resolve",
-		Query:  []string{"provider", "explain", "user_id"},
+		Query:  []string{"provider", "explain", "user_id", "limited"},
 		Header: []string{},
 	}
 }

@@ -10,7 +10,7 @@ agentrouter_sdk.errors.
 
 from ._async.client import AsyncClient
 from ._config import RawResponse
-from ._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
+from ._operations import KeyState, OnBadKey, OnLimited, Operations, ProviderSlug, Role, UserKeys
 from ._sync.client import Client
 from ._version import __version__
 from .errors import (
@@ -48,6 +48,7 @@ __all__ = [
     "KeyState",
     "NotFoundError",
     "OnBadKey",
+    "OnLimited",
     "Operations",
     "PermissionDeniedError",
     "ProviderSlug",

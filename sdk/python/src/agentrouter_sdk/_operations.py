@@ -47,6 +47,11 @@ OnBadKey = Union[Literal["fail", "next_key"], str]
 """What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries the
 next key in order. There is no silent fallback."""
 
+OnLimited = Union[Literal["fail", "next_key"], str]
+"""What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further requests.
+There is no silent fallback. Absent is `fail`."""
+
 Operations = Union[Literal["inference", "all"], str]
 """Which operations of providers the project's keys serve. `inference` refuses what administers a provider's account or
 makes further credentials: those would outlive a revocation. `all` serves that, too."""
@@ -152,7 +157,7 @@ RESOLVE_KEY = Operation(
     "GET",
     "/v1/customers/{customer_id}/projects/{project_id}/resolve",
     models.ResolveResponse,
-    query=("provider", "explain", "user_id"),
+    query=("provider", "explain", "user_id", "limited"),
 )
 GET_POLICY = Operation(
     "getPolicy", "GET", "/v1/customers/{customer_id}/projects/{project_id}/policy", models.PolicyResponse
@@ -162,7 +167,7 @@ SET_POLICY = Operation(
     "PUT",
     "/v1/customers/{customer_id}/projects/{project_id}/policy",
     models.PolicyResponse,
-    body=("user_keys", "user_keys_by_provider", "on_bad_key", "operations"),
+    body=("user_keys", "user_keys_by_provider", "on_bad_key", "on_limited", "operations"),
 )
 LIST_EVENTS = Operation(
     "listEvents",

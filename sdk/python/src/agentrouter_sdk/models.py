@@ -87,9 +87,11 @@ class Candidate(Model):
             "order",
             "weight",
             "next_key",
+            "next_key_limited",
             "not_first",
             "other_callers",
             "refused_by_provider",
+            "limited",
             "other_users",
             "key_disabled",
             "key_expired",
@@ -100,7 +102,8 @@ class Candidate(Model):
     """
     Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
     `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-    the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+    the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
+    first, but is at a limit, and the policy's `on_limited` says `next_key`. `key_disabled`,
     `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
     `user_keys_forbidden`, `user_key_required`: the policy excludes it.
 
@@ -511,6 +514,14 @@ class EventState(Model):
 
     """
 
+    on_limited: Optional[Union[Literal["fail", "next_key"], str]] = None
+    """
+    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+    and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+    requests. There is no silent fallback. Absent is `fail`.
+
+    """
+
     operations: Optional[Union[Literal["inference", "all"], str]] = None
     """
     Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
@@ -569,6 +580,7 @@ class Fetch(Model):
             "order",
             "weight",
             "next_key",
+            "next_key_limited",
             "by_id",
             "verification",
             "rotation",
@@ -1349,7 +1361,7 @@ class MemberResponse(Model):
 
 class Policy(Model):
     """
-    The project's policy. A project without a written one has `allow`, `fail` and `inference`.
+    The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`.
     """
 
     user_keys: Union[Literal["allow", "require", "forbid"], str]
@@ -1364,6 +1376,14 @@ class Policy(Model):
     """
     What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
     the next key in order. There is no silent fallback.
+
+    """
+
+    on_limited: Optional[Union[Literal["fail", "next_key"], str]] = None
+    """
+    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+    and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+    requests. There is no silent fallback. Absent is `fail`.
 
     """
 
@@ -1714,10 +1734,11 @@ class RemoveMemberResponse(Model):
 
 class ResolveResponse(Model):
     """
-    Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
-    provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-    revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-    has expired. An owner who asks for another member is not shown which of that member's own keys it is.
+    Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
+    for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
+    because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
+    stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
+    keys it is.
 
     """
 
@@ -1764,6 +1785,7 @@ class ResolveResponse(Model):
             "order",
             "weight",
             "next_key",
+            "next_key_limited",
             "user_key_required",
             "key_revoked",
             "key_disabled",
@@ -1781,7 +1803,8 @@ class ResolveResponse(Model):
     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
     been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
     them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-    provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+    provider refused the first one within the last five minutes and the policy says `next_key`.
+    `next_key_limited`: the same, because the first one is at a limit and `on_limited` says it. `order`: the
     scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
     `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
     `key_restricted`: no key, because those that the policy allows are restricted to other users.
@@ -1799,6 +1822,14 @@ class ResolveResponse(Model):
     """
     What happens when the provider refuses the chosen key: `fail` returns the provider's error, and `next_key` tries
     the next key in order. There is no silent fallback.
+
+    """
+
+    on_limited: Optional[Union[Literal["fail", "next_key"], str]] = None
+    """
+    What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+    and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+    requests. There is no silent fallback. Absent is `fail`.
 
     """
 

@@ -1129,6 +1129,13 @@ export interface components {
          */
         OnBadKey: "fail" | "next_key";
         /**
+         * @description What happens when the chosen key is at a limit, its provider's (429) or its own (`limit`): `fail` returns the 429,
+         *     and `next_key` has a data plane leave the key aside for a while, and use the next one in order for further
+         *     requests. There is no silent fallback. Absent is `fail`.
+         * @enum {string}
+         */
+        OnLimited: "fail" | "next_key";
+        /**
          * @description Which operations of providers the project's keys serve. `inference` refuses what administers a provider's
          *     account or makes further credentials: those would outlive a revocation. `all` serves that, too.
          * @enum {string}
@@ -1705,10 +1712,11 @@ export interface components {
             reason?: "rejected" | "leaked" | "quota_exhausted" | "forbidden" | (string & {});
         };
         /**
-         * @description Which key would serve the caller, and why. `user_keys` and `on_bad_key` are what the policy says for this
-         *     provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is because keys were
-         *     revoked: the last one, with the time and who did it; and `stopped_key` if the last one to stop was disabled or
-         *     has expired. An owner who asks for another member is not shown which of that member's own keys it is.
+         * @description Which key would serve the caller, and why. `user_keys`, `on_bad_key` and `on_limited` are what the policy says
+         *     for this provider. `key` and `scope` are absent if no key would serve. `revoked_key` is there if that is
+         *     because keys were revoked: the last one, with the time and who did it; and `stopped_key` if the last one to
+         *     stop was disabled or has expired. An owner who asks for another member is not shown which of that member's own
+         *     keys it is.
          */
         ResolveResponse: {
             provider: components["schemas"]["ProviderSlug"];
@@ -1724,14 +1732,16 @@ export interface components {
              *     the policy allows none of the active ones. `key_revoked`: no key, because those that the policy allows have
              *     been revoked; `revoked_key` is the last of them. `key_disabled` and `key_expired`: no key, because the last of
              *     them to stop was disabled or has expired; it is `stopped_key`. `next_key`: the next key in order, because the
-             *     provider refused the first one within the last five minutes and the policy says `next_key`. `order`: the
+             *     provider refused the first one within the last five minutes and the policy says `next_key`.
+             *     `next_key_limited`: the same, because the first one is at a limit and `on_limited` says it. `order`: the
              *     scope's key of the lowest `order`. `weight`: the key that the caller has of those that share callers by
              *     `weight`. `not_a_member`: no key, because the user that was asked for is no member of the project.
              *     `key_restricted`: no key, because those that the policy allows are restricted to other users.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "no_key" | "not_a_member" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "next_key_limited" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "no_key" | "not_a_member" | (string & {});
             user_keys: components["schemas"]["UserKeys"];
             on_bad_key: components["schemas"]["OnBadKey"];
+            on_limited?: components["schemas"]["OnLimited"];
             scope?: components["schemas"]["Scope"];
             key?: components["schemas"]["Key"];
             revoked_key?: components["schemas"]["Key"];
@@ -1750,11 +1760,12 @@ export interface components {
             /**
              * @description Of the one that serves, the answer's `reason`. Otherwise `not_first`: another key comes before it.
              *     `other_callers`: it shares the callers by weight, and serves others. `refused_by_provider`: it comes first, but
-             *     the provider refused it within the last five minutes, and the policy says `next_key`. `key_disabled`,
+             *     the provider refused it within the last five minutes, and the policy says `next_key`. `limited`: it comes
+             *     first, but is at a limit, and the policy's `on_limited` says `next_key`. `key_disabled`,
              *     `key_expired`: it serves nobody for now. `other_users`: it is restricted to others.
              *     `user_keys_forbidden`, `user_key_required`: the policy excludes it.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "not_first" | "other_callers" | "refused_by_provider" | "other_users" | "key_disabled" | "key_expired" | "user_key_required" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "next_key_limited" | "not_first" | "other_callers" | "refused_by_provider" | "limited" | "other_users" | "key_disabled" | "key_expired" | "user_key_required" | (string & {});
             key?: components["schemas"]["Key"];
         };
         /** @description The policy to put in force. A field that is left out gets its default. */
@@ -1762,17 +1773,19 @@ export interface components {
             user_keys?: components["schemas"]["UserKeys"];
             user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
             on_bad_key?: components["schemas"]["OnBadKey"];
+            on_limited?: components["schemas"]["OnLimited"];
             operations?: components["schemas"]["Operations"];
         };
         /** @description Exceptions to `user_keys`, by provider slug. There are none by default. */
         UserKeysByProvider: {
             [key: string]: components["schemas"]["UserKeys"];
         };
-        /** @description The project's policy. A project without a written one has `allow`, `fail` and `inference`. */
+        /** @description The project's policy. A project without a written one has `allow`, `fail`, `fail` and `inference`. */
         Policy: {
             user_keys: components["schemas"]["UserKeys"];
             user_keys_by_provider: components["schemas"]["UserKeysByProvider"];
             on_bad_key: components["schemas"]["OnBadKey"];
+            on_limited?: components["schemas"]["OnLimited"];
             operations?: components["schemas"]["Operations"];
             /**
              * Format: date-time
@@ -1855,7 +1868,7 @@ export interface components {
              * @description The rule that chose the key, or why there was none. `verification` is a test of the
              *     key, and `rotation` the comparison of a secret that it is rotated to.
              */
-            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "restrictions_not_enforced" | "limits_not_enforced" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
+            reason: "user_key" | "project_key" | "user_keys_forbidden" | "order" | "weight" | "next_key" | "next_key_limited" | "by_id" | "verification" | "rotation" | "no_key" | "user_key_required" | "key_revoked" | "key_disabled" | "key_expired" | "key_restricted" | "restrictions_not_enforced" | "limits_not_enforced" | "not_a_member" | "customer_not_served" | "unreadable" | "credential_refused" | "token_unavailable" | "failed" | (string & {});
             /** @description The provider for which a key was asked. Empty if the key was asked for by an id that no key has. */
             provider: string;
             /** @description The key that it got, or asked for. Absent if there was none. */
@@ -1967,6 +1980,7 @@ export interface components {
             user_keys?: components["schemas"]["UserKeys"];
             user_keys_by_provider?: components["schemas"]["UserKeysByProvider"];
             on_bad_key?: components["schemas"]["OnBadKey"];
+            on_limited?: components["schemas"]["OnLimited"];
             operations?: components["schemas"]["Operations"];
             /** @description A version of the key. Absent in events that are about none. */
             version?: number;
@@ -3651,6 +3665,11 @@ export interface operations {
                  * @example bob
                  */
                 user_id?: components["schemas"]["OpaqueID"];
+                /**
+                 * @description The id of a key to be taken as one that is at a limit, as data planes see it: what would serve then?
+                 * @example byok_01M83VVAHV8M2T5K7N9R4W1XYZ
+                 */
+                limited?: string;
             };
             header?: never;
             path: {

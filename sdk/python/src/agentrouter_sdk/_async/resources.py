@@ -21,7 +21,7 @@ from typing import (
 from .. import _operations, models
 from .._exchange import Listed, as_last_page, next_token
 from .._operation import UNCHANGED, Operation, Unchanged, changed, changed_time, overlap_text, time_text, wait_text
-from .._operations import KeyState, OnBadKey, Operations, ProviderSlug, Role, UserKeys
+from .._operations import KeyState, OnBadKey, OnLimited, Operations, ProviderSlug, Role, UserKeys
 from ..errors import ArgumentError
 from .transport import AsyncTransport
 
@@ -413,12 +413,13 @@ class AsyncAIKeys(_Resource):
         *,
         explain: Optional[bool] = None,
         user_id: Optional[str] = None,
+        limited: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> models.ResolveResponse:
         """Show which key would serve the caller's request to a provider now, and why.
 
         With explain, candidates lists every key that could serve, and why each does or does not. With user_id, an owner
-        sees what serves another member.
+        sees what serves another member. With limited, the id of a key, it shows what serves while that is at a limit.
         """
         arguments = {
             "customer_id": customer_id,
@@ -426,6 +427,7 @@ class AsyncAIKeys(_Resource):
             "provider": provider,
             "explain": "true" if explain else None,
             "user_id": user_id,
+            "limited": limited,
         }
         return await self._transport.send(_operations.RESOLVE_KEY.call(arguments, timeout=timeout))
 
@@ -447,6 +449,7 @@ class AsyncPolicy(_Resource):
         on_bad_key: Optional[OnBadKey] = None,
         operations: Optional[Operations] = None,
         *,
+        on_limited: Optional[OnLimited] = None,
         timeout: Optional[float] = None,
     ) -> models.PolicyResponse:
         """Replace the whole policy. What is left out returns to its default."""
@@ -456,6 +459,7 @@ class AsyncPolicy(_Resource):
             "user_keys": user_keys,
             "user_keys_by_provider": None if user_keys_by_provider is None else dict(user_keys_by_provider),
             "on_bad_key": on_bad_key,
+            "on_limited": on_limited,
             "operations": operations,
         }
         return await self._transport.send(_operations.SET_POLICY.call(arguments, timeout=timeout))
