@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,10 +16,11 @@ import (
 	gen "github.com/agentrouter/aikeys/gen/aikeys"
 	"github.com/agentrouter/aikeys/impl/aikeys/aikeystest"
 	"github.com/agentrouter/aikeys/impl/verification"
+	gensecret "github.com/agentrouter/aikeys/internal/secret"
 	"github.com/agentrouter/aikeys/models"
 )
 
-// testedAt has stored keys of OpenAI tested at a handler in its place.
+// testedAt has stored keys of OpenAI and Bedrock tested at a handler in their place.
 func testedAt(provider http.HandlerFunc) func(t *testing.T, o *aikeystest.Options) {
 	return func(t *testing.T, o *aikeystest.Options) {
 		server := httptest.NewServer(provider)
@@ -26,7 +28,7 @@ func testedAt(provider http.HandlerFunc) func(t *testing.T, o *aikeystest.Option
 		address, err := url.Parse(server.URL)
 		require.NoError(t, err)
 		o.Tester = verification.New(verification.Config{
-			Upstreams: map[string]*url.URL{"openai": address}, Transport: server.Client().Transport,
+			Upstreams: map[string]*url.URL{"openai": address, "bedrock": address}, Transport: server.Client().Transport,
 		})
 	}
 }
@@ -71,6 +73,31 @@ func TestVerdictStaysOnTheKey(t *testing.T) {
 		refuse(t, s, key.ID, false)
 		require.True(t, *resolve(t, s, member, "openai").Serves, "used with success since")
 	}, testedAt(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+}
+
+// A stored access key of AWS is tested at STS, which never sees its secret.
+func TestAccessKeyIsTestedAtSTS(t *testing.T) {
+	each(t, func(t *testing.T, s *aikeystest.Service) {
+		for _, c := range []struct{ secret, verdict, host string }{
+			{`{"access_key_id":"AKIA-EXAMPLE","secret_access_key":"EXAMPLE/EXAMPLE/EXAMPLE","region":"eu-west-1"}`, "rejected", "sts.eu-west-1.amazonaws.com"},
+			{`{"api_key":"ABSK-EXAMPLE-EXAMPLE-EXAMPLE","region":"eu-west-1"}`, "valid", "bedrock.eu-west-1.amazonaws.com"},
+		} {
+			key := s.As(owner).Register(t, s.Shared(c.host, func(b *gen.RegisterRequest) { b.Provider, b.Secret = "bedrock", gensecret.New(c.secret) }))
+			got := decode[gen.VerifyResponse](t, verify(t, s, owner, key.ID))
+			require.Equal(t, c.verdict, got.Verification.Verdict, c.host)
+			require.Equal(t, c.verdict == "valid", *got.Key.Serves)
+		}
+		require.Len(t, fetched(t, s), 2)
+	}, testedAt(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Host == "bedrock.eu-west-1.amazonaws.com" && r.Header.Get("Authorization") == "Bearer ABSK-EXAMPLE-EXAMPLE-EXAMPLE":
+		case r.Host == "sts.eu-west-1.amazonaws.com" && !strings.Contains(r.Header.Get("Authorization"), "EXAMPLE/EXAMPLE"):
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `{"Error": {"Code": "InvalidClientTokenId"}}`)
+		default:
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}))
 }
 
 // A provider that gets a secret can't be the first to know.
