@@ -1,20 +1,16 @@
 // The frame of all pages: the session, the navigation, the keyboard, and what is wrong with the connection.
-import { lazy, Suspense, useEffect, useRef, useState, type ComponentType } from 'react';
+import { Suspense, useEffect, useRef, useState, type ComponentType } from 'react';
 import { signOut, type WhoAmI } from './api/client.ts';
 import { queries, useConnection } from './api/queries.ts';
 import { Dialog, Loading, Page, useNow } from './ui/basics.tsx';
 import { Palette } from './ui/palette.tsx';
 import { KeyPage } from './pages/key.tsx';
 import { KeysPage } from './pages/keys.tsx';
-import { more } from './pages/later.ts';
+import { later, more } from './pages/later.ts';
 import { ResolvePage } from './pages/resolve.tsx';
 import { SignIn } from './pages/signin.tsx';
 import { span } from './logic/time.ts';
 import { Link, go, usePath } from './ui/router.tsx';
-
-/** A page that is not part of the first script. */
-const later = (name: 'PolicyPage' | 'MembersPage' | 'UsagePage' | 'AuditPage' | 'PlanesPage' | 'AccessPage') =>
-  lazy(() => more().then((pages) => ({ default: pages[name] }), () => ({ default: NotLoaded })));
 
 function NotLoaded() {
   return <Page title="This page could not be loaded"><p>The service did not answer. <button type="button" className="link" onClick={() => location.reload()}>Load it again</button></p></Page>;
@@ -25,12 +21,12 @@ interface Section { path: string; label: string; letter: string; page: Component
 export const places: Section[] = [
   { path: '/keys', label: 'Keys', letter: 'k', page: KeysPage },
   { path: '/resolve', label: 'Resolve', letter: 'r', page: ResolvePage },
-  { path: '/policy', label: 'Policy', letter: 'p', page: later('PolicyPage') },
-  { path: '/members', label: 'Members', letter: 'm', page: later('MembersPage') },
-  { path: '/usage', label: 'Usage', letter: 'u', page: later('UsagePage') },
-  { path: '/audit', label: 'Audit', letter: 'a', page: later('AuditPage') },
-  { path: '/planes', label: 'Data planes', letter: 'd', page: later('PlanesPage') },
-  { path: '/access', label: 'My access', letter: 'i', page: later('AccessPage') },
+  { path: '/policy', label: 'Policy', letter: 'p', page: later<object>((all) => all.PolicyPage, NotLoaded) },
+  { path: '/members', label: 'Members', letter: 'm', page: later<object>((all) => all.MembersPage, NotLoaded) },
+  { path: '/usage', label: 'Usage', letter: 'u', page: later<object>((all) => all.UsagePage, NotLoaded) },
+  { path: '/audit', label: 'Audit', letter: 'a', page: later<object>((all) => all.AuditPage, NotLoaded) },
+  { path: '/planes', label: 'Data planes', letter: 'd', page: later<object>((all) => all.PlanesPage, NotLoaded) },
+  { path: '/access', label: 'My access', letter: 'i', page: later<object>((all) => all.AccessPage, NotLoaded) },
 ];
 
 export function App() {

@@ -336,7 +336,7 @@ test('the policy says what a change does before it is saved, and overwrites nobo
   await v.close();
 });
 
-test('a member is added and removed, and the last owner stays', async () => {
+test('a member is added, removed and brought back, and the last owner stays', async () => {
   const v = await visitor();
   await signIn(v.page, { path: '/members' });
   await v.page.getByText('the last owner').waitFor();
@@ -347,7 +347,10 @@ test('a member is added and removed, and the last owner stays', async () => {
   const dialog = v.page.getByRole('dialog', { name: 'Remove dora?' });
   await dialog.getByText('has registered no project key').waitFor();
   await dialog.getByRole('button', { name: 'Remove dora' }).click();
-  await v.page.getByRole('button', { name: 'Remove dora' }).waitFor({ state: 'detached' });
+  await v.page.getByText('dora is no longer a member.').waitFor();
+  await v.page.getByRole('button', { name: 'Undo' }).click();
+  await v.page.getByRole('button', { name: 'Remove dora' }).waitFor();
+  await call('DELETE', '/v1/customers/-/projects/-/members/dora');
   await v.close();
 });
 
@@ -370,6 +373,27 @@ test('a key gets another secret, which stays nowhere in the page', async () => {
   await v.page.getByRole('heading', { name: `rotated …${key.display_suffix}` }).waitFor();
   await v.page.getByRole('button', { name: 'Destroy version 2' }).click();
   await v.page.getByRole('button', { name: 'Destroy version 2' }).waitFor({ state: 'detached' });
+  await v.close();
+});
+
+test('a key is restricted to models, and to nothing again', async () => {
+  const key = await register('restricted');
+  const v = await visitor({ expected: [400] });
+  await signIn(v.page, { path: `/keys/${key.id}` });
+  await v.page.getByRole('button', { name: 'Restrict…' }).click();
+  const dialog = v.page.getByRole('dialog', { name: /^What restricted may/ });
+  await dialog.getByLabel('Models').fill('gpt 4o');
+  await accessible(v.page, 'the dialog of restrictions');
+  await dialog.getByRole('button', { name: 'Save' }).click();
+  await dialog.getByText(/^An entry must be a model/).waitFor();
+  await dialog.getByLabel('Models').fill('gpt-4o\no4-*');
+  await dialog.getByRole('button', { name: 'Save' }).click();
+  await v.page.getByText('models: gpt-4o, o4-*').waitFor();
+  await v.page.getByRole('button', { name: 'Restrict…' }).click();
+  await dialog.getByLabel('Models').fill('');
+  await dialog.getByRole('button', { name: 'Save' }).click();
+  await v.page.getByText('models: gpt-4o, o4-*').waitFor({ state: 'detached' });
+  await call('DELETE', `/v1/aikeys/${key.id}`);
   await v.close();
 });
 

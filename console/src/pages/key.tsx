@@ -1,5 +1,5 @@
-import { lazy, Suspense, useState } from 'react';
-import { api, project, Refusal, unwrap, type Key, type Provider } from '../api/client.ts';
+import { Suspense, useState } from 'react';
+import { api, project, Refusal, unwrap, type Key, type Provider, type Schemas } from '../api/client.ts';
 import { forgetKeys, queries, useConnection, useEvents, useFetches, useKey, useKeys, usePolicy, useProviders, useUsage } from '../api/queries.ts';
 import { curl, projectPath, tare } from '../logic/commands.ts';
 import { impactOf, roleOf } from '../logic/ladder.ts';
@@ -8,7 +8,7 @@ import { exact, toLocalInput } from '../logic/time.ts';
 import { Await, Copy, CopyAs, Dialog, Fault, Field, Page, Panel, Tone, useAction, useNow, When } from '../ui/basics.tsx';
 import { ReceiptPanel } from '../ui/receipt.tsx';
 import { nameOf } from './keys.tsx';
-import { more } from './later.ts';
+import { later } from './later.ts';
 import { RotateDialog } from './rotate.tsx';
 import { RevokeDialog } from './revoke.tsx';
 import { Link } from '../ui/router.tsx';
@@ -21,7 +21,9 @@ function interval(key: Key | undefined): number | false {
   return Date.now() - Date.parse(at) < 30_000 ? 1_000 : 3_000;
 }
 
-const VersionsPanel = lazy(() => more().then((all) => ({ default: all.VersionsPanel }), () => ({ default: () => null })));
+const VersionsPanel = later<{ item: Key; display: string; mayWrite: boolean }>((all) => all.VersionsPanel);
+
+const RestrictDialog = later<{ item: Key; onClose: () => void }>((all) => all.RestrictDialog);
 
 export function KeyPage({ id }: { id: string }) {
   const query = useKey(id, interval);
@@ -31,7 +33,7 @@ export function KeyPage({ id }: { id: string }) {
   return <Await query={query}>{(key) => <OneKey item={key} />}</Await>;
 }
 
-type Change = { order: number; weight: number | null } | { name: string } | { disabled: boolean } | { limit: Record<keyof NonNullable<Key['limit']>, number | null> } | { expires_at: string | null };
+type Change = { order: number; weight: number | null } | { restrict: Schemas['RestrictionsChange'] } | { name: string } | { disabled: boolean } | { limit: Record<keyof NonNullable<Key['limit']>, number | null> } | { expires_at: string | null };
 
 function OneKey({ item }: { item: Key }) {
   const { who } = useConnection();
@@ -39,7 +41,7 @@ function OneKey({ item }: { item: Key }) {
   const policy = usePolicy();
   const providers = useProviders();
   const now = useNow();
-  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable' | 'order' | 'limits' | 'rotate'>('');
+  const [dialog, setDialog] = useState<'' | 'revoke' | 'rename' | 'expiry' | 'disable' | 'order' | 'limits' | 'restrict' | 'rotate'>('');
   const provider = providers.data?.find((p) => p.slug === item.provider);
   const display = nameOf(item.provider, providers.data);
   const mayWrite = item.state !== 'revoked' && (item.user_scope || who?.role === 'owner');
@@ -65,6 +67,7 @@ function OneKey({ item }: { item: Key }) {
             <button type="button" onClick={() => setDialog('expiry')}>Expiry…</button>
             <button type="button" onClick={() => setDialog('order')}>Order…</button>
             <button type="button" onClick={() => setDialog('limits')}>Limits…</button>
+            <button type="button" onClick={() => setDialog('restrict')}>Restrict…</button>
             {item.disabled ? <button type="button" disabled={enabling.busy} onClick={() => void enabling.run()}>Enable</button>
               : <button type="button" onClick={() => setDialog('disable')}>Disable…</button>}
             <button type="button" className="bad" data-key="r" onClick={() => setDialog('revoke')}>Revoke… <kbd aria-hidden="true">R</kbd></button>
@@ -104,6 +107,7 @@ function OneKey({ item }: { item: Key }) {
       {dialog === 'rotate' && <RotateDialog item={item} provider={provider} onClose={() => setDialog('')} />}
       {dialog === 'order' && <OrderDialog item={item} onClose={() => setDialog('')} />}
       {dialog === 'limits' && <LimitsDialog item={item} onClose={() => setDialog('')} />}
+      {dialog === 'restrict' && <Suspense><RestrictDialog item={item} onClose={() => setDialog('')} /></Suspense>}
       {dialog === 'disable' && <DisableDialog item={item} all={all} onClose={() => setDialog('')} />}
     </>
   );
@@ -132,7 +136,7 @@ async function keep(key: Key) {
 }
 
 /** Changes the key as it is on screen; if it has been changed since, nothing happens and the page shows the new state. */
-async function update(item: Key, body: Change) {
+export async function update(item: Key, body: Change) {
   try {
     const { key } = await unwrap(api.PATCH('/v1/customers/{customer_id}/projects/{project_id}/aikeys/{id}', {
       params: { path: { ...project(), id: item.id }, header: 'disabled' in body ? {} : { 'If-Match': item.etag } }, body,
@@ -144,7 +148,7 @@ async function update(item: Key, body: Change) {
   }
 }
 
-function Changed({ error }: { error: unknown }) {
+export function Changed({ error }: { error: unknown }) {
   if (error instanceof Refusal && error.status === 412) {
     return <div className="fault" role="alert"><p><b>Someone else has changed this key in the meantime.</b> Nothing was saved. It is shown as it is now: look at it, and save again if you still want to.</p></div>;
   }

@@ -20,12 +20,20 @@ export function MembersPage() {
   }, [usage.data]);
   const owners = members.data?.filter((m) => m.role === 'owner').length ?? 0;
   const setting = useAction((user: string, role: Role) => setRole(user, role));
+  const [removed, setRemoved] = useState('');
+  const restoring = useAction(async () => {
+    await unwrap(api.POST('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}/restore', { params: { path: { ...project(), user_id: removed } } }));
+    setRemoved('');
+    await queries.invalidateQueries();
+  });
   const leaving = members.data?.find((m) => m.user_id === f.remove);
   return (
     <Page title="Members" lead="Who may use the project’s keys, and who may change them."
       tools={isOwner && <button type="button" className="primary" data-key="a" onClick={() => setFilters({ add: 'member' })}>Add member <kbd aria-hidden="true">A</kbd></button>}
       commands={[curl(location.origin, 'GET', projectPath(project(), '/members')), tare(['members', 'list'])]}>
       {setting.error !== undefined && <LastOwner error={setting.error} />}
+      {removed && <p className="notice" role="status">{removed} is no longer a member. <button type="button" className="link" disabled={restoring.busy} onClick={() => void restoring.run()}>Undo</button></p>}
+      {restoring.error !== undefined && <Fault error={restoring.error} />}
       <Panel>
         <Await query={members}>
           {(all) => (
@@ -51,7 +59,7 @@ export function MembersPage() {
         </Await>
       </Panel>
       {f.add && <AddMember onClose={() => setFilters({ add: '' })} />}
-      {leaving && isOwner && <RemoveMember member={leaving} onClose={() => setFilters({ remove: '' })} />}
+      {leaving && isOwner && <RemoveMember member={leaving} onRemoved={setRemoved} onClose={() => setFilters({ remove: '' })} />}
     </Page>
   );
 }
@@ -93,7 +101,7 @@ function AddMember({ onClose }: { onClose: () => void }) {
 }
 
 /** What a removal stops and what it leaves, before it is done. */
-function RemoveMember({ member, onClose }: { member: Member; onClose: () => void }) {
+function RemoveMember({ member, onRemoved, onClose }: { member: Member; onRemoved: (user: string) => void; onClose: () => void }) {
   const user = member.user_id;
   const keys = useKeys();
   const usage = useUsage({ user_id: user });
@@ -102,6 +110,7 @@ function RemoveMember({ member, onClose }: { member: Member; onClose: () => void
   const last = (usage.data?.entries ?? []).map((u) => u.last_used_at).sort().at(-1);
   const { run, busy, error } = useAction(async () => {
     await unwrap(api.DELETE('/v1/customers/{customer_id}/projects/{project_id}/members/{user_id}', { params: { path: { ...project(), user_id: user } } }));
+    onRemoved(user);
     onClose();
     // This dialog may still be there. Who is no member any more has no impact to be read: 404.
     await queries.invalidateQueries({ predicate: (q) => q.queryKey[0] !== 'impact' });
@@ -118,7 +127,7 @@ function RemoveMember({ member, onClose }: { member: Member; onClose: () => void
               <ul className="impact">
                 <li>{user} may no longer act in this project: {counted(stops.tokens, 'API key')} of {user} {stops.tokens === 1 ? 'is' : 'are'} barred from it. Their last request was: <b><When at={last} now={now} /></b>.</li>
                 <li>{stops.own_keys === 0 ? `${user} has no keys of their own here.` : `${counted(stops.own_keys, 'key')} of ${user}’s own serve${stops.own_keys === 1 ? 's' : ''} nobody any more. Adding ${user} again does not bring ${stops.own_keys === 1 ? 'it' : 'them'} back.`}</li>
-                <li>You can undo the removal for 30 days: see below.{stops.own_keys > 0 && ` After that, ${user}’s own keys are destroyed.`}</li>
+                <li>You can undo the removal for 30 days.{stops.own_keys > 0 && ` After that, ${user}’s own keys are destroyed.`}</li>
               </ul>
               <h3>Stays as it is</h3>
               <ul className="impact">
@@ -133,7 +142,7 @@ function RemoveMember({ member, onClose }: { member: Member; onClose: () => void
       {error !== undefined && <LastOwner error={error} />}
       <div className="bar end"><button type="button" data-autofocus onClick={onClose}>Cancel</button><button type="button" className="danger" disabled={busy} onClick={() => void run()}>{busy ? 'Removing…' : `Remove ${user}`}</button></div>
       <CopyAs commands={[curl(location.origin, 'DELETE', projectPath(project(), `/members/${user}`)), tare(['members', 'remove', user])]} />
-      <p className="hint">To undo it: <code>tare api members restore {user}</code></p>
+      <p className="hint">To undo it later: <code>tare api members restore {user}</code></p>
     </Dialog>
   );
 }

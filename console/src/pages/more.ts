@@ -4,5 +4,6 @@ export { AuditPage } from './audit.tsx';
 export { MembersPage } from './members.tsx';
 export { PlanesPage } from './planes.tsx';
 export { PolicyPage } from './policy.tsx';
+export { RestrictDialog } from './restrict.tsx';
 export { UsagePage } from './usage.tsx';
 export { VersionsPanel } from './versions.tsx';
